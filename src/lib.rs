@@ -1,0 +1,49 @@
+//! adit: a transparent mTLS proxy that knows *who* is calling.
+//!
+//! # Layout
+//! Rooms, lowest first; a room imports only from those above it in this list
+//! (`tests/layering.rs` checks it):
+//!
+//! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`
+//! - [`lifecycle`]: tasks with owners, the three phases of a shutdown, readiness
+//! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
+//! - [`observe`]: one record per connection, metrics, access log, logging
+//! - [`ca`]: where SVIDs come from, and when they are renewed
+//! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
+//! - [`mesh`]: workloads, services and policies in one immutable snapshot
+//! - [`tls`]: mutual TLS 1.3 between SVIDs
+//! - [`relay`]: bytes from one side to the other, with half-close
+//! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
+//! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
+//! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
+//! - [`config`]: files as written → values as used
+//! - [`app`]: the composition root: puts the rooms together for each subcommand
+//! - [`cli`]: subcommands, their help and exit codes
+//!
+//! # Reading path
+//! `node/mod.rs` (the story) → `node/outbound.rs` → `node/route.rs` → `tunnel/pool.rs` →
+//! `relay/mod.rs`; on the far node `tunnel/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
+//!
+//! # Threads
+//! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread
+//! runtime that owns its connections from accept to close.
+//!
+//! # Ports
+//! In each pod's namespace 15001 (outbound capture), 15006 (inbound plaintext capture) and
+//! 15008 (HBONE); in adit's own 15000 (admin, loopback), 15020 (metrics), 15021 (readiness).
+
+pub mod admin;
+pub mod app;
+pub mod ca;
+pub mod cli;
+pub mod config;
+pub mod identity;
+pub mod lifecycle;
+pub mod mesh;
+pub mod node;
+pub mod observe;
+pub mod policy;
+pub mod relay;
+pub mod sys;
+pub mod tls;
+pub mod tunnel;

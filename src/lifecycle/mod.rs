@@ -1,0 +1,5 @@
+//! Tasks with owners, the three phases of a shutdown, readiness.
+
+mod tasks;
+
+pub use tasks::Tasks;

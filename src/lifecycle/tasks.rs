@@ -1,0 +1,68 @@
+//! Every task has an owner, and every owner can end its tasks and wait for them.
+
+use std::{future::Future, time::Duration};
+
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Tasks that live and die together: one `Tasks` per pod, per pool, per listener.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs `work` on the current runtime until it ends or [`Tasks::cut`] is called.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&Handle::current(), work);
+    }
+
+    /// The same on a given runtime (a data worker's).
+    pub fn spawn_on(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let work = async move {
+            stop.run_until_cancelled(work).await;
+        };
+        self.tracker.spawn_on(work, runtime);
+    }
+
+    /// Tasks that end when these are cut, and can also be ended alone. The parent does not
+    /// wait for them: whoever made the child does.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { tracker: TaskTracker::new(), stop: self.stop.child_token() }
+    }
+
+    /// How many tasks run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Whether no task runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Drops all tasks where they stand; their destructors run (and record their closes).
+    pub fn cut(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until all tasks have ended. Cancel safe.
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    /// Lets the tasks finish for up to `grace`, then cuts the rest. Returns how many were cut.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        let finished = tokio::time::timeout(grace, self.ended()).await;
+        let left = if finished.is_ok() { 0 } else { self.len() };
+        self.cut();
+        self.ended().await;
+        left
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a connection ended: a closed set that log, metrics and tests share.
+
+use std::fmt;
+
+macro_rules! close_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal / $flag:literal;)+) => {
+        /// Why a connection ended. Every connection gets exactly one.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum CloseReason { $($(#[$doc])* $variant,)+ }
+
+        impl CloseReason {
+            /// All reasons, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word in the access log.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// Istio's `response_flags` label for this reason.
+            #[must_use]
+            pub fn response_flags(self) -> &'static str {
+                match self { $(Self::$variant => $flag,)+ }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    /// Both directions ended with a FIN.
+    Completed = "completed" / "-";
+    /// The local application reset its connection.
+    AppReset = "app_reset" / "-";
+    /// The other side of the tunnel, or the plain upstream, reset.
+    PeerReset = "peer_reset" / "-";
+    /// The connection was dropped before any other reason was known (a cancelled task).
+    Dropped = "dropped" / "-";
+    /// Cut at the end of a drain.
+    Drained = "drained" / "-";
+    /// No bytes for longer than the idle timeout.
+    IdleTimeout = "idle_timeout" / "-";
+    /// An `ALLOW` policy exists and none matched, or a `DENY` policy matched.
+    PolicyDenied = "policy_denied" / "DENY";
+    /// Was allowed, then a policy edit forbade it.
+    PolicyChanged = "policy_changed" / "DENY";
+    /// The peer refused our CONNECT with 401.
+    PeerDenied = "peer_denied" / "DENY";
+    /// The peer answered our CONNECT with another status than 200 or 401.
+    PeerRefused = "peer_refused" / "CONNECT";
+    /// Plaintext while mTLS is strict.
+    PlaintextRefused = "plaintext_refused" / "DENY";
+    /// A call straight to one of adit's own ports, not a captured one.
+    DirectCall = "direct_call" / "DENY";
+    /// A known service that has no endpoint, or not for this port.
+    NoHealthyUpstream = "no_healthy_upstream" / "CONNECT";
+    /// TCP connect failed.
+    ConnectFailure = "connect_failure" / "CONNECT";
+    /// TCP connect took too long.
+    ConnectTimeout = "connect_timeout" / "CONNECT";
+    /// TLS failed for a reason that is not the peer's certificate.
+    TlsFailure = "tls_failure" / "TLS_FAILURE";
+    /// The TLS handshake took too long.
+    TlsTimeout = "tls_timeout" / "TLS_FAILURE";
+    /// The peer presented no certificate.
+    NoPeerCertificate = "no_peer_certificate" / "TLS_FAILURE";
+    /// The peer's certificate is not an X.509-SVID (SAN, key usage, encoding).
+    InvalidSvid = "invalid_svid" / "IDENTITY_ERROR";
+    /// The peer's leaf has more than one URI SAN.
+    MultipleUriSans = "multiple_uri_sans" / "IDENTITY_ERROR";
+    /// The peer's leaf is a CA.
+    CaAsLeaf = "ca_as_leaf" / "IDENTITY_ERROR";
+    /// The peer's SVID has expired or is not valid yet.
+    SvidExpired = "svid_expired" / "IDENTITY_ERROR";
+    /// The peer's trust domain has no bundle here.
+    UnknownTrustDomain = "unknown_trust_domain" / "IDENTITY_ERROR";
+    /// The peer's chain does not lead to the bundle of its own trust domain.
+    UntrustedSvid = "untrusted_svid" / "IDENTITY_ERROR";
+    /// A valid SVID, of somebody other than the one we called.
+    IdentityMismatch = "identity_mismatch" / "IDENTITY_ERROR";
+    /// We have no SVID for the pod yet.
+    NoIdentity = "no_identity" / "IDENTITY_ERROR";
+    /// HTTP/2 failed or stalled (preface, settings, response).
+    TunnelFailure = "tunnel_failure" / "H2_HANDSHAKE_FAILURE";
+    /// A request that is not a well-formed CONNECT.
+    BadConnect = "bad_connect" / "CONNECT";
+    /// `:authority` names another pod than the one that was called.
+    AuthorityMismatch = "authority_mismatch" / "CONNECT";
+    /// Something of ours failed: descriptors, namespaces, sockets.
+    Internal = "internal" / "CONNECT";
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

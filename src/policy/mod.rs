@@ -1,0 +1,1 @@
+//! Who may call whom: Istio `AuthorizationPolicy`, L4 fields, compiled when loaded.
