@@ -1,1 +1,3 @@
-//! (room to be filled)
+//! The kernel, with safe signatures: the only room where `unsafe` may stand.
+
+pub mod process;

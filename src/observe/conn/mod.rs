@@ -1,7 +1,16 @@
 //! A connection as operators see it: who, where to, how it ended.
+//!
+//! [`Flow`] is what decisions are made on; [`OpenConn`] is the record that is written when
+//! the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
 
 mod close_reason;
+mod facts;
 mod flow;
+mod live;
+mod open;
 
 pub use close_reason::CloseReason;
+pub use facts::{Facts, Party, TlsFacts};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
+pub use live::{LiveConn, LiveTable};
+pub use open::OpenConn;

@@ -1,0 +1,64 @@
+//! What becomes known of a connection while it is carried.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::identity::SpiffeId;
+
+/// One end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Party {
+    /// Workload name.
+    pub workload: Option<Arc<str>>,
+    /// Its namespace.
+    pub namespace: Option<Arc<str>>,
+    /// Canonical service: the `app` label, else the workload's name.
+    pub app: Option<Arc<str>>,
+    /// The `version` label.
+    pub version: Option<Arc<str>>,
+    /// Its SPIFFE ID, as proven by mutual TLS; `None` for plaintext.
+    pub id: Option<SpiffeId>,
+}
+
+/// What the TLS handshake agreed on.
+#[derive(Clone, Debug, Serialize)]
+pub struct TlsFacts {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// Key exchange group, such as `X25519MLKEM768`.
+    pub group: &'static str,
+    /// Cipher suite, such as `TLS_AES_256_GCM_SHA384`.
+    pub cipher: &'static str,
+}
+
+/// Everything else a record says; filled in as it becomes known.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Who calls.
+    pub src: Party,
+    /// Who is called.
+    pub dst: Party,
+    /// Next hop (outbound), or the address the tunnel or captured connection came in on.
+    pub dst_addr: Option<SocketAddr>,
+    /// The CONNECT authority.
+    pub hbone_addr: Option<String>,
+    /// The service that was called, by hostname.
+    pub service: Option<Arc<str>>,
+    /// Its namespace.
+    pub service_namespace: Option<Arc<str>>,
+    /// The mutual TLS that protects it; `None` for plaintext.
+    pub tls: Option<TlsFacts>,
+    /// The policy that decided, `namespace/name rule N`.
+    pub policy: Option<String>,
+    /// What dry-run policies would have done.
+    pub dry_run: Vec<String>,
+    /// What went wrong, with its causes.
+    pub error: Option<String>,
+    /// `HBONE` or `TCP` on the wire.
+    pub protocol: Option<&'static str>,
+    /// The uid of the workload on this node whose connection it is.
+    pub local_uid: Option<Arc<str>>,
+    /// What its policy was evaluated on (inbound only), for re-checks.
+    pub flow: Option<super::Flow>,
+}

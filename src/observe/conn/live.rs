@@ -1,0 +1,161 @@
+//! The table of open connections: what `/connections` shows and what re-checks walk over.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{CloseReason, Direction, Facts, PeerAddr};
+use crate::observe::metrics::Series;
+
+/// One open connection. Shared by the task that carries it and the table.
+#[derive(Debug)]
+pub struct LiveConn {
+    /// Unique in this process.
+    pub id: u64,
+    /// Seen from the local pod.
+    pub direction: Direction,
+    /// The TCP peer.
+    pub peer: PeerAddr,
+    /// When it was accepted.
+    pub opened: Instant,
+    /// Bytes from the source of the connection towards its destination.
+    pub received: AtomicU64,
+    /// Bytes from the destination back to the source.
+    pub sent: AtomicU64,
+    facts: Mutex<Facts>,
+    cut: CancellationToken,
+    cut_reason: OnceLock<CloseReason>,
+    pub(super) series: OnceLock<Arc<Series>>,
+    flushed: Mutex<(u64, u64)>,
+}
+
+impl LiveConn {
+    /// Reads or amends what is known.
+    pub fn facts<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+        look(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the connection from outside; the first reason stays.
+    pub fn cut(&self, reason: CloseReason) {
+        let _ = self.cut_reason.set(reason);
+        self.cut.cancel();
+    }
+
+    /// Waits until somebody cuts the connection. Cancel safe.
+    pub async fn until_cut(&self) -> CloseReason {
+        self.cut.cancelled().await;
+        self.cut_reason.get().copied().unwrap_or(CloseReason::Drained)
+    }
+
+    /// Moves the bytes counted since the last call to the metrics.
+    pub fn flush_bytes(&self) {
+        let Some(series) = self.series.get() else { return };
+        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.received.load(Relaxed), self.sent.load(Relaxed));
+        series.add_bytes(now.0.saturating_sub(flushed.0), now.1.saturating_sub(flushed.1));
+        *flushed = now;
+    }
+
+    fn to_json(&self) -> Value {
+        self.facts(|f| {
+            let party = |p: &super::Party| {
+                json!({
+                    "workload": p.workload.as_deref(),
+                    "namespace": p.namespace.as_deref(),
+                    "identity": p.id.as_ref().map(ToString::to_string),
+                })
+            };
+            json!({
+                "id": self.id,
+                "direction": self.direction.as_str(),
+                "src": self.peer.0,
+                "dst": f.dst_addr,
+                "hboneAddr": f.hbone_addr,
+                "protocol": f.protocol,
+                "service": f.service.as_deref(),
+                "source": party(&f.src),
+                "destination": party(&f.dst),
+                "tls": f.tls,
+                "policy": f.policy,
+                "localWorkload": f.local_uid.as_deref(),
+                "bytesReceived": self.received.load(Relaxed),
+                "bytesSent": self.sent.load(Relaxed),
+                "ageSeconds": self.opened.elapsed().as_secs_f64(),
+            })
+        })
+    }
+}
+
+/// All open connections of the process.
+#[derive(Debug, Default)]
+pub struct LiveTable {
+    next: AtomicU64,
+    conns: Mutex<HashMap<u64, Arc<LiveConn>>>,
+}
+
+impl LiveTable {
+    pub(super) fn add(&self, direction: Direction, peer: SocketAddr) -> Arc<LiveConn> {
+        let conn = Arc::new(LiveConn {
+            id: self.next.fetch_add(1, Relaxed),
+            direction,
+            peer: PeerAddr(peer),
+            opened: Instant::now(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            facts: Mutex::default(),
+            cut: CancellationToken::new(),
+            cut_reason: OnceLock::new(),
+            series: OnceLock::new(),
+            flushed: Mutex::default(),
+        });
+        self.lock().insert(conn.id, Arc::clone(&conn));
+        conn
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        let mut conns = self.lock();
+        conns.remove(&id);
+        if conns.len() * 8 < conns.capacity() && conns.capacity() > 1024 {
+            conns.shrink_to_fit();
+        }
+    }
+
+    /// The connections open now, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<LiveConn>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by_key(|c| c.id);
+        all
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// What `/connections` answers.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        Value::Array(self.all().iter().map(|c| c.to_json()).collect())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<LiveConn>>> {
+        self.conns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

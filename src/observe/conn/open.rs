@@ -1,0 +1,130 @@
+//! The record of one connection. Dropping it writes the access-log line and the metrics,
+//! so a cancelled task, an early `?` and a clean end are each recorded exactly once.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use super::{CloseReason, Direction, Facts, LiveConn, PeerAddr};
+use crate::observe::Telemetry;
+
+/// One accepted connection; the reason starts as [`CloseReason::Dropped`].
+#[derive(Debug)]
+pub struct OpenConn {
+    live: Arc<LiveConn>,
+    telemetry: Telemetry,
+    reason: CloseReason,
+}
+
+impl OpenConn {
+    /// Enters the connection into the live table.
+    #[must_use]
+    pub fn open(telemetry: &Telemetry, direction: Direction, peer: PeerAddr) -> Self {
+        let live = telemetry.live.add(direction, peer.0);
+        Self { live, telemetry: telemetry.clone(), reason: CloseReason::Dropped }
+    }
+
+    /// The shared half: counters, and the signal that ends the connection from outside.
+    #[must_use]
+    pub fn live(&self) -> &Arc<LiveConn> {
+        &self.live
+    }
+
+    /// Amends what is known.
+    pub fn facts<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+        self.live.facts(look)
+    }
+
+    /// Counts the connection as opened: its ends are known and it may flow.
+    pub fn count_opened(&self) {
+        let series = self.facts(|facts| self.telemetry.metrics.series(self.live.direction, facts));
+        series.opened();
+        let _ = self.live.series.set(series);
+    }
+
+    /// Says how it ended; the record is written when `self` goes out of scope, here.
+    pub fn close(mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+
+    /// The same with what went wrong.
+    pub fn fail(mut self, reason: CloseReason, error: impl ToString) {
+        self.reason = reason;
+        self.facts(|f| f.error = Some(bounded(error.to_string())));
+    }
+}
+
+/// Error texts may quote a peer: one line, printable, at most 512 characters.
+fn bounded(text: String) -> String {
+    text.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+impl Drop for OpenConn {
+    fn drop(&mut self) {
+        self.telemetry.live.remove(self.live.id);
+        if self.live.series.get().is_none() {
+            self.count_opened();
+        }
+        self.live.flush_bytes();
+        self.facts(|facts| {
+            self.telemetry.metrics.closed(self.live.direction, facts, self.reason);
+            write_line(&self.live, facts, self.reason);
+        });
+    }
+}
+
+fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
+    let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
+    let text = |s: &Option<Arc<str>>| s.clone();
+    let (src_addr, direction) = (tracing::field::display(live.peer.0), live.direction.as_str());
+    let (src_workload, src_ns) = (text(&f.src.workload), text(&f.src.namespace));
+    let (dst_workload, dst_ns) = (text(&f.dst.workload), text(&f.dst.namespace));
+    let src_id = f.src.id.as_ref().map(tracing::field::display);
+    let dst_id = f.dst.id.as_ref().map(tracing::field::display);
+    // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
+    let (up, down) = (live.received.load(Relaxed), live.sent.load(Relaxed));
+    let (sent, received) = match live.direction {
+        Direction::Outbound => (up, down),
+        Direction::Inbound => (down, up),
+    };
+    let duration = format!("{}ms", live.opened.elapsed().as_millis());
+    let dry_run = (!f.dry_run.is_empty()).then(|| f.dry_run.join("; "));
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "access",
+                {
+                src.addr = %src_addr,
+                src.workload = src_workload.as_deref(),
+                src.namespace = src_ns.as_deref(),
+                src.identity = src_id,
+                dst.addr = addr(&f.dst_addr),
+                dst.hbone_addr = f.hbone_addr.as_deref(),
+                dst.service = f.service.as_deref(),
+                dst.workload = dst_workload.as_deref(),
+                dst.namespace = dst_ns.as_deref(),
+                dst.identity = dst_id,
+                direction,
+                protocol = f.protocol,
+                policy = f.policy.as_deref(),
+                dry_run = dry_run.as_deref(),
+                bytes_sent = sent,
+                bytes_recv = received,
+                duration = duration.as_str(),
+                tls.version = f.tls.as_ref().map(|t| t.version),
+                tls.group = f.tls.as_ref().map(|t| t.group),
+                tls.cipher = f.tls.as_ref().map(|t| t.cipher),
+                reason = reason.as_str(),
+                error = f.error.as_deref(),
+                },
+                "connection complete"
+            )
+        };
+    }
+    if f.error.is_some() {
+        line!(error);
+    } else {
+        line!(info);
+    }
+}

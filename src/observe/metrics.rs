@@ -1,0 +1,327 @@
+//! Metrics under Istio's names (istio-ambient facts §12), bounded by construction: at most
+//! [`MAX_SERIES`] label sets, then one overflow set.
+//!
+//! Byte counters of live connections are brought up to date when somebody scrapes, so the
+//! path of a byte touches no metric.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use super::conn::{CloseReason, Direction, Facts, LiveTable, Party};
+
+/// How many distinct label sets the traffic metrics keep; later ones share one set whose
+/// labels say `overflow`.
+pub const MAX_SERIES: usize = 10_000;
+
+const TRAFFIC: [&str; 24] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "close_reason",
+];
+/// `close_reason` is ours, and only on the closed and failed counters.
+const OPEN: usize = TRAFFIC.len() - 1;
+
+type Labels = Vec<Arc<str>>;
+
+/// The counters of one label set of an open connection.
+#[derive(Debug)]
+pub struct Series {
+    opened: IntCounter,
+    received: IntCounter,
+    sent: IntCounter,
+}
+
+impl Series {
+    /// One connection more.
+    pub fn opened(&self) {
+        self.opened.inc();
+    }
+
+    /// Bytes since the last call.
+    pub fn add_bytes(&self, received: u64, sent: u64) {
+        self.received.inc_by(received);
+        self.sent.inc_by(sent);
+    }
+}
+
+/// Everything the process counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    failed: IntCounterVec,
+    received: IntCounterVec,
+    sent: IntCounterVec,
+    known: Mutex<HashMap<Labels, Arc<Series>>>,
+    overflowed: IntCounter,
+    sockets: IntGaugeVec,
+    /// Configuration loads by `result`: `accepted`, `rejected`.
+    pub config_loads: IntCounterVec,
+    /// When the configuration in use was loaded, Unix seconds.
+    pub config_loaded: IntGauge,
+    /// SVID renewals by `result`: `issued`, `failed`.
+    pub svid_renewals: IntCounterVec,
+    /// End of validity per own identity, Unix seconds.
+    pub svid_not_after: GaugeVec,
+    /// Handshakes that failed, by `reporter` and `reason`.
+    pub handshake_failures: IntCounterVec,
+    /// Pods carried.
+    pub pods: IntGauge,
+    /// Pods that could not be started yet.
+    pub pods_pending: IntGauge,
+    /// Accepts that failed (descriptors exhausted and the like).
+    pub accept_errors: IntCounterVec,
+    process_cpu: CounterVec,
+    process_gauges: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers all metrics in a registry of their own.
+    ///
+    /// # Errors
+    /// If a name is taken, which is a defect of ours.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let open = &TRAFFIC[..OPEN];
+        let opened = counters("istio_tcp_connections_opened_total", "Connections opened", open)?;
+        let closed =
+            counters("istio_tcp_connections_closed_total", "Connections closed", &TRAFFIC)?;
+        let failed = counters(
+            "istio_tcp_connections_failed_total",
+            "Connections that ended with a failure (unstable)",
+            &TRAFFIC,
+        )?;
+        let received = counters("istio_tcp_received_bytes_total", "Bytes client to server", open)?;
+        let sent = counters("istio_tcp_sent_bytes_total", "Bytes server to client", open)?;
+        let overflowed = IntCounter::new(
+            "adit_metric_overflow_total",
+            "Connections counted under the overflow labels, as the series limit was reached",
+        )?;
+        registry.register(Box::new(overflowed.clone()))?;
+        let sockets = IntGaugeVec::new(
+            Opts::new("istio_tcp_sockets_open", "Accepted sockets now open (unstable)"),
+            &["reporter"],
+        )?;
+        registry.register(Box::new(sockets.clone()))?;
+        let svid_not_after = GaugeVec::new(
+            Opts::new("adit_svid_not_after_seconds", "End of validity of own SVIDs, Unix time"),
+            &["identity"],
+        )?;
+        registry.register(Box::new(svid_not_after.clone()))?;
+        let process_cpu = CounterVec::new(
+            Opts::new("process_cpu_seconds_total", "User and system CPU time in seconds"),
+            &[],
+        )?;
+        registry.register(Box::new(process_cpu.clone()))?;
+        let process_gauges = IntGaugeVec::new(
+            Opts::new("adit_process", "Of this process: resident bytes, threads, descriptors"),
+            &["what"],
+        )?;
+        registry.register(Box::new(process_gauges.clone()))?;
+        let build = IntGaugeVec::new(
+            Opts::new("istio_build", "Always 1; which build this is"),
+            &["component", "tag"],
+        )?;
+        registry.register(Box::new(build.clone()))?;
+        build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            config_loads: counters(
+                "adit_config_loads_total",
+                "Configuration loads, by result",
+                &["result"],
+            )?,
+            config_loaded: gauge(
+                "adit_config_loaded_timestamp_seconds",
+                "When the configuration in use was loaded",
+            )?,
+            svid_renewals: counters(
+                "adit_svid_renewals_total",
+                "SVID renewals, by result",
+                &["result"],
+            )?,
+            handshake_failures: counters(
+                "adit_handshake_failures_total",
+                "TLS or HTTP/2 handshakes that failed",
+                &["reporter", "close_reason"],
+            )?,
+            pods: gauge("workload_manager_active_proxy_count", "Pods carried (unstable)")?,
+            pods_pending: gauge(
+                "workload_manager_pending_proxy_count",
+                "Pods that could not be started yet (unstable)",
+            )?,
+            accept_errors: counters(
+                "adit_accept_errors_total",
+                "Accepts that failed",
+                &["listener"],
+            )?,
+            opened,
+            closed,
+            failed,
+            received,
+            sent,
+            known: Mutex::default(),
+            overflowed,
+            sockets,
+            svid_not_after,
+            process_cpu,
+            process_gauges,
+            registry,
+        })
+    }
+
+    /// The counters for a connection's label set.
+    #[must_use]
+    pub fn series(&self, direction: Direction, facts: &Facts) -> Arc<Series> {
+        let labels = self.bounded(direction, traffic_labels(direction, facts));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let values: Vec<&str> = labels[..OPEN].iter().map(AsRef::as_ref).collect();
+            Arc::new(Series {
+                opened: self.opened.with_label_values(&values),
+                received: self.received.with_label_values(&values),
+                sent: self.sent.with_label_values(&values),
+            })
+        };
+        Arc::clone(known.entry(labels.clone()).or_insert_with(make))
+    }
+
+    pub(super) fn closed(&self, direction: Direction, facts: &Facts, reason: CloseReason) {
+        let mut labels = self.bounded(direction, traffic_labels(direction, facts));
+        labels[OPEN - 2] = reason.response_flags().into();
+        labels[OPEN] = reason.as_str().into();
+        let values: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
+        self.closed.with_label_values(&values).inc();
+        if reason.response_flags() != "-" {
+            self.failed.with_label_values(&values).inc();
+        }
+    }
+
+    /// A gauge of accepted sockets that counts itself down when dropped.
+    #[must_use]
+    pub fn socket(&self, direction: Direction) -> SocketCount {
+        let gauge = self.sockets.with_label_values(&[direction.reporter()]);
+        gauge.inc();
+        SocketCount(gauge)
+    }
+
+    /// Forgets the series of an identity that is no longer carried.
+    pub fn forget_identity(&self, identity: &str) {
+        let _ = self.svid_not_after.remove_label_values(&[identity]);
+    }
+
+    /// The exposition text, with the bytes of `live` connections brought up to date first.
+    #[must_use]
+    pub fn render(&self, live: &LiveTable) -> String {
+        live.all().iter().for_each(|conn| conn.flush_bytes());
+        self.read_process();
+        let mut text = Vec::new();
+        // Writing to memory does not fail; a half-written text would be refused by a scraper.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    fn read_process(&self) {
+        let usage = crate::sys::process::usage();
+        let cpu = self.process_cpu.with_label_values(&[] as &[&str]);
+        cpu.inc_by((usage.cpu_seconds - cpu.get()).max(0.0));
+        for (what, value) in [
+            ("resident_bytes", usage.resident_bytes),
+            ("threads", usage.threads),
+            ("open_fds", usage.open_fds),
+            ("max_fds", usage.max_fds),
+        ] {
+            self.process_gauges.with_label_values(&[what]).set(value);
+        }
+    }
+
+    fn bounded(&self, direction: Direction, labels: Labels) -> Labels {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_SERIES || known.contains_key(&labels) {
+            return labels;
+        }
+        self.overflowed.inc();
+        let mut overflow: Labels = vec!["overflow".into(); TRAFFIC.len()];
+        overflow[0] = direction.reporter().into();
+        overflow
+    }
+}
+
+/// One accepted socket in the gauge; see [`Metrics::socket`].
+#[derive(Debug)]
+pub struct SocketCount(IntGauge);
+
+impl Drop for SocketCount {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
+    let unknown: Arc<str> = "unknown".into();
+    let or_unknown = |value: &Option<Arc<str>>| value.clone().unwrap_or_else(|| unknown.clone());
+    let mut labels: Labels = Vec::with_capacity(TRAFFIC.len());
+    labels.push(direction.reporter().into());
+    let party = |labels: &mut Labels, p: &Party| {
+        let principal = p.id.as_ref().map_or_else(|| unknown.clone(), |id| id.as_str().into());
+        labels.extend([
+            or_unknown(&p.workload),
+            or_unknown(&p.app),
+            or_unknown(&p.version),
+            or_unknown(&p.namespace),
+            principal,
+            or_unknown(&p.app),
+            or_unknown(&p.version),
+            unknown.clone(),
+        ]);
+    };
+    party(&mut labels, &facts.src);
+    let service_name = facts.service.as_deref().and_then(|s| s.split('.').next()).map(Into::into);
+    labels.extend([
+        or_unknown(&facts.service),
+        or_unknown(&facts.service_namespace),
+        or_unknown(&service_name),
+    ]);
+    party(&mut labels, &facts.dst);
+    let security = if facts.tls.is_some() { "mutual_tls" } else { "unknown" };
+    labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
+    labels
+}

@@ -1,0 +1,39 @@
+//! What the kernel knows of this process.
+
+/// Resources in use now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// User and system CPU time.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: i64,
+    /// Threads.
+    pub threads: i64,
+    /// Open descriptors.
+    pub open_fds: i64,
+    /// The limit of open descriptors.
+    pub max_fds: i64,
+}
+
+/// Reads it; what cannot be read is zero.
+#[must_use]
+pub fn usage() -> Usage {
+    use nix::sys::{
+        resource::{Resource, UsageWho, getrlimit, getrusage},
+        time::TimeVal,
+    };
+    let seconds = |t: TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| -> i64 {
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    Usage {
+        cpu_seconds: getrusage(UsageWho::RUSAGE_SELF)
+            .map_or(0.0, |u| seconds(u.user_time()) + seconds(u.system_time())),
+        resident_bytes: field("VmRSS:") * 1024,
+        threads: field("Threads:"),
+        open_fds: std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as i64),
+        max_fds: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft as i64),
+    }
+}
