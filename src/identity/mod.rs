@@ -1,15 +1,20 @@
 //! SPIFFE words: who a peer is, and what proves it.
 //!
 //! [`SpiffeId`] and [`TrustDomain`] are names; an [`X509Svid`] is a name with its proof;
-//! [`BundleSet`] is what proofs are checked against, one [`TrustBundle`] per trust domain.
+//! [`BundleSet`] is what proofs are checked against, one [`TrustBundle`] per trust domain;
+//! [`verify_svid`] is the only judge of a peer's certificate, on both sides of a handshake.
 //! Not here: where SVIDs come from ([`crate::ca`]) and TLS itself ([`crate::tls`]).
 
 mod bundle;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
+mod verify;
+mod x509;
 
 pub use bundle::{BundleSet, TrustBundle};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
+pub use verify::{Purpose, verify_svid};
+pub use x509::{Leaf, SvidError, parse_leaf};

@@ -1,1 +1,64 @@
-//! (room to be filled)
+//! The node proxy. This is the story of a connection; read it first.
+//!
+//! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's
+//!    network namespace ([`capture`]) redirect the SYN to port 15001 there, where a
+//!    [`listener`] of ours accepts it, on one worker, which keeps it to the end.
+//! 2. **Understood.** [`outbound`] asks the kernel where the application meant to go and
+//!    enters the connection into the live table ([`crate::observe::conn::OpenConn`]).
+//! 3. **Routed.** [`route::decide`] looks at one immutable snapshot and says: HBONE to this
+//!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
+//! 4. **Carried.** The pod's [`crate::tunnel::Pool`] opens a CONNECT stream on a tunnel to
+//!    the peer, made with the pod's own SVID and only to the identity expected there.
+//! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
+//!    namespace; [`inbound`] demands the caller's SVID, checks that the authority is this
+//!    very pod, asks [`crate::policy::authorize`], and only then dials the application, from
+//!    the caller's address.
+//! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.
+//! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one
+//!    [`crate::observe::conn::CloseReason`].
+//!
+//! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
+//! strict. When policies change, [`recheck`] closes what is no longer allowed.
+
+pub mod capture;
+mod inbound;
+mod listener;
+mod outbound;
+mod plaintext;
+mod pod;
+mod recheck;
+pub mod route;
+mod telemetry;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+pub use pod::Pod;
+pub use recheck::recheck;
+
+use crate::{ca::Svids, mesh::Snapshot, observe::Telemetry, tunnel::TunnelConfig};
+
+/// Where applications' connections are captured to.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where plaintext towards a pod is captured to.
+pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Ports of ours inside a pod: never a destination.
+pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::tunnel::HBONE_PORT];
+
+/// What every pod of the node shares.
+pub struct Node {
+    /// The mesh as of the last accepted configuration.
+    pub mesh: ArcSwap<Snapshot>,
+    /// Own SVIDs.
+    pub svids: Arc<Svids>,
+    /// Records and metrics.
+    pub telemetry: Telemetry,
+    /// Limits and deadlines of tunnels.
+    pub tunnel: TunnelConfig,
+    /// A relay in which nothing moves ends after this.
+    pub idle: Option<Duration>,
+    /// One runtime per data worker.
+    pub workers: Vec<Handle>,
+}

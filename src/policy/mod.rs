@@ -1,1 +1,13 @@
 //! Who may call whom: Istio `AuthorizationPolicy`, L4 fields, compiled when loaded.
+//!
+//! [`Policy`] is one document, [`Rules`] what applies to one workload, [`authorize`] asks
+//! them about one flow and answers with a [`Verdict`] that names the deciding rule.
+//! Not here: reading YAML ([`crate::config`]).
+
+mod engine;
+mod matcher;
+mod rule;
+
+pub use engine::{Rules, Verdict, authorize};
+pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch};
+pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};

@@ -1,0 +1,96 @@
+//! Whether a chain proves a SPIFFE ID (X509-SVID §5): leaf rules, validity, then RFC 5280
+//! path building to the bundle of the leaf's own trust domain and to no other.
+
+use std::time::{Duration, SystemTime};
+
+use pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::{BundleSet, SpiffeId, SvidError, x509::parse_leaf};
+
+/// The longest chain that is looked at, leaf included.
+pub const MAX_CHAIN: usize = 8;
+
+/// What the peer's certificate is used for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// The peer is a TLS server.
+    Server,
+    /// The peer is a TLS client.
+    Client,
+}
+
+/// Judges a chain, leaf first, as of `now`.
+///
+/// # Errors
+/// The most telling reason: leaf rules before validity, validity before trust.
+pub fn verify_svid(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: UnixTime,
+    purpose: Purpose,
+) -> Result<SpiffeId, SvidError> {
+    let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::NoCertificate)?;
+    if chain.len() > MAX_CHAIN {
+        return Err(SvidError::ChainTooLong(chain.len()));
+    }
+    let leaf = parse_leaf(leaf_der)?;
+    let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    if let Ok(ago) = clock.duration_since(leaf.not_after)
+        && ago > Duration::ZERO
+    {
+        return Err(SvidError::Expired { id: leaf.id, ago_seconds: ago.as_secs() });
+    }
+    if let Ok(ahead) = leaf.not_before.duration_since(clock)
+        && ahead > Duration::ZERO
+    {
+        return Err(SvidError::NotYetValid { id: leaf.id, in_seconds: ahead.as_secs() });
+    }
+    let bundle = bundles
+        .get(leaf.id.trust_domain())
+        .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
+    // An authority that cannot be read cannot be anybody's anchor; the others still can.
+    let anchors: Vec<_> = bundle
+        .authorities
+        .iter()
+        .filter_map(|der| webpki::anchor_from_trusted_cert(der).ok())
+        .collect();
+    for ca in intermediates {
+        check_signer(ca)?;
+    }
+    let usage = match purpose {
+        Purpose::Server => KeyUsage::server_auth(),
+        Purpose::Client => KeyUsage::client_auth(),
+    };
+    let untrusted = |e: webpki::Error| match e {
+        webpki::Error::RequiredEkuNotFoundContext(_) => SvidError::Purpose,
+        other => SvidError::Untrusted(other.to_string()),
+    };
+    EndEntityCert::try_from(leaf_der)
+        .map_err(untrusted)?
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            None,
+        )
+        .map_err(untrusted)?;
+    Ok(leaf.id)
+}
+
+/// A signing certificate has `cA` and `keyCertSign` (X509-SVID §4.1, §4.3).
+fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let unreadable = || SvidError::Untrusted("an intermediate cannot be read".into());
+    let (_, ca) = X509Certificate::from_der(der).map_err(|_| unreadable())?;
+    let is_ca = ca.basic_constraints().ok().flatten().is_some_and(|c| c.value.ca);
+    let signs = ca.key_usage().ok().flatten().is_some_and(|u| u.value.key_cert_sign());
+    match (is_ca, signs) {
+        (false, _) => Err(SvidError::Untrusted("an intermediate is not a CA".into())),
+        (_, false) => Err(SvidError::Untrusted("an intermediate lacks keyCertSign".into())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,175 @@
+//! The rules for an X.509-SVID leaf (X509-SVID §2–§4), apart from its chain ([`super::verify`]).
+
+use std::time::{Duration, SystemTime};
+
+use pki_types::CertificateDer;
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::{GeneralName, ParsedExtension},
+    prelude::FromDer,
+    time::ASN1Time,
+};
+
+use super::{InvalidSpiffeId, SpiffeId, TrustDomain};
+
+/// Why a certificate or its chain is not an acceptable X.509-SVID.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SvidError {
+    /// No certificate was presented.
+    #[error("no certificate was presented")]
+    NoCertificate,
+    /// More certificates than anybody needs.
+    #[error("the chain has {0} certificates, the limit is {max}", max = super::verify::MAX_CHAIN)]
+    ChainTooLong(usize),
+    /// Not one DER certificate, or something after it.
+    #[error("the leaf is not one DER X.509 certificate: {0}")]
+    Encoding(String),
+    /// No URI SAN (X509-SVID §2).
+    #[error("the leaf has no URI SAN (X509-SVID §2)")]
+    NoUriSan,
+    /// More than one URI SAN, even of the same text (X509-SVID §2).
+    #[error("the leaf has {count} URI SANs, an X.509-SVID has exactly one (X509-SVID §2)")]
+    MultipleUriSans {
+        /// How many.
+        count: usize,
+    },
+    /// The URI SAN is no SPIFFE ID.
+    #[error("the leaf's URI SAN is no SPIFFE ID: {0}")]
+    NotSpiffeId(InvalidSpiffeId),
+    /// The URI SAN names the trust domain itself (X509-SVID §4.1).
+    #[error("the leaf's SPIFFE ID {0} has no path: it names the trust domain, not a workload")]
+    NoPath(SpiffeId),
+    /// `cA=true` in the leaf (X509-SVID §4.1).
+    #[error(
+        "the leaf is a CA certificate; a CA never authenticates as a workload (X509-SVID §4.1)"
+    )]
+    CaAsLeaf,
+    /// Key usage is missing or wrong (X509-SVID §4.3).
+    #[error("the leaf's key usage {0} (X509-SVID §4.3)")]
+    KeyUsage(&'static str),
+    /// Extended key usage excludes this use (X509-SVID §4.4).
+    #[error("the leaf's extended key usage does not allow this use (X509-SVID §4.4)")]
+    Purpose,
+    /// Past its end.
+    #[error("the SVID of {id} expired {ago_seconds} s ago")]
+    Expired {
+        /// Whose.
+        id: SpiffeId,
+        /// Since when.
+        ago_seconds: u64,
+    },
+    /// Before its start.
+    #[error("the SVID of {id} is not valid yet, for another {in_seconds} s")]
+    NotYetValid {
+        /// Whose.
+        id: SpiffeId,
+        /// Until when.
+        in_seconds: u64,
+    },
+    /// There is no bundle for the leaf's trust domain.
+    #[error("trust domain {0} has no bundle here")]
+    UnknownTrustDomain(TrustDomain),
+    /// The chain does not lead to the bundle of the leaf's own trust domain.
+    #[error("the chain does not lead to the bundle of its own trust domain: {0}")]
+    Untrusted(String),
+    /// A valid SVID of somebody else than was called.
+    #[error("the peer is {presented}, expected {}", list(expected))]
+    Mismatch {
+        /// Who answered.
+        presented: SpiffeId,
+        /// Who should have.
+        expected: Vec<SpiffeId>,
+    },
+}
+
+fn list(ids: &[SpiffeId]) -> String {
+    ids.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(" or ")
+}
+
+/// What a leaf says, once it keeps the rules.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leaf {
+    /// The ID in its only URI SAN.
+    pub id: SpiffeId,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// Serial number, lower-case hex.
+    pub serial: String,
+}
+
+/// Reads a leaf and checks all rules that need neither time nor bundle.
+///
+/// # Errors
+/// The first rule it breaks, in the order of [`SvidError`].
+pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
+    let (rest, cert) =
+        X509Certificate::from_der(der).map_err(|e| SvidError::Encoding(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(SvidError::Encoding(format!("{} bytes after the certificate", rest.len())));
+    }
+    let uri = only_uri(&cert)?;
+    let id: SpiffeId = uri.parse().map_err(SvidError::NotSpiffeId)?;
+    check_constraints(&cert)?;
+    if id.path().is_empty() {
+        return Err(SvidError::NoPath(id));
+    }
+    Ok(Leaf {
+        id,
+        not_before: system_time(cert.validity().not_before),
+        not_after: system_time(cert.validity().not_after),
+        serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+    })
+}
+
+/// Every URI SAN counts, in every SAN extension, duplicates too.
+fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, SvidError> {
+    let mut uris = Vec::new();
+    for extension in cert.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(san) => {
+                uris.extend(san.general_names.iter().filter_map(|name| match name {
+                    GeneralName::URI(uri) => Some(*uri),
+                    _ => None,
+                }));
+            }
+            ParsedExtension::ParseError { error } => {
+                return Err(SvidError::Encoding(format!("extension {}: {error}", extension.oid)));
+            }
+            _ => {}
+        }
+    }
+    match uris.as_slice() {
+        [] => Err(SvidError::NoUriSan),
+        [uri] => Ok(uri),
+        many => Err(SvidError::MultipleUriSans { count: many.len() }),
+    }
+}
+
+fn check_constraints(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    let broken = |e: x509_parser::error::X509Error| SvidError::Encoding(e.to_string());
+    if cert.basic_constraints().map_err(broken)?.is_some_and(|c| c.value.ca) {
+        return Err(SvidError::CaAsLeaf);
+    }
+    let usage = cert.key_usage().map_err(broken)?;
+    let usage = usage.ok_or(SvidError::KeyUsage("is missing"))?.value;
+    if usage.key_cert_sign() {
+        return Err(SvidError::KeyUsage("has keyCertSign"));
+    }
+    if usage.crl_sign() {
+        return Err(SvidError::KeyUsage("has cRLSign"));
+    }
+    if !usage.digital_signature() {
+        return Err(SvidError::KeyUsage("lacks digitalSignature"));
+    }
+    Ok(())
+}
+
+fn system_time(time: ASN1Time) -> SystemTime {
+    let seconds = time.timestamp();
+    match u64::try_from(seconds) {
+        Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_secs(after),
+        Err(_) => SystemTime::UNIX_EPOCH,
+    }
+}

@@ -1,0 +1,259 @@
+//! HBONE that arrives for a pod: proven, authorised, and only then dialled.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Node, OWN_PORTS, Pod,
+    outbound::{Outcome, connect_failed, ended, finish},
+    telemetry::{baggage, party},
+};
+use crate::{
+    lifecycle::Tasks,
+    mesh::{Snapshot, Workload},
+    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    policy,
+    relay::tcp,
+    sys::sockets,
+    tls::Peer,
+    tunnel::{
+        connect::Authority,
+        server::{self, Incoming},
+    },
+};
+
+/// Serves one tunnel accepted on 15008: handshake first, then its streams.
+pub(super) async fn serve(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    tcp: TcpStream,
+    streams: Tasks,
+    draining: CancellationToken,
+) {
+    let _counted = node.telemetry.metrics.socket(Direction::Inbound);
+    let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
+    let peer = PeerAddr(sockets::canonical(peer));
+    let local = sockets::canonical(local);
+    let (tls, proven) = match handshake(&node, &pod, tcp).await {
+        Ok(done) => done,
+        Err((reason, error)) => return refused(&node, &pod, peer, local, reason, error),
+    };
+    let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
+    let tunnel = Arc::new(tunnel);
+    let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
+    let within = node.tunnel.http2;
+    let served = server::serve(tls, peer.0, within, &streams, draining, handle).await;
+    if let Err(error) = served {
+        tracing::debug!(target: "tunnel", error, "tunnel from peer ended");
+        let reason = CloseReason::TunnelFailure.as_str();
+        let failures = &node.telemetry.metrics.handshake_failures;
+        failures.with_label_values(&[Direction::Inbound.reporter(), reason]).inc();
+    }
+}
+
+/// A tunnel whose two ends are proven.
+struct Tunnel {
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    peer: PeerAddr,
+    local: SocketAddr,
+    proven: Peer,
+}
+
+async fn handshake(
+    node: &Node,
+    pod: &Pod,
+    tcp: TcpStream,
+) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, Peer), (CloseReason, String)> {
+    let mesh = node.mesh.load_full();
+    let workload = mesh
+        .workload(&pod.uid)
+        .ok_or((CloseReason::Internal, "the workload has left the mesh".to_owned()))?;
+    let within = node.tunnel.tls;
+    let svid = tokio::time::timeout(within, node.svids.ready(&workload.id)).await;
+    let svid = match svid {
+        Ok(Ok(svid)) => svid,
+        Ok(Err(e)) => return Err((CloseReason::NoIdentity, e.to_string())),
+        Err(_) => return Err((CloseReason::NoIdentity, format!("no SVID in {within:?}"))),
+    };
+    pod.acceptor
+        .accept(tcp, &svid, &node.svids.bundles(), within)
+        .await
+        .map_err(|e| (e.close_reason(), e.to_string()))
+}
+
+/// A tunnel that never came to be is a record too.
+fn refused(
+    node: &Node,
+    pod: &Pod,
+    peer: PeerAddr,
+    local: SocketAddr,
+    reason: CloseReason,
+    error: String,
+) {
+    let failures = &node.telemetry.metrics.handshake_failures;
+    failures.with_label_values(&[Direction::Inbound.reporter(), reason.as_str()]).inc();
+    let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
+    let mesh = node.mesh.load();
+    conn.facts(|f| {
+        f.dst_addr = Some(local);
+        f.dst = mesh.workload(&pod.uid).map(|w| party(w)).unwrap_or_default();
+        f.local_uid = Some(pod.uid.clone());
+        f.protocol = Some("HBONE");
+    });
+    conn.fail(reason, error);
+}
+
+/// One CONNECT stream, from request to close.
+async fn stream(tunnel: Arc<Tunnel>, incoming: Incoming) {
+    let conn = OpenConn::open(&tunnel.node.telemetry, Direction::Inbound, tunnel.peer);
+    let live = Arc::clone(conn.live());
+    let outcome = tokio::select! {
+        outcome = carry(&tunnel, incoming, &conn) => outcome,
+        reason = live.until_cut() => (reason, None),
+    };
+    finish(conn, outcome);
+}
+
+async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome {
+    let Tunnel { node, pod, peer, local, proven } = tunnel;
+    let mesh = node.mesh.load_full();
+    let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == proven.id);
+    conn.facts(|f| {
+        f.dst_addr = Some(*local);
+        f.hbone_addr = Some(incoming.authority_text());
+        f.protocol = Some("HBONE");
+        f.src = source.map(|w| party(w)).unwrap_or_default();
+        f.src.id = Some(proven.id.clone());
+        f.tls = Some(proven.tls.clone());
+        f.local_uid = Some(pod.uid.clone());
+    });
+    let Some(workload) = mesh.workload(&pod.uid) else {
+        return refuse(
+            incoming,
+            StatusCode::SERVICE_UNAVAILABLE,
+            CloseReason::Internal,
+            "left the mesh",
+        );
+    };
+    conn.facts(|f| {
+        f.dst = party(workload);
+        f.dst.id = Some(workload.id.clone());
+    });
+    let dst = match destination(&mesh, workload, &incoming, *local) {
+        Ok(dst) => dst,
+        Err((status, reason, why)) => return refuse(incoming, status, reason, why),
+    };
+    name_service(conn, &mesh, workload, &incoming);
+    let flow =
+        Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(proven.id.clone()), dst };
+    if let Err(why) = authorize(&mesh, workload, flow, conn) {
+        return refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::PolicyDenied, &why);
+    }
+    let (app, incoming) = match dial(node, pod, *peer, dst, incoming).await {
+        Ok(dialled) => dialled,
+        Err(outcome) => return outcome,
+    };
+    let Some(mesh_side) = incoming.accept(&baggage(workload)) else {
+        return (CloseReason::PeerReset, Some("the caller gave up".into()));
+    };
+    conn.count_opened();
+    ended(node, conn, tcp::split(app), mesh_side).await
+}
+
+/// Asks the policies that apply to `workload`, and leaves the verdict in the record. The
+/// flow is in the record before the verdict, so a policy edit in between is not missed.
+pub(super) fn authorize(
+    mesh: &Snapshot,
+    workload: &Workload,
+    flow: Flow,
+    conn: &OpenConn,
+) -> Result<(), String> {
+    conn.facts(|f| f.flow = Some(flow.clone()));
+    let rules = mesh.rules(&workload.uid);
+    let verdict = policy::authorize(&rules, &flow);
+    conn.facts(|f| {
+        f.policy = verdict.policy().map(ToOwned::to_owned);
+        f.dry_run = verdict.dry_run().to_vec();
+    });
+    if verdict.allowed() { Ok(()) } else { Err(verdict.to_string()) }
+}
+
+fn refuse(incoming: Incoming, status: StatusCode, reason: CloseReason, why: &str) -> Outcome {
+    incoming.refuse(status);
+    (reason, Some(why.to_owned()))
+}
+
+/// The application that is meant: on this very pod, and never a port of ours.
+fn destination(
+    mesh: &Snapshot,
+    workload: &Workload,
+    incoming: &Incoming,
+    local: SocketAddr,
+) -> Result<SocketAddr, (StatusCode, CloseReason, &'static str)> {
+    let bad = StatusCode::BAD_REQUEST;
+    if !incoming.is_connect() {
+        return Err((bad, CloseReason::BadConnect, "the method is not CONNECT"));
+    }
+    let unparsable = (bad, CloseReason::BadConnect, ":authority is not IP:port or hostname:port");
+    let port = match incoming.authority().ok_or(unparsable)? {
+        Authority::Addr(addr) if addr.ip().to_canonical() == local.ip() => addr.port(),
+        Authority::Addr(_) => {
+            let why = ":authority is not the address of the pod that was called";
+            return Err((bad, CloseReason::AuthorityMismatch, why));
+        }
+        Authority::Host(host, port) => service_port(mesh, workload, &host, port).ok_or((
+            StatusCode::SERVICE_UNAVAILABLE,
+            CloseReason::AuthorityMismatch,
+            ":authority names no service and port that this pod backs",
+        ))?,
+    };
+    if OWN_PORTS.contains(&port) {
+        let why = "the port in :authority is one of adit's own";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, CloseReason::DirectCall, why));
+    }
+    Ok(SocketAddr::new(local.ip(), port))
+}
+
+fn service_port(mesh: &Snapshot, workload: &Workload, host: &str, port: u16) -> Option<u16> {
+    let service = mesh.services().find(|s| &*s.hostname == host)?;
+    service.workloads.contains(&workload.uid).then(|| service.target_port(port))?
+}
+
+/// Believes the caller's word on which service it meant if this pod really backs it.
+fn name_service(conn: &OpenConn, mesh: &Snapshot, workload: &Workload, incoming: &Incoming) {
+    let said = incoming.forwarded_host();
+    let service = said.and_then(|host| mesh.services().find(|s| &*s.hostname == host));
+    if let Some(service) = service.filter(|s| s.workloads.contains(&workload.uid)) {
+        conn.facts(|f| {
+            f.service = Some(service.hostname.clone());
+            f.service_namespace = Some(service.namespace.clone());
+        });
+    }
+}
+
+/// Dials the application from the caller's address, unless the caller gives up first.
+async fn dial(
+    node: &Node,
+    pod: &Pod,
+    peer: PeerAddr,
+    dst: SocketAddr,
+    mut incoming: Incoming,
+) -> Result<(TcpStream, Incoming), Outcome> {
+    let dialled = tokio::select! {
+        dialled = pod.dial_app(node, peer, dst) => dialled,
+        () = incoming.abandoned() => {
+            return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
+        }
+    };
+    match dialled {
+        Ok(app) => Ok((app, incoming)),
+        Err(e) => {
+            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            Err(connect_failed(dst, &e))
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Plaintext that arrives for a pod on 15006: refused while mTLS is strict, else checked
+//! against policy as a caller without identity.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+
+use super::{
+    Node, OWN_PORTS, Pod,
+    inbound::authorize,
+    outbound::{Outcome, abort, connect_failed, ended, finish},
+    telemetry::party,
+};
+use crate::{
+    mesh::MtlsMode,
+    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    relay::tcp,
+    sys::sockets,
+};
+
+/// Serves one connection accepted on 15006.
+pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream) {
+    let _counted = node.telemetry.metrics.socket(Direction::Inbound);
+    let Ok(peer) = client.peer_addr() else { return };
+    let peer = PeerAddr(sockets::canonical(peer));
+    let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
+    let live = Arc::clone(conn.live());
+    let outcome = tokio::select! {
+        outcome = carry(&node, &pod, client, peer, &conn) => outcome,
+        reason = live.until_cut() => (reason, None),
+    };
+    finish(conn, outcome);
+}
+
+async fn carry(
+    node: &Node,
+    pod: &Pod,
+    client: TcpStream,
+    peer: PeerAddr,
+    conn: &OpenConn,
+) -> Outcome {
+    let dst = match sockets::original_dst(&client) {
+        Ok(dst) => dst,
+        Err(e) => return (CloseReason::Internal, Some(e.to_string())),
+    };
+    let mesh = node.mesh.load_full();
+    let Some(workload) = mesh.workload(&pod.uid) else {
+        return (CloseReason::Internal, Some("the workload has left the mesh".into()));
+    };
+    conn.facts(|f| {
+        f.dst_addr = Some(dst);
+        f.dst = party(workload);
+        f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| party(w)).unwrap_or_default();
+        f.protocol = Some("TCP");
+        f.local_uid = Some(pod.uid.clone());
+    });
+    if let Err((reason, why)) = admissible(&mesh, &workload.addresses, dst) {
+        abort(&client);
+        return (reason, Some(why));
+    }
+    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, dst };
+    if let Err(why) = authorize(&mesh, workload, flow, conn) {
+        abort(&client);
+        return (CloseReason::PolicyDenied, Some(why));
+    }
+    let app = match pod.dial_app(node, peer, dst).await {
+        Ok(app) => app,
+        Err(e) => {
+            abort(&client);
+            return connect_failed(dst, &e);
+        }
+    };
+    conn.count_opened();
+    ended(node, conn, tcp::split(app), tcp::split(client)).await
+}
+
+fn admissible(
+    mesh: &crate::mesh::Snapshot,
+    own: &[std::net::IpAddr],
+    dst: SocketAddr,
+) -> Result<(), (CloseReason, String)> {
+    if OWN_PORTS.contains(&dst.port()) {
+        let why = format!("{dst} is a port of adit itself; connect to the application instead");
+        return Err((CloseReason::DirectCall, why));
+    }
+    if !own.contains(&dst.ip()) {
+        let why = format!("{dst} is not an address of this workload");
+        return Err((CloseReason::DirectCall, why));
+    }
+    if mesh.mtls() == MtlsMode::Strict {
+        let why = "plaintext while mtls is strict; the caller must be in the mesh, \
+                   or the file must say `mtls: permissive`";
+        return Err((CloseReason::PlaintextRefused, why.to_owned()));
+    }
+    Ok(())
+}

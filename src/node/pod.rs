@@ -1,0 +1,148 @@
+//! One pod of the node: its namespace, its listeners, its tunnels.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, inbound, listener::accept_loop, outbound,
+    plaintext,
+};
+use crate::{
+    lifecycle::Tasks,
+    mesh::Workload,
+    observe::conn::{CloseReason, PeerAddr},
+    sys::{netns::Netns, sockets},
+    tls::Acceptor,
+    tunnel::{HBONE_PORT, Pool},
+};
+
+/// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].
+pub struct Pod {
+    /// Its workload's uid; the workload itself is looked up in each snapshot.
+    pub uid: Arc<str>,
+    /// Its network namespace.
+    pub netns: Arc<Netns>,
+    pub(super) acceptor: Acceptor,
+    accepting: CancellationToken,
+    conns: Tasks,
+    tunnels: Tasks,
+}
+
+impl Pod {
+    /// Opens the listeners inside the pod's namespace and starts serving, on every worker.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered or a port is taken; nothing runs then.
+    pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
+        let netns = Arc::new(netns);
+        let mut listeners = Vec::new();
+        for worker in &node.workers {
+            let listen = |port| sockets::listen(&netns, SocketAddr::new(ANY, port));
+            let ports =
+                [listen(OUTBOUND_PORT)?, listen(INBOUND_PLAINTEXT_PORT)?, listen(HBONE_PORT)?];
+            listeners.push((worker.clone(), ports));
+        }
+        let pod = Arc::new(Self {
+            uid: workload.uid.clone(),
+            netns,
+            acceptor: Acceptor::default(),
+            accepting: CancellationToken::new(),
+            conns: Tasks::default(),
+            tunnels: Tasks::default(),
+        });
+        for (worker, ports) in listeners {
+            pod.serve_on(node, &worker, ports);
+        }
+        Ok(pod)
+    }
+
+    fn serve_on(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        worker: &tokio::runtime::Handle,
+        [outward, plain, hbone]: [std::net::TcpListener; 3],
+    ) {
+        let pool =
+            Arc::new(Pool::new(Arc::clone(&self.netns), node.tunnel.clone(), self.tunnels.clone()));
+        let (n, pod) = (Arc::clone(node), Arc::clone(self));
+        self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket| {
+            outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket)
+        });
+        let (n, pod) = (Arc::clone(node), Arc::clone(self));
+        self.listen_on(node, worker, plain, "inbound_plaintext", &self.conns, move |socket| {
+            plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket)
+        });
+        let (n, pod) = (Arc::clone(node), Arc::clone(self));
+        let (streams, draining) = (self.conns.clone(), self.accepting.clone());
+        self.listen_on(node, worker, hbone, "hbone", &self.tunnels, move |socket| {
+            let (streams, draining) = (streams.clone(), draining.clone());
+            inbound::serve(Arc::clone(&n), Arc::clone(&pod), socket, streams, draining)
+        });
+    }
+
+    fn listen_on<S, F>(
+        &self,
+        node: &Arc<Node>,
+        worker: &tokio::runtime::Handle,
+        listener: std::net::TcpListener,
+        name: &'static str,
+        tasks: &Tasks,
+        serve: S,
+    ) where
+        S: Fn(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let metrics = Arc::clone(&node.telemetry.metrics);
+        let (tasks, stop) = (tasks.clone(), self.accepting.clone());
+        self.tunnels.spawn_on(worker, async move {
+            accept_loop(listener, name, &metrics, tasks, stop, serve).await;
+        });
+    }
+
+    /// Dials the pod's application as if the caller did: from the caller's address, which
+    /// the capture rules lead back to us. Without the right to do so, from our own.
+    pub(super) async fn dial_app(
+        &self,
+        node: &Node,
+        peer: PeerAddr,
+        dst: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let socket = sockets::outbound_socket(&self.netns, dst)?;
+        let same_family = peer.0.is_ipv4() == dst.is_ipv4();
+        if same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback() {
+            if let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
+                tracing::warn!(%error, "cannot keep the caller's address; dialling from our own");
+                let plain = sockets::outbound_socket(&self.netns, dst)?;
+                return sockets::connect(plain, dst, node.tunnel.connect).await;
+            }
+        }
+        sockets::connect(socket, dst, node.tunnel.connect).await
+    }
+
+    /// Stops the pod in three phases: no new connections and GOAWAY; up to `grace` for live
+    /// ones; then the rest is cut, each with its record. Returns how many were cut.
+    pub async fn stop(&self, node: &Node, grace: Duration) -> usize {
+        self.accepting.cancel();
+        let finished = tokio::time::timeout(grace, self.conns.ended()).await;
+        let left = if finished.is_ok() { 0 } else { self.conns.len() };
+        for conn in node.telemetry.live.all() {
+            if conn.facts(|f| f.local_uid.as_ref() == Some(&self.uid)) {
+                conn.cut(CloseReason::Drained);
+            }
+        }
+        self.conns.drain(Duration::from_millis(500)).await;
+        self.tunnels.cut();
+        self.tunnels.ended().await;
+        left
+    }
+}
+
+/// Both families on one socket.
+const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -1,0 +1,42 @@
+//! Live connections are held to the policies of now, not to those of when they opened.
+
+use super::Node;
+use crate::{
+    mesh::MtlsMode,
+    observe::conn::{CloseReason, Direction},
+    policy,
+};
+
+/// Asks the current policies about every open inbound connection and closes those that are
+/// no longer allowed; returns how many. Connections register their flow before they ask
+/// themselves, so one that opens while this runs is judged by one of the two.
+pub fn recheck(node: &Node) -> usize {
+    let mesh = node.mesh.load_full();
+    let mut closed = 0;
+    for conn in node.telemetry.live.all() {
+        if conn.direction != Direction::Inbound {
+            continue;
+        }
+        let Some((uid, flow)) = conn.facts(|f| Some((f.local_uid.clone()?, f.flow.clone()?)))
+        else {
+            continue;
+        };
+        let plaintext_refused = flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict;
+        let rules = mesh.rules(&uid);
+        let verdict = policy::authorize(&rules, &flow);
+        if verdict.allowed() && !plaintext_refused {
+            continue;
+        }
+        conn.facts(|f| {
+            f.policy = verdict.policy().map(ToOwned::to_owned);
+            let why = match plaintext_refused {
+                true => "mtls is strict now".to_owned(),
+                false => verdict.to_string(),
+            };
+            f.error = Some(format!("closed due to policy change: {why}"));
+        });
+        conn.cut(CloseReason::PolicyChanged);
+        closed += 1;
+    }
+    closed
+}

@@ -1,0 +1,27 @@
+//! From workloads to what a record says of them.
+
+use crate::{mesh::Workload, observe::conn::Party};
+
+/// What is known of a workload from the mesh; the identity is filled in when proven.
+pub(super) fn party(workload: &Workload) -> Party {
+    let label = |name: &str| workload.labels.get(name).map(|v| v.as_str().into());
+    Party {
+        workload: Some(workload.name.clone()),
+        namespace: Some(workload.namespace.clone()),
+        app: Some(label("app").unwrap_or_else(|| workload.name.clone())),
+        version: label("version"),
+        id: None,
+    }
+}
+
+/// The `baggage` header that describes a workload (istio-ambient facts §3.6).
+pub(super) fn baggage(workload: &Workload) -> String {
+    let mut out =
+        format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace, workload.name);
+    for (key, label) in [("service.name", "app"), ("service.version", "version")] {
+        if let Some(value) = workload.labels.get(label) {
+            out.push_str(&format!(",{key}={value}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,188 @@
+//! The verdict on one flow: DENY before ALLOW, and a word on why.
+
+use std::{fmt, sync::Arc};
+
+use super::{Action, Policy};
+use crate::observe::conn::Flow;
+
+/// The policies that protect one workload.
+#[derive(Debug, Default)]
+pub struct Rules {
+    deny: Vec<Named>,
+    allow: Vec<Named>,
+    dry: Vec<Named>,
+    nobody: bool,
+}
+
+#[derive(Debug)]
+struct Named {
+    policy: Arc<Policy>,
+    key: String,
+    /// `namespace/name rule N`, one per rule.
+    rules: Vec<String>,
+}
+
+impl Named {
+    fn matching(&self, flow: &Flow) -> Option<&str> {
+        let hit = self.policy.rules.iter().position(|rule| rule.matches(flow))?;
+        Some(&self.rules[hit])
+    }
+}
+
+impl Rules {
+    /// Sorts the policies that apply to one workload.
+    #[must_use]
+    pub fn compile<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>) -> Self {
+        let mut rules = Self::default();
+        for policy in policies {
+            let key = policy.key();
+            let numbered = |n| format!("{key} rule {n}");
+            let named = Named {
+                policy: Arc::clone(policy),
+                rules: (0..policy.rules.len()).map(numbered).collect(),
+                key,
+            };
+            match (policy.dry_run, policy.action) {
+                (true, _) => rules.dry.push(named),
+                (false, Action::Deny) => rules.deny.push(named),
+                (false, Action::Allow) => rules.allow.push(named),
+            }
+        }
+        rules
+    }
+
+    /// For a workload that is not in the mesh: nobody may call it.
+    #[must_use]
+    pub fn deny_all() -> Self {
+        Self { nobody: true, ..Self::default() }
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.deny.len() + self.allow.len() + self.dry.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the policies say of one flow.
+#[derive(Debug)]
+pub struct Verdict<'a> {
+    outcome: Outcome<'a>,
+    dry_run: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Outcome<'a> {
+    NoPolicy,
+    Allowed { by: &'a str },
+    Denied { by: &'a str },
+    NoneAllowed { closest: String },
+    UnknownWorkload,
+}
+
+impl Verdict<'_> {
+    /// Whether the flow may pass.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        matches!(self.outcome, Outcome::NoPolicy | Outcome::Allowed { .. })
+    }
+
+    /// `namespace/name rule N` of the rule that decided, if one did.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        match self.outcome {
+            Outcome::Allowed { by } | Outcome::Denied { by } => Some(by),
+            _ => None,
+        }
+    }
+
+    /// When no `ALLOW` matched: the rule that came closest, and what it missed.
+    #[must_use]
+    pub fn closest(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::NoneAllowed { closest } => Some(closest),
+            _ => None,
+        }
+    }
+
+    /// What dry-run policies would have done.
+    #[must_use]
+    pub fn dry_run(&self) -> &[String] {
+        &self.dry_run
+    }
+}
+
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::NoPolicy => f.write_str("allowed: no policy applies"),
+            Outcome::Allowed { by } => write!(f, "allowed by {by}"),
+            Outcome::Denied { by } => write!(f, "explicitly denied by {by}"),
+            Outcome::NoneAllowed { closest } => {
+                write!(f, "allow policies exist, but none allowed; closest: {closest}")
+            }
+            Outcome::UnknownWorkload => f.write_str("the destination is not in the mesh"),
+        }
+    }
+}
+
+/// Asks the rules of the destination about a flow (istio-ambient facts §10): any DENY that
+/// matches denies; else without any ALLOW it passes; else one ALLOW must match.
+#[must_use]
+pub fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
+    let dry_run = rules.dry.iter().filter_map(|named| would_do(named, flow)).collect();
+    Verdict { outcome: decide(rules, flow), dry_run }
+}
+
+fn decide<'a>(rules: &'a Rules, flow: &Flow) -> Outcome<'a> {
+    if rules.nobody {
+        return Outcome::UnknownWorkload;
+    }
+    if let Some(by) = rules.deny.iter().find_map(|named| named.matching(flow)) {
+        return Outcome::Denied { by };
+    }
+    if rules.allow.is_empty() {
+        return Outcome::NoPolicy;
+    }
+    match rules.allow.iter().find_map(|named| named.matching(flow)) {
+        Some(by) => Outcome::Allowed { by },
+        None => Outcome::NoneAllowed { closest: closest(&rules.allow, flow) },
+    }
+}
+
+fn would_do(named: &Named, flow: &Flow) -> Option<String> {
+    match (named.policy.action, named.matching(flow)) {
+        (Action::Deny, Some(by)) => Some(format!("would be denied by {by}")),
+        (Action::Allow, Some(by)) => Some(format!("would be allowed by {by}")),
+        (Action::Allow, None) => Some(format!("would not be allowed by {}", named.key)),
+        (Action::Deny, None) => None,
+    }
+}
+
+fn closest(allow: &[Named], flow: &Flow) -> String {
+    let mut best: Option<(usize, String)> = None;
+    for named in allow {
+        for (rule, name) in named.policy.rules.iter().zip(&named.rules) {
+            let misses = rule.misses(flow);
+            if best.as_ref().is_none_or(|(fewest, _)| misses.len() < *fewest) {
+                best = Some((misses.len(), format!("{name}: {}", misses.join("; "))));
+            }
+        }
+    }
+    best.map_or_else(
+        || {
+            let keys: Vec<_> = allow.iter().map(|n| n.key.as_str()).collect();
+            format!("{} has no rules, so it allows nobody", keys.join(", "))
+        },
+        |(_, text)| text,
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! How one field is compared (Istio security API; istio-ambient facts §10).
+
+use std::fmt;
+
+use crate::identity::SpiffeId;
+
+/// A string field: case-sensitive, `*` only at one end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StringMatch {
+    /// The same text.
+    Exact(String),
+    /// `x*`
+    Prefix(String),
+    /// `*x`
+    Suffix(String),
+    /// `*`: anything but the empty text.
+    Presence,
+}
+
+impl StringMatch {
+    /// Reads Istio's notation. `None` for the empty text and for a `*` in the middle.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let stars = text.matches('*').count();
+        match (text, stars) {
+            ("", _) => None,
+            ("*", _) => Some(Self::Presence),
+            (_, 0) => Some(Self::Exact(text.into())),
+            (_, 1) if text.starts_with('*') => Some(Self::Suffix(text[1..].into())),
+            (_, 1) if text.ends_with('*') => Some(Self::Prefix(text[..text.len() - 1].into())),
+            _ => None,
+        }
+    }
+
+    /// Whether `value` is meant.
+    #[must_use]
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(text) => value == text,
+            Self::Prefix(text) => value.starts_with(text.as_str()),
+            Self::Suffix(text) => value.ends_with(text.as_str()),
+            Self::Presence => !value.is_empty(),
+        }
+    }
+}
+
+impl fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
+            Self::Presence => f.write_str("*"),
+        }
+    }
+}
+
+/// A Kubernetes service account; the trust domain plays no part.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceAccountMatch {
+    /// Namespace.
+    pub namespace: String,
+    /// Service account.
+    pub account: String,
+}
+
+impl ServiceAccountMatch {
+    /// Whether the ID is this service account's.
+    #[must_use]
+    pub fn matches(&self, id: Option<&SpiffeId>) -> bool {
+        let pair = id.and_then(SpiffeId::kubernetes);
+        pair == Some((self.namespace.as_str(), self.account.as_str()))
+    }
+}
+
+impl fmt::Display for ServiceAccountMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.account)
+    }
+}
+
+/// One field with its `not*` twin: any of the first (or none given), and none of the second.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FieldMatch<T> {
+    /// One of these, if there are any.
+    pub any: Vec<T>,
+    /// None of these.
+    pub none: Vec<T>,
+}
+
+impl<T> Default for FieldMatch<T> {
+    fn default() -> Self {
+        Self { any: Vec::new(), none: Vec::new() }
+    }
+}
+
+impl<T> FieldMatch<T> {
+    /// Whether nothing is asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.none.is_empty()
+    }
+
+    pub(super) fn matches(&self, hit: impl Fn(&T) -> bool) -> bool {
+        (self.any.is_empty() || self.any.iter().any(&hit)) && !self.none.iter().any(&hit)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for FieldMatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: &[T]| items.iter().map(T::to_string).collect::<Vec<_>>().join(", ");
+        match (self.any.is_empty(), self.none.is_empty()) {
+            (false, true) => write!(f, "one of [{}]", list(&self.any)),
+            (true, _) => write!(f, "none of [{}]", list(&self.none)),
+            (false, false) => {
+                write!(f, "one of [{}] and none of [{}]", list(&self.any), list(&self.none))
+            }
+        }
+    }
+}

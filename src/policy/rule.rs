@@ -1,0 +1,285 @@
+//! An `AuthorizationPolicy` as adit holds it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::{FieldMatch, ServiceAccountMatch, StringMatch};
+use crate::observe::conn::Flow;
+
+/// What a match means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Permit; whatever no `ALLOW` matches is then denied.
+    Allow,
+    /// Forbid, before any `ALLOW` is asked.
+    Deny,
+}
+
+/// Which workloads a policy is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// Every workload of the mesh (a policy of the root namespace without selector).
+    Global,
+    /// Every workload of the policy's namespace.
+    Namespace,
+    /// Those with these labels: in the policy's namespace, or, from the root namespace, in
+    /// any (`everywhere`).
+    Selector {
+        /// All of these.
+        labels: BTreeMap<String, String>,
+        /// From the root namespace.
+        everywhere: bool,
+    },
+}
+
+/// `from.source`: all fields that are given must match.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Source {
+    /// The peer's SPIFFE ID without `spiffe://`.
+    pub principals: FieldMatch<StringMatch>,
+    /// The namespace in the peer's SPIFFE ID.
+    pub namespaces: FieldMatch<StringMatch>,
+    /// The service account in the peer's SPIFFE ID.
+    pub service_accounts: FieldMatch<ServiceAccountMatch>,
+    /// The TCP peer's address.
+    pub ip_blocks: FieldMatch<IpNet>,
+}
+
+/// `to.operation`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Operation {
+    /// The application's port.
+    pub ports: FieldMatch<u16>,
+}
+
+/// One line of `when`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Condition {
+    /// `source.ip`
+    SourceIp(FieldMatch<IpNet>),
+    /// `source.namespace`
+    SourceNamespace(FieldMatch<StringMatch>),
+    /// `source.principal`
+    SourcePrincipal(FieldMatch<StringMatch>),
+    /// `source.serviceAccount`
+    SourceServiceAccount(FieldMatch<ServiceAccountMatch>),
+    /// `destination.ip`
+    DestinationIp(FieldMatch<IpNet>),
+    /// `destination.port`
+    DestinationPort(FieldMatch<u16>),
+}
+
+/// One rule: any `from`, any `to`, all of `when`. One without anything matches everything.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rule {
+    /// Callers.
+    pub from: Vec<Source>,
+    /// Ports.
+    pub to: Vec<Operation>,
+    /// Further conditions.
+    pub when: Vec<Condition>,
+}
+
+/// One policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// Whom it protects.
+    pub scope: Scope,
+    /// What a match means.
+    pub action: Action,
+    /// Only log what it would have done.
+    pub dry_run: bool,
+    /// Any of these; none means it never matches.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether it protects a workload of this namespace with these labels.
+    #[must_use]
+    pub fn applies_to(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        match &self.scope {
+            Scope::Global => true,
+            Scope::Namespace => namespace == self.namespace,
+            Scope::Selector { labels: wanted, everywhere } => {
+                (*everywhere || namespace == self.namespace)
+                    && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+            }
+        }
+    }
+
+    pub(crate) fn dump(self: &Arc<Self>) -> Value {
+        json!({
+            "name": self.name,
+            "namespace": self.namespace,
+            "scope": match self.scope {
+                Scope::Global => "Global",
+                Scope::Namespace => "Namespace",
+                Scope::Selector { .. } => "WorkloadSelector",
+            },
+            "action": match self.action { Action::Allow => "Allow", Action::Deny => "Deny" },
+            "dryRun": self.dry_run,
+            "rules": self.rules.iter().map(|r| r.describe()).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Rule {
+    pub(super) fn matches(&self, flow: &Flow) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|s| s.matches(flow, &mut NoNotes)))
+            && (self.to.is_empty() || self.to.iter().any(|o| o.matches(flow, &mut NoNotes)))
+            && self.when.iter().all(|c| c.matches(flow, &mut NoNotes))
+    }
+
+    /// What keeps this rule from matching: for `from` and `to` the alternative that comes
+    /// closest.
+    pub(super) fn misses(&self, flow: &Flow) -> Vec<String> {
+        let mut all = closest(self.from.iter().map(|s| noted(|notes| s.matches(flow, notes))));
+        all.extend(closest(self.to.iter().map(|o| noted(|notes| o.matches(flow, notes)))));
+        self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(flow, notes))));
+        all
+    }
+
+    fn describe(&self) -> Value {
+        json!({
+            "from": self.from.iter().map(Source::describe).collect::<Vec<_>>(),
+            "to": self.to.iter().map(|o| format!("port {}", o.ports)).collect::<Vec<_>>(),
+            "when": self.when.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn closest(alternatives: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+    alternatives.min_by_key(Vec::len).unwrap_or_default()
+}
+
+fn noted(ask: impl FnOnce(&mut Vec<String>) -> bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    ask(&mut notes);
+    notes
+}
+
+/// Takes note of a field that did not match; says whether to look at the other fields too.
+trait Notes {
+    fn miss(&mut self, text: impl FnOnce() -> String) -> bool;
+}
+
+/// Deciding: the first miss ends it.
+struct NoNotes;
+
+impl Notes for NoNotes {
+    fn miss(&mut self, _: impl FnOnce() -> String) -> bool {
+        false
+    }
+}
+
+/// Explaining: every miss is written down.
+impl Notes for Vec<String> {
+    fn miss(&mut self, text: impl FnOnce() -> String) -> bool {
+        self.push(text());
+        true
+    }
+}
+
+fn principal(flow: &Flow) -> &str {
+    flow.peer_id.as_ref().map_or("", |id| id.principal())
+}
+
+fn namespace(flow: &Flow) -> &str {
+    flow.peer_id.as_ref().and_then(|id| id.kubernetes()).map_or("", |(namespace, _)| namespace)
+}
+
+fn caller(flow: &Flow) -> &str {
+    if flow.peer_id.is_some() { principal(flow) } else { "(none: plaintext)" }
+}
+
+fn principals(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
+    field.matches(|m| flow.peer_id.is_some() && m.matches(principal(flow)))
+        || notes.miss(|| format!("principal {} is not {field}", caller(flow)))
+}
+
+fn namespaces(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
+    field.matches(|m| m.matches(namespace(flow)))
+        || notes.miss(|| format!("namespace {:?} is not {field}", namespace(flow)))
+}
+
+fn accounts(field: &FieldMatch<ServiceAccountMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
+    field.matches(|m| m.matches(flow.peer_id.as_ref()))
+        || notes.miss(|| format!("service account of {} is not {field}", caller(flow)))
+}
+
+fn source_ip(field: &FieldMatch<IpNet>, flow: &Flow, notes: &mut impl Notes) -> bool {
+    let ip = flow.peer.0.ip();
+    field.matches(|net| net.contains(&ip))
+        || notes.miss(|| format!("source address {ip} is not {field}"))
+}
+
+fn port(field: &FieldMatch<u16>, flow: &Flow, notes: &mut impl Notes) -> bool {
+    let port = flow.dst.port();
+    field.matches(|p| *p == port) || notes.miss(|| format!("port {port} is not {field}"))
+}
+
+impl Source {
+    /// Whether it matches; with real notes, whether all was looked at.
+    fn matches(&self, flow: &Flow, notes: &mut impl Notes) -> bool {
+        principals(&self.principals, flow, notes)
+            && namespaces(&self.namespaces, flow, notes)
+            && accounts(&self.service_accounts, flow, notes)
+            && source_ip(&self.ip_blocks, flow, notes)
+    }
+
+    /// Whether it asks nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn describe(&self) -> Value {
+        let mut out = serde_json::Map::new();
+        let mut add = |key: &str, empty: bool, text: String| {
+            if !empty {
+                out.insert(key.into(), text.into());
+            }
+        };
+        add("principals", self.principals.is_empty(), self.principals.to_string());
+        add("namespaces", self.namespaces.is_empty(), self.namespaces.to_string());
+        let accounts = &self.service_accounts;
+        add("serviceAccounts", accounts.is_empty(), accounts.to_string());
+        add("ipBlocks", self.ip_blocks.is_empty(), self.ip_blocks.to_string());
+        out.into()
+    }
+}
+
+impl Operation {
+    fn matches(&self, flow: &Flow, notes: &mut impl Notes) -> bool {
+        port(&self.ports, flow, notes)
+    }
+}
+
+impl Condition {
+    fn matches(&self, flow: &Flow, notes: &mut impl Notes) -> bool {
+        match self {
+            Self::SourceIp(field) => source_ip(field, flow, notes),
+            Self::SourceNamespace(field) => namespaces(field, flow, notes),
+            Self::SourcePrincipal(field) => principals(field, flow, notes),
+            Self::SourceServiceAccount(field) => accounts(field, flow, notes),
+            Self::DestinationIp(field) => {
+                let ip = flow.dst.ip();
+                field.matches(|net| net.contains(&ip))
+                    || notes.miss(|| format!("destination address {ip} is not {field}"))
+            }
+            Self::DestinationPort(field) => port(field, flow, notes),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+struct Relayed {
+    app: TcpStream,
+    mesh: TcpStream,
+    end: tokio::task::JoinHandle<(End, u64, u64)>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test waits for its own task")]
+async fn relayed(idle: Option<Duration>) -> Relayed {
+    let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
+    let end = tokio::spawn(async move {
+        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+        let end = run(tcp::split(app_far), tcp::split(mesh_far), (&up, &down), idle).await;
+        (end, up.load(Relaxed), down.load(Relaxed))
+    });
+    Relayed { app, mesh, end }
+}
+
+#[tokio::test]
+async fn a_half_close_lets_the_answer_through() {
+    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    app.write_all(b"question").await.unwrap();
+    app.shutdown().await.unwrap();
+    let mut question = String::new();
+    mesh.read_to_string(&mut question).await.unwrap();
+    mesh.write_all(b"a longer answer").await.unwrap();
+    drop(mesh);
+    let mut answer = String::new();
+    app.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((question.as_str(), answer.as_str()), ("question", "a longer answer"));
+    assert!(matches!(end.await.unwrap(), (End::Completed, 8, 15)));
+}
+
+#[tokio::test]
+async fn a_reset_of_the_app_resets_the_mesh_side() {
+    let Relayed { app, mut mesh, end } = relayed(None).await;
+    socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(app);
+    assert!(matches!(end.await.unwrap().0, End::AppReset(_)));
+    assert_eq!(mesh.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_reset_after_a_half_close_is_noticed_too() {
+    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    app.shutdown().await.unwrap();
+    assert_eq!(mesh.read(&mut [0]).await.unwrap(), 0);
+    socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(app);
+    assert!(matches!(end.await.unwrap().0, End::AppReset(_)));
+}
+
+#[tokio::test]
+async fn megabytes_arrive_whole_both_ways_at_once() {
+    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let (mut app_r, mut app_w) = app.split();
+    let (mut mesh_r, mut mesh_w) = mesh.split();
+    let (mut got_app, mut got_mesh) = (Vec::new(), Vec::new());
+    let (a, b, c, d) = tokio::join!(
+        async {
+            app_w.write_all(&data).await.unwrap();
+            app_w.shutdown().await
+        },
+        async {
+            mesh_w.write_all(&data).await.unwrap();
+            mesh_w.shutdown().await
+        },
+        app_r.read_to_end(&mut got_app),
+        mesh_r.read_to_end(&mut got_mesh),
+    );
+    (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
+    assert!(got_app == data && got_mesh == data);
+    assert!(matches!(end.await.unwrap(), (End::Completed, 3_000_000, 3_000_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_limit_ends_a_silent_relay() {
+    let Relayed { app: _app, mesh: _mesh, end } = relayed(Some(Duration::from_secs(60))).await;
+    assert!(matches!(end.await.unwrap().0, End::Idle(_)));
+}

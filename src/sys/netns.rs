@@ -1,0 +1,94 @@
+//! Network namespaces: open one, run a closure inside it, come back.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+/// An open network namespace; it lives at least as long as this.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    key: (u64, u64),
+}
+
+thread_local! {
+    /// The namespace this thread belongs to and returns to.
+    static HOME: io::Result<Netns> = Netns::current();
+}
+
+impl Netns {
+    /// Opens the namespace behind a file such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// Names the path and what it should be.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let explain = |e: io::Error| {
+            let why = format!(
+                "network namespace {}: {e} (expected a name that `ip netns list` shows, or \
+                 /proc/PID/ns/net of a live process)",
+                path.display()
+            );
+            io::Error::new(e.kind(), why)
+        };
+        let file = File::open(path).map_err(explain)?;
+        let of = file.metadata().map_err(explain)?;
+        Ok(Self { file, key: (of.dev(), of.ino()) })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// If `/proc` is not mounted.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Device and inode: equal exactly for the same namespace.
+    #[must_use]
+    pub fn key(&self) -> (u64, u64) {
+        self.key
+    }
+
+    /// Runs `work` on this thread inside the namespace. `work` must not block for long, as
+    /// it holds up the thread, and must not keep the thread's namespace for later.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered (`CAP_SYS_ADMIN`); `work` did not run then.
+    ///
+    /// # Aborts
+    /// The process, if the way back fails: a worker left in one pod's namespace would open
+    /// the next pod's sockets there.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        HOME.with(|home| {
+            let home = home.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
+            if home.key == self.key {
+                return Ok(work());
+            }
+            enter(self).map_err(|e| {
+                io::Error::new(e.kind(), format!("setns: {e} (needs CAP_SYS_ADMIN)"))
+            })?;
+            let _back = WayBack(home);
+            Ok(work())
+        })
+    }
+}
+
+fn enter(netns: &Netns) -> io::Result<()> {
+    Ok(setns(netns.file.as_fd(), CloneFlags::CLONE_NEWNET)?)
+}
+
+/// Returns home on drop, also when the closure panics.
+struct WayBack<'a>(&'a Netns);
+
+impl Drop for WayBack<'_> {
+    fn drop(&mut self) {
+        if enter(self.0).is_err() {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! TCP sockets inside pods: marked, so that the capture rules leave them alone
+//! (istio-ambient facts §1, §2).
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::netns::Netns;
+
+/// The packet mark of every socket of ours (1337).
+pub const MARK: u32 = 0x539;
+
+/// How many connections may wait to be accepted, per listener.
+const BACKLOG: i32 = 1024;
+
+/// A listening socket inside `netns`, shared with other workers by `SO_REUSEPORT`. An IPv6
+/// wildcard takes IPv4 too, and becomes an IPv4 wildcard where there is no IPv6.
+///
+/// # Errors
+/// Names the address and what is missing.
+pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let opened = netns.run(|| match open_listener(addr) {
+        Err(_) if addr.ip() == Ipv6Addr::UNSPECIFIED => {
+            open_listener(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))
+        }
+        opened => opened,
+    })?;
+    opened.map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
+            io::ErrorKind::AddrInUse => " (another proxy carries this pod?)",
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("listen on {addr}: {e}{hint}"))
+    })
+}
+
+fn open_listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_mark(MARK)?;
+    transparent(&socket);
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Best effort: replies to a spoofed connection are accepted from a foreign address.
+fn transparent(socket: &Socket) {
+    let _ = socket.set_ip_transparent_v4(true);
+}
+
+/// A socket inside `netns`, ready to be connected to `towards`.
+///
+/// # Errors
+/// No descriptors, or no right to set the mark.
+pub fn outbound_socket(netns: &Netns, towards: SocketAddr) -> io::Result<Socket> {
+    netns.run(|| {
+        let domain = Domain::for_address(towards);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(180))
+            .with_interval(Duration::from_secs(180))
+            .with_retries(9);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket
+            .set_mark(MARK)
+            .map_err(|e| io::Error::new(e.kind(), format!("SO_MARK: {e} (needs CAP_NET_ADMIN)")))?;
+        Ok(socket)
+    })?
+}
+
+/// Makes `socket` speak from `client`'s address, any port.
+///
+/// # Errors
+/// If the kernel does not allow it.
+pub fn spoof(socket: &Socket, client: IpAddr) -> io::Result<()> {
+    match client {
+        IpAddr::V4(_) => {
+            socket.set_ip_transparent_v4(true)?;
+            socket.set_freebind_v4(true)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_ip_transparent_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(client, 0).into())
+}
+
+/// Connects within a limit; [`io::ErrorKind::TimedOut`] when it passes.
+///
+/// # Errors
+/// What TCP said.
+///
+/// # Cancel safety
+/// Dropping the future closes the socket.
+pub async fn connect(socket: Socket, to: SocketAddr, within: Duration) -> io::Result<TcpStream> {
+    let socket = TcpSocket::from_std_stream(OwnedFd::from(socket).into());
+    match tokio::time::timeout(within, socket.connect(to)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer in {}", humantime::format_duration(within)),
+        )),
+    }
+}
+
+/// Where the connection was going before it was redirected; its local address if it was not.
+///
+/// # Errors
+/// If the socket is already gone.
+pub fn original_dst(socket: &TcpStream) -> io::Result<SocketAddr> {
+    let raw = SockRef::from(socket);
+    let asked = raw.original_dst_v4().or_else(|_| raw.original_dst_v6());
+    match asked.ok().and_then(|a| a.as_socket()) {
+        Some(dst) => Ok(canonical(dst)),
+        None => socket.local_addr().map(canonical),
+    }
+}
+
+/// An IPv4 address that came through an IPv6 socket, as what it is.
+#[must_use]
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}

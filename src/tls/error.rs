@@ -1,0 +1,77 @@
+//! Why a handshake failed, and what that means for the record of the connection.
+
+use std::{error::Error as _, io, time::Duration};
+
+use crate::{identity::SvidError, observe::conn::CloseReason};
+
+/// A handshake that did not end in two proven identities.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The peer took too long.
+    #[error("TLS handshake not finished after {0:?}")]
+    Timeout(Duration),
+    /// The peer presented no certificate.
+    #[error("the peer presented no certificate; HBONE needs an X.509-SVID on both sides")]
+    NoPeerCertificate,
+    /// The peer's certificate is not acceptable.
+    #[error("the peer's X.509-SVID was refused: {0}")]
+    Svid(SvidError),
+    /// The peer ended the handshake with an alert.
+    #[error("the peer ended the TLS handshake with alert {0}")]
+    Alert(String),
+    /// Anything else: not TLS, a version or cipher that is not offered, a reset.
+    #[error("TLS handshake failed: {0}")]
+    Other(String),
+    /// Our own SVID could not be made into a TLS configuration.
+    #[error("own SVID cannot be used for TLS: {0}")]
+    OwnSvid(String),
+}
+
+impl TlsError {
+    /// What operators see for this failure.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            Self::Timeout(_) => CloseReason::TlsTimeout,
+            Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
+            Self::Svid(error) => svid_close_reason(error),
+            Self::Alert(_) | Self::Other(_) => CloseReason::TlsFailure,
+            Self::OwnSvid(_) => CloseReason::NoIdentity,
+        }
+    }
+
+    /// Finds the cause inside what tokio-rustls reports.
+    pub(super) fn from_io(error: io::Error) -> Self {
+        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
+            return Self::Other(error.to_string());
+        };
+        match tls {
+            rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
+            rustls::Error::AlertReceived(alert) => Self::Alert(format!("{alert:?}")),
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+                let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
+                match cause.downcast_ref::<SvidError>() {
+                    Some(svid) => Self::Svid(svid.clone()),
+                    None => Self::Other(tls.to_string()),
+                }
+            }
+            other => Self::Other(match other.source() {
+                Some(cause) => format!("{other}: {cause}"),
+                None => other.to_string(),
+            }),
+        }
+    }
+}
+
+fn svid_close_reason(error: &SvidError) -> CloseReason {
+    match error {
+        SvidError::NoCertificate => CloseReason::NoPeerCertificate,
+        SvidError::MultipleUriSans { .. } => CloseReason::MultipleUriSans,
+        SvidError::CaAsLeaf => CloseReason::CaAsLeaf,
+        SvidError::Expired { .. } | SvidError::NotYetValid { .. } => CloseReason::SvidExpired,
+        SvidError::UnknownTrustDomain(_) => CloseReason::UnknownTrustDomain,
+        SvidError::Untrusted(_) => CloseReason::UntrustedSvid,
+        SvidError::Mismatch { .. } => CloseReason::IdentityMismatch,
+        _ => CloseReason::InvalidSvid,
+    }
+}

@@ -1,0 +1,176 @@
+//! The two ends of a handshake, over tokio-rustls.
+//!
+//! A configuration is built once per SVID and kept until the SVID rotates. Tickets and
+//! resumption are off: a resumed session would skip the checks on the peer's SVID.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{
+    ClientConfig, CommonState, ServerConfig,
+    client::Resumption,
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::{
+    TlsError,
+    provider::{cipher_name, group_name, provider},
+    verifier::SvidVerifier,
+};
+use crate::{
+    identity::{BundleSet, SpiffeId, X509Svid, parse_leaf},
+    observe::conn::TlsFacts,
+};
+
+/// HBONE is HTTP/2 with prior knowledge; nothing else is offered or accepted.
+const ALPN: &[u8] = b"h2";
+
+/// Who is at the other end, as proven by the handshake.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The ID in the peer's SVID.
+    pub id: SpiffeId,
+    /// What was agreed on.
+    pub tls: TlsFacts,
+}
+
+/// The server side for one pod.
+#[derive(Debug, Default)]
+pub struct Acceptor {
+    cached: Mutex<Option<(Arc<X509Svid>, Arc<BundleSet>, Arc<ServerConfig>)>>,
+}
+
+impl Acceptor {
+    /// Shows `svid` to whoever connected, and demands theirs.
+    ///
+    /// # Errors
+    /// [`TlsError`] says what was wrong with the peer; nothing was sent to it beyond an alert.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn accept(
+        &self,
+        tcp: TcpStream,
+        svid: &Arc<X509Svid>,
+        bundles: &Arc<BundleSet>,
+        within: Duration,
+    ) -> Result<(server::TlsStream<TcpStream>, Peer), TlsError> {
+        let config = self.config(svid, bundles)?;
+        let accepted = timeout(within, TlsAcceptor::from(config).accept(tcp)).await;
+        let stream = accepted.map_err(|_| TlsError::Timeout(within))?.map_err(TlsError::from_io)?;
+        let peer = peer_of(stream.get_ref().1)?;
+        Ok((stream, peer))
+    }
+
+    fn config(
+        &self,
+        svid: &Arc<X509Svid>,
+        bundles: &Arc<BundleSet>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((s, b, config)) = &*cached
+            && Arc::ptr_eq(s, svid)
+            && Arc::ptr_eq(b, bundles)
+        {
+            return Ok(Arc::clone(config));
+        }
+        let verifier =
+            SvidVerifier { bundles: Arc::clone(bundles), expected: None, provider: provider() };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(own)?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(svid)?)));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        let config = Arc::new(config);
+        *cached = Some((Arc::clone(svid), Arc::clone(bundles), Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+/// The client side for one pod.
+#[derive(Debug, Default)]
+pub struct Connector {
+    cached: Mutex<Option<(Arc<X509Svid>, Arc<CertifiedKey>)>>,
+}
+
+impl Connector {
+    /// Shows `svid` to the server, and demands one of `expected` from it.
+    ///
+    /// # Errors
+    /// As [`Acceptor::accept`]. In TLS 1.3 a server that refuses *our* SVID says so after the
+    /// handshake: that failure shows up in the tunnel, not here.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn connect(
+        &self,
+        tcp: TcpStream,
+        svid: &Arc<X509Svid>,
+        bundles: &Arc<BundleSet>,
+        expected: &[SpiffeId],
+        within: Duration,
+    ) -> Result<(client::TlsStream<TcpStream>, Peer), TlsError> {
+        let verifier = SvidVerifier {
+            bundles: Arc::clone(bundles),
+            expected: Some(expected.to_vec()),
+            provider: provider(),
+        };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(own)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.key(svid)?)));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        let name = ServerName::IpAddress(
+            tcp.peer_addr().map_err(|e| TlsError::Other(e.to_string()))?.ip().into(),
+        );
+        let connected =
+            timeout(within, TlsConnector::from(Arc::new(config)).connect(name, tcp)).await;
+        let stream =
+            connected.map_err(|_| TlsError::Timeout(within))?.map_err(TlsError::from_io)?;
+        let peer = peer_of(stream.get_ref().1)?;
+        Ok((stream, peer))
+    }
+
+    fn key(&self, svid: &Arc<X509Svid>) -> Result<Arc<CertifiedKey>, TlsError> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((s, key)) = &*cached
+            && Arc::ptr_eq(s, svid)
+        {
+            return Ok(Arc::clone(key));
+        }
+        let key = Arc::new(certified_key(svid)?);
+        *cached = Some((Arc::clone(svid), Arc::clone(&key)));
+        Ok(key)
+    }
+}
+
+fn own(error: rustls::Error) -> TlsError {
+    TlsError::OwnSvid(error.to_string())
+}
+
+fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, TlsError> {
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.pkcs8()));
+    let key = provider().key_provider.load_private_key(der.clone_key()).map_err(own)?;
+    Ok(CertifiedKey::new(svid.chain.clone(), key))
+}
+
+fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
+    let leaf = tls.peer_certificates().and_then(|c| c.first());
+    let leaf = parse_leaf(leaf.ok_or(TlsError::NoPeerCertificate)?).map_err(TlsError::Svid)?;
+    let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));
+    let cipher = tls.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite()));
+    Ok(Peer { id: leaf.id, tls: TlsFacts { version: "TLSv1.3", group, cipher } })
+}

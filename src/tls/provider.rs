@@ -1,0 +1,50 @@
+//! The cryptography that is offered: TLS 1.3, hybrid post-quantum key exchange first.
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+/// X25519MLKEM768, X25519, P-256, P-384; AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        use aws_lc_rs::{cipher_suite as suite, kx_group as group};
+        Arc::new(CryptoProvider {
+            kx_groups: vec![
+                group::X25519MLKEM768,
+                group::X25519,
+                group::SECP256R1,
+                group::SECP384R1,
+            ],
+            cipher_suites: vec![
+                suite::TLS13_AES_256_GCM_SHA384,
+                suite::TLS13_AES_128_GCM_SHA256,
+                suite::TLS13_CHACHA20_POLY1305_SHA256,
+            ],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    Arc::clone(&PROVIDER)
+}
+
+/// The IANA name of a key exchange group.
+pub(super) fn group_name(group: rustls::NamedGroup) -> &'static str {
+    use rustls::NamedGroup as G;
+    match group {
+        G::X25519MLKEM768 => "X25519MLKEM768",
+        G::X25519 => "X25519",
+        G::secp256r1 => "secp256r1",
+        G::secp384r1 => "secp384r1",
+        _ => "other",
+    }
+}
+
+/// The IANA name of a cipher suite.
+pub(super) fn cipher_name(suite: rustls::CipherSuite) -> &'static str {
+    use rustls::CipherSuite as C;
+    match suite {
+        C::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        C::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        C::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        _ => "other",
+    }
+}

@@ -1,0 +1,85 @@
+//! Why a tunnel stream could not be opened.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{observe::conn::CloseReason, tls::TlsError};
+
+/// One failure is given to all who waited for the same dial, so it is cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP refused, unreachable, or no socket.
+    #[error("TCP connect to {addr}: {source}")]
+    Tcp {
+        /// Whom we dialled.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: Arc<io::Error>,
+    },
+    /// TCP took too long.
+    #[error("TCP connect to {addr}: no answer in {within:?}")]
+    TcpTimeout {
+        /// Whom we dialled.
+        addr: SocketAddr,
+        /// The limit.
+        within: Duration,
+    },
+    /// The TLS handshake failed.
+    #[error("TLS with {addr}: {source}")]
+    Tls {
+        /// Whom we dialled.
+        addr: SocketAddr,
+        /// Why.
+        source: TlsError,
+    },
+    /// HTTP/2 failed: preface, SETTINGS, a reset, a connection that ended.
+    #[error("HTTP/2 with {addr}: {why}")]
+    Http2 {
+        /// Whom we dialled.
+        addr: SocketAddr,
+        /// Why.
+        why: String,
+        /// Whether another tunnel may be tried, as the peer did not process the request.
+        retry: bool,
+    },
+    /// The peer answered CONNECT with something other than 200.
+    #[error("http status: {status} from {addr}{}", hint(*status))]
+    Refused {
+        /// Whom we asked.
+        addr: SocketAddr,
+        /// The status.
+        status: u16,
+    },
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 => " (the destination's policy does not allow this identity)",
+        400 => " (the destination does not own this address, or the request is malformed)",
+        503 => " (the destination knows no such workload, or its application does not answer)",
+        _ => "",
+    }
+}
+
+impl ConnectError {
+    pub(super) fn http2(addr: SocketAddr, error: &h2::Error) -> Self {
+        let retry = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        Self::Http2 { addr, why: error.to_string(), retry }
+    }
+
+    pub(super) fn stalled(addr: SocketAddr, what: &str, within: Duration) -> Self {
+        Self::Http2 { addr, why: format!("no {what} in {within:?}"), retry: false }
+    }
+
+    /// What operators see for this failure.
+    #[must_use]
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            Self::Tcp { .. } => CloseReason::ConnectFailure,
+            Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
+            Self::Tls { source, .. } => source.close_reason(),
+            Self::Http2 { .. } => CloseReason::TunnelFailure,
+            Self::Refused { status: 401, .. } => CloseReason::PeerDenied,
+            Self::Refused { .. } => CloseReason::PeerRefused,
+        }
+    }
+}

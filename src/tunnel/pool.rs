@@ -1,0 +1,211 @@
+//! Tunnels that are shared by the connections of one pod, on one worker.
+//!
+//! A tunnel is keyed by the pod's own SVID, the identities accepted from the peer, and the
+//! peer's address: a rotated SVID means new tunnels, and no pod ever uses another's key, as
+//! each pod owns its pool. A dial is made once for all who wait for it, by a task of the
+//! pool, so a waiter that gives up harms nobody; its failure goes to all of them at once.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::watch;
+
+use super::{
+    ConnectError, TunnelConfig,
+    client::{Driver, StreamSlot, TunnelClient, Usage, drive},
+    connect::ConnectRequest,
+    stream::{TunnelSink, TunnelSource},
+};
+use crate::{
+    identity::{BundleSet, SpiffeId, X509Svid},
+    lifecycle::Tasks,
+    sys::{netns::Netns, sockets},
+    tls::{Connector, Peer, TlsError},
+};
+
+/// Where a tunnel goes, and who must be there.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Hop {
+    /// The peer's HBONE address.
+    pub addr: SocketAddr,
+    /// The identities that are accepted from it.
+    pub expect: Vec<SpiffeId>,
+}
+
+/// The pod's own identity at this moment, and whom it trusts.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Shown to the peer.
+    pub svid: Arc<X509Svid>,
+    /// What the peer's SVID is checked against.
+    pub bundles: Arc<BundleSet>,
+}
+
+#[derive(Clone, Eq, Hash, PartialEq)]
+struct Key {
+    own_serial: String,
+    hop: Hop,
+}
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
+enum State {
+    Dialling,
+    Up(TunnelClient),
+    Failed(ConnectError),
+}
+
+struct Entry {
+    state: watch::Receiver<State>,
+    usage: Arc<Usage>,
+}
+
+impl Entry {
+    fn has_room(&self, limit: usize) -> bool {
+        let alive =
+            !self.usage.closed.load(Relaxed) && !matches!(&*self.state.borrow(), State::Failed(_));
+        alive && self.usage.streams.load(Relaxed) < limit
+    }
+
+    fn is_over(&self) -> bool {
+        self.usage.closed.load(Relaxed) || matches!(&*self.state.borrow(), State::Failed(_))
+    }
+}
+
+/// The tunnels of one pod on one worker.
+pub struct Pool {
+    netns: Arc<Netns>,
+    config: TunnelConfig,
+    connector: Arc<Connector>,
+    entries: Mutex<HashMap<Key, Vec<Entry>>>,
+    tasks: Tasks,
+    dials: AtomicUsize,
+}
+
+impl Pool {
+    /// A pool that dials from inside `netns`; its tunnels live in `tasks`.
+    #[must_use]
+    pub fn new(netns: Arc<Netns>, config: TunnelConfig, tasks: Tasks) -> Self {
+        Self {
+            netns,
+            config,
+            connector: Arc::default(),
+            entries: Mutex::default(),
+            tasks,
+            dials: AtomicUsize::new(0),
+        }
+    }
+
+    /// Opens a stream to `hop`, on a tunnel that still has room or on a new one.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: the dial, the handshakes or the peer's answer. A request that the
+    /// peer provably did not process (GOAWAY, REFUSED_STREAM) is tried once more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets its own stream only; the tunnel stays usable.
+    pub async fn open(
+        &self,
+        own: &Own,
+        hop: &Hop,
+        request: &ConnectRequest,
+    ) -> Result<(TunnelSource, TunnelSink, Peer), ConnectError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (mut state, slot, usage) = self.tunnel(own, hop);
+            let settled = state.wait_for(|s| !matches!(s, State::Dialling)).await;
+            let client = match settled.map(|state| state.clone()) {
+                Ok(State::Up(client)) => client,
+                Ok(State::Failed(error)) => return Err(error),
+                Ok(State::Dialling) | Err(_) => {
+                    return Err(ConnectError::stalled(hop.addr, "tunnel", self.config.connect));
+                }
+            };
+            match client.open(request, slot, &self.config).await {
+                Ok((source, sink)) => return Ok((source, sink, client.peer)),
+                Err(ConnectError::Http2 { retry: true, .. }) if tries < 2 => {
+                    usage.closed.store(true, Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many tunnels were dialled so far.
+    #[must_use]
+    pub fn dials(&self) -> usize {
+        self.dials.load(Relaxed)
+    }
+
+    fn tunnel(&self, own: &Own, hop: &Hop) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
+        let key = Key { own_serial: own.svid.serial.clone(), hop: hop.clone() };
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() > 64 && !entries.contains_key(&key) {
+            entries.retain(|_, tunnels| {
+                tunnels.retain(|t| !t.is_over());
+                !tunnels.is_empty()
+            });
+        }
+        let tunnels = entries.entry(key).or_default();
+        tunnels.retain(|t| !t.is_over());
+        if let Some(entry) = tunnels.iter().find(|t| t.has_room(self.config.max_streams)) {
+            let slot = StreamSlot::take(&entry.usage);
+            return (entry.state.clone(), slot, Arc::clone(&entry.usage));
+        }
+        let usage = Arc::new(Usage::default());
+        let slot = StreamSlot::take(&usage);
+        let (say, state) = watch::channel(State::Dialling);
+        tunnels.push(Entry { state: state.clone(), usage: Arc::clone(&usage) });
+        self.dials.fetch_add(1, Relaxed);
+        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say);
+        (state, slot, usage)
+    }
+
+    fn spawn_dial(&self, own: Own, hop: Hop, usage: Arc<Usage>, say: watch::Sender<State>) {
+        let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
+        let connector = Arc::clone(&self.connector);
+        self.tasks.spawn(async move {
+            match dial(&netns, &connector, &own, &hop, &config, Arc::clone(&usage)).await {
+                Ok((client, driver)) => {
+                    say.send_replace(State::Up(client));
+                    // The pool's copy must not keep the connection alive once it is over.
+                    drive(driver, usage, config.idle).await;
+                }
+                Err(error) => {
+                    usage.closed.store(true, Relaxed);
+                    say.send_replace(State::Failed(error));
+                }
+            }
+        });
+    }
+}
+
+async fn dial(
+    netns: &Netns,
+    connector: &Connector,
+    own: &Own,
+    hop: &Hop,
+    config: &TunnelConfig,
+    usage: Arc<Usage>,
+) -> Result<(TunnelClient, Driver), ConnectError> {
+    let addr = hop.addr;
+    let tcp = sockets::outbound_socket(netns, addr);
+    let tcp = match tcp {
+        Ok(socket) => sockets::connect(socket, addr, config.connect).await,
+        Err(e) => Err(e),
+    };
+    let tcp = tcp.map_err(|e| match e.kind() {
+        std::io::ErrorKind::TimedOut => ConnectError::TcpTimeout { addr, within: config.connect },
+        _ => ConnectError::Tcp { addr, source: Arc::new(e) },
+    })?;
+    let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
+    let (tls, peer) = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
+    TunnelClient::handshake(tls, addr, peer, usage, config.http2).await
+}
