@@ -1,1 +1,12 @@
-//! (room to be filled)
+//! Files as written → values as used. All faults of a file are reported at once, each with
+//! its line, its key and a suggestion; a file with a fault changes nothing.
+
+mod fault;
+mod mesh_file;
+mod policies;
+mod reader;
+mod settings;
+
+pub use fault::{Fault, Faults, LoadError};
+pub use mesh_file::{CaConfig, Capture, Checked, load, parse};
+pub use settings::Settings;

@@ -1,0 +1,75 @@
+//! What is wrong with a file, and what would be right.
+
+use std::{fmt, io, path::PathBuf};
+
+use serde::Serialize;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Fault {
+    /// From 1.
+    pub line: usize,
+    /// From 1.
+    pub column: usize,
+    /// The path of keys, such as `workloads[0].addresses`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// All that is wrong with one file, in the order of its lines.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Faults {
+    /// The file as it was named.
+    pub file: String,
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.faults {
+            writeln!(f, "{}:{fault}", self.file)?;
+        }
+        let plural = if self.faults.len() == 1 { "" } else { "s" };
+        write!(f, "{} fault{plural} in {}", self.faults.len(), self.file)
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It could not be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is longer than anything sensible.
+    #[error("{path} has {size} bytes, the limit is {max}", path = path.display())]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// It has faults.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}

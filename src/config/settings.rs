@@ -1,0 +1,108 @@
+//! The optional sections of the mesh file, with their defaults.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::reader::Map;
+use crate::{observe::logging::LogFormat, tunnel::TunnelConfig};
+
+/// What is not about the mesh itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Admin endpoint; default `127.0.0.1:15000`.
+    pub admin: SocketAddr,
+    /// Metrics endpoint; default `[::]:15020`.
+    pub metrics: SocketAddr,
+    /// Readiness endpoint; default `[::]:15021`.
+    pub readiness: SocketAddr,
+    /// How long live connections may go on after SIGTERM; default 5 s.
+    pub drain: Duration,
+    /// How log lines look; default text.
+    pub log_format: LogFormat,
+    /// Data workers; default the larger of 2 and a quarter of the cores.
+    pub workers: usize,
+    /// A relay in which nothing moves ends after this; default never.
+    pub idle: Option<Duration>,
+    /// Limits and deadlines of tunnels.
+    pub tunnel: TunnelConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            admin: ([127, 0, 0, 1], 15000).into(),
+            metrics: ([0u16; 8], 15020).into(),
+            readiness: ([0u16; 8], 15021).into(),
+            drain: Duration::from_secs(5),
+            log_format: LogFormat::Text,
+            workers: (cores / 4).max(2),
+            idle: None,
+            tunnel: TunnelConfig::default(),
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn read(top: &Map<'_>) -> Self {
+        let mut settings = Self::default();
+        for (key, target, example) in [
+            ("admin", &mut settings.admin, "127.0.0.1:15000"),
+            ("metrics", &mut settings.metrics, "[::]:15020"),
+            ("readiness", &mut settings.readiness, "[::]:15021"),
+        ] {
+            let section = top.get(key).map(|item| item.map(&["address"]));
+            if let Some(addr) = section.and_then(|s| s.require("address")?.parse(example)) {
+                *target = addr;
+            }
+        }
+        if let Some(section) = top.get("drain").map(|item| item.map(&["deadline"])) {
+            settings.drain = section.require("deadline").and_then(|d| d.duration()).unwrap_or_default();
+        }
+        if let Some(section) = top.get("accessLog").map(|item| item.map(&["format"])) {
+            let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+            settings.log_format =
+                section.require("format").and_then(|f| f.word(&words)).unwrap_or_default();
+        }
+        if let Some(item) = top.get("workers") {
+            match item.parse::<usize>("2") {
+                Some(n) if (1..=256).contains(&n) => settings.workers = n,
+                Some(_) => item.fault("expected 1 to 256"),
+                None => {}
+            }
+        }
+        settings.read_tunnel(top);
+        settings
+    }
+
+    fn read_tunnel(&mut self, top: &Map<'_>) {
+        const TIMEOUTS: &[&str] = &["connect", "tls", "http2", "response", "idle"];
+        if let Some(section) = top.get("timeouts").map(|item| item.map(TIMEOUTS)) {
+            for (key, target) in [
+                ("connect", &mut self.tunnel.connect),
+                ("tls", &mut self.tunnel.tls),
+                ("http2", &mut self.tunnel.http2),
+                ("response", &mut self.tunnel.response),
+            ] {
+                let Some(item) = section.get(key) else { continue };
+                match item.duration() {
+                    Some(d) if d.is_zero() => item.fault("must be longer than nothing"),
+                    Some(d) => *target = d,
+                    None => {}
+                }
+            }
+            self.idle = section.get("idle").and_then(|i| i.duration()).filter(|d| !d.is_zero());
+        }
+        if let Some(section) = top.get("pool").map(|item| item.map(&["maxStreams", "idle"])) {
+            if let Some(item) = section.get("maxStreams") {
+                match item.parse::<usize>("100") {
+                    Some(n) if (1..=100_000).contains(&n) => self.tunnel.max_streams = n,
+                    Some(_) => item.fault("expected 1 to 100000"),
+                    None => {}
+                }
+            }
+            if let Some(idle) = section.get("idle").and_then(|i| i.duration()) {
+                self.tunnel.idle = idle;
+            }
+        }
+    }
+}
