@@ -93,7 +93,8 @@ impl<'a> Item<'a> {
             self.fault("expected a list, such as [a, b]");
             return Vec::new();
         };
-        let item = |(n, yaml)| Item { yaml, path: format!("{}[{n}]", self.path), notes: self.notes };
+        let item =
+            |(n, yaml)| Item { yaml, path: format!("{}[{n}]", self.path), notes: self.notes };
         items.iter().enumerate().map(item).collect()
     }
 

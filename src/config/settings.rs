@@ -56,7 +56,8 @@ impl Settings {
             }
         }
         if let Some(section) = top.get("drain").map(|item| item.map(&["deadline"])) {
-            settings.drain = section.require("deadline").and_then(|d| d.duration()).unwrap_or_default();
+            settings.drain =
+                section.require("deadline").and_then(|d| d.duration()).unwrap_or_default();
         }
         if let Some(section) = top.get("accessLog").map(|item| item.map(&["format"])) {
             let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];

@@ -1,0 +1,333 @@
+//! The mesh file: workloads, services, policies and how this process takes part.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Fault, Faults, LoadError, Settings, policies,
+    reader::{Item, Map, Notes, documents},
+};
+use crate::{
+    identity::{SpiffeId, TrustDomain},
+    mesh::{MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts, Workload},
+};
+
+/// The longest mesh file that is read, bytes.
+const MAX_FILE: u64 = 16 << 20;
+const MIN_LIFETIME: Duration = Duration::from_secs(10);
+const OWN_PORTS: [u16; 3] = [15001, 15006, 15008];
+
+/// Where SVIDs come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CaConfig {
+    /// The CA inside adit.
+    Embedded {
+        /// Where its root is kept.
+        dir: PathBuf,
+        /// How long an SVID is valid.
+        svid_lifetime: Duration,
+    },
+}
+
+/// Who redirects traffic to adit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Capture {
+    /// adit applies nft rules in each pod's namespace, and removes them when it stops.
+    Nft,
+    /// Somebody else does.
+    None,
+}
+
+/// A mesh file without faults.
+#[derive(Debug)]
+pub struct Checked {
+    /// The mesh.
+    pub snapshot: Snapshot,
+    /// Which node this process is.
+    pub node: Option<Arc<str>>,
+    /// Where SVIDs come from.
+    pub ca: CaConfig,
+    /// Who redirects.
+    pub capture: Capture,
+    /// Everything else.
+    pub settings: Settings,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Fault>,
+}
+
+impl Checked {
+    /// The workloads that this process carries, by uid.
+    #[must_use]
+    pub fn local_workloads(&self) -> Vec<Arc<Workload>> {
+        let here = |w: &&Arc<Workload>| {
+            w.protocol == Protocol::Hbone && (self.node.is_none() || w.node == self.node)
+        };
+        let mut local: Vec<_> = self.snapshot.workloads().filter(here).cloned().collect();
+        local.sort_by(|a, b| a.uid.cmp(&b.uid));
+        local
+    }
+}
+
+/// Reads and checks a file.
+///
+/// # Errors
+/// All faults at once.
+pub fn load(path: &Path) -> Result<Checked, LoadError> {
+    let read = |source| LoadError::Read { path: path.into(), source };
+    let size = std::fs::metadata(path).map_err(read)?.len();
+    if size > MAX_FILE {
+        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_FILE });
+    }
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    Ok(parse(&path.display().to_string(), &text)?)
+}
+
+/// Checks a text; `file` is its name in faults.
+///
+/// # Errors
+/// All faults at once.
+pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
+    let notes = Notes::default();
+    let whole = |faults| Faults { file: file.into(), faults };
+    let at_start = |message: &str| {
+        whole(vec![Fault { line: 1, column: 1, key: String::new(), message: message.into() }])
+    };
+    let documents = documents(text).map_err(|fault| whole(vec![fault]))?;
+    let [document] = documents.as_slice() else {
+        return Err(at_start(
+            "expected one YAML document with the mesh; policies go into its `policies` list",
+        ));
+    };
+    let checked = read(&Item::root(document, &notes));
+    let mut faults = notes.faults.into_inner();
+    faults.sort_by_key(|f| (f.line, f.column));
+    match checked {
+        Some(mut checked) if faults.is_empty() => {
+            checked.warnings = notes.warnings.into_inner();
+            Ok(checked)
+        }
+        _ if faults.is_empty() => Err(at_start("incomplete")),
+        _ => Err(whole(faults)),
+    }
+}
+
+fn read(root: &Item<'_>) -> Option<Checked> {
+    let top = root.map(&[
+        "trustDomain",
+        "node",
+        "mtls",
+        "ca",
+        "capture",
+        "workloads",
+        "services",
+        "policies",
+        "admin",
+        "metrics",
+        "readiness",
+        "drain",
+        "accessLog",
+        "workers",
+        "timeouts",
+        "pool",
+    ]);
+    let trust_domain = top.require("trustDomain").and_then(|t| t.parse("cluster.local"));
+    let node: Option<Arc<str>> = top.get("node").and_then(|n| n.text()).map(Into::into);
+    let modes = [("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive)];
+    let mtls = top.get("mtls").and_then(|m| m.word(&modes)).unwrap_or_default();
+    let ca = top.require("ca").and_then(|ca| read_ca(&ca));
+    let rules = [("nft", Capture::Nft), ("none", Capture::None)];
+    let capture = top.get("capture").and_then(|c| c.map(&["rules"]).require("rules")?.word(&rules));
+    let settings = Settings::read(&top);
+    let any: TrustDomain = "invalid".parse().ok()?;
+    let domain = trust_domain.clone().unwrap_or(any);
+    let mut taken = HashMap::new();
+    let workloads = read_workloads(&top, &domain, &mut taken);
+    let services = read_services(&top, &workloads, &mut taken);
+    let items = top.list("policies");
+    let policies: Vec<_> =
+        items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
+    check_node(&top, node.as_deref(), &workloads);
+    let mut names = BTreeSet::new();
+    for (policy, item) in &policies {
+        if !names.insert(policy.key()) {
+            item.fault(format!("there is already a policy {}", policy.key()));
+        }
+        if !workloads.iter().any(|w| policy.applies_to(&w.namespace, &w.labels)) {
+            item.warn(format!("policy {} applies to no workload of this file", policy.key()));
+        }
+    }
+    let policies = policies.into_iter().map(|(policy, _)| policy).collect();
+    let trust_domain = trust_domain?;
+    let parts = SnapshotParts { trust_domain, mtls, workloads, services, policies };
+    Some(Checked {
+        snapshot: Snapshot::build(parts),
+        node,
+        ca: ca?,
+        capture: capture.unwrap_or(Capture::None),
+        settings,
+        warnings: Vec::new(),
+    })
+}
+
+fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
+    let nodes: BTreeSet<&str> = workloads.iter().filter_map(|w| w.node.as_deref()).collect();
+    match (node, top.get("node")) {
+        (None, None) if nodes.len() > 1 => top.of.fault(format!(
+            "node is missing: workloads are on several ({}), say which one this process is",
+            nodes.into_iter().collect::<Vec<_>>().join(", ")
+        )),
+        (Some(node), Some(item)) if !nodes.contains(node) => {
+            item.warn(format!("no workload is on node {node}"));
+        }
+        _ => {}
+    }
+}
+
+fn read_ca(item: &Item<'_>) -> Option<CaConfig> {
+    const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod"];
+    let ca = item.map(SOURCES);
+    for other in &SOURCES[1..] {
+        if let Some(item) = ca.get(other) {
+            item.fault("this source is not built yet; use embedded");
+        }
+    }
+    let embedded = ca.require("embedded")?.map(&["dir", "svidLifetime"]);
+    let dir = embedded.require("dir")?.text()?.into();
+    let hour = Duration::from_secs(3600);
+    let lifetime = embedded.get("svidLifetime");
+    let svid_lifetime = lifetime.as_ref().map_or(Some(hour), |l| l.duration())?;
+    if let Some(item) = lifetime.filter(|_| svid_lifetime < MIN_LIFETIME) {
+        item.fault("must be at least 10s: half of it is the time to renew");
+    }
+    Some(CaConfig::Embedded { dir, svid_lifetime })
+}
+
+type Taken = HashMap<IpAddr, String>;
+
+fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
+    let mut all = Vec::new();
+    for item in map.list("addresses") {
+        let Some(ip) = item.parse::<IpAddr>("10.77.0.1 or fd77::1") else { continue };
+        match taken.insert(ip, owner.into()) {
+            Some(other) => item.fault(format!("{ip} is already an address of {other}")),
+            None => all.push(ip),
+        }
+    }
+    all
+}
+
+fn read_workloads(top: &Map<'_>, domain: &TrustDomain, taken: &mut Taken) -> Vec<Workload> {
+    let mut uids = BTreeSet::new();
+    let mut all = Vec::new();
+    for item in top.list("workloads") {
+        let map = item.map(&[
+            "name",
+            "namespace",
+            "serviceAccount",
+            "addresses",
+            "node",
+            "netns",
+            "labels",
+            "protocol",
+        ]);
+        let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
+        let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
+        let (Some(namespace), Some(account)) =
+            (or_default("namespace"), or_default("serviceAccount"))
+        else {
+            continue;
+        };
+        let uid = format!("{namespace}/{name}");
+        if !uids.insert(uid.clone()) {
+            item.fault(format!("there is already a workload {uid}"));
+        }
+        let id = match SpiffeId::for_service_account(domain, &namespace, &account) {
+            Ok(id) => id,
+            Err(e) => {
+                item.fault(format!("namespace and serviceAccount make no SPIFFE ID: {e}"));
+                continue;
+            }
+        };
+        let addresses = addresses(&map, &format!("workload {uid}"), taken);
+        if addresses.is_empty() {
+            item.fault("addresses is missing: at least one IP address of the pod");
+        }
+        let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
+        all.push(Workload {
+            uid: uid.into(),
+            name: name.into(),
+            namespace: namespace.into(),
+            service_account: account.into(),
+            id,
+            addresses,
+            node: map.get("node").and_then(|n| n.text()).map(Into::into),
+            labels: map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect(),
+            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
+            netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
+        });
+    }
+    all
+}
+
+fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Vec<Service> {
+    let mut names = BTreeSet::new();
+    let mut all = Vec::new();
+    for item in top.list("services") {
+        let map = item.map(&["hostname", "namespace", "addresses", "ports", "workloads"]);
+        let Some(hostname) = map.require("hostname").and_then(|h| h.text()) else { continue };
+        if !names.insert(hostname.clone()) {
+            item.fault(format!("there is already a service {hostname}"));
+        }
+        let by_name = hostname.split('.').nth(1).unwrap_or("default").to_owned();
+        let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
+        let addresses = addresses(&map, &format!("service {hostname}"), taken);
+        let behind = map.list("workloads").iter().filter_map(|w| reference(w, workloads)).collect();
+        let ports = map.list("ports").iter().filter_map(service_port).collect();
+        all.push(Service {
+            hostname: hostname.to_ascii_lowercase().into(),
+            namespace: namespace.into(),
+            addresses,
+            ports,
+            workloads: behind,
+        });
+    }
+    all
+}
+
+fn reference(item: &Item<'_>, workloads: &[Workload]) -> Option<Arc<str>> {
+    let uid = item.text()?;
+    if let Some(found) = workloads.iter().find(|w| *w.uid == *uid) {
+        return Some(found.uid.clone());
+    }
+    let near = workloads
+        .iter()
+        .map(|w| (strsim::damerau_levenshtein(&uid, &w.uid), &w.uid))
+        .min()
+        .map_or(String::new(), |(_, near)| format!("; did you mean {near}?"));
+    item.fault(format!("there is no workload {uid}{near}"));
+    None
+}
+
+fn service_port(item: &Item<'_>) -> Option<ServicePort> {
+    let map = item.map(&["port", "targetPort", "name", "protocol"]);
+    let read = |item: &Item<'_>| {
+        let port = item.parse::<u16>("5432")?;
+        match port {
+            0 => item.fault("port 0 does not exist"),
+            p if OWN_PORTS.contains(&p) => item.fault(format!("port {p} is adit's own")),
+            _ => return Some(port),
+        }
+        None
+    };
+    let port = read(&map.require("port")?)?;
+    let target_port = map.get("targetPort").map_or(Some(port), |t| read(&t))?;
+    Some(ServicePort { port, target_port })
+}
+
+#[cfg(test)]
+mod tests;

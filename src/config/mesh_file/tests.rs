@@ -1,0 +1,109 @@
+use super::*;
+
+const EXAMPLE: &str = "
+trustDomain: cluster.local
+node: node-a
+mtls: strict
+ca:
+  embedded: { dir: /var/lib/adit/ca, svidLifetime: 1h }
+capture: { rules: nft }
+workloads:
+- { name: web, namespace: shop, serviceAccount: web, addresses: [10.77.0.1], node: node-a, netns: shop-web }
+- { name: db,  namespace: shop, serviceAccount: db,  addresses: [10.77.0.2], node: node-b, labels: { app: db } }
+- { name: old, namespace: shop, addresses: [10.77.0.9], protocol: tcp }
+services:
+- hostname: db.shop.svc.cluster.local
+  addresses: [10.96.0.10]
+  ports: [{ port: 5432, targetPort: 5432 }]
+  workloads: [shop/db]
+policies:
+- metadata: { name: db-from-web, namespace: shop }
+  spec:
+    selector: { matchLabels: { app: db } }
+    action: ALLOW
+    rules:
+    - from: [{ source: { principals: [cluster.local/ns/shop/sa/web] } }]
+      to: [{ operation: { ports: [\"5432\"] } }]
+";
+
+#[test]
+fn the_example_of_the_design_is_legal() {
+    let checked = parse("mesh.yaml", EXAMPLE).unwrap();
+    let local: Vec<_> = checked.local_workloads().iter().map(|w| w.uid.to_string()).collect();
+    assert_eq!((local, checked.warnings), (vec!["shop/web".to_owned()], vec![]));
+    assert_eq!(checked.capture, Capture::Nft);
+    assert!(!checked.snapshot.rules("shop/db").is_empty());
+    assert!(checked.snapshot.rules("shop/web").is_empty());
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_line_key_and_suggestion() {
+    let text = "
+trustDomain: Cluster.Local
+mtls: strickt
+ca: { istiod: {} }
+capture: { rules: iptables }
+workloads:
+- { name: web, adresses: [10.0.0.1] }
+- { name: db, addresses: [10.0.0.300, 10.0.0.2, 10.0.0.2] }
+services:
+- hostname: db.shop.svc
+  ports: [{ port: 15008 }]
+  workloads: [default/dc]
+policies:
+- metadata: { name: p }
+  spec:
+    action: AUDIT
+- metadata: { name: q }
+  spec:
+    rules:
+    - from: [{ source: { principals: [spiffe://cluster.local/ns/a/sa/b] } }]
+      to: [{ operation: { methods: [GET] } }]
+";
+    let faults = parse("mesh.yaml", text).unwrap_err().to_string();
+    for expected in [
+        "mesh.yaml:2:14: trustDomain:",
+        "3:7: mtls: \"strickt\" is none of strict, permissive; did you mean strict?",
+        "4:15: ca.istiod: this source is not built yet",
+        "5:19: capture.rules:",
+        "7:16: workloads[0].adresses: unknown key; did you mean addresses?",
+        "8:28: workloads[1].addresses[0]: \"10.0.0.300\":",
+        "is already an address of workload default/db",
+        "11:19: services[0].ports[0].port: port 15008 is adit's own",
+        "there is no workload default/dc; did you mean default/db?",
+        "\"AUDIT\" is none of ALLOW, DENY",
+        "without spiffe://; did you mean cluster.local/ns/a/sa/b?",
+        "policies[1].spec.rules[0].to[0].operation.methods: is about HTTP (L7)",
+    ] {
+        assert!(faults.contains(expected), "{expected}\nis not in\n{faults}");
+    }
+}
+
+#[test]
+fn what_is_not_yaml_or_not_a_mesh_says_so() {
+    for (text, expected) in [
+        ("", "expected one YAML document"),
+        ("a: [", "not YAML"),
+        ("[]", "expected a mapping"),
+        ("trustDomain: td\ntrustDomain: td", "uplicate"),
+    ] {
+        let faults = parse("f", text).unwrap_err().to_string();
+        assert!(faults.contains(expected), "{text:?}: {faults}");
+    }
+}
+
+#[test]
+fn several_nodes_need_a_name_for_this_one() {
+    let text = EXAMPLE.replace("node: node-a\nmtls", "mtls");
+    assert!(parse("f", &text).unwrap_err().to_string().contains("node is missing"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,200}", at in 0usize..900, byte in "[ -~\n]") {
+        let _ = parse("f", &text);
+        let mut mutated = EXAMPLE.to_owned();
+        mutated.insert_str(at.min(EXAMPLE.len()), &byte);
+        let _ = parse("f", &mutated);
+    }
+}

@@ -1,0 +1,214 @@
+//! Istio `AuthorizationPolicy` documents, L4 fields. A field of HTTP is a fault that says
+//! what adit does instead: reading it as absent would widen what it protects.
+
+use super::reader::{Item, Map};
+use crate::policy::{
+    Action, Condition, FieldMatch, Operation, Policy, Rule, Scope, ServiceAccountMatch, Source,
+    StringMatch,
+};
+
+/// Policies of this namespace without a selector are about the whole mesh.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+const SOURCE: &[&str] = &[
+    "principals",
+    "notPrincipals",
+    "namespaces",
+    "notNamespaces",
+    "serviceAccounts",
+    "notServiceAccounts",
+    "ipBlocks",
+    "notIpBlocks",
+    "requestPrincipals",
+    "notRequestPrincipals",
+    "remoteIpBlocks",
+    "notRemoteIpBlocks",
+];
+const OPERATION: &[&str] =
+    &["ports", "notPorts", "hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
+
+fn refuse_l7(map: &Map<'_>, l7: &[&str]) {
+    for key in l7 {
+        if let Some(item) = map.get(key) {
+            item.fault(
+                "is about HTTP (L7), and adit does not look into connections (L4): use \
+                 principals, namespaces, serviceAccounts, ipBlocks and ports here, and put \
+                 this rule on a waypoint or gateway",
+            );
+        }
+    }
+}
+
+/// Reads one document of the `policies` list.
+pub(super) fn read(item: &Item<'_>) -> Option<Policy> {
+    let top = item.map(&["apiVersion", "kind", "metadata", "spec"]);
+    if let Some(kind) = top.get("kind") {
+        kind.word(&[("AuthorizationPolicy", ())]);
+    }
+    if let Some(version) = top.get("apiVersion") {
+        version.word(&[("security.istio.io/v1", ()), ("security.istio.io/v1beta1", ())]);
+    }
+    let metadata = top.require("metadata")?.map(&[
+        "name",
+        "namespace",
+        "annotations",
+        "labels",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+    ]);
+    let name = metadata.require("name")?.text()?;
+    let namespace = metadata.get("namespace").map_or(Some("default".into()), |n| n.text())?;
+    let annotations = metadata.get("annotations").map(|a| a.texts()).unwrap_or_default();
+    let dry_run = annotations.iter().any(|(k, v)| k == "istio.io/dry-run" && v == "true");
+    let spec = top.require("spec")?.map(&[
+        "selector",
+        "action",
+        "rules",
+        "targetRef",
+        "targetRefs",
+        "provider",
+    ]);
+    for key in ["targetRef", "targetRefs", "provider"] {
+        if let Some(item) = spec.get(key) {
+            item.fault("is for waypoints and extension providers; select workloads with selector.matchLabels");
+        }
+    }
+    let actions = [("ALLOW", Action::Allow), ("DENY", Action::Deny)];
+    let action = spec.get("action").map_or(Some(Action::Allow), |a| a.word(&actions))?;
+    let scope = match spec.get("selector") {
+        Some(selector) => {
+            let labels = selector.map(&["matchLabels"]).require("matchLabels")?.texts();
+            let everywhere = namespace == ROOT_NAMESPACE;
+            Scope::Selector { labels: labels.into_iter().collect(), everywhere }
+        }
+        None if namespace == ROOT_NAMESPACE => Scope::Global,
+        None => Scope::Namespace,
+    };
+    let rules = spec.list("rules").iter().map(|r| rule(r, &namespace)).collect();
+    Some(Policy { name, namespace, scope, action, dry_run, rules })
+}
+
+fn rule(item: &Item<'_>, namespace: &str) -> Rule {
+    let map = item.map(&["from", "to", "when"]);
+    Rule {
+        from: map.list("from").iter().filter_map(|f| source(f, namespace)).collect(),
+        to: map.list("to").iter().filter_map(operation).collect(),
+        when: map.list("when").iter().filter_map(|w| condition(w, namespace)).collect(),
+    }
+}
+
+fn source(item: &Item<'_>, namespace: &str) -> Option<Source> {
+    let source = item.map(&["source"]).require("source")?;
+    let map = source.map(SOURCE);
+    refuse_l7(&map, &SOURCE[8..]);
+    let read = Source {
+        principals: field(&map, "principals", "notPrincipals", principal),
+        namespaces: field(&map, "namespaces", "notNamespaces", text),
+        service_accounts: field(&map, "serviceAccounts", "notServiceAccounts", |i| {
+            account(i, namespace)
+        }),
+        ip_blocks: field(&map, "ipBlocks", "notIpBlocks", block),
+    };
+    if read.is_empty() {
+        source.fault("an empty source matches nobody; leave `from` out to mean everybody");
+    }
+    Some(read)
+}
+
+fn operation(item: &Item<'_>) -> Option<Operation> {
+    let operation = item.map(&["operation"]).require("operation")?;
+    let map = operation.map(OPERATION);
+    refuse_l7(&map, &OPERATION[2..]);
+    let read = Operation { ports: field(&map, "ports", "notPorts", port) };
+    if read.ports.is_empty() {
+        operation.fault("an empty operation matches nothing; leave `to` out to mean every port");
+    }
+    Some(read)
+}
+
+fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
+    let map = item.map(&["key", "values", "notValues"]);
+    let key = map.require("key")?;
+    let (yes, no) = ("values", "notValues");
+    let account = |i: &Item<'_>| account(i, namespace);
+    Some(match key.text()?.as_str() {
+        "source.ip" => Condition::SourceIp(field(&map, yes, no, block)),
+        "source.namespace" => Condition::SourceNamespace(field(&map, yes, no, text)),
+        "source.principal" => Condition::SourcePrincipal(field(&map, yes, no, principal)),
+        "source.serviceAccount" => Condition::SourceServiceAccount(field(&map, yes, no, account)),
+        "destination.ip" => Condition::DestinationIp(field(&map, yes, no, block)),
+        "destination.port" => Condition::DestinationPort(field(&map, yes, no, port)),
+        other => {
+            key.fault(format!(
+                "{other:?} is not an L4 condition; adit knows source.ip, source.namespace, \
+                 source.principal, source.serviceAccount, destination.ip, destination.port"
+            ));
+            return None;
+        }
+    })
+}
+
+fn field<T>(
+    map: &Map<'_>,
+    yes: &str,
+    no: &str,
+    one: impl Fn(&Item<'_>) -> Option<T>,
+) -> FieldMatch<T> {
+    let read = |key: &str| map.list(key).iter().filter_map(&one).collect();
+    for key in [yes, no] {
+        if let Some(item) = map.get(key).filter(|i| i.list().is_empty()) {
+            item.fault("is empty; leave it out, or name what is meant");
+        }
+    }
+    FieldMatch { any: read(yes), none: read(no) }
+}
+
+fn text(item: &Item<'_>) -> Option<StringMatch> {
+    let text = item.text()?;
+    let read = StringMatch::parse(&text);
+    if read.is_none() {
+        item.fault(format!("{text:?}: a * may stand only at the beginning or at the end"));
+    }
+    read
+}
+
+fn principal(item: &Item<'_>) -> Option<StringMatch> {
+    let said = item.text()?;
+    if let Some(rest) = said.strip_prefix("spiffe://") {
+        item.fault(format!("principals are written without spiffe://; did you mean {rest}?"));
+        return None;
+    }
+    if !said.contains(['/', '*']) {
+        item.fault(format!("{said:?} is no principal; for example cluster.local/ns/shop/sa/web"));
+        return None;
+    }
+    text(item)
+}
+
+fn account(item: &Item<'_>, own: &str) -> Option<ServiceAccountMatch> {
+    let text = item.text()?;
+    let (namespace, account) = text.split_once('/').unwrap_or((own, &text));
+    if namespace.is_empty() || account.is_empty() || account.contains('/') || text.contains('*') {
+        item.fault(format!("{text:?} is none of: account, namespace/account"));
+        return None;
+    }
+    Some(ServiceAccountMatch { namespace: namespace.into(), account: account.into() })
+}
+
+fn block(item: &Item<'_>) -> Option<ipnet::IpNet> {
+    let text = item.text()?;
+    let address = text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from).ok();
+    address.or_else(|| item.parse("10.0.0.0/8 or 10.1.2.3"))
+}
+
+fn port(item: &Item<'_>) -> Option<u16> {
+    item.parse::<u16>("\"5432\"").filter(|p| {
+        let legal = *p != 0;
+        if !legal {
+            item.fault("port 0 does not exist");
+        }
+        legal
+    })
+}
