@@ -1,1 +1,218 @@
-//! (room to be filled)
+//! What operators see, over plain HTTP/1.1: admin on loopback, metrics and readiness on all
+//! addresses. Bodies are built on the control thread; nothing here delays a connection.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{config::Settings, lifecycle::Tasks, node::Node, observe::logging::Logging};
+
+/// What the endpoints show.
+pub struct State {
+    node: Arc<Node>,
+    logging: Logging,
+    readiness: Mutex<Readiness>,
+}
+
+#[derive(Default)]
+struct Readiness {
+    loaded: bool,
+    draining: bool,
+    pending: Vec<String>,
+}
+
+impl State {
+    /// Not ready yet.
+    #[must_use]
+    pub fn new(node: Arc<Node>, logging: Logging) -> Self {
+        Self { node, logging, readiness: Mutex::default() }
+    }
+
+    /// The configuration is in force.
+    pub fn set_loaded(&self) {
+        self.ready(|r| r.loaded = true);
+    }
+
+    /// The process is stopping.
+    pub fn set_draining(&self) {
+        self.ready(|r| r.draining = true);
+    }
+
+    /// Pods that could not be started.
+    pub fn set_pending(&self, pending: Vec<String>) {
+        self.ready(|r| r.pending = pending);
+    }
+
+    /// Whether any pod could not be started.
+    #[must_use]
+    pub fn pending(&self) -> bool {
+        self.ready(|r| !r.pending.is_empty())
+    }
+
+    fn ready<T>(&self, look: impl FnOnce(&mut Readiness) -> T) -> T {
+        look(&mut self.readiness.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Admin,
+    Metrics,
+    Readiness,
+}
+
+/// Binds the three endpoints and serves them in `tasks`.
+///
+/// # Errors
+/// An address that cannot be bound.
+pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
+    for (addr, endpoint, name) in [
+        (settings.admin, Endpoint::Admin, "admin"),
+        (settings.metrics, Endpoint::Metrics, "metrics"),
+        (settings.readiness, Endpoint::Readiness, "readiness"),
+    ] {
+        let listener = bind(addr).await.with_context(|| format!("{name} endpoint on {addr}"))?;
+        let (state, conns) = (Arc::clone(state), tasks.child());
+        tasks.spawn(async move { accept(listener, state, endpoint, conns).await });
+    }
+    Ok(())
+}
+
+async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(addr).await {
+        Err(_) if addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind(("0.0.0.0", addr.port())).await
+        }
+        bound => bound,
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let state = Arc::clone(&state);
+        conns.spawn(async move {
+            let service = service_fn(|request| {
+                let state = Arc::clone(&state);
+                async move { Ok::<_, Infallible>(route(&state, endpoint, &request)) }
+            });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(2))
+                .max_buf_size(8192);
+            // A client that goes away in the middle concerns nobody.
+            let _ = http.serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answer {
+    match (endpoint, request.uri().path()) {
+        (Endpoint::Readiness, "/healthz/ready") => readiness(state),
+        (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => {
+            let live = &state.node.telemetry.live;
+            let text = state.node.telemetry.metrics.render(live);
+            answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+        }
+        (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX.into()),
+        (Endpoint::Admin, "/config_dump") => {
+            let mut dump = state.node.mesh.load().dump();
+            dump["certificates"] = json!(state.node.svids.statuses());
+            dump["version"] = json!({ "version": env!("CARGO_PKG_VERSION") });
+            json_answer(&dump)
+        }
+        (Endpoint::Admin, "/connections") => json_answer(&state.node.telemetry.live.to_json()),
+        (Endpoint::Admin, "/certs") => json_answer(&json!(state.node.svids.statuses())),
+        (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
+        (Endpoint::Admin, "/logging") => logging(state, request),
+        _ => text(StatusCode::NOT_FOUND, "no such page; see /\n".into()),
+    }
+}
+
+const INDEX: &str = "adit admin\n\
+  GET  /config_dump           the mesh in force\n\
+  GET  /connections           open connections\n\
+  GET  /certs                 own SVIDs: state, expiry, next renewal, last error\n\
+  POST /certs/rotate?id=ID    renew one SVID now\n\
+  GET  /logging               the log filter in force\n\
+  POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
+
+fn readiness(state: &State) -> Answer {
+    let waiting = state.ready(|r| match (r.draining, r.loaded, r.pending.is_empty()) {
+        (true, ..) => Some("draining".to_owned()),
+        (_, false, _) => Some("configuration".to_owned()),
+        (_, _, false) => Some(r.pending.join("; ")),
+        _ => None,
+    });
+    match waiting {
+        None => text(StatusCode::OK, "ready\n".into()),
+        Some(what) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {what}\n"))
+        }
+    }
+}
+
+fn query<'a>(request: &'a Request<Incoming>, key: &str) -> Option<&'a str> {
+    let pairs = request.uri().query()?.split('&');
+    pairs.filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v)
+}
+
+fn post_only(request: &Request<Incoming>) -> Option<Answer> {
+    let refused = || text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".into());
+    (request.method() != Method::POST).then(refused)
+}
+
+fn rotate(state: &State, request: &Request<Incoming>) -> Answer {
+    if let Some(refused) = post_only(request) {
+        return refused;
+    }
+    let id = query(request, "id").and_then(|id| id.parse().ok());
+    match id.map(|id| state.node.svids.rotate_now(&id)) {
+        Some(true) => text(StatusCode::OK, "renewing\n".into()),
+        Some(false) => text(StatusCode::NOT_FOUND, "not an identity of this node\n".into()),
+        None => text(StatusCode::BAD_REQUEST, "?id= must be a SPIFFE ID\n".into()),
+    }
+}
+
+fn logging(state: &State, request: &Request<Incoming>) -> Answer {
+    let Some(level) = query(request, "level").filter(|_| request.method() == Method::POST) else {
+        return text(StatusCode::OK, format!("{}\n", state.logging.filter()));
+    };
+    match state.logging.set_filter(level) {
+        Ok(()) => text(StatusCode::OK, format!("{}\n", state.logging.filter())),
+        Err(e) => text(StatusCode::BAD_REQUEST, format!("{level:?}: {e}\n")),
+    }
+}
+
+fn json_answer(value: &serde_json::Value) -> Answer {
+    answer(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    let kind = http::HeaderValue::from_static(kind);
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

@@ -1,1 +1,6 @@
-//! (room to be filled)
+//! The composition root: the only room that knows every other.
+
+mod carrier;
+mod run;
+
+pub use run::{RunError, run};

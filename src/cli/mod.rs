@@ -1,1 +1,86 @@
-//! (room to be filled)
+//! Subcommands, their help and exit codes.
+
+mod check;
+mod redirect;
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// It did what was asked.
+pub const OK: u8 = 0;
+/// It ran, and failed.
+pub const FAILED: u8 = 1;
+/// The command line is wrong (clap's own code).
+pub const USAGE: u8 = 2;
+/// The mesh file has faults.
+pub const BAD_CONFIG: u8 = 3;
+
+/// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
+#[derive(Debug, Parser)]
+#[command(
+    name = "adit",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the mesh file has faults"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Carry the pods of a mesh file until SIGTERM
+    #[command(
+        after_help = "Example:\n  adit run -c /etc/adit/mesh.yaml\n\nNeeds CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad edit\nis logged and changes nothing. RUST_LOG sets the log filter."
+    )]
+    Run {
+        /// The mesh file
+        #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
+        config: PathBuf,
+    },
+    /// Check a mesh file without running it
+    Check(check::CheckArgs),
+    /// Apply, remove or show the capture rules of one network namespace
+    Redirect(redirect::RedirectArgs),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Parses the command line and does what it says; returns the exit code.
+#[must_use]
+pub fn main() -> u8 {
+    match Cli::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check(args) => check::run(&args),
+        Command::Redirect(args) => redirect::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
+            OK
+        }
+        Command::Version => {
+            println!("adit {}", env!("CARGO_PKG_VERSION"));
+            OK
+        }
+    }
+}
+
+fn run(config: &std::path::Path) -> u8 {
+    match crate::app::run(config) {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("{error}");
+            match error {
+                crate::app::RunError::Config(_) => BAD_CONFIG,
+                crate::app::RunError::Start(_) => FAILED,
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use super::{BundleSet, SpiffeId, SvidError, x509::parse_leaf};
 
 /// The longest chain that is looked at, leaf included.
-pub const MAX_CHAIN: usize = 8;
+pub(super) const MAX_CHAIN: usize = 8;
 
 /// What the peer's certificate is used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

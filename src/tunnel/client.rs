@@ -32,7 +32,6 @@ pub(super) struct TunnelClient {
     send: SendRequest<Bytes>,
     addr: SocketAddr,
     pub(super) peer: Peer,
-    usage: Arc<Usage>,
 }
 
 /// How much a tunnel is used; shared by the pool, the streams and the driver.
@@ -68,7 +67,6 @@ impl TunnelClient {
         tls: TlsStream<TcpStream>,
         addr: SocketAddr,
         peer: Peer,
-        usage: Arc<Usage>,
         within: Duration,
     ) -> Result<(Self, Driver), ConnectError> {
         let mut builder = Builder::new();
@@ -85,7 +83,7 @@ impl TunnelClient {
         let (send, driver) = spoken
             .map_err(|_| ConnectError::stalled(addr, "HTTP/2 preface", within))?
             .map_err(|e| ConnectError::http2(addr, &e))?;
-        Ok((Self { send, addr, peer, usage }, driver))
+        Ok((Self { send, addr, peer }, driver))
     }
 
     /// Opens one stream and waits for the answer.

@@ -172,7 +172,7 @@ impl Pool {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
         let connector = Arc::clone(&self.connector);
         self.tasks.spawn(async move {
-            match dial(&netns, &connector, &own, &hop, &config, Arc::clone(&usage)).await {
+            match dial(&netns, &connector, &own, &hop, &config).await {
                 Ok((client, driver)) => {
                     say.send_replace(State::Up(client));
                     // The pool's copy must not keep the connection alive once it is over.
@@ -193,7 +193,6 @@ async fn dial(
     own: &Own,
     hop: &Hop,
     config: &TunnelConfig,
-    usage: Arc<Usage>,
 ) -> Result<(TunnelClient, Driver), ConnectError> {
     let addr = hop.addr;
     let tcp = sockets::outbound_socket(netns, addr);
@@ -207,5 +206,5 @@ async fn dial(
     })?;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let (tls, peer) = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
-    TunnelClient::handshake(tls, addr, peer, usage, config.http2).await
+    TunnelClient::handshake(tls, addr, peer, config.http2).await
 }

@@ -1,0 +1,111 @@
+//! Which pods are carried: makes the running pods those of the configuration.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    config::Capture,
+    mesh::Workload,
+    node::{Node, Pod, capture},
+    sys::netns::Netns,
+};
+
+/// One pod, with what it was started from.
+struct Carried {
+    pod: Arc<Pod>,
+    workload: Arc<Workload>,
+    captured: bool,
+}
+
+/// The pods of this process.
+pub(super) struct Carrier {
+    node: Arc<Node>,
+    pods: Mutex<HashMap<Arc<str>, Carried>>,
+}
+
+impl Carrier {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node, pods: Mutex::default() }
+    }
+
+    /// Starts what is missing, stops what is gone or has moved to another namespace or
+    /// identity. Returns what could not be started, which a later call tries again.
+    pub(super) async fn reconcile(
+        &self,
+        wanted: &[Arc<Workload>],
+        rules: Capture,
+        grace: Duration,
+    ) -> Vec<String> {
+        let same = |a: &Workload, b: &Workload| a.netns == b.netns && a.id == b.id;
+        let gone: Vec<Arc<str>> = self.with(|pods| {
+            let stays = |c: &Carried| {
+                wanted.iter().any(|w| w.uid == c.workload.uid && same(w, &c.workload))
+            };
+            pods.values().filter(|c| !stays(c)).map(|c| c.workload.uid.clone()).collect()
+        });
+        for uid in gone {
+            self.stop(&uid, grace).await;
+        }
+        let mut failed = Vec::new();
+        for workload in wanted {
+            if self.with(|pods| pods.contains_key(&workload.uid)) {
+                continue;
+            }
+            self.node.svids.watch(&workload.id);
+            match start(&self.node, workload, rules) {
+                Ok(carried) => {
+                    tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
+                    self.with(|pods| pods.insert(workload.uid.clone(), carried));
+                }
+                Err(error) => failed.push(format!("pod {}: {error}", workload.uid)),
+            }
+        }
+        for id in self.node.svids.identities() {
+            if !wanted.iter().any(|w| w.id == id) {
+                self.node.svids.forget(&id);
+            }
+        }
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.node.telemetry.metrics.pods.set(count(self.with(|pods| pods.len())));
+        self.node.telemetry.metrics.pods_pending.set(count(failed.len()));
+        failed
+    }
+
+    /// Stops all pods side by side.
+    pub(super) async fn stop_all(&self, grace: Duration) {
+        let uids: Vec<_> = self.with(|pods| pods.keys().cloned().collect());
+        futures_util::future::join_all(uids.iter().map(|uid| self.stop(uid, grace))).await;
+    }
+
+    async fn stop(&self, uid: &str, grace: Duration) {
+        let Some(carried) = self.with(|pods| pods.remove(uid)) else { return };
+        let cut = carried.pod.stop(&self.node, grace).await;
+        if carried.captured
+            && let Err(error) = capture::remove(&carried.pod.netns)
+        {
+            tracing::warn!(workload = uid, %error, "capture rules not removed");
+        }
+        tracing::info!(workload = uid, connections_cut = cut, "pod released");
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Carried>) -> T) -> T {
+        look(&mut self.pods.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Listens first and redirects then, so that no captured connection is refused.
+fn start(node: &Arc<Node>, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
+    let open = || match &workload.netns {
+        Some(netns) => Netns::open(&netns.path()),
+        None => Netns::current(),
+    };
+    let pod = Pod::start(node, workload, open()?)?;
+    let captured = rules == Capture::Nft;
+    if captured {
+        capture::apply(&pod.netns)?;
+    }
+    Ok(Carried { pod, workload: Arc::clone(workload), captured })
+}

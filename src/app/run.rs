@@ -1,0 +1,220 @@
+//! `adit run`: a mesh from one file, until SIGTERM.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::{Builder, Handle},
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::carrier::Carrier;
+use crate::{
+    admin::{self, State},
+    ca::{EmbeddedCa, Svids},
+    config::{self, CaConfig, Checked, LoadError},
+    lifecycle::Tasks,
+    node::{Node, recheck},
+    observe::{Telemetry, logging::Logging},
+};
+
+/// Why `adit run` did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The mesh file.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// Anything else.
+    #[error("{0:#}")]
+    Start(#[from] anyhow::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// If it cannot start; once it runs, a bad edit of the file is logged and changes nothing.
+pub fn run(file: &Path) -> Result<(), RunError> {
+    let checked = config::load(file)?;
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    let logging = Logging::start(checked.settings.log_format, &filter)
+        .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
+    crate::sys::process::harden();
+    let workers = Workers::start(checked.settings.workers)?;
+    let control =
+        Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    let ran = control.block_on(serve(file, checked, logging, workers.handles.clone()));
+    drop(workers);
+    Ok(ran?)
+}
+
+async fn serve(
+    file: &Path,
+    checked: Checked,
+    logging: Logging,
+    workers: Vec<Handle>,
+) -> anyhow::Result<()> {
+    // From here on a signal is waited for, not fatal.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let telemetry = Telemetry::new()?;
+    let CaConfig::Embedded { dir, svid_lifetime } = &checked.ca;
+    let trust_domain = checked.snapshot.trust_domain().clone();
+    let ca = Arc::new(EmbeddedCa::open(dir, &trust_domain, *svid_lifetime)?);
+    let tasks = Tasks::default();
+    let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
+    let wanted = checked.local_workloads();
+    let Checked { snapshot, node: _, settings, capture, warnings, ca: ca_config } = checked;
+    warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
+    let node = Arc::new(Node {
+        mesh: ArcSwap::from_pointee(snapshot),
+        svids: Arc::new(svids),
+        telemetry,
+        tunnel: settings.tunnel.clone(),
+        idle: settings.idle,
+        workers,
+    });
+    let state = Arc::new(State::new(Arc::clone(&node), logging));
+    admin::serve(&state, &settings, &tasks).await?;
+    let carrier = Carrier::new(Arc::clone(&node));
+    let mut live = Live {
+        file: file.to_owned(),
+        seen: stamp(file),
+        trust_domain,
+        ca: ca_config,
+        wanted,
+        capture,
+        grace: settings.drain,
+        carrier,
+        node,
+        state,
+    };
+    live.start_pods().await;
+    live.accepted();
+    let mut watch = tokio::time::interval(Duration::from_millis(500));
+    let mut ticks = 0_u32;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => live.reload().await,
+            _ = watch.tick() => {
+                ticks = ticks.wrapping_add(1);
+                if stamp(&live.file) != live.seen {
+                    live.reload().await;
+                } else if ticks % 10 == 0 && live.state.pending() {
+                    live.start_pods().await;
+                }
+            }
+        }
+    }
+    tracing::info!(grace = ?live.grace, "stopping: no new connections, draining");
+    live.state.set_draining();
+    tokio::select! {
+        () = live.carrier.stop_all(live.grace) => {}
+        _ = interrupt.recv() => tracing::warn!("second SIGINT: not waiting"),
+    }
+    tasks.cut();
+    tasks.ended().await;
+    Ok(())
+}
+
+/// What a reload changes.
+struct Live {
+    file: PathBuf,
+    seen: Option<(SystemTime, u64)>,
+    trust_domain: crate::identity::TrustDomain,
+    ca: CaConfig,
+    wanted: Vec<Arc<crate::mesh::Workload>>,
+    capture: config::Capture,
+    grace: Duration,
+    carrier: Carrier,
+    node: Arc<Node>,
+    state: Arc<State>,
+}
+
+impl Live {
+    async fn start_pods(&self) {
+        let failed = self.carrier.reconcile(&self.wanted, self.capture, self.grace).await;
+        failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
+        self.state.set_pending(failed);
+    }
+
+    /// Takes the file if it is whole and right, else keeps what was.
+    async fn reload(&mut self) {
+        self.seen = stamp(&self.file);
+        let checked = match config::load(&self.file) {
+            Ok(checked) => checked,
+            Err(error) => return self.rejected(&error.to_string()),
+        };
+        if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
+            return self.rejected("trustDomain and ca cannot change while running; restart adit");
+        }
+        self.wanted = checked.local_workloads();
+        self.capture = checked.capture;
+        self.grace = checked.settings.drain;
+        self.node.mesh.store(Arc::new(checked.snapshot));
+        let closed = recheck(&self.node);
+        self.start_pods().await;
+        tracing::info!(file = %self.file.display(), connections_closed = closed, "configuration reloaded");
+        self.accepted();
+    }
+
+    fn accepted(&self) {
+        let metrics = &self.node.telemetry.metrics;
+        metrics.config_loads.with_label_values(&["accepted"]).inc();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.state.set_loaded();
+    }
+
+    fn rejected(&self, error: &str) {
+        self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
+        tracing::error!(file = %self.file.display(), error, "configuration refused, the last good one stays");
+    }
+}
+
+fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(file).ok()?;
+    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
+}
+
+/// One thread and current-thread runtime per data worker. Dropping it ends them.
+struct Workers {
+    handles: Vec<Handle>,
+    stops: Vec<oneshot::Sender<()>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Workers {
+    fn start(count: usize) -> anyhow::Result<Self> {
+        let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
+        for n in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            workers.handles.push(runtime.handle().clone());
+            let (stop, stopped) = oneshot::channel();
+            workers.stops.push(stop);
+            let thread = std::thread::Builder::new().name(format!("data-{n}"));
+            workers.threads.push(thread.spawn(move || {
+                // Either way the runtime is dropped here, with what is left on it.
+                let _ = runtime.block_on(stopped);
+            })?);
+        }
+        Ok(workers)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stops.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

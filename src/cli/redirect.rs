@@ -1,0 +1,49 @@
+//! `adit redirect`: the capture rules of one network namespace.
+
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use super::{FAILED, OK};
+use crate::{mesh::NetnsRef, node::capture, sys::netns::Netns};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Verb {
+    /// Redirect the namespace's TCP to adit
+    Apply,
+    /// Undo it
+    Remove,
+    /// Say what is applied, as JSON
+    Show,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`."
+)]
+pub(super) struct RedirectArgs {
+    verb: Verb,
+    /// A name under /run/netns, an absolute path, or pid:N
+    #[arg(long, value_name = "N")]
+    netns: NetnsRef,
+}
+
+pub(super) fn run(args: &RedirectArgs) -> u8 {
+    match act(args) {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("{}: {error:#}", args.netns);
+            FAILED
+        }
+    }
+}
+
+fn act(args: &RedirectArgs) -> anyhow::Result<()> {
+    let netns = Arc::new(Netns::open(&args.netns.path())?);
+    match args.verb {
+        Verb::Apply => capture::apply(&netns)?,
+        Verb::Remove => capture::remove(&netns)?,
+        Verb::Show => println!("{:#}", capture::show(&netns)?),
+    }
+    Ok(())
+}
