@@ -15,8 +15,8 @@
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
-//! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
 //! - [`config`]: files as written → values as used
+//! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
 //! - [`app`]: the composition root: puts the rooms together for each subcommand
 //! - [`cli`]: subcommands, their help and exit codes
 //!

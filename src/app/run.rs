@@ -107,7 +107,7 @@ async fn serve(
                 ticks = ticks.wrapping_add(1);
                 if stamp(&live.file) != live.seen {
                     live.reload().await;
-                } else if ticks % 10 == 0 && live.state.pending() {
+                } else if ticks.is_multiple_of(10) && live.state.pending() {
                     live.start_pods().await;
                 }
             }

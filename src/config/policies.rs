@@ -111,7 +111,7 @@ fn source(item: &Item<'_>, namespace: &str) -> Option<Source> {
         }),
         ip_blocks: field(&map, "ipBlocks", "notIpBlocks", block),
     };
-    if read.is_empty() {
+    if map.is_empty() {
         source.fault("an empty source matches nobody; leave `from` out to mean everybody");
     }
     Some(read)
@@ -122,7 +122,7 @@ fn operation(item: &Item<'_>) -> Option<Operation> {
     let map = operation.map(OPERATION);
     refuse_l7(&map, &OPERATION[2..]);
     let read = Operation { ports: field(&map, "ports", "notPorts", port) };
-    if read.ports.is_empty() {
+    if map.is_empty() {
         operation.fault("an empty operation matches nothing; leave `to` out to mean every port");
     }
     Some(read)

@@ -162,6 +162,11 @@ impl<'a> Map<'a> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, item)| item.clone())
     }
 
+    /// Whether no known key is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn require(&self, key: &str) -> Option<Item<'a>> {
         let found = self.get(key);
         if found.is_none() {

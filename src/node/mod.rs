@@ -18,7 +18,7 @@
 //!    [`crate::observe::conn::CloseReason`].
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
-//! strict. When policies change, [`recheck`] closes what is no longer allowed.
+//! strict. When policies change, [`recheck()`] closes what is no longer allowed.
 
 pub mod capture;
 mod inbound;

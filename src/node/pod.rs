@@ -116,12 +116,11 @@ impl Pod {
     ) -> io::Result<TcpStream> {
         let socket = sockets::outbound_socket(&self.netns, dst)?;
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
-        if same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback() {
-            if let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
-                tracing::warn!(%error, "cannot keep the caller's address; dialling from our own");
-                let plain = sockets::outbound_socket(&self.netns, dst)?;
-                return sockets::connect(plain, dst, node.tunnel.connect).await;
-            }
+        let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
+        if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
+            tracing::warn!(%error, "cannot keep the caller's address; dialling from our own");
+            let plain = sockets::outbound_socket(&self.netns, dst)?;
+            return sockets::connect(plain, dst, node.tunnel.connect).await;
         }
         sockets::connect(socket, dst, node.tunnel.connect).await
     }

@@ -81,7 +81,8 @@ async fn megabytes_arrive_whole_both_ways_at_once() {
         app_r.read_to_end(&mut got_app),
         mesh_r.read_to_end(&mut got_mesh),
     );
-    (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
+    a.and(b).unwrap();
+    c.and(d).unwrap();
     assert!(got_app == data && got_mesh == data);
     assert!(matches!(end.await.unwrap(), (End::Completed, 3_000_000, 3_000_000)));
 }

@@ -43,7 +43,15 @@ pub struct Peer {
 /// The server side for one pod.
 #[derive(Debug, Default)]
 pub struct Acceptor {
-    cached: Mutex<Option<(Arc<X509Svid>, Arc<BundleSet>, Arc<ServerConfig>)>>,
+    cached: Mutex<Option<Cached>>,
+}
+
+/// A configuration, and what it was built from.
+#[derive(Debug)]
+struct Cached {
+    svid: Arc<X509Svid>,
+    bundles: Arc<BundleSet>,
+    config: Arc<ServerConfig>,
 }
 
 impl Acceptor {
@@ -74,11 +82,11 @@ impl Acceptor {
         bundles: &Arc<BundleSet>,
     ) -> Result<Arc<ServerConfig>, TlsError> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((s, b, config)) = &*cached
-            && Arc::ptr_eq(s, svid)
-            && Arc::ptr_eq(b, bundles)
+        if let Some(known) = &*cached
+            && Arc::ptr_eq(&known.svid, svid)
+            && Arc::ptr_eq(&known.bundles, bundles)
         {
-            return Ok(Arc::clone(config));
+            return Ok(Arc::clone(&known.config));
         }
         let verifier =
             SvidVerifier { bundles: Arc::clone(bundles), expected: None, provider: provider() };
@@ -91,7 +99,11 @@ impl Acceptor {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let config = Arc::new(config);
-        *cached = Some((Arc::clone(svid), Arc::clone(bundles), Arc::clone(&config)));
+        *cached = Some(Cached {
+            svid: Arc::clone(svid),
+            bundles: Arc::clone(bundles),
+            config: Arc::clone(&config),
+        });
         Ok(config)
     }
 }

@@ -67,7 +67,7 @@ policies:
         "4:15: ca.istiod: this source is not built yet",
         "5:19: capture.rules:",
         "7:16: workloads[0].adresses: unknown key; did you mean addresses?",
-        "8:28: workloads[1].addresses[0]: \"10.0.0.300\":",
+        "8:27: workloads[1].addresses[0]: \"10.0.0.300\":",
         "is already an address of workload default/db",
         "11:19: services[0].ports[0].port: port 15008 is adit's own",
         "there is no workload default/dc; did you mean default/db?",

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The gate: everything that must hold before a change lands. Installs what is missing
+# (Debian packages), then fmt, clippy, tests, docs. Needs root or user namespaces.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "${1:-}" = --help ]; then sed -n '2,3s/^# //p' "$0"; exit 0; fi
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+export PATH="$PATH:/usr/sbin:/sbin"
+need_packages gcc:gcc libc6-dev:ld nftables:nft iproute2:ip curl:curl openssl:openssl
+
+step() {
+  printf '\n== %s (%ss)\n' "$*" "$SECONDS"
+  "$@" || { echo "failed: $*" >&2; exit 1; }
+}
+step cargo fmt --check
+step cargo clippy --locked --all-targets -- -D warnings
+step cargo test --locked
+step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
+printf '\nall green after %ss\n' "$SECONDS"
