@@ -1,0 +1,161 @@
+//! The main job: captured, identified, authorised, carried.
+
+use std::io::{Read, Write};
+
+use crate::lab::Lab;
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("mesh::a_call_is_captured_and_carried_with_both_identities", carried),
+    ("mesh::a_policy_edit_closes_exactly_the_connection_it_forbids", policy_edit),
+    ("mesh::a_bad_edit_changes_nothing_and_is_counted", bad_edit),
+    ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
+    ("mesh::stopping_drains_and_leaves_no_rule_behind", stopping),
+    ("mesh::connections_leave_nothing_behind", leaks),
+];
+
+pub(crate) const PODS: &[(&str, u8)] = &[("web", 1), ("db", 2), ("spy", 3)];
+
+pub(crate) const MESH: &str = "
+workloads:
+- { name: web, namespace: shop, serviceAccount: web, addresses: [10.77.0.1, 'fd77::1'], netns: web }
+- { name: db, namespace: shop, serviceAccount: db, addresses: [10.77.0.2, 'fd77::2'], netns: db, labels: { app: db } }
+- { name: spy, namespace: shop, serviceAccount: spy, addresses: [10.77.0.3, 'fd77::3'], netns: spy }
+services:
+- { hostname: db.shop.svc.cluster.local, addresses: [10.96.0.10], ports: [{ port: 80, targetPort: 8080 }], workloads: [shop/db] }
+- { hostname: none.shop.svc.cluster.local, addresses: [10.96.0.11], ports: [{ port: 80 }] }
+";
+
+pub(crate) fn allow(callers: &[&str]) -> String {
+    let callers: Vec<_> = callers.iter().map(|c| format!("cluster.local/ns/shop/sa/{c}")).collect();
+    format!(
+        "{MESH}policies:
+- metadata: {{ name: db-callers, namespace: shop }}
+  spec:
+    selector: {{ matchLabels: {{ app: db }} }}
+    rules:
+    - from: [{{ source: {{ principals: [{}] }} }}]
+",
+        callers.join(", ")
+    )
+}
+
+pub(crate) fn lab(callers: &[&str]) -> Lab {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    lab.start(&allow(callers));
+    lab
+}
+
+fn carried() {
+    let lab = lab(&["web"]);
+    for (to, caller) in [
+        ("10.96.0.10:80", "10.77.0.1"),
+        ("10.77.0.2:8080", "10.77.0.1"),
+        ("[fd77::2]:8080", "fd77::1"),
+    ] {
+        assert_eq!(lab.ask("web", to).unwrap(), format!("caller {caller}\nhello\n"), "{to}");
+    }
+    let record = lab.record("inbound", "completed");
+    assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(record["dst.identity"], "spiffe://cluster.local/ns/shop/sa/db");
+    assert_eq!(record["policy"], "shop/db-callers rule 0");
+    assert_eq!(record["tls.group"], "X25519MLKEM768");
+    assert_eq!(lab.record("outbound", "completed")["dst.service"], "db.shop.svc.cluster.local");
+    let metrics = lab.admin("127.0.0.1:15020", "GET /metrics");
+    assert!(metrics.contains("istio_tcp_connections_opened_total{"), "{metrics}");
+    assert!(metrics.contains("connection_security_policy=\"mutual_tls\""), "{metrics}");
+}
+
+/// An open connection that has already answered once.
+fn held(lab: &Lab, pod: &str) -> std::net::TcpStream {
+    let mut socket = lab.connect(pod, "10.96.0.10:80").unwrap();
+    let mut greeting = [0; 17];
+    socket.read_exact(&mut greeting).unwrap();
+    assert!(greeting.starts_with(b"caller 10.77.0."));
+    socket
+}
+
+fn still_answers(socket: &mut std::net::TcpStream) -> bool {
+    let mut answer = [0; 4];
+    socket.write_all(b"ping").is_ok()
+        && socket.read_exact(&mut answer).is_ok()
+        && &answer == b"ping"
+}
+
+fn policy_edit() {
+    let lab = lab(&["web", "spy"]);
+    let (mut web, mut spy) = (held(&lab, "web"), held(&lab, "spy"));
+    lab.write_mesh(&allow(&["web"]));
+    let record = lab.record("inbound", "policy_changed");
+    assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/spy");
+    assert!(!still_answers(&mut spy));
+    assert!(still_answers(&mut web));
+    assert_eq!(lab.records("inbound", "policy_changed").len(), 1);
+}
+
+fn bad_edit() {
+    let lab = lab(&["web"]);
+    lab.write_mesh("workloads: [{ nam: web }]");
+    lab.wait("refused", || lab.log().contains("configuration refused"));
+    assert!(lab.log().contains("did you mean name?"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    let metrics = lab.admin("127.0.0.1:15020", "GET /metrics");
+    assert!(metrics.contains("adit_config_loads_total{result=\"rejected\"} 1"), "{metrics}");
+}
+
+fn rotation() {
+    let lab = lab(&["web"]);
+    let serials = || lab.log().matches("SVID issued").count();
+    let mut running = held(&lab, "web");
+    let before = serials();
+    for account in ["web", "db"] {
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        let answer = lab.admin("127.0.0.1:15000", &format!("POST /certs/rotate?id={id}"));
+        assert!(answer.contains("200 OK"), "{answer}");
+    }
+    lab.wait("rotated", || serials() == before + 2);
+    assert!(still_answers(&mut running));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "a new connection uses the new SVIDs");
+    // A CA failure keeps the last good SVID.
+    std::fs::rename(lab.file("ca/root-key.pem"), lab.file("ca/away")).unwrap();
+    lab.admin("127.0.0.1:15000", "POST /certs/rotate?id=spiffe://cluster.local/ns/shop/sa/web");
+    lab.wait("warned", || lab.log().contains("the last good SVID serves for another"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+fn stopping() {
+    let mut lab = lab(&["web"]);
+    let _held = held(&lab, "web");
+    assert!(lab.tool("web", "nft list tables").contains("adit-nat"));
+    assert!(lab.stop().success());
+    assert_eq!(lab.tool("web", "nft list tables"), "");
+    assert!(!lab.tool("web", "ip rule").contains("32764"));
+    assert!(!lab.records("inbound", "drained").is_empty(), "{}", lab.log());
+}
+
+fn leaks() {
+    let lab = lab(&["web"]);
+    let round = |count: usize| {
+        for n in 0..count {
+            let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
+            socket.write_all(b"x").unwrap();
+            match n % 3 {
+                0 => {
+                    socket.shutdown(std::net::Shutdown::Write).unwrap();
+                    socket.read_to_end(&mut Vec::new()).unwrap();
+                }
+                1 => {
+                    let abrupt = socket2::SockRef::from(&socket);
+                    abrupt.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                }
+                _ => socket.shutdown(std::net::Shutdown::Write).unwrap(),
+            }
+        }
+        lab.wait("empty", || lab.admin("127.0.0.1:15000", "GET /connections").ends_with("[]\n"));
+    };
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count();
+    round(300);
+    let baseline = open();
+    round(1500);
+    lab.wait("back at the baseline", || open() <= baseline + 4);
+}

@@ -1,0 +1,222 @@
+//! Namespaces, applications and a running adit for one scenario; everything is removed when
+//! the lab goes, also after a panic.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use adit::sys::netns::Netns;
+
+/// Becomes root in namespaces of its own where it is not root. Call before any thread starts.
+pub(crate) fn become_root() {
+    use nix::sched::{CloneFlags, unshare};
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    if !uid.is_root() {
+        unshare(CloneFlags::CLONE_NEWUSER).expect("user namespaces are allowed, or run as root");
+        fs::write("/proc/self/setgroups", "deny").expect("setgroups");
+        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).expect("uid_map");
+        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).expect("gid_map");
+    }
+    // A network and a /run of our own: nothing of the machine is touched.
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces of our own");
+    let none: Option<&str> = None;
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    nix::mount::mount(none, "/", none, private, none).expect("private mounts");
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, none).expect("/run of our own");
+    ip("link set lo up");
+}
+
+pub(crate) fn ip(arguments: &str) {
+    let done = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
+    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Pods on one bridge, and an adit that carries them.
+pub(crate) struct Lab {
+    pods: Vec<(&'static str, u8)>,
+    pub(crate) dir: tempfile::TempDir,
+    adit: Option<Child>,
+}
+
+impl Lab {
+    /// Pods named and numbered: number N has 10.77.0.N and fd77::N.
+    pub(crate) fn new(pods: &[(&'static str, u8)]) -> Self {
+        ip("netns add bridge");
+        ip("-n bridge link add br0 type bridge");
+        ip("-n bridge link set br0 up");
+        for (name, n) in pods {
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+            ip(&format!("-n {name} link add eth0 type veth peer name v{n} netns bridge"));
+            ip(&format!("-n bridge link set v{n} master br0 up"));
+            ip(&format!("-n {name} addr add 10.77.0.{n}/24 dev eth0"));
+            ip(&format!("-n {name} addr add fd77::{n}/64 dev eth0 nodad"));
+            ip(&format!("-n {name} link set eth0 up"));
+            ip(&format!("-n {name} route add default via 10.77.0.254"));
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self { pods: pods.to_vec(), dir, adit: None }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the mesh file: `body` after the parts that every scenario shares.
+    pub(crate) fn write_mesh(&self, body: &str) {
+        let head = format!(
+            "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {}, svidLifetime: 1h }} }}\n\
+             capture: {{ rules: nft }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n",
+            self.file("ca").display()
+        );
+        fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
+        fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
+    }
+
+    /// Starts adit and waits until it is ready.
+    pub(crate) fn start(&mut self, body: &str) {
+        self.write_mesh(body);
+        let log = fs::File::create(self.file("log")).expect("log file");
+        let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(["run", "-c"])
+            .arg(self.file("mesh.yaml"))
+            .stdout(log.try_clone().expect("log file"))
+            .stderr(log)
+            .spawn();
+        self.adit = Some(adit.expect("adit starts"));
+        self.wait("ready", || {
+            self.admin("127.0.0.1:15021", "GET /healthz/ready").contains("200 OK")
+        });
+    }
+
+    /// One HTTP request to an endpoint of adit; empty if it does not answer.
+    pub(crate) fn admin(&self, at: &str, request: &str) -> String {
+        let mut answer = String::new();
+        if let Ok(mut socket) = TcpStream::connect(at) {
+            let _ = write!(socket, "{request} HTTP/1.1\r\nhost: adit\r\nconnection: close\r\n\r\n");
+            let _ = socket.read_to_string(&mut answer);
+        }
+        answer
+    }
+
+    /// Waits up to ten seconds, then fails with the log.
+    pub(crate) fn wait(&self, what: &str, mut until: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !until() {
+            assert!(start.elapsed() < Duration::from_secs(10), "not {what}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    /// Access-log lines with this direction and reason.
+    pub(crate) fn records(&self, direction: &str, reason: &str) -> Vec<serde_json::Value> {
+        let lines = self.log();
+        let parsed = lines.lines().filter_map(|l| serde_json::from_str(l).ok());
+        parsed
+            .filter(|v: &serde_json::Value| {
+                v["direction"] == direction && v["reason"] == reason && v["target"] == "access"
+            })
+            .collect()
+    }
+
+    /// Waits for such a line and returns the first.
+    pub(crate) fn record(&self, direction: &str, reason: &str) -> serde_json::Value {
+        self.wait(&format!("a record {direction} {reason}"), || {
+            !self.records(direction, reason).is_empty()
+        });
+        self.records(direction, reason).remove(0)
+    }
+
+    pub(crate) fn netns(&self, pod: &str) -> Netns {
+        Netns::open(&PathBuf::from("/run/netns").join(pod)).expect("the pod's namespace")
+    }
+
+    pub(crate) fn listen(&self, pod: &str, port: u16) -> TcpListener {
+        let bind = || TcpListener::bind(("::", port));
+        self.netns(pod).run(bind).expect("namespace entered").expect("port is free")
+    }
+
+    /// Connects from inside a pod, with time limits on everything.
+    pub(crate) fn connect(&self, pod: &str, to: &str) -> std::io::Result<TcpStream> {
+        let to: SocketAddr = to.parse().expect("an address");
+        let limit = Duration::from_secs(5);
+        let socket = self.netns(pod).run(|| TcpStream::connect_timeout(&to, limit))??;
+        socket.set_read_timeout(Some(limit))?;
+        socket.set_write_timeout(Some(limit))?;
+        Ok(socket)
+    }
+
+    /// Sends a line and returns what comes back, with the end or the error.
+    pub(crate) fn ask(&self, pod: &str, to: &str) -> std::io::Result<String> {
+        let mut socket = self.connect(pod, to)?;
+        socket.write_all(b"hello\n")?;
+        socket.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// An application that answers each connection with who called and what they said.
+    pub(crate) fn echo(&self, pod: &str, port: u16) {
+        let listener = self.listen(pod, port);
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let Ok(mut socket) = socket else { return };
+                std::thread::spawn(move || {
+                    let peer = socket.peer_addr().map(|a| a.ip().to_canonical().to_string());
+                    let mut buffer = [0; 65536];
+                    let _ = writeln!(socket, "caller {}", peer.unwrap_or_default());
+                    while let Ok(n @ 1..) = socket.read(&mut buffer) {
+                        if socket.write_all(&buffer[..n]).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// Stops adit as an operator does, and waits for it.
+    pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
+        let mut adit = self.adit.take().expect("adit runs");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(adit.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal sent");
+        adit.wait().expect("adit ends")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.adit.as_ref().expect("adit runs").id()
+    }
+
+    /// What a tool prints inside a pod's namespace.
+    pub(crate) fn tool(&self, pod: &str, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).stdin(Stdio::null());
+        let child = || command.output();
+        let done = self.netns(pod).run(child).expect("namespace entered").expect("tool runs");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(mut adit) = self.adit.take() {
+            let _ = adit.kill();
+            let _ = adit.wait();
+        }
+        for name in self.pods.iter().map(|(name, _)| *name).chain(["bridge"]) {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
