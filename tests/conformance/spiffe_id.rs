@@ -1,0 +1,94 @@
+//! SPIFFE-ID §2: the corpus of what is an ID and what is not.
+
+use adit::identity::{SpiffeId, TrustDomain};
+use proptest::prelude::*;
+
+#[test]
+fn grammar() {
+    let long = |len: usize| format!("spiffe://td/{}", "a".repeat(len - "spiffe://td/".len()));
+    let domain = |len: usize| format!("spiffe://{}/x", "d".repeat(len));
+    let (fits, too_long, fits_td, long_td) = (long(2048), long(2049), domain(255), domain(256));
+    for (text, valid) in [
+        ("spiffe://td", true),
+        ("spiffe://td/a/b", true),
+        ("spiffe://1.2.3.4/x", true),
+        ("spiffe://a_b.c-d/x", true),
+        ("spiffe://td/...", true),
+        ("spiffe://td/.a", true),
+        ("spiffe://td/..a", true),
+        ("spiffe://td/A-Z_0.9", true),
+        (&fits, true),
+        (&fits_td, true),
+        (&too_long, false),
+        (&long_td, false),
+        ("", false),
+        ("spiffe:/td", false),
+        ("Spiffe://td", false),
+        ("SPIFFE://td/x", false),
+        ("http://td/x", false),
+        ("spiffe://", false),
+        ("spiffe:///x", false),
+        ("spiffe://td/", false),
+        ("spiffe://td//x", false),
+        ("spiffe://td/x/", false),
+        ("spiffe://td/.", false),
+        ("spiffe://td/..", false),
+        ("spiffe://td/a/./b", false),
+        ("spiffe://td/a/../b", false),
+        ("spiffe://TD/x", false),
+        ("spiffe://td:80/x", false),
+        ("spiffe://u@td/x", false),
+        ("spiffe://td/x?q", false),
+        ("spiffe://td?q", false),
+        ("spiffe://td/x#f", false),
+        ("spiffe://td/%41", false),
+        ("spiffe://t%41d/x", false),
+        ("spiffe://[::1]/x", false),
+        (" spiffe://td/x", false),
+        ("spiffe://td/x ", false),
+    ] {
+        assert_eq!(text.parse::<SpiffeId>().is_ok(), valid, "{text}");
+    }
+}
+
+#[test]
+fn every_byte_outside_the_two_sets_is_refused() {
+    for byte in 0..=255_u8 {
+        let c = char::from(byte);
+        let in_path = c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let in_domain = in_path && !c.is_ascii_uppercase();
+        let id = |text: String| text.parse::<SpiffeId>().is_ok();
+        assert_eq!(id(format!("spiffe://td/a{c}b")), in_path || c == '/', "path {byte:#x}");
+        // After a slash the rest is a path.
+        assert_eq!(id(format!("spiffe://a{c}b/x")), in_domain || c == '/', "domain {byte:#x}");
+        assert_eq!(format!("a{c}b").parse::<TrustDomain>().is_ok(), in_domain, "{byte:#x}");
+    }
+}
+
+#[test]
+fn parts() {
+    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    assert_eq!(id.principal(), "cluster.local/ns/shop/sa/web");
+    assert_eq!((id.trust_domain().as_str(), id.path()), ("cluster.local", "/ns/shop/sa/web"));
+    assert_eq!(id.kubernetes(), Some(("shop", "web")));
+    for other in
+        ["spiffe://td", "spiffe://td/ns/a", "spiffe://td/ns/a/sa/b/c", "spiffe://td/ns/a/b/sa/c"]
+    {
+        assert_eq!(other.parse::<SpiffeId>().unwrap().kubernetes(), None, "{other}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_panics_and_prints_what_it_parsed(text in "(spiffe://)?[a-zA-Z0-9._/%:-]{0,60}") {
+        if let Ok(id) = text.parse::<SpiffeId>() {
+            prop_assert_eq!(id.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn any_text_is_safe(text in ".*") {
+        let _ = text.parse::<SpiffeId>();
+        let _ = text.parse::<TrustDomain>();
+    }
+}
