@@ -202,9 +202,12 @@ fn trust_comes_from_the_bundle_of_the_leafs_own_domain_only() {
     assert!(matches!(judge(&[forged], &both), Err(SvidError::Untrusted(_))));
     let elsewhere = set(vec![bundle("other", &[&own])]);
     let td: TrustDomain = "td".parse().unwrap();
-    assert_eq!(judge(&[good.clone()], &elsewhere), Err(SvidError::UnknownTrustDomain(td)));
+    assert_eq!(
+        judge(std::slice::from_ref(&good), &elsewhere),
+        Err(SvidError::UnknownTrustDomain(td))
+    );
     assert!(matches!(
-        judge(&[good.clone()], &set(vec![bundle("td", &[])])),
+        judge(std::slice::from_ref(&good), &set(vec![bundle("td", &[])])),
         Err(SvidError::Untrusted(_))
     ));
     assert_eq!(judge(&[], &both), Err(SvidError::NoCertificate));
