@@ -2,6 +2,9 @@
 //! user namespaces are allowed: the process moves into fresh ones before its first thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../support/forge.rs"]
+mod forge;
+mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
 mod mesh;
@@ -10,7 +13,7 @@ mod refusals;
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     lab::become_root();
-    let tests = [mesh::TESTS, refusals::TESTS].concat();
+    let tests = [mesh::TESTS, refusals::TESTS, impersonation::TESTS].concat();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&filter)).collect();
     println!("\nrunning {} tests", chosen.len());
     let mut failed = 0;

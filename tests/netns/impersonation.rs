@@ -1,0 +1,106 @@
+//! A pod cannot be impersonated, in either role: each attempt has its own close reason.
+
+use std::{net::TcpStream, time::Duration};
+
+use http::{Method, Request};
+use rcgen::{BasicConstraints, IsCa};
+
+use crate::{
+    forge::{answer_one, forge, request},
+    lab::Lab,
+    mesh::{MESH, PODS, lab},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("impersonation::clients_with_bad_certificates", clients),
+    ("impersonation::requests_that_are_not_for_this_pod", requests),
+    ("impersonation::servers_that_are_somebody_else", servers),
+];
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+/// A connection from the spy's namespace that bypasses capture, as an attacker with its own
+/// sockets would make it.
+fn uncaptured(lab: &Lab, to: &str) -> TcpStream {
+    lab.netns("spy")
+        .run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_mark(0x539)?;
+            let to: std::net::SocketAddr = to.parse().unwrap();
+            socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
+            Ok::<_, std::io::Error>(socket.into())
+        })
+        .unwrap()
+        .unwrap()
+}
+
+fn connect(authority: &str) -> Request<()> {
+    Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap()
+}
+
+fn clients() {
+    type Change = fn(&mut rcgen::CertificateParams);
+    let lab = lab(&["web"]);
+    let past = |p: &mut rcgen::CertificateParams| {
+        p.not_after = time::OffsetDateTime::now_utc() - Duration::from_secs(5);
+    };
+    let cases: [(&str, &[&str], Change); 5] = [
+        ("unknown_trust_domain", &["spiffe://evil.test/ns/shop/sa/web"], |_| ()),
+        ("multiple_uri_sans", &[WEB, "spiffe://cluster.local/ns/shop/sa/db"], |_| ()),
+        ("svid_expired", &[WEB], past),
+        ("ca_as_leaf", &[WEB], |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        ("invalid_svid", &["spiffe://cluster.local"], |_| ()),
+    ];
+    for (reason, uris, change) in cases {
+        let forged = forge(&lab, uris, change);
+        let socket = uncaptured(&lab, "10.77.0.2:15008");
+        let answer = request(socket, forged, connect("10.77.0.2:8080"));
+        assert!(answer.is_err(), "{reason}: {answer:?}");
+        lab.record("inbound", reason);
+    }
+    // The tools work: a good certificate is let in, and the spy's own is known as the spy's.
+    let good = forge(&lab, &[WEB], |_| ());
+    let socket = uncaptured(&lab, "10.77.0.2:15008");
+    assert_eq!(request(socket, good, connect("10.77.0.2:8080")), Ok(200));
+    let spy = forge(&lab, &["spiffe://cluster.local/ns/shop/sa/spy"], |_| ());
+    let socket = uncaptured(&lab, "10.77.0.2:15008");
+    assert_eq!(request(socket, spy, connect("10.77.0.2:8080")), Ok(401));
+}
+
+fn requests() {
+    let lab = lab(&["web"]);
+    let get = Request::builder().uri("https://10.77.0.2:8080/").body(()).unwrap();
+    for (asked, status, reason) in [
+        (connect("10.77.0.1:8080"), 400, "authority_mismatch"),
+        (connect("10.77.0.2:15006"), 503, "direct_call"),
+        (connect("none.shop.svc.cluster.local:80"), 503, "authority_mismatch"),
+        (connect("db.shop.svc.cluster.local:80"), 200, ""),
+        (connect("10.77.0.2:9"), 503, "connect_failure"),
+        (get, 400, "bad_connect"),
+    ] {
+        let text = asked.uri().to_string();
+        let socket = uncaptured(&lab, "10.77.0.2:15008");
+        let answer = request(socket, forge(&lab, &[WEB], |_| ()), asked);
+        assert_eq!(answer, Ok(status), "{text}");
+        if !reason.is_empty() {
+            lab.record("inbound", reason);
+        }
+    }
+}
+
+/// db is on another node here, and whoever sits there shows the wrong certificate.
+fn servers() {
+    let elsewhere = MESH
+        .replace("netns: db,", "node: node-b,")
+        .replace("netns: web }", "netns: web, node: node-a }");
+    for (reason, uri) in [
+        ("identity_mismatch", "spiffe://cluster.local/ns/shop/sa/spy"),
+        ("unknown_trust_domain", "spiffe://evil.test/ns/shop/sa/db"),
+    ] {
+        let mut lab = Lab::new(PODS);
+        lab.start(&format!("node: node-a\n{elsewhere}"));
+        answer_one(lab.listen("db", 15008), forge(&lab, &[uri], |_| ()));
+        assert!(lab.ask("web", "10.77.0.2:8080").is_err());
+        lab.record("outbound", reason);
+    }
+}

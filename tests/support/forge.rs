@@ -1,0 +1,149 @@
+//! An attacker's tools: certificates signed with the mesh's own root key, and an HBONE peer
+//! that shows whichever it likes. Independent of adit's own client and server.
+
+use std::{net::TcpStream, sync::Arc, time::Duration};
+
+use http::Request;
+use pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose as Ku, SanType,
+};
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+};
+use time::OffsetDateTime;
+
+use crate::lab::Lab;
+
+/// A certificate for `uris`, from the root in the lab's CA folder or from a root of its own.
+pub(crate) struct Forged {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+pub(crate) fn forge(
+    lab: &Lab,
+    uris: &[&str],
+    change: impl FnOnce(&mut CertificateParams),
+) -> Forged {
+    let root_key = std::fs::read_to_string(lab.file("ca/root-key.pem")).expect("root key");
+    let root = std::fs::read_to_string(lab.file("ca/root.pem")).expect("root");
+    let root_key = KeyPair::from_pem(&root_key).expect("root key");
+    let issuer = Issuer::from_ca_cert_pem(&root, root_key).expect("issuer");
+    let key = KeyPair::generate().expect("key");
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::default();
+    params.not_before = now - Duration::from_secs(60);
+    params.not_after = now + Duration::from_secs(600);
+    params.subject_alt_names =
+        uris.iter().map(|u| SanType::URI((*u).try_into().expect("ASCII"))).collect();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![Ku::DigitalSignature];
+    params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+    change(&mut params);
+    let cert = params.signed_by(&key, &issuer).expect("signed");
+    let der = key.serialize_der();
+    Forged { chain: vec![cert.der().clone()], key: PrivateKeyDer::Pkcs8(der.into()) }
+}
+
+#[derive(Debug)]
+struct TrustAnybody;
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &pki_types::ServerName<'_>,
+        _: &[u8],
+        _: pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        tokio::time::timeout(Duration::from_secs(10), work).await.expect("within ten seconds")
+    })
+}
+
+/// Sends one request through a tunnel made with a forged certificate, over a socket that the
+/// capture rules leave alone; the status, or what went wrong.
+pub(crate) fn request(
+    socket: TcpStream,
+    forged: Forged,
+    request: Request<()>,
+) -> Result<u16, String> {
+    block_on(async {
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TrustAnybody))
+            .with_client_auth_cert(forged.chain, forged.key)
+            .expect("a usable certificate");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        socket.set_nonblocking(true).expect("non-blocking");
+        let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
+        let name = "adit.test".try_into().expect("a name");
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+        let h2 = h2::client::handshake(tls.map_err(|e| e.to_string())?).await;
+        let (send, connection) = h2.map_err(|e| e.to_string())?;
+        let driver = tokio::spawn(connection);
+        let mut send = send.ready().await.map_err(|e| e.to_string())?;
+        let (answer, _stream) = send.send_request(request, false).map_err(|e| e.to_string())?;
+        let status = answer.await.map_err(|e| e.to_string())?.status().as_u16();
+        driver.abort();
+        Ok(status)
+    })
+}
+
+/// Answers one TLS client with a forged certificate; whoever connects learns who we claim
+/// to be and decides.
+pub(crate) fn answer_one(listener: std::net::TcpListener, forged: Forged) {
+    std::thread::spawn(move || {
+        let Ok((socket, _)) = listener.accept() else { return };
+        block_on(async {
+            let mut config = rustls::ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .expect("TLS 1.3")
+                .with_no_client_auth()
+                .with_single_cert(forged.chain, forged.key)
+                .expect("a usable certificate");
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            socket.set_nonblocking(true).expect("non-blocking");
+            let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
+            let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(tcp).await;
+        });
+    });
+}
