@@ -1,6 +1,8 @@
 //! The composition root: the only room that knows every other.
 
 mod carrier;
+mod demo;
 mod run;
 
+pub use demo::demo;
 pub use run::{RunError, run};

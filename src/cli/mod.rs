@@ -1,6 +1,7 @@
 //! Subcommands, their help and exit codes.
 
 mod check;
+mod demo;
 mod redirect;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Apply, remove or show the capture rules of one network namespace
     Redirect(redirect::RedirectArgs),
+    /// Show the main job on this machine: two nodes, four pods, real traffic
+    Demo(demo::DemoArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
@@ -61,6 +64,7 @@ pub fn main() -> u8 {
         Command::Run { config } => run(&config),
         Command::Check(args) => check::run(&args),
         Command::Redirect(args) => redirect::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
             OK

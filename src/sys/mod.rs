@@ -2,4 +2,5 @@
 
 pub mod netns;
 pub mod process;
+pub mod sandbox;
 pub mod sockets;
