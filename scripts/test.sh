@@ -7,7 +7,7 @@ if [ "${1:-}" = --help ]; then sed -n '2,3s/^# //p' "$0"; exit 0; fi
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
-need_packages gcc:gcc libc6-dev:ld nftables:nft iproute2:ip curl:curl openssl:openssl
+need_packages gcc:gcc libc6-dev:ld nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx tcpdump:tcpdump
 
 step() {
   printf '\n== %s (%ss)\n' "$*" "$SECONDS"
@@ -16,5 +16,6 @@ step() {
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
+step scripts/demo.sh --json
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
 printf '\nall green after %ss\n' "$SECONDS"

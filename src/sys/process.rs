@@ -47,3 +47,11 @@ pub fn harden() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
+
+/// Makes the kernel end the child of `command` when the calling thread ends, however it does.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let set = || Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?);
+    // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(set) };
+}

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::sys::netns::Netns;
+use crate::sys::{netns::Netns, process};
 
 /// A pod of the demonstration.
 pub(super) struct Pod {
@@ -25,7 +25,8 @@ pub(super) const PODS: [Pod; 4] = [
     Pod { name: "batch", node: 'b', ip: "10.77.2.2" },
 ];
 
-/// Ends its programs when dropped; the namespaces end with the process.
+/// Ends its programs when dropped; if we are killed first, they end with us. Namespaces and
+/// files end with the process.
 pub(super) struct Lab {
     pub(super) dir: PathBuf,
     children: Vec<Child>,
@@ -43,7 +44,8 @@ fn ip(words: &str) -> Result<()> {
 impl Lab {
     /// Builds nodes a and b, joined by a wire, with a bridge and pods on each.
     pub(super) fn build() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("adit-demo-{}", std::process::id()));
+        // On the tmpfs of our own mount namespace: it vanishes with the process.
+        let dir = PathBuf::from("/run/adit-demo");
         std::fs::create_dir(&dir)?;
         let lab = Self { dir, children: Vec::new() };
         for (node, net) in [('a', 1), ('b', 2)] {
@@ -92,6 +94,7 @@ impl Lab {
         let log = File::create(self.dir.join(log))?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        process::die_with_parent(&mut command);
         let child = self.netns(netns)?.run(|| command.spawn())?;
         self.children.push(child.with_context(|| format!("cannot start {}", program.display()))?);
         Ok(())
@@ -141,6 +144,5 @@ impl Drop for Lab {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
