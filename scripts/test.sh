@@ -17,5 +17,6 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 step scripts/demo.sh --json
+step scripts/interop/run.sh target/release/adit
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
 printf '\nall green after %ss\n' "$SECONDS"
