@@ -130,7 +130,9 @@ fn stopping() {
     assert!(lab.stop().success());
     assert_eq!(lab.tool("web", "nft list tables"), "");
     assert!(!lab.tool("web", "ip rule").contains("32764"));
-    assert!(!lab.records("inbound", "drained").is_empty(), "{}", lab.log());
+    // Both ends are ours: whichever is cut first resets the other.
+    let drained = ["inbound", "outbound"].map(|d| lab.records(d, "drained").len());
+    assert!(drained.iter().sum::<usize>() >= 1, "{}", lab.log());
 }
 
 fn leaks() {
