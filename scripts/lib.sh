@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts here; not run by itself.
 
 # need_packages PACKAGE:PROGRAM … installs what is missing, with apt.

@@ -18,5 +18,6 @@ step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
+step scripts/bench.sh --quick --out target/bench-quick
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
 printf '\nall green after %ss\n' "$SECONDS"

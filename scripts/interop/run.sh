@@ -3,7 +3,7 @@
 # vanish with it: Envoy (HBONE client and server), Node's http2, Python's h2, openssl, curl,
 # nginx, iperf3, PostgreSQL. Usage: run.sh ADIT_BINARY
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 if [ "${1:-}" = --help ] || [ $# -lt 1 ]; then sed -n '2,4s/^# //p' "$0"; exit 2; fi
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh

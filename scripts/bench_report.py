@@ -1,0 +1,52 @@
+"""From raw.jsonl to summary.json, table.md and plot.svg. Usage: bench_report.py DIR ROUNDS SECONDS"""
+import collections, datetime, json, os, platform, statistics, subprocess, sys
+
+folder, rounds, seconds = sys.argv[1:4]
+values, proxies, metrics = collections.defaultdict(list), [], []
+for line in open(f"{folder}/raw.jsonl"):
+    row = json.loads(line)
+    for name, known in ((row["proxy"], proxies), (row["metric"], metrics)):
+        if name not in known:
+            known.append(name)
+    if row["value"] is not None:
+        values[row["proxy"], row["metric"]].append(row["value"])
+summary = {
+    p: {m: {"median": statistics.median(v), "min": min(v), "max": max(v), "n": len(v)}
+        for m in metrics if (v := values.get((p, m)))} for p in proxies
+}
+machine = {
+    "date": datetime.date.today().isoformat(), "kernel": platform.release(), "cores": os.cpu_count(),
+    "rounds": int(rounds), "seconds": float(seconds),
+}
+json.dump({"machine": machine, "results": summary}, open(f"{folder}/summary.json", "w"), indent=1)
+
+
+def cell(proxy, metric):
+    got = summary[proxy].get(metric)
+    if not got:
+        return "–"
+    text = f'{got["median"]:.4g} ({got["min"]:.4g}–{got["max"]:.4g})'
+    peer = summary.get("envoy", {}).get(metric)
+    if proxy == "adit" and peer and peer["median"]:
+        text += f' · {got["median"] / peer["median"]:.2f}× Envoy'
+    return text
+
+
+lines = [f'{machine["date"]}, {machine["cores"]} cores, Linux {machine["kernel"]}, {rounds} rounds of {seconds} s, '
+         "medians (min–max).", "", "| metric | " + " | ".join(proxies) + " |", "|---" * (len(proxies) + 1) + "|"]
+lines += [f"| {m} | " + " | ".join(cell(p, m) for p in proxies) + " |" for m in metrics]
+text = "\n".join(lines) + "\n"
+open(f"{folder}/table.md", "w").write(text)
+print(text)
+chosen = [m for m in metrics if m.startswith(("bulk", "reverse", "requests", "new"))]
+base = summary.get("none") or summary[proxies[0]]
+with open(f"{folder}/plot.dat", "w") as data:
+    data.write("metric " + " ".join(proxies) + "\n")
+    for m in chosen:
+        share = [summary[p].get(m, {}).get("median", 0) / base[m]["median"] for p in proxies]
+        data.write(f'"{m}" ' + " ".join(f"{s:.4f}" for s in share) + "\n")
+script = (f'set terminal svg size 1000,420; set output "{folder}/plot.svg"; set style data histograms; '
+          'set style fill solid 0.8; set yrange [0:*]; set ylabel "relative to no proxy"; set key outside; '
+          f'plot for [i=2:{len(proxies) + 1}] "{folder}/plot.dat" using i:xtic(1) title columnhead')
+if subprocess.run(["gnuplot", "-e", script]).returncode == 0:
+    os.remove(f"{folder}/plot.dat")
