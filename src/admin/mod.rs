@@ -127,8 +127,10 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
     match (endpoint, request.uri().path()) {
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
         (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => {
-            let live = &state.node.telemetry.live;
-            let text = state.node.telemetry.metrics.render(live);
+            let telemetry = &state.node.telemetry;
+            let tasks = state.node.workers.iter().map(|w| w.metrics().num_alive_tasks());
+            telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
+            let text = telemetry.metrics.render(&telemetry.live);
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX.into()),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     lifecycle::Tasks,
-    mesh::{Snapshot, Workload},
+    mesh::{MtlsMode, Snapshot, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
     relay::tcp,
@@ -150,8 +150,8 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
     name_service(conn, &mesh, workload, &incoming);
     let flow =
         Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(proven.id.clone()), dst };
-    if let Err(why) = authorize(&mesh, workload, flow, conn) {
-        return refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::PolicyDenied, &why);
+    if let Err((reason, why)) = authorize(node, &pod.uid, flow, conn) {
+        return refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why);
     }
     let (app, incoming) = match dial(node, pod, *peer, dst, incoming).await {
         Ok(dialled) => dialled,
@@ -164,22 +164,33 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
     ended(node, conn, tcp::split(app), mesh_side).await
 }
 
-/// Asks the policies that apply to `workload`, and leaves the verdict in the record. The
-/// flow is in the record before the verdict, so a policy edit in between is not missed.
+/// Asks the policies that protect `uid` now, and leaves the verdict in the record.
+///
+/// The flow is in the record before the snapshot is read: an edit that comes in between is
+/// either in that snapshot or its re-check finds the flow (see [`super::recheck()`]).
 pub(super) fn authorize(
-    mesh: &Snapshot,
-    workload: &Workload,
+    node: &Node,
+    uid: &str,
     flow: Flow,
     conn: &OpenConn,
-) -> Result<(), String> {
+) -> Result<(), (CloseReason, String)> {
     conn.facts(|f| f.flow = Some(flow.clone()));
-    let rules = mesh.rules(&workload.uid);
+    let mesh = node.mesh.load_full();
+    if flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict {
+        let why = "plaintext while mtls is strict; the caller must be in the mesh, or the \
+                   file must say `mtls: permissive`";
+        return Err((CloseReason::PlaintextRefused, why.to_owned()));
+    }
+    let rules = mesh.rules(uid);
     let verdict = policy::authorize(&rules, &flow);
     conn.facts(|f| {
         f.policy = verdict.policy().map(ToOwned::to_owned);
         f.dry_run = verdict.dry_run().to_vec();
     });
-    if verdict.allowed() { Ok(()) } else { Err(verdict.to_string()) }
+    match verdict.allowed() {
+        true => Ok(()),
+        false => Err((CloseReason::PolicyDenied, verdict.to_string())),
+    }
 }
 
 fn refuse(incoming: Incoming, status: StatusCode, reason: CloseReason, why: &str) -> Outcome {

@@ -12,7 +12,6 @@ use super::{
     telemetry::party,
 };
 use crate::{
-    mesh::MtlsMode,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     relay::tcp,
     sys::sockets,
@@ -54,14 +53,12 @@ async fn carry(
         f.protocol = Some("TCP");
         f.local_uid = Some(pod.uid.clone());
     });
-    if let Err((reason, why)) = admissible(&mesh, &workload.addresses, dst) {
+    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, dst };
+    let admitted =
+        admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.uid, flow, conn));
+    if let Err((reason, why)) = admitted {
         abort(&client);
         return (reason, Some(why));
-    }
-    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, dst };
-    if let Err(why) = authorize(&mesh, workload, flow, conn) {
-        abort(&client);
-        return (CloseReason::PolicyDenied, Some(why));
     }
     let app = match pod.dial_app(node, peer, dst).await {
         Ok(app) => app,
@@ -74,11 +71,7 @@ async fn carry(
     ended(node, conn, tcp::split(app), tcp::split(client)).await
 }
 
-fn admissible(
-    mesh: &crate::mesh::Snapshot,
-    own: &[std::net::IpAddr],
-    dst: SocketAddr,
-) -> Result<(), (CloseReason, String)> {
+fn admissible(own: &[std::net::IpAddr], dst: SocketAddr) -> Result<(), (CloseReason, String)> {
     if OWN_PORTS.contains(&dst.port()) {
         let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));
@@ -86,11 +79,6 @@ fn admissible(
     if !own.contains(&dst.ip()) {
         let why = format!("{dst} is not an address of this workload");
         return Err((CloseReason::DirectCall, why));
-    }
-    if mesh.mtls() == MtlsMode::Strict {
-        let why = "plaintext while mtls is strict; the caller must be in the mesh, \
-                   or the file must say `mtls: permissive`";
-        return Err((CloseReason::PlaintextRefused, why.to_owned()));
     }
     Ok(())
 }

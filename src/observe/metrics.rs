@@ -98,6 +98,8 @@ pub struct Metrics {
     pub pods: IntGauge,
     /// Pods that could not be started yet.
     pub pods_pending: IntGauge,
+    /// Tasks alive on the data workers.
+    pub alive_tasks: IntGauge,
     /// Accepts that failed (descriptors exhausted and the like).
     pub accept_errors: IntCounterVec,
     process_cpu: CounterVec,
@@ -188,6 +190,7 @@ impl Metrics {
                 "workload_manager_pending_proxy_count",
                 "Pods that could not be started yet (unstable)",
             )?,
+            alive_tasks: gauge("tokio_num_alive_tasks", "Tasks alive on the data workers")?,
             accept_errors: counters(
                 "adit_accept_errors_total",
                 "Accepts that failed",

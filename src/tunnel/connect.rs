@@ -7,6 +7,9 @@ use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Version};
 
+/// The headers of a request.
+pub use http::HeaderMap as Headers;
+
 /// `:authority`: whom the stream is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Authority {
@@ -88,7 +91,7 @@ impl ConnectRequest {
 
 /// `host=` of the first `Forwarded` line, for telemetry only.
 #[must_use]
-pub fn forwarded_host(headers: &http::HeaderMap) -> Option<&str> {
+pub fn forwarded_host(headers: &Headers) -> Option<&str> {
     let line = headers.get(http::header::FORWARDED)?.to_str().ok()?;
     let host = line.split(';').find_map(|part| part.trim().strip_prefix("host="))?;
     let host = host.trim_matches('"');

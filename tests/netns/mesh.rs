@@ -135,29 +135,50 @@ fn stopping() {
     assert!(drained.iter().sum::<usize>() >= 1, "{}", lab.log());
 }
 
+/// Resident memory of a process in KiB.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 fn leaks() {
     let lab = lab(&["web"]);
-    let round = |count: usize| {
+    let settle = || {
+        lab.wait("empty", || lab.admin("127.0.0.1:15000", "GET /connections").ends_with("[]\n"));
+    };
+    // Half of them half-close and read to the end, the others reset at once.
+    let abrupt = |count: usize| {
         for n in 0..count {
             let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
             socket.write_all(b"x").unwrap();
-            match n % 3 {
-                0 => {
-                    socket.shutdown(std::net::Shutdown::Write).unwrap();
-                    socket.read_to_end(&mut Vec::new()).unwrap();
-                }
-                1 => {
-                    let abrupt = socket2::SockRef::from(&socket);
-                    abrupt.set_linger(Some(std::time::Duration::ZERO)).unwrap();
-                }
-                _ => socket.shutdown(std::net::Shutdown::Write).unwrap(),
+            if n % 2 == 0 {
+                socket.shutdown(std::net::Shutdown::Write).unwrap();
+                socket.read_to_end(&mut Vec::new()).unwrap();
+            } else {
+                let linger = socket2::SockRef::from(&socket);
+                linger.set_linger(Some(std::time::Duration::ZERO)).unwrap();
             }
         }
-        lab.wait("empty", || lab.admin("127.0.0.1:15000", "GET /connections").ends_with("[]\n"));
+        settle();
+    };
+    let orderly = |count: usize| {
+        (0..count).for_each(|_| drop(held(&lab, "web")));
+        settle();
     };
     let open = || std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count();
-    round(300);
-    let baseline = open();
-    round(1500);
-    lab.wait("back at the baseline", || open() <= baseline + 4);
+    abrupt(300);
+    orderly(1000);
+    let tasks = || -> usize {
+        let text = lab.admin("127.0.0.1:15020", "GET /metrics");
+        let line = text.lines().find_map(|l| l.strip_prefix("tokio_num_alive_tasks ")).unwrap();
+        line.parse().unwrap()
+    };
+    let (descriptors, alive, memory) = (open(), tasks(), resident(lab.pid()));
+    abrupt(1000);
+    orderly(10_000);
+    lab.wait("back at the baseline of descriptors", || open() <= descriptors + 4);
+    lab.wait("back at the baseline of tasks", || tasks() <= alive + 4);
+    let now = resident(lab.pid());
+    assert!(now < memory + memory / 5 + 2048, "memory grew from {memory} to {now} KiB");
 }
