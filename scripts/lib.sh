@@ -1,19 +1,33 @@
 # shellcheck shell=bash
 # Shared by the scripts here; not run by itself.
 
-# need_packages PACKAGE:PROGRAM … installs what is missing, with apt.
+# need_packages PACKAGE:PROGRAM … installs the packages whose program is missing, with apt.
 need_packages() {
   local missing=() pair
   for pair in "$@"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair#*:}" >/dev/null || missing+=("${pair%%:*}")
   done
   ((${#missing[@]})) || return 0
-  echo "installing: ${missing[*]}" >&2
+  apt_install "${missing[@]}"
+}
+
+apt_install() {
+  echo "installing: $*" >&2
   local sudo=()
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || { echo "not root, and no sudo: install ${missing[*]} first" >&2; return 1; }
+    command -v sudo >/dev/null || { echo "not root, and no sudo: install $* first" >&2; return 1; }
     sudo=(sudo)
   fi
   "${sudo[@]}" apt-get update -qq
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# need_venv PACKAGE … makes target/tools, a Python environment, and installs into it.
+need_venv() {
+  if [ ! -x target/tools/bin/python ]; then
+    need_packages python3:python3
+    python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+    python3 -m venv target/tools
+  fi
+  target/tools/bin/pip -q install --disable-pip-version-check "$@"
 }

