@@ -42,7 +42,8 @@ impl Carrier {
         let same = |a: &Workload, b: &Workload| a.netns == b.netns && a.id == b.id;
         let gone: Vec<Arc<str>> = self.with(|pods| {
             let stays = |c: &Carried| {
-                wanted.iter().any(|w| w.uid == c.workload.uid && same(w, &c.workload))
+                c.captured == (rules == Capture::Nft)
+                    && wanted.iter().any(|w| w.uid == c.workload.uid && same(w, &c.workload))
             };
             pods.values().filter(|c| !stays(c)).map(|c| c.workload.uid.clone()).collect()
         });
@@ -55,7 +56,7 @@ impl Carrier {
                 continue;
             }
             self.node.svids.watch(&workload.id);
-            match start(&self.node, workload, rules) {
+            match self.start(workload, rules) {
                 Ok(carried) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
@@ -91,21 +92,29 @@ impl Carrier {
         tracing::info!(workload = uid, connections_cut = cut, "pod released");
     }
 
+    /// Listens first and redirects then, so that no captured connection is refused.
+    fn start(&self, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
+        let netns = match &workload.netns {
+            Some(netns) => Netns::open(&netns.path()),
+            None => Netns::current(),
+        }?;
+        // By whatever name: two pods behind one port would share connections and keys.
+        let taken = self.with(|pods| {
+            let same = pods.values().find(|c| c.pod.netns.key() == netns.key());
+            same.map(|c| c.workload.uid.clone())
+        });
+        if let Some(other) = taken {
+            anyhow::bail!("its network namespace is that of {other}, which is carried already");
+        }
+        let pod = Pod::start(&self.node, workload, netns)?;
+        let captured = rules == Capture::Nft;
+        if captured {
+            capture::apply(&pod.netns)?;
+        }
+        Ok(Carried { pod, workload: Arc::clone(workload), captured })
+    }
+
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Carried>) -> T) -> T {
         look(&mut self.pods.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Listens first and redirects then, so that no captured connection is refused.
-fn start(node: &Arc<Node>, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
-    let open = || match &workload.netns {
-        Some(netns) => Netns::open(&netns.path()),
-        None => Netns::current(),
-    };
-    let pod = Pod::start(node, workload, open()?)?;
-    let captured = rules == Capture::Nft;
-    if captured {
-        capture::apply(&pod.netns)?;
-    }
-    Ok(Carried { pod, workload: Arc::clone(workload), captured })
 }

@@ -90,6 +90,7 @@ async fn serve(
         wanted,
         capture,
         grace: settings.drain,
+        settings: fixed(&settings),
         carrier,
         node,
         state,
@@ -133,6 +134,7 @@ struct Live {
     wanted: Vec<Arc<crate::mesh::Workload>>,
     capture: config::Capture,
     grace: Duration,
+    settings: String,
     carrier: Carrier,
     node: Arc<Node>,
     state: Arc<State>,
@@ -158,6 +160,9 @@ impl Live {
         self.wanted = checked.local_workloads();
         self.capture = checked.capture;
         self.grace = checked.settings.drain;
+        if fixed(&checked.settings) != self.settings {
+            tracing::warn!("settings other than `drain` take effect when adit is restarted");
+        }
         self.node.mesh.store(Arc::new(checked.snapshot));
         let closed = recheck(&self.node);
         self.start_pods().await;
@@ -177,6 +182,11 @@ impl Live {
         self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
         tracing::error!(file = %self.file.display(), error, "configuration refused, the last good one stays");
     }
+}
+
+/// The settings that a reload does not change.
+fn fixed(settings: &config::Settings) -> String {
+    format!("{:?}", config::Settings { drain: Duration::ZERO, ..settings.clone() })
 }
 
 fn stamp(file: &Path) -> Option<(SystemTime, u64)> {

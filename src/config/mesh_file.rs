@@ -152,6 +152,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let policies: Vec<_> =
         items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
     check_node(&top, node.as_deref(), &workloads);
+    check_namespaces(&top, node.as_deref(), &workloads);
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {
         if !names.insert(policy.key()) {
@@ -185,6 +186,23 @@ fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
             item.warn(format!("no workload is on node {node}"));
         }
         _ => {}
+    }
+}
+
+/// Two pods in one namespace would share its ports, and so each other's connections and keys.
+fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
+    let mut seen = HashMap::new();
+    let here = |w: &&Workload| {
+        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
+    };
+    for workload in workloads.iter().filter(here) {
+        let Some(other) = seen.insert(&workload.netns, &workload.uid) else { continue };
+        let netns = workload.netns.as_ref().map_or("no netns".into(), |n| format!("netns {n}"));
+        top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
+            "{other} and {} both have {netns}: each pod that this process carries needs a network \
+             namespace of its own",
+            workload.uid
+        ));
     }
 }
 

@@ -46,11 +46,12 @@ pub(super) async fn serve(
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
     let within = node.tunnel.http2;
     let served = server::serve(tls, peer.0, within, &streams, draining, handle).await;
-    if let Err(error) = served {
-        tracing::debug!(target: "tunnel", error, "tunnel from peer ended");
-        let reason = CloseReason::TunnelFailure.as_str();
-        let failures = &node.telemetry.metrics.handshake_failures;
-        failures.with_label_values(&[Direction::Inbound.reporter(), reason]).inc();
+    match served {
+        Ok(()) => {}
+        Err(broken) if broken.streams == 0 => {
+            refused(&node, &pod, peer, local, CloseReason::TunnelFailure, broken.why);
+        }
+        Err(broken) => tracing::debug!(target: "tunnel", error = broken.why, "tunnel ended"),
     }
 }
 
@@ -72,15 +73,9 @@ async fn handshake(
     let workload = mesh
         .workload(&pod.uid)
         .ok_or((CloseReason::Internal, "the workload has left the mesh".to_owned()))?;
-    let within = node.tunnel.tls;
-    let svid = tokio::time::timeout(within, node.svids.ready(&workload.id)).await;
-    let svid = match svid {
-        Ok(Ok(svid)) => svid,
-        Ok(Err(e)) => return Err((CloseReason::NoIdentity, e.to_string())),
-        Err(_) => return Err((CloseReason::NoIdentity, format!("no SVID in {within:?}"))),
-    };
+    let svid = node.own_svid(&workload.id).await.map_err(|e| (CloseReason::NoIdentity, e))?;
     pod.acceptor
-        .accept(tcp, &svid, &node.svids.bundles(), within)
+        .accept(tcp, &svid, &node.svids.bundles(), node.tunnel.tls)
         .await
         .map_err(|e| (e.close_reason(), e.to_string()))
 }
@@ -211,7 +206,12 @@ fn destination(
     }
     let unparsable = (bad, CloseReason::BadConnect, ":authority is not IP:port or hostname:port");
     let port = match incoming.authority().ok_or(unparsable)? {
-        Authority::Addr(addr) if addr.ip().to_canonical() == local.ip() => addr.port(),
+        Authority::Addr(addr)
+            if addr.ip().to_canonical() == local.ip()
+                && workload.addresses.contains(&local.ip()) =>
+        {
+            addr.port()
+        }
         Authority::Addr(_) => {
             let why = ":authority is not the address of the pod that was called";
             return Err((bad, CloseReason::AuthorityMismatch, why));

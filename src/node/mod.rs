@@ -38,7 +38,13 @@ use tokio::runtime::Handle;
 pub use pod::Pod;
 pub use recheck::recheck;
 
-use crate::{ca::Svids, mesh::Snapshot, observe::Telemetry, tunnel::TunnelConfig};
+use crate::{
+    ca::Svids,
+    identity::{SpiffeId, X509Svid},
+    mesh::Snapshot,
+    observe::Telemetry,
+    tunnel::TunnelConfig,
+};
 
 /// Where applications' connections are captured to.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -61,4 +67,15 @@ pub struct Node {
     pub idle: Option<Duration>,
     /// One runtime per data worker.
     pub workers: Vec<Handle>,
+}
+
+impl Node {
+    /// The SVID of a local identity, waiting no longer than a handshake may take.
+    async fn own_svid(&self, id: &SpiffeId) -> Result<Arc<X509Svid>, String> {
+        match tokio::time::timeout(self.tunnel.tls, self.svids.ready(id)).await {
+            Ok(Ok(svid)) => Ok(svid),
+            Ok(Err(error)) => Err(format!("no SVID for {id}: {error}")),
+            Err(_) => Err(format!("no SVID for {id} in {:?}", self.tunnel.tls)),
+        }
+    }
 }

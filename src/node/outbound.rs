@@ -95,11 +95,11 @@ async fn hbone(
     hop: &crate::tunnel::Hop,
     request: ConnectRequest,
 ) -> Outcome {
-    let svid = match node.svids.ready(&from.id).await {
+    let svid = match node.own_svid(&from.id).await {
         Ok(svid) => svid,
-        Err(e) => {
+        Err(error) => {
             abort(&app);
-            return (CloseReason::NoIdentity, Some(format!("no SVID for {}: {e}", from.id)));
+            return (CloseReason::NoIdentity, Some(error));
         }
     };
     let own = Own { svid, bundles: node.svids.bundles() };

@@ -78,6 +78,15 @@ impl Incoming {
     }
 }
 
+/// A tunnel that did not end in order.
+#[derive(Debug)]
+pub struct Broken {
+    /// What broke it.
+    pub why: String,
+    /// How many streams it had carried; each has its own record.
+    pub streams: usize,
+}
+
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
 /// streams have ended (GOAWAY first, RFC 9113 §6.8).
 ///
@@ -90,7 +99,7 @@ pub async fn serve<H, F>(
     tasks: &Tasks,
     draining: CancellationToken,
     handle: H,
-) -> Result<(), String>
+) -> Result<(), Broken>
 where
     H: Fn(Incoming) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -106,18 +115,25 @@ where
         .data_frame_budget(DATA_FRAME_BUDGET);
     let mut tunnel = timeout(within, builder.handshake(tls))
         .await
-        .map_err(|_| format!("{peer}: no HTTP/2 preface in {within:?}"))?
-        .map_err(|e| format!("{peer}: {e}"))?;
+        .map_err(|_| Broken {
+            why: format!("{peer}: no HTTP/2 preface in {within:?}"),
+            streams: 0,
+        })?
+        .map_err(|e| Broken { why: format!("{peer}: {e}"), streams: 0 })?;
     let silent = keepalive::until_silent(tunnel.ping_pong());
     let mut silent = std::pin::pin!(silent);
     let mut goaway_sent = false;
+    let mut streams = 0;
     loop {
         tokio::select! {
             incoming = tunnel.accept() => match incoming {
                 None => return Ok(()),
                 Some(Err(e)) if e.is_io() => return Ok(()),
-                Some(Err(e)) => return Err(format!("{peer}: {e}")),
-                Some(Ok((request, respond))) => tasks.spawn(handle(Incoming { request, respond })),
+                Some(Err(e)) => return Err(Broken { why: format!("{peer}: {e}"), streams }),
+                Some(Ok((request, respond))) => {
+                    streams += 1;
+                    tasks.spawn(handle(Incoming { request, respond }));
+                }
             },
             () = draining.cancelled(), if !goaway_sent => {
                 goaway_sent = true;
@@ -125,7 +141,7 @@ where
             }
             why = &mut silent => {
                 tunnel.abrupt_shutdown(Reason::NO_ERROR);
-                return Err(format!("{peer}: {why}"));
+                return Err(Broken { why: format!("{peer}: {why}"), streams });
             }
         }
     }

@@ -93,6 +93,13 @@ fn what_is_not_yaml_or_not_a_mesh_says_so() {
 }
 
 #[test]
+fn two_pods_of_one_process_never_share_a_namespace() {
+    let text = EXAMPLE.replace("node: node-b,", "node: node-a, netns: shop-web,");
+    let faults = parse("f", &text).unwrap_err().to_string();
+    assert!(faults.contains("shop/web and shop/db both have netns shop-web"), "{faults}");
+}
+
+#[test]
 fn several_nodes_need_a_name_for_this_one() {
     let text = EXAMPLE.replace("node: node-a\nmtls", "mtls");
     assert!(parse("f", &text).unwrap_err().to_string().contains("node is missing"));
