@@ -126,11 +126,8 @@ impl Lab {
         let start = Instant::now();
         while !so() {
             if start.elapsed() > Duration::from_secs(10) {
-                bail!(
-                    "waited 10 s for {what}; the logs said:\n{}{}",
-                    self.log("adit-a"),
-                    self.log("adit-b")
-                );
+                let logs = ["adit-a", "adit-b", "nginx", "tcpdump"].map(|name| self.log(name));
+                bail!("waited 10 s for {what}; the logs said:\n{}", logs.concat());
             }
             std::thread::sleep(Duration::from_millis(50));
         }

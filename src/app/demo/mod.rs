@@ -121,7 +121,7 @@ fn ready(lab: &Lab, node: char) -> bool {
 fn start_nginx(lab: &mut Lab) -> Result<()> {
     let dir = lab.dir.display();
     let config = format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr;\n\
+        "daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log stderr;\n\
          events {{}}\nhttp {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
          fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
          server {{ listen 8080; location / {{ return 200 'hello from api to $remote_addr\\n'; }} }} }}\n"
@@ -129,7 +129,8 @@ fn start_nginx(lab: &mut Lab) -> Result<()> {
     let file = lab.dir.join("nginx.conf");
     std::fs::write(&file, config)?;
     let file = file.to_str().context("a UTF-8 temporary directory")?.to_owned();
-    lab.spawn("api", "nginx", Path::new("nginx"), &["-c", &file]).context("package nginx-light")?;
+    lab.spawn("api", "nginx", Path::new("nginx"), &["-e", "stderr", "-c", &file])
+        .context("package nginx-light")?;
     lab.wait("nginx", || lab.connect("api", "127.0.0.1:8080").is_ok())
 }
 
