@@ -7,7 +7,7 @@ use super::{FAILED, OK};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Needs root or unprivileged user namespaces, and nft, ip, nginx, curl and tcpdump\n(scripts/demo.sh installs them). Leaves nothing behind."
+    after_help = "Needs root or unprivileged user namespaces, and nft, ip, nginx and curl\n(scripts/demo.sh installs them). Leaves nothing behind."
 )]
 pub(super) struct DemoArgs {
     /// Print the report as JSON

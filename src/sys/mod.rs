@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this is the room for it; each block says why it is sound")]
 
 pub mod netns;
+pub mod packet;
 pub mod process;
 pub mod sandbox;
 pub mod sockets;

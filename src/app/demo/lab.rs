@@ -79,7 +79,7 @@ impl Lab {
         Ok(lab)
     }
 
-    fn netns(&self, name: &str) -> Result<Netns> {
+    pub(super) fn netns(&self, name: &str) -> Result<Netns> {
         Ok(Netns::open(&Path::new("/run/netns").join(name))?)
     }
 
@@ -126,7 +126,7 @@ impl Lab {
         let start = Instant::now();
         while !so() {
             if start.elapsed() > Duration::from_secs(10) {
-                let logs = ["adit-a", "adit-b", "nginx", "tcpdump"].map(|name| self.log(name));
+                let logs = ["adit-a", "adit-b", "nginx"].map(|name| self.log(name));
                 bail!("waited 10 s for {what}; the logs said:\n{}", logs.concat());
             }
             std::thread::sleep(Duration::from_millis(50));

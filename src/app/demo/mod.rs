@@ -37,7 +37,7 @@ pub fn demo(say: &dyn Fn(&str)) -> Result<Value> {
         lab.wait("adit to be ready", || ready(&lab, node))?;
     }
     start_nginx(&mut lab)?;
-    start_capture(&mut lab)?;
+    let tap = wire::Tap::start(&lab.netns("node-a")?, "wire0")?;
 
     say("web calls api over the wire between the nodes");
     let url = format!("http://{SERVICE}/");
@@ -64,10 +64,10 @@ pub fn demo(say: &dyn Fn(&str)) -> Result<Value> {
     let closed_count = records(&lab, "adit-b").filter(|r| r["reason"] == "policy_changed").count();
     ensure!(closed_count == 1, "{closed_count} connections were closed instead of one");
 
-    let wire = wire::read(&lab.dir.join("wire.pcap"))?;
+    let wire = tap.stop()?;
     ensure!(
-        wire.tls_records > 0 && wire.plaintext_hits == 0,
-        "the wire carried plaintext: {wire:?}"
+        wire.tls_records > 0 && wire.plaintext_hits == 0 && wire.other_ports == 0,
+        "the wire carried something else than TLS on port 15008: {wire:?}"
     );
     Ok(json!({
         "call": call,
@@ -132,14 +132,6 @@ fn start_nginx(lab: &mut Lab) -> Result<()> {
     lab.spawn("api", "nginx", Path::new("nginx"), &["-e", "stderr", "-c", &file])
         .context("package nginx-light")?;
     lab.wait("nginx", || lab.connect("api", "127.0.0.1:8080").is_ok())
-}
-
-fn start_capture(lab: &mut Lab) -> Result<()> {
-    let file = lab.dir.join("wire.pcap");
-    let file = file.to_str().context("a UTF-8 temporary directory")?.to_owned();
-    let args = ["-i", "wire0", "--immediate-mode", "-U", "-n", "-Z", "root", "-w", &file, "tcp"];
-    lab.spawn("node-a", "tcpdump", Path::new("tcpdump"), &args).context("package tcpdump")?;
-    lab.wait("tcpdump", || lab.log("tcpdump").contains("listening on"))
 }
 
 fn curl(lab: &Lab, pod: &str, url: &str) -> Result<String> {
