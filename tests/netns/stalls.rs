@@ -12,7 +12,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("stalls::a_server_that_never_answers_delays_nobody_else", silent_server),
 ];
 
-const TIMEOUTS: &str = "timeouts: { connect: 1s, tls: 1s, http2: 1s, response: 1s }\n";
+const TIMEOUTS: &str = "timeouts: { connect: 3s, tls: 3s, http2: 3s, response: 3s }\n";
 
 fn silent_client() {
     let mut lab = Lab::new(PODS);
