@@ -152,7 +152,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let policies: Vec<_> =
         items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
     check_node(&top, node.as_deref(), &workloads);
-    check_namespaces(&top, node.as_deref(), &workloads);
+    let redirects = capture == Some(Capture::Nft);
+    check_namespaces(&top, node.as_deref(), &workloads, redirects);
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {
         if !names.insert(policy.key()) {
@@ -190,12 +191,20 @@ fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
 }
 
 /// Two pods in one namespace would share its ports, and so each other's connections and keys.
-fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
+fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], redirects: bool) {
     let mut seen = HashMap::new();
     let here = |w: &&Workload| {
         w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
     };
     for workload in workloads.iter().filter(here) {
+        if redirects && workload.netns.is_none() {
+            top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
+                "{} has no netns, so `capture: {{ rules: nft }}` would redirect the traffic of \
+                 adit's own namespace, the host's perhaps; name the pod's, or write \
+                 `netns: /proc/self/ns/net` if this is meant",
+                workload.uid
+            ));
+        }
         let Some(other) = seen.insert(&workload.netns, &workload.uid) else { continue };
         let netns = workload.netns.as_ref().map_or("no netns".into(), |n| format!("netns {n}"));
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
@@ -231,6 +240,11 @@ fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
     let mut all = Vec::new();
     for item in map.list("addresses") {
         let Some(ip) = item.parse::<IpAddr>("10.77.0.1 or fd77::1") else { continue };
+        let ip = ip.to_canonical();
+        if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+            item.fault(format!("{ip} is no address that others can call"));
+            continue;
+        }
         match taken.insert(ip, owner.into()) {
             Some(other) => item.fault(format!("{ip} is already an address of {other}")),
             None => all.push(ip),
@@ -298,6 +312,7 @@ fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Ve
     for item in top.list("services") {
         let map = item.map(&["hostname", "namespace", "addresses", "ports", "workloads"]);
         let Some(hostname) = map.require("hostname").and_then(|h| h.text()) else { continue };
+        let hostname = hostname.to_ascii_lowercase();
         if !names.insert(hostname.clone()) {
             item.fault(format!("there is already a service {hostname}"));
         }
@@ -305,9 +320,16 @@ fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Ve
         let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
         let addresses = addresses(&map, &format!("service {hostname}"), taken);
         let behind = map.list("workloads").iter().filter_map(|w| reference(w, workloads)).collect();
-        let ports = map.list("ports").iter().filter_map(service_port).collect();
+        let mut ports: Vec<ServicePort> = Vec::new();
+        for item in map.list("ports") {
+            let Some(port) = service_port(&item) else { continue };
+            if ports.iter().any(|p| p.port == port.port) {
+                item.fault(format!("port {} is there already", port.port));
+            }
+            ports.push(port);
+        }
         all.push(Service {
-            hostname: hostname.to_ascii_lowercase().into(),
+            hostname: hostname.into(),
             namespace: namespace.into(),
             addresses,
             ports,
@@ -342,6 +364,9 @@ fn service_port(item: &Item<'_>) -> Option<ServicePort> {
         }
         None
     };
+    if let Some(protocol) = map.get("protocol") {
+        protocol.word(&[("TCP", ())]);
+    }
     let port = read(&map.require("port")?)?;
     let target_port = map.get("targetPort").map_or(Some(port), |t| read(&t))?;
     Some(ServicePort { port, target_port })

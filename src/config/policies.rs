@@ -79,7 +79,8 @@ pub(super) fn read(item: &Item<'_>) -> Option<Policy> {
     let action = spec.get("action").map_or(Some(Action::Allow), |a| a.word(&actions))?;
     let scope = match spec.get("selector") {
         Some(selector) => {
-            let labels = selector.map(&["matchLabels"]).require("matchLabels")?.texts();
+            let labels = selector.map(&["matchLabels"]).require("matchLabels")?;
+            let labels = labels.texts();
             let everywhere = namespace == ROOT_NAMESPACE;
             Scope::Selector { labels: labels.into_iter().collect(), everywhere }
         }
@@ -92,6 +93,9 @@ pub(super) fn read(item: &Item<'_>) -> Option<Policy> {
 
 fn rule(item: &Item<'_>, namespace: &str) -> Rule {
     let map = item.map(&["from", "to", "when"]);
+    for key in ["from", "to", "when"] {
+        refuse_empty(&map, key);
+    }
     Rule {
         from: map.list("from").iter().filter_map(|f| source(f, namespace)).collect(),
         to: map.list("to").iter().filter_map(operation).collect(),
@@ -133,6 +137,9 @@ fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
     let key = map.require("key")?;
     let (yes, no) = ("values", "notValues");
     let account = |i: &Item<'_>| account(i, namespace);
+    if map.get(yes).is_none() && map.get(no).is_none() {
+        item.fault("has neither values nor notValues, so it would always be true");
+    }
     Some(match key.text()?.as_str() {
         "source.ip" => Condition::SourceIp(field(&map, yes, no, block)),
         "source.namespace" => Condition::SourceNamespace(field(&map, yes, no, text)),
@@ -150,6 +157,13 @@ fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
     })
 }
 
+/// An empty list would match everybody, which is hardly what was meant.
+fn refuse_empty(map: &Map<'_>, key: &str) {
+    if let Some(item) = map.get(key).filter(|i| i.list().is_empty()) {
+        item.fault("is empty; leave it out, or name what is meant");
+    }
+}
+
 fn field<T>(
     map: &Map<'_>,
     yes: &str,
@@ -157,11 +171,8 @@ fn field<T>(
     one: impl Fn(&Item<'_>) -> Option<T>,
 ) -> FieldMatch<T> {
     let read = |key: &str| map.list(key).iter().filter_map(&one).collect();
-    for key in [yes, no] {
-        if let Some(item) = map.get(key).filter(|i| i.list().is_empty()) {
-            item.fault("is empty; leave it out, or name what is meant");
-        }
-    }
+    refuse_empty(map, yes);
+    refuse_empty(map, no);
     FieldMatch { any: read(yes), none: read(no) }
 }
 

@@ -6,6 +6,8 @@ use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::Fault;
 
+const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 86_400);
+
 /// Collects faults and warnings while a file is read.
 #[derive(Default)]
 pub(super) struct Notes {
@@ -81,7 +83,11 @@ impl<'a> Item<'a> {
         mapping
             .iter()
             .filter_map(|(key, value)| {
-                let name = key.data.as_str()?.to_owned();
+                let Some(name) = key.data.as_str().map(ToOwned::to_owned) else {
+                    let at = Item { yaml: key, path: self.path.clone(), notes: self.notes };
+                    at.fault("a key must be a text; put it in quotes");
+                    return None;
+                };
                 let path = format!("{}.{name}", self.path);
                 Some((name, Item { yaml: value, path, notes: self.notes }.text()?))
             })
@@ -131,6 +137,10 @@ impl<'a> Item<'a> {
     pub(super) fn duration(&self) -> Option<std::time::Duration> {
         let text = self.text()?;
         match humantime::parse_duration(&text) {
+            Ok(value) if value > MAX_DURATION => {
+                self.fault(format!("{text:?} is longer than ten years"));
+                None
+            }
             Ok(value) => Some(value),
             Err(e) => {
                 self.fault(format!("{text:?}: {e}; for example 30s, 5m, 1h"));

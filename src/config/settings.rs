@@ -86,12 +86,17 @@ impl Settings {
             ] {
                 let Some(item) = section.get(key) else { continue };
                 match item.duration() {
-                    Some(d) if d.is_zero() => item.fault("must be longer than nothing"),
+                    Some(d) if d < Duration::from_millis(10) => item.fault("must be at least 10ms"),
                     Some(d) => *target = d,
                     None => {}
                 }
             }
-            self.idle = section.get("idle").and_then(|i| i.duration()).filter(|d| !d.is_zero());
+            if let Some(item) = section.get("idle") {
+                self.idle = item.duration();
+                if self.idle.is_some_and(|d| d < Duration::from_secs(1)) {
+                    item.fault("must be at least 1s; leave it out for no limit");
+                }
+            }
         }
         if let Some(section) = top.get("pool").map(|item| item.map(&["maxStreams", "idle"])) {
             if let Some(item) = section.get("maxStreams") {
@@ -101,8 +106,14 @@ impl Settings {
                     None => {}
                 }
             }
-            if let Some(idle) = section.get("idle").and_then(|i| i.duration()) {
-                self.tunnel.idle = idle;
+            if let Some(item) = section.get("idle") {
+                match item.duration() {
+                    Some(idle) if idle < Duration::from_secs(1) => {
+                        item.fault("must be at least 1s")
+                    }
+                    Some(idle) => self.tunnel.idle = idle,
+                    None => {}
+                }
             }
         }
     }

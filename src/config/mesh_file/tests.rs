@@ -92,6 +92,36 @@ fn what_is_not_yaml_or_not_a_mesh_says_so() {
     }
 }
 
+/// Each of these reads as something wider than it looks, so none is taken.
+#[test]
+fn what_would_silently_mean_something_else_is_a_fault() {
+    let rule = "    - from: [{ source: { principals: [cluster.local/ns/shop/sa/web] } }]";
+    for (from, to, expected) in [
+        (rule, "    - from: []", "rules[0].from: is empty"),
+        (rule, "    - when: [{ key: source.principal }]", "neither values nor notValues"),
+        ("matchLabels: { app: db }", "matchLabels: { 1: x }", "a key must be a text"),
+        ("labels: { app: db }", "labels: { 1: x }", "a key must be a text"),
+        (", netns: shop-web", "", "would redirect the traffic of adit's own namespace"),
+        (
+            "node: node-a\nmtls",
+            "pool: { idle: 0s }\nnode: node-a\nmtls",
+            "pool.idle: must be at least 1s",
+        ),
+        ("targetPort: 5432 }", "targetPort: 5432 }, { port: 5432 }", "port 5432 is there already"),
+        ("targetPort: 5432 }", "protocol: UDP }", "\"UDP\" is none of TCP"),
+        ("[10.77.0.9]", "[127.0.0.1]", "no address that others can call"),
+        ("[10.77.0.9]", "['::ffff:10.77.0.1']", "already an address of workload shop/web"),
+        ("svidLifetime: 1h", "svidLifetime: 4000000000y", "longer than ten years"),
+    ] {
+        let text = EXAMPLE.replace(from, to);
+        assert_ne!(text, EXAMPLE, "{from}");
+        match parse("f", &text) {
+            Ok(_) => panic!("{to} was taken"),
+            Err(faults) => assert!(faults.to_string().contains(expected), "{to}: {faults}"),
+        }
+    }
+}
+
 #[test]
 fn two_pods_of_one_process_never_share_a_namespace() {
     let text = EXAMPLE.replace("node: node-b,", "node: node-a, netns: shop-web,");
