@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     config::Capture,
     mesh::Workload,
@@ -20,15 +22,26 @@ struct Carried {
     captured: bool,
 }
 
+impl Carried {
+    /// Whether its name stands for another namespace than when it was started, or for none:
+    /// the pod was made anew, and nothing protects the new one yet.
+    fn moved(&self) -> bool {
+        let now = self.workload.netns.as_ref().map(|netns| Netns::open(&netns.path()));
+        now.is_some_and(|now| now.map(|n| n.key()).ok() != Some(self.pod.netns.key()))
+    }
+}
+
 /// The pods of this process.
 pub(super) struct Carrier {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
+    /// Fires when nobody wants to wait for drains any longer.
+    pub(super) hurry: CancellationToken,
 }
 
 impl Carrier {
     pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, pods: Mutex::default() }
+        Self { node, pods: Mutex::default(), hurry: CancellationToken::new() }
     }
 
     /// Starts what is missing, stops what is gone or has moved to another namespace or
@@ -43,20 +56,20 @@ impl Carrier {
         let gone: Vec<Arc<str>> = self.with(|pods| {
             let stays = |c: &Carried| {
                 c.captured == (rules == Capture::Nft)
+                    && !c.moved()
                     && wanted.iter().any(|w| w.uid == c.workload.uid && same(w, &c.workload))
             };
             pods.values().filter(|c| !stays(c)).map(|c| c.workload.uid.clone()).collect()
         });
-        for uid in gone {
-            self.stop(&uid, grace).await;
-        }
+        let stops = gone.iter().map(|uid| self.stop(uid, grace));
+        futures_util::future::join_all(stops).await;
         let mut failed = Vec::new();
         for workload in wanted {
             if self.with(|pods| pods.contains_key(&workload.uid)) {
                 continue;
             }
             self.node.svids.watch(&workload.id);
-            match self.start(workload, rules) {
+            match self.start(workload, rules).await {
                 Ok(carried) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
@@ -75,6 +88,11 @@ impl Carrier {
         failed
     }
 
+    /// Whether a pod was made anew under its old name.
+    pub(super) fn any_moved(&self) -> bool {
+        self.with(|pods| pods.values().any(Carried::moved))
+    }
+
     /// Stops all pods side by side.
     pub(super) async fn stop_all(&self, grace: Duration) {
         let uids: Vec<_> = self.with(|pods| pods.keys().cloned().collect());
@@ -83,7 +101,7 @@ impl Carrier {
 
     async fn stop(&self, uid: &str, grace: Duration) {
         let Some(carried) = self.with(|pods| pods.remove(uid)) else { return };
-        let cut = carried.pod.stop(&self.node, grace).await;
+        let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
         if carried.captured
             && let Err(error) = capture::remove(&carried.pod.netns)
         {
@@ -93,7 +111,7 @@ impl Carrier {
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
-    fn start(&self, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
+    async fn start(&self, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
         let netns = match &workload.netns {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
@@ -108,8 +126,9 @@ impl Carrier {
         }
         let pod = Pod::start(&self.node, workload, netns)?;
         let captured = rules == Capture::Nft;
-        if captured {
-            capture::apply(&pod.netns)?;
+        if captured && let Err(error) = capture::apply(&pod.netns) {
+            pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
+            return Err(error.into());
         }
         Ok(Carried { pod, workload: Arc::clone(workload), captured })
     }

@@ -39,6 +39,8 @@ pub enum RunError {
 /// # Errors
 /// If it cannot start; once it runs, a bad edit of the file is logged and changes nothing.
 pub fn run(file: &Path) -> Result<(), RunError> {
+    // Before the file is read: an edit in between is then seen as one.
+    let seen = stamp(file);
     let checked = config::load(file)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)
@@ -47,13 +49,14 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     let workers = Workers::start(checked.settings.workers)?;
     let control =
         Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let ran = control.block_on(serve(file, checked, logging, workers.handles.clone()));
+    let ran = control.block_on(serve(file, seen, checked, logging, workers.handles.clone()));
     drop(workers);
     Ok(ran?)
 }
 
 async fn serve(
     file: &Path,
+    seen: Option<Stamp>,
     checked: Checked,
     logging: Logging,
     workers: Vec<Handle>,
@@ -84,7 +87,8 @@ async fn serve(
     let carrier = Carrier::new(Arc::clone(&node));
     let mut live = Live {
         file: file.to_owned(),
-        seen: stamp(file),
+        seen,
+        changing: None,
         trust_domain,
         ca: ca_config,
         wanted,
@@ -106,9 +110,11 @@ async fn serve(
             _ = hangup.recv() => live.reload().await,
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
-                if stamp(&live.file) != live.seen {
+                if live.settled() {
                     live.reload().await;
-                } else if ticks.is_multiple_of(10) && live.state.pending() {
+                } else if live.carrier.any_moved()
+                    || (ticks.is_multiple_of(10) && live.state.pending())
+                {
                     live.start_pods().await;
                 }
             }
@@ -116,9 +122,16 @@ async fn serve(
     }
     tracing::info!(grace = ?live.grace, "stopping: no new connections, draining");
     live.state.set_draining();
-    tokio::select! {
-        () = live.carrier.stop_all(live.grace) => {}
-        _ = interrupt.recv() => tracing::warn!("second SIGINT: not waiting"),
+    let hurry = live.carrier.hurry.clone();
+    let mut stopped = std::pin::pin!(live.carrier.stop_all(live.grace));
+    loop {
+        tokio::select! {
+            () = &mut stopped => break,
+            _ = interrupt.recv() => {
+                tracing::warn!("second SIGINT: not waiting for connections");
+                hurry.cancel();
+            }
+        }
     }
     tasks.cut();
     tasks.ended().await;
@@ -128,7 +141,8 @@ async fn serve(
 /// What a reload changes.
 struct Live {
     file: PathBuf,
-    seen: Option<(SystemTime, u64)>,
+    seen: Option<Stamp>,
+    changing: Option<Stamp>,
     trust_domain: crate::identity::TrustDomain,
     ca: CaConfig,
     wanted: Vec<Arc<crate::mesh::Workload>>,
@@ -141,6 +155,17 @@ struct Live {
 }
 
 impl Live {
+    /// Whether the file is another than the one in force and has stopped changing: somebody
+    /// who writes it in place is not read in the middle.
+    fn settled(&mut self) -> bool {
+        let now = stamp(&self.file);
+        if now == self.seen {
+            self.changing = None;
+            return false;
+        }
+        std::mem::replace(&mut self.changing, now) == now
+    }
+
     async fn start_pods(&self) {
         let failed = self.carrier.reconcile(&self.wanted, self.capture, self.grace).await;
         failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
@@ -149,11 +174,18 @@ impl Live {
 
     /// Takes the file if it is whole and right, else keeps what was.
     async fn reload(&mut self) {
-        self.seen = stamp(&self.file);
+        let seen = stamp(&self.file);
         let checked = match config::load(&self.file) {
             Ok(checked) => checked,
-            Err(error) => return self.rejected(&error.to_string()),
+            Err(error) => {
+                self.seen = seen;
+                return self.rejected(&error.to_string());
+            }
         };
+        if stamp(&self.file) != seen {
+            return; // written while it was read: the next look takes it
+        }
+        self.seen = seen;
         if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
             return self.rejected("trustDomain and ca cannot change while running; restart adit");
         }
@@ -189,7 +221,10 @@ fn fixed(settings: &config::Settings) -> String {
     format!("{:?}", config::Settings { drain: Duration::ZERO, ..settings.clone() })
 }
 
-fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
+/// When a file was last written, and which it is.
+type Stamp = (SystemTime, u64);
+
+fn stamp(file: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(file).ok()?;
     Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))

@@ -69,8 +69,12 @@ impl Pod {
         worker: &tokio::runtime::Handle,
         [outward, plain, hbone]: [std::net::TcpListener; 3],
     ) {
-        let pool =
-            Arc::new(Pool::new(Arc::clone(&self.netns), node.tunnel.clone(), self.tunnels.clone()));
+        let pool = Arc::new(Pool::new(
+            Arc::clone(&self.netns),
+            node.tunnel.clone(),
+            self.tunnels.clone(),
+            self.accepting.clone(),
+        ));
         let (n, pod) = (Arc::clone(node), Arc::clone(self));
         self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket| {
             outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket)
@@ -126,22 +130,28 @@ impl Pod {
     }
 
     /// Stops the pod in three phases: no new connections and GOAWAY; up to `grace` for live
-    /// ones; then the rest is cut, each with its record. Returns how many were cut.
-    pub async fn stop(&self, node: &Node, grace: Duration) -> usize {
+    /// ones, less if `hurry` fires; then the rest is cut, each with its record, and what is
+    /// queued in tunnels is sent. Returns how many were cut.
+    pub async fn stop(&self, node: &Node, grace: Duration, hurry: &CancellationToken) -> usize {
         self.accepting.cancel();
-        let finished = tokio::time::timeout(grace, self.conns.ended()).await;
-        let left = if finished.is_ok() { 0 } else { self.conns.len() };
+        tokio::select! {
+            _ = tokio::time::timeout(grace, self.conns.ended()) => {}
+            () = hurry.cancelled() => {}
+        }
+        let left = self.conns.len();
         for conn in node.telemetry.live.all() {
             if conn.facts(|f| f.local_uid.as_ref() == Some(&self.uid)) {
                 conn.cut(CloseReason::Drained);
             }
         }
-        self.conns.drain(Duration::from_millis(500)).await;
-        self.tunnels.cut();
-        self.tunnels.ended().await;
+        self.conns.drain(LAST_WORDS).await;
+        self.tunnels.drain(LAST_WORDS).await;
         left
     }
 }
+
+/// How long connections may take to record their end, and tunnels to send what is queued.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Both families on one socket.
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

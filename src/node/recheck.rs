@@ -21,6 +21,9 @@ pub fn recheck(node: &Node) -> usize {
         else {
             continue;
         };
+        if mesh.workload(&uid).is_none() {
+            continue; // it left the mesh: its pod is stopped, with the grace of a drain
+        }
         let plaintext_refused = flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict;
         let rules = mesh.rules(&uid);
         let verdict = policy::authorize(&rules, &flow);

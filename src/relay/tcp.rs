@@ -17,7 +17,8 @@ const LARGEST: usize = 128 * 1024;
 #[must_use]
 pub fn split(socket: TcpStream) -> (TcpSource, TcpSink) {
     let socket = Arc::new(socket);
-    (TcpSource { socket: Arc::clone(&socket), size: SMALLEST }, TcpSink { socket })
+    let source = TcpSource { socket: Arc::clone(&socket), size: SMALLEST };
+    (source, TcpSink { socket, finished: false })
 }
 
 /// The reading half.
@@ -49,10 +50,20 @@ impl Source for TcpSource {
     }
 }
 
-/// The writing half.
+/// The writing half. Dropped before [`Sink::finish`], it resets the connection: what was cut
+/// in the middle must not look complete.
 #[derive(Debug)]
 pub struct TcpSink {
     socket: Arc<TcpStream>,
+    finished: bool,
+}
+
+impl Drop for TcpSink {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.abort();
+        }
+    }
 }
 
 impl Sink for TcpSink {
@@ -68,6 +79,7 @@ impl Sink for TcpSink {
     }
 
     async fn finish(&mut self) -> io::Result<()> {
+        self.finished = true;
         match socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write) {
             // The peer has already reset or closed: its own end is reported by the reads.
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),

@@ -63,6 +63,18 @@ async fn a_reset_after_a_half_close_is_noticed_too() {
 }
 
 #[tokio::test]
+async fn a_relay_that_is_cut_resets_both_sides() {
+    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    app.write_all(b"half an ans").await.unwrap();
+    mesh.read_exact(&mut [0; 11]).await.unwrap();
+    end.abort();
+    for socket in [&mut app, &mut mesh] {
+        let error = socket.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
 async fn megabytes_arrive_whole_both_ways_at_once() {
     let Relayed { mut app, mut mesh, end } = relayed(None).await;
     let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();

@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CONNECTION_WINDOW, ConnectError, DATA_FRAME_BUDGET, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
@@ -86,6 +87,11 @@ impl TunnelClient {
         Ok((Self { send, addr, peer }, driver))
     }
 
+    /// How many streams the peer allows at once.
+    pub(super) fn peer_limit(&self) -> usize {
+        self.send.current_max_send_streams().max(1)
+    }
+
     /// Opens one stream and waits for the answer.
     ///
     /// Cancel safe: a dropped future resets its own stream only.
@@ -118,13 +124,27 @@ impl TunnelClient {
     }
 }
 
-/// Runs a tunnel until the peer ends it, falls silent, or nobody used it for `idle`.
-pub(super) async fn drive(mut driver: Driver, usage: Arc<Usage>, idle: Duration) {
+/// Runs a tunnel until the peer ends it, falls silent, nobody used it for `idle`, or
+/// `closing` fired and its last stream has ended. `release` gives up the handles that would
+/// open more streams; what is queued is still sent.
+pub(super) async fn drive(
+    mut driver: Driver,
+    usage: Arc<Usage>,
+    idle: Duration,
+    closing: CancellationToken,
+    release: impl FnOnce(),
+) {
     let pings = driver.ping_pong();
+    let unused = async {
+        until_unused(&usage, idle, &closing).await;
+        usage.closed.store(true, Relaxed);
+        release();
+        sleep(FLUSH).await; // the driver below ends first, unless the peer takes nothing
+    };
     let why = tokio::select! {
         ended = driver => ended.err().map(|e| e.to_string()),
         silent = keepalive::until_silent(pings) => Some(silent),
-        () = until_unused(&usage, idle) => None,
+        () = unused => None,
     };
     usage.closed.store(true, Relaxed);
     if let Some(why) = why {
@@ -132,12 +152,22 @@ pub(super) async fn drive(mut driver: Driver, usage: Arc<Usage>, idle: Duration)
     }
 }
 
-async fn until_unused(usage: &Usage, idle: Duration) {
+/// How long a tunnel that is given up may take to send what is queued.
+const FLUSH: Duration = Duration::from_secs(5);
+
+async fn until_unused(usage: &Usage, idle: Duration, closing: &CancellationToken) {
+    let look = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(10));
     let mut last_used = Instant::now();
-    while last_used.elapsed() < idle {
-        sleep((idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(10))).await;
+    loop {
+        let wait = if closing.is_cancelled() { Duration::from_millis(20) } else { look };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = closing.cancelled(), if !closing.is_cancelled() => {}
+        }
         if usage.streams.load(Relaxed) > 0 {
             last_used = Instant::now();
+        } else if closing.is_cancelled() || last_used.elapsed() >= idle {
+            return;
         }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectError, TunnelConfig,
@@ -67,10 +68,14 @@ struct Entry {
 }
 
 impl Entry {
+    /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
     fn has_room(&self, limit: usize) -> bool {
-        let alive =
-            !self.usage.closed.load(Relaxed) && !matches!(&*self.state.borrow(), State::Failed(_));
-        alive && self.usage.streams.load(Relaxed) < limit
+        let limit = match &*self.state.borrow() {
+            State::Dialling => limit,
+            State::Up(client) => limit.min(client.peer_limit()),
+            State::Failed(_) => return false,
+        };
+        !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
     }
 
     fn is_over(&self) -> bool {
@@ -85,19 +90,27 @@ pub struct Pool {
     connector: Arc<Connector>,
     entries: Mutex<HashMap<Key, Vec<Entry>>>,
     tasks: Tasks,
+    closing: CancellationToken,
     dials: AtomicUsize,
 }
 
 impl Pool {
-    /// A pool that dials from inside `netns`; its tunnels live in `tasks`.
+    /// A pool that dials from inside `netns`; its tunnels live in `tasks`, and end in order,
+    /// each after its last stream, once `closing` fires.
     #[must_use]
-    pub fn new(netns: Arc<Netns>, config: TunnelConfig, tasks: Tasks) -> Self {
+    pub fn new(
+        netns: Arc<Netns>,
+        config: TunnelConfig,
+        tasks: Tasks,
+        closing: CancellationToken,
+    ) -> Self {
         Self {
             netns,
             config,
             connector: Arc::default(),
             entries: Mutex::default(),
             tasks,
+            closing,
             dials: AtomicUsize::new(0),
         }
     }
@@ -119,7 +132,7 @@ impl Pool {
         let mut tries = 0;
         loop {
             tries += 1;
-            let (mut state, slot, usage) = self.tunnel(own, hop);
+            let (mut state, slot, usage) = self.tunnel(own, hop, tries > 1);
             let settled = state.wait_for(|s| !matches!(s, State::Dialling)).await;
             let client = match settled.map(|state| state.clone()) {
                 Ok(State::Up(client)) => client,
@@ -130,8 +143,12 @@ impl Pool {
             };
             match client.open(request, slot, &self.config).await {
                 Ok((source, sink)) => return Ok((source, sink, client.peer)),
-                Err(ConnectError::Http2 { retry: true, .. }) if tries < 2 => {
+                Err(error @ ConnectError::Http2 { .. }) => {
+                    // Broken, going away or mute: live streams go on, new ones go elsewhere.
                     usage.closed.store(true, Relaxed);
+                    if !matches!(error, ConnectError::Http2 { retry: true, .. }) || tries > 1 {
+                        return Err(error);
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -144,7 +161,12 @@ impl Pool {
         self.dials.load(Relaxed)
     }
 
-    fn tunnel(&self, own: &Own, hop: &Hop) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
+    fn tunnel(
+        &self,
+        own: &Own,
+        hop: &Hop,
+        fresh: bool,
+    ) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
         let key = Key { own_serial: own.svid.serial.clone(), hop: hop.clone() };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() > 64 && !entries.contains_key(&key) {
@@ -155,7 +177,8 @@ impl Pool {
         }
         let tunnels = entries.entry(key).or_default();
         tunnels.retain(|t| !t.is_over());
-        if let Some(entry) = tunnels.iter().find(|t| t.has_room(self.config.max_streams)) {
+        let roomy = tunnels.iter().find(|t| !fresh && t.has_room(self.config.max_streams));
+        if let Some(entry) = roomy {
             let slot = StreamSlot::take(&entry.usage);
             return (entry.state.clone(), slot, Arc::clone(&entry.usage));
         }
@@ -170,13 +193,18 @@ impl Pool {
 
     fn spawn_dial(&self, own: Own, hop: Hop, usage: Arc<Usage>, say: watch::Sender<State>) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
-        let connector = Arc::clone(&self.connector);
+        let (connector, closing) = (Arc::clone(&self.connector), self.closing.clone());
         self.tasks.spawn(async move {
             match dial(&netns, &connector, &own, &hop, &config).await {
                 Ok((client, driver)) => {
                     say.send_replace(State::Up(client));
-                    // The pool's copy must not keep the connection alive once it is over.
-                    drive(driver, usage, config.idle).await;
+                    // Without a handle left, HTTP/2 ends by itself once all is flushed.
+                    let addr = hop.addr;
+                    let release = || {
+                        let over = ConnectError::stalled(addr, "tunnel left", config.idle);
+                        say.send_replace(State::Failed(over));
+                    };
+                    drive(driver, usage, config.idle, closing, release).await;
                 }
                 Err(error) => {
                     usage.closed.store(true, Relaxed);

@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::a_bad_edit_changes_nothing_and_is_counted", bad_edit),
     ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
     ("mesh::stopping_drains_and_leaves_no_rule_behind", stopping),
+    ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
 ];
 
@@ -133,6 +134,15 @@ fn stopping() {
     // Both ends are ours: whichever is cut first resets the other.
     let drained = ["inbound", "outbound"].map(|d| lab.records(d, "drained").len());
     assert!(drained.iter().sum::<usize>() >= 1, "{}", lab.log());
+}
+
+fn recreated() {
+    let lab = lab(&["web"]);
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    lab.remake("web", 1);
+    lab.wait("carried again", || lab.tool("web", "nft list tables").contains("adit-nat"));
+    lab.wait("ready", || lab.admin("127.0.0.1:15021", "GET /healthz/ready").contains("200 OK"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
 /// Resident memory of a process in KiB.

@@ -37,6 +37,17 @@ pub(crate) fn ip(arguments: &str) {
     assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+fn make_pod(name: &str, n: u8) {
+    ip(&format!("netns add {name}"));
+    ip(&format!("-n {name} link set lo up"));
+    ip(&format!("-n {name} link add eth0 type veth peer name v{n} netns bridge"));
+    ip(&format!("-n bridge link set v{n} master br0 up"));
+    ip(&format!("-n {name} addr add 10.77.0.{n}/24 dev eth0"));
+    ip(&format!("-n {name} addr add fd77::{n}/64 dev eth0 nodad"));
+    ip(&format!("-n {name} link set eth0 up"));
+    ip(&format!("-n {name} route add default via 10.77.0.254"));
+}
+
 /// Pods on one bridge, and an adit that carries them.
 pub(crate) struct Lab {
     pods: Vec<(&'static str, u8)>,
@@ -50,18 +61,17 @@ impl Lab {
         ip("netns add bridge");
         ip("-n bridge link add br0 type bridge");
         ip("-n bridge link set br0 up");
-        for (name, n) in pods {
-            ip(&format!("netns add {name}"));
-            ip(&format!("-n {name} link set lo up"));
-            ip(&format!("-n {name} link add eth0 type veth peer name v{n} netns bridge"));
-            ip(&format!("-n bridge link set v{n} master br0 up"));
-            ip(&format!("-n {name} addr add 10.77.0.{n}/24 dev eth0"));
-            ip(&format!("-n {name} addr add fd77::{n}/64 dev eth0 nodad"));
-            ip(&format!("-n {name} link set eth0 up"));
-            ip(&format!("-n {name} route add default via 10.77.0.254"));
-        }
+        pods.iter().for_each(|(name, n)| make_pod(name, *n));
         let dir = tempfile::tempdir().expect("a temporary directory");
         Self { pods: pods.to_vec(), dir, adit: None }
+    }
+
+    /// Takes a pod's namespace away and makes another of the same name.
+    pub(crate) fn remake(&self, name: &str, n: u8) {
+        ip(&format!("netns del {name}"));
+        // Its end of the cable goes with it once nobody holds the namespace.
+        let _ = Command::new("ip").args(["-n", "bridge", "link", "del", &format!("v{n}")]).output();
+        make_pod(name, n);
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
