@@ -130,6 +130,8 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
             let telemetry = &state.node.telemetry;
             let tasks = state.node.workers.iter().map(|w| w.metrics().num_alive_tasks());
             telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
+            let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
+            telemetry.metrics.log_lines_dropped.set(lost);
             let text = telemetry.metrics.render(&telemetry.live);
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }

@@ -68,7 +68,7 @@ impl Carrier {
             if self.with(|pods| pods.contains_key(&workload.uid)) {
                 continue;
             }
-            self.node.svids.watch(&workload.id);
+            self.node.svids.watch(&workload.uid, &workload.id);
             match self.start(workload, rules).await {
                 Ok(carried) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
@@ -77,11 +77,7 @@ impl Carrier {
                 Err(error) => failed.push(format!("pod {}: {error}", workload.uid)),
             }
         }
-        for id in self.node.svids.identities() {
-            if !wanted.iter().any(|w| w.id == id) {
-                self.node.svids.forget(&id);
-            }
-        }
+        self.node.svids.retain(|uid| wanted.iter().any(|w| &*w.uid == uid));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.node.telemetry.metrics.pods.set(count(self.with(|pods| pods.len())));
         self.node.telemetry.metrics.pods_pending.set(count(failed.len()));

@@ -1,12 +1,13 @@
-//! The SVIDs of this node, one per local identity, each renewed by a task of its own.
+//! The SVIDs of this node, one per local workload, each renewed by a task of its own.
 //!
-//! Keys are kept by SPIFFE ID and handed out for that ID only. A failed renewal keeps the
+//! Keys are kept by workload and handed out for that workload only, also where several share
+//! a service account and so a SPIFFE ID. A failed renewal keeps the
 //! last good SVID until it expires, and says so; an expired one is never handed out.
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -38,6 +39,7 @@ impl Held {
 }
 
 struct Entry {
+    id: SpiffeId,
     held: watch::Receiver<Held>,
     hurry: Arc<Notify>,
     tasks: Tasks,
@@ -49,7 +51,7 @@ pub struct Svids {
     bundles: Arc<BundleSet>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    entries: Mutex<HashMap<SpiffeId, Entry>>,
+    entries: Mutex<HashMap<Arc<str>, Entry>>,
 }
 
 impl fmt::Debug for Svids {
@@ -62,6 +64,8 @@ impl fmt::Debug for Svids {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SvidStatus {
+    /// The workload's uid.
+    pub workload: String,
     /// The SPIFFE ID.
     pub identity: String,
     /// `Available`, `Initializing`, or `Unavailable: …`.
@@ -100,10 +104,11 @@ impl Svids {
         Arc::clone(&self.bundles)
     }
 
-    /// Begins to hold an identity; does nothing if it is held. Needs a running runtime.
-    pub fn watch(&self, id: &SpiffeId) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.contains_key(id) {
+    /// Begins to hold an SVID for a workload; does nothing if that one is held. Needs a
+    /// running runtime.
+    pub fn watch(&self, uid: &Arc<str>, id: &SpiffeId) {
+        let mut entries = self.lock();
+        if entries.get(uid).is_some_and(|e| e.id == *id) {
             return;
         }
         let (say, held) = watch::channel(Held::default());
@@ -117,46 +122,48 @@ impl Svids {
             say,
         };
         tasks.spawn(renewal.run());
-        entries.insert(id.clone(), Entry { held, hurry, tasks });
-    }
-
-    /// Ends renewal and wipes the key once the last connection that uses it is gone.
-    pub fn forget(&self, id: &SpiffeId) {
-        let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Some(entry) = entry {
-            entry.tasks.cut();
-            self.metrics.forget_identity(id.as_str());
+        let entry = Entry { id: id.clone(), held, hurry, tasks };
+        if let Some(old) = entries.insert(uid.clone(), entry) {
+            self.end(&old, &entries);
         }
     }
 
-    /// The identities that are held.
-    #[must_use]
-    pub fn identities(&self) -> Vec<SpiffeId> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ids: Vec<_> = entries.keys().cloned().collect();
-        ids.sort();
-        ids
+    /// Keeps only the workloads that `wanted` names; the others' keys are wiped once the last
+    /// connection that uses them is gone.
+    pub fn retain(&self, wanted: impl Fn(&str) -> bool) {
+        let mut entries = self.lock();
+        let gone: Vec<_> = entries.keys().filter(|uid| !wanted(uid)).cloned().collect();
+        for uid in gone {
+            if let Some(old) = entries.remove(&uid) {
+                self.end(&old, &entries);
+            }
+        }
     }
 
-    /// Renews at once; `false` if the identity is not held.
+    fn end(&self, old: &Entry, left: &HashMap<Arc<str>, Entry>) {
+        old.tasks.cut();
+        if !left.values().any(|e| e.id == old.id) {
+            self.metrics.forget_identity(old.id.as_str());
+        }
+    }
+
+    /// Renews at once what is held for an identity; `false` if nothing is.
     pub fn rotate_now(&self, id: &SpiffeId) -> bool {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(id).map(|e| e.hurry.notify_one()).is_some()
+        let entries = self.lock();
+        let held = entries.values().filter(|e| e.id == *id);
+        held.map(|e| e.hurry.notify_one()).count() > 0
     }
 
-    /// The SVID of `id`, waiting for the first attempt if none was made yet.
+    /// The SVID of a workload, waiting for the first attempt if none was made yet.
     ///
     /// # Errors
     /// The last failure, at once, if there is no valid SVID.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn ready(&self, id: &SpiffeId) -> Result<Arc<X509Svid>, Arc<CaError>> {
-        let held = {
-            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.get(id).map(|e| e.held.clone())
-        };
-        let gone = || Arc::new(CaError::Sign(format!("{id} is not an identity of this node")));
+    pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<CaError>> {
+        let held = self.lock().get(uid).map(|e| e.held.clone());
+        let gone = || Arc::new(CaError::Sign(format!("{uid} is not a workload of this node")));
         let mut held = held.ok_or_else(gone)?;
         let now = held
             .wait_for(|h| h.valid().is_some() || h.error.is_some())
@@ -172,14 +179,19 @@ impl Svids {
     /// What `/certs` shows.
     #[must_use]
     pub fn statuses(&self) -> Vec<SvidStatus> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = entries.iter().map(|(id, e)| status(id, &e.held.borrow())).collect();
-        all.sort_by(|a, b| a.identity.cmp(&b.identity));
+        let entries = self.lock();
+        let status = |(uid, e): (&Arc<str>, &Entry)| status(uid, &e.id, &e.held.borrow());
+        let mut all: Vec<_> = entries.iter().map(status).collect();
+        all.sort_by(|a, b| (&a.identity, &a.workload).cmp(&(&b.identity, &b.workload)));
         all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn status(id: &SpiffeId, held: &Held) -> SvidStatus {
+fn status(uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
     let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
     let svid = held.svid.as_ref();
     let state = match (held.valid(), &held.error) {
@@ -188,6 +200,7 @@ fn status(id: &SpiffeId, held: &Held) -> SvidStatus {
         (None, None) => "Initializing".to_owned(),
     };
     SvidStatus {
+        workload: uid.to_owned(),
         identity: id.to_string(),
         state,
         source: "embedded",
@@ -261,5 +274,36 @@ async fn sleep_by_the_clock(wait: Duration) {
             return;
         }
         tokio::time::sleep(left.min(Duration::from_secs(30))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn workloads_of_one_service_account_have_keys_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain = "td".parse().unwrap();
+        let ca = EmbeddedCa::open(dir.path(), &domain, Duration::from_secs(60)).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let svids = Svids::new(Arc::new(ca), metrics, Tasks::default());
+        let id: SpiffeId = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let uids: [Arc<str>; 2] = ["shop/web-1".into(), "shop/web-2".into()];
+        uids.iter().for_each(|uid| svids.watch(uid, &id));
+        let [one, two] = [&uids[0], &uids[1]].map(|uid| svids.ready(uid));
+        let (one, two) = (one.await.unwrap(), two.await.unwrap());
+        assert_eq!(one.id, two.id);
+        assert_ne!(one.key.pkcs8(), two.key.pkcs8());
+        // Renewal replaces one's own; a failure keeps it.
+        std::fs::rename(dir.path().join("root-key.pem"), dir.path().join("away")).unwrap();
+        assert!(svids.rotate_now(&id));
+        while svids.statuses().iter().any(|s| s.last_error.is_none()) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(svids.ready(&uids[0]).await.unwrap().serial, one.serial);
+        svids.retain(|uid| uid == "shop/web-1");
+        assert!(svids.ready(&uids[1]).await.is_err());
+        assert!(!format!("{:?}", svids.statuses()).contains("PRIVATE"));
     }
 }

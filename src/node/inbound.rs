@@ -1,6 +1,6 @@
 //! HBONE that arrives for a pod: proven, authorised, and only then dialled.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node, OWN_PORTS, Pod,
     outbound::{Outcome, connect_failed, ended, finish},
+    pod::MAX_TUNNELS,
     telemetry::{baggage, party},
 };
 use crate::{
@@ -37,6 +38,10 @@ pub(super) async fn serve(
     let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
+    let Ok(_place) = Arc::clone(&pod.tunnel_places).try_acquire_owned() else {
+        let why = format!("{MAX_TUNNELS} tunnels to this pod are open already");
+        return refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
+    };
     let (tls, proven) = match handshake(&node, &pod, tcp).await {
         Ok(done) => done,
         Err((reason, error)) => return refused(&node, &pod, peer, local, reason, error),
@@ -73,7 +78,7 @@ async fn handshake(
     let workload = mesh
         .workload(&pod.uid)
         .ok_or((CloseReason::Internal, "the workload has left the mesh".to_owned()))?;
-    let svid = node.own_svid(&workload.id).await.map_err(|e| (CloseReason::NoIdentity, e))?;
+    let svid = node.own_svid(workload).await.map_err(|e| (CloseReason::NoIdentity, e))?;
     pod.acceptor
         .accept(tcp, &svid, &node.svids.bundles(), node.tunnel.tls)
         .await
@@ -142,6 +147,10 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
         Ok(dst) => dst,
         Err((status, reason, why)) => return refuse(incoming, status, reason, why),
     };
+    if proven.not_after < SystemTime::now() {
+        let why = "the caller's SVID expired while its tunnel was open";
+        return refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why);
+    }
     name_service(conn, &mesh, workload, &incoming);
     let flow =
         Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(proven.id.clone()), dst };

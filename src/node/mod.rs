@@ -40,8 +40,8 @@ pub use recheck::recheck;
 
 use crate::{
     ca::Svids,
-    identity::{SpiffeId, X509Svid},
-    mesh::Snapshot,
+    identity::X509Svid,
+    mesh::{Snapshot, Workload},
     observe::Telemetry,
     tunnel::TunnelConfig,
 };
@@ -70,12 +70,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// The SVID of a local identity, waiting no longer than a handshake may take.
-    async fn own_svid(&self, id: &SpiffeId) -> Result<Arc<X509Svid>, String> {
-        match tokio::time::timeout(self.tunnel.tls, self.svids.ready(id)).await {
+    /// The SVID of a local workload, waiting no longer than a handshake may take.
+    async fn own_svid(&self, workload: &Workload) -> Result<Arc<X509Svid>, String> {
+        match tokio::time::timeout(self.tunnel.tls, self.svids.ready(&workload.uid)).await {
             Ok(Ok(svid)) => Ok(svid),
-            Ok(Err(error)) => Err(format!("no SVID for {id}: {error}")),
-            Err(_) => Err(format!("no SVID for {id} in {:?}", self.tunnel.tls)),
+            Ok(Err(error)) => Err(format!("no SVID for {}: {error}", workload.id)),
+            Err(_) => Err(format!("no SVID for {} in {:?}", workload.id, self.tunnel.tls)),
         }
     }
 }

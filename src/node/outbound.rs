@@ -95,7 +95,7 @@ async fn hbone(
     hop: &crate::tunnel::Hop,
     request: ConnectRequest,
 ) -> Outcome {
-    let svid = match node.own_svid(&from.id).await {
+    let svid = match node.own_svid(from).await {
         Ok(svid) => svid,
         Err(error) => {
             abort(&app);

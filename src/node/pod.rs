@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +30,7 @@ pub struct Pod {
     /// Its network namespace.
     pub netns: Arc<Netns>,
     pub(super) acceptor: Acceptor,
+    pub(super) tunnel_places: Arc<Semaphore>,
     accepting: CancellationToken,
     conns: Tasks,
     tunnels: Tasks,
@@ -53,6 +54,7 @@ impl Pod {
             uid: workload.uid.clone(),
             netns,
             acceptor: Acceptor::default(),
+            tunnel_places: Arc::new(Semaphore::new(MAX_TUNNELS)),
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
@@ -152,6 +154,10 @@ impl Pod {
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How many tunnels, handshakes included, may be open towards one pod: its callers cannot use
+/// up the descriptors of the other pods.
+pub(super) const MAX_TUNNELS: usize = 4096;
 
 /// Both families on one socket.
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

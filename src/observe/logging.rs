@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::ParseError, fmt::time::UtcTime, layer::SubscriberExt,
     reload, util::SubscriberInitExt,
@@ -37,6 +37,7 @@ impl FromStr for LogFormat {
 #[derive(Clone)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
+    dropped: ErrorCounter,
     _writer: Arc<WorkerGuard>,
 }
 
@@ -56,6 +57,7 @@ impl Logging {
         let (filter, handle) = reload::Layer::new(filter);
         let (writer, guard) =
             NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(std::io::stdout());
+        let dropped = writer.error_counter();
         let timer = UtcTime::rfc_3339();
         let layer = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
@@ -76,7 +78,13 @@ impl Logging {
             .with(layer)
             .try_init()
             .map_err(|e| e.to_string())?;
-        Ok(Self { filter: handle, _writer: Arc::new(guard) })
+        Ok(Self { filter: handle, dropped, _writer: Arc::new(guard) })
+    }
+
+    /// How many lines were lost because nobody read them fast enough.
+    #[must_use]
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
     }
 
     /// The filter in force.

@@ -49,6 +49,8 @@ const TRAFFIC: [&str; 24] = [
 /// `close_reason` is ours, and only on the closed and failed counters.
 const OPEN: usize = TRAFFIC.len() - 1;
 
+const OVERFLOW: &str = "overflow";
+
 type Labels = Vec<Arc<str>>;
 
 /// The counters of one label set of an open connection.
@@ -98,6 +100,8 @@ pub struct Metrics {
     pub pods: IntGauge,
     /// Pods that could not be started yet.
     pub pods_pending: IntGauge,
+    /// Log lines lost because nobody read them fast enough.
+    pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
     pub alive_tasks: IntGauge,
     /// Accepts that failed (descriptors exhausted and the like).
@@ -190,6 +194,10 @@ impl Metrics {
                 "workload_manager_pending_proxy_count",
                 "Pods that could not be started yet (unstable)",
             )?,
+            log_lines_dropped: gauge(
+                "adit_log_lines_dropped",
+                "Log lines lost because nobody read them fast enough",
+            )?,
             alive_tasks: gauge("tokio_num_alive_tasks", "Tasks alive on the data workers")?,
             accept_errors: counters(
                 "adit_accept_errors_total",
@@ -215,6 +223,9 @@ impl Metrics {
     #[must_use]
     pub fn series(&self, direction: Direction, facts: &Facts) -> Arc<Series> {
         let labels = self.bounded(direction, traffic_labels(direction, facts));
+        if &*labels[1] == OVERFLOW {
+            self.overflowed.inc();
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let values: Vec<&str> = labels[..OPEN].iter().map(AsRef::as_ref).collect();
@@ -281,8 +292,7 @@ impl Metrics {
         if known.len() < MAX_SERIES || known.contains_key(&labels) {
             return labels;
         }
-        self.overflowed.inc();
-        let mut overflow: Labels = vec!["overflow".into(); TRAFFIC.len()];
+        let mut overflow: Labels = vec![OVERFLOW.into(); TRAFFIC.len()];
         overflow[0] = direction.reporter().into();
         overflow
     }

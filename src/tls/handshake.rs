@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -36,6 +36,8 @@ const ALPN: &[u8] = b"h2";
 pub struct Peer {
     /// The ID in the peer's SVID.
     pub id: SpiffeId,
+    /// When its SVID ends: nothing new may begin after that.
+    pub not_after: SystemTime,
     /// What was agreed on.
     pub tls: TlsFacts,
 }
@@ -184,5 +186,9 @@ fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
     let leaf = parse_leaf(leaf.ok_or(TlsError::NoPeerCertificate)?).map_err(TlsError::Svid)?;
     let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));
     let cipher = tls.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite()));
-    Ok(Peer { id: leaf.id, tls: TlsFacts { version: "TLSv1.3", group, cipher } })
+    Ok(Peer {
+        id: leaf.id,
+        not_after: leaf.not_after,
+        tls: TlsFacts { version: "TLSv1.3", group, cipher },
+    })
 }

@@ -1,6 +1,6 @@
 //! The server end of a tunnel: takes CONNECT streams and hands each to a handler.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{
@@ -78,6 +78,10 @@ impl Incoming {
     }
 }
 
+/// A tunnel without streams is told to go after this, looked at as often: twice what a client
+/// of ours keeps one.
+const IDLE: Duration = Duration::from_secs(600);
+
 /// A tunnel that did not end in order.
 #[derive(Debug)]
 pub struct Broken {
@@ -124,6 +128,9 @@ where
     let mut silent = std::pin::pin!(silent);
     let mut goaway_sent = false;
     let mut streams = 0;
+    let live = Arc::new(());
+    let mut idle = tokio::time::interval(IDLE);
+    idle.reset();
     loop {
         tokio::select! {
             incoming = tunnel.accept() => match incoming {
@@ -132,12 +139,23 @@ where
                 Some(Err(e)) => return Err(Broken { why: format!("{peer}: {e}"), streams }),
                 Some(Ok((request, respond))) => {
                     streams += 1;
-                    tasks.spawn(handle(Incoming { request, respond }));
+                    idle.reset();
+                    let (stream, held) = (handle(Incoming { request, respond }), Arc::clone(&live));
+                    tasks.spawn(async move {
+                        stream.await;
+                        drop(held);
+                    });
                 }
             },
             () = draining.cancelled(), if !goaway_sent => {
                 goaway_sent = true;
                 tunnel.graceful_shutdown();
+            }
+            _ = idle.tick(), if !goaway_sent => {
+                if Arc::strong_count(&live) == 1 {
+                    goaway_sent = true;
+                    tunnel.graceful_shutdown();
+                }
             }
             why = &mut silent => {
                 tunnel.abrupt_shutdown(Reason::NO_ERROR);

@@ -80,6 +80,8 @@ close_reasons! {
     IdentityMismatch = "identity_mismatch" / "IDENTITY_ERROR";
     /// We have no SVID for the pod yet.
     NoIdentity = "no_identity" / "IDENTITY_ERROR";
+    /// Too many tunnels towards this pod are open.
+    Overloaded = "overloaded" / "CONNECT";
     /// HTTP/2 failed or stalled (preface, settings, response).
     TunnelFailure = "tunnel_failure" / "H2_HANDSHAKE_FAILURE";
     /// A request that is not a well-formed CONNECT.
