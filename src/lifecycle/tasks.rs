@@ -21,6 +21,8 @@ impl Tasks {
     /// The same on a given runtime (a data worker's).
     pub fn spawn_on(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        // Boxed, since each wrapper around a future by value would hold it twice.
+        let work = Box::pin(work);
         let work = async move {
             stop.run_until_cancelled(work).await;
         };

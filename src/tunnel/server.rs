@@ -140,7 +140,8 @@ where
                 Some(Ok((request, respond))) => {
                     streams += 1;
                     idle.reset();
-                    let (stream, held) = (handle(Incoming { request, respond }), Arc::clone(&live));
+                    let stream = Box::pin(handle(Incoming { request, respond }));
+                    let held = Arc::clone(&live);
                     tasks.spawn(async move {
                         stream.await;
                         drop(held);
