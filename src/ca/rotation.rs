@@ -1,18 +1,27 @@
 //! When to renew an SVID. Pure: no clock, no socket, no task; time and chance come in.
 //!
-//! Half of the lifetime after its start, a little earlier by chance so that a node's SVIDs
-//! do not come due together; after a failure 1 s, doubled up to 150 s, ±20 %, but never
-//! later than the expiry of what is still held.
+//! Half of what is left of its lifetime, a little earlier by chance so that a node's SVIDs
+//! do not come due together, but not within a second; after a failure 1 s, doubled up to
+//! 150 s, ±20 %, but never later than the expiry of what is still held.
 
 use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// 1 s, doubled up to 150 s, for ever; the ±20 % are added from outside.
+fn waits() -> ExponentialBackoff {
+    let plan = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST);
+    plan.with_factor(2.0).without_max_times().build()
+}
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(150);
 
 /// The plan of one identity.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub struct Rotation {
     due: SystemTime,
+    waits: ExponentialBackoff,
     not_after: Option<SystemTime>,
     failures: u32,
 }
@@ -21,20 +30,22 @@ impl Rotation {
     /// Nothing held yet: ask at once.
     #[must_use]
     pub fn new(now: SystemTime) -> Self {
-        Self { due: now, not_after: None, failures: 0 }
+        Self { due: now, waits: waits(), not_after: None, failures: 0 }
     }
 
-    /// An SVID arrived. `chance` is in `0.0..1.0`.
-    pub fn on_issued(&mut self, not_before: SystemTime, not_after: SystemTime, chance: f64) {
-        let lifetime = not_after.duration_since(not_before).unwrap_or_default();
-        self.failures = 0;
+    /// An SVID arrived. `chance` is in `0.0..1.0`. Counted from `now`, not from its
+    /// notBefore, which issuers set back to allow for clock skew.
+    pub fn on_issued(&mut self, now: SystemTime, not_after: SystemTime, chance: f64) {
+        let left = not_after.duration_since(now).unwrap_or_default();
+        (self.failures, self.waits) = (0, waits());
         self.not_after = Some(not_after);
-        self.due = not_before + lifetime.mul_f64(0.5 - 0.05 * chance.clamp(0.0, 1.0));
+        let wait = left.mul_f64(0.5 - 0.05 * chance.clamp(0.0, 1.0));
+        self.due = now + wait.max(FIRST);
     }
 
     /// The source did not answer, or badly.
     pub fn on_failure(&mut self, now: SystemTime, chance: f64) {
-        let doubled = FIRST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
+        let doubled = self.waits.next().unwrap_or(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let backoff = doubled.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0));
         self.due = now + backoff;
@@ -77,6 +88,8 @@ mod tests {
         assert_eq!(plan.due(), at(1000 + 1800));
         plan.on_issued(at(1000), at(4600), 1.0);
         assert_eq!(plan.due(), at(1000 + 1620));
+        plan.on_issued(at(5000), at(4600), 0.5);
+        assert_eq!(plan.due(), at(5001), "issued expired: asks again, but does not spin");
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Renewal {
     }
 
     fn issued(&self, plan: &mut Rotation, svid: X509Svid) {
-        plan.on_issued(svid.not_before, svid.not_after, rand::random());
+        plan.on_issued(SystemTime::now(), svid.not_after, rand::random());
         self.metrics.svid_renewals.with_label_values(&["issued"]).inc();
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let gauge = self.metrics.svid_not_after.with_label_values(&[self.id.as_str()]);

@@ -1,12 +1,12 @@
 //! A pod cannot be impersonated, in either role: each attempt has its own close reason.
 
-use std::{net::TcpStream, time::Duration};
+use std::time::Duration;
 
 use http::{Method, Request};
 use rcgen::{BasicConstraints, IsCa};
 
 use crate::{
-    forge::{answer_one, forge, request},
+    forge::{answer_one, forge, request, two_requests, uncaptured},
     lab::Lab,
     mesh::{MESH, PODS, lab},
 };
@@ -14,25 +14,11 @@ use crate::{
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("impersonation::clients_with_bad_certificates", clients),
     ("impersonation::requests_that_are_not_for_this_pod", requests),
+    ("impersonation::an_svid_that_expires_under_an_open_tunnel_opens_nothing_more", expiry),
     ("impersonation::servers_that_are_somebody_else", servers),
 ];
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
-
-/// A connection from the spy's namespace that bypasses capture, as an attacker with its own
-/// sockets would make it.
-fn uncaptured(lab: &Lab, to: &str) -> TcpStream {
-    lab.netns("spy")
-        .run(|| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_mark(0x539)?;
-            let to: std::net::SocketAddr = to.parse().unwrap();
-            socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
-            Ok::<_, std::io::Error>(socket.into())
-        })
-        .unwrap()
-        .unwrap()
-}
 
 fn connect(authority: &str) -> Request<()> {
     Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap()
@@ -86,6 +72,17 @@ fn requests() {
             lab.record("inbound", reason);
         }
     }
+}
+
+fn expiry() {
+    let lab = lab(&["web"]);
+    let short = forge(&lab, &[WEB], |p| {
+        p.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
+    });
+    let socket = uncaptured(&lab, "10.77.0.2:15008");
+    let pause = Duration::from_secs(4);
+    assert_eq!(two_requests(socket, short, "10.77.0.2:8080", pause), [200, 401]);
+    assert_eq!(lab.record("inbound", "svid_expired")["src.identity"], WEB);
 }
 
 /// db is on another node here, and whoever sits there shows the wrong certificate.

@@ -2,13 +2,17 @@
 
 use std::io::{Read, Write};
 
-use crate::lab::Lab;
+use crate::{
+    forge::{forge, server_serial, uncaptured},
+    lab::Lab,
+};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::a_call_is_captured_and_carried_with_both_identities", carried),
     ("mesh::a_policy_edit_closes_exactly_the_connection_it_forbids", policy_edit),
     ("mesh::a_bad_edit_changes_nothing_and_is_counted", bad_edit),
     ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
+    ("mesh::svids_are_renewed_at_half_life_by_themselves", half_life),
     ("mesh::stopping_drains_and_leaves_no_rule_behind", stopping),
     ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
@@ -104,23 +108,67 @@ fn bad_edit() {
     assert!(metrics.contains("adit_config_loads_total{result=\"rejected\"} 1"), "{metrics}");
 }
 
+/// The serial number that `/certs` shows for a workload.
+fn serial(lab: &Lab, workload: &str) -> String {
+    let answer = lab.admin("127.0.0.1:15000", "GET /certs");
+    let certs: serde_json::Value =
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let own = certs.as_array().unwrap().iter().find(|c| c["workload"] == workload).unwrap();
+    own["serialNumber"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The tunnels that calls came in on, by the caller's address and port.
+fn tunnels(lab: &Lab) -> std::collections::BTreeSet<String> {
+    let records = lab.records("inbound", "completed");
+    records.iter().map(|r| r["src.addr"].as_str().unwrap().to_owned()).collect()
+}
+
 fn rotation() {
-    let lab = lab(&["web"]);
-    let serials = || lab.log().matches("SVID issued").count();
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    lab.start(&format!("workers: 1\n{}", allow(&["web"])));
+    let call = |count: usize| {
+        assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+        lab.wait("recorded", || lab.records("inbound", "completed").len() == count);
+        tunnels(&lab)
+    };
     let mut running = held(&lab, "web");
-    let before = serials();
+    let before = call(1);
+    assert_eq!(call(2), before, "one worker: the tunnel is shared");
+    let old = ["shop/web", "shop/db"].map(|w| serial(&lab, w));
     for account in ["web", "db"] {
         let id = format!("spiffe://cluster.local/ns/shop/sa/{account}");
         let answer = lab.admin("127.0.0.1:15000", &format!("POST /certs/rotate?id={id}"));
         assert!(answer.contains("200 OK"), "{answer}");
     }
-    lab.wait("rotated", || serials() == before + 2);
+    lab.wait("rotated", || {
+        let new = ["shop/web", "shop/db"].map(|w| serial(&lab, w));
+        new.iter().zip(&old).all(|(new, old)| new != old)
+    });
     assert!(still_answers(&mut running));
-    assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "a new connection uses the new SVIDs");
+    assert_eq!(call(3).len(), before.len() + 1, "a tunnel with the new SVID");
+    // What db shows to a new caller is what /certs says.
+    let me = forge(&lab, &["spiffe://cluster.local/ns/shop/sa/web"], |_| ());
+    assert_eq!(server_serial(uncaptured(&lab, "10.77.0.2:15008"), me), serial(&lab, "shop/db"));
     // A CA failure keeps the last good SVID.
     std::fs::rename(lab.file("ca/root-key.pem"), lab.file("ca/away")).unwrap();
     lab.admin("127.0.0.1:15000", "POST /certs/rotate?id=spiffe://cluster.local/ns/shop/sa/web");
     lab.wait("warned", || lab.log().contains("the last good SVID serves for another"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+/// Nobody asks for it, and a connection outlives the SVID that it was opened with.
+fn half_life() {
+    let mut lab = Lab::new(PODS);
+    lab.lifetime = "10s";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
+    let mut running = held(&lab, "web");
+    let first = serial(&lab, "shop/db");
+    lab.wait("renewed", || serial(&lab, "shop/db") != first);
+    let second = serial(&lab, "shop/db");
+    lab.wait("renewed again", || serial(&lab, "shop/db") != second);
+    assert!(still_answers(&mut running));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 

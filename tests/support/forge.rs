@@ -97,6 +97,25 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     })
 }
 
+async fn handshake(
+    socket: TcpStream,
+    forged: Forged,
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody))
+        .with_client_auth_cert(forged.chain, forged.key)
+        .expect("a usable certificate");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    socket.set_nonblocking(true).expect("non-blocking");
+    let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
+    let name = "adit.test".try_into().expect("a name");
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    tls.map_err(|e| e.to_string())
+}
+
 /// Sends one request through a tunnel made with a forged certificate, over a socket that the
 /// capture rules leave alone; the status, or what went wrong.
 pub(crate) fn request(
@@ -105,19 +124,8 @@ pub(crate) fn request(
     request: Request<()>,
 ) -> Result<u16, String> {
     block_on(async {
-        let mut config = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAnybody))
-            .with_client_auth_cert(forged.chain, forged.key)
-            .expect("a usable certificate");
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        socket.set_nonblocking(true).expect("non-blocking");
-        let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
-        let name = "adit.test".try_into().expect("a name");
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-        let h2 = h2::client::handshake(tls.map_err(|e| e.to_string())?).await;
+        let tls = handshake(socket, forged).await?;
+        let h2 = h2::client::handshake(tls).await;
         let (send, connection) = h2.map_err(|e| e.to_string())?;
         let driver = tokio::spawn(connection);
         let mut send = send.ready().await.map_err(|e| e.to_string())?;
@@ -125,6 +133,55 @@ pub(crate) fn request(
         let status = answer.await.map_err(|e| e.to_string())?.status().as_u16();
         driver.abort();
         Ok(status)
+    })
+}
+
+/// A connection from the spy's namespace that the capture rules leave alone, as an attacker
+/// with its own sockets would make it.
+pub(crate) fn uncaptured(lab: &Lab, to: &str) -> TcpStream {
+    let to: std::net::SocketAddr = to.parse().expect("an address");
+    let dial = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_mark(0x539)?;
+        socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
+        Ok::<TcpStream, std::io::Error>(socket.into())
+    };
+    lab.netns("spy").run(dial).expect("namespace entered").expect("connected")
+}
+
+/// The serial number of the certificate that a server shows.
+pub(crate) fn server_serial(socket: TcpStream, forged: Forged) -> String {
+    block_on(async {
+        let tls = handshake(socket, forged).await.expect("a handshake");
+        let chain = tls.get_ref().1.peer_certificates().expect("a certificate");
+        adit::identity::parse_leaf(&chain[0]).expect("an SVID").serial
+    })
+}
+
+/// Two requests through one tunnel, `pause` apart: their statuses.
+pub(crate) fn two_requests(
+    socket: TcpStream,
+    forged: Forged,
+    authority: &str,
+    pause: Duration,
+) -> [u16; 2] {
+    block_on(async {
+        let tls = handshake(socket, forged).await.expect("a handshake");
+        let (mut send, connection) = h2::client::handshake(tls).await.expect("HTTP/2");
+        let driver = tokio::spawn(connection);
+        let mut statuses = [0; 2];
+        for (n, status) in statuses.iter_mut().enumerate() {
+            if n == 1 {
+                tokio::time::sleep(pause).await;
+            }
+            send = send.ready().await.expect("room for a stream");
+            let connect = Request::builder().method(http::Method::CONNECT).uri(authority);
+            let connect = connect.body(()).expect("a request");
+            let (answer, _) = send.send_request(connect, true).expect("sent");
+            *status = answer.await.expect("an answer").status().as_u16();
+        }
+        driver.abort();
+        statuses
     })
 }
 

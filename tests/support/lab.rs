@@ -12,23 +12,9 @@ use std::{
 
 use adit::sys::netns::Netns;
 
-/// Becomes root in namespaces of its own where it is not root. Call before any thread starts.
+/// Moves into namespaces of our own, as root there. Call before any thread starts.
 pub(crate) fn become_root() {
-    use nix::sched::{CloneFlags, unshare};
-    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
-    if !uid.is_root() {
-        unshare(CloneFlags::CLONE_NEWUSER).expect("user namespaces are allowed, or run as root");
-        fs::write("/proc/self/setgroups", "deny").expect("setgroups");
-        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).expect("uid_map");
-        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).expect("gid_map");
-    }
-    // A network and a /run of our own: nothing of the machine is touched.
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces of our own");
-    let none: Option<&str> = None;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    nix::mount::mount(none, "/", none, private, none).expect("private mounts");
-    let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, none).expect("/run of our own");
+    adit::sys::sandbox::enter().expect("root, or user namespaces");
     ip("link set lo up");
 }
 
@@ -52,6 +38,7 @@ fn make_pod(name: &str, n: u8) {
 pub(crate) struct Lab {
     pods: Vec<(&'static str, u8)>,
     pub(crate) dir: tempfile::TempDir,
+    pub(crate) lifetime: &'static str,
     adit: Option<Child>,
 }
 
@@ -63,7 +50,7 @@ impl Lab {
         ip("-n bridge link set br0 up");
         pods.iter().for_each(|(name, n)| make_pod(name, *n));
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { pods: pods.to_vec(), dir, adit: None }
+        Self { pods: pods.to_vec(), dir, lifetime: "1h", adit: None }
     }
 
     /// Takes a pod's namespace away and makes another of the same name.
@@ -81,9 +68,10 @@ impl Lab {
     /// Writes the mesh file: `body` after the parts that every scenario shares.
     pub(crate) fn write_mesh(&self, body: &str) {
         let head = format!(
-            "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {}, svidLifetime: 1h }} }}\n\
+            "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {}, svidLifetime: {} }} }}\n\
              capture: {{ rules: nft }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n",
-            self.file("ca").display()
+            self.file("ca").display(),
+            self.lifetime
         );
         fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
         fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
@@ -109,6 +97,7 @@ impl Lab {
     pub(crate) fn admin(&self, at: &str, request: &str) -> String {
         let mut answer = String::new();
         if let Ok(mut socket) = TcpStream::connect(at) {
+            let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
             let _ = write!(socket, "{request} HTTP/1.1\r\nhost: adit\r\nconnection: close\r\n\r\n");
             let _ = socket.read_to_string(&mut answer);
         }
