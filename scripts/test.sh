@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change lands. Installs what is missing
-# (Debian packages), then fmt, clippy, tests, docs. Needs root or user namespaces.
+# (Debian packages), then fmt, clippy, tests, demo, interop, bench, docs. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = --help ]; then sed -n '2,3s/^# //p' "$0"; exit 0; fi

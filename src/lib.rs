@@ -5,7 +5,7 @@
 //! (`tests/layering.rs` checks it):
 //!
 //! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`
-//! - [`lifecycle`]: tasks with owners, the three phases of a shutdown, readiness
+//! - [`lifecycle`]: tasks with owners, which can be drained and cut
 //! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
 //! - [`observe`]: one record per connection, metrics, access log, logging
 //! - [`ca`]: where SVIDs come from, and when they are renewed

@@ -3,12 +3,12 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::Context;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -77,20 +77,22 @@ enum Endpoint {
 ///
 /// # Errors
 /// An address that cannot be bound.
-pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
+pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io::Result<()> {
     for (addr, endpoint, name) in [
         (settings.admin, Endpoint::Admin, "admin"),
         (settings.metrics, Endpoint::Metrics, "metrics"),
         (settings.readiness, Endpoint::Readiness, "readiness"),
     ] {
-        let listener = bind(addr).await.with_context(|| format!("{name} endpoint on {addr}"))?;
+        let listener = bind(addr)
+            .await
+            .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
         let (state, conns) = (Arc::clone(state), tasks.child());
         tasks.spawn(async move { accept(listener, state, endpoint, conns).await });
     }
     Ok(())
 }
 
-async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(addr).await {
         Err(_) if addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
             TcpListener::bind(("0.0.0.0", addr.port())).await

@@ -15,12 +15,12 @@ use super::{
 use crate::{
     identity::{SpiffeId, TrustDomain},
     mesh::{MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts, Workload},
+    node::OWN_PORTS,
 };
 
 /// The longest mesh file that is read, bytes.
 const MAX_FILE: u64 = 16 << 20;
 const MIN_LIFETIME: Duration = Duration::from_secs(10);
-const OWN_PORTS: [u16; 3] = [15001, 15006, 15008];
 
 /// Where SVIDs come from.
 #[derive(Clone, Debug, Eq, PartialEq)]

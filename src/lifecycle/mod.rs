@@ -1,4 +1,4 @@
-//! Tasks with owners, the three phases of a shutdown, readiness.
+//! Tasks with owners, which can be drained and cut.
 
 mod tasks;
 

@@ -55,7 +55,7 @@ impl SvidVerifier {
 
 /// TLS 1.2 is never negotiated: no version but 1.3 is offered.
 fn never() -> Result<HandshakeSignatureValid, Error> {
-    Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+    Err(Error::General("TLS 1.2 is not offered".into()))
 }
 
 impl ServerCertVerifier for SvidVerifier {

@@ -8,10 +8,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use tokio::sync::watch;
@@ -91,7 +88,6 @@ pub struct Pool {
     entries: Mutex<HashMap<Key, Vec<Entry>>>,
     tasks: Tasks,
     closing: CancellationToken,
-    dials: AtomicUsize,
 }
 
 impl Pool {
@@ -104,15 +100,7 @@ impl Pool {
         tasks: Tasks,
         closing: CancellationToken,
     ) -> Self {
-        Self {
-            netns,
-            config,
-            connector: Arc::default(),
-            entries: Mutex::default(),
-            tasks,
-            closing,
-            dials: AtomicUsize::new(0),
-        }
+        Self { netns, config, connector: Arc::default(), entries: Mutex::default(), tasks, closing }
     }
 
     /// Opens a stream to `hop`, on a tunnel that still has room or on a new one.
@@ -155,12 +143,6 @@ impl Pool {
         }
     }
 
-    /// How many tunnels were dialled so far.
-    #[must_use]
-    pub fn dials(&self) -> usize {
-        self.dials.load(Relaxed)
-    }
-
     fn tunnel(
         &self,
         own: &Own,
@@ -186,7 +168,6 @@ impl Pool {
         let slot = StreamSlot::take(&usage);
         let (say, state) = watch::channel(State::Dialling);
         tunnels.push(Entry { state: state.clone(), usage: Arc::clone(&usage) });
-        self.dials.fetch_add(1, Relaxed);
         self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say);
         (state, slot, usage)
     }

@@ -9,9 +9,6 @@ macro_rules! close_reasons {
         pub enum CloseReason { $($(#[$doc])* $variant,)+ }
 
         impl CloseReason {
-            /// All reasons, in the order of the documentation.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
             /// The word in the access log.
             #[must_use]
             pub fn as_str(self) -> &'static str {
