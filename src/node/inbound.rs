@@ -19,7 +19,7 @@ use crate::{
     policy,
     relay::tcp,
     sys::sockets,
-    tls::Peer,
+    tls::{Peer, Session},
     tunnel::{
         connect::Authority,
         server::{self, Incoming},
@@ -42,15 +42,16 @@ pub(super) async fn serve(
         let why = format!("{MAX_TUNNELS} tunnels to this pod are open already");
         return refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
     };
-    let (tls, proven) = match handshake(&node, &pod, tcp).await {
+    let session = match handshake(&node, &pod, tcp).await {
         Ok(done) => done,
         Err((reason, error)) => return refused(&node, &pod, peer, local, reason, error),
     };
+    let proven = session.peer.clone();
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
     let tunnel = Arc::new(tunnel);
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
     let within = node.tunnel.http2;
-    let served = server::serve(tls, peer.0, within, &streams, draining, handle).await;
+    let served = server::serve(session, peer.0, within, &streams, draining, handle).await;
     match served {
         Ok(()) => {}
         Err(broken) if broken.streams == 0 => {
@@ -73,7 +74,7 @@ async fn handshake(
     node: &Node,
     pod: &Pod,
     tcp: TcpStream,
-) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, Peer), (CloseReason, String)> {
+) -> Result<Session, (CloseReason, String)> {
     let mesh = node.mesh.load_full();
     let workload = mesh
         .workload(&pod.uid)

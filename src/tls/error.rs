@@ -1,6 +1,6 @@
 //! Why a handshake failed, and what that means for the record of the connection.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, time::Duration};
 
 use crate::{identity::SvidError, observe::conn::CloseReason};
 
@@ -40,19 +40,16 @@ impl TlsError {
         }
     }
 
-    /// Finds the cause inside what tokio-rustls reports.
-    pub(super) fn from_io(error: io::Error) -> Self {
-        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
-            return Self::Other(error.to_string());
-        };
-        match tls {
+    /// Finds the cause inside what rustls reports.
+    pub(super) fn from_rustls(error: rustls::Error) -> Self {
+        match &error {
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
             rustls::Error::AlertReceived(alert) => Self::Alert(format!("{alert:?}")),
             rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
                 let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
                 match cause.downcast_ref::<SvidError>() {
                     Some(svid) => Self::Svid(svid.clone()),
-                    None => Self::Other(tls.to_string()),
+                    None => Self::Other(error.to_string()),
                 }
             }
             other => Self::Other(match other.source() {

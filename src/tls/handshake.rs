@@ -1,9 +1,10 @@
-//! The two ends of a handshake, over tokio-rustls.
+//! The two ends of a handshake.
 //!
 //! A configuration is built once per SVID and kept until the SVID rotates. Tickets and
 //! resumption are off: a resumed session would skip the checks on the peer's SVID.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -11,15 +12,14 @@ use std::{
 use pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
     ClientConfig, CommonState, ServerConfig,
-    client::Resumption,
-    server::NoServerSessionStorage,
+    client::{Resumption, UnbufferedClientConnection},
+    server::{NoServerSessionStorage, UnbufferedServerConnection},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{
-    TlsError,
+    Session, TlsError, driver,
     provider::{cipher_name, group_name, provider},
     verifier::SvidVerifier,
 };
@@ -70,12 +70,10 @@ impl Acceptor {
         svid: &Arc<X509Svid>,
         bundles: &Arc<BundleSet>,
         within: Duration,
-    ) -> Result<(server::TlsStream<TcpStream>, Peer), TlsError> {
-        let config = self.config(svid, bundles)?;
-        let accepted = timeout(within, TlsAcceptor::from(config).accept(tcp)).await;
-        let stream = accepted.map_err(|_| TlsError::Timeout(within))?.map_err(TlsError::from_io)?;
-        let peer = peer_of(stream.get_ref().1)?;
-        Ok((stream, peer))
+    ) -> Result<Session, TlsError> {
+        let tls = UnbufferedServerConnection::new(self.config(svid, bundles)?).map_err(own)?;
+        let accepted = timeout(within, driver::run(tcp, tls)).await;
+        accepted.map_err(|_| TlsError::Timeout(within))?
     }
 
     fn config(
@@ -100,6 +98,7 @@ impl Acceptor {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true;
         let config = Arc::new(config);
         *cached = Some(Cached {
             svid: Arc::clone(svid),
@@ -113,8 +112,20 @@ impl Acceptor {
 /// The client side for one pod.
 #[derive(Debug, Default)]
 pub struct Connector {
-    cached: Mutex<Option<(Arc<X509Svid>, Arc<CertifiedKey>)>>,
+    cached: Mutex<Option<CachedClient>>,
 }
+
+/// Configurations of one SVID, by whom they expect.
+#[derive(Debug)]
+struct CachedClient {
+    svid: Arc<X509Svid>,
+    bundles: Arc<BundleSet>,
+    key: Arc<CertifiedKey>,
+    configs: HashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
+}
+
+/// How many peers' configurations are kept per SVID; beyond that they are made anew.
+const MOST_CONFIGS: usize = 4096;
 
 impl Connector {
     /// Shows `svid` to the server, and demands one of `expected` from it.
@@ -132,7 +143,36 @@ impl Connector {
         bundles: &Arc<BundleSet>,
         expected: &[SpiffeId],
         within: Duration,
-    ) -> Result<(client::TlsStream<TcpStream>, Peer), TlsError> {
+    ) -> Result<Session, TlsError> {
+        let config = self.config(svid, bundles, expected)?;
+        let peer = tcp.peer_addr().map_err(|e| TlsError::Other(e.to_string()))?;
+        let name = ServerName::IpAddress(peer.ip().into());
+        let tls = UnbufferedClientConnection::new(config, name).map_err(own)?;
+        let connected = timeout(within, driver::run(tcp, tls)).await;
+        connected.map_err(|_| TlsError::Timeout(within))?
+    }
+
+    fn config(
+        &self,
+        svid: &Arc<X509Svid>,
+        bundles: &Arc<BundleSet>,
+        expected: &[SpiffeId],
+    ) -> Result<Arc<ClientConfig>, TlsError> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let same =
+            |c: &mut CachedClient| Arc::ptr_eq(&c.svid, svid) && Arc::ptr_eq(&c.bundles, bundles);
+        if !cached.as_mut().is_some_and(same) {
+            *cached = Some(CachedClient {
+                svid: Arc::clone(svid),
+                bundles: Arc::clone(bundles),
+                key: Arc::new(certified_key(svid)?),
+                configs: HashMap::new(),
+            });
+        }
+        let Some(CachedClient { key, configs, .. }) = &mut *cached else { unreachable!() };
+        if let Some(known) = configs.get(expected) {
+            return Ok(Arc::clone(known));
+        }
         let verifier = SvidVerifier {
             bundles: Arc::clone(bundles),
             expected: Some(expected.to_vec()),
@@ -143,31 +183,17 @@ impl Connector {
             .map_err(own)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.key(svid)?)));
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
-        let name = ServerName::IpAddress(
-            tcp.peer_addr().map_err(|e| TlsError::Other(e.to_string()))?.ip().into(),
-        );
-        let connected =
-            timeout(within, TlsConnector::from(Arc::new(config)).connect(name, tcp)).await;
-        let stream =
-            connected.map_err(|_| TlsError::Timeout(within))?.map_err(TlsError::from_io)?;
-        let peer = peer_of(stream.get_ref().1)?;
-        Ok((stream, peer))
-    }
-
-    fn key(&self, svid: &Arc<X509Svid>) -> Result<Arc<CertifiedKey>, TlsError> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((s, key)) = &*cached
-            && Arc::ptr_eq(s, svid)
-        {
-            return Ok(Arc::clone(key));
+        config.enable_secret_extraction = true;
+        let config = Arc::new(config);
+        if configs.len() >= MOST_CONFIGS {
+            configs.clear();
         }
-        let key = Arc::new(certified_key(svid)?);
-        *cached = Some((Arc::clone(svid), Arc::clone(&key)));
-        Ok(key)
+        configs.insert(expected.to_vec(), Arc::clone(&config));
+        Ok(config)
     }
 }
 
@@ -181,7 +207,7 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, TlsError> {
     Ok(CertifiedKey::new(svid.chain.clone(), key))
 }
 
-fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
+pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
     let leaf = tls.peer_certificates().and_then(|c| c.first());
     let leaf = parse_leaf(leaf.ok_or(TlsError::NoPeerCertificate)?).map_err(TlsError::Svid)?;
     let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));

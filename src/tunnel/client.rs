@@ -11,11 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
-use tokio_rustls::client::TlsStream;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,6 +19,7 @@ use super::{
     TunnelConfig,
     connect::ConnectRequest,
     keepalive,
+    record_stream::RecordStream,
     stream::{TunnelSink, TunnelSource},
 };
 use crate::tls::Peer;
@@ -60,12 +57,12 @@ impl Drop for StreamSlot {
 }
 
 /// The connection behind a tunnel, which somebody must poll.
-pub(super) type Driver = Connection<TlsStream<TcpStream>, Bytes>;
+pub(super) type Driver = Connection<RecordStream, Bytes>;
 
 impl TunnelClient {
     /// Speaks the HTTP/2 preface. The returned driver must be given to [`drive`].
     pub(super) async fn handshake(
-        tls: TlsStream<TcpStream>,
+        tls: RecordStream,
         addr: SocketAddr,
         peer: Peer,
         within: Duration,

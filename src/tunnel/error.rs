@@ -66,6 +66,10 @@ impl ConnectError {
         Self::Http2 { addr, why: error.to_string(), retry }
     }
 
+    pub(super) fn broken(addr: SocketAddr, why: impl ToString) -> Self {
+        Self::Http2 { addr, why: why.to_string(), retry: false }
+    }
+
     pub(super) fn stalled(addr: SocketAddr, what: &str, within: Duration) -> Self {
         Self::Http2 { addr, why: format!("no {what} in {within:?}"), retry: false }
     }

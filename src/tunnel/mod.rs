@@ -3,7 +3,7 @@
 //! [`Pool`] opens streams towards other nodes, [`server::serve`] takes them; both hand out a
 //! [`stream::TunnelSource`] and a [`stream::TunnelSink`] and nothing else of HTTP/2 leaves
 //! this room: that is the seam behind which the framing can be replaced. Today it is the
-//! `h2` crate over tokio-rustls.
+//! `h2` crate over our own TLS records ([`record`]).
 //! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
 
 mod client;
@@ -11,6 +11,8 @@ pub mod connect;
 mod error;
 mod keepalive;
 mod pool;
+pub mod record;
+mod record_stream;
 pub mod server;
 pub mod stream;
 

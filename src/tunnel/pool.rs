@@ -18,6 +18,7 @@ use super::{
     ConnectError, TunnelConfig,
     client::{Driver, StreamSlot, TunnelClient, Usage, drive},
     connect::ConnectRequest,
+    record_stream::RecordStream,
     stream::{TunnelSink, TunnelSource},
 };
 use crate::{
@@ -214,6 +215,8 @@ async fn dial(
         _ => ConnectError::Tcp { addr, source: Arc::new(e) },
     })?;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
-    let (tls, peer) = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
+    let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
+    let peer = session.peer.clone();
+    let tls = RecordStream::new(session).map_err(|e| ConnectError::broken(addr, e))?;
     TunnelClient::handshake(tls, addr, peer, config.http2).await
 }

@@ -8,17 +8,17 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use http::{HeaderValue, Request, Response, StatusCode};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::server::TlsStream;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_CONCURRENT, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
     connect::{Authority, forwarded_host},
     keepalive,
+    record_stream::RecordStream,
     stream::{TunnelSink, TunnelSource},
 };
-use crate::lifecycle::Tasks;
+use crate::{lifecycle::Tasks, tls::Session};
 
 /// One request that came through a tunnel, not answered yet. Dropping it resets the stream.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub struct Broken {
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
 pub async fn serve<H, F>(
-    tls: TlsStream<TcpStream>,
+    session: Session,
     peer: SocketAddr,
     within: Duration,
     tasks: &Tasks,
@@ -117,6 +117,7 @@ where
         .max_concurrent_streams(MAX_CONCURRENT)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET);
+    let tls = RecordStream::new(session).map_err(|e| Broken { why: e.to_string(), streams: 0 })?;
     let mut tunnel = timeout(within, builder.handshake(tls))
         .await
         .map_err(|_| Broken {

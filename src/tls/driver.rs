@@ -1,0 +1,200 @@
+//! Drives a rustls handshake over a socket, and no further than its last record: what the
+//! peer sent behind it stays sealed, for our own record layer.
+
+use std::ops::DerefMut;
+
+use rustls::{
+    CommonState,
+    client::UnbufferedClientConnection,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
+};
+use tokio::net::TcpStream;
+
+use super::{TlsError, handshake::peer_of, session::IntoKeys, session::Session};
+
+/// A handshake's flight is a few KiB; a peer may send chains of up to this.
+const MOST: usize = 128 * 1024;
+const HEADER: usize = 5;
+/// RFC 8446 §5.2: 2^14 + 256.
+const LARGEST_RECORD: usize = 16_384 + 256;
+
+/// What rustls wants next.
+pub(super) enum Step {
+    /// Another record, please.
+    Read,
+    /// The handshake is over and all of it has been encoded.
+    Done,
+}
+
+/// One end of a handshake.
+pub(super) trait Handshake: IntoKeys {
+    /// Feeds whole records; appends what must be sent; says how many bytes were used.
+    fn step(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Result<Step, TlsError>);
+    fn state(&self) -> &CommonState;
+}
+
+impl Handshake for UnbufferedClientConnection {
+    fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
+        drain(input, |input| progress(self.process_tls_records(input), out))
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Handshake for UnbufferedServerConnection {
+    fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
+        drain(input, |input| progress(self.process_tls_records(input), out))
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+}
+
+/// Repeats `once` until rustls needs something from outside.
+fn drain(
+    mut input: &mut [u8],
+    mut once: impl FnMut(&mut [u8]) -> (usize, Result<Option<Step>, TlsError>),
+) -> (usize, Result<Step, TlsError>) {
+    let mut used = 0;
+    loop {
+        let (discard, step) = once(input);
+        used += discard;
+        input = &mut input[discard..];
+        match step {
+            Ok(None) => {}
+            Ok(Some(step)) => return (used, Ok(step)),
+            Err(error) => {
+                // What is left to say is an alert; it is in the output already or comes now.
+                let _ = once(&mut []);
+                return (used, Err(error));
+            }
+        }
+    }
+}
+
+fn progress<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    out: &mut Vec<u8>,
+) -> (usize, Result<Option<Step>, TlsError>) {
+    let step = match status.state {
+        Err(error) => Err(TlsError::from_rustls(error)),
+        Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), out),
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            data.done(); // it is sent before anything else is read
+            Ok(None)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Some(Step::Read)),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(Step::Done)),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+            Err(TlsError::Other("closed during the handshake".into()))
+        }
+        Ok(_) => Err(TlsError::Other("data before the handshake was over".into())),
+    };
+    (status.discard, step)
+}
+
+fn encode(
+    mut data: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    out: &mut Vec<u8>,
+) -> Result<Option<Step>, TlsError> {
+    let end = out.len();
+    let needed = match data(&mut []) {
+        Err(EncodeError::InsufficientSize(size)) => size.required_size,
+        Ok(_) => return Ok(None),
+        Err(e) => return Err(TlsError::Other(e.to_string())),
+    };
+    out.resize(end + needed, 0);
+    data(&mut out[end..]).map_err(|e| TlsError::Other(e.to_string()))?;
+    Ok(None)
+}
+
+/// Runs the handshake to its end.
+///
+/// # Errors
+/// What was wrong with the peer, after the alert for it was sent (as far as the socket took
+/// it without waiting).
+///
+/// # Cancel safety
+/// Dropping the future closes the socket.
+pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Session, TlsError>
+where
+    H: Handshake,
+{
+    let mut tls = Box::new(tls);
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    let mut offered = 0; // whole records at the start of `input` that rustls may look at
+    loop {
+        let (used, step) = tls.deref_mut().step(&mut input[..offered], &mut output);
+        input.drain(..used);
+        offered -= used;
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                let _ = tcp.try_write(&output);
+                return Err(error);
+            }
+        };
+        send(&tcp, &mut output).await?;
+        match step {
+            Step::Read => loop {
+                if let Some(record) = whole_record(&input[offered..])? {
+                    offered += record;
+                    break;
+                }
+                receive(&tcp, &mut input).await?;
+            },
+            Step::Done => {
+                let peer = peer_of(tls.state())?;
+                return Ok(Session { tcp, keys: tls.into_keys()?, early: input, peer });
+            }
+        }
+    }
+}
+
+fn whole_record(input: &[u8]) -> Result<Option<usize>, TlsError> {
+    let Some(header) = input.get(..HEADER) else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    if !(20..=23).contains(&header[0]) || header[1] != 3 || length > LARGEST_RECORD {
+        return Err(TlsError::Other("received bytes that are not TLS".into()));
+    }
+    Ok((input.len() >= HEADER + length).then_some(HEADER + length))
+}
+
+async fn send(tcp: &TcpStream, output: &mut Vec<u8>) -> Result<(), TlsError> {
+    let mut sent = 0;
+    while sent < output.len() {
+        match tcp.try_write(&output[sent..]) {
+            Ok(n) => sent += n,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                tcp.writable().await.map_err(lost)?;
+            }
+            Err(e) => return Err(lost(e)),
+        }
+    }
+    output.clear();
+    Ok(())
+}
+
+async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
+    if input.len() > MOST {
+        return Err(TlsError::Other(format!("more than {MOST} bytes of handshake")));
+    }
+    input.reserve(4096);
+    loop {
+        tcp.readable().await.map_err(lost)?;
+        match tcp.try_read_buf(input) {
+            Ok(0) => return Err(TlsError::Other("closed during the handshake".into())),
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(lost(e)),
+        }
+    }
+}
+
+fn lost(error: std::io::Error) -> TlsError {
+    TlsError::Other(error.to_string())
+}

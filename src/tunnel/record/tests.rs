@@ -1,0 +1,345 @@
+use std::io::{self, IoSliceMut};
+
+use super::*;
+use crate::tls::{Aead, TlsError, TrafficSecrets};
+use proptest::prelude::*;
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn secrets(aead: Aead, key: &str, iv: &str, sequence: u64) -> TrafficSecrets {
+    TrafficSecrets { aead, key: hex(key).into(), iv: hex(iv).try_into().unwrap(), sequence }
+}
+
+/// Keys that both ends can count up by themselves.
+struct Counted {
+    aead: Aead,
+    sends: u8,
+    sending: u8,
+    receiving: u8,
+}
+
+fn numbered(aead: Aead, direction: u8, generation: u8) -> TrafficSecrets {
+    let length = if aead == Aead::Aes128Gcm { 16 } else { 32 };
+    let key = vec![direction ^ generation.wrapping_mul(3); length].into();
+    TrafficSecrets { aead, key, iv: [generation; 12], sequence: 0 }
+}
+
+impl KeySchedule for Counted {
+    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError> {
+        self.sending += 1;
+        Ok(numbered(self.aead, self.sends, self.sending))
+    }
+
+    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError> {
+        self.receiving += 1;
+        Ok(numbered(self.aead, self.sends ^ 1, self.receiving))
+    }
+}
+
+fn pair(aead: Aead) -> (Records, Records) {
+    let end = |sends: u8| {
+        let schedule = Box::new(Counted { aead, sends, sending: 0, receiving: 0 });
+        let (send, receive) = (numbered(aead, sends, 0), numbered(aead, sends ^ 1, 0));
+        Records::new(Keys { send, receive, schedule }).unwrap()
+    };
+    (end(0x50), end(0x51))
+}
+
+/// Everything that waits, as written by a socket that takes all.
+fn take(records: &mut Records) -> Vec<u8> {
+    let bytes = records.pending().unwrap().to_vec();
+    records.sealer.written(bytes.len());
+    bytes
+}
+
+fn open_all(
+    records: &mut Records,
+    mut input: Vec<u8>,
+) -> Result<(Vec<u8>, Vec<Opened>), RecordError> {
+    let (mut plain, mut others) = (Vec::new(), Vec::new());
+    while let Some((used, opened)) = records.open(&mut input)? {
+        match opened {
+            Opened::Data(range) => plain.extend_from_slice(&input[range]),
+            other => others.push(other),
+        }
+        input.drain(..used);
+    }
+    assert!(input.is_empty(), "a record that is not whole");
+    Ok((plain, others))
+}
+
+/// RFC 8448 §3: the records after the handshake, both directions.
+#[test]
+fn records_of_rfc_8448() {
+    let client = || {
+        let key = "17422dda596ed5d9acd890e3c63f5051";
+        secrets(Aead::Aes128Gcm, key, "5b78923dee08579033e523d9", 0)
+    };
+    let server = || {
+        let key = "9f02283b6c9c07efc26bb9f2ac92e356";
+        secrets(Aead::Aes128Gcm, key, "cf782b88dd83549aadf1e984", 1)
+    };
+    let payload: Vec<u8> = (0..50).collect();
+    let from_client = hex(
+        "17030300 43a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a
+         9a20441e2b62974e1f5a6292a2977014bd1e3deae63aeebb21694915e4",
+    );
+    let from_server = hex(
+        "17030300 432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36e30efaf97d90e6dffc602d
+         cb501a59a8fcc49c4bf2e5f0a21c0047c2abf332540dd032e167c2955d",
+    );
+    for (key, record, close) in [
+        (
+            &client as &dyn Fn() -> _,
+            from_client,
+            "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3",
+        ),
+        (&server, from_server, "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9"),
+    ] {
+        let mut sealer = Sealer::new(key()).unwrap();
+        sealer.append(&payload).unwrap();
+        assert_eq!(sealer.pending().unwrap(), record);
+        sealer.written(record.len());
+        sealer.close().unwrap();
+        assert_eq!(sealer.pending().unwrap(), hex(close));
+
+        let mut opener = Opener::new(key()).unwrap();
+        let mut input = record;
+        let length = input.len();
+        assert_eq!(opener.open(&mut input), Ok(Some((length, Opened::Data(5..55)))));
+        assert_eq!(input[5..55], payload);
+        let mut input = hex(close);
+        assert_eq!(opener.open(&mut input), Ok(Some((24, Opened::Closed))));
+    }
+}
+
+#[test]
+fn small_writes_share_a_record_and_large_ones_fill_them() {
+    let (mut a, mut b) = pair(Aead::Aes256Gcm);
+    a.sealer.append(b"one").unwrap();
+    a.sealer.append(b"two").unwrap();
+    let wire = take(&mut a);
+    assert_eq!(wire.len(), HEADER + 6 + TAIL);
+    assert_eq!(open_all(&mut b, wire).unwrap().0, b"onetwo");
+    let large: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+    a.sealer.append(&large).unwrap();
+    let wire = take(&mut a);
+    assert_eq!(wire.len(), large.len() + 7 * (HEADER + TAIL));
+    assert_eq!(open_all(&mut b, wire).unwrap().0, large);
+}
+
+#[test]
+fn an_idle_connection_owns_no_buffer() {
+    let (mut a, _) = pair(Aead::Aes128Gcm);
+    a.sealer.lend(|| vec![0; 4096]);
+    assert!(a.sealer.fill(100, |_| Err(io::ErrorKind::WouldBlock.into()), |_| [0; 9]).is_err());
+    assert_eq!(a.sealer.give_back().map(|b| b.len() >= 4096), Some(true));
+    a.sealer.append(b"x").unwrap();
+    assert!(a.sealer.give_back().is_none(), "not while something waits");
+    take(&mut a);
+    assert!(a.sealer.give_back().is_some());
+}
+
+#[test]
+fn key_updates_are_followed_and_answered_once() {
+    for aead in [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
+        let (mut a, mut b) = pair(aead);
+        for round in 0..10_u8 {
+            a.sealer.append(&[round]).unwrap();
+            a.update_key(true).unwrap();
+            a.update_key(true).unwrap();
+            a.sealer.append(&[round, round]).unwrap();
+            let (plain, _) = open_all(&mut b, take(&mut a)).unwrap();
+            assert_eq!(plain, [round; 3]);
+            b.sealer.append(b"answer").unwrap();
+            let (plain, others) = open_all(&mut a, take(&mut b)).unwrap();
+            assert_eq!(plain, b"answer");
+            assert_eq!(others, [Opened::KeyUpdate { requested: false }]);
+        }
+    }
+}
+
+#[test]
+fn a_worn_key_is_replaced_by_itself() {
+    let (mut a, mut b) = pair(Aead::Aes128Gcm);
+    a.sealer = Sealer::new(TrafficSecrets {
+        sequence: REKEY_AFTER - 1,
+        ..numbered(Aead::Aes128Gcm, 0x50, 0)
+    })
+    .unwrap();
+    b.opener = Opener::new(TrafficSecrets {
+        sequence: REKEY_AFTER - 1,
+        ..numbered(Aead::Aes128Gcm, 0x50, 0)
+    })
+    .unwrap();
+    a.sealer.append(b"last").unwrap();
+    assert_eq!(open_all(&mut b, take(&mut a)).unwrap().1, []);
+    a.sealer.append(b"next").unwrap();
+    let (plain, others) = open_all(&mut b, take(&mut a)).unwrap();
+    assert_eq!(others, [Opened::KeyUpdate { requested: false }]);
+    assert_eq!(plain, b"next");
+}
+
+#[test]
+fn messages_after_the_handshake_may_be_split_and_joined() {
+    let (mut a, mut b) = pair(Aead::Aes128Gcm);
+    let ticket = [&[4, 0, 0, 100][..], &[7; 100]].concat();
+    for cut in [1, 3, 4, 50, 103] {
+        for part in [&ticket[..cut], &ticket[cut..]] {
+            a.sealer.append(part).unwrap();
+            a.sealer.seal_as(HANDSHAKE);
+        }
+        a.sealer.append(b"data").unwrap();
+        assert_eq!(open_all(&mut b, take(&mut a)).unwrap().0, b"data");
+    }
+    a.sealer.append(&[&ticket[..], &ticket[..]].concat()).unwrap();
+    a.sealer.seal_as(HANDSHAKE);
+    assert!(open_all(&mut b, take(&mut a)).is_ok());
+}
+
+#[test]
+fn what_must_not_be_sent_is_refused() {
+    use RecordError as E;
+    let refused = |kind: u8, bodies: &[&[u8]]| {
+        let (mut a, mut b) = pair(Aead::Aes128Gcm);
+        for body in bodies {
+            a.sealer.append(body).unwrap();
+            a.sealer.seal_as(kind);
+        }
+        open_all(&mut b, take(&mut a)).unwrap_err()
+    };
+    assert!(matches!(refused(20, &[&[1]]), E::Unexpected(_)), "change_cipher_spec, protected");
+    assert!(matches!(refused(99, &[b"x"]), E::Unexpected(_)), "unknown type");
+    assert!(matches!(refused(HANDSHAKE, &[&[1, 0, 0, 0]]), E::Unexpected(_)), "ClientHello");
+    assert!(matches!(refused(HANDSHAKE, &[&[24, 0, 0, 1, 2]]), E::Decode(_)), "KeyUpdate 2");
+    assert!(matches!(refused(HANDSHAKE, &[&[24, 0, 0, 2, 0, 0]]), E::Decode(_)));
+    let behind = [24, 0, 0, 1, 0, 4, 0];
+    assert!(matches!(refused(HANDSHAKE, &[&behind]), E::Unexpected(_)), "data behind KeyUpdate");
+    assert!(matches!(refused(HANDSHAKE, &[&[4, 1, 255, 255]]), E::Decode(_)), "too long a ticket");
+    assert_eq!(refused(ALERT, &[&[2, 48]]), E::Alert(48));
+    assert!(matches!(refused(ALERT, &[&[1, 0, 1, 0]]), E::Decode(_)), "two alerts in a record");
+    assert!(matches!(
+        refused(HANDSHAKE, &[&[24, 0, 0, 1, 0][..]; 40]),
+        E::Unexpected(_) | E::BadMac
+    ));
+
+    let (_, mut b) = pair(Aead::Aes128Gcm);
+    assert!(matches!(b.open(&mut [21, 3, 3, 0, 2, 2, 40]), Err(E::Unexpected(_))), "plaintext");
+    assert_eq!(b.open(&mut [23, 3, 3, 0x41, 1]), Err(E::Overflow));
+    assert_eq!(b.open(&mut [23, 3, 3, 0, 16]), Err(E::BadMac));
+    assert_eq!(b.open(&mut [23, 3, 3, 0]), Ok(None), "not whole");
+}
+
+#[test]
+fn empty_records_are_borne_in_moderation() {
+    let (mut a, mut b) = pair(Aead::Aes128Gcm);
+    let mut empty = |n| {
+        for _ in 0..n {
+            a.sealer.empty_record();
+        }
+        take(&mut a)
+    };
+    assert!(open_all(&mut b, empty(32)).is_ok());
+    assert!(matches!(open_all(&mut b, empty(1)), Err(RecordError::Unexpected(_))));
+}
+
+#[test]
+fn a_damaged_lost_or_repeated_record_is_noticed() {
+    for aead in [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
+        let (mut a, _) = pair(aead);
+        a.sealer.append(b"first").unwrap();
+        let first = take(&mut a);
+        a.sealer.append(b"second").unwrap();
+        let second = take(&mut a);
+        for bit in 0..first.len() * 8 {
+            let mut bad = first.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let (_, mut b) = pair(aead);
+            assert!(!matches!(b.open(&mut bad), Ok(Some(_))), "bit {bit}");
+        }
+        let (_, mut b) = pair(aead);
+        assert_eq!(b.open(&mut second.clone()), Err(RecordError::BadMac), "lost");
+        let (_, mut b) = pair(aead);
+        assert!(b.open(&mut first.clone()).is_ok());
+        assert_eq!(b.open(&mut first.clone()), Err(RecordError::BadMac), "repeated");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(usize),
+    Fill(usize, usize),
+    Update(bool),
+    Write(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..40_000_usize).prop_map(Step::Append),
+        (1..140_000_usize, 0..140_000_usize).prop_map(|(most, got)| Step::Fill(most, got)),
+        any::<bool>().prop_map(Step::Update),
+        (0..200_000_usize).prop_map(Step::Write),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever way plaintext is laid down and written out, the same bytes come out.
+    #[test]
+    fn bytes_survive_any_order_of_steps(steps in prop::collection::vec(step(), 1..60)) {
+        let (mut a, mut b) = pair(Aead::Aes128Gcm);
+        let (mut sent, mut wire, mut next) = (Vec::new(), Vec::new(), 0_u8);
+        for step in steps {
+            match step {
+                Step::Append(n) => {
+                    let bytes: Vec<u8> = (0..n).map(|i| next.wrapping_add(i as u8)).collect();
+                    next = next.wrapping_add(91);
+                    a.sealer.append(&bytes).unwrap();
+                    sent.extend(bytes);
+                }
+                Step::Fill(most, got) => {
+                    let mut came = Vec::new();
+                    let read = |places: &mut [IoSliceMut<'_>]| {
+                        let mut left = got;
+                        for place in places {
+                            let n = left.min(place.len());
+                            place[..n].fill(next);
+                            came.extend_from_slice(&place[..n]);
+                            left -= n;
+                        }
+                        Ok(came.len())
+                    };
+                    let n = a.sealer.fill(most, read, |n| (n as u32).to_be_bytes()).unwrap();
+                    prop_assert_eq!(n, came.len());
+                    prop_assert!(n <= most);
+                    if n > 0 {
+                        sent.extend((n as u32).to_be_bytes());
+                        sent.extend(came);
+                    }
+                    next = next.wrapping_add(17);
+                }
+                Step::Update(request) => a.update_key(request).unwrap(),
+                Step::Write(n) => {
+                    let n = n.min(a.pending().unwrap().len());
+                    wire.extend_from_slice(&a.pending().unwrap()[..n]);
+                    a.sealer.written(n);
+                }
+            }
+        }
+        wire.extend(take(&mut a));
+        let (came, _) = open_all(&mut b, wire).unwrap();
+        prop_assert!(came == sent);
+    }
+
+    /// No input makes it panic, and what is not whole is waited for.
+    #[test]
+    fn any_bytes_are_refused_or_waited_for(mut input in prop::collection::vec(any::<u8>(), 0..400)) {
+        let (_, mut b) = pair(Aead::Aes128Gcm);
+        prop_assert!(!matches!(b.open(&mut input), Ok(Some(_))));
+    }
+}
