@@ -5,7 +5,8 @@
 # Usage: scripts/bench.sh [--rounds N] [--seconds S] [--proxies LIST] [--quick] [--out DIR]
 #   --rounds N      rounds of all proxies (5)
 #   --seconds S     length of each measurement (4)
-#   --proxies LIST  of none,haproxy,envoy,adit (all)
+#   --proxies LIST  of none,haproxy,envoy,adit (all); adit-NAME is the binary that the variable
+#                   ADIT_BINARY_NAME names: another build of adit, in the same rounds
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
@@ -121,7 +122,8 @@ start_envoy() {
   redirect; wait_for 1 127.0.0.1 15001; wait_for 2 10.77.0.2 15008
 }
 start_adit() {
-  local side
+  local side binary=target/release/adit variable
+  if [ "$proxy" != adit ]; then variable=ADIT_BINARY_${proxy#adit-}; binary=${!variable}; fi
   for side in 1 2; do
     cat > $dir/mesh$side.yaml <<Y
 trustDomain: cluster.local
@@ -136,7 +138,7 @@ policies:
 - metadata: { name: callers, namespace: bench }
   spec: { rules: [{ from: [{ source: { principals: [cluster.local/ns/bench/sa/pod1] } }] }] }
 Y
-    ip netns exec pod$side target/release/adit run -c $dir/mesh$side.yaml > $dir/adit$side.log 2>&1 & pids+=($!)
+    ip netns exec pod$side "$binary" run -c $dir/mesh$side.yaml > $dir/adit$side.log 2>&1 & pids+=($!)
     for _ in $(seq 100); do at $side curl -sf 127.0.0.1:15021/healthz/ready > /dev/null && break; sleep 0.1; done
   done
 }
@@ -188,7 +190,7 @@ total=$((rounds * $(tr ',' '\n' <<< "$proxies" | wc -l))) done_=0
 for round in $(seq "$rounds"); do
   for proxy in ${proxies//,/ }; do
     done_=$((done_ + 1)); echo "[$done_/$total] round $round: $proxy (${SECONDS}s so far)" >&2
-    "start_$proxy"; measure; stop
+    "start_${proxy%%-*}"; measure; stop
   done
 done
 python3 scripts/bench_report.py "$out" "$rounds" "$seconds"

@@ -17,7 +17,6 @@ use crate::{
     mesh::{MtlsMode, Snapshot, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
-    relay::tcp,
     sys::sockets,
     tls::{Peer, Session},
     tunnel::{
@@ -166,7 +165,7 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
         return (CloseReason::PeerReset, Some("the caller gave up".into()));
     };
     conn.count_opened();
-    ended(node, conn, tcp::split(app), mesh_side).await
+    ended(node, conn, app, mesh_side).await
 }
 
 /// Asks the policies that protect `uid` now, and leaves the verdict in the record.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
-    relay::{self, tcp},
+    relay::{self, App, tcp::TcpFar},
     sys::sockets,
     tunnel::{
         Own, Pool,
@@ -103,7 +103,7 @@ async fn hbone(
         }
     };
     let own = Own { svid, bundles: node.svids.bundles() };
-    let (source, sink, peer) = match pool.open(&own, hop, &request).await {
+    let (stream, peer) = match pool.open(&own, hop, &request).await {
         Ok(opened) => opened,
         Err(e) => {
             abort(&app);
@@ -116,7 +116,7 @@ async fn hbone(
         f.tls = Some(peer.tls);
     });
     conn.count_opened();
-    ended(node, conn, tcp::split(app), (source, sink)).await
+    ended(node, conn, app, stream).await
 }
 
 async fn plain(
@@ -138,7 +138,7 @@ async fn plain(
         }
     };
     conn.count_opened();
-    ended(node, conn, tcp::split(app), tcp::split(upstream)).await
+    ended(node, conn, app, TcpFar::new(upstream)).await
 }
 
 /// The outcome for an application or upstream that could not be dialled.
@@ -151,28 +151,16 @@ pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcom
 }
 
 /// Relays, and says how that ended.
-pub(super) async fn ended<A, B, C, D>(
+pub(super) async fn ended(
     node: &Node,
     conn: &OpenConn,
-    app: (A, B),
-    mesh: (C, D),
-) -> Outcome
-where
-    A: relay::Source,
-    B: relay::Sink,
-    C: relay::Source,
-    D: relay::Sink,
-{
-    let live = conn.live();
-    // `received` counts client → server: from the app when outbound, from the mesh otherwise.
-    let (up, down) = match live.direction {
-        Direction::Outbound => (&live.received, &live.sent),
-        Direction::Inbound => (&live.sent, &live.received),
-    };
-    match relay::run(app, mesh, (up, down), node.idle).await {
+    app: TcpStream,
+    mut far: impl relay::Far,
+) -> Outcome {
+    match relay::run(App::new(app), &mut far, &conn.live().meter, node.idle).await {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
-        relay::End::MeshReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
+        relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::tcp,
+    relay::tcp::TcpFar,
     sys::sockets,
 };
 
@@ -68,7 +68,7 @@ async fn carry(
         }
     };
     conn.count_opened();
-    ended(node, conn, tcp::split(app), tcp::split(client)).await
+    ended(node, conn, app, TcpFar::new(client)).await
 }
 
 fn admissible(own: &[std::net::IpAddr], dst: SocketAddr) -> Result<(), (CloseReason, String)> {

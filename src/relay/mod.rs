@@ -1,133 +1,132 @@
-//! Bytes from one side to the other and back, until both sides have ended.
+//! Bytes from an application to the far side and back, until both have ended.
 //!
-//! A [`Source`] yields chunks and a [`Sink`] takes them; TCP sockets ([`tcp`]) and tunnel
-//! streams ([`crate::tunnel::stream`]) are both. An end of file is passed on as a half-close
-//! and the other direction runs on; a reset of either side ends both.
+//! The application is a TCP socket ([`App`]); the far side is a tunnel stream
+//! ([`crate::tunnel::stream`]) or another TCP socket ([`tcp`]): a [`Far`]. An end of file is
+//! passed on as a half-close and the other direction runs on; a reset of either side ends both.
+//! One future carries both directions, and owns no buffer while nothing moves.
 
+mod app;
+mod scratch;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    future::Future,
+    future::poll_fn,
     io,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
+pub use app::App;
+pub use scratch::with_scratch;
 
-/// Where bytes come from.
-pub trait Source: Send {
-    /// The next bytes; `None` at the end of the stream. Cancel safe.
-    fn chunk(&mut self) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
-}
+use crate::observe::conn::Meter;
 
-/// Where bytes go.
-pub trait Sink: Send {
-    /// Hands all of `bytes` on, waiting for room. Not cancel safe.
-    fn write(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
-    /// Says that nothing more comes (FIN, END_STREAM).
-    fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
-    /// Waits until the other end resets the connection. Cancel safe.
-    fn reset(&mut self) -> impl Future<Output = io::Error> + Send;
-    /// Ends the connection abruptly (RST, RST_STREAM CANCEL).
+/// The side of a relay that is not the application.
+pub trait Far: Send {
+    /// Moves what the application says, until it has ended and the far side knows it.
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>>;
+
+    /// Moves what the far side says, until it has ended and all is with the application.
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>>;
+
+    /// Waits for a reset by the far side after its end, where `poll_up` would not tell.
+    fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+
+    /// Ends the far side abruptly (RST, RST_STREAM CANCEL).
     fn abort(&mut self);
 }
 
-/// How a relay ended when neither side failed to be carried.
+/// Which side failed.
+#[derive(Debug)]
+pub enum Broken {
+    /// The application's socket.
+    App(io::Error),
+    /// The far side.
+    Far(io::Error),
+}
+
+/// How a relay ended.
 #[derive(Debug)]
 pub enum End {
     /// Both directions ended in order.
     Completed,
     /// The application's side was reset.
     AppReset(io::Error),
-    /// The mesh's (or plain upstream's) side was reset.
-    MeshReset(io::Error),
+    /// The far side was reset.
+    FarReset(io::Error),
     /// Nothing moved for this long.
     Idle(Duration),
 }
 
-/// Carries bytes both ways: `up` counts from the application to the mesh, `down` back.
-/// On anything but [`End::Completed`] both sides have been reset.
+/// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
 ///
 /// # Cancel safety
-/// Dropping the future drops what was in flight; the caller then drops both sides.
-pub async fn run<A, B, C, D>(
-    (mut app_out, mut app_in): (A, B),
-    (mut mesh_out, mut mesh_in): (C, D),
-    (up, down): (&AtomicU64, &AtomicU64),
+/// Dropping the future drops what was in flight; both sides are then reset.
+pub async fn run(
+    mut app: App,
+    far: &mut impl Far,
+    meter: &Arc<Meter>,
     idle: Option<Duration>,
-) -> End
-where
-    A: Source,
-    B: Sink,
-    C: Source,
-    D: Sink,
-{
-    let ended = {
-        let upward = pump(&mut app_out, &mut mesh_in, up);
-        let downward = pump(&mut mesh_out, &mut app_in, down);
-        let both = async {
-            tokio::try_join!(
-                async { upward.await.map_err(|e| e.seen_from(End::AppReset, End::MeshReset)) },
-                async { downward.await.map_err(|e| e.seen_from(End::MeshReset, End::AppReset)) },
-            )
-        };
-        match idle {
-            None => both.await,
-            Some(limit) => tokio::select! {
-                ended = both => ended,
-                () = quiet(up, down, limit) => Err(End::Idle(limit)),
-            },
+) -> End {
+    let (mut up, mut down) = (false, false);
+    let carry = poll_fn(|cx| {
+        if !up && far.poll_up(cx, &mut app, meter)?.is_ready() {
+            up = true;
         }
+        if !down && far.poll_down(cx, &mut app, meter)?.is_ready() {
+            app.finish().map_err(Broken::App)?;
+            down = true;
+        }
+        if up && down {
+            return Poll::Ready(Ok(()));
+        }
+        // While the application may still speak, reads tell of its end.
+        if up && let Poll::Ready(error) = app.poll_reset(cx) {
+            return Poll::Ready(Err(Broken::App(error)));
+        }
+        if down && let Poll::Ready(error) = far.poll_reset(cx) {
+            return Poll::Ready(Err(Broken::Far(error)));
+        }
+        Poll::Pending
+    });
+    let ended = match idle {
+        None => carry.await,
+        Some(limit) => tokio::select! {
+            ended = carry => ended,
+            () = quiet(meter, limit) => {
+                app.abort();
+                far.abort();
+                return End::Idle(limit);
+            }
+        },
     };
-    match ended {
-        Ok(_) => End::Completed,
-        Err(end) => {
-            app_in.abort();
-            mesh_in.abort();
-            end
-        }
-    }
+    let end = match ended {
+        Ok(()) => return End::Completed,
+        Err(Broken::App(e)) => End::AppReset(e),
+        Err(Broken::Far(e)) => End::FarReset(e),
+    };
+    app.abort();
+    far.abort();
+    end
 }
 
-/// Which side of one direction failed.
-enum Broken {
-    Source(io::Error),
-    Sink(io::Error),
-}
-
-impl Broken {
-    fn seen_from(self, source: fn(io::Error) -> End, sink: fn(io::Error) -> End) -> End {
-        match self {
-            Self::Source(e) => source(e),
-            Self::Sink(e) => sink(e),
-        }
-    }
-}
-
-/// One direction: until the source ends, then the half-close is passed on.
-async fn pump(
-    source: &mut impl Source,
-    sink: &mut impl Sink,
-    count: &AtomicU64,
-) -> Result<(), Broken> {
-    loop {
-        let chunk = tokio::select! {
-            biased;
-            chunk = source.chunk() => chunk.map_err(Broken::Source)?,
-            error = sink.reset() => return Err(Broken::Sink(error)),
-        };
-        let Some(bytes) = chunk else {
-            return sink.finish().await.map_err(Broken::Sink);
-        };
-        let len = bytes.len() as u64;
-        sink.write(bytes).await.map_err(Broken::Sink)?;
-        count.fetch_add(len, Relaxed);
-    }
-}
-
-async fn quiet(up: &AtomicU64, down: &AtomicU64, limit: Duration) {
-    let moved = || up.load(Relaxed).wrapping_add(down.load(Relaxed));
+async fn quiet(meter: &Meter, limit: Duration) {
+    let moved = || meter.up.load(Relaxed).wrapping_add(meter.down.load(Relaxed));
     let mut last = moved();
     loop {
         tokio::time::sleep(limit).await;
@@ -138,6 +137,3 @@ async fn quiet(up: &AtomicU64, down: &AtomicU64, limit: Duration) {
         last = now;
     }
 }
-
-#[cfg(test)]
-mod tests;

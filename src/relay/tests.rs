@@ -21,9 +21,10 @@ struct Relayed {
 async fn relayed(idle: Option<Duration>) -> Relayed {
     let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
     let end = tokio::spawn(async move {
-        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-        let end = run(tcp::split(app_far), tcp::split(mesh_far), (&up, &down), idle).await;
-        (end, up.load(Relaxed), down.load(Relaxed))
+        let meter = Arc::default();
+        let mut far = tcp::TcpFar::new(mesh_far);
+        let end = run(App::new(app_far), &mut far, &meter, idle).await;
+        (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
     });
     Relayed { app, mesh, end }
 }

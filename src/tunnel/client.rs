@@ -9,25 +9,23 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use h2::client::{Builder, Connection, SendRequest};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONNECTION_WINDOW, ConnectError, DATA_FRAME_BUDGET, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
-    TunnelConfig,
+    ConnectError, TunnelConfig,
     connect::ConnectRequest,
-    keepalive,
-    record_stream::RecordStream,
-    stream::{TunnelSink, TunnelSource},
+    core::Over,
+    driver::Tunnel,
+    http2::{Limits, Role},
+    stream::TunnelStream,
 };
-use crate::tls::Peer;
+use crate::tls::{Peer, Session};
 
 /// A tunnel that can open streams. Clones share the connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct TunnelClient {
-    send: SendRequest<Bytes>,
+    tunnel: Arc<Tunnel>,
     addr: SocketAddr,
     pub(super) peer: Peer,
 }
@@ -56,37 +54,19 @@ impl Drop for StreamSlot {
     }
 }
 
-/// The connection behind a tunnel, which somebody must poll.
-pub(super) type Driver = Connection<RecordStream, Bytes>;
-
 impl TunnelClient {
-    /// Speaks the HTTP/2 preface. The returned driver must be given to [`drive`].
-    pub(super) async fn handshake(
-        tls: RecordStream,
-        addr: SocketAddr,
-        peer: Peer,
-        within: Duration,
-    ) -> Result<(Self, Driver), ConnectError> {
-        let mut builder = Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME)
-            .max_header_list_size(16_384)
-            .max_send_buffer_size(SEND_BUFFER)
-            .initial_max_send_streams(100)
-            .data_frame_budget(DATA_FRAME_BUDGET)
-            .enable_push(false);
-        let spoken = timeout(within, builder.handshake(tls)).await;
-        let (send, driver) = spoken
-            .map_err(|_| ConnectError::stalled(addr, "HTTP/2 preface", within))?
-            .map_err(|e| ConnectError::http2(addr, &e))?;
-        Ok((Self { send, addr, peer }, driver))
+    /// Begins HTTP/2. Somebody must [`drive`] it.
+    pub(super) fn new(session: Session, addr: SocketAddr) -> Result<Self, ConnectError> {
+        let peer = session.peer.clone();
+        let tunnel = Tunnel::new(Role::Client, Limits::default(), session);
+        let tunnel = tunnel.map_err(|e| ConnectError::broken(addr, e))?;
+        Ok(Self { tunnel, addr, peer })
     }
 
-    /// How many streams the peer allows at once.
-    pub(super) fn peer_limit(&self) -> usize {
-        self.send.current_max_send_streams().max(1)
+    /// Whether it takes another stream, by its own word and the peer's.
+    pub(super) fn has_room(&self) -> bool {
+        let core = self.tunnel.core();
+        core.over.is_none() && core.http2.room() > 0
     }
 
     /// Opens one stream and waits for the answer.
@@ -97,27 +77,20 @@ impl TunnelClient {
         request: &ConnectRequest,
         slot: StreamSlot,
         config: &TunnelConfig,
-    ) -> Result<(TunnelSource, TunnelSink), ConnectError> {
-        let broken = |e: h2::Error| ConnectError::http2(self.addr, &e);
-        let before_sending =
-            |e: h2::Error| ConnectError::Http2 { addr: self.addr, why: e.to_string(), retry: true };
-        let ask = async {
-            let mut send = self.send.clone().ready().await.map_err(before_sending)?;
-            let (answer, sink) =
-                send.send_request(request.to_http(), false).map_err(before_sending)?;
-            Ok((answer.await.map_err(broken)?, sink))
-        };
-        let (answer, sink) = timeout(config.response, ask).await.map_err(|_| {
-            ConnectError::stalled(self.addr, "answer to CONNECT", config.response)
-        })??;
-        if answer.status() != http::StatusCode::OK {
-            return Err(ConnectError::Refused {
-                addr: self.addr,
-                status: answer.status().as_u16(),
-            });
+    ) -> Result<TunnelStream, ConnectError> {
+        let addr = self.addr;
+        let full = "the tunnel takes no more streams".to_owned();
+        let opened = request.with_fields(|authority, fields| self.tunnel.open(authority, fields));
+        let stream = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
+        let mut stream = stream.holding(slot);
+        match timeout(config.response, stream.status()).await {
+            Err(_) => Err(ConnectError::stalled(addr, "answer to CONNECT", config.response)),
+            Ok(Err(none)) => {
+                Err(ConnectError::Http2 { addr, why: none.why, retry: none.unprocessed })
+            }
+            Ok(Ok(200)) => Ok(stream),
+            Ok(Ok(status)) => Err(ConnectError::Refused { addr, status }),
         }
-        let source = TunnelSource::new(answer.into_body(), Some(slot));
-        Ok((source, TunnelSink::new(sink)))
     }
 }
 
@@ -125,27 +98,32 @@ impl TunnelClient {
 /// `closing` fired and its last stream has ended. `release` gives up the handles that would
 /// open more streams; what is queued is still sent.
 pub(super) async fn drive(
-    mut driver: Driver,
+    client: TunnelClient,
     usage: Arc<Usage>,
-    idle: Duration,
+    config: TunnelConfig,
     closing: CancellationToken,
     release: impl FnOnce(),
 ) {
-    let pings = driver.ping_pong();
-    let unused = async {
-        until_unused(&usage, idle, &closing).await;
-        usage.closed.store(true, Relaxed);
-        release();
-        sleep(FLUSH).await; // the driver below ends first, unless the peer takes nothing
+    let tunnel = client.tunnel;
+    let no_settings = async {
+        sleep(config.http2).await;
+        if tunnel.core().http2.has_settings() {
+            std::future::pending::<()>().await;
+        }
     };
-    let why = tokio::select! {
-        ended = driver => ended.err().map(|e| e.to_string()),
-        silent = keepalive::until_silent(pings) => Some(silent),
-        () = unused => None,
+    let over = tokio::select! {
+        over = tunnel.carry() => over,
+        over = tunnel.silence() => over,
+        () = no_settings => Over::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
+        () = until_unused(&usage, config.idle, &closing) => Over::Closed,
     };
     usage.closed.store(true, Relaxed);
-    if let Some(why) = why {
-        tracing::debug!(target: "tunnel", error = why, "tunnel to peer ended");
+    if matches!(over, Over::Closed) {
+        release();
+        tunnel.close(FLUSH).await;
+    } else {
+        tracing::debug!(target: "tunnel", peer = %client.addr, error = %over, "tunnel to peer ended");
+        tunnel.end(over);
     }
 }
 

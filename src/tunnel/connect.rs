@@ -5,11 +5,6 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
-use http::{HeaderValue, Method, Request, Version};
-
-/// The headers of a request.
-pub use http::HeaderMap as Headers;
-
 /// `:authority`: whom the stream is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Authority {
@@ -64,35 +59,24 @@ pub struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    /// RFC 9113 §8.5: CONNECT carries `:authority`, and no `:scheme` or `:path`.
-    pub(super) fn to_http(&self) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::CONNECT;
-        *request.version_mut() = Version::HTTP_2;
-        let authority = self.authority.to_string().parse::<http::uri::Authority>();
-        if let Ok(authority) = authority {
-            *request.uri_mut() = authority.into();
-        }
+    /// Lends the authority and the fields that follow it (RFC 9113 §8.5: no `:scheme`, no
+    /// `:path`).
+    pub(super) fn with_fields<T>(&self, use_: impl FnOnce(&str, &[(&str, &str)]) -> T) -> T {
+        let authority = self.authority.to_string();
         let mut forwarded = format!("for=\"{}\"", self.client);
         if let Some(service) = &self.service {
             forwarded.push_str(&format!(";host={service}"));
         }
         let trace = format!("00-{:032x}-{:016x}-00", rand::random::<u128>(), rand::random::<u64>());
-        for (name, value) in
-            [("baggage", &self.baggage), ("forwarded", &forwarded), ("traceparent", &trace)]
-        {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                request.headers_mut().insert(name, value);
-            }
-        }
-        request
+        let baggage = self.baggage.as_str();
+        let fields = [("baggage", baggage), ("forwarded", &forwarded), ("traceparent", &trace)];
+        use_(&authority, &fields)
     }
 }
 
-/// `host=` of the first `Forwarded` line, for telemetry only.
+/// `host=` of a `Forwarded` line (RFC 7239), for telemetry only.
 #[must_use]
-pub fn forwarded_host(headers: &Headers) -> Option<&str> {
-    let line = headers.get(http::header::FORWARDED)?.to_str().ok()?;
+pub fn forwarded_host(line: &str) -> Option<&str> {
     let host = line.split(';').find_map(|part| part.trim().strip_prefix("host="))?;
     let host = host.trim_matches('"');
     (!host.is_empty() && host.len() <= 253).then_some(host)
@@ -124,20 +108,19 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_request_has_an_authority_and_neither_scheme_nor_path() {
+    fn a_connect_request_says_who_asks_and_what_for() {
         let request = ConnectRequest {
             authority: "[fd00::1]:80".parse().unwrap(),
             client: "10.0.0.9:4242".parse().unwrap(),
             service: Some("db.shop.svc.cluster.local".into()),
             baggage: "k8s.namespace.name=shop".into(),
-        }
-        .to_http();
-        assert_eq!(
-            (request.method(), request.uri().to_string()),
-            (&Method::CONNECT, "[fd00::1]:80".into())
-        );
-        assert!(request.uri().scheme().is_none() && request.uri().path_and_query().is_none());
-        assert_eq!(forwarded_host(request.headers()), Some("db.shop.svc.cluster.local"));
-        assert_eq!(request.headers()["traceparent"].len(), 55);
+        };
+        request.with_fields(|authority, fields| {
+            assert_eq!(authority, "[fd00::1]:80");
+            assert_eq!(fields[0], ("baggage", "k8s.namespace.name=shop"));
+            assert_eq!(fields[1].1, "for=\"10.0.0.9:4242\";host=db.shop.svc.cluster.local");
+            assert_eq!(forwarded_host(fields[1].1), Some("db.shop.svc.cluster.local"));
+            assert_eq!(fields[2].1.len(), 55);
+        });
     }
 }

@@ -61,11 +61,6 @@ fn hint(status: u16) -> &'static str {
 }
 
 impl ConnectError {
-    pub(super) fn http2(addr: SocketAddr, error: &h2::Error) -> Self {
-        let retry = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        Self::Http2 { addr, why: error.to_string(), retry }
-    }
-
     pub(super) fn broken(addr: SocketAddr, why: impl ToString) -> Self {
         Self::Http2 { addr, why: why.to_string(), retry: false }
     }

@@ -1,18 +1,20 @@
 //! HBONE on the wire: HTTP/2 CONNECT (RFC 9113 §8.5) inside mutual TLS, port 15008.
 //!
 //! [`Pool`] opens streams towards other nodes, [`server::serve`] takes them; both hand out a
-//! [`stream::TunnelSource`] and a [`stream::TunnelSink`] and nothing else of HTTP/2 leaves
-//! this room: that is the seam behind which the framing can be replaced. Today it is the
-//! `h2` crate over our own TLS records ([`record`]).
+//! [`stream::TunnelStream`], the far side of a relay. Below that lie, from the wire up:
+//! `record` (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`, which
+//! joins them to the streams; `driver`, which moves bytes between core and socket.
 //! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
 
+mod buffers;
 mod client;
 pub mod connect;
+mod core;
+mod driver;
 mod error;
-mod keepalive;
+pub mod http2;
 mod pool;
 pub mod record;
-mod record_stream;
 pub mod server;
 pub mod stream;
 
@@ -55,17 +57,5 @@ impl Default for TunnelConfig {
     }
 }
 
-/// What one stream may have in flight before its reader catches up. Bounds the memory that a
-/// stalled stream holds at the receiver.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The same for a whole tunnel: sixteen streams may stall before others feel it.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// The largest frame accepted (and so what a bulk stream is cut into).
-const MAX_FRAME: u32 = 1 << 20;
-/// What a stream may queue for sending.
-const SEND_BUFFER: usize = 400 << 10;
-/// Streams that a server accepts on one tunnel.
-const MAX_CONCURRENT: u32 = 200;
-/// What small DATA frames may cost before a tunnel is cut (h2's flood defence). A database
-/// sends many tiny packets on many streams, so this is generous and still bounded.
-const DATA_FRAME_BUDGET: usize = 8 << 20;
+/// What may wait to be written before streams must wait, in bytes.
+const WAITING: usize = 64 * 1024;

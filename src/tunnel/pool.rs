@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectError, TunnelConfig,
-    client::{Driver, StreamSlot, TunnelClient, Usage, drive},
+    client::{StreamSlot, TunnelClient, Usage, drive},
     connect::ConnectRequest,
-    record_stream::RecordStream,
-    stream::{TunnelSink, TunnelSource},
+    stream::TunnelStream,
 };
 use crate::{
     identity::{BundleSet, SpiffeId, X509Svid},
@@ -68,11 +67,11 @@ struct Entry {
 impl Entry {
     /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
     fn has_room(&self, limit: usize) -> bool {
-        let limit = match &*self.state.borrow() {
-            State::Dialling => limit,
-            State::Up(client) => limit.min(client.peer_limit()),
+        match &*self.state.borrow() {
+            State::Up(client) if !client.has_room() => return false,
             State::Failed(_) => return false,
-        };
+            _ => {}
+        }
         !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
     }
 
@@ -117,7 +116,7 @@ impl Pool {
         own: &Own,
         hop: &Hop,
         request: &ConnectRequest,
-    ) -> Result<(TunnelSource, TunnelSink, Peer), ConnectError> {
+    ) -> Result<(TunnelStream, Peer), ConnectError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -131,7 +130,7 @@ impl Pool {
                 }
             };
             match client.open(request, slot, &self.config).await {
-                Ok((source, sink)) => return Ok((source, sink, client.peer)),
+                Ok(stream) => return Ok((stream, client.peer)),
                 Err(error @ ConnectError::Http2 { .. }) => {
                     // Broken, going away or mute: live streams go on, new ones go elsewhere.
                     usage.closed.store(true, Relaxed);
@@ -178,15 +177,14 @@ impl Pool {
         let (connector, closing) = (Arc::clone(&self.connector), self.closing.clone());
         self.tasks.spawn(async move {
             match dial(&netns, &connector, &own, &hop, &config).await {
-                Ok((client, driver)) => {
-                    say.send_replace(State::Up(client));
-                    // Without a handle left, HTTP/2 ends by itself once all is flushed.
+                Ok(client) => {
+                    say.send_replace(State::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
                         let over = ConnectError::stalled(addr, "tunnel left", config.idle);
                         say.send_replace(State::Failed(over));
                     };
-                    drive(driver, usage, config.idle, closing, release).await;
+                    drive(client, usage, config.clone(), closing, release).await;
                 }
                 Err(error) => {
                     usage.closed.store(true, Relaxed);
@@ -203,7 +201,7 @@ async fn dial(
     own: &Own,
     hop: &Hop,
     config: &TunnelConfig,
-) -> Result<(TunnelClient, Driver), ConnectError> {
+) -> Result<TunnelClient, ConnectError> {
     let addr = hop.addr;
     let tcp = sockets::outbound_socket(netns, addr);
     let tcp = match tcp {
@@ -216,7 +214,5 @@ async fn dial(
     })?;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
-    let peer = session.peer.clone();
-    let tls = RecordStream::new(session).map_err(|e| ConnectError::broken(addr, e))?;
-    TunnelClient::handshake(tls, addr, peer, config.http2).await
+    TunnelClient::new(session, addr)
 }

@@ -1,80 +1,67 @@
 //! The server end of a tunnel: takes CONNECT streams and hands each to a handler.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream,
-    server::{Builder, SendResponse},
-};
-use http::{HeaderValue, Request, Response, StatusCode};
-use tokio::time::timeout;
+use http::StatusCode;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_CONCURRENT, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
     connect::{Authority, forwarded_host},
-    keepalive,
-    record_stream::RecordStream,
-    stream::{TunnelSink, TunnelSource},
+    core::Over,
+    driver::Tunnel,
+    http2::{Limits, Request, Role},
+    record::RecordError,
+    stream::TunnelStream,
 };
 use crate::{lifecycle::Tasks, tls::Session};
 
 /// One request that came through a tunnel, not answered yet. Dropping it resets the stream.
-#[derive(Debug)]
 pub struct Incoming {
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    request: Request,
+    stream: TunnelStream,
 }
 
 impl Incoming {
     /// Whether the method is CONNECT.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        self.request.method() == http::Method::CONNECT
+        self.request.is_connect
     }
 
     /// The `:authority`, if it is one.
     #[must_use]
     pub fn authority(&self) -> Option<Authority> {
-        self.request.uri().authority()?.as_str().parse().ok()
+        self.request.authority.parse().ok()
     }
 
     /// The `:authority` as sent, for the record only; at most 300 characters.
     #[must_use]
     pub fn authority_text(&self) -> String {
-        let text = self.request.uri().authority().map_or("", |a| a.as_str());
-        text.chars().take(300).collect()
+        self.request.authority.chars().take(300).collect()
     }
 
     /// The service that the caller says it meant (telemetry only).
     #[must_use]
     pub fn forwarded_host(&self) -> Option<&str> {
-        forwarded_host(self.request.headers())
+        forwarded_host(self.request.forwarded.as_deref()?)
     }
 
     /// Answers 200: bytes flow from here on. `None` if the stream is already over.
     #[must_use]
-    pub fn accept(mut self, baggage: &str) -> Option<(TunnelSource, TunnelSink)> {
-        let mut answer = Response::new(());
-        if let Ok(baggage) = HeaderValue::from_str(baggage) {
-            answer.headers_mut().insert("baggage", baggage);
-        }
-        let sink = self.respond.send_response(answer, false).ok()?;
-        Some((TunnelSource::new(self.request.into_body(), None), TunnelSink::new(sink)))
+    pub fn accept(mut self, baggage: &str) -> Option<TunnelStream> {
+        self.stream.respond(200, &[("baggage", baggage)], false).then_some(self.stream)
     }
 
     /// Answers with an error status: headers only, END_STREAM.
     pub fn refuse(mut self, status: StatusCode) {
-        let mut answer = Response::new(());
-        *answer.status_mut() = status;
         // The stream may be gone already; there is nobody to tell then.
-        let _ = self.respond.send_response(answer, true);
+        let _ = self.stream.respond(status.as_u16(), &[], true);
     }
 
     /// Waits until the caller gives up. Cancel safe.
     pub async fn abandoned(&mut self) {
-        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        self.stream.abandoned().await;
     }
 }
 
@@ -108,61 +95,88 @@ where
     H: Fn(Incoming) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut builder = Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(65_536)
-        .max_concurrent_streams(MAX_CONCURRENT)
-        .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(DATA_FRAME_BUDGET);
-    let tls = RecordStream::new(session).map_err(|e| Broken { why: e.to_string(), streams: 0 })?;
-    let mut tunnel = timeout(within, builder.handshake(tls))
-        .await
-        .map_err(|_| Broken {
-            why: format!("{peer}: no HTTP/2 preface in {within:?}"),
-            streams: 0,
-        })?
-        .map_err(|e| Broken { why: format!("{peer}: {e}"), streams: 0 })?;
-    let silent = keepalive::until_silent(tunnel.ping_pong());
-    let mut silent = std::pin::pin!(silent);
-    let mut goaway_sent = false;
+    let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
+    let tunnel = Tunnel::new(Role::Server, Limits::default(), session);
+    let tunnel = tunnel.map_err(|e| broken(e.to_string(), 0))?;
+    match timeout(within, tunnel.settings()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(over)) => return orderly(&over).map_err(|why| broken(why, 0)),
+        Err(_) => {
+            let why = format!("no HTTP/2 preface in {within:?}");
+            tunnel.end(Over::Silent(why.clone()));
+            return Err(broken(why, 0));
+        }
+    }
     let mut streams = 0;
-    let live = Arc::new(());
-    let mut idle = tokio::time::interval(IDLE);
-    idle.reset();
+    let mut leaving = Leaving::No;
+    let mut silence = std::pin::pin!(tunnel.silence());
+    let mut look = tokio::time::interval(LOOK);
+    let mut used = Instant::now();
     loop {
         tokio::select! {
-            incoming = tunnel.accept() => match incoming {
-                None => return Ok(()),
-                Some(Err(e)) if e.is_io() => return Ok(()),
-                Some(Err(e)) => return Err(Broken { why: format!("{peer}: {e}"), streams }),
-                Some(Ok((request, respond))) => {
+            request = tunnel.next_request() => match request {
+                Err(over) => return orderly(&over).map_err(|why| broken(why, streams)),
+                Ok((stream, request)) => {
                     streams += 1;
-                    idle.reset();
-                    let stream = Box::pin(handle(Incoming { request, respond }));
-                    let held = Arc::clone(&live);
-                    tasks.spawn(async move {
-                        stream.await;
-                        drop(held);
-                    });
+                    tasks.spawn(handle(Incoming { request, stream }));
                 }
             },
-            () = draining.cancelled(), if !goaway_sent => {
-                goaway_sent = true;
-                tunnel.graceful_shutdown();
+            () = draining.cancelled(), if leaving == Leaving::No => {
+                leaving = Leaving::Announced;
+                tunnel.leave(true);
+                look.reset_after(LAST_CALL);
             }
-            _ = idle.tick(), if !goaway_sent => {
-                if Arc::strong_count(&live) == 1 {
-                    goaway_sent = true;
-                    tunnel.graceful_shutdown();
+            _ = look.tick() => {
+                let empty = tunnel.core().http2.open_streams() == 0;
+                match leaving {
+                    Leaving::No if !empty => used = Instant::now(),
+                    Leaving::No if used.elapsed() < IDLE => {}
+                    Leaving::No => {
+                        leaving = Leaving::Announced;
+                        tunnel.leave(true);
+                    }
+                    Leaving::Announced => {
+                        leaving = Leaving::Last;
+                        tunnel.leave(false);
+                        look = tokio::time::interval(LAST_CALL);
+                    }
+                    Leaving::Last if empty => {
+                        tunnel.close(FLUSH).await;
+                        return Ok(());
+                    }
+                    Leaving::Last => {}
                 }
             }
-            why = &mut silent => {
-                tunnel.abrupt_shutdown(Reason::NO_ERROR);
-                return Err(Broken { why: format!("{peer}: {why}"), streams });
+            over = &mut silence => {
+                let why = over.to_string();
+                tunnel.end(over);
+                return Err(broken(why, streams));
             }
         }
+    }
+}
+
+/// How far the farewell is (RFC 9113 §6.8): announced, so that requests on their way still
+/// make it; then the last stream is named; then the connection ends with it.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Leaving {
+    No,
+    Announced,
+    Last,
+}
+
+/// How often an idle tunnel is noticed.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long requests on their way have: more than a round trip.
+const LAST_CALL: Duration = Duration::from_millis(50);
+/// How long the last bytes may take.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Whether a tunnel ended as tunnels do: the peer left, in order or not.
+fn orderly(over: &Over) -> Result<(), String> {
+    match over {
+        Over::Closed | Over::GoAway(_) | Over::Io(_) => Ok(()),
+        Over::Record(RecordError::Truncated) => Ok(()),
+        over => Err(over.to_string()),
     }
 }

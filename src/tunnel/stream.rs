@@ -1,113 +1,286 @@
-//! The two halves of one CONNECT stream as [`Source`] and [`Sink`].
+//! One CONNECT stream as the far side of a relay.
 //!
-//! Bytes are handed on without a copy. Flow-control credit is given back only when the next
-//! chunk is asked for, that is when the last one has been written to the application: a slow
-//! application holds back its own sender and nobody else.
+//! Up: a read of the application's socket lands where its record will be, behind a DATA
+//! header. Down: the driver writes to the application's socket as records are opened; what
+//! that does not take waits here, at most the stream's window, and only what has been taken
+//! is credited: a slow application holds back its own sender and nobody else.
 
-use std::{future::poll_fn, io};
+use std::{
+    future::poll_fn,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use super::{
+    WAITING, buffers,
+    client::StreamSlot,
+    core::{Core, Outlet, Over, Stream},
+    driver::Tunnel,
+    http2::Code,
+    record::MOST_READ,
+};
+use crate::{
+    observe::conn::Meter,
+    relay::{App, Broken, Far},
+};
 
-use super::client::StreamSlot;
-use crate::relay::{Sink, Source};
+/// A stream of a tunnel. Dropping it before both directions have ended resets it.
+pub struct TunnelStream {
+    tunnel: Arc<Tunnel>,
+    id: u32,
+    /// How much is read from the application at once.
+    size: usize,
+    slot: Option<StreamSlot>,
+}
 
-/// What comes out of the tunnel.
+const SMALLEST: usize = 4 * 1024;
+/// What a stream may write at once while others wait for their turn (RFC 9113 leaves it to us).
+const QUANTUM: usize = 16 * 1024;
+/// How many reads in a row before others get their turn.
+const TURNS: usize = 4;
+
+/// Why no answer came.
 #[derive(Debug)]
-pub struct TunnelSource {
-    stream: RecvStream,
-    owed: usize,
-    _slot: Option<StreamSlot>,
+pub(super) struct NoAnswer {
+    pub(super) why: String,
+    /// The peer did not process the request.
+    pub(super) unprocessed: bool,
 }
 
-/// What goes into the tunnel.
-#[derive(Debug)]
-pub struct TunnelSink {
-    stream: SendStream<Bytes>,
-}
-
-impl TunnelSource {
-    pub(super) fn new(stream: RecvStream, slot: Option<StreamSlot>) -> Self {
-        Self { stream, owed: 0, _slot: slot }
+impl TunnelStream {
+    pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
+        Self { tunnel, id, size: SMALLEST, slot: None }
     }
-}
 
-impl TunnelSink {
-    pub(super) fn new(stream: SendStream<Bytes>) -> Self {
-        Self { stream }
+    pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
+        self.slot = Some(slot);
+        self
     }
-}
 
-impl Source for TunnelSource {
-    async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
-        if self.owed > 0 {
-            // Fails only when the stream is over, which the next read tells.
-            let _ = self.stream.flow_control().release_capacity(self.owed);
-            self.owed = 0;
-        }
-        loop {
-            match poll_fn(|cx| self.stream.poll_data(cx)).await {
-                None => return Ok(None),
-                // An empty DATA frame carries nothing, at most an END_STREAM.
-                Some(Ok(bytes)) if bytes.is_empty() => {}
-                Some(Ok(bytes)) => {
-                    self.owed = bytes.len();
-                    return Ok(Some(bytes));
-                }
-                // RFC 9113 §8.1: after a whole response a server may say NO_ERROR.
-                Some(Err(e)) if e.is_reset() && e.reason() == Some(Reason::NO_ERROR) => {
-                    return Ok(None);
-                }
-                Some(Err(e)) => return Err(into_io(e)),
-            }
-        }
-    }
-}
-
-impl Sink for TunnelSink {
-    async fn write(&mut self, mut bytes: Bytes) -> io::Result<()> {
-        while !bytes.is_empty() {
-            self.stream.reserve_capacity(bytes.len());
-            let room = match self.stream.capacity() {
-                0 => match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
-                    Some(granted) => granted.map_err(into_io)?,
-                    None => return Err(io::ErrorKind::ConnectionReset.into()),
-                },
-                room => room,
+    /// Waits for the answer to CONNECT. Cancel safe.
+    pub(super) async fn status(&mut self) -> Result<u16, NoAnswer> {
+        poll_fn(|cx| {
+            let mut core = self.tunnel.core();
+            let over = core.over.clone();
+            let Some(stream) = core.streams.get_mut(&self.id) else {
+                return Poll::Ready(Err(no_answer(None, over)));
             };
-            if room > 0 {
-                let part = bytes.split_to(room.min(bytes.len()));
-                self.stream.send_data(part, false).map_err(into_io)?;
+            if let Some(status) = stream.status {
+                return Poll::Ready(Ok(status));
+            }
+            if over.is_some() || stream.reset.is_some() || stream.ended {
+                return Poll::Ready(Err(no_answer(Some(stream), over)));
+            }
+            stream.task = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Answers CONNECT (server).
+    pub(super) fn respond(&mut self, status: u16, fields: &[(&str, &str)], end: bool) -> bool {
+        let mut core = self.tunnel.core();
+        let live = core.streams.get(&self.id).is_some_and(|s| s.reset.is_none());
+        if core.over.is_some() || !live {
+            return false;
+        }
+        core.http2.respond(self.id, status, fields, end);
+        core.wake_driver();
+        true
+    }
+
+    /// Waits until the peer resets the stream or the tunnel is over. Cancel safe.
+    pub(super) async fn abandoned(&mut self) {
+        poll_fn(|cx| {
+            let mut core = self.tunnel.core();
+            let over = core.over.is_some();
+            let Some(stream) = core.streams.get_mut(&self.id) else { return Poll::Ready(()) };
+            if over || stream.reset.is_some() {
+                return Poll::Ready(());
+            }
+            stream.task = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Reads the application once. `true`: it has ended, or nobody wants more of it.
+    fn poll_up_once(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Context<'_>,
+        app: &App,
+        meter: &Meter,
+    ) -> Poll<Result<bool, Broken>> {
+        let id = self.id;
+        if let Some(over) = &core.over {
+            return Poll::Ready(Err(Broken::Far(lost(over))));
+        }
+        let stream = sound(core, id, cx).map_err(Broken::Far)?;
+        if stream.unwanted {
+            return Poll::Ready(Ok(true));
+        }
+        ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
+        if core.records.sealer.waiting() >= WAITING {
+            if !core.writers.contains(&id) {
+                core.writers.push_back(id);
+            }
+            return Poll::Pending;
+        }
+        let room = core.http2.sendable(id);
+        if room == 0 {
+            return Poll::Pending; // a WINDOW_UPDATE wakes this task
+        }
+        let turn = if core.writers.is_empty() { MOST_READ } else { QUANTUM };
+        let most = self.size.min(turn).min(room);
+        core.seal_control().map_err(|e| Broken::Far(lost(&e)))?;
+        let Core { records, http2, .. } = core;
+        records.sealer.lend(buffers::take);
+        let mut asked = 0;
+        let got = records.sealer.fill(
+            most,
+            |places| {
+                asked = places.iter().map(|p| p.len()).sum();
+                app.socket().try_read_vectored(places)
+            },
+            |n| http2.data_head(id, n),
+        );
+        match got {
+            Ok(0) => {
+                core.http2.finish(id);
+                core.wake_driver();
+                return Poll::Ready(Ok(true));
+            }
+            Ok(n) => {
+                meter.up.fetch_add(n as u64, Relaxed);
+                if n < asked {
+                    app.drained();
+                }
+                self.size = match n {
+                    n if n >= self.size => (self.size * 4).min(MOST_READ),
+                    n if n < self.size / 8 => (self.size / 2).max(SMALLEST),
+                    _ => self.size,
+                };
+                core.wake_driver();
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return Poll::Ready(Err(Broken::Far(e)));
+            }
+            Err(e) => return Poll::Ready(Err(Broken::App(e))),
+        }
+        Poll::Ready(Ok(false))
+    }
+}
+
+impl Far for TunnelStream {
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        let tunnel = Arc::clone(&self.tunnel);
+        let mut core = tunnel.core();
+        for _ in 0..TURNS {
+            if ready!(self.poll_up_once(&mut core, cx, app, meter))? {
+                return Poll::Ready(Ok(()));
             }
         }
-        Ok(())
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    async fn finish(&mut self) -> io::Result<()> {
-        self.stream.send_data(Bytes::new(), true).map_err(into_io)
-    }
-
-    async fn reset(&mut self) -> io::Error {
-        match poll_fn(|cx| self.stream.poll_reset(cx)).await {
-            // The peer has all it wants and will read no more: not an error by itself
-            // (RFC 9113 §8.1); its own half ends in order on the other path.
-            Ok(Reason::NO_ERROR) => std::future::pending().await,
-            Ok(reason) => io::Error::new(
-                io::ErrorKind::ConnectionReset,
-                format!("the tunnel stream was reset with {reason:?}"),
-            ),
-            Err(e) => into_io(e),
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        let mut core = self.tunnel.core();
+        let id = self.id;
+        loop {
+            let stream = match sound(&mut core, id, cx) {
+                Ok(stream) => stream,
+                Err(e) => return Poll::Ready(Err(Broken::Far(e))),
+            };
+            if let Some(error) = stream.app_error.take() {
+                return Poll::Ready(Err(Broken::App(error)));
+            }
+            if stream.outlet.is_none() {
+                let (socket, meter) = (Arc::clone(app.socket()), Arc::clone(meter));
+                stream.outlet = Some(Outlet { socket, meter });
+            }
+            let (front, _) = stream.queue.as_slices();
+            if front.is_empty() {
+                stream.queue = Default::default();
+                return if stream.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            match app.socket().try_write(front) {
+                Ok(n) => {
+                    stream.queue.drain(..n);
+                    meter.down.fetch_add(n as u64, Relaxed);
+                    core.http2.release(id, n);
+                    core.wake_driver();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(app.socket().poll_write_ready(cx)).map_err(Broken::App)?;
+                }
+                Err(e) => return Poll::Ready(Err(Broken::App(e))),
+            }
         }
     }
 
     fn abort(&mut self) {
-        self.stream.send_reset(Reason::CANCEL);
+        let mut core = self.tunnel.core();
+        core.http2.reset(self.id, Code::CANCEL);
+        core.wake_driver();
     }
 }
 
-fn into_io(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        let mut core = self.tunnel.core();
+        core.streams.remove(&self.id);
+        core.http2.reset(self.id, Code::CANCEL); // nothing, if it is over
+        core.wake_driver();
     }
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+/// The stream, if it still lives; whoever asks is woken when that changes.
+fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mut Stream> {
+    let over = core.over.clone();
+    let Some(stream) = core.streams.get_mut(&id) else {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    };
+    if let Some(code) = stream.reset {
+        let why = format!("the tunnel stream was reset with {code:?}");
+        return Err(io::Error::new(io::ErrorKind::ConnectionReset, why));
+    }
+    // What had come in full before the tunnel ended is still handed over.
+    if let Some(over) = over
+        && !stream.ended
+    {
+        return Err(lost(&over));
+    }
+    match &mut stream.task {
+        Some(known) if known.will_wake(cx.waker()) => {}
+        known => *known = Some(cx.waker().clone()),
+    }
+    Ok(stream)
+}
+
+fn lost(over: &Over) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, format!("the tunnel ended: {over}"))
+}
+
+fn no_answer(stream: Option<&mut Stream>, over: Option<Over>) -> NoAnswer {
+    let (reset, unprocessed) = stream.map_or((None, false), |s| (s.reset, s.unprocessed));
+    let why = match (reset, over) {
+        (Some(code), _) => format!("the stream was reset with {code:?}"),
+        (None, Some(over)) => format!("the tunnel ended: {over}"),
+        (None, None) => "the stream ended without an answer".to_owned(),
+    };
+    NoAnswer { why, unprocessed }
 }

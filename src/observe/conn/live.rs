@@ -16,6 +16,15 @@ use tokio_util::sync::CancellationToken;
 use super::{CloseReason, Direction, Facts, PeerAddr};
 use crate::observe::metrics::Series;
 
+/// How much a relay has moved each way. Shared with whoever moves, shows or limits it.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// From the local application (or whoever was accepted) to the far side, in bytes.
+    pub up: AtomicU64,
+    /// Back.
+    pub down: AtomicU64,
+}
+
 /// One open connection. Shared by the task that carries it and the table.
 #[derive(Debug)]
 pub struct LiveConn {
@@ -27,10 +36,8 @@ pub struct LiveConn {
     pub peer: PeerAddr,
     /// When it was accepted.
     pub opened: Instant,
-    /// Bytes from the source of the connection towards its destination.
-    pub received: AtomicU64,
-    /// Bytes from the destination back to the source.
-    pub sent: AtomicU64,
+    /// Bytes that have moved.
+    pub meter: Arc<Meter>,
     facts: Mutex<Facts>,
     cut: CancellationToken,
     cut_reason: OnceLock<CloseReason>,
@@ -60,12 +67,23 @@ impl LiveConn {
     pub fn flush_bytes(&self) {
         let Some(series) = self.series.get() else { return };
         let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = (self.received.load(Relaxed), self.sent.load(Relaxed));
+        let now = self.moved();
         series.add_bytes(now.0.saturating_sub(flushed.0), now.1.saturating_sub(flushed.1));
         *flushed = now;
     }
 
+    /// Bytes from the source of the connection towards its destination, and back.
+    #[must_use]
+    pub fn moved(&self) -> (u64, u64) {
+        let (up, down) = (self.meter.up.load(Relaxed), self.meter.down.load(Relaxed));
+        match self.direction {
+            Direction::Outbound => (up, down),
+            Direction::Inbound => (down, up),
+        }
+    }
+
     fn to_json(&self) -> Value {
+        let (received, sent) = self.moved();
         self.facts(|f| {
             let party = |p: &super::Party| {
                 json!({
@@ -87,8 +105,8 @@ impl LiveConn {
                 "tls": f.tls,
                 "policy": f.policy,
                 "localWorkload": f.local_uid.as_deref(),
-                "bytesReceived": self.received.load(Relaxed),
-                "bytesSent": self.sent.load(Relaxed),
+                "bytesReceived": received,
+                "bytesSent": sent,
                 "ageSeconds": self.opened.elapsed().as_secs_f64(),
             })
         })
@@ -109,8 +127,7 @@ impl LiveTable {
             direction,
             peer: PeerAddr(peer),
             opened: Instant::now(),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
+            meter: Arc::default(),
             facts: Mutex::default(),
             cut: CancellationToken::new(),
             cut_reason: OnceLock::new(),

@@ -12,5 +12,5 @@ mod open;
 pub use close_reason::CloseReason;
 pub use facts::{Facts, Party, TlsFacts};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
-pub use live::{LiveConn, LiveTable};
+pub use live::{LiveConn, LiveTable, Meter};
 pub use open::OpenConn;

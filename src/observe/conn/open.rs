@@ -83,11 +83,7 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
     let src_id = f.src.id.as_ref().map(tracing::field::display);
     let dst_id = f.dst.id.as_ref().map(tracing::field::display);
     // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
-    let (up, down) = (live.received.load(Relaxed), live.sent.load(Relaxed));
-    let (sent, received) = match live.direction {
-        Direction::Outbound => (up, down),
-        Direction::Inbound => (down, up),
-    };
+    let (sent, received) = (live.meter.up.load(Relaxed), live.meter.down.load(Relaxed));
     let duration = format!("{}ms", live.opened.elapsed().as_millis());
     let dry_run = (!f.dry_run.is_empty()).then(|| f.dry_run.join("; "));
     macro_rules! line {

@@ -1,0 +1,92 @@
+//! The application's socket, with its ways to end.
+
+use std::{
+    future::Future,
+    io,
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream};
+
+/// One TCP socket. Dropped before [`App::finish`], it resets the connection: what was cut in
+/// the middle must not look complete.
+pub struct App {
+    socket: Arc<TcpStream>,
+    finished: bool,
+    reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
+}
+
+impl App {
+    /// Takes a connected socket.
+    #[must_use]
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket: Arc::new(socket), finished: false, reset: None }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Arc<TcpStream> {
+        &self.socket
+    }
+
+    /// The socket holds no more than this call has seen: the next readiness is a new one. Saves
+    /// the read that would only say so.
+    pub fn drained(&self) {
+        let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = self.socket.try_io(Interest::READABLE, would_block);
+    }
+
+    /// Says that nothing more comes (FIN).
+    ///
+    /// # Errors
+    /// What the kernel said, a peer that is gone excepted: its own end is told by reads.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.finished = true;
+        match SockRef::from(&*self.socket).shutdown(Shutdown::Write) {
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Resets the connection when the socket is dropped.
+    pub fn abort(&mut self) {
+        self.finished = true;
+        let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Waits for a reset by the other end, after its end of file.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let socket = &self.socket;
+        let reset = self.reset.get_or_insert_with(|| Box::pin(until_reset(Arc::clone(socket))));
+        reset.as_mut().poll(cx)
+    }
+}
+
+async fn until_reset(socket: Arc<TcpStream>) -> io::Error {
+    loop {
+        if let Err(e) = socket.ready(Interest::ERROR).await {
+            return e;
+        }
+        match socket.take_error() {
+            Ok(Some(e)) | Err(e) => return e,
+            // Nothing wrong after all (a stale event): forget it and wait on.
+            Ok(None) => {
+                let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = socket.try_io(Interest::ERROR, would_block);
+            }
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.abort();
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! One tunnel's state between its socket and its streams. No waiting here: the driver
+//! ([`super::driver`]) calls it when the socket is ready, streams ([`super::stream`]) when the
+//! application is. All of them run on one worker, so the lock is never waited for.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, IoSlice},
+    ops::Range,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Waker,
+    time::Instant,
+};
+
+use tokio::net::TcpStream;
+
+use super::{
+    buffers,
+    http2::{Code, Event, Failure, Http2, Limits, Request, Role},
+    record::{Opened, RecordError, Records},
+};
+use crate::{observe::conn::Meter, tls::Keys};
+
+/// Where a stream's bytes go as they arrive, and where they are counted.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) socket: Arc<TcpStream>,
+    pub(super) meter: Arc<Meter>,
+}
+
+/// One stream, as far as its application's task must know.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// The application's socket, once it is known: what arrives is written there at once.
+    pub(super) outlet: Option<Outlet>,
+    /// What its socket did not take, at most the stream's window.
+    pub(super) queue: VecDeque<u8>,
+    /// The peer has ended its direction.
+    pub(super) ended: bool,
+    /// The peer wants no more of ours.
+    pub(super) unwanted: bool,
+    /// The answer to CONNECT (client).
+    pub(super) status: Option<u16>,
+    /// The stream was reset.
+    pub(super) reset: Option<Code>,
+    /// The application's socket failed while we wrote to it.
+    pub(super) app_error: Option<io::Error>,
+    /// The peer did not process it: it may be asked of another tunnel.
+    pub(super) unprocessed: bool,
+    /// Who waits for any of this.
+    pub(super) task: Option<Waker>,
+}
+
+impl Stream {
+    pub(super) fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+/// Why a tunnel is over.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Over {
+    #[error("closed")]
+    Closed,
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("{0}")]
+    Http2(#[from] Failure),
+    #[error("the peer ended the tunnel with {0:?}")]
+    GoAway(Code),
+    #[error("{0}")]
+    Io(Arc<io::Error>),
+    #[error("{0}")]
+    Silent(String),
+}
+
+impl From<io::Error> for Over {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+/// One tunnel.
+pub(super) struct Core {
+    pub(super) http2: Http2,
+    pub(super) records: Records,
+    pub(super) streams: HashMap<u32, Stream>,
+    /// Streams that wait for room to write, first come first served.
+    pub(super) writers: VecDeque<u32>,
+    /// Requests that nobody has taken up yet (server).
+    pub(super) incoming: VecDeque<(u32, Request)>,
+    /// The start of a record whose rest has not come.
+    pub(super) partial: Vec<u8>,
+    pub(super) over: Option<Over>,
+    /// The peer has said close_notify.
+    pub(super) peer_closed: bool,
+    pub(super) heard: Instant,
+    driver: Option<Waker>,
+    woken: bool,
+}
+
+impl Core {
+    pub(super) fn new(role: Role, limits: Limits, keys: Keys) -> Result<Self, RecordError> {
+        let now = Instant::now();
+        Ok(Self {
+            http2: Http2::new(role, limits, now),
+            records: Records::new(keys)?,
+            streams: HashMap::new(),
+            writers: VecDeque::new(),
+            incoming: VecDeque::new(),
+            partial: Vec::new(),
+            over: None,
+            peer_closed: false,
+            heard: now,
+            driver: None,
+            woken: false,
+        })
+    }
+
+    /// Something waits to be written: the driver's turn, after all who are ready now.
+    pub(super) fn wake_driver(&mut self) {
+        if !std::mem::replace(&mut self.woken, true)
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
+        }
+    }
+
+    pub(super) fn driver_runs(&mut self, waker: &Waker) {
+        self.woken = false;
+        match &mut self.driver {
+            Some(known) if known.will_wake(waker) => {}
+            known => *known = Some(waker.clone()),
+        }
+    }
+
+    /// Moves waiting frames into records: they go before any DATA that follows.
+    pub(super) fn seal_control(&mut self) -> Result<(), Over> {
+        if self.http2.has_control() {
+            self.records.sealer.lend(buffers::take);
+            self.records.sealer.append(&self.http2.take_control())?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waits until the socket is full.
+    pub(super) fn flush(&mut self, tcp: &TcpStream) -> Result<(), Over> {
+        self.seal_control()?;
+        while self.records.sealer.waiting() > 0 {
+            match tcp.try_write(self.records.pending()?) {
+                Ok(n) => self.records.sealer.written(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.records.sealer.give_back().map(buffers::give);
+        Ok(())
+    }
+
+    /// Lets those who waited for room try again.
+    pub(super) fn wake_writers(&mut self) {
+        while let Some(id) = self.writers.pop_front() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.wake();
+            }
+        }
+    }
+
+    /// Opens what came (sealed records, the last one perhaps not whole) and acts on it.
+    pub(super) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
+        self.heard = Instant::now();
+        buffers::with_ranges(|plain| {
+            let opened = self.open(bytes, plain);
+            // What was sound before an error still counts.
+            self.frames(bytes, plain)?;
+            opened
+        })
+    }
+
+    fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), Over> {
+        let mut at = 0;
+        while let Some((used, opened)) = self.records.open(&mut bytes[at..])? {
+            match opened {
+                Opened::Data(range) if !range.is_empty() => {
+                    plain.push(at + range.start..at + range.end);
+                }
+                Opened::Closed => self.peer_closed = true,
+                _ => {}
+            }
+            at += used;
+        }
+        self.partial.clear();
+        self.partial.extend_from_slice(&bytes[at..]);
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>]) -> Result<(), Over> {
+        let now = self.heard;
+        let mut batch = Batch { id: 0, slices: Vec::new() };
+        for range in plain {
+            let mut rest = &bytes[range.clone()];
+            while !rest.is_empty() {
+                let (used, event) = self.http2.receive(rest, now)?;
+                if let Some(event) = event {
+                    self.event(event, rest, &mut batch)?;
+                }
+                rest = &rest[used..];
+            }
+        }
+        self.deliver(&mut batch);
+        Ok(())
+    }
+
+    fn event<'a>(
+        &mut self,
+        event: Event,
+        input: &'a [u8],
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Over> {
+        match event {
+            Event::Data { id, range, end } => {
+                if id != batch.id {
+                    self.deliver(batch);
+                    batch.id = id;
+                }
+                if !range.is_empty() {
+                    batch.slices.push(IoSlice::new(&input[range]));
+                }
+                if end {
+                    self.deliver(batch);
+                    self.with_stream(id, |stream| stream.ended = true);
+                }
+            }
+            Event::Request { id, request, end } => {
+                self.streams.insert(id, Stream { ended: end, ..Stream::default() });
+                self.incoming.push_back((id, request));
+            }
+            Event::Response { id, status, end } => self.with_stream(id, |stream| {
+                stream.status = Some(status);
+                stream.ended |= end;
+            }),
+            Event::Reset { id, code } => {
+                self.deliver(batch);
+                self.with_stream(id, |stream| {
+                    // RFC 9113 §8.1: all was said, and no more is wanted.
+                    if code == Code::NO_ERROR {
+                        (stream.ended, stream.unwanted) = (true, true);
+                    } else {
+                        stream.reset = Some(code);
+                    }
+                    stream.unprocessed = code == Code::REFUSED_STREAM;
+                });
+            }
+            Event::Window(Some(id)) => self.with_stream(id, |_| {}),
+            Event::Window(None) | Event::Settings => {
+                self.streams.values_mut().for_each(Stream::wake);
+            }
+            Event::GoAway { last, code } => {
+                for (id, stream) in &mut self.streams {
+                    if *id > last {
+                        stream.unprocessed = true;
+                        stream.reset = Some(Code::REFUSED_STREAM);
+                        stream.wake();
+                    }
+                }
+                if code != Code::NO_ERROR {
+                    return Err(Over::GoAway(code));
+                }
+            }
+            Event::Pong(_) => {}
+        }
+        Ok(())
+    }
+
+    fn with_stream(&mut self, id: u32, amend: impl FnOnce(&mut Stream)) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            amend(stream);
+            stream.wake();
+        }
+    }
+
+    /// Writes a stream's bytes to its application; what does not fit waits in the stream.
+    fn deliver(&mut self, batch: &mut Batch<'_>) {
+        if batch.slices.is_empty() {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&batch.id) else {
+            batch.slices.clear();
+            return;
+        };
+        let (mut taken, mut failed) = (0, false);
+        if stream.queue.is_empty()
+            && let Some(outlet) = &stream.outlet
+        {
+            for slices in batch.slices.chunks(MOST_SLICES) {
+                let length: usize = slices.iter().map(|s| s.len()).sum();
+                match outlet.socket.try_write_vectored(slices) {
+                    Ok(n) => {
+                        taken += n;
+                        if n < length {
+                            break;
+                        }
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => {
+                        stream.app_error = Some(e);
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+            outlet.meter.down.fetch_add(taken as u64, Relaxed);
+        }
+        let mut skip = taken;
+        for slice in batch.slices.drain(..) {
+            let here = skip.min(slice.len());
+            skip -= here;
+            stream.queue.extend(&slice[here..]);
+        }
+        if failed || !stream.queue.is_empty() {
+            stream.wake();
+        }
+        if taken > 0 {
+            self.http2.release(batch.id, taken);
+        }
+    }
+
+    /// Ends the tunnel: its streams learn why.
+    pub(super) fn end(&mut self, over: Over) {
+        self.over.get_or_insert(over);
+        self.incoming.clear();
+        self.streams.values_mut().for_each(Stream::wake);
+        self.wake_driver();
+    }
+
+    /// Tells the peer why, as far as the socket takes it without waiting.
+    pub(super) fn last_words(&mut self, over: &Over, tcp: &TcpStream) {
+        let told = match over {
+            Over::Record(error) => self.records.sealer.fail(error).map_err(Over::from),
+            Over::Http2(failure) => {
+                self.http2.go_away(failure.code, false);
+                self.seal_control()
+            }
+            _ => self.seal_control(),
+        };
+        // There is nobody left to tell.
+        let _ = told.and_then(|()| Ok(self.records.sealer.close()?)).and_then(|()| self.flush(tcp));
+    }
+}
+
+/// Bytes of one stream that lie together in what was read.
+struct Batch<'a> {
+    id: u32,
+    slices: Vec<IoSlice<'a>>,
+}
+
+/// What one writev takes (IOV_MAX is 1024).
+const MOST_SLICES: usize = 512;

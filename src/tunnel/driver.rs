@@ -1,0 +1,213 @@
+//! Moves bytes between one tunnel's socket and its [`Core`], on the worker that owns it.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{io::Interest, net::TcpStream, time::sleep};
+
+use super::{
+    core::{Core, Over},
+    http2::{Code, Limits, Request, Role},
+    record::RecordError,
+    stream::TunnelStream,
+};
+use crate::{relay::with_scratch, tls::Session};
+
+/// A tunnel, shared by its driver and its streams.
+pub(super) struct Tunnel {
+    tcp: TcpStream,
+    core: Mutex<Core>,
+}
+
+/// How many reads in a row before others get their turn.
+const TURNS: usize = 4;
+/// A peer that was silent for so long is asked whether it is there …
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// … and given up after so long.
+const SILENT: Duration = Duration::from_secs(30);
+
+impl Tunnel {
+    pub(super) fn new(role: Role, limits: Limits, session: Session) -> Result<Arc<Self>, Over> {
+        let mut core = Core::new(role, limits, session.keys)?;
+        let mut early = session.early;
+        core.received(&mut early)?;
+        Ok(Arc::new(Self { tcp: session.tcp, core: Mutex::new(core) }))
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a stream; `None` if the tunnel takes no more.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        authority: &str,
+        fields: &[(&str, &str)],
+    ) -> Option<TunnelStream> {
+        let mut core = self.core();
+        if core.over.is_some() {
+            return None;
+        }
+        let id = core.http2.open(authority, fields)?;
+        core.streams.insert(id, super::core::Stream::default());
+        core.wake_driver();
+        Some(TunnelStream::new(Arc::clone(self), id))
+    }
+
+    /// The next request (server). Cancel safe; must be called for the tunnel to move.
+    ///
+    /// # Errors
+    /// Why the tunnel is over.
+    pub(super) async fn next_request(self: &Arc<Self>) -> Result<(TunnelStream, Request), Over> {
+        poll_fn(|cx| {
+            let over = self.poll_io(cx);
+            if let Some((id, request)) = self.core().incoming.pop_front() {
+                cx.waker().wake_by_ref(); // there may be more
+                return Poll::Ready(Ok((TunnelStream::new(Arc::clone(self), id), request)));
+            }
+            over.map(Err)
+        })
+        .await
+    }
+
+    /// Moves bytes until the tunnel is over. Cancel safe.
+    pub(super) async fn carry(&self) -> Over {
+        poll_fn(|cx| self.poll_io(cx)).await
+    }
+
+    /// Waits until the peer's SETTINGS have come. [`Tunnel::carry`] must run beside it, or it
+    /// is carried here.
+    pub(super) async fn settings(&self) -> Result<(), Over> {
+        poll_fn(|cx| match self.poll_io(cx) {
+            _ if self.core().http2.has_settings() => Poll::Ready(Ok(())),
+            over => over.map(Err),
+        })
+        .await
+    }
+
+    /// Ends when the peer no longer answers. Cancel safe.
+    pub(super) async fn silence(&self) -> Over {
+        loop {
+            let heard = self.core().heard;
+            let quiet = heard.elapsed();
+            if quiet >= SILENT {
+                return Over::Silent(format!("no answer to PING in {:?}", SILENT - PING_AFTER));
+            }
+            if quiet >= PING_AFTER {
+                let mut core = self.core();
+                core.http2.ping(*b"adit:ask");
+                core.wake_driver();
+            }
+            let next = if quiet >= PING_AFTER { SILENT } else { PING_AFTER };
+            tokio::time::sleep_until((heard + next).max(Instant::now()).into()).await;
+        }
+    }
+
+    /// Says GOAWAY; streams that are open go on.
+    pub(super) fn leave(&self, last_call: bool) {
+        let mut core = self.core();
+        core.http2.go_away(Code::NO_ERROR, last_call);
+        core.wake_driver();
+    }
+
+    /// Ends the tunnel in order: what is queued is still sent, for at most `within`.
+    pub(super) async fn close(&self, within: Duration) {
+        {
+            let mut core = self.core();
+            if !core.http2.is_leaving() {
+                core.http2.go_away(Code::NO_ERROR, false);
+            }
+            let _ = core.seal_control();
+            let _ = core.records.sealer.close();
+        }
+        let flushed = poll_fn(|cx| match self.poll_io(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending if self.core().records.sealer.waiting() == 0 => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        });
+        tokio::select! {
+            () = flushed => {}
+            () = sleep(within) => {}
+        }
+        self.end(Over::Closed);
+    }
+
+    /// Ends the tunnel now; its streams learn why.
+    pub(super) fn end(&self, over: Over) {
+        let mut core = self.core();
+        core.last_words(&over, &self.tcp);
+        core.end(over);
+    }
+
+    fn poll_io(&self, cx: &mut Context<'_>) -> Poll<Over> {
+        let mut core = self.core();
+        if let Some(over) = &core.over {
+            return Poll::Ready(over.clone());
+        }
+        core.driver_runs(cx.waker());
+        let moved = match self.poll_read(&mut core, cx) {
+            Ok(()) => self.poll_write(&mut core, cx),
+            failed => failed,
+        };
+        match moved {
+            Ok(()) => Poll::Pending,
+            Err(over) => {
+                core.last_words(&over, &self.tcp);
+                core.end(over.clone());
+                Poll::Ready(over)
+            }
+        }
+    }
+
+    fn poll_write(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+        loop {
+            core.flush(&self.tcp)?;
+            if core.records.sealer.waiting() < super::WAITING {
+                core.wake_writers();
+            }
+            if core.records.sealer.waiting() == 0 {
+                return Ok(());
+            }
+            match self.tcp.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn poll_read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+        for _ in 0..TURNS {
+            match self.tcp.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return Ok(()),
+            }
+            with_scratch(|buffer| {
+                let have = core.partial.len();
+                buffer[..have].copy_from_slice(&core.partial);
+                let read = match self.tcp.try_read(&mut buffer[have..]) {
+                    Ok(0) => return Err(ended(core.peer_closed)),
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(e.into()),
+                };
+                if have + read < buffer.len() {
+                    // There was no more: the read that would say so is saved.
+                    let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = self.tcp.try_io(Interest::READABLE, would_block);
+                }
+                core.received(&mut buffer[..have + read])
+            })?;
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+}
+
+fn ended(orderly: bool) -> Over {
+    if orderly { Over::Closed } else { RecordError::Truncated.into() }
+}

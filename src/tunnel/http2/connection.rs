@@ -1,0 +1,370 @@
+//! One end of a connection: its streams (RFC 9113 §5.1), and what we send.
+
+use std::{collections::HashMap, ops::Range, time::Instant};
+
+use super::{
+    FloodLimits, Request,
+    budget::Budget,
+    flow::{ReceiveWindow, SendWindow},
+    frame::{Code, HEADER, Head, flag, kind, put},
+    headers::{Block, MAX_LIST, put_headers},
+    hpack,
+    reader::{PREFACE, Reader},
+};
+
+/// Which end this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// Opens streams.
+    Client,
+    /// Takes them.
+    Server,
+}
+
+/// What this end allows its peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What a fresh stream may send before it is read.
+    pub stream_window: u32,
+    /// What its window may grow to: the most that a stalled stream holds in memory.
+    pub stream_window_most: u32,
+    /// The same for the connection; given back on arrival, as streams are bounded.
+    pub connection_window: u32,
+    /// The largest DATA frame.
+    pub max_frame: u32,
+    /// Streams open at once (server).
+    pub max_streams: u32,
+    /// Work for nothing.
+    pub flood: FloodLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stream_window: 64 << 10,
+            stream_window_most: 256 << 10,
+            connection_window: 16 << 20,
+            max_frame: 1 << 20,
+            max_streams: 200,
+            flood: FloodLimits::default(),
+        }
+    }
+}
+
+/// What [`Http2::receive`] found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A new stream (server).
+    Request {
+        /// Its number.
+        id: u32,
+        /// What it asks.
+        request: Request,
+        /// Nothing more comes.
+        end: bool,
+    },
+    /// The answer to one (client).
+    Response {
+        /// Which.
+        id: u32,
+        /// `:status`.
+        status: u16,
+        /// Nothing more comes.
+        end: bool,
+    },
+    /// Bytes of a stream, where they lie in the input. They must be released.
+    Data {
+        /// Which.
+        id: u32,
+        /// Where.
+        range: Range<usize>,
+        /// Nothing more comes.
+        end: bool,
+    },
+    /// A stream is over, by the peer's will or its fault; it is forgotten here.
+    Reset {
+        /// Which.
+        id: u32,
+        /// Why.
+        code: Code,
+    },
+    /// There may be room to send: on one stream, or on all.
+    Window(Option<u32>),
+    /// The peer's limits are known now, or have changed.
+    Settings,
+    /// The peer opens and takes no further streams; those of ours above `last` it did not see.
+    GoAway {
+        /// The last it took.
+        last: u32,
+        /// Why.
+        code: Code,
+    },
+    /// The answer to a PING.
+    Pong([u8; 8]),
+}
+
+/// A stream that is not over on both sides (RFC 9113 §5.1).
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) send: SendWindow,
+    pub(super) receive: ReceiveWindow,
+    /// We have sent END_STREAM.
+    pub(super) local_closed: bool,
+    /// The peer has.
+    pub(super) remote_closed: bool,
+    /// The response was sent, or came.
+    pub(super) answered: bool,
+}
+
+/// What the peer allows us.
+#[derive(Debug)]
+pub(super) struct PeerSettings {
+    pub(super) seen: bool,
+    pub(super) initial_window: u32,
+    pub(super) max_frame: usize,
+    pub(super) max_streams: u32,
+}
+
+/// One end of one connection.
+#[derive(Debug)]
+pub struct Http2 {
+    pub(super) role: Role,
+    pub(super) limits: Limits,
+    pub(super) reader: Reader,
+    pub(super) hpack: hpack::Decoder,
+    pub(super) block: Option<Block>,
+    /// The DATA frame that is being read: its stream (if anybody wants it), its END_STREAM, and
+    /// how much of its length was no payload so far.
+    pub(super) data: Option<(u32, bool, usize)>,
+    pub(super) streams: HashMap<u32, Stream>,
+    pub(super) peer: PeerSettings,
+    pub(super) send: SendWindow,
+    pub(super) receive: ReceiveWindow,
+    pub(super) next_local: u32,
+    pub(super) last_peer: u32,
+    /// The last stream that our GOAWAY promised to serve.
+    pub(super) leaving: Option<u32>,
+    pub(super) peer_leaving: bool,
+    pub(super) budget: Budget,
+    /// Frames to be written, before any further DATA.
+    control: Vec<u8>,
+}
+
+/// What waits to be answered may not grow beyond this: such a peer does not read.
+pub(super) const MAX_UNREAD: usize = 256 * 1024;
+/// The connection's window before anybody spoke (RFC 9113 §6.9.2).
+const DEFAULT_WINDOW: u32 = 65_535;
+
+impl Http2 {
+    /// Begins a connection; the preface and SETTINGS wait in [`Http2::take_control`].
+    #[must_use]
+    pub fn new(role: Role, limits: Limits, now: Instant) -> Self {
+        let mut control = Vec::with_capacity(96);
+        if role == Role::Client {
+            control.extend_from_slice(PREFACE);
+        }
+        let role_setting = match role {
+            Role::Client => (2, 0),                  // ENABLE_PUSH
+            Role::Server => (3, limits.max_streams), // MAX_CONCURRENT_STREAMS
+        };
+        let mut settings = Vec::new();
+        for (id, value) in
+            [role_setting, (4, limits.stream_window), (5, limits.max_frame), (6, MAX_LIST as u32)]
+        {
+            settings.extend_from_slice(&u16::to_be_bytes(id));
+            settings.extend_from_slice(&u32::to_be_bytes(value));
+        }
+        put(&mut control, kind::SETTINGS, 0, 0, &settings);
+        let window = limits.connection_window.max(DEFAULT_WINDOW);
+        if let more @ 1.. = window - DEFAULT_WINDOW {
+            put(&mut control, kind::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
+        }
+        Self {
+            role,
+            limits,
+            reader: Reader::new(role == Role::Server, limits.max_frame as usize),
+            hpack: hpack::Decoder::default(),
+            block: None,
+            data: None,
+            streams: HashMap::new(),
+            peer: PeerSettings {
+                seen: false,
+                initial_window: DEFAULT_WINDOW,
+                max_frame: 16_384,
+                max_streams: 100, // until it says
+            },
+            send: SendWindow::new(DEFAULT_WINDOW),
+            receive: ReceiveWindow::new(window, window),
+            next_local: 1,
+            last_peer: 0,
+            leaving: None,
+            peer_leaving: false,
+            budget: Budget::new(limits.flood, now),
+            control,
+        }
+    }
+
+    /// Frames that must be written before any further DATA.
+    pub fn take_control(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.control)
+    }
+
+    /// Whether [`Http2::take_control`] would yield something.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        !self.control.is_empty()
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.control.len()
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// How many more streams the peer lets us open; 0 once it leaves.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let open = !self.peer_leaving && self.leaving.is_none() && self.next_local < 1 << 31;
+        let most = if open { self.peer.max_streams as usize } else { 0 };
+        most.saturating_sub(self.streams.len())
+    }
+
+    /// Opens a stream with CONNECT (client). `None` if there is no [`Http2::room`].
+    pub fn open(&mut self, authority: &str, fields: &[(&str, &str)]) -> Option<u32> {
+        if self.room() == 0 {
+            return None;
+        }
+        let id = self.next_local;
+        self.next_local += 2;
+        let connect = [(":method", "CONNECT"), (":authority", authority)];
+        self.headers(id, false, &[&connect, fields].concat());
+        self.insert(id, false);
+        Some(id)
+    }
+
+    /// Answers a request (server); with `end` nothing follows and the rest of the request is
+    /// not wanted.
+    pub fn respond(&mut self, id: u32, status: u16, fields: &[(&str, &str)], end: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.answered = true;
+        let remote_closed = stream.remote_closed;
+        let status = status.to_string();
+        self.headers(id, end, &[&[(":status", status.as_str())], fields].concat());
+        if end {
+            self.streams.remove(&id);
+            if !remote_closed {
+                self.put_reset(id, Code::NO_ERROR); // RFC 9113 §8.1
+            }
+        }
+    }
+
+    fn headers(&mut self, id: u32, end: bool, fields: &[(&str, &str)]) {
+        put_headers(&mut self.control, id, end, fields, self.peer.max_frame);
+    }
+
+    pub(super) fn insert(&mut self, id: u32, remote_closed: bool) {
+        let Limits { stream_window, stream_window_most, .. } = self.limits;
+        self.streams.insert(
+            id,
+            Stream {
+                send: SendWindow::new(self.peer.initial_window),
+                receive: ReceiveWindow::new(stream_window, stream_window_most),
+                local_closed: false,
+                remote_closed,
+                answered: false,
+            },
+        );
+    }
+
+    /// How much one DATA frame of this stream may carry now.
+    #[must_use]
+    pub fn sendable(&self, id: u32) -> usize {
+        let stream = self.streams.get(&id).filter(|s| !s.local_closed);
+        let window = stream.map_or(0, |s| s.send.left().min(self.send.left()));
+        window.min(self.peer.max_frame)
+    }
+
+    /// The header for a DATA frame of `length` bytes, at most [`Http2::sendable`].
+    #[must_use]
+    pub fn data_head(&mut self, id: u32, length: usize) -> [u8; HEADER] {
+        debug_assert!(length <= self.sendable(id));
+        self.send.used(length);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send.used(length);
+        }
+        Head { length, kind: kind::DATA, flags: 0, stream: id }.write()
+    }
+
+    /// Says that nothing more comes on a stream.
+    pub fn finish(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.local_closed) else { return };
+        stream.local_closed = true;
+        put(&mut self.control, kind::DATA, flag::END_STREAM, id, &[]);
+        self.forget_if_over(id);
+    }
+
+    /// Ends a stream abruptly, if it is not over.
+    pub fn reset(&mut self, id: u32, code: Code) {
+        if self.streams.remove(&id).is_some() {
+            self.put_reset(id, code);
+        }
+    }
+
+    pub(super) fn put_reset(&mut self, id: u32, code: Code) {
+        put(&mut self.control, kind::RST_STREAM, 0, id, &code.0.to_be_bytes());
+    }
+
+    pub(super) fn put_control(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        put(&mut self.control, kind, flags, stream, payload);
+    }
+
+    /// `bytes` of a stream have been taken: its sender may send as many again.
+    pub fn release(&mut self, id: u32, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.remote_closed) else { return };
+        if let Some(credit) = stream.receive.release(bytes) {
+            put(&mut self.control, kind::WINDOW_UPDATE, 0, id, &credit.to_be_bytes());
+        }
+    }
+
+    pub(super) fn forget_if_over(&mut self, id: u32) {
+        if self.streams.get(&id).is_some_and(|s| s.local_closed && s.remote_closed) {
+            self.streams.remove(&id);
+        }
+    }
+
+    /// Asks whether the peer is there.
+    pub fn ping(&mut self, opaque: [u8; 8]) {
+        put(&mut self.control, kind::PING, 0, 0, &opaque);
+    }
+
+    /// Says that this end goes: in order, first with `last_call`, which streams on their way
+    /// still make, then without; or for an error.
+    pub fn go_away(&mut self, code: Code, last_call: bool) {
+        let last = if last_call { (1 << 31) - 1 } else { self.last_peer };
+        self.leaving = Some(last);
+        let payload = [last.to_be_bytes(), code.0.to_be_bytes()].concat();
+        put(&mut self.control, kind::GOAWAY, 0, 0, &payload);
+    }
+
+    /// Whether this end has said that it goes.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Whether the peer has.
+    #[must_use]
+    pub fn peer_is_leaving(&self) -> bool {
+        self.peer_leaving
+    }
+
+    /// Whether the peer's SETTINGS have come.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        self.peer.seen
+    }
+}
