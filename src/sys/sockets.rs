@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -118,6 +118,24 @@ pub async fn connect(socket: Socket, to: SocketAddr, within: Duration) -> io::Re
             format!("no answer in {}", humantime::format_duration(within)),
         )),
     }
+}
+
+/// How many bytes a socket would take without waiting: its send buffer without what lies in
+/// it, less an eighth for the kernel's own overhead with large writes.
+#[must_use]
+pub fn send_room(socket: &TcpStream) -> usize {
+    let size = SockRef::from(socket).send_buffer_size().unwrap_or(0);
+    (size - size / 8).saturating_sub(unacknowledged(socket))
+}
+
+/// What of the send buffer the other end has not acknowledged yet (SIOCOUTQ, tcp(7)).
+#[allow(unsafe_code, reason = "an ioctl that no crate of ours wraps")]
+fn unacknowledged(socket: &TcpStream) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int to the pointer, which is valid for it, and
+    // the descriptor is open while `socket` is borrowed.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 { usize::try_from(bytes).unwrap_or(0) } else { usize::MAX }
 }
 
 /// Where the connection was going before it was redirected; its local address if it was not.

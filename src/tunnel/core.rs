@@ -18,7 +18,7 @@ use super::{
     http2::{Code, Event, Failure, Http2, Limits, Request, Role},
     record::{Opened, RecordError, Records},
 };
-use crate::{observe::conn::Meter, tls::Keys};
+use crate::{observe::conn::Meter, sys::sockets, tls::Keys};
 
 /// Where a stream's bytes go as they arrive, and where they are counted.
 #[derive(Debug)]
@@ -325,7 +325,9 @@ impl Core {
             stream.wake();
         }
         if taken > 0 {
-            self.http2.release(batch.id, taken);
+            let socket = stream.outlet.as_ref().map(|outlet| &outlet.socket);
+            let room = || socket.map_or(0, |socket| sockets::send_room(socket));
+            self.http2.release(batch.id, taken, room);
         }
     }
 

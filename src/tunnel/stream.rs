@@ -23,6 +23,7 @@ use super::{
 use crate::{
     observe::conn::Meter,
     relay::{App, Broken, Far},
+    sys::sockets,
 };
 
 /// A stream of a tunnel. Dropping it before both directions have ended resets it.
@@ -221,7 +222,7 @@ impl Far for TunnelStream {
                 Ok(n) => {
                     stream.queue.drain(..n);
                     meter.down.fetch_add(n as u64, Relaxed);
-                    core.http2.release(id, n);
+                    core.http2.release(id, n, || sockets::send_room(app.socket()));
                     core.wake_driver();
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

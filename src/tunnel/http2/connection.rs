@@ -26,7 +26,9 @@ pub enum Role {
 pub struct Limits {
     /// What a fresh stream may send before it is read.
     pub stream_window: u32,
-    /// What its window may grow to: the most that a stalled stream holds in memory.
+    /// The most that a stalled stream may hold in memory.
+    pub stream_held: u32,
+    /// What its window may grow to while the application has room for it.
     pub stream_window_most: u32,
     /// The same for the connection; given back on arrival, as streams are bounded.
     pub connection_window: u32,
@@ -42,7 +44,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             stream_window: 64 << 10,
-            stream_window_most: 256 << 10,
+            stream_held: 256 << 10,
+            stream_window_most: 4 << 20,
             connection_window: 16 << 20,
             max_frame: 1 << 20,
             max_streams: 200,
@@ -194,7 +197,7 @@ impl Http2 {
                 max_streams: 100, // until it says
             },
             send: SendWindow::new(DEFAULT_WINDOW),
-            receive: ReceiveWindow::new(window, window),
+            receive: ReceiveWindow::new(window),
             next_local: 1,
             last_peer: 0,
             leaving: None,
@@ -267,12 +270,11 @@ impl Http2 {
     }
 
     pub(super) fn insert(&mut self, id: u32, remote_closed: bool) {
-        let Limits { stream_window, stream_window_most, .. } = self.limits;
         self.streams.insert(
             id,
             Stream {
                 send: SendWindow::new(self.peer.initial_window),
-                receive: ReceiveWindow::new(stream_window, stream_window_most),
+                receive: ReceiveWindow::new(self.limits.stream_window),
                 local_closed: false,
                 remote_closed,
                 answered: false,
@@ -322,10 +324,17 @@ impl Http2 {
         put(&mut self.control, kind, flags, stream, payload);
     }
 
-    /// `bytes` of a stream have been taken: its sender may send as many again.
-    pub fn release(&mut self, id: u32, bytes: usize) {
+    /// `bytes` of a stream have been taken: its sender may send as many again. `room` is what
+    /// its application could take at once, asked only when credit is due: the window is never
+    /// larger than that and [`Limits::stream_held`] together, so no more is ever held for it.
+    pub fn release(&mut self, id: u32, bytes: usize, room: impl FnOnce() -> usize) {
         let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.remote_closed) else { return };
-        if let Some(credit) = stream.receive.release(bytes) {
+        let Limits { stream_held, stream_window_most, .. } = self.limits;
+        let most = || {
+            let room = u32::try_from(room()).unwrap_or(u32::MAX);
+            stream_held.saturating_add(room).min(stream_window_most.max(stream_held))
+        };
+        if let Some(credit) = stream.receive.release(bytes, most) {
             put(&mut self.control, kind::WINDOW_UPDATE, 0, id, &credit.to_be_bytes());
         }
     }

@@ -36,32 +36,37 @@ impl SendWindow {
 /// What the peer may send. It starts small and doubles while what comes is taken in stride.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReceiveWindow {
+    /// What the peer may still send.
     left: i64,
-    size: u32,
-    most: u32,
-    owed: u32,
+    /// What has come and nobody has taken.
+    held: i64,
+    /// What both may be together.
+    size: i64,
 }
 
 impl ReceiveWindow {
-    pub(super) fn new(size: u32, most: u32) -> Self {
-        Self { left: i64::from(size), size, most, owed: 0 }
+    pub(super) fn new(size: u32) -> Self {
+        Self { left: i64::from(size), held: 0, size: i64::from(size) }
     }
 
     /// Counts what came; `false` if it was more than allowed.
     pub(super) fn charge(&mut self, bytes: usize) -> bool {
         self.left -= bytes as i64;
+        self.held += bytes as i64;
         self.left >= 0
     }
 
-    /// Counts what has been taken; the credit to give, once it is worth a frame.
-    pub(super) fn release(&mut self, bytes: usize) -> Option<u32> {
-        self.owed = self.owed.saturating_add(bytes as u32);
-        if self.owed < self.size / 2 {
+    /// Counts what has been taken. Once half of the window is used up: the credit that fills it
+    /// again, to twice its size or to what `most` says it may be now.
+    pub(super) fn release(&mut self, bytes: usize, most: impl FnOnce() -> u32) -> Option<u32> {
+        self.held -= bytes as i64;
+        let open = self.left + self.held;
+        if open > self.size / 2 {
             return None;
         }
-        let larger = self.size.saturating_mul(2).min(self.most).max(self.size);
-        let credit = self.owed + (larger - self.size);
-        (self.owed, self.size) = (0, larger);
+        let size = (self.size * 2).min(i64::from(most()));
+        let credit = u32::try_from(size - open).ok().filter(|credit| *credit > 0)?;
+        self.size = size;
         self.left += i64::from(credit);
         Some(credit)
     }
@@ -73,15 +78,24 @@ mod tests {
 
     #[test]
     fn credit_is_given_by_halves_and_the_window_grows_to_its_most() {
-        let mut window = ReceiveWindow::new(100, 400);
+        let mut window = ReceiveWindow::new(100);
         assert!(window.charge(100) && !window.charge(1));
-        let mut window = ReceiveWindow::new(100, 400);
+        let mut window = ReceiveWindow::new(100);
         assert!(window.charge(60));
-        assert_eq!((window.release(49), window.release(1)), (None, Some(50 + 100)));
-        assert!(window.charge(100));
-        assert_eq!(window.release(100), Some(300));
-        assert!(window.charge(200));
-        assert_eq!(window.release(200), Some(200), "at its most");
+        assert_eq!((window.release(49, || 400), window.release(1, || 400)), (None, Some(150)));
+        assert!(window.charge(140), "200, of which 10 are held");
+        assert_eq!(window.release(150, || 400), Some(350));
+        assert!(window.charge(300));
+        assert_eq!(window.release(300, || 400), Some(300), "at its most");
+    }
+
+    #[test]
+    fn a_window_shrinks_when_less_may_be_held() {
+        let mut window = ReceiveWindow::new(400);
+        assert!(window.charge(400));
+        assert_eq!(window.release(200, || 250), Some(50));
+        assert_eq!(window.release(125, || 250), Some(125), "125 were open, of which 75 held");
+        assert!(window.charge(175) && !window.charge(1));
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Http2 {
             let why = "more DATA than the connection's window";
             return Err(Failure::new(Code::FLOW_CONTROL_ERROR, why));
         }
-        if let Some(credit) = self.receive.release(length) {
+        let window = self.limits.connection_window;
+        if let Some(credit) = self.receive.release(length, || window) {
             self.put_control(kind::WINDOW_UPDATE, 0, 0, &credit.to_be_bytes());
         }
         let end = head.has(flag::END_STREAM);
@@ -159,7 +160,7 @@ impl Http2 {
         let overhead = *left;
         if last {
             self.data = None;
-            self.release(id, overhead); // padding is taken as it comes
+            self.release(id, overhead, || 0); // padding is taken as it comes
         }
         let end = last && ends;
         if end {
