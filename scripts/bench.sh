@@ -163,16 +163,21 @@ bulk() { # NAME ARGS…
   say "$name Gb/s" "${got#* }"
   [ "$name" != bulk1 ] || say "CPU s/GB" "$(python3 -c "print(($(cpu)-$before)/100/(${got% *}/1e9))")"
 }
+http() { # RATE-METRIC CPU-METRIC ARGS…
+  local text before done_; before=$(cpu)
+  text=$(at 1 wrk -t 2 -c 64 -d "$seconds" "${@:3}" http://10.77.0.2:8080/)
+  say "$1" "$(grep -oP 'Requests/sec:\s*\K[0-9.]+' <<< "$text")"
+  done_=$(grep -oP '[0-9]+(?= requests in)' <<< "$text")
+  ! ((${#pids[@]})) || say "$2" "$(python3 -c "print(($(cpu)-$before)*1e4/$done_)")"
+}
 measure() {
   bulk bulk1; bulk bulk4 -P 4; bulk reverse1 -R; bulk reverse4 -R -P 4
   local text
   text=$(at 1 timeout $((seconds + 20)) sockperf ping-pong --tcp -i 10.77.0.2 -p 9000 -t "$seconds" --full-rtt 2>&1 || true)
   say "RTT p50 us" "$(grep -oP 'percentile 50.000 =\s*\K[0-9.]+' <<< "$text" || echo null)"
   say "RTT p99 us" "$(grep -oP 'percentile 99.000 =\s*\K[0-9.]+' <<< "$text" || echo null)"
-  text=$(at 1 wrk -t 2 -c 64 -d "$seconds" http://10.77.0.2:8080/)
-  say "requests/s" "$(grep -oP 'Requests/sec:\s*\K[0-9.]+' <<< "$text")"
-  text=$(at 1 wrk -t 2 -c 64 -d "$seconds" -H 'Connection: close' http://10.77.0.2:8080/)
-  say "new conn/s" "$(grep -oP 'Requests/sec:\s*\K[0-9.]+' <<< "$text")"
+  http "requests/s" "CPU us/request"
+  http "new conn/s" "CPU us/conn" -H 'Connection: close'
   ((${#pids[@]})) || return 0
   local before; sleep 1; before=$(rss)
   ip netns exec pod1 python3 - "$idle" > $dir/idle <<'P' &
