@@ -29,12 +29,12 @@ use crate::{
 pub(super) async fn serve(
     node: Arc<Node>,
     pod: Arc<Pod>,
-    tcp: TcpStream,
+    (tcp, peer): (TcpStream, SocketAddr),
     streams: Tasks,
     draining: CancellationToken,
 ) {
     let _counted = node.telemetry.metrics.socket(Direction::Inbound);
-    let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
+    let Ok(local) = tcp.local_addr() else { return };
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
     let Ok(_place) = Arc::clone(&pod.tunnel_places).try_acquire_owned() else {

@@ -1,6 +1,6 @@
 //! Accept loops. One per port, pod and worker; what is accepted stays on that worker.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, net::TcpStream, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ pub(super) async fn accept_loop<S, F>(
     stop: CancellationToken,
     serve: S,
 ) where
-    S: Fn(TcpStream) -> F,
+    S: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = match TcpListener::from_std(listener) {
@@ -35,10 +35,9 @@ pub(super) async fn accept_loop<S, F>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 pause = Duration::from_millis(5);
-                prepare(&socket);
-                tasks.spawn(serve(socket));
+                tasks.spawn(serve(socket, peer));
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {
@@ -49,17 +48,6 @@ pub(super) async fn accept_loop<S, F>(
             }
         }
     }
-}
-
-/// No Nagle delay; a dead peer is noticed by keepalives (180 s, 9 × 180 s).
-fn prepare(socket: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(180))
-        .with_interval(Duration::from_secs(180))
-        .with_retries(9);
-    // Both can only fail on a socket that is already gone, which the first read tells.
-    let _ = socket.set_nodelay(true);
-    let _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 fn is_one_connections_own(error: &io::Error) -> bool {

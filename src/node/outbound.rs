@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 
 use super::{
-    Node, Pod,
+    Node, OUTBOUND_PORT, Pod,
     route::{self, Route},
     telemetry::{baggage, party},
 };
@@ -21,9 +21,14 @@ use crate::{
 };
 
 /// Serves one connection accepted on 15001.
-pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, pool: Arc<Pool>, app: TcpStream) {
+pub(super) async fn serve(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    pool: Arc<Pool>,
+    app: TcpStream,
+    peer: SocketAddr,
+) {
     let _counted = node.telemetry.metrics.socket(Direction::Outbound);
-    let Ok(peer) = app.peer_addr() else { return }; // reset before it was accepted
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Outbound, peer);
     let live = Arc::clone(conn.live());
@@ -52,17 +57,20 @@ async fn carry(
     peer: PeerAddr,
     conn: &OpenConn,
 ) -> Outcome {
-    let (dst, local) = match (sockets::original_dst(&app), app.local_addr()) {
-        (Ok(dst), Ok(local)) => (OriginalDst(dst), sockets::canonical(local)),
-        (Err(e), _) | (_, Err(e)) => return (CloseReason::Internal, Some(e.to_string())),
+    let dst = match sockets::original_dst(&app) {
+        Ok(dst) => OriginalDst(dst),
+        Err(e) => return (CloseReason::Internal, Some(e.to_string())),
     };
+    // Not redirected, then it is the listener that was meant.
+    let local = || app.local_addr().map(sockets::canonical).ok();
+    let captured = dst.0.port() != OUTBOUND_PORT || local() != Some(dst.0);
     conn.facts(|f| f.dst_addr = Some(dst.0));
     let mesh = node.mesh.load_full();
     let Some(from) = mesh.workload(&pod.uid) else {
         return (CloseReason::Internal, Some("the workload has left the mesh".into()));
     };
     conn.facts(|f| (f.src, f.local_uid) = (party(from), Some(from.uid.clone())));
-    let route = match route::decide(&mesh, from, dst, local, rand::random()) {
+    let route = match route::decide(&mesh, from, dst, captured, rand::random()) {
         Ok(route) => route,
         Err(why) => {
             abort(&app);

@@ -18,9 +18,8 @@ use crate::{
 };
 
 /// Serves one connection accepted on 15006.
-pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream) {
+pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream, peer: SocketAddr) {
     let _counted = node.telemetry.metrics.socket(Direction::Inbound);
-    let Ok(peer) = client.peer_addr() else { return };
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let live = Arc::clone(conn.live());

@@ -78,18 +78,23 @@ impl Pod {
             self.accepting.clone(),
         ));
         let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket| {
-            outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket)
+        self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket, peer| {
+            outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket, peer)
         });
         let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(node, worker, plain, "inbound_plaintext", &self.conns, move |socket| {
-            plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket)
-        });
+        self.listen_on(
+            node,
+            worker,
+            plain,
+            "inbound_plaintext",
+            &self.conns,
+            move |socket, peer| plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket, peer),
+        );
         let (n, pod) = (Arc::clone(node), Arc::clone(self));
         let (streams, draining) = (self.conns.clone(), self.accepting.clone());
-        self.listen_on(node, worker, hbone, "hbone", &self.tunnels, move |socket| {
+        self.listen_on(node, worker, hbone, "hbone", &self.tunnels, move |socket, peer| {
             let (streams, draining) = (streams.clone(), draining.clone());
-            inbound::serve(Arc::clone(&n), Arc::clone(&pod), socket, streams, draining)
+            inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
         });
     }
 
@@ -102,7 +107,7 @@ impl Pod {
         tasks: &Tasks,
         serve: S,
     ) where
-        S: Fn(TcpStream) -> F + Send + 'static,
+        S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let metrics = Arc::clone(&node.telemetry.metrics);
@@ -120,12 +125,12 @@ impl Pod {
         peer: PeerAddr,
         dst: SocketAddr,
     ) -> io::Result<TcpStream> {
-        let socket = sockets::outbound_socket(&self.netns, dst)?;
+        let socket = sockets::local_socket(&self.netns, dst)?;
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
         let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
         if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
             tracing::warn!(%error, "cannot keep the caller's address; dialling from our own");
-            let plain = sockets::outbound_socket(&self.netns, dst)?;
+            let plain = sockets::local_socket(&self.netns, dst)?;
             return sockets::connect(plain, dst, node.tunnel.connect).await;
         }
         sockets::connect(socket, dst, node.tunnel.connect).await

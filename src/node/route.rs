@@ -71,7 +71,8 @@ impl NoRoute {
     }
 }
 
-/// Decides for a connection of `from` to `dst`. `local` is the address it was accepted on;
+/// Decides for a connection of `from` to `dst`. `captured` is false if it
+/// was made to our listener itself;
 /// `random` chooses among a service's endpoints.
 ///
 /// # Errors
@@ -80,12 +81,12 @@ pub fn decide(
     mesh: &Snapshot,
     from: &Workload,
     dst: OriginalDst,
-    local: SocketAddr,
+    captured: bool,
     random: u64,
 ) -> Result<Route, NoRoute> {
     let dst = dst.0;
     let ours = dst.ip().is_loopback() || from.addresses.contains(&dst.ip());
-    if dst == local || (ours && OWN_PORTS.contains(&dst.port())) {
+    if !captured || (ours && OWN_PORTS.contains(&dst.port())) {
         return Err(NoRoute::OwnPort(dst));
     }
     if let Some(service) = mesh.service_by_vip(dst.ip()) {

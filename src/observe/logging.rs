@@ -3,7 +3,13 @@
 //! Writing happens on a thread of its own behind a bounded queue: a reader that stalls
 //! loses lines and delays no connection.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    io::{self, Write},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
@@ -33,6 +39,40 @@ impl FromStr for LogFormat {
     }
 }
 
+/// Writes many lines at once: after a write the writer's thread rests for a moment, in which
+/// lines gather, instead of being woken for each.
+struct Gathering(Vec<u8>);
+
+/// What is written at once at most.
+const GATHERED: usize = 64 * 1024;
+/// How long lines gather.
+const REST: Duration = Duration::from_millis(2);
+
+impl io::Write for Gathering {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.len() + line.len() > GATHERED {
+            self.write_out()?;
+        }
+        self.0.extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_out()?;
+        std::thread::sleep(REST);
+        Ok(())
+    }
+}
+
+impl Gathering {
+    fn write_out(&mut self) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(&self.0).and_then(|()| stdout.flush());
+        self.0.clear();
+        written
+    }
+}
+
 /// The running log: changes the filter, and flushes when dropped.
 #[derive(Clone)]
 pub struct Logging {
@@ -55,8 +95,9 @@ impl Logging {
     pub fn start(format: LogFormat, filter: &str) -> Result<Self, String> {
         let filter: EnvFilter = filter.parse().map_err(|e: ParseError| e.to_string())?;
         let (filter, handle) = reload::Layer::new(filter);
-        let (writer, guard) =
-            NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(std::io::stdout());
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(65_536)
+            .finish(Gathering(Vec::with_capacity(GATHERED)));
         let dropped = writer.error_counter();
         let timer = UtcTime::rfc_3339();
         let layer = match format {

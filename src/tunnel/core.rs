@@ -154,7 +154,9 @@ impl Core {
                 Err(e) => return Err(e.into()),
             }
         }
-        self.records.sealer.give_back().map(buffers::give);
+        if let Some(storage) = self.records.sealer.give_back() {
+            buffers::give(storage);
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ const ENTRY_COST: usize = 32;
 /// The receiving side of one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    entries: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    entries: VecDeque<Entry>,
     size: usize,
     limit: usize,
 }
@@ -27,6 +27,9 @@ impl Default for Decoder {
         Self { entries: VecDeque::new(), size: 0, limit: TABLE_SIZE }
     }
 }
+
+/// Name and value.
+type Entry = (Box<[u8]>, Box<[u8]>);
 
 /// Where a field's name or value comes from.
 enum Text {

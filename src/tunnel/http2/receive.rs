@@ -105,7 +105,7 @@ impl Http2 {
 
     /// Whether a stream was never opened (§5.1: idle).
     fn is_idle(&self, id: u32) -> bool {
-        let ours = (id % 2 == 1) == (self.role == Role::Client);
+        let ours = !id.is_multiple_of(2) == (self.role == Role::Client);
         if ours { id >= self.next_local } else { id > self.last_peer }
     }
 
@@ -191,7 +191,7 @@ impl Http2 {
     }
 
     fn request(&mut self, id: u32, end: bool, fields: Fields, now: Instant) -> Received {
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(Failure::protocol("a client's stream with an even number"));
         }
         if self.leaving.is_some_and(|last| id > last) {
@@ -268,7 +268,7 @@ impl Http2 {
         if head.has(flag::ACK) {
             return sized(head.length == 0).map(|()| None);
         }
-        sized(head.length % 6 == 0 && head.length == payload.len())?;
+        sized(head.length.is_multiple_of(6) && head.length == payload.len())?;
         self.budget.pay(1, "SETTINGS flood", now)?;
         self.peer.seen = true;
         for setting in payload.chunks_exact(6) {
