@@ -105,7 +105,7 @@ impl Http2 {
 
     /// Whether a stream was never opened (§5.1: idle).
     fn is_idle(&self, id: u32) -> bool {
-        let ours = !id.is_multiple_of(2) == (self.role == Role::Client);
+        let ours = id.is_multiple_of(2) != (self.role == Role::Client);
         if ours { id >= self.next_local } else { id > self.last_peer }
     }
 
