@@ -1,6 +1,9 @@
 //! One captured connection of a pod's application, from accept to close.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::net::TcpStream;
 
@@ -111,7 +114,8 @@ async fn hbone(
         }
     };
     let own = Own { svid, bundles: node.svids.bundles() };
-    let (stream, peer) = match pool.open(&own, hop, &request).await {
+    let first = sockets::read_now(&app);
+    let (stream, peer) = match pool.open(&own, hop, &request, &first).await {
         Ok(opened) => opened,
         Err(e) => {
             abort(&app);
@@ -124,6 +128,7 @@ async fn hbone(
         f.tls = Some(peer.tls);
     });
     conn.count_opened();
+    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     ended(node, conn, app, stream).await
 }
 

@@ -131,6 +131,16 @@ pub async fn connect(socket: Socket, to: SocketAddr, within: Duration) -> io::Re
     }
 }
 
+/// What lies in the socket at this moment, without waiting: at most 4 KiB, perhaps nothing.
+/// An end or an error shows in the next read.
+#[must_use]
+pub fn read_now(socket: &TcpStream) -> Vec<u8> {
+    use nix::sys::socket::{MsgFlags, recv};
+    let mut buffer = [0; 4096];
+    let read = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
+    buffer[..read].to_vec()
+}
+
 /// How many bytes a socket would take without waiting: its send buffer without what lies in
 /// it, less an eighth for the kernel's own overhead with large writes.
 #[must_use]

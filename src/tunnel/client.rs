@@ -69,18 +69,20 @@ impl TunnelClient {
         core.over.is_none() && core.http2.room() > 0
     }
 
-    /// Opens one stream and waits for the answer.
+    /// Opens one stream, sending `first` with the request, and waits for the answer.
     ///
     /// Cancel safe: a dropped future resets its own stream only.
     pub(super) async fn open(
         &self,
         request: &ConnectRequest,
+        first: &[u8],
         slot: StreamSlot,
         config: &TunnelConfig,
     ) -> Result<TunnelStream, ConnectError> {
         let addr = self.addr;
         let full = "the tunnel takes no more streams".to_owned();
-        let opened = request.with_fields(|authority, fields| self.tunnel.open(authority, fields));
+        let opened =
+            request.with_fields(|authority, fields| self.tunnel.open(authority, fields, first));
         let stream = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
         let mut stream = stream.holding(slot);
         match timeout(config.response, stream.status()).await {

@@ -144,6 +144,19 @@ impl Core {
         Ok(())
     }
 
+    /// Lays down one DATA frame; `false` if the windows have no room for all of it.
+    pub(super) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<bool, Over> {
+        if self.http2.sendable(id) < bytes.len() {
+            return Ok(false);
+        }
+        self.seal_control()?;
+        self.records.sealer.lend(buffers::take);
+        let head = self.http2.data_head(id, bytes.len());
+        self.records.sealer.append(&head)?;
+        self.records.sealer.append(bytes)?;
+        Ok(true)
+    }
+
     /// Writes what waits until the socket is full.
     pub(super) fn flush(&mut self, tcp: &TcpStream) -> Result<(), Over> {
         self.seal_control()?;

@@ -43,11 +43,13 @@ impl Tunnel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream; `None` if the tunnel takes no more.
+    /// Opens a stream; `None` if the tunnel takes no more. `first` goes with the request, if the
+    /// peer's window has room for all of it: one record carries both.
     pub(super) fn open(
         self: &Arc<Self>,
         authority: &str,
         fields: &[(&str, &str)],
+        first: &[u8],
     ) -> Option<TunnelStream> {
         let mut core = self.core();
         if core.over.is_some() {
@@ -55,8 +57,12 @@ impl Tunnel {
         }
         let id = core.http2.open(authority, fields)?;
         core.streams.insert(id, super::core::Stream::default());
+        let mut stream = TunnelStream::new(Arc::clone(self), id);
+        if !first.is_empty() && !core.send(id, first).ok()? {
+            stream.hold(first);
+        }
         core.wake_driver();
-        Some(TunnelStream::new(Arc::clone(self), id))
+        Some(stream)
     }
 
     /// The next request (server). Cancel safe; must be called for the tunnel to move.

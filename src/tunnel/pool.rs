@@ -103,7 +103,9 @@ impl Pool {
         Self { netns, config, connector: Arc::default(), entries: Mutex::default(), tasks, closing }
     }
 
-    /// Opens a stream to `hop`, on a tunnel that still has room or on a new one.
+    /// Opens a stream to `hop`, on a tunnel that still has room or on a new one. What the
+    /// application said so far (`first`) goes with the request: the far side holds it back
+    /// until policy has let the caller in.
     ///
     /// # Errors
     /// [`ConnectError`]: the dial, the handshakes or the peer's answer. A request that the
@@ -116,6 +118,7 @@ impl Pool {
         own: &Own,
         hop: &Hop,
         request: &ConnectRequest,
+        first: &[u8],
     ) -> Result<(TunnelStream, Peer), ConnectError> {
         let mut tries = 0;
         loop {
@@ -129,7 +132,7 @@ impl Pool {
                     return Err(ConnectError::stalled(hop.addr, "tunnel", self.config.connect));
                 }
             };
-            match client.open(request, slot, &self.config).await {
+            match client.open(request, first, slot, &self.config).await {
                 Ok(stream) => return Ok((stream, client.peer)),
                 Err(error @ ConnectError::Http2 { .. }) => {
                     // Broken, going away or mute: live streams go on, new ones go elsewhere.

@@ -33,6 +33,8 @@ pub struct TunnelStream {
     /// How much is read from the application at once.
     size: usize,
     slot: Option<StreamSlot>,
+    /// What the application said before the stream was open, while the window had no room.
+    held: Vec<u8>,
 }
 
 const SMALLEST: usize = 4 * 1024;
@@ -51,12 +53,17 @@ pub(super) struct NoAnswer {
 
 impl TunnelStream {
     pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
-        Self { tunnel, id, size: SMALLEST, slot: None }
+        Self { tunnel, id, size: SMALLEST, slot: None, held: Vec::new() }
     }
 
     pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
         self.slot = Some(slot);
         self
+    }
+
+    /// Has this sent before anything that is read later.
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.held = bytes.to_vec();
     }
 
     /// Waits for the answer to CONNECT. Cancel safe.
@@ -122,7 +129,9 @@ impl TunnelStream {
         if stream.unwanted {
             return Poll::Ready(Ok(true));
         }
-        ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
+        if self.held.is_empty() {
+            ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
+        }
         if core.records.sealer.waiting() >= WAITING {
             if !core.writers.contains(&id) {
                 core.writers.push_back(id);
@@ -132,6 +141,13 @@ impl TunnelStream {
         let room = core.http2.sendable(id);
         if room == 0 {
             return Poll::Pending; // a WINDOW_UPDATE wakes this task
+        }
+        if !self.held.is_empty() {
+            let part = self.held.len().min(room);
+            core.send(id, &self.held[..part]).map_err(|e| Broken::Far(lost(&e)))?;
+            self.held.drain(..part);
+            core.wake_driver();
+            return Poll::Ready(Ok(false));
         }
         let turn = if core.writers.is_empty() { MOST_READ } else { QUANTUM };
         let most = self.size.min(turn).min(room);
