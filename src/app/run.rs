@@ -241,7 +241,13 @@ impl Workers {
     fn start(count: usize) -> anyhow::Result<Self> {
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for n in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            // One thread per worker does the cryptography of handshakes, behind the streams.
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(1)
+                .thread_name(format!("handshakes-{n}"))
+                .on_thread_start(crate::sys::process::yield_to_others)
+                .build()?;
             workers.handles.push(runtime.handle().clone());
             let (stop, stopped) = oneshot::channel();
             workers.stops.push(stop);

@@ -55,3 +55,10 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
     unsafe { command.pre_exec(set) };
 }
+
+/// Lets the kernel prefer other threads to the calling one (nice 10), where it may.
+#[allow(unsafe_code, reason = "setpriority of one thread; no crate of ours wraps it")]
+pub fn yield_to_others() {
+    // SAFETY: setpriority(2) takes no pointers; on Linux, 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}

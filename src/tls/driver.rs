@@ -1,8 +1,6 @@
 //! Drives a rustls handshake over a socket, and no further than its last record: what the
 //! peer sent behind it stays sealed, for our own record layer.
 
-use std::ops::DerefMut;
-
 use rustls::{
     CommonState,
     client::UnbufferedClientConnection,
@@ -112,6 +110,29 @@ fn encode(
     Ok(None)
 }
 
+/// A handshake between two waits.
+struct Progress<H> {
+    tls: Box<H>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Whole records at the start of `input` that rustls may look at.
+    offered: usize,
+}
+
+/// Does the cryptography of one step beside the worker: a burst of handshakes must not delay
+/// the streams that are open.
+async fn aside<H: Handshake + Send + 'static>(
+    mut at: Progress<H>,
+) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
+    let stepped = tokio::task::spawn_blocking(move || {
+        let (used, step) = at.tls.step(&mut at.input[..at.offered], &mut at.output);
+        at.input.drain(..used);
+        at.offered -= used;
+        (at, step)
+    });
+    stepped.await.map_err(|e| TlsError::Other(format!("handshake thread: {e}")))
+}
+
 /// Runs the handshake to its end.
 ///
 /// # Errors
@@ -122,34 +143,32 @@ fn encode(
 /// Dropping the future closes the socket.
 pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Session, TlsError>
 where
-    H: Handshake,
+    H: Handshake + Send + 'static,
 {
-    let mut tls = Box::new(tls);
-    let (mut input, mut output) = (Vec::new(), Vec::new());
-    let mut offered = 0; // whole records at the start of `input` that rustls may look at
+    let mut at = Progress { tls: Box::new(tls), input: Vec::new(), output: Vec::new(), offered: 0 };
     loop {
-        let (used, step) = tls.deref_mut().step(&mut input[..offered], &mut output);
-        input.drain(..used);
-        offered -= used;
+        let (back, step) = aside(at).await?;
+        at = back;
+        let Progress { tls: _, input, output, offered } = &mut at;
         let step = match step {
             Ok(step) => step,
             Err(error) => {
-                let _ = tcp.try_write(&output);
+                let _ = tcp.try_write(output);
                 return Err(error);
             }
         };
-        send(&tcp, &mut output).await?;
+        send(&tcp, output).await?;
         match step {
             Step::Read => loop {
-                if let Some(record) = whole_record(&input[offered..])? {
-                    offered += record;
+                if let Some(record) = whole_record(&input[*offered..])? {
+                    *offered += record;
                     break;
                 }
-                receive(&tcp, &mut input).await?;
+                receive(&tcp, input).await?;
             },
             Step::Done => {
-                let peer = peer_of(tls.state())?;
-                return Ok(Session { tcp, keys: tls.into_keys()?, early: input, peer });
+                let peer = peer_of(at.tls.state())?;
+                return Ok(Session { tcp, keys: at.tls.into_keys()?, early: at.input, peer });
             }
         }
     }
