@@ -22,6 +22,7 @@ use crate::{
     tunnel::{
         connect::Authority,
         server::{self, Incoming},
+        stream::TunnelStream,
     },
 };
 
@@ -119,6 +120,19 @@ async fn stream(tunnel: Arc<Tunnel>, incoming: Incoming) {
 }
 
 async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome {
+    // In a box of its own, so that a connection that flows does not hold what opening it took.
+    match Box::pin(admit(tunnel, incoming, conn)).await {
+        Ok((app, stream)) => ended(&tunnel.node, conn, app, stream).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// Checks a request, dials the application it is for, and answers it.
+async fn admit(
+    tunnel: &Tunnel,
+    incoming: Incoming,
+    conn: &OpenConn,
+) -> Result<(TcpStream, TunnelStream), Outcome> {
     let Tunnel { node, pod, peer, local, proven } = tunnel;
     let mesh = node.mesh.load_full();
     let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == proven.id);
@@ -132,12 +146,12 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
         f.local_uid = Some(pod.uid.clone());
     });
     let Some(workload) = mesh.workload(&pod.uid) else {
-        return refuse(
+        return Err(refuse(
             incoming,
             StatusCode::SERVICE_UNAVAILABLE,
             CloseReason::Internal,
             "left the mesh",
-        );
+        ));
     };
     conn.facts(|f| {
         f.dst = party(workload);
@@ -145,27 +159,23 @@ async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome 
     });
     let dst = match destination(&mesh, workload, &incoming, *local) {
         Ok(dst) => dst,
-        Err((status, reason, why)) => return refuse(incoming, status, reason, why),
+        Err((status, reason, why)) => return Err(refuse(incoming, status, reason, why)),
     };
     if proven.not_after < SystemTime::now() {
         let why = "the caller's SVID expired while its tunnel was open";
-        return refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why);
+        return Err(refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why));
     }
     name_service(conn, &mesh, workload, &incoming);
     let flow =
         Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(proven.id.clone()), dst };
     if let Err((reason, why)) = authorize(node, &pod.uid, flow, conn) {
-        return refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why);
+        return Err(refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why));
     }
-    let (app, incoming) = match dial(node, pod, *peer, dst, incoming).await {
-        Ok(dialled) => dialled,
-        Err(outcome) => return outcome,
-    };
-    let Some(mesh_side) = incoming.accept(&baggage(workload)) else {
-        return (CloseReason::PeerReset, Some("the caller gave up".into()));
-    };
+    let (app, incoming) = dial(node, pod, *peer, dst, incoming).await?;
+    let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
+    let stream = incoming.accept(&baggage(workload)).ok_or_else(gone)?;
     conn.count_opened();
-    ended(node, conn, app, mesh_side).await
+    Ok((app, stream))
 }
 
 /// Asks the policies that protect `uid` now, and leaves the verdict in the record.

@@ -20,6 +20,7 @@ use crate::{
     tunnel::{
         Own, Pool,
         connect::{Authority, ConnectRequest},
+        stream::TunnelStream,
     },
 };
 
@@ -60,28 +61,47 @@ async fn carry(
     peer: PeerAddr,
     conn: &OpenConn,
 ) -> Outcome {
-    let dst = match sockets::original_dst(&app) {
-        Ok(dst) => OriginalDst(dst),
-        Err(e) => return (CloseReason::Internal, Some(e.to_string())),
-    };
+    // In a box of its own, so that a connection that flows does not hold what opening it took.
+    let reached = Box::pin(reach(node, pod, pool, &app, peer, conn)).await;
+    match reached {
+        Ok(Reached::Tunnel(stream)) => ended(node, conn, app, stream).await,
+        Ok(Reached::Tcp(upstream)) => ended(node, conn, app, TcpFar::new(upstream)).await,
+        Err(outcome) => {
+            abort(&app);
+            outcome
+        }
+    }
+}
+
+/// The far side of a connection.
+enum Reached {
+    Tunnel(TunnelStream),
+    Tcp(TcpStream),
+}
+
+/// Finds out where the connection goes and opens the way there.
+async fn reach(
+    node: &Node,
+    pod: &Pod,
+    pool: &Pool,
+    app: &TcpStream,
+    peer: PeerAddr,
+    conn: &OpenConn,
+) -> Result<Reached, Outcome> {
+    let internal = |why: String| (CloseReason::Internal, Some(why));
+    let dst = sockets::original_dst(app).map_err(|e| internal(e.to_string()))?;
     // Not redirected, then it is the listener that was meant.
     let local = || app.local_addr().map(sockets::canonical).ok();
-    let captured = dst.0.port() != OUTBOUND_PORT || local() != Some(dst.0);
-    conn.facts(|f| f.dst_addr = Some(dst.0));
+    let captured = dst.port() != OUTBOUND_PORT || local() != Some(dst);
+    conn.facts(|f| f.dst_addr = Some(dst));
     let mesh = node.mesh.load_full();
-    let Some(from) = mesh.workload(&pod.uid) else {
-        return (CloseReason::Internal, Some("the workload has left the mesh".into()));
-    };
+    let from = mesh.workload(&pod.uid);
+    let from = from.ok_or_else(|| internal("the workload has left the mesh".into()))?;
     conn.facts(|f| (f.src, f.local_uid) = (party(from), Some(from.uid.clone())));
-    let route = match route::decide(&mesh, from, dst, captured, rand::random()) {
-        Ok(route) => route,
-        Err(why) => {
-            abort(&app);
-            return (why.close_reason(), Some(why.to_string()));
-        }
-    };
+    let route = route::decide(&mesh, from, OriginalDst(dst), captured, rand::random())
+        .map_err(|why| (why.close_reason(), Some(why.to_string())))?;
     describe(conn, &route);
-    match route {
+    let reached = match route {
         Route::Hbone { hop, authority, service, .. } => {
             let request = ConnectRequest {
                 authority: Authority::Addr(authority),
@@ -89,69 +109,43 @@ async fn carry(
                 service: service.map(|s| s.hostname.clone()),
                 baggage: baggage(from),
             };
-            hbone(node, pool, from, app, conn, &hop, request).await
+            Reached::Tunnel(open(node, pool, from, app, conn, &hop, &request).await?)
         }
         Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
-            plain(node, pod, app, conn, addr).await
+            let dialled = match sockets::outbound_socket(&pod.netns, addr) {
+                Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
+                Err(e) => Err(e),
+            };
+            Reached::Tcp(dialled.map_err(|e| connect_failed(addr, &e))?)
         }
-    }
+    };
+    conn.count_opened();
+    Ok(reached)
 }
 
-async fn hbone(
+/// Opens a stream as the workload `from`; what the application has said goes with it.
+async fn open(
     node: &Node,
     pool: &Pool,
     from: &Workload,
-    app: TcpStream,
+    app: &TcpStream,
     conn: &OpenConn,
     hop: &crate::tunnel::Hop,
-    request: ConnectRequest,
-) -> Outcome {
-    let svid = match node.own_svid(from).await {
-        Ok(svid) => svid,
-        Err(error) => {
-            abort(&app);
-            return (CloseReason::NoIdentity, Some(error));
-        }
-    };
+    request: &ConnectRequest,
+) -> Result<TunnelStream, Outcome> {
+    let svid = node.own_svid(from).await;
+    let svid = svid.map_err(|error| (CloseReason::NoIdentity, Some(error)))?;
     let own = Own { svid, bundles: node.svids.bundles() };
-    let first = sockets::read_now(&app);
-    let (stream, peer) = match pool.open(&own, hop, &request, &first).await {
-        Ok(opened) => opened,
-        Err(e) => {
-            abort(&app);
-            return (e.close_reason(), Some(e.to_string()));
-        }
-    };
+    let first = sockets::read_now(app);
+    let opened = pool.open(&own, hop, request, &first).await;
+    let (stream, peer) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
+    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     conn.facts(|f| {
         f.src.id = Some(own.svid.id.clone());
         f.dst.id = Some(peer.id);
         f.tls = Some(peer.tls);
     });
-    conn.count_opened();
-    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
-    ended(node, conn, app, stream).await
-}
-
-async fn plain(
-    node: &Node,
-    pod: &Pod,
-    app: TcpStream,
-    conn: &OpenConn,
-    addr: SocketAddr,
-) -> Outcome {
-    let dialled = match sockets::outbound_socket(&pod.netns, addr) {
-        Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
-        Err(e) => Err(e),
-    };
-    let upstream = match dialled {
-        Ok(upstream) => upstream,
-        Err(e) => {
-            abort(&app);
-            return connect_failed(addr, &e);
-        }
-    };
-    conn.count_opened();
-    ended(node, conn, app, TcpFar::new(upstream)).await
+    Ok(stream)
 }
 
 /// The outcome for an application or upstream that could not be dialled.
