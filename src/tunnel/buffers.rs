@@ -8,7 +8,7 @@ thread_local! {
 }
 
 /// How many buffers a worker keeps.
-const MOST_SPARE: usize = 16;
+const MOST_SPARE: usize = 4;
 /// A fresh buffer; it grows as needed.
 const FRESH: usize = 4096;
 

@@ -16,7 +16,7 @@ use super::{
     ConnectError, TunnelConfig,
     connect::ConnectRequest,
     core::Over,
-    driver::Tunnel,
+    driver::{Driven, Tunnel},
     http2::{Limits, Role},
     stream::TunnelStream,
 };
@@ -106,7 +106,8 @@ pub(super) async fn drive(
     closing: CancellationToken,
     release: impl FnOnce(),
 ) {
-    let tunnel = client.tunnel;
+    let tunnel = Arc::clone(&client.tunnel);
+    let _ends = Driven(Arc::clone(&tunnel));
     let no_settings = async {
         sleep(config.http2).await;
         if tunnel.core().http2.has_settings() {

@@ -24,6 +24,15 @@ pub(super) struct Tunnel {
     core: Mutex<Core>,
 }
 
+/// Ends a tunnel when whoever drives it is gone, whatever took it: no stream waits for ever.
+pub(super) struct Driven(pub(super) Arc<Tunnel>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.end(Over::Closed); // nothing, if it is over
+    }
+}
+
 /// How many reads in a row before others get their turn.
 const TURNS: usize = 4;
 /// A peer that was silent for so long is asked whether it is there …
@@ -146,6 +155,9 @@ impl Tunnel {
     /// Ends the tunnel now; its streams learn why.
     pub(super) fn end(&self, over: Over) {
         let mut core = self.core();
+        if core.over.is_some() {
+            return;
+        }
         core.last_words(&over, &self.tcp);
         core.end(over);
     }
@@ -206,7 +218,9 @@ impl Tunnel {
                     let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
                     let _ = self.tcp.try_io(Interest::READABLE, would_block);
                 }
-                core.received(&mut buffer[..have + read])
+                core.received(&mut buffer[..have + read])?;
+                // What has not ended by now never will.
+                if core.peer_closed { Err(Over::Closed) } else { Ok(()) }
             })?;
         }
         cx.waker().wake_by_ref();

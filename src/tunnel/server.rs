@@ -1,6 +1,6 @@
 //! The server end of a tunnel: takes CONNECT streams and hands each to a handler.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::time::{Instant, timeout};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connect::{Authority, forwarded_host},
     core::Over,
-    driver::Tunnel,
+    driver::{Driven, Tunnel},
     http2::{Limits, Request, Role},
     record::RecordError,
     stream::TunnelStream,
@@ -98,6 +98,7 @@ where
     let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
     let tunnel = Tunnel::new(Role::Server, Limits::default(), session);
     let tunnel = tunnel.map_err(|e| broken(e.to_string(), 0))?;
+    let _ends = Driven(Arc::clone(&tunnel));
     match timeout(within, tunnel.settings()).await {
         Ok(Ok(())) => {}
         Ok(Err(over)) => return orderly(&over).map_err(|why| broken(why, 0)),

@@ -8,13 +8,15 @@ mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
 mod mesh;
+mod peers;
 mod refusals;
 mod stalls;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     lab::become_root();
-    let tests = [mesh::TESTS, refusals::TESTS, impersonation::TESTS, stalls::TESTS].concat();
+    let tests =
+        [mesh::TESTS, refusals::TESTS, impersonation::TESTS, peers::TESTS, stalls::TESTS].concat();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&filter)).collect();
     println!("\nrunning {} tests", chosen.len());
     let mut failed = 0;

@@ -49,7 +49,7 @@ pub(crate) fn forge(
 }
 
 #[derive(Debug)]
-struct TrustAnybody;
+pub(crate) struct TrustAnybody;
 
 impl ServerCertVerifier for TrustAnybody {
     fn verify_server_cert(
