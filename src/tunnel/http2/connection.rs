@@ -354,6 +354,7 @@ impl Http2 {
     /// still make, then without; or for an error.
     pub fn go_away(&mut self, code: Code, last_call: bool) {
         let last = if last_call { (1 << 31) - 1 } else { self.last_peer };
+        let last = last.min(self.leaving.unwrap_or(last)); // §6.8: it never rises
         self.leaving = Some(last);
         let payload = [last.to_be_bytes(), code.0.to_be_bytes()].concat();
         put(&mut self.control, kind::GOAWAY, 0, 0, &payload);

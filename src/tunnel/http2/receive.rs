@@ -194,10 +194,10 @@ impl Http2 {
         if id.is_multiple_of(2) {
             return Err(Failure::protocol("a client's stream with an even number"));
         }
-        if self.leaving.is_some_and(|last| id > last) {
-            return Ok(None); // §6.8: it knows that we did not see it
-        }
         self.last_peer = id;
+        if self.leaving.is_some_and(|last| id > last) {
+            return self.budget.pay(1, "streams after GOAWAY", now).map(|()| None); // §6.8: unseen
+        }
         if self.streams.len() >= self.limits.max_streams as usize {
             return self.stream_fails(id, Code::REFUSED_STREAM, now);
         }
