@@ -141,6 +141,11 @@ impl Fields {
         self.size > MAX_LIST
     }
 
+    /// Whether this would open a stream.
+    pub(super) fn asks(&self) -> bool {
+        self.method.is_some()
+    }
+
     /// RFC 9113 §8.3.1 and §8.5; `None` if it is malformed.
     pub(super) fn request(self) -> Option<Request> {
         let is_connect = self.method.as_deref()? == "CONNECT";

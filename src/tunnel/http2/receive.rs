@@ -185,7 +185,7 @@ impl Http2 {
         let (id, end) = (block.stream, block.end_stream);
         match self.role {
             Role::Server if id > self.last_peer => self.request(id, end, fields, now),
-            Role::Client if self.is_idle(id) => Err(Failure::protocol("HEADERS of no request")),
+            _ if self.is_idle(id) => Err(Failure::protocol("HEADERS of no request")),
             _ => self.answer_or_trailers(id, end, &fields, now),
         }
     }
@@ -223,6 +223,9 @@ impl Http2 {
         now: Instant,
     ) -> Received {
         let Some(stream) = self.streams.get_mut(&id) else {
+            if fields.asks() {
+                return Err(Failure::protocol("a request on a stream that was used up")); // §5.1.1
+            }
             return self.budget.pay(1, "HEADERS on closed streams", now).map(|()| None);
         };
         if stream.remote_closed {
