@@ -149,6 +149,8 @@ pub struct Http2 {
     pub(super) leaving: Option<u32>,
     pub(super) peer_leaving: bool,
     pub(super) budget: Budget,
+    /// Our first header block was sent.
+    spoken: bool,
     /// Frames to be written, before any further DATA.
     control: Vec<u8>,
 }
@@ -203,6 +205,7 @@ impl Http2 {
             leaving: None,
             peer_leaving: false,
             budget: Budget::new(limits.flood, now),
+            spoken: false,
             control,
         }
     }
@@ -266,7 +269,8 @@ impl Http2 {
     }
 
     fn headers(&mut self, id: u32, end: bool, fields: &[(&str, &str)]) {
-        put_headers(&mut self.control, id, end, fields, self.peer.max_frame);
+        let first = !std::mem::replace(&mut self.spoken, true);
+        put_headers(&mut self.control, id, end, fields, self.peer.max_frame, first);
     }
 
     pub(super) fn insert(&mut self, id: u32, remote_closed: bool) {

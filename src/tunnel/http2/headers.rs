@@ -173,15 +173,19 @@ impl Fields {
     }
 }
 
-/// Appends HEADERS and as many CONTINUATION as the peer's frame size asks for.
+/// Appends HEADERS and as many CONTINUATION as the peer's frame size asks for. The `first` of a
+/// connection says that we use no table, so that no SETTINGS_HEADER_TABLE_SIZE can be below it
+/// (RFC 9113 §4.3.1).
 pub(super) fn put_headers(
     out: &mut Vec<u8>,
     stream: u32,
     end_stream: bool,
     fields: &[(&str, &str)],
     max_frame: usize,
+    first: bool,
 ) {
     let mut block = Vec::with_capacity(256);
+    block.extend(first.then_some(hpack::NO_TABLE));
     fields.iter().for_each(|(name, value)| hpack::encode(&mut block, name, value));
     let mut kind = kind::HEADERS;
     let mut flags = if end_stream { flag::END_STREAM } else { 0 };

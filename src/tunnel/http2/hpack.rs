@@ -197,6 +197,9 @@ impl Huffman {
     }
 }
 
+/// The table size update of an encoder that uses no table (RFC 7541 §6.3).
+pub const NO_TABLE: u8 = 0x20;
+
 /// Appends a field as a literal that no table remembers. `name` is lower case.
 pub fn encode(block: &mut Vec<u8>, name: &str, value: &str) {
     if let Some(index) = STATIC.iter().position(|(n, v)| *n == name && *v == value) {
