@@ -136,6 +136,11 @@ impl Fields {
         }
     }
 
+    /// How often over what is kept this unpacks to: HPACK makes 32 KiB say 128 MiB.
+    pub(super) fn excess(&self) -> u32 {
+        u32::try_from(self.size / MAX_LIST).unwrap_or(u32::MAX)
+    }
+
     /// More text than we announced to take.
     pub(super) fn too_large(&self) -> bool {
         self.size > MAX_LIST

@@ -182,6 +182,7 @@ impl Http2 {
             return Ok(None);
         }
         let fields = block.read(&mut self.hpack)?;
+        self.budget.pay(fields.excess(), "header blocks that unpack to too much", now)?;
         let (id, end) = (block.stream, block.end_stream);
         match self.role {
             Role::Server if id > self.last_peer => self.request(id, end, fields, now),
