@@ -40,13 +40,13 @@ impl Http2 {
                     let payload = std::mem::take(&mut self.reader.payload);
                     let event = self.frame(head, &payload, now);
                     self.reader.payload = payload;
-                    if self.unread() > MAX_UNREAD {
-                        let why = "asks much and reads no answer";
-                        return Err(Failure::new(Code::ENHANCE_YOUR_CALM, why));
-                    }
                     event?
                 }
             };
+            if self.unread() > MAX_UNREAD {
+                let why = "asks much and reads no answer";
+                return Err(Failure::new(Code::ENHANCE_YOUR_CALM, why));
+            }
             used += n;
             if event.is_some() {
                 return Ok((used, event));
