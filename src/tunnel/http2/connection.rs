@@ -119,6 +119,17 @@ pub(super) struct Stream {
     pub(super) answered: bool,
 }
 
+/// A DATA frame that is being read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DataFrame {
+    pub(super) id: u32,
+    /// It has END_STREAM.
+    pub(super) ends: bool,
+    pub(super) length: usize,
+    /// How much of it was no payload so far.
+    pub(super) left: usize,
+}
+
 /// What the peer allows us.
 #[derive(Debug)]
 pub(super) struct PeerSettings {
@@ -136,9 +147,8 @@ pub struct Http2 {
     pub(super) reader: Reader,
     pub(super) hpack: hpack::Decoder,
     pub(super) block: Option<Block>,
-    /// The DATA frame that is being read: its stream (if anybody wants it), its END_STREAM, and
-    /// how much of its length was no payload so far.
-    pub(super) data: Option<(u32, bool, usize)>,
+    /// The DATA frame that is being read, if anybody wants it.
+    pub(super) data: Option<DataFrame>,
     pub(super) streams: HashMap<u32, Stream>,
     pub(super) peer: PeerSettings,
     pub(super) send: SendWindow,

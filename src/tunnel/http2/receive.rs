@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     Failure,
-    connection::{Event, Http2, MAX_UNREAD, Role},
+    connection::{DataFrame, Event, Http2, MAX_UNREAD, Role},
     frame::{Code, Head, flag, kind},
     headers::{Block, Fields},
     reader::Piece,
@@ -34,7 +34,7 @@ impl Http2 {
                 Piece::Partial => None,
                 Piece::DataHead(head) => self.data_begins(head, now)?,
                 Piece::Data { range, last } => {
-                    self.data(used + range.start..used + range.end, last)
+                    self.data(used + range.start..used + range.end, last, now)?
                 }
                 Piece::Frame(head) => {
                     let payload = std::mem::take(&mut self.reader.payload);
@@ -132,9 +132,6 @@ impl Http2 {
             self.put_control(kind::WINDOW_UPDATE, 0, 0, &credit.to_be_bytes());
         }
         let end = head.has(flag::END_STREAM);
-        if length == 0 && !end {
-            self.budget.pay(1, "flood of empty DATA", now)?;
-        }
         self.data = None;
         let client = self.role == Role::Client;
         let Some(stream) = self.streams.get_mut(&id) else {
@@ -149,24 +146,29 @@ impl Http2 {
         if !stream.receive.charge(length) {
             return self.stream_fails(id, Code::FLOW_CONTROL_ERROR, now);
         }
-        self.data = Some((id, end, length));
+        self.data = Some(DataFrame { id, ends: end, length, left: length });
         Ok(None)
     }
 
-    fn data(&mut self, range: std::ops::Range<usize>, last: bool) -> Option<Event> {
-        let (id, ends, left) = self.data.as_mut()?;
-        let (id, ends) = (*id, *ends);
+    fn data(&mut self, range: std::ops::Range<usize>, last: bool, now: Instant) -> Received {
+        let Some(DataFrame { id, ends, length, left }) = self.data.as_mut() else {
+            return Ok(None);
+        };
+        let (id, ends, length) = (*id, *ends, *length);
         *left -= range.len();
         let overhead = *left;
         if last {
             self.data = None;
+            if overhead == length && !ends {
+                self.budget.pay(1, "flood of empty DATA", now)?;
+            }
             self.release(id, overhead, || 0); // padding is taken as it comes
         }
         let end = last && ends;
         if end {
             self.remote_ended(id);
         }
-        (end || !range.is_empty()).then_some(Event::Data { id, range, end })
+        Ok((end || !range.is_empty()).then_some(Event::Data { id, range, end }))
     }
 
     fn remote_ended(&mut self, id: u32) {
