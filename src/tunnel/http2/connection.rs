@@ -331,6 +331,7 @@ impl Http2 {
     }
 
     pub(super) fn put_reset(&mut self, id: u32, code: Code) {
+        self.data = self.data.filter(|frame| frame.id != id);
         put(&mut self.control, kind::RST_STREAM, 0, id, &code.0.to_be_bytes());
     }
 
