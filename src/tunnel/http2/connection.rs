@@ -159,6 +159,8 @@ pub struct Http2 {
     pub(super) leaving: Option<u32>,
     pub(super) peer_leaving: bool,
     pub(super) budget: Budget,
+    /// What may be on its way on streams that we ended and the peer had not.
+    pub(super) late: u64,
     /// Our first header block was sent.
     spoken: bool,
     /// Frames to be written, before any further DATA.
@@ -215,6 +217,7 @@ impl Http2 {
             leaving: None,
             peer_leaving: false,
             budget: Budget::new(limits.flood, now),
+            late: 0,
             spoken: false,
             control,
         }
@@ -270,11 +273,10 @@ impl Http2 {
         let remote_closed = stream.remote_closed;
         let status = status.to_string();
         self.headers(id, end, &[&[(":status", status.as_str())], fields].concat());
-        if end {
+        if end && remote_closed {
             self.streams.remove(&id);
-            if !remote_closed {
-                self.put_reset(id, Code::NO_ERROR); // RFC 9113 §8.1
-            }
+        } else if end {
+            self.reset(id, Code::NO_ERROR); // RFC 9113 §8.1
         }
     }
 
@@ -325,7 +327,10 @@ impl Http2 {
 
     /// Ends a stream abruptly, if it is not over.
     pub fn reset(&mut self, id: u32, code: Code) {
-        if self.streams.remove(&id).is_some() {
+        if let Some(stream) = self.streams.remove(&id) {
+            if !stream.remote_closed {
+                self.late += stream.receive.left();
+            }
             self.put_reset(id, code);
         }
     }

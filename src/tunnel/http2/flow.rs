@@ -49,6 +49,11 @@ impl ReceiveWindow {
         Self { left: i64::from(size), held: 0, size: i64::from(size) }
     }
 
+    /// What may still be on its way.
+    pub(super) fn left(self) -> u64 {
+        u64::try_from(self.left).unwrap_or(0)
+    }
+
     /// Counts what came; `false` if it was more than allowed.
     pub(super) fn charge(&mut self, bytes: usize) -> bool {
         self.left -= bytes as i64;

@@ -112,9 +112,13 @@ impl Http2 {
     /// §5.4.2: ends one stream for the peer's fault.
     fn stream_fails(&mut self, id: u32, code: Code, now: Instant) -> Received {
         self.budget.pay(2, "flood of stream errors", now)?;
+        if self.streams.contains_key(&id) {
+            self.reset(id, code);
+            return Ok(Some(Event::Reset { id, code }));
+        }
+        self.late += u64::from(self.limits.stream_window);
         self.put_reset(id, code);
-        let known = self.streams.remove(&id).is_some();
-        Ok(known.then_some(Event::Reset { id, code }))
+        Ok(None)
     }
 
     fn data_begins(&mut self, head: Head, now: Instant) -> Received {
@@ -135,6 +139,10 @@ impl Http2 {
         self.data = None;
         let client = self.role == Role::Client;
         let Some(stream) = self.streams.get_mut(&id) else {
+            if length > 0 && length as u64 <= self.late {
+                self.late -= length as u64;
+                return Ok(None);
+            }
             return self.budget.pay(1, "DATA on closed streams", now).map(|()| None);
         };
         if stream.remote_closed {
@@ -199,6 +207,7 @@ impl Http2 {
         }
         self.last_peer = id;
         if self.leaving.is_some_and(|last| id > last) {
+            self.late += u64::from(self.limits.stream_window);
             return self.budget.pay(1, "streams after GOAWAY", now).map(|()| None); // §6.8: unseen
         }
         if self.streams.len() >= self.limits.max_streams as usize {
