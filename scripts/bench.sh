@@ -134,9 +134,12 @@ workers: 2
 workloads:
 - { name: pod1, namespace: bench, serviceAccount: pod1, addresses: [10.77.0.1], node: node-1, netns: pod1 }
 - { name: pod2, namespace: bench, serviceAccount: pod2, addresses: [10.77.0.2], node: node-2, netns: pod2 }
-policies:
+policies: # a hundred rules, of which the last one matches
 - metadata: { name: callers, namespace: bench }
-  spec: { rules: [{ from: [{ source: { principals: [cluster.local/ns/bench/sa/pod1] } }] }] }
+  spec:
+    rules:
+$(for n in $(seq 99); do echo "    - from: [{ source: { principals: [cluster.local/ns/bench/sa/other$n] } }]"; done)
+    - from: [{ source: { principals: [cluster.local/ns/bench/sa/pod1] } }]
 Y
     ip netns exec pod$side "$binary" run -c $dir/mesh$side.yaml > $dir/adit$side.log 2>&1 & pids+=($!)
     for _ in $(seq 100); do at $side curl -sf 127.0.0.1:15021/healthz/ready > /dev/null && break; sleep 0.1; done
