@@ -1,5 +1,13 @@
 //! The standards' own words as tables.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod openssl;
+#[path = "../support/pattern.rs"]
+mod pattern;
+mod records;
+#[path = "../support/records_end.rs"]
+mod records_end;
 mod spiffe_id;
+#[path = "../support/svids.rs"]
+mod svids;
 mod x509_svid;

@@ -1,0 +1,146 @@
+//! A root, the SVIDs it signs, and other libraries' TLS configurations that use them.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use adit::{
+    identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf},
+    tunnel::Own,
+};
+use pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose as Ku, SanType,
+};
+use rustls::{RootCertStore, SupportedCipherSuite, crypto::CryptoProvider};
+
+/// A mesh's root.
+pub(crate) struct Root {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// The one that most tests share.
+pub(crate) static ROOT: LazyLock<Root> = LazyLock::new(Root::new);
+
+/// A certificate with its key, for whoever is not adit.
+pub(crate) struct Leaf {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) pem: String,
+    key: KeyPair,
+}
+
+impl Leaf {
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
+    }
+
+    pub(crate) fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+}
+
+pub(crate) fn spiffe(name: &str) -> SpiffeId {
+    format!("spiffe://td/ns/shop/sa/{name}").parse().expect("a SPIFFE ID")
+}
+
+impl Root {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "a mesh");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![Ku::KeyCertSign];
+        let cert = params.self_signed(&key).expect("signed");
+        Self { der: cert.der().clone(), pem: cert.pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// An SVID that is also good for 127.0.0.1, as other libraries want a name they know.
+    pub(crate) fn leaf(&self, name: &str) -> Leaf {
+        let key = KeyPair::generate().expect("a key");
+        let now = time::OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.not_before = now - Duration::from_secs(60);
+        params.not_after = now + Duration::from_secs(3600);
+        let uri = spiffe(name).to_string();
+        params.subject_alt_names = vec![
+            SanType::URI(uri.try_into().expect("ASCII")),
+            SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+        ];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![Ku::DigitalSignature];
+        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+        let cert = params.signed_by(&key, &self.issuer).expect("signed");
+        Leaf { der: cert.der().clone(), pem: cert.pem(), key }
+    }
+
+    /// The same as adit keeps it.
+    pub(crate) fn own(&self, name: &str) -> Own {
+        let leaf = self.leaf(name);
+        let facts = parse_leaf(&leaf.der).expect("an SVID");
+        let svid = X509Svid {
+            id: facts.id,
+            chain: vec![leaf.der.clone()],
+            key: PrivateKey::from_pkcs8(leaf.key.serialize_der()),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            serial: facts.serial,
+        };
+        let trust_domain = "td".parse().expect("a trust domain");
+        let bundle = TrustBundle { trust_domain, authorities: vec![self.der.clone()] };
+        let bundles: BundleSet = [bundle].into_iter().collect();
+        Own { svid: Arc::new(svid), bundles: Arc::new(bundles) }
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a root");
+        roots
+    }
+
+    /// rustls as a client of ours, with nothing but `suite`.
+    pub(crate) fn rustls_client(
+        &self,
+        name: &str,
+        suite: SupportedCipherSuite,
+    ) -> rustls::ClientConfig {
+        let leaf = self.leaf(name);
+        let mut config = rustls::ClientConfig::builder_with_provider(only(suite))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(vec![leaf.der.clone()], leaf.key())
+            .expect("a usable certificate");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+
+    /// rustls as a server for ours: it sends tickets, as most servers do.
+    pub(crate) fn rustls_server(
+        &self,
+        name: &str,
+        suite: SupportedCipherSuite,
+    ) -> rustls::ServerConfig {
+        let leaf = self.leaf(name);
+        let roots = Arc::new(self.roots());
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, only(suite));
+        let mut config = rustls::ServerConfig::builder_with_provider(only(suite))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(vec![leaf.der.clone()], leaf.key())
+            .expect("a usable certificate");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+}
+
+fn only(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Arc::new(CryptoProvider { cipher_suites: vec![suite], ..provider })
+}
