@@ -60,7 +60,7 @@ impl Ours {
                     self.lay_down(plan.sends.next(size().min(left)))?;
                     writes += 1;
                     if writes % plan.rekey == 0 {
-                        self.records.update_key(writes / plan.rekey % 2 == 0)?;
+                        self.records.update_key((writes / plan.rekey).is_multiple_of(2))?;
                     }
                 }
             }

@@ -1,378 +1,408 @@
-use super::*;
+//! What RFC 9113 forbids, section by section: each case whole and byte by byte.
 
-const CONNECT: (&str, &str) = (":method", "CONNECT");
-const AUTHORITY: (&str, &str) = (":authority", "10.0.0.1:80");
+use super::{
+    Code as C,
+    cases::{Must::*, asks, both, check, client, ok, run, server},
+    *,
+};
 
-/// What must come of a wire.
-enum Then {
-    /// The connection fails.
-    Fails(Code),
-    /// Stream 1 is reset, and the connection goes on.
-    Resets(Code),
-    /// So many events, none of them a reset.
-    Goes(usize),
+#[test]
+fn s3_4_the_preface() {
+    let raw = |name, role, input: Vec<u8>, must| check(name, role, true, &input, must);
+    let bad = Fail(C::PROTOCOL_ERROR);
+    raw("another protocol", Role::Server, b"GET / HTTP/1.1\r\n\r\n".to_vec(), bad);
+    raw("almost", Role::Server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r".to_vec(), bad);
+    let then = |f: Vec<u8>| [PREFACE.as_slice(), &f].concat();
+    let ack = frame(kind::SETTINGS, flag::ACK, 0, &[]);
+    for (name, first) in [
+        ("PING first", frame(kind::PING, 0, 0, &[0; 8])),
+        ("an ACK first", ack.clone()),
+        ("DATA first", data(0, 1, b"x")),
+        ("HEADERS first", connect(1)),
+        ("an unknown frame first", frame(99, 0, 0, &[])),
+    ] {
+        raw(name, Role::Server, then(first.clone()), bad);
+        raw(name, Role::Client, first, bad);
+    }
+    raw("a preface to a client", Role::Client, greeting(Role::Server), Fail(C::FRAME_SIZE_ERROR));
+    raw("as it should be", Role::Server, greeting(Role::Server), Tell("Settings"));
+    raw("as it should be", Role::Client, greeting(Role::Client), Tell("Settings"));
 }
-use Then::{Fails, Goes, Resets};
 
-fn check(make: fn() -> Http2, what: &str, wire: &Wire, then: &Then) {
-    for at_once in [usize::MAX, 1, 7] {
-        let mut end = make();
-        let got = feed(&mut end, &wire.0, at_once.min(wire.0.len()));
-        let sent: Vec<_> = frames(&end.take_control())
-            .into_iter()
-            .map(|(head, payload)| (head.kind, head.stream, payload))
-            .collect();
-        let reset = |code: Code| (kind::RST_STREAM, 1, code.0.to_be_bytes().to_vec());
-        match then {
-            Fails(code) => {
-                let got = got.map_err(|failure| failure.code);
-                assert_eq!(got, Err(*code), "{what}, {at_once} bytes at once");
-            }
-            Resets(code) => {
-                assert!(got.is_ok(), "{what}: {got:?}");
-                assert!(sent.contains(&reset(*code)), "{what}: {sent:?}");
-            }
-            Goes(events) => {
-                let got = got.unwrap_or_else(|failure| panic!("{what}: {failure}"));
-                let mut told = got.clone();
-                told.retain(|event| !matches!(event, Event::Settings));
-                told.dedup_by_key(|event| match event {
-                    Event::Data { id, .. } => *id, // in however many parts
-                    other => 1_000_000 + std::ptr::from_ref(other).addr() as u32,
-                });
-                assert_eq!(told.len(), *events, "{what}: {got:?}");
-                assert!(!sent.iter().any(|s| s.0 == kind::RST_STREAM), "{what}: {sent:?}");
-            }
-        }
+#[test]
+fn s4_frames() {
+    let big = |kind, stream| frame(kind, 0, stream, &vec![0; (1 << 20) + 1]);
+    both(&[
+        ("DATA above the limit", big(kind::DATA, 1), Fail(C::FRAME_SIZE_ERROR)),
+        ("HEADERS above the limit", big(kind::HEADERS, 3), Fail(C::FRAME_SIZE_ERROR)),
+        ("unknown above the limit", big(0x77, 0), Fail(C::FRAME_SIZE_ERROR)),
+        (
+            "not HPACK",
+            frame(kind::HEADERS, flag::END_HEADERS, 3, &[0x80]),
+            Fail(C::COMPRESSION_ERROR),
+        ),
+        (
+            "a cut block",
+            frame(kind::HEADERS, flag::END_HEADERS, 3, &[0x41]),
+            Fail(C::COMPRESSION_ERROR),
+        ),
+        (
+            "a block above the limit",
+            frame(kind::HEADERS, 0, 3, &vec![0; 16_385]),
+            Fail(C::ENHANCE_YOUR_CALM),
+        ),
+    ]);
+    for role in [Role::Server, Role::Client] {
+        let odd =
+            [frame(0x77, 0xff, 0, &[1; 20_000]), frame(10, 0, 77, b"altsvc"), setting(0x99, 7)];
+        let seen = run(role, true, &odd.concat(), 3);
+        assert_eq!((seen.failure, seen.events), (None, vec!["Settings".to_owned()]));
+        let mut reserved = frame(kind::PING, 0, 0, &[0; 8]);
+        reserved[5] |= 0x80;
+        check("the reserved bit", role, false, &reserved, Ignore);
     }
 }
 
 #[test]
-fn a_server_holds_its_clients_to_the_rules() {
-    let start = Wire::from_client;
-    let with = |fields: &[(&str, &str)]| start().headers(1, 0, fields);
-    let protocol = || Fails(Code::PROTOCOL_ERROR);
-    let malformed = || Resets(Code::PROTOCOL_ERROR);
-    let size = || Fails(Code::FRAME_SIZE_ERROR);
-    let flow = || Fails(Code::FLOW_CONTROL_ERROR);
-    let setting = |id: u16, value: u32| {
-        let payload = [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
-        start().frame(kind::SETTINGS, 0, 0, &payload)
-    };
-    let block = [0x42, 0x07];
-    for (what, wire, then) in [
-        // §3.4
-        ("another preface", Wire(b"GET / HTTP/1.1\r\n\r\n".to_vec()), protocol()),
+fn s5_1_states() {
+    let ended = data(flag::END_STREAM, 1, b"");
+    let then = |f: Vec<u8>| [ended.clone(), f].concat();
+    let bad = Fail(C::PROTOCOL_ERROR);
+    both(&[
+        ("DATA, idle", data(0, 5, b"x"), bad),
+        ("RST_STREAM, idle", rst(5), bad),
+        ("WINDOW_UPDATE, idle", window(5, 1), bad),
+        ("DATA on even", data(0, 2, b"x"), bad),
+        ("RST_STREAM on even", rst(2), bad),
+        ("HEADERS on even", connect(2), bad),
+    ]);
+    server(&[
+        ("HEADERS on even behind", [connect(3), connect(2)].concat(), bad),
+        ("a lower stream", [connect(7), connect(5)].concat(), bad),
+        ("the stream before last", [connect(5), connect(3)].concat(), bad),
+        ("a stream used up", [rst(1), connect(1)].concat(), bad),
+        ("DATA, half-closed", then(data(0, 1, b"x")), Reset(1, C::STREAM_CLOSED)),
+        ("empty DATA, half-closed", then(data(0, 1, b"")), Reset(1, C::STREAM_CLOSED)),
+        ("HEADERS, half-closed", then(headers(1, 1, &[("a", "b")])), Reset(1, C::STREAM_CLOSED)),
+        ("WINDOW_UPDATE, half-closed", then(window(1, 1)), Tell("1:. Window(Some(1))")),
         (
-            "PING first",
-            Wire(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()).frame(kind::PING, 0, 0, &[0; 8]),
-            protocol(),
+            "late frames",
+            [rst(1), data(0, 1, b"x"), window(1, 1), rst(1)].concat(),
+            Tell("Reset { id: 1, code: CANCEL }"),
         ),
         (
-            "an acknowledgement first",
-            Wire(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()).frame(
-                kind::SETTINGS,
-                flag::ACK,
-                0,
-                &[],
-            ),
-            protocol(),
+            "late trailers",
+            [rst(1), headers(1, 1, &[("a", "b")])].concat(),
+            Tell("Reset { id: 1, code: CANCEL }"),
         ),
-        // §4.2, §4.3
+        ("too many streams", [connect(3), connect(5)].concat(), Refuse(5, C::REFUSED_STREAM)),
         (
-            "a frame larger than announced",
-            Wire([&start().0[..], &[0x20, 0, 0, 0, 0, 0, 0, 0, 1]].concat()),
-            size(),
+            "DATA behind",
+            [connect(3), connect(5), data(0, 5, b"x"), rst(5)].concat(),
+            Refuse(5, C::REFUSED_STREAM),
         ),
+        ("PRIORITY anywhere", frame(kind::PRIORITY, 0, 99, &[0; 5]), Ignore),
+    ]);
+    client(&[
+        ("an answer to nothing", ok(5), bad),
+        ("a server's stream", ok(2), bad),
+        ("DATA before the answer", data(0, 1, b"x"), Reset(1, C::PROTOCOL_ERROR)),
         (
-            "a block that is not HPACK",
-            start().frame(kind::HEADERS, flag::END_HEADERS, 1, &[0xff; 8]),
-            Fails(Code::COMPRESSION_ERROR),
+            "DATA behind the end",
+            [headers(1, 1, OK), data(0, 1, b"x")].concat(),
+            Reset(1, C::STREAM_CLOSED),
         ),
+    ]);
+}
+
+#[test]
+fn s6_1_data() {
+    let padded = |payload: &[u8]| data(flag::PADDED, 1, payload);
+    both(&[
+        ("on stream 0", data(0, 0, b"x"), Fail(C::PROTOCOL_ERROR)),
+        ("padding longer than the frame", padded(b"\x04abc"), Fail(C::PROTOCOL_ERROR)),
+        ("padding without a length", padded(b""), Fail(C::FRAME_SIZE_ERROR)),
+        ("above the connection's window", data(0, 1, &[0; 65_536]), Fail(C::FLOW_CONTROL_ERROR)),
+    ]);
+    server(&[
+        ("all padding", padded(b"\x03abc"), Ignore),
+        ("padding", padded(b"\x02hello__"), Tell("1:hello")),
+        ("padding of none", data(flag::PADDED | 1, 1, b"\x00hello"), Tell("1:hello.")),
+        ("padding at the end", data(flag::PADDED | 1, 1, b"\x01hello_"), Tell("1:hello.")),
+        ("above the stream's window", data(0, 1, &[b'x'; 101]), Reset(1, C::FLOW_CONTROL_ERROR)),
         (
-            "a field index nobody has",
-            start().frame(kind::HEADERS, flag::END_HEADERS, 1, &[0xbe]),
-            Fails(Code::COMPRESSION_ERROR),
-        ),
-        // §5.1, §5.1.1
-        ("an even stream", start().connect(2), protocol()),
-        ("DATA on an idle stream", start().frame(kind::DATA, 0, 1, b"x"), protocol()),
-        (
-            "WINDOW_UPDATE on an idle stream",
-            start().frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
-            protocol(),
-        ),
-        (
-            "RST_STREAM on an idle stream",
-            start().frame(kind::RST_STREAM, 0, 1, &[0; 4]),
-            protocol(),
-        ),
-        (
-            "DATA behind END_STREAM",
-            start().connect(1).frame(kind::DATA, 1, 1, b"x").frame(kind::DATA, 0, 1, b"y"),
-            Resets(Code::STREAM_CLOSED),
-        ),
-        (
-            "a lower stream that was never open",
-            start().connect(3).frame(kind::DATA, 0, 1, b"x"),
-            Goes(1),
-        ),
-        // §6.1
-        (
-            "padded DATA",
-            start().connect(1).frame(kind::DATA, flag::PADDED, 1, b"\x02xy\0\0"),
-            Goes(2),
+            "the rest of it",
+            [data(0, 1, &[b'x'; 101]), data(0, 1, b"x")].concat(),
+            Reset(1, C::FLOW_CONTROL_ERROR),
         ),
         (
-            "padding as long as the frame",
-            start().connect(1).frame(kind::DATA, flag::PADDED, 1, b"\x04xy\0"),
-            protocol(),
+            "padding counts",
+            data(flag::PADDED, 1, &[[99].as_slice(), &[0; 100]].concat()),
+            Reset(1, C::FLOW_CONTROL_ERROR),
         ),
         (
-            "no room for the pad length",
-            start().connect(1).frame(kind::DATA, flag::PADDED, 1, b""),
-            size(),
+            "as much as allowed",
+            data(1, 1, &[b'x'; 100]),
+            Tell(concat!(
+                "1:",
+                "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+                "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx."
+            )),
         ),
-        ("DATA on stream 0", start().frame(kind::DATA, 0, 0, b"x"), protocol()),
-        // §6.2, §6.10
-        ("HEADERS on stream 0", start().connect(0), protocol()),
+    ]);
+}
+
+#[test]
+fn s6_2_and_6_10_headers() {
+    let head = |flags, payload: &[u8]| frame(kind::HEADERS, flags, 3, payload);
+    let more = |flags, stream, payload: &[u8]| frame(kind::CONTINUATION, flags, stream, payload);
+    let (whole, part) = (block(CONNECT), block(&CONNECT[..1]));
+    let rest = &whole[part.len()..];
+    let padded = [&[2], whole.as_slice(), &[0; 2]].concat();
+    let priority = [&[0; 5], whole.as_slice()].concat();
+    let request = Tell(
+        "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", forwarded: None }, end: false }",
+    );
+    server(&[
+        ("padded", head(4 | flag::PADDED, &padded), request),
+        ("with priority", head(4 | flag::PRIORITY, &priority), request),
+        ("in two", [head(0, &part), more(4, 3, rest)].concat(), request),
+        ("in three", [head(0, &part), more(0, 3, &[]), more(4, 3, rest)].concat(), request),
+    ]);
+    let bad = Fail(C::PROTOCOL_ERROR);
+    both(&[
+        ("on stream 0", headers(0, 0, CONNECT), bad),
+        ("too much padding", head(4 | flag::PADDED, &[3, 1, 1]), bad),
+        ("no padding length", head(4 | flag::PADDED, &[]), Fail(C::FRAME_SIZE_ERROR)),
+        ("no room for a priority", head(4 | flag::PRIORITY, &[0; 4]), Fail(C::FRAME_SIZE_ERROR)),
+        ("CONTINUATION of nothing", more(4, 3, &[]), bad),
+        ("CONTINUATION on stream 0", more(4, 0, &[]), bad),
         (
-            "padded HEADERS with priority",
-            start().frame(
-                kind::HEADERS,
-                0x2c,
-                1,
-                &[&[1, 0, 0, 0, 0, 9][..], &hpack_of(&[CONNECT, AUTHORITY]), &[0]].concat(),
-            ),
-            Goes(1),
+            "CONTINUATION of a whole block",
+            [headers(0, 1, &[("a", "b")]), more(4, 1, &[])].concat(),
+            bad,
+        ),
+        ("CONTINUATION of another", [head(0, &part), more(4, 1, rest)].concat(), bad),
+        ("HEADERS inside", [head(0, &part), head(4, rest)].concat(), bad),
+        ("DATA inside", [head(0, &part), data(0, 1, b"x")].concat(), bad),
+        ("PING inside", [head(0, &part), frame(kind::PING, 0, 0, &[0; 8])].concat(), bad),
+        ("unknown inside", [head(0, &part), frame(0x77, 0, 3, &[])].concat(), bad),
+    ]);
+}
+
+#[test]
+fn s6_3_to_6_9_the_others() {
+    let sized = Fail(C::FRAME_SIZE_ERROR);
+    let bad = Fail(C::PROTOCOL_ERROR);
+    let flow = Fail(C::FLOW_CONTROL_ERROR);
+    both(&[
+        ("PRIORITY on stream 0", frame(kind::PRIORITY, 0, 0, &[0; 5]), bad),
+        ("PRIORITY of 4", frame(kind::PRIORITY, 0, 1, &[0; 4]), sized),
+        ("RST_STREAM on stream 0", rst(0), bad),
+        ("RST_STREAM of 3", frame(kind::RST_STREAM, 0, 1, &[0; 3]), sized),
+        ("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, &[]), bad),
+        ("SETTINGS of 5", frame(kind::SETTINGS, 0, 0, &[0; 5]), sized),
+        ("SETTINGS ACK with more", frame(kind::SETTINGS, flag::ACK, 0, &[0; 6]), sized),
+        ("ENABLE_PUSH 2", setting(2, 2), bad),
+        ("INITIAL_WINDOW_SIZE 2^31", setting(4, 1 << 31), flow),
+        ("MAX_FRAME_SIZE 16383", setting(5, 16_383), bad),
+        ("MAX_FRAME_SIZE 2^24", setting(5, 1 << 24), bad),
+        ("PUSH_PROMISE", frame(kind::PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]), bad),
+        ("PING on a stream", frame(kind::PING, 0, 1, &[0; 8]), bad),
+        ("PING of 7", frame(kind::PING, 0, 0, &[0; 7]), sized),
+        ("PING of 16,000", frame(kind::PING, 0, 0, &[0; 16_000]), sized),
+        ("GOAWAY on a stream", frame(kind::GOAWAY, 0, 1, &[0; 8]), bad),
+        ("GOAWAY of 7", frame(kind::GOAWAY, 0, 0, &[0; 7]), sized),
+        ("WINDOW_UPDATE of 3", frame(kind::WINDOW_UPDATE, 0, 0, &[0; 3]), sized),
+        ("WINDOW_UPDATE by 0", window(0, 0), bad),
+        ("WINDOW_UPDATE above 2^31-1", window(0, (1 << 31) - 65_535), flow),
+        (
+            "SETTINGS above 2^31-1",
+            [window(1, (1 << 31) - 1 - 65_535), setting(4, 65_536)].concat(),
+            flow,
+        ),
+    ]);
+    server(&[
+        ("ENABLE_PUSH 1", setting(2, 1), Tell("Settings")),
+        ("SETTINGS ACK", frame(kind::SETTINGS, flag::ACK, 0, &[]), Ignore),
+        ("a stream's WINDOW_UPDATE by 0", window(1, 0), Reset(1, C::PROTOCOL_ERROR)),
+        ("a stream's above 2^31-1", window(1, (1 << 31) - 65_535), Reset(1, C::FLOW_CONTROL_ERROR)),
+        ("the most", window(1, (1 << 31) - 65_536), Tell("Window(Some(1))")),
+        ("the connection's most", window(0, (1 << 31) - 65_536), Tell("Window(None)")),
+        (
+            "PING ACK",
+            frame(kind::PING, flag::ACK, 0, b"12345678"),
+            Tell("Pong([49, 50, 51, 52, 53, 54, 55, 56])"),
         ),
         (
-            "HEADERS with too much padding",
-            start().frame(kind::HEADERS, 0x0c, 1, &[9, 0]),
-            protocol(),
+            "GOAWAY with text",
+            frame(kind::GOAWAY, 0, 0, &[0; 20_000]),
+            Tell("GoAway { last: 0, code: NO_ERROR }"),
         ),
-        (
-            "a block in three frames",
-            start()
-                .frame(kind::HEADERS, 0, 1, &hpack_of(&[CONNECT]))
-                .frame(kind::CONTINUATION, 0, 1, &[])
-                .frame(kind::CONTINUATION, flag::END_HEADERS, 1, &hpack_of(&[AUTHORITY])),
-            Goes(1),
-        ),
-        (
-            "another frame inside a block",
-            start().frame(kind::HEADERS, 0, 1, &block).frame(kind::PING, 0, 0, &[0; 8]),
-            protocol(),
-        ),
-        (
-            "DATA inside a block",
-            start().frame(kind::HEADERS, 0, 1, &block).frame(kind::DATA, 0, 1, b"x"),
-            protocol(),
-        ),
-        (
-            "CONTINUATION of another stream",
-            start().frame(kind::HEADERS, 0, 1, &block).frame(kind::CONTINUATION, 4, 3, &[]),
-            protocol(),
-        ),
-        (
-            "CONTINUATION of nothing",
-            start().frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]),
-            protocol(),
-        ),
-        // §6.3 to §6.9
-        ("PRIORITY of four bytes", start().frame(kind::PRIORITY, 0, 1, &[0; 4]), size()),
-        ("PRIORITY", start().frame(kind::PRIORITY, 0, 1, &[0; 5]), Goes(0)),
-        (
-            "RST_STREAM of three bytes",
-            start().connect(1).frame(kind::RST_STREAM, 0, 1, &[0; 3]),
-            size(),
-        ),
-        ("SETTINGS on a stream", start().frame(kind::SETTINGS, 0, 1, &[]), protocol()),
-        ("SETTINGS of five bytes", start().frame(kind::SETTINGS, 0, 0, &[0; 5]), size()),
-        ("an acknowledgement with a payload", start().frame(kind::SETTINGS, 1, 0, &[0; 6]), size()),
-        ("ENABLE_PUSH 2", setting(2, 2), protocol()),
-        ("INITIAL_WINDOW_SIZE 2^31", setting(4, 1 << 31), flow()),
-        ("MAX_FRAME_SIZE 16,383", setting(5, 16_383), protocol()),
-        ("MAX_FRAME_SIZE 2^24", setting(5, 1 << 24), protocol()),
-        ("an unknown setting", setting(99, 99), Goes(0)),
-        ("PUSH_PROMISE", start().frame(kind::PUSH_PROMISE, 4, 1, &[0; 4]), protocol()),
-        ("PING of seven bytes", start().frame(kind::PING, 0, 0, &[0; 7]), size()),
-        ("PING on a stream", start().frame(kind::PING, 0, 1, &[0; 8]), protocol()),
-        ("PING", start().frame(kind::PING, 0, 0, b"12345678"), Goes(0)),
-        ("GOAWAY on a stream", start().frame(kind::GOAWAY, 0, 1, &[0; 8]), protocol()),
-        ("GOAWAY of seven bytes", start().frame(kind::GOAWAY, 0, 0, &[0; 7]), size()),
-        ("GOAWAY with much to say", start().frame(kind::GOAWAY, 0, 0, &[0; 40_000]), Goes(1)),
-        ("WINDOW_UPDATE of three bytes", start().frame(kind::WINDOW_UPDATE, 0, 0, &[0; 3]), size()),
-        ("WINDOW_UPDATE by 0", start().frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4]), protocol()),
-        (
-            "a stream's WINDOW_UPDATE by 0",
-            start().connect(1).frame(kind::WINDOW_UPDATE, 0, 1, &[0; 4]),
-            malformed(),
-        ),
-        (
-            "a window above 2^31-1",
-            start().frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 255, 255, 255]),
-            flow(),
-        ),
-        (
-            "a stream's window above 2^31-1",
-            start().connect(1).frame(kind::WINDOW_UPDATE, 0, 1, &[0x7f, 255, 255, 255]),
-            Resets(Code::FLOW_CONTROL_ERROR),
-        ),
-        ("an unknown frame", start().frame(99, 255, 77, &[7; 99]), Goes(0)),
-        (
-            "DATA beyond the stream's window",
-            start().connect(1).frame(kind::DATA, 0, 1, &[0; 65_537]),
-            Resets(Code::FLOW_CONTROL_ERROR),
-        ),
-        // §8.1 to §8.5
-        ("CONNECT", with(&[CONNECT, AUTHORITY, ("te", "trailers")]), Goes(1)),
-        ("CONNECT without authority", with(&[CONNECT]), malformed()),
-        ("CONNECT with a scheme", with(&[CONNECT, AUTHORITY, (":scheme", "https")]), malformed()),
-        ("CONNECT with a path", with(&[CONNECT, AUTHORITY, (":path", "/")]), malformed()),
-        ("extended CONNECT", with(&[CONNECT, AUTHORITY, (":protocol", "websocket")]), malformed()),
-        ("two authorities", with(&[CONNECT, AUTHORITY, AUTHORITY]), malformed()),
-        ("a status in a request", with(&[CONNECT, AUTHORITY, (":status", "200")]), malformed()),
-        ("no method", with(&[AUTHORITY]), malformed()),
+    ]);
+    client(&[
+        ("ENABLE_PUSH 1", setting(2, 1), bad),
+        ("ENABLE_PUSH 0", setting(2, 0), Tell("Settings")),
+    ]);
+}
+
+#[test]
+fn s8_messages() {
+    let wrong = Refuse(3, C::PROTOCOL_ERROR);
+    let get = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
+    let no_path = headers(0, 3, &get[..2]);
+    server(&[
+        ("upper case", asks(&[], &[("Via", "x")]), wrong),
+        ("connection", asks(&[], &[("connection", "close")]), wrong),
+        ("transfer-encoding", asks(&[], &[("transfer-encoding", "chunked")]), wrong),
+        ("te", asks(&[], &[("te", "gzip")]), wrong),
+        ("a blank in front", asks(&[], &[("a", " b")]), wrong),
+        ("a line feed", asks(&[], &[("a", "b\nc")]), wrong),
+        ("a colon in a name", asks(&[], &[("a:b", "c")]), wrong),
+        ("no name", asks(&[], &[("", "c")]), wrong),
+        ("a pseudo field behind", asks(&[("a", "b")], &[]), wrong),
+        ("twice :method", asks(&[], &[(":method", "CONNECT")]), wrong),
+        ("twice :authority", asks(&[], &[(":authority", "b:1")]), wrong),
+        ("CONNECT with :scheme", asks(&[], &[(":scheme", "http")]), wrong),
+        ("CONNECT with :path", asks(&[], &[(":path", "/")]), wrong),
+        ("CONNECT with :protocol", asks(&[], &[(":protocol", "websocket")]), wrong),
+        ("CONNECT with :status", asks(&[], &[(":status", "200")]), wrong),
+        ("CONNECT without :authority", headers(0, 3, &CONNECT[..1]), wrong),
+        ("no :method", headers(0, 3, &CONNECT[1..]), wrong),
+        ("nothing", headers(0, 3, &[]), wrong),
+        ("GET without :path", no_path, wrong),
         (
             "GET",
-            with(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), AUTHORITY]),
-            Goes(1),
-        ),
-        ("GET without path", with(&[(":method", "GET"), (":scheme", "http")]), malformed()),
-        ("a pseudo field behind others", with(&[CONNECT, ("a", "b"), AUTHORITY]), malformed()),
-        ("upper case", with(&[CONNECT, AUTHORITY, ("Aa", "b")]), malformed()),
-        ("a blank in front", with(&[CONNECT, AUTHORITY, ("a", " b")]), malformed()),
-        ("a line break", with(&[CONNECT, AUTHORITY, ("a", "b\r\nc: d")]), malformed()),
-        ("connection", with(&[CONNECT, AUTHORITY, ("connection", "close")]), malformed()),
-        ("te other than trailers", with(&[CONNECT, AUTHORITY, ("te", "gzip")]), malformed()),
-        ("trailers", start().connect(1).headers(1, 1, &[("a", "b")]), Goes(2)),
-        ("trailers that do not end", start().connect(1).headers(1, 0, &[("a", "b")]), malformed()),
-        (
-            "trailers with a pseudo field",
-            start().connect(1).headers(1, 1, &[AUTHORITY]),
-            malformed(),
-        ),
-    ] {
-        check(server, what, &wire, &then);
-    }
-}
-
-fn hpack_of(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    fields.iter().for_each(|(name, value)| hpack::encode(&mut block, name, value));
-    block
-}
-
-#[test]
-fn a_client_holds_its_servers_to_the_rules() {
-    let start = Wire::from_server;
-    let ok = |flags| start().headers(1, flags, &[(":status", "200")]);
-    for (what, wire, then) in [
-        ("an answer", ok(0), Goes(1)),
-        ("an answer and DATA", ok(0).frame(kind::DATA, 1, 1, b"x"), Goes(2)),
-        (
-            "interim answers",
-            start().headers(1, 0, &[(":status", "103")]).headers(1, 0, &[(":status", "200")]),
-            Goes(1),
+            headers(1, 3, &get),
+            Tell(
+                "Request { id: 3, request: Request { is_connect: false, authority: \"\", forwarded: None }, end: true }",
+            ),
         ),
         (
-            "an interim answer that ends",
-            start().headers(1, 1, &[(":status", "103")]),
-            Resets(Code::PROTOCOL_ERROR),
+            "te: trailers",
+            asks(&[], &[("te", "trailers"), ("forwarded", "for=a")]),
+            Tell(
+                "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", forwarded: Some(\"for=a\") }, end: false }",
+            ),
         ),
-        ("no status", start().headers(1, 0, &[("a", "b")]), Resets(Code::PROTOCOL_ERROR)),
+        ("trailers", headers(1, 1, &[("a", "b")]), Tell("1:.")),
+        ("trailers without END_STREAM", headers(0, 1, &[("a", "b")]), Reset(1, C::PROTOCOL_ERROR)),
+        ("trailers with a pseudo field", headers(1, 1, OK), Reset(1, C::PROTOCOL_ERROR)),
+        ("trailers in upper case", headers(1, 1, &[("A", "b")]), Reset(1, C::PROTOCOL_ERROR)),
+        ("a second request", connect(1), Reset(1, C::PROTOCOL_ERROR)),
+    ]);
+    let interim = headers(0, 1, &[(":status", "103")]);
+    let wrong = Reset(1, C::PROTOCOL_ERROR);
+    client(&[
+        ("an answer", ok(1), Tell("Response { id: 1, status: 200, end: false }")),
         (
-            "a status of two digits",
-            start().headers(1, 0, &[(":status", "20")]),
-            Resets(Code::PROTOCOL_ERROR),
+            "an answer and end",
+            headers(1, 1, &[(":status", "404")]),
+            Tell("Response { id: 1, status: 404, end: true }"),
         ),
+        ("interim", interim.clone(), Ignore),
         (
-            "DATA before the answer",
-            start().frame(kind::DATA, 0, 1, b"x"),
-            Resets(Code::PROTOCOL_ERROR),
+            "interim, then one",
+            [interim.clone(), ok(1)].concat(),
+            Tell("Response { id: 1, status: 200, end: false }"),
         ),
+        ("interim and end", headers(1, 1, &[(":status", "103")]), wrong),
+        ("interim and DATA", [interim, data(0, 1, b"x")].concat(), wrong),
+        ("no :status", headers(0, 1, &[("a", "b")]), wrong),
+        ("twice :status", headers(0, 1, &[OK, OK].concat()), wrong),
+        ("no number", headers(0, 1, &[(":status", "2xx")]), wrong),
+        ("four digits", headers(0, 1, &[(":status", "2000")]), wrong),
+        ("a sign", headers(0, 1, &[(":status", "+20")]), wrong),
+        ("a field of requests", headers(0, 1, &[OK, &[(":path", "/")]].concat()), wrong),
+        ("connection", headers(0, 1, &[OK, &[("connection", "x")]].concat()), wrong),
         (
-            "an answer to no request",
-            start().headers(3, 0, &[(":status", "200")]),
-            Fails(Code::PROTOCOL_ERROR),
+            "trailers",
+            [ok(1), headers(1, 1, &[("a", "b")])].concat(),
+            Tell("Response { id: 1, status: 200, end: false } 1:."),
         ),
-        (
-            "a stream of the server's",
-            start().headers(2, 0, &[(":status", "200")]),
-            Fails(Code::PROTOCOL_ERROR),
-        ),
-        (
-            "ENABLE_PUSH from a server",
-            Wire::default().frame(kind::SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 1]),
-            Fails(Code::PROTOCOL_ERROR),
-        ),
-        (
-            "PUSH_PROMISE",
-            start().frame(kind::PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]),
-            Fails(Code::PROTOCOL_ERROR),
-        ),
-    ] {
-        check(client, what, &wire, &then);
-    }
+        ("a second answer", [ok(1), ok(1)].concat(), wrong),
+    ]);
 }
 
 #[test]
-fn a_server_takes_no_more_streams_than_it_said() {
-    let mut server = server();
-    let wire = (0..=200).fold(Wire::from_client(), |wire, n| wire.connect(2 * n + 1));
-    let events = feed(&mut server, &wire.0, usize::MAX >> 1).unwrap();
-    assert_eq!(events.iter().filter(|e| matches!(e, Event::Request { .. })).count(), 200);
-    let refused: Vec<_> = frames(&server.take_control())
-        .into_iter()
-        .filter(|(head, _)| head.kind == kind::RST_STREAM)
-        .collect();
-    assert_eq!(refused.len(), 1);
-    assert_eq!((refused[0].0.stream, &refused[0].1[..]), (401, &[0, 0, 0, 7][..]));
+fn a_whole_exchange() {
+    let input = [
+        connect(3),
+        data(0, 1, b"hello "),
+        data(0, 3, b"other"),
+        data(0, 1, b"wor"),
+        data(flag::PADDED | 1, 1, b"\x03ld___"),
+        window(3, 5),
+        rst(3),
+        go_away(0),
+    ];
+    let told = "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", \
+                forwarded: None }, end: false } 1:hello  3:other 1:world. Window(Some(3)) \
+                Reset { id: 3, code: CANCEL } GoAway { last: 0, code: NO_ERROR }";
+    check("exchange", Role::Server, false, &input.concat(), Tell(told));
 }
 
 #[test]
-fn a_client_opens_no_more_streams_than_it_may() {
-    let mut client = client();
-    let limit = Wire::default().frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]);
-    feed(&mut client, &limit.0, 99).unwrap();
-    assert_eq!(
-        (client.room(), client.open("a:1", &[]), client.open("a:1", &[])),
-        (1, Some(3), None)
-    );
-    let gone = Wire::default().frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
-    let event = Event::GoAway { last: 1, code: Code::NO_ERROR };
-    assert_eq!(feed(&mut client, &gone.0, 99).unwrap(), [event]);
-    client.reset(3, Code::CANCEL);
-    assert_eq!(client.open("a:1", &[]), None, "the server leaves");
-}
-
-#[test]
-fn a_server_that_leaves_takes_only_what_it_promised() {
-    let mut server = server();
-    feed(&mut server, &Wire::from_client().connect(1).0, 999).unwrap();
+fn s6_8_going_away() {
+    let mut server = greeted(Role::Server, Limits::default());
+    tell(&mut server, &connect(1)).unwrap();
     server.go_away(Code::NO_ERROR, true);
-    assert_eq!(feed(&mut server, &Wire::default().connect(3).0, 999).unwrap().len(), 1);
+    assert_eq!(tell(&mut server, &connect(3)).unwrap().len(), 1, "a last call is still heard");
     server.go_away(Code::NO_ERROR, false);
-    assert_eq!(feed(&mut server, &Wire::default().connect(5).0, 999).unwrap().len(), 0);
-    let last: Vec<_> = frames(&server.take_control())
-        .into_iter()
-        .filter(|(head, _)| head.kind == kind::GOAWAY)
-        .map(|(_, p)| p[3])
-        .collect();
-    assert_eq!(last, [255, 3]);
+    let late = [connect(5), data(0, 5, b"x"), window(5, 1), data(0, 1, b"x"), rst(5)].concat();
+    let events = tell(&mut server, &late).unwrap();
+    assert!(matches!(events[..], [Event::Data { id: 1, .. }]), "{events:?}");
+    server.go_away(Code::NO_ERROR, false);
+    let last: Vec<_> =
+        frames(&server.take_control()).into_iter().filter(|f| f.0 == kind::GOAWAY).collect();
+    let last: Vec<_> =
+        last.iter().map(|f| u32::from_be_bytes(f.3[..4].try_into().unwrap())).collect();
+    assert_eq!(last, [(1 << 31) - 1, 3, 3], "it never rises");
+
+    let mut client = greeted(Role::Client, Limits::default());
+    let ids = [client.open("a:1", &[]), client.open("a:1", &[])];
+    assert_eq!(ids, [Some(1), Some(3)]);
+    let events = tell(&mut client, &go_away(1)).unwrap();
+    assert_eq!(events, [Event::GoAway { last: 1, code: Code::NO_ERROR }]);
+    assert_eq!((client.room(), client.open("a:1", &[])), (0, None));
+    assert!(tell(&mut client, &ok(1)).is_ok_and(|e| e.len() == 1), "the first lives on");
 }
 
 #[test]
-fn an_initial_window_that_shrinks_holds_streams_back() {
-    let mut client = client();
-    feed(&mut client, &Wire::from_server().0, 99).unwrap();
-    assert_eq!(client.sendable(1), 16_384, "a frame");
-    let _ = client.data_head(1, 16_384);
-    let smaller = Wire::default().frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    feed(&mut client, &smaller.0, 99).unwrap();
-    assert_eq!(client.sendable(1), 0);
-    let more = Wire::default().frame(kind::WINDOW_UPDATE, 0, 1, &16_389_u32.to_be_bytes());
-    assert_eq!(feed(&mut client, &more.0, 99).unwrap(), [Event::Window(Some(1))]);
-    assert_eq!(client.sendable(1), 5);
+fn s4_3_1_our_first_block_says_that_we_use_no_table() {
+    let mut client = greeted(Role::Client, Limits::default());
+    client.open("a:1", &[]);
+    client.open("a:1", &[]);
+    let sent = frames(&client.take_control());
+    assert_eq!((sent[0].3[0], sent[1].3[0] & 0xe0 == 0x20), (hpack::NO_TABLE, false));
+}
+
+#[test]
+fn what_we_send_keeps_the_peers_limits() {
+    let mut client = greeted(Role::Client, Limits::default());
+    tell(&mut client, &[setting(3, 2), setting(4, 10)].concat()).unwrap();
+    assert_eq!(client.room(), 2);
+    let id = client.open("a:1", &[("x", &"y".repeat(40_000))]).unwrap();
+    let sent: Vec<_> =
+        frames(&client.take_control()).into_iter().filter(|f| f.0 != kind::SETTINGS).collect();
+    let shape: Vec<_> = sent.iter().map(|f| (f.0, f.1, f.3.len() <= 16_384)).collect();
+    assert_eq!(shape, [(1, 0, true), (9, 0, true), (9, flag::END_HEADERS, true)]);
+    assert_eq!(client.sendable(id), 10);
+    let _ = client.data_head(id, 10);
+    tell(&mut client, &setting(4, 3)).unwrap();
+    assert_eq!(client.sendable(id), 0, "7 below zero");
+    tell(&mut client, &window(id, 8)).unwrap();
+    assert_eq!(client.sendable(id), 1);
+    client.finish(id);
+    assert_eq!(client.sendable(id), 0);
+}
+
+#[test]
+fn nothing_is_told_of_a_stream_that_we_reset() {
+    let mut server = greeted(Role::Server, Limits::default());
+    let input = [connect(1), data(0, 1, b"hello"), frame(kind::PING, 0, 0, &[0; 8])].concat();
+    let cut = input.len() - 17 - 2;
+    assert_eq!(tell(&mut server, &input[..cut]).unwrap().len(), 2);
+    server.reset(1, Code::CANCEL);
+    assert_eq!(tell(&mut server, &input[cut..]), Ok(vec![]));
 }
