@@ -261,9 +261,10 @@ impl Core {
             Event::Reset { id, code } => {
                 self.deliver(batch);
                 self.with_stream(id, |stream| {
-                    // RFC 9113 §8.1: all was said, and no more is wanted.
-                    if code == Code::NO_ERROR {
-                        (stream.ended, stream.unwanted) = (true, true);
+                    // RFC 9113 §8.1: all was said, and no more is wanted. Without END_STREAM
+                    // not all was said, whatever the code.
+                    if code == Code::NO_ERROR && stream.ended {
+                        stream.unwanted = true;
                     } else {
                         stream.reset = Some(code);
                     }
