@@ -1,0 +1,22 @@
+//! Runs tests in the process's first thread, which libtest does not allow: namespaces are
+//! entered before there are others.
+
+pub(crate) type Test = (&'static str, fn());
+
+pub(crate) fn run(tests: &[Test]) -> ! {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    println!("\nrunning {} tests", chosen.len());
+    let mut failed = 0;
+    for (name, test) in &chosen {
+        let ok = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        failed += usize::from(!ok);
+    }
+    let (verdict, passed) = (if failed == 0 { "ok" } else { "FAILED" }, chosen.len() - failed);
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out\n",
+        tests.len() - chosen.len()
+    );
+    std::process::exit(i32::from(failed > 0));
+}

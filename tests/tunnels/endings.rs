@@ -1,0 +1,99 @@
+//! What was cut must not look complete: resets of either application, and of the tunnel.
+
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    harness::Test,
+    transfers::apps,
+    tunnel::{ALL, Ends, Tunnel, run},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("endings::a_reset_on_one_side_is_a_reset_on_the_other", a_reset_is_passed_on),
+    ("endings::a_tunnel_that_is_cut_resets_every_application", a_cut_resets_all),
+    ("endings::an_answer_that_is_cut_short_is_not_an_end", an_answer_that_is_cut_short),
+];
+
+/// Reads until the end: whether it was a reset, and not an end of file.
+async fn was_reset(socket: &mut TcpStream) -> bool {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match timeout(Duration::from_secs(5), socket.read(&mut buffer)).await {
+            Err(_) => panic!("hangs"),
+            Ok(Ok(0)) => return false,
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return true,
+        }
+    }
+}
+
+fn a_reset_is_passed_on() {
+    for ends in ALL {
+        for near_resets in [true, false] {
+            for half_closed in [false, true] {
+                run(async {
+                    let tunnel = Tunnel::new(ends).await;
+                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let (near, far) = apps(&tunnel, &listener).await;
+                    // A sibling is none the worse for it.
+                    let (mut a, mut b) = apps(&tunnel, &listener).await;
+                    let (mut resets, mut sees) =
+                        if near_resets { (near, far) } else { (far, near) };
+                    resets.write_all(b"some of it").await.unwrap();
+                    sees.read_exact(&mut [0; 10]).await.unwrap();
+                    if half_closed {
+                        sees.shutdown().await.unwrap();
+                        assert_eq!(resets.read(&mut [0; 1]).await.unwrap(), 0);
+                    }
+                    SockRef::from(&resets).set_linger(Some(Duration::ZERO)).unwrap();
+                    drop(resets);
+                    assert!(
+                        was_reset(&mut sees).await,
+                        "{ends:?}, near resets: {near_resets}, half-closed: {half_closed}"
+                    );
+                    a.write_all(b"sound").await.unwrap();
+                    b.read_exact(&mut [0; 5]).await.unwrap();
+                });
+            }
+        }
+    }
+}
+
+fn a_cut_resets_all() {
+    for ends in ALL {
+        run(async {
+            let tunnel = Tunnel::new(ends).await;
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut pairs = Vec::new();
+            for n in 0..20 {
+                let (mut near, far) = apps(&tunnel, &listener).await;
+                if n % 2 == 0 {
+                    near.write_all(&vec![7; 10_000 * n]).await.unwrap();
+                }
+                pairs.push((near, far));
+            }
+            tunnel.cut();
+            for (n, (mut near, mut far)) in pairs.into_iter().enumerate() {
+                assert!(was_reset(&mut near).await, "{ends:?}: near {n}");
+                assert!(was_reset(&mut far).await, "{ends:?}: far {n}");
+            }
+        });
+    }
+}
+
+/// RFC 9113 §8.1: NO_ERROR says that no more is wanted, not that all was said.
+fn an_answer_that_is_cut_short() {
+    run(async {
+        let tunnel = Tunnel::new(Ends::AditToH2).await;
+        let mut app = tunnel.ask("cut.short:80".parse().unwrap()).await.unwrap();
+        app.read_exact(&mut [0; 10]).await.unwrap();
+        assert!(was_reset(&mut app).await, "it looks complete");
+    });
+}

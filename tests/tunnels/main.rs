@@ -1,0 +1,23 @@
+//! Whole tunnels over loopback, application to application: adit with adit, and each end of
+//! adit with the h2 crate over tokio-rustls. adit marks its sockets (CAP_NET_ADMIN), so this
+//! runs as root, or as anybody where user namespaces are allowed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod endings;
+#[path = "../support/harness.rs"]
+mod harness;
+#[path = "../support/pattern.rs"]
+mod pattern;
+mod peer;
+#[path = "../support/svids.rs"]
+#[allow(dead_code, reason = "PEM is for other tests")]
+mod svids;
+mod transfers;
+mod tunnel;
+
+fn main() {
+    adit::sys::sandbox::enter().expect("root, or user namespaces");
+    let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
+    harness::run(&[transfers::TESTS, endings::TESTS].concat());
+}

@@ -1,0 +1,263 @@
+//! A tunnel between a near and a far end, either of which may be adit or the h2 crate, and
+//! the applications at both sides of it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use adit::{
+    lifecycle::Tasks,
+    observe::conn::Meter,
+    relay::{self, App},
+    sys::netns::Netns,
+    tls::Acceptor,
+    tunnel::{
+        Hop, Own, Pool, TunnelConfig,
+        connect::{Authority, ConnectRequest},
+        server::{Incoming, serve},
+    },
+};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    peer::bridge,
+    svids::{ROOT, spiffe},
+};
+
+/// Who is at which end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ends {
+    Adit,
+    AditToH2,
+    H2ToAdit,
+}
+
+pub(crate) const ALL: [Ends; 3] = [Ends::Adit, Ends::AditToH2, Ends::H2ToAdit];
+
+/// Runs `work` as adit's workers do, on one thread; a test that hangs fails.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let work = async { tokio::time::timeout(Duration::from_secs(30), work).await };
+    runtime.block_on(work).expect("nothing hangs")
+}
+
+enum Near {
+    Adit { pool: Pool, own: Own, hop: Hop },
+    H2(h2::client::SendRequest<Bytes>),
+}
+
+pub(crate) struct Tunnel {
+    near: Near,
+    tasks: Tasks,
+    /// The far end's relays, in the order of their streams.
+    pub(crate) meters: Arc<Mutex<Vec<Arc<Meter>>>>,
+    /// The sockets of the wire, to be cut.
+    wire: CancellationToken,
+}
+
+impl Tunnel {
+    pub(crate) async fn new(ends: Ends) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (tasks, wire) = (Tasks::default(), CancellationToken::new());
+        let meters = Arc::default();
+        match ends {
+            Ends::AditToH2 => tasks.spawn(h2_server(listener, tasks.clone())),
+            _ => tasks.spawn(adit_server(listener, tasks.clone(), Arc::clone(&meters))),
+        }
+        let addr = cuttable(addr, &tasks, wire.clone()).await;
+        let near = match ends {
+            Ends::H2ToAdit => Near::H2(h2_client(addr, &tasks).await),
+            _ => {
+                let netns = Arc::new(Netns::current().unwrap());
+                let (config, closing) = (TunnelConfig::default(), CancellationToken::new());
+                let pool = Pool::new(netns, config, tasks.clone(), closing);
+                let hop = Hop { addr, expect: vec![spiffe("far")] };
+                Near::Adit { pool, own: ROOT.own("near"), hop }
+            }
+        };
+        Self { near, tasks, meters, wire }
+    }
+
+    /// Cuts the connection in the middle of whatever it carries.
+    pub(crate) fn cut(&self) {
+        self.wire.cancel();
+    }
+
+    /// An application's socket whose other end is that of whoever accepts at `to`.
+    pub(crate) async fn connect(&self, to: SocketAddr) -> Result<TcpStream, String> {
+        self.ask(Authority::Addr(to)).await
+    }
+
+    pub(crate) async fn ask(&self, authority: Authority) -> Result<TcpStream, String> {
+        let (app, socket) = pair().await;
+        match &self.near {
+            Near::Adit { pool, own, hop } => {
+                let request = ConnectRequest {
+                    authority,
+                    client: app.local_addr().unwrap(),
+                    service: None,
+                    baggage: "k8s.namespace.name=shop".into(),
+                };
+                let opened = pool.open(own, hop, &request).await.map_err(|e| e.to_string())?;
+                let (mut stream, peer) = opened;
+                assert_eq!(peer.id, spiffe("far"));
+                let meter = Arc::default();
+                self.tasks.spawn(async move {
+                    relay::run(App::new(socket), &mut stream, &meter, None).await;
+                });
+            }
+            Near::H2(send) => {
+                let mut send = send.clone().ready().await.map_err(|e| e.to_string())?;
+                let connect = Request::builder().method(Method::CONNECT).uri(authority.to_string());
+                let sent = send.send_request(connect.body(()).unwrap(), false);
+                let (answer, up) = sent.map_err(|e| e.to_string())?;
+                let answer = answer.await.map_err(|e| e.to_string())?;
+                assert_eq!(answer.status(), 200);
+                self.tasks.spawn(bridge(socket, up, answer.into_body()));
+            }
+        }
+        Ok(app)
+    }
+}
+
+impl Tunnel {
+    /// The near end without an application (h2 crate).
+    pub(crate) async fn stream(&self, to: SocketAddr) -> h2::SendStream<Bytes> {
+        let Near::H2(send) = &self.near else { panic!("the near end is adit") };
+        let connect = Request::builder().method(Method::CONNECT).uri(to.to_string());
+        let mut send = send.clone().ready().await.unwrap();
+        let (answer, up) = send.send_request(connect.body(()).unwrap(), false).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
+        up
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.tasks.cut();
+    }
+}
+
+pub(crate) async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let caller = TcpStream::connect(listener.local_addr().unwrap());
+    let (caller, answerer) = tokio::join!(caller, listener.accept());
+    (caller.unwrap(), answerer.unwrap().0)
+}
+
+/// A port that leads to `to` by a plain relay, until it is cut.
+async fn cuttable(to: SocketAddr, tasks: &Tasks, cut: CancellationToken) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let spawner = tasks.clone();
+    tasks.spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let cut = cut.clone();
+            spawner.spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                let copy = tokio::io::copy_bidirectional(&mut near, &mut far);
+                tokio::select! {
+                    _ = copy => {}
+                    () = cut.cancelled() => {}
+                }
+            });
+        }
+    });
+    addr
+}
+
+async fn adit_server(listener: TcpListener, tasks: Tasks, meters: Arc<Mutex<Vec<Arc<Meter>>>>) {
+    let own = ROOT.own("far");
+    while let Ok((tcp, peer)) = listener.accept().await {
+        let within = Duration::from_secs(10);
+        let (own, tasks, meters) = (own.clone(), tasks.clone(), Arc::clone(&meters));
+        tasks.clone().spawn(async move {
+            let accept = Acceptor::default();
+            let Ok(session) = accept.accept(tcp, &own.svid, &own.bundles, within).await else {
+                return;
+            };
+            assert_eq!(session.peer.id, spiffe("near"));
+            let handle = |incoming: Incoming| {
+                let meter = Arc::new(Meter::default());
+                meters.lock().unwrap().push(Arc::clone(&meter));
+                deliver(incoming, meter)
+            };
+            let draining = CancellationToken::new();
+            let _ = serve(session, peer, within, &tasks, draining, handle).await;
+        });
+    }
+}
+
+/// As the inbound side of a node: the application is the relay's far socket.
+async fn deliver(incoming: Incoming, meter: Arc<Meter>) {
+    let Some(Authority::Addr(to)) = incoming.authority() else { panic!("an address") };
+    let Ok(tcp) = TcpStream::connect(to).await else {
+        return incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
+    };
+    let Some(mut stream) = incoming.accept("") else { return };
+    relay::run(App::new(tcp), &mut stream, &meter, None).await;
+}
+
+async fn h2_server(listener: TcpListener, tasks: Tasks) {
+    let config = Arc::new(ROOT.rustls_server("far", SUITE));
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (config, tasks) = (Arc::clone(&config), tasks.clone());
+        tasks.clone().spawn(async move {
+            let tls = tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.expect("TLS");
+            let mut connection = h2::server::Builder::new()
+                .initial_window_size(200_000)
+                .initial_connection_window_size(8 << 20)
+                .handshake::<_, Bytes>(tls)
+                .await
+                .expect("HTTP/2");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.method(), Method::CONNECT);
+                if request.uri().host() == Some("cut.short") {
+                    tasks
+                        .spawn(cut_short(respond.send_response(Response::new(()), false).unwrap()));
+                    continue;
+                }
+                let to: SocketAddr = request.uri().to_string().parse().expect("an address");
+                tasks.spawn(async move {
+                    let Ok(tcp) = TcpStream::connect(to).await else {
+                        let refused = Response::builder().status(503).body(()).unwrap();
+                        return drop(respond.send_response(refused, true));
+                    };
+                    if let Ok(send) = respond.send_response(Response::new(()), false) {
+                        bridge(tcp, send, request.into_body()).await;
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Ends with RST_STREAM NO_ERROR, as some proxies do whatever the reason, but no END_STREAM.
+async fn cut_short(mut send: h2::SendStream<Bytes>) {
+    send.send_data(Bytes::from_static(b"some of it"), false).unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    send.send_reset(h2::Reason::NO_ERROR);
+}
+
+async fn h2_client(addr: SocketAddr, tasks: &Tasks) -> h2::client::SendRequest<Bytes> {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
+    let tcp = TcpStream::connect(addr).await.unwrap();
+    let tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
+    let (send, connection) = h2::client::Builder::new()
+        .initial_window_size(200_000)
+        .initial_connection_window_size(8 << 20)
+        .handshake(tls)
+        .await
+        .expect("HTTP/2");
+    tasks.spawn(async move {
+        let _ = connection.await;
+    });
+    send
+}
