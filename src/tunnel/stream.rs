@@ -220,7 +220,13 @@ impl Far for TunnelStream {
         loop {
             let stream = match sound(&mut core, id, cx) {
                 Ok(stream) => stream,
-                Err(e) => return Poll::Ready(Err(Broken::Far(e))),
+                Err(e) => {
+                    // What came before a reset is still the application's, if it can take it.
+                    if let Some(stream) = core.streams.get_mut(&id) {
+                        let _ = app.socket().try_write(stream.queue.as_slices().0);
+                    }
+                    return Poll::Ready(Err(Broken::Far(e)));
+                }
             };
             if let Some(error) = stream.app_error.take() {
                 return Poll::Ready(Err(Broken::App(error)));

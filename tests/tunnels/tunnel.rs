@@ -105,7 +105,7 @@ impl Tunnel {
                     service: None,
                     baggage: "k8s.namespace.name=shop".into(),
                 };
-                let opened = pool.open(own, hop, &request).await.map_err(|e| e.to_string())?;
+                let opened = pool.open(own, hop, &request, b"").await.map_err(|e| e.to_string())?;
                 let (mut stream, peer) = opened;
                 assert_eq!(peer.id, spiffe("far"));
                 let meter = Arc::default();
