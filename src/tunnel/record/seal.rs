@@ -27,16 +27,17 @@ pub struct Sealer {
     sent: usize,
     open: Option<usize>,
     end: usize,
-    /// A KeyUpdate is among what waits to be written: one answer serves many requests.
-    unanswered: bool,
+    /// Where the last KeyUpdate ends; 0 if it has been written. While it waits it serves as
+    /// the answer to any number of requests.
+    update: usize,
     closed: bool,
 }
 
 impl Sealer {
     pub(super) fn new(secrets: TrafficSecrets) -> Result<Self, RecordError> {
         let key = SequencedKey::new(secrets)?;
-        let (storage, unanswered, closed) = (Vec::new(), false, false);
-        Ok(Self { key, storage, sent: 0, open: None, end: 0, unanswered, closed })
+        let storage = Vec::new();
+        Ok(Self { key, storage, sent: 0, open: None, end: 0, update: 0, closed: false })
     }
 
     /// How many bytes wait to be written, overhead included.
@@ -146,7 +147,7 @@ impl Sealer {
 
     fn rewind(&mut self) {
         if self.sent == self.end {
-            (self.sent, self.end, self.unanswered) = (0, 0, false);
+            (self.sent, self.end, self.update) = (0, 0, 0);
         }
     }
 
@@ -178,12 +179,12 @@ impl Sealer {
     }
 
     pub(super) fn rekeyed_unanswered(&self) -> bool {
-        self.unanswered || self.closed
+        self.update > self.sent || self.closed
     }
 
     pub(super) fn key_update(&mut self, request: bool) -> Result<(), RecordError> {
         self.message(&[24, 0, 0, 1, u8::from(request)], HANDSHAKE)?;
-        self.unanswered = true;
+        self.update = self.end;
         Ok(())
     }
 
@@ -219,6 +220,7 @@ impl Sealer {
         // Written bytes in front are dropped when that is cheap.
         if self.sent > 0 && self.waiting() < self.sent {
             self.storage.copy_within(self.sent..self.end, 0);
+            self.update = self.update.saturating_sub(self.sent);
             (self.sent, self.end) = (0, self.end - self.sent);
         }
         self.open = Some(self.end);

@@ -163,6 +163,30 @@ fn key_updates_are_followed_and_answered_once() {
     }
 }
 
+/// RFC 8446 §4.6.3: an answer that is on its way already is none to a new request, even if
+/// what follows it still waits.
+#[test]
+fn a_request_behind_a_written_answer_is_answered_again() {
+    let (mut a, mut b) = pair(Aead::Aes128Gcm);
+    let mut ask = |a: &mut Records| {
+        b.update_key(true).unwrap();
+        let (_, others) = open_all(a, take(&mut b)).unwrap();
+        assert_eq!(others, [Opened::KeyUpdate { requested: true }]);
+    };
+    ask(&mut a);
+    ask(&mut a);
+    let answer = a.pending().unwrap().len();
+    assert_eq!(answer, HEADER + 5 + TAIL, "one for both");
+    a.sealer.append(&[7; 9]).unwrap();
+    let mut wire = a.pending().unwrap().to_vec();
+    a.sealer.written(answer + 1);
+    wire.truncate(answer + 1);
+    ask(&mut a);
+    wire.extend(take(&mut a));
+    let (plain, others) = open_all(&mut b, wire).unwrap();
+    assert_eq!((plain.len(), others.len()), (9, 2));
+}
+
 #[test]
 fn a_worn_key_is_replaced_by_itself() {
     let (mut a, mut b) = pair(Aead::Aes128Gcm);
