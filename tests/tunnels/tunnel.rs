@@ -48,7 +48,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 enum Near {
-    Adit { pool: Pool, own: Own, hop: Hop },
+    Adit { pool: Box<Pool>, own: Own, hop: Hop },
     H2(h2::client::SendRequest<Bytes>),
 }
 
@@ -77,7 +77,7 @@ impl Tunnel {
             _ => {
                 let netns = Arc::new(Netns::current().unwrap());
                 let (config, closing) = (TunnelConfig::default(), CancellationToken::new());
-                let pool = Pool::new(netns, config, tasks.clone(), closing);
+                let pool = Box::new(Pool::new(netns, config, tasks.clone(), closing));
                 let hop = Hop { addr, expect: vec![spiffe("far")] };
                 Near::Adit { pool, own: ROOT.own("near"), hop }
             }
