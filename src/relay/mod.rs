@@ -85,12 +85,12 @@ pub async fn run(
 ) -> End {
     let (mut up, mut down) = (false, false);
     let carry = poll_fn(|cx| {
-        if !up && far.poll_up(cx, &mut app, meter)?.is_ready() {
-            up = true;
-        }
         if !down && far.poll_down(cx, &mut app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
             down = true;
+        }
+        if !up && far.poll_up(cx, &mut app, meter)?.is_ready() {
+            up = true;
         }
         if up && down {
             return Poll::Ready(Ok(()));

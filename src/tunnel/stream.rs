@@ -223,7 +223,8 @@ impl Far for TunnelStream {
                 Err(e) => {
                     // What came before a reset is still the application's, if it can take it.
                     if let Some(stream) = core.streams.get_mut(&id) {
-                        let _ = app.socket().try_write(stream.queue.as_slices().0);
+                        let rest = stream.queue.make_contiguous();
+                        let _ = socket2::SockRef::from(&**app.socket()).send(rest);
                     }
                     return Poll::Ready(Err(Broken::Far(e)));
                 }
