@@ -1,9 +1,11 @@
 //! The standards' own words as tables.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod h2_oracle;
 mod openssl;
 #[path = "../support/pattern.rs"]
 mod pattern;
+mod random_bytes;
 mod records;
 #[path = "../support/records_end.rs"]
 mod records_end;
