@@ -26,8 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("transfers::what_is_held_for_a_stalled_reader_is_bounded", what_is_held_is_bounded),
 ];
 
-/// A tenth in debug builds, whose copies are slow.
-const LARGE: usize = if cfg!(debug_assertions) { 10_000_000 } else { 100_000_000 };
+/// A fifth in debug builds, whose copies are slow.
+const LARGE: usize = if cfg!(debug_assertions) { 20_000_000 } else { 100_000_000 };
 
 pub(crate) async fn write(mut to: OwnedWriteHalf, mut bytes: Pattern, total: usize) {
     while bytes.at < total {
@@ -40,11 +40,16 @@ pub(crate) async fn write(mut to: OwnedWriteHalf, mut bytes: Pattern, total: usi
 }
 
 pub(crate) async fn read(mut from: OwnedReadHalf, mut bytes: Pattern, total: usize) {
-    let mut buffer = vec![0; 256 * 1024];
+    let (mut buffer, mut paused) = (vec![0; 256 * 1024], false);
     loop {
         match from.read(&mut buffer).await.expect("no reset") {
             0 => break,
             n => bytes.expect(&buffer[..n]),
+        }
+        // Once, long enough that what comes has to wait in the tunnel.
+        if total >= LARGE && !paused && bytes.at > total / 4 {
+            paused = true;
+            sleep(Duration::from_millis(300)).await;
         }
     }
     assert_eq!(bytes.at, total, "all of it");
