@@ -44,7 +44,10 @@ impl Tunnel {
     pub(super) fn new(role: Role, limits: Limits, session: Session) -> Result<Arc<Self>, Over> {
         let mut core = Core::new(role, limits, session.keys)?;
         let mut early = session.early;
-        core.received(&mut early)?;
+        if let Err(over) = core.received(&mut early) {
+            core.last_words(&over, &session.tcp);
+            return Err(over);
+        }
         Ok(Arc::new(Self { tcp: session.tcp, core: Mutex::new(core) }))
     }
 
