@@ -12,13 +12,14 @@ use tokio::{
 use crate::{
     harness::Test,
     transfers::apps,
-    tunnel::{ALL, Ends, Tunnel, run},
+    tunnel::{ALL, Ends, Tunnel, forge_behind_the_handshake, run},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("endings::a_reset_on_one_side_is_a_reset_on_the_other", a_reset_is_passed_on),
     ("endings::a_tunnel_that_is_cut_resets_every_application", a_cut_resets_all),
     ("endings::an_answer_that_is_cut_short_is_not_an_end", an_answer_that_is_cut_short),
+    ("endings::a_forged_record_behind_the_handshake_is_named", a_forged_record_is_named),
 ];
 
 /// Reads until the end: whether it was a reset, and not an end of file.
@@ -96,4 +97,9 @@ fn an_answer_that_is_cut_short() {
         app.read_exact(&mut [0; 10]).await.unwrap();
         assert!(was_reset(&mut app).await, "it looks complete");
     });
+}
+
+fn a_forged_record_is_named() {
+    let told = run(forge_behind_the_handshake());
+    assert!(told.contains("BadRecordMac"), "{told}");
 }

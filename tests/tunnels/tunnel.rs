@@ -22,7 +22,10 @@ use adit::{
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -159,9 +162,11 @@ async fn cuttable(to: SocketAddr, tasks: &Tasks, cut: CancellationToken) -> Sock
     let spawner = tasks.clone();
     tasks.spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
+            near.set_nodelay(true).unwrap();
             let cut = cut.clone();
             spawner.spawn(async move {
                 let mut far = TcpStream::connect(to).await.unwrap();
+                far.set_nodelay(true).unwrap();
                 let copy = tokio::io::copy_bidirectional(&mut near, &mut far);
                 tokio::select! {
                     _ = copy => {}
@@ -176,6 +181,7 @@ async fn cuttable(to: SocketAddr, tasks: &Tasks, cut: CancellationToken) -> Sock
 async fn adit_server(listener: TcpListener, tasks: Tasks, meters: Arc<Mutex<Vec<Arc<Meter>>>>) {
     let own = ROOT.own("far");
     while let Ok((tcp, peer)) = listener.accept().await {
+        tcp.set_nodelay(true).unwrap();
         let within = Duration::from_secs(10);
         let (own, tasks, meters) = (own.clone(), tasks.clone(), Arc::clone(&meters));
         tasks.clone().spawn(async move {
@@ -208,6 +214,7 @@ async fn deliver(incoming: Incoming, meter: Arc<Meter>) {
 async fn h2_server(listener: TcpListener, tasks: Tasks) {
     let config = Arc::new(ROOT.rustls_server("far", SUITE));
     while let Ok((tcp, _)) = listener.accept().await {
+        tcp.set_nodelay(true).unwrap();
         let (config, tasks) = (Arc::clone(&config), tasks.clone());
         tasks.clone().spawn(async move {
             let tls = tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.expect("TLS");
@@ -249,6 +256,7 @@ async fn cut_short(mut send: h2::SendStream<Bytes>) {
 async fn h2_client(addr: SocketAddr, tasks: &Tasks) -> h2::client::SendRequest<Bytes> {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
     let tcp = TcpStream::connect(addr).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
     let tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
     let (send, connection) = h2::client::Builder::new()
         .initial_window_size(200_000)
@@ -260,4 +268,22 @@ async fn h2_client(addr: SocketAddr, tasks: &Tasks) -> h2::client::SendRequest<B
         let _ = connection.await;
     });
     send
+}
+
+/// Sends a forged record together with its Finished, to adit; what it is told.
+pub(crate) async fn forge_behind_the_handshake() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let tasks = Tasks::default();
+    tasks.spawn(adit_server(listener, tasks.clone(), Arc::default()));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
+    let tcp = TcpStream::connect(addr).await.unwrap();
+    // What is written in a row arrives as one.
+    socket2::SockRef::from(&tcp).set_tcp_cork(true).unwrap();
+    let mut tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
+    let forged = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+    tls.get_mut().0.write_all(&forged).await.unwrap();
+    let mut bytes = Vec::new();
+    let told = tls.read_to_end(&mut bytes).await;
+    told.map_or_else(|e| e.to_string(), |_| "an orderly end".into())
 }
