@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use adit::tunnel::http2::{Code, Event, Http2, Limits, Role};
@@ -62,7 +62,8 @@ struct Ours {
 
 /// Drives our machine until all streams are over; what became of each, by its number.
 async fn ours(role: Role, mut io: DuplexStream, streams: u32) -> BTreeMap<u32, Ours> {
-    let mut end = Http2::new(role, Limits::default(), Instant::now());
+    let limits = Limits { connection_window: 300_000, ..Limits::default() };
+    let mut end = Http2::new(role, limits, Instant::now());
     let mut rng = StdRng::seed_from_u64(7);
     let mut open: HashMap<u32, Ours> = HashMap::new();
     let mut over = BTreeMap::new();
@@ -194,6 +195,11 @@ fn check(over: &BTreeMap<u32, Ours>, streams: u32, up: bool) {
 
 const STREAMS: u32 = 150;
 
+/// A window that is not refilled is a stall.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("no stall")
+}
+
 #[tokio::test]
 async fn our_client_against_their_server() {
     let (near, far) = duplex(30_000);
@@ -214,7 +220,8 @@ async fn our_client_against_their_server() {
             done.unwrap();
         }
     };
-    let (over, ()) = tokio::join!(ours(Role::Client, near, STREAMS), server);
+    let (over, ()) =
+        in_time(async { tokio::join!(ours(Role::Client, near, STREAMS), server) }).await;
     check(&over, STREAMS, true);
 }
 
@@ -246,6 +253,7 @@ async fn their_client_against_our_server() {
         driver.join_next().await.unwrap().unwrap().unwrap();
         drop(opener); // its last handle would hang up
     };
-    let (over, ()) = tokio::join!(ours(Role::Server, near, STREAMS), client);
+    let (over, ()) =
+        in_time(async { tokio::join!(ours(Role::Server, near, STREAMS), client) }).await;
     check(&over, STREAMS, false);
 }

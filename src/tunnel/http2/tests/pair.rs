@@ -72,7 +72,8 @@ impl Pair {
     fn new() -> Self {
         let now = Instant::now();
         let flood = FloodLimits { burst: u32::MAX, per_second: 0 };
-        let limits = Limits { flood, stream_window: 65_535, max_streams: 20, ..Limits::default() };
+        let limits = Limits { flood, stream_window: 5_000, max_streams: 20, ..Limits::default() };
+        let limits = Limits { stream_held: 9_000, stream_window_most: 60_000, ..limits };
         let end = |role| End {
             http2: Http2::new(role, limits, now),
             flows: HashMap::new(),
@@ -81,7 +82,10 @@ impl Pair {
             pings: 0,
             pongs: 0,
         };
-        Self([end(Role::Server), end(Role::Client)], now)
+        let mut pair = Self([end(Role::Server), end(Role::Client)], now);
+        // Small windows hold once they are known.
+        [true, false].into_iter().for_each(|side| pair.carry(side, usize::MAX, 50));
+        pair
     }
 
     fn pick(&self, side: bool, nth: u8) -> Option<u32> {
@@ -148,7 +152,7 @@ impl Pair {
                 // As if the end announced another window: only the other's sending changes.
                 let end = &mut self.0[usize::from(side)];
                 end.flush();
-                end.wire.extend(setting(4, 65_535 - u32::from(value) % 1000));
+                end.wire.extend(setting(4, 5_000 - u32::from(value) % 1000));
             }
         }
     }
@@ -231,9 +235,12 @@ impl End {
                     }
                     flow.held += range.len();
                     flow.ended = end;
-                    assert!(flow.held <= 4 << 20, "{id} holds {}", flow.held);
+                    assert!(flow.held <= 60_000, "{id} holds {}", flow.held);
                 }
-                Some(Event::Reset { id, .. }) => self.flows.get_mut(&id).unwrap().reset = true,
+                Some(Event::Reset { id, code }) => {
+                    assert!([Code::CANCEL, Code::REFUSED_STREAM].contains(&code), "{id}: {code:?}");
+                    self.flows.get_mut(&id).unwrap().reset = true;
+                }
                 Some(Event::Pong(_)) => self.pongs += 1,
                 Some(Event::GoAway { code, .. }) => assert_eq!(code, Code::NO_ERROR),
                 Some(Event::Settings | Event::Window(_)) | None => {}

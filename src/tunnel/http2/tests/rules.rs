@@ -75,9 +75,11 @@ fn s5_1_states() {
         ("DATA on even", data(0, 2, b"x"), bad),
         ("RST_STREAM on even", rst(2), bad),
         ("HEADERS on even", connect(2), bad),
+        ("trailers on even", headers(1, 2, &[("a", "b")]), bad),
     ]);
     server(&[
         ("HEADERS on even behind", [connect(3), connect(2)].concat(), bad),
+        ("trailers on even behind", [connect(3), headers(1, 2, &[("a", "b")])].concat(), bad),
         ("a lower stream", [connect(7), connect(5)].concat(), bad),
         ("the stream before last", [connect(5), connect(3)].concat(), bad),
         ("a stream used up", [rst(1), connect(1)].concat(), bad),
