@@ -5,11 +5,11 @@
 //! `record` (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`, which
 //! joins them to the streams; `driver`, which moves bytes between core and socket.
 //!
-//! Why both layers are ours (two cores, two pods on a veth pair, medians of interleaved rounds;
-//! `benches/results` has the raw data): the `h2` crate over our records made 6.8 Gb/s on one
-//! stream at 1.39 CPU s/GB and 48.8 k requests/s; these frames make 8.6 Gb/s at 1.16 s/GB and
-//! 54.1 k requests/s: 26 % more, where 10 % was asked for. Beside speed: a stalled stream holds
-//! at most 256 KiB, no budget kills a database's small packets, and all state is plain structs.
+//! Why both layers are ours (two cores, two pods on a veth pair, medians of five interleaved
+//! rounds, raw data in `benches/results/2026-11-24`): the `h2` crate over our records made
+//! 6.1 Gb/s on one stream and 6.5 on four at 1.52 CPU s/GB; these frames make 8.5 and 9.5 at
+//! 1.19: 39 and 46 % more, where 10 % was asked for. Beside speed: a stalled stream holds at
+//! most 256 KiB, no budget kills a database's small packets, and all state is plain structs.
 //! Tried and left: looking again 20 times before waiting (p50 and p99 unchanged, 35 % more
 //! CPU), fixed windows of 256 KiB to 1 MiB (the sender stops at every other read).
 //!
