@@ -59,6 +59,13 @@ table ip bench {
   }
 }
 N
+  # The callee's pod tracks connections too, as any capture there makes it.
+  at 2 nft -f - <<'N'
+table ip bench {
+  chain in { type nat hook prerouting priority dstnat; meta mark 0x539 accept; }
+  chain out { type nat hook output priority -100; meta mark 0x539 accept; }
+}
+N
 }
 
 # --- the applications
@@ -149,7 +156,7 @@ stop() {
   ((${#pids[@]})) || return 0
   kill -TERM "${pids[@]}" 2>/dev/null || true
   for pid in "${pids[@]}"; do timeout 10 tail --pid="$pid" -f /dev/null || kill -KILL "$pid"; done
-  pids=(); at 1 nft delete table ip bench 2>/dev/null || true; sleep 0.3
+  pids=(); for pod in 1 2; do at $pod nft delete table ip bench 2>/dev/null || true; done; sleep 0.3
 }
 envoy=$(find "$here/target/tools" -type f -perm -100 -name 'envoy*' -size +1M | head -1)
 
