@@ -136,8 +136,10 @@ const FLUSH: Duration = Duration::from_secs(5);
 async fn until_unused(usage: &Usage, idle: Duration, closing: &CancellationToken) {
     let look = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(10));
     let mut last_used = Instant::now();
+    let mut soon = Duration::from_millis(20);
     loop {
-        let wait = if closing.is_cancelled() { Duration::from_millis(20) } else { look };
+        let wait = if closing.is_cancelled() { soon } else { look };
+        soon = if closing.is_cancelled() { (soon * 2).min(Duration::from_secs(1)) } else { soon };
         tokio::select! {
             () = sleep(wait) => {}
             () = closing.cancelled(), if !closing.is_cancelled() => {}

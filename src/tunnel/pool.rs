@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::SystemTime,
 };
 
 use tokio::sync::watch;
@@ -62,6 +63,10 @@ enum State {
 struct Entry {
     state: watch::Receiver<State>,
     usage: Arc<Usage>,
+    /// When the SVID that it shows became valid.
+    issued: SystemTime,
+    /// Ends it after its last stream.
+    retire: CancellationToken,
 }
 
 impl Entry {
@@ -160,6 +165,9 @@ impl Pool {
                 !tunnels.is_empty()
             });
         }
+        if !entries.contains_key(&key) {
+            retire_older(&mut entries, own.svid.not_before);
+        }
         let tunnels = entries.entry(key).or_default();
         tunnels.retain(|t| !t.is_over());
         let roomy = tunnels.iter().find(|t| !fresh && t.has_room(self.config.max_streams));
@@ -170,14 +178,27 @@ impl Pool {
         let usage = Arc::new(Usage::default());
         let slot = StreamSlot::take(&usage);
         let (say, state) = watch::channel(State::Dialling);
-        tunnels.push(Entry { state: state.clone(), usage: Arc::clone(&usage) });
-        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say);
+        let retire = self.closing.child_token();
+        tunnels.push(Entry {
+            state: state.clone(),
+            usage: Arc::clone(&usage),
+            issued: own.svid.not_before,
+            retire: retire.clone(),
+        });
+        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire);
         (state, slot, usage)
     }
 
-    fn spawn_dial(&self, own: Own, hop: Hop, usage: Arc<Usage>, say: watch::Sender<State>) {
+    fn spawn_dial(
+        &self,
+        own: Own,
+        hop: Hop,
+        usage: Arc<Usage>,
+        say: watch::Sender<State>,
+        closing: CancellationToken,
+    ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
-        let (connector, closing) = (Arc::clone(&self.connector), self.closing.clone());
+        let connector = Arc::clone(&self.connector);
         self.tasks.spawn(async move {
             match dial(&netns, &connector, &own, &hop, &config).await {
                 Ok(client) => {
@@ -196,6 +217,19 @@ impl Pool {
             }
         });
     }
+}
+
+/// Tunnels of an SVID that has been renewed take no more streams: they end with their last.
+fn retire_older(entries: &mut HashMap<Key, Vec<Entry>>, now: SystemTime) {
+    entries.retain(|_, tunnels| {
+        tunnels.retain(|t| {
+            if t.issued < now {
+                t.retire.cancel();
+            }
+            t.issued >= now
+        });
+        !tunnels.is_empty()
+    });
 }
 
 async fn dial(

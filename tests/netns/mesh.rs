@@ -162,7 +162,7 @@ fn half_life() {
     let mut lab = Lab::new(PODS);
     lab.lifetime = "10s";
     lab.echo("db", 8080);
-    lab.start(&allow(&["web"]));
+    lab.start(&format!("workers: 1\n{}", allow(&["web"])));
     let mut running = held(&lab, "web");
     let first = serial(&lab, "shop/db");
     lab.wait("renewed", || serial(&lab, "shop/db") != first);
@@ -170,6 +170,11 @@ fn half_life() {
     lab.wait("renewed again", || serial(&lab, "shop/db") != second);
     assert!(still_answers(&mut running));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    // The tunnel of the first SVID goes with its last stream.
+    let tunnels = || lab.tool("db", "ss -Htn state established sport = :15008").lines().count();
+    lab.wait("the tunnel in use and the newest", || tunnels() == 2);
+    drop(running);
+    lab.wait("only the tunnel of the newest SVID", || tunnels() == 1);
 }
 
 fn stopping() {
