@@ -6,12 +6,14 @@ use std::{
     net::Shutdown,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
+
+use crate::sys::sockets;
 
 /// One TCP socket. Dropped before [`App::finish`], it resets the connection: what was cut in
 /// the middle must not look complete.
@@ -37,8 +39,7 @@ impl App {
     /// The socket holds no more than this call has seen: the next readiness is a new one. Saves
     /// the read that would only say so.
     pub fn drained(&self) {
-        let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = self.socket.try_io(Interest::READABLE, would_block);
+        sockets::not_ready(&self.socket, Interest::READABLE);
     }
 
     /// Says that nothing more comes (FIN).
@@ -59,8 +60,12 @@ impl App {
         let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
     }
 
-    /// Waits for a reset by the other end, after its end of file.
+    /// Waits for a reset by the other end that no read would tell of: something is there, or
+    /// the end, and nobody reads it.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Err(error) = ready!(self.socket.poll_read_ready(cx)) {
+            return Poll::Ready(error);
+        }
         let socket = &self.socket;
         let reset = self.reset.get_or_insert_with(|| Box::pin(until_reset(Arc::clone(socket))));
         reset.as_mut().poll(cx)
@@ -75,10 +80,7 @@ async fn until_reset(socket: Arc<TcpStream>) -> io::Error {
         match socket.take_error() {
             Ok(Some(e)) | Err(e) => return e,
             // Nothing wrong after all (a stale event): forget it and wait on.
-            Ok(None) => {
-                let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = socket.try_io(Interest::ERROR, would_block);
-            }
+            Ok(None) => sockets::not_ready(&socket, Interest::ERROR),
         }
     }
 }

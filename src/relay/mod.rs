@@ -42,7 +42,7 @@ pub trait Far: Send {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>>;
 
-    /// Waits for a reset by the far side after its end, where `poll_up` would not tell.
+    /// Waits for a reset by the far side, where `poll_up` and `poll_down` would not tell.
     fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }
@@ -95,11 +95,12 @@ pub async fn run(
         if up && down {
             return Poll::Ready(Ok(()));
         }
-        // While the application may still speak, reads tell of its end.
-        if up && let Poll::Ready(error) = app.poll_reset(cx) {
+        // Reads tell of a reset, but not behind an end of file, nor while nobody reads because
+        // the other side takes nothing.
+        if let Poll::Ready(error) = app.poll_reset(cx) {
             return Poll::Ready(Err(Broken::App(error)));
         }
-        if down && let Poll::Ready(error) = far.poll_reset(cx) {
+        if let Poll::Ready(error) = far.poll_reset(cx) {
             return Poll::Ready(Err(Broken::Far(error)));
         }
         Poll::Pending

@@ -64,6 +64,30 @@ async fn a_reset_after_a_half_close_is_noticed_too() {
 }
 
 #[tokio::test]
+async fn a_reset_is_noticed_while_the_other_side_takes_nothing() {
+    for app_resets in [true, false] {
+        let Relayed { app, mesh, end } = relayed(None).await;
+        let (ends, stalled) = if app_resets { (app, mesh) } else { (mesh, app) };
+        let fill = async {
+            loop {
+                ends.writable().await.unwrap();
+                let _ = ends.try_write(&[7; 65_536]);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(300), fill).await;
+        socket2::SockRef::from(&ends).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(ends);
+        let ended = tokio::time::timeout(Duration::from_secs(5), end).await;
+        match ended.expect("the reset is noticed").unwrap().0 {
+            End::AppReset(_) => assert!(app_resets),
+            End::FarReset(_) => assert!(!app_resets),
+            other => panic!("{other:?}"),
+        }
+        drop(stalled);
+    }
+}
+
+#[tokio::test]
 async fn a_relay_that_is_cut_resets_both_sides() {
     let Relayed { mut app, mut mesh, end } = relayed(None).await;
     app.write_all(b"half an ans").await.unwrap();

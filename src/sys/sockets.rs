@@ -9,7 +9,10 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::Interest,
+    net::{TcpSocket, TcpStream},
+};
 
 use super::netns::Netns;
 
@@ -139,6 +142,13 @@ pub fn read_now(socket: &TcpStream) -> Vec<u8> {
     let mut buffer = [0; 4096];
     let read = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
     buffer[..read].to_vec()
+}
+
+/// Has tokio forget a readiness that has been used up, as if a call had said so: the next one
+/// that the kernel tells is a new one. Only on the thread whose poller owns the socket.
+pub fn not_ready(socket: &TcpStream, interest: Interest) {
+    let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    let _ = socket.try_io(interest, would_block);
 }
 
 /// How many bytes a socket would take without waiting: its send buffer without what lies in

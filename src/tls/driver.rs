@@ -8,6 +8,7 @@ use rustls::{
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{TlsError, handshake::peer_of, session::IntoKeys, session::Session};
 
@@ -120,16 +121,16 @@ struct Progress<H> {
 }
 
 /// Does the cryptography of one step beside the worker: a burst of handshakes must not delay
-/// the streams that are open.
+/// the streams that are open. A step whose peer ran out of time before its turn is left out.
 async fn aside<H: Handshake + Send + 'static>(
     mut at: Progress<H>,
 ) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
-    let stepped = tokio::task::spawn_blocking(move || {
+    let stepped = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
         let (used, step) = at.tls.step(&mut at.input[..at.offered], &mut at.output);
         at.input.drain(..used);
         at.offered -= used;
         (at, step)
-    });
+    }));
     stepped.await.map_err(|e| TlsError::Other(format!("handshake thread: {e}")))
 }
 

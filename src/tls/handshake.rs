@@ -160,16 +160,17 @@ impl Connector {
     ) -> Result<Arc<ClientConfig>, TlsError> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let same =
-            |c: &mut CachedClient| Arc::ptr_eq(&c.svid, svid) && Arc::ptr_eq(&c.bundles, bundles);
-        if !cached.as_mut().is_some_and(same) {
-            *cached = Some(CachedClient {
+            |c: &CachedClient| Arc::ptr_eq(&c.svid, svid) && Arc::ptr_eq(&c.bundles, bundles);
+        let current = match cached.take().filter(same) {
+            Some(current) => current,
+            None => CachedClient {
                 svid: Arc::clone(svid),
                 bundles: Arc::clone(bundles),
                 key: Arc::new(certified_key(svid)?),
                 configs: HashMap::new(),
-            });
-        }
-        let Some(CachedClient { key, configs, .. }) = &mut *cached else { unreachable!() };
+            },
+        };
+        let CachedClient { key, configs, .. } = cached.insert(current);
         if let Some(known) = configs.get(expected) {
             return Ok(Arc::clone(known));
         }

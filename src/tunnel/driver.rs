@@ -16,7 +16,7 @@ use super::{
     record::RecordError,
     stream::TunnelStream,
 };
-use crate::{relay::with_scratch, tls::Session};
+use crate::{relay::with_scratch, sys::sockets, tls::Session};
 
 /// A tunnel, shared by its driver and its streams.
 pub(super) struct Tunnel {
@@ -69,11 +69,13 @@ impl Tunnel {
         }
         let id = core.http2.open(authority, fields)?;
         core.streams.insert(id, super::core::Stream::default());
+        let sent = first.is_empty() || core.send(id, first).unwrap_or(false);
+        core.wake_driver();
+        drop(core); // a stream that is dropped takes the lock
         let mut stream = TunnelStream::new(Arc::clone(self), id);
-        if !first.is_empty() && !core.send(id, first).ok()? {
+        if !sent {
             stream.hold(first);
         }
-        core.wake_driver();
         Some(stream)
     }
 
@@ -98,8 +100,10 @@ impl Tunnel {
         poll_fn(|cx| self.poll_io(cx)).await
     }
 
-    /// Waits until the peer's SETTINGS have come. [`Tunnel::carry`] must run beside it, or it
-    /// is carried here.
+    /// Moves bytes until the peer's SETTINGS have come. Cancel safe.
+    ///
+    /// # Errors
+    /// Why the tunnel is over.
     pub(super) async fn settings(&self) -> Result<(), Over> {
         poll_fn(|cx| match self.poll_io(cx) {
             _ if self.core().http2.has_settings() => Poll::Ready(Ok(())),
@@ -218,8 +222,7 @@ impl Tunnel {
                 };
                 if have + read < buffer.len() {
                     // There was no more: the read that would say so is saved.
-                    let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    let _ = self.tcp.try_io(Interest::READABLE, would_block);
+                    sockets::not_ready(&self.tcp, Interest::READABLE);
                 }
                 core.received(&mut buffer[..have + read])?;
                 // What has not ended by now never will.

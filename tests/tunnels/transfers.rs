@@ -1,6 +1,10 @@
 //! What goes in comes out: sizes around every limit, both directions at once, many streams.
 
-use std::{future::poll_fn, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use rand::Rng;
 use tokio::{
@@ -22,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("transfers::all_sizes_pass_both_ways_at_once", all_sizes_pass_both_ways_at_once),
     ("transfers::a_half_closed_side_is_answered", a_half_closed_side_is_answered),
     ("transfers::a_thousand_streams_come_and_go", a_thousand_streams_come_and_go),
+    ("transfers::streams_share_a_tunnel_evenly", streams_share_a_tunnel_evenly),
     ("transfers::a_stalled_reader_holds_up_nobody_else", a_stalled_reader_holds_up_nobody_else),
     ("transfers::what_is_held_for_a_stalled_reader_is_bounded", what_is_held_is_bounded),
 ];
@@ -126,6 +131,34 @@ fn a_thousand_streams_come_and_go() {
             }
         });
     }
+}
+
+/// Round robin: whoever has much to say does not silence who else has.
+fn streams_share_a_tunnel_evenly() {
+    run(async {
+        let tunnel = Tunnel::new(Ends::Adit).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shares: Vec<_> = (0..6).map(|_| AtomicU64::new(0)).collect();
+        let mut streams = Vec::new();
+        for share in &shares {
+            let (mut near, mut far) = apps(&tunnel, &listener).await;
+            let total = || shares.iter().map(|s| s.load(Relaxed)).sum::<u64>();
+            streams.push(async move {
+                let send = async { while near.write_all(&[7; 256 * 1024]).await.is_ok() {} };
+                let receive = async {
+                    let mut buffer = vec![0; 256 * 1024];
+                    while total() < 60_000_000 {
+                        let n = far.read(&mut buffer).await.unwrap();
+                        share.fetch_add(n as u64, Relaxed);
+                    }
+                };
+                tokio::select! { () = send => {}, () = receive => {} }
+            });
+        }
+        futures_util::future::join_all(streams).await;
+        let shares: Vec<_> = shares.into_iter().map(AtomicU64::into_inner).collect();
+        assert!(shares.iter().all(|s| *s > 3_000_000), "{shares:?} of 60 MB");
+    });
 }
 
 /// Kernel buffers of the stalled application's connection are not ours: what the far end has

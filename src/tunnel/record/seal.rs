@@ -58,12 +58,12 @@ impl Sealer {
         (self.end == 0 && !self.storage.is_empty()).then(|| std::mem::take(&mut self.storage))
     }
 
-    /// Appends plaintext, opening and sealing records as needed.
+    /// Appends plaintext, opening and sealing records as needed; nothing follows an alert.
     ///
     /// # Errors
     /// If the key is used up.
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), RecordError> {
-        while !bytes.is_empty() {
+        while !bytes.is_empty() && !self.closed {
             let room = self.opened(1)?;
             let part = room.min(bytes.len());
             self.ensure(self.end + part + TAIL);

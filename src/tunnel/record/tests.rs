@@ -133,6 +133,17 @@ fn small_writes_share_a_record_and_large_ones_fill_them() {
 }
 
 #[test]
+fn nothing_follows_close_notify() {
+    let (mut a, mut b) = pair(Aead::Aes128Gcm);
+    a.sealer.append(b"last").unwrap();
+    a.sealer.close().unwrap();
+    a.sealer.append(b"too late").unwrap();
+    let wire = take(&mut a);
+    assert_eq!(wire.len(), 2 * (HEADER + TAIL) + 4 + 2);
+    assert_eq!(open_all(&mut b, wire).unwrap(), (b"last".to_vec(), vec![Opened::Closed]));
+}
+
+#[test]
 fn an_idle_connection_owns_no_buffer() {
     let (mut a, _) = pair(Aead::Aes128Gcm);
     a.sealer.lend(|| vec![0; 4096]);
