@@ -17,6 +17,7 @@ use super::{
     buffers,
     http2::{Code, Event, Failure, Http2, Limits, Request, Role},
     record::{Opened, RecordError, Records},
+    turns::Turns,
 };
 use crate::{observe::conn::Meter, sys::sockets, tls::Keys};
 
@@ -86,8 +87,7 @@ pub(super) struct Core {
     pub(super) http2: Http2,
     pub(super) records: Records,
     pub(super) streams: HashMap<u32, Stream>,
-    /// Streams that wait for room to write, first come first served.
-    pub(super) writers: VecDeque<u32>,
+    turns: Turns,
     /// Requests that nobody has taken up yet (server).
     pub(super) incoming: VecDeque<(u32, Request)>,
     /// The start of a record whose rest has not come.
@@ -107,7 +107,7 @@ impl Core {
             http2: Http2::new(role, limits, now),
             records: Records::new(keys)?,
             streams: HashMap::new(),
-            writers: VecDeque::new(),
+            turns: Turns::default(),
             incoming: VecDeque::new(),
             partial: Vec::new(),
             over: None,
@@ -173,13 +173,27 @@ impl Core {
         Ok(())
     }
 
-    /// Lets those who waited for room try again.
-    pub(super) fn wake_writers(&mut self) {
-        while let Some(id) = self.writers.pop_front() {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.wake();
+    /// How many bytes a stream may write now; `None`: it is woken when it may. Whoever had a
+    /// turn calls [`Core::next_turns`] behind it, used or not.
+    pub(super) fn turn(&mut self, id: u32) -> Option<usize> {
+        self.turns.take(id, self.records.sealer.waiting())
+    }
+
+    /// Lets those who wait for their turn write, as far as there is room.
+    pub(super) fn next_turns(&mut self) {
+        while let Some(id) = self.turns.next(self.records.sealer.waiting()) {
+            match self.streams.get_mut(&id) {
+                Some(stream) => stream.wake(),
+                None => self.turns.forget(id),
             }
         }
+    }
+
+    /// Forgets a stream.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.streams.remove(&id);
+        self.turns.forget(id);
+        self.next_turns();
     }
 
     /// Opens what came (sealed records, the last one perhaps not whole) and acts on it.

@@ -192,9 +192,7 @@ impl Tunnel {
     fn poll_write(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
         loop {
             core.flush(&self.tcp)?;
-            if core.records.sealer.waiting() < super::WAITING {
-                core.wake_writers();
-            }
+            core.next_turns();
             if core.records.sealer.waiting() == 0 {
                 return Ok(());
             }

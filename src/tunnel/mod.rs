@@ -26,6 +26,7 @@ mod pool;
 pub mod record;
 pub mod server;
 pub mod stream;
+mod turns;
 
 use std::time::Duration;
 
@@ -65,6 +66,3 @@ impl Default for TunnelConfig {
         }
     }
 }
-
-/// What may wait to be written before streams must wait, in bytes.
-const WAITING: usize = 64 * 1024;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    WAITING, buffers,
+    buffers,
     client::StreamSlot,
     core::{Core, Outlet, Over, Stream},
     driver::Tunnel,
@@ -38,8 +38,6 @@ pub struct TunnelStream {
 }
 
 const SMALLEST: usize = 4 * 1024;
-/// What a stream may write at once while others wait for their turn (RFC 9113 leaves it to us).
-const QUANTUM: usize = 16 * 1024;
 /// How many reads in a row before others get their turn.
 const TURNS: usize = 4;
 
@@ -132,13 +130,21 @@ impl TunnelStream {
         if self.held.is_empty() {
             ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
         }
-        if core.records.sealer.waiting() >= WAITING {
-            if !core.writers.contains(&id) {
-                core.writers.push_back(id);
-            }
-            return Poll::Pending;
-        }
-        let room = core.http2.sendable(id);
+        let Some(turn) = core.turn(id) else { return Poll::Pending };
+        let moved = self.take_turn(core, app, meter, turn);
+        core.next_turns();
+        moved
+    }
+
+    fn take_turn(
+        &mut self,
+        core: &mut Core,
+        app: &App,
+        meter: &Meter,
+        turn: usize,
+    ) -> Poll<Result<bool, Broken>> {
+        let id = self.id;
+        let room = core.http2.sendable(id).min(turn);
         if room == 0 {
             return Poll::Pending; // a WINDOW_UPDATE wakes this task
         }
@@ -149,8 +155,7 @@ impl TunnelStream {
             core.wake_driver();
             return Poll::Ready(Ok(false));
         }
-        let turn = if core.writers.is_empty() { MOST_READ } else { QUANTUM };
-        let most = self.size.min(turn).min(room);
+        let most = self.size.min(room);
         core.seal_control().map_err(|e| Broken::Far(lost(&e)))?;
         let Core { records, http2, .. } = core;
         records.sealer.lend(buffers::take);
@@ -266,7 +271,7 @@ impl Far for TunnelStream {
 impl Drop for TunnelStream {
     fn drop(&mut self) {
         let mut core = self.tunnel.core();
-        core.streams.remove(&self.id);
+        core.forget(self.id);
         core.http2.reset(self.id, Code::CANCEL); // nothing, if it is over
         core.wake_driver();
     }
