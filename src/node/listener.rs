@@ -1,17 +1,25 @@
-//! Accept loops. One per port, pod and worker; what is accepted stays on that worker.
+//! Accept loops: one per port, pod and worker.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use tokio::{net::TcpListener, net::TcpStream, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::desk::Desk;
 use crate::{lifecycle::Tasks, observe::metrics::Metrics};
 
-/// Accepts until `stop`, giving each connection to `serve` as a task of its own.
+/// A listener of one worker, and that worker's share of what arrives.
+pub(super) type Door = (std::net::TcpListener, Desk);
+
+/// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
+/// worker that has less to do.
 ///
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it.
 pub(super) async fn accept_loop<S, F>(
-    listener: std::net::TcpListener,
+    (listener, mut desk): Door,
     name: &'static str,
     metrics: &Metrics,
     tasks: Tasks,
@@ -32,12 +40,22 @@ pub(super) async fn accept_loop<S, F>(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.map(|(socket, peer)| {
+                (desk.hand_over(socket, peer), peer)
+            }),
+            (socket, peer) = desk.handed() => {
+                TcpStream::from_std(socket).map(|socket| (Some(socket), peer))
+            }
         };
         match accepted {
             Ok((socket, peer)) => {
                 pause = Duration::from_millis(5);
-                tasks.spawn(serve(socket, peer));
+                let Some(socket) = socket else { continue };
+                let (place, served) = (desk.place(), serve(socket, peer));
+                tasks.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {

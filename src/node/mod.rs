@@ -21,6 +21,7 @@
 //! strict. When policies change, [`recheck()`] closes what is no longer allowed.
 
 pub mod capture;
+mod desk;
 mod inbound;
 mod listener;
 mod outbound;

@@ -11,8 +11,11 @@ use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, inbound, listener::accept_loop, outbound,
-    plaintext,
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT,
+    desk::Desk,
+    inbound,
+    listener::{Door, accept_loop},
+    outbound, plaintext,
 };
 use crate::{
     lifecycle::Tasks,
@@ -43,13 +46,12 @@ impl Pod {
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
         let netns = Arc::new(netns);
-        let mut listeners = Vec::new();
-        for worker in &node.workers {
-            let listen = |port| sockets::listen(&netns, SocketAddr::new(ANY, port));
-            let ports =
-                [listen(OUTBOUND_PORT)?, listen(INBOUND_PLAINTEXT_PORT)?, listen(HBONE_PORT)?];
-            listeners.push((worker.clone(), ports));
-        }
+        let open = |port| -> io::Result<Vec<Door>> {
+            let listen = |desk| Ok((sockets::listen(&netns, SocketAddr::new(ANY, port))?, desk));
+            Desk::all(node.workers.len()).into_iter().map(listen).collect()
+        };
+        let outward = open(OUTBOUND_PORT)?;
+        let doors = outward.into_iter().zip(open(INBOUND_PLAINTEXT_PORT)?).zip(open(HBONE_PORT)?);
         let pod = Arc::new(Self {
             uid: workload.uid.clone(),
             netns,
@@ -59,8 +61,8 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        for (worker, ports) in listeners {
-            pod.serve_on(node, &worker, ports);
+        for (worker, ((outward, plain), hbone)) in node.workers.iter().zip(doors) {
+            pod.serve_on(node, worker, [outward, plain, hbone]);
         }
         Ok(pod)
     }
@@ -69,7 +71,7 @@ impl Pod {
         self: &Arc<Self>,
         node: &Arc<Node>,
         worker: &tokio::runtime::Handle,
-        [outward, plain, hbone]: [std::net::TcpListener; 3],
+        [outward, plain, hbone]: [Door; 3],
     ) {
         let pool = Arc::new(Pool::new(
             Arc::clone(&self.netns),
@@ -102,7 +104,7 @@ impl Pod {
         &self,
         node: &Arc<Node>,
         worker: &tokio::runtime::Handle,
-        listener: std::net::TcpListener,
+        door: Door,
         name: &'static str,
         tasks: &Tasks,
         serve: S,
@@ -113,7 +115,7 @@ impl Pod {
         let metrics = Arc::clone(&node.telemetry.metrics);
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
-            accept_loop(listener, name, &metrics, tasks, stop, serve).await;
+            accept_loop(door, name, &metrics, tasks, stop, serve).await;
         });
     }
 
