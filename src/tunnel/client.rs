@@ -69,6 +69,11 @@ impl TunnelClient {
         core.over.is_none() && core.http2.room() > 0
     }
 
+    /// Whether a new stream would wait behind much that is on its way already.
+    pub(super) fn is_busy(&self) -> bool {
+        self.tunnel.core().is_busy()
+    }
+
     /// Opens one stream, sending `first` with the request, and waits for the answer.
     ///
     /// Cancel safe: a dropped future resets its own stream only.

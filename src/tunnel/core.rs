@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Waker,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::net::TcpStream;
@@ -96,6 +96,8 @@ pub(super) struct Core {
     /// The peer has said close_notify.
     pub(super) peer_closed: bool,
     pub(super) heard: Instant,
+    /// When a socket buffer of this tunnel was last seen full, either way.
+    pub(super) full: Option<Instant>,
     driver: Option<Waker>,
     woken: bool,
 }
@@ -113,9 +115,15 @@ impl Core {
             over: None,
             peer_closed: false,
             heard: now,
+            full: None,
             driver: None,
             woken: false,
         })
+    }
+
+    /// Whether what is sent now waits behind much that is on its way already.
+    pub(super) fn is_busy(&self) -> bool {
+        self.full.is_some_and(|at| at.elapsed() < BUSY)
     }
 
     /// Something waits to be written: the driver's turn, after all who are ready now.
@@ -390,5 +398,7 @@ struct Batch<'a> {
     slices: Vec<IoSlice<'a>>,
 }
 
+/// A tunnel whose socket was full so recently is busy.
+const BUSY: Duration = Duration::from_millis(20);
 /// What one writev takes (IOV_MAX is 1024).
 const MOST_SLICES: usize = 512;

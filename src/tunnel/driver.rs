@@ -198,7 +198,10 @@ impl Tunnel {
             }
             match self.tcp.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
-                Poll::Pending => return Ok(()),
+                Poll::Pending => {
+                    core.full = Some(Instant::now());
+                    return Ok(());
+                }
             }
         }
     }
@@ -223,6 +226,9 @@ impl Tunnel {
                     sockets::not_ready(&self.tcp, Interest::READABLE);
                 }
                 core.received(&mut buffer[..have + read])?;
+                if have + read == buffer.len() {
+                    core.full = Some(core.heard);
+                }
                 // What has not ended by now never will.
                 if core.peer_closed { Err(Over::Closed) } else { Ok(()) }
             })?;

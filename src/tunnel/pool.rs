@@ -70,6 +70,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// A place for one stream.
+    fn take(&self) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
+        (self.state.clone(), StreamSlot::take(&self.usage), Arc::clone(&self.usage))
+    }
+
     /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
     fn has_room(&self, limit: usize) -> bool {
         match &*self.state.borrow() {
@@ -80,10 +85,31 @@ impl Entry {
         !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
     }
 
+    /// The lower the sooner a stream gets through here.
+    fn rank(&self) -> Rank {
+        match &*self.state.borrow() {
+            State::Up(client) if client.is_busy() => Rank::Busy,
+            State::Up(_) => Rank::Calm,
+            _ => Rank::Dialling,
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.usage.closed.load(Relaxed) || matches!(&*self.state.borrow(), State::Failed(_))
     }
 }
+
+/// Which tunnel a new stream takes, the best first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Rank {
+    Calm,
+    /// Something large is on its way there, and the stream would wait behind it.
+    Busy,
+    Dialling,
+}
+
+/// The most tunnels to one peer that are there only because others are busy.
+const MOST_SPREAD: usize = 4;
 
 /// The tunnels of one pod on one worker.
 pub struct Pool {
@@ -170,23 +196,28 @@ impl Pool {
         }
         let tunnels = entries.entry(key).or_default();
         tunnels.retain(|t| !t.is_over());
-        let roomy = tunnels.iter().find(|t| !fresh && t.has_room(self.config.max_streams));
-        if let Some(entry) = roomy {
-            let slot = StreamSlot::take(&entry.usage);
-            return (entry.state.clone(), slot, Arc::clone(&entry.usage));
+        let roomy = tunnels.iter().filter(|t| !fresh && t.has_room(self.config.max_streams));
+        let Some(entry) = roomy.min_by_key(|t| t.rank()) else {
+            let entry = self.dial(own, hop);
+            let taken = entry.take();
+            tunnels.push(entry);
+            return taken;
+        };
+        let taken = entry.take();
+        // This one goes where it can; those that come later need not wait behind the bulk.
+        let dials = || tunnels.iter().any(|t| t.rank() == Rank::Dialling);
+        if entry.rank() == Rank::Busy && tunnels.len() < MOST_SPREAD && !dials() {
+            tunnels.push(self.dial(own, hop));
         }
+        taken
+    }
+
+    fn dial(&self, own: &Own, hop: &Hop) -> Entry {
         let usage = Arc::new(Usage::default());
-        let slot = StreamSlot::take(&usage);
         let (say, state) = watch::channel(State::Dialling);
         let retire = self.closing.child_token();
-        tunnels.push(Entry {
-            state: state.clone(),
-            usage: Arc::clone(&usage),
-            issued: own.svid.not_before,
-            retire: retire.clone(),
-        });
-        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire);
-        (state, slot, usage)
+        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire.clone());
+        Entry { state, usage, issued: own.svid.not_before, retire }
     }
 
     fn spawn_dial(

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("transfers::a_thousand_streams_come_and_go", a_thousand_streams_come_and_go),
     ("transfers::streams_share_a_tunnel_evenly", streams_share_a_tunnel_evenly),
     ("transfers::a_stalled_reader_holds_up_nobody_else", a_stalled_reader_holds_up_nobody_else),
+    ("transfers::who_comes_later_passes_by_the_bulk", who_comes_later_passes_by_the_bulk),
     ("transfers::what_is_held_for_a_stalled_reader_is_bounded", what_is_held_is_bounded),
 ];
 
@@ -158,6 +159,43 @@ fn streams_share_a_tunnel_evenly() {
         futures_util::future::join_all(streams).await;
         let shares: Vec<_> = shares.into_iter().map(AtomicU64::into_inner).collect();
         assert!(shares.iter().all(|s| *s > 6_500_000), "{shares:?} of 60 MB");
+    });
+}
+
+/// A tunnel whose socket is full is left alone: the next streams have one of their own.
+fn who_comes_later_passes_by_the_bulk() {
+    run(async {
+        let tunnel = Tunnel::new(Ends::Adit).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut calm, mut answers) = apps(&tunnel, &listener).await;
+        let (mut first, _) = apps(&tunnel, &listener).await;
+        first.write_all(b"x").await.unwrap();
+        assert_eq!(*tunnel.taken.lock().unwrap(), [2], "one tunnel while there is little to do");
+
+        let (mut near, mut far) = apps(&tunnel, &listener).await;
+        let send = async { while near.write_all(&[7; 256 * 1024]).await.is_ok() {} };
+        let receive = async {
+            let mut buffer = vec![0; 256 * 1024];
+            while far.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+        };
+        let later = async {
+            let mut others = Vec::new();
+            while tunnel.taken.lock().unwrap().len() < 2 {
+                sleep(Duration::from_millis(20)).await;
+                others.push(apps(&tunnel, &listener).await);
+            }
+            let before = tunnel.taken.lock().unwrap()[0];
+            for _ in 0..5 {
+                others.push(apps(&tunnel, &listener).await);
+            }
+            assert_eq!(tunnel.taken.lock().unwrap()[0], before, "none behind the bulk");
+            // Who was there before stays where it is.
+            calm.write_all(b"ping").await.unwrap();
+            let mut ping = [0; 4];
+            answers.read_exact(&mut ping).await.unwrap();
+            assert!(tunnel.taken.lock().unwrap().len() <= 4);
+        };
+        tokio::select! { () = send => {}, () = receive => {}, () = later => {} }
     });
 }
 

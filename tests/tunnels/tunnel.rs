@@ -59,20 +59,28 @@ pub(crate) struct Tunnel {
     near: Near,
     tasks: Tasks,
     /// The far end's relays, in the order of their streams.
-    pub(crate) meters: Arc<Mutex<Vec<Arc<Meter>>>>,
+    pub(crate) meters: Meters,
+    /// How many streams each tunnel of the far end has taken.
+    pub(crate) taken: Taken,
     /// The sockets of the wire, to be cut.
     wire: CancellationToken,
 }
+
+type Meters = Arc<Mutex<Vec<Arc<Meter>>>>;
+type Taken = Arc<Mutex<Vec<usize>>>;
 
 impl Tunnel {
     pub(crate) async fn new(ends: Ends) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (tasks, wire) = (Tasks::default(), CancellationToken::new());
-        let meters = Arc::default();
+        let (meters, taken) = (Meters::default(), Taken::default());
         match ends {
             Ends::AditToH2 => tasks.spawn(h2_server(listener, tasks.clone())),
-            _ => tasks.spawn(adit_server(listener, tasks.clone(), Arc::clone(&meters))),
+            _ => {
+                let seen = (Arc::clone(&meters), Arc::clone(&taken));
+                tasks.spawn(adit_server(listener, tasks.clone(), seen));
+            }
         }
         let addr = cuttable(addr, &tasks, wire.clone()).await;
         let near = match ends {
@@ -85,7 +93,7 @@ impl Tunnel {
                 Near::Adit { pool, own: ROOT.own("near"), hop }
             }
         };
-        Self { near, tasks, meters, wire }
+        Self { near, tasks, meters, taken, wire }
     }
 
     /// Cuts the connection in the middle of whatever it carries.
@@ -178,19 +186,23 @@ async fn cuttable(to: SocketAddr, tasks: &Tasks, cut: CancellationToken) -> Sock
     addr
 }
 
-async fn adit_server(listener: TcpListener, tasks: Tasks, meters: Arc<Mutex<Vec<Arc<Meter>>>>) {
+async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Meters, Taken)) {
     let own = ROOT.own("far");
     while let Ok((tcp, peer)) = listener.accept().await {
         tcp.set_nodelay(true).unwrap();
         let within = Duration::from_secs(10);
         let (own, tasks, meters) = (own.clone(), tasks.clone(), Arc::clone(&meters));
+        let taken = Arc::clone(&taken);
         tasks.clone().spawn(async move {
             let accept = Acceptor::default();
             let Ok(session) = accept.accept(tcp, &own.svid, &own.bundles, within).await else {
                 return;
             };
             assert_eq!(session.peer.id, spiffe("near"));
+            taken.lock().unwrap().push(0);
+            let which = taken.lock().unwrap().len() - 1;
             let handle = |incoming: Incoming| {
+                taken.lock().unwrap()[which] += 1;
                 let meter = Arc::new(Meter::default());
                 meters.lock().unwrap().push(Arc::clone(&meter));
                 deliver(incoming, meter)
@@ -275,7 +287,7 @@ pub(crate) async fn forge_behind_the_handshake() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let tasks = Tasks::default();
-    tasks.spawn(adit_server(listener, tasks.clone(), Arc::default()));
+    tasks.spawn(adit_server(listener, tasks.clone(), Default::default()));
     let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
     let tcp = TcpStream::connect(addr).await.unwrap();
     // What is written in a row arrives as one.
