@@ -2,7 +2,8 @@
 //!
 //! Marks (mask 0xfff): packets of ours carry 0x539; a flow that we opened towards the
 //! application carries 0x111, so that its replies, addressed to the caller's IP, are routed
-//! back to us by table 100. The tables are named apart from istio-cni's.
+//! back to us by table 100. Packets of ours in such a flow keep their mark: a changed one would
+//! have the kernel route each of them a second time. The tables are named apart from istio-cni's.
 
 /// The tables that are ours.
 pub(super) const TABLES: [&str; 2] = ["adit-nat", "adit-mangle"];
@@ -16,7 +17,7 @@ table inet adit-mangle {
   }
   chain adit-output {
     type route hook output priority mangle; policy accept;
-    ct mark & 0xfff == 0x111 meta mark set ct mark
+    meta mark & 0xfff != 0x539 ct mark & 0xfff == 0x111 meta mark set ct mark
   }
 }
 table inet adit-nat {
