@@ -88,9 +88,9 @@ impl Desk {
     }
 }
 
-/// By two at least, and by a quarter: a hand-over costs a wake of the other thread.
+/// By two at least, and by half: a hand-over costs a wake of the other thread.
 fn is_clearly_less(least: usize, own: usize) -> bool {
-    own >= least + 2 && own - least > own / 4
+    own >= least + 2 && own - least > own / 2
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn many_connections_are_not_pushed_around_for_a_few() {
-        let cases = [(0, 2, true), (0, 1, false), (30, 36, false), (24, 36, true), (5, 5, false)];
+        let cases = [(0, 2, true), (0, 1, false), (30, 36, false), (24, 36, false), (15, 36, true), (5, 5, false)];
         for (least, own, clearly) in cases {
             assert_eq!(is_clearly_less(least, own), clearly, "{least} and {own}");
         }
