@@ -6,7 +6,8 @@
 #   --rounds N      rounds of all proxies (5)
 #   --seconds S     length of each measurement (4)
 #   --proxies LIST  of none,haproxy,envoy,adit (all); adit-NAME is the binary that the variable
-#                   ADIT_BINARY_NAME names: another build of adit, in the same rounds
+#                   ADIT_BINARY_NAME names: another build of adit, in the same rounds;
+#                   ztunnel is the binary that ZTUNNEL_BINARY names
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
@@ -21,7 +22,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
@@ -127,6 +128,19 @@ start_envoy() {
     ip netns exec pod$side "$envoy" -c $dir/envoy$side.json --concurrency 2 --disable-hot-restart -l error > $dir/envoy$side.log 2>&1 & pids+=($!)
   done
   redirect; wait_for 1 127.0.0.1 15001; wait_for 2 10.77.0.2 15008
+}
+start_ztunnel() { # one per pod, its identities from the CA that it has for tests; no policy
+  local side n settings
+  for n in 1 2; do
+    echo "- { uid: cluster1//v1/Pod/bench/pod$n, name: pod$n, namespace: bench, serviceAccount: pod$n, workloadIps: [10.77.0.$n], protocol: HBONE, node: node-$n, network: '', services: {} }"
+  done | sed '1i workloads:' > $dir/ztunnel.yaml
+  for side in 1 2; do
+    settings=(PROXY_MODE=dedicated NODE_NAME=node-$side PROXY_WORKLOAD_INFO="bench/pod$side/pod$side"
+      LOCAL_XDS_PATH=$dir/ztunnel.yaml XDS_ADDRESS= FAKE_CA=true CLUSTER_ID=cluster1 NETWORK=
+      ENABLE_ORIG_SRC=false ISTIO_META_DNS_CAPTURE=false ZTUNNEL_WORKER_THREADS=2 PACKET_MARK=1337)
+    ip netns exec pod$side env "${settings[@]}" "$ZTUNNEL_BINARY" > $dir/ztunnel$side.log 2>&1 & pids+=($!)
+  done
+  redirect; wait_for 1 127.0.0.1 15001; wait_for 2 10.77.0.2 15008; sleep 1
 }
 start_adit() {
   local side binary=target/release/adit variable

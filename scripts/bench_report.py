@@ -26,9 +26,10 @@ def cell(proxy, metric):
     if not got:
         return "–"
     text = f'{got["median"]:.4g} ({got["min"]:.4g}–{got["max"]:.4g})'
-    peer = summary.get("envoy", {}).get(metric)
-    if proxy == "adit" and peer and peer["median"]:
-        text += f' · {got["median"] / peer["median"]:.2f}× Envoy'
+    for name, shown in (("envoy", "Envoy"), ("ztunnel", "ztunnel"), ("haproxy", "HAProxy")):
+        peer = summary.get(name, {}).get(metric)
+        if proxy == "adit" and peer and peer["median"]:
+            text += f' · {got["median"] / peer["median"]:.2f}× {shown}'
     return text
 
 
