@@ -135,8 +135,8 @@ start_ztunnel() { # one per pod, its identities from the CA that it has for test
     echo "- { uid: cluster1//v1/Pod/bench/pod$n, name: pod$n, namespace: bench, serviceAccount: pod$n, workloadIps: [10.77.0.$n], protocol: HBONE, node: node-$n, network: '', services: {} }"
   done | sed '1i workloads:' > $dir/ztunnel.yaml
   for side in 1 2; do
-    settings=(PROXY_MODE=dedicated NODE_NAME=node-$side PROXY_WORKLOAD_INFO="bench/pod$side/pod$side"
-      LOCAL_XDS_PATH=$dir/ztunnel.yaml XDS_ADDRESS= FAKE_CA=true CLUSTER_ID=cluster1 NETWORK=
+    settings=("PROXY_MODE=dedicated" "NODE_NAME=node-$side" "PROXY_WORKLOAD_INFO=bench/pod$side/pod$side"
+      "LOCAL_XDS_PATH=$dir/ztunnel.yaml" XDS_ADDRESS= FAKE_CA=true CLUSTER_ID=cluster1 NETWORK=
       ENABLE_ORIG_SRC=false ISTIO_META_DNS_CAPTURE=false ZTUNNEL_WORKER_THREADS=2 PACKET_MARK=1337)
     ip netns exec pod$side env "${settings[@]}" "$ZTUNNEL_BINARY" > $dir/ztunnel$side.log 2>&1 & pids+=($!)
   done

@@ -1,9 +1,13 @@
 //! The optional sections of the mesh file, with their defaults.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::reader::Map;
 use crate::{observe::logging::LogFormat, tunnel::TunnelConfig};
+
+/// The keys of `limits`.
+const LIMITS: &[&str] =
+    &["tunnels", "streams", "heldBytes", "windowBytes", "floodBurst", "floodPerSecond"];
 
 /// What is not about the mesh itself.
 #[derive(Clone, Debug)]
@@ -72,7 +76,34 @@ impl Settings {
             }
         }
         settings.read_tunnel(top);
+        settings.read_limits(top);
         settings
+    }
+
+    fn read_limits(&mut self, top: &Map<'_>) {
+        let Some(section) = top.get("limits").map(|item| item.map(LIMITS)) else { return };
+        let read = |key, range: RangeInclusive<u32>| {
+            let item = section.get(key)?;
+            let number = item.parse::<u32>("1000")?;
+            if range.contains(&number) {
+                return Some(number);
+            }
+            item.fault(format!("expected {} to {}", range.start(), range.end()));
+            None
+        };
+        let http2 = &mut self.tunnel.limits;
+        for (key, range, target) in [
+            ("streams", 1..=100_000, &mut http2.max_streams),
+            ("heldBytes", 64 << 10..=16 << 20, &mut http2.stream_held),
+            ("windowBytes", 64 << 10..=16 << 20, &mut http2.stream_window_most),
+            ("floodBurst", 100..=10_000_000, &mut http2.flood.burst),
+            ("floodPerSecond", 10..=10_000_000, &mut http2.flood.per_second),
+        ] {
+            *target = read(key, range).unwrap_or(*target);
+        }
+        if let Some(tunnels) = read("tunnels", 1..=1_000_000) {
+            self.tunnel.max_tunnels = tunnels as usize;
+        }
     }
 
     fn read_tunnel(&mut self, top: &Map<'_>) {

@@ -126,7 +126,14 @@ mod tests {
 
     #[test]
     fn many_connections_are_not_pushed_around_for_a_few() {
-        let cases = [(0, 2, true), (0, 1, false), (30, 36, false), (24, 36, false), (15, 36, true), (5, 5, false)];
+        let cases = [
+            (0, 2, true),
+            (0, 1, false),
+            (30, 36, false),
+            (24, 36, false),
+            (15, 36, true),
+            (5, 5, false),
+        ];
         for (least, own, clearly) in cases {
             assert_eq!(is_clearly_less(least, own), clearly, "{least} and {own}");
         }

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node, OWN_PORTS, Pod,
     outbound::{Outcome, connect_failed, ended, finish},
-    pod::MAX_TUNNELS,
     telemetry::{baggage, party},
 };
 use crate::{
@@ -39,7 +38,7 @@ pub(super) async fn serve(
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
     let Ok(_place) = Arc::clone(&pod.tunnel_places).try_acquire_owned() else {
-        let why = format!("{MAX_TUNNELS} tunnels to this pod are open already");
+        let why = format!("{} tunnels to this pod are open already", node.tunnel.max_tunnels);
         return refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
     };
     let session = match handshake(&node, &pod, tcp).await {
@@ -50,8 +49,7 @@ pub(super) async fn serve(
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
     let tunnel = Arc::new(tunnel);
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
-    let within = node.tunnel.http2;
-    let served = server::serve(session, peer.0, within, &streams, draining, handle).await;
+    let served = server::serve(session, peer.0, &node.tunnel, &streams, draining, handle).await;
     match served {
         Ok(()) => {}
         Err(broken) if broken.streams == 0 => {

@@ -56,7 +56,7 @@ impl Pod {
             uid: workload.uid.clone(),
             netns,
             acceptor: Acceptor::default(),
-            tunnel_places: Arc::new(Semaphore::new(MAX_TUNNELS)),
+            tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
@@ -161,10 +161,6 @@ impl Pod {
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// How many tunnels, handshakes included, may be open towards one pod: its callers cannot use
-/// up the descriptors of the other pods.
-pub(super) const MAX_TUNNELS: usize = 4096;
 
 /// Both families on one socket.
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -56,9 +56,13 @@ impl Drop for StreamSlot {
 
 impl TunnelClient {
     /// Begins HTTP/2. Somebody must [`drive`] it.
-    pub(super) fn new(session: Session, addr: SocketAddr) -> Result<Self, ConnectError> {
+    pub(super) fn new(
+        session: Session,
+        addr: SocketAddr,
+        limits: Limits,
+    ) -> Result<Self, ConnectError> {
         let peer = session.peer.clone();
-        let tunnel = Tunnel::new(Role::Client, Limits::default(), session);
+        let tunnel = Tunnel::new(Role::Client, limits, session);
         let tunnel = tunnel.map_err(|e| ConnectError::broken(addr, e))?;
         Ok(Self { tunnel, addr, peer })
     }

@@ -30,6 +30,8 @@ mod turns;
 
 use std::time::Duration;
 
+use http2::Limits;
+
 pub use error::ConnectError;
 pub use pool::{Hop, Own, Pool};
 
@@ -49,6 +51,11 @@ pub struct TunnelConfig {
     pub response: Duration,
     /// Streams per pooled tunnel.
     pub max_streams: usize,
+    /// Tunnels that may be open towards one pod, handshakes included: its callers cannot use
+    /// up the descriptors of the other pods.
+    pub max_tunnels: usize,
+    /// What a peer may do in a tunnel.
+    pub limits: Limits,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
 }
@@ -62,6 +69,8 @@ impl Default for TunnelConfig {
             http2: seconds(10),
             response: seconds(15),
             max_streams: 100,
+            max_tunnels: 4096,
+            limits: Limits::default(),
             idle: seconds(300),
         }
     }

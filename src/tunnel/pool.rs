@@ -282,5 +282,5 @@ async fn dial(
     })?;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
-    TunnelClient::new(session, addr)
+    TunnelClient::new(session, addr, config.limits)
 }

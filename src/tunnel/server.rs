@@ -7,10 +7,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    TunnelConfig,
     connect::{Authority, forwarded_host},
     core::Over,
     driver::{Driven, Tunnel},
-    http2::{Limits, Request, Role},
+    http2::{Request, Role},
     record::RecordError,
     stream::TunnelStream,
 };
@@ -86,7 +87,7 @@ pub struct Broken {
 pub async fn serve<H, F>(
     session: Session,
     peer: SocketAddr,
-    within: Duration,
+    config: &TunnelConfig,
     tasks: &Tasks,
     draining: CancellationToken,
     handle: H,
@@ -96,14 +97,14 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
-    let tunnel = Tunnel::new(Role::Server, Limits::default(), session);
+    let tunnel = Tunnel::new(Role::Server, config.limits, session);
     let tunnel = tunnel.map_err(|e| broken(e.to_string(), 0))?;
     let _ends = Driven(Arc::clone(&tunnel));
-    match timeout(within, tunnel.settings()).await {
+    match timeout(config.http2, tunnel.settings()).await {
         Ok(Ok(())) => {}
         Ok(Err(over)) => return orderly(&over).map_err(|why| broken(why, 0)),
         Err(_) => {
-            let why = format!("no HTTP/2 preface in {within:?}");
+            let why = format!("no HTTP/2 preface in {:?}", config.http2);
             tunnel.end(Over::Silent(why.clone()));
             return Err(broken(why, 0));
         }

@@ -208,7 +208,7 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
                 deliver(incoming, meter)
             };
             let draining = CancellationToken::new();
-            let _ = serve(session, peer, within, &tasks, draining, handle).await;
+            let _ = serve(session, peer, &TunnelConfig::default(), &tasks, draining, handle).await;
         });
     }
 }

@@ -107,6 +107,11 @@ fn what_would_silently_mean_something_else_is_a_fault() {
             "pool: { idle: 0s }\nnode: node-a\nmtls",
             "pool.idle: must be at least 1s",
         ),
+        (
+            "node: node-a\nmtls",
+            "limits: { floodBurst: 1 }\nnode: node-a\nmtls",
+            "limits.floodBurst: expected 100 to 10000000",
+        ),
         ("targetPort: 5432 }", "targetPort: 5432 }, { port: 5432 }", "port 5432 is there already"),
         ("targetPort: 5432 }", "protocol: UDP }", "\"UDP\" is none of TCP"),
         ("[10.77.0.9]", "[127.0.0.1]", "no address that others can call"),
@@ -120,6 +125,16 @@ fn what_would_silently_mean_something_else_is_a_fault() {
             Err(faults) => assert!(faults.to_string().contains(expected), "{to}: {faults}"),
         }
     }
+}
+
+#[test]
+fn limits_reach_the_tunnels() {
+    let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900 }\n";
+    let text = EXAMPLE.replace("node: node-a\nmtls", &format!("{limits}node: node-a\nmtls"));
+    let tunnel = parse("f", &text).unwrap().settings.tunnel;
+    let held = (tunnel.limits.stream_held, tunnel.limits.flood.burst);
+    assert_eq!((tunnel.max_tunnels, tunnel.limits.max_streams), (7, 8));
+    assert_eq!((held, tunnel.limits.flood.per_second), ((131_072, 900), 400));
 }
 
 #[test]
