@@ -1,5 +1,6 @@
 //! The composition root: the only room that knows every other.
 
+pub mod bench;
 mod carrier;
 mod demo;
 mod run;

@@ -1,5 +1,6 @@
 //! Subcommands, their help and exit codes.
 
+mod bench;
 mod check;
 mod demo;
 mod redirect;
@@ -47,6 +48,8 @@ enum Command {
     Redirect(redirect::RedirectArgs),
     /// Show the main job on this machine: two nodes, four pods, real traffic
     Demo(demo::DemoArgs),
+    /// Measure a proxy, or none: load, and a far end for it
+    Bench(bench::BenchArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
@@ -65,6 +68,7 @@ pub fn main() -> u8 {
         Command::Check(args) => check::run(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
             OK

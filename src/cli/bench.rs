@@ -1,0 +1,129 @@
+//! `adit bench`: load, and a far end for it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{FAILED, OK};
+use crate::app::bench::{self, Load, MOST_SIZE, Mode};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  adit bench serve --listen 127.0.0.1:9000\n  adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\nPut any proxy between the two; without one you have what the machine itself can do."
+)]
+pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Be the far end of a load, until SIGTERM
+    Serve {
+        /// Where to listen; several with commas
+        #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
+        listen: Vec<SocketAddr>,
+        /// Threads
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+        workers: u16,
+    },
+    /// Load a far end, directly or through a proxy, and say what it did
+    #[command(
+        after_help = "Without --rate each connection sends its next message when the answer is there (closed\nloop). With --rate messages are due at fixed times, and latency counts from then: a target\nthat stalls is charged for all who waited (no coordinated omission).\n\nExit code 1 if any operation failed, or none was done."
+    )]
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Where the far end, or the proxy before it, listens
+    target: SocketAddr,
+    /// What to do
+    #[arg(long, value_enum)]
+    mode: Mode,
+    /// How many connections (mixed: for the small messages)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connections: u32,
+    /// How long to measure
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    seconds: Duration,
+    /// How long to load before that
+    #[arg(long, default_value = "0.5", value_parser = seconds)]
+    warmup: Duration,
+    /// Bytes of a message
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE)))]
+    size: u32,
+    /// Messages (churn: connections) per second, of all connections together
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Bytes per second that a slow reader takes; 0 takes none
+    #[arg(long, value_name = "BYTES", default_value_t = 100_000)]
+    read_rate: u64,
+    /// Readers that stall (mixed)
+    #[arg(long, default_value_t = 1)]
+    stalled: usize,
+    /// Bulk streams, half of them in each direction (mixed)
+    #[arg(long, default_value_t = 10)]
+    bulk: usize,
+    /// Measure the small messages alone first, and compare (mixed)
+    #[arg(long)]
+    baseline: bool,
+    /// Threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// Check every byte, at both ends
+    #[arg(long)]
+    verify: bool,
+    /// One line of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// No progress bar
+    #[arg(long)]
+    quiet: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|e| format!("{e}; for example 2.5"))?;
+    if !(0.0..=86_400.0).contains(&number) {
+        return Err("expected 0 to 86400".to_owned());
+    }
+    Ok(Duration::from_secs_f64(number))
+}
+
+pub(super) fn run(args: BenchArgs) -> u8 {
+    let done = match args.command {
+        BenchCommand::Serve { listen, workers } => {
+            bench::serve(&listen, workers.into()).map(|()| OK)
+        }
+        BenchCommand::Run(args) => load(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("adit bench: {error:#}");
+        FAILED
+    })
+}
+
+fn load(args: &RunArgs) -> anyhow::Result<u8> {
+    let measured = bench::run(&Load {
+        target: args.target,
+        mode: args.mode,
+        connections: args.connections as usize,
+        time: args.seconds.max(Duration::from_millis(10)),
+        warmup: args.warmup,
+        size: args.size,
+        rate: args.rate.map(f64::from),
+        read_rate: args.read_rate,
+        stalled: args.stalled,
+        bulk: args.bulk,
+        baseline: args.baseline,
+        workers: args.workers.into(),
+        verify: args.verify,
+        progress: !args.quiet,
+    })?;
+    if args.json {
+        println!("{}", measured.json);
+    } else {
+        print!("{}", measured.table);
+    }
+    Ok(if measured.sound { OK } else { FAILED })
+}
