@@ -56,7 +56,7 @@ redirect() { # what the capture rules do, for a proxy that does not apply them i
 table ip bench {
   chain out {
     type nat hook output priority -100
-    ip daddr 10.77.0.2 tcp dport { 5201, 8080, 9000 } redirect to :15001
+    ip daddr 10.77.0.2 tcp dport { 5201, 8080, 9000, 9100 } redirect to :15001
   }
 }
 N
@@ -79,7 +79,8 @@ N
 at 2 nginx -c $dir/nginx.conf 2> $dir/nginx.log &
 at 2 iperf3 -s > /dev/null 2>&1 &
 at 2 sockperf server --tcp -i 10.77.0.2 -p 9000 > /dev/null 2>&1 &
-wait_for 2 10.77.0.2 8080; wait_for 2 10.77.0.2 5201
+at 2 "$here/target/release/adit" bench serve --listen 10.77.0.2:9100 2> /dev/null &
+wait_for 2 10.77.0.2 8080; wait_for 2 10.77.0.2 5201; wait_for 2 10.77.0.2 9100
 
 # --- the proxies: start_NAME leaves its pids in $pids
 pids=()
@@ -88,7 +89,7 @@ start_haproxy() {
   {
     printf 'global\n  maxconn 8000\n  nbthread 2\ndefaults\n  mode tcp\n'
     printf '  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n'
-    for port in 5201 8080 9000; do
+    for port in 5201 8080 9000 9100; do
       printf 'listen p%s\n  bind 10.77.0.2:%s\n  server app 10.77.0.2:%s\n' $port $((port + 10000)) $port
     done
   } > $dir/haproxy2.cfg
@@ -107,12 +108,15 @@ frontend captured
   use_backend p5201 if { dst_port 5201 }
   use_backend p8080 if { dst_port 8080 }
   use_backend p9000 if { dst_port 9000 }
+  use_backend p9100 if { dst_port 9100 }
 backend p5201
   server far 10.77.0.2:15201
 backend p8080
   server far 10.77.0.2:18080
 backend p9000
   server far 10.77.0.2:19000
+backend p9100
+  server far 10.77.0.2:19100
 H
   for side in 1 2; do ip netns exec pod$side haproxy -db -f $dir/haproxy$side.cfg > $dir/haproxy$side.log 2>&1 & pids+=($!); done
   redirect; wait_for 1 127.0.0.1 15001; wait_for 2 10.77.0.2 18080
@@ -194,6 +198,24 @@ http() { # RATE-METRIC CPU-METRIC ARGS…
   done_=$(grep -oP '[0-9]+(?= requests in)' <<< "$text")
   ! ((${#pids[@]})) || say "$2" "$(python3 -c "print(($(cpu)-$before)*1e4/$done_)")"
 }
+load() { # MEMBERS ARGS…: adit's own load generator, which counts latency from when a message was due
+  local text
+  text=$(at 1 "$here/target/release/adit" bench run 10.77.0.2:9100 --json --quiet --seconds "$seconds" "${@:2}") ||
+    echo "round $round, $proxy: adit bench ${*:2}: $text" >&2
+  json "$1" <<< "$text"
+}
+handshakes() { # full handshakes of mutual TLS, one after the other; none is resumed
+  local ca=$dir/eca before done_
+  [ "${proxy%%-*}" != adit ] || ca=$dir/ca
+  scripts/interop/svid.sh "$ca" spiffe://cluster.local/ns/bench/sa/pod1 $dir/caller 2> /dev/null
+  # adit would capture this call too; the peers here capture the applications' ports only.
+  [ "$ca" = $dir/eca ] || at 1 nft insert rule inet adit-nat adit-output tcp dport 15008 accept
+  before=$(cpu)
+  done_=$(at 1 openssl s_time -connect 10.77.0.2:15008 -new -tls1_3 -cert $dir/caller.pem -key $dir/caller-key.pem \
+    -CAfile "$ca/root.pem" -time "$seconds" 2> /dev/null | grep -oP '^[0-9]+(?= connections in .* real)')
+  say "handshakes/s" "$(python3 -c "print($done_/$seconds)")"
+  say "CPU us/handshake" "$(python3 -c "print(($(cpu)-$before)*1e4/$done_)")"
+}
 measure() {
   bulk bulk1; bulk bulk4 -P 4; bulk reverse1 -R; bulk reverse4 -R -P 4
   local text
@@ -202,6 +224,10 @@ measure() {
   say "RTT p99 us" "$(grep -oP 'percentile 99.000 =\s*\K[0-9.]+' <<< "$text" || echo null)"
   http "requests/s" "CPU us/request"
   http "new conn/s" "CPU us/conn" -H 'Connection: close'
+  text=$(load 'd["latency_us"]["p50"], d["latency_us"]["p99"]' --mode ping --connections 64 --rate 5000 | tr -d '(,)')
+  say "5000/s p50 us" "${text% *}"; say "5000/s p99 us" "${text#* }"
+  say "beside bulk p99 us" "$(load 'd["parts"]["small"]["latency_us"]["p99"]' --mode mixed --connections 64 --rate 1000)"
+  case $proxy in envoy | adit*) handshakes ;; esac
   ((${#pids[@]})) || return 0
   local before; sleep 1; before=$(rss)
   ip netns exec pod1 python3 - "$idle" > $dir/idle <<'P' &

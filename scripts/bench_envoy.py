@@ -64,7 +64,7 @@ else:
         upgrade = [{"upgrade_type": "CONNECT", "connect_config": {}}]
         return {"match": match, "route": {"cluster": f"app{port}", "timeout": "0s", "upgrade_configs": upgrade}}
 
-    ports = [5201, 8080, 9000]
+    ports = [5201, 8080, 9000, 9100]
     manager = {
         "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in", "codec_type": "HTTP2",

@@ -6,8 +6,15 @@ use super::reader::Map;
 use crate::{observe::logging::LogFormat, tunnel::TunnelConfig};
 
 /// The keys of `limits`.
-const LIMITS: &[&str] =
-    &["tunnels", "streams", "heldBytes", "windowBytes", "floodBurst", "floodPerSecond"];
+const LIMITS: &[&str] = &[
+    "tunnels",
+    "streams",
+    "heldBytes",
+    "windowBytes",
+    "tunnelBytes",
+    "floodBurst",
+    "floodPerSecond",
+];
 
 /// What is not about the mesh itself.
 #[derive(Clone, Debug)]
@@ -96,6 +103,7 @@ impl Settings {
             ("streams", 1..=100_000, &mut http2.max_streams),
             ("heldBytes", 64 << 10..=16 << 20, &mut http2.stream_held),
             ("windowBytes", 64 << 10..=16 << 20, &mut http2.stream_window_most),
+            ("tunnelBytes", 64 << 10..=256 << 20, &mut http2.connection_window),
             ("floodBurst", 100..=10_000_000, &mut http2.flood.burst),
             ("floodPerSecond", 10..=10_000_000, &mut http2.flood.per_second),
         ] {
