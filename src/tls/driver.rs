@@ -31,9 +31,13 @@ pub(super) trait Handshake: IntoKeys {
     /// Feeds whole records; appends what must be sent; says how many bytes were used.
     fn step(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Result<Step, TlsError>);
     fn state(&self) -> &CommonState;
+    /// Whether this end speaks first.
+    const BEGINS: bool;
 }
 
 impl Handshake for UnbufferedClientConnection {
+    const BEGINS: bool = true;
+
     fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
         drain(input, |input| progress(self.process_tls_records(input), out))
     }
@@ -44,6 +48,8 @@ impl Handshake for UnbufferedClientConnection {
 }
 
 impl Handshake for UnbufferedServerConnection {
+    const BEGINS: bool = false;
+
     fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
         drain(input, |input| progress(self.process_tls_records(input), out))
     }
@@ -120,16 +126,31 @@ struct Progress<H> {
     offered: usize,
 }
 
-/// Does the cryptography of one step beside the worker: a burst of handshakes must not delay
+impl<H> Progress<H> {
+    /// Offers one more record, if it is whole. What is no record is told when it is read.
+    fn offer(&mut self) -> bool {
+        let next = whole_record(&self.input[self.offered..]).ok().flatten();
+        self.offered += next.unwrap_or(0);
+        next.is_some()
+    }
+}
+
+/// Does the cryptography of one flight beside the worker: a burst of handshakes must not delay
 /// the streams that are open. A step whose peer ran out of time before its turn is left out.
 async fn aside<H: Handshake + Send + 'static>(
     mut at: Progress<H>,
 ) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
     let stepped = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
-        let (used, step) = at.tls.step(&mut at.input[..at.offered], &mut at.output);
-        at.input.drain(..used);
-        at.offered -= used;
-        (at, step)
+        loop {
+            let (used, step) = at.tls.step(&mut at.input[..at.offered], &mut at.output);
+            at.input.drain(..used);
+            at.offered -= used;
+            // The rest of the peer's flight, if it is there: each hop costs two switches.
+            if matches!(step, Ok(Step::Read)) && at.output.is_empty() && at.offer() {
+                continue;
+            }
+            return (at, step);
+        }
     }));
     stepped.await.map_err(|e| TlsError::Other(format!("handshake thread: {e}")))
 }
@@ -147,31 +168,38 @@ where
     H: Handshake + Send + 'static,
 {
     let mut at = Progress { tls: Box::new(tls), input: Vec::new(), output: Vec::new(), offered: 0 };
+    if !H::BEGINS {
+        record(&tcp, &mut at).await?;
+    }
     loop {
         let (back, step) = aside(at).await?;
         at = back;
-        let Progress { tls: _, input, output, offered } = &mut at;
         let step = match step {
             Ok(step) => step,
             Err(error) => {
-                let _ = tcp.try_write(output);
+                let _ = tcp.try_write(&at.output);
                 return Err(error);
             }
         };
-        send(&tcp, output).await?;
+        send(&tcp, &mut at.output).await?;
         match step {
-            Step::Read => loop {
-                if let Some(record) = whole_record(&input[*offered..])? {
-                    *offered += record;
-                    break;
-                }
-                receive(&tcp, input).await?;
-            },
+            Step::Read => record(&tcp, &mut at).await?,
             Step::Done => {
                 let peer = peer_of(at.tls.state())?;
                 return Ok(Session { tcp, keys: at.tls.into_keys()?, early: at.input, peer });
             }
         }
+    }
+}
+
+/// Waits for one more record and offers it.
+async fn record<H>(tcp: &TcpStream, at: &mut Progress<H>) -> Result<(), TlsError> {
+    loop {
+        if let Some(record) = whole_record(&at.input[at.offered..])? {
+            at.offered += record;
+            return Ok(());
+        }
+        receive(tcp, &mut at.input).await?;
     }
 }
 
