@@ -1,0 +1,57 @@
+"""From the files of scripts/soak.sh to summary.json, plot.svg and a verdict (exit code 1).
+
+Usage: soak_report.py DIR OUT MINUTES EDITS LOAD…
+"""
+import csv, json, os, platform, subprocess, sys
+
+folder, out, minutes, edits, names = *sys.argv[1:5], sys.argv[5:]
+faults, loads = [], {}
+for name in names:
+    try:
+        loads[name] = json.load(open(f"{folder}/{name}.json"))
+    except ValueError:
+        faults.append(f"{name}: no result: {open(f'{folder}/{name}.err').read()[:300]}")
+        continue
+    for kind, failed in loads[name]["failures"].items():
+        faults.append(f"{name}: {failed['count']} × {kind}, first: {failed['first']}")
+
+rows = [{k: int(v) for k, v in row.items()} for row in csv.DictReader(open(f"{out}/samples.csv"))]
+# Warm after a fifth, and at the end of the load; the last row is after it.
+fifth = len(rows) // 5
+early, late = rows[fifth:2 * fifth] or rows[:1], rows[-1 - max(fifth, 1):-1]
+growth = {}
+for column in rows[0]:
+    if column != "seconds":
+        before, after = (sum(r[column] for r in part) / len(part) for part in (early, late))
+        growth[column] = {"early": before, "late": after, "most": max(r[column] for r in rows), "after": rows[-1][column]}
+        # Memory may breathe by a megabyte, descriptors by those of a renewal.
+        if after > before * 1.2 + (1024 if "rss" in column else 20):
+            faults.append(f"{column} grew from {before:.0f} to {after:.0f}")
+
+
+def lines(name):
+    return [line.strip() for side in (1, 2) for line in open(f"{folder}/{name}{side}")]
+
+
+summary = {
+    "minutes": float(minutes), "cores": os.cpu_count(), "kernel": platform.release(),
+    "policy_edits": int(edits), "svids_issued": [int(n) for n in lines("renewals")],
+    "close_reasons": lines("reasons"), "warnings": lines("warnings"),
+    "growth": growth, "faults": faults, "loads": loads,
+}
+json.dump(summary, open(f"{out}/summary.json", "w"), indent=1)
+plot = (f'set terminal svg size 1000,600; set output "{out}/plot.svg"; set datafile separator ","; set key outside; '
+        'set multiplot layout 2,1; set xlabel "seconds"; set yrange [0:*]; set ylabel "resident KB"; '
+        f'plot for [i in "2 4"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i)); set ylabel "descriptors"; '
+        f'plot for [i in "3 5"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i))')
+if subprocess.run(["gnuplot", "-e", plot]).returncode != 0:
+    print("no plot: gnuplot failed", file=sys.stderr)
+for name, load in loads.items():
+    print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]} operations')
+for column, seen in growth.items():
+    print(f'{column}: early {seen["early"]:.0f}, late {seen["late"]:.0f}, most {seen["most"]}, after the load {seen["after"]}')
+print(f'{edits} policy edits, SVIDs issued {summary["svids_issued"]}, ends: {"; ".join(summary["close_reasons"])}')
+for fault in faults:
+    print(f"FAULT {fault}")
+print("sound" if not faults else f"{len(faults)} faults")
+sys.exit(bool(faults))
