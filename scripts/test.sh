@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change lands. Installs what is missing
-# (Debian packages), then fmt, clippy, tests, demo, interop, bench, docs. Needs root.
+# (Debian packages), then fmt, clippy, tests, demo, interop, bench, instruction counts, docs.
+# Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ "${1:-}" = --help ]; then sed -n '2,3s/^# //p' "$0"; exit 0; fi
+if [ "${1:-}" = --help ]; then sed -n '2,4s/^# //p' "$0"; exit 0; fi
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -19,5 +20,6 @@ step cargo test --locked
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
 step scripts/bench.sh --quick --out target/bench-quick
+step scripts/instructions.sh
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
 printf '\nall green after %ss\n' "$SECONDS"

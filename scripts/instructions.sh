@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Counts the instructions of the record and frame benches under valgrind, and fails when a case
+# takes over 5 % more than benches/instructions.json says.
+# Usage: scripts/instructions.sh [--accept "WHY"]
+#   --accept WHY    write the new counts, with the reason why they may be what they are
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+why=
+case ${1:-} in
+  '') ;;
+  --accept) why=${2:?--accept needs a reason} ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+esac
+need_packages valgrind:valgrind python3:python3
+counted() { # BINARY CASE COUNT
+  valgrind --tool=callgrind --callgrind-out-file=/dev/null "$1" "$2" "$3" 2>&1 | grep -oP 'Collected : \K[0-9]+'
+}
+for bench in record frames; do
+  binary=$(cargo bench --locked --no-run --bench $bench --message-format=json 2> /dev/null |
+    python3 -c 'import json,sys; print(next(r["executable"] for r in map(json.loads, sys.stdin) if r.get("executable") and "bench" in r["target"]["kind"]))')
+  for case in $("$binary" --list); do
+    # What both runs do at the beginning and the end drops out.
+    once=$(counted "$binary" "$case" 200) twice=$(counted "$binary" "$case" 400)
+    echo "$bench/$case $(((twice - once) / 200))"
+  done
+done | python3 scripts/instructions_report.py "$(rustc --version)" "$why"
