@@ -197,11 +197,16 @@ impl Core {
         }
     }
 
+    /// A stream has nothing more to write: its turn goes to the next.
+    pub(super) fn leave_line(&mut self, id: u32) {
+        self.turns.forget(id);
+        self.next_turns();
+    }
+
     /// Forgets a stream.
     pub(super) fn forget(&mut self, id: u32) {
         self.streams.remove(&id);
-        self.turns.forget(id);
-        self.next_turns();
+        self.leave_line(id);
     }
 
     /// Opens what came (sealed records, the last one perhaps not whole) and acts on it.

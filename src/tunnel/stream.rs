@@ -125,6 +125,7 @@ impl TunnelStream {
         }
         let stream = sound(core, id, cx).map_err(Broken::Far)?;
         if stream.unwanted {
+            core.leave_line(id);
             return Poll::Ready(Ok(true));
         }
         if self.held.is_empty() {

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("endings::a_reset_on_one_side_is_a_reset_on_the_other", a_reset_is_passed_on),
     ("endings::a_tunnel_that_is_cut_resets_every_application", a_cut_resets_all),
     ("endings::an_answer_that_is_cut_short_is_not_an_end", an_answer_that_is_cut_short),
+    ("endings::who_is_told_to_stop_keeps_nobody_waiting", who_is_told_to_stop),
     ("endings::a_forged_record_behind_the_handshake_is_named", a_forged_record_is_named),
 ];
 
@@ -96,6 +97,39 @@ fn an_answer_that_is_cut_short() {
         let mut app = tunnel.ask("cut.short:80".parse().unwrap()).await.unwrap();
         app.read_exact(&mut [0; 10]).await.unwrap();
         assert!(was_reset(&mut app).await, "it looks complete");
+    });
+}
+
+/// Its turn to write goes to the others, though its application still has to take something.
+fn who_is_told_to_stop() {
+    run(async {
+        let tunnel = Tunnel::new(Ends::AditToH2).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let (other, taken) = tokio::join!(tunnel.connect(to), listener.accept());
+        let (mut other, mut taken) = (other.unwrap(), taken.unwrap().0);
+        let mut stopped = Vec::new();
+        for _ in 0..4 {
+            stopped.push(tunnel.ask("enough.said:80".parse().unwrap()).await.unwrap());
+        }
+        let writes = stopped.iter_mut().map(|app| async move {
+            while app.write_all(&[7; 256 * 1024]).await.is_ok() {}
+            std::future::pending::<()>().await
+        });
+        let write = async { while other.write_all(&[7; 256 * 1024]).await.is_ok() {} };
+        let read = async {
+            let mut buffer = vec![0; 256 * 1024];
+            let end = tokio::time::Instant::now() + Duration::from_secs(2);
+            while tokio::time::Instant::now() < end {
+                let n = timeout(Duration::from_secs(1), taken.read(&mut buffer)).await;
+                assert!(n.expect("it moves all the time").unwrap() > 0);
+            }
+        };
+        tokio::select! {
+            _ = futures_util::future::join_all(writes) => {}
+            () = write => {}
+            () = read => {}
+        }
     });
 }
 

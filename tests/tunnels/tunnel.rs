@@ -231,8 +231,8 @@ async fn h2_server(listener: TcpListener, tasks: Tasks) {
         tasks.clone().spawn(async move {
             let tls = tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.expect("TLS");
             let mut connection = h2::server::Builder::new()
-                .initial_window_size(200_000)
-                .initial_connection_window_size(8 << 20)
+                .initial_window_size(4_000_000)
+                .initial_connection_window_size(64 << 20)
                 .handshake::<_, Bytes>(tls)
                 .await
                 .expect("HTTP/2");
@@ -241,6 +241,11 @@ async fn h2_server(listener: TcpListener, tasks: Tasks) {
                 if request.uri().host() == Some("cut.short") {
                     tasks
                         .spawn(cut_short(respond.send_response(Response::new(()), false).unwrap()));
+                    continue;
+                }
+                if request.uri().host() == Some("enough.said") {
+                    let send = respond.send_response(Response::new(()), false).unwrap();
+                    tasks.spawn(enough_said(send, request.into_body()));
                     continue;
                 }
                 let to: SocketAddr = request.uri().to_string().parse().expect("an address");
@@ -263,6 +268,30 @@ async fn cut_short(mut send: h2::SendStream<Bytes>) {
     send.send_data(Bytes::from_static(b"some of it"), false).unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     send.send_reset(h2::Reason::NO_ERROR);
+}
+
+/// Says as much as is taken, ends in order and wants no more (RFC 9113 §8.1), while it still
+/// takes what comes.
+async fn enough_said(mut send: h2::SendStream<Bytes>, mut body: h2::RecvStream) {
+    let take = async {
+        while let Some(Ok(bytes)) = body.data().await {
+            let _ = body.flow_control().release_capacity(bytes.len());
+        }
+    };
+    let say = async {
+        loop {
+            send.reserve_capacity(100_000);
+            let room = std::future::poll_fn(|cx| send.poll_capacity(cx));
+            match tokio::time::timeout(Duration::from_millis(300), room).await {
+                Ok(Some(Ok(n))) => send.send_data(vec![7; n].into(), false).unwrap(),
+                _ => break,
+            }
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await; // else h2 forgets what waits
+        send.send_reset(h2::Reason::NO_ERROR);
+    };
+    tokio::select! { () = take => {}, () = say => {} }
 }
 
 async fn h2_client(addr: SocketAddr, tasks: &Tasks) -> h2::client::SendRequest<Bytes> {
