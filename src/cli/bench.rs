@@ -54,17 +54,17 @@ struct RunArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE)))]
     size: u32,
     /// Messages (churn: connections) per second, of all connections together
-    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
     /// Bytes per second that a slow reader takes; 0 takes none
     #[arg(long, value_name = "BYTES", default_value_t = 100_000)]
     read_rate: u64,
     /// Readers that stall (mixed)
-    #[arg(long, default_value_t = 1)]
-    stalled: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=10_000))]
+    stalled: u16,
     /// Bulk streams, half of them in each direction (mixed)
-    #[arg(long, default_value_t = 10)]
-    bulk: usize,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(..=10_000))]
+    bulk: u16,
     /// Measure the small messages alone first, and compare (mixed)
     #[arg(long)]
     baseline: bool,
@@ -113,8 +113,8 @@ fn load(args: &RunArgs) -> anyhow::Result<u8> {
         size: args.size,
         rate: args.rate.map(f64::from),
         read_rate: args.read_rate,
-        stalled: args.stalled,
-        bulk: args.bulk,
+        stalled: args.stalled.into(),
+        bulk: args.bulk.into(),
         baseline: args.baseline,
         workers: args.workers.into(),
         verify: args.verify,

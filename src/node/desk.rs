@@ -3,6 +3,7 @@
 //! before anything is read; after that a connection stays where it is.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,8 +13,8 @@ use std::{
 
 use tokio::{net::TcpStream, sync::mpsc};
 
-/// A connection on its way to another worker.
-type Fresh = (std::net::TcpStream, SocketAddr);
+/// A connection on its way to another worker, counted there already.
+type Fresh = (std::net::TcpStream, SocketAddr, Place);
 
 /// One worker's share of what arrives at one port of one pod.
 pub(super) struct Desk {
@@ -27,8 +28,15 @@ struct Load {
     hand: mpsc::Sender<Fresh>,
 }
 
-/// Counts as one live connection of its desk until dropped.
+/// Counts as one live connection of a desk until dropped.
 pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn at(load: &Load) -> Self {
+        load.live.fetch_add(1, Relaxed);
+        Self(Arc::clone(&load.live))
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -53,35 +61,27 @@ impl Desk {
         handed.into_iter().enumerate().map(desk).collect()
     }
 
-    /// Counts a connection that is served here.
-    pub(super) fn place(&self) -> Place {
-        let live = Arc::clone(&self.all[self.own].live);
-        live.fetch_add(1, Relaxed);
-        Place(live)
-    }
-
     /// Waits for a connection that another worker hands over. Cancel safe.
-    pub(super) async fn handed(&mut self) -> Fresh {
-        match self.handed.recv().await {
-            Some(fresh) => fresh,
-            None => std::future::pending().await, // never: this desk holds a sender too
-        }
+    ///
+    /// # Errors
+    /// If this worker cannot poll it.
+    pub(super) async fn handed(&mut self) -> io::Result<(TcpStream, SocketAddr, Place)> {
+        let Some((socket, peer, place)) = self.handed.recv().await else {
+            return std::future::pending().await; // never: this desk holds a sender too
+        };
+        Ok((TcpStream::from_std(socket)?, peer, place))
     }
 
-    /// Hands a connection to a worker that has clearly less to do; gives it back if there is
-    /// none.
-    pub(super) fn hand_over(&self, socket: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
-        let live = |load: &Load| load.live.load(Relaxed);
-        let own = live(&self.all[self.own]);
-        let Some(least) = self.all.iter().min_by_key(|load| live(load)) else {
-            return Some(socket);
+    /// Takes a connection, or hands it to a worker that has clearly less to do (`None`).
+    pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr) -> Option<(TcpStream, Place)> {
+        let (own, live) = (&self.all[self.own], |load: &Load| load.live.load(Relaxed));
+        let least = self.all.iter().min_by_key(|load| live(load));
+        let least = least.filter(|least| is_clearly_less(live(least), live(own)));
+        let Some((least, Ok(way))) = least.map(|least| (least, least.hand.try_reserve())) else {
+            return Some((socket, Place::at(own)));
         };
-        if !is_clearly_less(live(least), own) {
-            return Some(socket);
-        }
-        let Ok(place) = least.hand.try_reserve() else { return Some(socket) };
         match socket.into_std() {
-            Ok(socket) => place.send((socket, peer)),
+            Ok(socket) => way.send((socket, peer, Place::at(least))),
             Err(error) => tracing::debug!(%error, "a fresh connection was lost"),
         }
         None
@@ -109,19 +109,20 @@ mod tests {
         let mut other = desks.pop().unwrap();
         let own = desks.pop().unwrap();
         let mut places = Vec::new();
-        for _ in 0..2 {
+        // A burst, before the other worker has seen any of it: no more go there than it lacks.
+        for kept in [true, true, false, true, false, true] {
             let (socket, peer) = pair().await;
-            assert!(own.hand_over(socket, peer).is_some(), "{} here", places.len());
-            places.push(own.place());
+            let taken = own.take(socket, peer);
+            assert_eq!(taken.is_some(), kept, "{} here", places.len());
+            places.extend(taken.map(|(_, place)| place));
         }
-        let (socket, peer) = pair().await;
-        assert!(own.hand_over(socket, peer).is_none());
-        assert_eq!(other.handed().await.1, peer);
-        places.push(other.place());
-        let (socket, peer) = pair().await;
-        assert!(own.hand_over(socket, peer).is_some(), "2 and 1");
+        for _ in 0..2 {
+            let (_, _, place) = other.handed().await.unwrap();
+            places.push(place);
+        }
+        assert_eq!(own.all.iter().map(|l| l.live.load(Relaxed)).collect::<Vec<_>>(), [4, 2]);
         drop(places);
-        assert_eq!(own.all[0].live.load(Relaxed) + own.all[1].live.load(Relaxed), 0);
+        assert!(own.all.iter().all(|l| l.live.load(Relaxed) == 0));
     }
 
     #[test]

@@ -41,17 +41,15 @@ pub(super) async fn accept_loop<S, F>(
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted.map(|(socket, peer)| {
-                (desk.hand_over(socket, peer), peer)
+                desk.take(socket, peer).map(|(socket, place)| (socket, peer, place))
             }),
-            (socket, peer) = desk.handed() => {
-                TcpStream::from_std(socket).map(|socket| (Some(socket), peer))
-            }
+            handed = desk.handed() => handed.map(Some),
         };
         match accepted {
-            Ok((socket, peer)) => {
+            Ok(taken) => {
                 pause = Duration::from_millis(5);
-                let Some(socket) = socket else { continue };
-                let (place, served) = (desk.place(), serve(socket, peer));
+                let Some((socket, peer, place)) = taken else { continue };
+                let served = serve(socket, peer);
                 tasks.spawn(async move {
                     served.await;
                     drop(place);

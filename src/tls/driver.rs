@@ -14,6 +14,9 @@ use super::{TlsError, handshake::peer_of, session::IntoKeys, session::Session};
 
 /// A handshake's flight is a few KiB; a peer may send chains of up to this.
 const MOST: usize = 128 * 1024;
+/// In records; a real handshake has less than ten. rustls looks through all fragments of a
+/// message whenever one more comes.
+const MOST_RECORDS: usize = 256;
 const HEADER: usize = 5;
 /// RFC 8446 §5.2: 2^14 + 256.
 const LARGEST_RECORD: usize = 16_384 + 256;
@@ -124,14 +127,20 @@ struct Progress<H> {
     output: Vec<u8>,
     /// Whole records at the start of `input` that rustls may look at.
     offered: usize,
+    /// How many records that were, all in all.
+    records: usize,
 }
 
 impl<H> Progress<H> {
-    /// Offers one more record, if it is whole. What is no record is told when it is read.
-    fn offer(&mut self) -> bool {
-        let next = whole_record(&self.input[self.offered..]).ok().flatten();
-        self.offered += next.unwrap_or(0);
-        next.is_some()
+    /// Offers one more record, if it is whole.
+    fn offer(&mut self) -> Result<bool, TlsError> {
+        let Some(record) = whole_record(&self.input[self.offered..])? else { return Ok(false) };
+        self.offered += record;
+        self.records += 1;
+        if self.records > MOST_RECORDS {
+            return Err(TlsError::Other(format!("more than {MOST_RECORDS} records of handshake")));
+        }
+        Ok(true)
     }
 }
 
@@ -146,10 +155,14 @@ async fn aside<H: Handshake + Send + 'static>(
             at.input.drain(..used);
             at.offered -= used;
             // The rest of the peer's flight, if it is there: each hop costs two switches.
-            if matches!(step, Ok(Step::Read)) && at.output.is_empty() && at.offer() {
-                continue;
+            if !matches!(step, Ok(Step::Read)) || !at.output.is_empty() {
+                return (at, step);
             }
-            return (at, step);
+            match at.offer() {
+                Ok(true) => {}
+                Ok(false) => return (at, step),
+                Err(error) => return (at, Err(error)),
+            }
         }
     }));
     stepped.await.map_err(|e| TlsError::Other(format!("handshake thread: {e}")))
@@ -167,7 +180,13 @@ pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Session, TlsError>
 where
     H: Handshake + Send + 'static,
 {
-    let mut at = Progress { tls: Box::new(tls), input: Vec::new(), output: Vec::new(), offered: 0 };
+    let mut at = Progress {
+        tls: Box::new(tls),
+        input: Vec::new(),
+        output: Vec::new(),
+        offered: 0,
+        records: 0,
+    };
     if !H::BEGINS {
         record(&tcp, &mut at).await?;
     }
@@ -194,13 +213,10 @@ where
 
 /// Waits for one more record and offers it.
 async fn record<H>(tcp: &TcpStream, at: &mut Progress<H>) -> Result<(), TlsError> {
-    loop {
-        if let Some(record) = whole_record(&at.input[at.offered..])? {
-            at.offered += record;
-            return Ok(());
-        }
+    while !at.offer()? {
         receive(tcp, &mut at.input).await?;
     }
+    Ok(())
 }
 
 fn whole_record(input: &[u8]) -> Result<Option<usize>, TlsError> {

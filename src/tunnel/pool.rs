@@ -108,7 +108,7 @@ enum Rank {
     Dialling,
 }
 
-/// The most tunnels to one peer that are there only because others are busy.
+/// With so many tunnels to one peer no more are dialled because the others are busy.
 const MOST_SPREAD: usize = 4;
 
 /// The tunnels of one pod on one worker.

@@ -309,3 +309,30 @@ fn a_damaged_byte_ends_the_connection_and_either_side_is_told() {
         }
     }
 }
+
+/// A message may be cut small, but not into as many records as its author likes.
+#[test]
+fn a_handshake_may_be_cut_small_but_not_endlessly() {
+    run(async {
+        let (near, far) = tcp().await;
+        let mut config = ROOT.rustls_client("theirs", SUITES[0]);
+        config.max_fragment_size = Some(40);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = "127.0.0.1".try_into().unwrap();
+        let (_, theirs) = tokio::join!(ours(We::Answer, far), connector.connect(name, near));
+        theirs.expect("a handshake in small pieces");
+
+        let (mut near, far) = tcp().await;
+        // A ClientHello of 60,000 bytes, a byte in each record.
+        let mut pieces = Vec::new();
+        for n in 0..300 {
+            let byte = *[1, 0, 0xea, 0x60].get(n).unwrap_or(&3);
+            pieces.extend([22, 3, 1, 0, 1, byte]);
+        }
+        near.write_all(&pieces).await.unwrap();
+        let own = ROOT.own("ours");
+        let refused = Acceptor::default().accept(far, &own.svid, &own.bundles, WITHIN).await;
+        let Err(why) = refused else { panic!("taken") };
+        assert!(why.to_string().contains("more than 256 records"), "{why}");
+    });
+}

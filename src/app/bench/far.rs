@@ -55,7 +55,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, tasks: Tasks, streams: Handl
 async fn hello(socket: &TcpStream) -> Result<Hello, Failed> {
     socket.set_nodelay(true)?;
     let mut hello = [0; HELLO];
-    read_exact(socket, &mut hello).await?;
+    patiently("hello", read_exact(socket, &mut hello)).await?;
     Hello::decode(&hello).map_err(|why| Failed::corrupt(why.to_owned()))
 }
 

@@ -63,13 +63,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Runs connection number `which` until the end.
 pub(super) async fn run(shared: Arc<Shared>, which: usize) -> Outcome {
     let mut outcome = Outcome::default();
+    let mut pace = match Pace::new(shared.rate, which, shared.connections) {
+        Ok(pace) => pace,
+        Err(error) => {
+            outcome.failed(which, error.into());
+            return outcome;
+        }
+    };
     match shared.job {
-        Job::Ping => ping(&shared, which, &mut outcome).await,
-        Job::Churn => churn(&shared, which, &mut outcome).await,
+        Job::Ping => ping(&shared, which, &mut pace, &mut outcome).await,
+        Job::Churn => churn(&shared, which, &mut pace, &mut outcome).await,
         Job::Idle => idle(&shared, which, &mut outcome).await,
         Job::Stream(kind) => stream(&shared, which, kind, None, &mut outcome).await,
         Job::Slow(rate) => stream(&shared, which, Kind::Down, Some(rate), &mut outcome).await,
     }
+    outcome.unsent = pace.unsent(shared.end);
     outcome
 }
 
@@ -119,11 +127,7 @@ async fn echo(
     }
 }
 
-async fn ping(shared: &Shared, which: usize, outcome: &mut Outcome) {
-    let mut pace = match Pace::new(shared.rate, which, shared.connections) {
-        Ok(pace) => pace,
-        Err(error) => return outcome.failed(which, error.into()),
-    };
+async fn ping(shared: &Shared, which: usize, pace: &mut Pace, outcome: &mut Outcome) {
     let (mut message, mut answer) = buffers(shared);
     let mut pattern = Pattern::new(which as u64);
     while !shared.is_over() {
@@ -148,14 +152,9 @@ async fn ping(shared: &Shared, which: usize, outcome: &mut Outcome) {
             tokio::time::sleep(PAUSE).await;
         }
     }
-    outcome.unsent += pace.unsent(shared.end);
 }
 
-async fn churn(shared: &Shared, which: usize, outcome: &mut Outcome) {
-    let mut pace = match Pace::new(shared.rate, which, shared.connections) {
-        Ok(pace) => pace,
-        Err(error) => return outcome.failed(which, error.into()),
-    };
+async fn churn(shared: &Shared, which: usize, pace: &mut Pace, outcome: &mut Outcome) {
     let (mut message, mut answer) = buffers(shared);
     let mut pattern = Pattern::new(which as u64);
     let hello = shared.hello(Kind::Echo, which).encode();
@@ -165,23 +164,23 @@ async fn churn(shared: &Shared, which: usize, outcome: &mut Outcome) {
             () = shared.until_end() => break,
         };
         let once = async {
+            let since = since?;
             let socket = connect(shared.target).await?;
             write_all(&socket, &hello).await?;
             echo(shared, &socket, &mut message, &mut answer, &mut pattern).await?;
             half_close(&socket)?;
             // Closing with the far end's FIN leaves nothing behind on this side.
-            read_some(&socket, &mut [0]).await.map(drop)
+            patiently("close", read_some(&socket, &mut [0])).await?;
+            Ok(since)
         };
-        match (once.await, since) {
-            (Ok(()), Ok(since)) => shared.done(since, outcome),
-            (Err(failed), _) => {
+        match once.await {
+            Ok(since) => shared.done(since, outcome),
+            Err(failed) => {
                 outcome.failed(which, failed);
                 tokio::time::sleep(PAUSE).await;
             }
-            (_, Err(error)) => return outcome.failed(which, error.into()),
         }
     }
-    outcome.unsent += pace.unsent(shared.end);
 }
 
 async fn idle(shared: &Shared, which: usize, outcome: &mut Outcome) {
