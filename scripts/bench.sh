@@ -7,7 +7,8 @@
 #   --seconds S     length of each measurement (4)
 #   --proxies LIST  of none,haproxy,envoy,adit (all); adit-NAME is the binary that the variable
 #                   ADIT_BINARY_NAME names: another build of adit, in the same rounds;
-#                   ztunnel is the binary that ZTUNNEL_BINARY names
+#                   ztunnel is the binary that ZTUNNEL_BINARY names; adit-sockmap is adit with
+#                   `appHop: sockmap`
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
@@ -147,14 +148,17 @@ start_ztunnel() { # one per pod, its identities from the CA that it has for test
   redirect; wait_for 1 127.0.0.1 15001; wait_for 2 10.77.0.2 15008; sleep 1
 }
 start_adit() {
-  local side binary=target/release/adit variable
-  if [ "$proxy" != adit ]; then variable=ADIT_BINARY_${proxy#adit-}; binary=${!variable}; fi
+  local side binary=target/release/adit variable hop=tcp
+  case $proxy in
+    adit) ;; adit-sockmap) hop=sockmap ;;
+    *) variable=ADIT_BINARY_${proxy#adit-}; binary=${!variable} ;;
+  esac
   for side in 1 2; do
     cat > $dir/mesh$side.yaml <<Y
 trustDomain: cluster.local
 node: node-$side
 ca: { embedded: { dir: $dir/ca } }
-capture: { rules: nft }
+capture: { rules: nft, appHop: $hop }
 workers: 2
 workloads:
 - { name: pod1, namespace: bench, serviceAccount: pod1, addresses: [10.77.0.1], node: node-1, netns: pod1 }

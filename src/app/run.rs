@@ -19,8 +19,11 @@ use crate::{
     ca::{EmbeddedCa, Svids},
     config::{self, CaConfig, Checked, LoadError},
     lifecycle::Tasks,
+    mesh::{AppHop, Workload},
     node::{Node, recheck},
     observe::{Telemetry, logging::Logging},
+    sys::sockmap::Sockmap,
+    tunnel::HBONE_PORT,
 };
 
 /// Why `adit run` did not start.
@@ -80,6 +83,7 @@ async fn serve(
         telemetry,
         tunnel: settings.tunnel.clone(),
         idle: settings.idle,
+        sockmap: short_way(&wanted),
         workers,
     });
     let state = Arc::new(State::new(Arc::clone(&node), logging));
@@ -138,6 +142,21 @@ async fn serve(
     Ok(())
 }
 
+/// The short way to applications, if a workload asks for it and this kernel has it.
+fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
+    wanted.iter().find(|w| w.app_hop == AppHop::Sockmap)?;
+    match Sockmap::load(HBONE_PORT) {
+        Ok(sockmap) => {
+            tracing::info!("appHop: sockmap is on");
+            Some(sockmap)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "appHop: sockmap cannot be had here; applications are reached by TCP");
+            None
+        }
+    }
+}
+
 /// What a reload changes.
 struct Live {
     file: PathBuf,
@@ -145,7 +164,7 @@ struct Live {
     changing: Option<Stamp>,
     trust_domain: crate::identity::TrustDomain,
     ca: CaConfig,
-    wanted: Vec<Arc<crate::mesh::Workload>>,
+    wanted: Vec<Arc<Workload>>,
     capture: config::Capture,
     grace: Duration,
     settings: String,

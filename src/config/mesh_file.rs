@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     identity::{SpiffeId, TrustDomain},
-    mesh::{MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts, Workload},
+    mesh::{
+        AppHop, MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts,
+        Workload,
+    },
     node::OWN_PORTS,
 };
 
@@ -42,6 +45,8 @@ pub enum Capture {
     /// Somebody else does.
     None,
 }
+
+const APP_HOPS: &[(&str, AppHop)] = &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
 
 /// A mesh file without faults.
 #[derive(Debug)]
@@ -142,12 +147,14 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let mtls = top.get("mtls").and_then(|m| m.word(&modes)).unwrap_or_default();
     let ca = top.require("ca").and_then(|ca| read_ca(&ca));
     let rules = [("nft", Capture::Nft), ("none", Capture::None)];
-    let capture = top.get("capture").and_then(|c| c.map(&["rules"]).require("rules")?.word(&rules));
+    let section = top.get("capture").map(|c| c.map(&["rules", "appHop"]));
+    let capture = section.as_ref().and_then(|c| c.require("rules")?.word(&rules));
+    let app_hop = section.and_then(|c| c.get("appHop")?.word(APP_HOPS)).unwrap_or_default();
     let settings = Settings::read(&top);
     let any: TrustDomain = "invalid".parse().ok()?;
     let domain = trust_domain.clone().unwrap_or(any);
     let mut taken = HashMap::new();
-    let workloads = read_workloads(&top, &domain, &mut taken);
+    let workloads = read_workloads(&top, &domain, app_hop, &mut taken);
     let services = read_services(&top, &workloads, &mut taken);
     let items = top.list("policies");
     let policies: Vec<_> =
@@ -254,7 +261,12 @@ fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
     all
 }
 
-fn read_workloads(top: &Map<'_>, domain: &TrustDomain, taken: &mut Taken) -> Vec<Workload> {
+fn read_workloads(
+    top: &Map<'_>,
+    domain: &TrustDomain,
+    app_hop: AppHop,
+    taken: &mut Taken,
+) -> Vec<Workload> {
     let mut uids = BTreeSet::new();
     let mut all = Vec::new();
     for item in top.list("workloads") {
@@ -267,6 +279,7 @@ fn read_workloads(top: &Map<'_>, domain: &TrustDomain, taken: &mut Taken) -> Vec
             "netns",
             "labels",
             "protocol",
+            "appHop",
         ]);
         let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
         let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
@@ -302,6 +315,7 @@ fn read_workloads(top: &Map<'_>, domain: &TrustDomain, taken: &mut Taken) -> Vec
             labels: map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect(),
             protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
+            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
         });
     }
     all

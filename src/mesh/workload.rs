@@ -15,6 +15,17 @@ pub enum Protocol {
     Tcp,
 }
 
+/// How bytes travel between an application and us, on its own host.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AppHop {
+    /// TCP, as if it went to another host.
+    #[default]
+    Tcp,
+    /// From queue to queue where the kernel can ([`crate::sys::sockmap`]).
+    Sockmap,
+}
+
 /// Where a pod's network namespace is found.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum NetnsRef {
@@ -89,4 +100,6 @@ pub struct Workload {
     pub protocol: Protocol,
     /// Its network namespace; `None` is the process's own.
     pub netns: Option<NetnsRef>,
+    /// How its applications' bytes come to us.
+    pub app_hop: AppHop,
 }

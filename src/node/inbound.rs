@@ -120,7 +120,7 @@ async fn stream(tunnel: Arc<Tunnel>, incoming: Incoming) {
 async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome {
     // In a box of its own, so that a connection that flows does not hold what opening it took.
     match Box::pin(admit(tunnel, incoming, conn)).await {
-        Ok((app, stream)) => ended(&tunnel.node, conn, app, stream).await,
+        Ok((app, stream)) => ended(&tunnel.node, conn, tunnel.pod.dialled_app(app), stream).await,
         Err(outcome) => outcome,
     }
 }

@@ -44,6 +44,7 @@ use crate::{
     identity::X509Svid,
     mesh::{Snapshot, Workload},
     observe::Telemetry,
+    sys::sockmap::Sockmap,
     tunnel::TunnelConfig,
 };
 
@@ -66,6 +67,8 @@ pub struct Node {
     pub tunnel: TunnelConfig,
     /// A relay in which nothing moves ends after this.
     pub idle: Option<Duration>,
+    /// The short way to applications, where it is on.
+    pub sockmap: Option<Arc<Sockmap>>,
     /// One runtime per data worker.
     pub workers: Vec<Handle>,
 }

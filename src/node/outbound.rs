@@ -64,8 +64,10 @@ async fn carry(
     // In a box of its own, so that a connection that flows does not hold what opening it took.
     let reached = Box::pin(reach(node, pod, pool, &app, peer, conn)).await;
     match reached {
-        Ok(Reached::Tunnel(stream)) => ended(node, conn, app, stream).await,
-        Ok(Reached::Tcp(upstream)) => ended(node, conn, app, TcpFar::new(upstream)).await,
+        Ok(Reached::Tunnel(stream)) => ended(node, conn, pod.captured_app(app), stream).await,
+        Ok(Reached::Tcp(upstream)) => {
+            ended(node, conn, pod.captured_app(app), TcpFar::new(upstream)).await
+        }
         Err(outcome) => {
             abort(&app);
             outcome
@@ -161,10 +163,10 @@ pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcom
 pub(super) async fn ended(
     node: &Node,
     conn: &OpenConn,
-    app: TcpStream,
+    app: App,
     mut far: impl relay::Far,
 ) -> Outcome {
-    match relay::run(App::new(app), &mut far, &conn.live().meter, node.idle).await {
+    match relay::run(app, &mut far, &conn.live().meter, node.idle).await {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),

@@ -67,7 +67,7 @@ async fn carry(
         }
     };
     conn.count_opened();
-    ended(node, conn, app, TcpFar::new(client)).await
+    ended(node, conn, pod.dialled_app(app), TcpFar::new(client)).await
 }
 
 fn admissible(own: &[std::net::IpAddr], dst: SocketAddr) -> Result<(), (CloseReason, String)> {

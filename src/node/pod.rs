@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     lifecycle::Tasks,
-    mesh::Workload,
+    mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
-    sys::{netns::Netns, sockets},
+    relay::{App, ShortWay},
+    sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
     tunnel::{HBONE_PORT, Pool},
 };
@@ -34,6 +35,7 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
+    watched: Option<Arc<Watched>>,
     accepting: CancellationToken,
     conns: Tasks,
     tunnels: Tasks,
@@ -46,6 +48,8 @@ impl Pod {
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
         let netns = Arc::new(netns);
+        let sockmap = node.sockmap.as_ref().filter(|_| workload.app_hop == AppHop::Sockmap);
+        let watched = sockmap.map(|sockmap| sockmap.watch(&netns)).transpose()?.map(Arc::new);
         let open = |port| -> io::Result<Vec<Door>> {
             let listen = |desk| Ok((sockets::listen(&netns, SocketAddr::new(ANY, port))?, desk));
             Desk::all(node.workers.len()).into_iter().map(listen).collect()
@@ -57,6 +61,7 @@ impl Pod {
             netns,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
+            watched,
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
@@ -136,6 +141,27 @@ impl Pod {
             return sockets::connect(plain, dst, node.tunnel.connect).await;
         }
         sockets::connect(socket, dst, node.tunnel.connect).await
+    }
+
+    /// The application whose connection was captured.
+    pub(super) fn captured_app(&self, socket: TcpStream) -> App {
+        self.app(socket, sockets::original_dst)
+    }
+
+    /// The application that was dialled.
+    pub(super) fn dialled_app(&self, socket: TcpStream) -> App {
+        self.app(socket, TcpStream::local_addr)
+    }
+
+    /// The application at the other end of `socket`, by the short way if there is one; what it
+    /// takes for its own other end is told by `remote`.
+    fn app(&self, socket: TcpStream, remote: fn(&TcpStream) -> io::Result<SocketAddr>) -> App {
+        match self.watched.as_ref().map(|watched| (watched, remote(&socket))) {
+            Some((watched, Ok(remote))) => {
+                App::new(socket).with_short_way(ShortWay::new(Arc::clone(watched), remote))
+            }
+            _ => App::new(socket),
+        }
     }
 
     /// Stops the pod in three phases: no new connections and GOAWAY; up to `grace` for live

@@ -13,6 +13,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
+use super::ShortWay;
 use crate::sys::sockets;
 
 /// One TCP socket. Dropped before [`App::finish`], it resets the connection: what was cut in
@@ -21,13 +22,21 @@ pub struct App {
     socket: Arc<TcpStream>,
     finished: bool,
     reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
+    short_way: Option<Box<ShortWay>>,
 }
 
 impl App {
     /// Takes a connected socket.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket: Arc::new(socket), finished: false, reset: None }
+        Self { socket: Arc::new(socket), finished: false, reset: None, short_way: None }
+    }
+
+    /// With a short way between the application and us.
+    #[must_use]
+    pub fn with_short_way(mut self, short_way: ShortWay) -> Self {
+        self.short_way = Some(Box::new(short_way));
+        self
     }
 
     /// The socket.
@@ -37,8 +46,13 @@ impl App {
     }
 
     /// The socket holds no more than this call has seen: the next readiness is a new one. Saves
-    /// the read that would only say so.
-    pub fn drained(&self) {
+    /// the read that would only say so. Not where two queues lead to it: a read stops at the end
+    /// of the first.
+    pub fn drained(&mut self) {
+        let short_way = self.short_way.as_mut();
+        if short_way.is_some_and(|short_way| short_way.message(&self.socket)) {
+            return;
+        }
         sockets::not_ready(&self.socket, Interest::READABLE);
     }
 
@@ -48,9 +62,17 @@ impl App {
     /// What the kernel said, a peer that is gone excepted: its own end is told by reads.
     pub fn finish(&mut self) -> io::Result<()> {
         self.finished = true;
+        self.half_closed();
         match SockRef::from(&*self.socket).shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
             done => done,
+        }
+    }
+
+    /// The application has said all, or we have.
+    pub(super) fn half_closed(&mut self) {
+        if let Some(short_way) = &mut self.short_way {
+            short_way.end();
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod app;
 mod scratch;
+mod short_way;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::{
 
 pub use app::App;
 pub use scratch::with_scratch;
+pub use short_way::ShortWay;
 
 use crate::observe::conn::Meter;
 
@@ -90,6 +92,7 @@ pub async fn run(
             down = true;
         }
         if !up && far.poll_up(cx, &mut app, meter)?.is_ready() {
+            app.half_closed();
             up = true;
         }
         if up && down {

@@ -69,13 +69,13 @@ impl Far for TcpFar {
     }
 }
 
-type Side<'a> = (&'a App, fn(io::Error) -> Broken);
+type Side<A> = (A, fn(io::Error) -> Broken);
 
 /// One direction, until `from` has ended and `to` has everything.
 fn poll_copy(
     cx: &mut Context<'_>,
-    (from, from_failed): Side<'_>,
-    (to, to_failed): Side<'_>,
+    (from, from_failed): Side<&mut App>,
+    (to, to_failed): Side<&App>,
     held: &mut Vec<u8>,
     count: &AtomicU64,
 ) -> Poll<Result<(), Broken>> {

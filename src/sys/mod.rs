@@ -6,3 +6,4 @@ pub mod packet;
 pub mod process;
 pub mod sandbox;
 pub mod sockets;
+pub mod sockmap;

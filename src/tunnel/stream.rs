@@ -116,7 +116,7 @@ impl TunnelStream {
         &mut self,
         core: &mut Core,
         cx: &mut Context<'_>,
-        app: &App,
+        app: &mut App,
         meter: &Meter,
     ) -> Poll<Result<bool, Broken>> {
         let id = self.id;
@@ -140,7 +140,7 @@ impl TunnelStream {
     fn take_turn(
         &mut self,
         core: &mut Core,
-        app: &App,
+        app: &mut App,
         meter: &Meter,
         turn: usize,
     ) -> Poll<Result<bool, Broken>> {

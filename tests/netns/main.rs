@@ -11,9 +11,13 @@ mod impersonation;
 mod lab;
 mod mesh;
 mod refusals;
+mod short_way;
 mod stalls;
 
 fn main() {
     lab::become_root();
-    harness::run(&[mesh::TESTS, refusals::TESTS, impersonation::TESTS, stalls::TESTS].concat());
+    harness::run(
+        &[mesh::TESTS, refusals::TESTS, impersonation::TESTS, stalls::TESTS, short_way::TESTS]
+            .concat(),
+    );
 }

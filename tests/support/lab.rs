@@ -175,9 +175,12 @@ impl Lab {
                     let peer = socket.peer_addr().map(|a| a.ip().to_canonical().to_string());
                     let mut buffer = [0; 65536];
                     let _ = writeln!(socket, "caller {}", peer.unwrap_or_default());
-                    while let Ok(n @ 1..) = socket.read(&mut buffer) {
-                        if socket.write_all(&buffer[..n]).is_err() {
-                            return;
+                    loop {
+                        match socket.read(&mut buffer) {
+                            Ok(n @ 1..) if socket.write_all(&buffer[..n]).is_ok() => {}
+                            // What sockmap makes of a blocking read now and then.
+                            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                            _ => return,
                         }
                     }
                 });

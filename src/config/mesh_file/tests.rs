@@ -128,6 +128,28 @@ fn what_would_silently_mean_something_else_is_a_fault() {
 }
 
 #[test]
+fn the_hop_to_applications_is_chosen_for_all_or_for_one() {
+    let file = "trustDomain: td
+ca: { embedded: { dir: /ca } }
+capture: { rules: nft, appHop: sockmap }
+workloads:
+- { name: a, addresses: [10.0.0.1], netns: a }
+- { name: b, addresses: [10.0.0.2], netns: b, appHop: tcp }
+";
+    let hops = |text: &str| -> Vec<_> {
+        parse("m", text).unwrap().local_workloads().iter().map(|w| w.app_hop).collect()
+    };
+    assert_eq!(hops(file), [AppHop::Sockmap, AppHop::Tcp]);
+    assert_eq!(
+        hops(&file.replace(", appHop: sockmap }", " }")),
+        [AppHop::Tcp; 2],
+        "off by default"
+    );
+    let faults = parse("m", &file.replace("appHop: tcp", "appHop: ebpf")).unwrap_err().to_string();
+    assert!(faults.contains("none of tcp, sockmap"), "{faults}");
+}
+
+#[test]
 fn limits_reach_the_tunnels() {
     let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900 }\n";
     let text = EXAMPLE.replace("node: node-a\nmtls", &format!("{limits}node: node-a\nmtls"));

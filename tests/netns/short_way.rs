@@ -1,0 +1,183 @@
+//! `appHop: sockmap`: applications' bytes from queue to queue, past TCP.
+//!
+//! Where the kernel does not have it (the log then says why) adit carries on by TCP: the same
+//! scenarios must hold, but for the one that counts packets.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::{
+    lab::Lab,
+    mesh::{PODS, allow},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("short_way::small_messages_leave_the_loopback_device_alone", no_packets),
+    ("short_way::bytes_keep_their_order_whichever_way_they_go", order),
+    ("short_way::a_half_close_and_a_reset_arrive_as_such", endings),
+    ("short_way::a_reader_that_stalls_makes_the_writer_wait", stall),
+];
+
+fn lab() -> Lab {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    let body = allow(&["web"]).replace(", netns:", ", appHop: sockmap, netns:");
+    lab.start(&body);
+    lab
+}
+
+fn is_on(lab: &Lab) -> bool {
+    lab.log().contains("appHop: sockmap is on")
+}
+
+/// A connection that has said enough to take the short way.
+fn warm(lab: &Lab) -> TcpStream {
+    let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.read_exact(&mut [0; 17]).unwrap();
+    (0..20).for_each(|_| ping(&mut socket));
+    socket
+}
+
+fn ping(socket: &mut TcpStream) {
+    socket.write_all(b"ping").unwrap();
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+/// Reads as an application with an event loop does: a blocking read of a socket in a sockmap may
+/// say that there is nothing after all (`tcp_bpf_recvmsg` waits once, whoever wakes it).
+fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> usize {
+    let start = Instant::now();
+    loop {
+        match socket.read(buffer) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && start.elapsed() < LIMIT => {}
+            read => return read.unwrap(),
+        }
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn loopback_packets(lab: &Lab, pod: &str) -> u64 {
+    let text = lab.tool(pod, "cat /proc/self/net/dev");
+    let line = text.lines().find(|l| l.trim_start().starts_with("lo:")).expect("lo");
+    line.split_whitespace().nth(2).expect("packets").parse().expect("a number")
+}
+
+fn no_packets() {
+    let lab = lab();
+    let mut socket = warm(&lab);
+    let before = ["web", "db"].map(|pod| loopback_packets(&lab, pod));
+    (0..500).for_each(|_| ping(&mut socket));
+    let after = ["web", "db"].map(|pod| loopback_packets(&lab, pod));
+    for (pod, (before, after)) in ["web", "db"].iter().zip(before.into_iter().zip(after)) {
+        match is_on(&lab) {
+            true => assert!(after - before < 20, "{pod}: {} packets", after - before),
+            false => println!("no sockmap on this kernel, by TCP instead:\n{}", lab.log()),
+        }
+    }
+}
+
+/// What `seed` stands for, `length` bytes.
+fn text(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes
+}
+
+/// Messages of all sizes, with pauses, to a reader who pauses too: queues run full and empty,
+/// and bytes change their way many times.
+fn order() {
+    let lab = lab();
+    let flows: Vec<_> = (0..4).map(|seed| (seed, warm(&lab))).collect();
+    std::thread::scope(|scope| {
+        for (seed, socket) in flows {
+            let said = text(seed, 12_000_000);
+            scope.spawn(move || {
+                let mut writer = socket.try_clone().unwrap();
+                let expected = said.clone();
+                let reads = std::thread::spawn(move || {
+                    read_all(socket, &expected, seed);
+                });
+                let mut random = StdRng::seed_from_u64(seed + 100);
+                let mut rest = &said[..];
+                while !rest.is_empty() {
+                    let most = *[10, 300, 5_000, 200_000].get(random.random_range(0..4)).unwrap();
+                    let (part, left) = rest.split_at(random.random_range(1..=most).min(rest.len()));
+                    writer.write_all(part).unwrap();
+                    if random.random_ratio(1, 40) {
+                        std::thread::sleep(Duration::from_micros(random.random_range(1..3_000)));
+                    }
+                    rest = left;
+                }
+                writer.shutdown(Shutdown::Write).unwrap();
+                reads.join().unwrap();
+            });
+        }
+    });
+}
+
+fn read_all(mut socket: TcpStream, expected: &[u8], seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed + 200);
+    let (mut at, mut buffer) = (0, vec![0; 150_000]);
+    loop {
+        let most = random.random_range(1..buffer.len());
+        let n = read(&mut socket, &mut buffer[..most]);
+        if n == 0 {
+            break;
+        }
+        assert!(buffer[..n] == expected[at..at + n], "flow {seed} differs at {at}..{}", at + n);
+        at += n;
+        if random.random_ratio(1, 60) {
+            std::thread::sleep(Duration::from_micros(random.random_range(1..5_000)));
+        }
+    }
+    assert_eq!(at, expected.len(), "flow {seed}");
+}
+
+fn endings() {
+    let lab = lab();
+    let mut socket = warm(&lab);
+    socket.write_all(b"last words").unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "last words");
+    lab.record("outbound", "completed");
+    let socket = warm(&lab);
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(socket);
+    lab.record("outbound", "app_reset");
+    lab.record("inbound", "peer_reset");
+}
+
+/// Nobody reads what comes back: the echo stops reading too, and then this writer must wait
+/// long before it has said a gigabyte.
+fn stall() {
+    let lab = lab();
+    let mut socket = warm(&lab);
+    socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let (mut said, part) = (0_usize, [7; 4096]);
+    while said < 1 << 30 {
+        match socket.write(&part) {
+            Ok(n) => said += n,
+            Err(_) => break,
+        }
+    }
+    assert!(said < 256 << 20, "{said} bytes are on their way to nobody");
+    // And all of it comes when somebody does read.
+    socket.shutdown(Shutdown::Write).unwrap();
+    let (mut buffer, mut got) = (vec![0; 1 << 20], 0);
+    while let n @ 1.. = read(&mut socket, &mut buffer) {
+        assert!(buffer[..n].iter().all(|b| *b == 7));
+        got += n;
+    }
+    assert_eq!(got, said);
+}
