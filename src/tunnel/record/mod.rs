@@ -9,7 +9,7 @@ mod key;
 mod open;
 mod seal;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use open::{Opened, Opener};
 pub use seal::{MOST_READ, Sealer};

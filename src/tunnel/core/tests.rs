@@ -1,0 +1,78 @@
+//! A peer made by hand: frames in records, at the other end of a loopback connection.
+#![allow(clippy::unwrap_used)]
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::{
+    tls::Aead,
+    tunnel::{
+        http2::{
+            FloodLimits,
+            frame::{flag, kind, put},
+            hpack,
+        },
+        record::tests::keys,
+    },
+};
+
+/// A server's core, its socket, and the peer.
+struct Ends {
+    core: Core,
+    tcp: TcpStream,
+    peer: Records,
+    _peer_tcp: TcpStream,
+}
+
+impl Ends {
+    async fn new(limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let (peer_tcp, tcp) = tokio::join!(TcpStream::connect(to), listener.accept());
+        let (ours, theirs) = keys(Aead::Aes128Gcm);
+        let core = Core::new(Role::Server, limits, ours).unwrap();
+        let peer = Records::new(theirs).unwrap();
+        let mut ends = Self { core, tcp: tcp.unwrap().0, peer, _peer_tcp: peer_tcp.unwrap() };
+        let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        put(&mut greeting, kind::SETTINGS, 0, 0, &[]);
+        ends.says(&greeting).unwrap();
+        ends
+    }
+
+    /// The peer sends frames, and reads nothing.
+    fn says(&mut self, frames: &[u8]) -> Result<(), Over> {
+        self.peer.sealer.append(frames).unwrap();
+        let mut sealed = self.peer.pending().unwrap().to_vec();
+        self.peer.sealer.written(sealed.len());
+        self.core.received(&mut sealed)?;
+        self.core.flush(&self.tcp)
+    }
+}
+
+fn connect(id: u32) -> Vec<u8> {
+    let (mut block, mut frame) = (Vec::new(), Vec::new());
+    for (name, value) in [(":method", "CONNECT"), (":authority", "10.0.0.1:80")] {
+        hpack::encode(&mut block, name, value);
+    }
+    put(&mut frame, kind::HEADERS, flag::END_HEADERS, id, &block);
+    frame
+}
+
+/// What it does not read stays bounded: our socket is full, and then it is cut off.
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_pile_up() {
+    let flood = FloodLimits { burst: u32::MAX, per_second: 0 };
+    let mut ends = Ends::new(Limits { flood, ..Limits::default() }).await;
+    let mut pings = Vec::new();
+    (0..900).for_each(|_| put(&mut pings, kind::PING, 0, 0, &[0; 8]));
+    for _ in 0..1000 {
+        let told = ends.says(&pings);
+        let waiting = ends.core.records.sealer.waiting();
+        assert!(waiting < 400 << 10, "{waiting} bytes wait");
+        if let Err(over) = told {
+            assert!(over.to_string().contains("reads no answer"), "{over}");
+            return;
+        }
+    }
+    panic!("it was never cut off");
+}
