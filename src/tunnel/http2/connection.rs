@@ -168,7 +168,9 @@ pub struct Http2 {
 }
 
 /// What waits to be answered may not grow beyond this: such a peer does not read.
-pub(super) const MAX_UNREAD: usize = 256 * 1024;
+const MAX_UNREAD: usize = 256 * 1024;
+/// … but for the fields of our own requests or answers, about so much per stream.
+const OWN_FIELDS: usize = 1024;
 /// The connection's window before anybody spoke (RFC 9113 §6.9.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
@@ -236,6 +238,11 @@ impl Http2 {
 
     pub(super) fn unread(&self) -> usize {
         self.control.len()
+    }
+
+    /// Whether more waits than piles up with a peer that reads.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread() > MAX_UNREAD + self.streams.len() * OWN_FIELDS
     }
 
     /// How many streams are open.

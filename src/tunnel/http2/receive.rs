@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     Failure,
-    connection::{DataFrame, Event, Http2, MAX_UNREAD, Role},
+    connection::{DataFrame, Event, Http2, Role},
     frame::{Code, Head, flag, kind},
     headers::{Block, Fields},
     reader::Piece,
@@ -43,7 +43,7 @@ impl Http2 {
                     event?
                 }
             };
-            if self.unread() > MAX_UNREAD {
+            if self.is_unread() {
                 let why = "asks much and reads no answer";
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, why));
             }

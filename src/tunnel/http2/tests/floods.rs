@@ -197,3 +197,15 @@ fn late_data_is_free_as_far_as_its_window_went() {
     let free = (64 << 10) - 1;
     assert!((free + 3_900..=free + 4_000).contains(&late), "{late}");
 }
+
+/// What we say of our own accord is not held against the peer.
+#[test]
+fn a_burst_of_our_own_requests_is_no_flood() {
+    let mut client = greeted(Role::Client, Limits::default());
+    tell(&mut client, &setting(3, 5_000)).unwrap();
+    let baggage = "k".repeat(400);
+    for _ in 0..1_000 {
+        client.open("10.0.0.1:80", &[("baggage", &baggage)]).unwrap();
+    }
+    assert_eq!(tell(&mut client, &frame(kind::PING, 0, 0, &[0; 8])), Ok(vec![]));
+}
