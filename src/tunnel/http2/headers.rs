@@ -170,12 +170,6 @@ impl Fields {
         let request = self.method.is_some() || self.authority.is_some() || self.scheme || self.path;
         self.status.filter(|_| !self.malformed && !request)
     }
-
-    /// RFC 9113 §8.1: trailers hold no pseudo fields.
-    pub(super) fn is_trailers(&self) -> bool {
-        let request = self.method.is_some() || self.authority.is_some() || self.scheme || self.path;
-        !self.malformed && !request && self.status.is_none()
-    }
 }
 
 /// Appends HEADERS and as many CONTINUATION as the peer's frame size asks for. The `first` of a

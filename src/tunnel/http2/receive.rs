@@ -78,7 +78,10 @@ impl Http2 {
             }
             kind::PRIORITY => {
                 self.budget.pay(1, "PRIORITY flood", now)?;
-                sized(head.length == 5).map(|()| None)
+                match head.length == 5 || !self.streams.contains_key(&head.stream) {
+                    true => Ok(None),
+                    false => self.stream_fails(head.stream, Code::FRAME_SIZE_ERROR, now),
+                }
             }
             kind::RST_STREAM => self.reset_came(head, payload, now),
             kind::SETTINGS => self.settings_came(head, payload, now),
@@ -197,7 +200,7 @@ impl Http2 {
         match self.role {
             Role::Server if id > self.last_peer => self.request(id, end, fields, now),
             _ if self.is_idle(id) => Err(Failure::protocol("HEADERS of no request")),
-            _ => self.answer_or_trailers(id, end, &fields, now),
+            _ => self.answer(id, end, &fields, now),
         }
     }
 
@@ -227,13 +230,7 @@ impl Http2 {
         Ok(Some(Event::Request { id, request, end }))
     }
 
-    fn answer_or_trailers(
-        &mut self,
-        id: u32,
-        end: bool,
-        fields: &Fields,
-        now: Instant,
-    ) -> Received {
+    fn answer(&mut self, id: u32, end: bool, fields: &Fields, now: Instant) -> Received {
         let Some(stream) = self.streams.get_mut(&id) else {
             if fields.asks() {
                 return Err(Failure::protocol("a request on a stream that was used up")); // §5.1.1
@@ -258,11 +255,7 @@ impl Http2 {
                 _ => self.stream_fails(id, Code::PROTOCOL_ERROR, now),
             };
         }
-        if !end || !fields.is_trailers() {
-            return self.stream_fails(id, Code::PROTOCOL_ERROR, now);
-        }
-        self.remote_ended(id);
-        Ok(Some(Event::Data { id, range: 0..0, end: true }))
+        self.stream_fails(id, Code::PROTOCOL_ERROR, now) // a tunnel has no trailers (§8.5)
     }
 
     fn reset_came(&mut self, head: Head, payload: &[u8], now: Instant) -> Received {
