@@ -247,19 +247,20 @@ impl Core {
     }
 
     fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>]) -> Result<(), Over> {
-        let now = self.heard;
         let mut batch = Batch { id: 0, slices: Vec::new() };
-        for range in plain {
-            let mut rest = &bytes[range.clone()];
-            while !rest.is_empty() {
-                let (used, event) = self.http2.receive(rest, now)?;
-                if let Some(event) = event {
-                    self.event(event, rest, &mut batch)?;
-                }
-                rest = &rest[used..];
-            }
-        }
+        let read = plain.iter().try_for_each(|range| self.read(&bytes[range.clone()], &mut batch));
         self.deliver(&mut batch);
+        read
+    }
+
+    fn read<'a>(&mut self, mut rest: &'a [u8], batch: &mut Batch<'a>) -> Result<(), Over> {
+        while !rest.is_empty() {
+            let (used, event) = self.http2.receive(rest, self.heard)?;
+            if let Some(event) = event {
+                self.event(event, rest, batch)?;
+            }
+            rest = &rest[used..];
+        }
         Ok(())
     }
 

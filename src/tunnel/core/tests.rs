@@ -76,3 +76,15 @@ async fn answers_that_nobody_reads_do_not_pile_up() {
     }
     panic!("it was never cut off");
 }
+
+/// What was sound before a frame that ends the tunnel is not lost with it.
+#[tokio::test]
+async fn data_before_an_error_is_handed_over() {
+    let mut ends = Ends::new(Limits::default()).await;
+    ends.says(&connect(1)).unwrap();
+    let mut frames = Vec::new();
+    put(&mut frames, kind::DATA, 0, 1, b"hello");
+    put(&mut frames, kind::PUSH_PROMISE, 0, 1, &[]);
+    assert!(matches!(ends.says(&frames), Err(Over::Http2(_))));
+    assert_eq!(ends.core.streams[&1].queue, b"hello");
+}
