@@ -1,6 +1,6 @@
 //! HBONE that arrives for a pod: proven, authorised, and only then dialled.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -159,7 +159,7 @@ async fn admit(
         Ok(dst) => dst,
         Err((status, reason, why)) => return Err(refuse(incoming, status, reason, why)),
     };
-    if proven.not_after < SystemTime::now() {
+    if proven.has_ended() {
         let why = "the caller's SVID expired while its tunnel was open";
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why));
     }

@@ -42,6 +42,15 @@ pub struct Peer {
     pub tls: TlsFacts,
 }
 
+impl Peer {
+    /// Whether its SVID has ended; the last second is whole (RFC 5280 §4.1.2.5), as in the
+    /// handshake.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        SystemTime::now() >= self.not_after + Duration::from_secs(1)
+    }
+}
+
 /// The server side for one pod.
 #[derive(Debug, Default)]
 pub struct Acceptor {

@@ -34,6 +34,7 @@ pub(super) struct TunnelClient {
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     pub(super) streams: AtomicUsize,
+    /// It takes no new streams, and ends with its last.
     pub(super) closed: AtomicBool,
 }
 
@@ -67,10 +68,16 @@ impl TunnelClient {
         Ok(Self { tunnel, addr, peer })
     }
 
-    /// Whether it takes another stream, by its own word and the peer's.
+    /// Whether it takes another stream: by its own word and the peer's, and nothing begins
+    /// under an SVID that has ended.
     pub(super) fn has_room(&self) -> bool {
         let core = self.tunnel.core();
-        core.over.is_none() && core.http2.room() > 0
+        core.over.is_none() && core.http2.room() > 0 && !self.peer.has_ended()
+    }
+
+    /// How many streams at once the peer allows.
+    pub(super) fn places(&self) -> usize {
+        self.tunnel.core().http2.places()
     }
 
     /// Whether a new stream would wait behind much that is on its way already.
@@ -93,10 +100,17 @@ impl TunnelClient {
         let opened =
             request.with_fields(|authority, fields| self.tunnel.open(authority, fields, first));
         let stream = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
+        let usage = Arc::clone(&slot.0);
         let mut stream = stream.holding(slot);
         match timeout(config.response, stream.status()).await {
-            Err(_) => Err(ConnectError::stalled(addr, "answer to CONNECT", config.response)),
+            Err(_) => {
+                usage.closed.store(true, Relaxed); // mute
+                Err(ConnectError::stalled(addr, "answer to CONNECT", config.response))
+            }
             Ok(Err(none)) => {
+                if none.unprocessed && self.has_room() {
+                    usage.closed.store(true, Relaxed); // it refuses what it promised
+                }
                 Err(ConnectError::Http2 { addr, why: none.why, retry: none.unprocessed })
             }
             Ok(Ok(200)) => Ok(stream),
@@ -130,8 +144,8 @@ pub(super) async fn drive(
         () = until_unused(&usage, config.idle, &closing) => Over::Closed,
     };
     usage.closed.store(true, Relaxed);
+    release();
     if matches!(over, Over::Closed) {
-        release();
         tunnel.close(FLUSH).await;
     } else {
         tracing::debug!(target: "tunnel", peer = %client.addr, error = %over, "tunnel to peer ended");
@@ -155,7 +169,10 @@ async fn until_unused(usage: &Usage, idle: Duration, closing: &CancellationToken
         }
         if usage.streams.load(Relaxed) > 0 {
             last_used = Instant::now();
-        } else if closing.is_cancelled() || last_used.elapsed() >= idle {
+        } else if closing.is_cancelled()
+            || usage.closed.load(Relaxed)
+            || last_used.elapsed() >= idle
+        {
             return;
         }
     }

@@ -5,15 +5,19 @@
 //! each pod owns its pool. A dial is made once for all who wait for it, by a task of the
 //! pool, so a waiter that gives up harms nobody; its failure goes to all of them at once.
 
+mod choice;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use choice::{Entry, Rank, State, Tunnels};
 
 use super::{
     ConnectError, TunnelConfig,
@@ -52,71 +56,21 @@ struct Key {
     hop: Hop,
 }
 
-#[derive(Clone)]
-#[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
-enum State {
-    Dialling,
-    Up(TunnelClient),
-    Failed(ConnectError),
+/// A request that its first tunnel did not process.
+#[derive(Clone, Copy)]
+struct Again {
+    /// When it was asked there: only tunnels dialled since then are sure to know better.
+    asked: Instant,
+    /// How many streams at once that peer had room for.
+    places: usize,
 }
-
-struct Entry {
-    state: watch::Receiver<State>,
-    usage: Arc<Usage>,
-    /// When the SVID that it shows became valid.
-    issued: SystemTime,
-    /// Ends it after its last stream.
-    retire: CancellationToken,
-}
-
-impl Entry {
-    /// A place for one stream.
-    fn take(&self) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
-        (self.state.clone(), StreamSlot::take(&self.usage), Arc::clone(&self.usage))
-    }
-
-    /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
-    fn has_room(&self, limit: usize) -> bool {
-        match &*self.state.borrow() {
-            State::Up(client) if !client.has_room() => return false,
-            State::Failed(_) => return false,
-            _ => {}
-        }
-        !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
-    }
-
-    /// The lower the sooner a stream gets through here.
-    fn rank(&self) -> Rank {
-        match &*self.state.borrow() {
-            State::Up(client) if client.is_busy() => Rank::Busy,
-            State::Up(_) => Rank::Calm,
-            _ => Rank::Dialling,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.usage.closed.load(Relaxed) || matches!(&*self.state.borrow(), State::Failed(_))
-    }
-}
-
-/// Which tunnel a new stream takes, the best first.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Rank {
-    Calm,
-    /// Something large is on its way there, and the stream would wait behind it.
-    Busy,
-    Dialling,
-}
-
-/// With so many tunnels to one peer no more are dialled because the others are busy.
-const MOST_SPREAD: usize = 4;
 
 /// The tunnels of one pod on one worker.
 pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
-    entries: Mutex<HashMap<Key, Vec<Entry>>>,
+    entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
     closing: CancellationToken,
 }
@@ -151,26 +105,23 @@ impl Pool {
         request: &ConnectRequest,
         first: &[u8],
     ) -> Result<(TunnelStream, Peer), ConnectError> {
-        let mut tries = 0;
+        let mut again = None;
         loop {
-            tries += 1;
-            let (mut state, slot, usage) = self.tunnel(own, hop, tries > 1);
+            let (mut state, slot, usage) = self.tunnel(own, hop, again);
             let settled = state.wait_for(|s| !matches!(s, State::Dialling)).await;
             let client = match settled.map(|state| state.clone()) {
                 Ok(State::Up(client)) => client,
                 Ok(State::Failed(error)) => return Err(error),
                 Ok(State::Dialling) | Err(_) => {
+                    usage.closed.store(true, Relaxed); // whoever dialled is gone
                     return Err(ConnectError::stalled(hop.addr, "tunnel", self.config.connect));
                 }
             };
+            let asked = Instant::now();
             match client.open(request, first, slot, &self.config).await {
                 Ok(stream) => return Ok((stream, client.peer)),
-                Err(error @ ConnectError::Http2 { .. }) => {
-                    // Broken, going away or mute: live streams go on, new ones go elsewhere.
-                    usage.closed.store(true, Relaxed);
-                    if !matches!(error, ConnectError::Http2 { retry: true, .. }) || tries > 1 {
-                        return Err(error);
-                    }
+                Err(ConnectError::Http2 { retry: true, .. }) if again.is_none() => {
+                    again = Some(Again { asked, places: client.places() });
                 }
                 Err(error) => return Err(error),
             }
@@ -181,33 +132,34 @@ impl Pool {
         &self,
         own: &Own,
         hop: &Hop,
-        fresh: bool,
+        again: Option<Again>,
     ) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
         let key = Key { own_serial: own.svid.serial.clone(), hop: hop.clone() };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() > 64 && !entries.contains_key(&key) {
             entries.retain(|_, tunnels| {
-                tunnels.retain(|t| !t.is_over());
-                !tunnels.is_empty()
+                tunnels.prune();
+                !tunnels.all.is_empty()
             });
         }
         if !entries.contains_key(&key) {
             retire_older(&mut entries, own.svid.not_before);
         }
         let tunnels = entries.entry(key).or_default();
-        tunnels.retain(|t| !t.is_over());
-        let roomy = tunnels.iter().filter(|t| !fresh && t.has_room(self.config.max_streams));
-        let Some(entry) = roomy.min_by_key(|t| t.rank()) else {
+        tunnels.prune();
+        let places = again.map_or(usize::MAX, |again| again.places).min(self.config.max_streams);
+        let is_open =
+            |t: &&Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
+        let Some(entry) = tunnels.all.iter().filter(is_open).min_by_key(|t| t.rank()) else {
             let entry = self.dial(own, hop);
             let taken = entry.take();
-            tunnels.push(entry);
+            tunnels.all.push(entry);
             return taken;
         };
         let taken = entry.take();
         // This one goes where it can; those that come later need not wait behind the bulk.
-        let dials = || tunnels.iter().any(|t| t.rank() == Rank::Dialling);
-        if entry.rank() == Rank::Busy && tunnels.len() < MOST_SPREAD && !dials() {
-            tunnels.push(self.dial(own, hop));
+        if matches!(entry.rank(), Rank::Busy(_)) && tunnels.may_spread() {
+            tunnels.all.push(self.dial(own, hop));
         }
         taken
     }
@@ -217,7 +169,7 @@ impl Pool {
         let (say, state) = watch::channel(State::Dialling);
         let retire = self.closing.child_token();
         self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire.clone());
-        Entry { state, usage, issued: own.svid.not_before, retire }
+        Entry { state, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
     fn spawn_dial(
@@ -251,15 +203,15 @@ impl Pool {
 }
 
 /// Tunnels of an SVID that has been renewed take no more streams: they end with their last.
-fn retire_older(entries: &mut HashMap<Key, Vec<Entry>>, now: SystemTime) {
+fn retire_older(entries: &mut HashMap<Key, Tunnels>, now: SystemTime) {
     entries.retain(|_, tunnels| {
-        tunnels.retain(|t| {
+        tunnels.all.retain(|t| {
             if t.issued < now {
                 t.retire.cancel();
             }
             t.issued >= now
         });
-        !tunnels.is_empty()
+        !tunnels.all.is_empty()
     });
 }
 

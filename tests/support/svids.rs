@@ -61,11 +61,15 @@ impl Root {
 
     /// An SVID that is also good for 127.0.0.1, as other libraries want a name they know.
     pub(crate) fn leaf(&self, name: &str) -> Leaf {
+        self.leaf_for(name, Duration::from_secs(3600))
+    }
+
+    fn leaf_for(&self, name: &str, lifetime: Duration) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let now = time::OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.not_before = now - Duration::from_secs(60);
-        params.not_after = now + Duration::from_secs(3600);
+        params.not_after = now + lifetime;
         let uri = spiffe(name).to_string();
         params.subject_alt_names = vec![
             SanType::URI(uri.try_into().expect("ASCII")),
@@ -80,7 +84,11 @@ impl Root {
 
     /// The same as adit keeps it.
     pub(crate) fn own(&self, name: &str) -> Own {
-        let leaf = self.leaf(name);
+        self.own_for(name, Duration::from_secs(3600))
+    }
+
+    pub(crate) fn own_for(&self, name: &str, lifetime: Duration) -> Own {
+        let leaf = self.leaf_for(name, lifetime);
         let facts = parse_leaf(&leaf.der).expect("an SVID");
         let svid = X509Svid {
             id: facts.id,

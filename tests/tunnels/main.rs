@@ -9,6 +9,7 @@ mod harness;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peer;
+mod pool;
 #[path = "../support/svids.rs"]
 #[allow(dead_code, reason = "PEM is for other tests")]
 mod svids;
@@ -19,5 +20,5 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
-    harness::run(&[transfers::TESTS, endings::TESTS].concat());
+    harness::run(&[transfers::TESTS, endings::TESTS, pool::TESTS].concat());
 }

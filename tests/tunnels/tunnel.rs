@@ -86,11 +86,8 @@ impl Tunnel {
         let near = match ends {
             Ends::H2ToAdit => Near::H2(h2_client(addr, &tasks).await),
             _ => {
-                let netns = Arc::new(Netns::current().unwrap());
-                let (config, closing) = (TunnelConfig::default(), CancellationToken::new());
-                let pool = Box::new(Pool::new(netns, config, tasks.clone(), closing));
-                let hop = Hop { addr, expect: vec![spiffe("far")] };
-                Near::Adit { pool, own: ROOT.own("near"), hop }
+                let (pool, hop) = pool_to(addr, &tasks);
+                Near::Adit { pool: Box::new(pool), own: ROOT.own("near"), hop }
             }
         };
         Self { near, tasks, meters, taken, wire }
@@ -136,6 +133,14 @@ impl Tunnel {
         }
         Ok(app)
     }
+}
+
+/// A pool that has not dialled yet, and where it is to go.
+pub(crate) fn pool_to(addr: SocketAddr, tasks: &Tasks) -> (Pool, Hop) {
+    let netns = Arc::new(Netns::current().unwrap());
+    let (config, closing) = (TunnelConfig::default(), CancellationToken::new());
+    let pool = Pool::new(netns, config, tasks.clone(), closing);
+    (pool, Hop { addr, expect: vec![spiffe("far")] })
 }
 
 impl Tunnel {

@@ -259,6 +259,12 @@ impl Http2 {
         most.saturating_sub(self.streams.len())
     }
 
+    /// How many streams at once the peer allows.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.peer.max_streams as usize
+    }
+
     /// Opens a stream with CONNECT (client). `None` if there is no [`Http2::room`].
     pub fn open(&mut self, authority: &str, fields: &[(&str, &str)]) -> Option<u32> {
         if self.room() == 0 {

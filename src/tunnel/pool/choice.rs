@@ -1,0 +1,143 @@
+//! The tunnels that a pool has, and which of them a new stream takes. No waiting and no dialling
+//! here: that is [`super::Pool`]'s.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::tunnel::{
+    ConnectError,
+    client::{StreamSlot, TunnelClient, Usage},
+};
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
+pub(super) enum State {
+    Dialling,
+    Up(TunnelClient),
+    Failed(ConnectError),
+}
+
+pub(super) struct Entry {
+    pub(super) state: watch::Receiver<State>,
+    pub(super) usage: Arc<Usage>,
+    /// When it was dialled.
+    pub(super) begun: Instant,
+    /// When the SVID that it shows became valid.
+    pub(super) issued: SystemTime,
+    /// Ends it after its last stream.
+    pub(super) retire: CancellationToken,
+}
+
+impl Entry {
+    /// A place for one stream.
+    pub(super) fn take(&self) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
+        (self.state.clone(), StreamSlot::take(&self.usage), Arc::clone(&self.usage))
+    }
+
+    /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        match &*self.state.borrow() {
+            State::Up(client) if !client.has_room() => return false,
+            State::Failed(_) => return false,
+            _ => {}
+        }
+        !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
+    }
+
+    /// The lower the sooner a stream gets through here.
+    pub(super) fn rank(&self) -> Rank {
+        match &*self.state.borrow() {
+            State::Up(client) if client.is_busy() => Rank::Busy(self.usage.streams.load(Relaxed)),
+            State::Up(_) => Rank::Calm,
+            _ => Rank::Dialling,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.usage.closed.load(Relaxed) || matches!(&*self.state.borrow(), State::Failed(_))
+    }
+}
+
+/// Which tunnel a new stream takes, the best first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Rank {
+    Calm,
+    /// Something large is on its way there, and the stream would wait behind it; the fewer
+    /// streams share it the better.
+    Busy(usize),
+    Dialling,
+}
+
+/// The tunnels to one peer.
+#[derive(Default)]
+pub(super) struct Tunnels {
+    pub(super) all: Vec<Entry>,
+    /// When one was last seen to have failed.
+    failed: Option<Instant>,
+}
+
+impl Tunnels {
+    /// Forgets those that are over.
+    pub(super) fn prune(&mut self) {
+        if self.all.iter().any(|t| matches!(&*t.state.borrow(), State::Failed(_))) {
+            self.failed = Some(Instant::now());
+        }
+        self.all.retain(|t| !t.is_over());
+    }
+
+    /// Whether one more may be dialled only because the others are busy: one dial at a time,
+    /// and not right behind one that failed.
+    pub(super) fn may_spread(&self) -> bool {
+        self.all.len() < MOST_SPREAD
+            && self.failed.is_none_or(|at| at.elapsed() >= NO_SPREAD)
+            && self.all.iter().all(|t| t.rank() != Rank::Dialling)
+    }
+}
+
+/// With so many tunnels to one peer no more are dialled because the others are busy.
+const MOST_SPREAD: usize = 4;
+/// For so long after a failure none is dialled because the others are busy.
+const NO_SPREAD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: State) -> Entry {
+        let (_, state) = watch::channel(state);
+        Entry {
+            state,
+            usage: Arc::default(),
+            begun: Instant::now(),
+            issued: SystemTime::now(),
+            retire: CancellationToken::new(),
+        }
+    }
+
+    #[test]
+    fn a_dial_that_failed_is_not_repeated_at_once_only_to_spread() {
+        let mut tunnels = Tunnels::default();
+        assert!(tunnels.may_spread());
+        tunnels.all.push(entry(State::Dialling));
+        assert!(!tunnels.may_spread(), "one at a time");
+        tunnels.all.clear();
+        let addr = "10.0.0.1:15008".parse().unwrap();
+        tunnels.all.push(entry(State::Failed(ConnectError::broken(addr, "refused"))));
+        tunnels.prune();
+        assert!(tunnels.all.is_empty() && !tunnels.may_spread());
+        tunnels.failed = Instant::now().checked_sub(NO_SPREAD);
+        assert!(tunnels.may_spread());
+    }
+
+    #[test]
+    fn the_calm_come_first_and_then_who_has_few() {
+        let mut ranks = [Rank::Dialling, Rank::Busy(3), Rank::Calm, Rank::Busy(1)];
+        ranks.sort();
+        assert_eq!(ranks, [Rank::Calm, Rank::Busy(1), Rank::Busy(3), Rank::Dialling]);
+    }
+}

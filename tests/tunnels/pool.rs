@@ -1,0 +1,194 @@
+//! How many tunnels there are, and which of them a new stream takes, when peers misbehave.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use adit::{
+    lifecycle::Tasks,
+    tls::Acceptor,
+    tunnel::{
+        ConnectError, Hop, Own, Pool, TunnelConfig,
+        connect::ConnectRequest,
+        server::{Incoming, serve},
+        stream::TunnelStream,
+    },
+};
+use bytes::Bytes;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    harness::Test,
+    svids::ROOT,
+    tunnel::{pool_to, run},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("pool::a_burst_on_a_peer_with_few_places_shares_its_tunnels", few_places),
+    ("pool::a_request_that_is_reset_costs_no_tunnel", reset_requests),
+    ("pool::a_tunnel_that_broke_is_let_go_of", broken_tunnel),
+    ("pool::nothing_begins_under_an_svid_that_has_ended", expired_peer),
+];
+
+/// A pool, and a peer that does with each connection what it is told to.
+struct Ends {
+    pool: Pool,
+    own: Own,
+    hop: Hop,
+    tasks: Tasks,
+    dials: Arc<AtomicUsize>,
+}
+
+impl Ends {
+    async fn new<S, F>(serve: S) -> Self
+    where
+        S: Fn(TcpStream, Tasks) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (tasks, dials) = (Tasks::default(), Arc::new(AtomicUsize::new(0)));
+        let (spawner, count) = (tasks.clone(), Arc::clone(&dials));
+        tasks.spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                spawner.spawn(serve(tcp, spawner.clone()));
+            }
+        });
+        let (pool, hop) = pool_to(addr, &tasks);
+        Self { pool, own: ROOT.own("near"), hop, tasks, dials }
+    }
+
+    async fn open(&self) -> Result<TunnelStream, ConnectError> {
+        let request = ConnectRequest {
+            authority: "10.0.0.1:80".parse().unwrap(),
+            client: "10.0.0.9:4242".parse().unwrap(),
+            service: None,
+            baggage: String::new(),
+        };
+        let opened = self.pool.open(&self.own, &self.hop, &request, b"").await;
+        opened.map(|(stream, _)| stream)
+    }
+
+    fn dials(&self) -> usize {
+        self.dials.load(Relaxed)
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.tasks.cut();
+    }
+}
+
+async fn tls(tcp: TcpStream) -> TlsStream<TcpStream> {
+    let config = Arc::new(ROOT.rustls_server("far", SUITE));
+    tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.expect("TLS")
+}
+
+/// Has room for ten streams in a tunnel, and refuses what comes before it could say so.
+async fn ten_places(tcp: TcpStream, tasks: Tasks) {
+    let mut connection = h2::server::Builder::new()
+        .max_concurrent_streams(10)
+        .handshake::<_, Bytes>(tls(tcp).await)
+        .await
+        .expect("HTTP/2");
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let send = respond.send_response(http::Response::new(()), false).unwrap();
+        tasks.spawn(async move {
+            let _held = (send, request);
+            std::future::pending::<()>().await;
+        });
+    }
+}
+
+fn few_places() {
+    run(async {
+        let ends = Ends::new(ten_places).await;
+        let opened = futures_util::future::join_all((0..40).map(|_| ends.open())).await;
+        let failed = opened.iter().filter_map(|o| o.as_ref().err()).collect::<Vec<_>>();
+        assert!(failed.is_empty(), "{} failed: {}", failed.len(), failed[0]);
+        assert!(ends.dials() <= 5, "{} tunnels for 40 streams, ten in each", ends.dials());
+    });
+}
+
+async fn resets_all(tcp: TcpStream, _: Tasks) {
+    let mut connection = h2::server::handshake(tls(tcp).await).await.expect("HTTP/2");
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        respond.send_reset(h2::Reason::CONNECT_ERROR);
+    }
+}
+
+/// RFC 9113 §8.5: CONNECT_ERROR tells of the application behind the peer.
+fn reset_requests() {
+    run(async {
+        let ends = Ends::new(resets_all).await;
+        for _ in 0..20 {
+            assert!(ends.open().await.is_err());
+        }
+        assert_eq!(ends.dials(), 1, "it is still good for others");
+    });
+}
+
+/// Nobody asks for another stream, so nobody looks through the pool.
+fn broken_tunnel() {
+    run(async {
+        let (say, said) = tokio::sync::oneshot::channel();
+        let say = std::sync::Mutex::new(Some(say));
+        let ends = Ends::new(move |tcp, _| {
+            let say = say.lock().unwrap().take();
+            async move {
+                let mut tls = tls(tcp).await;
+                let settings_and_a_stray_ping =
+                    [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 6, 0, 0, 0, 0, 1];
+                tls.write_all(&settings_and_a_stray_ping).await.unwrap();
+                tls.write_all(&[0; 8]).await.unwrap();
+                let _ = tls.read_to_end(&mut Vec::new()).await;
+                // Now the same of TCP.
+                let end = timeout(Duration::from_secs(3), tls.get_mut().0.read(&mut [0; 1])).await;
+                let _ = say.unwrap().send(end.is_ok());
+            }
+        })
+        .await;
+        assert!(ends.open().await.is_err());
+        assert!(said.await.unwrap(), "the socket stays open");
+    });
+}
+
+/// An inbound side that answers and does nothing more, as whoever `own` says.
+async fn adit(tcp: TcpStream, tasks: Tasks, own: Own) {
+    let peer = tcp.peer_addr().unwrap();
+    let (acceptor, within) = (Acceptor::default(), Duration::from_secs(10));
+    let Ok(session) = acceptor.accept(tcp, &own.svid, &own.bundles, within).await else { return };
+    let handle = |incoming: Incoming| async {
+        let _held = incoming.accept("");
+        std::future::pending::<()>().await;
+    };
+    let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
+    let _ = serve(session, peer, &config, &tasks, draining, handle).await;
+}
+
+/// The peer's lasts for three seconds and is never renewed.
+fn expired_peer() {
+    run(async {
+        let own = ROOT.own_for("far", Duration::from_secs(3));
+        let ends = Ends::new(move |tcp, tasks| adit(tcp, tasks, own.clone())).await;
+        let _held = ends.open().await.expect("while it lasts");
+        assert!(ends.open().await.is_ok());
+        sleep(Duration::from_millis(4_100)).await;
+        let Err(late) = ends.open().await else { panic!("opened under an expired SVID") };
+        assert!(late.to_string().contains("expired"), "{late}");
+        assert_eq!(ends.dials(), 2);
+    });
+}
