@@ -13,11 +13,17 @@ mod mesh;
 mod refusals;
 mod short_way;
 mod stalls;
+mod workers;
 
 fn main() {
     lab::become_root();
-    harness::run(
-        &[mesh::TESTS, refusals::TESTS, impersonation::TESTS, stalls::TESTS, short_way::TESTS]
-            .concat(),
-    );
+    let all = [
+        mesh::TESTS,
+        refusals::TESTS,
+        impersonation::TESTS,
+        stalls::TESTS,
+        short_way::TESTS,
+        workers::TESTS,
+    ];
+    harness::run(&all.concat());
 }
