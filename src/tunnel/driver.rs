@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::Shutdown,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -137,7 +138,9 @@ impl Tunnel {
         core.wake_driver();
     }
 
-    /// Ends the tunnel in order: what is queued is still sent, for at most `within`.
+    /// Ends the tunnel in order: what is queued is still sent and what the peer still says is
+    /// read, for at most `within`. A socket that is closed with something unread would reset the
+    /// connection, and throw away what is on its way.
     pub(super) async fn close(&self, within: Duration) {
         {
             let mut core = self.core();
@@ -152,8 +155,13 @@ impl Tunnel {
             Poll::Pending if self.core().records.sealer.waiting() == 0 => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         });
+        let parted = async {
+            flushed.await;
+            let _ = socket2::SockRef::from(&self.tcp).shutdown(Shutdown::Write);
+            self.carry().await
+        };
         tokio::select! {
-            () = flushed => {}
+            _ = parted => {}
             () = sleep(within) => {}
         }
         self.end(Over::Closed);

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use adit::tunnel::http2::{
+    frame::{flag, kind, put},
+    hpack,
+};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
     harness::Test,
     transfers::apps,
-    tunnel::{ALL, Ends, Tunnel, forge_behind_the_handshake, run},
+    tunnel::{ALL, Ends, Tunnel, forge_behind_the_handshake, run, slow_reader},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -20,8 +24,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("endings::a_tunnel_that_is_cut_resets_every_application", a_cut_resets_all),
     ("endings::an_answer_that_is_cut_short_is_not_an_end", an_answer_that_is_cut_short),
     ("endings::who_is_told_to_stop_keeps_nobody_waiting", who_is_told_to_stop),
+    ("endings::an_orderly_end_loses_nothing", an_orderly_end_loses_nothing),
     ("endings::a_forged_record_behind_the_handshake_is_named", a_forged_record_is_named),
 ];
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads until the end: whether it was a reset, and not an end of file.
 async fn was_reset(socket: &mut TcpStream) -> bool {
@@ -136,4 +143,31 @@ fn who_is_told_to_stop() {
 fn a_forged_record_is_named() {
     let told = run(forge_behind_the_handshake());
     assert!(told.contains("BadRecordMac"), "{told}");
+}
+
+/// A tunnel that ends in order loses nothing of what is still on its way, though its peer goes on
+/// talking: a socket that is closed with something unread in it resets the connection.
+fn an_orderly_end_loses_nothing() {
+    run(async {
+        let (mut tls, draining) = slow_reader().await;
+        let mut frames = PREFACE.to_vec();
+        let settings = [&[0, 4][..], &10_000_000_u32.to_be_bytes()].concat();
+        put(&mut frames, kind::SETTINGS, 0, 0, &settings);
+        put(&mut frames, kind::WINDOW_UPDATE, 0, 0, &10_000_000_u32.to_be_bytes());
+        let mut block = Vec::new();
+        hpack::encode(&mut block, ":method", "CONNECT");
+        hpack::encode(&mut block, ":authority", "10.0.0.1:80");
+        put(&mut frames, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &block);
+        tls.write_all(&frames).await.unwrap();
+        sleep(Duration::from_millis(300)).await;
+        draining.cancel();
+        sleep(Duration::from_millis(500)).await;
+        let mut ping = Vec::new();
+        put(&mut ping, kind::PING, 0, 0, &[0; 8]);
+        tls.write_all(&ping).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        let mut all = Vec::new();
+        tls.read_to_end(&mut all).await.expect("an orderly end");
+        assert!(all.len() > 1_000_000, "{} bytes", all.len());
+    });
 }

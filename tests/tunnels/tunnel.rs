@@ -24,8 +24,9 @@ use http::{Method, Request, Response};
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -332,4 +333,35 @@ pub(crate) async fn forge_behind_the_handshake() -> String {
     let mut bytes = Vec::new();
     let told = tls.read_to_end(&mut bytes).await;
     told.map_or_else(|e| e.to_string(), |_| "an orderly end".into())
+}
+
+/// A client whose kernel takes little at once, of an adit whose application says a million bytes
+/// and ends; and how that adit is told to go.
+pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, draining) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let stop = draining.clone();
+    tokio::spawn(async move {
+        let (tcp, peer) = listener.accept().await.unwrap();
+        let (own, tasks, within) = (ROOT.own("far"), Tasks::default(), Duration::from_secs(10));
+        let session = Acceptor::default().accept(tcp, &own.svid, &own.bundles, within).await;
+        let handle = |incoming: Incoming| async {
+            let (mut app, socket) = pair().await;
+            let mut stream = incoming.accept("").unwrap();
+            let say = async {
+                app.write_all(&[7; 1_000_000]).await.unwrap();
+                app.shutdown().await.unwrap();
+            };
+            let meter = Arc::default();
+            tokio::join!(say, relay::run(App::new(socket), &mut stream, &meter, None));
+        };
+        let config = TunnelConfig::default();
+        let _ = serve(session.unwrap(), peer, &config, &tasks, stop, handle).await;
+    });
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
+    let tcp = socket.connect(addr).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
+    let tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
+    (tls, draining)
 }
