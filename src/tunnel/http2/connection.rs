@@ -111,6 +111,8 @@ pub enum Event {
 pub(super) struct Stream {
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
+    /// How much more than its first window may be held for it now.
+    extra: u32,
     /// We have sent END_STREAM.
     pub(super) local_closed: bool,
     /// The peer has.
@@ -161,6 +163,8 @@ pub struct Http2 {
     pub(super) budget: Budget,
     /// What may be on its way on streams that we ended and the peer had not.
     pub(super) late: u64,
+    /// How much more than their first windows may be held for all streams together.
+    extra: u32,
     /// Our first header block was sent.
     spoken: bool,
     /// Frames to be written, before any further DATA.
@@ -171,6 +175,8 @@ pub struct Http2 {
 const MAX_UNREAD: usize = 256 * 1024;
 /// … but for the fields of our own requests or answers, about so much per stream.
 const OWN_FIELDS: usize = 1024;
+/// What all streams may hold beyond their first windows, or one by itself.
+const MOST_EXTRA: u32 = 8 << 20;
 /// The connection's window before anybody spoke (RFC 9113 §6.9.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
@@ -220,6 +226,7 @@ impl Http2 {
             peer_leaving: false,
             budget: Budget::new(limits.flood, now),
             late: 0,
+            extra: 0,
             spoken: false,
             control,
         }
@@ -287,7 +294,7 @@ impl Http2 {
         let status = status.to_string();
         self.headers(id, end, &[&[(":status", status.as_str())], fields].concat());
         if end && remote_closed {
-            self.streams.remove(&id);
+            self.remove(id);
         } else if end {
             self.reset(id, Code::NO_ERROR); // RFC 9113 §8.1
         }
@@ -304,6 +311,7 @@ impl Http2 {
             Stream {
                 send: SendWindow::new(self.peer.initial_window),
                 receive: ReceiveWindow::new(self.limits.stream_window),
+                extra: 0,
                 local_closed: false,
                 remote_closed,
                 answered: false,
@@ -340,7 +348,7 @@ impl Http2 {
 
     /// Ends a stream abruptly, if it is not over.
     pub fn reset(&mut self, id: u32, code: Code) {
-        if let Some(stream) = self.streams.remove(&id) {
+        if let Some(stream) = self.remove(id) {
             if !stream.remote_closed {
                 self.late += stream.receive.left();
             }
@@ -360,22 +368,34 @@ impl Http2 {
     /// `bytes` of a stream have been taken: its sender may send as many again. `room` is what
     /// its application could take at once, asked only when credit is due: the window is never
     /// larger than that and [`Limits::stream_held`] together, so no more is ever held for it.
+    /// Many streams share [`MOST_EXTRA`] beyond their first windows.
     pub fn release(&mut self, id: u32, bytes: usize, room: impl FnOnce() -> usize) {
         let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.remote_closed) else { return };
-        let Limits { stream_held, stream_window_most, .. } = self.limits;
+        let Limits { stream_window, stream_held, stream_window_most, .. } = self.limits;
+        let others = self.extra - stream.extra;
+        let left = MOST_EXTRA.max(stream_held).saturating_sub(others);
+        let held = stream_held.min(stream_window.saturating_add(left));
         let most = || {
             let room = u32::try_from(room()).unwrap_or(u32::MAX);
-            stream_held.saturating_add(room).min(stream_window_most.max(stream_held))
+            held.saturating_add(room).min(stream_window_most.max(held))
         };
         if let Some(credit) = stream.receive.release(bytes, most) {
+            stream.extra = stream.receive.size().min(held).saturating_sub(stream_window);
+            self.extra = others + stream.extra;
             put(&mut self.control, kind::WINDOW_UPDATE, 0, id, &credit.to_be_bytes());
         }
     }
 
     pub(super) fn forget_if_over(&mut self, id: u32) {
         if self.streams.get(&id).is_some_and(|s| s.local_closed && s.remote_closed) {
-            self.streams.remove(&id);
+            self.remove(id);
         }
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
+        let stream = self.streams.remove(&id)?;
+        self.extra -= stream.extra;
+        Some(stream)
     }
 
     /// Asks whether the peer is there.

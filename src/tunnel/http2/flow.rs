@@ -54,6 +54,11 @@ impl ReceiveWindow {
         u64::try_from(self.left).unwrap_or(0)
     }
 
+    /// What may be on its way and held together.
+    pub(super) fn size(self) -> u32 {
+        u32::try_from(self.size).unwrap_or(0)
+    }
+
     /// Counts what came; `false` if it was more than allowed.
     pub(super) fn charge(&mut self, bytes: usize) -> bool {
         self.left -= bytes as i64;

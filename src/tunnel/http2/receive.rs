@@ -263,7 +263,7 @@ impl Http2 {
         if self.is_idle(head.stream) {
             return Err(Failure::protocol("RST_STREAM of a stream that was never open"));
         }
-        let Some(stream) = self.streams.remove(&head.stream) else {
+        let Some(stream) = self.remove(head.stream) else {
             return self.budget.pay(1, "RST_STREAM flood", now).map(|()| None);
         };
         if self.role == Role::Server && !stream.answered {

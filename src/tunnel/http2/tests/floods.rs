@@ -1,6 +1,6 @@
 //! Work for nothing (RFC 9113 §10.5) is cut off, or bounded; work that carries bytes is not.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use super::*;
 
@@ -208,4 +208,39 @@ fn a_burst_of_our_own_requests_is_no_flood() {
         client.open("10.0.0.1:80", &[("baggage", &baggage)]).unwrap();
     }
     assert_eq!(tell(&mut client, &frame(kind::PING, 0, 0, &[0; 8])), Ok(vec![]));
+}
+
+/// Two hundred readers that kept up and then stall together: what may be held for all of them.
+#[test]
+fn what_a_tunnel_may_hold_is_bounded() {
+    let mut server = greeted(Role::Server, Limits::default());
+    let mut allowed = HashMap::new();
+    for id in (0..200).map(|n| 2 * n + 1) {
+        tell(&mut server, &connect(id)).unwrap();
+        server.respond(id, 200, &[], false);
+        allowed.insert(id, 64 << 10);
+        for _ in 0..20 {
+            let bytes = vec![0; 32 << 10];
+            tell(&mut server, &data(0, id, &bytes)).unwrap();
+            *allowed.get_mut(&id).unwrap() -= bytes.len();
+            server.release(id, bytes.len(), || 0);
+            for (kind, _, stream, payload) in frames(&server.take_control()) {
+                if kind == kind::WINDOW_UPDATE && stream == id {
+                    let by = u32::from_be_bytes(payload.try_into().unwrap());
+                    *allowed.get_mut(&id).unwrap() += by as usize;
+                }
+            }
+        }
+    }
+    assert!((200 << 10..=256 << 10).contains(&allowed[&1]), "{} for the first", allowed[&1]);
+    let all: usize = allowed.values().sum();
+    assert!(all <= 200 * (64 << 10) + (8 << 20), "{all} bytes");
+    // Whoever goes leaves it to others.
+    (0..100).for_each(|n| server.reset(2 * n + 1, Code::CANCEL));
+    server.release(399, 0, || 0);
+    tell(&mut server, &data(0, 399, &vec![0; 32 << 10])).unwrap();
+    server.take_control();
+    server.release(399, 32 << 10, || 0);
+    let more = frames(&server.take_control());
+    assert_eq!(more[0].3, u32::to_be_bytes(96 << 10), "64 KiB become 128");
 }
