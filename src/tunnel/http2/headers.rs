@@ -7,7 +7,7 @@ use super::{
 };
 
 /// The largest header block, still compressed.
-const MAX_BLOCK: usize = 32 * 1024;
+pub(super) const MAX_BLOCK: usize = 32 * 1024;
 /// The most frames it may come in.
 const MAX_FRAMES: u32 = 16;
 /// The most text kept of a block's fields (what we announce as MAX_HEADER_LIST_SIZE).

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{
     Failure,
     frame::{Code, HEADER, Head, flag, kind},
+    headers::MAX_BLOCK,
 };
 
 /// What the next bytes were.
@@ -43,8 +44,10 @@ enum State {
 
 /// What a client says first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The longest frame, DATA excepted, that is read whole; of what may be ignored, the start.
-pub(super) const MAX_CONTROL: usize = 16_384;
+/// The longest part of a header block that is read whole; of what may be ignored, the start.
+const MOST_KEPT: usize = MAX_BLOCK;
+/// Room for so much is kept from one frame to the next.
+const KEPT_ROOM: usize = 4096;
 
 /// The cutter's state, between one read and the next.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ impl Reader {
                 State::Payload(head, left) => {
                     let head = *head;
                     let n = rest.len().min(*left);
-                    let keep = n.min(MAX_CONTROL.saturating_sub(self.payload.len()));
+                    let keep = n.min(MOST_KEPT.saturating_sub(self.payload.len()));
                     self.payload.extend_from_slice(&rest[..keep]);
                     used += n;
                     *left -= n;
@@ -165,6 +168,7 @@ impl Reader {
             return Err(Failure::new(Code::FRAME_SIZE_ERROR, "a frame larger than allowed"));
         }
         self.payload.clear();
+        self.payload.shrink_to(KEPT_ROOM);
         self.state = match head.kind {
             kind::DATA if head.has(flag::PADDED) => {
                 if head.length == 0 {
@@ -173,7 +177,7 @@ impl Reader {
                 State::PadLength(head)
             }
             kind::DATA => State::Data { left: head.length, pad: 0 },
-            kind::HEADERS | kind::CONTINUATION if head.length > MAX_CONTROL => {
+            kind::HEADERS | kind::CONTINUATION if head.length > MOST_KEPT => {
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, "headers too large"));
             }
             _ => State::Payload(head, head.length),

@@ -48,7 +48,7 @@ fn s4_frames() {
         ),
         (
             "a block above the limit",
-            frame(kind::HEADERS, 0, 3, &vec![0; 16_385]),
+            frame(kind::HEADERS, 0, 3, &vec![0; 32_769]),
             Fail(C::ENHANCE_YOUR_CALM),
         ),
     ]);
@@ -409,4 +409,21 @@ fn nothing_is_told_of_a_stream_that_we_reset() {
     assert_eq!(tell(&mut server, &input[..cut]).unwrap().len(), 2);
     server.reset(1, Code::CANCEL);
     assert_eq!(tell(&mut server, &input[cut..]), Ok(vec![]));
+}
+
+/// However it is cut: our SETTINGS allow frames of a mebibyte.
+#[test]
+fn s6_5_2_a_header_list_above_the_limit_costs_its_stream_only() {
+    let long = "y".repeat(30_000);
+    let whole = block(&[CONNECT, &[("x", &long)]].concat());
+    let (some, rest) = whole.split_at(16_000);
+    let in_two =
+        [frame(kind::HEADERS, 0, 1, some), frame(kind::CONTINUATION, flag::END_HEADERS, 1, rest)];
+    for input in [frame(kind::HEADERS, flag::END_HEADERS, 1, &whole), in_two.concat()] {
+        let mut server = greeted(Role::Server, Limits::default());
+        assert_eq!(tell(&mut server, &input), Ok(vec![]));
+        let told = frames(&server.take_control());
+        assert!((told[0].0, told[0].2) == (kind::HEADERS, 1), "431: {told:?}");
+        assert_eq!(server.open_streams(), 0);
+    }
 }
