@@ -12,6 +12,7 @@ mod lab;
 mod mesh;
 mod refusals;
 mod short_way;
+mod shortage;
 mod stalls;
 mod workers;
 
@@ -24,6 +25,15 @@ fn main() {
         stalls::TESTS,
         short_way::TESTS,
         workers::TESTS,
+    ];
+    let all = [
+        mesh::TESTS,
+        refusals::TESTS,
+        impersonation::TESTS,
+        stalls::TESTS,
+        short_way::TESTS,
+        workers::TESTS,
+        shortage::TESTS,
     ];
     harness::run(&all.concat());
 }
