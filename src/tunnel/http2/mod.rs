@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `frame` | §4.1 format, §6 types, §7 error codes |
 //! | `reader` | §4.1, §4.2 cutting, §6.1 padding |
+//! | `terms` | roles, limits and events, of whoever uses this |
 //! | `connection` | §5.1 stream states, what we send |
 //! | `receive` | §6.2 to §6.9, what comes |
 //! | `headers` | §4.3, §6.2, §6.10, §8.3, §8.5 |
@@ -26,13 +27,15 @@ pub mod hpack;
 mod hpack_tables;
 mod reader;
 mod receive;
+mod terms;
 #[cfg(test)]
 mod tests;
 
 pub use budget::FloodLimits;
-pub use connection::{Event, Http2, Limits, Role};
+pub use connection::Http2;
 pub use frame::Code;
 pub use headers::Request;
+pub use terms::{Event, Limits, Role};
 
 /// Why a connection must end (RFC 9113 §5.4.1).
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{
-    Failure,
-    connection::{DataFrame, Event, Http2, Role},
+    Event, Failure, Role,
+    connection::{DataFrame, Http2},
     frame::{Code, Head, flag, kind},
     headers::{Block, Fields},
     reader::Piece,

@@ -1,0 +1,196 @@
+//! What comes through a tunnel: records opened in place, frames acted on, bytes written to the
+//! applications they are for.
+
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    sync::atomic::Ordering::Relaxed,
+    time::Instant,
+};
+
+use super::{Core, Over, Stream};
+use crate::{
+    sys::sockets,
+    tunnel::{
+        buffers,
+        http2::{Code, Event},
+        record::Opened,
+    },
+};
+
+impl Core {
+    /// Opens what came (sealed records, the last one perhaps not whole) and acts on it.
+    pub(in crate::tunnel) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
+        self.heard = Instant::now();
+        buffers::with_ranges(|plain| {
+            let opened = self.open(bytes, plain);
+            // What was sound before an error still counts.
+            self.frames(bytes, plain)?;
+            opened
+        })
+    }
+
+    fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), Over> {
+        let mut at = 0;
+        while let Some((used, opened)) = self.records.open(&mut bytes[at..])? {
+            match opened {
+                Opened::Data(range) if !range.is_empty() => {
+                    plain.push(at + range.start..at + range.end);
+                }
+                Opened::Closed => self.peer_closed = true,
+                _ => {}
+            }
+            at += used;
+        }
+        self.partial.clear();
+        self.partial.extend_from_slice(&bytes[at..]);
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>]) -> Result<(), Over> {
+        let mut batch = Batch { id: 0, slices: Vec::new() };
+        let read = plain.iter().try_for_each(|range| self.read(&bytes[range.clone()], &mut batch));
+        self.deliver(&mut batch);
+        read
+    }
+
+    fn read<'a>(&mut self, mut rest: &'a [u8], batch: &mut Batch<'a>) -> Result<(), Over> {
+        while !rest.is_empty() {
+            let (used, event) = self.http2.receive(rest, self.heard)?;
+            if let Some(event) = event {
+                self.event(event, rest, batch)?;
+            }
+            rest = &rest[used..];
+        }
+        Ok(())
+    }
+
+    fn event<'a>(
+        &mut self,
+        event: Event,
+        input: &'a [u8],
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Over> {
+        match event {
+            Event::Data { id, range, end } => {
+                if id != batch.id {
+                    self.deliver(batch);
+                    batch.id = id;
+                }
+                if !range.is_empty() {
+                    batch.slices.push(IoSlice::new(&input[range]));
+                }
+                if end {
+                    self.deliver(batch);
+                    self.with_stream(id, |stream| stream.ended = true);
+                }
+            }
+            Event::Request { id, request, end } => {
+                self.streams.insert(id, Stream { ended: end, ..Stream::default() });
+                self.incoming.push_back((id, request));
+            }
+            Event::Response { id, status, end } => self.with_stream(id, |stream| {
+                stream.status = Some(status);
+                stream.ended |= end;
+            }),
+            Event::Reset { id, code } => {
+                self.deliver(batch);
+                self.with_stream(id, |stream| {
+                    // RFC 9113 §8.1: all was said, and no more is wanted. Without END_STREAM
+                    // not all was said, whatever the code.
+                    if code == Code::NO_ERROR && stream.ended {
+                        stream.unwanted = true;
+                    } else {
+                        stream.reset = Some(code);
+                    }
+                    stream.unprocessed = code == Code::REFUSED_STREAM;
+                });
+            }
+            Event::Window(Some(id)) => self.with_stream(id, |_| {}),
+            Event::Window(None) | Event::Settings => {
+                self.streams.values_mut().for_each(Stream::wake);
+            }
+            Event::GoAway { last, code } => {
+                for (id, stream) in &mut self.streams {
+                    if *id > last {
+                        stream.unprocessed = true;
+                        stream.reset = Some(Code::REFUSED_STREAM);
+                        stream.wake();
+                    }
+                }
+                if code != Code::NO_ERROR {
+                    return Err(Over::GoAway(code));
+                }
+            }
+            Event::Pong(_) => {}
+        }
+        Ok(())
+    }
+
+    fn with_stream(&mut self, id: u32, amend: impl FnOnce(&mut Stream)) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            amend(stream);
+            stream.wake();
+        }
+    }
+
+    /// Writes a stream's bytes to its application; what does not fit waits in the stream.
+    fn deliver(&mut self, batch: &mut Batch<'_>) {
+        if batch.slices.is_empty() {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&batch.id) else {
+            batch.slices.clear();
+            return;
+        };
+        let (mut taken, mut failed) = (0, false);
+        if stream.queue.is_empty()
+            && let Some(outlet) = &stream.outlet
+        {
+            for slices in batch.slices.chunks(MOST_SLICES) {
+                let length: usize = slices.iter().map(|s| s.len()).sum();
+                match outlet.socket.try_write_vectored(slices) {
+                    Ok(n) => {
+                        taken += n;
+                        if n < length {
+                            break;
+                        }
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => {
+                        stream.app_error = Some(e);
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+            outlet.meter.down.fetch_add(taken as u64, Relaxed);
+        }
+        let mut skip = taken;
+        for slice in batch.slices.drain(..) {
+            let here = skip.min(slice.len());
+            skip -= here;
+            stream.queue.extend(&slice[here..]);
+        }
+        if failed || !stream.queue.is_empty() {
+            stream.wake();
+        }
+        if taken > 0 {
+            let socket = stream.outlet.as_ref().map(|outlet| &outlet.socket);
+            let room = || socket.map_or(0, |socket| sockets::send_room(socket));
+            self.http2.release(batch.id, taken, room);
+        }
+    }
+}
+
+/// Bytes of one stream that lie together in what was read.
+struct Batch<'a> {
+    id: u32,
+    slices: Vec<IoSlice<'a>>,
+}
+
+/// What one writev takes (IOV_MAX is 1024).
+const MOST_SLICES: usize = 512;
