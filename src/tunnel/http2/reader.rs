@@ -168,7 +168,6 @@ impl Reader {
             return Err(Failure::new(Code::FRAME_SIZE_ERROR, "a frame larger than allowed"));
         }
         self.payload.clear();
-        self.payload.shrink_to(KEPT_ROOM);
         self.state = match head.kind {
             kind::DATA if head.has(flag::PADDED) => {
                 if head.length == 0 {
@@ -180,7 +179,10 @@ impl Reader {
             kind::HEADERS | kind::CONTINUATION if head.length > MOST_KEPT => {
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, "headers too large"));
             }
-            _ => State::Payload(head, head.length),
+            _ => {
+                self.payload.shrink_to(KEPT_ROOM);
+                State::Payload(head, head.length)
+            }
         };
         Ok(())
     }
