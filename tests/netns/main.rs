@@ -25,14 +25,6 @@ fn main() {
         stalls::TESTS,
         short_way::TESTS,
         workers::TESTS,
-    ];
-    let all = [
-        mesh::TESTS,
-        refusals::TESTS,
-        impersonation::TESTS,
-        stalls::TESTS,
-        short_way::TESTS,
-        workers::TESTS,
         shortage::TESTS,
     ];
     harness::run(&all.concat());
