@@ -16,7 +16,7 @@ use crate::{
     identity::{SpiffeId, TrustDomain},
     mesh::{
         AppHop, MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts,
-        Workload,
+        Workload, names,
     },
     node::OWN_PORTS,
 };
@@ -304,7 +304,9 @@ fn read_workloads(
             item.fault("addresses is missing: at least one IP address of the pod");
         }
         let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
+        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect();
         all.push(Workload {
+            names: names(&namespace, &name, &labels),
             uid: uid.into(),
             name: name.into(),
             namespace: namespace.into(),
@@ -312,7 +314,7 @@ fn read_workloads(
             id,
             addresses,
             node: map.get("node").and_then(|n| n.text()).map(Into::into),
-            labels: map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect(),
+            labels,
             protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
             app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),

@@ -2,8 +2,9 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{future::FutureExt as _, sync::CancellationToken, task::TaskTracker};
 
 /// Tasks that live and die together: one `Tasks` per pod, per pool, per listener.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +21,8 @@ impl Tasks {
 
     /// The same on a given runtime (a data worker's).
     pub fn spawn_on(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        // Boxed, since each wrapper around a future by value would hold it twice.
-        let work = Box::pin(work);
-        let work = async move {
-            stop.run_until_cancelled(work).await;
-        };
+        // No wrapper here is an async block: that would hold the future twice.
+        let work = work.with_cancellation_token_owned(self.stop.clone()).map(drop);
         self.tracker.spawn_on(work, runtime);
     }
 

@@ -8,4 +8,4 @@ mod workload;
 pub use balance::pick;
 pub use service::{Service, ServicePort};
 pub use snapshot::{MtlsMode, Snapshot, SnapshotParts};
-pub use workload::{AppHop, NetnsRef, Protocol, Workload};
+pub use workload::{AppHop, NetnsRef, Protocol, Workload, names};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, sync::Arc};
 
-use crate::identity::SpiffeId;
+use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
@@ -77,6 +77,15 @@ impl fmt::Display for NetnsRef {
     }
 }
 
+/// What records call a workload.
+#[must_use]
+pub fn names(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> Arc<Names> {
+    let label = |key: &str| labels.get(key).map(|value| value.as_str().into());
+    let workload: Arc<str> = name.into();
+    let app = label("app").unwrap_or_else(|| workload.clone());
+    Arc::new(Names { app, namespace: namespace.into(), version: label("version"), workload })
+}
+
 /// One workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Workload {
@@ -96,6 +105,8 @@ pub struct Workload {
     pub node: Option<Arc<str>>,
     /// Its labels, which policies select on.
     pub labels: BTreeMap<String, String>,
+    /// What records call it; see [`names`].
+    pub names: Arc<Names>,
     /// In the mesh or not.
     pub protocol: Protocol,
     /// Its network namespace; `None` is the process's own.

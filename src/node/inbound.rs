@@ -16,6 +16,7 @@ use crate::{
     mesh::{MtlsMode, Snapshot, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
+    relay::{self, App},
     sys::sockets,
     tls::{Peer, Session},
     tunnel::{
@@ -107,20 +108,22 @@ fn refused(
 }
 
 /// One CONNECT stream, from request to close.
-async fn stream(tunnel: Arc<Tunnel>, incoming: Incoming) {
+async fn stream(tunnel: Arc<Tunnel>, incoming: Box<Incoming>) {
     let conn = OpenConn::open(&tunnel.node.telemetry, Direction::Inbound, tunnel.peer);
-    let live = Arc::clone(conn.live());
     let outcome = tokio::select! {
         outcome = carry(&tunnel, incoming, &conn) => outcome,
-        reason = live.until_cut() => (reason, None),
+        reason = conn.live().until_cut() => (reason, None),
     };
     finish(conn, outcome);
 }
 
-async fn carry(tunnel: &Tunnel, incoming: Incoming, conn: &OpenConn) -> Outcome {
+async fn carry(tunnel: &Tunnel, incoming: Box<Incoming>, conn: &OpenConn) -> Outcome {
     // In a box of its own, so that a connection that flows does not hold what opening it took.
-    match Box::pin(admit(tunnel, incoming, conn)).await {
-        Ok((app, stream)) => ended(&tunnel.node, conn, tunnel.pod.dialled_app(app), stream).await,
+    match Box::pin(admit(tunnel, *incoming, conn)).await {
+        Ok((mut app, mut stream)) => {
+            let (meter, idle) = (&conn.live().meter, tunnel.node.idle);
+            ended(relay::run(&mut app, &mut *stream, meter, idle).await)
+        }
         Err(outcome) => outcome,
     }
 }
@@ -130,13 +133,13 @@ async fn admit(
     tunnel: &Tunnel,
     incoming: Incoming,
     conn: &OpenConn,
-) -> Result<(TcpStream, TunnelStream), Outcome> {
+) -> Result<(App, Box<TunnelStream>), Outcome> {
     let Tunnel { node, pod, peer, local, proven } = tunnel;
     let mesh = node.mesh.load_full();
     let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == proven.id);
     conn.facts(|f| {
         f.dst_addr = Some(*local);
-        f.hbone_addr = Some(incoming.authority_text());
+        f.hbone_addr = Some(incoming.authority_text().into());
         f.protocol = Some("HBONE");
         f.src = source.map(|w| party(w)).unwrap_or_default();
         f.src.id = Some(proven.id.clone());
@@ -173,7 +176,7 @@ async fn admit(
     let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
     let stream = incoming.accept(&baggage(workload)).ok_or_else(gone)?;
     conn.count_opened();
-    Ok((app, stream))
+    Ok((pod.dialled_app(app), Box::new(stream)))
 }
 
 /// Asks the policies that protect `uid` now, and leaves the verdict in the record.
@@ -186,7 +189,7 @@ pub(super) fn authorize(
     flow: Flow,
     conn: &OpenConn,
 ) -> Result<(), (CloseReason, String)> {
-    conn.facts(|f| f.flow = Some(flow.clone()));
+    conn.facts(|f| f.flow_dst = Some(flow.dst));
     let mesh = node.mesh.load_full();
     if flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict {
         let why = "plaintext while mtls is strict; the caller must be in the mesh, or the \
@@ -283,5 +286,19 @@ async fn dial(
             incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
             Err(connect_failed(dst, &e))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_stream_is_small() {
+        fn serving<A, B, F>(_: fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = serving(stream);
+        assert!(size <= 480, "the task of a stream takes {size} bytes");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
@@ -49,11 +50,8 @@ pub(super) async fn accept_loop<S, F>(
             Ok(taken) => {
                 pause = Duration::from_millis(5);
                 let Some((socket, peer, place)) = taken else { continue };
-                let served = serve(socket, peer);
-                tasks.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
+                // Not awaited in a block of its own, which would hold the future twice.
+                tasks.spawn(serve(socket, peer).map(|()| drop(place)));
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
-    relay::{self, App, tcp::TcpFar},
+    relay::{self, App, Far, tcp::TcpFar},
     sys::sockets,
     tunnel::{
         Own, Pool,
@@ -25,22 +25,27 @@ use crate::{
 };
 
 /// Serves one connection accepted on 15001.
-pub(super) async fn serve(
+///
+/// No `async fn`, which would hold its arguments twice for as long as the connection lives.
+pub(super) fn serve(
     node: Arc<Node>,
     pod: Arc<Pod>,
     pool: Arc<Pool>,
     app: TcpStream,
     peer: SocketAddr,
-) {
-    let _counted = node.telemetry.metrics.socket(Direction::Outbound);
+) -> impl Future<Output = ()> + Send {
+    let counted = node.telemetry.metrics.socket(Direction::Outbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Outbound, peer);
-    let live = Arc::clone(conn.live());
-    let outcome = tokio::select! {
-        outcome = carry(&node, &pod, &pool, app, peer, &conn) => outcome,
-        reason = live.until_cut() => (reason, None),
-    };
-    finish(conn, outcome);
+    let mut app = pod.captured_app(app);
+    async move {
+        let outcome = tokio::select! {
+            outcome = carry(&node, &pod, &pool, &mut app, &conn) => outcome,
+            reason = conn.live().until_cut() => (reason, None),
+        };
+        finish(conn, outcome);
+        drop((app, counted));
+    }
 }
 
 /// How it ended, and what went wrong if something did.
@@ -53,32 +58,12 @@ pub(super) fn finish(conn: OpenConn, (reason, error): Outcome) {
     }
 }
 
-async fn carry(
-    node: &Node,
-    pod: &Pod,
-    pool: &Pool,
-    app: TcpStream,
-    peer: PeerAddr,
-    conn: &OpenConn,
-) -> Outcome {
+async fn carry(node: &Node, pod: &Pod, pool: &Pool, app: &mut App, conn: &OpenConn) -> Outcome {
     // In a box of its own, so that a connection that flows does not hold what opening it took.
-    let reached = Box::pin(reach(node, pod, pool, &app, peer, conn)).await;
-    match reached {
-        Ok(Reached::Tunnel(stream)) => ended(node, conn, pod.captured_app(app), stream).await,
-        Ok(Reached::Tcp(upstream)) => {
-            ended(node, conn, pod.captured_app(app), TcpFar::new(upstream)).await
-        }
-        Err(outcome) => {
-            abort(&app);
-            outcome
-        }
+    match Box::pin(reach(node, pod, pool, app.socket(), conn)).await {
+        Ok(mut far) => ended(relay::run(app, &mut *far, &conn.live().meter, node.idle).await),
+        Err(outcome) => outcome, // and a reset, as `app` is dropped before its end
     }
-}
-
-/// The far side of a connection.
-enum Reached {
-    Tunnel(TunnelStream),
-    Tcp(TcpStream),
 }
 
 /// Finds out where the connection goes and opens the way there.
@@ -87,9 +72,8 @@ async fn reach(
     pod: &Pod,
     pool: &Pool,
     app: &TcpStream,
-    peer: PeerAddr,
     conn: &OpenConn,
-) -> Result<Reached, Outcome> {
+) -> Result<Box<dyn Far>, Outcome> {
     let internal = |why: String| (CloseReason::Internal, Some(why));
     let dst = sockets::original_dst(app).map_err(|e| internal(e.to_string()))?;
     // Not redirected, then it is the listener that was meant.
@@ -103,26 +87,26 @@ async fn reach(
     let route = route::decide(&mesh, from, OriginalDst(dst), captured, rand::random())
         .map_err(|why| (why.close_reason(), Some(why.to_string())))?;
     describe(conn, &route);
-    let reached = match route {
+    let far: Box<dyn Far> = match route {
         Route::Hbone { hop, authority, service, .. } => {
             let request = ConnectRequest {
                 authority: Authority::Addr(authority),
-                client: peer.0,
+                client: conn.live().peer.0,
                 service: service.map(|s| s.hostname.clone()),
                 baggage: baggage(from),
             };
-            Reached::Tunnel(open(node, pool, from, app, conn, &hop, &request).await?)
+            Box::new(open(node, pool, from, app, conn, &hop, &request).await?)
         }
         Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
             let dialled = match sockets::outbound_socket(&pod.netns, addr) {
                 Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
                 Err(e) => Err(e),
             };
-            Reached::Tcp(dialled.map_err(|e| connect_failed(addr, &e))?)
+            Box::new(TcpFar::new(dialled.map_err(|e| connect_failed(addr, &e))?))
         }
     };
     conn.count_opened();
-    Ok(reached)
+    Ok(far)
 }
 
 /// Opens a stream as the workload `from`; what the application has said goes with it.
@@ -159,14 +143,9 @@ pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcom
     (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
-/// Relays, and says how that ended.
-pub(super) async fn ended(
-    node: &Node,
-    conn: &OpenConn,
-    app: App,
-    mut far: impl relay::Far,
-) -> Outcome {
-    match relay::run(app, &mut far, &conn.live().meter, node.idle).await {
+/// The outcome of a relay.
+pub(super) fn ended(end: relay::End) -> Outcome {
+    match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
@@ -181,7 +160,7 @@ fn describe(conn: &OpenConn, route: &Route) {
         let (to, service) = match route {
             Route::Hbone { hop, authority, to, service } => {
                 f.dst_addr = Some(hop.addr);
-                f.hbone_addr = Some(authority.to_string());
+                f.hbone_addr = Some(authority.to_string().into());
                 f.protocol = Some("HBONE");
                 (to, service)
             }
@@ -201,7 +180,20 @@ fn describe(conn: &OpenConn, route: &Route) {
     });
 }
 
-/// A refused application sees a reset, not an orderly end that looks like an answer.
-pub(super) fn abort(socket: &TcpStream) {
-    let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::conn::LiveConn;
+
+    /// What thousands of idle connections are made of: a field here is megabytes there.
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn serving<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        let sizes = [("task", serving(serve), 448), ("record", size_of::<LiveConn>(), 440)];
+        for (what, size, most) in sizes {
+            assert!(size <= most, "the {what} takes {size} bytes, more than {most}");
+        }
+    }
 }

@@ -8,23 +8,24 @@ use tokio::net::TcpStream;
 use super::{
     Node, OWN_PORTS, Pod,
     inbound::authorize,
-    outbound::{Outcome, abort, connect_failed, ended, finish},
+    outbound::{Outcome, connect_failed, ended, finish},
     telemetry::party,
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::tcp::TcpFar,
+    relay::{self, tcp::TcpFar},
     sys::sockets,
 };
 
 /// Serves one connection accepted on 15006.
 pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream, peer: SocketAddr) {
+    let mut client = TcpFar::new(client);
     let _counted = node.telemetry.metrics.socket(Direction::Inbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let live = Arc::clone(conn.live());
     let outcome = tokio::select! {
-        outcome = carry(&node, &pod, client, peer, &conn) => outcome,
+        outcome = carry(&node, &pod, &mut client, peer, &conn) => outcome,
         reason = live.until_cut() => (reason, None),
     };
     finish(conn, outcome);
@@ -33,11 +34,12 @@ pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream, pee
 async fn carry(
     node: &Node,
     pod: &Pod,
-    client: TcpStream,
+    client: &mut TcpFar,
     peer: PeerAddr,
     conn: &OpenConn,
 ) -> Outcome {
-    let dst = match sockets::original_dst(&client) {
+    // A client that is refused sees a reset, as `client` is dropped before its end.
+    let dst = match sockets::original_dst(client.socket()) {
         Ok(dst) => dst,
         Err(e) => return (CloseReason::Internal, Some(e.to_string())),
     };
@@ -56,18 +58,14 @@ async fn carry(
     let admitted =
         admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.uid, flow, conn));
     if let Err((reason, why)) = admitted {
-        abort(&client);
         return (reason, Some(why));
     }
     let app = match pod.dial_app(node, peer, dst).await {
         Ok(app) => app,
-        Err(e) => {
-            abort(&client);
-            return connect_failed(dst, &e);
-        }
+        Err(e) => return connect_failed(dst, &e),
     };
     conn.count_opened();
-    ended(node, conn, pod.dialled_app(app), TcpFar::new(client)).await
+    ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, node.idle).await)
 }
 
 fn admissible(own: &[std::net::IpAddr], dst: SocketAddr) -> Result<(), (CloseReason, String)> {

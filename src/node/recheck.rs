@@ -17,10 +17,8 @@ pub fn recheck(node: &Node) -> usize {
         if conn.direction != Direction::Inbound {
             continue;
         }
-        let Some((uid, flow)) = conn.facts(|f| Some((f.local_uid.clone()?, f.flow.clone()?)))
-        else {
-            continue;
-        };
+        let uid = conn.facts(|f| f.local_uid.clone());
+        let (Some(uid), Some(flow)) = (uid, conn.flow()) else { continue };
         if mesh.workload(&uid).is_none() {
             continue; // it left the mesh: its pod is stopped, with the grace of a drain
         }
@@ -36,7 +34,7 @@ pub fn recheck(node: &Node) -> usize {
                 true => "mtls is strict now".to_owned(),
                 false => verdict.to_string(),
             };
-            f.error = Some(format!("closed due to policy change: {why}"));
+            f.error = Some(format!("closed due to policy change: {why}").into());
         });
         conn.cut(CloseReason::PolicyChanged);
         closed += 1;

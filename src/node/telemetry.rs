@@ -1,17 +1,12 @@
 //! From workloads to what a record says of them.
 
+use std::sync::Arc;
+
 use crate::{mesh::Workload, observe::conn::Party};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
 pub(super) fn party(workload: &Workload) -> Party {
-    let label = |name: &str| workload.labels.get(name).map(|v| v.as_str().into());
-    Party {
-        workload: Some(workload.name.clone()),
-        namespace: Some(workload.namespace.clone()),
-        app: Some(label("app").unwrap_or_else(|| workload.name.clone())),
-        version: label("version"),
-        id: None,
-    }
+    Party { names: Some(Arc::clone(&workload.names)), id: None }
 }
 
 /// The `baggage` header that describes a workload (istio-ambient facts §3.6).

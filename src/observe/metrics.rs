@@ -14,7 +14,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use super::conn::{CloseReason, Direction, Facts, LiveTable, Party};
+use super::conn::{CloseReason, Direction, Facts, LiveTable, Names, Party};
 
 /// How many distinct label sets the traffic metrics keep; later ones share one set whose
 /// labels say `overflow`.
@@ -315,14 +315,18 @@ fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
     labels.push(direction.reporter().into());
     let party = |labels: &mut Labels, p: &Party| {
         let principal = p.id.as_ref().map_or_else(|| unknown.clone(), |id| id.as_str().into());
+        let named = |name: fn(&Names) -> &Arc<str>| {
+            p.names.as_deref().map_or_else(|| unknown.clone(), |names| name(names).clone())
+        };
+        let version = p.names.as_ref().and_then(|names| names.version.clone());
         labels.extend([
-            or_unknown(&p.workload),
-            or_unknown(&p.app),
-            or_unknown(&p.version),
-            or_unknown(&p.namespace),
+            named(|n| &n.workload),
+            named(|n| &n.app),
+            or_unknown(&version),
+            named(|n| &n.namespace),
             principal,
-            or_unknown(&p.app),
-            or_unknown(&p.version),
+            named(|n| &n.app),
+            or_unknown(&version),
             unknown.clone(),
         ]);
     };

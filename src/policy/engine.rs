@@ -19,11 +19,11 @@ struct Named {
     policy: Arc<Policy>,
     key: String,
     /// `namespace/name rule N`, one per rule.
-    rules: Vec<String>,
+    rules: Vec<Arc<str>>,
 }
 
 impl Named {
-    fn matching(&self, flow: &Flow) -> Option<&str> {
+    fn matching(&self, flow: &Flow) -> Option<&Arc<str>> {
         let hit = self.policy.rules.iter().position(|rule| rule.matches(flow))?;
         Some(&self.rules[hit])
     }
@@ -36,7 +36,7 @@ impl Rules {
         let mut rules = Self::default();
         for policy in policies {
             let key = policy.key();
-            let numbered = |n| format!("{key} rule {n}");
+            let numbered = |n| format!("{key} rule {n}").into();
             let named = Named {
                 policy: Arc::clone(policy),
                 rules: (0..policy.rules.len()).map(numbered).collect(),
@@ -80,8 +80,8 @@ pub struct Verdict<'a> {
 #[derive(Debug)]
 enum Outcome<'a> {
     NoPolicy,
-    Allowed { by: &'a str },
-    Denied { by: &'a str },
+    Allowed { by: &'a Arc<str> },
+    Denied { by: &'a Arc<str> },
     NoneAllowed { closest: String },
     UnknownWorkload,
 }
@@ -95,7 +95,7 @@ impl Verdict<'_> {
 
     /// `namespace/name rule N` of the rule that decided, if one did.
     #[must_use]
-    pub fn policy(&self) -> Option<&str> {
+    pub fn policy(&self) -> Option<&Arc<str>> {
         match self.outcome {
             Outcome::Allowed { by } | Outcome::Denied { by } => Some(by),
             _ => None,

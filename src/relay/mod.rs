@@ -78,20 +78,20 @@ pub enum End {
 /// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
 ///
 /// # Cancel safety
-/// Dropping the future drops what was in flight; both sides are then reset.
+/// Dropping the future drops what was in flight; dropping both sides then resets them.
 pub async fn run(
-    mut app: App,
-    far: &mut impl Far,
+    app: &mut App,
+    far: &mut dyn Far,
     meter: &Arc<Meter>,
     idle: Option<Duration>,
 ) -> End {
     let (mut up, mut down) = (false, false);
     let carry = poll_fn(|cx| {
-        if !down && far.poll_down(cx, &mut app, meter)?.is_ready() {
+        if !down && far.poll_down(cx, app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
             down = true;
         }
-        if !up && far.poll_up(cx, &mut app, meter)?.is_ready() {
+        if !up && far.poll_up(cx, app, meter)?.is_ready() {
             app.half_closed();
             up = true;
         }
@@ -112,7 +112,8 @@ pub async fn run(
         None => carry.await,
         Some(limit) => tokio::select! {
             ended = carry => ended,
-            () = quiet(meter, limit) => {
+            // In a box: a timer is large, and few configurations want one.
+            () = Box::pin(quiet(meter, limit)) => {
                 app.abort();
                 far.abort();
                 return End::Idle(limit);

@@ -36,6 +36,12 @@ impl TcpFar {
     pub fn new(socket: TcpStream) -> Self {
         Self { far: App::new(socket), up: Vec::new(), down: Vec::new() }
     }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        self.far.socket()
+    }
 }
 
 impl Far for TcpFar {

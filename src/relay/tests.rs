@@ -23,7 +23,7 @@ async fn relayed(idle: Option<Duration>) -> Relayed {
     let end = tokio::spawn(async move {
         let meter = Arc::default();
         let mut far = tcp::TcpFar::new(mesh_far);
-        let end = run(App::new(app_far), &mut far, &meter, idle).await;
+        let end = run(&mut App::new(app_far), &mut far, &meter, idle).await;
         (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
     });
     Relayed { app, mesh, end }

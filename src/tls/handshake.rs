@@ -39,7 +39,7 @@ pub struct Peer {
     /// When its SVID ends: nothing new may begin after that.
     pub not_after: SystemTime,
     /// What was agreed on.
-    pub tls: TlsFacts,
+    pub tls: Arc<TlsFacts>,
 }
 
 impl Peer {
@@ -225,6 +225,6 @@ pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
     Ok(Peer {
         id: leaf.id,
         not_after: leaf.not_after,
-        tls: TlsFacts { version: "TLSv1.3", group, cipher },
+        tls: Arc::new(TlsFacts { version: "TLSv1.3", group, cipher }),
     })
 }

@@ -93,7 +93,7 @@ pub async fn serve<H, F>(
     handle: H,
 ) -> Result<(), Broken>
 where
-    H: Fn(Incoming) -> F,
+    H: Fn(Box<Incoming>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
@@ -120,7 +120,7 @@ where
                 Err(over) => return orderly(&over).map_err(|why| broken(why, streams)),
                 Ok((stream, request)) => {
                     streams += 1;
-                    tasks.spawn(handle(Incoming { request, stream }));
+                    tasks.spawn(handle(Box::new(Incoming { request, stream })));
                 }
             },
             () = draining.cancelled(), if leaving == Leaving::No => {

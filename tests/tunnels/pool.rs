@@ -171,7 +171,7 @@ async fn adit(tcp: TcpStream, tasks: Tasks, own: Own) {
     let peer = tcp.peer_addr().unwrap();
     let (acceptor, within) = (Acceptor::default(), Duration::from_secs(10));
     let Ok(session) = acceptor.accept(tcp, &own.svid, &own.bundles, within).await else { return };
-    let handle = |incoming: Incoming| async {
+    let handle = |incoming: Box<Incoming>| async {
         let _held = incoming.accept("");
         std::future::pending::<()>().await;
     };

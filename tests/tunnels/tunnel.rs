@@ -119,7 +119,7 @@ impl Tunnel {
                 assert_eq!(peer.id, spiffe("far"));
                 let meter = Arc::default();
                 self.tasks.spawn(async move {
-                    relay::run(App::new(socket), &mut stream, &meter, None).await;
+                    relay::run(&mut App::new(socket), &mut stream, &meter, None).await;
                 });
             }
             Near::H2(send) => {
@@ -207,7 +207,7 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
             assert_eq!(session.peer.id, spiffe("near"));
             taken.lock().unwrap().push(0);
             let which = taken.lock().unwrap().len() - 1;
-            let handle = |incoming: Incoming| {
+            let handle = |incoming: Box<Incoming>| {
                 taken.lock().unwrap()[which] += 1;
                 let meter = Arc::new(Meter::default());
                 meters.lock().unwrap().push(Arc::clone(&meter));
@@ -220,13 +220,13 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
 }
 
 /// As the inbound side of a node: the application is the relay's far socket.
-async fn deliver(incoming: Incoming, meter: Arc<Meter>) {
+async fn deliver(incoming: Box<Incoming>, meter: Arc<Meter>) {
     let Some(Authority::Addr(to)) = incoming.authority() else { panic!("an address") };
     let Ok(tcp) = TcpStream::connect(to).await else {
         return incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
     let Some(mut stream) = incoming.accept("") else { return };
-    relay::run(App::new(tcp), &mut stream, &meter, None).await;
+    relay::run(&mut App::new(tcp), &mut stream, &meter, None).await;
 }
 
 async fn h2_server(listener: TcpListener, tasks: Tasks) {
@@ -345,7 +345,7 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
         let (tcp, peer) = listener.accept().await.unwrap();
         let (own, tasks, within) = (ROOT.own("far"), Tasks::default(), Duration::from_secs(10));
         let session = Acceptor::default().accept(tcp, &own.svid, &own.bundles, within).await;
-        let handle = |incoming: Incoming| async {
+        let handle = |incoming: Box<Incoming>| async {
             let (mut app, socket) = pair().await;
             let mut stream = incoming.accept("").unwrap();
             let say = async {
@@ -353,7 +353,8 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
                 app.shutdown().await.unwrap();
             };
             let meter = Arc::default();
-            tokio::join!(say, relay::run(App::new(socket), &mut stream, &meter, None));
+            let mut near = App::new(socket);
+            tokio::join!(say, relay::run(&mut near, &mut stream, &meter, None));
         };
         let config = TunnelConfig::default();
         let _ = serve(session.unwrap(), peer, &config, &tasks, stop, handle).await;

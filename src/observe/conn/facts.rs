@@ -6,17 +6,24 @@ use serde::Serialize;
 
 use crate::identity::SpiffeId;
 
+/// What a workload is called in records; made once and shared by all its connections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Names {
+    /// Workload name.
+    pub workload: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Canonical service: the `app` label, else the workload's name.
+    pub app: Arc<str>,
+    /// The `version` label.
+    pub version: Option<Arc<str>>,
+}
+
 /// One end of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Party {
-    /// Workload name.
-    pub workload: Option<Arc<str>>,
-    /// Its namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Canonical service: the `app` label, else the workload's name.
-    pub app: Option<Arc<str>>,
-    /// The `version` label.
-    pub version: Option<Arc<str>>,
+    /// The workload, if the mesh knows it.
+    pub names: Option<Arc<Names>>,
     /// Its SPIFFE ID, as proven by mutual TLS; `None` for plaintext.
     pub id: Option<SpiffeId>,
 }
@@ -42,23 +49,24 @@ pub struct Facts {
     /// Next hop (outbound), or the address the tunnel or captured connection came in on.
     pub dst_addr: Option<SocketAddr>,
     /// The CONNECT authority.
-    pub hbone_addr: Option<String>,
+    pub hbone_addr: Option<Box<str>>,
     /// The service that was called, by hostname.
     pub service: Option<Arc<str>>,
     /// Its namespace.
     pub service_namespace: Option<Arc<str>>,
     /// The mutual TLS that protects it; `None` for plaintext.
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<Arc<TlsFacts>>,
     /// The policy that decided, `namespace/name rule N`.
-    pub policy: Option<String>,
+    pub policy: Option<Arc<str>>,
     /// What dry-run policies would have done.
     pub dry_run: Vec<String>,
     /// What went wrong, with its causes.
-    pub error: Option<String>,
+    pub error: Option<Box<str>>,
     /// `HBONE` or `TCP` on the wire.
     pub protocol: Option<&'static str>,
     /// The uid of the workload on this node whose connection it is.
     pub local_uid: Option<Arc<str>>,
-    /// What its policy was evaluated on (inbound only), for re-checks.
-    pub flow: Option<super::Flow>,
+    /// The destination that policy was asked about (inbound only); see
+    /// [`super::LiveConn::flow`].
+    pub flow_dst: Option<SocketAddr>,
 }

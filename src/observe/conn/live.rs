@@ -2,18 +2,20 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
     time::Instant,
 };
 
+use futures_util::task::AtomicWaker;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::{CloseReason, Direction, Facts, PeerAddr};
+use super::{CloseReason, Direction, Facts, Flow, PeerAddr};
 use crate::observe::metrics::Series;
 
 /// How much a relay has moved each way. Shared with whoever moves, shows or limits it.
@@ -39,8 +41,8 @@ pub struct LiveConn {
     /// Bytes that have moved.
     pub meter: Arc<Meter>,
     facts: Mutex<Facts>,
-    cut: CancellationToken,
-    cut_reason: OnceLock<CloseReason>,
+    cut: OnceLock<CloseReason>,
+    task: AtomicWaker,
     pub(super) series: OnceLock<Arc<Series>>,
     flushed: Mutex<(u64, u64)>,
 }
@@ -53,14 +55,27 @@ impl LiveConn {
 
     /// Ends the connection from outside; the first reason stays.
     pub fn cut(&self, reason: CloseReason) {
-        let _ = self.cut_reason.set(reason);
-        self.cut.cancel();
+        let _ = self.cut.set(reason);
+        self.task.wake();
     }
 
-    /// Waits until somebody cuts the connection. Cancel safe.
+    /// Waits until somebody cuts the connection; for the one task that carries it. Cancel safe.
     pub async fn until_cut(&self) -> CloseReason {
-        self.cut.cancelled().await;
-        self.cut_reason.get().copied().unwrap_or(CloseReason::Drained)
+        poll_fn(|cx| {
+            self.task.register(cx.waker());
+            self.cut.get().map_or(Poll::Pending, |reason| Poll::Ready(*reason))
+        })
+        .await
+    }
+
+    /// What its policy was evaluated on, for re-checks; `None` before that, and outbound.
+    #[must_use]
+    pub fn flow(&self) -> Option<Flow> {
+        let (direction, peer) = (self.direction, self.peer);
+        self.facts(|f| {
+            let peer_id = f.src.id.clone();
+            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, dst })
+        })
     }
 
     /// Moves the bytes counted since the last call to the metrics.
@@ -87,8 +102,8 @@ impl LiveConn {
         self.facts(|f| {
             let party = |p: &super::Party| {
                 json!({
-                    "workload": p.workload.as_deref(),
-                    "namespace": p.namespace.as_deref(),
+                    "workload": p.names.as_ref().map(|n| &*n.workload),
+                    "namespace": p.names.as_ref().map(|n| &*n.namespace),
                     "identity": p.id.as_ref().map(ToString::to_string),
                 })
             };
@@ -102,8 +117,8 @@ impl LiveConn {
                 "service": f.service.as_deref(),
                 "source": party(&f.src),
                 "destination": party(&f.dst),
-                "tls": f.tls,
-                "policy": f.policy,
+                "tls": f.tls.as_deref(),
+                "policy": f.policy.as_deref(),
                 "localWorkload": f.local_uid.as_deref(),
                 "bytesReceived": received,
                 "bytesSent": sent,
@@ -129,8 +144,8 @@ impl LiveTable {
             opened: Instant::now(),
             meter: Arc::default(),
             facts: Mutex::default(),
-            cut: CancellationToken::new(),
-            cut_reason: OnceLock::new(),
+            cut: OnceLock::new(),
+            task: AtomicWaker::new(),
             series: OnceLock::new(),
             flushed: Mutex::default(),
         });

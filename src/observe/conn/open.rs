@@ -51,7 +51,7 @@ impl OpenConn {
     /// The same with what went wrong.
     pub fn fail(mut self, reason: CloseReason, error: impl ToString) {
         self.reason = reason;
-        self.facts(|f| f.error = Some(bounded(error.to_string())));
+        self.facts(|f| f.error = Some(bounded(error.to_string()).into()));
     }
 }
 
@@ -76,10 +76,8 @@ impl Drop for OpenConn {
 
 fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
     let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
-    let text = |s: &Option<Arc<str>>| s.clone();
     let (src_addr, direction) = (tracing::field::display(live.peer.0), live.direction.as_str());
-    let (src_workload, src_ns) = (text(&f.src.workload), text(&f.src.namespace));
-    let (dst_workload, dst_ns) = (text(&f.dst.workload), text(&f.dst.namespace));
+    let (src, dst) = (f.src.names.as_ref(), f.dst.names.as_ref());
     let src_id = f.src.id.as_ref().map(tracing::field::display);
     let dst_id = f.dst.id.as_ref().map(tracing::field::display);
     // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
@@ -92,14 +90,14 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
                 target: "access",
                 {
                 src.addr = %src_addr,
-                src.workload = src_workload.as_deref(),
-                src.namespace = src_ns.as_deref(),
+                src.workload = src.map(|n| &*n.workload),
+                src.namespace = src.map(|n| &*n.namespace),
                 src.identity = src_id,
                 dst.addr = addr(&f.dst_addr),
                 dst.hbone_addr = f.hbone_addr.as_deref(),
                 dst.service = f.service.as_deref(),
-                dst.workload = dst_workload.as_deref(),
-                dst.namespace = dst_ns.as_deref(),
+                dst.workload = dst.map(|n| &*n.workload),
+                dst.namespace = dst.map(|n| &*n.namespace),
                 dst.identity = dst_id,
                 direction,
                 protocol = f.protocol,
