@@ -3,6 +3,7 @@
 pub mod bench;
 mod carrier;
 mod demo;
+mod ebb;
 mod run;
 
 pub use demo::demo;

@@ -13,7 +13,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::carrier::Carrier;
+use super::{carrier::Carrier, ebb::Ebb};
 use crate::{
     admin::{self, State},
     ca::{EmbeddedCa, Svids},
@@ -107,6 +107,7 @@ async fn serve(
     live.accepted();
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
+    let mut ebb = Ebb::default();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -114,6 +115,7 @@ async fn serve(
             _ = hangup.recv() => live.reload().await,
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
+                ebb.look(live.node.telemetry.live.len());
                 if live.settled() {
                     live.reload().await;
                 } else if live.carrier.any_moved()

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::{
     buffers,
-    http2::{Code, Failure, Http2, Limits, Request, Role},
+    http2::{Code, FEW, Failure, Http2, Limits, Request, Role},
     record::{RecordError, Records},
     turns::Turns,
 };
@@ -210,9 +210,12 @@ impl Core {
         self.next_turns();
     }
 
-    /// Forgets a stream.
+    /// Forgets a stream; with the last one goes the room that many took.
     pub(super) fn forget(&mut self, id: u32) {
         self.streams.remove(&id);
+        if self.streams.is_empty() && self.streams.capacity() > FEW {
+            self.streams = HashMap::new();
+        }
         self.leave_line(id);
     }
 

@@ -77,6 +77,8 @@ pub struct Http2 {
     control: Vec<u8>,
 }
 
+/// A table of streams with room for more than so many is not kept when it is empty.
+pub(in crate::tunnel) const FEW: usize = 16;
 /// What waits to be answered may not grow beyond this: such a peer does not read.
 const MAX_UNREAD: usize = 256 * 1024;
 /// … but for the fields of our own requests or answers, about so much per stream.
@@ -298,9 +300,13 @@ impl Http2 {
         }
     }
 
+    /// Forgets a stream; with the last one goes the room that many took.
     pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
         self.extra -= stream.extra;
+        if self.streams.is_empty() && self.streams.capacity() > FEW {
+            self.streams = HashMap::new();
+        }
         Some(stream)
     }
 

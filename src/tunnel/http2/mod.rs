@@ -32,6 +32,7 @@ mod terms;
 mod tests;
 
 pub use budget::FloodLimits;
+pub(super) use connection::FEW;
 pub use connection::Http2;
 pub use frame::Code;
 pub use headers::Request;

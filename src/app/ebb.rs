@@ -1,0 +1,46 @@
+//! Memory goes back to the kernel after a burst of connections has gone.
+
+use crate::sys::process;
+
+/// So many connections fewer are worth a look at all that was freed.
+const MANY: usize = 1000;
+
+/// How many connections were open, at most and lately.
+#[derive(Debug, Default)]
+pub(super) struct Ebb {
+    most: usize,
+    last: usize,
+}
+
+impl Ebb {
+    /// Told now and then how many connections are open.
+    pub(super) fn look(&mut self, open: usize) {
+        if self.is_out(open) {
+            process::release_freed_memory();
+        }
+    }
+
+    /// Whether many have gone, more than stayed, and no more are going.
+    fn is_out(&mut self, open: usize) -> bool {
+        let going = open < std::mem::replace(&mut self.last, open);
+        self.most = self.most.max(open);
+        let out = !going && self.most - open >= MANY.max(open);
+        if out {
+            self.most = open;
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_out_once_when_the_last_of_many_has_gone() {
+        let mut ebb = Ebb::default();
+        let seen = [0, 900, 0, 0, 5000, 4000, 4000, 1200, 30, 30, 30, 20, 20, 2000, 2000, 20, 20];
+        let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| ebb.is_out(*open)).collect();
+        assert_eq!(out, [(9, 30), (16, 20)]);
+    }
+}
