@@ -22,9 +22,7 @@ counted() { # BINARY CASE COUNT
   grep -oP 'Collected : \K[0-9]+' <<< "$said" || { echo "valgrind counted nothing: $said" >&2; return 1; }
 }
 for bench in record frames; do
-  # Read to the end, or cargo fails at writing it.
-  binary=$(cargo bench --locked --no-run --bench $bench --message-format=json 2> /dev/null |
-    python3 -c 'import json,sys; print([r["executable"] for r in map(json.loads, sys.stdin) if r.get("executable") and "bench" in r["target"]["kind"]][0])')
+  binary=$(bench_binary $bench)
   for case in $("$binary" --list); do
     # What both runs do at the beginning and the end drops out.
     once=$(counted "$binary" "$case" 200) twice=$(counted "$binary" "$case" 400)

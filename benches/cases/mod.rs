@@ -1,5 +1,6 @@
 //! Runs the cases of one bench: without arguments all of them, with times; `CASE COUNT` one of
-//! them so often and no more, for a tool that counts instructions; `--list` their names.
+//! them so often and no more, for a tool that counts instructions; `--list` their names; `--test`
+//! runs each once, to see that it does.
 
 use std::{hint::black_box, time::Instant};
 
@@ -14,6 +15,10 @@ pub(crate) fn run(cases: &[Case]) {
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match &args[..] {
         [list] if list == "--list" => cases.iter().for_each(|(name, ..)| println!("{name}")),
+        [test] if test == "--test" => cases.iter().for_each(|(name, _, make)| {
+            make()();
+            println!("{name} runs");
+        }),
         [name, count] => {
             let case = cases.iter().find(|(known, ..)| known == name);
             let (_, _, make) = case.unwrap_or_else(|| panic!("{name} is none of the cases"));

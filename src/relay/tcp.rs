@@ -1,8 +1,11 @@
 //! A plain TCP socket as the far side: passthrough, and plaintext that policy let in.
 //!
-//! Userspace copies through the worker's buffer. With 64 KiB pipes splice lost to them by
-//! 22–40 % on loopback and veth (the design's figures); a socket that is full costs one copy
-//! of what it did not take.
+//! Userspace copies through the worker's buffer; a socket that is full costs one copy of what
+//! it did not take. Splice, measured 2026-11-24 on 2 cores against these copies (`cargo bench
+//! --bench relay`; figures in `benches/results/2026-11-24-data-path`): with 1 MiB pipes 31–55 %
+//! less CPU of the worker, but on loopback with one stream 19 % less throughput and 16 % more
+//! CPU in all; elsewhere throughput +3…+18 %, CPU in all −11…−31 %. With 64 KiB pipes −21 %
+//! to +12 %. Not taken up while one case loses; it would be for streams that fill the buffer.
 
 use std::{
     io,
