@@ -15,6 +15,9 @@ use crate::{lifecycle::Tasks, observe::metrics::Metrics};
 /// A listener of one worker, and that worker's share of what arrives.
 pub(super) type Door = (std::net::TcpListener, Desk);
 
+/// How many connections are accepted before others get their turn.
+const IN_A_ROW: u32 = 4;
+
 /// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
 /// worker that has less to do.
 ///
@@ -38,6 +41,7 @@ pub(super) async fn accept_loop<S, F>(
         }
     };
     let mut pause = Duration::from_millis(5);
+    let mut row = 0;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -52,6 +56,11 @@ pub(super) async fn accept_loop<S, F>(
                 let Some((socket, peer, place)) = taken else { continue };
                 // Not awaited in a block of its own, which would hold the future twice.
                 tasks.spawn(serve(socket, peer).map(|()| drop(place)));
+                // In a burst the streams that are open get their turns in between.
+                row = (row + 1) % IN_A_ROW;
+                if row == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {
