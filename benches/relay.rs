@@ -188,7 +188,8 @@ fn relay(pairs: Vec<(TcpStream, TcpStream)>, how: How) -> f64 {
             match how {
                 How::Copies => {
                     let (mut far, meter) = (TcpFar::new(far), Arc::default());
-                    let end = relay::run(App::new(near), &mut far, &meter, None).await;
+                    let mut near = App::new(near);
+                    let end = relay::run(&mut near, &mut far, &meter, None).await;
                     assert!(matches!(end, End::Completed));
                 }
                 How::Splice { pipe } => spliced(&near, &far, pipe).await.expect("carried"),
