@@ -68,7 +68,7 @@ while kill -0 $loaded 2> /dev/null; do
   sleep 0.3
 done
 wait $loaded || true
-sleep 10; after=$(rss)
+sleep 30; after=$(rss) # tunnels without a use for them have gone too
 grep -ohP 'connection complete.* reason="\K[a-z_]+' $dir/adit?.log | sort | uniq -c | grep -v ' completed$' >&2 || true
 python3 - "$connections" "$dir/many.json" "$before" "$peak" "$after" "$json" <<'P'
 import json, sys

@@ -5,17 +5,23 @@ use crate::sys::process;
 /// So many connections fewer are worth a look at all that was freed.
 const MANY: usize = 1000;
 
+/// After so many looks more, what the tunnels held that were not needed any longer is free too.
+const AFTERWARDS: u32 = 30;
+
 /// How many connections were open, at most and lately.
 #[derive(Debug, Default)]
 pub(super) struct Ebb {
     most: usize,
     last: usize,
+    afterwards: u32,
 }
 
 impl Ebb {
     /// Told now and then how many connections are open.
     pub(super) fn look(&mut self, open: usize) {
-        if self.is_out(open) {
+        let out = self.is_out(open);
+        self.afterwards = if out { AFTERWARDS } else { self.afterwards.saturating_sub(1) };
+        if out || self.afterwards == 1 {
             process::release_freed_memory();
         }
     }

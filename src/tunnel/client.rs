@@ -36,6 +36,8 @@ pub(super) struct Usage {
     pub(super) streams: AtomicUsize,
     /// It takes no new streams, and ends with its last.
     pub(super) closed: AtomicBool,
+    /// How many tunnels to the same peer have no stream.
+    pub(super) unused: Arc<AtomicUsize>,
 }
 
 /// One stream's place in its tunnel, given back on drop.
@@ -119,8 +121,8 @@ impl TunnelClient {
     }
 }
 
-/// Runs a tunnel until the peer ends it, falls silent, nobody used it for `idle`, or
-/// `closing` fired and its last stream has ended. `release` gives up the handles that would
+/// Runs a tunnel until the peer ends it, falls silent, nobody used it for `idle` (or for a few
+/// seconds, while another to that peer is unused too), or `closing` fired and its last stream has ended. `release` gives up the handles that would
 /// open more streams; what is queued is still sent.
 pub(super) async fn drive(
     client: TunnelClient,
@@ -156,8 +158,29 @@ pub(super) async fn drive(
 /// How long a tunnel that is given up may take to send what is queued.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// One of the tunnels without a stream, until dropped.
+struct Unused<'a>(&'a AtomicUsize);
+
+impl<'a> Unused<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+
+    fn is_one_of_many(&self) -> bool {
+        self.0.load(Relaxed) > 1
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 async fn until_unused(usage: &Usage, idle: Duration, closing: &CancellationToken) {
-    let look = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(10));
+    let look = (idle / 10).clamp(Duration::from_millis(10), Duration::from_secs(5));
+    let mut unused: Option<Unused<'_>> = None;
     let mut last_used = Instant::now();
     let mut soon = Duration::from_millis(20);
     loop {
@@ -169,11 +192,17 @@ async fn until_unused(usage: &Usage, idle: Duration, closing: &CancellationToken
         }
         if usage.streams.load(Relaxed) > 0 {
             last_used = Instant::now();
-        } else if closing.is_cancelled()
+            unused = None;
+            continue;
+        }
+        let surplus = unused.as_ref().is_some_and(Unused::is_one_of_many);
+        if closing.is_cancelled()
             || usage.closed.load(Relaxed)
+            || surplus
             || last_used.elapsed() >= idle
         {
             return;
         }
+        unused.get_or_insert_with(|| Unused::new(&usage.unused));
     }
 }

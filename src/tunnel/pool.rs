@@ -10,7 +10,10 @@ mod choice;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -151,7 +154,7 @@ impl Pool {
         let is_open =
             |t: &&Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
         let Some(entry) = tunnels.all.iter().filter(is_open).min_by_key(|t| t.rank()) else {
-            let entry = self.dial(own, hop);
+            let entry = self.dial(own, hop, &tunnels.unused);
             let taken = entry.take();
             tunnels.all.push(entry);
             return taken;
@@ -159,13 +162,13 @@ impl Pool {
         let taken = entry.take();
         // This one goes where it can; those that come later need not wait behind the bulk.
         if matches!(entry.rank(), Rank::Busy(_)) && tunnels.may_spread() {
-            tunnels.all.push(self.dial(own, hop));
+            tunnels.all.push(self.dial(own, hop, &tunnels.unused));
         }
         taken
     }
 
-    fn dial(&self, own: &Own, hop: &Hop) -> Entry {
-        let usage = Arc::new(Usage::default());
+    fn dial(&self, own: &Own, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
+        let usage = Arc::new(Usage { unused: Arc::clone(unused), ..Usage::default() });
         let (say, state) = watch::channel(State::Dialling);
         let retire = self.closing.child_token();
         self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire.clone());

@@ -36,6 +36,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("pool::a_burst_on_a_peer_with_few_places_shares_its_tunnels", few_places),
+    ("pool::of_tunnels_without_a_stream_one_is_kept", surplus),
     ("pool::a_request_that_is_reset_costs_no_tunnel", reset_requests),
     ("pool::a_tunnel_that_broke_is_let_go_of", broken_tunnel),
     ("pool::nothing_begins_under_an_svid_that_has_ended", expired_peer),
@@ -120,6 +121,34 @@ fn few_places() {
         let failed = opened.iter().filter_map(|o| o.as_ref().err()).collect::<Vec<_>>();
         assert!(failed.is_empty(), "{} failed: {}", failed.len(), failed[0]);
         assert!(ends.dials() <= 5, "{} tunnels for 40 streams, ten in each", ends.dials());
+    });
+}
+
+/// One that idles for ten seconds ends; those that nobody needs beside it do so sooner.
+fn surplus() {
+    run(async {
+        let live = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&live);
+        let ends = Ends::new(move |tcp, tasks| {
+            let live = Arc::clone(&count);
+            async move {
+                live.fetch_add(1, Relaxed);
+                ten_places(tcp, tasks).await;
+                live.fetch_sub(1, Relaxed);
+            }
+        })
+        .await;
+        let opened = futures_util::future::join_all((0..40).map(|_| ends.open())).await;
+        assert!(opened.iter().all(Result::is_ok) && live.load(Relaxed) >= 4);
+        drop(opened);
+        let one_left = async {
+            while live.load(Relaxed) > 1 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(6), one_left).await.expect("the others end");
+        let before = ends.dials();
+        assert!(ends.open().await.is_ok() && ends.dials() == before, "that one still serves");
     });
 }
 

@@ -139,8 +139,8 @@ impl Tunnel {
 /// A pool that has not dialled yet, and where it is to go.
 pub(crate) fn pool_to(addr: SocketAddr, tasks: &Tasks) -> (Pool, Hop) {
     let netns = Arc::new(Netns::current().unwrap());
-    let (config, closing) = (TunnelConfig::default(), CancellationToken::new());
-    let pool = Pool::new(netns, config, tasks.clone(), closing);
+    let config = TunnelConfig { idle: Duration::from_secs(10), ..TunnelConfig::default() };
+    let pool = Pool::new(netns, config, tasks.clone(), CancellationToken::new());
     (pool, Hop { addr, expect: vec![spiffe("far")] })
 }
 

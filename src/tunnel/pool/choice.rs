@@ -2,7 +2,10 @@
 //! here: that is [`super::Pool`]'s.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -77,6 +80,8 @@ pub(super) enum Rank {
 #[derive(Default)]
 pub(super) struct Tunnels {
     pub(super) all: Vec<Entry>,
+    /// How many of them have no stream.
+    pub(super) unused: Arc<AtomicUsize>,
     /// When one was last seen to have failed.
     failed: Option<Instant>,
 }
