@@ -11,7 +11,7 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, time::Sleep};
 
 use super::ShortWay;
 use crate::sys::sockets;
@@ -23,13 +23,29 @@ pub struct App {
     finished: bool,
     reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
     short_way: Option<Box<ShortWay>>,
+    pause: Option<Box<Pause>>,
 }
+
+/// The kernel does not tell when an application has read what went the short way.
+struct Pause {
+    over: Pin<Box<Sleep>>,
+    next: Duration,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 impl App {
     /// Takes a connected socket.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket: Arc::new(socket), finished: false, reset: None, short_way: None }
+        Self {
+            socket: Arc::new(socket),
+            finished: false,
+            reset: None,
+            short_way: None,
+            pause: None,
+        }
     }
 
     /// With a short way between the application and us.
@@ -43,6 +59,41 @@ impl App {
     #[must_use]
     pub fn socket(&self) -> &Arc<TcpStream> {
         &self.socket
+    }
+
+    /// Writes what the application takes.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut length = FIRST_PAUSE;
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.over.as_mut().poll(cx));
+                length = pause.next;
+            }
+            match self.socket.try_write(bytes) {
+                Ok(n) => {
+                    self.pause = None;
+                    return Poll::Ready(Ok(n));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.pause = None;
+                    ready!(self.socket.poll_write_ready(cx))?;
+                }
+                Err(e)
+                    if self
+                        .short_way
+                        .as_ref()
+                        .is_some_and(|way| way.must_wait(&self.socket, &e)) =>
+                {
+                    let over = Box::pin(tokio::time::sleep(length));
+                    let next = (length * 2).min(LONGEST_PAUSE);
+                    self.pause = Some(Box::new(Pause { over, next }));
+                }
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
     }
 
     /// The socket holds no more than this call has seen: the next readiness is a new one. Saves

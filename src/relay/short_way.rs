@@ -1,11 +1,11 @@
 //! When an application's connection takes the short way (see [`crate::sys::sockmap`]): once it
 //! has shown that it talks in small messages, until one side has said its last word.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use crate::sys::sockmap::{Pair, Watched};
+use crate::sys::sockmap::{self, Pair, Watched};
 
 /// After how many small messages: joining two sockets takes seven system calls.
 const AFTER: u8 = 8;
@@ -46,7 +46,15 @@ impl ShortWay {
     /// One direction has ended: the rest goes by TCP, which keeps the kernel's connection
     /// tracking alive (it forgets a half-closed connection after a minute of silence).
     pub(super) fn end(&mut self) {
-        self.pair = None;
         self.messages = self.messages.max(AFTER);
+        if let Some(Err(error)) = self.pair.as_ref().map(Pair::last) {
+            tracing::debug!(%error, "the long way to the application at once");
+            self.pair = None;
+        }
+    }
+
+    /// Whether this error of a write says no more than that the application must read first.
+    pub(super) fn must_wait(&self, socket: &TcpStream, error: &io::Error) -> bool {
+        self.pair.is_some() && sockmap::must_wait(socket, error)
     }
 }

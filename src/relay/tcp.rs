@@ -19,7 +19,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{App, Broken, Far, with_scratch};
-use crate::observe::conn::Meter;
+use crate::{observe::conn::Meter, sys::sockmap::must_wait};
 
 /// How much is read at once.
 const READ: usize = 128 * 1024;
@@ -84,22 +84,15 @@ type Side<A> = (A, fn(io::Error) -> Broken);
 fn poll_copy(
     cx: &mut Context<'_>,
     (from, from_failed): Side<&mut App>,
-    (to, to_failed): Side<&App>,
+    (to, to_failed): Side<&mut App>,
     held: &mut Vec<u8>,
     count: &AtomicU64,
 ) -> Poll<Result<(), Broken>> {
     for _ in 0..TURNS {
         while !held.is_empty() {
-            match to.socket().try_write(held) {
-                Ok(n) => {
-                    held.drain(..n);
-                    count.fetch_add(n as u64, Relaxed);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(to.socket().poll_write_ready(cx)).map_err(to_failed)?;
-                }
-                Err(e) => return Poll::Ready(Err(to_failed(e))),
-            }
+            let n = ready!(to.poll_write(cx, held)).map_err(to_failed)?;
+            held.drain(..n);
+            count.fetch_add(n as u64, Relaxed);
         }
         *held = Vec::new();
         ready!(from.socket().poll_read_ready(cx)).map_err(from_failed)?;
@@ -118,7 +111,7 @@ fn poll_copy(
             }
             let taken = match to.socket().try_write(&buffer[..n]) {
                 Ok(taken) => taken,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || must_wait(to.socket(), &e) => 0,
                 Err(e) => return Err(to_failed(e)),
             };
             count.fetch_add(taken as u64, Relaxed);

@@ -247,18 +247,11 @@ impl Far for TunnelStream {
                 stream.queue = Default::default();
                 return if stream.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
-            match app.socket().try_write(front) {
-                Ok(n) => {
-                    stream.queue.drain(..n);
-                    meter.down.fetch_add(n as u64, Relaxed);
-                    core.http2.release(id, n, || sockets::send_room(app.socket()));
-                    core.wake_driver();
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(app.socket().poll_write_ready(cx)).map_err(Broken::App)?;
-                }
-                Err(e) => return Poll::Ready(Err(Broken::App(e))),
-            }
+            let n = ready!(app.poll_write(cx, front)).map_err(Broken::App)?;
+            stream.queue.drain(..n);
+            meter.down.fetch_add(n as u64, Relaxed);
+            core.http2.release(id, n, || sockets::send_room(app.socket()));
+            core.wake_driver();
         }
     }
 

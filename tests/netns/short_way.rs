@@ -10,6 +10,7 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     lab::Lab,
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("short_way::bytes_keep_their_order_whichever_way_they_go", order),
     ("short_way::a_half_close_and_a_reset_arrive_as_such", endings),
     ("short_way::a_reader_that_stalls_makes_the_writer_wait", stall),
+    ("short_way::an_application_that_takes_a_short_read_for_the_last_gets_all", short_reads),
 ];
 
 fn lab() -> Lab {
@@ -180,4 +182,56 @@ fn stall() {
         got += n;
     }
     assert_eq!(got, said);
+}
+
+/// A caller and a tokio application on db's port 8081, who take the short way.
+fn async_app(lab: &Lab) -> (TcpStream, TcpStream) {
+    let listener = lab.listen("db", 8081);
+    let mut caller = lab.connect("web", "10.77.0.2:8081").unwrap();
+    let mut app = listener.accept().unwrap().0;
+    for socket in [&caller, &app] {
+        socket.set_nodelay(true).unwrap();
+    }
+    for _ in 0..20 {
+        caller.write_all(b"ping").unwrap();
+        app.read_exact(&mut [0; 4]).unwrap();
+        app.write_all(b"pong").unwrap();
+        caller.read_exact(&mut [0; 4]).unwrap();
+    }
+    app.set_nonblocking(true).unwrap();
+    (caller, app)
+}
+
+/// Tokio and nginx, woken by edges, take a read that does not fill the buffer for the last: what
+/// lies in a second queue they would never look for.
+fn short_reads() {
+    let lab = lab();
+    let (mut caller, app) = async_app(&lab);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut app = tokio::net::TcpStream::from_std(app).unwrap();
+        for (round, size) in [40_000, 2_000, 400_000, 40_000].into_iter().enumerate() {
+            let said = text(9, 100 + size);
+            caller.write_all(&said[..100]).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            if round == 3 {
+                // What comes after the application's own last word, too.
+                app.shutdown().await.unwrap();
+                assert_eq!(caller.read(&mut [0; 1]).unwrap(), 0);
+            }
+            for part in said[100..].chunks(9_000) {
+                caller.write_all(part).unwrap();
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            let (mut got, mut buffer) = (vec![], [0; 8192]);
+            while got.len() < said.len() {
+                let read = tokio::time::timeout(Duration::from_secs(1), app.read(&mut buffer));
+                let read =
+                    read.await.unwrap_or_else(|_| panic!("{round}: asleep at {}", got.len()));
+                got.extend_from_slice(&buffer[..read.unwrap()]);
+            }
+            assert!(got == said, "round {round}");
+        }
+    });
 }

@@ -12,12 +12,12 @@ mod programs;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
 };
 
-use programs::{Kernel, Maps};
+use programs::{Kernel, Maps, REFUSES, Writer};
 
 use super::netns::Netns;
 
@@ -27,11 +27,14 @@ const MOST: u32 = 32_768;
 /// what waits there takes from the window that TCP offers, and when it has been read nobody
 /// tells the sender that there is room again.
 const MOST_BYTES: i32 = 16 * 1024;
+/// While so much waits at an application, we do too.
+const ROOM: i32 = 64 * 1024;
 
 /// The programs and maps. Dropping it ends the short way for all.
 pub struct Sockmap {
     maps: Maps,
     _attached: OwnedFd,
+    _refuser: [TcpStream; 2],
 }
 
 /// A namespace whose applications take the short way. Dropping it ends that.
@@ -45,6 +48,7 @@ pub struct Pair {
     sockmap: Arc<Sockmap>,
     ours: Ends,
     app: Ends,
+    app_at: [u8; 8],
 }
 
 /// The two ends of a connection as one socket sees them, as the programs lay them down.
@@ -89,19 +93,24 @@ impl Sockmap {
                 .map_err(say("a map of what is known"))?,
             sockets: call::create_map::<48, 8>(call::Map::SockHash, 2 * MOST)
                 .map_err(say("a map of sockets"))?,
-            partners: call::create_map::<48, 56>(call::Map::Hash, 2 * MOST)
+            partners: call::create_map::<48, 64>(call::Map::Hash, 2 * MOST)
                 .map_err(say("a map of partners"))?,
         };
-        let pass = programs::pass(&maps, &kernel, MOST_BYTES);
+        let pass = programs::pass(&maps, &kernel, MOST_BYTES, ROOM);
         let pass = call::load(call::Program::SkMsg, &pass).map_err(say("program `pass`"))?;
         call::attach_to_map(&pass, &maps.sockets).map_err(say("attaching `pass`"))?;
+        let refuser = refuser().map_err(say("a connection over loopback"))?;
+        let descriptor = u64::try_from(refuser[0].as_raw_fd()).map_err(io::Error::other)?;
+        call::update(&maps.sockets, &REFUSES, &descriptor.to_ne_bytes())
+            .map_err(say("a socket in the map"))?;
+        refuser[0].shutdown(Shutdown::Write)?;
         let remember = programs::remember(&maps, hbone);
         let remember =
             call::load(call::Program::SockOps, &remember).map_err(say("program `remember`"))?;
         let root = call::root_cgroup().map_err(say("cgroup v2 (needs CAP_SYS_ADMIN)"))?;
         let attached = call::attach_to_cgroup(&remember, &root)
             .map_err(say("attaching to the root cgroup"))?;
-        Ok(Arc::new(Self { maps, _attached: attached }))
+        Ok(Arc::new(Self { maps, _attached: attached, _refuser: refuser }))
     }
 
     /// Has the sockets that applications in `netns` open from now on take part.
@@ -136,18 +145,49 @@ impl Watched {
         let own = Ends::new(self.cookie, ours.local_addr()?, ours.peer_addr()?);
         let known = |ends: &Ends| call::lookup(&maps.known, &ends.0);
         let (Some(app_at), Some(own_at)) = (known(&app), known(&own)) else { return Ok(None) };
-        let partner = |ends: &Ends, at: [u8; 8]| {
-            let mut partner = [0; 56];
-            partner[..48].copy_from_slice(&ends.0);
-            partner[48..].copy_from_slice(&at);
-            partner
-        };
         let descriptor = u64::try_from(ours.as_fd().as_raw_fd()).map_err(io::Error::other)?;
         call::update(&maps.sockets, &own.0, &descriptor.to_ne_bytes())?;
-        let pair = Pair { sockmap: Arc::clone(&self.sockmap), ours: own, app };
-        call::update(&maps.partners, &own.0, &partner(&app, app_at))?;
-        call::update(&maps.partners, &app.0, &partner(&own, own_at))?;
+        let pair = Pair { sockmap: Arc::clone(&self.sockmap), ours: own, app, app_at };
+        call::update(&maps.partners, &own.0, &partner(&app, app_at, Writer::Ours))?;
+        call::update(&maps.partners, &app.0, &partner(&own, own_at, Writer::App))?;
         Ok(Some(pair))
+    }
+}
+
+/// What a writer's way leads to.
+fn partner(ends: &Ends, at: [u8; 8], writer: Writer) -> [u8; 64] {
+    let mut partner = [0; 64];
+    partner[..48].copy_from_slice(&ends.0);
+    partner[48..56].copy_from_slice(&at);
+    partner[56..].copy_from_slice(&(writer as u64).to_ne_bytes());
+    partner
+}
+
+/// A write to a paired socket was refused, not failed: the application has yet to read what went
+/// the short way. A connection that is over has no peer any more.
+#[must_use]
+pub fn must_wait(socket: &tokio::net::TcpStream, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe && socket.peer_addr().is_ok()
+}
+
+/// A socket that answers each write with EPIPE, and the one that keeps it so.
+fn refuser() -> io::Result<[TcpStream; 2]> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let refuser = TcpStream::connect(listener.local_addr()?)?;
+    Ok([refuser, listener.accept()?.0])
+}
+
+impl Pair {
+    /// Both sides go the long way from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn last(&self) -> io::Result<()> {
+        let partners = &self.sockmap.maps.partners;
+        let app = partner(&self.app, self.app_at, Writer::OursLast);
+        call::update(partners, &self.ours.0, &app)?;
+        call::delete(partners, &self.app.0);
+        Ok(())
     }
 }
 

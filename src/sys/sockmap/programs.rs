@@ -6,6 +6,11 @@
 //! the other end has read all that ever went the long way (what it has copied is what we have
 //! written, in TCP's own sequence numbers); the queue of what went the short way is always
 //! read first. The long way is taken when that queue is long: TCP then makes the writer wait.
+//!
+//! Towards an application there is never more than one queue: one that is woken by edges takes a
+//! read that does not fill its buffer for the last (tokio, nginx), and would not look again. So
+//! we go the long way only when all that went the short way has been read, and until then are
+//! told to wait ([`super::must_wait`]). Our own reads know of the two queues.
 
 use std::{
     io,
@@ -16,7 +21,7 @@ use super::{
     btf::Btf,
     insn::{
         Asm, Label,
-        Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9},
+        Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10},
         Size::{Double, Word},
         When::{Equal, Greater, NotEqual},
     },
@@ -80,6 +85,20 @@ const PASSIVE_ESTABLISHED: i32 = 5;
 const OWN: i16 = -48;
 const PARTNER: i16 = -96;
 const ADDRESS: i16 = -56;
+/// Where on the stack a writer's [`Writer`] stands.
+const WRITER: i16 = -104;
+
+/// The ends, in the map of sockets, of one that takes nothing.
+pub(super) const REFUSES: [u8; 48] = [0; 48];
+
+/// Who writes, as far as it matters for the way.
+#[derive(Clone, Copy)]
+pub(super) enum Writer {
+    App = 0,
+    Ours = 1,
+    /// Ours, for whom it is the long way from now on.
+    OursLast = 2,
+}
 
 /// The maps that the programs use.
 pub(super) struct Maps {
@@ -89,7 +108,7 @@ pub(super) struct Maps {
     pub(super) known: OwnedFd,
     /// A socket's ends → the socket, to send to.
     pub(super) sockets: OwnedFd,
-    /// A socket's ends → those of its partner, and where the kernel keeps that.
+    /// A socket's ends → those of its partner, where the kernel keeps that, and its [`Writer`].
     pub(super) partners: OwnedFd,
 }
 
@@ -207,13 +226,13 @@ pub(super) fn remember(maps: &Maps, hbone: u16) -> Vec<[u8; 8]> {
 }
 
 /// Hands a message of at most `most` bytes over while no more than that wait at the other end,
-/// else lets it go the long way.
-pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32) -> Vec<[u8; 8]> {
+/// else lets it go the long way. One of ours goes with those that wait there up to `room` bytes,
+/// then is refused.
+pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32, room: i32) -> Vec<[u8; 8]> {
     let mut asm = Asm::default();
-    let out = asm.label();
+    let (out, redirect, wait) = (asm.label(), asm.label(), asm.label());
     asm.copy(R6, R1);
-    asm.load(Word, R1, R6, SK_MSG_SIZE);
-    asm.jump_if(R1, Greater, most, out);
+    asm.load(Word, R7, R6, SK_MSG_SIZE);
     own_ends(&mut asm, &SK_MSG, out);
     call_with_key(&mut asm, MAP_LOOKUP, maps.partners.as_fd(), OWN);
     asm.jump_if(R0, Equal, 0, out);
@@ -221,6 +240,8 @@ pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32) -> Vec<[u8; 8]> {
         asm.load(Double, R1, R0, word);
         asm.store(Double, PARTNER + word, R1);
     }
+    asm.load(Double, R1, R0, 56);
+    asm.store(Double, WRITER, R1);
     asm.load(Double, R1, R0, 48);
     asm.set(R2, kernel.tcp_sock);
     asm.call_function(kernel.read_only_cast);
@@ -236,12 +257,38 @@ pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32) -> Vec<[u8; 8]> {
     asm.load(Word, R9, R0, kernel.write_seq);
     asm.load(Word, R1, R8, kernel.copied_seq);
     asm.jump32_if(R1, NotEqual, R9, out);
+    let (ours, last, fresh) = (asm.label(), asm.label(), asm.label());
     asm.load(Word, R1, R8, kernel.queued);
+    asm.load(Double, R2, R10, WRITER);
+    asm.jump_if(R2, Equal, Writer::Ours as i32, ours);
+    asm.jump_if(R2, Equal, Writer::OursLast as i32, last);
     asm.jump_if(R1, Greater, most, out);
+    asm.jump(fresh);
+    asm.place(last);
+    asm.jump_if(R1, NotEqual, 0, wait);
+    asm.jump(out);
+    asm.place(ours);
+    asm.jump_if(R1, Greater, room, wait);
+    asm.jump_if(R1, NotEqual, 0, redirect);
+    asm.place(fresh);
+    asm.jump_if(R7, Greater, most, out);
+    asm.place(redirect);
     asm.copy(R1, R6);
     asm.map(R2, maps.sockets.as_fd());
     asm.stack(R3, PARTNER);
     asm.set(R4, 1); // BPF_F_INGRESS
+    asm.call(MSG_REDIRECT_HASH);
+    asm.jump(out);
+    asm.place(wait);
+    // SK_DROP would be for good: the kernel keeps that verdict. The error of another socket is
+    // for this message only.
+    for word in 0..12 {
+        asm.store_word(PARTNER + word * 4, i32::from_ne_bytes([REFUSES[0]; 4]));
+    }
+    asm.copy(R1, R6);
+    asm.map(R2, maps.sockets.as_fd());
+    asm.stack(R3, PARTNER);
+    asm.set(R4, 0);
     asm.call(MSG_REDIRECT_HASH);
     asm.place(out);
     // SK_PASS: to the other end's queue if the call above said so, else the long way.

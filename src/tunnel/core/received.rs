@@ -10,7 +10,7 @@ use std::{
 
 use super::{Core, Over, Stream};
 use crate::{
-    sys::sockets,
+    sys::{sockets, sockmap::must_wait},
     tunnel::{
         buffers,
         http2::{Code, Event},
@@ -159,7 +159,12 @@ impl Core {
                             break;
                         }
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e)
+                        if e.kind() == io::ErrorKind::WouldBlock
+                            || must_wait(&outlet.socket, &e) =>
+                    {
+                        break;
+                    }
                     Err(e) => {
                         stream.app_error = Some(e);
                         failed = true;
