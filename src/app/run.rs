@@ -210,7 +210,10 @@ impl Live {
         if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
             return self.rejected("trustDomain and ca cannot change while running; restart adit");
         }
-        self.wanted = checked.local_workloads();
+        let before = std::mem::replace(&mut self.wanted, checked.local_workloads());
+        if self.waits_for_restart(&before) {
+            tracing::warn!("a change of `appHop` takes effect when adit is restarted");
+        }
         self.capture = checked.capture;
         self.grace = checked.settings.drain;
         if fixed(&checked.settings) != self.settings {
@@ -221,6 +224,14 @@ impl Live {
         self.start_pods().await;
         tracing::info!(file = %self.file.display(), connections_closed = closed, "configuration reloaded");
         self.accepted();
+    }
+
+    /// A pod's way to its application stays as it was started.
+    fn waits_for_restart(&self, before: &[Arc<Workload>]) -> bool {
+        self.wanted.iter().any(|now| match before.iter().find(|then| then.uid == now.uid) {
+            Some(then) => then.app_hop != now.app_hop,
+            None => now.app_hop == AppHop::Sockmap && self.node.sockmap.is_none(),
+        })
     }
 
     fn accepted(&self) {

@@ -49,7 +49,14 @@ impl Pod {
     pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
         let netns = Arc::new(netns);
         let sockmap = node.sockmap.as_ref().filter(|_| workload.app_hop == AppHop::Sockmap);
-        let watched = sockmap.map(|sockmap| sockmap.watch(&netns)).transpose()?.map(Arc::new);
+        let watched = sockmap.and_then(|sockmap| match sockmap.watch(&netns) {
+            Ok(watched) => Some(Arc::new(watched)),
+            Err(error) => {
+                let pod = &*workload.uid;
+                tracing::warn!(pod, %error, "no short way to this pod's applications; they are reached by TCP");
+                None
+            }
+        });
         let open = |port| -> io::Result<Vec<Door>> {
             let listen = |desk| Ok((sockets::listen(&netns, SocketAddr::new(ANY, port))?, desk));
             Desk::all(node.workers.len()).into_iter().map(listen).collect()

@@ -23,6 +23,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("short_way::a_half_close_and_a_reset_arrive_as_such", endings),
     ("short_way::a_reader_that_stalls_makes_the_writer_wait", stall),
     ("short_way::an_application_that_takes_a_short_read_for_the_last_gets_all", short_reads),
+    ("short_way::ports_used_again_lead_to_their_own_connection", churn),
+    ("short_way::who_is_cut_is_told_and_who_comes_after_is_served", cuts),
+    ("short_way::every_kind_of_connection_carries_its_bytes", kinds),
+    ("short_way::a_change_of_the_way_is_said_to_wait_for_a_restart", change),
 ];
 
 fn lab() -> Lab {
@@ -234,4 +238,127 @@ fn short_reads() {
             assert!(got == said, "round {round}");
         }
     });
+}
+
+/// Connections by a handful of ports, each reset or closed and followed by the next from the
+/// same port at once, beside others that last.
+fn churn() {
+    let lab = lab();
+    lab.tool("web", "sysctl -qw net.ipv4.ip_local_port_range=50000:50015 net.ipv4.tcp_tw_reuse=1");
+    let count = 40;
+    std::thread::scope(|scope| {
+        for thread in 0..4_u32 {
+            let lab = &lab;
+            scope.spawn(move || {
+                let mut lasting = warm(lab);
+                for n in 0..count {
+                    ping(&mut lasting);
+                    let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
+                    socket.set_nodelay(true).unwrap();
+                    socket.read_exact(&mut [0; 17]).unwrap();
+                    for turn in 0..12_u32 {
+                        let said = [thread, n, turn].map(u32::to_le_bytes).concat();
+                        socket.write_all(&said).unwrap();
+                        let mut heard = [0; 12];
+                        socket.read_exact(&mut heard).unwrap();
+                        assert!(heard[..] == said, "{heard:?} for {said:?}");
+                    }
+                    if n % 2 == 0 {
+                        let linger = socket2::SockRef::from(&socket);
+                        linger.set_linger(Some(Duration::ZERO)).unwrap();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// What a connection that is cut says to its application.
+fn told(mut socket: TcpStream) {
+    let start = Instant::now();
+    loop {
+        match socket.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => break,
+            Err(e) if e.kind() == ErrorKind::WouldBlock && start.elapsed() < LIMIT / 5 => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(start.elapsed() < LIMIT / 2);
+}
+
+/// By a policy edit, by the end of adit, by silence.
+fn cuts() {
+    let mut lab = lab();
+    let sockmap =
+        |callers: &[&str]| allow(callers).replace(", netns:", ", appHop: sockmap, netns:");
+    let socket = warm(&lab);
+    lab.write_mesh(&sockmap(&["spy"]));
+    lab.record("inbound", "policy_changed");
+    told(socket);
+    lab.write_mesh(&sockmap(&["web"]));
+    lab.wait("allowed", || lab.ask("web", "10.96.0.10:80").is_ok());
+    let mut socket = warm(&lab);
+    let adit = nix::unistd::Pid::from_raw(i32::try_from(lab.pid()).unwrap());
+    nix::sys::signal::kill(adit, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let _ = socket.write_all(b"more");
+    told(socket);
+    lab.stop_dead();
+    lab.start(&format!("timeouts: {{ idle: 1s }}\n{}", sockmap(&["web"])));
+    let mut socket = warm(&lab);
+    for _ in 0..10 {
+        ping(&mut socket);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    told(socket);
+    // Both ends are ours: whichever looks first.
+    lab.wait("idle", || lab.log().contains("\"idle_timeout\""));
+}
+
+/// Services, IPv6, plaintext out and in; and what was never ours: a pod that talks to itself.
+fn kinds() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    lab.echo("spy", 8080);
+    lab.echo("web", 8080);
+    let body = allow(&["web"]).replace(", netns:", ", appHop: sockmap, netns:");
+    let body = body
+        .replace("serviceAccount: spy, addresses", "protocol: tcp, serviceAccount: spy, addresses")
+        .replace("appHop: sockmap, netns: spy", "node: elsewhere");
+    lab.start(&format!("mtls: permissive\n{body}"));
+    for (from, to, direct) in [
+        ("web", "10.96.0.10:80", false),
+        ("web", "[fd77::2]:8080", false),
+        ("web", "10.77.0.3:8080", false),
+        ("spy", "10.77.0.1:8080", false),
+        ("web", "10.77.0.1:8080", true),
+        ("web", "127.0.0.1:8080", true),
+    ] {
+        let mut socket = lab.connect(from, to).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut line = vec![];
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        (0..20).for_each(|_| ping(&mut socket));
+        let before = loopback_packets(&lab, "web");
+        (0..100).for_each(|_| ping(&mut socket));
+        let packets = loopback_packets(&lab, "web") - before;
+        match direct {
+            true => assert!(packets >= 200, "{from} {to}: {packets} packets"),
+            false if is_on(&lab) => assert!(packets < 20, "{from} {to}: {packets} packets"),
+            false => {}
+        }
+    }
+}
+
+/// A running pod keeps its way, and the log says so.
+fn change() {
+    let mut lab = Lab::new(PODS);
+    lab.start(&allow(&["web"]));
+    lab.write_mesh(&allow(&["web"]).replace(", netns:", ", appHop: sockmap, netns:"));
+    lab.wait("said", || lab.log().contains("a change of `appHop` takes effect when"));
 }

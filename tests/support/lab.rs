@@ -196,6 +196,11 @@ impl Lab {
         adit.wait().expect("adit ends")
     }
 
+    /// Forgets an adit that was killed.
+    pub(crate) fn stop_dead(&mut self) {
+        let _ = self.adit.take().expect("adit ran").wait();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.adit.as_ref().expect("adit runs").id()
     }
