@@ -1,6 +1,6 @@
 //! Memory goes back to the kernel after a burst of connections has gone.
 
-use crate::sys::process;
+use crate::{observe::conn::LiveTable, sys::process};
 
 /// So many connections fewer are worth a look at all that was freed.
 const MANY: usize = 1000;
@@ -17,11 +17,12 @@ pub(super) struct Ebb {
 }
 
 impl Ebb {
-    /// Told now and then how many connections are open.
-    pub(super) fn look(&mut self, open: usize) {
-        let out = self.is_out(open);
+    /// Looks, now and then, how many connections are open.
+    pub(super) fn look(&mut self, live: &LiveTable) {
+        let out = self.is_out(live.len());
         self.afterwards = if out { AFTERWARDS } else { self.afterwards.saturating_sub(1) };
         if out || self.afterwards == 1 {
+            live.shrink();
             process::release_freed_memory();
         }
     }

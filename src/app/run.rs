@@ -115,7 +115,7 @@ async fn serve(
             _ = hangup.recv() => live.reload().await,
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
-                ebb.look(live.node.telemetry.live.len());
+                ebb.look(&live.node.telemetry.live);
                 if live.settled() {
                     live.reload().await;
                 } else if live.carrier.any_moved()

@@ -187,6 +187,11 @@ impl LiveTable {
         Value::Array(self.all().iter().map(|c| c.to_json()).collect())
     }
 
+    /// Gives up room that a burst has left.
+    pub fn shrink(&self) {
+        self.lock().shrink_to_fit();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<LiveConn>>> {
         self.conns.lock().unwrap_or_else(PoisonError::into_inner)
     }
