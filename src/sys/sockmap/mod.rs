@@ -85,6 +85,7 @@ impl Sockmap {
             let what = what.to_owned();
             move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"))
         };
+        check_release(nix::sys::utsname::uname()?.release().to_str().unwrap_or_default())?;
         let kernel = Kernel::running().map_err(say("kernel types"))?;
         let maps = Maps {
             watched: call::create_map::<8, 4>(call::Map::Hash, 65_536)
@@ -204,6 +205,23 @@ impl Drop for Pair {
     }
 }
 
+/// The first Linux that counts what waits in a socket's queue for the short way as memory of that
+/// socket: without it there is no bound.
+const OLDEST: (u32, u32) = (6, 14);
+
+fn check_release(release: &str) -> io::Result<()> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let version = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    };
+    if version >= OLDEST {
+        return Ok(());
+    }
+    let why = format!("Linux {release} is too old: {}.{} is needed", OLDEST.0, OLDEST.1);
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
+}
+
 /// A number that no other network namespace has had since the start of the kernel.
 fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -221,4 +239,23 @@ fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
         )
     };
     if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_do_not_count_what_waits_are_refused() {
+        for (release, good) in [
+            ("6.14.0", true),
+            ("6.18.44-fc-v657", true),
+            ("7.0-rc1", true),
+            ("6.12.9-amd64", false),
+            ("5.15.0", false),
+            ("", false),
+        ] {
+            assert_eq!(check_release(release).is_ok(), good, "{release}");
+        }
+    }
 }
