@@ -8,6 +8,7 @@
 //! - [`lifecycle`]: tasks with owners, which can be drained and cut
 //! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
 //! - [`observe`]: one record per connection, metrics, access log, logging
+//! - [`rpc`]: gRPC messages, and the way to a Unix socket
 //! - [`ca`]: where SVIDs come from, and when they are renewed
 //! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
 //! - [`mesh`]: workloads, services and policies in one immutable snapshot
@@ -44,6 +45,7 @@ pub mod node;
 pub mod observe;
 pub mod policy;
 pub mod relay;
+pub mod rpc;
 pub mod sys;
 pub mod tls;
 pub mod tunnel;

@@ -6,17 +6,23 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use pki_types::{CertificateDer, pem::PemObject};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
-use crate::identity::{PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid, parse_leaf};
+use super::{Source, SourceError, Urgency, Wanted};
+use crate::identity::{
+    BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid, parse_leaf,
+};
 
 /// Why the CA cannot open or issue.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -59,6 +65,7 @@ pub struct EmbeddedCa {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
     root_not_after: SystemTime,
+    bundles: watch::Sender<Arc<BundleSet>>,
 }
 
 impl std::fmt::Debug for EmbeddedCa {
@@ -122,7 +129,10 @@ impl EmbeddedCa {
             check_root(&root, &key, trust_domain).map_err(|e| bad(&root_path, e))?;
         let issuer = Issuer::from_ca_cert_der(&root, key)
             .map_err(|e| bad(&root_path, format!("cannot issue: {e}")))?;
+        let bundle = TrustBundle::new(trust_domain.clone(), vec![root.clone()]);
+        let (bundles, _) = watch::channel(Arc::new([bundle].into_iter().collect()));
         Ok(Self {
+            bundles,
             trust_domain: trust_domain.clone(),
             lifetime,
             key_stamp: stamp(&meta),
@@ -136,10 +146,7 @@ impl EmbeddedCa {
     /// The trust bundle: the root.
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
-        TrustBundle {
-            trust_domain: self.trust_domain.clone(),
-            authorities: vec![self.root.clone()],
-        }
+        TrustBundle::new(self.trust_domain.clone(), vec![self.root.clone()])
     }
 
     /// Issues an X.509-SVID with a new P-256 key, valid from 10 s ago for the configured
@@ -195,6 +202,24 @@ impl EmbeddedCa {
             return Err(CaError::File { path: path.clone(), why });
         }
         Ok(())
+    }
+}
+
+impl Source for EmbeddedCa {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.bundles.subscribe()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        _urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
+        ready(self.issue(&wanted.id).map_err(SourceError::from)).boxed()
     }
 }
 

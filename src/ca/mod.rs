@@ -1,11 +1,13 @@
 //! Where SVIDs come from, and when they are renewed.
 //!
-//! [`EmbeddedCa`] issues, [`rotation`] says when to ask again (pure), [`Svids`] keeps the
-//! SVID of every local identity and renews it with nobody's help.
+//! A [`Source`] gives SVIDs: the [`EmbeddedCa`] is one; [`rotation`] says when to ask again
+//! (pure), [`Svids`] keeps the SVID of every local identity and renews it with nobody's help.
 
 mod embedded;
 pub mod rotation;
+mod source;
 mod svids;
 
 pub use embedded::{CaError, EmbeddedCa};
+pub use source::{Source, SourceError, Urgency, Wanted};
 pub use svids::{SvidStatus, Svids};

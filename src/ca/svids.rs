@@ -15,20 +15,18 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{Notify, watch};
 
-use super::{CaError, EmbeddedCa, rotation::Rotation};
+use super::{Source, SourceError, Urgency, Wanted, rotation::Rotation};
 use crate::{
     identity::{BundleSet, SpiffeId, X509Svid},
     lifecycle::Tasks,
     observe::metrics::Metrics,
 };
 
-type Issue = dyn Fn(&SpiffeId) -> Result<X509Svid, CaError> + Send + Sync;
-
 /// What is held of one identity.
 #[derive(Clone, Debug, Default)]
 struct Held {
     svid: Option<Arc<X509Svid>>,
-    error: Option<Arc<CaError>>,
+    error: Option<Arc<SourceError>>,
     next: Option<SystemTime>,
 }
 
@@ -47,8 +45,8 @@ struct Entry {
 
 /// The store.
 pub struct Svids {
-    issue: Arc<Issue>,
-    bundles: Arc<BundleSet>,
+    source: Arc<dyn Source>,
+    bundles: watch::Receiver<Arc<BundleSet>>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     entries: Mutex<HashMap<Arc<str>, Entry>>,
@@ -85,23 +83,17 @@ pub struct SvidStatus {
 }
 
 impl Svids {
-    /// A store that is fed by the embedded CA; its tasks run in `tasks`.
+    /// A store that is fed by `source`; its tasks run in `tasks`.
     #[must_use]
-    pub fn new(ca: Arc<EmbeddedCa>, metrics: Arc<Metrics>, tasks: Tasks) -> Self {
-        let bundles = Arc::new([ca.bundle()].into_iter().collect());
-        Self {
-            issue: Arc::new(move |id| ca.issue(id)),
-            bundles,
-            metrics,
-            tasks,
-            entries: Mutex::default(),
-        }
+    pub fn new(source: Arc<dyn Source>, metrics: Arc<Metrics>, tasks: Tasks) -> Self {
+        let bundles = source.bundles();
+        Self { source, bundles, metrics, tasks, entries: Mutex::default() }
     }
 
     /// What peers' SVIDs are checked against.
     #[must_use]
     pub fn bundles(&self) -> Arc<BundleSet> {
-        Arc::clone(&self.bundles)
+        Arc::clone(&self.bundles.borrow())
     }
 
     /// Begins to hold an SVID for a workload; does nothing if that one is held. Needs a
@@ -115,8 +107,8 @@ impl Svids {
         let hurry = Arc::new(Notify::new());
         let tasks = self.tasks.child();
         let renewal = Renewal {
-            id: id.clone(),
-            issue: Arc::clone(&self.issue),
+            wanted: Wanted { uid: uid.clone(), id: id.clone() },
+            source: Arc::clone(&self.source),
             metrics: Arc::clone(&self.metrics),
             hurry: Arc::clone(&hurry),
             say,
@@ -161,9 +153,9 @@ impl Svids {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<CaError>> {
+    pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<SourceError>> {
         let held = self.lock().get(uid).map(|e| e.held.clone());
-        let gone = || Arc::new(CaError::Sign(format!("{uid} is not a workload of this node")));
+        let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
         let mut held = held.ok_or_else(gone)?;
         let now = held
             .wait_for(|h| h.valid().is_some() || h.error.is_some())
@@ -180,7 +172,8 @@ impl Svids {
     #[must_use]
     pub fn statuses(&self) -> Vec<SvidStatus> {
         let entries = self.lock();
-        let status = |(uid, e): (&Arc<str>, &Entry)| status(uid, &e.id, &e.held.borrow());
+        let kind = self.source.kind();
+        let status = |(uid, e): (&Arc<str>, &Entry)| status(kind, uid, &e.id, &e.held.borrow());
         let mut all: Vec<_> = entries.iter().map(status).collect();
         all.sort_by(|a, b| (&a.identity, &a.workload).cmp(&(&b.identity, &b.workload)));
         all
@@ -191,7 +184,7 @@ impl Svids {
     }
 }
 
-fn status(uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
+fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
     let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
     let svid = held.svid.as_ref();
     let state = match (held.valid(), &held.error) {
@@ -203,7 +196,7 @@ fn status(uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
         workload: uid.to_owned(),
         identity: id.to_string(),
         state,
-        source: "embedded",
+        source,
         serial_number: svid.map(|s| s.serial.clone()),
         valid_from: svid.map(|s| rfc3339(s.not_before)),
         expiration_time: svid.map(|s| rfc3339(s.not_after)),
@@ -214,8 +207,8 @@ fn status(uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
 
 /// The driver of one [`Rotation`]: waits, asks, tells; decides nothing.
 struct Renewal {
-    id: SpiffeId,
-    issue: Arc<Issue>,
+    wanted: Wanted,
+    source: Arc<dyn Source>,
     metrics: Arc<Metrics>,
     hurry: Arc<Notify>,
     say: watch::Sender<Held>,
@@ -224,13 +217,20 @@ struct Renewal {
 impl Renewal {
     async fn run(self) {
         let mut plan = Rotation::new(SystemTime::now());
+        let mut urgency = Urgency::WarmUp;
         loop {
             let wait = plan.due().duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
                 () = sleep_by_the_clock(wait) => {}
-                () = self.hurry.notified() => plan.hurry(SystemTime::now()),
+                () = self.hurry.notified() => {
+                    plan.hurry(SystemTime::now());
+                    urgency = Urgency::OnDemand;
+                }
+                () = self.source.changed(&self.wanted) => plan.hurry(SystemTime::now()),
             }
-            match (self.issue)(&self.id) {
+            let fetched = self.source.fetch(&self.wanted, urgency).await;
+            urgency = Urgency::Background;
+            match fetched {
                 Ok(svid) => self.issued(&mut plan, svid),
                 Err(error) => self.failed(&mut plan, error),
             }
@@ -241,14 +241,14 @@ impl Renewal {
         plan.on_issued(SystemTime::now(), svid.not_after, rand::random());
         self.metrics.svid_renewals.with_label_values(&["issued"]).inc();
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let gauge = self.metrics.svid_not_after.with_label_values(&[self.id.as_str()]);
+        let gauge = self.metrics.svid_not_after.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(end.as_secs_f64());
-        tracing::info!(target: "svid", identity = %self.id, serial = svid.serial, "SVID issued");
+        tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
         let held = Held { svid: Some(Arc::new(svid)), error: None, next: Some(plan.due()) };
         self.say.send_replace(held);
     }
 
-    fn failed(&self, plan: &mut Rotation, error: CaError) {
+    fn failed(&self, plan: &mut Rotation, error: SourceError) {
         let now = SystemTime::now();
         plan.on_failure(now, rand::random());
         self.metrics.svid_renewals.with_label_values(&["failed"]).inc();
@@ -259,7 +259,7 @@ impl Renewal {
                 None => "no valid SVID is left: connections are refused".to_owned(),
             };
             let retry = plan.due().duration_since(now).unwrap_or_default();
-            tracing::warn!(target: "svid", identity = %self.id, %error, ?retry, last_good, "SVID not renewed");
+            tracing::warn!(target: "svid", identity = %self.wanted.id, %error, ?retry, last_good, "SVID not renewed");
             held.error = Some(Arc::new(error));
             held.next = Some(plan.due());
         });
@@ -280,6 +280,7 @@ async fn sleep_by_the_clock(wait: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ca::EmbeddedCa;
 
     #[tokio::test]
     async fn workloads_of_one_service_account_have_keys_of_their_own() {

@@ -1,19 +1,51 @@
-//! Trust bundles: the root certificates of a trust domain. One bundle per trust domain,
+//! Trust bundles: the authorities of a trust domain. One bundle per trust domain,
 //! never merged (SPIFFE Trust Domain and Bundle §4).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use pki_types::CertificateDer;
+use pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::TrustDomain;
 
-/// The X.509 authorities of one trust domain. An empty bundle trusts nobody.
+/// The authorities of one trust domain. An empty bundle trusts nobody.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TrustBundle {
     /// Whose authorities these are.
     pub trust_domain: TrustDomain,
-    /// The authorities, DER.
+    /// The X.509 authorities, DER.
     pub authorities: Vec<CertificateDer<'static>>,
+    /// The JWT authorities.
+    pub jwt_authorities: Vec<JwtAuthority>,
+    /// What the X.509 authorities have revoked.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// Grows with each change (`spiffe_sequence`).
+    pub sequence: Option<u64>,
+    /// How often to look for a newer one (`spiffe_refresh_hint`).
+    pub refresh_hint: Option<Duration>,
+}
+
+/// A key that signs JWT-SVIDs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JwtAuthority {
+    /// Its `kid`, unique in its trust domain.
+    pub key_id: Arc<str>,
+    /// The public key, SubjectPublicKeyInfo as DER.
+    pub public_key: Arc<[u8]>,
+}
+
+impl TrustBundle {
+    /// With X.509 authorities only.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, authorities: Vec<CertificateDer<'static>>) -> Self {
+        Self {
+            trust_domain,
+            authorities,
+            jwt_authorities: Vec::new(),
+            crls: Vec::new(),
+            sequence: None,
+            refresh_hint: None,
+        }
+    }
 }
 
 /// All bundles that are trusted, kept apart by trust domain.

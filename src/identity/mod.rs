@@ -12,7 +12,7 @@ mod trust_domain;
 mod verify;
 mod x509;
 
-pub use bundle::{BundleSet, TrustBundle};
+pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};

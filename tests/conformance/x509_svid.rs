@@ -79,10 +79,8 @@ fn leaf_with(
 }
 
 fn bundle(trust_domain: &str, roots: &[&Ca]) -> TrustBundle {
-    TrustBundle {
-        trust_domain: trust_domain.parse().unwrap(),
-        authorities: roots.iter().map(|r| r.der.clone()).collect(),
-    }
+    let authorities = roots.iter().map(|r| r.der.clone()).collect();
+    TrustBundle::new(trust_domain.parse().unwrap(), authorities)
 }
 
 fn judge(chain: &[CertificateDer<'_>], bundles: &BundleSet) -> Result<String, SvidError> {

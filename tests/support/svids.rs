@@ -99,7 +99,7 @@ impl Root {
             serial: facts.serial,
         };
         let trust_domain = "td".parse().expect("a trust domain");
-        let bundle = TrustBundle { trust_domain, authorities: vec![self.der.clone()] };
+        let bundle = TrustBundle::new(trust_domain, vec![self.der.clone()]);
         let bundles: BundleSet = [bundle].into_iter().collect();
         Own { svid: Arc::new(svid), bundles: Arc::new(bundles) }
     }

@@ -1,0 +1,96 @@
+//! The seam between a workload's SVID and whoever issues it. Sources differ in how they are
+//! reached; what is done with their answers is the same for all ([`super::Svids`]): the last good
+//! SVID is kept, failures back off, expiry is told.
+
+use std::{future::pending, sync::Arc};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
+
+use crate::identity::{BundleSet, SpiffeId, X509Svid};
+
+/// Whose SVID is wanted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// The workload's uid.
+    pub uid: Arc<str>,
+    /// The identity that it must have.
+    pub id: SpiffeId,
+}
+
+/// How much somebody waits for it, most first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Urgency {
+    /// A connection waits.
+    OnDemand,
+    /// The pod has started, and nothing waits yet.
+    WarmUp,
+    /// A renewal with time left.
+    Background,
+}
+
+/// Why a source gave no SVID.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It does not answer, or says that it cannot now: trying again may help.
+    #[error("{source_name} does not answer: {why}")]
+    Unavailable {
+        /// Which source, with its address.
+        source_name: String,
+        /// What it said, or what the kernel said.
+        why: String,
+    },
+    /// It answered no: an operator must change something.
+    #[error("{source_name} refuses {id}: {why}")]
+    Refused {
+        /// Which source, with its address.
+        source_name: String,
+        /// Whose SVID it does not give.
+        id: SpiffeId,
+        /// What it said.
+        why: String,
+    },
+    /// It gave something that must not be used.
+    #[error("what {source_name} gave for {id} is not used: {why}")]
+    Unusable {
+        /// Which source, with its address.
+        source_name: String,
+        /// Whose SVID it should be.
+        id: SpiffeId,
+        /// Which rule it breaks.
+        why: String,
+    },
+    /// Nobody asked for it: the workload is none of this node.
+    #[error("{0} is not a workload of this node")]
+    NotWanted(String),
+    /// The embedded CA could not.
+    #[error(transparent)]
+    Ca(#[from] super::CaError),
+}
+
+/// Where SVIDs come from. Implemented by the embedded CA, istiod, the SPIFFE Workload API and
+/// files.
+pub trait Source: Send + Sync + 'static {
+    /// `embedded`, `istiod`, `workloadApi`, `files`: as in the mesh file and in `/certs`.
+    fn kind(&self) -> &'static str;
+
+    /// What peers' SVIDs are checked against, as the source has it: whole each time.
+    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>>;
+
+    /// Obtains an SVID, with a key that serves `wanted` only. Waits as long as its own limits
+    /// say.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request.
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>>;
+
+    /// Waits until the source has by itself something newer for `wanted` than it last gave.
+    /// A source that is only ever asked never returns. Cancel safe.
+    fn changed<'a>(&'a self, _wanted: &'a Wanted) -> BoxFuture<'a, ()> {
+        pending().boxed()
+    }
+}

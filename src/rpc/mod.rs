@@ -1,0 +1,27 @@
+//! gRPC: the messages of the APIs that adit speaks, and the way to a Unix socket.
+//!
+//! The `.proto` files are ours, written from the specifications; field numbers are pinned by
+//! tests against the bytes of other implementations. Not here: what a call means
+//! ([`crate::ca`]).
+
+mod unix;
+
+pub use unix::{connect, listen};
+
+/// The SPIFFE Workload API.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod workload {
+    tonic::include_proto!("_");
+}
+
+/// The Istio CA API.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod istio_ca {
+    tonic::include_proto!("istio.v1.auth");
+}
+
+/// The SPIFFE Broker API.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod broker {
+    tonic::include_proto!("spiffe.broker");
+}
