@@ -5,6 +5,7 @@ mod carrier;
 mod demo;
 mod ebb;
 mod run;
+mod source;
 
 pub use demo::demo;
 pub use run::{RunError, run};

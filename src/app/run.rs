@@ -13,10 +13,10 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{carrier::Carrier, ebb::Ebb};
+use super::{carrier::Carrier, ebb::Ebb, source};
 use crate::{
     admin::{self, State},
-    ca::{EmbeddedCa, Svids},
+    ca::Svids,
     config::{self, CaConfig, Checked, LoadError},
     lifecycle::Tasks,
     mesh::{AppHop, Workload},
@@ -69,9 +69,8 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let telemetry = Telemetry::new()?;
-    let CaConfig::Embedded { dir, svid_lifetime } = &checked.ca;
     let trust_domain = checked.snapshot.trust_domain().clone();
-    let ca = Arc::new(EmbeddedCa::open(dir, &trust_domain, *svid_lifetime)?);
+    let ca = source::open(&checked.ca, &trust_domain)?;
     let tasks = Tasks::default();
     let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
     let wanted = checked.local_workloads();

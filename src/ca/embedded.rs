@@ -153,9 +153,33 @@ impl EmbeddedCa {
     /// lifetime, at most until the root expires.
     ///
     /// # Errors
+    /// As [`EmbeddedCa::sign`].
+    pub fn issue(&self, id: &SpiffeId) -> Result<X509Svid, CaError> {
+        let key = KeyPair::generate().map_err(|e| CaError::Sign(e.to_string()))?;
+        let chain = self.sign(id, &key, self.lifetime)?;
+        let leaf = parse_leaf(&chain[0]).map_err(|e| CaError::Sign(e.to_string()))?;
+        Ok(X509Svid {
+            id: leaf.id,
+            chain,
+            key: PrivateKey::from_pkcs8(key.serialize_der()),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            serial: leaf.serial,
+        })
+    }
+
+    /// Certifies that `id` holds `key`: the chain of an X.509-SVID, leaf first, valid from 10 s
+    /// ago for `lifetime`, at most until the authority expires.
+    ///
+    /// # Errors
     /// An ID of another trust domain or without a path; a root key that is no longer the
     /// one on disk (an operator took it away).
-    pub fn issue(&self, id: &SpiffeId) -> Result<X509Svid, CaError> {
+    pub fn sign(
+        &self,
+        id: &SpiffeId,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let not_ours =
             |why| CaError::NotOurs { trust_domain: self.trust_domain.clone(), id: id.clone(), why };
         if *id.trust_domain() != self.trust_domain {
@@ -166,12 +190,11 @@ impl EmbeddedCa {
         }
         self.check_key_is_still_there()?;
         let sign = |e: rcgen::Error| CaError::Sign(e.to_string());
-        let key = KeyPair::generate().map_err(sign)?;
         let now = SystemTime::now();
         let mut params = CertificateParams::default();
         params.serial_number = Some(random_serial());
         params.not_before = OffsetDateTime::from(now - BACKDATE);
-        params.not_after = OffsetDateTime::from((now + self.lifetime).min(self.root_not_after));
+        params.not_after = OffsetDateTime::from((now + lifetime).min(self.root_not_after));
         params.distinguished_name = named("adit");
         params.subject_alt_names = vec![uri(id.as_str()).map_err(sign)?];
         params.is_ca = IsCa::ExplicitNoCa;
@@ -179,17 +202,8 @@ impl EmbeddedCa {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer).map_err(sign)?;
-        let der = cert.der().clone();
-        let leaf = parse_leaf(&der).map_err(|e| CaError::Sign(e.to_string()))?;
-        Ok(X509Svid {
-            id: leaf.id,
-            chain: vec![der],
-            key: PrivateKey::from_pkcs8(key.serialize_der()),
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
-            serial: leaf.serial,
-        })
+        let cert = params.signed_by(key, &self.issuer).map_err(sign)?;
+        Ok(vec![cert.der().clone()])
     }
 
     /// The key in memory would go on signing after an operator withdrew it: it must not.

@@ -2,7 +2,10 @@
 //! reached; what is done with their answers is the same for all ([`super::Svids`]): the last good
 //! SVID is kept, failures back off, expiry is told.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::{pending, ready},
+    sync::Arc,
+};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
@@ -60,6 +63,9 @@ pub enum SourceError {
         /// Which rule it breaks.
         why: String,
     },
+    /// It gives no JWT-SVIDs.
+    #[error("{0} gives no JWT-SVIDs")]
+    NoJwt(&'static str),
     /// Nobody asked for it: the workload is none of this node.
     #[error("{0} is not a workload of this node")]
     NotWanted(String),
@@ -87,6 +93,18 @@ pub trait Source: Send + Sync + 'static {
         wanted: &'a Wanted,
         urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>>;
+
+    /// Obtains a JWT-SVID for `wanted`, for these audiences, JWS Compact.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request.
+    fn fetch_jwt<'a>(
+        &'a self,
+        _wanted: &'a Wanted,
+        _audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<String, SourceError>> {
+        ready(Err(SourceError::NoJwt(self.kind()))).boxed()
+    }
 
     /// Waits until the source has by itself something newer for `wanted` than it last gave.
     /// A source that is only ever asked never returns. Cancel safe.

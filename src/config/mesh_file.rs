@@ -3,13 +3,12 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use super::{
-    Fault, Faults, LoadError, Settings, policies,
+    CaConfig, Fault, Faults, LoadError, Settings, ca, policies,
     reader::{Item, Map, Notes, documents},
 };
 use crate::{
@@ -23,19 +22,6 @@ use crate::{
 
 /// The longest mesh file that is read, bytes.
 const MAX_FILE: u64 = 16 << 20;
-const MIN_LIFETIME: Duration = Duration::from_secs(10);
-
-/// Where SVIDs come from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum CaConfig {
-    /// The CA inside adit.
-    Embedded {
-        /// Where its root is kept.
-        dir: PathBuf,
-        /// How long an SVID is valid.
-        svid_lifetime: Duration,
-    },
-}
 
 /// Who redirects traffic to adit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,7 +131,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let node: Option<Arc<str>> = top.get("node").and_then(|n| n.text()).map(Into::into);
     let modes = [("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive)];
     let mtls = top.get("mtls").and_then(|m| m.word(&modes)).unwrap_or_default();
-    let ca = top.require("ca").and_then(|ca| read_ca(&ca));
+    let ca = top.require("ca").and_then(|item| ca::read(&item));
     let rules = [("nft", Capture::Nft), ("none", Capture::None)];
     let section = top.get("capture").map(|c| c.map(&["rules", "appHop"]));
     let capture = section.as_ref().and_then(|c| c.require("rules")?.word(&rules));
@@ -221,25 +207,6 @@ fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], r
             workload.uid
         ));
     }
-}
-
-fn read_ca(item: &Item<'_>) -> Option<CaConfig> {
-    const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod"];
-    let ca = item.map(SOURCES);
-    for other in &SOURCES[1..] {
-        if let Some(item) = ca.get(other) {
-            item.fault("this source is not built yet; use embedded");
-        }
-    }
-    let embedded = ca.require("embedded")?.map(&["dir", "svidLifetime"]);
-    let dir = embedded.require("dir")?.text()?.into();
-    let hour = Duration::from_secs(3600);
-    let lifetime = embedded.get("svidLifetime");
-    let svid_lifetime = lifetime.as_ref().map_or(Some(hour), |l| l.duration())?;
-    if let Some(item) = lifetime.filter(|_| svid_lifetime < MIN_LIFETIME) {
-        item.fault("must be at least 10s: half of it is the time to renew");
-    }
-    Some(CaConfig::Embedded { dir, svid_lifetime })
 }
 
 type Taken = HashMap<IpAddr, String>;

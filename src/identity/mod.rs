@@ -6,6 +6,7 @@
 //! Not here: where SVIDs come from ([`crate::ca`]) and TLS itself ([`crate::tls`]).
 
 mod bundle;
+mod jwt;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
@@ -13,6 +14,7 @@ mod verify;
 mod x509;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
+pub use jwt::{JwtError, JwtSvid, validate_jwt_svid};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};

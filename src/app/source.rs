@@ -1,0 +1,22 @@
+//! The source of SVIDs that the mesh file names.
+
+use std::sync::Arc;
+
+use crate::{
+    ca::{EmbeddedCa, Source},
+    config::CaConfig,
+    identity::TrustDomain,
+};
+
+/// Opens it. Needs a running runtime.
+///
+/// # Errors
+/// If it cannot work at all: what must be mended before the start. A source that does not
+/// answer yet is no error.
+pub(super) fn open(ca: &CaConfig, trust_domain: &TrustDomain) -> anyhow::Result<Arc<dyn Source>> {
+    Ok(match ca {
+        CaConfig::Embedded { dir, svid_lifetime } => {
+            Arc::new(EmbeddedCa::open(dir, trust_domain, *svid_lifetime)?)
+        }
+    })
+}
