@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::TrustDomain;
+use super::{Revocations, TrustDomain};
 
 /// The authorities of one trust domain. An empty bundle trusts nobody.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,7 +50,11 @@ impl TrustBundle {
 
 /// All bundles that are trusted, kept apart by trust domain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct BundleSet(BTreeMap<TrustDomain, TrustBundle>);
+pub struct BundleSet(
+    BTreeMap<TrustDomain, TrustBundle>,
+    /// Of those that have CRLs: read when they come in, not in each handshake.
+    BTreeMap<TrustDomain, Arc<Revocations>>,
+);
 
 impl BundleSet {
     /// The bundle of exactly this trust domain.
@@ -61,7 +65,18 @@ impl BundleSet {
 
     /// Adds a bundle, replacing the one of the same trust domain.
     pub fn insert(&mut self, bundle: TrustBundle) {
+        self.1.remove(&bundle.trust_domain);
+        if !bundle.crls.is_empty() {
+            let revocations = Arc::new(Revocations::of(&bundle));
+            self.1.insert(bundle.trust_domain.clone(), revocations);
+        }
         self.0.insert(bundle.trust_domain.clone(), bundle);
+    }
+
+    /// What the bundle of a trust domain revokes, if it has CRLs.
+    #[must_use]
+    pub fn revocations(&self, trust_domain: &TrustDomain) -> Option<&Revocations> {
+        self.1.get(trust_domain).map(Arc::as_ref)
     }
 
     /// All bundles in the order of their trust domains.

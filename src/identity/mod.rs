@@ -7,6 +7,7 @@
 
 mod bundle;
 mod jwt;
+mod revocation;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
@@ -15,6 +16,7 @@ mod x509;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use jwt::{JwtError, JwtSvid, validate_jwt_svid};
+pub use revocation::Revocations;
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};

@@ -1,10 +1,17 @@
 //! Whether a chain proves a SPIFFE ID (X509-SVID §5): leaf rules, validity, then RFC 5280
-//! path building to the bundle of the leaf's own trust domain and to no other.
+//! path building to the bundle of the leaf's own trust domain and to no other, then that
+//! bundle's CRLs ([`super::revocation`]).
+//!
+//! Clocks: none is forgiven. A certificate is valid from the first to the last second that it
+//! names, both whole (RFC 5280 §4.1.2.5); issuers set its start back by some seconds instead.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    cell::Cell,
+    time::{Duration, SystemTime},
+};
 
 use pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{BundleSet, SpiffeId, SvidError, x509::parse_leaf};
 
@@ -49,10 +56,12 @@ pub fn verify_svid(
     let bundle = bundles
         .get(leaf.id.trust_domain())
         .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
+    let revocations = bundles.revocations(leaf.id.trust_domain());
     // An authority that cannot be read cannot be anybody's anchor; the others still can.
     let anchors: Vec<_> = bundle
         .authorities
         .iter()
+        .filter(|der| !revocations.is_some_and(|r| r.has_withdrawn(der)))
         .filter_map(|der| webpki::anchor_from_trusted_cert(der).ok())
         .collect();
     for ca in intermediates {
@@ -62,7 +71,23 @@ pub fn verify_svid(
         Purpose::Server => KeyUsage::server_auth(),
         Purpose::Client => KeyUsage::client_auth(),
     };
+    // Where several paths lead up, one that is not revoked is enough.
+    let revoked = Cell::new(None);
+    let find = |path: &VerifiedPath<'_>| match revocations.and_then(|r| r.find(path)) {
+        None => Ok(()),
+        found => {
+            revoked.set(found);
+            Err(webpki::Error::CertRevoked)
+        }
+    };
     let untrusted = |e: webpki::Error| match e {
+        webpki::Error::CertRevoked => {
+            let (what, serial) = match revoked.take() {
+                Some(by) if !by.leaf => ("the intermediate", by.serial),
+                by => ("the leaf", by.map_or(leaf.serial.clone(), |by| by.serial)),
+            };
+            SvidError::Revoked { id: leaf.id.clone(), what, serial }
+        }
         webpki::Error::RequiredEkuNotFoundContext(_) => SvidError::Purpose,
         other => SvidError::Untrusted(other.to_string()),
     };
@@ -75,7 +100,7 @@ pub fn verify_svid(
             now,
             usage,
             None,
-            None,
+            Some(&find),
         )
         .map_err(untrusted)?;
     Ok(leaf.id)

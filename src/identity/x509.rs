@@ -72,6 +72,16 @@ pub enum SvidError {
     /// The chain does not lead to the bundle of the leaf's own trust domain.
     #[error("the chain does not lead to the bundle of its own trust domain: {0}")]
     Untrusted(String),
+    /// A CRL names the leaf or an intermediate (RFC 5280 §6.3).
+    #[error("the SVID of {id} is revoked: a CRL of its trust domain names {what} {serial}")]
+    Revoked {
+        /// Whose.
+        id: SpiffeId,
+        /// The leaf or an intermediate.
+        what: &'static str,
+        /// Serial number of that certificate, lower-case hex.
+        serial: String,
+    },
     /// A valid SVID of somebody else than was called.
     #[error("the peer is {presented}, expected {}", list(expected))]
     Mismatch {

@@ -68,6 +68,7 @@ fn svid_close_reason(error: &SvidError) -> CloseReason {
         SvidError::Expired { .. } | SvidError::NotYetValid { .. } => CloseReason::SvidExpired,
         SvidError::UnknownTrustDomain(_) => CloseReason::UnknownTrustDomain,
         SvidError::Untrusted(_) => CloseReason::UntrustedSvid,
+        SvidError::Revoked { .. } => CloseReason::SvidRevoked,
         SvidError::Mismatch { .. } => CloseReason::IdentityMismatch,
         _ => CloseReason::InvalidSvid,
     }

@@ -9,6 +9,7 @@ mod random_bytes;
 mod records;
 #[path = "../support/records_end.rs"]
 mod records_end;
+mod revocation;
 mod spiffe_id;
 #[path = "../support/svids.rs"]
 mod svids;

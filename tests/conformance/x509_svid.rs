@@ -1,7 +1,7 @@
 //! X509-SVID §2–§5: the corpus of leaves and chains, made here, judged by the one verifier
 //! that both sides of every handshake use.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use adit::identity::{BundleSet, Purpose, SvidError, TrustBundle, TrustDomain, verify_svid};
 use pki_types::{CertificateDer, UnixTime};
@@ -13,14 +13,14 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-const ID: &str = "spiffe://td/ns/shop/sa/web";
+pub(crate) const ID: &str = "spiffe://td/ns/shop/sa/web";
 
-struct Ca {
-    der: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+pub(crate) struct Ca {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
-fn ca_params(constraints: BasicConstraints) -> CertificateParams {
+pub(crate) fn ca_params(constraints: BasicConstraints) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "some CA");
     params.is_ca = IsCa::Ca(constraints);
@@ -28,14 +28,14 @@ fn ca_params(constraints: BasicConstraints) -> CertificateParams {
     params
 }
 
-fn root() -> Ca {
+pub(crate) fn root() -> Ca {
     let key = KeyPair::generate().unwrap();
     let params = ca_params(BasicConstraints::Unconstrained);
     let der = params.self_signed(&key).unwrap().der().clone();
     Ca { der, issuer: Issuer::new(params, key) }
 }
 
-fn intermediate(above: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+pub(crate) fn intermediate(above: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Ca {
     let key = KeyPair::generate().unwrap();
     let mut params = ca_params(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "intermediate");
@@ -48,7 +48,7 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-fn now() -> OffsetDateTime {
+pub(crate) fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
@@ -63,7 +63,10 @@ fn leaf_params() -> CertificateParams {
     params
 }
 
-fn leaf(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+pub(crate) fn leaf(
+    ca: &Ca,
+    change: impl FnOnce(&mut CertificateParams),
+) -> CertificateDer<'static> {
     leaf_with(ca, &rcgen::PKCS_ECDSA_P256_SHA256, change)
 }
 
@@ -78,7 +81,7 @@ fn leaf_with(
     params.signed_by(&key, &ca.issuer).unwrap().der().clone()
 }
 
-fn bundle(trust_domain: &str, roots: &[&Ca]) -> TrustBundle {
+pub(crate) fn bundle(trust_domain: &str, roots: &[&Ca]) -> TrustBundle {
     let authorities = roots.iter().map(|r| r.der.clone()).collect();
     TrustBundle::new(trust_domain.parse().unwrap(), authorities)
 }
@@ -243,15 +246,41 @@ fn bytes_after_the_certificate_are_refused() {
     assert!(matches!(judge(&[der.into()], &bundles), Err(SvidError::Encoding(_))));
 }
 
+/// No clock is forgiven; the first and the last second are whole (RFC 5280 §4.1.2.5).
 #[test]
-fn the_clock_that_counts_is_the_one_given() {
+fn the_clock_that_counts_is_the_one_given_to_the_second() {
     let root = root();
+    let middle = intermediate(&root, |p| {
+        (p.not_before, p.not_after) = (at(1_999_990), at(2_003_000));
+    });
     let bundles: BundleSet = [bundle("td", &[&root])].into_iter().collect();
-    let chain = [leaf(&root, |_| ())];
-    let later = SystemTime::now() + Duration::from_secs(7200);
-    let later = UnixTime::since_unix_epoch(later.duration_since(SystemTime::UNIX_EPOCH).unwrap());
-    let verdict = verify_svid(&chain, &bundles, later, Purpose::Client);
-    assert!(matches!(verdict, Err(SvidError::Expired { .. })));
+    let valid = |p: &mut CertificateParams| {
+        (p.not_before, p.not_after) = (at(2_000_000), at(2_003_600));
+    };
+    let direct = [leaf(&root, valid)];
+    let longer_than_its_issuer = [leaf(&middle, valid), middle.der.clone()];
+    let cases: [(&[CertificateDer<'_>], u64, &str); 8] = [
+        (&direct, 1_999_999, "not valid yet, for another 1 s"),
+        (&direct, 2_000_000, ""),
+        (&direct, 2_003_600, ""),
+        (&direct, 2_003_601, "expired 1 s ago"),
+        (&direct, 2_007_200, "expired 3600 s ago"),
+        (&longer_than_its_issuer, 2_003_000, ""),
+        (&longer_than_its_issuer, 2_003_001, "CertExpired"),
+        (&longer_than_its_issuer, 2_003_601, "expired 1 s ago"),
+    ];
+    for (chain, now, expected) in cases {
+        let clock = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        let said = match verify_svid(chain, &bundles, clock, Purpose::Client) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{now}: {said}");
+    }
+}
+
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap()
 }
 
 proptest! {

@@ -69,6 +69,12 @@ close_reasons! {
     CaAsLeaf = "ca_as_leaf" / "IDENTITY_ERROR";
     /// The peer's SVID has expired or is not valid yet.
     SvidExpired = "svid_expired" / "IDENTITY_ERROR";
+    /// A CRL of the peer's trust domain names its SVID or an intermediate.
+    SvidRevoked = "svid_revoked" / "IDENTITY_ERROR";
+    /// An operator banned the identity, the peer's or our own.
+    IdentityBanned = "identity_banned" / "IDENTITY_ERROR";
+    /// The bundle of the peer's trust domain was taken away while its tunnel was open.
+    TrustDomainRemoved = "trust_domain_removed" / "IDENTITY_ERROR";
     /// The peer's trust domain has no bundle here.
     UnknownTrustDomain = "unknown_trust_domain" / "IDENTITY_ERROR";
     /// The peer's chain does not lead to the bundle of its own trust domain.

@@ -1,0 +1,220 @@
+//! RFC 5280 §6.3 as this project reads it (`src/identity/revocation.rs`): which CRL speaks for
+//! whom, what an unusable one does, and what stays as it was.
+
+use std::time::Duration;
+
+use adit::identity::{BundleSet, Purpose, SvidError, TrustBundle, parse_leaf, verify_svid};
+use pki_types::{CertificateDer, CertificateRevocationListDer as Crl, UnixTime};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose as Ku, RevokedCertParams, SerialNumber,
+};
+
+use crate::x509_svid::{Ca, ID, bundle, ca_params, intermediate, leaf, now};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn root() -> Ca {
+    root_with(|p| p.key_usages.push(Ku::CrlSign))
+}
+
+fn root_with(change: impl FnOnce(&mut CertificateParams)) -> Ca {
+    let key = KeyPair::generate().unwrap();
+    let mut params = ca_params(rcgen::BasicConstraints::Unconstrained);
+    params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
+    change(&mut params);
+    let der = params.self_signed(&key).unwrap().der().clone();
+    Ca { der, issuer: Issuer::new(params, key) }
+}
+
+fn serial(cert: &CertificateDer<'_>) -> SerialNumber {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    SerialNumber::from_slice(X509Certificate::from_der(cert).unwrap().1.raw_serial())
+}
+
+/// A CRL of `ca` that names `revoked`.
+fn crl(ca: &Ca, revoked: &[&CertificateDer<'_>]) -> Crl<'static> {
+    crl_until(ca, revoked, now() + HOUR)
+}
+
+fn crl_until(
+    ca: &Ca,
+    revoked: &[&CertificateDer<'_>],
+    next_update: time::OffsetDateTime,
+) -> Crl<'static> {
+    let revoked = revoked.iter().map(|cert| RevokedCertParams {
+        serial_number: serial(cert),
+        revocation_time: now() - HOUR,
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: next_update - 2 * HOUR,
+        next_update,
+        crl_number: 1u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&ca.issuer).unwrap().der().clone()
+}
+
+fn with(bundle: TrustBundle, crls: &[&Crl<'static>]) -> TrustBundle {
+    TrustBundle { crls: crls.iter().map(|crl| (*crl).clone()).collect(), ..bundle }
+}
+
+fn judge(chain: &[CertificateDer<'_>], bundles: &[TrustBundle]) -> Result<(), SvidError> {
+    let bundles: BundleSet = bundles.iter().cloned().collect();
+    verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client)?;
+    verify_svid(chain, &bundles, UnixTime::now(), Purpose::Server).map(drop)
+}
+
+fn revoked(verdict: Result<(), SvidError>) -> &'static str {
+    match verdict {
+        Ok(()) => "accepted",
+        Err(SvidError::Revoked { what, .. }) => what,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn faults(bundle: &TrustBundle) -> Vec<String> {
+    let bundles: BundleSet = [bundle.clone()].into_iter().collect();
+    bundles.revocations(&bundle.trust_domain).unwrap().faults().to_vec()
+}
+
+#[test]
+fn a_crl_names_a_leaf_or_an_intermediate_and_nobody_else_is_concerned() {
+    let root = root();
+    let middle = intermediate(&root, |p| p.key_usages.push(Ku::CrlSign));
+    let plain = leaf(&root, |_| ());
+    let other = leaf(&root, |_| ());
+    let under = [leaf(&middle, |_| ()), middle.der.clone()];
+    let own = |crls: &[&Crl<'static>]| [with(bundle("td", &[&root]), crls)];
+    let by_root = |cert| crl(&root, &[cert]);
+    let cases = [
+        ("nobody named", own(&[&crl(&root, &[])]), ["accepted"; 3]),
+        ("the leaf", own(&[&by_root(&plain)]), ["the leaf", "accepted", "accepted"]),
+        (
+            "the intermediate",
+            own(&[&by_root(&middle.der)]),
+            ["accepted", "accepted", "the intermediate"],
+        ),
+        (
+            "under it, by its own CRL",
+            own(&[&crl(&middle, &[&under[0]])]),
+            ["accepted", "accepted", "the leaf"],
+        ),
+        ("by somebody who did not issue it", own(&[&crl(&middle, &[&plain])]), ["accepted"; 3]),
+        (
+            "in any of several",
+            own(&[&crl(&root, &[]), &by_root(&plain)]),
+            ["the leaf", "accepted", "accepted"],
+        ),
+    ];
+    for (name, bundles, expected) in cases {
+        let chains = [&[plain.clone()][..], &[other.clone()], &under];
+        assert_eq!(chains.map(|chain| revoked(judge(chain, &bundles))), expected, "{name}");
+    }
+    let error = judge(&[plain.clone()], &own(&[&by_root(&plain)])).unwrap_err();
+    let said = format!("the SVID of {ID} is revoked: a CRL of its trust domain names the leaf ");
+    assert_eq!(error.to_string(), said + &parse_leaf(&plain).unwrap().serial);
+}
+
+/// A root and its successor often have one name.
+#[test]
+fn a_crl_speaks_for_the_key_that_signed_it_and_not_for_a_name() {
+    let (old, new) = (root(), root());
+    let svid = leaf(&new, |p| p.serial_number = Some(SerialNumber::from(4711)));
+    let same_serial = leaf(&old, |p| p.serial_number = Some(SerialNumber::from(4711)));
+    let both = with(bundle("td", &[&old, &new]), &[&crl(&old, &[&same_serial])]);
+    assert_eq!(revoked(judge(&[same_serial.clone()], &[both.clone()])), "the leaf");
+    assert_eq!(revoked(judge(&[svid.clone()], &[both])), "accepted");
+    // A root that has gone speaks for nobody.
+    let gone = with(bundle("td", &[&new]), &[&crl(&old, &[&svid])]);
+    assert_eq!(revoked(judge(&[svid], &[gone.clone()])), "accepted");
+    assert!(faults(&gone)[0].contains("not signed with that one's key"), "{:?}", faults(&gone));
+}
+
+#[test]
+fn a_crl_of_another_trust_domain_is_not_asked() {
+    let (root, other) = (root(), root());
+    let svid = leaf(&root, |_| ());
+    let own = bundle("td", &[&root]);
+    for elsewhere in [crl(&root, &[&svid]), crl(&other, &[&svid])] {
+        let elsewhere = with(bundle("other", &[&other]), &[&elsewhere]);
+        assert_eq!(revoked(judge(&[svid.clone()], &[own.clone(), elsewhere])), "accepted");
+    }
+}
+
+#[test]
+fn an_unusable_crl_revokes_nothing_is_told_and_takes_no_other_with_it() {
+    let root = root();
+    let (svid, good) = (leaf(&root, |_| ()), leaf(&root, |_| ()));
+    let right = crl(&root, &[&svid]);
+    let mut forged = right.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let mut longer = right.to_vec();
+    longer.push(0);
+    let cases = [
+        ("garbage", b"no CRL".to_vec(), "cannot be read"),
+        ("nothing", Vec::new(), "cannot be read"),
+        ("a certificate", svid.to_vec(), "cannot be read"),
+        ("cut", right[..right.len() - 9].to_vec(), "cannot be read"),
+        ("with something after it", longer, "cannot be read"),
+        ("with another signature", forged, "not signed with that one's key"),
+    ];
+    for (name, der, why) in cases {
+        let der = Crl::from(der);
+        let alone = with(bundle("td", &[&root]), &[&der]);
+        assert!(faults(&alone)[0].contains(why), "{name}: {:?}", faults(&alone));
+        assert_eq!(revoked(judge(&[svid.clone()], &[alone])), "accepted", "{name}");
+        let beside = with(bundle("td", &[&root]), &[&der, &right]);
+        assert_eq!(revoked(judge(&[svid.clone()], &[beside.clone()])), "the leaf", "{name}");
+        assert_eq!(revoked(judge(&[good.clone()], &[beside])), "accepted", "{name}");
+    }
+}
+
+#[test]
+fn a_crl_that_is_overdue_still_counts_and_refuses_nobody_else() {
+    let root = root();
+    let (svid, good) = (leaf(&root, |_| ()), leaf(&root, |_| ()));
+    let old = with(bundle("td", &[&root]), &[&crl_until(&root, &[&svid], now() - HOUR)]);
+    assert_eq!(revoked(judge(&[svid], &[old.clone()])), "the leaf");
+    assert_eq!(revoked(judge(&[good], &[old.clone()])), "accepted");
+    assert!(faults(&old).is_empty());
+    let bundles: BundleSet = [old].into_iter().collect();
+    let read = bundles.revocations(&"td".parse().unwrap()).unwrap();
+    assert_eq!(read.overdue(UnixTime::now()), 1);
+}
+
+/// A bit that its root lacks does not let a revoked certificate in.
+#[test]
+fn a_root_without_crl_sign_is_believed_when_it_revokes() {
+    let root = root_with(|p| p.key_usages = vec![Ku::KeyCertSign]);
+    let lasting = root_with(|p| p.key_usages.push(Ku::CrlSign));
+    let svid = leaf(&root, |_| ());
+    // rcgen makes no CRL without the bit; the key is what counts.
+    let params = {
+        let mut params = ca_params(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages.push(Ku::CrlSign);
+        params
+    };
+    let key = KeyPair::from_pem(&root.issuer.key().serialize_pem()).unwrap();
+    let signer = Ca { der: root.der.clone(), issuer: Issuer::new(params, key) };
+    let both = with(bundle("td", &[&root, &lasting]), &[&crl(&signer, &[&svid])]);
+    assert_eq!(revoked(judge(&[svid], &[both])), "the leaf");
+}
+
+/// Some bundles list an intermediate as an authority: its root can still take it back.
+#[test]
+fn an_authority_that_another_has_revoked_is_no_anchor() {
+    let root = root();
+    let middle = intermediate(&root, |_| ());
+    let svid = leaf(&middle, |_| ());
+    let listed = bundle("td", &[&root, &middle]);
+    assert_eq!(revoked(judge(&[svid.clone()], &[listed.clone()])), "accepted");
+    let taken_back = with(listed, &[&crl(&root, &[&middle.der])]);
+    let verdict = judge(&[svid.clone()], &[taken_back.clone()]);
+    assert!(matches!(verdict, Err(SvidError::Untrusted(_))), "{verdict:?}");
+    assert_eq!(revoked(judge(&[svid, middle.der.clone()], &[taken_back])), "the intermediate");
+}
