@@ -20,10 +20,10 @@ use crate::{
     config::{self, CaConfig, Checked, LoadError},
     lifecycle::Tasks,
     mesh::{AppHop, Workload},
-    node::{Node, recheck},
+    node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging},
     sys::sockmap::Sockmap,
-    tunnel::HBONE_PORT,
+    tunnel::{HBONE_PORT, LiveTunnels},
 };
 
 /// Why `adit run` did not start.
@@ -73,18 +73,21 @@ async fn serve(
     let ca = source::open(&checked.ca, &trust_domain)?;
     let tasks = Tasks::default();
     let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
+    let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
     let Checked { snapshot, node: _, settings, capture, warnings, ca: ca_config } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
     let node = Arc::new(Node {
         mesh: ArcSwap::from_pointee(snapshot),
         svids: Arc::new(svids),
+        tunnels: Arc::new(tunnels),
         telemetry,
         tunnel: settings.tunnel.clone(),
         idle: settings.idle,
         sockmap: short_way(&wanted),
         workers,
     });
+    tasks.spawn(guard(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), logging));
     admin::serve(&state, &settings, &tasks).await?;
     let carrier = Carrier::new(Arc::clone(&node));

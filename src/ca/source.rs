@@ -3,6 +3,7 @@
 //! SVID is kept, failures back off, expiry is told.
 
 use std::{
+    collections::BTreeSet,
     future::{pending, ready},
     sync::Arc,
 };
@@ -82,6 +83,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// What peers' SVIDs are checked against, as the source has it: whole each time.
     fn bundles(&self) -> watch::Receiver<Arc<BundleSet>>;
+
+    /// Who may not be there, whatever they show; whole each time. `None` if the source bans
+    /// nobody ever.
+    fn banned(&self) -> Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>> {
+        None
+    }
 
     /// Obtains an SVID, with a key that serves `wanted` only. Waits as long as its own limits
     /// say.

@@ -5,19 +5,20 @@
 //! last good SVID until it expires, and says so; an expired one is never handed out.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use pki_types::UnixTime;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{Notify, watch};
 
-use super::{Source, SourceError, Urgency, Wanted, rotation::Rotation};
+use super::{OutageBudget, Source, SourceError, Urgency, Wanted, rotation::Rotation};
 use crate::{
-    identity::{BundleSet, SpiffeId, X509Svid},
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::Tasks,
     observe::metrics::Metrics,
 };
@@ -28,6 +29,8 @@ struct Held {
     svid: Option<Arc<X509Svid>>,
     error: Option<Arc<SourceError>>,
     next: Option<SystemTime>,
+    /// When `svid` was obtained.
+    obtained: Option<SystemTime>,
 }
 
 impl Held {
@@ -76,6 +79,10 @@ pub struct SvidStatus {
     pub valid_from: Option<String>,
     /// RFC 3339.
     pub expiration_time: Option<String>,
+    /// How long it serves without its source; 0 if it has run out.
+    pub seconds_left: Option<u64>,
+    /// When it was obtained, RFC 3339.
+    pub last_success: Option<String>,
     /// When it is renewed, RFC 3339.
     pub next_attempt: Option<String>,
     /// Why the last attempt failed, if it did.
@@ -94,6 +101,49 @@ impl Svids {
     #[must_use]
     pub fn bundles(&self) -> Arc<BundleSet> {
         Arc::clone(&self.bundles.borrow())
+    }
+
+    /// The same, told when it changes.
+    #[must_use]
+    pub fn watch_bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.bundles.clone()
+    }
+
+    /// Who may not be there; `None` if the source bans nobody ever.
+    #[must_use]
+    pub fn watch_banned(&self) -> Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>> {
+        self.source.banned()
+    }
+
+    /// Which kind of source issues them.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        self.source.kind()
+    }
+
+    /// How long all identities survive without their source.
+    #[must_use]
+    pub fn outage_budget(&self) -> OutageBudget {
+        let entries = self.lock();
+        let last = entries.values().map(|e| {
+            let held = e.held.borrow();
+            let error = held.error.as_ref().map(ToString::to_string);
+            (e.id.clone(), held.svid.as_ref().map(|s| s.not_after), error)
+        });
+        OutageBudget::of(last, SystemTime::now())
+    }
+
+    /// Renews at once what nobody believes any more: its authority was taken out of the bundle,
+    /// or a CRL names it. `of` says whose is looked at.
+    pub fn renew_untrusted(&self, bundles: &BundleSet, of: impl Fn(&SpiffeId) -> bool) {
+        for entry in self.lock().values().filter(|e| of(&e.id)) {
+            let Some(svid) = entry.held.borrow().valid().cloned() else { continue };
+            let judged = verify_svid(&svid.chain, bundles, UnixTime::now(), Purpose::Server);
+            if let Err(error @ (SvidError::Revoked { .. } | SvidError::Untrusted(_))) = judged {
+                tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing at once");
+                entry.hurry.notify_one();
+            }
+        }
     }
 
     /// Begins to hold an SVID for a workload; does nothing if that one is held. Needs a
@@ -200,6 +250,8 @@ fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidSt
         serial_number: svid.map(|s| s.serial.clone()),
         valid_from: svid.map(|s| rfc3339(s.not_before)),
         expiration_time: svid.map(|s| rfc3339(s.not_after)),
+        seconds_left: svid.map(|s| super::seconds_left(s.not_after, SystemTime::now())),
+        last_success: held.obtained.map(rfc3339),
         next_attempt: held.next.map(rfc3339),
         last_error: held.error.as_ref().map(ToString::to_string),
     }
@@ -238,20 +290,25 @@ impl Renewal {
     }
 
     fn issued(&self, plan: &mut Rotation, svid: X509Svid) {
-        plan.on_issued(SystemTime::now(), svid.not_after, rand::random());
-        self.metrics.svid_renewals.with_label_values(&["issued"]).inc();
+        let now = SystemTime::now();
+        plan.on_issued(now, svid.not_after, rand::random());
+        self.metrics.svid_renewals.with_label_values(&["issued", self.source.kind()]).inc();
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let gauge = self.metrics.svid_not_after.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(end.as_secs_f64());
         tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
-        let held = Held { svid: Some(Arc::new(svid)), error: None, next: Some(plan.due()) };
+        let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let gauge = self.metrics.svid_last_success.with_label_values(&[self.wanted.id.as_str()]);
+        gauge.set(at.as_secs_f64());
+        let (svid, next) = (Some(Arc::new(svid)), Some(plan.due()));
+        let held = Held { svid, error: None, next, obtained: Some(now) };
         self.say.send_replace(held);
     }
 
     fn failed(&self, plan: &mut Rotation, error: SourceError) {
         let now = SystemTime::now();
         plan.on_failure(now, rand::random());
-        self.metrics.svid_renewals.with_label_values(&["failed"]).inc();
+        self.metrics.svid_renewals.with_label_values(&["failed", self.source.kind()]).inc();
         self.say.send_modify(|held| {
             let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
             let last_good = match left {

@@ -126,6 +126,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         "timeouts",
         "pool",
         "limits",
+        "peerExpiry",
     ]);
     let trust_domain = top.require("trustDomain").and_then(|t| t.parse("cluster.local"));
     let node: Option<Arc<str>> = top.get("node").and_then(|n| n.text()).map(Into::into);

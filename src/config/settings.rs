@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::reader::Map;
-use crate::{observe::logging::LogFormat, tunnel::TunnelConfig};
+use crate::{
+    observe::logging::LogFormat,
+    tunnel::{PeerExpiry, TunnelConfig},
+};
 
 /// The keys of `limits`.
 const LIMITS: &[&str] = &[
@@ -84,6 +87,7 @@ impl Settings {
         }
         settings.read_tunnel(top);
         settings.read_limits(top);
+        settings.read_peer_expiry(top);
         settings
     }
 
@@ -112,6 +116,15 @@ impl Settings {
         if let Some(tunnels) = read("tunnels", 1..=1_000_000) {
             self.tunnel.max_tunnels = tunnels as usize;
         }
+    }
+
+    fn read_peer_expiry(&mut self, top: &Map<'_>) {
+        let Some(section) = top.get("peerExpiry").map(|item| item.map(&["grace"])) else { return };
+        let Some(item) = section.require("grace") else { return };
+        self.tunnel.peer_expiry = match item.text().as_deref() {
+            Some("keep") | None => PeerExpiry::Keep,
+            Some(_) => item.duration().map_or(PeerExpiry::Keep, PeerExpiry::Grace),
+        };
     }
 
     fn read_tunnel(&mut self, top: &Map<'_>) {

@@ -18,8 +18,9 @@ use crate::{
     policy,
     relay::{self, App},
     sys::sockets,
-    tls::{Peer, Session},
+    tls::Session,
     tunnel::{
+        Proven,
         connect::Authority,
         server::{self, Incoming},
         stream::TunnelStream,
@@ -42,15 +43,18 @@ pub(super) async fn serve(
         let why = format!("{} tunnels to this pod are open already", node.tunnel.max_tunnels);
         return refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
     };
-    let session = match handshake(&node, &pod, tcp).await {
+    let (session, proven) = match handshake(&node, &pod, tcp).await {
         Ok(done) => done,
         Err((reason, error)) => return refused(&node, &pod, peer, local, reason, error),
     };
-    let proven = session.peer.clone();
+    let own = Arc::clone(&proven);
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
     let tunnel = Arc::new(tunnel);
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
-    let served = server::serve(session, peer.0, &node.tunnel, &streams, draining, handle).await;
+    let served = tokio::select! {
+        served = server::serve(session, peer.0, &node.tunnel, &streams, draining, handle) => served,
+        () = own.ended() => return,
+    };
     match served {
         Ok(()) => {}
         Err(broken) if broken.streams == 0 => {
@@ -66,23 +70,25 @@ struct Tunnel {
     pod: Arc<Pod>,
     peer: PeerAddr,
     local: SocketAddr,
-    proven: Peer,
+    proven: Arc<Proven>,
 }
 
 async fn handshake(
     node: &Node,
     pod: &Pod,
     tcp: TcpStream,
-) -> Result<Session, (CloseReason, String)> {
+) -> Result<(Session, Arc<Proven>), (CloseReason, String)> {
     let mesh = node.mesh.load_full();
     let workload = mesh
         .workload(&pod.uid)
         .ok_or((CloseReason::Internal, "the workload has left the mesh".to_owned()))?;
     let svid = node.own_svid(workload).await.map_err(|e| (CloseReason::NoIdentity, e))?;
-    pod.acceptor
-        .accept(tcp, &svid, &node.svids.bundles(), node.tunnel.tls)
-        .await
-        .map_err(|e| (e.close_reason(), e.to_string()))
+    let bundles = node.svids.bundles();
+    let accepted = pod.acceptor.accept(tcp, &svid, &bundles, node.tunnel.tls).await;
+    let session = accepted.map_err(|e| (e.close_reason(), e.to_string()))?;
+    let (own, peer) = (svid.id.clone(), session.peer.clone());
+    let proven = node.tunnels.admit(Direction::Inbound, own, peer, &bundles);
+    Ok((session, proven.map_err(|no| (no.reason, no.why.to_string()))?))
 }
 
 /// A tunnel that never came to be is a record too.
@@ -136,16 +142,21 @@ async fn admit(
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
     let Tunnel { node, pod, peer, local, proven } = tunnel;
     let mesh = node.mesh.load_full();
-    let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == proven.id);
+    let caller = &proven.peer;
+    let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == caller.id);
     conn.facts(|f| {
         f.dst_addr = Some(*local);
         f.hbone_addr = Some(incoming.authority_text().into());
         f.protocol = Some("HBONE");
         f.src = source.map(|w| party(w)).unwrap_or_default();
-        f.src.id = Some(proven.id.clone());
-        f.tls = Some(proven.tls.clone());
+        f.src.id = Some(caller.id.clone());
+        f.tls = Some(caller.tls.clone());
         f.local_uid = Some(pod.uid.clone());
     });
+    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    if let Some(no) = proven.condemned() {
+        return Err(refuse(incoming, StatusCode::UNAUTHORIZED, no.reason, &no.why));
+    }
     let Some(workload) = mesh.workload(&pod.uid) else {
         return Err(refuse(
             incoming,
@@ -162,13 +173,13 @@ async fn admit(
         Ok(dst) => dst,
         Err((status, reason, why)) => return Err(refuse(incoming, status, reason, why)),
     };
-    if proven.has_ended() {
+    if caller.has_ended() {
         let why = "the caller's SVID expired while its tunnel was open";
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why));
     }
     name_service(conn, &mesh, workload, &incoming);
     let flow =
-        Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(proven.id.clone()), dst };
+        Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(caller.id.clone()), dst };
     if let Err((reason, why)) = authorize(node, &pod.uid, flow, conn) {
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why));
     }

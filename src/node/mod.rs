@@ -18,10 +18,12 @@
 //!    [`crate::observe::conn::CloseReason`].
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
-//! strict. When policies change, [`recheck()`] closes what is no longer allowed.
+//! strict. When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs
+//! or bans change, [`guard()`] closes the tunnels of those who are believed no more.
 
 pub mod capture;
 mod desk;
+mod guard;
 mod inbound;
 mod listener;
 mod outbound;
@@ -36,6 +38,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
+pub use guard::guard;
 pub use pod::Pod;
 pub use recheck::recheck;
 
@@ -45,7 +48,7 @@ use crate::{
     mesh::{Snapshot, Workload},
     observe::Telemetry,
     sys::sockmap::Sockmap,
-    tunnel::TunnelConfig,
+    tunnel::{LiveTunnels, TunnelConfig},
 };
 
 /// Where applications' connections are captured to.
@@ -61,6 +64,8 @@ pub struct Node {
     pub mesh: ArcSwap<Snapshot>,
     /// Own SVIDs.
     pub svids: Arc<Svids>,
+    /// The open tunnels, and whom each has proven.
+    pub tunnels: Arc<LiveTunnels>,
     /// Records and metrics.
     pub telemetry: Telemetry,
     /// Limits and deadlines of tunnels.

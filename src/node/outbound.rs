@@ -52,6 +52,9 @@ pub(super) fn serve(
 pub(super) type Outcome = (CloseReason, Option<String>);
 
 pub(super) fn finish(conn: OpenConn, (reason, error): Outcome) {
+    if let Some(reason) = conn.live().was_cut() {
+        return conn.close(reason); // whatever followed from that, and whoever cut it said why
+    }
     match error {
         Some(error) => conn.fail(reason, error),
         None => conn.close(reason),
@@ -124,13 +127,17 @@ async fn open(
     let own = Own { svid, bundles: node.svids.bundles() };
     let first = sockets::read_now(app);
     let opened = pool.open(&own, hop, request, &first).await;
-    let (stream, peer) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
+    let (stream, proven) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     conn.facts(|f| {
         f.src.id = Some(own.svid.id.clone());
-        f.dst.id = Some(peer.id);
-        f.tls = Some(peer.tls);
+        f.dst.id = Some(proven.peer.id.clone());
+        f.tls = Some(Arc::clone(&proven.peer.tls));
     });
+    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    if let Some(condemned) = proven.condemned() {
+        return Err((condemned.reason, Some(condemned.why.to_string())));
+    }
     Ok(stream)
 }
 

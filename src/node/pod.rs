@@ -85,12 +85,9 @@ impl Pod {
         worker: &tokio::runtime::Handle,
         [outward, plain, hbone]: [Door; 3],
     ) {
-        let pool = Arc::new(Pool::new(
-            Arc::clone(&self.netns),
-            node.tunnel.clone(),
-            self.tunnels.clone(),
-            self.accepting.clone(),
-        ));
+        let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
+        let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
+        let pool = Arc::new(pool.among(Arc::clone(&node.tunnels)));
         let (n, pod) = (Arc::clone(node), Arc::clone(self));
         self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket, peer| {
             outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket, peer)

@@ -90,7 +90,15 @@ pub struct Metrics {
     pub config_loads: IntCounterVec,
     /// When the configuration in use was loaded, Unix seconds.
     pub config_loaded: IntGauge,
-    /// SVID renewals by `result`: `issued`, `failed`.
+    /// Tunnels closed as their peer is believed no more, by `reporter` and `close_reason`.
+    pub tunnels_closed: IntCounterVec,
+    /// CRLs that cannot be used and so revoke nothing, per trust domain that has CRLs.
+    pub crl_faults: IntGaugeVec,
+    /// When an SVID was last obtained per own identity, Unix seconds.
+    pub svid_last_success: GaugeVec,
+    /// How long all own identities survive without their source.
+    pub outage_budget: GaugeVec,
+    /// SVID renewals by `result` (`issued`, `failed`) and `source`.
     pub svid_renewals: IntCounterVec,
     /// End of validity per own identity, Unix seconds.
     pub svid_not_after: GaugeVec,
@@ -127,6 +135,16 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let crl_faults = IntGaugeVec::new(
+            Opts::new("adit_crl_faults", "CRLs that cannot be used and so revoke nothing"),
+            &["trust_domain"],
+        )?;
+        registry.register(Box::new(crl_faults.clone()))?;
         let open = &TRAFFIC[..OPEN];
         let opened = counters("istio_tcp_connections_opened_total", "Connections opened", open)?;
         let closed =
@@ -148,11 +166,6 @@ impl Metrics {
             &["reporter"],
         )?;
         registry.register(Box::new(sockets.clone()))?;
-        let svid_not_after = GaugeVec::new(
-            Opts::new("adit_svid_not_after_seconds", "End of validity of own SVIDs, Unix time"),
-            &["identity"],
-        )?;
-        registry.register(Box::new(svid_not_after.clone()))?;
         let process_cpu = CounterVec::new(
             Opts::new("process_cpu_seconds_total", "User and system CPU time in seconds"),
             &[],
@@ -181,8 +194,29 @@ impl Metrics {
             )?,
             svid_renewals: counters(
                 "adit_svid_renewals_total",
-                "SVID renewals, by result",
-                &["result"],
+                "SVID renewals, by result and source",
+                &["result", "source"],
+            )?,
+            svid_not_after: gauges(
+                "adit_svid_not_after_seconds",
+                "End of validity of own SVIDs, Unix time",
+                &["identity"],
+            )?,
+            svid_last_success: gauges(
+                "adit_svid_last_success_timestamp_seconds",
+                "When an SVID was last obtained for an own identity",
+                &["identity"],
+            )?,
+            outage_budget: gauges(
+                "adit_identity_outage_budget_seconds",
+                "How long all own identities survive without their source",
+                &[],
+            )?,
+            crl_faults,
+            tunnels_closed: counters(
+                "adit_tunnels_closed_total",
+                "Tunnels closed as their peer is believed no more",
+                &["reporter", "close_reason"],
             )?,
             handshake_failures: counters(
                 "adit_handshake_failures_total",
@@ -212,7 +246,6 @@ impl Metrics {
             known: Mutex::default(),
             overflowed,
             sockets,
-            svid_not_after,
             process_cpu,
             process_gauges,
             registry,
@@ -260,6 +293,7 @@ impl Metrics {
     /// Forgets the series of an identity that is no longer carried.
     pub fn forget_identity(&self, identity: &str) {
         let _ = self.svid_not_after.remove_label_values(&[identity]);
+        let _ = self.svid_last_success.remove_label_values(&[identity]);
     }
 
     /// The exposition text, with the bytes of `live` connections brought up to date first.

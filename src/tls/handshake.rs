@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
     ClientConfig, CommonState, ServerConfig,
     client::{Resumption, UnbufferedClientConnection},
@@ -36,18 +36,28 @@ const ALPN: &[u8] = b"h2";
 pub struct Peer {
     /// The ID in the peer's SVID.
     pub id: SpiffeId,
+    /// When its SVID begins.
+    pub not_before: SystemTime,
     /// When its SVID ends: nothing new may begin after that.
     pub not_after: SystemTime,
+    /// What it showed, leaf first: to be judged again when bundles change.
+    pub chain: Arc<[CertificateDer<'static>]>,
     /// What was agreed on.
     pub tls: Arc<TlsFacts>,
 }
 
 impl Peer {
-    /// Whether its SVID has ended; the last second is whole (RFC 5280 §4.1.2.5), as in the
+    /// When its SVID has ended; the last second is whole (RFC 5280 §4.1.2.5), as in the
     /// handshake.
     #[must_use]
+    pub fn end(&self) -> SystemTime {
+        self.not_after + Duration::from_secs(1)
+    }
+
+    /// Whether its SVID has ended.
+    #[must_use]
     pub fn has_ended(&self) -> bool {
-        SystemTime::now() >= self.not_after + Duration::from_secs(1)
+        SystemTime::now() >= self.end()
     }
 }
 
@@ -218,13 +228,16 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, TlsError> {
 }
 
 pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
-    let leaf = tls.peer_certificates().and_then(|c| c.first());
-    let leaf = parse_leaf(leaf.ok_or(TlsError::NoPeerCertificate)?).map_err(TlsError::Svid)?;
+    let chain = tls.peer_certificates().ok_or(TlsError::NoPeerCertificate)?;
+    let leaf = parse_leaf(chain.first().ok_or(TlsError::NoPeerCertificate)?);
+    let leaf = leaf.map_err(TlsError::Svid)?;
     let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));
     let cipher = tls.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite()));
     Ok(Peer {
         id: leaf.id,
+        not_before: leaf.not_before,
         not_after: leaf.not_after,
+        chain: chain.into(),
         tls: Arc::new(TlsFacts { version: "TLSv1.3", group, cipher }),
     })
 }

@@ -18,16 +18,17 @@ use super::{
     core::Over,
     driver::{Driven, Tunnel},
     http2::{Limits, Role},
+    proven::Proven,
     stream::TunnelStream,
 };
-use crate::tls::{Peer, Session};
+use crate::tls::Session;
 
 /// A tunnel that can open streams. Clones share the connection.
 #[derive(Clone)]
 pub(super) struct TunnelClient {
     tunnel: Arc<Tunnel>,
     addr: SocketAddr,
-    pub(super) peer: Peer,
+    pub(super) proven: Arc<Proven>,
 }
 
 /// How much a tunnel is used; shared by the pool, the streams and the driver.
@@ -61,20 +62,23 @@ impl TunnelClient {
     /// Begins HTTP/2. Somebody must [`drive`] it.
     pub(super) fn new(
         session: Session,
+        proven: Arc<Proven>,
         addr: SocketAddr,
         limits: Limits,
     ) -> Result<Self, ConnectError> {
-        let peer = session.peer.clone();
         let tunnel = Tunnel::new(Role::Client, limits, session);
         let tunnel = tunnel.map_err(|e| ConnectError::broken(addr, e))?;
-        Ok(Self { tunnel, addr, peer })
+        Ok(Self { tunnel, addr, proven })
     }
 
     /// Whether it takes another stream: by its own word and the peer's, and nothing begins
-    /// under an SVID that has ended.
+    /// under an SVID that has ended or is believed no more.
     pub(super) fn has_room(&self) -> bool {
+        if self.proven.condemned().is_some() || self.proven.peer.has_ended() {
+            return false;
+        }
         let core = self.tunnel.core();
-        core.over.is_none() && core.http2.room() > 0 && !self.peer.has_ended()
+        core.over.is_none() && core.http2.room() > 0
     }
 
     /// How many streams at once the peer allows.
@@ -141,6 +145,7 @@ pub(super) async fn drive(
     };
     let over = tokio::select! {
         over = tunnel.carry() => over,
+        () = client.proven.ended() => Over::Silent("its peer is believed no more".into()),
         over = tunnel.silence() => over,
         () = no_settings => Over::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
         () = until_unused(&usage, config.idle, &closing) => Over::Closed,

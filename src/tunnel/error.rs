@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use super::Condemned;
 use crate::{observe::conn::CloseReason, tls::TlsError};
 
 /// One failure is given to all who waited for the same dial, so it is cheap to clone.
@@ -30,6 +31,14 @@ pub enum ConnectError {
         addr: SocketAddr,
         /// Why.
         source: TlsError,
+    },
+    /// The handshake succeeded, and its peer may not be there all the same.
+    #[error("tunnel to {addr}: {}", .condemned.why)]
+    Condemned {
+        /// Whom we dialled.
+        addr: SocketAddr,
+        /// Why not.
+        condemned: Condemned,
     },
     /// HTTP/2 failed: preface, SETTINGS, a reset, a connection that ended.
     #[error("HTTP/2 with {addr}: {why}")]
@@ -76,6 +85,7 @@ impl ConnectError {
             Self::Tcp { .. } => CloseReason::ConnectFailure,
             Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
             Self::Tls { source, .. } => source.close_reason(),
+            Self::Condemned { condemned, .. } => condemned.reason,
             Self::Http2 { .. } => CloseReason::TunnelFailure,
             Self::Refused { status: 401, .. } => CloseReason::PeerDenied,
             Self::Refused { .. } => CloseReason::PeerRefused,

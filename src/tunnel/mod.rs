@@ -25,6 +25,7 @@ mod driver;
 mod error;
 pub mod http2;
 mod pool;
+mod proven;
 pub mod record;
 pub mod server;
 pub mod stream;
@@ -36,6 +37,7 @@ use http2::Limits;
 
 pub use error::ConnectError;
 pub use pool::{Hop, Own, Pool};
+pub use proven::{Condemned, LiveTunnels, PeerExpiry, Proven, Trust};
 
 /// The port on which every pod of the mesh takes HBONE.
 pub const HBONE_PORT: u16 = 15008;
@@ -60,6 +62,8 @@ pub struct TunnelConfig {
     pub limits: Limits,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
+    /// What becomes of a tunnel whose peer's SVID has run out.
+    pub peer_expiry: PeerExpiry,
 }
 
 impl Default for TunnelConfig {
@@ -74,6 +78,7 @@ impl Default for TunnelConfig {
             max_tunnels: 4096,
             limits: Limits::default(),
             idle: seconds(300),
+            peer_expiry: PeerExpiry::default(),
         }
     }
 }

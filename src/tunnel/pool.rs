@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use choice::{Entry, Rank, State, Tunnels};
 
 use super::{
-    ConnectError, TunnelConfig,
+    ConnectError, LiveTunnels, Proven, TunnelConfig,
     client::{StreamSlot, TunnelClient, Usage, drive},
     connect::ConnectRequest,
     stream::TunnelStream,
@@ -31,8 +31,9 @@ use super::{
 use crate::{
     identity::{BundleSet, SpiffeId, X509Svid},
     lifecycle::Tasks,
+    observe::conn::Direction,
     sys::{netns::Netns, sockets},
-    tls::{Connector, Peer, TlsError},
+    tls::{Connector, TlsError},
 };
 
 /// Where a tunnel goes, and who must be there.
@@ -73,6 +74,7 @@ pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
+    live: Arc<LiveTunnels>,
     entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
     closing: CancellationToken,
@@ -88,7 +90,14 @@ impl Pool {
         tasks: Tasks,
         closing: CancellationToken,
     ) -> Self {
-        Self { netns, config, connector: Arc::default(), entries: Mutex::default(), tasks, closing }
+        let (connector, live, entries) = Default::default();
+        Self { netns, config, connector, live, entries, tasks, closing }
+    }
+
+    /// The same with its tunnels entered in `live`, which may end them.
+    #[must_use]
+    pub fn among(self, live: Arc<LiveTunnels>) -> Self {
+        Self { live, ..self }
     }
 
     /// Opens a stream to `hop`, on a tunnel that still has room or on a new one. What the
@@ -107,7 +116,7 @@ impl Pool {
         hop: &Hop,
         request: &ConnectRequest,
         first: &[u8],
-    ) -> Result<(TunnelStream, Peer), ConnectError> {
+    ) -> Result<(TunnelStream, Arc<Proven>), ConnectError> {
         let mut again = None;
         loop {
             let (mut state, slot, usage) = self.tunnel(own, hop, again);
@@ -122,7 +131,7 @@ impl Pool {
             };
             let asked = Instant::now();
             match client.open(request, first, slot, &self.config).await {
-                Ok(stream) => return Ok((stream, client.peer)),
+                Ok(stream) => return Ok((stream, client.proven)),
                 Err(ConnectError::Http2 { retry: true, .. }) if again.is_none() => {
                     again = Some(Again { asked, places: client.places() });
                 }
@@ -184,9 +193,9 @@ impl Pool {
         closing: CancellationToken,
     ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
-        let connector = Arc::clone(&self.connector);
+        let (connector, live) = (Arc::clone(&self.connector), Arc::clone(&self.live));
         self.tasks.spawn(async move {
-            match dial(&netns, &connector, &own, &hop, &config).await {
+            match dial(&netns, (&connector, &live), &own, &hop, &config).await {
                 Ok(client) => {
                     say.send_replace(State::Up(client.clone()));
                     let addr = hop.addr;
@@ -220,7 +229,7 @@ fn retire_older(entries: &mut HashMap<Key, Tunnels>, now: SystemTime) {
 
 async fn dial(
     netns: &Netns,
-    connector: &Connector,
+    (connector, live): (&Connector, &LiveTunnels),
     own: &Own,
     hop: &Hop,
     config: &TunnelConfig,
@@ -237,5 +246,8 @@ async fn dial(
     })?;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
-    TunnelClient::new(session, addr, config.limits)
+    let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
+    let proven = live.admit(Direction::Outbound, own_id, peer, &own.bundles);
+    let proven = proven.map_err(|condemned| ConnectError::Condemned { addr, condemned })?;
+    TunnelClient::new(session, proven, addr, config.limits)
 }

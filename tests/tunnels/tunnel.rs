@@ -115,8 +115,8 @@ impl Tunnel {
                     baggage: "k8s.namespace.name=shop".into(),
                 };
                 let opened = pool.open(own, hop, &request, b"").await.map_err(|e| e.to_string())?;
-                let (mut stream, peer) = opened;
-                assert_eq!(peer.id, spiffe("far"));
+                let (mut stream, proven) = opened;
+                assert_eq!(proven.peer.id, spiffe("far"));
                 let meter = Arc::default();
                 self.tasks.spawn(async move {
                     relay::run(&mut App::new(socket), &mut stream, &meter, None).await;

@@ -59,6 +59,12 @@ impl LiveConn {
         self.task.wake();
     }
 
+    /// Why somebody cut the connection, if so.
+    #[must_use]
+    pub fn was_cut(&self) -> Option<CloseReason> {
+        self.cut.get().copied()
+    }
+
     /// Waits until somebody cuts the connection; for the one task that carries it. Cancel safe.
     pub async fn until_cut(&self) -> CloseReason {
         poll_fn(|cx| {

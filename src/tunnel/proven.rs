@@ -1,0 +1,256 @@
+//! Whose tunnels are open: each is judged when it comes to be, and again whenever what its peer
+//! was believed for changes (bundles, CRLs, bans) or its SVID runs out.
+//!
+//! One entry per tunnel, not per stream: a stream belongs to the tunnel whose TLS facts it shares.
+//! Not here: ending the streams of a tunnel that may not stay ([`crate::node`]).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use pki_types::UnixTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, verify_svid},
+    observe::conn::{CloseReason, Direction},
+    tls::{Peer, TlsError},
+};
+
+/// What becomes of a tunnel whose peer's SVID has run out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum PeerExpiry {
+    /// It stays, and begins nothing new, as in Istio: an SVID lives for an hour, a database's
+    /// connections for weeks. A peer that must go at once is revoked or banned.
+    #[default]
+    Keep,
+    /// It is closed so long after.
+    Grace(Duration),
+}
+
+/// Why a tunnel may not stay, or not come to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Condemned {
+    /// For its streams' records.
+    pub reason: CloseReason,
+    /// For people.
+    pub why: Arc<str>,
+}
+
+/// A tunnel whose two ends are proven. Dropping it takes it off the table.
+pub struct Proven {
+    id: u64,
+    /// Inbound if the peer came to us.
+    pub direction: Direction,
+    /// The local workload's identity.
+    pub own: SpiffeId,
+    /// Who is there.
+    pub peer: Peer,
+    condemned: OnceLock<Condemned>,
+    end: CancellationToken,
+    table: Arc<Table>,
+}
+
+impl fmt::Debug for Proven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proven({} {} {})", self.own, self.direction.as_str(), self.peer.id)
+    }
+}
+
+impl Proven {
+    /// Why no stream may begin here any more.
+    #[must_use]
+    pub fn condemned(&self) -> Option<&Condemned> {
+        self.condemned.get()
+    }
+
+    /// Ends the tunnel: the second step, after its streams know why.
+    pub fn end(&self) {
+        self.end.cancel();
+    }
+
+    /// Waits until somebody ends it. Cancel safe.
+    pub async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+}
+
+impl Drop for Proven {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.id);
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    next: AtomicU64,
+    tunnels: Mutex<HashMap<u64, Weak<Proven>>>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Proven>>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What peers are held to at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Whom we believe.
+    pub bundles: Arc<BundleSet>,
+    /// Who may not be there, whatever they show.
+    pub banned: Arc<BTreeSet<SpiffeId>>,
+}
+
+/// The open tunnels of this process.
+#[derive(Default)]
+pub struct LiveTunnels {
+    table: Arc<Table>,
+    bundles: Option<watch::Receiver<Arc<BundleSet>>>,
+    banned: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
+}
+
+impl fmt::Debug for LiveTunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LiveTunnels({})", self.table.lock().len())
+    }
+}
+
+impl LiveTunnels {
+    /// Tunnels that are held to what these say now. The default is held to nothing more than
+    /// its handshakes.
+    #[must_use]
+    pub fn new(
+        bundles: watch::Receiver<Arc<BundleSet>>,
+        banned: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
+    ) -> Self {
+        Self { table: Arc::default(), bundles: Some(bundles), banned }
+    }
+
+    /// What peers are held to now; `None` if to nothing more than their handshakes.
+    #[must_use]
+    pub fn trust(&self) -> Option<Trust> {
+        let banned = self.banned.as_ref().map(|b| Arc::clone(&b.borrow()));
+        let bundles = Arc::clone(&self.bundles.as_ref()?.borrow());
+        Some(Trust { bundles, banned: banned.unwrap_or_default() })
+    }
+
+    /// Enters a tunnel whose handshake was checked against `bundles`.
+    ///
+    /// It is on the table before it is judged by what holds now: a change that comes in between
+    /// is either seen here, or by the re-check that follows the change.
+    ///
+    /// # Errors
+    /// Why it may not come to be.
+    pub fn admit(
+        &self,
+        direction: Direction,
+        own: SpiffeId,
+        peer: Peer,
+        bundles: &Arc<BundleSet>,
+    ) -> Result<Arc<Proven>, Condemned> {
+        let proven = Arc::new(Proven {
+            id: self.table.next.fetch_add(1, Relaxed),
+            direction,
+            own,
+            peer,
+            condemned: OnceLock::new(),
+            end: CancellationToken::new(),
+            table: Arc::clone(&self.table),
+        });
+        self.table.lock().insert(proven.id, Arc::downgrade(&proven));
+        if let Some(trust) = self.trust() {
+            is_not_banned(&proven, &trust)?;
+            if !Arc::ptr_eq(bundles, &trust.bundles) {
+                is_believed(&proven, &trust, SystemTime::now())?;
+            }
+        }
+        Ok(proven)
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    /// Whether none is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Judges those open now, and condemns and returns those that may not stay. `verify` says
+    /// whose chains need to be looked at again.
+    pub fn recheck(
+        &self,
+        trust: &Trust,
+        verify: impl Fn(&SpiffeId) -> bool,
+        expiry: PeerExpiry,
+        now: SystemTime,
+    ) -> Vec<Arc<Proven>> {
+        let open: Vec<_> = self.table.lock().values().filter_map(Weak::upgrade).collect();
+        // Of many tunnels with one peer, one is verified.
+        let mut known = HashMap::new();
+        let mut condemned = Vec::new();
+        for proven in open {
+            let mut believed = || {
+                let key = (proven.direction, Arc::clone(&proven.peer.chain));
+                known.entry(key).or_insert_with(|| is_believed(&proven, trust, now)).clone()
+            };
+            let judged = is_not_banned(&proven, trust)
+                .and_then(|()| if verify(&proven.peer.id) { believed() } else { Ok(()) })
+                .and_then(|()| is_in_time(&proven.peer, expiry, now));
+            if let Err(verdict) = judged
+                && proven.condemned.set(verdict).is_ok()
+            {
+                condemned.push(proven);
+            }
+        }
+        condemned
+    }
+}
+
+fn is_not_banned(proven: &Proven, trust: &Trust) -> Result<(), Condemned> {
+    let mut both = [&proven.peer.id, &proven.own].into_iter();
+    let Some(id) = both.find(|id| trust.banned.contains(id)) else { return Ok(()) };
+    Err(Condemned { reason: CloseReason::IdentityBanned, why: format!("{id} is banned").into() })
+}
+
+/// Time is not judged here: a chain counts as of the last moment at which it was in time.
+fn is_believed(proven: &Proven, trust: &Trust, now: SystemTime) -> Result<(), Condemned> {
+    let peer = &proven.peer;
+    let at = now.max(peer.not_before).min(peer.not_after);
+    let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let purpose = match proven.direction {
+        Direction::Inbound => Purpose::Client,
+        Direction::Outbound => Purpose::Server,
+    };
+    let at = UnixTime::since_unix_epoch(at);
+    let Err(error) = verify_svid(&peer.chain, &trust.bundles, at, purpose) else { return Ok(()) };
+    let why = format!("the peer's SVID is believed no more: {error}").into();
+    let reason = match error {
+        SvidError::UnknownTrustDomain(_) => CloseReason::TrustDomainRemoved,
+        error => TlsError::Svid(error).close_reason(),
+    };
+    Err(Condemned { reason, why })
+}
+
+fn is_in_time(peer: &Peer, expiry: PeerExpiry, now: SystemTime) -> Result<(), Condemned> {
+    let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
+    if now < peer.end() + grace {
+        return Ok(());
+    }
+    let why = format!("the SVID of {} expired, more than {grace:?} ago", peer.id);
+    Err(Condemned { reason: CloseReason::SvidExpired, why: why.into() })
+}
+
+#[cfg(test)]
+mod tests;
