@@ -134,6 +134,7 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
             telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
             let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
             telemetry.metrics.log_lines_dropped.set(lost);
+            set_outage_budget(state);
             let text = telemetry.metrics.render(&telemetry.live);
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
@@ -145,17 +146,38 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
             json_answer(&dump)
         }
         (Endpoint::Admin, "/connections") => json_answer(&state.node.telemetry.live.to_json()),
-        (Endpoint::Admin, "/certs") => json_answer(&json!(state.node.svids.statuses())),
+        (Endpoint::Admin, "/certs") => json_answer(&certs(state)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
         (Endpoint::Admin, "/logging") => logging(state, request),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n".into()),
     }
 }
 
+/// No identities, no budget: a gauge of 0 would say that all have run out.
+fn set_outage_budget(state: &State) {
+    let gauge = &state.node.telemetry.metrics.outage_budget;
+    gauge.reset();
+    if let Some(seconds) = state.node.svids.outage_budget().seconds {
+        gauge.with_label_values(&[] as &[&str]).set(Duration::from_secs(seconds).as_secs_f64());
+    }
+}
+
+fn certs(state: &State) -> serde_json::Value {
+    let svids = &state.node.svids;
+    let budget = svids.outage_budget();
+    json!({
+        "source": svids.source(),
+        "outageBudgetSeconds": budget.seconds,
+        "firstToExpire": budget.first.map(|id| id.to_string()),
+        "withoutValidSvid": budget.without,
+        "certificates": svids.statuses(),
+    })
+}
+
 const INDEX: &str = "adit admin\n\
   GET  /config_dump           the mesh in force\n\
   GET  /connections           open connections\n\
-  GET  /certs                 own SVIDs: state, expiry, next renewal, last error\n\
+  GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
   GET  /logging               the log filter in force\n\
   POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
@@ -167,6 +189,9 @@ fn readiness(state: &State) -> Answer {
         (_, _, false) => Some(r.pending.join("; ")),
         _ => None,
     });
+    // Beside a source that is down all is well until an identity has nothing left.
+    let without = || Some(state.node.svids.outage_budget().without).filter(|w| !w.is_empty());
+    let waiting = waiting.or_else(|| without().map(|without| without.join("; ")));
     match waiting {
         None => text(StatusCode::OK, "ready\n".into()),
         Some(what) => {

@@ -113,7 +113,12 @@ fn serial(lab: &Lab, workload: &str) -> String {
     let answer = lab.admin("127.0.0.1:15000", "GET /certs");
     let certs: serde_json::Value =
         serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-    let own = certs.as_array().unwrap().iter().find(|c| c["workload"] == workload).unwrap();
+    let own = certs["certificates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["workload"] == workload)
+        .unwrap();
     own["serialNumber"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -160,7 +160,7 @@ fn rotate(lab: &Lab) -> Result<Value> {
     let serial = || -> Option<String> {
         let answer = http(lab, "node-a", "127.0.0.1:15000", "GET /certs").ok()?;
         let certs: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()?;
-        let own = certs.as_array()?.iter().find(|c| c["identity"] == id)?;
+        let own = certs["certificates"].as_array()?.iter().find(|c| c["identity"] == id)?;
         Some(own["serialNumber"].as_str()?.to_owned())
     };
     let before = serial().context("no certificate of web in /certs")?;
