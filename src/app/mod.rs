@@ -1,11 +1,13 @@
 //! The composition root: the only room that knows every other.
 
 pub mod bench;
+mod ca_serve;
 mod carrier;
 mod demo;
 mod ebb;
 mod run;
 mod source;
 
+pub use ca_serve::ca_serve;
 pub use demo::demo;
 pub use run::{RunError, run};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    ca::{EmbeddedCa, Source},
+    ca::{EmbeddedCa, Istiod, Source},
     config::CaConfig,
     identity::TrustDomain,
 };
@@ -18,5 +18,6 @@ pub(super) fn open(ca: &CaConfig, trust_domain: &TrustDomain) -> anyhow::Result<
         CaConfig::Embedded { dir, svid_lifetime } => {
             Arc::new(EmbeddedCa::open(dir, trust_domain, *svid_lifetime)?)
         }
+        CaConfig::Istiod(config) => Arc::new(Istiod::new(config.clone())),
     })
 }

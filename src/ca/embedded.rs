@@ -50,6 +50,8 @@ pub enum CaError {
     Sign(String),
 }
 
+mod names;
+
 const ROOT: &str = "root.pem";
 const KEY: &str = "root-key.pem";
 const ROOT_YEARS: i32 = 10;

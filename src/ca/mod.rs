@@ -4,12 +4,17 @@
 //! (pure), [`Svids`] keeps the SVID of every local identity and renews it with nobody's help.
 
 mod budget;
+mod dial;
 mod embedded;
+mod istiod;
 pub mod rotation;
+pub mod server;
 mod source;
 mod svids;
 
 pub use budget::{OutageBudget, seconds_left};
+pub use dial::Server;
 pub use embedded::{CaError, EmbeddedCa};
+pub use istiod::{Istiod, IstiodConfig};
 pub use source::{Source, SourceError, Urgency, Wanted};
 pub use svids::{SvidStatus, Svids};

@@ -101,6 +101,10 @@ pub trait Source: Send + Sync + 'static {
         urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>>;
 
+    /// Somebody waits for the SVID of this workload: what was asked for it with less urgency is now
+    /// [`Urgency::OnDemand`], if the source lets anybody wait at all.
+    fn urge(&self, _uid: &str) {}
+
     /// Obtains a JWT-SVID for `wanted`, for these audiences, JWS Compact.
     ///
     /// # Cancel safety

@@ -207,6 +207,9 @@ impl Svids {
         let held = self.lock().get(uid).map(|e| e.held.clone());
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
         let mut held = held.ok_or_else(gone)?;
+        if held.borrow().svid.is_none() {
+            self.source.urge(uid);
+        }
         let now = held
             .wait_for(|h| h.valid().is_some() || h.error.is_some())
             .await

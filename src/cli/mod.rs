@@ -1,6 +1,8 @@
 //! Subcommands, their help and exit codes.
 
 mod bench;
+mod ca;
+mod ca_serve;
 mod check;
 mod demo;
 mod redirect;
@@ -44,6 +46,8 @@ enum Command {
     },
     /// Check a mesh file without running it
     Check(check::CheckArgs),
+    /// The embedded CA
+    Ca(ca::CaArgs),
     /// Apply, remove or show the capture rules of one network namespace
     Redirect(redirect::RedirectArgs),
     /// Show the main job on this machine: two nodes, four pods, real traffic
@@ -66,6 +70,7 @@ pub fn main() -> u8 {
     match Cli::parse().command {
         Command::Run { config } => run(&config),
         Command::Check(args) => check::run(&args),
+        Command::Ca(args) => ca::run(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(args),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::reader::Item;
 
 /// The shortest lifetime of an SVID that leaves time to renew it.
-const MIN_LIFETIME: Duration = Duration::from_secs(10);
+pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Where SVIDs come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,12 +17,20 @@ pub enum CaConfig {
         /// How long an SVID is valid.
         svid_lifetime: Duration,
     },
+    /// istiod, or whoever speaks its CA API.
+    Istiod(crate::ca::IstiodConfig),
 }
 
 /// Reads the section `ca`.
 pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
     const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod"];
     let ca = item.map(SOURCES);
+    if let Some(item) = ca.get("istiod") {
+        if ca.get("embedded").is_some() {
+            item.fault("one source only: embedded is there too");
+        }
+        return super::istiod::read(&item).map(CaConfig::Istiod);
+    }
     for other in &SOURCES[1..] {
         if let Some(item) = ca.get(other) {
             item.fault("this source is not built yet; use embedded");

@@ -2,13 +2,16 @@
 //! its line, its key and a suggestion; a file with a fault changes nothing.
 
 mod ca;
+mod ca_server;
 mod fault;
+mod istiod;
 mod mesh_file;
 mod policies;
 mod reader;
 mod settings;
 
 pub use ca::CaConfig;
+pub use ca_server::{CaServerConfig, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use mesh_file::{Capture, Checked, load, parse};
 pub use settings::Settings;

@@ -64,7 +64,7 @@ policies:
     for expected in [
         "mesh.yaml:2:14: trustDomain:",
         "3:7: mtls: \"strickt\" is none of strict, permissive; did you mean strict?",
-        "4:15: ca.istiod: this source is not built yet",
+        "4:15: ca.istiod: address is missing",
         "5:19: capture.rules:",
         "7:16: workloads[0].adresses: unknown key; did you mean addresses?",
         "8:27: workloads[1].addresses[0]: \"10.0.0.300\":",

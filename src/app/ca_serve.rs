@@ -1,0 +1,137 @@
+//! `adit ca serve`: the embedded CA for other nodes and other proxies, until SIGTERM.
+
+use std::{
+    convert::Infallible,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::run::RunError;
+use crate::{
+    ca::{
+        EmbeddedCa,
+        server::{self, Metrics, authorize::Pod},
+    },
+    config::{CaServerConfig, load_ca_server, load_pods},
+    lifecycle::Tasks,
+    observe::logging::Logging,
+};
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start.
+pub fn ca_serve(file: &Path) -> Result<(), RunError> {
+    let config = load_ca_server(file)?;
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    let _logging =
+        Logging::start(config.log_format, &filter).map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
+    crate::sys::process::harden();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    Ok(runtime.block_on(serve(config))?)
+}
+
+async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
+    let trust_domain = server.rules.trust_domain.clone();
+    let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
+    let tasks = Tasks::default();
+    if let Some(file) = pods {
+        // From here on a bad edit changes nothing.
+        let seen = stamp(&file);
+        server.attestors.pods.store(Arc::new(load_pods(&file)?));
+        tasks.spawn(watch_pods(file, seen, Arc::clone(&server.attestors.pods)));
+    }
+    let metrics = Arc::new(Metrics::new()?);
+    let at = server::serve(&ca, server, &metrics, &tasks).await?;
+    if let Some(addr) = metrics_at {
+        let listener = TcpListener::bind(addr).await;
+        let listener = listener.with_context(|| format!("metrics endpoint on {addr}"))?;
+        tracing::info!(address = %listener.local_addr()?, "serving metrics");
+        tasks.spawn(serve_metrics(listener, metrics, tasks.clone()));
+    }
+    tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Whoever is cut asks again; nothing was promised that is not on disk.
+    tasks.cut();
+    tasks.ended().await;
+    Ok(())
+}
+
+type Stamp = (SystemTime, u64);
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(file).ok()?;
+    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
+}
+
+/// Takes the pods as the file lists them; a file that is not right changes nothing.
+async fn watch_pods(file: PathBuf, mut seen: Option<Stamp>, pods: Arc<ArcSwap<Vec<Pod>>>) {
+    let mut look = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        look.tick().await;
+        let now = stamp(&file);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match load_pods(&file) {
+            Ok(new) => {
+                tracing::debug!(target: "ca", pods = new.len(), "pods read");
+                pods.store(Arc::new(new));
+            }
+            Err(error) => {
+                tracing::error!(target: "ca", %error, "pods not read, the last good ones stay")
+            }
+        }
+    }
+}
+
+async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Tasks) {
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let metrics = Arc::clone(&metrics);
+        tasks.spawn(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let (status, body) = match request.uri().path() {
+                    "/metrics" | "/stats/prometheus" => (StatusCode::OK, metrics.render()),
+                    "/healthz/ready" => (StatusCode::OK, "ready\n".into()),
+                    _ => (StatusCode::NOT_FOUND, "no such page\n".into()),
+                };
+                let mut answer = Response::new(Full::new(Bytes::from(body)));
+                *answer.status_mut() = status;
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(2));
+            let served = http.max_buf_size(8192).serve_connection(TokioIo::new(socket), service);
+            let _ = tokio::time::timeout(Duration::from_secs(60), served).await;
+        });
+    }
+}

@@ -1,0 +1,37 @@
+//! Certificates of the embedded CA for host names: for its own server, never for a workload.
+
+use std::time::{Duration, SystemTime};
+
+use pki_types::CertificateDer;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData};
+use time::OffsetDateTime;
+
+use super::{BACKDATE, CaError, EmbeddedCa, named, random_serial};
+
+impl EmbeddedCa {
+    /// A certificate for a TLS server under `names`, DNS names and IP addresses; leaf first. It
+    /// has no SPIFFE ID, and so is no SVID.
+    ///
+    /// # Errors
+    /// A name that no certificate can have; otherwise as [`EmbeddedCa::sign`].
+    pub fn certify_names(
+        &self,
+        names: &[String],
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        self.check_key_is_still_there()?;
+        let sign = |e: rcgen::Error| CaError::Sign(e.to_string());
+        let now = SystemTime::now();
+        let mut params = CertificateParams::new(names).map_err(sign)?;
+        params.serial_number = Some(random_serial());
+        params.not_before = OffsetDateTime::from(now - BACKDATE);
+        params.not_after = OffsetDateTime::from((now + lifetime).min(self.root_not_after));
+        params.distinguished_name = named("adit CA server");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        Ok(vec![params.signed_by(key, &self.issuer).map_err(sign)?.der().clone()])
+    }
+}

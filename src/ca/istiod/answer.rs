@@ -1,0 +1,79 @@
+//! Whether what istiod answered may be used: the whole of it, before any of it is.
+
+use std::time::{Duration, SystemTime};
+
+use pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::identity::{BundleSet, Leaf, Purpose, SpiffeId, TrustBundle, parse_leaf, verify_svid};
+
+/// How many elements an answer may have: a leaf, intermediates, the roots.
+const MOST_ELEMENTS: usize = 8;
+/// How long one may be.
+const LONGEST_ELEMENT: usize = 256 << 10;
+/// How many roots are taken.
+const MOST_ROOTS: usize = 64;
+
+/// An answer that keeps all rules.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Leaf first, no root.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) leaf: Leaf,
+    pub(super) bundle: TrustBundle,
+}
+
+/// Judges `cert_chain` for `id` and the public key `spki` (DER).
+///
+/// # Errors
+/// The first rule it breaks.
+pub(super) fn check(
+    elements: &[String],
+    id: &SpiffeId,
+    spki: &[u8],
+    now: SystemTime,
+) -> Result<Answer, String> {
+    let [first, between @ .., last] = elements else {
+        return Err(format!("{} elements: no root", elements.len()));
+    };
+    if elements.len() > MOST_ELEMENTS {
+        return Err(format!("{} elements, the limit is {MOST_ELEMENTS}", elements.len()));
+    }
+    if elements.iter().any(|e| e.len() > LONGEST_ELEMENT) {
+        return Err(format!("an element of more than {LONGEST_ELEMENT} bytes"));
+    }
+    let roots = CertificateDer::pem_slice_iter(last.as_bytes())
+        .take(MOST_ROOTS + 1)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("its last element is no PEM: {e}"))?;
+    if roots.is_empty() || roots.len() > MOST_ROOTS {
+        return Err(format!("{} roots, expected 1 to {MOST_ROOTS}", roots.len()));
+    }
+    let mut chain = vec![one(first)?];
+    for element in between {
+        chain.push(one(element)?);
+    }
+    // Some send the root among the intermediates as well.
+    chain.retain(|der| !roots.contains(der));
+    let leaf = parse_leaf(chain.first().ok_or("its leaf is a root")?).map_err(|e| e.to_string())?;
+    if leaf.id != *id {
+        return Err(format!("its leaf is of {}", leaf.id));
+    }
+    let (_, certificate) = X509Certificate::from_der(&chain[0]).map_err(|e| e.to_string())?;
+    if certificate.public_key().raw != spki {
+        return Err("its leaf is for another key".into());
+    }
+    let bundle = TrustBundle::new(id.trust_domain().clone(), roots);
+    let bundles: BundleSet = [bundle.clone()].into_iter().collect();
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    for purpose in [Purpose::Server, Purpose::Client] {
+        verify_svid(&chain, &bundles, UnixTime::since_unix_epoch(since), purpose)
+            .map_err(|e| e.to_string())?;
+    }
+    Ok(Answer { chain, leaf, bundle })
+}
+
+fn one(pem: &str) -> Result<CertificateDer<'static>, String> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| format!("an element is no certificate in PEM: {e}"))
+}

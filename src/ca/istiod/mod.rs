@@ -1,0 +1,272 @@
+//! SVIDs from istiod, or whoever speaks its CA API (`adit ca serve` does): one
+//! `CreateCertificate` per SVID, with a service-account token.
+//!
+//! A call that fails concerns one identity: nothing of it is kept for others, and the next call
+//! finds a new connection. Not here: when to ask again ([`super::rotation`]).
+
+mod answer;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use hyper_util::rt::TokioIo;
+use prost_types::{Struct, Value, value::Kind};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
+use tokio::{sync::watch, time::timeout};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Source, SourceError, Urgency, Wanted,
+    dial::{self, Server},
+};
+use crate::{
+    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid},
+    rpc::istio_ca::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_client::IstioCertificateServiceClient,
+    },
+};
+
+/// How long one call may take, connecting included.
+const CALL: Duration = Duration::from_secs(10);
+/// The longest answer.
+const LONGEST: usize = 1 << 20;
+
+/// Where istiod is, and what is shown to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IstiodConfig {
+    /// As written, for messages.
+    pub address: String,
+    /// Where and who it is.
+    pub server: Server,
+    /// The file with the bearer token; read for each call.
+    pub token: PathBuf,
+    /// What its certificate is checked against, PEM; read for each connection.
+    pub roots: PathBuf,
+    /// Which cluster this is.
+    pub cluster_id: Option<String>,
+    /// What lifetime is asked for.
+    pub svid_lifetime: Duration,
+}
+
+/// The source.
+pub struct Istiod {
+    config: IstiodConfig,
+    queue: queue::Queue,
+    channel: Mutex<(u64, Channel)>,
+    bundles: watch::Sender<Arc<BundleSet>>,
+}
+
+impl std::fmt::Debug for Istiod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Istiod({})", self.config.address)
+    }
+}
+
+impl Istiod {
+    /// Connects at the first call. Needs a running runtime.
+    #[must_use]
+    pub fn new(config: IstiodConfig) -> Self {
+        let channel = Mutex::new((0, connect(&config)));
+        let (bundles, _) = watch::channel(Arc::default());
+        Self { config, queue: queue::Queue::default(), channel, bundles }
+    }
+
+    fn name(&self) -> String {
+        format!("istiod at {}", self.config.address)
+    }
+
+    fn unavailable(&self, why: impl ToString) -> SourceError {
+        SourceError::Unavailable { source_name: self.name(), why: why.to_string() }
+    }
+
+    fn unusable(&self, id: &SpiffeId, why: impl ToString) -> SourceError {
+        let why = why.to_string();
+        SourceError::Unusable { source_name: self.name(), id: id.clone(), why }
+    }
+
+    async fn ask(&self, wanted: &Wanted, urgency: Urgency) -> Result<X509Svid, SourceError> {
+        let id = &wanted.id;
+        let _turn = self.queue.turn(&wanted.uid, urgency).await;
+        let key = KeyPair::generate().map_err(|e| self.unusable(id, e))?;
+        let csr = csr(id, &key).map_err(|e| self.unusable(id, e))?;
+        let answer = self.call(id, message(id, csr, self.config.svid_lifetime)).await?;
+        let spki = key.subject_public_key_info();
+        let answer = answer::check(&answer.cert_chain, id, &spki, SystemTime::now())
+            .map_err(|e| self.unusable(id, e))?;
+        self.bundles.send_if_modified(|bundles| {
+            if bundles.get(id.trust_domain()) == Some(&answer.bundle) {
+                return false;
+            }
+            Arc::make_mut(bundles).insert(answer.bundle);
+            true
+        });
+        Ok(X509Svid {
+            id: answer.leaf.id,
+            chain: answer.chain,
+            key: PrivateKey::from_pkcs8(key.serialize_der()),
+            not_before: answer.leaf.not_before,
+            not_after: answer.leaf.not_after,
+            serial: answer.leaf.serial,
+        })
+    }
+
+    async fn call(
+        &self,
+        id: &SpiffeId,
+        message: IstioCertificateRequest,
+    ) -> Result<IstioCertificateResponse, SourceError> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        headers.insert("authorization", self.bearer()?);
+        if let Some(cluster) = &self.config.cluster_id {
+            let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
+            headers.insert("clusterid", cluster);
+        }
+        let (generation, channel) = self.channel();
+        let mut client =
+            IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
+        let answer = timeout(CALL, client.create_certificate(request)).await;
+        let status = match answer {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => Status::deadline_exceeded("no answer within 10 s"),
+        };
+        if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) {
+            self.reconnect(generation);
+        }
+        Err(match status.code() {
+            Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::Unimplemented => SourceError::Refused {
+                source_name: self.name(),
+                id: id.clone(),
+                why: said(&status),
+            },
+            _ => self.unavailable(said(&status)),
+        })
+    }
+
+    /// The token as the file has it now.
+    fn bearer(&self) -> Result<MetadataValue<Ascii>, SourceError> {
+        let token = dial::read_small(&self.config.token)
+            .map(Zeroizing::new)
+            .map_err(|e| self.unavailable(format!("its token cannot be read: {e}")))?;
+        let bad = |why: &str| {
+            self.unavailable(format!("token file {} {why}", self.config.token.display()))
+        };
+        let token = std::str::from_utf8(&token).map_err(|_| bad("is no text"))?.trim();
+        if token.is_empty() {
+            return Err(bad("is empty"));
+        }
+        let header = Zeroizing::new(format!("Bearer {token}"));
+        let mut value: MetadataValue<Ascii> =
+            header.parse().map_err(|_| bad("has more than one line, or what is not ASCII"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn channel(&self) -> (u64, Channel) {
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        (channel.0, channel.1.clone())
+    }
+
+    /// The calls under way keep theirs; the next ones get a new connection.
+    fn reconnect(&self, failed: u64) {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if channel.0 == failed {
+            *channel = (failed + 1, connect(&self.config));
+        }
+    }
+}
+
+impl Source for Istiod {
+    fn kind(&self) -> &'static str {
+        "istiod"
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.bundles.subscribe()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
+        self.ask(wanted, urgency).boxed()
+    }
+
+    fn urge(&self, uid: &str) {
+        self.queue.urge(uid);
+    }
+}
+
+fn connect(config: &IstiodConfig) -> Channel {
+    let (server, roots) = (config.server.clone(), config.roots.clone());
+    let endpoint = Endpoint::from_static("https://istiod")
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .origin(origin(&config.server));
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let (server, roots) = (server.clone(), roots.clone());
+        async move { dial::dial(&server, &roots, b"h2", None).await.map(TokioIo::new) }
+    }))
+}
+
+/// The `:authority` of its requests.
+fn origin(server: &Server) -> http::Uri {
+    let name = match &server.name {
+        pki_types::ServerName::DnsName(name) => name.as_ref().to_owned(),
+        _ => format!("[{}]", server.host),
+    };
+    format!("https://{name}:{}", server.port)
+        .parse()
+        .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
+}
+
+/// What a status says, with the causes that tonic keeps behind it.
+fn said(status: &Status) -> String {
+    let mut text = status.message().chars().take(500).collect::<String>();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause.filter(|_| text.len() < 1000) {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+}
+
+/// PKCS#10: no subject, and so one critical URI SAN (RFC 5280 §4.2.1.6).
+fn csr(id: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    params.serialize_request(key)?.pem()
+}
+
+fn message(id: &SpiffeId, csr: String, lifetime: Duration) -> IstioCertificateRequest {
+    let asked_for = Value { kind: Some(Kind::StringValue(id.to_string())) };
+    let fields = [("ImpersonatedIdentity".to_owned(), asked_for)];
+    IstioCertificateRequest {
+        csr,
+        validity_duration: i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX),
+        metadata: Some(Struct { fields: fields.into_iter().collect() }),
+    }
+}

@@ -1,0 +1,161 @@
+//! What a certificate signing request must be before its key is certified.
+
+use pki_types::{CertificateSigningRequestDer, pem::PemObject};
+use rcgen::SubjectPublicKeyInfo;
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::{
+        OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
+        OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519,
+    },
+    prelude::FromDer,
+    public_key::PublicKey,
+};
+
+use crate::identity::SpiffeId;
+
+/// The longest CSR that is looked at.
+pub(super) const LONGEST: usize = 16 << 10;
+
+/// Why a CSR is not certified.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CsrError {
+    /// Not one PKCS#10 in PEM.
+    #[error("the CSR is no PKCS#10 in PEM: {0}")]
+    Malformed(String),
+    /// Its signature is not of its key.
+    #[error("the CSR is not signed with its own key")]
+    Signature,
+    /// A key that is too weak, or of a kind that is not taken.
+    #[error("the CSR's key is none of P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits")]
+    Key,
+    /// It names somebody else.
+    #[error("the CSR names {0:?}, not what is asked for")]
+    OtherName(String),
+}
+
+/// The key of a CSR that may be certified for `wanted`.
+///
+/// # Errors
+/// The first rule it breaks.
+pub(super) fn check(pem: &str, wanted: &SpiffeId) -> Result<SubjectPublicKeyInfo, CsrError> {
+    let bad = |e: &dyn std::fmt::Display| CsrError::Malformed(e.to_string());
+    if pem.len() > LONGEST {
+        return Err(bad(&"longer than 16 KiB"));
+    }
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| bad(&e))?;
+    let (rest, csr) = X509CertificationRequest::from_der(&der).map_err(|e| bad(&e))?;
+    if !rest.is_empty() {
+        return Err(bad(&"something follows it"));
+    }
+    let signed_with = &csr.signature_algorithm.algorithm;
+    let hashes = [
+        OID_SIG_ECDSA_WITH_SHA256,
+        OID_SIG_ECDSA_WITH_SHA384,
+        OID_SIG_ED25519,
+        OID_PKCS1_SHA256WITHRSA,
+        OID_PKCS1_SHA384WITHRSA,
+        OID_PKCS1_SHA512WITHRSA,
+    ];
+    if !hashes.contains(signed_with) {
+        return Err(CsrError::Key);
+    }
+    let info = &csr.certification_request_info;
+    let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|_| CsrError::Key)?;
+    let strong = match info.subject_pki.parsed().map_err(|_| CsrError::Key)? {
+        PublicKey::RSA(rsa) => (2048..=8192).contains(&rsa.key_size()),
+        PublicKey::EC(point) => matches!(point.data().len(), 65 | 97),
+        _ => *signed_with == OID_SIG_ED25519,
+    };
+    if !strong {
+        return Err(CsrError::Key);
+    }
+    csr.verify_signature().map_err(|_| CsrError::Signature)?;
+    for extension in csr.requested_extensions().into_iter().flatten() {
+        match extension {
+            ParsedExtension::SubjectAlternativeName(san) => {
+                for name in &san.general_names {
+                    if !matches!(name, GeneralName::URI(uri) if *uri == wanted.as_str()) {
+                        return Err(CsrError::OtherName(
+                            name.to_string().chars().take(300).collect(),
+                        ));
+                    }
+                }
+            }
+            ParsedExtension::ParseError { error } => return Err(bad(error)),
+            _ => {} // usages and constraints are the CA's to say
+        }
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+        PublicKeyData, SanType,
+    };
+
+    use super::*;
+
+    fn request(key: &KeyPair, sans: &[SanType]) -> String {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = sans.to_vec();
+        params.serialize_request(key).unwrap().pem().unwrap()
+    }
+
+    fn uri(text: &str) -> SanType {
+        SanType::URI(text.try_into().unwrap())
+    }
+
+    #[test]
+    fn a_csr_names_nobody_or_who_is_wanted() {
+        let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let other = "spiffe://td/ns/a/sa/c";
+        assert!(check(&request(&key, &[]), &id).is_ok());
+        let checked = check(&request(&key, &[uri(id.as_str())]), &id).unwrap();
+        assert_eq!(checked.subject_public_key_info(), key.subject_public_key_info());
+        for sans in [
+            vec![uri(other)],
+            vec![uri(id.as_str()), uri(other)],
+            vec![SanType::DnsName("a.test".try_into().unwrap())],
+        ] {
+            let refused = check(&request(&key, &sans), &id);
+            assert!(matches!(refused, Err(CsrError::OtherName(_))), "{sans:?}");
+        }
+    }
+
+    #[test]
+    fn keys_and_signatures() {
+        let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
+        for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+            let key = KeyPair::generate_for(kind).unwrap();
+            assert!(check(&request(&key, &[]), &id).is_ok(), "{kind:?}");
+        }
+        let pem = request(&KeyPair::generate().unwrap(), &[uri(id.as_str())]);
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let encode = |der: &[u8]| {
+            use base64::{Engine, engine::general_purpose::STANDARD};
+            let base64 = STANDARD.encode(der);
+            format!(
+                "-----BEGIN CERTIFICATE REQUEST-----\n{base64}\n-----END CERTIFICATE REQUEST-----\n"
+            )
+        };
+        assert!(check(&encode(&der), &id).is_ok());
+        let (_, csr) = X509CertificationRequest::from_der(&der).unwrap();
+        let signed = csr.certification_request_info.raw;
+        let start = der.windows(signed.len()).position(|w| w == signed).unwrap();
+        for at in start..start + signed.len() {
+            let mut changed = der.to_vec();
+            changed[at] ^= 1;
+            assert!(check(&encode(&changed), &id).is_err(), "byte {at}");
+        }
+        let mut longer = der.to_vec();
+        longer.push(0);
+        for junk in [encode(&longer), encode(b""), "junk".into(), "x".repeat(LONGEST + 1)] {
+            assert!(matches!(check(&junk, &id), Err(CsrError::Malformed(_))));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The keys that sign service-account tokens: a JWKS from a file or a URL. The last good set
+//! stays when a newer one cannot be had.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use serde_json::Value;
+
+use super::{https::Endpoint, token::TokenError};
+use crate::ca::dial;
+
+/// How many keys are taken.
+const MOST: usize = 64;
+/// A URL is not asked more often than this, whatever callers show.
+const SELDOM: Duration = Duration::from_secs(10);
+/// A set from a URL is used this long before it is asked for again.
+const FRESH: Duration = Duration::from_secs(300);
+
+/// Where the keys are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeysFrom {
+    /// Read again when it changes.
+    File(PathBuf),
+    /// Asked when a token has a `kid` that is not known, and now and then.
+    Url(Endpoint),
+}
+
+type KeySet = HashMap<String, Jwk>;
+
+#[derive(Default)]
+struct Held {
+    keys: KeySet,
+    error: Option<String>,
+    asked: Option<Instant>,
+    stamp: Option<(SystemTime, u64)>,
+}
+
+/// The keys.
+pub(super) struct Keys {
+    from: KeysFrom,
+    held: Mutex<Held>,
+    /// Held by the one that asks a URL; who has a known key does not wait for it.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Keys {
+    pub(super) fn new(from: KeysFrom) -> Self {
+        Self { from, held: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of this `kid`.
+    pub(super) async fn find(&self, kid: &str) -> Result<Jwk, TokenError> {
+        match &self.from {
+            KeysFrom::File(path) => self.lock().read_changed(path),
+            KeysFrom::Url(endpoint) => self.refresh(endpoint, kid).await,
+        }
+        let held = self.lock();
+        match (held.keys.get(kid), &held.error) {
+            (Some(key), _) => Ok(key.clone()),
+            (None, Some(error)) if held.keys.is_empty() => Err(TokenError::NoKeys(error.clone())),
+            (None, _) => Err(TokenError::UnknownKey(kid.to_owned())),
+        }
+    }
+
+    async fn refresh(&self, endpoint: &Endpoint, kid: &str) {
+        let (due, known) = {
+            let held = self.lock();
+            (held.is_due(kid), held.keys.contains_key(kid))
+        };
+        if !due {
+            return;
+        }
+        let _asking = if known {
+            let Ok(asking) = self.asking.try_lock() else { return };
+            asking
+        } else {
+            self.asking.lock().await
+        };
+        if !self.lock().is_due(kid) {
+            return; // somebody else has asked meanwhile
+        }
+        self.lock().asked = Some(Instant::now());
+        let answer = endpoint.ask(None, None).await;
+        self.lock().take(answer.and_then(|json| parse(&json)));
+    }
+}
+
+impl Held {
+    fn is_due(&self, kid: &str) -> bool {
+        let due = if self.keys.contains_key(kid) { FRESH } else { SELDOM };
+        self.asked.is_none_or(|at| at.elapsed() >= due)
+    }
+
+    fn read_changed(&mut self, path: &Path) {
+        let now = stamp(path);
+        if self.stamp.is_none() || now != self.stamp {
+            self.stamp = now;
+            let read = dial::read_small(path).map_err(|e| e.to_string());
+            self.take(read.and_then(|json| parse(&json)));
+        }
+    }
+
+    fn take(&mut self, read: Result<KeySet, String>) {
+        match read {
+            Ok(keys) => (self.keys, self.error) = (keys, None),
+            Err(error) => {
+                tracing::warn!(target: "ca", error, "no newer JWKS; the last good one stays");
+                self.error = Some(error);
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
+}
+
+/// The keys of a JWKS that sign; those that cannot be read are left out.
+fn parse(json: &[u8]) -> Result<KeySet, String> {
+    let whole: Value = serde_json::from_slice(json).map_err(|e| format!("no JWKS: {e}"))?;
+    let keys = whole.get("keys").and_then(Value::as_array).ok_or("no JWKS: it has no keys")?;
+    if keys.len() > MOST {
+        return Err(format!("a JWKS of {} keys, the limit is {MOST}", keys.len()));
+    }
+    let mut set = KeySet::new();
+    for key in keys {
+        let Ok(key) = serde_json::from_value::<Jwk>(key.clone()) else { continue };
+        let signs = matches!(key.common.public_key_use, None | Some(PublicKeyUse::Signature));
+        if let Some(kid) = key.common.key_id.clone().filter(|_| signs)
+            && set.insert(kid.clone(), key).is_some()
+        {
+            return Err(format!("a JWKS with two keys of kid {kid:?}"));
+        }
+    }
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","use":"sig","x":"AA"},
+        {"kty":"what","kid":"b"},{"kty":"OKP","crv":"Ed25519","kid":"c","use":"enc","x":"AA"}]}"#;
+
+    #[tokio::test]
+    async fn a_file_is_read_again_when_it_changes_and_the_last_good_set_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("jwks");
+        let keys = Keys::new(KeysFrom::File(file.clone()));
+        assert!(matches!(keys.find("a").await, Err(TokenError::NoKeys(_))));
+        std::fs::write(&file, ONE).unwrap();
+        assert!(keys.find("a").await.is_ok());
+        assert_eq!(keys.find("c").await.unwrap_err(), TokenError::UnknownKey("c".into()));
+        std::fs::write(&file, "half").unwrap();
+        assert!(keys.find("a").await.is_ok());
+        std::fs::write(&file, r#"{"keys":[]}"#).unwrap();
+        assert_eq!(keys.find("a").await.unwrap_err(), TokenError::UnknownKey("a".into()));
+    }
+
+    #[test]
+    fn two_keys_of_one_kid_are_none() {
+        let twice =
+            ONE.replace("\"b\"", "\"a\"").replace("what", "OKP\",\"crv\":\"Ed25519\",\"x\":\"BB");
+        assert!(parse(twice.as_bytes()).unwrap_err().contains("two keys"));
+    }
+}

@@ -1,0 +1,175 @@
+//! The embedded CA as a server for others (`adit ca serve`): the Istio CA API over TLS.
+//!
+//! [`authorize`] decides who may ask for what; callers prove who they are by a Kubernetes
+//! service-account token ([`token`]), a join token ([`join`]) or an SVID. Pods come from outside
+//! ([`Attestors::pods`]): watching the Kubernetes API is not done here.
+
+pub mod authorize;
+mod csr;
+mod https;
+mod join;
+mod keys;
+mod rate;
+mod refusal;
+mod review;
+mod service;
+mod tls;
+mod token;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+pub use csr::CsrError;
+pub use https::Endpoint;
+pub use join::{JoinError, JoinTokens};
+pub use keys::KeysFrom;
+pub use refusal::Refusal;
+pub use review::{PATH as TOKEN_REVIEWS, Review};
+pub use tls::Peer;
+pub use token::{Expected, TokenError};
+
+use super::EmbeddedCa;
+use crate::{
+    lifecycle::Tasks,
+    rpc::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
+};
+use authorize::{Pod, Rules};
+
+/// The longest request: a CSR, an ID, and what frames them.
+const LONGEST_REQUEST: usize = 64 << 10;
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(15);
+/// Callers that stay are sent away after this, and come back.
+const CONNECTION_AGE: Duration = Duration::from_secs(3600);
+
+/// How callers prove who they are; what is absent is not taken.
+#[derive(Clone, Default)]
+pub struct Attestors {
+    /// By service-account token.
+    pub kubernetes: Option<Kubernetes>,
+    /// By join token.
+    pub join: Option<JoinTokens>,
+    /// By a valid SVID of this CA.
+    pub svid: bool,
+    /// The pods of the cluster, whole each time.
+    pub pods: Arc<ArcSwap<Vec<Pod>>>,
+}
+
+/// Which service-account tokens are taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Kubernetes {
+    /// What they must say.
+    pub expected: Expected,
+    /// Who signs them; `None` where the API server is asked.
+    pub keys: Option<KeysFrom>,
+    /// The API server to ask.
+    pub review: Option<Review>,
+}
+
+/// What the server is to do.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The names in its certificate: DNS names and IP addresses.
+    pub names: Vec<String>,
+    /// The longest lifetime of an SVID.
+    pub svid_lifetime: Duration,
+    /// Who may ask for what.
+    pub rules: Rules,
+    /// How callers prove who they are.
+    pub attestors: Attestors,
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    issued: IntCounter,
+    refused: IntCounterVec,
+}
+
+impl Metrics {
+    /// In a registry of their own.
+    ///
+    /// # Errors
+    /// If a name is taken, which is a defect of ours.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let issued = IntCounter::new("adit_ca_issued_total", "Certificates issued")?;
+        let refused = Opts::new("adit_ca_refused_total", "Calls refused, by reason");
+        let refused = IntCounterVec::new(refused, &["reason"])?;
+        registry.register(Box::new(issued.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Self { registry, issued, refused })
+    }
+
+    /// In Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Serves in `tasks` until they are cut; where it listens.
+///
+/// # Errors
+/// An address that cannot be bound, or a certificate that the CA cannot make.
+pub async fn serve(
+    ca: &Arc<EmbeddedCa>,
+    config: ServerConfig,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> io::Result<SocketAddr> {
+    let own = Arc::new(tls::OwnCert::make(ca, &config.names).map_err(io::Error::other)?);
+    let trust_domain = &config.rules.trust_domain;
+    let acceptor = tls::acceptor(Arc::clone(&own), ca, trust_domain, config.attestors.svid)
+        .map_err(io::Error::other)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| io::Error::new(e.kind(), format!("listen on {}: {e}", config.listen)))?;
+    let addr = listener.local_addr()?;
+    let (to, conns) = mpsc::channel(64);
+    tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));
+    tasks.spawn(renew(own, Arc::clone(ca), config.names.clone()));
+    let service = service::CaService::new(
+        Arc::clone(ca),
+        config.rules,
+        config.svid_lifetime,
+        config.attestors,
+        Arc::clone(metrics),
+    );
+    let service =
+        IstioCertificateServiceServer::new(service).max_decoding_message_size(LONGEST_REQUEST);
+    tasks.spawn(async move {
+        let served = tonic::transport::Server::builder()
+            .timeout(CALL)
+            .max_concurrent_streams(128)
+            .http2_max_header_list_size(32 << 10)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_connection_age(CONNECTION_AGE)
+            .add_service(service)
+            .serve_with_incoming(ReceiverStream::new(conns))
+            .await;
+        if let Err(error) = served {
+            tracing::error!(target: "ca", %error, "the CA server ended");
+        }
+    });
+    Ok(addr)
+}
+
+/// Its own certificate is made anew long before it expires.
+async fn renew(own: Arc<tls::OwnCert>, ca: Arc<EmbeddedCa>, names: Vec<String>) {
+    loop {
+        tokio::time::sleep(tls::OWN / 2).await;
+        while let Err(error) = own.renew(&ca, &names) {
+            tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 60 s");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }
+}

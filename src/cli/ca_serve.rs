@@ -1,0 +1,70 @@
+//! `adit ca serve` and `adit ca token`: the embedded CA for others.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{BAD_CONFIG, FAILED, OK};
+use crate::{app::RunError, ca::server::JoinTokens, identity::SpiffeId};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust root.pem of the CA's folder. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
+)]
+pub(super) struct ServeArgs {
+    /// The CA server's file
+    #[arg(short, long, value_name = "FILE", env = "ADIT_CA_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a join token: it gives one SVID, once. Printed here, and kept nowhere
+    #[command(
+        after_help = "Example:\n  adit ca token create --dir /var/lib/adit/join --id spiffe://cluster.local/host/db1 --ttl 10m > token"
+    )]
+    Create {
+        /// Whose SVID it gives
+        #[arg(long, value_name = "SPIFFE-ID")]
+        id: SpiffeId,
+        /// How long it may be used
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+        /// The folder of the CA server's file: `attestors: { joinTokens: { dir } }`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+pub(super) fn serve(args: &ServeArgs) -> u8 {
+    match crate::app::ca_serve(&args.config) {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("{error}");
+            if matches!(error, RunError::Config(_)) { BAD_CONFIG } else { FAILED }
+        }
+    }
+}
+
+pub(super) fn token(args: &TokenArgs) -> u8 {
+    let TokenCommand::Create { id, ttl, dir } = &args.command;
+    match (JoinTokens { dir: dir.clone() }).create(id, (*ttl).min(LONGEST)) {
+        Ok(token) => {
+            println!("{}", *token);
+            OK
+        }
+        Err(error) => {
+            eprintln!("adit ca token create: {error}");
+            FAILED
+        }
+    }
+}
+
+/// No join token lives longer.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);

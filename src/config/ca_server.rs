@@ -1,0 +1,294 @@
+//! The file of `adit ca serve`, and the file with the cluster's pods.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Fault, Faults, LoadError,
+    ca::MIN_LIFETIME,
+    reader::{Item, Map, Notes, documents},
+};
+use crate::{
+    ca::server::{
+        Attestors, Endpoint, Expected, JoinTokens, KeysFrom, Kubernetes, Review, ServerConfig,
+        TOKEN_REVIEWS,
+        authorize::{Pod, Rules},
+    },
+    identity::TrustDomain,
+    observe::logging::LogFormat,
+};
+
+/// The longest file that is read, bytes: 100,000 pods.
+const MAX_FILE: u64 = 32 << 20;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A file of `adit ca serve` without faults.
+pub struct CaServerConfig {
+    /// Where the CA's root is kept.
+    pub dir: PathBuf,
+    /// What the server does.
+    pub server: ServerConfig,
+    /// Where the pods of the cluster are listed.
+    pub pods: Option<PathBuf>,
+    /// Where metrics and readiness are served.
+    pub metrics: Option<SocketAddr>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// Reads and checks the file of `adit ca serve`.
+///
+/// # Errors
+/// All faults at once.
+pub fn load_ca_server(path: &Path) -> Result<CaServerConfig, LoadError> {
+    load(path, read)
+}
+
+/// Reads the file with the cluster's pods.
+///
+/// # Errors
+/// All faults at once.
+pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
+    load(path, |root| {
+        let top = root.map(&["pods"]);
+        top.require("pods")?;
+        Some(top.list("pods").iter().filter_map(pod).collect())
+    })
+}
+
+fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
+    let failed = |source| LoadError::Read { path: path.into(), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > MAX_FILE {
+        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_FILE });
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    Ok(parse(&path.display().to_string(), &text, read)?)
+}
+
+fn parse<T>(file: &str, text: &str, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, Faults> {
+    let notes = Notes::default();
+    let whole = |faults| Faults { file: file.into(), faults };
+    let at_start = |message: &str| {
+        whole(vec![Fault { line: 1, column: 1, key: String::new(), message: message.into() }])
+    };
+    let documents = documents(text).map_err(|fault| whole(vec![fault]))?;
+    let [document] = documents.as_slice() else {
+        return Err(at_start("expected one YAML document"));
+    };
+    let value = read(&Item::root(document, &notes));
+    let mut faults = notes.faults.into_inner();
+    faults.sort_by_key(|f| (f.line, f.column));
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        _ if faults.is_empty() => Err(at_start("incomplete")),
+        _ => Err(whole(faults)),
+    }
+}
+
+fn path(map: &Map<'_>, key: &str) -> Option<PathBuf> {
+    Some(map.require(key)?.text()?.into())
+}
+
+fn read(root: &Item<'_>) -> Option<CaServerConfig> {
+    let top = root.map(&[
+        "listen",
+        "trustDomain",
+        "dir",
+        "serverNames",
+        "svidLifetime",
+        "attestors",
+        "metrics",
+        "accessLog",
+    ]);
+    let listen = top.require("listen").and_then(|l| l.parse("0.0.0.0:15012"));
+    let trust_domain: Option<TrustDomain> =
+        top.require("trustDomain").and_then(|t| t.parse("cluster.local"));
+    let dir = path(&top, "dir");
+    let names: Vec<String> = top.list("serverNames").iter().filter_map(|n| n.text()).collect();
+    if names.is_empty() {
+        root.fault("serverNames is missing: the DNS names and IP addresses that clients call");
+    }
+    let lifetime = top.get("svidLifetime");
+    let svid_lifetime = lifetime.as_ref().map_or(Some(HOUR), |l| l.duration());
+    if let Some(item) = lifetime.filter(|_| svid_lifetime.is_some_and(|l| l < MIN_LIFETIME)) {
+        item.fault("must be at least 10s: half of it is the time to renew");
+    }
+    let attestors = top.require("attestors").map(|item| attestors(&item));
+    let metrics = top.get("metrics").map(|item| item.map(&["address"]));
+    let metrics = metrics.and_then(|m| m.require("address")?.parse("[::]:15020"));
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log = top.get("accessLog").map(|item| item.map(&["format"]));
+    let log_format = log.and_then(|l| l.require("format")?.word(&formats)).unwrap_or_default();
+    let (attestors, trusted_node_accounts, pods) = attestors?;
+    let rules = Rules { trust_domain: trust_domain?, trusted_node_accounts };
+    let server =
+        ServerConfig { listen: listen?, names, svid_lifetime: svid_lifetime?, rules, attestors };
+    Some(CaServerConfig { dir: dir?, server, pods, metrics, log_format })
+}
+
+type Accounts = BTreeSet<(String, String)>;
+
+fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
+    let map = item.map(&["kubernetes", "joinTokens", "svid"]);
+    let truth = [("true", true), ("false", false)];
+    let svid = map.get("svid").and_then(|s| s.word(&truth)).unwrap_or(false);
+    let join = map.get("joinTokens").map(|j| j.map(&["dir"]));
+    let join = join.and_then(|j| Some(JoinTokens { dir: path(&j, "dir")? }));
+    let (mut accounts, mut pods, mut kubernetes) = (Accounts::new(), None, None);
+    if let Some(item) = map.get("kubernetes") {
+        let section = item.map(&[
+            "issuer",
+            "audience",
+            "jwks",
+            "jwksRoots",
+            "tokenReview",
+            "trustedNodeAccounts",
+            "pods",
+        ]);
+        kubernetes = read_kubernetes(&section);
+        for item in section.list("trustedNodeAccounts") {
+            let Some(text) = item.text() else { continue };
+            match text.split_once('/') {
+                Some((ns, sa)) if !ns.is_empty() && !sa.is_empty() && !sa.contains('/') => {
+                    accounts.insert((ns.into(), sa.into()));
+                }
+                _ => item.fault("expected NAMESPACE/SERVICEACCOUNT, such as istio-system/ztunnel"),
+            }
+        }
+        pods = section.get("pods").and_then(|p| Some(p.text()?.into()));
+        if pods.is_none() && !accounts.is_empty() {
+            item.fault("pods is missing: trustedNodeAccounts may ask for pods of their node only");
+        }
+    }
+    if kubernetes.is_none() && join.is_none() && !svid {
+        item.fault("nobody could get anything: name kubernetes, joinTokens or svid");
+    }
+    (Attestors { kubernetes, join, svid, pods: Arc::default() }, accounts, pods)
+}
+
+fn read_kubernetes(map: &Map<'_>) -> Option<Kubernetes> {
+    let audience = map.get("audience").map_or(Some("istio-ca".into()), |a| a.text());
+    let (jwks, review) = (map.get("jwks"), map.get("tokenReview"));
+    if jwks.is_some() == review.is_some() {
+        map.of.fault("expected one of jwks and tokenReview: who says that a token is genuine");
+        return None;
+    }
+    // The API server checks the issuer of tokens that it is asked about.
+    let issuer = match jwks {
+        Some(_) => map.require("issuer")?.text(),
+        None => Some(String::new()),
+    };
+    let keys = jwks.and_then(|item| {
+        let text = item.text()?;
+        if !text.contains("://") {
+            return Some(KeysFrom::File(text.into()));
+        }
+        endpoint(&item, &text, path(map, "jwksRoots")?).map(KeysFrom::Url)
+    });
+    let review = review.and_then(|item| {
+        let review = item.map(&["apiServer", "token", "roots"]);
+        let server = review.require("apiServer")?;
+        let url = format!("{}{TOKEN_REVIEWS}", server.text()?.trim_end_matches('/'));
+        let endpoint = endpoint(&server, &url, path(&review, "roots")?)?;
+        Some(Review { endpoint, token: path(&review, "token")? })
+    });
+    let expected = Expected { issuer: issuer?, audience: audience? };
+    (keys.is_some() || review.is_some()).then_some(Kubernetes { expected, keys, review })
+}
+
+fn endpoint(item: &Item<'_>, url: &str, roots: PathBuf) -> Option<Endpoint> {
+    let parsed = Endpoint::parse(url, roots);
+    parsed.map_err(|why| item.fault(format!("{url:?} {why}"))).ok()
+}
+
+fn pod(item: &Item<'_>) -> Option<Pod> {
+    let map = item.map(&["namespace", "serviceAccount", "node", "name", "uid"]);
+    let [namespace, service_account, node, name, uid] =
+        ["namespace", "serviceAccount", "node", "name", "uid"].map(|key| map.require(key)?.text());
+    Some(Pod {
+        namespace: namespace?,
+        service_account: service_account?,
+        node: node?,
+        name: name?,
+        uid: uid?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+listen: 127.0.0.1:15012
+trustDomain: td
+dir: /ca
+serverNames: [ca.test, 127.0.0.1]
+attestors:
+  kubernetes: { issuer: 'https://k8s', jwks: /jwks, trustedNodeAccounts: [sys/adit], pods: /pods }
+  joinTokens: { dir: /tokens }
+  svid: true
+";
+
+    #[test]
+    fn a_whole_file() {
+        let config = parse("f", GOOD, read).unwrap();
+        let attestors = &config.server.attestors;
+        assert_eq!(attestors.kubernetes.as_ref().unwrap().expected.audience, "istio-ca");
+        assert!(attestors.join.is_some() && attestors.svid);
+        assert_eq!(config.server.svid_lifetime, HOUR);
+        assert_eq!(config.server.rules.trusted_node_accounts.len(), 1);
+        let review = GOOD.replace(
+            "jwks: /jwks",
+            "tokenReview: { apiServer: 'https://api:6443/', token: /t, roots: /r }",
+        );
+        let config = parse("f", &review, read).unwrap();
+        let review = config.server.attestors.kubernetes.unwrap().review.unwrap();
+        assert_eq!((review.endpoint.server.port, &*review.endpoint.path), (6443, TOKEN_REVIEWS));
+    }
+
+    #[test]
+    fn faults_say_what_to_do() {
+        for (was, is, says) in [
+            ("listen: 127.0.0.1:15012", "listen: here", "for example 0.0.0.0:15012"),
+            ("serverNames: [ca.test, 127.0.0.1]", "", "serverNames is missing"),
+            ("dir: /ca", "dirr: /ca", "did you mean dir?"),
+            ("jwks: /jwks, ", "", "one of jwks and tokenReview"),
+            ("issuer: 'https://k8s', ", "", "issuer is missing"),
+            ("jwks: /jwks", "jwks: 'http://k8s/jwks', jwksRoots: /r", "begin with https://"),
+            ("jwks: /jwks", "jwks: 'https://k8s/jwks'", "jwksRoots is missing"),
+            ("[sys/adit]", "[adit]", "NAMESPACE/SERVICEACCOUNT"),
+            (", pods: /pods", "", "pods is missing"),
+            ("svid: true", "svid: yes", "none of true, false"),
+        ] {
+            let text = GOOD.replace(was, is);
+            assert_ne!(text, GOOD, "{was}");
+            let Err(faults) = parse("f", &text, read) else { panic!("{is:?} is no fault") };
+            assert!(faults.to_string().contains(says), "{is:?}: {faults}");
+        }
+        let nobody = "listen: 1.1.1.1:1\ntrustDomain: td\ndir: /d\nserverNames: [a]\nattestors: {}";
+        let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is no fault") };
+        assert!(faults.to_string().contains("nobody could get anything"), "{faults}");
+    }
+
+    #[test]
+    fn pods_are_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pods");
+        std::fs::write(
+            &file,
+            "pods: [{namespace: a, serviceAccount: b, node: n, name: c, uid: u}]",
+        )
+        .unwrap();
+        assert_eq!(load_pods(&file).unwrap()[0].service_account, "b");
+        std::fs::write(&file, "pods: [{namespace: a, serviceAccount: b, name: c}]").unwrap();
+        assert!(load_pods(&file).unwrap_err().to_string().contains("node is missing"));
+        std::fs::write(&file, "pods: []").unwrap();
+        assert!(load_pods(&file).unwrap().is_empty());
+    }
+}

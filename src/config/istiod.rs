@@ -1,0 +1,83 @@
+//! `ca: { istiod: … }` of the mesh file.
+
+use std::time::Duration;
+
+use super::{ca::MIN_LIFETIME, reader::Item};
+use crate::ca::{IstiodConfig, Server};
+
+/// istiod's own default.
+const DAY: Duration = Duration::from_secs(86_400);
+const PORT: u16 = 15012;
+
+/// Reads it.
+pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
+    let istiod =
+        item.map(&["address", "token", "roots", "clusterId", "serverName", "svidLifetime"]);
+    let name = istiod.get("serverName").and_then(|n| n.text());
+    let address = istiod.require("address").and_then(|item| {
+        let text = item.text()?;
+        let uri = text.parse().map_err(|e| format!("is no URL: {e}"));
+        let server = uri.and_then(|uri: http::Uri| match uri.path() {
+            "" | "/" => Server::of(&uri, name.as_deref(), PORT),
+            path => Err(format!("has a path, {path}")),
+        });
+        match server {
+            Ok(server) => Some((text, server)),
+            Err(why) => {
+                item.fault(format!(
+                    "{text:?} {why}; for example https://istiod.istio-system:15012"
+                ));
+                None
+            }
+        }
+    });
+    let [token, roots] = ["token", "roots"].map(|key| Some(istiod.require(key)?.text()?.into()));
+    let cluster_id = istiod.get("clusterId").and_then(|c| {
+        let id = c.text()?;
+        let legal = id.len() <= 253 && id.bytes().all(|b| b.is_ascii_graphic());
+        if !legal {
+            c.fault("expected at most 253 ASCII characters without blanks");
+        }
+        legal.then_some(id)
+    });
+    let lifetime = istiod.get("svidLifetime");
+    let svid_lifetime = lifetime.as_ref().map_or(Some(DAY), |l| l.duration());
+    if let Some(item) = lifetime.filter(|_| svid_lifetime.is_some_and(|l| l < MIN_LIFETIME)) {
+        item.fault("must be at least 10s: half of it is the time to renew");
+    }
+    let (address, server) = address?;
+    let svid_lifetime = svid_lifetime?;
+    Some(IstiodConfig { address, server, token: token?, roots: roots?, cluster_id, svid_lifetime })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{CaConfig, parse};
+
+    fn read(istiod: &str) -> Result<CaConfig, String> {
+        let text = format!("trustDomain: td\nca: {{ istiod: {{ {istiod} }} }}\n");
+        parse("mesh.yaml", &text).map(|checked| checked.ca).map_err(|f| f.to_string())
+    }
+
+    #[test]
+    fn istiod_is_named_with_what_proves_both_sides() {
+        let good = "address: 'https://istiod.test', token: /t, roots: /r, clusterId: one";
+        let Ok(CaConfig::Istiod(config)) = read(good) else { panic!("{:?}", read(good)) };
+        assert_eq!((config.server.host.as_str(), config.server.port), ("istiod.test", 15012));
+        assert_eq!(config.svid_lifetime.as_secs(), 86_400);
+        for (bad, says) in [
+            ("token: /t, roots: /r", "address is missing"),
+            ("address: 'https://a', roots: /r", "token is missing"),
+            ("address: 'https://a', token: /t", "roots is missing"),
+            ("address: 'http://a:1', token: /t, roots: /r", "must begin with https://"),
+            ("address: 'https://a/b', token: /t, roots: /r", "has a path"),
+            ("address: 'https://a', token: /t, roots: /r, serverName: 'a b'", "is no name"),
+            ("address: 'https://a', token: /t, roots: /r, clusterId: 'a b'", "without blanks"),
+            ("address: 'https://a', token: /t, roots: /r, svidLifetime: 1s", "at least 10s"),
+            ("address: 'https://a', token: /t, roots: /r, tokn: /x", "did you mean token?"),
+        ] {
+            let faults = read(bad).unwrap_err();
+            assert!(faults.contains(says), "{bad}: {faults}");
+        }
+    }
+}
