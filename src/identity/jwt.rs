@@ -1,10 +1,31 @@
-//! JWT-SVIDs (JWT-SVID §2–§5): who a caller says it is, in a token.
+//! JWT-SVIDs (JWT-SVID §2–§5): who a caller says it is, in a token. [`validate_jwt_svid`] is the
+//! only judge of one; [`JwtSigner`] makes them.
+//! Not here: which caller may have which ID, and where bundles come from.
 
-use std::time::SystemTime;
+mod error;
+mod sign;
 
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    UnparsedPublicKey, VerificationAlgorithm,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::{BundleSet, SpiffeId};
+pub use error::JwtError;
+pub use sign::{JwtSignError, JwtSigner};
+
+use super::{
+    BundleSet, Curve, JwtAuthority, PublicKey, SpiffeId,
+    strict_json::{self, JsonError},
+};
+
+/// The longest token that is read, in bytes. HTTP servers accept no longer header either.
+pub const MAX_TOKEN: usize = 16 << 10;
 
 /// A JWT-SVID that was found right.
 #[derive(Clone, Debug)]
@@ -19,24 +40,233 @@ pub struct JwtSvid {
     pub claims: Map<String, Value>,
 }
 
-/// Why a token is no acceptable JWT-SVID.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum JwtError {
-    /// Nothing can be validated yet.
-    #[error("JWT-SVIDs are not validated by this build")]
-    NotBuilt,
-}
-
 /// Judges a token for `audience` as of `now`, with the JWT authorities of the bundle of its own
-/// trust domain and no other.
+/// trust domain and no other. `kid` is demanded, as other implementations do, and there is no
+/// leeway for clocks: the spec allows some (Appendix A) and requires none.
 ///
 /// # Errors
 /// The first rule it breaks, with its clause.
 pub fn validate_jwt_svid(
-    _token: &str,
-    _audience: &str,
-    _bundles: &BundleSet,
-    _now: SystemTime,
+    token: &str,
+    audience: &str,
+    bundles: &BundleSet,
+    now: SystemTime,
 ) -> Result<JwtSvid, JwtError> {
-    Err(JwtError::NotBuilt)
+    let parts = Parts::split(token)?;
+    let header = Header::read(parts.header)?;
+    let svid = read_claims(object(parts.claims, CLAIMS)?)?;
+    let authority = authority(&header, &svid.id, bundles)?;
+    check_signature(&parts, &header, authority)?;
+    check_time(&svid, now)?;
+    if !svid.audiences.iter().any(|presented| presented == audience) {
+        let presented = svid.audiences.iter().take(8).map(|audience| cut(audience)).collect();
+        return Err(JwtError::Audience { presented, expected: cut(audience) });
+    }
+    Ok(svid)
 }
+
+const HEADER: &str = "header";
+const CLAIMS: &str = "claims";
+
+/// The three parts of the Compact Serialization (RFC 7515 §3.1), still encoded.
+struct Parts<'a> {
+    signed: &'a str,
+    header: &'a str,
+    claims: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(token: &'a str) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLong(token.len()));
+        }
+        if token.trim_start().starts_with('{') {
+            return Err(JwtError::JsonSerialization);
+        }
+        let not_compact = || JwtError::NotCompact { parts: token.split('.').count() };
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(not_compact)?;
+        let (header, claims) = signed.split_once('.').ok_or_else(not_compact)?;
+        if claims.contains('.') {
+            return Err(not_compact());
+        }
+        Ok(Self { signed, header, claims, signature })
+    }
+}
+
+fn decode(text: &str, part: &'static str) -> Result<Vec<u8>, JwtError> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Encoding(part))
+}
+
+fn object(text: &str, part: &'static str) -> Result<Map<String, Value>, JwtError> {
+    match strict_json::parse(&decode(text, part)?) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(JwtError::Json { part, why: "it is another value".into() }),
+        Err(JsonError::Duplicate(name)) => Err(JwtError::DuplicateMember { part, name }),
+        Err(JsonError::Syntax(why)) => Err(JwtError::Json { part, why }),
+        Err(JsonError::TooManyValues) => {
+            Err(JwtError::Json { part, why: "too many values".into() })
+        }
+    }
+}
+
+/// What the JOSE header says, once it keeps the rules of §2.
+struct Header {
+    algorithm: &'static Algorithm,
+    key_id: String,
+}
+
+impl Header {
+    fn read(text: &str) -> Result<Self, JwtError> {
+        let header = object(text, HEADER)?;
+        let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or_default();
+        let algorithm = ALGORITHMS
+            .iter()
+            .find(|known| known.name == algorithm)
+            .ok_or_else(|| JwtError::Algorithm(cut(algorithm)))?;
+        if let Some(other) = header.keys().find(|m| !matches!(m.as_str(), "alg" | "kid" | "typ")) {
+            return Err(JwtError::HeaderMember(cut(other)));
+        }
+        match header.get("typ") {
+            None => {}
+            Some(Value::String(typ)) if matches!(typ.as_str(), "JWT" | "JOSE") => {}
+            Some(typ) => return Err(JwtError::Type(cut(&typ.to_string()))),
+        }
+        match header.get("kid") {
+            Some(Value::String(key_id)) if !key_id.is_empty() => {
+                Ok(Self { algorithm, key_id: key_id.clone() })
+            }
+            _ => Err(JwtError::NoKeyId),
+        }
+    }
+}
+
+/// Which keys an algorithm goes with.
+#[derive(PartialEq)]
+enum Fits {
+    Rsa,
+    Ec(Curve),
+}
+
+struct Algorithm {
+    name: &'static str,
+    fits: Fits,
+    verify: &'static (dyn VerificationAlgorithm + Sync),
+}
+
+/// The table of JWT-SVID §2.1.
+static ALGORITHMS: [Algorithm; 9] = [
+    Algorithm { name: "ES256", fits: Fits::Ec(Curve::P256), verify: &ECDSA_P256_SHA256_FIXED },
+    Algorithm { name: "ES384", fits: Fits::Ec(Curve::P384), verify: &ECDSA_P384_SHA384_FIXED },
+    Algorithm { name: "ES512", fits: Fits::Ec(Curve::P521), verify: &ECDSA_P521_SHA512_FIXED },
+    Algorithm { name: "RS256", fits: Fits::Rsa, verify: &RSA_PKCS1_2048_8192_SHA256 },
+    Algorithm { name: "RS384", fits: Fits::Rsa, verify: &RSA_PKCS1_2048_8192_SHA384 },
+    Algorithm { name: "RS512", fits: Fits::Rsa, verify: &RSA_PKCS1_2048_8192_SHA512 },
+    Algorithm { name: "PS256", fits: Fits::Rsa, verify: &RSA_PSS_2048_8192_SHA256 },
+    Algorithm { name: "PS384", fits: Fits::Rsa, verify: &RSA_PSS_2048_8192_SHA384 },
+    Algorithm { name: "PS512", fits: Fits::Rsa, verify: &RSA_PSS_2048_8192_SHA512 },
+];
+
+fn read_claims(claims: Map<String, Value>) -> Result<JwtSvid, JwtError> {
+    let claim = |name| claims.get(name).ok_or(JwtError::NoClaim(name));
+    let sub = claim("sub")?.as_str().ok_or(JwtError::ClaimType("sub", "a text"))?;
+    let id: SpiffeId = sub.parse().map_err(JwtError::NotSpiffeId)?;
+    if id.path().is_empty() {
+        return Err(JwtError::NoPath(id));
+    }
+    let audiences = audiences(claim("aud")?)?;
+    let expires = match claim("exp")? {
+        Value::Number(exp) if exp.is_u64() => exp.as_u64(),
+        Value::Number(exp) if exp.is_i64() => Some(0), // before 1970: as expired as can be
+        _ => None,
+    };
+    let expires = expires
+        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+        .ok_or(JwtError::ClaimType("exp", "an integer of seconds since 1970"))?;
+    for name in ["iat", "nbf"] {
+        if claims.get(name).is_some_and(|value| !value.is_number()) {
+            return Err(JwtError::ClaimType(name, "a number"));
+        }
+    }
+    for name in ["iss", "jti"] {
+        if claims.get(name).is_some_and(|value| !value.is_string()) {
+            return Err(JwtError::ClaimType(name, "a text"));
+        }
+    }
+    Ok(JwtSvid { id, audiences, expires, claims })
+}
+
+fn audiences(aud: &Value) -> Result<Vec<String>, JwtError> {
+    let texts = match aud {
+        Value::Array(texts) if texts.is_empty() => return Err(JwtError::EmptyAudience),
+        Value::Array(texts) => texts.as_slice(),
+        text => std::slice::from_ref(text),
+    };
+    let text = |text: &Value| match text {
+        Value::String(text) if text.is_empty() => Err(JwtError::EmptyAudience),
+        Value::String(text) => Ok(text.clone()),
+        _ => Err(JwtError::ClaimType("aud", "a text or an array of texts")),
+    };
+    texts.iter().map(text).collect()
+}
+
+/// The key that `kid` names, in the bundle of the ID's own trust domain.
+fn authority<'a>(
+    header: &Header,
+    id: &SpiffeId,
+    bundles: &'a BundleSet,
+) -> Result<&'a JwtAuthority, JwtError> {
+    let trust_domain = id.trust_domain();
+    let bundle = bundles.get(trust_domain);
+    let bundle = bundle.ok_or_else(|| JwtError::UnknownTrustDomain(trust_domain.clone()))?;
+    let mut authorities = bundle.jwt_authorities.iter();
+    authorities.find(|authority| *authority.key_id == *header.key_id).ok_or_else(|| {
+        JwtError::UnknownKey { key_id: cut(&header.key_id), trust_domain: trust_domain.clone() }
+    })
+}
+
+fn check_signature(
+    parts: &Parts<'_>,
+    header: &Header,
+    authority: &JwtAuthority,
+) -> Result<(), JwtError> {
+    let bad_key = |why| JwtError::BadKey { key_id: cut(&header.key_id), why };
+    let key = PublicKey::from_spki(&authority.public_key).map_err(bad_key)?;
+    key.check_signs_jwts().map_err(bad_key)?;
+    let fits = match key {
+        PublicKey::Ec { curve, .. } => Fits::Ec(curve),
+        PublicKey::Rsa { .. } | PublicKey::Ed25519(_) => Fits::Rsa, // Ed25519 was refused above
+    };
+    if fits != header.algorithm.fits {
+        return Err(JwtError::KeyMismatch {
+            algorithm: header.algorithm.name,
+            key_id: cut(&header.key_id),
+        });
+    }
+    let signature = decode(parts.signature, "signature")?;
+    UnparsedPublicKey::new(header.algorithm.verify, &authority.public_key)
+        .verify(parts.signed.as_bytes(), &signature)
+        .map_err(|_| JwtError::Signature)
+}
+
+fn check_time(svid: &JwtSvid, now: SystemTime) -> Result<(), JwtError> {
+    if svid.expires <= now {
+        let ago = now.duration_since(svid.expires).unwrap_or_default();
+        return Err(JwtError::Expired { id: svid.id.clone(), ago_seconds: ago.as_secs() });
+    }
+    let Some(not_before) = svid.claims.get("nbf").and_then(Value::as_f64) else { return Ok(()) };
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    if not_before > now {
+        let in_seconds = (not_before - now).ceil() as u64;
+        return Err(JwtError::NotYetValid { id: svid.id.clone(), in_seconds });
+    }
+    Ok(())
+}
+
+/// A peer's text for our logs.
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests; // src/identity/jwt/tests.rs

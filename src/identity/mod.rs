@@ -6,17 +6,24 @@
 //! Not here: where SVIDs come from ([`crate::ca`]) and TLS itself ([`crate::tls`]).
 
 mod bundle;
+mod bundle_document;
+mod jwk;
 mod jwt;
 mod revocation;
+mod oidc;
 mod spiffe_id;
+mod strict_json;
 mod svid;
 mod trust_domain;
 mod verify;
 mod x509;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
-pub use jwt::{JwtError, JwtSvid, validate_jwt_svid};
 pub use revocation::Revocations;
+pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
+pub use jwk::{Curve, KeyError, PublicKey};
+pub use jwt::{JwtError, JwtSignError, JwtSigner, JwtSvid, MAX_TOKEN, validate_jwt_svid};
+pub use oidc::{InvalidIssuer, Issuer};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
