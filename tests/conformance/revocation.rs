@@ -1,5 +1,6 @@
 //! RFC 5280 §6.3 as this project reads it (`src/identity/revocation.rs`): which CRL speaks for
 //! whom, what an unusable one does, and what stays as it was.
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a chain of one is written as a chain")]
 
 use std::time::Duration;
 
