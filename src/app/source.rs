@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    ca::{EmbeddedCa, Istiod, Source},
+    ca::{EmbeddedCa, Files, Istiod, Source, workload_api::WorkloadApi},
     config::CaConfig,
     identity::TrustDomain,
 };
@@ -18,6 +18,8 @@ pub(super) fn open(ca: &CaConfig, trust_domain: &TrustDomain) -> anyhow::Result<
         CaConfig::Embedded { dir, svid_lifetime } => {
             Arc::new(EmbeddedCa::open(dir, trust_domain, *svid_lifetime)?)
         }
+        CaConfig::Files(config) => Arc::new(Files::open(config.clone(), trust_domain.clone())),
+        CaConfig::WorkloadApi(endpoint) => Arc::new(WorkloadApi::follow(endpoint)),
         CaConfig::Istiod(config) => Arc::new(Istiod::new(config.clone())),
     })
 }

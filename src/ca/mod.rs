@@ -6,15 +6,19 @@
 mod budget;
 mod dial;
 mod embedded;
+mod files;
 mod istiod;
+mod pushed;
 pub mod rotation;
 pub mod server;
 mod source;
 mod svids;
+pub mod workload_api;
 
 pub use budget::{OutageBudget, seconds_left};
 pub use dial::Server;
 pub use embedded::{CaError, EmbeddedCa};
+pub use files::{Credential, Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
 pub use source::{Source, SourceError, Urgency, Wanted};
 pub use svids::{SvidStatus, Svids};

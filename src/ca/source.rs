@@ -64,6 +64,14 @@ pub enum SourceError {
         /// Which rule it breaks.
         why: String,
     },
+    /// It says that what it gave may not be used any more.
+    #[error("{source_name} has withdrawn what it gave: {why}")]
+    Withdrawn {
+        /// Which source, with its address.
+        source_name: String,
+        /// What it said.
+        why: String,
+    },
     /// It gives no JWT-SVIDs.
     #[error("{0} gives no JWT-SVIDs")]
     NoJwt(&'static str),
@@ -104,6 +112,9 @@ pub trait Source: Send + Sync + 'static {
     /// Somebody waits for the SVID of this workload: what was asked for it with less urgency is now
     /// [`Urgency::OnDemand`], if the source lets anybody wait at all.
     fn urge(&self, _uid: &str) {}
+
+    /// The workload has left this node: what was kept for it is not needed any more.
+    fn forget(&self, _uid: &str) {}
 
     /// Obtains a JWT-SVID for `wanted`, for these audiences, JWS Compact.
     ///

@@ -153,6 +153,9 @@ impl Svids {
         if entries.get(uid).is_some_and(|e| e.id == *id) {
             return;
         }
+        if let Some(old) = entries.remove(uid) {
+            self.end(uid, &old, &entries);
+        }
         let (say, held) = watch::channel(Held::default());
         let hurry = Arc::new(Notify::new());
         let tasks = self.tasks.child();
@@ -164,10 +167,7 @@ impl Svids {
             say,
         };
         tasks.spawn(renewal.run());
-        let entry = Entry { id: id.clone(), held, hurry, tasks };
-        if let Some(old) = entries.insert(uid.clone(), entry) {
-            self.end(&old, &entries);
-        }
+        entries.insert(uid.clone(), Entry { id: id.clone(), held, hurry, tasks });
     }
 
     /// Keeps only the workloads that `wanted` names; the others' keys are wiped once the last
@@ -177,13 +177,14 @@ impl Svids {
         let gone: Vec<_> = entries.keys().filter(|uid| !wanted(uid)).cloned().collect();
         for uid in gone {
             if let Some(old) = entries.remove(&uid) {
-                self.end(&old, &entries);
+                self.end(&uid, &old, &entries);
             }
         }
     }
 
-    fn end(&self, old: &Entry, left: &HashMap<Arc<str>, Entry>) {
+    fn end(&self, uid: &str, old: &Entry, left: &HashMap<Arc<str>, Entry>) {
         old.tasks.cut();
+        self.source.forget(uid);
         if !left.values().any(|e| e.id == old.id) {
             self.metrics.forget_identity(old.id.as_str());
         }
@@ -313,6 +314,9 @@ impl Renewal {
         plan.on_failure(now, rand::random());
         self.metrics.svid_renewals.with_label_values(&["failed", self.source.kind()]).inc();
         self.say.send_modify(|held| {
+            if matches!(error, SourceError::Withdrawn { .. }) {
+                held.svid = None;
+            }
             let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
             let last_good = match left {
                 Some(left) => format!("the last good SVID serves for another {} s", left.as_secs()),

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::reader::Item;
+use crate::ca::workload_api::client::{ENDPOINT_VARIABLE, Endpoint};
 
 /// The shortest lifetime of an SVID that leaves time to renew it.
 pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(10);
@@ -17,6 +18,10 @@ pub enum CaConfig {
         /// How long an SVID is valid.
         svid_lifetime: Duration,
     },
+    /// Files that somebody else renews.
+    Files(crate::ca::FilesConfig),
+    /// A SPIFFE Workload API.
+    WorkloadApi(crate::ca::workload_api::client::Endpoint),
     /// istiod, or whoever speaks its CA API.
     Istiod(crate::ca::IstiodConfig),
 }
@@ -25,18 +30,44 @@ pub enum CaConfig {
 pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
     const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod"];
     let ca = item.map(SOURCES);
-    if let Some(item) = ca.get("istiod") {
-        if ca.get("embedded").is_some() {
-            item.fault("one source only: embedded is there too");
+    let mut named = SOURCES.iter().filter_map(|name| Some((*name, ca.get(name)?)));
+    let (name, item) = match (named.next(), named.next()) {
+        (Some(one), None) => one,
+        (Some((name, _)), Some((other, item))) => {
+            item.fault(format!("one source only: {name} is there beside {other}"));
+            return None;
         }
-        return super::istiod::read(&item).map(CaConfig::Istiod);
+        (None, _) => {
+            ca.of.fault(format!("which source? One of {}", SOURCES.join(", ")));
+            return None;
+        }
+    };
+    match name {
+        "files" => super::files::read(&item).map(CaConfig::Files),
+        "workloadApi" => read_workload_api(&item).map(CaConfig::WorkloadApi),
+        "istiod" => super::istiod::read(&item).map(CaConfig::Istiod),
+        _ => read_embedded(&item),
     }
-    for other in &SOURCES[1..] {
-        if let Some(item) = ca.get(other) {
-            item.fault("this source is not built yet; use embedded");
+}
+
+fn read_workload_api(item: &Item<'_>) -> Option<Endpoint> {
+    let section = item.map(&["socket"]);
+    let example = "unix:///run/spire/agent.sock";
+    match (section.get("socket"), std::env::var(ENDPOINT_VARIABLE)) {
+        (Some(socket), _) => socket.parse(example),
+        (None, Ok(text)) => {
+            text.parse().inspect_err(|e| item.fault(format!("{ENDPOINT_VARIABLE}: {e}"))).ok()
+        }
+        (None, Err(_)) => {
+            let how = format!("socket is missing, and {ENDPOINT_VARIABLE} is not set");
+            item.fault(format!("{how}; for example socket: {example}"));
+            None
         }
     }
-    let embedded = ca.require("embedded")?.map(&["dir", "svidLifetime"]);
+}
+
+fn read_embedded(item: &Item<'_>) -> Option<CaConfig> {
+    let embedded = item.map(&["dir", "svidLifetime"]);
     let dir = embedded.require("dir")?.text()?.into();
     let hour = Duration::from_secs(3600);
     let lifetime = embedded.get("svidLifetime");

@@ -4,6 +4,7 @@
 mod ca;
 mod ca_server;
 mod fault;
+mod files;
 mod istiod;
 mod mesh_file;
 mod policies;

@@ -1,0 +1,115 @@
+//! SVIDs from files, as cert-manager, a Kubernetes Secret or an operator leaves them: watched, and
+//! taken only when certificate, key and bundle fit together. What is half written, expired or of
+//! somebody else changes nothing, and is said once.
+
+mod read;
+mod watch;
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch::Receiver;
+
+use super::{Source, SourceError, Urgency, Wanted, pushed::Pushed};
+use crate::{
+    identity::{BundleSet, TrustDomain, X509Svid},
+    lifecycle::Tasks,
+};
+
+/// Which files.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FilesConfig {
+    /// The certificate with its key.
+    pub credential: Credential,
+    /// The authorities of the trust domain, PEM.
+    pub bundle: PathBuf,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Credential {
+    /// Two files in PEM: the chain, leaf first, and the key (PKCS#8, SEC1 or PKCS#1).
+    Pem {
+        /// The chain.
+        certificate: PathBuf,
+        /// The key.
+        private_key: PathBuf,
+    },
+    /// PKCS#12.
+    Keystore {
+        /// The store.
+        keystore: PathBuf,
+        /// A file whose first line is the store's password; none is an empty password.
+        password: Option<PathBuf>,
+    },
+}
+
+impl FilesConfig {
+    fn paths(&self) -> Vec<&PathBuf> {
+        let mut paths = vec![&self.bundle];
+        match &self.credential {
+            Credential::Pem { certificate, private_key } => {
+                paths.extend([certificate, private_key])
+            }
+            Credential::Keystore { keystore, password } => {
+                paths.push(keystore);
+                paths.extend(password);
+            }
+        }
+        paths
+    }
+}
+
+/// The source.
+pub struct Files {
+    pushed: Arc<Pushed>,
+    tasks: Tasks,
+}
+
+impl Files {
+    /// Reads the files and watches them from now on. Files that are not there yet, or not right,
+    /// are waited for. Needs a running runtime.
+    #[must_use]
+    pub fn open(config: FilesConfig, trust_domain: TrustDomain) -> Self {
+        let name = match &config.credential {
+            Credential::Pem { certificate, .. } => format!("file {}", certificate.display()),
+            Credential::Keystore { keystore, .. } => format!("keystore {}", keystore.display()),
+        };
+        let pushed = Arc::new(Pushed::new(name));
+        let tasks = Tasks::default();
+        tasks.spawn(watch::run(config, trust_domain, Arc::clone(&pushed)));
+        Self { pushed, tasks }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.tasks.cut();
+    }
+}
+
+impl Source for Files {
+    fn kind(&self) -> &'static str {
+        "files"
+    }
+
+    fn bundles(&self) -> Receiver<Arc<BundleSet>> {
+        self.pushed.bundles()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        _urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
+        self.pushed.fetch(wanted).boxed()
+    }
+
+    fn forget(&self, uid: &str) {
+        self.pushed.forget(uid);
+    }
+
+    fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
+        self.pushed.changed(wanted).boxed()
+    }
+}

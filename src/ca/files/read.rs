@@ -1,0 +1,136 @@
+//! One set of files, judged as a whole.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use zeroize::Zeroizing;
+
+use super::{super::workload_api::client::key_matches, Credential, FilesConfig};
+use crate::identity::{
+    BundleSet, PrivateKey, Purpose, TrustBundle, TrustDomain, X509Svid, parse_leaf, verify_svid,
+};
+
+/// The largest file that is read, bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// The most authorities in a bundle.
+const MOST_AUTHORITIES: usize = 1000;
+
+/// The SVID and the bundle that it verifies with; or which file is wrong, and how.
+pub(super) fn read(
+    config: &FilesConfig,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(X509Svid, BundleSet), String> {
+    let authorities = certificates(&config.bundle)?;
+    if authorities.len() > MOST_AUTHORITIES {
+        return Err(at(&config.bundle, format!("more than {MOST_AUTHORITIES} certificates")));
+    }
+    let bundle = TrustBundle::new(trust_domain.clone(), authorities);
+    let bundles: BundleSet = [bundle].into_iter().collect();
+    let (path, chain, key) = match &config.credential {
+        Credential::Pem { certificate, private_key } => {
+            (certificate, certificates(certificate)?, private_key_in(private_key)?)
+        }
+        Credential::Keystore { keystore, password } => {
+            let (chain, key) = in_keystore(keystore, password.as_deref())?;
+            (keystore, chain, key)
+        }
+    };
+    let svid = svid(chain, key, trust_domain).map_err(|why| at(path, why))?;
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let clock = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
+    for purpose in [Purpose::Client, Purpose::Server] {
+        verify_svid(&svid.chain, &bundles, clock, purpose)
+            .map_err(|e| at(path, format!("with {}: {e}", config.bundle.display())))?;
+    }
+    Ok((svid, bundles))
+}
+
+fn svid(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKey,
+    trust_domain: &TrustDomain,
+) -> Result<X509Svid, String> {
+    let leaf = parse_leaf(&chain[0]).map_err(|e| e.to_string())?;
+    if leaf.id.trust_domain() != trust_domain {
+        return Err(format!("it is of {}, and the mesh file says {trust_domain}", leaf.id));
+    }
+    if !key_matches(&chain[0], &key) {
+        return Err(format!("the private key is not that of the certificate of {}", leaf.id));
+    }
+    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
+    Ok(X509Svid { id: leaf.id, chain, key, not_before, not_after, serial })
+}
+
+fn at(path: &Path, why: impl std::fmt::Display) -> String {
+    format!("{}: {why}", path.display())
+}
+
+fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(path).map_err(|e| at(path, e))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| at(path, e))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(at(path, format!("is larger than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = bytes(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(at(path, "holds no certificate in PEM")),
+        Ok(all) => Ok(all),
+        Err(e) => Err(at(path, format!("is no PEM: {e}"))),
+    }
+}
+
+fn private_key_in(path: &Path) -> Result<PrivateKey, String> {
+    let text = bytes(path)?;
+    let key = PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|e| at(path, format!("holds no private key in PEM: {e}")))?;
+    let pair = rcgen::KeyPair::try_from(&key)
+        .map_err(|e| at(path, format!("holds a private key of a kind not known here: {e}")))?;
+    Ok(PrivateKey::from_pkcs8(pair.serialize_der()))
+}
+
+fn in_keystore(
+    path: &Path,
+    password: Option<&Path>,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
+    let password = match password {
+        None => Zeroizing::new(String::new()),
+        Some(path) => {
+            let text = bytes(path)?;
+            let text = std::str::from_utf8(&text).map_err(|_| at(path, "is no text"))?;
+            Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())
+        }
+    };
+    let store = p12_keystore::KeyStore::from_pkcs12(&bytes(path)?, &password, Default::default())
+        .map_err(|e| at(path, format!("cannot be opened (a wrong password?): {e}")))?;
+    let Some((_, entry)) = store.private_key_chain() else {
+        return Err(at(path, "holds no private key with its chain"));
+    };
+    let chain: Vec<_> =
+        entry.certs().iter().map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
+    // Some stores add the root, which is not sent.
+    let chain = match chain.split_last() {
+        Some((last, rest)) if !rest.is_empty() && is_self_issued(last) => rest.to_vec(),
+        _ => chain,
+    };
+    if chain.is_empty() {
+        return Err(at(path, "holds no certificate"));
+    }
+    Ok((chain, PrivateKey::from_pkcs8(entry.key().as_der().to_vec())))
+}
+
+fn is_self_issued(der: &CertificateDer<'_>) -> bool {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
+}

@@ -1,0 +1,54 @@
+//! Looks at the files now and then. They are read once they have stopped changing, and taken if
+//! nothing changed while they were read.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{super::pushed::Pushed, FilesConfig, read};
+use crate::identity::TrustDomain;
+
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Which file it is, how long, and when it was written; links are followed, as Kubernetes swaps
+/// those.
+type Stamp = Option<(u64, u64, u64, SystemTime)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.len(), meta.modified().ok()?))
+}
+
+pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: Arc<Pushed>) {
+    let look = || config.paths().into_iter().map(|path| stamp(path)).collect::<Vec<_>>();
+    let (mut taken, mut before) = (None, look());
+    let mut first = true;
+    loop {
+        if !std::mem::take(&mut first) {
+            tokio::time::sleep(EVERY).await;
+        }
+        let now = look();
+        let settled = std::mem::replace(&mut before, now.clone()) == now;
+        if !settled || taken.as_ref() == Some(&now) {
+            continue;
+        }
+        let read = read::read(&config, &trust_domain, SystemTime::now());
+        if look() != now {
+            continue; // written while it was read
+        }
+        taken = Some(now);
+        match read {
+            Ok((svid, bundles)) => {
+                tracing::info!(target: "svid", source = pushed.name(), identity = %svid.id, serial = svid.serial, "files read");
+                pushed.publish(vec![svid], bundles);
+            }
+            Err(why) => {
+                tracing::warn!(target: "svid", source = pushed.name(), error = why, "files not taken; what was taken before stays");
+                pushed.failed(why);
+            }
+        }
+    }
+}

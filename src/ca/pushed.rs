@@ -1,0 +1,193 @@
+//! What files and the Workload API have in common: SVIDs come by themselves, whole sets at a
+//! time, and are picked up by the workloads that have these identities.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+
+use super::{SourceError, Wanted};
+use crate::identity::{BundleSet, PrivateKey, SpiffeId, X509Svid};
+
+/// How long a workload waits for the first set.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// What came last.
+#[derive(Debug, Default)]
+struct State {
+    /// Which set these are.
+    set: u64,
+    /// Grows with each set and each failure.
+    news: u64,
+    svids: Vec<X509Svid>,
+    /// Why nothing newer came.
+    error: Option<String>,
+    /// Whether what was there may not be used any more.
+    withdrawn: bool,
+}
+
+/// The SVIDs of a source, and who has them.
+pub(super) struct Pushed {
+    /// Which source, with its path, for errors.
+    name: String,
+    state: watch::Sender<Arc<State>>,
+    bundles: watch::Sender<Arc<BundleSet>>,
+    owners: Mutex<HashMap<SpiffeId, Owner>>,
+}
+
+/// The one workload that has an identity.
+struct Owner {
+    uid: Arc<str>,
+    /// The set that it has, if any.
+    set: u64,
+    /// The news that it knows.
+    news: u64,
+}
+
+impl Pushed {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            state: watch::Sender::default(),
+            bundles: watch::Sender::default(),
+            owners: Mutex::default(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.bundles.subscribe()
+    }
+
+    /// A new set, already checked. The bundles are only told of if they are others.
+    pub(super) fn publish(&self, svids: Vec<X509Svid>, bundles: BundleSet) {
+        self.trust(bundles);
+        self.state.send_modify(|state| {
+            let (set, news) = (state.set + 1, state.news + 1);
+            *state = Arc::new(State { set, news, svids, ..State::default() });
+        });
+    }
+
+    /// New bundles alone.
+    pub(super) fn trust(&self, bundles: BundleSet) {
+        self.bundles.send_if_modified(|known| {
+            let changed = **known != bundles;
+            if changed {
+                *known = Arc::new(bundles);
+            }
+            changed
+        });
+    }
+
+    /// Nothing newer, for this reason: what is there stays.
+    pub(super) fn failed(&self, why: String) {
+        self.tell(why, false);
+    }
+
+    /// The source says that what it gave may not be used any more.
+    pub(super) fn withdrawn(&self, why: String) {
+        self.tell(why, true);
+    }
+
+    fn tell(&self, why: String, withdrawn: bool) {
+        self.state.send_modify(|state| {
+            let svids = match withdrawn {
+                false => state.svids.iter().map(copy).collect(),
+                true => Vec::new(),
+            };
+            let (set, news) = (state.set, state.news + 1);
+            *state = Arc::new(State { set, news, svids, error: Some(why), withdrawn });
+        });
+    }
+
+    /// The SVID of a workload, which is then the only one that has it.
+    pub(super) async fn fetch(&self, wanted: &Wanted) -> Result<X509Svid, SourceError> {
+        let mut updates = self.state.subscribe();
+        let told = |state: &Arc<State>| !state.svids.is_empty() || state.error.is_some();
+        let state = match timeout(FIRST, updates.wait_for(told)).await {
+            Ok(Ok(state)) => Arc::clone(&state),
+            _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
+        };
+        if let Some(why) = state.error.as_ref().filter(|_| state.withdrawn) {
+            let (source_name, why) = (self.name.clone(), why.clone());
+            return Err(SourceError::Withdrawn { source_name, why });
+        }
+        let found = state.svids.iter().find(|svid| svid.id == wanted.id);
+        let Some(svid) = found else {
+            if let (true, Some(why)) = (state.svids.is_empty(), &state.error) {
+                return Err(self.unavailable(why.clone()));
+            }
+            let has: Vec<_> = state.svids.iter().take(8).map(|svid| svid.id.as_str()).collect();
+            return Err(self.refused(wanted, format!("it has {} only", has.join(", "))));
+        };
+        match (self.claim(wanted, &state)?, &state.error) {
+            (true, Some(why)) => Err(self.unavailable(why.clone())),
+            _ => Ok(copy(svid)),
+        }
+    }
+
+    /// Waits until there is something that the workload does not know.
+    pub(super) async fn changed(&self, wanted: &Wanted) {
+        let has = self.owners().get(&wanted.id).map_or(0, |owner| owner.news);
+        let mut updates = self.state.subscribe();
+        if updates.wait_for(|state| state.news > has).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A workload is gone: its identity may be another's.
+    pub(super) fn forget(&self, uid: &str) {
+        self.owners().retain(|_, owner| *owner.uid != *uid);
+    }
+
+    /// Makes the workload the one that has this identity. Whether it has this very set already.
+    fn claim(&self, wanted: &Wanted, state: &State) -> Result<bool, SourceError> {
+        let mut owners = self.owners();
+        let uid = || Owner { uid: Arc::clone(&wanted.uid), set: 0, news: 0 };
+        let owner = owners.entry(wanted.id.clone()).or_insert_with(uid);
+        if owner.uid == wanted.uid {
+            owner.news = state.news;
+            return Ok(std::mem::replace(&mut owner.set, state.set) == state.set);
+        }
+        let why = format!(
+            "workload {} has its key already, and a key serves one pod only; give each pod a \
+             service account of its own, or use a source that issues (embedded, istiod)",
+            owner.uid
+        );
+        drop(owners);
+        Err(self.refused(wanted, why))
+    }
+
+    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, Owner>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn unavailable(&self, why: String) -> SourceError {
+        SourceError::Unavailable { source_name: self.name.clone(), why }
+    }
+
+    fn refused(&self, wanted: &Wanted, why: String) -> SourceError {
+        SourceError::Refused { source_name: self.name.clone(), id: wanted.id.clone(), why }
+    }
+}
+
+/// For the workload that has it: the key stays with the source too, which may be asked again.
+fn copy(svid: &X509Svid) -> X509Svid {
+    X509Svid {
+        id: svid.id.clone(),
+        chain: svid.chain.clone(),
+        key: PrivateKey::from_pkcs8(svid.key.pkcs8().to_vec()),
+        not_before: svid.not_before,
+        not_after: svid.not_after,
+        serial: svid.serial.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

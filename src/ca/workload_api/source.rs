@@ -1,0 +1,206 @@
+//! SVIDs from a SPIFFE Workload API: streams that are kept open, and opened again when they break.
+//! Each message is the whole state; what it leaves out is gone (Workload API §4).
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
+
+use super::client::{Client, ClientError, Endpoint, KeySets, X509Context};
+use crate::{
+    ca::{Source, SourceError, Urgency, Wanted, pushed::Pushed},
+    identity::{BundleSet, JwtAuthority, Purpose, X509Svid, verify_svid},
+    lifecycle::Tasks,
+};
+
+/// The first wait after a failure, doubled up to the longest (Workload Endpoint §6).
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(30);
+/// After an answer that says not to try again.
+const HOPELESS: Duration = Duration::from_secs(60);
+
+/// The source.
+pub struct WorkloadApi {
+    client: Client,
+    pushed: Arc<Pushed>,
+    tasks: Tasks,
+}
+
+impl WorkloadApi {
+    /// Follows the Workload API at `endpoint` from now on. Needs a running runtime.
+    #[must_use]
+    pub fn follow(endpoint: &Endpoint) -> Self {
+        let client = Client::new(endpoint);
+        let pushed = Arc::new(Pushed::new(format!("Workload API {endpoint}")));
+        let tasks = Tasks::default();
+        let jwt = Arc::new(watch::Sender::new(KeySets::default()));
+        let follower =
+            Follower { client: client.clone(), pushed: Arc::clone(&pushed), jwt: Arc::clone(&jwt) };
+        tasks.spawn(follower.x509());
+        let follower = Follower { client: client.clone(), pushed: Arc::clone(&pushed), jwt };
+        tasks.spawn(follower.jwt_bundles());
+        Self { client, pushed, tasks }
+    }
+}
+
+impl Drop for WorkloadApi {
+    fn drop(&mut self) {
+        self.tasks.cut();
+    }
+}
+
+/// Keeps one stream open.
+struct Follower {
+    client: Client,
+    pushed: Arc<Pushed>,
+    jwt: Arc<watch::Sender<KeySets>>,
+}
+
+fn waits() -> ExponentialBackoff {
+    let plan = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST);
+    plan.with_factor(2.0).with_jitter().without_max_times().build()
+}
+
+impl Follower {
+    async fn x509(self) {
+        let mut waits_left = waits();
+        loop {
+            let error = match self.client.x509().await {
+                Err(error) => error,
+                Ok(mut updates) => loop {
+                    let jwt = self.jwt.subscribe();
+                    match self.next(&mut updates, jwt).await {
+                        Ok(()) => waits_left = waits(),
+                        // One message that is not used: the next may be.
+                        Err(ClientError::Unusable(why)) => self.say(&why),
+                        Err(error) => break error,
+                    }
+                },
+            };
+            match error.denied() {
+                true => {
+                    self.pushed.withdrawn(format!("it has no identity for this process: {error}"))
+                }
+                false => self.say(&error.to_string()),
+            }
+            let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes the next state, with the JWT authorities of now and as they change meanwhile.
+    async fn next(
+        &self,
+        updates: &mut super::client::Updates<crate::rpc::workload::X509svidResponse>,
+        mut jwt: watch::Receiver<KeySets>,
+    ) -> Result<(), ClientError> {
+        let context = loop {
+            tokio::select! {
+                context = updates.next() => break context?,
+                changed = jwt.changed() => if changed.is_ok() {
+                    let known = BundleSet::clone(&self.pushed.bundles().borrow());
+                    let sets = jwt.borrow_and_update().clone();
+                    self.pushed.trust(with_jwt_authorities(known, &sets));
+                }
+            }
+        };
+        let X509Context { svids, bundles } = context;
+        let bundles = with_jwt_authorities(bundles, &self.jwt.borrow());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = pki_types::UnixTime::since_unix_epoch(now);
+        for hinted in &svids {
+            // One that peers would refuse is no use to anybody (and the message is discarded whole).
+            verify_svid(&hinted.svid.chain, &bundles, now, Purpose::Client)
+                .map_err(|e| ClientError::Unusable(format!("{}: {e}", hinted.svid.id)))?;
+        }
+        let svids: Vec<X509Svid> = svids.into_iter().map(|hinted| hinted.svid).collect();
+        tracing::info!(target: "svid", source = self.pushed.name(), svids = svids.len(), "SVIDs received");
+        self.pushed.publish(svids, bundles);
+        Ok(())
+    }
+
+    fn say(&self, why: &str) {
+        tracing::warn!(target: "svid", source = self.pushed.name(), error = why, "nothing newer; what came before stays");
+        self.pushed.failed(why.to_owned());
+    }
+
+    /// JWT authorities are an extra: without them X.509 goes on.
+    async fn jwt_bundles(self) {
+        let mut waits_left = waits();
+        loop {
+            let error = match self.client.jwt_bundles().await {
+                Err(error) => error,
+                Ok(mut updates) => loop {
+                    match updates.next().await {
+                        Ok(sets) => {
+                            waits_left = waits();
+                            self.jwt.send_replace(sets);
+                        }
+                        Err(error) => break error,
+                    }
+                },
+            };
+            tracing::debug!(target: "svid", source = self.pushed.name(), %error, "no JWT bundles");
+            let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn with_jwt_authorities(mut bundles: BundleSet, sets: &KeySets) -> BundleSet {
+    for (domain, set) in sets {
+        let Some(mut bundle) = bundles.get(domain).cloned() else { continue };
+        match JwtAuthority::from_jwks(set) {
+            Ok(authorities) => bundle.jwt_authorities = authorities,
+            Err(error) => {
+                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used")
+            }
+        }
+        bundles.insert(bundle);
+    }
+    bundles
+}
+
+impl Source for WorkloadApi {
+    fn kind(&self) -> &'static str {
+        "workloadApi"
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.pushed.bundles()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        _urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
+        self.pushed.fetch(wanted).boxed()
+    }
+
+    fn forget(&self, uid: &str) {
+        self.pushed.forget(uid);
+    }
+
+    fn fetch_jwt<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<String, SourceError>> {
+        async move {
+            let tokens = self.client.jwt(audiences, Some(&wanted.id)).await;
+            let tokens = tokens.map_err(|e| self.pushed.unavailable(e.to_string()))?;
+            let token = tokens.into_iter().next().map(|hinted| hinted.token);
+            token.ok_or_else(|| self.pushed.unavailable("it gave no token".to_owned()))
+        }
+        .boxed()
+    }
+
+    fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
+        self.pushed.changed(wanted).boxed()
+    }
+}
