@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod h2_oracle;
+mod jwt_svid;
 mod openssl;
 #[path = "../support/pattern.rs"]
 mod pattern;
