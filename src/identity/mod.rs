@@ -22,7 +22,7 @@ pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
 pub use jwk::{Curve, KeyError, PublicKey};
 pub use jwt::{JwtError, JwtSignError, JwtSigner, JwtSvid, MAX_TOKEN, validate_jwt_svid};
-pub use oidc::{InvalidIssuer, Issuer};
+pub use oidc::{InvalidIssuer, OidcIssuer};
 pub use revocation::Revocations;
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};

@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 /// An issuer: an https URL without user, query and fragment (Discovery §3), no slash at its
 /// end, at most 256 bytes. It is the `iss` of tokens, byte for byte.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Issuer(Arc<str>);
+pub struct OidcIssuer(Arc<str>);
 
-/// A text that is no [`Issuer`].
+/// A text that is no [`OidcIssuer`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the OIDC issuer {why}: write it as https://host[:port][/path] (OIDC Discovery §3)")]
 pub struct InvalidIssuer {
     why: &'static str,
 }
 
-impl Issuer {
+impl OidcIssuer {
     /// Where the document must be served, below the issuer.
     pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
     /// Where its `jwks_uri` points to, below the issuer.
@@ -47,7 +47,7 @@ impl Issuer {
     }
 }
 
-impl FromStr for Issuer {
+impl FromStr for OidcIssuer {
     type Err = InvalidIssuer;
 
     fn from_str(url: &str) -> Result<Self, InvalidIssuer> {
@@ -72,7 +72,7 @@ impl FromStr for Issuer {
     }
 }
 
-impl fmt::Display for Issuer {
+impl fmt::Display for OidcIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -99,13 +99,13 @@ mod tests {
             ("oidc.example.org", false),
             ("", false),
         ] {
-            assert_eq!(url.parse::<Issuer>().is_ok(), valid, "{url}");
+            assert_eq!(url.parse::<OidcIssuer>().is_ok(), valid, "{url}");
         }
     }
 
     #[test]
     fn the_document_has_what_discovery_requires() {
-        let issuer: Issuer = "https://oidc.example.org/td".parse().unwrap();
+        let issuer: OidcIssuer = "https://oidc.example.org/td".parse().unwrap();
         let document = issuer.discovery_document();
         assert_eq!(document["issuer"], issuer.as_str());
         assert_eq!(document["jwks_uri"], "https://oidc.example.org/td/keys");
