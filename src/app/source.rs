@@ -15,8 +15,12 @@ use crate::{
 /// answer yet is no error.
 pub(super) fn open(ca: &CaConfig, trust_domain: &TrustDomain) -> anyhow::Result<Arc<dyn Source>> {
     Ok(match ca {
-        CaConfig::Embedded { dir, svid_lifetime } => {
-            Arc::new(EmbeddedCa::open(dir, trust_domain, *svid_lifetime)?)
+        CaConfig::Embedded { dir, svid_lifetime, upstream } => {
+            let lifetime = *svid_lifetime;
+            let ca = EmbeddedCa::open_under(dir, trust_domain, lifetime, upstream.clone())?;
+            let ca = Arc::new(ca);
+            ca.keep_fresh();
+            ca
         }
         CaConfig::Files(config) => Arc::new(Files::open(config.clone(), trust_domain.clone())),
         CaConfig::WorkloadApi(endpoint) => Arc::new(WorkloadApi::follow(endpoint)),

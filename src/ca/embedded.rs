@@ -1,73 +1,90 @@
-//! A CA inside adit, for a mesh without a control plane: one P-256 root in a directory,
-//! created once; SVIDs are issued from it in memory.
+//! A CA inside adit, for a mesh without a control plane: authorities in a directory that
+//! processes share; SVIDs are issued from them in memory. Each authority is prepared, active, old,
+//! tainted and revoked in turn ([`CaDirectory`]); a running process follows within a second.
+
+mod crl;
+mod directory;
+mod error;
+mod issued;
+mod keeping;
+mod leaf;
+mod loaded;
+mod names;
+mod plan;
+mod signer;
+mod source;
+mod state;
+mod store;
+mod upstream;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::{BoxFuture, FutureExt, ready};
-use pki_types::{CertificateDer, pem::PemObject};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-};
-use time::OffsetDateTime;
+use arc_swap::ArcSwap;
+use pki_types::CertificateDer;
+use rcgen::{KeyPair, PublicKeyData};
 use tokio::sync::watch;
 
-use super::{Source, SourceError, Urgency, Wanted};
-use crate::identity::{
-    BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid, parse_leaf,
+pub use self::{
+    directory::{CaDirectory, Dependents, Overview},
+    error::CaError,
+    state::{Authority, Kind, Status, StepError},
+    upstream::Upstream,
+};
+use self::{
+    issued::Issued,
+    keeping::Signs,
+    loaded::Loaded,
+    signer::seconds,
+    source::Given,
+    state::State,
+    store::{Lock, Store},
+};
+use crate::{
+    identity::{
+        BundleSet, JwtSignError, JwtSigner, PrivateKey, SpiffeId, TrustBundle, TrustDomain,
+        X509Svid, parse_leaf,
+    },
+    lifecycle::Tasks,
 };
 
-/// Why the CA cannot open or issue.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CaError {
-    /// A file or directory; says which, and what to do.
-    #[error("CA file {path}: {why}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong, and what helps.
-        why: String,
-    },
-    /// An identity that this CA does not issue.
-    #[error("the embedded CA of {trust_domain} does not issue {id}: {why}")]
-    NotOurs {
-        /// The CA's trust domain.
-        trust_domain: TrustDomain,
-        /// What was asked for.
-        id: SpiffeId,
-        /// Why not.
-        why: &'static str,
-    },
-    /// Cryptography failed.
-    #[error("the embedded CA could not sign: {0}")]
-    Sign(String),
-}
-
-mod names;
-
+/// The first authority of a directory, also of one that an older adit made.
 const ROOT: &str = "root.pem";
 const KEY: &str = "root-key.pem";
-const ROOT_YEARS: i32 = 10;
 /// Clocks of peers may be this much behind.
 const BACKDATE: Duration = Duration::from_secs(10);
+/// How often peers elsewhere should look for a newer bundle (`spiffe_refresh_hint`).
+const REFRESH_HINT: Duration = Duration::from_secs(60);
+/// How long a JWT-SVID serves: nobody can take one back.
+const JWT_LIFETIME: Duration = Duration::from_secs(300);
+/// How often a running process looks into the directory.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The CA.
 pub struct EmbeddedCa {
     trust_domain: TrustDomain,
     lifetime: Duration,
-    key_path: PathBuf,
-    key_stamp: (u64, i64, u64),
-    issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-    root_not_after: SystemTime,
+    store: Store,
+    upstream: Option<Upstream>,
+    loaded: ArcSwap<Loaded>,
+    /// One reload at a time.
+    reload: Mutex<()>,
     bundles: watch::Sender<Arc<BundleSet>>,
+    banned: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
+    /// Says that `loaded` is another.
+    turns: watch::Sender<()>,
+    given: Mutex<HashMap<Arc<str>, Given>>,
+    unsynced: AtomicBool,
+    pruned: AtomicU64,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for EmbeddedCa {
@@ -76,88 +93,81 @@ impl std::fmt::Debug for EmbeddedCa {
     }
 }
 
+impl Drop for EmbeddedCa {
+    fn drop(&mut self) {
+        self.tasks.cut();
+    }
+}
+
 impl EmbeddedCa {
-    /// Opens the CA in `dir`, making its root at the first call. Processes that open the
-    /// same directory at once get the same root.
+    /// Opens the CA in `dir`, making its first authorities at the first call. Processes that open
+    /// the same directory at once get the same ones.
     ///
     /// # Errors
-    /// [`CaError::File`] names the file: only one of the two there, a key that others can
+    /// [`CaError::File`] names the file: only one of a pair there, a key that others can
     /// read, a key of another certificate, another trust domain, an expired root.
     pub fn open(
         dir: &Path,
         trust_domain: &TrustDomain,
         lifetime: Duration,
     ) -> Result<Self, CaError> {
-        fs::create_dir_all(dir).map_err(|e| file(dir, &e, "cannot be created"))?;
-        let lock_path = dir.join(".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path);
-        let lock = lock.map_err(|e| file(&lock_path, &e, "cannot be opened"))?;
-        lock.lock().map_err(|e| file(&lock_path, &e, "cannot be locked"))?;
-        let (root_path, key_path) = (dir.join(ROOT), dir.join(KEY));
-        match (root_path.exists(), key_path.exists()) {
-            (true, true) => {}
-            (false, false) => create_root(dir, trust_domain)?,
-            (true, false) => return Err(half(&key_path, &root_path)),
-            (false, true) => return Err(half(&root_path, &key_path)),
-        }
-        Self::load(root_path, key_path, trust_domain, lifetime)
+        Self::open_under(dir, trust_domain, lifetime, None)
     }
 
-    fn load(
-        root_path: PathBuf,
-        key_path: PathBuf,
+    /// The same, with an intermediate from elsewhere that signs X.509-SVIDs.
+    ///
+    /// # Errors
+    /// As [`EmbeddedCa::open`]; also if the files do not verify together.
+    pub fn open_under(
+        dir: &Path,
         trust_domain: &TrustDomain,
         lifetime: Duration,
+        upstream: Option<Upstream>,
     ) -> Result<Self, CaError> {
-        let meta = fs::metadata(&key_path).map_err(|e| file(&key_path, &e, "cannot be read"))?;
-        if meta.permissions().mode() & 0o077 != 0 {
-            let why = "others than its owner can read it; run `chmod 600` on it, and replace the \
-                       root if they may have";
-            return Err(CaError::File { path: key_path, why: why.into() });
-        }
-        let bad = |path: &Path, why: String| CaError::File { path: path.into(), why };
-        let key =
-            fs::read_to_string(&key_path).map_err(|e| file(&key_path, &e, "cannot be read"))?;
-        let key = KeyPair::from_pem(&key)
-            .map_err(|e| bad(&key_path, format!("is no private key in PEM: {e}")))?;
-        let root = CertificateDer::from_pem_file(&root_path)
-            .map_err(|e| bad(&root_path, format!("is no certificate in PEM: {e}")))?;
-        let root_not_after =
-            check_root(&root, &key, trust_domain).map_err(|e| bad(&root_path, e))?;
-        let issuer = Issuer::from_ca_cert_der(&root, key)
-            .map_err(|e| bad(&root_path, format!("cannot issue: {e}")))?;
-        let bundle = TrustBundle::new(trust_domain.clone(), vec![root.clone()]);
-        let (bundles, _) = watch::channel(Arc::new([bundle].into_iter().collect()));
+        fs::create_dir_all(dir).map_err(|e| CaError::io(dir, &e, "cannot be created"))?;
+        let store = Store { dir: dir.to_owned() };
+        let lock = store.lock()?;
+        let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
+        keeping::ready(&store, &lock, trust_domain, signs)?;
+        let loaded = Loaded::read(&store, trust_domain, upstream.as_ref(), None)?;
+        drop(lock);
+        let bundles = Arc::new([loaded.bundle.clone()].into_iter().collect());
         Ok(Self {
-            bundles,
             trust_domain: trust_domain.clone(),
             lifetime,
-            key_stamp: stamp(&meta),
-            key_path,
-            issuer,
-            root,
-            root_not_after,
+            store,
+            upstream,
+            bundles: watch::channel(bundles).0,
+            banned: watch::channel(Arc::clone(&loaded.banned)).0,
+            turns: watch::channel(()).0,
+            loaded: ArcSwap::from_pointee(loaded),
+            reload: Mutex::default(),
+            given: Mutex::default(),
+            unsynced: AtomicBool::new(false),
+            pruned: AtomicU64::new(0),
+            tasks: Tasks::default(),
         })
     }
 
-    /// The trust bundle: the root.
+    /// The trust bundle: all authorities that are not revoked.
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
-        TrustBundle::new(self.trust_domain.clone(), vec![self.root.clone()])
+        self.loaded.load().bundle.clone()
+    }
+
+    /// Who gets nothing, and whose connections should end.
+    #[must_use]
+    pub fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
+        self.banned.subscribe()
     }
 
     /// Issues an X.509-SVID with a new P-256 key, valid from 10 s ago for the configured
-    /// lifetime, at most until the root expires.
+    /// lifetime, at most until its authority expires.
     ///
     /// # Errors
     /// As [`EmbeddedCa::sign`].
     pub fn issue(&self, id: &SpiffeId) -> Result<X509Svid, CaError> {
-        let key = KeyPair::generate().map_err(|e| CaError::Sign(e.to_string()))?;
+        let key = KeyPair::generate()?;
         let chain = self.sign(id, &key, self.lifetime)?;
         let leaf = parse_leaf(&chain[0]).map_err(|e| CaError::Sign(e.to_string()))?;
         Ok(X509Svid {
@@ -171,173 +181,158 @@ impl EmbeddedCa {
     }
 
     /// Certifies that `id` holds `key`: the chain of an X.509-SVID, leaf first, valid from 10 s
-    /// ago for `lifetime`, at most until the authority expires.
+    /// ago for `lifetime`, at most until the authority expires. Once a ban or a successor is in
+    /// the directory, nothing is issued against it.
     ///
     /// # Errors
-    /// An ID of another trust domain or without a path; a root key that is no longer the
-    /// one on disk (an operator took it away).
+    /// An ID of another trust domain, without a path or banned; an authority's key that is no
+    /// longer the one on disk (an operator took it away); a directory that cannot be read, or
+    /// written: what is issued must be on record.
     pub fn sign(
         &self,
         id: &SpiffeId,
         key: &impl PublicKeyData,
         lifetime: Duration,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
-        let not_ours =
-            |why| CaError::NotOurs { trust_domain: self.trust_domain.clone(), id: id.clone(), why };
-        if *id.trust_domain() != self.trust_domain {
-            return Err(not_ours("it is of another trust domain"));
+        self.check_is_ours(id)?;
+        let lock = self.store.lock_shared()?;
+        let loaded = self.current(&lock)?;
+        if loaded.banned.contains(id) {
+            return Err(CaError::Banned(id.clone()));
         }
-        if id.path().is_empty() {
-            return Err(not_ours("it has no path and so names the trust domain itself"));
-        }
-        self.check_key_is_still_there()?;
-        let sign = |e: rcgen::Error| CaError::Sign(e.to_string());
-        let now = SystemTime::now();
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(random_serial());
-        params.not_before = OffsetDateTime::from(now - BACKDATE);
-        params.not_after = OffsetDateTime::from((now + lifetime).min(self.root_not_after));
-        params.distinguished_name = named("adit");
-        params.subject_alt_names = vec![uri(id.as_str()).map_err(sign)?];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(key, &self.issuer).map_err(sign)?;
-        Ok(vec![cert.der().clone()])
+        loaded.signer.check_key_is_still_there()?;
+        let signed = leaf::sign(&loaded.signer, id, key, lifetime)?;
+        let issued = Issued {
+            serial: signed.serial,
+            id: id.to_string(),
+            not_after: seconds(signed.not_after),
+            issuer: loaded.signer.id.to_string(),
+        };
+        issued::append(&self.store, &lock, &issued)?;
+        self.unsynced.store(true, Ordering::Relaxed);
+        Ok(signed.chain)
     }
 
-    /// The key in memory would go on signing after an operator withdrew it: it must not.
-    fn check_key_is_still_there(&self) -> Result<(), CaError> {
-        let path = &self.key_path;
-        let meta = fs::metadata(path)
-            .map_err(|e| file(path, &e, "is gone; put it back, or restart adit for a new root"))?;
-        if stamp(&meta) != self.key_stamp {
-            let why = "changed since adit started; restart adit to use it".to_owned();
-            return Err(CaError::File { path: path.clone(), why });
+    /// A JWT-SVID of `id` for these audiences, valid for five minutes at most.
+    ///
+    /// # Errors
+    /// An ID of another trust domain, without a path or banned; no audience.
+    pub fn sign_jwt(&self, id: &SpiffeId, audiences: &[String]) -> Result<String, CaError> {
+        self.check_is_ours(id)?;
+        let lock = self.store.lock_shared()?;
+        let loaded = self.current(&lock)?;
+        if loaded.banned.contains(id) {
+            return Err(CaError::Banned(id.clone()));
         }
+        let (now, jwt) = (SystemTime::now(), &loaded.jwt);
+        let left = jwt.not_after.duration_since(now).unwrap_or_default();
+        let sign = |e: JwtSignError| CaError::Sign(e.to_string());
+        let signer = JwtSigner::new(&jwt.key).map_err(sign)?.with_key_id(&jwt.authority.key_id);
+        signer.sign_jwt_svid(id, audiences, JWT_LIFETIME.min(left), now).map_err(sign)
+    }
+
+    fn check_is_ours(&self, id: &SpiffeId) -> Result<(), CaError> {
+        let why = match (*id.trust_domain() == self.trust_domain, id.path().is_empty()) {
+            (false, _) => "it is of another trust domain",
+            (true, true) => "it has no path and so names the trust domain itself",
+            (true, false) => return Ok(()),
+        };
+        let trust_domain = self.trust_domain.clone();
+        Err(CaError::NotOurs { trust_domain, id: id.clone(), why })
+    }
+
+    /// Does what is due in the directory, and takes what others changed there.
+    ///
+    /// # Errors
+    /// If the directory cannot be used; what was read last stays.
+    pub fn refresh(&self) -> Result<(), CaError> {
+        if self.unsynced.swap(false, Ordering::Relaxed) {
+            issued::sync(&self.store)?;
+        }
+        let now = seconds(SystemTime::now());
+        if issued::prune_due(&self.store, self.pruned.load(Ordering::Relaxed)) {
+            let left = issued::prune(&self.store, &self.store.lock()?, now)?;
+            self.pruned.store(left, Ordering::Relaxed);
+        }
+        let lock = self.store.lock_shared()?;
+        let loaded = self.current(&lock)?;
+        drop(lock);
+        if self.is_due(&loaded, now) {
+            let lock = self.store.lock()?;
+            keeping::keep(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
+            self.current(&lock)?;
+        }
+        self.forget_given();
         Ok(())
     }
-}
 
-impl Source for EmbeddedCa {
-    fn kind(&self) -> &'static str {
-        "embedded"
+    fn is_due(&self, loaded: &Loaded, now: u64) -> bool {
+        let planned = |kind| plan::due(kind, loaded.state.of(kind), now).is_some();
+        let published = loaded.state.upstream.as_ref();
+        let moved = loaded.found.as_ref().is_some_and(|f| published != Some(&f.digest()));
+        let crls = loaded.crl_behind || crl::aged(&self.store);
+        planned(Kind::X509) || planned(Kind::Jwt) || crls || moved
     }
 
-    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
-        self.bundles.subscribe()
+    /// Looks into the directory every second for as long as the CA is used. Needs a running
+    /// runtime.
+    pub fn keep_fresh(self: &Arc<Self>) {
+        let ca = Arc::downgrade(self);
+        self.tasks.spawn(async move {
+            let mut said = String::new();
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(ca) = ca.upgrade() else { return };
+                let now = ca.refresh().err().map(|e| e.to_string()).unwrap_or_default();
+                if now != said && !now.is_empty() {
+                    tracing::warn!(
+                        error = now,
+                        "the CA's directory cannot be read anew; what was read last stays"
+                    );
+                }
+                said = now;
+            }
+        });
     }
 
-    fn fetch<'a>(
-        &'a self,
-        wanted: &'a Wanted,
-        _urgency: Urgency,
-    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
-        ready(self.issue(&wanted.id).map_err(SourceError::from)).boxed()
+    /// What the directory says now. Needs a lock of it.
+    fn current(&self, _lock: &Lock) -> Result<Arc<Loaded>, CaError> {
+        let loaded = self.loaded.load_full();
+        if loaded.is_current() {
+            return Ok(loaded);
+        }
+        let _one = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = self.loaded.load_full();
+        if loaded.is_current() {
+            return Ok(loaded);
+        }
+        let upstream = self.upstream.as_ref();
+        let new = Loaded::read(&self.store, &self.trust_domain, upstream, Some(&loaded))?;
+        let new = Arc::new(new);
+        self.loaded.store(Arc::clone(&new));
+        let same = |a: &State, b: &State| a.sequence == b.sequence;
+        if !same(&loaded.state, &new.state) || loaded.signer.id != new.signer.id {
+            tracing::info!(
+                sequence = new.state.sequence,
+                active = %new.signer.id,
+                authorities = new.bundle.authorities.len(),
+                "the CA's authorities changed"
+            );
+        }
+        let set: Arc<BundleSet> = Arc::new([new.bundle.clone()].into_iter().collect());
+        self.bundles.send_if_modified(|held| {
+            let changed = *held != set;
+            *held = set;
+            changed
+        });
+        self.banned.send_if_modified(|held| {
+            let changed = *held != new.banned;
+            *held = Arc::clone(&new.banned);
+            changed
+        });
+        self.turns.send_replace(());
+        Ok(new)
     }
-}
-
-fn stamp(meta: &fs::Metadata) -> (u64, i64, u64) {
-    (meta.ino(), meta.mtime_nsec() ^ meta.mtime(), meta.len())
-}
-
-fn file(path: &Path, error: &io::Error, what: &str) -> CaError {
-    CaError::File { path: path.into(), why: format!("{what}: {error}") }
-}
-
-fn half(missing: &Path, present: &Path) -> CaError {
-    let why = format!(
-        "is missing while {} is there; put it back, or move the other away for a new root \
-         (which every peer must then trust)",
-        present.display()
-    );
-    CaError::File { path: missing.into(), why }
-}
-
-fn create_root(dir: &Path, trust_domain: &TrustDomain) -> Result<(), CaError> {
-    let sign = |e: rcgen::Error| CaError::Sign(e.to_string());
-    let key = KeyPair::generate().map_err(sign)?;
-    let now = OffsetDateTime::now_utc();
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(random_serial());
-    params.not_before = now - BACKDATE;
-    params.not_after = now
-        .replace_year(now.year() + ROOT_YEARS)
-        .unwrap_or(now + 3650 * Duration::from_secs(86_400));
-    params.distinguished_name = named(&format!("adit embedded CA {trust_domain}"));
-    params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}")).map_err(sign)?];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let cert = params.self_signed(&key).map_err(sign)?;
-    // The key first: a crash in between leaves a half that the next start names.
-    write_atomically(&dir.join(KEY), key.serialize_pem().as_bytes(), 0o600)?;
-    write_atomically(&dir.join(ROOT), cert.pem().as_bytes(), 0o644)?;
-    tracing::info!(dir = %dir.display(), %trust_domain, "made a new CA root");
-    Ok(())
-}
-
-fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<(), CaError> {
-    let temp = path.with_extension("tmp");
-    let write = || -> io::Result<()> {
-        let _ = fs::remove_file(&temp);
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&temp)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|e| file(path, &e, "cannot be written"))
-}
-
-fn check_root(
-    root: &CertificateDer<'_>,
-    key: &KeyPair,
-    trust_domain: &TrustDomain,
-) -> Result<SystemTime, String> {
-    use x509_parser::{extensions::GeneralName, prelude::FromDer};
-    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(root)
-        .map_err(|e| format!("is no X.509 certificate: {e}"))?;
-    if cert.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-        return Err(format!("does not belong to the key in {KEY}"));
-    }
-    let san = cert.subject_alternative_name().ok().flatten();
-    let names = san.map(|s| s.value.general_names.as_slice()).unwrap_or_default();
-    let own = format!("spiffe://{trust_domain}");
-    let uris = names.iter().filter_map(|n| match n {
-        GeneralName::URI(uri) => Some(uri.trim_end_matches('/')),
-        _ => None,
-    });
-    if let Some(other) = uris.clone().next().filter(|_| !uris.clone().any(|u| u == own)) {
-        return Err(format!("is the root of {other}, but the mesh file says {own}"));
-    }
-    let seconds = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
-    let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    if not_after <= SystemTime::now() {
-        return Err("has expired; move both files away for a new root".into());
-    }
-    Ok(not_after)
-}
-
-fn uri(text: &str) -> Result<SanType, rcgen::Error> {
-    Ok(SanType::URI(text.try_into()?))
-}
-
-fn named(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "adit");
-    if common_name != "adit" {
-        name.push(DnType::CommonName, common_name);
-    }
-    name
-}
-
-/// 127 random bits: positive, and never the same twice.
-fn random_serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    SerialNumber::from_slice(&bytes)
 }
 
 #[cfg(test)]

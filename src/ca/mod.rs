@@ -17,7 +17,10 @@ pub mod workload_api;
 
 pub use budget::{OutageBudget, seconds_left};
 pub use dial::Server;
-pub use embedded::{CaError, EmbeddedCa};
+pub use embedded::{
+    Authority, CaDirectory, CaError, Dependents, EmbeddedCa, Kind, Overview, Status, StepError,
+    Upstream,
+};
 pub use files::{Credential, Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
 pub use source::{Source, SourceError, Urgency, Wanted};

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::reader::Item;
-use crate::ca::workload_api::client::{ENDPOINT_VARIABLE, Endpoint};
+use crate::ca::{
+    Upstream,
+    workload_api::client::{ENDPOINT_VARIABLE, Endpoint},
+};
 
 /// The shortest lifetime of an SVID that leaves time to renew it.
 pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(10);
@@ -17,6 +20,8 @@ pub enum CaConfig {
         dir: PathBuf,
         /// How long an SVID is valid.
         svid_lifetime: Duration,
+        /// The intermediate that signs in place of a root of its own.
+        upstream: Option<Upstream>,
     },
     /// Files that somebody else renews.
     Files(crate::ca::FilesConfig),
@@ -67,7 +72,7 @@ fn read_workload_api(item: &Item<'_>) -> Option<Endpoint> {
 }
 
 fn read_embedded(item: &Item<'_>) -> Option<CaConfig> {
-    let embedded = item.map(&["dir", "svidLifetime"]);
+    let embedded = item.map(&["dir", "svidLifetime", "upstream"]);
     let dir = embedded.require("dir")?.text()?.into();
     let hour = Duration::from_secs(3600);
     let lifetime = embedded.get("svidLifetime");
@@ -75,5 +80,15 @@ fn read_embedded(item: &Item<'_>) -> Option<CaConfig> {
     if let Some(item) = lifetime.filter(|_| svid_lifetime < MIN_LIFETIME) {
         item.fault("must be at least 10s: half of it is the time to renew");
     }
-    Some(CaConfig::Embedded { dir, svid_lifetime })
+    let upstream = embedded.get("upstream").map(|item| upstream(&item));
+    let upstream = upstream.map_or(Some(None), |read| read.map(Some))?;
+    Some(CaConfig::Embedded { dir, svid_lifetime, upstream })
+}
+
+fn upstream(item: &Item<'_>) -> Option<Upstream> {
+    let files = item.map(&["certificate", "privateKey", "bundle"]);
+    let file = |key| files.require(key).and_then(|item| item.text()).map(PathBuf::from);
+    let (certificate, private_key, bundle) =
+        (file("certificate"), file("privateKey"), file("bundle"));
+    Some(Upstream { certificate: certificate?, private_key: private_key?, bundle: bundle? })
 }

@@ -6,7 +6,10 @@ use pki_types::CertificateDer;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData};
 use time::OffsetDateTime;
 
-use super::{BACKDATE, CaError, EmbeddedCa, named, random_serial};
+use super::{
+    BACKDATE, CaError, EmbeddedCa,
+    signer::{named, random_serial},
+};
 
 impl EmbeddedCa {
     /// A certificate for a TLS server under `names`, DNS names and IP addresses; leaf first. It
@@ -20,18 +23,21 @@ impl EmbeddedCa {
         key: &impl PublicKeyData,
         lifetime: Duration,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
-        self.check_key_is_still_there()?;
-        let sign = |e: rcgen::Error| CaError::Sign(e.to_string());
+        let lock = self.store.lock_shared()?;
+        let loaded = self.current(&lock)?;
+        let signer = &loaded.signer;
+        signer.check_key_is_still_there()?;
         let now = SystemTime::now();
-        let mut params = CertificateParams::new(names).map_err(sign)?;
+        let mut params = CertificateParams::new(names)?;
         params.serial_number = Some(random_serial());
         params.not_before = OffsetDateTime::from(now - BACKDATE);
-        params.not_after = OffsetDateTime::from((now + lifetime).min(self.root_not_after));
+        params.not_after = OffsetDateTime::from((now + lifetime).min(signer.not_after));
         params.distinguished_name = named("adit CA server");
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok(vec![params.signed_by(key, &self.issuer).map_err(sign)?.der().clone()])
+        let leaf = params.signed_by(key, &signer.issuer)?.der().clone();
+        Ok([leaf].into_iter().chain(signer.chain.iter().cloned()).collect())
     }
 }

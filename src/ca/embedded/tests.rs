@@ -1,5 +1,7 @@
 use pki_types::UnixTime;
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::identity::{BundleSet, Purpose, verify_svid};
 

@@ -1,0 +1,115 @@
+//! What the X.509 authorities have revoked: `crl.pem` with one CRL (RFC 5280 §5) per authority,
+//! `crl.der` with the active one's. Derived from the state: whoever finds them behind writes them.
+
+use std::{sync::Arc, time::SystemTime};
+
+use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams};
+use time::{Duration, OffsetDateTime};
+use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
+
+use super::{
+    error::CaError,
+    signer::Signer,
+    state::State,
+    store::{Lock, Store},
+};
+
+const PEM: &str = "crl.pem";
+const DER: &str = "crl.der";
+/// How long a CRL says that it is current …
+const LIFETIME: Duration = Duration::days(7);
+/// … and how old it may be before it is signed anew.
+const RENEWED: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+/// The file whose change is looked for.
+pub(super) const FILE: &str = PEM;
+
+fn headline(number: u64) -> String {
+    format!("# CRL number {number}\n")
+}
+
+/// Whether the files are those of this number.
+pub(super) fn current(store: &Store, number: u64) -> bool {
+    store.text(PEM).is_ok_and(|text| text.starts_with(&headline(number)))
+}
+
+/// Whether it is time to sign them anew, with the next number.
+pub(super) fn aged(store: &Store) -> bool {
+    let modified = std::fs::metadata(store.path(PEM)).and_then(|m| m.modified());
+    modified.is_ok_and(|m| SystemTime::now().duration_since(m).is_ok_and(|age| age > RENEWED))
+}
+
+/// The CRLs for the bundle.
+pub(super) fn read(store: &Store) -> Vec<CertificateRevocationListDer<'static>> {
+    let Ok(text) = store.text(PEM) else { return Vec::new() };
+    CertificateRevocationListDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
+}
+
+/// Writes both files: a CRL of each of `signers`, the active one first. An authority that may not
+/// sign CRLs (an intermediate without cRLSign) has none.
+pub(super) fn write(
+    store: &Store,
+    _lock: &Lock,
+    state: &State,
+    signers: &[Arc<Signer>],
+) -> Result<(), CaError> {
+    let mut pem = headline(state.crl_number);
+    let mut der = Vec::new();
+    for signer in signers {
+        match sign(state, signer) {
+            Ok(crl) => {
+                pem.push_str(&crl.pem()?);
+                if der.is_empty() {
+                    der = crl.der().to_vec();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(authority = %signer.id, %error, "no CRL: bans hold, serials are not revoked");
+            }
+        }
+    }
+    store.write_atomically(DER, &der, 0o644)?;
+    // Last, as its first line says that all is there.
+    store.write_atomically(PEM, pem.as_bytes(), 0o644)
+}
+
+fn sign(state: &State, signer: &Signer) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
+    let own = state.revoked.iter().filter(|r| r.issuer == *signer.id);
+    let revoked_certs = own.map(|r| RevokedCertParams {
+        serial_number: unhex(&r.serial).into(),
+        revocation_time: i64::try_from(r.at)
+            .ok()
+            .and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok())
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        reason_code: Some(RevocationReason::PrivilegeWithdrawn),
+        invalidity_date: None,
+    });
+    let now = OffsetDateTime::now_utc();
+    let params = CertificateRevocationListParams {
+        this_update: now - super::BACKDATE,
+        next_update: now + LIFETIME,
+        crl_number: state.crl_number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect(),
+        key_identifier_method: key_identifier(&signer.certificate),
+    };
+    params.signed_by(&signer.issuer)
+}
+
+/// As the authority's certificate says, whoever made it.
+fn key_identifier(certificate: &CertificateDer<'_>) -> KeyIdMethod {
+    let found = X509Certificate::from_der(certificate).ok().and_then(|(_, cert)| {
+        cert.extensions().iter().find_map(|e| match e.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        })
+    });
+    found.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |d: &[u8]| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok();
+    digits.filter_map(byte).collect()
+}

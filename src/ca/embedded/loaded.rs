@@ -1,0 +1,104 @@
+//! What a process has in memory of a CA's directory: read whole, checked whole, swapped whole.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use super::{
+    REFRESH_HINT, crl,
+    error::CaError,
+    signer::{JwtKey, Signer, load_jwt, load_x509, read_certificate},
+    state::{Kind, State, Status},
+    store::{STATE, Stamp, Store, stamp},
+    upstream::{Found, Upstream},
+};
+use crate::identity::{JwtAuthority, SpiffeId, TrustBundle, TrustDomain};
+
+/// The directory as it was when read.
+pub(super) struct Loaded {
+    pub(super) state: State,
+    pub(super) signer: Arc<Signer>,
+    /// What was last found right of an upstream's files.
+    pub(super) found: Option<Found>,
+    pub(super) jwt: JwtKey,
+    pub(super) bundle: TrustBundle,
+    pub(super) banned: Arc<BTreeSet<SpiffeId>>,
+    /// Whether the CRLs are not those of the state.
+    pub(super) crl_behind: bool,
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl Loaded {
+    /// Reads it all. Needs a lock of the directory. Of an upstream's files `last` serves on until
+    /// they verify together.
+    pub(super) fn read(
+        store: &Store,
+        trust_domain: &TrustDomain,
+        upstream: Option<&Upstream>,
+        last: Option<&Self>,
+    ) -> Result<Self, CaError> {
+        // Before anything is read: a change in between is then seen as one.
+        let stamps = stamps(store, upstream);
+        let missing = |what: &str| CaError::file(store.path(STATE), what.to_owned());
+        let state = store.read()?.ok_or_else(|| missing("is gone; restore it from a backup"))?;
+        let found = match upstream.map(|u| u.load(trust_domain)) {
+            Some(Err(error)) => {
+                let last = last.and_then(|l| l.found.clone()).ok_or_else(|| error.clone())?;
+                tracing::warn!(%error, "the upstream's files are not taken; the last good ones stay");
+                Some(last)
+            }
+            Some(Ok(found)) => Some(found),
+            None => None,
+        };
+        let (signer, mut authorities) = match &found {
+            Some(found) => (Arc::clone(&found.signer), found.roots.clone()),
+            None => {
+                let active = state.with(Kind::X509, Status::Active);
+                let active = active.ok_or_else(|| missing("has no active X.509 authority"))?;
+                let signer = load_x509(store, active, trust_domain)?;
+                let root = signer.certificate.clone();
+                (Arc::new(signer), vec![root])
+            }
+        };
+        for authority in state.x509.iter().filter(|a| *a.id != *signer.id) {
+            let Some(name) = &authority.certificate else { continue };
+            let certificate = read_certificate(&store.path(name))?;
+            if !authorities.contains(&certificate) {
+                authorities.push(certificate);
+            }
+        }
+        let active = state.with(Kind::Jwt, Status::Active);
+        let active = active.ok_or_else(|| missing("has no active JWT authority"))?;
+        let jwt = load_jwt(store, active)?;
+        let mut bundle = TrustBundle::new(trust_domain.clone(), authorities);
+        bundle.jwt_authorities = jwt_authorities(store, &state, &jwt)?;
+        bundle.crls = crl::read(store);
+        bundle.sequence = Some(state.sequence);
+        bundle.refresh_hint = Some(REFRESH_HINT);
+        let banned = state.banned.iter().map(|id| id.parse()).collect::<Result<_, _>>();
+        let banned = banned.map_err(|e| missing(&format!("bans what is no SPIFFE ID: {e}")))?;
+        let crl_behind = !crl::current(store, state.crl_number);
+        let banned = Arc::new(banned);
+        Ok(Self { state, signer, found, jwt, bundle, banned, crl_behind, stamps })
+    }
+
+    /// Whether the files are still those that were read.
+    pub(super) fn is_current(&self) -> bool {
+        self.stamps.iter().all(|(path, then)| stamp(path).ok() == *then)
+    }
+}
+
+fn jwt_authorities(
+    store: &Store,
+    state: &State,
+    active: &JwtKey,
+) -> Result<Vec<JwtAuthority>, CaError> {
+    let own = &active.authority;
+    let others = state.jwt.iter().filter(|a| *a.id != *own.key_id);
+    let others = others.map(|a| load_jwt(store, a).map(|key| key.authority));
+    std::iter::once(Ok(own.clone())).chain(others).collect()
+}
+
+fn stamps(store: &Store, upstream: Option<&Upstream>) -> Vec<(PathBuf, Option<Stamp>)> {
+    let own = [store.path(STATE), store.path(crl::FILE)];
+    let theirs = upstream.into_iter().flat_map(|u| u.files().map(Clone::clone));
+    own.into_iter().chain(theirs).map(|path| (path.clone(), stamp(&path).ok())).collect()
+}

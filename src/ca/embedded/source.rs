@@ -1,0 +1,107 @@
+//! The CA as the [`Source`] of a node: who was given what, and who must be given anew.
+
+use std::{
+    collections::BTreeSet,
+    future::{pending, ready},
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
+
+use super::{EmbeddedCa, loaded::Loaded};
+use crate::{
+    ca::{Source, SourceError, Urgency, Wanted},
+    identity::{BundleSet, SpiffeId, X509Svid},
+};
+
+/// How long a refusal is remembered without being asked for again.
+const REFUSED: Duration = Duration::from_secs(86_400);
+/// More than a node carries.
+const MOST: usize = 100_000;
+
+/// How things stood when a workload last asked.
+pub(super) struct Given {
+    /// The authority that was active.
+    under: Arc<str>,
+    banned: bool,
+    until: SystemTime,
+}
+
+impl EmbeddedCa {
+    fn note(&self, wanted: &Wanted, loaded: &Loaded, until: Option<SystemTime>) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.len() >= MOST && !given.contains_key(&wanted.uid) {
+            return;
+        }
+        let note = Given {
+            under: Arc::clone(&loaded.signer.id),
+            banned: loaded.banned.contains(&wanted.id),
+            until: until.unwrap_or_else(|| SystemTime::now() + REFUSED),
+        };
+        given.insert(Arc::clone(&wanted.uid), note);
+    }
+
+    /// Forgets workloads that have long not asked.
+    pub(super) fn forget_given(&self) {
+        let now = SystemTime::now();
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.retain(|_, g| g.until > now);
+    }
+
+    /// Whether another authority signs now than for this workload's SVID, or a ban came or went.
+    fn is_stale(&self, wanted: &Wanted) -> bool {
+        let loaded = self.loaded.load();
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.get(&wanted.uid).is_some_and(|g| {
+            g.under != loaded.signer.id || g.banned != loaded.banned.contains(&wanted.id)
+        })
+    }
+}
+
+impl Source for EmbeddedCa {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.bundles.subscribe()
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        _urgency: Urgency,
+    ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
+        // From before: if issuing finds a newer state, this one is stale, and asked for once more.
+        let before = self.loaded.load_full();
+        let issued = self.issue(&wanted.id);
+        self.note(wanted, &before, issued.as_ref().ok().map(|svid| svid.not_after));
+        ready(issued.map_err(SourceError::from)).boxed()
+    }
+
+    fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
+        let mut turns = self.turns.subscribe();
+        async move {
+            while !self.is_stale(wanted) {
+                if turns.changed().await.is_err() {
+                    pending().await
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn fetch_jwt<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<String, SourceError>> {
+        ready(self.sign_jwt(&wanted.id, audiences).map_err(SourceError::from)).boxed()
+    }
+
+    fn banned(&self) -> Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>> {
+        Some(Self::banned(self))
+    }
+}
