@@ -11,7 +11,7 @@ mod tests;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -65,8 +65,16 @@ pub struct IstiodConfig {
 pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
-    channel: Mutex<(u64, Channel)>,
+    channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
+}
+
+/// The connection that calls share.
+struct Line {
+    channel: Channel,
+    generation: u64,
+    /// It has answered: if it fails now, the server may have come back on another.
+    proven: bool,
 }
 
 impl std::fmt::Debug for Istiod {
@@ -79,7 +87,7 @@ impl Istiod {
     /// Connects at the first call. Needs a running runtime.
     #[must_use]
     pub fn new(config: IstiodConfig) -> Self {
-        let channel = Mutex::new((0, connect(&config)));
+        let channel = Mutex::new(Line { channel: connect(&config), generation: 0, proven: false });
         let (bundles, _) = watch::channel(Arc::default());
         Self { config, queue: queue::Queue::default(), channel, bundles }
     }
@@ -128,21 +136,28 @@ impl Istiod {
         id: &SpiffeId,
         message: IstioCertificateRequest,
     ) -> Result<IstioCertificateResponse, SourceError> {
-        let mut request = Request::new(message);
-        let headers = request.metadata_mut();
-        headers.insert("authorization", self.bearer()?);
-        if let Some(cluster) = &self.config.cluster_id {
-            let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
-            headers.insert("clusterid", cluster);
-        }
-        let (generation, channel) = self.channel();
-        let mut client =
-            IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
-        let answer = timeout(CALL, client.create_certificate(request)).await;
-        let status = match answer {
-            Ok(Ok(answer)) => return Ok(answer.into_inner()),
-            Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded("no answer within 10 s"),
+        let answer = timeout(CALL, async {
+            let (generation, proven, answer) = self.call_once(message.clone()).await?;
+            match answer {
+                // Broken since it last answered: that says nothing of the server now.
+                Err(status) if proven && is_broken(&status) => {
+                    self.reconnect(generation);
+                    self.call_once(message).await
+                }
+                answer => Ok((generation, proven, answer)),
+            }
+        });
+        let (generation, status) = match answer.await {
+            Ok(Ok((generation, _, Ok(answer)))) => {
+                self.prove(generation);
+                return Ok(answer);
+            }
+            Ok(Ok((generation, _, Err(status)))) => (generation, status),
+            Ok(Err(own)) => return Err(own),
+            Err(_) => {
+                let late = Status::deadline_exceeded("no answer within 10 s");
+                (self.line().generation, late)
+            }
         };
         if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) {
             self.reconnect(generation);
@@ -159,6 +174,29 @@ impl Istiod {
             },
             _ => self.unavailable(said(&status)),
         })
+    }
+
+    /// On which connection, whether that one had answered before, and what came.
+    #[allow(clippy::type_complexity, reason = "told in one place")]
+    async fn call_once(
+        &self,
+        message: IstioCertificateRequest,
+    ) -> Result<(u64, bool, Result<IstioCertificateResponse, Status>), SourceError> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        headers.insert("authorization", self.bearer()?);
+        if let Some(cluster) = &self.config.cluster_id {
+            let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
+            headers.insert("clusterid", cluster);
+        }
+        let (channel, generation, proven) = {
+            let line = self.line();
+            (line.channel.clone(), line.generation, line.proven)
+        };
+        let mut client =
+            IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
+        let answer = client.create_certificate(request).await;
+        Ok((generation, proven, answer.map(tonic::Response::into_inner)))
     }
 
     /// The token as the file has it now.
@@ -180,16 +218,21 @@ impl Istiod {
         Ok(value)
     }
 
-    fn channel(&self) -> (u64, Channel) {
-        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        (channel.0, channel.1.clone())
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prove(&self, generation: u64) {
+        let mut line = self.line();
+        line.proven |= line.generation == generation;
     }
 
     /// The calls under way keep theirs; the next ones get a new connection.
     fn reconnect(&self, failed: u64) {
-        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        if channel.0 == failed {
-            *channel = (failed + 1, connect(&self.config));
+        let mut line = self.line();
+        if line.generation == failed {
+            let channel = connect(&self.config);
+            *line = Line { channel, generation: failed + 1, proven: false };
         }
     }
 }
@@ -226,6 +269,12 @@ fn connect(config: &IstiodConfig) -> Channel {
         let (server, roots) = (server.clone(), roots.clone());
         async move { dial::dial(&server, &roots, b"h2", None).await.map(TokioIo::new) }
     }))
+}
+
+/// Whether the connection failed, not the server.
+fn is_broken(status: &Status) -> bool {
+    let transport = std::error::Error::source(status).is_some();
+    transport && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 /// The `:authority` of its requests.

@@ -1,0 +1,71 @@
+//! Servers that are away, somebody else, or slow: nobody waits for another's trouble.
+
+use std::time::{Duration, Instant};
+
+use adit::ca::{Istiod, Server, SourceError};
+
+use crate::{
+    issuer::{Issuer, claims},
+    server::{CaServer, fetch, id},
+};
+
+#[tokio::test]
+async fn the_next_call_finds_a_server_that_is_back() {
+    let issuer = Issuer::new("k1");
+    let mut server = CaServer::start(&[&issuer]);
+    let node = server.client(&issuer.sign(&claims("sys", "adit", "adit-1", "n1")));
+    let (web, adit) = (id("ns/shop/sa/web"), id("ns/sys/sa/adit"));
+    assert!(fetch(&node, &web).await.is_ok());
+    server.stop();
+    let error = fetch(&node, &web).await.unwrap_err();
+    assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains(&server.addr.to_string()), "{error}");
+    server.crash_and_restart();
+    // Neither identity meets the error of before.
+    assert!(fetch(&node, &adit).await.is_ok());
+    assert!(fetch(&node, &web).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_or_root_is_not_talked_to() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let other = CaServer::start(&[&issuer]);
+    let token = server.file("token");
+    std::fs::write(&token, issuer.sign(&claims("shop", "web", "web-1", "n1"))).unwrap();
+    let mut config = server.config(token);
+    let uri = config.address.parse().unwrap();
+    config.server = Server::of(&uri, Some("other.test"), 15012).unwrap();
+    let error = fetch(&Istiod::new(config.clone()), &id("ns/shop/sa/web")).await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+    config.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
+    config.roots = other.file("ca/root.pem");
+    let error = fetch(&Istiod::new(config.clone()), &id("ns/shop/sa/web")).await.unwrap_err();
+    assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");
+    // What the file has now counts: the right root, then no token.
+    let client = Istiod::new(config.clone());
+    assert!(fetch(&client, &id("ns/shop/sa/web")).await.is_err());
+    std::fs::copy(server.file("ca/root.pem"), &config.roots).unwrap();
+    assert!(fetch(&client, &id("ns/shop/sa/web")).await.is_ok());
+    std::fs::write(&config.token, " \n").unwrap();
+    let error = fetch(&client, &id("ns/shop/sa/web")).await.unwrap_err();
+    assert!(error.to_string().contains("is empty"), "{error}");
+    assert!(server.lines().iter().all(|line| line["message"] != "refused"));
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let token = server.file("token");
+    std::fs::write(&token, "a token").unwrap();
+    let mut config = server.config(token);
+    config.address = format!("https://{}", silent.local_addr().unwrap());
+    let uri = config.address.parse().unwrap();
+    config.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
+    let start = Instant::now();
+    let error = fetch(&Istiod::new(config), &id("ns/shop/sa/web")).await.unwrap_err();
+    assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+}

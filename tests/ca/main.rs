@@ -1,0 +1,10 @@
+//! `adit ca serve` as a process on loopback, and adit's istiod source as its client: who gets an
+//! SVID, and why others do not.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod away;
+mod callers;
+mod issuer;
+mod raw;
+mod refusals;
+mod server;

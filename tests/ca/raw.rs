@@ -1,0 +1,78 @@
+//! A client of the CA API that sends what it likes, with or without a client certificate.
+
+use std::{sync::Arc, time::Duration};
+
+use adit::{
+    identity::X509Svid,
+    rpc::istio_ca::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_client::IstioCertificateServiceClient,
+    },
+};
+use hyper_util::rt::TokioIo;
+use pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use tonic::{Request, Status, transport::Endpoint};
+
+use crate::server::CaServer;
+
+/// A CSR in PEM that names `uris`.
+pub(crate) fn csr(uris: &[&str]) -> String {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names =
+        uris.iter().map(|u| SanType::URI((*u).try_into().expect("ASCII"))).collect();
+    params.serialize_request(&key).expect("a CSR").pem().expect("PEM")
+}
+
+/// What `ImpersonatedIdentity` is.
+pub(crate) fn for_identity(id: &str) -> Option<prost_types::Struct> {
+    let value = prost_types::value::Kind::StringValue(id.into());
+    let value = prost_types::Value { kind: Some(value) };
+    Some(prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() })
+}
+
+/// One call.
+pub(crate) async fn call(
+    server: &CaServer,
+    token: Option<&str>,
+    svid: Option<&X509Svid>,
+    request: IstioCertificateRequest,
+) -> Result<IstioCertificateResponse, Status> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = std::fs::read(server.file("ca/root.pem")).expect("a root");
+    roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots);
+    let mut config = match svid {
+        None => config.with_no_client_auth(),
+        Some(svid) => {
+            let key = PrivateKeyDer::Pkcs8(svid.key.pkcs8().to_vec().into());
+            config.with_client_auth_cert(svid.chain.clone(), key).expect("a usable SVID")
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (config, addr) = (Arc::new(config), server.addr);
+    let channel = Endpoint::from_static("https://ca.test").connect_with_connector_lazy(
+        tower::service_fn(move |_| {
+            let tls = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+            async move {
+                let tcp = tokio::net::TcpStream::connect(addr).await?;
+                tls.connect("ca.test".try_into().expect("a name"), tcp).await.map(TokioIo::new)
+            }
+        }),
+    );
+    let mut request = Request::new(request);
+    if let Some(token) = token {
+        let bearer = format!("Bearer {token}").parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    let mut client = IstioCertificateServiceClient::new(channel);
+    let answer = client.create_certificate(request);
+    let answer = tokio::time::timeout(Duration::from_secs(20), answer).await.expect("an end");
+    answer.map(tonic::Response::into_inner)
+}

@@ -1,0 +1,176 @@
+//! A running `adit ca serve`, and clients for it. It ends with its owner.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use adit::{
+    ca::{Istiod, IstiodConfig, Server, Source, SourceError, Urgency, Wanted},
+    identity::{SpiffeId, X509Svid},
+};
+use serde_json::Value;
+
+use crate::issuer::{Issuer, jwks};
+
+pub(crate) const PODS: &str = "pods:
+- { namespace: shop, serviceAccount: web, node: n1, name: web-1, uid: uid-web-1 }
+- { namespace: shop, serviceAccount: db, node: n2, name: db-1, uid: uid-db-1 }
+- { namespace: sys, serviceAccount: adit, node: n1, name: adit-1, uid: uid-adit-1 }
+";
+
+/// Tokens by a JWKS file, join tokens and SVIDs.
+pub(crate) const ATTESTORS: &str = "
+  kubernetes: { issuer: 'https://kubernetes.test', jwks: DIR/jwks, trustedNodeAccounts: [sys/adit], pods: DIR/pods }
+  joinTokens: { dir: DIR/join }
+  svid: true
+";
+
+pub(crate) struct CaServer {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) addr: SocketAddr,
+    child: Option<Child>,
+}
+
+pub(crate) fn id(path: &str) -> SpiffeId {
+    format!("spiffe://td/{path}").parse().expect("a SPIFFE ID")
+}
+
+impl CaServer {
+    /// With these keys and the usual attestors.
+    pub(crate) fn start(issuers: &[&Issuer]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("jwks"), jwks(issuers)).expect("JWKS written");
+        Self::start_in(dir, ATTESTORS, "127.0.0.1:0")
+    }
+
+    pub(crate) fn start_in(dir: tempfile::TempDir, attestors: &str, listen: &str) -> Self {
+        let path = dir.path().display().to_string();
+        let config = format!(
+            "listen: {listen}\ntrustDomain: td\ndir: DIR/ca\nserverNames: [ca.test, 127.0.0.1]\n\
+             svidLifetime: 10m\naccessLog: {{ format: json }}\nmetrics: {{ address: '127.0.0.1:0' }}\n\
+             attestors: {attestors}"
+        );
+        fs::write(dir.path().join("pods"), PODS).expect("pods written");
+        fs::write(dir.path().join("ca.yaml"), config.replace("DIR", &path)).expect("written");
+        let addr = "127.0.0.1:0".parse().expect("an address");
+        let mut server = Self { dir, addr, child: None };
+        server.run();
+        server
+    }
+
+    fn run(&mut self) {
+        let log = fs::File::create(self.file("log")).expect("a log file");
+        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+        adit.args(["ca", "serve", "-c"]).arg(self.file("ca.yaml"));
+        adit.stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
+        adit::sys::process::die_with_parent(&mut adit);
+        self.child = Some(adit.spawn().expect("adit starts"));
+        let line = self.line("serving", |l| l["message"] == "serving");
+        self.addr = line["address"].as_str().expect("an address").parse().expect("an address");
+    }
+
+    /// Kills it without a warning, and starts it again on the same port.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.stop();
+        let config = fs::read_to_string(self.file("ca.yaml")).expect("the file");
+        let first = config.lines().next().expect("a line");
+        let config = config.replace(first, &format!("listen: {}", self.addr));
+        fs::write(self.file("ca.yaml"), config).expect("written");
+        self.run();
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// All log lines so far.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.file("log")).unwrap_or_default();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The last log line of its kind, waited for.
+    pub(crate) fn line(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            if let Some(line) = self.lines().into_iter().rev().find(|line| is(line)) {
+                return line;
+            }
+            let log = fs::read_to_string(self.file("log")).unwrap_or_default();
+            assert!(start.elapsed() < Duration::from_secs(10), "no line {what}:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The `n`th decision, counted from 0.
+    pub(crate) fn decision(&self, n: usize) -> Value {
+        let decided = |l: &Value| l["message"] == "issued" || l["message"] == "refused";
+        let all = || self.lines().into_iter().filter(decided).collect::<Vec<_>>();
+        self.line("of a decision", |_| all().len() > n);
+        all().swap_remove(n)
+    }
+
+    /// An istiod source that shows `token`.
+    pub(crate) fn client(&self, token: &str) -> Istiod {
+        let file = self.file(&format!("token-{:x}", rand::random::<u64>()));
+        fs::write(&file, format!("{token}\n")).expect("token written");
+        Istiod::new(self.config(file))
+    }
+
+    pub(crate) fn config(&self, token: PathBuf) -> IstiodConfig {
+        let address = format!("https://{}", self.addr);
+        let uri = address.parse().expect("a URI");
+        IstiodConfig {
+            server: Server::of(&uri, Some("ca.test"), 15012).expect("a server"),
+            address,
+            token,
+            roots: self.file("ca/root.pem"),
+            cluster_id: Some("one".into()),
+            svid_lifetime: Duration::from_secs(300),
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        use std::io::{Read, Write};
+        let at = self.line("of metrics", |l| l["message"] == "serving metrics");
+        let at = at["address"].as_str().expect("an address").to_owned();
+        let mut socket = std::net::TcpStream::connect(at).expect("connected");
+        let ask = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        socket.write_all(ask.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// A join token, made by the command.
+    pub(crate) fn join_token(&self, id: &SpiffeId, ttl: &str) -> String {
+        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+        adit.args(["ca", "token", "create", "--id", id.as_str(), "--ttl", ttl, "--dir"]);
+        let made = adit.arg(self.file("join")).output().expect("adit runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).expect("text").trim().to_owned()
+    }
+}
+
+impl Drop for CaServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub(crate) async fn fetch(client: &Istiod, wanted: &SpiffeId) -> Result<X509Svid, SourceError> {
+    let wanted = Wanted { uid: wanted.as_str().into(), id: wanted.clone() };
+    let fetched = client.fetch(&wanted, Urgency::OnDemand);
+    tokio::time::timeout(Duration::from_secs(20), fetched).await.expect("an end")
+}
