@@ -2,6 +2,7 @@
 //! user namespaces are allowed: the process moves into fresh ones before its first thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod ca_server;
 #[path = "../support/forge.rs"]
 mod forge;
 #[path = "../support/harness.rs"]
@@ -20,6 +21,7 @@ fn main() {
     lab::become_root();
     let all = [
         mesh::TESTS,
+        ca_server::TESTS,
         refusals::TESTS,
         impersonation::TESTS,
         stalls::TESTS,

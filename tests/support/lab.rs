@@ -39,6 +39,8 @@ pub(crate) struct Lab {
     pods: Vec<(&'static str, u8)>,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) lifetime: &'static str,
+    /// The section `ca`, where it is not the embedded one.
+    pub(crate) ca: Option<String>,
     adit: Option<Child>,
 }
 
@@ -50,7 +52,7 @@ impl Lab {
         ip("-n bridge link set br0 up");
         pods.iter().for_each(|(name, n)| make_pod(name, *n));
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { pods: pods.to_vec(), dir, lifetime: "1h", adit: None }
+        Self { pods: pods.to_vec(), dir, lifetime: "1h", ca: None, adit: None }
     }
 
     /// Takes a pod's namespace away and makes another of the same name.
@@ -67,11 +69,14 @@ impl Lab {
 
     /// Writes the mesh file: `body` after the parts that every scenario shares.
     pub(crate) fn write_mesh(&self, body: &str) {
+        let embedded = || {
+            let dir = self.file("ca");
+            format!("{{ embedded: {{ dir: {}, svidLifetime: {} }} }}", dir.display(), self.lifetime)
+        };
+        let ca = self.ca.clone().unwrap_or_else(embedded);
         let head = format!(
-            "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {}, svidLifetime: {} }} }}\n\
-             capture: {{ rules: nft }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n",
-            self.file("ca").display(),
-            self.lifetime
+            "trustDomain: cluster.local\nca: {ca}\n\
+             capture: {{ rules: nft }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n"
         );
         fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
         fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");

@@ -1,0 +1,110 @@
+//! A node whose SVIDs come from `adit ca serve`, by its service-account token.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use rcgen::KeyPair;
+use serde_json::json;
+
+use crate::{
+    lab::Lab,
+    mesh::{PODS, allow},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] =
+    &[("ca_server::a_node_gets_its_svids_from_another_adit_and_carries_traffic", carried)];
+
+/// Ends with the scenario.
+struct CaServer(Child);
+
+impl Drop for CaServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const CA: &str = "
+listen: 127.0.0.1:15012
+trustDomain: cluster.local
+dir: DIR/ca
+serverNames: [ca.test]
+svidLifetime: 10s
+attestors:
+  kubernetes: { issuer: 'https://kubernetes.test', jwks: DIR/jwks, trustedNodeAccounts: [sys/adit], pods: DIR/pods }
+";
+
+/// The token of the node proxy's pod on node n1, and the key that proves it.
+fn write_token(lab: &Lab) {
+    let key = KeyPair::generate().unwrap();
+    let key = EncodingKey::from_ec_der(&key.serialize_der());
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+    jwk.common.key_id = Some("k".into());
+    fs::write(lab.file("jwks"), json!({ "keys": [jwk] }).to_string()).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({
+        "iss": "https://kubernetes.test", "aud": ["istio-ca"], "iat": now, "exp": now + 600,
+        "sub": "system:serviceaccount:sys:adit",
+        "kubernetes.io": {
+            "namespace": "sys", "serviceaccount": { "name": "adit" },
+            "pod": { "name": "adit-1", "uid": "u" }, "node": { "name": "n1" },
+        },
+    });
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = Some("k".into());
+    fs::write(lab.file("token"), jsonwebtoken::encode(&header, &claims, &key).unwrap()).unwrap();
+}
+
+fn start_ca(lab: &Lab) -> CaServer {
+    let text = CA.replace("DIR", &lab.dir.path().display().to_string());
+    fs::write(lab.file("ca.yaml"), text).unwrap();
+    let log = fs::File::create(lab.file("ca-log")).unwrap();
+    let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+    adit.args(["ca", "serve", "-c"]).arg(lab.file("ca.yaml"));
+    adit.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    adit::sys::process::die_with_parent(&mut adit);
+    let server = CaServer(adit.spawn().unwrap());
+    lab.wait("serving", || fs::read_to_string(lab.file("ca-log")).unwrap().contains("serving"));
+    server
+}
+
+fn carried() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    write_token(&lab);
+    // The spy is on another node: this one does not get its identity.
+    let pods = "pods:
+- { namespace: shop, serviceAccount: web, node: n1, name: web, uid: w }
+- { namespace: shop, serviceAccount: db, node: n1, name: db, uid: d }
+- { namespace: shop, serviceAccount: spy, node: n2, name: spy, uid: s }
+";
+    fs::write(lab.file("pods"), pods).unwrap();
+    let _ca = start_ca(&lab);
+    lab.ca = Some(format!(
+        "{{ istiod: {{ address: 'https://127.0.0.1:15012', serverName: ca.test, token: {}, \
+         roots: {}, svidLifetime: 10s }} }}",
+        lab.file("token").display(),
+        lab.file("ca/root.pem").display()
+    ));
+    lab.start(&allow(&["web"]));
+    assert_eq!(lab.ask("web", "10.96.0.10:80").unwrap(), "caller 10.77.0.1\nhello\n");
+    let record = lab.record("inbound", "completed");
+    assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");
+    assert!(lab.ask("spy", "10.96.0.10:80").is_err());
+    let certs = lab.admin("127.0.0.1:15000", "GET /certs");
+    assert!(certs.contains("refuses spiffe://cluster.local/ns/shop/sa/spy"), "{certs}");
+    assert!(certs.contains("\"source\": \"istiod\""), "{certs}");
+    // Past the end of the first SVIDs, calls go on with those that renewed them.
+    let start = SystemTime::now();
+    let mut calls = 0;
+    while start.elapsed().unwrap() < Duration::from_secs(12) {
+        assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "{}", lab.log());
+        calls += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("{calls} calls across the life of an SVID, none failed");
+}
