@@ -8,3 +8,4 @@ mod issuer;
 mod raw;
 mod refusals;
 mod server;
+mod web;

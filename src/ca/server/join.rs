@@ -88,7 +88,7 @@ impl JoinTokens {
             self.sync()
         };
         write().map_err(|e| self.say(&e))?;
-        Ok(Zeroizing::new(format!("{PREFIX}{}", BASE64.encode(*secret))))
+        Ok(Zeroizing::new(format!("{PREFIX}{}", BASE64.encode(secret.as_slice()))))
     }
 
     /// Looks a token up; it can still be used after.

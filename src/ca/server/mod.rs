@@ -126,8 +126,7 @@ pub async fn serve(
     tasks: &Tasks,
 ) -> io::Result<SocketAddr> {
     let own = Arc::new(tls::OwnCert::make(ca, &config.names).map_err(io::Error::other)?);
-    let trust_domain = &config.rules.trust_domain;
-    let acceptor = tls::acceptor(Arc::clone(&own), ca, trust_domain, config.attestors.svid)
+    let acceptor = tls::acceptor(Arc::clone(&own), ca, metrics, config.attestors.svid)
         .map_err(io::Error::other)?;
     let listener = TcpListener::bind(config.listen)
         .await

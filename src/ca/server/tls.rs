@@ -30,9 +30,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
+use super::{Metrics, Refusal};
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, TrustDomain, verify_svid},
+    identity::{Purpose, verify_svid},
     lifecycle::Tasks,
 };
 
@@ -132,13 +133,13 @@ fn certified(ca: &EmbeddedCa, names: &[String]) -> Result<Arc<CertifiedKey>, CaE
 pub(super) fn acceptor(
     own: Arc<OwnCert>,
     ca: &Arc<EmbeddedCa>,
-    trust_domain: &TrustDomain,
+    metrics: &Arc<Metrics>,
     svid: bool,
 ) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?;
-    let verifier = SvidIfAny { ca: Arc::clone(ca), trust_domain: trust_domain.clone(), provider };
+    let verifier = SvidIfAny { ca: Arc::clone(ca), metrics: Arc::clone(metrics), provider };
     let config = match svid {
         true => config.with_client_cert_verifier(Arc::new(verifier)),
         false => config.with_no_client_auth(),
@@ -191,7 +192,7 @@ pub(super) async fn accept(
 #[derive(Debug)]
 struct SvidIfAny {
     ca: Arc<EmbeddedCa>,
-    trust_domain: TrustDomain,
+    metrics: Arc<Metrics>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -214,7 +215,9 @@ impl ClientCertVerifier for SvidIfAny {
             std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
         let bundles = self.ca.bundles().borrow().clone();
         verify_svid(&chain, &bundles, now, Purpose::Client).map_err(|e| {
-            tracing::warn!(target: "ca", reason = "svid_not_valid", why = %e, trust_domain = %self.trust_domain, "refused");
+            let reason = Refusal::from(e.clone()).reason();
+            self.metrics.refused.with_label_values(&[reason]).inc();
+            tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why = %e, "refused");
             Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
         })?;
         Ok(ClientCertVerified::assertion())
