@@ -71,6 +71,7 @@ async fn a_join_token_gives_one_svid_also_after_a_crash() {
     assert!(matches!(other, SourceError::Refused { .. }), "{other}");
     assert_eq!(server.decision(0)["reason"], "other_identity");
     assert!(fetch(&client, &host).await.is_ok(), "a refusal does not use it up");
+    let client = server.client(&token);
     assert!(fetch(&client, &host).await.is_err());
     assert_eq!(server.decision(2)["reason"], "join_token_replayed");
     server.crash_and_restart();
@@ -79,6 +80,20 @@ async fn a_join_token_gives_one_svid_also_after_a_crash() {
     let late = server.client(&server.join_token(&host, "0s"));
     assert!(fetch(&late, &host).await.is_err());
     assert_eq!(server.decision(1)["reason"], "join_token_expired");
+}
+
+#[tokio::test]
+async fn what_came_by_a_join_token_renews_itself() {
+    let server = CaServer::start(&[]);
+    let host = id("host/db1");
+    let client = server.client(&server.join_token(&host, "10m"));
+    let mut serials = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        serials.insert(fetch(&client, &host).await.unwrap().serial);
+    }
+    assert_eq!(serials.len(), 4);
+    assert_eq!(server.decision(0)["caller"], format!("join token of {host}"));
+    assert_eq!(server.decision(3)["caller"], host.as_str());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! finds a new connection. Not here: when to ask again ([`super::rotation`]).
 
 mod answer;
+mod joined;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use hyper_util::rt::TokioIo;
 use prost_types::{Struct, Value, value::Kind};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
+use rustls::sign::CertifiedKey;
 use tokio::{sync::watch, time::timeout};
 use tonic::{
     Code, Request, Status,
@@ -65,6 +67,7 @@ pub struct IstiodConfig {
 pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
+    joined: joined::Joined,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
 }
@@ -87,9 +90,16 @@ impl Istiod {
     /// Connects at the first call. Needs a running runtime.
     #[must_use]
     pub fn new(config: IstiodConfig) -> Self {
-        let channel = Mutex::new(Line { channel: connect(&config), generation: 0, proven: false });
+        let channel =
+            Mutex::new(Line { channel: connect(&config, None), generation: 0, proven: false });
         let (bundles, _) = watch::channel(Arc::default());
-        Self { config, queue: queue::Queue::default(), channel, bundles }
+        Self {
+            config,
+            queue: queue::Queue::default(),
+            joined: Default::default(),
+            channel,
+            bundles,
+        }
     }
 
     fn name(&self) -> String {
@@ -110,7 +120,8 @@ impl Istiod {
         let _turn = self.queue.turn(&wanted.uid, urgency).await;
         let key = KeyPair::generate().map_err(|e| self.unusable(id, e))?;
         let csr = csr(id, &key).map_err(|e| self.unusable(id, e))?;
-        let answer = self.call(id, message(id, csr, self.config.svid_lifetime)).await?;
+        let joins = self.joined.of(wanted).is_some() || self.shows_join_token();
+        let answer = self.call(wanted, message(id, csr, self.config.svid_lifetime)).await?;
         let spki = key.subject_public_key_info();
         let answer = answer::check(&answer.cert_chain, id, &spki, SystemTime::now())
             .map_err(|e| self.unusable(id, e))?;
@@ -121,28 +132,37 @@ impl Istiod {
             Arc::make_mut(bundles).insert(answer.bundle);
             true
         });
-        Ok(X509Svid {
+        let svid = X509Svid {
             id: answer.leaf.id,
             chain: answer.chain,
             key: PrivateKey::from_pkcs8(key.serialize_der()),
             not_before: answer.leaf.not_before,
             not_after: answer.leaf.not_after,
             serial: answer.leaf.serial,
-        })
+        };
+        if joins {
+            self.joined.keep(wanted, &svid);
+        }
+        Ok(svid)
+    }
+
+    fn shows_join_token(&self) -> bool {
+        let bearer = self.bearer().ok();
+        bearer.is_some_and(|b| b.as_encoded_bytes().starts_with(b"Bearer adit-join."))
     }
 
     async fn call(
         &self,
-        id: &SpiffeId,
+        wanted: &Wanted,
         message: IstioCertificateRequest,
     ) -> Result<IstioCertificateResponse, SourceError> {
         let answer = timeout(CALL, async {
-            let (generation, proven, answer) = self.call_once(message.clone()).await?;
+            let (generation, proven, answer) = self.call_once(wanted, message.clone()).await?;
             match answer {
                 // Broken since it last answered: that says nothing of the server now.
                 Err(status) if proven && is_broken(&status) => {
                     self.reconnect(generation);
-                    self.call_once(message).await
+                    self.call_once(wanted, message).await
                 }
                 answer => Ok((generation, proven, answer)),
             }
@@ -152,7 +172,12 @@ impl Istiod {
                 self.prove(generation);
                 return Ok(answer);
             }
-            Ok(Ok((generation, _, Err(status)))) => (generation, status),
+            Ok(Ok((generation, _, Err(status)))) => {
+                if !is_broken(&status) {
+                    self.prove(generation); // a refusal is an answer
+                }
+                (generation, status)
+            }
             Ok(Err(own)) => return Err(own),
             Err(_) => {
                 let late = Status::deadline_exceeded("no answer within 10 s");
@@ -162,6 +187,9 @@ impl Istiod {
         if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) {
             self.reconnect(generation);
         }
+        if status.code() == Code::Unauthenticated {
+            self.joined.forget(wanted);
+        }
         Err(match status.code() {
             Code::Unauthenticated
             | Code::PermissionDenied
@@ -169,7 +197,7 @@ impl Istiod {
             | Code::FailedPrecondition
             | Code::Unimplemented => SourceError::Refused {
                 source_name: self.name(),
-                id: id.clone(),
+                id: wanted.id.clone(),
                 why: said(&status),
             },
             _ => self.unavailable(said(&status)),
@@ -180,11 +208,15 @@ impl Istiod {
     #[allow(clippy::type_complexity, reason = "told in one place")]
     async fn call_once(
         &self,
+        wanted: &Wanted,
         message: IstioCertificateRequest,
     ) -> Result<(u64, bool, Result<IstioCertificateResponse, Status>), SourceError> {
         let mut request = Request::new(message);
         let headers = request.metadata_mut();
-        headers.insert("authorization", self.bearer()?);
+        let own = self.joined.of(wanted);
+        if own.is_none() {
+            headers.insert("authorization", self.bearer()?);
+        }
         if let Some(cluster) = &self.config.cluster_id {
             let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
             headers.insert("clusterid", cluster);
@@ -192,6 +224,10 @@ impl Istiod {
         let (channel, generation, proven) = {
             let line = self.line();
             (line.channel.clone(), line.generation, line.proven)
+        };
+        let channel = match own {
+            Some(own) => connect(&self.config, Some(own)),
+            None => channel,
         };
         let mut client =
             IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
@@ -231,7 +267,7 @@ impl Istiod {
     fn reconnect(&self, failed: u64) {
         let mut line = self.line();
         if line.generation == failed {
-            let channel = connect(&self.config);
+            let channel = connect(&self.config, None);
             *line = Line { channel, generation: failed + 1, proven: false };
         }
     }
@@ -259,15 +295,15 @@ impl Source for Istiod {
     }
 }
 
-fn connect(config: &IstiodConfig) -> Channel {
+fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> Channel {
     let (server, roots) = (config.server.clone(), config.roots.clone());
     let endpoint = Endpoint::from_static("https://istiod")
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .origin(origin(&config.server));
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let (server, roots) = (server.clone(), roots.clone());
-        async move { dial::dial(&server, &roots, b"h2", None).await.map(TokioIo::new) }
+        let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
+        async move { dial::dial(&server, &roots, b"h2", own).await.map(TokioIo::new) }
     }))
 }
 

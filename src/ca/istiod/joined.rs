@@ -1,0 +1,56 @@
+//! A join token serves once: an SVID that came by one is renewed by showing that SVID itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use pki_types::PrivateKeyDer;
+use rustls::{crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
+
+use crate::{
+    ca::Wanted,
+    identity::{SpiffeId, X509Svid},
+};
+
+struct Held {
+    id: SpiffeId,
+    not_after: SystemTime,
+    key: Arc<CertifiedKey>,
+}
+
+/// The SVIDs that can renew themselves, by workload.
+#[derive(Default)]
+pub(super) struct Joined(Mutex<HashMap<Arc<str>, Held>>);
+
+impl Joined {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to show for this workload, while it is valid.
+    pub(super) fn of(&self, wanted: &Wanted) -> Option<Arc<CertifiedKey>> {
+        let all = self.lock();
+        let held = all.get(&wanted.uid)?;
+        let usable = held.id == wanted.id && held.not_after > SystemTime::now();
+        usable.then(|| Arc::clone(&held.key))
+    }
+
+    /// Keeps it for its workload, and drops what has expired.
+    pub(super) fn keep(&self, wanted: &Wanted, svid: &X509Svid) {
+        let der = PrivateKeyDer::Pkcs8(svid.key.pkcs8().into());
+        let Ok(key) = any_supported_type(&der) else { return };
+        let key = Arc::new(CertifiedKey::new(svid.chain.clone(), key));
+        let held = Held { id: wanted.id.clone(), not_after: svid.not_after, key };
+        let mut all = self.lock();
+        let now = SystemTime::now();
+        all.retain(|_, held| held.not_after > now);
+        all.insert(Arc::clone(&wanted.uid), held);
+    }
+
+    /// It is not taken any more: the token counts again.
+    pub(super) fn forget(&self, wanted: &Wanted) {
+        self.lock().remove(&wanted.uid);
+    }
+}
