@@ -12,6 +12,7 @@ mod impersonation;
 mod lab;
 mod mesh;
 mod refusals;
+mod revocation;
 mod short_way;
 mod shortage;
 mod stalls;
@@ -28,6 +29,7 @@ fn main() {
         short_way::TESTS,
         workers::TESTS,
         shortage::TESTS,
+        revocation::TESTS,
     ];
     harness::run(&all.concat());
 }

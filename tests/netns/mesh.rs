@@ -72,7 +72,7 @@ fn carried() {
 }
 
 /// An open connection that has already answered once.
-fn held(lab: &Lab, pod: &str) -> std::net::TcpStream {
+pub(crate) fn held(lab: &Lab, pod: &str) -> std::net::TcpStream {
     let mut socket = lab.connect(pod, "10.96.0.10:80").unwrap();
     let mut greeting = [0; 17];
     socket.read_exact(&mut greeting).unwrap();
@@ -80,7 +80,7 @@ fn held(lab: &Lab, pod: &str) -> std::net::TcpStream {
     socket
 }
 
-fn still_answers(socket: &mut std::net::TcpStream) -> bool {
+pub(crate) fn still_answers(socket: &mut std::net::TcpStream) -> bool {
     let mut answer = [0; 4];
     socket.write_all(b"ping").is_ok()
         && socket.read_exact(&mut answer).is_ok()

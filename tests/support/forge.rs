@@ -23,15 +23,27 @@ pub(crate) struct Forged {
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
+/// The root of the lab's CA folder, as an issuer.
+pub(crate) fn issuer(lab: &Lab) -> Issuer<'static, KeyPair> {
+    let root_key = std::fs::read_to_string(lab.file("ca/root-key.pem")).expect("root key");
+    let root = std::fs::read_to_string(lab.file("ca/root.pem")).expect("root");
+    let root_key = KeyPair::from_pem(&root_key).expect("root key");
+    Issuer::from_ca_cert_pem(&root, root_key).expect("issuer")
+}
+
 pub(crate) fn forge(
     lab: &Lab,
     uris: &[&str],
     change: impl FnOnce(&mut CertificateParams),
 ) -> Forged {
-    let root_key = std::fs::read_to_string(lab.file("ca/root-key.pem")).expect("root key");
-    let root = std::fs::read_to_string(lab.file("ca/root.pem")).expect("root");
-    let root_key = KeyPair::from_pem(&root_key).expect("root key");
-    let issuer = Issuer::from_ca_cert_pem(&root, root_key).expect("issuer");
+    forge_by(&issuer(lab), uris, change)
+}
+
+pub(crate) fn forge_by(
+    issuer: &Issuer<'static, KeyPair>,
+    uris: &[&str],
+    change: impl FnOnce(&mut CertificateParams),
+) -> Forged {
     let key = KeyPair::generate().expect("key");
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
@@ -43,7 +55,7 @@ pub(crate) fn forge(
     params.key_usages = vec![Ku::DigitalSignature];
     params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
     change(&mut params);
-    let cert = params.signed_by(&key, &issuer).expect("signed");
+    let cert = params.signed_by(&key, issuer).expect("signed");
     let der = key.serialize_der();
     Forged { chain: vec![cert.der().clone()], key: PrivateKeyDer::Pkcs8(der.into()) }
 }
@@ -183,6 +195,44 @@ pub(crate) fn two_requests(
         driver.abort();
         statuses
     })
+}
+
+/// Keeps a tunnel open, with a stream to `authority` or without: when the other end closed it.
+/// Returns once it is up.
+pub(crate) fn hold(
+    socket: TcpStream,
+    forged: Forged,
+    authority: Option<&str>,
+) -> std::thread::JoinHandle<std::time::Instant> {
+    let authority = authority.map(ToOwned::to_owned);
+    let (up, is_up) = std::sync::mpsc::channel();
+    let held = std::thread::spawn(move || {
+        block_on(async {
+            let tls = handshake(socket, forged).await.expect("a handshake");
+            let (send, mut connection) = h2::client::handshake(tls).await.expect("HTTP/2");
+            let mut ping = connection.ping_pong().expect("the only one");
+            let driver = tokio::spawn(connection);
+            ping.ping(h2::Ping::opaque()).await.expect("an answer");
+            let mut send = send.ready().await.expect("room for a stream");
+            let stream = match authority {
+                Some(authority) => {
+                    let connect = Request::builder().method(http::Method::CONNECT).uri(authority);
+                    let connect = connect.body(()).expect("a request");
+                    let (answer, stream) = send.send_request(connect, false).expect("sent");
+                    let answer = answer.await.expect("an answer");
+                    assert_eq!(answer.status(), 200);
+                    Some((stream, answer))
+                }
+                None => None,
+            };
+            up.send(()).expect("somebody waits");
+            let _ = driver.await;
+            drop((send, stream));
+            std::time::Instant::now()
+        })
+    });
+    is_up.recv_timeout(Duration::from_secs(5)).expect("up");
+    held
 }
 
 /// Answers one TLS client with a forged certificate; whoever connects learns who we claim
