@@ -70,6 +70,10 @@ fn judge(chain: &[CertificateDer<'_>], bundles: &[TrustBundle]) -> Result<(), Sv
     verify_svid(chain, &bundles, UnixTime::now(), Purpose::Server).map(drop)
 }
 
+fn judge_one(leaf: &CertificateDer<'_>, bundles: &[TrustBundle]) -> Result<(), SvidError> {
+    judge(std::slice::from_ref(leaf), bundles)
+}
+
 fn revoked(verdict: Result<(), SvidError>) -> &'static str {
     match verdict {
         Ok(()) => "accepted",
@@ -113,10 +117,10 @@ fn a_crl_names_a_leaf_or_an_intermediate_and_nobody_else_is_concerned() {
         ),
     ];
     for (name, bundles, expected) in cases {
-        let chains = [&[plain.clone()][..], &[other.clone()], &under];
+        let chains = [&[plain.clone()][..], std::slice::from_ref(&other), &under];
         assert_eq!(chains.map(|chain| revoked(judge(chain, &bundles))), expected, "{name}");
     }
-    let error = judge(&[plain.clone()], &own(&[&by_root(&plain)])).unwrap_err();
+    let error = judge_one(&plain, &own(&[&by_root(&plain)])).unwrap_err();
     let said = format!("the SVID of {ID} is revoked: a CRL of its trust domain names the leaf ");
     assert_eq!(error.to_string(), said + &parse_leaf(&plain).unwrap().serial);
 }
@@ -128,11 +132,11 @@ fn a_crl_speaks_for_the_key_that_signed_it_and_not_for_a_name() {
     let svid = leaf(&new, |p| p.serial_number = Some(SerialNumber::from(4711)));
     let same_serial = leaf(&old, |p| p.serial_number = Some(SerialNumber::from(4711)));
     let both = with(bundle("td", &[&old, &new]), &[&crl(&old, &[&same_serial])]);
-    assert_eq!(revoked(judge(&[same_serial.clone()], &[both.clone()])), "the leaf");
-    assert_eq!(revoked(judge(&[svid.clone()], &[both])), "accepted");
+    assert_eq!(revoked(judge_one(&same_serial, std::slice::from_ref(&both))), "the leaf");
+    assert_eq!(revoked(judge_one(&svid, &[both])), "accepted");
     // A root that has gone speaks for nobody.
     let gone = with(bundle("td", &[&new]), &[&crl(&old, &[&svid])]);
-    assert_eq!(revoked(judge(&[svid], &[gone.clone()])), "accepted");
+    assert_eq!(revoked(judge(&[svid], std::slice::from_ref(&gone))), "accepted");
     assert!(faults(&gone)[0].contains("not signed with that one's key"), "{:?}", faults(&gone));
 }
 
@@ -143,7 +147,7 @@ fn a_crl_of_another_trust_domain_is_not_asked() {
     let own = bundle("td", &[&root]);
     for elsewhere in [crl(&root, &[&svid]), crl(&other, &[&svid])] {
         let elsewhere = with(bundle("other", &[&other]), &[&elsewhere]);
-        assert_eq!(revoked(judge(&[svid.clone()], &[own.clone(), elsewhere])), "accepted");
+        assert_eq!(revoked(judge_one(&svid, &[own.clone(), elsewhere])), "accepted");
     }
 }
 
@@ -168,10 +172,10 @@ fn an_unusable_crl_revokes_nothing_is_told_and_takes_no_other_with_it() {
         let der = Crl::from(der);
         let alone = with(bundle("td", &[&root]), &[&der]);
         assert!(faults(&alone)[0].contains(why), "{name}: {:?}", faults(&alone));
-        assert_eq!(revoked(judge(&[svid.clone()], &[alone])), "accepted", "{name}");
+        assert_eq!(revoked(judge_one(&svid, &[alone])), "accepted", "{name}");
         let beside = with(bundle("td", &[&root]), &[&der, &right]);
-        assert_eq!(revoked(judge(&[svid.clone()], &[beside.clone()])), "the leaf", "{name}");
-        assert_eq!(revoked(judge(&[good.clone()], &[beside])), "accepted", "{name}");
+        assert_eq!(revoked(judge_one(&svid, std::slice::from_ref(&beside))), "the leaf", "{name}");
+        assert_eq!(revoked(judge_one(&good, &[beside])), "accepted", "{name}");
     }
 }
 
@@ -180,8 +184,8 @@ fn a_crl_that_is_overdue_still_counts_and_refuses_nobody_else() {
     let root = root();
     let (svid, good) = (leaf(&root, |_| ()), leaf(&root, |_| ()));
     let old = with(bundle("td", &[&root]), &[&crl_until(&root, &[&svid], now() - HOUR)]);
-    assert_eq!(revoked(judge(&[svid], &[old.clone()])), "the leaf");
-    assert_eq!(revoked(judge(&[good], &[old.clone()])), "accepted");
+    assert_eq!(revoked(judge(&[svid], std::slice::from_ref(&old))), "the leaf");
+    assert_eq!(revoked(judge(&[good], std::slice::from_ref(&old))), "accepted");
     assert!(faults(&old).is_empty());
     let bundles: BundleSet = [old].into_iter().collect();
     let read = bundles.revocations(&"td".parse().unwrap()).unwrap();
@@ -213,9 +217,9 @@ fn an_authority_that_another_has_revoked_is_no_anchor() {
     let middle = intermediate(&root, |_| ());
     let svid = leaf(&middle, |_| ());
     let listed = bundle("td", &[&root, &middle]);
-    assert_eq!(revoked(judge(&[svid.clone()], &[listed.clone()])), "accepted");
+    assert_eq!(revoked(judge_one(&svid, std::slice::from_ref(&listed))), "accepted");
     let taken_back = with(listed, &[&crl(&root, &[&middle.der])]);
-    let verdict = judge(&[svid.clone()], &[taken_back.clone()]);
+    let verdict = judge_one(&svid, std::slice::from_ref(&taken_back));
     assert!(matches!(verdict, Err(SvidError::Untrusted(_))), "{verdict:?}");
     assert_eq!(revoked(judge(&[svid, middle.der.clone()], &[taken_back])), "the intermediate");
 }
