@@ -9,6 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ca::workload_api::server::{CarriedPod, HELD_AS},
     config::Capture,
     mesh::Workload,
     node::{Node, Pod, capture},
@@ -77,11 +78,24 @@ impl Carrier {
                 Err(error) => failed.push(format!("pod {}: {error}", workload.uid)),
             }
         }
-        self.node.svids.retain(|uid| wanted.iter().any(|w| &*w.uid == uid));
+        let stays = |uid: &str| uid.starts_with(HELD_AS) || wanted.iter().any(|w| &*w.uid == uid);
+        self.node.svids.retain(stays);
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.node.telemetry.metrics.pods.set(count(self.with(|pods| pods.len())));
         self.node.telemetry.metrics.pods_pending.set(count(failed.len()));
         failed
+    }
+
+    /// The pods as the Workload API knows them.
+    pub(super) fn carried(&self) -> Vec<CarriedPod> {
+        let known = |c: &Carried| CarriedPod {
+            uid: c.workload.uid.clone(),
+            id: c.workload.id.clone(),
+            netns: c.pod.netns.key(),
+        };
+        let mut all: Vec<_> = self.with(|pods| pods.values().map(known).collect());
+        all.sort_by(|a, b| a.uid.cmp(&b.uid));
+        all
     }
 
     /// Whether a pod was made anew under its old name.

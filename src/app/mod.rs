@@ -7,6 +7,7 @@ mod demo;
 mod ebb;
 mod run;
 mod source;
+mod workload_api;
 
 pub use ca_serve::ca_serve;
 pub use demo::demo;

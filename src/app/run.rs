@@ -13,7 +13,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{carrier::Carrier, ebb::Ebb, source};
+use super::{carrier::Carrier, ebb::Ebb, source, workload_api::Served};
 use crate::{
     admin::{self, State},
     ca::Svids,
@@ -75,7 +75,8 @@ async fn serve(
     let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
-    let Checked { snapshot, node: _, settings, capture, warnings, ca: ca_config } = checked;
+    let Checked { snapshot, node: _, settings, capture, workload_api, warnings, ca: ca_config } =
+        checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
     let node = Arc::new(Node {
         mesh: ArcSwap::from_pointee(snapshot),
@@ -91,6 +92,7 @@ async fn serve(
     let state = Arc::new(State::new(Arc::clone(&node), logging));
     admin::serve(&state, &settings, &tasks).await?;
     let carrier = Carrier::new(Arc::clone(&node));
+    let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
     let mut live = Live {
         file: file.to_owned(),
         seen,
@@ -102,6 +104,7 @@ async fn serve(
         grace: settings.drain,
         settings: fixed(&settings),
         carrier,
+        workload_api,
         node,
         state,
     };
@@ -173,6 +176,7 @@ struct Live {
     grace: Duration,
     settings: String,
     carrier: Carrier,
+    workload_api: Served,
     node: Arc<Node>,
     state: Arc<State>,
 }
@@ -193,6 +197,7 @@ impl Live {
         let failed = self.carrier.reconcile(&self.wanted, self.capture, self.grace).await;
         failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
         self.state.set_pending(failed);
+        self.workload_api.register(&self.carrier);
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
@@ -217,6 +222,7 @@ impl Live {
             tracing::warn!("a change of `appHop` takes effect when adit is restarted");
         }
         self.capture = checked.capture;
+        self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
         if fixed(&checked.settings) != self.settings {
             tracing::warn!("settings other than `drain` take effect when adit is restarted");

@@ -24,4 +24,4 @@ pub use embedded::{
 pub use files::{Credential, Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
 pub use source::{Source, SourceError, Urgency, Wanted};
-pub use svids::{SvidStatus, Svids};
+pub use svids::{Following, SvidStatus, Svids};

@@ -4,6 +4,8 @@
 //! a service account and so a SPIFFE ID. A failed renewal keeps the
 //! last good SVID until it expires, and says so; an expired one is never handed out.
 
+mod follow;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
@@ -15,6 +17,8 @@ use pki_types::UnixTime;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{Notify, watch};
+
+pub use follow::Following;
 
 use super::{OutageBudget, Source, SourceError, Urgency, Wanted, rotation::Rotation};
 use crate::{

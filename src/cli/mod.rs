@@ -6,6 +6,7 @@ mod ca_serve;
 mod check;
 mod demo;
 mod redirect;
+mod svid;
 
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure a proxy, or none: load, and a far end for it
     Bench(bench::BenchArgs),
+    /// Fetch, validate and watch SVIDs over a Workload API
+    Svid(svid::SvidArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
@@ -74,6 +77,7 @@ pub fn main() -> u8 {
         Command::Redirect(args) => redirect::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Svid(args) => svid::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
             OK

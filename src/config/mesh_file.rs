@@ -10,6 +10,7 @@ use std::{
 use super::{
     CaConfig, Fault, Faults, LoadError, Settings, ca, policies,
     reader::{Item, Map, Notes, documents},
+    workload_api,
 };
 use crate::{
     identity::{SpiffeId, TrustDomain},
@@ -45,6 +46,8 @@ pub struct Checked {
     pub ca: CaConfig,
     /// Who redirects.
     pub capture: Capture,
+    /// Where workloads fetch their SVIDs themselves.
+    pub workload_api: Option<super::WorkloadApiConfig>,
     /// Everything else.
     pub settings: Settings,
     /// What is legal and probably not meant.
@@ -127,6 +130,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         "pool",
         "limits",
         "peerExpiry",
+        "workloadApi",
     ]);
     let trust_domain = top.require("trustDomain").and_then(|t| t.parse("cluster.local"));
     let node: Option<Arc<str>> = top.get("node").and_then(|n| n.text()).map(Into::into);
@@ -143,6 +147,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let mut taken = HashMap::new();
     let workloads = read_workloads(&top, &domain, app_hop, &mut taken);
     let services = read_services(&top, &workloads, &mut taken);
+    let workload_api =
+        top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");
     let policies: Vec<_> =
         items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
@@ -166,6 +172,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         node,
         ca: ca?,
         capture: capture.unwrap_or(Capture::None),
+        workload_api,
         settings,
         warnings: Vec::new(),
     })

@@ -10,9 +10,11 @@ mod mesh_file;
 mod policies;
 mod reader;
 mod settings;
+mod workload_api;
 
 pub use ca::CaConfig;
 pub use ca_server::{CaServerConfig, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use mesh_file::{Capture, Checked, load, parse};
 pub use settings::Settings;
+pub use workload_api::WorkloadApiConfig;

@@ -8,6 +8,9 @@ mod unix;
 
 pub use unix::{connect, listen};
 
+/// The description of the Workload API, for reflection.
+pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.bin"));
+
 /// The SPIFFE Workload API.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod workload {

@@ -3,6 +3,7 @@
 
 pub mod netns;
 pub mod packet;
+pub mod peer;
 pub mod process;
 pub mod sandbox;
 pub mod sockets;

@@ -1,7 +1,10 @@
-//! The SPIFFE Workload API: [`client`] calls anybody's; [`WorkloadApi`] is the source that keeps
-//! what it says.
+//! The SPIFFE Workload API: workloads ask for their own SVIDs over a Unix socket.
+//!
+//! [`server`] serves it to the processes of this node; [`client`] calls anybody's, and
+//! [`WorkloadApi`] is the source that keeps what that says.
 
 pub mod client;
+pub mod server;
 mod source;
 
 pub use source::WorkloadApi;

@@ -1,0 +1,58 @@
+//! The Workload API of `adit run`, if the mesh file has one: who is registered follows the
+//! configuration and the pods that are carried.
+
+use std::sync::Arc;
+
+use super::carrier::Carrier;
+use crate::{
+    ca::workload_api::server::{Registrar, Registrations, WorkloadApi},
+    config::WorkloadApiConfig,
+    identity::TrustDomain,
+    lifecycle::Tasks,
+    node::Node,
+};
+
+/// What is served, if anything.
+pub(super) struct Served {
+    config: Option<WorkloadApiConfig>,
+    registrar: Option<Registrar>,
+}
+
+impl Served {
+    /// Opens the socket and answers on it in `tasks`.
+    pub(super) fn open(
+        config: Option<WorkloadApiConfig>,
+        node: &Arc<Node>,
+        trust_domain: &TrustDomain,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
+        let Some(WorkloadApiConfig { socket, mode, .. }) = &config else {
+            return Ok(Self { config, registrar: None });
+        };
+        let svids = Arc::clone(&node.svids);
+        let api = WorkloadApi::open(socket, *mode, svids, trust_domain.clone())?;
+        tracing::info!(socket = %socket.display(), "Workload API served");
+        let registrar = Some(api.registrar());
+        tasks.spawn(api.serve(tasks.child()));
+        Ok(Self { config, registrar })
+    }
+
+    /// Takes over entries; a socket stays what it was.
+    pub(super) fn take(&mut self, config: Option<WorkloadApiConfig>) {
+        let place = |c: &WorkloadApiConfig| (c.socket.clone(), c.mode);
+        if config.as_ref().map(place) != self.config.as_ref().map(place) {
+            tracing::warn!("socket and mode of workloadApi take effect when adit is restarted");
+        }
+        let entries = config.map(|c| c.entries).unwrap_or_default();
+        if let Some(served) = &mut self.config {
+            served.entries = entries;
+        }
+    }
+
+    /// Tells what is registered now.
+    pub(super) fn register(&self, carrier: &Carrier) {
+        let (Some(registrar), Some(config)) = (&self.registrar, &self.config) else { return };
+        let (pods, entries) = (carrier.carried(), config.entries.clone());
+        registrar.register(Registrations { pods, entries });
+    }
+}

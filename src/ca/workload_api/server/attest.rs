@@ -1,0 +1,135 @@
+//! Attesting callers (Workload Endpoint §5): nobody shows a secret; the kernel says who
+//! connected, and `/proc` what that process is. Looked at anew for each call and each update,
+//! so that a process that became another is treated as that one.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use super::entitled::Facts;
+use crate::sys::peer::Peer;
+
+/// Who made a connection.
+#[derive(Debug)]
+pub(super) struct Caller(Peer);
+
+/// The process that connected has ended: who speaks now is not known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the process that connected has ended; connect again")]
+pub(super) struct CallerGone;
+
+impl Caller {
+    pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
+        Peer::of(socket.as_fd()).map(Self)
+    }
+
+    pub(super) fn uid(&self) -> u32 {
+        self.0.uid
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.0.pid
+    }
+
+    /// What is known of it now. Of a process in a PID namespace that cannot be seen from here
+    /// only the user and the group are.
+    pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
+        let mut facts = Facts { uid: self.0.uid, gid: self.0.gid, ..Facts::default() };
+        if let Some(pid) = self.0.pid {
+            let proc = PathBuf::from(format!("/proc/{pid}"));
+            let cgroups = std::fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
+            facts.pod_uid = pod_uid(&cgroups);
+            let netns = std::fs::metadata(proc.join("ns/net")).ok();
+            facts.netns = netns.map(|of| (of.dev(), of.ino()));
+            facts.path = executable(&proc.join("exe"));
+        }
+        // Last: while it runs, its ID was not used again, and the facts are its own.
+        if self.0.alive() { Ok(facts) } else { Err(CallerGone) }
+    }
+}
+
+/// The executable, if it is the file that is found at its path from here. A process chooses what
+/// its own mounts show, but not what ours do.
+fn executable(link: &Path) -> Option<PathBuf> {
+    let path = std::fs::read_link(link).ok()?;
+    let (runs, there) = (std::fs::metadata(link).ok()?, std::fs::metadata(&path).ok()?);
+    ((runs.dev(), runs.ino()) == (there.dev(), there.ino())).then_some(path)
+}
+
+/// The UID of the Kubernetes pod that `/proc/PID/cgroup` names, for both cgroup drivers:
+/// `…/kubepods/burstable/pod<UID>/…` and `…-pod<UID with _>.slice/…`. The outermost counts, as a
+/// pod may make cgroups of any name inside its own; lines that disagree name none.
+fn pod_uid(cgroups: &str) -> Option<String> {
+    let mut uids = cgroups.lines().filter_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        path.split('/').skip_while(|part| !part.starts_with("kubepods")).find_map(uid_of_part)
+    });
+    let first = uids.next()?;
+    uids.all(|other| other == first).then_some(first)
+}
+
+fn uid_of_part(part: &str) -> Option<String> {
+    let name = part.strip_suffix(".slice").unwrap_or(part);
+    let uid = match name.strip_prefix("pod") {
+        Some(uid) => uid,
+        None => name.starts_with("kubepods").then(|| name.split_once("-pod"))??.1,
+    };
+    let uid = uid.replace('_', "-");
+    let hex = uid.bytes().filter(u8::is_ascii_hexdigit).count();
+    // A UUID, or the 32 digits that the kubelet makes for its static pods.
+    let right = hex == 32 && (uid.len() == 32 || uid.bytes().filter(|b| *b == b'-').count() == 4);
+    (right && uid.len() <= 36).then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_cgroups() {
+        const UID: &str = "2c48913c-b29f-11e7-9350-020968147796";
+        let under = UID.replace('-', "_");
+        let stat = "7b1b1c6d4a0e4e1f8a3b5c6d7e8f9a0b";
+        let rows = [
+            ("0::/user.slice/user-0.slice".to_owned(), None),
+            (format!("0::/kubepods/burstable/pod{UID}/0123abc"), Some(UID)),
+            (format!("0::/kubepods/pod{UID}/0123abc"), Some(UID)),
+            (format!("0::/../../kubepods/besteffort/pod{UID}"), Some(UID)),
+            (
+                format!(
+                    "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-1.scope"
+                ),
+                Some(UID),
+            ),
+            (format!("0::/kubepods.slice/kubepods-pod{under}.slice/crio-1.scope"), Some(UID)),
+            (format!("12:cpu:/kubepods/pod{UID}/1\n11:pids:/kubepods/pod{UID}/1\n0::/"), Some(UID)),
+            (format!("12:cpu:/kubepods/pod{UID}/1\n11:pids:/kubepods/pod{stat}/1"), None),
+            (format!("0::/kubepods/pod{stat}/1"), Some(stat)),
+            // The outermost: what a pod makes inside its own is its own.
+            (format!("0::/kubepods/pod{stat}/1/kubepods/pod{UID}"), Some(stat)),
+            // Not under kubepods: anybody with a delegated cgroup can make that.
+            (format!("0::/user.slice/pod{UID}/1"), None),
+            ("0::/kubepods/burstable/podabc/1".to_owned(), None),
+            ("0::/kubepods/pod/1".to_owned(), None),
+            (String::new(), None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(pod_uid(&text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn our_own_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let _ours = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let facts = Caller::of(&listener.accept().unwrap().0).unwrap().facts().unwrap();
+        let netns = std::fs::metadata("/proc/self/ns/net").unwrap();
+        assert_eq!(facts.netns, Some((netns.dev(), netns.ino())));
+        assert_eq!(facts.path, std::env::current_exe().ok());
+        assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
+    }
+}

@@ -1,0 +1,227 @@
+//! What one caller may take of the server: connections, calls at a time, calls per second, each
+//! by process and by user. Time comes in; beyond the limits a call is shed (Workload Endpoint
+//! §6: Unavailable), so that one workload in a loop delays no other.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+/// How much one process, or one user, may have.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// Connections at a time.
+    connections: u32,
+    /// Calls and streams at a time.
+    calls: u32,
+    /// Calls per second for ever …
+    per_second: f64,
+    /// … and at once.
+    burst: f64,
+}
+
+const PROCESS: Share = Share { connections: 64, calls: 64, per_second: 200.0, burst: 400.0 };
+const USER: Share = Share { connections: 1024, calls: 1024, per_second: 1000.0, burst: 2000.0 };
+/// Connections of all callers together.
+const CONNECTIONS: u32 = 4096;
+/// How many callers are remembered before those that are at rest are forgotten.
+const REMEMBERED: usize = 1024;
+
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum Shed {
+    #[error("too many connections of this {0}")]
+    Connections(&'static str),
+    #[error("too many calls at a time of this {0}")]
+    Calls(&'static str),
+    #[error("too many calls per second of this {0}")]
+    Rate(&'static str),
+    #[error("too many connections of all callers")]
+    All,
+}
+
+#[derive(Debug)]
+struct Use {
+    connections: u32,
+    calls: u32,
+    tokens: f64,
+    at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    connections: u32,
+    processes: HashMap<u32, Use>,
+    users: HashMap<u32, Use>,
+}
+
+/// The books of one server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Limits(Arc<Mutex<Books>>);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum What {
+    Connection,
+    Call,
+}
+
+/// A place of a caller's; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    limits: Limits,
+    what: What,
+    uid: u32,
+    pid: Option<u32>,
+}
+
+impl Limits {
+    /// A place for a connection.
+    pub(super) fn connect(&self, uid: u32, pid: Option<u32>) -> Result<Place, Shed> {
+        self.take(What::Connection, uid, pid, Instant::now())
+    }
+
+    /// A place for a call, or for a stream as long as it lives.
+    pub(super) fn call(&self, uid: u32, pid: Option<u32>) -> Result<Place, Shed> {
+        self.take(What::Call, uid, pid, Instant::now())
+    }
+
+    fn take(&self, what: What, uid: u32, pid: Option<u32>, now: Instant) -> Result<Place, Shed> {
+        let mut books = self.lock();
+        let Books { connections, processes, users } = &mut *books;
+        if what == What::Connection && *connections >= CONNECTIONS {
+            return Err(Shed::All);
+        }
+        let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
+        let user = entry(users, uid, USER, now);
+        // Both are asked before either is charged.
+        if let Some(process) = &mut process {
+            process.room(what, PROCESS, "process", now)?;
+        }
+        user.room(what, USER, "user", now)?;
+        for one in process.into_iter().chain([user]) {
+            match what {
+                What::Connection => one.connections += 1,
+                What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
+            }
+        }
+        *connections += u32::from(what == What::Connection);
+        Ok(Place { limits: self.clone(), what, uid, pid })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<K: Eq + Hash>(
+    books: &mut HashMap<K, Use>,
+    key: K,
+    share: Share,
+    now: Instant,
+) -> &mut Use {
+    if books.len() >= REMEMBERED && !books.contains_key(&key) {
+        books.retain(|_, one| {
+            one.refill(share, now);
+            one.connections > 0 || one.calls > 0 || one.tokens < share.burst
+        });
+    }
+    let fresh = || Use { connections: 0, calls: 0, tokens: share.burst, at: now };
+    books.entry(key).or_insert_with(fresh)
+}
+
+impl Use {
+    fn refill(&mut self, share: Share, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * share.per_second).min(share.burst);
+        self.at = now;
+    }
+
+    fn room(
+        &mut self,
+        what: What,
+        share: Share,
+        whose: &'static str,
+        now: Instant,
+    ) -> Result<(), Shed> {
+        self.refill(share, now);
+        match what {
+            What::Connection if self.connections >= share.connections => {
+                Err(Shed::Connections(whose))
+            }
+            What::Call if self.calls >= share.calls => Err(Shed::Calls(whose)),
+            What::Call if self.tokens < 1.0 => Err(Shed::Rate(whose)),
+            What::Connection | What::Call => Ok(()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut books = self.limits.lock();
+        let Books { connections, processes, users } = &mut *books;
+        let process = self.pid.and_then(|pid| processes.get_mut(&pid));
+        for one in process.into_iter().chain(users.get_mut(&self.uid)) {
+            match self.what {
+                What::Connection => one.connections = one.connections.saturating_sub(1),
+                What::Call => one.calls = one.calls.saturating_sub(1),
+            }
+        }
+        *connections = connections.saturating_sub(u32::from(self.what == What::Connection));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_process_takes_its_share_and_no_more() {
+        let limits = Limits::default();
+        let now = Instant::now();
+        let call = |pid, now| limits.take(What::Call, 7, Some(pid), now);
+        let mut held: Vec<_> = (0..64).map(|_| call(1, now).unwrap()).collect();
+        assert_eq!(call(1, now).unwrap_err(), Shed::Calls("process"));
+        assert!(call(2, now).is_ok(), "another of the same user");
+        held.pop();
+        assert!(call(1, now).is_ok());
+        drop(held);
+        (0..400 - 65).for_each(|_| drop(call(1, now).unwrap()));
+        assert_eq!(call(1, now).unwrap_err(), Shed::Rate("process"));
+        assert!(call(1, now + Duration::from_millis(10)).is_ok());
+    }
+
+    #[test]
+    fn callers_at_rest_are_forgotten() {
+        let limits = Limits::default();
+        let now = Instant::now();
+        let kept = limits.take(What::Connection, 7, Some(0), now).unwrap();
+        for pid in 1..5000 {
+            let later = now + Duration::from_secs(u64::from(pid));
+            drop(limits.take(What::Call, 7, Some(pid), later).unwrap());
+        }
+        assert!(limits.lock().processes.len() <= REMEMBERED);
+        assert_eq!(limits.lock().processes[&0].connections, 1);
+        drop(kept);
+        let books = limits.lock();
+        assert_eq!((books.connections, books.users[&7].calls), (0, 0));
+    }
+
+    #[test]
+    fn connections_have_limits_of_their_own() {
+        let limits = Limits::default();
+        let connect = |uid, pid| limits.connect(uid, Some(pid));
+        let held: Vec<_> = (0..64).map(|_| connect(7, 1).unwrap()).collect();
+        assert_eq!(connect(7, 1).unwrap_err(), Shed::Connections("process"));
+        let more: Vec<_> = (64..1024).map(|n| connect(7, 1 + n / 64).unwrap()).collect();
+        assert_eq!(connect(7, 99).unwrap_err(), Shed::Connections("user"));
+        let others: Vec<_> =
+            (0..3072).map(|n| connect(8 + n / 1024, 100 + n / 64).unwrap()).collect();
+        assert_eq!(connect(90, 999).unwrap_err(), Shed::All);
+        drop((held, more, others));
+        assert!(connect(7, 1).is_ok());
+    }
+}

@@ -1,0 +1,226 @@
+//! `adit svid`: a workload's own SVIDs, from anybody's Workload API.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use zeroize::Zeroizing;
+
+use super::{FAILED, OK};
+use crate::{
+    ca::workload_api::client::{Client, ENDPOINT_VARIABLE, Endpoint, HintedSvid, X509Context},
+    identity::SpiffeId,
+};
+
+/// How long the first answer may take.
+const FIRST: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+pub(super) struct SvidArgs {
+    #[command(subcommand)]
+    command: SvidCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SvidCommand {
+    /// Fetch SVIDs of this process
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  adit svid fetch x509 --write /run/tls\n  adit svid fetch jwt --audience db --output json"
+    )]
+    Fetch(Fetch),
+    /// Have the Workload API judge a token
+    #[command(subcommand)]
+    Validate(Validate),
+    /// Print each X.509 update as it comes
+    Watch(Where),
+}
+
+#[derive(Debug, Subcommand)]
+enum Fetch {
+    /// X.509-SVIDs and bundles
+    X509 {
+        #[command(flatten)]
+        at: Where,
+        /// Write svid.N.pem, svid.N.key (mode 0600) and bundle.TRUST-DOMAIN.pem here
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+    },
+    /// JWT-SVIDs
+    Jwt {
+        #[command(flatten)]
+        at: Where,
+        /// For whom; may be repeated
+        #[arg(long, required = true)]
+        audience: Vec<String>,
+        /// Only of this identity
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<SpiffeId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Validate {
+    /// A JWT-SVID
+    Jwt {
+        #[command(flatten)]
+        at: Where,
+        /// Who we are to the token
+        #[arg(long)]
+        audience: String,
+        /// JWS Compact
+        token: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Where {
+    /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
+    #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
+    socket: Endpoint,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+pub(super) fn run(args: SvidArgs) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(act(args.command)));
+    match done {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("adit svid: {error:#}");
+            FAILED
+        }
+    }
+}
+
+async fn act(command: SvidCommand) -> anyhow::Result<()> {
+    match command {
+        SvidCommand::Fetch(Fetch::X509 { at, write }) => {
+            let first = async { Client::new(&at.socket).x509().await?.next().await };
+            let context =
+                tokio::time::timeout(FIRST, first).await.context("no answer in 15 s")??;
+            if let Some(dir) = &write {
+                write_all(dir, &context)?;
+            }
+            print(at.output, &described(&context));
+        }
+        SvidCommand::Fetch(Fetch::Jwt { at, audience, spiffe_id }) => {
+            let tokens = Client::new(&at.socket).jwt(&audience, spiffe_id.as_ref()).await?;
+            let svids = tokens.iter();
+            let svids =
+                svids.map(|t| json!({ "id": t.id.as_str(), "hint": t.hint, "token": t.token }));
+            print(at.output, &json!({ "svids": svids.collect::<Vec<_>>() }));
+        }
+        SvidCommand::Validate(Validate::Jwt { at, audience, token }) => {
+            let (id, claims) = Client::new(&at.socket).validate_jwt(&audience, &token).await?;
+            print(at.output, &json!({ "id": id.as_str(), "claims": claims }));
+        }
+        SvidCommand::Watch(at) => {
+            let mut updates = Client::new(&at.socket).x509().await?;
+            loop {
+                let context = updates.next().await?;
+                let _ = writeln!(io::stdout(), "{}", described(&context));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(output: Output, value: &Value) {
+    let list = value["svids"].as_array().filter(|_| output == Output::Text);
+    let Some(list) = list else {
+        let _ = writeln!(io::stdout(), "{value:#}");
+        return;
+    };
+    for svid in list {
+        let text = |key: &str| svid[key].as_str().unwrap_or_default().to_owned();
+        let rest = if text("token").is_empty() {
+            format!("serial {} until {}", text("serial"), text("notAfter"))
+        } else {
+            text("token")
+        };
+        let hint = text("hint");
+        let hint = if hint.is_empty() { hint } else { format!(" ({hint})") };
+        let _ = writeln!(io::stdout(), "{}{hint} {rest}", text("id"));
+    }
+}
+
+/// An update without its keys.
+fn described(context: &X509Context) -> Value {
+    let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
+    let svid = |s: &HintedSvid| {
+        json!({
+            "id": s.svid.id.as_str(),
+            "hint": s.hint,
+            "serial": s.svid.serial,
+            "notBefore": rfc3339(s.svid.not_before),
+            "notAfter": rfc3339(s.svid.not_after),
+        })
+    };
+    let bundle = |b: &crate::identity::TrustBundle| {
+        json!({
+            "trustDomain": b.trust_domain.as_str(),
+            "authorities": b.authorities.len(),
+            "crls": b.crls.len(),
+        })
+    };
+    json!({
+        "svids": context.svids.iter().map(svid).collect::<Vec<_>>(),
+        "bundles": context.bundles.iter().map(bundle).collect::<Vec<_>>(),
+    })
+}
+
+fn write_all(dir: &Path, context: &X509Context) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
+    for (n, HintedSvid { svid, .. }) in context.svids.iter().enumerate() {
+        let key = Zeroizing::new(pem("PRIVATE KEY", svid.key.pkcs8()));
+        write(&dir.join(format!("svid.{n}.key")), &key, 0o600)?;
+        let chain: String = svid.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+        write(&dir.join(format!("svid.{n}.pem")), &chain, 0o644)?;
+    }
+    for bundle in context.bundles.iter() {
+        let all: String = bundle.authorities.iter().map(|der| pem("CERTIFICATE", der)).collect();
+        write(&dir.join(format!("bundle.{}.pem", bundle.trust_domain)), &all, 0o644)?;
+    }
+    Ok(())
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = Zeroizing::new(STANDARD.encode(der));
+    let mut all = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        all.extend(line.iter().map(|b| char::from(*b)));
+        all.push('\n');
+    }
+    all + &format!("-----END {label}-----\n")
+}
+
+/// Writes beside and renames, so that nobody reads half a file.
+fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(format!(".tmp{}", std::process::id()));
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&temp)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temp, path)
+    };
+    written().with_context(|| format!("{}", path.display()))
+}
