@@ -95,7 +95,7 @@ impl FromStr for Endpoint {
 pub enum ClientError {
     /// What the server, or the connection to it, said.
     #[error("{}: {}", code_name(.0.code()), .0.message())]
-    Status(#[from] Box<Status>),
+    Status(Box<Status>),
     /// The server ended the stream without a reason.
     #[error("the server ended the stream")]
     Ended,

@@ -141,10 +141,9 @@ impl Watcher {
         };
         tokio::select! {
             // The server has ended, or the source: nothing more will come.
-            Err(_) = self.registered.changed() => pending().await,
+            told = self.registered.changed() => if told.is_err() { pending().await },
             Ok(()) = self.bundles.changed() => {}
             () = svid => {}
-            else => {}
         }
     }
 }

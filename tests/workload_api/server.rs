@@ -1,0 +1,158 @@
+//! What a server of the Workload API must and must not do.
+
+use std::time::{Duration, Instant};
+
+use adit::rpc::workload::{
+    JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
+    spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
+};
+use tonic::{Code, Streaming};
+
+use super::{
+    harness::Test,
+    served::{Served, with_header},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("the_header_comes_before_everything", the_header_comes_before_everything),
+    ("the_first_message_is_the_whole_state", the_first_message_is_the_whole_state),
+    ("changes_are_told_and_nothing_else", changes_are_told_and_nothing_else),
+    ("bad_requests_have_their_codes", bad_requests_have_their_codes),
+    ("nobody_elses_identity", nobody_elses_identity),
+    ("clients_that_come_and_go_leave_nothing", clients_that_come_and_go_leave_nothing),
+];
+
+const TWO: &str = "  - { id: /one, hint: one, selectors: { uid: 0 } }
+  - { id: /two, hint: one, selectors: { uid: 0 } }";
+
+fn block<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limit = Duration::from_secs(60);
+    runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("in a minute") })
+}
+
+async fn stream(served: &Served) -> Streaming<X509svidResponse> {
+    let request = with_header(X509svidRequest {}, &["true"]);
+    Client::new(served.channel()).fetch_x509svid(request).await.unwrap().into_inner()
+}
+
+fn the_header_comes_before_everything() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 99 } }");
+    block(async {
+        let mut client = Client::new(served.channel());
+        for values in [&[][..], &["True"], &["1"], &["true", "true"], &["true,true"]] {
+            let refused = client.fetch_x509svid(with_header(X509svidRequest {}, values)).await;
+            assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument, "{values:?}");
+        }
+        let right = client.fetch_x509svid(with_header(X509svidRequest {}, &["true"])).await;
+        assert_eq!(right.unwrap_err().code(), Code::PermissionDenied);
+    });
+}
+
+fn the_first_message_is_the_whole_state() {
+    let served = Served::start(TWO);
+    block(async {
+        stream(&served).await.message().await.unwrap();
+        let start = Instant::now();
+        let first = stream(&served).await.message().await.unwrap().unwrap();
+        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+        let ids: Vec<_> = first.svids.iter().map(|s| (&*s.spiffe_id, &*s.hint)).collect();
+        let expected = [("spiffe://example.org/one", "one"), ("spiffe://example.org/two", "")];
+        assert_eq!(ids, expected, "a hint is used once");
+        let whole = |s: &adit::rpc::workload::X509svid| {
+            !s.x509_svid.is_empty() && !s.x509_svid_key.is_empty() && !s.bundle.is_empty()
+        };
+        assert!(first.svids.iter().all(whole));
+        let request = with_header(X509BundlesRequest {}, &["true"]);
+        let mut bundles = Client::new(served.channel()).fetch_x509_bundles(request).await.unwrap();
+        let bundles = bundles.get_mut().message().await.unwrap().unwrap().bundles;
+        assert_eq!(bundles["spiffe://example.org"], first.svids[0].bundle);
+    });
+}
+
+fn changes_are_told_and_nothing_else() {
+    let served = Served::start(TWO);
+    block(async {
+        let mut updates = stream(&served).await;
+        assert_eq!(updates.message().await.unwrap().unwrap().svids.len(), 2);
+        served.edit(&format!("{TWO}\n  - {{ id: /three, selectors: {{ uid: 99 }} }}"));
+        let quiet = tokio::time::timeout(Duration::from_millis(500), updates.message()).await;
+        assert!(quiet.is_err(), "nothing changed for us");
+        served.edit("  - { id: /two, selectors: { uid: 0 } }");
+        let less = updates.message().await.unwrap().unwrap();
+        assert_eq!(less.svids.len(), 1);
+        served.edit("  - { id: /two, selectors: { uid: 99 } }");
+        assert_eq!(updates.message().await.unwrap_err().code(), Code::PermissionDenied);
+    });
+}
+
+fn bad_requests_have_their_codes() {
+    let served = Served::start(TWO);
+    block(async {
+        let mut client = Client::new(served.channel());
+        for (audience, spiffe_id, code) in [
+            (&[][..], "", Code::InvalidArgument),
+            (&[""], "", Code::InvalidArgument),
+            (&["a"], "spiffe://", Code::InvalidArgument),
+            (&["a"], "spiffe://example.org/other", Code::PermissionDenied),
+            (&["a"], "spiffe://elsewhere.org/one", Code::PermissionDenied),
+        ] {
+            let audience = audience.iter().map(ToString::to_string).collect();
+            let request = JwtsvidRequest { audience, spiffe_id: spiffe_id.into() };
+            let answer = client.fetch_jwtsvid(with_header(request, &["true"])).await;
+            assert_eq!(answer.unwrap_err().code(), code, "{spiffe_id}");
+        }
+        for (audience, svid) in [("", "a.b.c"), ("a", ""), ("a", "a.b.c")] {
+            let request = ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() };
+            let answer = client.validate_jwtsvid(with_header(request, &["true"])).await;
+            assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument, "{audience} {svid}");
+        }
+        for path in ["/SpiffeWorkloadAPI/FetchWITSVID", "/SpiffeWorkloadAPI/X", "/Other/X"] {
+            let mut grpc = tonic::client::Grpc::new(served.channel());
+            grpc.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<X509svidRequest, X509svidResponse>::default();
+            let request = with_header(X509svidRequest {}, &["true"]);
+            let answer = grpc.unary(request, path.parse().unwrap(), codec).await;
+            assert_eq!(answer.unwrap_err().code(), Code::Unimplemented, "{path}");
+        }
+    });
+}
+
+fn nobody_elses_identity() {
+    let own = std::env::current_exe().unwrap();
+    let served = Served::start(&format!(
+        "  - {{ id: /test, selectors: {{ path: {} }} }}\n  - {{ id: /adit, selectors: {{ path: {} }} }}",
+        own.display(),
+        env!("CARGO_BIN_EXE_adit"),
+    ));
+    block(async {
+        let first = stream(&served).await.message().await.unwrap().unwrap();
+        let ids: Vec<_> = first.svids.iter().map(|s| &*s.spiffe_id).collect();
+        assert_eq!(ids, ["spiffe://example.org/test"]);
+    });
+    let fetch = std::process::Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["svid", "fetch", "x509", "--socket"])
+        .arg(served.socket())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&fetch.stdout);
+    assert!(text.contains("example.org/adit") && !text.contains("/test"), "{text}");
+}
+
+fn clients_that_come_and_go_leave_nothing() {
+    let served = Served::start(TWO);
+    block(async {
+        stream(&served).await.message().await.unwrap();
+        let before = served.descriptors();
+        for _ in 0..300 {
+            stream(&served).await.message().await.unwrap();
+        }
+        for _ in 0..100 {
+            if served.descriptors() <= before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{before} descriptors became {}", served.descriptors());
+    });
+}
