@@ -17,11 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{config::Settings, lifecycle::Tasks, node::Node, observe::logging::Logging};
+use crate::{
+    ca::federation::Federation, config::Settings, lifecycle::Tasks, node::Node,
+    observe::logging::Logging,
+};
 
 /// What the endpoints show.
 pub struct State {
     node: Arc<Node>,
+    federation: Arc<Federation>,
     logging: Logging,
     readiness: Mutex<Readiness>,
 }
@@ -36,8 +40,8 @@ struct Readiness {
 impl State {
     /// Not ready yet.
     #[must_use]
-    pub fn new(node: Arc<Node>, logging: Logging) -> Self {
-        Self { node, logging, readiness: Mutex::default() }
+    pub fn new(node: Arc<Node>, federation: Arc<Federation>, logging: Logging) -> Self {
+        Self { node, federation, logging, readiness: Mutex::default() }
     }
 
     /// The configuration is in force.
@@ -148,6 +152,8 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
         (Endpoint::Admin, "/connections") => json_answer(&state.node.telemetry.live.to_json()),
         (Endpoint::Admin, "/certs") => json_answer(&certs(state)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
+        (Endpoint::Admin, "/federation") => json_answer(&json!(state.federation.statuses())),
+        (Endpoint::Admin, "/federation/refresh") => refresh(state, request),
         (Endpoint::Admin, "/logging") => logging(state, request),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n".into()),
     }
@@ -179,6 +185,8 @@ const INDEX: &str = "adit admin\n\
   GET  /connections           open connections\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
+  GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
+  POST /federation/refresh?trustDomain=TD  ask for one now\n\
   GET  /logging               the log filter in force\n\
   POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
 
@@ -219,6 +227,18 @@ fn rotate(state: &State, request: &Request<Incoming>) -> Answer {
         Some(true) => text(StatusCode::OK, "renewing\n".into()),
         Some(false) => text(StatusCode::NOT_FOUND, "not an identity of this node\n".into()),
         None => text(StatusCode::BAD_REQUEST, "?id= must be a SPIFFE ID\n".into()),
+    }
+}
+
+fn refresh(state: &State, request: &Request<Incoming>) -> Answer {
+    if let Some(refused) = post_only(request) {
+        return refused;
+    }
+    let trust_domain = query(request, "trustDomain").and_then(|td| td.parse().ok());
+    match trust_domain.map(|td| state.federation.refresh_now(&td)) {
+        Some(true) => text(StatusCode::OK, "asking\n".into()),
+        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file names no such\n".into()),
+        None => text(StatusCode::BAD_REQUEST, "?trustDomain= must be a trust domain\n".into()),
     }
 }
 

@@ -78,8 +78,9 @@ impl Carrier {
                 Err(error) => failed.push(format!("pod {}: {error}", workload.uid)),
             }
         }
-        let stays = |uid: &str| uid.starts_with(HELD_AS) || wanted.iter().any(|w| &*w.uid == uid);
-        self.node.svids.retain(stays);
+        // Those without a slash are adit's own, no workload's.
+        let own = |uid: &str| uid.starts_with(HELD_AS) || !uid.contains('/');
+        self.node.svids.retain(|uid| own(uid) || wanted.iter().any(|w| &*w.uid == uid));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.node.telemetry.metrics.pods.set(count(self.with(|pods| pods.len())));
         self.node.telemetry.metrics.pods_pending.set(count(failed.len()));

@@ -16,7 +16,10 @@ use tokio::{
 use super::{carrier::Carrier, ebb::Ebb, source, workload_api::Served};
 use crate::{
     admin::{self, State},
-    ca::Svids,
+    ca::{
+        Svids,
+        federation::{self, Federation},
+    },
     config::{self, CaConfig, Checked, LoadError},
     lifecycle::Tasks,
     mesh::{AppHop, Workload},
@@ -72,15 +75,33 @@ async fn serve(
     let trust_domain = checked.snapshot.trust_domain().clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
     let tasks = Tasks::default();
+    let federated = Arc::new(Federation::new(
+        trust_domain.clone(),
+        ca.bundles(),
+        checked.federation.state_dir.as_deref(),
+        Arc::clone(&telemetry.metrics),
+        tasks.child(),
+    ));
+    federated.apply(&checked.federation.trust_domains);
     let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
+    let svids = Arc::new(svids.trusting(federated.bundles()));
+    federation::serve(&checked.federation.serve, &trust_domain, &svids, &tasks).await?;
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
-    let Checked { snapshot, node: _, settings, capture, workload_api, warnings, ca: ca_config } =
-        checked;
+    let Checked {
+        snapshot,
+        node: _,
+        settings,
+        capture,
+        workload_api,
+        warnings,
+        ca: ca_config,
+        federation,
+    } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
     let node = Arc::new(Node {
         mesh: ArcSwap::from_pointee(snapshot),
-        svids: Arc::new(svids),
+        svids,
         tunnels: Arc::new(tunnels),
         telemetry,
         tunnel: settings.tunnel.clone(),
@@ -89,7 +110,7 @@ async fn serve(
         workers,
     });
     tasks.spawn(guard(Arc::clone(&node)));
-    let state = Arc::new(State::new(Arc::clone(&node), logging));
+    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
     admin::serve(&state, &settings, &tasks).await?;
     let carrier = Carrier::new(Arc::clone(&node));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
@@ -102,7 +123,8 @@ async fn serve(
         wanted,
         capture,
         grace: settings.drain,
-        settings: fixed(&settings),
+        settings: fixed(&settings, &federation),
+        federated,
         carrier,
         workload_api,
         node,
@@ -175,6 +197,7 @@ struct Live {
     capture: config::Capture,
     grace: Duration,
     settings: String,
+    federated: Arc<Federation>,
     carrier: Carrier,
     workload_api: Served,
     node: Arc<Node>,
@@ -224,9 +247,13 @@ impl Live {
         self.capture = checked.capture;
         self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
-        if fixed(&checked.settings) != self.settings {
-            tracing::warn!("settings other than `drain` take effect when adit is restarted");
+        if fixed(&checked.settings, &checked.federation) != self.settings {
+            tracing::warn!(
+                "settings other than `drain` take effect when adit is restarted, also \
+                 `federation.serve` and `stateDir`"
+            );
         }
+        self.federated.apply(&checked.federation.trust_domains);
         self.node.mesh.store(Arc::new(checked.snapshot));
         let closed = recheck(&self.node);
         self.start_pods().await;
@@ -257,8 +284,9 @@ impl Live {
 }
 
 /// The settings that a reload does not change.
-fn fixed(settings: &config::Settings) -> String {
-    format!("{:?}", config::Settings { drain: Duration::ZERO, ..settings.clone() })
+fn fixed(settings: &config::Settings, federation: &config::FederationConfig) -> String {
+    let settings = config::Settings { drain: Duration::ZERO, ..settings.clone() };
+    format!("{settings:?} {:?} {:?}", federation.serve, federation.state_dir)
 }
 
 /// When a file was last written, and which it is.

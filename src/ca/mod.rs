@@ -6,6 +6,7 @@
 mod budget;
 mod dial;
 mod embedded;
+pub mod federation;
 mod files;
 mod istiod;
 mod pushed;

@@ -101,6 +101,13 @@ impl Svids {
         Self { source, bundles, metrics, tasks, entries: Mutex::default() }
     }
 
+    /// Checks peers against these, the source's and others (see [`super::federation`]).
+    #[must_use]
+    pub fn trusting(mut self, bundles: watch::Receiver<Arc<BundleSet>>) -> Self {
+        self.bundles = bundles;
+        self
+    }
+
     /// What peers' SVIDs are checked against.
     #[must_use]
     pub fn bundles(&self) -> Arc<BundleSet> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    CaConfig, Fault, Faults, LoadError, Settings, ca, policies,
+    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, ca, policies,
     reader::{Item, Map, Notes, documents},
     workload_api,
 };
@@ -44,6 +44,8 @@ pub struct Checked {
     pub node: Option<Arc<str>>,
     /// Where SVIDs come from.
     pub ca: CaConfig,
+    /// Other trust domains.
+    pub federation: FederationConfig,
     /// Who redirects.
     pub capture: Capture,
     /// Where workloads fetch their SVIDs themselves.
@@ -116,6 +118,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         "node",
         "mtls",
         "ca",
+        "federation",
         "capture",
         "workloads",
         "services",
@@ -144,6 +147,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let settings = Settings::read(&top);
     let any: TrustDomain = "invalid".parse().ok()?;
     let domain = trust_domain.clone().unwrap_or(any);
+    let federation = FederationConfig::read(&top, &domain);
     let mut taken = HashMap::new();
     let workloads = read_workloads(&top, &domain, app_hop, &mut taken);
     let services = read_services(&top, &workloads, &mut taken);
@@ -155,6 +159,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     check_node(&top, node.as_deref(), &workloads);
     let redirects = capture == Some(Capture::Nft);
     check_namespaces(&top, node.as_deref(), &workloads, redirects);
+    check_trust_domains(&top, node.as_deref(), &domain, &workloads);
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {
         if !names.insert(policy.key()) {
@@ -171,6 +176,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         snapshot: Snapshot::build(parts),
         node,
         ca: ca?,
+        federation,
         capture: capture.unwrap_or(Capture::None),
         workload_api,
         settings,
@@ -217,6 +223,27 @@ fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], r
     }
 }
 
+/// This node's source gives no SVIDs of another trust domain.
+fn check_trust_domains(
+    top: &Map<'_>,
+    node: Option<&str>,
+    own: &TrustDomain,
+    workloads: &[Workload],
+) {
+    let here = |w: &&Workload| {
+        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
+    };
+    let foreign = |w: &&Workload| w.id.trust_domain() != own;
+    for workload in workloads.iter().filter(here).filter(foreign) {
+        top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
+            "{} is of trust domain {}, and this process would carry it, but has identities of \
+             {own} only; name this process's `node`, and the workload's",
+            workload.uid,
+            workload.id.trust_domain()
+        ));
+    }
+}
+
 type Taken = HashMap<IpAddr, String>;
 
 fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
@@ -249,6 +276,7 @@ fn read_workloads(
             "name",
             "namespace",
             "serviceAccount",
+            "trustDomain",
             "addresses",
             "node",
             "netns",
@@ -267,6 +295,8 @@ fn read_workloads(
         if !uids.insert(uid.clone()) {
             item.fault(format!("there is already a workload {uid}"));
         }
+        let foreign = map.get("trustDomain").map(|t| t.parse::<TrustDomain>("other.example"));
+        let Some(domain) = foreign.as_ref().map_or(Some(domain), Option::as_ref) else { continue };
         let id = match SpiffeId::for_service_account(domain, &namespace, &account) {
             Ok(id) => id,
             Err(e) => {

@@ -4,6 +4,7 @@
 mod ca;
 mod ca_server;
 mod fault;
+mod federation;
 mod files;
 mod istiod;
 mod mesh_file;
@@ -15,6 +16,7 @@ mod workload_api;
 pub use ca::CaConfig;
 pub use ca_server::{CaServerConfig, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
+pub use federation::FederationConfig;
 pub use mesh_file::{Capture, Checked, load, parse};
 pub use settings::Settings;
 pub use workload_api::WorkloadApiConfig;

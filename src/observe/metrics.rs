@@ -100,6 +100,9 @@ pub struct Metrics {
     pub outage_budget: GaugeVec,
     /// SVID renewals by `result` (`issued`, `failed`) and `source`.
     pub svid_renewals: IntCounterVec,
+    /// Attempts to obtain another trust domain's bundle, by `trust_domain` and `result`:
+    /// `fetched`, `failed`.
+    pub federation_fetches: IntCounterVec,
     /// End of validity per own identity, Unix seconds.
     pub svid_not_after: GaugeVec,
     /// Handshakes that failed, by `reporter` and `reason`.
@@ -218,6 +221,11 @@ impl Metrics {
                 "Tunnels closed as their peer is believed no more",
                 &["reporter", "close_reason"],
             )?,
+            federation_fetches: counters(
+                "adit_federation_fetches_total",
+                "Attempts to obtain another trust domain's bundle, by result",
+                &["trust_domain", "result"],
+            )?,
             handshake_failures: counters(
                 "adit_handshake_failures_total",
                 "TLS or HTTP/2 handshakes that failed",
@@ -294,6 +302,13 @@ impl Metrics {
     pub fn forget_identity(&self, identity: &str) {
         let _ = self.svid_not_after.remove_label_values(&[identity]);
         let _ = self.svid_last_success.remove_label_values(&[identity]);
+    }
+
+    /// Takes away what is counted for a trust domain that is no longer federated.
+    pub fn forget_federation(&self, trust_domain: &str) {
+        for result in ["fetched", "failed"] {
+            let _ = self.federation_fetches.remove_label_values(&[trust_domain, result]);
+        }
     }
 
     /// The exposition text, with the bytes of `live` connections brought up to date first.

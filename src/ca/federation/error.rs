@@ -1,0 +1,119 @@
+//! Why a bundle could not be had; the last good one stays.
+
+use std::{error::Error as _, io, path::PathBuf, time::Duration};
+
+use super::relation::{EndpointUrl, InvalidUrl};
+use crate::identity::{SvidError, TrustDomain};
+
+/// Why there is no newer bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// A file; says which, and what is wrong.
+    #[error("{path}: {why}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Nobody to check the endpoint's SVID against.
+    #[error("no bundle of {0}, whose SVID the endpoint shows; name one in `bundle`")]
+    NoBundle(TrustDomain),
+    /// The endpoint cannot be reached.
+    #[error("{url} cannot be reached: {source}")]
+    Connect {
+        /// Its address.
+        url: EndpointUrl,
+        /// What the kernel or the resolver said.
+        source: io::Error,
+    },
+    /// It did not prove who it is.
+    #[error("{url} is not believed: {why}")]
+    NotProven {
+        /// Its address.
+        url: EndpointUrl,
+        /// The rule.
+        why: String,
+    },
+    /// It sent something that is not HTTP, or broke off.
+    #[error("{url} gave no HTTP answer: {why}")]
+    Http {
+        /// Its address.
+        url: EndpointUrl,
+        /// What went wrong.
+        why: String,
+    },
+    /// It answered with another status than 200.
+    #[error("{url} answered {status}")]
+    Status {
+        /// Its address.
+        url: EndpointUrl,
+        /// What it said.
+        status: http::StatusCode,
+    },
+    /// It points to where we do not go.
+    #[error("{url} redirects to {to:?}, which is not followed: {why}")]
+    Redirect {
+        /// Its address.
+        url: EndpointUrl,
+        /// Where it points to, cut.
+        to: String,
+        /// Why not.
+        why: InvalidUrl,
+    },
+    /// It points on and on.
+    #[error("{url} redirects once more after {0} redirects", super::fetch::MOST_REDIRECTS)]
+    TooManyRedirects {
+        /// The last address.
+        url: EndpointUrl,
+    },
+    /// Its answer is longer than any bundle.
+    #[error("{url} answered more than {0} bytes", super::fetch::MOST_BYTES)]
+    TooLarge {
+        /// Its address.
+        url: EndpointUrl,
+    },
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// It is no bundle.
+    #[error("what arrived is no bundle: {0}")]
+    NotBundle(String),
+    /// It is older than what is held.
+    #[error(
+        "spiffe_sequence went back from {held} to {arrived}: ignored; if the trust domain really \
+         began anew, take it out of the mesh file and put it in again"
+    )]
+    Backwards {
+        /// What is held.
+        held: u64,
+        /// What arrived.
+        arrived: u64,
+    },
+}
+
+impl FetchError {
+    /// A failed handshake: with what the peer's certificate broke, if it was that.
+    pub(super) fn handshake(url: &EndpointUrl, error: io::Error) -> Self {
+        let url = url.clone();
+        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
+            return Self::Connect { url, source: error };
+        };
+        let mut why = tls.to_string();
+        if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = tls {
+            let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
+            match cause.downcast_ref::<SvidError>() {
+                Some(svid) => why = svid.to_string(),
+                None => why = cause.to_string(),
+            }
+        } else if let Some(cause) = tls.source() {
+            why = format!("{why}: {cause}");
+        }
+        Self::NotProven { url, why }
+    }
+
+    /// What the kernel said about a file.
+    pub(super) fn file(path: &std::path::Path, why: impl ToString) -> Self {
+        Self::File { path: path.into(), why: why.to_string() }
+    }
+}

@@ -1,0 +1,166 @@
+//! The driver of one [`Relation`]: waits, asks, tells; decides nothing.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use tokio::sync::Notify;
+
+use super::{
+    BundleFrom, FetchError, Profile, Relation, Shared, Took, document, fetch,
+    pace::Pace,
+    store::{Store, read_bounded},
+    verifier,
+};
+use crate::identity::{SpiffeId, TrustBundle, TrustDomain};
+
+/// How often a file is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) struct Poller {
+    pub(super) relation: Relation,
+    pub(super) shared: Arc<Shared>,
+    pub(super) generation: Arc<()>,
+    pub(super) hurry: Arc<Notify>,
+}
+
+impl Poller {
+    /// With the hint of the bundle that an earlier process had from this endpoint, if any.
+    pub(super) async fn run(self, earlier: Option<Option<Duration>>) {
+        match &self.relation.from {
+            BundleFrom::File(path) => self.watch(path).await,
+            BundleFrom::Endpoint { url, profile } => {
+                let mut pace = Pace::default();
+                if let Some(hint) = earlier {
+                    pace.answered(hint);
+                }
+                loop {
+                    let arrived = match self.believed(profile).await {
+                        Ok(tls) => fetch::get(url, &tls).await,
+                        Err(error) => Err(error),
+                    };
+                    let bundle =
+                        arrived.and_then(|b| document::read(&self.relation.trust_domain, &b));
+                    match self.shared.arrived(&self.relation, &self.generation, bundle) {
+                        Some(Took::Bundle(hint)) => pace.answered(hint),
+                        Some(Took::Nothing) => pace.failed(),
+                        None => return,
+                    }
+                    let wait = pace.wait(rand::random());
+                    self.shared.next(&self.relation.trust_domain, wait);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.hurry.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// TLS that believes the endpoint and nobody else, by the bundles of now.
+    async fn believed(&self, profile: &Profile) -> Result<Arc<rustls::ClientConfig>, FetchError> {
+        match profile {
+            Profile::Web { roots } => {
+                let roots = roots.clone();
+                // The system's roots are hundreds of files.
+                let read = move || verifier::web(roots.as_deref());
+                let read = tokio::task::spawn_blocking(read).await;
+                read.map_err(|e| FetchError::file(Path::new("roots"), e))?
+            }
+            Profile::Spiffe { endpoint_id, bundle } => {
+                let bundle = self.bundle_of(endpoint_id, bundle.as_deref())?;
+                verifier::spiffe(endpoint_id, bundle)
+            }
+        }
+    }
+
+    /// What the endpoint's SVID is checked against: the bundle of its trust domain in use, and
+    /// only while there is none, the first one from the file.
+    fn bundle_of(&self, id: &SpiffeId, first: Option<&Path>) -> Result<TrustBundle, FetchError> {
+        let trust_domain = id.trust_domain();
+        if let Some(bundle) = self.shared.combined.borrow().get(trust_domain) {
+            return Ok(bundle.clone());
+        }
+        let first = first.ok_or_else(|| FetchError::NoBundle(trust_domain.clone()))?;
+        file(trust_domain, first)
+    }
+
+    /// Takes what a file holds once it has stopped changing.
+    async fn watch(&self, path: &Path) {
+        let mut seen: Option<Option<TrustBundle>> = None;
+        let mut taken: Option<Option<TrustBundle>> = None;
+        loop {
+            let read = file(&self.relation.trust_domain, path);
+            let now = read.as_ref().ok().cloned();
+            if seen.as_ref() == Some(&now) && taken.as_ref() != Some(&now) {
+                taken = Some(now.clone());
+                let arrived = self.shared.arrived(&self.relation, &self.generation, read);
+                if arrived.is_none() {
+                    return;
+                }
+            }
+            seen = Some(now);
+            self.shared.next(&self.relation.trust_domain, LOOK);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+}
+
+/// What is known of a trust domain before anybody is asked.
+pub(super) enum First {
+    /// An earlier process had it from this endpoint.
+    Stored(TrustBundle),
+    /// The operator gave it.
+    Given(TrustBundle),
+    /// Nothing.
+    Nothing,
+}
+
+pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<First, FetchError> {
+    let trust_domain = &relation.trust_domain;
+    match &relation.from {
+        BundleFrom::File(path) => file(trust_domain, path).map(First::Given),
+        BundleFrom::Endpoint { profile, .. } => {
+            if let (Some(store), Some(endpoint)) = (store, fingerprint(relation)) {
+                match store.load(trust_domain, &endpoint) {
+                    Ok(Some(bundle)) => return Ok(First::Stored(bundle)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(target: "federation", %trust_domain, %error, "the stored bundle is not used");
+                    }
+                }
+            }
+            match profile {
+                Profile::Spiffe { endpoint_id, bundle: Some(path) }
+                    if endpoint_id.trust_domain() == trust_domain =>
+                {
+                    file(trust_domain, path).map(First::Given)
+                }
+                _ => Ok(First::Nothing),
+            }
+        }
+    }
+}
+
+/// What the operator said of an endpoint, with the first bundle itself; `None` where nothing is
+/// fetched. Whoever changes it wants to begin anew.
+pub(super) fn fingerprint(relation: &Relation) -> Option<String> {
+    let BundleFrom::Endpoint { url, profile } = &relation.from else { return None };
+    let proof = match profile {
+        Profile::Web { .. } => String::new(),
+        Profile::Spiffe { endpoint_id, bundle } => {
+            let first = bundle.as_ref().map(|path| read_bounded(path).unwrap_or_default());
+            let first = digest::digest(&digest::SHA256, &first.unwrap_or_default());
+            let hex: String = first.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+            format!(" {endpoint_id} {hex}")
+        }
+    };
+    Some(format!("{} {url}{proof}", profile.as_str()))
+}
+
+fn file(trust_domain: &TrustDomain, path: &Path) -> Result<TrustBundle, FetchError> {
+    let text = read_bounded(path)?;
+    document::read_file(trust_domain, &text).map_err(|e| FetchError::file(path, e))
+}

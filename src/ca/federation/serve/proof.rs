@@ -1,0 +1,149 @@
+//! What our servers show: a certificate from files, an X.509-SVID of this node, or nothing.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::{
+    ServerConfig,
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::{KeyPairFiles, WITHIN};
+use crate::{
+    ca::{
+        Svids,
+        federation::{FetchError, verifier::provider},
+    },
+    identity::{SpiffeId, X509Svid},
+};
+
+/// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
+const UID: &str = "bundle-endpoint";
+/// How often files are looked at, at most.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(super) enum Shown {
+    Nothing,
+    Files { files: KeyPairFiles, held: Mutex<FromFiles> },
+    Svid { held: Mutex<Option<(Arc<X509Svid>, Arc<ServerConfig>)>> },
+}
+
+pub(super) struct FromFiles {
+    config: Arc<ServerConfig>,
+    stamp: Stamp,
+    looked: Instant,
+}
+
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+impl Shown {
+    /// Reads the files.
+    pub(super) fn files(files: &KeyPairFiles) -> Result<Self, FetchError> {
+        let stamp = stamp(files);
+        let held = FromFiles { config: read(files)?, stamp, looked: Instant::now() };
+        Ok(Self::Files { files: files.clone(), held: Mutex::new(held) })
+    }
+
+    /// Begins to hold the SVID.
+    pub(super) fn svid(svids: &Svids, id: &SpiffeId) -> Self {
+        svids.watch(&UID.into(), id);
+        Self::Svid { held: Mutex::default() }
+    }
+
+    /// TLS with what is to be shown now; `None` is no TLS.
+    pub(super) async fn acceptor(&self, svids: &Svids) -> Result<Option<TlsAcceptor>, String> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Files { files, held } => {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.renew(files);
+                Ok(Some(Arc::clone(&held.config).into()))
+            }
+            Self::Svid { held } => {
+                let svid = timeout(WITHIN, svids.ready(UID)).await;
+                let svid = svid.map_err(|_| "no SVID yet")?.map_err(|e| e.to_string())?;
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((shown, config)) = &*held
+                    && Arc::ptr_eq(shown, &svid)
+                {
+                    return Ok(Some(Arc::clone(config).into()));
+                }
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.pkcs8()));
+                let config = config(svid.chain.clone(), &key).map_err(|e| e.to_string())?;
+                *held = Some((svid, Arc::clone(&config)));
+                Ok(Some(config.into()))
+            }
+        }
+    }
+}
+
+impl FromFiles {
+    /// Takes new files if certificate and key belong together, else keeps what was.
+    fn renew(&mut self, files: &KeyPairFiles) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let now = stamp(files);
+        if now == self.stamp {
+            return;
+        }
+        self.stamp = now;
+        let certificate = files.certificate.display();
+        match read(files) {
+            Ok(config) => {
+                tracing::info!(target: "federation", %certificate, "new certificate");
+                self.config = config;
+            }
+            Err(error) => {
+                tracing::warn!(target: "federation", %certificate, %error, "not taken, the last good one stays");
+            }
+        }
+    }
+}
+
+fn stamp(files: &KeyPairFiles) -> Stamp {
+    [&files.certificate, &files.private_key].map(|path| {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
+    })
+}
+
+fn read(files: &KeyPairFiles) -> Result<Arc<ServerConfig>, FetchError> {
+    let bad = |path: &Path, e: &dyn std::fmt::Display| FetchError::file(path, e);
+    let path = &files.certificate;
+    let chain = CertificateDer::pem_file_iter(path).map_err(|e| bad(path, &e))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|e| bad(path, &e))?;
+    if chain.is_empty() {
+        return Err(bad(path, &"holds no certificate in PEM"));
+    }
+    let path = &files.private_key;
+    let key = PrivateKeyDer::from_pem_file(path).map_err(|e| bad(path, &e))?;
+    config(chain, &key).map_err(|e| bad(path, &e))
+}
+
+fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'_>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = provider();
+    let key = provider.key_provider.load_private_key(key.clone_key())?;
+    let shown = CertifiedKey::new(chain, key);
+    shown.keys_match()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,136 @@
+//! Whom a bundle endpoint must prove to be: TLS by the profile (SPIFFE Federation §5.2).
+
+use std::{path::Path, sync::Arc};
+
+use pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+};
+
+use super::error::FetchError;
+use crate::identity::{BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, verify_svid};
+
+/// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// `https_web`: a certificate for the host name, from the roots in a file or from the system's.
+pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            let read = |e: &dyn std::fmt::Display| {
+                FetchError::file(path, format!("holds no certificates in PEM: {e}"))
+            };
+            for root in CertificateDer::pem_file_iter(path).map_err(|e| read(&e))? {
+                store.add(root.map_err(|e| read(&e))?).map_err(|e| read(&e))?;
+            }
+            if store.is_empty() {
+                return Err(read(&"none found"));
+            }
+        }
+        None => {
+            let system = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(system.certs);
+            if store.is_empty() {
+                let why = format!(
+                    "the system has no roots for the public web ({} errors); name some in `roots`",
+                    system.errors.len()
+                );
+                return Err(FetchError::file(Path::new("/etc/ssl/certs"), why));
+            }
+        }
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| FetchError::file(Path::new("TLS"), e))?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(finished(config))
+}
+
+/// `https_spiffe`: the X.509-SVID `endpoint_id`, by this bundle and no other.
+pub(super) fn spiffe(
+    endpoint_id: &SpiffeId,
+    bundle: TrustBundle,
+) -> Result<Arc<ClientConfig>, FetchError> {
+    let bundles = BundleSet::from_iter([bundle]);
+    let verifier = Endpoint { expected: endpoint_id.clone(), bundles, provider: provider() };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| FetchError::file(Path::new("TLS"), e))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(finished(config))
+}
+
+fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    expected: SpiffeId,
+    bundles: BundleSet,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Endpoint {
+    fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), SvidError> {
+        let presented = verify_svid(chain, &self.bundles, now, Purpose::Server)?;
+        match presented == self.expected {
+            true => Ok(()),
+            false => Err(SvidError::Mismatch { presented, expected: vec![self.expected.clone()] }),
+        }
+    }
+}
+
+impl ServerCertVerifier for Endpoint {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<CertificateDer<'_>> =
+            std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
+        self.verify(&chain, now).map_err(|e| {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
+        })?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

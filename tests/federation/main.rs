@@ -1,0 +1,9 @@
+//! Federation over loopback: our client against endpoints that follow a script, our servers
+//! against our client and curl.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod endpoint;
+mod fetching;
+mod refusals;
+mod serving;
+mod trust;
