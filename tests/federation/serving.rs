@@ -64,7 +64,7 @@ async fn https_spiffe_shows_the_endpoints_svid_and_is_understood_by_our_client()
     ours.federation.apply(&[by_svid(&domain, &format!("https://{listen}/"), id, &first)]);
     ours.until("fetched", |o| o.status("other.td").fetched.is_some()).await;
     assert_eq!(ours.bundle("other.td").unwrap().authorities, root);
-    assert_eq!(ours.bundle("other.td").unwrap().refresh_hint, Some(Duration::from_secs(300)));
+    assert_eq!(ours.bundle("other.td").unwrap().refresh_hint, Some(Duration::from_secs(60)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,7 +69,7 @@ impl Store {
         let stored = Stored {
             trust_domain: bundle.trust_domain.to_string(),
             endpoint: endpoint.into(),
-            bundle: document::write(bundle),
+            bundle: bundle.to_document(),
         };
         let text = serde_json::to_vec_pretty(&stored).map_err(|e| FetchError::file(&path, e))?;
         self.write(&path, &text).map_err(|e| FetchError::file(&path, e))

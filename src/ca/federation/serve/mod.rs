@@ -22,7 +22,7 @@ use tokio::{
 pub use oidc::{InvalidIssuer, Issuer};
 use proof::Shown;
 
-use super::{document, error::FetchError};
+use super::error::FetchError;
 use crate::{
     ca::Svids,
     identity::{SpiffeId, TrustDomain},
@@ -232,7 +232,7 @@ impl Site {
             Pages::Bundle { path: own } if path == own => Some(bundle.map(|bundle| {
                 let mut bundle = bundle.clone();
                 bundle.refresh_hint.get_or_insert(HINT);
-                document::write(&bundle)
+                bundle.to_document()
             })),
             Pages::Bundle { .. } => None,
             Pages::Oidc { issuer } => issuer.document(path, bundle),
