@@ -17,7 +17,10 @@ use zeroize::Zeroizing;
 
 use super::{FAILED, OK};
 use crate::{
-    ca::workload_api::client::{Client, ENDPOINT_VARIABLE, Endpoint, HintedSvid, X509Context},
+    ca::workload_api::{
+        Endpoint,
+        client::{Client, ENDPOINT_VARIABLE, HintedSvid, X509Context},
+    },
     identity::SpiffeId,
 };
 

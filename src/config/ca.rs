@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::reader::Item;
 use crate::ca::{
     Upstream,
-    workload_api::client::{ENDPOINT_VARIABLE, Endpoint},
+    workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
 };
 
 /// The shortest lifetime of an SVID that leaves time to renew it.
@@ -26,7 +26,7 @@ pub enum CaConfig {
     /// Files that somebody else renews.
     Files(crate::ca::FilesConfig),
     /// A SPIFFE Workload API.
-    WorkloadApi(crate::ca::workload_api::client::Endpoint),
+    WorkloadApi(crate::ca::workload_api::Endpoint),
     /// istiod, or whoever speaks its CA API.
     Istiod(crate::ca::IstiodConfig),
 }

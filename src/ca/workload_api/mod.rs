@@ -4,7 +4,9 @@
 //! [`WorkloadApi`] is the source that keeps what that says.
 
 pub mod client;
+mod endpoint;
 pub mod server;
 mod source;
 
+pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use source::WorkloadApi;

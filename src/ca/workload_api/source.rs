@@ -10,7 +10,10 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use super::client::{Client, ClientError, Endpoint, KeySets, X509Context};
+use super::{
+    Endpoint,
+    client::{Client, ClientError, KeySets, X509Context},
+};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, pushed::Pushed},
     identity::{BundleSet, JwtAuthority, Purpose, X509Svid, verify_svid},

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::feed::{Message, Needs, View};
 use crate::{
     identity::{TrustBundle, TrustDomain},
-    rpc::workload::{X509BundlesResponse, X509svid, X509svidResponse},
+    rpc::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse},
 };
 
 /// As many bytes as clients take by default.
@@ -49,6 +49,16 @@ impl Message for X509BundlesResponse {
 
     fn whole(view: &View) -> Self {
         warn_if_large(Self { crl: crls(view), bundles: by_domain(view.bundles.iter()) })
+    }
+}
+
+impl Message for JwtBundlesResponse {
+    const NEEDS: Needs = Needs::Identity;
+
+    fn whole(view: &View) -> Self {
+        let some = view.bundles.iter().filter(|bundle| !bundle.jwt_authorities.is_empty());
+        let set = |b: &TrustBundle| (domain_id(&b.trust_domain), b.to_jwks().to_string().into());
+        warn_if_large(Self { bundles: some.map(set).collect() })
     }
 }
 
