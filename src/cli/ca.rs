@@ -1,26 +1,228 @@
-//! `adit ca`: the embedded CA.
+//! `adit ca`: the authorities of an embedded CA, and who is banned, while processes run on it;
+//! and the CA as a server ([`super::ca_serve`]).
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::ca_serve;
+use super::{FAILED, OK, ca_serve};
+use crate::{
+    ca::{CaDirectory, Kind, Overview, Status},
+    identity::SpiffeId,
+};
+
+/// Running processes look into the directory every second: by then all have seen a change.
+const SEEN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct CaArgs {
     #[command(subcommand)]
-    command: CaCommand,
+    verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
-enum CaCommand {
+enum Verb {
     /// Issue SVIDs to other nodes and other proxies (Istio CA API) until SIGTERM
     Serve(ca_serve::ServeArgs),
     /// Join tokens, for hosts without Kubernetes
     Token(ca_serve::TokenArgs),
+    /// List the authorities, and what each is used for
+    Show {
+        #[command(flatten)]
+        at: At,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the next authority: trusted from now on, not used yet
+    Prepare(Which),
+    /// Have the prepared authority sign
+    Activate(Which),
+    /// Mark the old authority as about to be revoked
+    Taint(Named),
+    /// Take the tainted authority out of the bundle
+    Revoke {
+        #[command(flatten)]
+        named: Named,
+        /// Even while identities have no SVID but under it
+        #[arg(long)]
+        force: bool,
+    },
+    /// All of that in turn, with nobody's connection failing
+    #[command(
+        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation,\n`adit ca serve`) look every 60 s: the default leaves them three looks."
+    )]
+    Rotate {
+        #[command(flatten)]
+        which: Which,
+        /// How long peers need at most to see a new authority
+        #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+    },
+    /// Give an identity nothing any more, and revoke what it has
+    Ban(Who),
+    /// Lift a ban
+    Unban(Who),
+}
+
+#[derive(Debug, Args)]
+struct At {
+    /// The CA's directory, as `ca.embedded.dir` in the mesh file
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    #[command(flatten)]
+    at: At,
+    /// The authority of JWT-SVIDs, not of X.509-SVIDs
+    #[arg(long)]
+    jwt: bool,
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    #[command(flatten)]
+    which: Which,
+    /// Its ID, where several could be meant
+    id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Who {
+    /// The identity
+    #[arg(value_name = "SPIFFE-ID")]
+    id: SpiffeId,
+    #[command(flatten)]
+    at: At,
+}
+
+impl Which {
+    fn kind(&self) -> Kind {
+        if self.jwt { Kind::Jwt } else { Kind::X509 }
+    }
+
+    fn open(&self) -> anyhow::Result<CaDirectory> {
+        open(&self.at.dir)
+    }
 }
 
 pub(super) fn run(args: &CaArgs) -> u8 {
-    match &args.command {
-        CaCommand::Serve(args) => ca_serve::serve(args),
-        CaCommand::Token(args) => ca_serve::token(args),
+    let done = match &args.verb {
+        Verb::Serve(args) => return ca_serve::serve(args),
+        Verb::Token(args) => return ca_serve::token(args),
+        verb => act(verb),
+    };
+    match done {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("{error:#}");
+            FAILED
+        }
+    }
+}
+
+fn act(verb: &Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Serve(_) | Verb::Token(_) => {} // done before
+        Verb::Show { at, json } => show(&open(&at.dir)?.show()?, *json),
+        Verb::Prepare(which) => println!("prepared {}", which.open()?.prepare(which.kind())?),
+        Verb::Activate(which) => {
+            println!("activated {}", which.open()?.activate(which.kind(), SEEN)?);
+        }
+        Verb::Taint(Named { which, id }) => {
+            println!("tainted {}", which.open()?.taint(which.kind(), id.as_deref())?);
+        }
+        Verb::Revoke { named: Named { which, id }, force } => {
+            let done = which.open()?.revoke(which.kind(), id.as_deref(), *force)?;
+            println!("revoked {done}");
+        }
+        Verb::Rotate { which, overlap } => rotate(&which.open()?, which.kind(), *overlap)?,
+        Verb::Ban(who) => {
+            let revoked = open(&who.at.dir)?.ban(&who.id)?;
+            println!("banned {}; {revoked} SVIDs revoked", who.id);
+        }
+        Verb::Unban(who) => {
+            let was = open(&who.at.dir)?.unban(&who.id)?;
+            println!("{} {}", who.id, if was { "is banned no more" } else { "was not banned" });
+        }
+    }
+    Ok(())
+}
+
+fn open(dir: &Path) -> anyhow::Result<CaDirectory> {
+    Ok(CaDirectory::open(dir)?)
+}
+
+fn show(found: &Overview, json: bool) {
+    if json {
+        let text = json!({
+            "trustDomain": found.trust_domain.as_str(),
+            "sequence": found.sequence,
+            "upstream": found.upstream,
+            "x509": found.x509,
+            "jwt": found.jwt,
+            "banned": found.banned,
+            "revokedSerials": found.revoked,
+        });
+        return println!("{text:#}");
+    }
+    println!("{} (sequence {})", found.trust_domain, found.sequence);
+    if found.upstream {
+        println!("x509  signed by the upstream's intermediate");
+    }
+    for (kind, all) in [("x509", &found.x509), ("jwt ", &found.jwt)] {
+        for authority in all {
+            let status = match authority.status {
+                Status::Prepared => "prepared",
+                Status::Active => "active",
+                Status::Old => "old",
+                Status::Tainted => "tainted",
+            };
+            let end = SystemTime::UNIX_EPOCH + Duration::from_secs(authority.not_after);
+            let end = humantime::format_rfc3339_seconds(end);
+            println!("{kind}  {}  {status:<8}  until {end}", authority.id);
+        }
+    }
+    found.banned.iter().for_each(|id| println!("banned  {id}"));
+    println!("{} serial numbers revoked", found.revoked);
+}
+
+/// What is trusted is known before it is used, and unused before it is no longer trusted.
+fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration) -> anyhow::Result<()> {
+    let overlap = overlap.max(SEEN);
+    let next = ca.prepare(kind)?;
+    println!("prepared {next}; waiting {overlap:?} until peers know it");
+    std::thread::sleep(overlap);
+    ca.activate(kind, SEEN)?;
+    println!("activated {next}");
+    let old = ca.taint(kind, None)?;
+    println!("tainted {old}; waiting {overlap:?} until SVIDs are renewed");
+    std::thread::sleep(overlap);
+    if kind == Kind::X509 {
+        until_unused(ca, &old)?;
+    }
+    println!("revoked {}", ca.revoke(kind, Some(&old), false)?);
+    Ok(())
+}
+
+/// Ends: each SVID under the old authority expires, and there are no new ones.
+fn until_unused(ca: &CaDirectory, old: &str) -> anyhow::Result<()> {
+    let mut said = usize::MAX;
+    loop {
+        let left = ca.dependents(old)?.identities.len();
+        if left == 0 {
+            return Ok(());
+        }
+        if left != said {
+            println!("{left} identities have only SVIDs under {old} yet");
+            said = left;
+        }
+        std::thread::sleep(Duration::from_secs(1));
     }
 }

@@ -2,6 +2,7 @@
 //! user namespaces are allowed: the process moves into fresh ones before its first thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod authorities;
 mod ca_server;
 #[path = "../support/forge.rs"]
 mod forge;
@@ -21,6 +22,7 @@ mod workers;
 fn main() {
     lab::become_root();
     let all = [
+        authorities::TESTS,
         mesh::TESTS,
         ca_server::TESTS,
         refusals::TESTS,

@@ -1,10 +1,11 @@
 //! What a server of the Workload API must and must not do.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use adit::identity::{JwtAuthority, TrustBundle, TrustDomain, validate_jwt_svid};
 use adit::rpc::workload::{
-    JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
-    spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+    X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
 };
 use tonic::{Code, Streaming};
 
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_first_message_is_the_whole_state", the_first_message_is_the_whole_state),
     ("changes_are_told_and_nothing_else", changes_are_told_and_nothing_else),
     ("bad_requests_have_their_codes", bad_requests_have_their_codes),
+    ("a_jwt_svid_is_valid_here_and_with_the_keys_that_are_told", jwt),
     ("nobody_elses_identity", nobody_elses_identity),
     ("clients_that_come_and_go_leave_nothing", clients_that_come_and_go_leave_nothing),
 ];
@@ -115,6 +117,36 @@ fn bad_requests_have_their_codes() {
             let answer = grpc.unary(request, path.parse().unwrap(), codec).await;
             assert_eq!(answer.unwrap_err().code(), Code::Unimplemented, "{path}");
         }
+    });
+}
+
+fn jwt() {
+    let served = Served::start(TWO);
+    block(async {
+        let mut client = Client::new(served.channel());
+        let request = JwtsvidRequest { audience: vec!["db".into()], spiffe_id: String::new() };
+        let answer = client.fetch_jwtsvid(with_header(request, &["true"])).await.unwrap();
+        let svids = answer.into_inner().svids;
+        assert_eq!(svids.len(), 2, "one for each identity");
+        let token = svids[0].svid.clone();
+        let validate = |audience: &str| {
+            let (audience, svid) = (audience.into(), token.clone());
+            with_header(ValidateJwtsvidRequest { audience, svid }, &["true"])
+        };
+        let valid = client.validate_jwtsvid(validate("db")).await.unwrap().into_inner();
+        assert_eq!(valid.spiffe_id, svids[0].spiffe_id);
+        let wrong = client.validate_jwtsvid(validate("web")).await.unwrap_err();
+        assert_eq!(wrong.code(), Code::InvalidArgument);
+        let request = with_header(JwtBundlesRequest {}, &["true"]);
+        let mut bundles = client.fetch_jwt_bundles(request).await.unwrap().into_inner();
+        let first = bundles.message().await.unwrap().unwrap().bundles;
+        let keys = JwtAuthority::from_jwks(&first["spiffe://example.org"]).unwrap();
+        let domain: TrustDomain = "example.org".parse().unwrap();
+        let mut bundle = TrustBundle::new(domain, Vec::new());
+        bundle.jwt_authorities = keys;
+        let bundles = [bundle].into_iter().collect();
+        let svid = validate_jwt_svid(&token, "db", &bundles, SystemTime::now()).unwrap();
+        assert_eq!(svid.id.as_str(), svids[0].spiffe_id);
     });
 }
 

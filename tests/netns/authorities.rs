@@ -1,0 +1,87 @@
+//! The embedded CA's authorities while connections run: a new root, and an identity that is banned.
+
+use std::{
+    io::{Read, Write},
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::{
+    lab::Lab,
+    mesh::{PODS, allow},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("authorities::a_new_root_fails_no_connection", rotate),
+    ("authorities::a_banned_identity_is_cut_off_within_a_second", ban),
+];
+
+fn lab() -> Lab {
+    let mut lab = Lab::new(PODS);
+    lab.lifetime = "10s";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web", "spy"]));
+    lab
+}
+
+/// `adit ca …` on the lab's directory: what it prints.
+fn ca(lab: &Lab, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    let done = command.arg("ca").args(arguments).arg("--dir").arg(lab.file("ca")).output().unwrap();
+    let (out, err) = (String::from_utf8(done.stdout), String::from_utf8(done.stderr));
+    assert!(done.status.success(), "adit ca {arguments:?}: {}{}", out.unwrap(), err.unwrap());
+    out.unwrap()
+}
+
+fn rotate() {
+    let lab = lab();
+    let (made, failed, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let mut held = lab.connect("web", "10.96.0.10:80").unwrap();
+    held.read_exact(&mut [0; 17]).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                let answer = lab.ask("web", "10.96.0.10:80");
+                made.fetch_add(1, Relaxed);
+                if answer.is_err() {
+                    failed.fetch_add(1, Relaxed);
+                }
+            }
+        });
+        let said = ca(&lab, &["rotate", "--overlap", "3s"]);
+        over.store(true, Relaxed);
+        assert!(said.contains("activated") && said.contains("revoked"), "{said}");
+    });
+    println!(
+        "{} connections during the rotation, {} failed",
+        made.load(Relaxed),
+        failed.load(Relaxed)
+    );
+    assert_eq!(failed.load(Relaxed), 0);
+    assert!(made.load(Relaxed) > 200);
+    held.write_all(b"still here").unwrap();
+    held.read_exact(&mut [0; 10]).unwrap();
+    // What was made before is trusted no more.
+    let shown: serde_json::Value = serde_json::from_str(&ca(&lab, &["show", "--json"])).unwrap();
+    assert_eq!(shown["x509"].as_array().unwrap().len(), 1, "{shown}");
+}
+
+fn ban() {
+    let lab = lab();
+    let hold = |pod: &str| {
+        let mut socket = lab.connect(pod, "10.96.0.10:80").unwrap();
+        socket.read_exact(&mut [0; 17]).unwrap();
+        socket
+    };
+    let (mut spy, mut web) = (hold("spy"), hold("web"));
+    ca(&lab, &["ban", "spiffe://cluster.local/ns/shop/sa/spy"]);
+    let start = std::time::Instant::now();
+    assert!(spy.read(&mut [0]).map_or(true, |n| n == 0), "the banned one's connection ends");
+    println!("closed {:?} after the ban", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    lab.record("inbound", "identity_banned");
+    assert!(lab.ask("spy", "10.96.0.10:80").is_err());
+    web.write_all(b"fine").unwrap();
+    web.read_exact(&mut [0; 4]).unwrap();
+}
