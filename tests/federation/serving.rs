@@ -84,7 +84,7 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
         let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-        assert_eq!(body["keys"].as_array().unwrap().len(), 1, "{body}");
+        assert_eq!(body["keys"].as_array().unwrap().len(), 2, "a root and a JWT authority: {body}");
         assert_eq!(
             (&body["keys"][0]["use"], &body["keys"][0]["kid"]),
             (&"x509-svid".into(), &Value::Null)

@@ -113,3 +113,6 @@ impl Source for Files {
         self.pushed.changed(wanted).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;
