@@ -67,7 +67,7 @@ fn what_is_missing_inferred_or_of_the_other_profile_is_a_fault() {
         ("profile: https_spiffe\n", "profile: https_spiffe\n    path: b\n", "must begin with /"),
         ("profile: https_spiffe\n", "profile: https_spiffe\n    id: spiffe://x/y\n", "not of td"),
         ("listen: 0.0.0.0:8443\n    ", "", "serve.profile: is for the bundle endpoint"),
-        ("https://oidc.example/td", "http://oidc.example", "must be https://HOST[/PATH]"),
+        ("https://oidc.example/td", "http://oidc.example", "is no https URL"),
         ("node: b", "node: a", "has identities of td only"),
         ("trustDomain: web.td", "trustDomain: Web", "workloads[1].trustDomain"),
     ] {
