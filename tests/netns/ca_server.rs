@@ -90,7 +90,12 @@ fn carried() {
         lab.file("token").display(),
         lab.file("ca/root.pem").display()
     ));
-    lab.start(&allow(&["web"]));
+    lab.launch(&allow(&["web"]));
+    // Not ready as long as a pod has no identity, and it says which.
+    lab.wait("all but one identity there", || {
+        let certs = lab.admin("127.0.0.1:15000", "GET /certs");
+        certs.matches("\"state\": \"Available\"").count() == 2 && lab.readiness().contains("spy")
+    });
     assert_eq!(lab.ask("web", "10.96.0.10:80").unwrap(), "caller 10.77.0.1\nhello\n");
     let record = lab.record("inbound", "completed");
     assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");

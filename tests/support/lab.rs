@@ -84,6 +84,16 @@ impl Lab {
 
     /// Starts adit and waits until it is ready.
     pub(crate) fn start(&mut self, body: &str) {
+        self.launch(body);
+        self.wait("ready", || self.readiness().contains("200 OK"));
+    }
+
+    pub(crate) fn readiness(&self) -> String {
+        self.admin("127.0.0.1:15021", "GET /healthz/ready")
+    }
+
+    /// Starts adit.
+    pub(crate) fn launch(&mut self, body: &str) {
         self.write_mesh(body);
         let log = fs::File::create(self.file("log")).expect("log file");
         let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
@@ -93,9 +103,6 @@ impl Lab {
             .stderr(log)
             .spawn();
         self.adit = Some(adit.expect("adit starts"));
-        self.wait("ready", || {
-            self.admin("127.0.0.1:15021", "GET /healthz/ready").contains("200 OK")
-        });
     }
 
     /// One HTTP request to an endpoint of adit; empty if it does not answer.
