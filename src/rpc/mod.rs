@@ -22,9 +22,3 @@ pub mod workload {
 pub mod istio_ca {
     tonic::include_proto!("istio.v1.auth");
 }
-
-/// The SPIFFE Broker API.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
-pub mod broker {
-    tonic::include_proto!("spiffe.broker");
-}
