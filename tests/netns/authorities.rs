@@ -80,7 +80,10 @@ fn ban() {
     assert!(spy.read(&mut [0]).map_or(true, |n| n == 0), "the banned one's connection ends");
     println!("closed {:?} after the ban", start.elapsed());
     assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
-    lab.record("inbound", "identity_banned");
+    // Both ends are closed; the one may hear of the other's first.
+    lab.wait("recorded", || {
+        ["inbound", "outbound"].iter().any(|way| !lab.records(way, "identity_banned").is_empty())
+    });
     assert!(lab.ask("spy", "10.96.0.10:80").is_err());
     web.write_all(b"fine").unwrap();
     web.read_exact(&mut [0; 4]).unwrap();
