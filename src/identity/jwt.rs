@@ -24,7 +24,7 @@ use super::{
     strict_json::{self, JsonError},
 };
 
-/// The longest token that is read, in bytes. HTTP servers accept no longer header either.
+/// The longest token that is read, in bytes.
 pub const MAX_TOKEN: usize = 16 << 10;
 
 /// A JWT-SVID that was found right.

@@ -2,7 +2,7 @@
 //!
 //! A [`Federation`] asks for the bundle of each [`Relation`] ([`fetch`], at the pace of [`pace`])
 //! and says together with the source's what peers are checked against: one bundle per trust
-//! domain, never merged. [`serve`] gives our own bundle to whoever asks. Which trust domain is
+//! domain, never merged. [`serve()`] gives our own bundle to whoever asks. Which trust domain is
 //! known from where:
 //! - our own from the source of SVIDs only;
 //! - one that the mesh file names from where the file says only, also while that has not

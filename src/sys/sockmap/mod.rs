@@ -3,7 +3,7 @@
 //!
 //! [`Sockmap::load`] starts it for this process; a pod's namespace is [watched](Sockmap::watch),
 //! so that its applications' sockets are known; a connection takes the short way once its two
-//! sockets are [paired](Sockmap::pair). What runs in the kernel is in [`programs`].
+//! sockets are [paired](Watched::pair). What runs in the kernel is in [`programs`].
 
 mod btf;
 mod call;

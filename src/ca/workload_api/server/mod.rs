@@ -2,7 +2,7 @@
 //! registered for it and no other.
 //!
 //! A call passes in this order: the security header ([`gate`]), the caller's share
-//! ([`limits`]), what the caller is ([`attest`]), what it may have ([`entitled`]); then it is
+//! ([`limits`]), what the caller is ([`attest`]), what it may have ([`entitled()`]); then it is
 //! answered ([`service`]), for streams as often as something changes ([`feed`]).
 
 mod attest;
