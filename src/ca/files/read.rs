@@ -7,7 +7,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    rsa,
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
+        ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
+    },
+};
+use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
 use super::{super::workload_api::client::key_matches, Credential, FilesConfig};
@@ -95,9 +104,37 @@ fn private_key_in(path: &Path) -> Result<PrivateKey, String> {
     let text = bytes(path)?;
     let key = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|e| at(path, format!("holds no private key in PEM: {e}")))?;
-    let pair = rcgen::KeyPair::try_from(&key)
-        .map_err(|e| at(path, format!("holds a private key of a kind not known here: {e}")))?;
-    Ok(PrivateKey::from_pkcs8(pair.serialize_der()))
+    let pkcs8 = pkcs8(&key).ok_or_else(|| {
+        at(path, "holds a private key of a kind not known here; `openssl pkcs8 -topk8` converts it")
+    })?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
+    // Whatever it is: TLS must be able to sign with it.
+    any_supported_type(&key).map_err(|e| at(path, format!("is of no use for TLS: {e}")))?;
+    Ok(PrivateKey::from_pkcs8(pkcs8))
+}
+
+/// A key as PKCS#8, from whichever of the three forms PEM files have.
+fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
+    match key {
+        PrivateKeyDer::Pkcs8(key) => Some(key.secret_pkcs8_der().to_vec()),
+        PrivateKeyDer::Sec1(key) => {
+            let curves = [
+                &ECDSA_P256_SHA256_ASN1_SIGNING,
+                &ECDSA_P384_SHA384_ASN1_SIGNING,
+                &ECDSA_P521_SHA512_ASN1_SIGNING,
+            ];
+            let der = key.secret_sec1_der();
+            let read = |curve| EcdsaKeyPair::from_private_key_der(curve, der).ok();
+            let pair = curves.into_iter().find_map(read)?;
+            Some(pair.to_pkcs8v1().ok()?.as_ref().to_vec())
+        }
+        PrivateKeyDer::Pkcs1(key) => {
+            let pair = rsa::KeyPair::from_der(key.secret_pkcs1_der()).ok()?;
+            let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+            Some(der.as_ref().to_vec())
+        }
+        _ => None,
+    }
 }
 
 fn in_keystore(

@@ -118,6 +118,31 @@ async fn a_set_is_taken_when_it_fits_together_and_else_the_last_one_stays() {
     }
 }
 
+/// As `openssl ecparam -genkey` and older tools write keys.
+#[tokio::test]
+async fn a_key_in_sec1_serves_tls_as_one_in_pkcs8_does() {
+    let by = authority();
+    let folder = Folder::new(&by);
+    folder.fetch().await.unwrap();
+    let (fresh, key) = svid(&by, WEB, HOUR);
+    fs::write(folder.path("pkcs8"), key).unwrap();
+    let done = std::process::Command::new("openssl")
+        .args(["ec", "-in"])
+        .arg(folder.path("pkcs8"))
+        .output()
+        .unwrap();
+    let sec1 = String::from_utf8(done.stdout).unwrap();
+    assert!(sec1.contains("BEGIN EC PRIVATE KEY"), "{sec1:.40}");
+    put(&folder.path("tls.key"), &sec1);
+    put(&folder.path("tls.crt"), &fresh);
+    let mut taken = folder.next().await;
+    if taken.is_err() {
+        taken = folder.next().await; // looked in between
+    }
+    let key = pki_types::PrivatePkcs8KeyDer::from(taken.unwrap().key.pkcs8().to_vec());
+    rustls::crypto::aws_lc_rs::sign::any_supported_type(&key.into()).unwrap();
+}
+
 #[tokio::test]
 async fn a_thousand_rewrites_leave_a_good_set() {
     let by = authority();

@@ -5,13 +5,15 @@ use std::{
     os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{super::pushed::Pushed, FilesConfig, read};
 use crate::identity::TrustDomain;
 
 const EVERY: Duration = Duration::from_millis(250);
+/// How often files that were refused are judged again though nobody touched them.
+const ANEW: Duration = Duration::from_secs(30);
 
 /// Which file it is, how long, and when it was written; links are followed, as Kubernetes swaps
 /// those.
@@ -25,6 +27,7 @@ fn stamp(path: &Path) -> Stamp {
 pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: Arc<Pushed>) {
     let look = || config.paths().into_iter().map(|path| stamp(path)).collect::<Vec<_>>();
     let (mut taken, mut before) = (None, look());
+    let (mut again, mut said) = (None::<Instant>, String::new());
     let mut first = true;
     loop {
         if !std::mem::take(&mut first) {
@@ -32,7 +35,8 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
         }
         let now = look();
         let settled = std::mem::replace(&mut before, now.clone()) == now;
-        if !settled || taken.as_ref() == Some(&now) {
+        let due = again.is_some_and(|at| Instant::now() >= at);
+        if !settled || (taken.as_ref() == Some(&now) && !due) {
             continue;
         }
         let read = read::read(&config, &trust_domain, SystemTime::now());
@@ -42,10 +46,17 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
         taken = Some(now);
         match read {
             Ok((svid, bundles)) => {
+                (again, said) = (None, String::new());
                 tracing::info!(target: "svid", source = pushed.name(), identity = %svid.id, serial = svid.serial, "files read");
                 pushed.publish(vec![svid], bundles);
             }
             Err(why) => {
+                // Perhaps it is only too early for it.
+                again = Some(Instant::now() + ANEW);
+                if said == why {
+                    continue;
+                }
+                said.clone_from(&why);
                 tracing::warn!(target: "svid", source = pushed.name(), error = why, "files not taken; what was taken before stays");
                 pushed.failed(why);
             }
