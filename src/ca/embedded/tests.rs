@@ -1,3 +1,5 @@
+mod lifecycle;
+
 use pki_types::UnixTime;
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,0 +1,120 @@
+//! Steps, crashes between them, and what a running process makes of them.
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::{
+    ca::{Source, Urgency, Wanted},
+    identity::validate_jwt_svid,
+};
+
+fn web() -> SpiffeId {
+    "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
+}
+
+fn verifies(svid: &X509Svid, ca: &EmbeddedCa) -> bool {
+    let bundles = [ca.bundle()].into_iter().collect();
+    verify_svid(&svid.chain, &bundles, UnixTime::now(), Purpose::Server).is_ok()
+}
+
+#[test]
+fn a_running_process_follows_every_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let wanted = Wanted { uid: "shop/web".into(), id: web() };
+    let fetch = || ca.fetch(&wanted, Urgency::Background).now_or_never().unwrap().unwrap();
+    let changed = || ca.changed(&wanted).now_or_never().is_some();
+    let (old, sequence) = (fetch(), ca.bundle().sequence);
+    steps.prepare(Kind::X509).unwrap();
+    ca.refresh().unwrap();
+    assert_eq!((ca.bundle().authorities.len(), changed()), (2, false));
+    assert!(ca.bundle().sequence > sequence);
+    let early = steps.activate(Kind::X509, Duration::from_secs(3)).unwrap_err().to_string();
+    assert!(early.contains("may not know it yet"), "{early}");
+    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    ca.refresh().unwrap();
+    assert!(changed(), "no longer active: renewed at once");
+    let tainted = steps.taint(Kind::X509, None).unwrap();
+    assert!(matches!(
+        steps.revoke(Kind::X509, None, false).unwrap_err(),
+        CaError::Step(StepError::InUse { identities: 1, .. })
+    ));
+    let new = fetch();
+    assert!(!changed() && verifies(&old, &ca) && verifies(&new, &ca));
+    assert!(steps.dependents(&tainted).unwrap().identities.is_empty());
+    steps.revoke(Kind::X509, None, false).unwrap();
+    ca.refresh().unwrap();
+    assert!(!verifies(&old, &ca) && verifies(&new, &ca));
+    assert_eq!(ca.bundle(), open(dir.path()).unwrap().bundle());
+    assert!(!dir.path().join(KEY).exists(), "the revoked key is gone");
+}
+
+#[test]
+fn a_banned_identity_gets_nothing_and_what_it_had_is_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let svid = ca.issue(&web()).unwrap();
+    assert_eq!(steps.ban(&web()).unwrap(), 1);
+    assert!(matches!(ca.issue(&web()), Err(CaError::Banned(_))), "at once, before it looks");
+    assert!(matches!(ca.sign_jwt(&web(), &["a".into()]), Err(CaError::Banned(_))));
+    assert!(ca.banned().borrow().contains(&web()));
+    let crls = ca.bundle().crls;
+    let revoked = webpki::BorrowedCertRevocationList::from_der(&crls[0]).unwrap();
+    let serial: Vec<u8> =
+        (0..16).map(|n| u8::from_str_radix(&svid.serial[2 * n..2 * n + 2], 16).unwrap()).collect();
+    assert!(webpki::CertRevocationList::from(revoked).find_serial(&serial).unwrap().is_some());
+    assert!(steps.unban(&web()).unwrap());
+    assert!(ca.issue(&web()).is_ok());
+    assert!(steps.ban(&"spiffe://other/x".parse().unwrap()).is_err());
+}
+
+#[test]
+fn jwt_svids_are_signed_by_the_active_authority_of_the_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let token = || ca.sign_jwt(&web(), &["bank".to_owned()]).unwrap();
+    let valid = |token: &str| {
+        let bundles = [ca.bundle()].into_iter().collect();
+        validate_jwt_svid(token, "bank", &bundles, SystemTime::now()).is_ok()
+    };
+    let first = token();
+    assert!(valid(&first));
+    steps.prepare(Kind::Jwt).unwrap();
+    steps.activate(Kind::Jwt, Duration::ZERO).unwrap();
+    let second = token();
+    assert!(valid(&first) && valid(&second));
+    steps.taint(Kind::Jwt, None).unwrap();
+    steps.revoke(Kind::Jwt, None, false).unwrap();
+    ca.refresh().unwrap();
+    assert!(!valid(&first) && valid(&second));
+}
+
+/// Every file that a crash can leave behind or not have written yet.
+#[test]
+fn a_crash_between_any_two_writes_is_understood() {
+    type Crash = fn(&Path);
+    let cases: [(&str, Crash); 6] = [
+        ("an empty state", |d| empty_state(d, &[ROOT, KEY])),
+        ("the first key", |d| empty_state(d, &[ROOT])),
+        ("the first key and certificate", |d| empty_state(d, &[])),
+        ("a prepared key", |d| fs::write(d.join("x509-00-key.pem"), "half").unwrap()),
+        ("a temporary file", |d| fs::write(d.join("authorities.json.adit-tmp"), "{").unwrap()),
+        ("no CRL", |d| fs::remove_file(d.join("crl.pem")).unwrap()),
+    ];
+    for (what, crash) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()).unwrap());
+        crash(dir.path());
+        let ca = open(dir.path()).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(verifies(&ca.issue(&web()).unwrap(), &ca), "{what}");
+        assert_eq!(ca.bundle().crls.len(), 1, "{what}");
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 8, "{what}: leftovers are swept");
+    }
+}
+
+fn empty_state(dir: &Path, gone: &[&str]) {
+    let state = serde_json::to_string(&State::new("cluster.local")).unwrap();
+    fs::write(dir.join(store::STATE), state).unwrap();
+    gone.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+}
