@@ -63,6 +63,12 @@ struct Follower {
     jwt: Arc<watch::Sender<KeySets>>,
 }
 
+/// A stream begins in time, or is tried again: a server must answer, if only with a refusal.
+async fn begun<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let begun = tokio::time::timeout(LONGEST, call).await;
+    begun.unwrap_or(Err(ClientError::Slow(LONGEST)))
+}
+
 fn waits() -> ExponentialBackoff {
     let plan = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST);
     plan.with_factor(2.0).with_jitter().without_max_times().build()
@@ -72,7 +78,7 @@ impl Follower {
     async fn x509(self) {
         let mut waits_left = waits();
         loop {
-            let error = match self.client.x509().await {
+            let error = match begun(self.client.x509()).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
                     let jwt = self.jwt.subscribe();
@@ -135,7 +141,7 @@ impl Follower {
     async fn jwt_bundles(self) {
         let mut waits_left = waits();
         loop {
-            let error = match self.client.jwt_bundles().await {
+            let error = match begun(self.client.jwt_bundles()).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
                     match updates.next().await {
