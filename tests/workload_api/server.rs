@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use adit::ca::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi};
 use adit::identity::{JwtAuthority, TrustBundle, TrustDomain, validate_jwt_svid};
 use adit::rpc::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("changes_are_told_and_nothing_else", changes_are_told_and_nothing_else),
     ("bad_requests_have_their_codes", bad_requests_have_their_codes),
     ("a_jwt_svid_is_valid_here_and_with_the_keys_that_are_told", jwt),
+    ("the_source_keeps_what_it_is_told_and_drops_what_is_withdrawn", source),
     ("nobody_elses_identity", nobody_elses_identity),
     ("clients_that_come_and_go_leave_nothing", clients_that_come_and_go_leave_nothing),
 ];
@@ -147,6 +149,33 @@ fn jwt() {
         let bundles = [bundle].into_iter().collect();
         let svid = validate_jwt_svid(&token, "db", &bundles, SystemTime::now()).unwrap();
         assert_eq!(svid.id.as_str(), svids[0].spiffe_id);
+    });
+}
+
+/// Our own client of the API, as `ca: { workloadApi: … }` uses it.
+fn source() {
+    let served = Served::start(TWO);
+    block(async {
+        let endpoint = format!("unix://{}", served.socket().display()).parse().unwrap();
+        let source = WorkloadApi::follow(&endpoint);
+        let wanted = |uid: &str, id: &str| Wanted { uid: uid.into(), id: id.parse().unwrap() };
+        let one = wanted("shop/one", "spiffe://example.org/one");
+        let svid = source.fetch(&one, Urgency::OnDemand).await.unwrap();
+        assert_eq!(svid.id, one.id);
+        let domain: TrustDomain = "example.org".parse().unwrap();
+        assert!(source.bundles().borrow().get(&domain).is_some());
+        let two = wanted("shop/other", "spiffe://example.org/one");
+        assert!(source.fetch(&two, Urgency::OnDemand).await.is_err(), "a key serves one pod");
+        let token = source.fetch_jwt(&one, &["db".into()]).await.unwrap();
+        assert_eq!(token.split('.').count(), 3);
+        served.edit("  - { id: /one, selectors: { uid: 99 } }");
+        source.changed(&one).await;
+        let gone = source.fetch(&one, Urgency::OnDemand).await.unwrap_err();
+        assert!(matches!(gone, SourceError::Withdrawn { .. }), "{gone}");
+        served.edit(TWO);
+        while source.fetch(&one, Urgency::OnDemand).await.is_err() {
+            source.changed(&one).await;
+        }
     });
 }
 
