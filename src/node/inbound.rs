@@ -178,8 +178,9 @@ async fn admit(
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why));
     }
     name_service(conn, &mesh, workload, &incoming);
-    let flow =
-        Flow { direction: Direction::Inbound, peer: *peer, peer_id: Some(caller.id.clone()), dst };
+    let foreign = caller.id.trust_domain() != workload.id.trust_domain();
+    let (direction, peer_id) = (Direction::Inbound, Some(caller.id.clone()));
+    let flow = Flow { direction, peer: *peer, peer_id, foreign, dst };
     if let Err((reason, why)) = authorize(node, &pod.uid, flow, conn) {
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why));
     }

@@ -54,7 +54,7 @@ async fn carry(
         f.protocol = Some("TCP");
         f.local_uid = Some(pod.uid.clone());
     });
-    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, dst };
+    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, foreign: false, dst };
     let admitted =
         admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.uid, flow, conn));
     if let Err((reason, why)) = admitted {

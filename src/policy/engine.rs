@@ -24,7 +24,8 @@ struct Named {
 
 impl Named {
     fn matching(&self, flow: &Flow) -> Option<&Arc<str>> {
-        let hit = self.policy.rules.iter().position(|rule| rule.matches(flow))?;
+        let hit =
+            self.policy.rules.iter().position(|rule| rule.matches(self.policy.action, flow))?;
         Some(&self.rules[hit])
     }
 }

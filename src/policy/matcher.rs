@@ -101,8 +101,13 @@ impl<T> FieldMatch<T> {
         self.any.is_empty() && self.none.is_empty()
     }
 
-    pub(super) fn matches(&self, hit: impl Fn(&T) -> bool) -> bool {
-        (self.any.is_empty() || self.any.iter().any(&hit)) && !self.none.iter().any(&hit)
+    pub(super) fn holds(&self, hit: impl Fn(&T) -> bool) -> bool {
+        self.matches(&hit, &hit)
+    }
+
+    /// With a reading of its own for each of the twins.
+    pub(super) fn matches(&self, any: impl Fn(&T) -> bool, none: impl Fn(&T) -> bool) -> bool {
+        (self.any.is_empty() || self.any.iter().any(any)) && !self.none.iter().any(none)
     }
 }
 

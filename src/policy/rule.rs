@@ -39,9 +39,9 @@ pub enum Scope {
 pub struct Source {
     /// The peer's SPIFFE ID without `spiffe://`.
     pub principals: FieldMatch<StringMatch>,
-    /// The namespace in the peer's SPIFFE ID.
+    /// The namespace in the peer's SPIFFE ID; one of another trust domain is never admitted by it.
     pub namespaces: FieldMatch<StringMatch>,
-    /// The service account in the peer's SPIFFE ID.
+    /// The service account in the peer's SPIFFE ID; as with `namespaces`.
     pub service_accounts: FieldMatch<ServiceAccountMatch>,
     /// The TCP peer's address.
     pub ip_blocks: FieldMatch<IpNet>,
@@ -136,18 +136,20 @@ impl Policy {
 }
 
 impl Rule {
-    pub(super) fn matches(&self, flow: &Flow) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|s| s.matches(flow, &mut NoNotes)))
+    pub(super) fn matches(&self, action: Action, flow: &Flow) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|s| s.matches(action, flow, &mut NoNotes)))
             && (self.to.is_empty() || self.to.iter().any(|o| o.matches(flow, &mut NoNotes)))
-            && self.when.iter().all(|c| c.matches(flow, &mut NoNotes))
+            && self.when.iter().all(|c| c.matches(action, flow, &mut NoNotes))
     }
 
-    /// What keeps this rule from matching: for `from` and `to` the alternative that comes
-    /// closest.
+    /// What keeps this rule of an `ALLOW` from matching: for `from` and `to` the alternative
+    /// that comes closest.
     pub(super) fn misses(&self, flow: &Flow) -> Vec<String> {
-        let mut all = closest(self.from.iter().map(|s| noted(|notes| s.matches(flow, notes))));
+        let allow = Action::Allow;
+        let from = self.from.iter().map(|s| noted(|notes| s.matches(allow, flow, notes)));
+        let mut all = closest(from);
         all.extend(closest(self.to.iter().map(|o| noted(|notes| o.matches(flow, notes)))));
-        self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(flow, notes))));
+        self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(allow, flow, notes))));
         all
     }
 
@@ -205,37 +207,71 @@ fn caller(flow: &Flow) -> &str {
 }
 
 fn principals(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
-    field.matches(|m| flow.peer_id.is_some() && m.matches(principal(flow)))
+    field.holds(|m| flow.peer_id.is_some() && m.matches(principal(flow)))
         || notes.miss(|| format!("principal {} is not {field}", caller(flow)))
 }
 
-fn namespaces(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
-    field.matches(|m| m.matches(namespace(flow)))
-        || notes.miss(|| format!("namespace {:?} is not {field}", namespace(flow)))
+/// A field that names no trust domain. It admits (what an `ALLOW` names, what a `DENY` leaves
+/// out) those of our own only, and it refuses those of any: another trust domain may call its
+/// namespaces as it likes.
+fn of_our_own<T>(
+    field: &FieldMatch<T>,
+    action: Action,
+    flow: &Flow,
+    hit: impl Fn(&T) -> bool,
+) -> bool {
+    let admits = |item: &T| !flow.foreign && hit(item);
+    match action {
+        Action::Allow => field.matches(admits, &hit),
+        Action::Deny => field.matches(&hit, admits),
+    }
 }
 
-fn accounts(field: &FieldMatch<ServiceAccountMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
-    field.matches(|m| m.matches(flow.peer_id.as_ref()))
-        || notes.miss(|| format!("service account of {} is not {field}", caller(flow)))
+fn of_elsewhere(flow: &Flow) -> &'static str {
+    if flow.foreign { " of another trust domain (`principals` admits such a caller)" } else { "" }
+}
+
+fn namespaces(
+    field: &FieldMatch<StringMatch>,
+    action: Action,
+    flow: &Flow,
+    notes: &mut impl Notes,
+) -> bool {
+    of_our_own(field, action, flow, |m| m.matches(namespace(flow)))
+        || notes.miss(|| {
+            format!("namespace {:?}{} is not {field}", namespace(flow), of_elsewhere(flow))
+        })
+}
+
+fn accounts(
+    field: &FieldMatch<ServiceAccountMatch>,
+    action: Action,
+    flow: &Flow,
+    notes: &mut impl Notes,
+) -> bool {
+    of_our_own(field, action, flow, |m| m.matches(flow.peer_id.as_ref()))
+        || notes.miss(|| {
+            format!("service account of {}{} is not {field}", caller(flow), of_elsewhere(flow))
+        })
 }
 
 fn source_ip(field: &FieldMatch<IpNet>, flow: &Flow, notes: &mut impl Notes) -> bool {
     let ip = flow.peer.0.ip();
-    field.matches(|net| net.contains(&ip))
+    field.holds(|net| net.contains(&ip))
         || notes.miss(|| format!("source address {ip} is not {field}"))
 }
 
 fn port(field: &FieldMatch<u16>, flow: &Flow, notes: &mut impl Notes) -> bool {
     let port = flow.dst.port();
-    field.matches(|p| *p == port) || notes.miss(|| format!("port {port} is not {field}"))
+    field.holds(|p| *p == port) || notes.miss(|| format!("port {port} is not {field}"))
 }
 
 impl Source {
     /// Whether it matches; with real notes, whether all was looked at.
-    fn matches(&self, flow: &Flow, notes: &mut impl Notes) -> bool {
+    fn matches(&self, action: Action, flow: &Flow, notes: &mut impl Notes) -> bool {
         principals(&self.principals, flow, notes)
-            && namespaces(&self.namespaces, flow, notes)
-            && accounts(&self.service_accounts, flow, notes)
+            && namespaces(&self.namespaces, action, flow, notes)
+            && accounts(&self.service_accounts, action, flow, notes)
             && source_ip(&self.ip_blocks, flow, notes)
     }
 
@@ -268,15 +304,15 @@ impl Operation {
 }
 
 impl Condition {
-    fn matches(&self, flow: &Flow, notes: &mut impl Notes) -> bool {
+    fn matches(&self, action: Action, flow: &Flow, notes: &mut impl Notes) -> bool {
         match self {
             Self::SourceIp(field) => source_ip(field, flow, notes),
-            Self::SourceNamespace(field) => namespaces(field, flow, notes),
+            Self::SourceNamespace(field) => namespaces(field, action, flow, notes),
             Self::SourcePrincipal(field) => principals(field, flow, notes),
-            Self::SourceServiceAccount(field) => accounts(field, flow, notes),
+            Self::SourceServiceAccount(field) => accounts(field, action, flow, notes),
             Self::DestinationIp(field) => {
                 let ip = flow.dst.ip();
-                field.matches(|net| net.contains(&ip))
+                field.holds(|net| net.contains(&ip))
                     || notes.miss(|| format!("destination address {ip} is not {field}"))
             }
             Self::DestinationPort(field) => port(field, flow, notes),

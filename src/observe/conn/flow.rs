@@ -50,6 +50,8 @@ pub struct Flow {
     pub peer: PeerAddr,
     /// The peer's identity as proven by its X.509-SVID; `None` for plaintext.
     pub peer_id: Option<SpiffeId>,
+    /// Whether the peer is of another trust domain than the destination.
+    pub foreign: bool,
     /// The resolved destination: pod IP and application port, never a VIP and never 15008.
     pub dst: SocketAddr,
 }

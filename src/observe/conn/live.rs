@@ -80,7 +80,12 @@ impl LiveConn {
         let (direction, peer) = (self.direction, self.peer);
         self.facts(|f| {
             let peer_id = f.src.id.clone();
-            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, dst })
+            let foreign = match (&peer_id, &f.dst.id) {
+                (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, foreign, dst })
         })
     }
 

@@ -15,6 +15,7 @@ fn flow(peer: Option<&str>) -> Flow {
         direction: Direction::Inbound,
         peer: PeerAddr("10.1.2.3:999".parse().unwrap()),
         peer_id: peer.map(|id| format!("spiffe://{id}").parse().unwrap()),
+        foreign: peer.is_some_and(|id| !id.starts_with("td/")),
         dst: "10.0.0.9:5432".parse().unwrap(),
     }
 }
@@ -91,6 +92,41 @@ fn every_field_and_its_not_form_with_and_without_identity() {
         let rules = compile(vec![policy("p", Action::Allow, vec![rule])]);
         assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), web, "{name}");
         assert_eq!(authorize(&rules, &flow(None)).allowed(), plain, "{name}, plaintext");
+    }
+}
+
+/// A federated trust domain may give its own `ns/shop/sa/web` to whom it likes.
+#[test]
+fn a_foreign_namesake_is_admitted_by_principals_only_and_refused_by_every_field() {
+    const NAMESAKE: &str = "other.td/ns/shop/sa/web";
+    let namespaces = |field| from(Source { namespaces: field, ..Source::default() });
+    let account = || ServiceAccountMatch { namespace: "shop".into(), account: "web".into() };
+    let accounts = |field| from(Source { service_accounts: field, ..Source::default() });
+    let when = |condition| Rule { when: vec![condition], ..Rule::default() };
+    let everybody = || policy("all", Action::Allow, vec![Rule::default()]);
+    for (name, action, rule, own, foreign) in [
+        ("principals", Action::Allow, principals(any(text(NAMESAKE))), false, true),
+        ("namespaces", Action::Allow, namespaces(any(text("shop"))), true, false),
+        ("presence", Action::Allow, namespaces(any(text("*"))), true, false),
+        ("accounts", Action::Allow, accounts(any(account())), true, false),
+        ("when", Action::Allow, when(Condition::SourceNamespace(any(text("shop")))), true, false),
+        ("not namespaces", Action::Allow, namespaces(none(text("shop"))), false, false),
+        ("deny namespaces", Action::Deny, namespaces(any(text("shop"))), false, false),
+        ("deny accounts", Action::Deny, accounts(any(account())), false, false),
+        ("deny not namespaces", Action::Deny, namespaces(none(text("shop"))), true, false),
+        ("deny not accounts", Action::Deny, accounts(none(account())), true, false),
+    ] {
+        let rules = match action {
+            Action::Allow => compile(vec![policy("p", action, vec![rule])]),
+            Action::Deny => compile(vec![everybody(), policy("p", action, vec![rule])]),
+        };
+        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), own, "{name}");
+        let verdict = authorize(&rules, &flow(Some(NAMESAKE)));
+        assert_eq!(verdict.allowed(), foreign, "{name}, foreign: {verdict}");
+        if name == "namespaces" {
+            let said = verdict.to_string();
+            assert!(said.contains("of another trust domain (`principals`"), "{said}");
+        }
     }
 }
 
