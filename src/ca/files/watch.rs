@@ -39,7 +39,11 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
         if !settled || (taken.as_ref() == Some(&now) && !due) {
             continue;
         }
-        let read = read::read(&config, &trust_domain, SystemTime::now());
+        // A keystore's key derivation may take a second: not on the control thread.
+        let (files, domain) = (config.clone(), trust_domain.clone());
+        let read = move || read::read(&files, &domain, SystemTime::now());
+        let read = tokio::task::spawn_blocking(read).await;
+        let read = read.unwrap_or_else(|e| Err(format!("reading them failed: {e}")));
         if look() != now {
             continue; // written while it was read
         }
