@@ -16,6 +16,7 @@
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
+//! - [`standalone`]: mTLS in front of one service, without a mesh
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
 //! - [`app`]: the composition root: puts the rooms together for each subcommand
@@ -46,6 +47,7 @@ pub mod observe;
 pub mod policy;
 pub mod relay;
 pub mod rpc;
+pub mod standalone;
 pub mod sys;
 pub mod tls;
 pub mod tunnel;

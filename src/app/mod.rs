@@ -7,6 +7,8 @@ mod demo;
 mod ebb;
 mod run;
 mod source;
+pub mod standalone;
+mod workers;
 mod workload_api;
 
 pub use ca_serve::ca_serve;

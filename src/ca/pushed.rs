@@ -132,6 +132,23 @@ impl Pushed {
         }
     }
 
+    /// The first SVID of the set, for a process that is one workload and needs no other.
+    pub(super) fn first(&self) -> Result<X509Svid, SourceError> {
+        let state = Arc::clone(&self.state.borrow());
+        let why = || state.error.clone().unwrap_or_else(|| "nothing came yet".into());
+        state.svids.first().map(copy).ok_or_else(|| self.unavailable(why()))
+    }
+
+    /// Waits for a set or a failure that is newer than `seen`, and takes note of it. Cancel safe.
+    pub(super) async fn news(&self, seen: &mut u64) {
+        let mut updates = self.state.subscribe();
+        let news = updates.wait_for(|state| state.news > *seen).await.map(|state| state.news);
+        match news {
+            Ok(news) => *seen = news,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Waits until there is something that the workload does not know.
     pub(super) async fn changed(&self, wanted: &Wanted) {
         let has = self.owners().get(&wanted.id).map_or(0, |owner| owner.news);

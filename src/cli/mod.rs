@@ -6,6 +6,7 @@ mod ca_serve;
 mod check;
 mod demo;
 mod redirect;
+mod standalone;
 mod svid;
 
 use std::path::PathBuf;
@@ -55,6 +56,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure a proxy, or none: load, and a far end for it
     Bench(bench::BenchArgs),
+    /// TLS in front of one service: TLS comes in, plaintext goes to the target
+    Server(Box<standalone::ServerArgs>),
+    /// TLS for one client: plaintext comes in, TLS goes to the target
+    Client(Box<standalone::ClientArgs>),
     /// Fetch, validate and watch SVIDs over a Workload API
     Svid(svid::SvidArgs),
     /// Print a completion script
@@ -70,13 +75,16 @@ enum Command {
 /// Parses the command line and does what it says; returns the exit code.
 #[must_use]
 pub fn main() -> u8 {
-    match Cli::parse().command {
+    let args = standalone::reordered(std::env::args_os().collect());
+    match Cli::parse_from(args).command {
         Command::Run { config } => run(&config),
         Command::Check(args) => check::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Server(args) => standalone::serve(args.plan()),
+        Command::Client(args) => standalone::serve(args.plan()),
         Command::Svid(args) => svid::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());

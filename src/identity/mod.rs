@@ -9,6 +9,7 @@ mod bundle;
 mod bundle_document;
 mod jwk;
 mod jwt;
+pub mod key_files;
 mod oidc;
 mod revocation;
 mod spiffe_id;

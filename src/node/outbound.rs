@@ -159,6 +159,10 @@ pub(super) fn ended(end: relay::End) -> Outcome {
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
         }
+        relay::End::HalfClosed(limit) => {
+            let why = format!("one side had ended for {limit:?} and the other went on");
+            (CloseReason::HalfCloseTimeout, Some(why))
+        }
     }
 }
 

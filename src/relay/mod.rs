@@ -13,12 +13,15 @@ pub mod tcp;
 mod tests;
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
+
+use tokio::time::Sleep;
 
 pub use app::App;
 pub use scratch::with_scratch;
@@ -51,6 +54,11 @@ pub trait Far: Send {
 
     /// Ends the far side abruptly (RST, RST_STREAM CANCEL).
     fn abort(&mut self);
+
+    /// Says in order that nothing more comes, as far as that takes no waiting.
+    fn part(&mut self) {
+        self.abort();
+    }
 }
 
 /// Which side failed.
@@ -73,19 +81,44 @@ pub enum End {
     FarReset(io::Error),
     /// Nothing moved for this long.
     Idle(Duration),
+    /// One direction had ended for this long and the other had not.
+    HalfClosed(Duration),
+}
+
+/// How long a relay waits for its sides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience {
+    /// Nothing moves for so long; `None` for ever.
+    pub idle: Option<Duration>,
+    /// One direction has ended and the other has not; `None` for ever.
+    pub half_closed: Option<Duration>,
 }
 
 /// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
 ///
 /// # Cancel safety
 /// Dropping the future drops what was in flight; dropping both sides then resets them.
-pub async fn run(
+pub fn run<'a>(
+    app: &'a mut App,
+    far: &'a mut dyn Far,
+    meter: &'a Arc<Meter>,
+    idle: Option<Duration>,
+) -> impl Future<Output = End> + Send + 'a {
+    run_within(app, far, meter, Patience { idle, half_closed: None })
+}
+
+/// The same with all limits.
+///
+/// # Cancel safety
+/// As [`run`].
+pub async fn run_within(
     app: &mut App,
     far: &mut dyn Far,
     meter: &Arc<Meter>,
-    idle: Option<Duration>,
+    patience: Patience,
 ) -> End {
     let (mut up, mut down) = (false, false);
+    let mut half: Option<Pin<Box<Sleep>>> = None;
     let carry = poll_fn(|cx| {
         if !down && far.poll_down(cx, app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
@@ -96,7 +129,13 @@ pub async fn run(
             up = true;
         }
         if up && down {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(false));
+        }
+        if let (true, Some(limit)) = (up || down, patience.half_closed) {
+            let half = half.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if half.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(true));
+            }
         }
         // Reads tell of a reset, but not behind an end of file, nor while nobody reads because
         // the other side takes nothing.
@@ -108,7 +147,7 @@ pub async fn run(
         }
         Poll::Pending
     });
-    let ended = match idle {
+    let ended = match patience.idle {
         None => carry.await,
         Some(limit) => tokio::select! {
             ended = carry => ended,
@@ -121,7 +160,13 @@ pub async fn run(
         },
     };
     let end = match ended {
-        Ok(()) => return End::Completed,
+        Ok(false) => return End::Completed,
+        Ok(true) => {
+            // What is on its way still arrives.
+            let _ = app.finish();
+            far.part();
+            return End::HalfClosed(patience.half_closed.unwrap_or_default());
+        }
         Err(Broken::App(e)) => End::AppReset(e),
         Err(Broken::Far(e)) => End::FarReset(e),
     };

@@ -10,7 +10,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{TlsError, handshake::peer_of, session::IntoKeys, session::Session};
+use super::TlsError;
 
 /// A handshake's flight is a few KiB; a peer may send chains of up to this.
 const MOST: usize = 128 * 1024;
@@ -30,9 +30,10 @@ pub(super) enum Step {
 }
 
 /// One end of a handshake.
-pub(super) trait Handshake: IntoKeys {
+pub(super) trait Handshake {
     /// Feeds whole records; appends what must be sent; says how many bytes were used.
     fn step(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Result<Step, TlsError>);
+    /// What was agreed on, and what the peer showed.
     fn state(&self) -> &CommonState;
     /// Whether this end speaks first.
     const BEGINS: bool;
@@ -120,6 +121,15 @@ fn encode(
     Ok(None)
 }
 
+/// A handshake that is over.
+pub(super) struct Finished<H> {
+    /// The socket, at the first byte after `early`.
+    pub(super) tcp: TcpStream,
+    pub(super) tls: Box<H>,
+    /// Records that were read together with the end of the handshake, still sealed.
+    pub(super) early: Vec<u8>,
+}
+
 /// A handshake between two waits.
 struct Progress<H> {
     tls: Box<H>,
@@ -176,7 +186,7 @@ async fn aside<H: Handshake + Send + 'static>(
 ///
 /// # Cancel safety
 /// Dropping the future closes the socket.
-pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Session, TlsError>
+pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Finished<H>, TlsError>
 where
     H: Handshake + Send + 'static,
 {
@@ -203,10 +213,7 @@ where
         send(&tcp, &mut at.output).await?;
         match step {
             Step::Read => record(&tcp, &mut at).await?,
-            Step::Done => {
-                let peer = peer_of(at.tls.state())?;
-                return Ok(Session { tcp, keys: at.tls.into_keys()?, early: at.input, peer });
-            }
+            Step::Done => return Ok(Finished { tcp, tls: at.tls, early: at.input }),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Acceptor {
     ) -> Result<Session, TlsError> {
         let tls = UnbufferedServerConnection::new(self.config(svid, bundles)?).map_err(own)?;
         let accepted = timeout(within, driver::run(tcp, tls)).await;
-        accepted.map_err(|_| TlsError::Timeout(within))?
+        Session::of(accepted.map_err(|_| TlsError::Timeout(within))??)
     }
 
     fn config(
@@ -168,7 +168,7 @@ impl Connector {
         let name = ServerName::IpAddress(peer.ip().into());
         let tls = UnbufferedClientConnection::new(config, name).map_err(own)?;
         let connected = timeout(within, driver::run(tcp, tls)).await;
-        connected.map_err(|_| TlsError::Timeout(within))?
+        Session::of(connected.map_err(|_| TlsError::Timeout(within))??)
     }
 
     fn config(

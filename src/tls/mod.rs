@@ -3,15 +3,23 @@
 //! rustls does every handshake; it ends in a [`Session`], whose records are ours
 //! ([`crate::tunnel`]). [`Acceptor`] and [`Connector`] are given an SVID and never ask for one. Every handshake
 //! has a deadline; a peer's certificate is judged by [`crate::identity::verify_svid`] only.
+//! [`secured`] is the same for peers that speak plain TLS 1.2 or 1.3 and hold any certificate,
+//! judged by a [`PeerTrust`].
 //! Not here: where SVIDs come from ([`crate::ca`]) and what runs inside ([`crate::tunnel`]).
 
 mod driver;
 mod error;
 mod handshake;
 mod provider;
+pub mod secured;
 mod session;
+mod tls12;
+mod trust;
 mod verifier;
 
 pub use error::TlsError;
 pub use handshake::{Acceptor, Connector, Peer};
+pub use provider::{classic_provider, provider};
 pub use session::{Aead, KeySchedule, Keys, Session, TrafficSecrets};
+pub use tls12::Tls12;
+pub use trust::{PeerTrust, PeerVerifier, Pin};

@@ -10,7 +10,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use super::{Peer, TlsError};
+use super::{
+    Peer, TlsError,
+    driver::{Finished, Handshake},
+    handshake::peer_of,
+};
 
 /// The AEADs of TLS 1.3 (RFC 8446 §B.4).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,7 +110,16 @@ pub struct Session {
     pub peer: Peer,
 }
 
-/// Either end of a handshake, as far as the driver cares.
+impl Session {
+    /// What a finished handshake between two SVIDs leaves.
+    pub(super) fn of<H: Handshake + IntoKeys>(finished: Finished<H>) -> Result<Self, TlsError> {
+        let Finished { tcp, tls, early } = finished;
+        let peer = peer_of(tls.state())?;
+        Ok(Self { tcp, keys: tls.into_keys()?, early, peer })
+    }
+}
+
+/// An end of a handshake whose records become ours.
 pub(super) trait IntoKeys {
     fn into_keys(self) -> Result<Keys, TlsError>;
 }

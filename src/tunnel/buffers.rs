@@ -13,13 +13,13 @@ const MOST_SPARE: usize = 4;
 const FRESH: usize = 4096;
 
 /// A buffer to lay records down in.
-pub(super) fn take() -> Vec<u8> {
+pub(crate) fn take() -> Vec<u8> {
     let spare = SPARE.with(|spare| spare.try_borrow_mut().ok().and_then(|mut s| s.pop()));
     spare.unwrap_or_else(|| vec![0; FRESH])
 }
 
 /// Gives it back.
-pub(super) fn give(buffer: Vec<u8>) {
+pub(crate) fn give(buffer: Vec<u8>) {
     SPARE.with(|spare| {
         if let Ok(mut spare) = spare.try_borrow_mut()
             && spare.len() < MOST_SPARE
@@ -30,7 +30,7 @@ pub(super) fn give(buffer: Vec<u8>) {
 }
 
 /// Lends the worker's list of ranges, empty.
-pub(super) fn with_ranges<T>(work: impl FnOnce(&mut Vec<Range<usize>>) -> T) -> T {
+pub(crate) fn with_ranges<T>(work: impl FnOnce(&mut Vec<Range<usize>>) -> T) -> T {
     let mut ranges = RANGES.with(RefCell::take);
     ranges.clear();
     let done = work(&mut ranges);

@@ -17,7 +17,7 @@
 //!
 //! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
 
-mod buffers;
+pub(crate) mod buffers;
 mod client;
 pub mod connect;
 mod core;

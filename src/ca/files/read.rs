@@ -1,31 +1,16 @@
 //! One set of files, judged as a whole.
 
-use std::{
-    fs::File,
-    io::Read,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{
-    encoding::{AsDer, Pkcs8V1Der},
-    rsa,
-    signature::{
-        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
-        ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
-    },
-};
-use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject};
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use zeroize::Zeroizing;
+use pki_types::{CertificateDer, UnixTime};
 
 use super::{super::workload_api::client::key_matches, Credential, FilesConfig};
 use crate::identity::{
-    BundleSet, PrivateKey, Purpose, TrustBundle, TrustDomain, X509Svid, parse_leaf, verify_svid,
+    BundleSet, PrivateKey, Purpose, TrustBundle, TrustDomain, X509Svid,
+    key_files::{at, certificates, keystore_chain, password_in, private_key},
+    parse_leaf, verify_svid,
 };
 
-/// The largest file that is read, bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// The most authorities in a bundle.
 const MOST_AUTHORITIES: usize = 1000;
 
@@ -42,11 +27,12 @@ pub(super) fn read(
     let bundle = TrustBundle::new(trust_domain.clone(), authorities);
     let bundles: BundleSet = [bundle].into_iter().collect();
     let (path, chain, key) = match &config.credential {
-        Credential::Pem { certificate, private_key } => {
-            (certificate, certificates(certificate)?, private_key_in(private_key)?)
+        Credential::Pem { certificate, private_key: key_file } => {
+            (certificate, certificates(certificate)?, private_key(key_file)?)
         }
         Credential::Keystore { keystore, password } => {
-            let (chain, key) = in_keystore(keystore, password.as_deref())?;
+            let password = password.as_deref().map(password_in).transpose()?.unwrap_or_default();
+            let (chain, key) = keystore_chain(keystore, &password)?;
             (keystore, chain, key)
         }
     };
@@ -74,100 +60,4 @@ fn svid(
     }
     let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
     Ok(X509Svid { id: leaf.id, chain, key, not_before, not_after, serial })
-}
-
-fn at(path: &Path, why: impl std::fmt::Display) -> String {
-    format!("{}: {why}", path.display())
-}
-
-fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path).map_err(|e| at(path, e))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| at(path, e))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(at(path, format!("is larger than {MAX_FILE} bytes")));
-    }
-    Ok(bytes)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = bytes(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(at(path, "holds no certificate in PEM")),
-        Ok(all) => Ok(all),
-        Err(e) => Err(at(path, format!("is no PEM: {e}"))),
-    }
-}
-
-fn private_key_in(path: &Path) -> Result<PrivateKey, String> {
-    let text = bytes(path)?;
-    let key = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|e| at(path, format!("holds no private key in PEM: {e}")))?;
-    let pkcs8 = pkcs8(&key).ok_or_else(|| {
-        at(path, "holds a private key of a kind not known here; `openssl pkcs8 -topk8` converts it")
-    })?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
-    // Whatever it is: TLS must be able to sign with it.
-    any_supported_type(&key).map_err(|e| at(path, format!("is of no use for TLS: {e}")))?;
-    Ok(PrivateKey::from_pkcs8(pkcs8))
-}
-
-/// A key as PKCS#8, from whichever of the three forms PEM files have.
-fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
-    match key {
-        PrivateKeyDer::Pkcs8(key) => Some(key.secret_pkcs8_der().to_vec()),
-        PrivateKeyDer::Sec1(key) => {
-            let curves = [
-                &ECDSA_P256_SHA256_ASN1_SIGNING,
-                &ECDSA_P384_SHA384_ASN1_SIGNING,
-                &ECDSA_P521_SHA512_ASN1_SIGNING,
-            ];
-            let der = key.secret_sec1_der();
-            let read = |curve| EcdsaKeyPair::from_private_key_der(curve, der).ok();
-            let pair = curves.into_iter().find_map(read)?;
-            Some(pair.to_pkcs8v1().ok()?.as_ref().to_vec())
-        }
-        PrivateKeyDer::Pkcs1(key) => {
-            let pair = rsa::KeyPair::from_der(key.secret_pkcs1_der()).ok()?;
-            let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
-            Some(der.as_ref().to_vec())
-        }
-        _ => None,
-    }
-}
-
-fn in_keystore(
-    path: &Path,
-    password: Option<&Path>,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
-    let password = match password {
-        None => Zeroizing::new(String::new()),
-        Some(path) => {
-            let text = bytes(path)?;
-            let text = std::str::from_utf8(&text).map_err(|_| at(path, "is no text"))?;
-            Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())
-        }
-    };
-    let store = p12_keystore::KeyStore::from_pkcs12(&bytes(path)?, &password, Default::default())
-        .map_err(|e| at(path, format!("cannot be opened (a wrong password?): {e}")))?;
-    let Some((_, entry)) = store.private_key_chain() else {
-        return Err(at(path, "holds no private key with its chain"));
-    };
-    let chain: Vec<_> =
-        entry.certs().iter().map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
-    // Some stores add the root, which is not sent.
-    let chain = match chain.split_last() {
-        Some((last, rest)) if !rest.is_empty() && is_self_issued(last) => rest.to_vec(),
-        _ => chain,
-    };
-    if chain.is_empty() {
-        return Err(at(path, "holds no certificate"));
-    }
-    Ok((chain, PrivateKey::from_pkcs8(entry.key().as_der().to_vec())))
-}
-
-fn is_self_issued(der: &CertificateDer<'_>) -> bool {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
 }

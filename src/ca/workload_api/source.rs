@@ -48,6 +48,19 @@ impl WorkloadApi {
         tasks.spawn(follower.jwt_bundles());
         Self { client, pushed, tasks }
     }
+
+    /// The default SVID (Workload API §4.4): for a process that is one workload.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn default_svid(&self) -> Result<X509Svid, SourceError> {
+        self.pushed.first()
+    }
+
+    /// Waits for something newer than `seen`, and takes note of it. Cancel safe.
+    pub async fn news(&self, seen: &mut u64) {
+        self.pushed.news(seen).await;
+    }
 }
 
 impl Drop for WorkloadApi {

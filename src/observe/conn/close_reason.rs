@@ -37,6 +37,10 @@ close_reasons! {
     Drained = "drained" / "-";
     /// No bytes for longer than the idle timeout.
     IdleTimeout = "idle_timeout" / "-";
+    /// One direction had ended and the other went on for too long.
+    HalfCloseTimeout = "half_close_timeout" / "-";
+    /// It lasted as long as a connection may.
+    LifetimeReached = "lifetime_reached" / "-";
     /// An `ALLOW` policy exists and none matched, or a `DENY` policy matched.
     PolicyDenied = "policy_denied" / "DENY";
     /// Was allowed, then a policy edit forbade it.

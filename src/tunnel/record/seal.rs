@@ -167,6 +167,14 @@ impl Sealer {
         error.alert().map_or(Ok(()), |code| self.alert(2, code))
     }
 
+    /// Ends the connection with a fatal alert of this code.
+    ///
+    /// # Errors
+    /// If the key is used up.
+    pub fn refuse(&mut self, code: u8) -> Result<(), RecordError> {
+        self.alert(2, code)
+    }
+
     fn alert(&mut self, level: u8, code: u8) -> Result<(), RecordError> {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());

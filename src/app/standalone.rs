@@ -1,0 +1,177 @@
+//! `adit server`, `adit client`: services until SIGTERM.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::workers::Workers;
+use crate::{
+    lifecycle::Tasks,
+    observe::{
+        Telemetry,
+        logging::{LogFormat, Logging},
+    },
+    standalone::{Address, Keeper, Listening, Service, ServiceConfig},
+};
+
+/// What the process does.
+#[derive(Debug)]
+pub struct Plan {
+    /// For all services.
+    pub globals: Globals,
+    /// At least one.
+    pub services: Vec<ServiceConfig>,
+    /// Whether the targets' names must resolve at start.
+    pub resolve: bool,
+}
+
+/// For all services.
+#[derive(Clone, Debug)]
+pub struct Globals {
+    /// How long connections may go on after SIGTERM.
+    pub shutdown: Duration,
+    /// Files are read anew every so often.
+    pub timed_reload: Option<Duration>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Data workers; one per core if not given.
+    pub workers: Option<usize>,
+}
+
+/// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
+///
+/// # Errors
+/// If it cannot start.
+pub fn run(plan: Plan) -> Result<u8, String> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    let _logging =
+        Logging::start(plan.globals.log_format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?;
+    crate::sys::process::harden();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
+    let workers = workers.map_err(|e| e.to_string())?;
+    let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let ran = control.block_on(serve(plan, &workers));
+    drop(workers);
+    ran
+}
+
+/// The signals that are waited for.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
+    let mut signals = Signals::new().map_err(|e| e.to_string())?;
+    let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
+    let tasks = Tasks::default();
+    let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
+    for config in plan.services {
+        if plan.resolve {
+            resolve(&config).await?;
+        }
+        let keeper = tokio::select! {
+            keeper = Keeper::open(config.material.clone()) => keeper?,
+            _ = signals.terminate.recv() => return Ok(0),
+            _ = signals.interrupt.recv() => return Ok(0),
+        };
+        let following = Arc::clone(&keeper);
+        tasks.spawn(async move { following.follow().await });
+        let listening = Listening::open(&config.listen)?;
+        let service = Service::new(config, keeper, telemetry.clone())?;
+        services.push((service, listening));
+    }
+    for (service, listening) in &services {
+        service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
+        let config = &service.config;
+        let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            service = config.name,
+            role = config.role.as_str(),
+            listen = %config.listen,
+            targets = targets.join(", "),
+            certificate = service.keeper.current().source,
+            "listening"
+        );
+    }
+    let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => reload(&services).await,
+            _ = signals.user.recv() => reload(&services).await,
+            () = tick(&mut timed) => reload(&services).await,
+        }
+    }
+    let grace = plan.globals.shutdown;
+    let open: usize = services.iter().map(|(s, _)| s.open()).sum();
+    tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
+    let mut kept = Vec::new();
+    for (service, listening) in services {
+        service.stop_accepting();
+        drop(listening);
+        kept.push(service);
+    }
+    let drained = futures_util::future::join_all(kept.iter().map(|s| s.drain(grace))).await;
+    let cut: usize = drained.into_iter().sum();
+    tasks.cut();
+    tasks.ended().await;
+    if cut > 0 {
+        tracing::warn!(connections = cut, "cut: they had not ended in time");
+        return Ok(1);
+    }
+    Ok(0)
+}
+
+async fn tick(timed: &mut Option<tokio::time::Interval>) {
+    match timed {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// What is wrong changes nothing.
+async fn reload(services: &[(Arc<Service>, Listening)]) {
+    for (service, _) in services {
+        let name = service.config.name.as_str();
+        match service.keeper.reload().await {
+            Ok(()) => tracing::info!(service = name, "reloaded"),
+            Err(error) => {
+                tracing::error!(service = name, error, "reload refused, what was read before stays")
+            }
+        }
+    }
+}
+
+async fn resolve(config: &ServiceConfig) -> Result<(), String> {
+    for target in &config.targets {
+        if let Address::Tcp { host, port } = target {
+            let host = if host.is_empty() { "localhost" } else { host };
+            let found = tokio::net::lookup_host((host, *port)).await;
+            let found = found
+                .map_err(|e| format!("target {target}: {e}; --skip-resolve starts without it"))?;
+            if found.count() == 0 {
+                return Err(format!("target {target}: the name has no address"));
+            }
+        }
+    }
+    Ok(())
+}

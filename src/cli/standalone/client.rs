@@ -1,0 +1,145 @@
+//! `adit client`: plaintext in, TLS out.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::common::{CommonArgs, CredentialArgs, TlsVersion};
+use crate::{
+    app::standalone::Plan,
+    identity::{SpiffeId, TrustDomain},
+    standalone::{Access, Address, Role, ServiceConfig, TlsOptions, UriPattern},
+    tls::Pin,
+};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  adit client --listen localhost:5432 --target db.example.org:8443 --cert tls.crt --key tls.key --cacert ca.crt\n\nThe target's certificate must have the target's name, and match any --verify-… flag."
+)]
+pub(in crate::cli) struct ClientArgs {
+    /// Where plaintext comes in: HOST:PORT, unix:PATH, systemd:NAME
+    #[arg(long, value_name = "ADDR")]
+    listen: Address,
+    /// Where TLS goes: HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    target: Address,
+    /// Allow to listen for other hosts, whose plaintext then travels here
+    #[arg(long)]
+    unsafe_listen: bool,
+    /// Another name for SNI and for the check of the target's certificate
+    #[arg(long, value_name = "NAME")]
+    override_server_name: Option<String>,
+    /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT
+    #[arg(long, value_name = "URL", alias = "connect-proxy")]
+    proxy: Option<String>,
+    #[command(flatten)]
+    verify: VerifyArgs,
+    #[command(flatten)]
+    credential: CredentialArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Who must answer (any of these, beside the name)")]
+struct VerifyArgs {
+    /// This common name; may be repeated, as all below
+    #[arg(long, value_name = "CN")]
+    verify_cn: Vec<String>,
+    /// This organizational unit
+    #[arg(long, value_name = "OU")]
+    verify_ou: Vec<String>,
+    /// This DNS name
+    #[arg(long, value_name = "NAME", alias = "verify-dns-san")]
+    verify_dns: Vec<String>,
+    /// This URI; `*` is one segment, `**` at the end all that follow
+    #[arg(long, value_name = "URI", alias = "verify-uri-san")]
+    verify_uri: Vec<UriPattern>,
+    #[arg(long, value_name = "IP", hide = true, alias = "verify-ip-san")]
+    verify_ip: Vec<IpAddr>,
+    /// This SPIFFE ID
+    #[arg(long, value_name = "SPIFFE-ID")]
+    verify_id: Vec<SpiffeId>,
+    /// Any SPIFFE ID of this trust domain
+    #[arg(long, value_name = "DOMAIN")]
+    verify_trust_domain: Vec<TrustDomain>,
+    /// This key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
+    #[arg(long, value_name = "PIN")]
+    verify_spki_pin: Vec<Pin>,
+    /// Rego, as a bundle or a file
+    #[arg(long, value_name = "BUNDLE", requires = "verify_query")]
+    verify_policy: Option<PathBuf>,
+    /// What is asked of it, such as data.policy.allow
+    #[arg(long, value_name = "QUERY", requires = "verify_policy")]
+    verify_query: Option<String>,
+    /// Show no certificate to the target
+    #[arg(long)]
+    disable_authentication: bool,
+}
+
+impl VerifyArgs {
+    fn access(&self) -> Result<Access, String> {
+        if self.verify_policy.is_some() {
+            return Err("--verify-policy cannot be honoured yet".into());
+        }
+        let access = Access {
+            all: false,
+            cn: self.verify_cn.clone(),
+            ou: self.verify_ou.clone(),
+            dns: self.verify_dns.clone(),
+            uri: self.verify_uri.clone(),
+            ip: self.verify_ip.clone(),
+            ids: self.verify_id.clone(),
+            trust_domains: self.verify_trust_domain.clone(),
+            policies: None,
+            judge: None,
+        };
+        if !self.verify_spki_pin.is_empty() && !access.is_empty() {
+            return Err("--verify-spki-pin replaces all other --verify flags".into());
+        }
+        Ok(access)
+    }
+}
+
+impl ClientArgs {
+    pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
+        let access = self.verify.access()?;
+        if !self.listen.is_local() && !self.unsafe_listen {
+            return Err(format!(
+                "--listen {}: plaintext would come from other hosts; name localhost, unix:, \
+                 systemd:, or --unsafe-listen",
+                self.listen
+            ));
+        }
+        if !matches!(self.target, Address::Tcp { .. }) {
+            return Err("--target must be HOST:PORT".into());
+        }
+        if self.proxy.is_some() {
+            return Err("--proxy cannot be honoured yet".into());
+        }
+        let globals = self.common.globals(self.credential.timed_reload)?;
+        let authenticate = !self.verify.disable_authentication;
+        let material =
+            self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
+        let service = ServiceConfig {
+            name: "client".into(),
+            role: Role::Client,
+            listen: self.listen,
+            targets: vec![self.target],
+            material,
+            access,
+            tls: TlsOptions {
+                tls12_only: self.common.max_tls_version == Some(TlsVersion::Tls12),
+                authenticate,
+            },
+            server_name: self.override_server_name,
+            connect: self.common.connect_timeout,
+            close: self.common.close_timeout,
+            lifetime: Some(self.common.max_conn_lifetime).filter(|l| !l.is_zero()),
+            max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
+            quiet: self.common.quiet(),
+        };
+        let resolve = !self.common.skip_resolve && self.proxy.is_none();
+        Ok(Plan { globals, services: vec![service], resolve })
+    }
+}

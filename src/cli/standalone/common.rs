@@ -1,0 +1,272 @@
+//! The flags that `adit server` and `adit client` share.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use zeroize::Zeroizing;
+
+use crate::{
+    app::standalone::Globals,
+    ca::{
+        Credential,
+        workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
+    },
+    standalone::{MaterialConfig, Password, Quiet},
+    tls::Pin,
+};
+
+/// `1h30m`, `500ms`, `0`: as Go writes durations.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.starts_with('-') {
+        return Err("must not be negative".into());
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; for example 10s, 5m, 1h"))
+}
+
+/// What is not logged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum QuietValue {
+    /// Everything below
+    All,
+    /// Connections that ended in order
+    Conns,
+    /// Connections that failed
+    ConnErrs,
+    /// Handshakes that failed
+    HandshakeErrs,
+}
+
+/// TLS 1.2 or 1.3.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum TlsVersion {
+    #[value(name = "TLS1.2")]
+    Tls12,
+    #[value(name = "TLS1.3")]
+    Tls13,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Certificate and key")]
+pub(super) struct CredentialArgs {
+    /// Certificate and key in one file: PKCS#12, or PEM
+    #[arg(long, value_name = "PATH", env = "KEYSTORE_PATH")]
+    pub(super) keystore: Option<PathBuf>,
+    /// Certificate chain, PEM, leaf first
+    #[arg(long, value_name = "PATH", env = "CERT_PATH")]
+    pub(super) cert: Option<PathBuf>,
+    /// Private key, PEM
+    #[arg(long, value_name = "PATH", env = "KEY_PATH")]
+    pub(super) key: Option<PathBuf>,
+    /// The keystore's password
+    #[arg(long, value_name = "PASS", env = "KEYSTORE_PASS", hide_env_values = true)]
+    pub(super) storepass: Option<String>,
+    /// Trusted roots, PEM; the system's if not given
+    #[arg(long, value_name = "PATH", env = "CACERT_PATH")]
+    pub(super) cacert: Option<PathBuf>,
+    /// A CRL, PEM or DER: who is named there is refused. May be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(super) crl: Vec<PathBuf>,
+    /// Certificate, key and roots from the SPIFFE Workload API
+    #[arg(long)]
+    pub(super) use_workload_api: bool,
+    /// Its socket, unix:///PATH or tcp://IP:PORT; implies --use-workload-api
+    #[arg(long, value_name = "ADDR", env = "SPIFFE_ENDPOINT_SOCKET")]
+    pub(super) use_workload_api_addr: Option<String>,
+    /// How long the first SVID is waited for; 0 for ever
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(super) use_workload_api_timeout: Duration,
+    /// PKCS#11: the module's path
+    #[arg(long, value_name = "PATH", env = "PKCS11_MODULE")]
+    pub(super) pkcs11_module: Option<PathBuf>,
+    /// PKCS#11: the token's label
+    #[arg(long, value_name = "LABEL", env = "PKCS11_TOKEN_LABEL")]
+    pub(super) pkcs11_token_label: Option<String>,
+    /// PKCS#11: the PIN
+    #[arg(long, value_name = "PIN", env = "PKCS11_PIN", hide_env_values = true)]
+    pub(super) pkcs11_pin: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) keychain_identity: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) keychain_issuer: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) keychain_require_token: bool,
+    /// Read certificate, key, roots and policies anew every so often (they are also watched)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) timed_reload: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connections")]
+pub(super) struct CommonArgs {
+    /// How long open connections may go on after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub(super) shutdown_timeout: Duration,
+    /// Handshake, access rules and dial together
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(super) connect_timeout: Duration,
+    /// How long one side may go on when the other has ended; 0 ends both at once
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(super) close_timeout: Duration,
+    /// How long a connection may last; 0 for ever
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub(super) max_conn_lifetime: Duration,
+    /// How many connections at once, the rest waits; 0 for any number
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(super) max_concurrent_conns: usize,
+    /// Do not resolve the target's name at start
+    #[arg(long)]
+    pub(super) skip_resolve: bool,
+    /// Do not log some events; may be repeated
+    #[arg(long, value_name = "WHAT")]
+    pub(super) quiet: Vec<QuietValue>,
+    /// Log to syslog instead of stdout
+    #[arg(long)]
+    pub(super) syslog: bool,
+    #[arg(long, hide = true)]
+    pub(super) eventlog: bool,
+    /// Serve /_status, /_metrics here: HOST:PORT (with http:// or https://), unix:, systemd:
+    #[arg(long, value_name = "ADDR")]
+    pub(super) status: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) enable_pprof: bool,
+    /// Allow POST /_shutdown on the status address
+    #[arg(long, requires = "status")]
+    pub(super) enable_shutdown: bool,
+    /// Push metrics to Graphite, plaintext protocol over TCP
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics_graphite: Option<String>,
+    /// POST metrics as JSON to this URL
+    #[arg(long, value_name = "URL")]
+    pub(super) metrics_url: Option<String>,
+    /// What the names of pushed metrics begin with
+    #[arg(long, value_name = "PREFIX", default_value = "ghostunnel")]
+    pub(super) metrics_prefix: String,
+    /// How often metrics are pushed
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(super) metrics_interval: Duration,
+    /// Do not confine the process with Landlock and seccomp
+    #[arg(long)]
+    pub(super) disable_landlock: bool,
+    #[arg(long, hide = true)]
+    pub(super) use_landlock: bool,
+    /// AES, CHACHA: groups of cipher suites for TLS 1.2
+    #[arg(long, hide = true)]
+    pub(super) cipher_suites: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) allow_unsafe_cipher_suites: bool,
+    /// The newest version of TLS that is spoken
+    #[arg(long, hide = true, value_name = "VERSION")]
+    pub(super) max_tls_version: Option<TlsVersion>,
+    /// How access-log lines look: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: crate::observe::logging::LogFormat,
+}
+
+impl CommonArgs {
+    /// What concerns the process.
+    pub(super) fn globals(&self, reload: Option<Duration>) -> Result<Globals, String> {
+        if self.connect_timeout.is_zero() {
+            return Err("--connect-timeout must not be 0".into());
+        }
+        for (given, why) in [
+            (self.eventlog, "--eventlog is of Windows"),
+            (self.enable_pprof, "--enable-pprof: adit has no Go profiler; use perf(1)"),
+            (self.cipher_suites.is_some(), "--cipher-suites cannot be honoured yet"),
+            (
+                self.allow_unsafe_cipher_suites,
+                "--allow-unsafe-cipher-suites: adit has no CBC suites",
+            ),
+            (self.syslog, "--syslog cannot be honoured yet"),
+            (self.status.is_some(), "--status cannot be honoured yet"),
+            (self.metrics_graphite.is_some(), "--metrics-graphite cannot be honoured yet"),
+            (self.metrics_url.is_some(), "--metrics-url cannot be honoured yet"),
+        ] {
+            if given {
+                return Err(why.into());
+            }
+        }
+        Ok(Globals {
+            shutdown: self.shutdown_timeout,
+            timed_reload: reload.filter(|every| !every.is_zero()),
+            log_format: self.log_format,
+            workers: None,
+        })
+    }
+
+    pub(super) fn quiet(&self) -> Quiet {
+        let has = |v| self.quiet.contains(&v) || self.quiet.contains(&QuietValue::All);
+        Quiet {
+            conns: has(QuietValue::Conns),
+            conn_errs: has(QuietValue::ConnErrs),
+            handshake_errs: has(QuietValue::HandshakeErrs),
+        }
+    }
+}
+
+impl CredentialArgs {
+    /// Whether the Workload API is asked for.
+    pub(super) fn workload_api(&self) -> bool {
+        self.use_workload_api || self.use_workload_api_addr.is_some()
+    }
+
+    /// The one source that is named. `needed` unless nothing need be shown.
+    pub(super) fn material(&self, pins: Vec<Pin>, needed: bool) -> Result<MaterialConfig, String> {
+        if self.keychain_identity.is_some()
+            || self.keychain_issuer.is_some()
+            || self.keychain_require_token
+        {
+            return Err("--keychain-…: keychains are of macOS and Windows".into());
+        }
+        if self.pkcs11_module.is_some() {
+            return Err("--pkcs11-module cannot be honoured yet".into());
+        }
+        let pem = self.cert.is_some() || self.key.is_some();
+        let named = [self.keystore.is_some(), pem, self.workload_api()];
+        if named.iter().filter(|n| **n).count() > 1 {
+            return Err(
+                "--keystore, --cert with --key, and --use-workload-api exclude each other".into()
+            );
+        }
+        if self.workload_api() {
+            if !pins.is_empty() {
+                return Err("pins replace the trust in roots: not with the Workload API".into());
+            }
+            let addr = self.use_workload_api_addr.clone();
+            let addr = addr.ok_or_else(|| {
+                format!("--use-workload-api needs --use-workload-api-addr or {ENDPOINT_VARIABLE}")
+            })?;
+            let endpoint: Endpoint =
+                addr.parse().map_err(|e| format!("--use-workload-api-addr: {e}"))?;
+            let within = self.use_workload_api_timeout;
+            let within = (!within.is_zero()).then_some(within);
+            return Ok(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
+        }
+        let credential = match (&self.keystore, &self.cert, &self.key) {
+            (Some(keystore), ..) => {
+                Some(Credential::Keystore { keystore: keystore.clone(), password: None })
+            }
+            (None, Some(certificate), Some(private_key)) => Some(Credential::Pem {
+                certificate: certificate.clone(),
+                private_key: private_key.clone(),
+            }),
+            (None, None, None) if !needed => None,
+            (None, None, None) => {
+                return Err(
+                    "name a certificate: --keystore, --cert with --key, or --use-workload-api"
+                        .into(),
+                );
+            }
+            _ => return Err("--cert and --key come together".into()),
+        };
+        Ok(MaterialConfig::Files {
+            credential,
+            password: self.storepass.clone().map(|p| Password(Zeroizing::new(p))),
+            roots: self.cacert.clone(),
+            crls: self.crl.clone(),
+            pins,
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! Certificates and keys as they lie in files: PEM and PKCS#12.
+
+use std::{fs::File, io::Read, path::Path};
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    rsa,
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
+        ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
+    },
+};
+use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use zeroize::Zeroizing;
+
+use super::PrivateKey;
+
+/// The largest file that is read, bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Names the file.
+pub fn at(path: &Path, why: impl std::fmt::Display) -> String {
+    format!("{}: {why}", path.display())
+}
+
+/// What is in the file, at most 1 MiB.
+///
+/// # Errors
+/// Names the file.
+pub fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(path).map_err(|e| at(path, e))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| at(path, e))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(at(path, format!("is larger than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The certificates of a PEM file, in its order; at least one.
+///
+/// # Errors
+/// Names the file and what is wrong.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = bytes(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(at(path, "holds no certificate in PEM")),
+        Ok(all) => Ok(all),
+        Err(e) => Err(at(path, format!("is no PEM: {e}"))),
+    }
+}
+
+/// The first private key of a PEM file: PKCS#8, SEC1 or PKCS#1, fit for TLS.
+///
+/// # Errors
+/// Names the file and what is wrong; never what is in it.
+pub fn private_key(path: &Path) -> Result<PrivateKey, String> {
+    let text = bytes(path)?;
+    let key = PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|e| at(path, format!("holds no private key in PEM: {e}")))?;
+    let pkcs8 = pkcs8(&key).ok_or_else(|| {
+        at(path, "holds a private key of a kind not known here; `openssl pkcs8 -topk8` converts it")
+    })?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
+    // Whatever it is: TLS must be able to sign with it.
+    any_supported_type(&key).map_err(|e| at(path, format!("is of no use for TLS: {e}")))?;
+    Ok(PrivateKey::from_pkcs8(pkcs8))
+}
+
+/// A key as PKCS#8, from whichever of the three forms PEM files have.
+fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
+    match key {
+        PrivateKeyDer::Pkcs8(key) => Some(key.secret_pkcs8_der().to_vec()),
+        PrivateKeyDer::Sec1(key) => {
+            let curves = [
+                &ECDSA_P256_SHA256_ASN1_SIGNING,
+                &ECDSA_P384_SHA384_ASN1_SIGNING,
+                &ECDSA_P521_SHA512_ASN1_SIGNING,
+            ];
+            let der = key.secret_sec1_der();
+            let read = |curve| EcdsaKeyPair::from_private_key_der(curve, der).ok();
+            let pair = curves.into_iter().find_map(read)?;
+            Some(pair.to_pkcs8v1().ok()?.as_ref().to_vec())
+        }
+        PrivateKeyDer::Pkcs1(key) => {
+            let pair = rsa::KeyPair::from_der(key.secret_pkcs1_der()).ok()?;
+            let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+            Some(der.as_ref().to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// The first line of a password file.
+///
+/// # Errors
+/// Names the file and what is wrong.
+pub fn password_in(path: &Path) -> Result<Zeroizing<String>, String> {
+    let text = bytes(path)?;
+    let text = std::str::from_utf8(&text).map_err(|_| at(path, "is no text"))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// The chain, leaf first and without a root, and the key of a PKCS#12 store.
+///
+/// # Errors
+/// Names the file and what is wrong.
+pub fn keystore_chain(
+    path: &Path,
+    password: &str,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
+    let store = p12_keystore::KeyStore::from_pkcs12(&bytes(path)?, password, Default::default())
+        .map_err(|e| at(path, format!("cannot be opened (a wrong password?): {e}")))?;
+    let Some((_, entry)) = store.private_key_chain() else {
+        return Err(at(path, "holds no private key with its chain"));
+    };
+    let chain: Vec<_> =
+        entry.certs().iter().map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
+    // Some stores add the root, which is not sent.
+    let chain = match chain.split_last() {
+        Some((last, rest)) if !rest.is_empty() && is_self_issued(last) => rest.to_vec(),
+        _ => chain,
+    };
+    if chain.is_empty() {
+        return Err(at(path, "holds no certificate"));
+    }
+    Ok((chain, PrivateKey::from_pkcs8(entry.key().as_der().to_vec())))
+}
+
+fn is_self_issued(der: &CertificateDer<'_>) -> bool {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
+}

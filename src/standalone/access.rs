@@ -1,0 +1,204 @@
+//! Whom a service lets in, or whom it wants to find: any of these is enough. Nothing named, nobody
+//! admitted.
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+
+use super::PeerCert;
+use crate::{
+    identity::{SpiffeId, TrustDomain},
+    observe::conn::Flow,
+    policy::{self, Rules},
+};
+
+/// What is asked of a peer that has proven its certificate.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Anybody whose certificate verifies.
+    pub all: bool,
+    /// The subject's common name, exactly.
+    pub cn: Vec<String>,
+    /// One of the subject's organizational units, exactly.
+    pub ou: Vec<String>,
+    /// A DNS name, exactly.
+    pub dns: Vec<String>,
+    /// A URI.
+    pub uri: Vec<UriPattern>,
+    /// An IP address in the certificate.
+    pub ip: Vec<IpAddr>,
+    /// A SPIFFE ID, exactly.
+    pub ids: Vec<SpiffeId>,
+    /// Any SPIFFE ID of this trust domain.
+    pub trust_domains: Vec<TrustDomain>,
+    /// Istio policies.
+    pub policies: Option<Arc<Rules>>,
+    /// A decider of another kind, such as Rego.
+    pub judge: Option<Arc<dyn Judge>>,
+}
+
+/// Decides by rules of its own.
+pub trait Judge: fmt::Debug + Send + Sync {
+    /// Whether the peer may pass. May take long: it is not called on a data worker.
+    ///
+    /// # Errors
+    /// Why it cannot be decided: the peer is refused.
+    fn allows(&self, peer: &PeerCert) -> Result<bool, String>;
+}
+
+impl Access {
+    /// Whether nothing is named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.all
+            && self.cn.is_empty()
+            && self.ou.is_empty()
+            && self.dns.is_empty()
+            && self.uri.is_empty()
+            && self.ip.is_empty()
+            && self.ids.is_empty()
+            && self.trust_domains.is_empty()
+            && self.policies.is_none()
+            && self.judge.is_none()
+    }
+
+    /// The rule that admits the peer.
+    ///
+    /// # Errors
+    /// Why none does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves a judge to come to its end by itself.
+    pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
+        if let Some(rule) = self.by_name(peer) {
+            return Ok(rule.into());
+        }
+        let mut why = format!("{} is named by no rule", peer.name());
+        if let Some(rules) = &self.policies {
+            let verdict = policy::authorize(rules, flow);
+            if verdict.allowed() {
+                return Ok(verdict.policy().map_or_else(|| "policies".into(), Arc::clone));
+            }
+            why = verdict.to_string();
+        }
+        if let Some(judge) = &self.judge {
+            let (judge, asked) = (Arc::clone(judge), Arc::clone(peer));
+            let judged = tokio::task::spawn_blocking(move || judge.allows(&asked)).await;
+            match judged.map_err(|e| format!("the policy failed: {e}"))? {
+                Ok(true) => return Ok("policy".into()),
+                Ok(false) => why = format!("the policy does not allow {}", peer.name()),
+                Err(error) => why = format!("the policy failed: {error}"),
+            }
+        }
+        Err(why)
+    }
+
+    fn by_name(&self, peer: &PeerCert) -> Option<&'static str> {
+        let any = |wanted: &[String], has: &[String]| wanted.iter().any(|w| has.contains(w));
+        let id = peer.id.as_ref();
+        if self.all {
+            Some("all")
+        } else if peer.cn.as_ref().is_some_and(|cn| self.cn.contains(cn)) {
+            Some("cn")
+        } else if any(&self.ou, &peer.ous) {
+            Some("ou")
+        } else if any(&self.dns, &peer.dns) {
+            Some("dns")
+        } else if self.uri.iter().any(|p| peer.uris.iter().any(|uri| p.matches(uri))) {
+            Some("uri")
+        } else if self.ip.iter().any(|ip| peer.ips.contains(ip)) {
+            Some("ip")
+        } else if id.is_some_and(|id| self.ids.contains(id)) {
+            Some("id")
+        } else if id.is_some_and(|id| self.trust_domains.contains(id.trust_domain())) {
+            Some("trust-domain")
+        } else {
+            None
+        }
+    }
+}
+
+/// A URI with wildcards: `*` stands for one segment, `**` at the end for all that follow. A `/`
+/// at the end changes nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UriPattern {
+    segments: Vec<String>,
+    open_end: bool,
+}
+
+impl UriPattern {
+    /// Whether the URI is of this shape.
+    #[must_use]
+    pub fn matches(&self, uri: &str) -> bool {
+        let parts: Vec<&str> = trimmed(uri).split('/').collect();
+        let long_enough = if self.open_end {
+            parts.len() > self.segments.len()
+        } else {
+            parts.len() == self.segments.len()
+        };
+        long_enough
+            && self
+                .segments
+                .iter()
+                .zip(parts)
+                .all(|(wanted, part)| if wanted == "*" { !part.is_empty() } else { wanted == part })
+    }
+}
+
+fn trimmed(uri: &str) -> &str {
+    uri.strip_suffix('/').unwrap_or(uri)
+}
+
+impl FromStr for UriPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > 2048 {
+            return Err("a pattern has 1 to 2048 bytes".into());
+        }
+        let mut segments: Vec<String> = trimmed(text).split('/').map(ToOwned::to_owned).collect();
+        let open_end = segments.last().is_some_and(|last| last == "**");
+        if open_end {
+            segments.pop();
+        }
+        match segments.iter().find(|s| s.contains('*') && *s != "*") {
+            Some(segment) if segment == "**" => Err("`**` can only be the last segment".into()),
+            Some(segment) => Err(format!("{segment:?}: a `*` stands for a whole segment")),
+            None => Ok(Self { segments, open_end }),
+        }
+    }
+}
+
+impl fmt::Display for UriPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.segments.join("/"))?;
+        if self.open_end { f.write_str("/**") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_whole_segments() {
+        for (pattern, uri, matches) in [
+            ("spiffe://a/b", "spiffe://a/b", true),
+            ("spiffe://a/b/", "spiffe://a/b", true),
+            ("spiffe://a/b", "spiffe://a/b/", true),
+            ("spiffe://a/*", "spiffe://a/b", true),
+            ("spiffe://a/*", "spiffe://a/b/c", false),
+            ("spiffe://a/*", "spiffe://a", false),
+            ("spiffe://a/*/c", "spiffe://a/b/c", true),
+            ("spiffe://*/b", "spiffe://other/b", true),
+            ("spiffe://a/**", "spiffe://a/b/c/d", true),
+            ("spiffe://a/**", "spiffe://ab/c", false),
+            ("spiffe://a/**", "spiffe://a", false),
+            ("spiffe://a/b", "spiffe://a/B", false),
+        ] {
+            let parsed: UriPattern = pattern.parse().unwrap();
+            assert_eq!(parsed.matches(uri), matches, "{pattern} on {uri}");
+        }
+        for bad in ["", "spiffe://a/b*", "spiffe://**/b", "a*/b"] {
+            assert!(bad.parse::<UriPattern>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Where to listen and where to connect, as written: `HOST:PORT`, `unix:PATH`, `systemd:NAME`.
+
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+
+/// An endpoint.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Address {
+    /// TCP. An empty host listens on all interfaces.
+    Tcp {
+        /// A name or an address, without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix stream socket.
+    Unix(PathBuf),
+    /// The socket that systemd opened under this `FileDescriptorName=` (sd_listen_fds(3)).
+    Systemd(String),
+}
+
+impl Address {
+    /// Whether only this host can reach it, and it can reach only this host.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Self::Unix(_) | Self::Systemd(_) => true,
+        }
+    }
+}
+
+/// Not an address.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{text:?} is no address: {why} (expected HOST:PORT, unix:PATH or systemd:NAME)")]
+pub struct InvalidAddress {
+    text: String,
+    why: &'static str,
+}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let wrong = |why| InvalidAddress { text: text.into(), why };
+        if let Some(path) = text.strip_prefix("unix:") {
+            // sun_path holds 108 bytes with its end (unix(7)).
+            return match path {
+                "" => Err(wrong("the path is empty")),
+                path if path.len() > 107 => Err(wrong("a socket's path has at most 107 bytes")),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            let named = !name.is_empty() && name.len() <= 255 && !name.contains(':');
+            return named.then(|| Self::Systemd(name.into())).ok_or(wrong("the name is empty"));
+        }
+        if text.starts_with("launchd:") {
+            return Err(wrong("launchd is of macOS; systemd:NAME is its like here"));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
+        let port = port.parse().map_err(|_| wrong("the port is no number up to 65535"))?;
+        let host = match host.strip_prefix('[') {
+            Some(inner) => {
+                let inner = inner.strip_suffix(']').ok_or(wrong("`]` is missing"))?;
+                inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("no IPv6 in brackets"))?;
+                inner
+            }
+            None if host.contains(':') => return Err(wrong("an IPv6 address needs brackets")),
+            None => host,
+        };
+        if host.len() > 253 || host.chars().any(|c| c.is_whitespace() || c == '/') {
+            return Err(wrong("that is no host"));
+        }
+        Ok(Self::Tcp { host: host.into(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_shown_alike() {
+        for (text, local) in [
+            ("127.0.0.1:80", true),
+            ("localhost:1", true),
+            ("[::1]:443", true),
+            ("example.org:443", false),
+            ("10.0.0.1:65535", false),
+            (":8443", false),
+            ("unix:/run/a.sock", true),
+            ("systemd:tls", true),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.to_string().as_str(), address.is_local()), (text, local));
+        }
+        for (text, says) in [
+            ("localhost", "port is missing"),
+            ("localhost:http", "no number"),
+            ("::1:80", "needs brackets"),
+            ("[::1:80", "`]` is missing"),
+            ("[localhost]:80", "no IPv6"),
+            ("unix:", "path is empty"),
+            ("systemd:", "name is empty"),
+            ("launchd:x", "macOS"),
+            ("http://a:1", "no host"),
+            ("a:65536", "65535"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

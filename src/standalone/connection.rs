@@ -1,0 +1,255 @@
+//! One connection, from accept to close.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use pki_types::ServerName;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{Address, PeerCert, Role, SecuredFar, Service, endpoint, tls::Config};
+use crate::{
+    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    relay::{self, App, Patience},
+    tls::{
+        TlsError,
+        secured::{self, Secured},
+    },
+};
+
+/// How it ended, and what went wrong if anything did.
+type Outcome = (CloseReason, Option<String>);
+
+/// Carries one connection and leaves its record.
+///
+/// # Cancel safety
+/// Dropping the future resets both sides; the record says `dropped`.
+pub(super) async fn serve(
+    service: Arc<Service>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    conn: OpenConn,
+) {
+    // What only the beginning needs is gone when the bytes flow.
+    let begun = Box::pin(begin(&service, socket, peer, &conn)).await;
+    let (reason, error) = match begun {
+        Ok((app, far)) => carry(&service, app, far, &conn).await,
+        Err(outcome) => outcome,
+    };
+    match error {
+        Some(error) => conn.fail(reason, error),
+        None => conn.close(reason),
+    }
+}
+
+async fn carry(
+    service: &Service,
+    mut app: App,
+    mut far: Box<SecuredFar>,
+    conn: &OpenConn,
+) -> Outcome {
+    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
+    let live = conn.live();
+    let carried = async {
+        tokio::select! {
+            end = relay::run_within(&mut app, &mut *far, &live.meter, patience) => ended(end),
+            reason = live.until_cut() => (reason, None),
+        }
+    };
+    match service.config.lifetime {
+        None => carried.await,
+        Some(limit) => match tokio::time::timeout(limit, Box::pin(carried)).await {
+            Ok(outcome) => outcome,
+            Err(_) => (CloseReason::LifetimeReached, None),
+        },
+    }
+}
+
+fn ended(end: relay::End) -> Outcome {
+    match end {
+        relay::End::Completed => (CloseReason::Completed, None),
+        relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
+        relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
+        relay::End::Idle(limit) => {
+            (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
+        }
+        relay::End::HalfClosed(limit) => {
+            let why = format!("one side had ended for {limit:?} and the other went on");
+            (CloseReason::HalfCloseTimeout, Some(why))
+        }
+    }
+}
+
+/// Handshake, who is there, may they, and the other end: all within the connect timeout.
+async fn begin(
+    service: &Service,
+    socket: TcpStream,
+    peer: SocketAddr,
+    conn: &OpenConn,
+) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let limit = service.config.connect;
+    let deadline = Instant::now() + limit;
+    let begun = async {
+        match service.config.role {
+            Role::Server => server(service, socket, peer, conn, limit).await,
+            Role::Client => client(service, socket, peer, conn, limit).await,
+        }
+    };
+    let begun = match tokio::time::timeout_at(deadline, begun).await {
+        Ok(begun) => begun,
+        Err(_) => {
+            let why = format!("not connected after {limit:?}");
+            Err((CloseReason::ConnectTimeout, Some(why)))
+        }
+    };
+    let count = match &begun {
+        Ok(_) => &service.counts.succeeded,
+        Err((CloseReason::TlsTimeout | CloseReason::ConnectTimeout, _)) => {
+            &service.counts.timed_out
+        }
+        Err(_) => &service.counts.failed,
+    };
+    count.fetch_add(1, Relaxed);
+    if begun.is_ok() {
+        conn.count_opened();
+    }
+    begun
+}
+
+async fn server(
+    service: &Service,
+    socket: TcpStream,
+    peer: SocketAddr,
+    conn: &OpenConn,
+    limit: Duration,
+) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let Config::Server(config) = service.tls().map_err(own)? else {
+        return Err(own("the role changed".into()));
+    };
+    let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
+    conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
+    let caller = PeerCert::of(&secured.chain).map(Arc::new);
+    let local = local_of(&secured);
+    let far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    if service.config.tls.authenticate {
+        let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
+        if let Err(outcome) = admitted {
+            far.refuse();
+            return Err(outcome);
+        }
+    }
+    let app = dial(service, conn).await?;
+    Ok((App::new(app), Box::new(far)))
+}
+
+async fn client(
+    service: &Service,
+    socket: TcpStream,
+    peer: SocketAddr,
+    conn: &OpenConn,
+    limit: Duration,
+) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let Config::Client(config) = service.tls().map_err(own)? else {
+        return Err(own("the role changed".into()));
+    };
+    let app = App::new(socket);
+    let tcp = dial(service, conn).await?;
+    let name = server_name(service)?;
+    let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
+    conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
+    let found = PeerCert::of(&secured.chain).map(Arc::new);
+    let local = local_of(&secured);
+    let far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    if !service.config.access.is_empty() {
+        let wanted = admit(service, found.as_ref(), peer, local, conn).await;
+        if let Err(outcome) = wanted {
+            far.refuse();
+            return Err(outcome);
+        }
+    } else if let Some(found) = &found {
+        conn.facts(|f| f.dst.id.clone_from(&found.id));
+    }
+    Ok((app, Box::new(far)))
+}
+
+/// Asks the access rules about the TLS peer.
+async fn admit(
+    service: &Service,
+    peer: Option<&Arc<PeerCert>>,
+    addr: SocketAddr,
+    local: SocketAddr,
+    conn: &OpenConn,
+) -> Result<(), Outcome> {
+    let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
+    let peer = peer.ok_or_else(none)?;
+    let server = service.config.role == Role::Server;
+    conn.facts(|f| {
+        let party = if server { &mut f.src } else { &mut f.dst };
+        party.id.clone_from(&peer.id);
+    });
+    let own = service.keeper.current().own.as_ref().and_then(|own| own.id.clone());
+    let foreign = match (&peer.id, &own) {
+        (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
+        (peer, _) => peer.is_some(),
+    };
+    let flow = Flow {
+        direction: Direction::Inbound,
+        peer: PeerAddr(addr),
+        peer_id: peer.id.clone(),
+        foreign,
+        dst: local,
+    };
+    match service.config.access.admit(peer, &flow).await {
+        Ok(rule) => {
+            conn.facts(|f| f.policy = Some(rule));
+            Ok(())
+        }
+        Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
+    }
+}
+
+/// Connects to the first target that takes it.
+async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream, Outcome> {
+    let mut last = String::from("there is no target");
+    for target in &service.config.targets {
+        match endpoint::connect(target).await {
+            Ok(stream) => {
+                conn.facts(|f| f.dst_addr = stream.peer_addr().ok());
+                return Ok(stream);
+            }
+            Err(error) => last = format!("connect to {target}: {error}"),
+        }
+    }
+    Err((CloseReason::ConnectFailure, Some(last)))
+}
+
+/// The name that the target's certificate must have.
+fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
+    let named = match (&service.config.server_name, service.config.targets.first()) {
+        (Some(name), _) => name.clone(),
+        (None, Some(Address::Tcp { host, .. })) if !host.is_empty() => host.clone(),
+        _ => "localhost".into(),
+    };
+    let shown = named.clone();
+    ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is no name of a server")))
+}
+
+fn local_of(secured: &Secured) -> SocketAddr {
+    let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
+    secured.tcp.local_addr().unwrap_or(unknown)
+}
+
+fn own(why: String) -> Outcome {
+    (CloseReason::NoIdentity, Some(why))
+}
+
+fn failed(error: &TlsError) -> Outcome {
+    (error.close_reason(), Some(error.to_string()))
+}
+
+fn lost(error: &io::Error) -> Outcome {
+    (CloseReason::TlsFailure, Some(error.to_string()))
+}

@@ -1,0 +1,33 @@
+//! mTLS in front of one service that knows nothing of it, on a host without a mesh.
+//!
+//! A [`Service`] listens at one address and connects to its targets: as a *server* it takes TLS
+//! and hands plaintext on, as a *client* it takes plaintext and speaks TLS. One connection:
+//!
+//! 1. `service` accepts it, within the limit of connections, and opens its record
+//!    ([`crate::observe::conn::OpenConn`]);
+//! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
+//!    ([`PeerCert`]) and asks [`Access`]; only then a target is dialled (a client: dials, then asks
+//!    who answered);
+//! 3. [`SecuredFar`] and [`crate::relay`] carry the bytes until both sides have ended.
+//!
+//! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
+//! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
+
+mod access;
+mod address;
+mod connection;
+mod endpoint;
+mod material;
+mod peer_cert;
+mod secured;
+mod service;
+mod tls;
+
+pub use access::{Access, Judge, UriPattern};
+pub use address::{Address, InvalidAddress};
+pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use material::{Keeper, Material, MaterialConfig, Password};
+pub use peer_cert::PeerCert;
+pub use secured::SecuredFar;
+pub use service::{Quiet, Role, Service, ServiceConfig};
+pub use tls::TlsOptions;

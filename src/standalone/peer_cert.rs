@@ -1,0 +1,83 @@
+//! What a peer's certificate says, for access rules, PROXY headers and logs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use pki_types::CertificateDer;
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::identity::SpiffeId;
+
+/// The leaf of a chain that was verified.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PeerCert {
+    /// The first common name of the subject.
+    pub cn: Option<String>,
+    /// All organizational units of the subject.
+    pub ous: Vec<String>,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// URIs.
+    pub uris: Vec<String>,
+    /// IP addresses.
+    pub ips: Vec<IpAddr>,
+    /// The SPIFFE ID, if there is exactly one URI and that is one.
+    pub id: Option<SpiffeId>,
+    /// The whole subject, RFC 4514.
+    pub subject: String,
+    /// The certificate.
+    pub der: Vec<u8>,
+}
+
+impl PeerCert {
+    /// Reads the leaf; `None` if there is none or it cannot be read.
+    #[must_use]
+    pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let leaf = chain.first()?;
+        let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+        let subject = certificate.subject();
+        let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+            a.as_str().ok().map(ToOwned::to_owned)
+        };
+        let mut found = Self {
+            cn: subject.iter_common_name().find_map(text),
+            ous: subject.iter_organizational_unit().filter_map(text).collect(),
+            subject: subject.to_string(),
+            der: leaf.to_vec(),
+            ..Self::default()
+        };
+        let names = certificate.subject_alternative_name().ok().flatten();
+        for name in names.iter().flat_map(|n| &n.value.general_names) {
+            match name {
+                GeneralName::DNSName(name) => found.dns.push((*name).to_owned()),
+                GeneralName::URI(uri) => found.uris.push((*uri).to_owned()),
+                GeneralName::IPAddress(bytes) => found.ips.extend(ip(bytes)),
+                _ => {}
+            }
+        }
+        if let [uri] = found.uris.as_slice() {
+            found.id = uri.parse().ok();
+        }
+        Some(found)
+    }
+
+    /// How a log calls it: the SPIFFE ID, else the subject.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.id {
+            Some(id) => id.to_string(),
+            None if !self.subject.is_empty() => self.subject.clone(),
+            None => self.uris.first().or(self.dns.first()).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
+        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
+        _ => None,
+    }
+}

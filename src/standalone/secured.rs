@@ -1,0 +1,370 @@
+//! A TLS peer as the far side of a relay: plaintext is read straight into the place where its
+//! record is sealed, and records are opened where they were read.
+
+use std::{
+    io::{self, IoSlice},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::{
+    observe::conn::Meter,
+    relay::{App, Broken, Far, with_scratch},
+    sys::sockets,
+    tls::{
+        Tls12,
+        secured::{Secured, SecuredRecords},
+    },
+    tunnel::{
+        buffers,
+        record::{MOST_READ, Opened, Records},
+    },
+};
+
+/// How many reads in a row before others get their turn.
+const TURNS: usize = 8;
+/// The most that one read of the peer's socket yields.
+const READ: usize = 256 * 1024;
+/// The most records of one read that are handed on in one write.
+const MOST_PIECES: usize = 24;
+/// RFC 8446 §6.2.
+const ACCESS_DENIED: u8 = 49;
+
+/// The peer's socket and its records.
+pub struct SecuredFar {
+    tcp: App,
+    records: Machine,
+    /// The start of a record whose rest has not come.
+    partial: Vec<u8>,
+    /// What the application could not take yet.
+    held: Vec<u8>,
+    /// The peer has said close_notify.
+    ended: bool,
+    /// We have.
+    closed: bool,
+}
+
+enum Machine {
+    Tls13(Box<Records>),
+    Tls12 { tls: Box<dyn Tls12>, out: Vec<u8>, sent: usize },
+}
+
+fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl Machine {
+    fn waiting(&self) -> usize {
+        match self {
+            Self::Tls13(records) => records.sealer.waiting(),
+            Self::Tls12 { out, sent, .. } => out.len() - sent,
+        }
+    }
+
+    /// Writes what is sealed until the socket is full.
+    fn flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
+        while self.waiting() > 0 {
+            let wrote = match self {
+                Self::Tls13(records) => tcp.try_write(records.pending().map_err(broken)?),
+                Self::Tls12 { out, sent, .. } => tcp.try_write(&out[*sent..]),
+            };
+            match wrote {
+                Ok(n) => self.written(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        if let Self::Tls13(records) = self
+            && let Some(storage) = records.sealer.give_back()
+        {
+            buffers::give(storage);
+        }
+        Ok(true)
+    }
+
+    fn written(&mut self, bytes: usize) {
+        match self {
+            Self::Tls13(records) => records.sealer.written(bytes),
+            Self::Tls12 { out, sent, .. } => {
+                *sent += bytes;
+                if *sent == out.len() {
+                    (*out, *sent) = (Vec::new(), 0);
+                }
+            }
+        }
+    }
+
+    /// Reads what the application says and seals it; 0 at its end.
+    fn fill(&mut self, app: &mut App) -> io::Result<usize> {
+        match self {
+            Self::Tls13(records) => {
+                records.sealer.lend(buffers::take);
+                let read = |room: &mut [io::IoSliceMut<'_>]| app.socket().try_read_vectored(room);
+                let n = records.sealer.fill(MOST_READ, read, |_| [])?;
+                if n > 0 && n < MOST_READ {
+                    app.drained();
+                }
+                Ok(n)
+            }
+            Self::Tls12 { tls, out, .. } => with_scratch(|buffer| {
+                let n = app.socket().try_read(&mut buffer[..MOST_READ])?;
+                if n > 0 {
+                    tls.seal(&buffer[..n], out).map_err(broken)?;
+                }
+                Ok(n)
+            }),
+        }
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls13(records) => records.sealer.close().map_err(broken),
+            Self::Tls12 { tls, out, .. } => tls.close(out).map_err(broken),
+        }
+    }
+}
+
+impl SecuredFar {
+    /// Takes over after the handshake.
+    ///
+    /// # Errors
+    /// If the keys do not fit, or the first bytes of the peer are no records of its.
+    pub fn new(secured: Secured) -> io::Result<Self> {
+        let records = match secured.records {
+            SecuredRecords::Tls13(keys) => {
+                Machine::Tls13(Box::new(Records::new(*keys).map_err(broken)?))
+            }
+            SecuredRecords::Tls12(tls) => Machine::Tls12 { tls, out: Vec::new(), sent: 0 },
+        };
+        let mut far = Self {
+            tcp: App::new(secured.tcp),
+            records,
+            partial: Vec::new(),
+            held: Vec::new(),
+            ended: false,
+            closed: false,
+        };
+        let mut early = secured.early;
+        let mut sink = Sink { app: None, held: &mut far.held, meter: None };
+        let (rest, ended) = open(&mut far.records, &mut early, &mut sink).map_err(|b| match b {
+            Broken::App(e) | Broken::Far(e) => e,
+        })?;
+        far.partial = early.split_off(rest);
+        far.ended = ended;
+        Ok(far)
+    }
+
+    /// Tells the peer that it may not be here, as far as the socket takes it, and ends.
+    pub fn refuse(mut self) {
+        if let Machine::Tls13(records) = &mut self.records {
+            let _ = records.sealer.refuse(ACCESS_DENIED);
+        }
+        self.part();
+    }
+
+    fn last_words(&mut self, error: &io::Error) {
+        let cause = error.get_ref().and_then(|e| e.downcast_ref());
+        if let (Machine::Tls13(records), Some(cause)) = (&mut self.records, cause) {
+            let _ = records.sealer.fail(cause);
+            let _ = self.records.flush(self.tcp.socket());
+        }
+    }
+}
+
+impl Far for SecuredFar {
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            while !self.records.flush(self.tcp.socket()).map_err(Broken::Far)? {
+                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Far)?;
+            }
+            if self.closed {
+                return Poll::Ready(self.tcp.finish().map_err(Broken::Far));
+            }
+            ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
+            match self.records.fill(app) {
+                Ok(0) => {
+                    self.closed = true;
+                    self.records.close().map_err(Broken::Far)?;
+                }
+                Ok(n) => {
+                    meter.up.fetch_add(n as u64, Relaxed);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    return Poll::Ready(Err(Broken::Far(e)));
+                }
+                Err(e) => return Poll::Ready(Err(Broken::App(e))),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            while !self.held.is_empty() {
+                let n = ready!(app.poll_write(cx, &self.held)).map_err(Broken::App)?;
+                self.held.drain(..n);
+                meter.down.fetch_add(n as u64, Relaxed);
+            }
+            self.held = Vec::new();
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.tcp.socket().poll_read_ready(cx)).map_err(Broken::Far)?;
+            let read = with_scratch(|buffer| {
+                let have = self.partial.len();
+                buffer[..have].copy_from_slice(&self.partial);
+                let read = match self.tcp.socket().try_read(&mut buffer[have..READ]) {
+                    Ok(0) => {
+                        let why = crate::tunnel::record::RecordError::Truncated;
+                        return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+                    }
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(Broken::Far(e)),
+                };
+                if have + read < READ {
+                    sockets::not_ready(self.tcp.socket(), Interest::READABLE);
+                }
+                let input = &mut buffer[..have + read];
+                let mut sink = Sink { app: Some(app), held: &mut self.held, meter: Some(meter) };
+                let (used, ended) = open(&mut self.records, input, &mut sink)?;
+                self.partial.clear();
+                self.partial.extend_from_slice(&input[used..]);
+                if self.partial.is_empty() {
+                    self.partial = Vec::new();
+                }
+                self.ended = ended;
+                Ok(())
+            });
+            if let Err(error) = read {
+                if let Broken::Far(error) = &error {
+                    self.last_words(error);
+                }
+                return Poll::Ready(Err(error));
+            }
+            // An answer of TLS itself (a key update) must not wait for the application.
+            if self.records.waiting() > 0 {
+                self.records.flush(self.tcp.socket()).map_err(Broken::Far)?;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.tcp.poll_reset(cx)
+    }
+
+    fn abort(&mut self) {
+        self.tcp.abort();
+    }
+
+    fn part(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            let _ = self.records.close();
+        }
+        let _ = self.records.flush(self.tcp.socket());
+        let _ = self.tcp.finish();
+    }
+}
+
+/// Where opened bytes go: to the application, as far as it takes them, else they are held.
+struct Sink<'a> {
+    app: Option<&'a mut App>,
+    held: &'a mut Vec<u8>,
+    meter: Option<&'a Arc<Meter>>,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Broken> {
+        let mut taken = 0;
+        if let (Some(app), true) = (&self.app, self.held.is_empty()) {
+            taken = match app.socket().try_write_vectored(pieces) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(e) => return Err(Broken::App(e)),
+            };
+        }
+        if let Some(meter) = self.meter {
+            meter.down.fetch_add(taken as u64, Relaxed);
+        }
+        for piece in pieces {
+            let skip = taken.min(piece.len());
+            taken -= skip;
+            self.held.extend_from_slice(&piece[skip..]);
+        }
+        Ok(())
+    }
+}
+
+/// Opens the whole records of `input`: how many bytes that were, and whether the peer has ended.
+fn open(
+    records: &mut Machine,
+    input: &mut [u8],
+    sink: &mut Sink<'_>,
+) -> Result<(usize, bool), Broken> {
+    match records {
+        Machine::Tls13(records) => open13(records, input, sink),
+        Machine::Tls12 { tls, .. } => {
+            let mut used = 0;
+            loop {
+                let mut plain = Vec::new();
+                let (more, ended) = tls
+                    .open(&mut input[used..], &mut plain, MOST_READ)
+                    .map_err(|e| Broken::Far(broken(e)))?;
+                used += more;
+                if !plain.is_empty() {
+                    sink.put(&[IoSlice::new(&plain)])?;
+                }
+                if ended || plain.is_empty() {
+                    return Ok((used, ended));
+                }
+            }
+        }
+    }
+}
+
+fn open13(
+    records: &mut Records,
+    input: &mut [u8],
+    sink: &mut Sink<'_>,
+) -> Result<(usize, bool), Broken> {
+    buffers::with_ranges(|pieces| {
+        let (mut used, mut ended) = (0, false);
+        while !ended {
+            let opened = records.open(&mut input[used..]).map_err(|e| Broken::Far(broken(e)))?;
+            let Some((length, opened)) = opened else { break };
+            match opened {
+                Opened::Data(at) if !at.is_empty() => {
+                    pieces.push(used + at.start..used + at.end);
+                }
+                Opened::Closed => ended = true,
+                _ => {}
+            }
+            used += length;
+        }
+        for some in pieces.chunks(MOST_PIECES) {
+            let mut slices = [IoSlice::new(&[]); MOST_PIECES];
+            for (slice, at) in slices.iter_mut().zip(some) {
+                *slice = IoSlice::new(&input[at.clone()]);
+            }
+            sink.put(&slices[..some.len()])?;
+        }
+        Ok((used, ended))
+    })
+}

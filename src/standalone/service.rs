@@ -1,0 +1,252 @@
+//! One listener with its targets: takes connections until it is told to stop.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::{runtime::Handle, sync::Semaphore, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Accepting, Access, Address, Keeper, Listening, MaterialConfig, TlsOptions, connection,
+    tls::{Config, Configs},
+};
+use crate::{
+    lifecycle::Tasks,
+    observe::{
+        Telemetry,
+        conn::{Direction, Names, OpenConn, PeerAddr},
+    },
+};
+
+/// Which side speaks TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// TLS comes in, plaintext goes to the target.
+    Server,
+    /// Plaintext comes in, TLS goes to the target.
+    Client,
+}
+
+impl Role {
+    /// The word on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// What is not logged.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Quiet {
+    /// Connections that ended in order.
+    pub conns: bool,
+    /// Connections that failed.
+    pub conn_errs: bool,
+    /// Handshakes that failed.
+    pub handshake_errs: bool,
+}
+
+/// A service as configured.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// How logs and metrics call it.
+    pub name: String,
+    /// Which side speaks TLS.
+    pub role: Role,
+    /// Where it listens.
+    pub listen: Address,
+    /// Where it connects to, the first that works.
+    pub targets: Vec<Address>,
+    /// What is shown and trusted.
+    pub material: MaterialConfig,
+    /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
+    pub access: Access,
+    /// What the handshake offers and demands.
+    pub tls: TlsOptions,
+    /// The name that the server's certificate must have, and SNI (client).
+    pub server_name: Option<String>,
+    /// Handshake, access rules and dial together.
+    pub connect: Duration,
+    /// How long one side may go on when the other has ended.
+    pub close: Duration,
+    /// How long a connection may last after its handshake.
+    pub lifetime: Option<Duration>,
+    /// How many connections at once; more wait to be accepted.
+    pub max_connections: Option<usize>,
+    /// What is not logged.
+    pub quiet: Quiet,
+}
+
+/// What the status endpoint counts, beside the metrics of the process.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Connections taken.
+    pub accepted: AtomicU64,
+    /// Handshakes that ended well, with somebody who may be here.
+    pub succeeded: AtomicU64,
+    /// Those that did not.
+    pub failed: AtomicU64,
+    /// Those that took too long.
+    pub timed_out: AtomicU64,
+}
+
+/// A service that runs.
+pub struct Service {
+    /// As configured.
+    pub config: ServiceConfig,
+    /// What is shown and trusted, as of now.
+    pub keeper: Arc<Keeper>,
+    /// What it has counted.
+    pub counts: Counts,
+    pub(super) telemetry: Telemetry,
+    pub(super) names: Arc<Names>,
+    configs: Configs,
+    slots: Option<Arc<Semaphore>>,
+    stop: CancellationToken,
+    conns: Tasks,
+}
+
+impl Service {
+    /// Makes it ready; it takes nothing yet.
+    ///
+    /// # Errors
+    /// If its material cannot be made into a TLS configuration.
+    pub fn new(
+        config: ServiceConfig,
+        keeper: Arc<Keeper>,
+        telemetry: Telemetry,
+    ) -> Result<Arc<Self>, String> {
+        let name: Arc<str> = config.name.as_str().into();
+        let names = Names {
+            workload: Arc::clone(&name),
+            namespace: "".into(),
+            app: Arc::clone(&name),
+            version: None,
+        };
+        let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
+        let service = Self {
+            config,
+            keeper,
+            counts: Counts::default(),
+            telemetry,
+            names: Arc::new(names),
+            configs: Configs::default(),
+            slots,
+            stop: CancellationToken::new(),
+            conns: Tasks::default(),
+        };
+        service.tls()?;
+        Ok(Arc::new(service))
+    }
+
+    /// Takes connections on every worker.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub async fn start(
+        self: &Arc<Self>,
+        listening: &Listening,
+        workers: &[Handle],
+    ) -> io::Result<()> {
+        for worker in workers {
+            let _context = worker.enter();
+            let listener = listening.accepting()?;
+            // Not owned by `conns`: these are stopped first.
+            worker.spawn(Arc::clone(self).accept(listener));
+        }
+        Ok(())
+    }
+
+    /// Takes no more connections; those that are open go on.
+    pub fn stop_accepting(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for the connections that are open, then cuts them: how many were cut.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.stop.cancel();
+        self.conns.drain(grace).await
+    }
+
+    /// How many connections are open, handshakes included.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.conns.len()
+    }
+
+    pub(super) fn tls(&self) -> Result<Config, String> {
+        self.configs.of(&self.keeper.current(), self.config.role, &self.config.tls)
+    }
+
+    async fn accept(self: Arc<Self>, listener: Accepting) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.take(&listener) => {}
+        }
+    }
+
+    async fn take(self: &Arc<Self>, listener: &Accepting) {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            // Before accept: who is too many waits in the kernel's queue.
+            let slot = match &self.slots {
+                None => None,
+                Some(slots) => match Arc::clone(slots).acquire_owned().await {
+                    Ok(slot) => Some(slot),
+                    Err(_) => return,
+                },
+            };
+            match listener.accept().await {
+                Ok((socket, peer)) => {
+                    pause = Duration::from_millis(5);
+                    self.counts.accepted.fetch_add(1, Relaxed);
+                    let conn = self.record(peer);
+                    let served = connection::serve(Arc::clone(self), socket, peer, conn);
+                    self.conns.spawn(served.map(|()| drop(slot)));
+                }
+                Err(error) if of_one_connection(&error) => {}
+                Err(error) => {
+                    let service = self.config.name.as_str();
+                    self.telemetry.metrics.accept_errors.with_label_values(&[service]).inc();
+                    tracing::warn!(service, %error, ?pause, "accept failed, backing off");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+
+    fn record(&self, peer: SocketAddr) -> OpenConn {
+        let direction = match self.config.role {
+            Role::Server => Direction::Inbound,
+            Role::Client => Direction::Outbound,
+        };
+        let conn = OpenConn::open(&self.telemetry, direction, PeerAddr(peer));
+        conn.facts(|f| {
+            f.service = Some(Arc::clone(&self.names.workload));
+            f.protocol = Some("TCP");
+            let ours = match self.config.role {
+                Role::Server => &mut f.dst,
+                Role::Client => &mut f.src,
+            };
+            ours.names = Some(Arc::clone(&self.names));
+        });
+        conn
+    }
+}
+
+fn of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
+}

@@ -1,0 +1,101 @@
+//! Material as rustls wants it, made once per change.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::{
+    ClientConfig, ServerConfig, SupportedProtocolVersion,
+    client::Resumption,
+    server::NoServerSessionStorage,
+    sign::SingleCertAndKey,
+    version::{TLS12, TLS13},
+};
+
+use super::{Material, Role};
+use crate::tls::{PeerVerifier, classic_provider};
+
+/// What the handshake offers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TlsOptions {
+    /// TLS 1.2 and no newer.
+    pub tls12_only: bool,
+    /// Whether the peer must show a certificate (server), or ours is shown (client).
+    pub authenticate: bool,
+}
+
+/// By role.
+#[derive(Clone, Debug)]
+pub(super) enum Config {
+    Server(Arc<ServerConfig>),
+    Client(Arc<ClientConfig>),
+}
+
+/// The configuration of the material that was last seen.
+#[derive(Default)]
+pub(super) struct Configs {
+    made: ArcSwapOption<(Arc<Material>, Config)>,
+}
+
+impl Configs {
+    /// The configuration for this material.
+    pub(super) fn of(
+        &self,
+        material: &Arc<Material>,
+        role: Role,
+        options: &TlsOptions,
+    ) -> Result<Config, String> {
+        if let Some(made) = &*self.made.load()
+            && Arc::ptr_eq(&made.0, material)
+        {
+            return Ok(made.1.clone());
+        }
+        let config = build(material, role, options)?;
+        self.made.store(Some(Arc::new((Arc::clone(material), config.clone()))));
+        Ok(config)
+    }
+}
+
+/// Tickets and resumption are off: a resumed session would skip the checks on the peer.
+pub(super) fn build(
+    material: &Material,
+    role: Role,
+    options: &TlsOptions,
+) -> Result<Config, String> {
+    let wrong = |e: rustls::Error| e.to_string();
+    let versions: &[&SupportedProtocolVersion] =
+        if options.tls12_only { &[&TLS12] } else { &[&TLS13, &TLS12] };
+    let demanded = options.authenticate;
+    let key = material.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));
+    match role {
+        Role::Server => {
+            let builder = ServerConfig::builder_with_provider(classic_provider())
+                .with_protocol_versions(versions)
+                .map_err(wrong)?;
+            let builder = match demanded {
+                true => builder
+                    .with_client_cert_verifier(PeerVerifier::new(material.trust.clone(), true)?),
+                false => builder.with_no_client_auth(),
+            };
+            let key = key.ok_or("a server needs a certificate and its key")?;
+            let mut config = builder.with_cert_resolver(key);
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config.enable_secret_extraction = true;
+            Ok(Config::Server(Arc::new(config)))
+        }
+        Role::Client => {
+            let builder = ClientConfig::builder_with_provider(classic_provider())
+                .with_protocol_versions(versions)
+                .map_err(wrong)?
+                .dangerous()
+                .with_custom_certificate_verifier(PeerVerifier::new(material.trust.clone(), true)?);
+            let mut config = match key.filter(|_| demanded) {
+                Some(key) => builder.with_client_cert_resolver(key),
+                None => builder.with_no_client_auth(),
+            };
+            config.resumption = Resumption::disabled();
+            config.enable_secret_extraction = true;
+            Ok(Config::Client(Arc::new(config)))
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What a peer's certificate is checked against where it need not be an X.509-SVID: the rustls
+//! verifiers of [`super::secured`].
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+use super::provider::classic_provider;
+use crate::identity::{BundleSet, Purpose, SvidError, verify_svid};
+
+/// The digest of a key, `sha256:BASE64` (RFC 7469 §2.4), or with sha384, sha512: of the
+/// SubjectPublicKeyInfo in DER.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Pin {
+    algorithm: &'static digest::Algorithm,
+    name: &'static str,
+    value: Vec<u8>,
+}
+
+impl Pin {
+    /// Whether it is the key of this certificate.
+    #[must_use]
+    pub fn fits(&self, certificate: &CertificateDer<'_>) -> bool {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| {
+            let key = certificate.tbs_certificate.subject_pki.raw;
+            digest::digest(self.algorithm, key).as_ref() == self.value
+        })
+    }
+}
+
+impl std::str::FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').ok_or("expected ALGORITHM:BASE64")?;
+        let (name, algorithm) = match name {
+            "sha256" => ("sha256", &digest::SHA256),
+            "sha384" => ("sha384", &digest::SHA384),
+            "sha512" => ("sha512", &digest::SHA512),
+            other => return Err(format!("{other:?} is none of sha256, sha384, sha512")),
+        };
+        let value = BASE64.decode(value).map_err(|e| format!("is not base64: {e}"))?;
+        if value.len() != algorithm.output_len() {
+            let (has, wants) = (value.len(), algorithm.output_len());
+            return Err(format!("holds {has} bytes, and {name} has {wants}"));
+        }
+        Ok(Self { algorithm, name, value })
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, BASE64.encode(&self.value))
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What proves a peer.
+#[derive(Clone, Debug)]
+pub enum PeerTrust {
+    /// A chain to one of these roots (RFC 5280 §6), that no CRL revokes; towards a server also
+    /// its name (RFC 6125).
+    Roots {
+        /// The roots.
+        roots: Arc<RootCertStore>,
+        /// CRLs; one that has passed its nextUpdate is used all the same.
+        crls: Arc<[CertificateRevocationListDer<'static>]>,
+    },
+    /// An X.509-SVID of a trust domain that has a bundle here (X509-SVID §5).
+    Spiffe(Arc<BundleSet>),
+    /// One of these keys, whatever the rest of the certificate says.
+    Pinned(Arc<[Pin]>),
+}
+
+/// rustls' verifier seams, both ends.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    trust: PeerTrust,
+    client: Option<Arc<dyn ClientCertVerifier>>,
+    server: Option<Arc<dyn ServerCertVerifier>>,
+    demanded: bool,
+}
+
+impl PeerVerifier {
+    /// Prepares for peers of one role each; a client without a certificate is refused if
+    /// `demanded`.
+    ///
+    /// # Errors
+    /// If there is no root, or a CRL cannot be read.
+    pub fn new(trust: PeerTrust, demanded: bool) -> Result<Arc<Self>, String> {
+        let (mut client, mut server) = (None, None);
+        if let PeerTrust::Roots { roots, crls } = &trust {
+            let provider = classic_provider();
+            let built =
+                WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+                    .with_crls(crls.iter().cloned())
+                    .allow_unknown_revocation_status()
+                    .build();
+            client = Some(built.map_err(|e| e.to_string())?);
+            let built = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider)
+                .with_crls(crls.iter().cloned())
+                .allow_unknown_revocation_status()
+                .build();
+            let built: Arc<dyn ServerCertVerifier> = built.map_err(|e| e.to_string())?;
+            server = Some(built);
+        }
+        Ok(Arc::new(Self { trust, client, server, demanded }))
+    }
+
+    fn other(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        purpose: Purpose,
+    ) -> Result<(), Error> {
+        match &self.trust {
+            PeerTrust::Spiffe(bundles) => {
+                let chain: Vec<CertificateDer<'_>> =
+                    std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
+                let refuse = |e: SvidError| {
+                    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
+                };
+                verify_svid(&chain, bundles, now, purpose).map(drop).map_err(refuse)
+            }
+            PeerTrust::Pinned(pins) if pins.iter().any(|pin| pin.fits(leaf)) => Ok(()),
+            PeerTrust::Pinned(_) => {
+                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
+            PeerTrust::Roots { .. } => Err(Error::General("no verifier".into())),
+        }
+    }
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    classic_provider().signature_verification_algorithms.supported_schemes()
+}
+
+type Signed = Result<HandshakeSignatureValid, Error>;
+
+fn tls12(message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Signed {
+    let algorithms = &classic_provider().signature_verification_algorithms;
+    verify_tls12_signature(message, cert, dss, algorithms)
+}
+
+fn tls13(message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Signed {
+    let algorithms = &classic_provider().signature_verification_algorithms;
+    verify_tls13_signature(message, cert, dss, algorithms)
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match &self.server {
+            Some(webpki) => webpki.verify_server_cert(leaf, intermediates, name, ocsp, now),
+            None => self
+                .other(leaf, intermediates, now, Purpose::Server)
+                .map(|()| ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Signed {
+        tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Signed {
+        tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.demanded
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.client.as_ref().map_or(&[], |webpki| webpki.root_hint_subjects())
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match &self.client {
+            Some(webpki) => webpki.verify_client_cert(leaf, intermediates, now),
+            None => self
+                .other(leaf, intermediates, now, Purpose::Client)
+                .map(|()| ClientCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Signed {
+        tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Signed {
+        tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
+    }
+}
