@@ -116,7 +116,7 @@ mod tests {
             ("unix:", "path is empty"),
             ("systemd:", "name is empty"),
             ("launchd:x", "macOS"),
-            ("http://a:1", "no host"),
+            ("a/b:1", "no host"),
             ("a:65536", "65535"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();

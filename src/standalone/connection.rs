@@ -8,9 +8,13 @@ use std::{
 };
 
 use pki_types::ServerName;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
-use super::{Address, PeerCert, Role, SecuredFar, Service, endpoint, tls::Config};
+use super::{
+    Address, PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
+    proxy_protocol::{self, Told},
+    tls::Config,
+};
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     relay::{self, App, Patience},
@@ -93,6 +97,10 @@ async fn begin(
     let limit = service.config.connect;
     let deadline = Instant::now() + limit;
     let begun = async {
+        let peer = match service.config.proxy_in {
+            false => peer,
+            true => told(&socket, conn).await?.unwrap_or(peer),
+        };
         match service.config.role {
             Role::Server => server(service, socket, peer, conn, limit).await,
             Role::Client => client(service, socket, peer, conn, limit).await,
@@ -119,6 +127,17 @@ async fn begin(
     begun
 }
 
+/// Who connected, as the PROXY header says.
+async fn told(socket: &TcpStream, conn: &OpenConn) -> Result<Option<SocketAddr>, Outcome> {
+    match proxy_protocol::read(socket).await {
+        Ok(told) => {
+            conn.facts(|f| f.told_addr = told);
+            Ok(told)
+        }
+        Err(error) => Err((CloseReason::BadProxyHeader, Some(format!("PROXY header: {error}")))),
+    }
+}
+
 async fn server(
     service: &Service,
     socket: TcpStream,
@@ -133,6 +152,7 @@ async fn server(
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
+    let (facts, alpn) = (Arc::clone(&secured.facts), secured.alpn.clone());
     let far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
     if service.config.tls.authenticate {
         let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
@@ -141,7 +161,18 @@ async fn server(
             return Err(outcome);
         }
     }
-    let app = dial(service, conn).await?;
+    let mut app = dial(service, conn).await?;
+    if let Some(mode) = service.config.proxy_out {
+        let told = Told {
+            from: peer,
+            to: local,
+            tls: Some(&*facts),
+            alpn: alpn.as_deref(),
+            authority: None,
+            peer: caller.as_deref(),
+        };
+        introduce(&mut app, mode, &told).await?;
+    }
     Ok((App::new(app), Box::new(far)))
 }
 
@@ -173,6 +204,15 @@ async fn client(
         conn.facts(|f| f.dst.id.clone_from(&found.id));
     }
     Ok((app, Box::new(far)))
+}
+
+/// Tells the target who connects, before anything else.
+async fn introduce(app: &mut TcpStream, mode: ProxyMode, told: &Told<'_>) -> Result<(), Outcome> {
+    let sent = match proxy_protocol::header(mode, told) {
+        Ok(header) => app.write_all(&header).await,
+        Err(error) => Err(error),
+    };
+    sent.map_err(|e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}"))))
 }
 
 /// Asks the access rules about the TLS peer.

@@ -15,7 +15,8 @@ use tokio::{runtime::Handle, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, Address, Keeper, Listening, MaterialConfig, TlsOptions, connection,
+    Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
+    connection,
     tls::{Config, Configs},
 };
 use crate::{
@@ -84,6 +85,10 @@ pub struct ServiceConfig {
     pub lifetime: Option<Duration>,
     /// How many connections at once; more wait to be accepted.
     pub max_connections: Option<usize>,
+    /// A PROXY header comes first on what is accepted.
+    pub proxy_in: bool,
+    /// A PROXY header goes first to the target.
+    pub proxy_out: Option<ProxyMode>,
     /// What is not logged.
     pub quiet: Quiet,
 }

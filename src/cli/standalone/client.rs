@@ -137,6 +137,8 @@ impl ClientArgs {
             close: self.common.close_timeout,
             lifetime: Some(self.common.max_conn_lifetime).filter(|l| !l.is_zero()),
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
+            proxy_in: false,
+            proxy_out: None,
             quiet: self.common.quiet(),
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();

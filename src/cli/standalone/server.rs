@@ -8,7 +8,7 @@ use super::common::{CommonArgs, CredentialArgs, TlsVersion};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, Role, ServiceConfig, TlsOptions, UriPattern},
+    standalone::{Access, Address, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern},
     tls::Pin,
 };
 
@@ -32,9 +32,12 @@ pub(in crate::cli) struct ServerArgs {
     /// Tell the target who connects: PROXY protocol v2
     #[arg(long, conflicts_with = "proxy_protocol_mode")]
     proxy_protocol: bool,
-    /// The same with conn, tls (and what TLS agreed on) or tls-full (and the certificate)
+    /// The same with conn, tls (and what TLS agreed on), tls-full (and the certificate), or v1
     #[arg(long, value_name = "MODE")]
-    proxy_protocol_mode: Option<String>,
+    proxy_protocol_mode: Option<ProxyMode>,
+    /// A PROXY header, version 1 or 2, comes first on each connection: a balancer sends it
+    #[arg(long)]
+    accept_proxy_protocol: bool,
     #[command(flatten)]
     allow: AllowArgs,
     #[command(flatten)]
@@ -153,7 +156,6 @@ impl ServerArgs {
         }
         for (given, flag) in [
             (self.target_status.is_some(), "--target-status"),
-            (self.proxy_protocol || self.proxy_protocol_mode.is_some(), "--proxy-protocol"),
             (self.acme.auto_acme_cert.is_some(), "--auto-acme-cert"),
         ] {
             if given {
@@ -179,6 +181,8 @@ impl ServerArgs {
             close: self.common.close_timeout,
             lifetime: Some(self.common.max_conn_lifetime).filter(|l| !l.is_zero()),
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
+            proxy_in: self.accept_proxy_protocol,
+            proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
             quiet: self.common.quiet(),
         };
         Ok(Plan { globals, services: vec![service], resolve: !self.common.skip_resolve })

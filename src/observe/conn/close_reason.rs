@@ -95,6 +95,8 @@ close_reasons! {
     BadConnect = "bad_connect" / "CONNECT";
     /// `:authority` names another pod than the one that was called.
     AuthorityMismatch = "authority_mismatch" / "CONNECT";
+    /// The PROXY header that must come first is missing or malformed.
+    BadProxyHeader = "bad_proxy_header" / "CONNECT";
     /// Something of ours failed: descriptors, namespaces, sockets.
     Internal = "internal" / "CONNECT";
 }
