@@ -35,7 +35,7 @@ pub(super) async fn serve(
     service: Arc<Service>,
     socket: TcpStream,
     peer: SocketAddr,
-    conn: OpenConn,
+    mut conn: OpenConn,
 ) {
     // What only the beginning needs is gone when the bytes flow.
     let begun = Box::pin(begin(&service, socket, peer, &conn)).await;
@@ -43,6 +43,9 @@ pub(super) async fn serve(
         Ok((app, far)) => carry(&service, app, far, &conn).await,
         Err(outcome) => outcome,
     };
+    if !service.config.quiet.logs(reason) {
+        conn.leave_unlogged();
+    }
     match error {
         Some(error) => conn.fail(reason, error),
         None => conn.close(reason),

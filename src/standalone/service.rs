@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Tasks,
     observe::{
         Telemetry,
-        conn::{Direction, Names, OpenConn, PeerAddr},
+        conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
     },
 };
 
@@ -56,6 +56,17 @@ pub struct Quiet {
     pub conn_errs: bool,
     /// Handshakes that failed.
     pub handshake_errs: bool,
+}
+
+impl Quiet {
+    /// Whether a connection that ended so leaves a line.
+    pub(super) fn logs(self, reason: CloseReason) -> bool {
+        match (reason, reason.response_flags()) {
+            (CloseReason::Completed, _) => !self.conns,
+            (_, "TLS_FAILURE" | "IDENTITY_ERROR" | "DENY") => !self.handshake_errs,
+            _ => !self.conn_errs,
+        }
+    }
 }
 
 /// A service as configured.

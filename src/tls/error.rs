@@ -11,7 +11,7 @@ pub enum TlsError {
     #[error("TLS handshake not finished after {0:?}")]
     Timeout(Duration),
     /// The peer presented no certificate.
-    #[error("the peer presented no certificate; HBONE needs an X.509-SVID on both sides")]
+    #[error("the peer presented no certificate; mutual TLS needs one on both sides")]
     NoPeerCertificate,
     /// The peer's certificate is not acceptable.
     #[error("the peer's X.509-SVID was refused: {0}")]

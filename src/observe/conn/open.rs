@@ -15,6 +15,7 @@ pub struct OpenConn {
     live: Arc<LiveConn>,
     telemetry: Telemetry,
     reason: CloseReason,
+    unlogged: bool,
 }
 
 impl OpenConn {
@@ -22,7 +23,7 @@ impl OpenConn {
     #[must_use]
     pub fn open(telemetry: &Telemetry, direction: Direction, peer: PeerAddr) -> Self {
         let live = telemetry.live.add(direction, peer.0);
-        Self { live, telemetry: telemetry.clone(), reason: CloseReason::Dropped }
+        Self { live, telemetry: telemetry.clone(), reason: CloseReason::Dropped, unlogged: false }
     }
 
     /// The shared half: counters, and the signal that ends the connection from outside.
@@ -41,6 +42,11 @@ impl OpenConn {
         let series = self.facts(|facts| self.telemetry.metrics.series(self.live.direction, facts));
         series.opened();
         let _ = self.live.series.set(series);
+    }
+
+    /// Leaves no line in the access log; metrics count it all the same.
+    pub fn leave_unlogged(&mut self) {
+        self.unlogged = true;
     }
 
     /// Says how it ended; the record is written when `self` goes out of scope, here.
@@ -69,7 +75,9 @@ impl Drop for OpenConn {
         self.live.flush_bytes();
         self.facts(|facts| {
             self.telemetry.metrics.closed(self.live.direction, facts, self.reason);
-            write_line(&self.live, facts, self.reason);
+            if !self.unlogged {
+                write_line(&self.live, facts, self.reason);
+            }
         });
     }
 }
