@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How it ended, and what went wrong if anything did.
-type Outcome = (CloseReason, Option<String>);
+pub(super) type Outcome = (CloseReason, Option<String>);
 
 /// Carries one connection and leaves its record.
 ///
@@ -35,14 +35,19 @@ pub(super) async fn serve(
     service: Arc<Service>,
     socket: TcpStream,
     peer: SocketAddr,
-    mut conn: OpenConn,
+    conn: OpenConn,
 ) {
     // What only the beginning needs is gone when the bytes flow.
     let begun = Box::pin(begin(&service, socket, peer, &conn)).await;
-    let (reason, error) = match begun {
+    let outcome = match begun {
         Ok((app, far)) => carry(&service, app, far, &conn).await,
         Err(outcome) => outcome,
     };
+    finish(&service, conn, outcome);
+}
+
+/// Leaves the record.
+pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Outcome) {
     if !service.config.quiet.logs(reason) {
         conn.leave_unlogged();
     }
@@ -75,7 +80,7 @@ async fn carry(
     }
 }
 
-fn ended(end: relay::End) -> Outcome {
+pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
@@ -219,7 +224,7 @@ async fn introduce(app: &mut TcpStream, mode: ProxyMode, told: &Told<'_>) -> Res
 }
 
 /// Asks the access rules about the TLS peer.
-async fn admit(
+pub(super) async fn admit(
     service: &Service,
     peer: Option<&Arc<PeerCert>>,
     addr: SocketAddr,
@@ -255,7 +260,7 @@ async fn admit(
 }
 
 /// Connects to the first target that takes it.
-async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream, Outcome> {
+pub(super) async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream, Outcome> {
     let mut last = String::from("there is no target");
     for target in &service.config.targets {
         match endpoint::connect(target).await {

@@ -18,10 +18,12 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::{
-        PrivateKey,
+        BundleSet, PrivateKey, TrustBundle, X509Svid,
         key_files::{at, bytes, certificates, keystore_chain, private_key},
+        parse_leaf,
     },
     tls::{PeerTrust, Pin, classic_provider},
+    tunnel::Own,
 };
 
 /// Where a service's certificate, key and roots come from.
@@ -70,6 +72,8 @@ pub struct Material {
     pub trust: PeerTrust,
     /// What our own certificate says.
     pub own: Option<PeerCert>,
+    /// The same as an X.509-SVID, with the bundles of whom it trusts, if it is one.
+    pub svid: Option<Own>,
     /// When it ends.
     pub not_after: Option<SystemTime>,
     /// Where it is from, for people.
@@ -244,18 +248,20 @@ async fn first_svid(api: &WorkloadApi, shown: bool, from: &str) -> Material {
 }
 
 fn of_svid(
-    svid: crate::identity::X509Svid,
-    bundles: &Arc<crate::identity::BundleSet>,
+    svid: X509Svid,
+    bundles: &Arc<BundleSet>,
     shown: bool,
     from: &str,
 ) -> Result<Material, String> {
     let own = PeerCert::of(&svid.chain);
     let key = shown.then(|| certified(svid.chain.clone(), &svid.key)).transpose()?;
+    let not_after = Some(svid.not_after);
     Ok(Material {
         key,
         trust: PeerTrust::Spiffe(Arc::clone(bundles)),
         own,
-        not_after: Some(svid.not_after),
+        svid: Some(Own { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
+        not_after,
         source: format!("Workload API {from}"),
     })
 }
@@ -272,6 +278,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
+    let mut svid = None;
     if let Some(credential) = credential {
         let (path, (chain, private)) = match credential {
             Credential::Pem { certificate, private_key: file } => {
@@ -287,7 +294,10 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         if not_after.is_some_and(|end| end <= SystemTime::now()) {
             return Err(at(path, "the certificate has expired"));
         }
-        key = Some(certified(chain, &private).map_err(|why| at(path, why))?);
+        key = Some(certified(chain.clone(), &private).map_err(|why| at(path, why))?);
+        if let Some(roots) = roots {
+            svid = svid_of(chain, private, certificates(roots)?);
+        }
     }
     let trust = if pins.is_empty() {
         let crls: Vec<_> = crls.iter().map(crls_in).collect::<Result<Vec<_>, _>>()?;
@@ -298,7 +308,21 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
-    Ok(Material { key, trust, own, not_after, source })
+    Ok(Material { key, trust, own, svid, not_after, source })
+}
+
+/// The certificate as an X.509-SVID whose trust domain has these roots, if it is one.
+fn svid_of(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKey,
+    roots: Vec<CertificateDer<'static>>,
+) -> Option<Own> {
+    let leaf = parse_leaf(chain.first()?).ok()?;
+    let bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
+    let bundles: BundleSet = [bundle].into_iter().collect();
+    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
+    let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
+    Some(Own { svid: Arc::new(svid), bundles: Arc::new(bundles) })
 }
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.

@@ -10,6 +10,8 @@
 //!    who answered);
 //! 3. [`SecuredFar`] and [`crate::relay`] carry the bytes until both sides have ended.
 //!
+//! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
+//!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
@@ -17,6 +19,7 @@ mod access;
 mod address;
 mod connection;
 mod endpoint;
+mod hbone;
 mod material;
 mod peer_cert;
 mod proxy_protocol;
@@ -27,6 +30,7 @@ mod tls;
 pub use access::{Access, Judge, UriPattern};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use hbone::Hbone;
 pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;

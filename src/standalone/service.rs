@@ -11,12 +11,18 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{runtime::Handle, sync::Semaphore, time::sleep};
+use tokio::{
+    net::TcpStream,
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
     connection,
+    hbone::{self, Hbone},
     tls::{Config, Configs},
 };
 use crate::{
@@ -25,6 +31,8 @@ use crate::{
         Telemetry,
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
     },
+    tls::Acceptor,
+    tunnel::Pool,
 };
 
 /// Which side speaks TLS.
@@ -100,6 +108,8 @@ pub struct ServiceConfig {
     pub proxy_in: bool,
     /// A PROXY header goes first to the target.
     pub proxy_out: Option<ProxyMode>,
+    /// HBONE on the wire instead of TLS alone.
+    pub hbone: Option<Hbone>,
     /// What is not logged.
     pub quiet: Quiet,
 }
@@ -214,6 +224,11 @@ impl Service {
 
     async fn take(self: &Arc<Self>, listener: &Accepting) {
         let mut pause = Duration::from_millis(5);
+        let pool = match self.pool() {
+            Ok(pool) => pool,
+            Err(error) => return tracing::error!(service = self.config.name, %error, "no pool"),
+        };
+        let acceptor = Arc::default();
         loop {
             // Before accept: who is too many waits in the kernel's queue.
             let slot = match &self.slots {
@@ -227,9 +242,7 @@ impl Service {
                 Ok((socket, peer)) => {
                     pause = Duration::from_millis(5);
                     self.counts.accepted.fetch_add(1, Relaxed);
-                    let conn = self.record(peer);
-                    let served = connection::serve(Arc::clone(self), socket, peer, conn);
-                    self.conns.spawn(served.map(|()| drop(slot)));
+                    self.carry(socket, peer, slot, pool.as_ref(), &acceptor);
                 }
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
@@ -243,7 +256,48 @@ impl Service {
         }
     }
 
-    fn record(&self, peer: SocketAddr) -> OpenConn {
+    /// This worker's tunnels, if it makes any.
+    fn pool(&self) -> io::Result<Option<Arc<Pool>>> {
+        if self.config.hbone.is_none() || self.config.role == Role::Server {
+            return Ok(None);
+        }
+        let (tasks, closing) = (self.conns.clone(), self.stop.clone());
+        Ok(Some(Arc::new(hbone::pool(self, tasks, closing)?)))
+    }
+
+    fn carry(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        slot: Option<OwnedSemaphorePermit>,
+        pool: Option<&Arc<Pool>>,
+        acceptor: &Arc<Acceptor>,
+    ) {
+        let service = Arc::clone(self);
+        if self.config.hbone.is_none() {
+            let conn = self.record(peer);
+            let served = connection::serve(service, socket, peer, conn);
+            return self.conns.spawn(served.map(|()| drop(slot)));
+        }
+        let Some(pool) = pool.map(Arc::clone) else {
+            let (streams, stop) = (self.conns.clone(), self.stop.clone());
+            let acceptor = Arc::clone(acceptor);
+            let served = hbone::serve(service, acceptor, (socket, peer), streams, stop);
+            return self.conns.spawn(served.map(|()| drop(slot)));
+        };
+        let conn = self.record(peer);
+        self.conns.spawn(async move {
+            let Some(hbone) = &service.config.hbone else { return };
+            let carried = tokio::select! {
+                outcome = hbone::client(&service, hbone, &pool, socket, &conn) => outcome,
+                reason = conn.live().until_cut() => (reason, None),
+            };
+            connection::finish(&service, conn, carried);
+            drop(slot);
+        });
+    }
+
+    pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {
         let direction = match self.config.role {
             Role::Server => Direction::Inbound,
             Role::Client => Direction::Outbound,

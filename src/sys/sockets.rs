@@ -83,7 +83,19 @@ pub fn outbound_socket(netns: &Netns, towards: SocketAddr) -> io::Result<Socket>
     Ok(socket)
 }
 
-/// The same towards an application on this very host, whose kernel tells of its end.
+/// A socket in our own namespace, without a mark: nothing is captured there.
+///
+/// # Errors
+/// No descriptors.
+pub fn plain_socket(towards: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(towards), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
+    Ok(socket)
+}
+
+/// A marked socket towards an application on this very host, whose kernel tells of its end.
 ///
 /// # Errors
 /// As [`outbound_socket`].

@@ -64,6 +64,8 @@ pub struct TunnelConfig {
     pub idle: Duration,
     /// What becomes of a tunnel whose peer's SVID has run out.
     pub peer_expiry: PeerExpiry,
+    /// Whether sockets carry the mark that capture rules leave alone; that takes CAP_NET_ADMIN.
+    pub marked: bool,
 }
 
 impl Default for TunnelConfig {
@@ -79,6 +81,7 @@ impl Default for TunnelConfig {
             limits: Limits::default(),
             idle: seconds(300),
             peer_expiry: PeerExpiry::default(),
+            marked: true,
         }
     }
 }

@@ -235,7 +235,10 @@ async fn dial(
     config: &TunnelConfig,
 ) -> Result<TunnelClient, ConnectError> {
     let addr = hop.addr;
-    let tcp = sockets::outbound_socket(netns, addr);
+    let tcp = match config.marked {
+        true => sockets::outbound_socket(netns, addr),
+        false => sockets::plain_socket(addr),
+    };
     let tcp = match tcp {
         Ok(socket) => sockets::connect(socket, addr, config.connect).await,
         Err(e) => Err(e),

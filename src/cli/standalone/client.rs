@@ -4,11 +4,11 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::common::{CommonArgs, CredentialArgs, TlsVersion};
+use super::common::{CommonArgs, CredentialArgs, TlsVersion, Tunnel};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, Role, ServiceConfig, TlsOptions, UriPattern},
+    standalone::{Access, Address, Hbone, Role, ServiceConfig, TlsOptions, UriPattern},
     tls::Pin,
 };
 
@@ -32,6 +32,12 @@ pub(in crate::cli) struct ClientArgs {
     /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT
     #[arg(long, value_name = "URL", alias = "connect-proxy")]
     proxy: Option<String>,
+    /// Go through an HBONE tunnel, as pods of an ambient mesh take them; needs --verify-id
+    #[arg(long, value_name = "PROTOCOL")]
+    tunnel: Option<Tunnel>,
+    /// Where the tunnel goes, HOST:PORT; port 15008 of the target if not given
+    #[arg(long, value_name = "ADDR", requires = "tunnel")]
+    tunnel_address: Option<Address>,
     #[command(flatten)]
     verify: VerifyArgs,
     #[command(flatten)]
@@ -117,6 +123,13 @@ impl ClientArgs {
         if self.proxy.is_some() {
             return Err("--proxy cannot be honoured yet".into());
         }
+        let hbone = self.tunnel.map(|Tunnel::Hbone| Hbone {
+            gateway: self.tunnel_address.clone(),
+            expect: self.verify.verify_id.clone(),
+        });
+        if hbone.as_ref().is_some_and(|hbone| hbone.expect.is_empty()) {
+            return Err("--tunnel hbone needs --verify-id: who must be at its other end".into());
+        }
         let globals = self.common.globals(self.credential.timed_reload)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
@@ -139,6 +152,7 @@ impl ClientArgs {
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
             proxy_in: false,
             proxy_out: None,
+            hbone,
             quiet: self.common.quiet(),
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();

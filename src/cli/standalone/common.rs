@@ -48,6 +48,13 @@ pub(super) enum TlsVersion {
     Tls13,
 }
 
+/// What is on the wire beside TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Tunnel {
+    /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode
+    Hbone,
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Certificate and key")]
 pub(super) struct CredentialArgs {

@@ -4,11 +4,11 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::common::{CommonArgs, CredentialArgs, TlsVersion};
+use super::common::{CommonArgs, CredentialArgs, TlsVersion, Tunnel};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern},
+    standalone::{Access, Address, Hbone, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern},
     tls::Pin,
 };
 
@@ -38,6 +38,10 @@ pub(in crate::cli) struct ServerArgs {
     /// A PROXY header, version 1 or 2, comes first on each connection: a balancer sends it
     #[arg(long)]
     accept_proxy_protocol: bool,
+    /// Take connections out of HBONE tunnels, as pods of an ambient mesh make them; then
+    /// --listen is usually :15008
+    #[arg(long, value_name = "PROTOCOL")]
+    tunnel: Option<Tunnel>,
     #[command(flatten)]
     allow: AllowArgs,
     #[command(flatten)]
@@ -183,6 +187,7 @@ impl ServerArgs {
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
             proxy_in: self.accept_proxy_protocol,
             proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
+            hbone: self.tunnel.map(|Tunnel::Hbone| Hbone::default()),
             quiet: self.common.quiet(),
         };
         Ok(Plan { globals, services: vec![service], resolve: !self.common.skip_resolve })

@@ -1,0 +1,259 @@
+//! HBONE instead of plain TLS on the wire: a host outside joins an ambient mesh. As a server,
+//! each CONNECT stream is a connection; as a client, connections share tunnels.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use http::StatusCode;
+use pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Address, PeerCert, Service,
+    connection::{Outcome, admit, dial, ended, finish},
+};
+use crate::{
+    identity::SpiffeId,
+    lifecycle::Tasks,
+    observe::conn::{CloseReason, OpenConn},
+    relay::{self, App, Patience},
+    sys::{netns::Netns, sockets},
+    tls::Acceptor,
+    tunnel::{
+        HBONE_PORT, Hop, Pool, TunnelConfig,
+        connect::{Authority, ConnectRequest},
+        server::{self, Incoming},
+        stream::TunnelStream,
+    },
+};
+
+/// What speaks in streams, beside what [`super::ServiceConfig`] says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hbone {
+    /// Where the target's node takes tunnels; port 15008 of the target if not given (client).
+    pub gateway: Option<Address>,
+    /// Who must be there (client).
+    pub expect: Vec<SpiffeId>,
+}
+
+fn config(service: &Service) -> TunnelConfig {
+    let limit = service.config.connect;
+    TunnelConfig {
+        connect: limit,
+        tls: limit,
+        http2: limit,
+        response: limit,
+        marked: false,
+        ..TunnelConfig::default()
+    }
+}
+
+/// One worker's tunnels towards others.
+pub(super) fn pool(
+    service: &Service,
+    tasks: Tasks,
+    closing: CancellationToken,
+) -> io::Result<Pool> {
+    Ok(Pool::new(Arc::new(Netns::current()?), config(service), tasks, closing))
+}
+
+/// Carries one plain connection through a tunnel.
+pub(super) async fn client(
+    service: &Service,
+    hbone: &Hbone,
+    pool: &Pool,
+    socket: TcpStream,
+    conn: &OpenConn,
+) -> Outcome {
+    let mut app = App::new(socket);
+    let mut stream = match Box::pin(open(service, hbone, pool, app.socket(), conn)).await {
+        Ok(stream) => stream,
+        Err(outcome) => return outcome,
+    };
+    conn.count_opened();
+    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
+    ended(relay::run_within(&mut app, &mut stream, &conn.live().meter, patience).await)
+}
+
+async fn open(
+    service: &Service,
+    hbone: &Hbone,
+    pool: &Pool,
+    app: &TcpStream,
+    conn: &OpenConn,
+) -> Result<TunnelStream, Outcome> {
+    let no_identity = || (CloseReason::NoIdentity, Some("HBONE needs an X.509-SVID".into()));
+    let own = service.keeper.current().svid.clone().ok_or_else(no_identity)?;
+    let target = service.config.targets.first();
+    let (host, port) = match target {
+        Some(Address::Tcp { host, port }) => (host.clone(), *port),
+        _ => return Err((CloseReason::ConnectFailure, Some("the target is no HOST:PORT".into()))),
+    };
+    let gateway = hbone.gateway.clone();
+    let gateway = gateway.unwrap_or(Address::Tcp { host: host.clone(), port: HBONE_PORT });
+    let addr = resolved(&gateway).await?;
+    let authority = match host.parse::<IpAddr>() {
+        Ok(ip) => Authority::Addr(SocketAddr::new(ip, port)),
+        Err(_) => Authority::Host(host, port),
+    };
+    conn.facts(|f| {
+        f.protocol = Some("HBONE");
+        f.dst_addr = Some(addr);
+        f.hbone_addr = Some(authority.to_string().into());
+    });
+    let request = ConnectRequest {
+        authority,
+        client: conn.live().peer.0,
+        service: None,
+        baggage: format!("service.name={}", service.config.name),
+    };
+    let hop = Hop { addr, expect: hbone.expect.clone() };
+    let first = sockets::read_now(app);
+    let opened = pool.open(&own, &hop, &request, &first).await;
+    let (stream, proven) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
+    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
+    conn.facts(|f| {
+        f.src.id = Some(own.svid.id.clone());
+        f.dst.id = Some(proven.peer.id.clone());
+        f.tls = Some(Arc::clone(&proven.peer.tls));
+    });
+    Ok(stream)
+}
+
+async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {
+    let failed = |why: String| (CloseReason::ConnectFailure, Some(format!("{gateway}: {why}")));
+    let Address::Tcp { host, port } = gateway else {
+        return Err(failed("is no HOST:PORT".into()));
+    };
+    let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+    let found = found.map_err(|e| failed(e.to_string()))?.next();
+    found.ok_or_else(|| failed("the name has no address".into()))
+}
+
+/// Serves one tunnel: handshake first, then its streams.
+pub(super) async fn serve(
+    service: Arc<Service>,
+    acceptor: Arc<Acceptor>,
+    (tcp, peer): (TcpStream, SocketAddr),
+    streams: Tasks,
+    draining: CancellationToken,
+) {
+    let local = tcp.local_addr().unwrap_or(peer);
+    let refused = |reason, why: String| {
+        service.counts.failed.fetch_add(1, Relaxed);
+        finish(&service, service.record(peer), (reason, Some(why)));
+    };
+    let Some(own) = service.keeper.current().svid.clone() else {
+        return refused(CloseReason::NoIdentity, "HBONE needs an X.509-SVID".into());
+    };
+    let accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect).await;
+    let session = match accepted {
+        Ok(session) => session,
+        Err(error) => return refused(error.close_reason(), error.to_string()),
+    };
+    let chain: Vec<CertificateDer<'_>> = session.peer.chain.to_vec();
+    let caller = PeerCert::of(&chain).map(Arc::new);
+    let facts = Arc::clone(&session.peer.tls);
+    let tunnel = config(&service);
+    let handle = |incoming: Box<Incoming>| {
+        let (service, caller, facts) = (Arc::clone(&service), caller.clone(), Arc::clone(&facts));
+        async move {
+            let conn = service.record(peer);
+            conn.facts(|f| (f.protocol, f.tls) = (Some("HBONE"), Some(facts)));
+            let carried = tokio::select! {
+                outcome = stream(&service, caller.as_ref(), peer, local, incoming, &conn) => outcome,
+                reason = conn.live().until_cut() => (reason, None),
+            };
+            finish(&service, conn, carried);
+        }
+    };
+    let served = server::serve(session, peer, &tunnel, &streams, draining, handle).await;
+    if let Err(broken) = served
+        && broken.streams == 0
+    {
+        refused(CloseReason::TunnelFailure, broken.why);
+    }
+}
+
+async fn stream(
+    service: &Service,
+    caller: Option<&Arc<PeerCert>>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    incoming: Box<Incoming>,
+    conn: &OpenConn,
+) -> Outcome {
+    let begun = Box::pin(begin(service, caller, peer, local, *incoming, conn)).await;
+    let (mut app, mut stream) = match begun {
+        Ok(begun) => begun,
+        Err(outcome) => {
+            service.counts.failed.fetch_add(1, Relaxed);
+            return outcome;
+        }
+    };
+    service.counts.succeeded.fetch_add(1, Relaxed);
+    conn.count_opened();
+    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
+    ended(relay::run_within(&mut app, &mut *stream, &conn.live().meter, patience).await)
+}
+
+async fn begin(
+    service: &Service,
+    caller: Option<&Arc<PeerCert>>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    mut incoming: Incoming,
+    conn: &OpenConn,
+) -> Result<(App, Box<TunnelStream>), Outcome> {
+    conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
+    if let Err(why) = meant(service, &incoming, local) {
+        incoming.refuse(StatusCode::BAD_REQUEST);
+        return Err((CloseReason::BadConnect, Some(why.into())));
+    }
+    if let Err(outcome) = admit(service, caller, peer, local, conn).await {
+        incoming.refuse(StatusCode::UNAUTHORIZED);
+        return Err(outcome);
+    }
+    let dialled = tokio::select! {
+        dialled = tokio::time::timeout(service.config.connect, dial(service, conn)) => dialled,
+        () = incoming.abandoned() => {
+            return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
+        }
+    };
+    let late = || (CloseReason::ConnectTimeout, Some("the target took too long".into()));
+    let app = match dialled.map_err(|_| late()).and_then(|dialled| dialled) {
+        Ok(app) => app,
+        Err(outcome) => {
+            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return Err(outcome);
+        }
+    };
+    let baggage = format!("service.name={}", service.config.name);
+    let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
+    let stream = incoming.accept(&baggage).ok_or_else(gone)?;
+    Ok((App::new(app), Box::new(stream)))
+}
+
+/// The stream must be for this host, and for the port of its target.
+fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<(), &'static str> {
+    if !incoming.is_connect() {
+        return Err("the method is not CONNECT");
+    }
+    let port = match incoming.authority().ok_or(":authority is not IP:port or hostname:port")? {
+        Authority::Addr(addr) if addr.ip().to_canonical() != local.ip().to_canonical() => {
+            return Err(":authority is not the address that was called");
+        }
+        Authority::Addr(addr) => addr.port(),
+        Authority::Host(_, port) => port,
+    };
+    match service.config.targets.first() {
+        Some(Address::Tcp { port: target, .. }) if *target != port => {
+            Err("the port in :authority is not that of the target")
+        }
+        _ => Ok(()),
+    }
+}
