@@ -2,7 +2,7 @@
 //! replaced as a whole, and only by something that fits together.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -300,7 +300,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         }
     }
     let trust = if pins.is_empty() {
-        let crls: Vec<_> = crls.iter().map(crls_in).collect::<Result<Vec<_>, _>>()?;
+        let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
         PeerTrust::Roots {
             roots: Arc::new(root_store(roots.as_ref())?),
             crls: crls.into_iter().flatten().collect(),
@@ -327,7 +327,7 @@ fn svid_of(
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.
 fn keystore_or_pem(
-    path: &std::path::Path,
+    path: &Path,
     password: &str,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
     let start = bytes(path)?;
@@ -385,7 +385,7 @@ fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-fn crls_in(path: &PathBuf) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+fn crls_in(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let bytes = bytes(path)?;
     if !bytes.windows(11).any(|w| w == b"-----BEGIN ") {
         return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);

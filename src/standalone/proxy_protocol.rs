@@ -261,21 +261,23 @@ mod tests {
             for mode in [ProxyMode::V1, ProxyMode::Conn, ProxyMode::TlsFull] {
                 let (mut near, mut far) = pair().await;
                 let header = header(mode, &told(from, to)).unwrap();
-                let reading = tokio::spawn(async move {
+                let reading = async {
                     let from = read(&far).await;
                     let mut rest = String::new();
                     far.read_to_string(&mut rest).await.unwrap();
                     (from, rest)
-                });
+                };
                 // One byte after the other, and the payload close behind the last.
-                let (last, first) = header.split_last().unwrap();
-                for byte in first {
-                    near.write_all(&[*byte]).await.unwrap();
-                    tokio::task::yield_now().await;
-                }
-                near.write_all(&[*last, b'h', b'i']).await.unwrap();
-                drop(near);
-                let (read, rest) = reading.await.unwrap();
+                let writing = async {
+                    let (last, first) = header.split_last().unwrap();
+                    for byte in first {
+                        near.write_all(&[*byte]).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                    near.write_all(&[*last, b'h', b'i']).await.unwrap();
+                    drop(near);
+                };
+                let ((read, rest), ()) = tokio::join!(reading, writing);
                 assert_eq!((read.unwrap(), rest.as_str()), (Some(from.parse().unwrap()), "hi"));
             }
         }

@@ -140,6 +140,7 @@ pub struct Service {
     configs: Configs,
     slots: Option<Arc<Semaphore>>,
     stop: CancellationToken,
+    accepting: Tasks,
     conns: Tasks,
 }
 
@@ -170,6 +171,7 @@ impl Service {
             configs: Configs::default(),
             slots,
             stop: CancellationToken::new(),
+            accepting: Tasks::default(),
             conns: Tasks::default(),
         };
         service.tls()?;
@@ -188,8 +190,7 @@ impl Service {
         for worker in workers {
             let _context = worker.enter();
             let listener = listening.accepting()?;
-            // Not owned by `conns`: these are stopped first.
-            worker.spawn(Arc::clone(self).accept(listener));
+            self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
         }
         Ok(())
     }
@@ -202,6 +203,7 @@ impl Service {
     /// Waits for the connections that are open, then cuts them: how many were cut.
     pub async fn drain(&self, grace: Duration) -> usize {
         self.stop.cancel();
+        self.accepting.ended().await;
         self.conns.drain(grace).await
     }
 
