@@ -94,7 +94,7 @@ impl TrustBundle {
         Ok(bundle)
     }
 
-    fn add(&mut self, entry: &Value) -> Result<(), EntryError> {
+    pub(super) fn add(&mut self, entry: &Value) -> Result<(), EntryError> {
         let jwk = known(entry)?;
         match jwk.get("use").and_then(Value::as_str) {
             Some(X509_USE) => {
@@ -184,10 +184,10 @@ impl JwtAuthority {
     }
 }
 
-const X509_USE: &str = "x509-svid";
-const JWT_USE: &str = "jwt-svid";
+pub(super) const X509_USE: &str = "x509-svid";
+pub(super) const JWT_USE: &str = "jwt-svid";
 
-fn object(text: &[u8]) -> Result<Map<String, Value>, DocumentError> {
+pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     if text.len() > MAX_DOCUMENT {
         return Err(DocumentError::TooLarge(text.len()));
     }
@@ -200,7 +200,7 @@ fn object(text: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     }
 }
 
-fn keys(document: &Map<String, Value>) -> Result<&[Value], DocumentError> {
+pub(super) fn keys(document: &Map<String, Value>) -> Result<&[Value], DocumentError> {
     let keys = document.get("keys").and_then(Value::as_array).ok_or(DocumentError::NoKeys)?;
     if keys.len() > MAX_KEYS {
         return Err(DocumentError::TooManyKeys(keys.len()));
@@ -208,7 +208,7 @@ fn keys(document: &Map<String, Value>) -> Result<&[Value], DocumentError> {
     Ok(keys)
 }
 
-fn integer(
+pub(super) fn integer(
     document: &Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<u64>, DocumentError> {

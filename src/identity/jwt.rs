@@ -65,19 +65,19 @@ pub fn validate_jwt_svid(
     Ok(svid)
 }
 
-const HEADER: &str = "header";
-const CLAIMS: &str = "claims";
+pub(super) const HEADER: &str = "header";
+pub(super) const CLAIMS: &str = "claims";
 
 /// The three parts of the Compact Serialization (RFC 7515 §3.1), still encoded.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     signed: &'a str,
-    header: &'a str,
-    claims: &'a str,
-    signature: &'a str,
+    pub(super) header: &'a str,
+    pub(super) claims: &'a str,
+    pub(super) signature: &'a str,
 }
 
 impl<'a> Parts<'a> {
-    fn split(token: &'a str) -> Result<Self, JwtError> {
+    pub(super) fn split(token: &'a str) -> Result<Self, JwtError> {
         if token.len() > MAX_TOKEN {
             return Err(JwtError::TooLong(token.len()));
         }
@@ -94,11 +94,11 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn decode(text: &str, part: &'static str) -> Result<Vec<u8>, JwtError> {
+pub(super) fn decode(text: &str, part: &'static str) -> Result<Vec<u8>, JwtError> {
     BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Encoding(part))
 }
 
-fn object(text: &str, part: &'static str) -> Result<Map<String, Value>, JwtError> {
+pub(super) fn object(text: &str, part: &'static str) -> Result<Map<String, Value>, JwtError> {
     match strict_json::parse(&decode(text, part)?) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(JwtError::Json { part, why: "it is another value".into() }),
@@ -111,33 +111,41 @@ fn object(text: &str, part: &'static str) -> Result<Map<String, Value>, JwtError
 }
 
 /// What the JOSE header says, once it keeps the rules of §2.
-struct Header {
+pub(super) struct Header {
     algorithm: &'static Algorithm,
     key_id: String,
 }
 
 impl Header {
     fn read(text: &str) -> Result<Self, JwtError> {
-        let header = object(text, HEADER)?;
-        let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or_default();
-        let algorithm = ALGORITHMS
-            .iter()
-            .find(|known| known.name == algorithm)
-            .ok_or_else(|| JwtError::Algorithm(cut(algorithm)))?;
-        if let Some(other) = header.keys().find(|m| !matches!(m.as_str(), "alg" | "kid" | "typ")) {
-            return Err(JwtError::HeaderMember(cut(other)));
+        let (header, faults) = Self::of(&object(text, HEADER)?);
+        match faults.into_iter().next() {
+            Some(first) => Err(first),
+            None => header.ok_or(JwtError::NoKeyId),
         }
+    }
+
+    /// What it says, if that is enough to choose a key, and every rule of §2 that is broken.
+    pub(super) fn of(header: &Map<String, Value>) -> (Option<Self>, Vec<JwtError>) {
+        let mut faults = Vec::new();
+        let name = header.get("alg").and_then(Value::as_str).unwrap_or_default();
+        let algorithm = ALGORITHMS.iter().find(|known| known.name == name);
+        if algorithm.is_none() {
+            faults.push(JwtError::Algorithm(cut(name)));
+        }
+        let others = header.keys().filter(|m| !matches!(m.as_str(), "alg" | "kid" | "typ"));
+        faults.extend(others.map(|other| JwtError::HeaderMember(cut(other))));
         match header.get("typ") {
             None => {}
             Some(Value::String(typ)) if matches!(typ.as_str(), "JWT" | "JOSE") => {}
-            Some(typ) => return Err(JwtError::Type(cut(&typ.to_string()))),
+            Some(typ) => faults.push(JwtError::Type(cut(&typ.to_string()))),
         }
-        match header.get("kid") {
-            Some(Value::String(key_id)) if !key_id.is_empty() => {
-                Ok(Self { algorithm, key_id: key_id.clone() })
-            }
-            _ => Err(JwtError::NoKeyId),
+        let key_id = header.get("kid").and_then(Value::as_str).filter(|id| !id.is_empty());
+        if key_id.is_none() {
+            faults.push(JwtError::NoKeyId);
         }
+        let said = algorithm.zip(key_id);
+        (said.map(|(algorithm, key_id)| Self { algorithm, key_id: key_id.into() }), faults)
     }
 }
 
@@ -168,36 +176,52 @@ static ALGORITHMS: [Algorithm; 9] = [
 ];
 
 fn read_claims(claims: Map<String, Value>) -> Result<JwtSvid, JwtError> {
-    let claim = |name| claims.get(name).ok_or(JwtError::NoClaim(name));
-    let sub = claim("sub")?.as_str().ok_or(JwtError::ClaimType("sub", "a text"))?;
+    let id = subject(&claims)?;
+    let audiences = audiences(&claims)?;
+    let expires = expires(&claims)?;
+    let wrong = claim_type_faults(&claims).next();
+    wrong.map_or(Ok(JwtSvid { id, audiences, expires, claims }), Err)
+}
+
+fn claim<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, JwtError> {
+    claims.get(name).ok_or(JwtError::NoClaim(name))
+}
+
+/// `sub` (§3.1).
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtError> {
+    let sub = claim(claims, "sub")?.as_str().ok_or(JwtError::ClaimType("sub", "a text"))?;
     let id: SpiffeId = sub.parse().map_err(JwtError::NotSpiffeId)?;
-    if id.path().is_empty() {
-        return Err(JwtError::NoPath(id));
-    }
-    let audiences = audiences(claim("aud")?)?;
-    let expires = match claim("exp")? {
+    if id.path().is_empty() { Err(JwtError::NoPath(id)) } else { Ok(id) }
+}
+
+/// `exp` (§3.3).
+pub(super) fn expires(claims: &Map<String, Value>) -> Result<SystemTime, JwtError> {
+    let expires = match claim(claims, "exp")? {
         Value::Number(exp) if exp.is_u64() => exp.as_u64(),
         Value::Number(exp) if exp.is_i64() => Some(0), // before 1970: as expired as can be
         _ => None,
     };
-    let expires = expires
+    expires
         .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
-        .ok_or(JwtError::ClaimType("exp", "an integer of seconds since 1970"))?;
-    for name in ["iat", "nbf"] {
-        if claims.get(name).is_some_and(|value| !value.is_number()) {
-            return Err(JwtError::ClaimType(name, "a number"));
-        }
-    }
-    for name in ["iss", "jti"] {
-        if claims.get(name).is_some_and(|value| !value.is_string()) {
-            return Err(JwtError::ClaimType(name, "a text"));
-        }
-    }
-    Ok(JwtSvid { id, audiences, expires, claims })
+        .ok_or(JwtError::ClaimType("exp", "an integer of seconds since 1970"))
 }
 
-fn audiences(aud: &Value) -> Result<Vec<String>, JwtError> {
-    let texts = match aud {
+/// Registered claims of another type than theirs (RFC 7519 §4.1).
+pub(super) fn claim_type_faults(claims: &Map<String, Value>) -> impl Iterator<Item = JwtError> {
+    type Is = fn(&Value) -> bool;
+    let number: (Is, _) = (Value::is_number, "a number");
+    let text: (Is, _) = (Value::is_string, "a text");
+    let rules = [("iat", number), ("nbf", number), ("iss", text), ("jti", text)];
+    let wrong = |(name, (is, what)): (&'static str, (Is, &'static str))| {
+        let wrong = claims.get(name).is_some_and(|value| !is(value));
+        wrong.then_some(JwtError::ClaimType(name, what))
+    };
+    rules.into_iter().filter_map(wrong)
+}
+
+/// `aud` (§3.2).
+pub(super) fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
+    let texts = match claim(claims, "aud")? {
         Value::Array(texts) if texts.is_empty() => return Err(JwtError::EmptyAudience),
         Value::Array(texts) => texts.as_slice(),
         text => std::slice::from_ref(text),
@@ -211,7 +235,7 @@ fn audiences(aud: &Value) -> Result<Vec<String>, JwtError> {
 }
 
 /// The key that `kid` names, in the bundle of the ID's own trust domain.
-fn authority<'a>(
+pub(super) fn authority<'a>(
     header: &Header,
     id: &SpiffeId,
     bundles: &'a BundleSet,
@@ -225,7 +249,7 @@ fn authority<'a>(
     })
 }
 
-fn check_signature(
+pub(super) fn check_signature(
     parts: &Parts<'_>,
     header: &Header,
     authority: &JwtAuthority,
@@ -249,7 +273,7 @@ fn check_signature(
         .map_err(|_| JwtError::Signature)
 }
 
-fn check_time(svid: &JwtSvid, now: SystemTime) -> Result<(), JwtError> {
+pub(super) fn check_time(svid: &JwtSvid, now: SystemTime) -> Result<(), JwtError> {
     if svid.expires <= now {
         let ago = now.duration_since(svid.expires).unwrap_or_default();
         return Err(JwtError::Expired { id: svid.id.clone(), ago_seconds: ago.as_secs() });
@@ -264,7 +288,7 @@ fn check_time(svid: &JwtSvid, now: SystemTime) -> Result<(), JwtError> {
 }
 
 /// A peer's text for our logs.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! [`SpiffeId`] and [`TrustDomain`] are names; an [`X509Svid`] is a name with its proof;
 //! [`BundleSet`] is what proofs are checked against, one [`TrustBundle`] per trust domain;
-//! [`verify_svid`] is the only judge of a peer's certificate, on both sides of a handshake.
+//! [`verify_svid`] is the only judge of a peer's certificate, on both sides of a handshake;
+//! [`lint`] explains, rule by rule, what such a judge would say.
 //! Not here: where SVIDs come from ([`crate::ca`]) and TLS itself ([`crate::tls`]).
 
 mod bundle;
@@ -10,6 +11,7 @@ mod bundle_document;
 mod jwk;
 mod jwt;
 pub mod key_files;
+pub mod lint;
 mod oidc;
 mod revocation;
 mod spiffe_id;

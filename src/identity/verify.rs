@@ -13,7 +13,10 @@ use std::{
 use pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::{BundleSet, SpiffeId, SvidError, x509::parse_leaf};
+use super::{
+    BundleSet, SpiffeId, SvidError,
+    x509::{Leaf, parse_leaf},
+};
 
 /// The longest chain that is looked at, leaf included.
 pub(super) const MAX_CHAIN: usize = 8;
@@ -37,22 +40,42 @@ pub fn verify_svid(
     now: UnixTime,
     purpose: Purpose,
 ) -> Result<SpiffeId, SvidError> {
-    let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::NoCertificate)?;
+    let leaf_der = chain.first().ok_or(SvidError::NoCertificate)?;
     if chain.len() > MAX_CHAIN {
         return Err(SvidError::ChainTooLong(chain.len()));
     }
     let leaf = parse_leaf(leaf_der)?;
+    check_validity(&leaf, now)?;
+    check_path(chain, &leaf, bundles, now, purpose)?;
+    Ok(leaf.id)
+}
+
+/// Whether a leaf is valid at `now`: after its start, before its end, both whole seconds.
+pub(super) fn check_validity(leaf: &Leaf, now: UnixTime) -> Result<(), SvidError> {
     let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
     if let Ok(ago) = clock.duration_since(leaf.not_after)
         && ago > Duration::ZERO
     {
-        return Err(SvidError::Expired { id: leaf.id, ago_seconds: ago.as_secs() });
+        return Err(SvidError::Expired { id: leaf.id.clone(), ago_seconds: ago.as_secs() });
     }
     if let Ok(ahead) = leaf.not_before.duration_since(clock)
         && ahead > Duration::ZERO
     {
-        return Err(SvidError::NotYetValid { id: leaf.id, in_seconds: ahead.as_secs() });
+        return Err(SvidError::NotYetValid { id: leaf.id.clone(), in_seconds: ahead.as_secs() });
     }
+    Ok(())
+}
+
+/// Whether a chain leads to the bundle of `leaf`'s trust domain, and nothing of it is revoked.
+/// What the leaf itself says was judged before.
+pub(super) fn check_path(
+    chain: &[CertificateDer<'_>],
+    leaf: &Leaf,
+    bundles: &BundleSet,
+    now: UnixTime,
+    purpose: Purpose,
+) -> Result<(), SvidError> {
+    let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::NoCertificate)?;
     let bundle = bundles
         .get(leaf.id.trust_domain())
         .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
@@ -103,11 +126,11 @@ pub fn verify_svid(
             Some(&find),
         )
         .map_err(untrusted)?;
-    Ok(leaf.id)
+    Ok(())
 }
 
 /// A signing certificate has `cA` and `keyCertSign` (X509-SVID §4.1, §4.3).
-fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
+pub(super) fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let unreadable = || SvidError::Untrusted("an intermediate cannot be read".into());
     let (_, ca) = X509Certificate::from_der(der).map_err(|_| unreadable())?;

@@ -121,20 +121,29 @@ pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     }
     let uri = only_uri(&cert)?;
     let id: SpiffeId = uri.parse().map_err(SvidError::NotSpiffeId)?;
-    check_constraints(&cert)?;
+    if let Some(first) = constraint_faults(&cert).into_iter().next() {
+        return Err(first);
+    }
     if id.path().is_empty() {
         return Err(SvidError::NoPath(id));
     }
-    Ok(Leaf {
-        id,
-        not_before: system_time(cert.validity().not_before),
-        not_after: system_time(cert.validity().not_after),
-        serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
-    })
+    Ok(Leaf::of(&cert, id))
+}
+
+impl Leaf {
+    /// What a certificate says, whatever rule it keeps; `id` is who it is of.
+    pub(super) fn of(cert: &X509Certificate<'_>, id: SpiffeId) -> Self {
+        Self {
+            id,
+            not_before: system_time(cert.validity().not_before),
+            not_after: system_time(cert.validity().not_after),
+            serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+        }
+    }
 }
 
 /// Every URI SAN counts, in every SAN extension, duplicates too.
-fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, SvidError> {
+pub(super) fn uris<'a>(cert: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, SvidError> {
     let mut uris = Vec::new();
     for extension in cert.extensions() {
         match extension.parsed_extension() {
@@ -150,33 +159,43 @@ fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, SvidError> {
             _ => {}
         }
     }
-    match uris.as_slice() {
+    Ok(uris)
+}
+
+fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, SvidError> {
+    match uris(cert)?.as_slice() {
         [] => Err(SvidError::NoUriSan),
         [uri] => Ok(uri),
         many => Err(SvidError::MultipleUriSans { count: many.len() }),
     }
 }
 
-fn check_constraints(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+/// All faults of the constraints and usages of a leaf, in the order of [`SvidError`].
+pub(super) fn constraint_faults(cert: &X509Certificate<'_>) -> Vec<SvidError> {
     let broken = |e: x509_parser::error::X509Error| SvidError::Encoding(e.to_string());
-    if cert.basic_constraints().map_err(broken)?.is_some_and(|c| c.value.ca) {
-        return Err(SvidError::CaAsLeaf);
+    let mut faults = Vec::new();
+    match cert.basic_constraints() {
+        Err(e) => faults.push(broken(e)),
+        Ok(Some(constraints)) if constraints.value.ca => faults.push(SvidError::CaAsLeaf),
+        Ok(_) => {}
     }
-    let usage = cert.key_usage().map_err(broken)?;
-    let usage = usage.ok_or(SvidError::KeyUsage("is missing"))?.value;
-    if usage.key_cert_sign() {
-        return Err(SvidError::KeyUsage("has keyCertSign"));
+    match cert.key_usage() {
+        Err(e) => faults.push(broken(e)),
+        Ok(None) => faults.push(SvidError::KeyUsage("is missing")),
+        Ok(Some(usage)) => {
+            let rules = [
+                (usage.value.key_cert_sign(), "has keyCertSign"),
+                (usage.value.crl_sign(), "has cRLSign"),
+                (!usage.value.digital_signature(), "lacks digitalSignature"),
+            ];
+            let broken = rules.into_iter().filter(|(broken, _)| *broken);
+            faults.extend(broken.map(|(_, what)| SvidError::KeyUsage(what)));
+        }
     }
-    if usage.crl_sign() {
-        return Err(SvidError::KeyUsage("has cRLSign"));
-    }
-    if !usage.digital_signature() {
-        return Err(SvidError::KeyUsage("lacks digitalSignature"));
-    }
-    Ok(())
+    faults
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = time.timestamp();
     match u64::try_from(seconds) {
         Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_secs(after),

@@ -18,6 +18,8 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
+use crate::lint;
+
 enum Key {
     Ec(EcdsaKeyPair),
     Rsa(RsaKeyPair),
@@ -95,7 +97,9 @@ const CLAIMS: &str = r#"{"sub":"spiffe://td/a","aud":"db","exp":1700000060}"#;
 
 fn judge(token: &str) -> Result<JwtSvid, JwtError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-    validate_jwt_svid(token, "db", &BUNDLES, now)
+    let verdict = validate_jwt_svid(token, "db", &BUNDLES, now);
+    lint::agrees_on_token(token, "db", &BUNDLES, now, &verdict);
+    verdict
 }
 
 fn with(header: &str, claims: &str) -> Result<JwtSvid, JwtError> {

@@ -3,6 +3,7 @@
 
 mod h2_oracle;
 mod jwt_svid;
+mod lint;
 mod openssl;
 #[path = "../support/pattern.rs"]
 mod pattern;

@@ -11,6 +11,7 @@ use rcgen::{
     KeyUsagePurpose as Ku, RevokedCertParams, SerialNumber,
 };
 
+use crate::lint;
 use crate::x509_svid::{Ca, ID, bundle, ca_params, intermediate, leaf, now};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -66,8 +67,11 @@ fn with(bundle: TrustBundle, crls: &[&Crl<'static>]) -> TrustBundle {
 
 fn judge(chain: &[CertificateDer<'_>], bundles: &[TrustBundle]) -> Result<(), SvidError> {
     let bundles: BundleSet = bundles.iter().cloned().collect();
-    verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client)?;
-    verify_svid(chain, &bundles, UnixTime::now(), Purpose::Server).map(drop)
+    let now = UnixTime::now();
+    let verdict = |purpose| verify_svid(chain, &bundles, now, purpose);
+    let verdict = verdict(Purpose::Client).and_then(|_| verdict(Purpose::Server));
+    lint::agrees_on_chain(chain, &bundles, now, &verdict);
+    verdict.map(drop)
 }
 
 fn judge_one(leaf: &CertificateDer<'_>, bundles: &[TrustBundle]) -> Result<(), SvidError> {

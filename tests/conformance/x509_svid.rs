@@ -13,6 +13,8 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
+use crate::lint;
+
 pub(crate) const ID: &str = "spiffe://td/ns/shop/sa/web";
 
 pub(crate) struct Ca {
@@ -87,9 +89,11 @@ pub(crate) fn bundle(trust_domain: &str, roots: &[&Ca]) -> TrustBundle {
 }
 
 fn judge(chain: &[CertificateDer<'_>], bundles: &BundleSet) -> Result<String, SvidError> {
-    let verdict = |purpose| verify_svid(chain, bundles, UnixTime::now(), purpose);
-    verdict(Purpose::Client)?;
-    verdict(Purpose::Server).map(|id| id.to_string())
+    let now = UnixTime::now();
+    let verdict = |purpose| verify_svid(chain, bundles, now, purpose);
+    let verdict = verdict(Purpose::Client).and_then(|_| verdict(Purpose::Server));
+    lint::agrees_on_chain(chain, bundles, now, &verdict);
+    verdict.map(|id| id.to_string())
 }
 
 /// Judges one leaf that differs from a good one by `change`.

@@ -3,6 +3,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::identity::lint::{Given, Verdict, bundle_document};
 
 fn root(algorithm: &'static SignatureAlgorithm) -> CertificateDer<'static> {
     let key = KeyPair::generate_for(algorithm).unwrap();
@@ -22,7 +23,14 @@ fn td() -> TrustDomain {
 }
 
 fn read(document: &Value) -> Result<TrustBundle, DocumentError> {
-    TrustBundle::from_document(td(), document.to_string().as_bytes())
+    let document = document.to_string();
+    let verdict = TrustBundle::from_document(td(), document.as_bytes());
+    let given = Given::at(std::time::SystemTime::now());
+    let report = bundle_document(document.as_bytes(), &given);
+    let own = report.findings.split_last();
+    let rules = own.is_some_and(|(_, rules)| rules.iter().any(|f| f.verdict == Verdict::Fail));
+    assert_eq!(rules, verdict.is_err(), "{verdict:?}\n{report:#?}");
+    verdict
 }
 
 fn full() -> TrustBundle {
