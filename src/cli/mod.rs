@@ -5,9 +5,11 @@ mod ca;
 mod ca_serve;
 mod check;
 mod demo;
+mod findings;
 mod redirect;
 mod standalone;
 mod svid;
+mod svid_lint;
 
 use std::path::PathBuf;
 
@@ -61,6 +63,7 @@ enum Command {
     /// TLS for one client: plaintext comes in, TLS goes to the target
     Client(Box<standalone::ClientArgs>),
     /// Fetch, validate and watch SVIDs over a Workload API
+    /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]

@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use zeroize::Zeroizing;
 
-use super::{FAILED, OK};
+use super::{FAILED, OK, findings::Output, svid_lint};
 use crate::{
     ca::workload_api::{
         Endpoint,
@@ -46,6 +46,8 @@ enum SvidCommand {
     Validate(Validate),
     /// Print each X.509 update as it comes
     Watch(Where),
+    /// Judge SVIDs and bundles rule by rule, with the clause of the specification
+    Lint(svid_lint::LintArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,13 +97,10 @@ struct Where {
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 pub(super) fn run(args: SvidArgs) -> u8 {
+    if let SvidCommand::Lint(args) = &args.command {
+        return svid_lint::run(args);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(act(args.command)));
     match done {
@@ -115,6 +114,7 @@ pub(super) fn run(args: SvidArgs) -> u8 {
 
 async fn act(command: SvidCommand) -> anyhow::Result<()> {
     match command {
+        SvidCommand::Lint(_) => {} // needs no runtime, and was done before
         SvidCommand::Fetch(Fetch::X509 { at, write }) => {
             let first = async { Client::new(&at.socket).x509().await?.next().await };
             let context =

@@ -1,0 +1,87 @@
+//! How reports are printed: for people, one line a rule, and for scripts.
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+
+use super::{FAILED, OK};
+use crate::identity::lint::{Report, Verdict};
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// For scripts
+    Json,
+}
+
+/// What the exit codes and verdicts mean, for the help of both commands.
+pub(super) const LEGEND: &str = "\
+Each rule is listed with its clause and one verdict:
+  ok      kept
+  warn    not as the specification has it; adit and most others accept it
+  FAIL    broken: whoever keeps the specification refuses it
+  -       not checked, and why
+
+Exit codes: 0 nothing fails, 1 a rule fails, 2 usage or a file that cannot be read.";
+
+/// Prints reports, each with where it comes from; the exit code.
+pub(super) fn print(output: Output, reports: &[(String, Report)], quiet: bool) -> u8 {
+    let failed = reports.iter().any(|(_, report)| report.failed());
+    // Who stops reading needs no more.
+    let _ = match output {
+        Output::Json => json(reports, failed),
+        Output::Text => text(reports, quiet),
+    };
+    if failed { FAILED } else { OK }
+}
+
+fn json(reports: &[(String, Report)], failed: bool) -> io::Result<()> {
+    let each = reports.iter().map(|(of, report)| {
+        serde_json::json!({
+            "of": of,
+            "kind": report.kind,
+            "subject": report.subject,
+            "failed": report.failed(),
+            "findings": report.findings,
+        })
+    });
+    let all = serde_json::json!({ "failed": failed, "reports": each.collect::<Vec<_>>() });
+    writeln!(io::stdout(), "{all:#}")
+}
+
+fn text(reports: &[(String, Report)], quiet: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for (of, report) in reports {
+        let subject = report.subject.as_deref().unwrap_or("no name");
+        writeln!(out, "{of}: {}, {subject}", report.kind)?;
+        for finding in &report.findings {
+            let mark = match finding.verdict {
+                Verdict::Ok => "ok  ",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "FAIL",
+                Verdict::NotChecked => "-   ",
+            };
+            if quiet && matches!(finding.verdict, Verdict::Ok) {
+                continue;
+            }
+            let found = if finding.found.is_empty() { "kept" } else { &*finding.found };
+            writeln!(out, "  {mark} {} [{}]: {found}", finding.rule, finding.clause)?;
+            if !finding.advice.is_empty() {
+                writeln!(out, "         → {}", finding.advice)?;
+            }
+        }
+        let count = |verdict| report.count(verdict);
+        writeln!(
+            out,
+            "  {} rules: {} ok, {} warn, {} fail, {} not checked",
+            report.findings.len(),
+            count(Verdict::Ok),
+            count(Verdict::Warn),
+            count(Verdict::Fail),
+            count(Verdict::NotChecked),
+        )?;
+    }
+    Ok(())
+}

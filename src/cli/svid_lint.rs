@@ -1,0 +1,222 @@
+//! `adit svid lint`: what is right and wrong with anybody's SVIDs and bundles.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    USAGE,
+    findings::{self, LEGEND, Output},
+};
+use crate::identity::{
+    BundleSet, JwtAuthority, TrustBundle, TrustDomain,
+    lint::{self, Given, Report},
+};
+
+/// The largest file that is read, bytes.
+const MAX_FILE: u64 = 4 << 20;
+/// As many certificates as a file may have.
+const MOST: usize = 1000;
+
+const EXAMPLES: &str = "\
+Examples:
+  adit svid lint svid.pem
+  adit svid lint svid.pem --bundle ca.pem                # does the chain hold?
+  adit svid lint token.jwt --bundle bundle.json --audience db
+  adit svid lint --authority ca.pem
+  openssl s_client -connect 10.0.0.1:15008 </dev/null | adit svid lint -
+  adit svid lint *.pem --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
+
+A FILE is a certificate chain (PEM or DER, leaf first), a JWT-SVID, or a bundle document (JSON);
+which one, it says itself.
+";
+
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n{LEGEND}"))]
+pub(super) struct LintArgs {
+    /// What to judge; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What to check trust against: a bundle document, a JWK Set, or certificates (PEM or DER)
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    /// Whose the bundle is, and what each FILE must be of; without, the bundle is taken for that
+    /// of each FILE's own trust domain
+    #[arg(long, value_name = "TD")]
+    trust_domain: Option<TrustDomain>,
+    /// Whom a JWT-SVID must be for
+    #[arg(long)]
+    audience: Option<String>,
+    /// Each FILE is a JWT-SVID, however it looks
+    #[arg(long, conflicts_with = "authority")]
+    jwt: bool,
+    /// Each certificate is a signing certificate (a CA), not an SVID
+    #[arg(long)]
+    authority: bool,
+    /// Leave out the rules that are kept
+    #[arg(short, long)]
+    quiet: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+pub(super) fn run(args: &LintArgs) -> u8 {
+    match lint(args) {
+        Ok(reports) => findings::print(args.output, &reports, args.quiet),
+        Err(error) => {
+            eprintln!("adit svid lint: {error:#}");
+            USAGE
+        }
+    }
+}
+
+fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
+    let bundle = args.bundle.as_deref().map(read).transpose()?;
+    let now = SystemTime::now();
+    let mut reports = Vec::new();
+    for path in &args.files {
+        let bytes = read(path)?;
+        let of = path.display().to_string();
+        let subject = if args.jwt { Subject::Jwt(token(&bytes)) } else { Subject::of(&bytes) };
+        let domain = args.trust_domain.clone().or_else(|| subject.claims());
+        let bundles = match (&bundle, domain) {
+            (None, _) => None,
+            (Some(bytes), Some(domain)) => {
+                let path = args.bundle.as_deref().unwrap_or(Path::new("-"));
+                let bundle =
+                    trusted(domain, bytes).with_context(|| format!("{}", path.display()))?;
+                Some(BundleSet::from_iter([bundle]))
+            }
+            (Some(_), None) => Some(BundleSet::default()),
+        };
+        let given = Given {
+            now,
+            bundles: bundles.as_ref(),
+            trust_domain: args.trust_domain.as_ref(),
+            audience: args.audience.as_deref(),
+        };
+        match subject {
+            Subject::Chain(chain) if args.authority => {
+                for (n, der) in chain.iter().enumerate() {
+                    let of = format!("{of} ({})", n + 1);
+                    reports.push((of, lint::authority(der, &given)));
+                }
+            }
+            Subject::Chain(chain) => reports.push((of, lint::x509_svid(&chain, &given))),
+            Subject::Jwt(token) => reports.push((of, lint::jwt_svid(&token, &given))),
+            Subject::Bundle => reports.push((of, lint::bundle_document(&bytes, &given))),
+        }
+    }
+    Ok(reports)
+}
+
+/// What a file holds, by its looks.
+enum Subject {
+    Chain(Vec<CertificateDer<'static>>),
+    Jwt(String),
+    Bundle,
+}
+
+impl Subject {
+    fn of(bytes: &[u8]) -> Self {
+        let text = bytes.trim_ascii_start();
+        match text.first() {
+            Some(b'{') if contains(text, b"\"payload\"") => Self::Jwt(token(bytes)),
+            Some(b'{' | b'[') => Self::Bundle,
+            Some(0x30) if !text.is_ascii() => Self::Chain(der(bytes)),
+            _ if contains(text, b"-----BEGIN") => Self::Chain(pem(bytes)),
+            Some(_) if text.is_ascii() && contains(text, b".") => Self::Jwt(token(bytes)),
+            _ => Self::Chain(der(bytes)),
+        }
+    }
+
+    fn claims(&self) -> Option<TrustDomain> {
+        match self {
+            Self::Chain(chain) => lint::claimed_by_certificate(chain.first()?),
+            Self::Jwt(token) => lint::claimed_by_token(token),
+            Self::Bundle => None,
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// A token as in a file, where an editor ends the line.
+fn token(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
+}
+
+/// The certificates of a PEM text; a block that is broken stays as it is, to be judged.
+fn pem(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+    let all = CertificateDer::pem_slice_iter(bytes).take(MOST);
+    all.map(|der| der.unwrap_or_else(|_| CertificateDer::from(Vec::new()))).collect()
+}
+
+/// Concatenated DER; what cannot be read stays with the last, to be judged.
+fn der(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+    let (mut rest, mut all) = (bytes, Vec::new());
+    while all.len() < MOST && !rest.is_empty() {
+        let (here, after) = match X509Certificate::from_der(rest) {
+            Ok((after, _)) if after.first() == Some(&0x30) => {
+                (&rest[..rest.len() - after.len()], after)
+            }
+            _ => (rest, &[][..]),
+        };
+        all.push(CertificateDer::from(here.to_vec()));
+        rest = after;
+    }
+    all
+}
+
+/// A bundle in any of its forms.
+fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
+    match Subject::of(bytes) {
+        Subject::Bundle => {
+            let mut bundle = TrustBundle::from_document(domain, bytes)?;
+            // A JWK Set of the Workload API or an OIDC provider names no use of SPIFFE's.
+            if bundle.jwt_authorities.is_empty() {
+                bundle.jwt_authorities = JwtAuthority::from_jwks(bytes)?;
+            }
+            Ok(bundle)
+        }
+        Subject::Chain(authorities) => {
+            if authorities.is_empty() {
+                bail!("holds no certificate");
+            }
+            for (n, der) in authorities.iter().enumerate() {
+                webpki::anchor_from_trusted_cert(der)
+                    .with_context(|| format!("certificate {} is no trust anchor", n + 1))?;
+            }
+            Ok(TrustBundle::new(domain, authorities))
+        }
+        Subject::Jwt(_) => bail!("is no bundle: neither certificates nor a JWK Set"),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let input: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path).with_context(|| format!("{}", path.display()))?),
+    };
+    let mut bytes = Vec::new();
+    let read = input.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("{}", path.display()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        bail!("{} is larger than {MAX_FILE} bytes", path.display());
+    }
+    if bytes.trim_ascii().is_empty() {
+        bail!("{} is empty", path.display());
+    }
+    Ok(bytes)
+}
