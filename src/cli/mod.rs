@@ -10,6 +10,7 @@ mod redirect;
 mod standalone;
 mod svid;
 mod svid_lint;
+mod workload_api_check;
 
 use std::path::PathBuf;
 
@@ -65,6 +66,8 @@ enum Command {
     /// Fetch, validate and watch SVIDs over a Workload API
     /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
+    /// Check anybody's Workload API
+    WorkloadApi(workload_api_check::WorkloadApiArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
@@ -89,6 +92,7 @@ pub fn main() -> u8 {
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
         Command::Svid(args) => svid::run(args),
+        Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
             OK

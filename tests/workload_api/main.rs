@@ -2,14 +2,16 @@
 //! where user namespaces are allowed: the process moves into fresh ones first.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod check;
 #[path = "../support/harness.rs"]
 mod harness;
 mod served;
 mod server;
+mod wrong;
 
 fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(server::TESTS);
+    harness::run(&[server::TESTS, check::TESTS].concat());
 }

@@ -1,0 +1,73 @@
+//! `adit workload-api check`: does anybody's Workload API keep the specification?
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    FAILED,
+    findings::{self, LEGEND, Output},
+};
+use crate::ca::workload_api::{
+    check::{Options, check},
+    client::ENDPOINT_VARIABLE,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  adit workload-api check --socket unix:///run/spire/agent.sock
+  adit workload-api check --socket unix:///run/adit/agent.sock --audience db --quiet
+  adit workload-api check --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
+
+It calls as the process that it is: register `adit` with the server, or run it as a user that is.
+Keys are compared with their certificates and not shown.
+";
+
+#[derive(Debug, Args)]
+pub(super) struct WorkloadApiArgs {
+    #[command(subcommand)]
+    command: WorkloadApiCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkloadApiCommand {
+    /// Check a server rule by rule, with the clause of the specification
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n{LEGEND}"))]
+struct CheckArgs {
+    /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
+    #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
+    socket: String,
+    /// For whom the tokens are that are fetched and validated
+    #[arg(long, default_value = "adit-check")]
+    audience: String,
+    /// How long to watch a stream for messages that say nothing new
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    watch: Duration,
+    /// How long one answer may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Leave out the rules that are kept
+    #[arg(short, long)]
+    quiet: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+pub(super) fn run(args: WorkloadApiArgs) -> u8 {
+    let WorkloadApiCommand::Check(args) = args.command;
+    let options = Options { audience: args.audience, watch: args.watch, answer: args.timeout };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let report = match runtime {
+        Ok(runtime) => runtime.block_on(check(&args.socket, &options)),
+        Err(error) => {
+            eprintln!("adit workload-api check: {error}");
+            return FAILED;
+        }
+    };
+    findings::print(args.output, &[(args.socket, report)], args.quiet)
+}

@@ -1,0 +1,129 @@
+//! `adit workload-api check`: silent about a right server, and by name about each fault of a wrong
+//! one.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use adit::{
+    ca::workload_api::check::{Options, check},
+    identity::lint::{Report, Verdict},
+};
+
+use super::{
+    harness::Test,
+    served::Served,
+    wrong::{Hangs, Wrong, serve},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_right_server_passes_every_check", a_right_server_passes_every_check),
+    ("a_caller_without_identity_is_told_so", a_caller_without_identity_is_told_so),
+    ("each_fault_of_a_wrong_server_is_named", each_fault_of_a_wrong_server_is_named),
+    ("a_server_that_hangs_is_left_soon", a_server_that_hangs_is_left_soon),
+    ("an_address_that_is_none_is_a_finding", an_address_that_is_none_is_a_finding),
+];
+
+const OPTIONS: Options = Options {
+    audience: String::new(),
+    watch: Duration::from_millis(300),
+    answer: Duration::from_secs(5),
+};
+
+fn run(address: &str) -> Report {
+    run_with(address, OPTIONS)
+}
+
+fn run_with(address: &str, options: Options) -> Report {
+    let options = Options { audience: "db".into(), ..options };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limit = Duration::from_secs(60);
+    let within = async { tokio::time::timeout(limit, check(address, &options)).await };
+    runtime.block_on(within).expect("in a minute")
+}
+
+fn named(report: &Report, verdict: Verdict) -> Vec<&str> {
+    let named = report.findings.iter().filter(|finding| finding.verdict == verdict);
+    named.map(|finding| &*finding.rule).collect()
+}
+
+fn a_right_server_passes_every_check() {
+    let served = Served::start(
+        "  - { id: /one, hint: one, selectors: { uid: 0 } }
+  - { id: /two, hint: one, selectors: { uid: 0 } }",
+    );
+    let report = run(&format!("unix://{}", served.socket().display()));
+    for verdict in [Verdict::Fail, Verdict::Warn, Verdict::NotChecked] {
+        assert_eq!(named(&report, verdict), [""; 0], "{report:#?}");
+    }
+    assert!(named(&report, Verdict::Ok).len() > 60, "{report:#?}");
+    // The command says the same, to people and to scripts.
+    for output in ["text", "json"] {
+        let said = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(["workload-api", "check", "--watch", "100ms", "--output", output, "--socket"])
+            .arg(format!("unix://{}", served.socket().display()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert_eq!(said.status.code(), Some(0), "{text}");
+        assert!(text.contains("Workload Endpoint §3"), "{text}");
+    }
+}
+
+fn a_caller_without_identity_is_told_so() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 99 } }");
+    let report = run(&format!("unix://{}", served.socket().display()));
+    assert!(!report.failed(), "{report:#?}");
+    let begins = report.findings.iter().find(|f| f.rule == "FetchX509SVID begins").unwrap();
+    assert_eq!(begins.verdict, Verdict::NotChecked);
+    assert!(begins.found.starts_with("no identity for this process: pid "), "{begins:?}");
+    // The header is looked at before the caller is.
+    assert!(named(&report, Verdict::Ok).contains(&"FetchJWTSVID without the header"));
+}
+
+fn each_fault_of_a_wrong_server_is_named() {
+    let (wrong, expected) = Wrong::new();
+    let server = serve(wrong);
+    let report = run(&server.address());
+    let (fails, warns) = (named(&report, Verdict::Fail), named(&report, Verdict::Warn));
+    for rule in expected.fails {
+        assert!(fails.contains(rule), "{rule} of {fails:#?}");
+    }
+    for rule in expected.warns {
+        assert!(warns.contains(rule), "{rule} of {warns:#?}");
+    }
+    let clauses = report.findings.iter().filter(|f| f.verdict == Verdict::Fail);
+    assert!(clauses.clone().all(|f| f.clause.contains('§') && !f.advice.is_empty()), "{report:#?}");
+    let said = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["workload-api", "check", "--quiet", "--watch", "10ms", "--socket"])
+        .arg(server.address())
+        .output()
+        .unwrap();
+    assert_eq!(said.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&said.stdout).contains("FAIL FetchX509SVID without the header")
+    );
+}
+
+/// Three calls without an answer, and the rest is not asked.
+fn a_server_that_hangs_is_left_soon() {
+    let server = serve(Hangs);
+    let start = Instant::now();
+    let report =
+        run_with(&server.address(), Options { answer: Duration::from_millis(200), ..OPTIONS });
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(named(&report, Verdict::Fail).contains(&"FetchX509SVID begins"), "{report:#?}");
+    let last = report.findings.iter().rfind(|f| f.verdict == Verdict::Fail).unwrap();
+    assert!(last.found.contains("not asked any more"), "{last:?}");
+}
+
+fn an_address_that_is_none_is_a_finding() {
+    for (address, rule) in [
+        ("tcp://localhost:80", "address"),
+        ("unix://host/a.sock", "address"),
+        ("unix:///nothing/here.sock", "reachable"),
+    ] {
+        assert_eq!(named(&run(address), Verdict::Fail), [rule], "{address}");
+    }
+}
