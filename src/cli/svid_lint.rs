@@ -32,7 +32,7 @@ Examples:
   adit svid lint svid.pem --bundle ca.pem                # does the chain hold?
   adit svid lint token.jwt --bundle bundle.json --audience db
   adit svid lint --authority ca.pem
-  openssl s_client -connect 10.0.0.1:15008 </dev/null | adit svid lint -
+  openssl s_client -showcerts -connect 10.0.0.1:8443 </dev/null | adit svid lint -
   adit svid lint *.pem --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
 
 A FILE is a certificate chain (PEM or DER, leaf first), a JWT-SVID, or a bundle document (JSON);

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("each_fault_of_a_wrong_server_is_named", each_fault_of_a_wrong_server_is_named),
     ("a_server_that_hangs_is_left_soon", a_server_that_hangs_is_left_soon),
     ("an_address_that_is_none_is_a_finding", an_address_that_is_none_is_a_finding),
+    ("files_are_judged_by_what_they_hold", files_are_judged_by_what_they_hold),
 ];
 
 const OPTIONS: Options = Options {
@@ -125,5 +126,56 @@ fn an_address_that_is_none_is_a_finding() {
         ("unix:///nothing/here.sock", "reachable"),
     ] {
         assert_eq!(named(&run(address), Verdict::Fail), [rule], "{address}");
+    }
+}
+
+/// `adit svid lint` of what `adit svid fetch` wrote, in each form, and its exit codes.
+fn files_are_judged_by_what_they_hold() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    let dir = tempfile::tempdir().unwrap();
+    let adit = |args: &[&str]| {
+        let command = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(["svid"])
+            .args(args)
+            .current_dir(dir.path())
+            .env("SPIFFE_ENDPOINT_SOCKET", served.socket())
+            .output();
+        let said = command.unwrap();
+        (said.status.code(), String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    assert_eq!(adit(&["fetch", "x509", "--write", "."]).0, Some(0));
+    let (_, json) = adit(&["fetch", "jwt", "--audience", "db", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("token", json["svids"][0]["token"].as_str().unwrap().as_bytes());
+    let pem = std::fs::read(dir.path().join("svid.0.pem")).unwrap();
+    let der: pki_types::CertificateDer<'_> =
+        pki_types::pem::PemObject::from_pem_slice(&pem).unwrap();
+    write("der", &der);
+    write("cut", &der[..der.len() - 1]);
+    write("document", br#"{"keys":[],"spiffe_sequence":1,"spiffe_refresh_hint":300}"#);
+    let bundle = "bundle.example.org.pem";
+    for (args, code, said) in [
+        (
+            &["lint", "svid.0.pem", "--bundle", bundle][..],
+            0,
+            "X.509-SVID, spiffe://example.org/one",
+        ),
+        (&["lint", "der", "--bundle", bundle], 0, "ok   adit's own verdict"),
+        (&["lint", "der", "--bundle", bundle, "--trust-domain", "other"], 1, "expected other"),
+        (&["lint", "cut"], 1, "FAIL leaf encoding"),
+        (&["lint", "--authority", bundle], 0, "X.509 authority"),
+        (&["lint", bundle], 1, "FAIL leaf is no CA"),
+        (&["lint", "token", "--audience", "db"], 0, "JWT-SVID, spiffe://example.org/one"),
+        (&["lint", "token", "--audience", "web"], 1, "FAIL it is for the expected audience"),
+        (&["lint", "--jwt", "document"], 1, "FAIL compact serialization"),
+        (&["lint", "document"], 0, "SPIFFE bundle"),
+        (&["lint", "document", "--output", "json"], 0, "\"failed\": false"),
+        (&["lint", "svid.0.pem", "--bundle", "document"], 1, "FAIL chain leads to the bundle"),
+        (&["lint", "no-such-file"], 2, ""),
+        (&["lint"], 2, ""),
+    ] {
+        let (exit, text) = adit(args);
+        assert!(exit == Some(code) && text.contains(said), "{args:?}: {exit:?} {text}");
     }
 }

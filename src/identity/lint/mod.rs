@@ -204,5 +204,12 @@ fn first_id(uris: &[&str]) -> Option<SpiffeId> {
 
 /// A peer's text for a terminal: cut, and without control characters.
 fn shown(text: &str) -> String {
-    text.chars().take(100).flat_map(char::escape_debug).collect()
+    let mut shown = String::new();
+    for c in text.chars().take(100) {
+        match c {
+            '"' | '\'' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
