@@ -63,7 +63,6 @@ enum Command {
     Server(Box<standalone::ServerArgs>),
     /// TLS for one client: plaintext comes in, TLS goes to the target
     Client(Box<standalone::ClientArgs>),
-    /// Fetch, validate and watch SVIDs over a Workload API
     /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
     /// Check anybody's Workload API
