@@ -15,7 +15,17 @@ pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod workload {
     tonic::include_proto!("_");
+
+    /// Where generated code looks for what is in no package: two above.
+    pub mod spiffe {
+        /// The SPIFFE Broker API (incubating), which answers with messages of the Workload API.
+        pub mod broker {
+            tonic::include_proto!("spiffe.broker");
+        }
+    }
 }
+
+pub use workload::spiffe::broker;
 
 /// The Istio CA API.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
