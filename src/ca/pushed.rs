@@ -24,9 +24,18 @@ struct State {
     news: u64,
     svids: Vec<X509Svid>,
     /// Why nothing newer came.
-    error: Option<String>,
-    /// Whether what was there may not be used any more.
-    withdrawn: bool,
+    error: Option<(Meaning, String)>,
+}
+
+/// What it means that nothing newer came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Meaning {
+    /// It may come later; what is there stays.
+    Later,
+    /// Somebody must change something; what is there stays.
+    Refused,
+    /// What is there may not be used any more, until something new comes.
+    Withdrawn,
 }
 
 /// The SVIDs of a source, and who has them.
@@ -36,6 +45,8 @@ pub(super) struct Pushed {
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<BundleSet>>,
     owners: Mutex<HashMap<SpiffeId, Owner>>,
+    /// The news that each workload knows, also one that was told that it has nothing.
+    heard: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 /// The one workload that has an identity.
@@ -43,8 +54,6 @@ struct Owner {
     uid: Arc<str>,
     /// The set that it has, if any.
     set: u64,
-    /// The news that it knows.
-    news: u64,
 }
 
 impl Pushed {
@@ -54,6 +63,7 @@ impl Pushed {
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
             owners: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -87,22 +97,25 @@ impl Pushed {
 
     /// Nothing newer, for this reason: what is there stays.
     pub(super) fn failed(&self, why: String) {
-        self.tell(why, false);
+        self.tell(Meaning::Later, why);
     }
 
     /// The source says that what it gave may not be used any more.
     pub(super) fn withdrawn(&self, why: String) {
-        self.tell(why, true);
+        self.tell(Meaning::Withdrawn, why);
     }
 
-    fn tell(&self, why: String, withdrawn: bool) {
+    fn tell(&self, meaning: Meaning, why: String) {
         self.state.send_modify(|state| {
-            let svids = match withdrawn {
-                false => state.svids.iter().map(copy).collect(),
-                true => Vec::new(),
+            // Whoever has not heard of it yet must not take a later failure for a mere failure.
+            let was = state.error.as_ref().is_some_and(|(old, _)| *old == Meaning::Withdrawn);
+            let meaning = if was { Meaning::Withdrawn } else { meaning };
+            let svids = match meaning {
+                Meaning::Withdrawn => Vec::new(),
+                _ => state.svids.iter().map(copy).collect(),
             };
             let (set, news) = (state.set, state.news + 1);
-            *state = Arc::new(State { set, news, svids, error: Some(why), withdrawn });
+            *state = Arc::new(State { set, news, svids, error: Some((meaning, why)) });
         });
     }
 
@@ -114,20 +127,20 @@ impl Pushed {
             Ok(Ok(state)) => Arc::clone(&state),
             _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
         };
-        if let Some(why) = state.error.as_ref().filter(|_| state.withdrawn) {
-            let (source_name, why) = (self.name.clone(), why.clone());
-            return Err(SourceError::Withdrawn { source_name, why });
+        self.heard().insert(Arc::clone(&wanted.uid), state.news);
+        if let Some(error @ (Meaning::Withdrawn, _)) = &state.error {
+            return Err(self.error(wanted, error));
         }
         let found = state.svids.iter().find(|svid| svid.id == wanted.id);
         let Some(svid) = found else {
-            if let (true, Some(why)) = (state.svids.is_empty(), &state.error) {
-                return Err(self.unavailable(why.clone()));
+            if let (true, Some(error)) = (state.svids.is_empty(), &state.error) {
+                return Err(self.error(wanted, error));
             }
             let has: Vec<_> = state.svids.iter().take(8).map(|svid| svid.id.as_str()).collect();
             return Err(self.refused(wanted, format!("it has {} only", has.join(", "))));
         };
         match (self.claim(wanted, &state)?, &state.error) {
-            (true, Some(why)) => Err(self.unavailable(why.clone())),
+            (true, Some(error)) => Err(self.error(wanted, error)),
             _ => Ok(copy(svid)),
         }
     }
@@ -151,7 +164,7 @@ impl Pushed {
 
     /// Waits until there is something that the workload does not know.
     pub(super) async fn changed(&self, wanted: &Wanted) {
-        let has = self.owners().get(&wanted.id).map_or(0, |owner| owner.news);
+        let has = self.heard().get(&wanted.uid).copied().unwrap_or_default();
         let mut updates = self.state.subscribe();
         if updates.wait_for(|state| state.news > has).await.is_err() {
             std::future::pending::<()>().await;
@@ -161,15 +174,15 @@ impl Pushed {
     /// A workload is gone: its identity may be another's.
     pub(super) fn forget(&self, uid: &str) {
         self.owners().retain(|_, owner| *owner.uid != *uid);
+        self.heard().remove(uid);
     }
 
     /// Makes the workload the one that has this identity. Whether it has this very set already.
     fn claim(&self, wanted: &Wanted, state: &State) -> Result<bool, SourceError> {
         let mut owners = self.owners();
-        let uid = || Owner { uid: Arc::clone(&wanted.uid), set: 0, news: 0 };
+        let uid = || Owner { uid: Arc::clone(&wanted.uid), set: 0 };
         let owner = owners.entry(wanted.id.clone()).or_insert_with(uid);
         if owner.uid == wanted.uid {
-            owner.news = state.news;
             return Ok(std::mem::replace(&mut owner.set, state.set) == state.set);
         }
         let why = format!(
@@ -185,12 +198,25 @@ impl Pushed {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn heard(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, u64>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn unavailable(&self, why: String) -> SourceError {
         SourceError::Unavailable { source_name: self.name.clone(), why }
     }
 
     fn refused(&self, wanted: &Wanted, why: String) -> SourceError {
-        SourceError::Refused { source_name: self.name.clone(), id: wanted.id.clone(), why }
+        self.error(wanted, &(Meaning::Refused, why))
+    }
+
+    fn error(&self, wanted: &Wanted, (meaning, why): &(Meaning, String)) -> SourceError {
+        let (source_name, id, why) = (self.name.clone(), wanted.id.clone(), why.clone());
+        match meaning {
+            Meaning::Later => SourceError::Unavailable { source_name, why },
+            Meaning::Refused => SourceError::Refused { source_name, id, why },
+            Meaning::Withdrawn => SourceError::Withdrawn { source_name, why },
+        }
     }
 }
 

@@ -36,6 +36,10 @@ async fn a_set_is_given_once_and_a_failure_leaves_it_where_it_is() {
     pushed.withdrawn("no identity".into());
     pushed.changed(&web).await;
     assert!(matches!(pushed.fetch(&web).await, Err(SourceError::Withdrawn { .. })));
+    assert!(timeout(Duration::from_secs(60), pushed.changed(&web)).await.is_err(), "no news");
+    pushed.failed("no answer".into());
+    let still = pushed.fetch(&web).await;
+    assert!(matches!(still, Err(SourceError::Withdrawn { .. })), "who comes late hears of it too");
 }
 
 #[tokio::test]
@@ -51,4 +55,19 @@ async fn an_identity_has_one_workload_until_that_is_gone() {
     let other = pushed.fetch(&wanted("shop/db", "spiffe://td/ns/shop/sa/db")).await;
     let other = other.unwrap_err().to_string();
     assert!(other.contains("it has spiffe://td/ns/shop/sa/web only"), "{other}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_nothing_is_not_told_again_and_again() {
+    let pushed = Pushed::new("files in /x".into());
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let other = wanted("shop/web-2", "spiffe://td/ns/shop/sa/web");
+    pushed.failed("no file".into());
+    assert!(pushed.fetch(&web).await.is_err());
+    assert!(timeout(Duration::from_secs(60), pushed.changed(&web)).await.is_err(), "no news");
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    pushed.changed(&web).await;
+    assert!(pushed.fetch(&web).await.is_ok());
+    assert!(pushed.fetch(&other).await.is_err());
+    assert!(timeout(Duration::from_secs(60), pushed.changed(&other)).await.is_err(), "no news");
 }
