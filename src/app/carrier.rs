@@ -9,9 +9,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ca::workload_api::server::{CarriedPod, HELD_AS},
+    ca::{
+        CarriedAs,
+        workload_api::server::{CarriedPod, HELD_AS},
+    },
     config::Capture,
-    mesh::Workload,
+    mesh::{NetnsRef, Workload},
     node::{Node, Pod, capture},
     sys::netns::Netns,
 };
@@ -29,6 +32,17 @@ impl Carried {
     fn moved(&self) -> bool {
         let now = self.workload.netns.as_ref().map(|netns| Netns::open(&netns.path()));
         now.is_some_and(|now| now.map(|n| n.key()).ok() != Some(self.pod.netns.key()))
+    }
+}
+
+/// What its platform knows a pod by.
+fn carried_as(workload: &Workload) -> CarriedAs {
+    CarriedAs {
+        uid: Arc::clone(&workload.uid),
+        namespace: Arc::clone(&workload.namespace),
+        name: Arc::clone(&workload.name),
+        pod_uid: workload.pod_uid.clone(),
+        pid: workload.netns.as_ref().and_then(NetnsRef::pid),
     }
 }
 
@@ -53,7 +67,9 @@ impl Carrier {
         rules: Capture,
         grace: Duration,
     ) -> Vec<String> {
-        let same = |a: &Workload, b: &Workload| a.netns == b.netns && a.id == b.id;
+        let same = |a: &Workload, b: &Workload| {
+            a.netns == b.netns && a.id == b.id && a.pod_uid == b.pod_uid
+        };
         let gone: Vec<Arc<str>> = self.with(|pods| {
             let stays = |c: &Carried| {
                 c.captured == (rules == Capture::Nft)
@@ -64,6 +80,9 @@ impl Carrier {
         });
         let stops = gone.iter().map(|uid| self.stop(uid, grace));
         futures_util::future::join_all(stops).await;
+        // One that comes back is another pod, which gets a key of its own.
+        self.node.svids.retain(|uid| !gone.iter().any(|of| **of == *uid));
+        self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let mut failed = Vec::new();
         for workload in wanted {
             if self.with(|pods| pods.contains_key(&workload.uid)) {

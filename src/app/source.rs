@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    ca::{EmbeddedCa, Files, Istiod, Source, workload_api::WorkloadApi},
+    ca::{EmbeddedCa, Files, Istiod, Source, broker::Broker, workload_api::WorkloadApi},
     config::CaConfig,
     identity::TrustDomain,
 };
@@ -24,6 +24,7 @@ pub(super) fn open(ca: &CaConfig, trust_domain: &TrustDomain) -> anyhow::Result<
         }
         CaConfig::Files(config) => Arc::new(Files::open(config.clone(), trust_domain.clone())),
         CaConfig::WorkloadApi(endpoint) => Arc::new(WorkloadApi::follow(endpoint)),
+        CaConfig::Broker(config) => Arc::new(Broker::follow(config.clone())),
         CaConfig::Istiod(config) => Arc::new(Istiod::new(config.clone())),
     })
 }

@@ -3,6 +3,7 @@
 //! A [`Source`] gives SVIDs: the [`EmbeddedCa`] is one; [`rotation`] says when to ask again
 //! (pure), [`Svids`] keeps the SVID of every local identity and renews it with nobody's help.
 
+pub mod broker;
 mod budget;
 mod dial;
 mod embedded;
@@ -24,5 +25,5 @@ pub use embedded::{
 };
 pub use files::{Credential, Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
-pub use source::{Source, SourceError, Urgency, Wanted};
+pub use source::{CarriedAs, Source, SourceError, Urgency, Wanted};
 pub use svids::{Following, SvidStatus, Svids};

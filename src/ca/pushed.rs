@@ -34,6 +34,8 @@ pub(super) enum Meaning {
     Later,
     /// Somebody must change something; what is there stays.
     Refused,
+    /// What came is not used; what is there stays.
+    Unusable,
     /// What is there may not be used any more, until something new comes.
     Withdrawn,
 }
@@ -105,7 +107,8 @@ impl Pushed {
         self.tell(Meaning::Withdrawn, why);
     }
 
-    fn tell(&self, meaning: Meaning, why: String) {
+    /// Nothing newer, and what that means.
+    pub(super) fn tell(&self, meaning: Meaning, why: String) {
         self.state.send_modify(|state| {
             // Whoever has not heard of it yet must not take a later failure for a mere failure.
             let was = state.error.as_ref().is_some_and(|(old, _)| *old == Meaning::Withdrawn);
@@ -210,11 +213,12 @@ impl Pushed {
         self.error(wanted, &(Meaning::Refused, why))
     }
 
-    fn error(&self, wanted: &Wanted, (meaning, why): &(Meaning, String)) -> SourceError {
+    pub(super) fn error(&self, wanted: &Wanted, (meaning, why): &(Meaning, String)) -> SourceError {
         let (source_name, id, why) = (self.name.clone(), wanted.id.clone(), why.clone());
         match meaning {
             Meaning::Later => SourceError::Unavailable { source_name, why },
             Meaning::Refused => SourceError::Refused { source_name, id, why },
+            Meaning::Unusable => SourceError::Unusable { source_name, id, why },
             Meaning::Withdrawn => SourceError::Withdrawn { source_name, why },
         }
     }

@@ -22,6 +22,21 @@ pub struct Wanted {
     pub id: SpiffeId,
 }
 
+/// A pod that this node carries, as its platform knows it: what a SPIFFE Broker API is asked with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CarriedAs {
+    /// The workload's uid, as in [`Wanted`].
+    pub uid: Arc<str>,
+    /// The pod's namespace in Kubernetes.
+    pub namespace: Arc<str>,
+    /// Its name there.
+    pub name: Arc<str>,
+    /// Its UID there, which no other pod ever has.
+    pub pod_uid: Option<Arc<str>>,
+    /// A process of the workload, on this host.
+    pub pid: Option<u32>,
+}
+
 /// How much somebody waits for it, most first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Urgency {
@@ -83,10 +98,10 @@ pub enum SourceError {
     Ca(#[from] super::CaError),
 }
 
-/// Where SVIDs come from. Implemented by the embedded CA, istiod, the SPIFFE Workload API and
-/// files.
+/// Where SVIDs come from. Implemented by the embedded CA, istiod, the SPIFFE Workload API, the
+/// SPIFFE Broker API and files.
 pub trait Source: Send + Sync + 'static {
-    /// `embedded`, `istiod`, `workloadApi`, `files`: as in the mesh file and in `/certs`.
+    /// `embedded`, `istiod`, `workloadApi`, `broker`, `files`: as in the mesh file and in `/certs`.
     fn kind(&self) -> &'static str;
 
     /// What peers' SVIDs are checked against, as the source has it: whole each time.
@@ -112,6 +127,9 @@ pub trait Source: Send + Sync + 'static {
     /// Somebody waits for the SVID of this workload: what was asked for it with less urgency is now
     /// [`Urgency::OnDemand`], if the source lets anybody wait at all.
     fn urge(&self, _uid: &str) {}
+
+    /// The pods that this node carries now, all of them; told before the SVID of one is asked for.
+    fn carries(&self, _pods: &[CarriedAs]) {}
 
     /// The workload has left this node: what was kept for it is not needed any more.
     fn forget(&self, _uid: &str) {}

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 
 pub use follow::Following;
 
-use super::{OutageBudget, Source, SourceError, Urgency, Wanted, rotation::Rotation};
+use super::{CarriedAs, OutageBudget, Source, SourceError, Urgency, Wanted, rotation::Rotation};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::Tasks,
@@ -155,6 +155,11 @@ impl Svids {
                 entry.hurry.notify_one();
             }
         }
+    }
+
+    /// The pods that this node carries now, all of them, for a source that must know.
+    pub fn carries(&self, pods: &[CarriedAs]) {
+        self.source.carries(pods);
     }
 
     /// Begins to hold an SVID for a workload; does nothing if that one is held. Needs a

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::reader::Item;
+use super::reader::{Item, Map};
 use crate::ca::{
     Upstream,
     workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
@@ -27,13 +27,15 @@ pub enum CaConfig {
     Files(crate::ca::FilesConfig),
     /// A SPIFFE Workload API.
     WorkloadApi(crate::ca::workload_api::Endpoint),
+    /// A SPIFFE Broker API (incubating).
+    Broker(crate::ca::broker::BrokerConfig),
     /// istiod, or whoever speaks its CA API.
     Istiod(crate::ca::IstiodConfig),
 }
 
 /// Reads the section `ca`.
 pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
-    const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod"];
+    const SOURCES: &[&str] = &["embedded", "files", "workloadApi", "istiod", "broker"];
     let ca = item.map(SOURCES);
     let mut named = SOURCES.iter().filter_map(|name| Some((*name, ca.get(name)?)));
     let (name, item) = match (named.next(), named.next()) {
@@ -50,6 +52,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
     match name {
         "files" => super::files::read(&item).map(CaConfig::Files),
         "workloadApi" => read_workload_api(&item).map(CaConfig::WorkloadApi),
+        "broker" => super::broker::read(&item).map(CaConfig::Broker),
         "istiod" => super::istiod::read(&item).map(CaConfig::Istiod),
         _ => read_embedded(&item),
     }
@@ -57,15 +60,22 @@ pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
 
 fn read_workload_api(item: &Item<'_>) -> Option<Endpoint> {
     let section = item.map(&["socket"]);
-    let example = "unix:///run/spire/agent.sock";
-    match (section.get("socket"), std::env::var(ENDPOINT_VARIABLE)) {
+    endpoint(&section, "socket", ENDPOINT_VARIABLE, "unix:///run/spire/agent.sock")
+}
+
+/// An endpoint that the file names under `key`, or else the environment.
+pub(super) fn endpoint<T>(section: &Map<'_>, key: &str, variable: &str, example: &str) -> Option<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    match (section.get(key), std::env::var(variable)) {
         (Some(socket), _) => socket.parse(example),
         (None, Ok(text)) => {
-            text.parse().inspect_err(|e| item.fault(format!("{ENDPOINT_VARIABLE}: {e}"))).ok()
+            text.parse().inspect_err(|e| section.of.fault(format!("{variable}: {e}"))).ok()
         }
         (None, Err(_)) => {
-            let how = format!("socket is missing, and {ENDPOINT_VARIABLE} is not set");
-            item.fault(format!("{how}; for example socket: {example}"));
+            let how = format!("{key} is missing, and {variable} is not set");
+            section.of.fault(format!("{how}; for example {key}: {example}"));
             None
         }
     }

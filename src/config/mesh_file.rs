@@ -160,6 +160,9 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let redirects = capture == Some(Capture::Nft);
     check_namespaces(&top, node.as_deref(), &workloads, redirects);
     check_trust_domains(&top, node.as_deref(), &domain, &workloads);
+    if let Some(CaConfig::Broker(broker)) = &ca {
+        check_references(&top, node.as_deref(), broker, &workloads);
+    }
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {
         if !names.insert(policy.key()) {
@@ -244,6 +247,39 @@ fn check_trust_domains(
     }
 }
 
+/// A broker asks for each pod by what its platform knows it by.
+fn check_references(
+    top: &Map<'_>,
+    node: Option<&str>,
+    broker: &crate::ca::broker::BrokerConfig,
+    workloads: &[Workload],
+) {
+    let here = |w: &&Workload| {
+        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
+    };
+    let mut by_uid = HashMap::new();
+    for workload in workloads.iter().filter(here) {
+        let list = || top.get("workloads").unwrap_or(top.of.clone());
+        let pid = workload.netns.as_ref().and_then(NetnsRef::pid);
+        match (&workload.pod_uid, pid) {
+            (Some(uid), _) => {
+                if let Some(other) = by_uid.insert(uid, &workload.uid) {
+                    list().fault(format!("{other} and {} both have uid {uid}", workload.uid));
+                }
+            }
+            (None, Some(_)) if !broker.socket.is_remote() => {}
+            (None, pid) => list().fault(format!(
+                "uid is missing in {}: ca.broker asks for a pod by its UID{}",
+                workload.uid,
+                match pid {
+                    Some(_) => ", as a process ID means nothing over TCP",
+                    None => ", or by a process of it, as in `netns: pid:4711`",
+                }
+            )),
+        }
+    }
+}
+
 type Taken = HashMap<IpAddr, String>;
 
 fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
@@ -274,6 +310,7 @@ fn read_workloads(
     for item in top.list("workloads") {
         let map = item.map(&[
             "name",
+            "uid",
             "namespace",
             "serviceAccount",
             "trustDomain",
@@ -314,6 +351,7 @@ fn read_workloads(
             names: names(&namespace, &name, &labels),
             uid: uid.into(),
             name: name.into(),
+            pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
             namespace: namespace.into(),
             service_account: account.into(),
             id,
@@ -326,6 +364,21 @@ fn read_workloads(
         });
     }
     all
+}
+
+/// A UID as Kubernetes assigns it, in lower case.
+fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
+    let uid = item.text()?;
+    let digits = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<_> = uid.split('-').filter(|part| digits(part)).map(str::len).collect();
+    if lengths == [8, 4, 4, 4, 12] && uid.len() == 36 {
+        return Some(uid.into());
+    }
+    item.fault(format!(
+        "{uid:?} is no UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
+         (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
+    ));
+    None
 }
 
 fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Vec<Service> {

@@ -67,6 +67,21 @@ impl NetnsRef {
     }
 }
 
+impl NetnsRef {
+    /// The process by which it is named, if it is.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Pid(pid) => Some(*pid),
+            Self::Path(path) => {
+                let path = path.to_str()?.strip_prefix("/proc/")?;
+                path.strip_suffix("/ns/net")?.parse().ok()
+            }
+            Self::Name(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for NetnsRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,6 +108,8 @@ pub struct Workload {
     pub uid: Arc<str>,
     /// The pod's name.
     pub name: Arc<str>,
+    /// Its UID in Kubernetes, which no other pod ever has.
+    pub pod_uid: Option<Arc<str>>,
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its service account.

@@ -22,7 +22,33 @@ pub struct Peer {
     pub gid: u32,
     /// Its ID in our process namespace; `None` if it cannot be seen from here.
     pub pid: Option<u32>,
-    process: Option<OwnedFd>,
+    process: Option<Process>,
+}
+
+/// One process, which its ID names for as long as it runs.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process that has this ID now; `None` if none has, as seen from here.
+    #[must_use]
+    pub fn open(pid: u32) -> Option<Self> {
+        // SAFETY: pidfd_open(2) takes two integers and no pointer.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+        Some(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: the pointer is to one pollfd that lives through the call, whose descriptor
+        // `self` keeps open; a timeout of zero does not wait.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        ready == 0
+    }
 }
 
 impl Peer {
@@ -34,9 +60,9 @@ impl Peer {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
         let process = match getsockopt(&socket, sockopt::PeerPidfd) {
-            Ok(process) => Some(process),
+            Ok(process) => Some(Process(process)),
             // Linux before 6.5: the process of that ID as of now.
-            Err(Errno::ENOPROTOOPT) => pid.and_then(open),
+            Err(Errno::ENOPROTOOPT) => pid.and_then(Process::open),
             Err(_) => None,
         };
         Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid, process })
@@ -46,21 +72,8 @@ impl Peer {
     /// read of `/proc/PID` before the answer was read of this process.
     #[must_use]
     pub fn alive(&self) -> bool {
-        let Some(process) = &self.process else { return false };
-        let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: the pointer is to one pollfd that lives through the call, whose descriptor
-        // `process` keeps open; a timeout of zero does not wait.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-        ready == 0
+        self.process.as_ref().is_some_and(Process::alive)
     }
-}
-
-fn open(pid: u32) -> Option<OwnedFd> {
-    // SAFETY: pidfd_open(2) takes two integers and no pointer.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

@@ -2,16 +2,21 @@
 //! where user namespaces are allowed: the process moves into fresh ones first.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod broker;
 mod check;
 #[path = "../support/harness.rs"]
 mod harness;
+mod provider;
 mod served;
 mod server;
+#[path = "../support/svids.rs"]
+#[allow(dead_code, reason = "not all tests need all of it")]
+mod svids;
 mod wrong;
 
 fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(&[server::TESTS, check::TESTS].concat());
+    harness::run(&[server::TESTS, check::TESTS, broker::TESTS].concat());
 }

@@ -17,7 +17,7 @@ mod poll;
 mod relation;
 mod serve;
 mod store;
-mod verifier;
+pub(super) mod verifier;
 
 use std::{
     collections::BTreeMap,

@@ -17,7 +17,7 @@ use super::error::FetchError;
 use crate::identity::{BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, verify_svid};
 
 /// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(in crate::ca) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -61,15 +61,19 @@ pub(super) fn spiffe(
     endpoint_id: &SpiffeId,
     bundle: TrustBundle,
 ) -> Result<Arc<ClientConfig>, FetchError> {
-    let bundles = BundleSet::from_iter([bundle]);
-    let verifier = Endpoint { expected: endpoint_id.clone(), bundles, provider: provider() };
+    let verifier = only(endpoint_id.clone(), BundleSet::from_iter([bundle]));
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     Ok(finished(config))
+}
+
+/// The server that has exactly this SPIFFE ID, by the bundle of its trust domain.
+pub(in crate::ca) fn only(expected: SpiffeId, bundles: BundleSet) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Endpoint { expected, bundles, provider: provider() })
 }
 
 fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {

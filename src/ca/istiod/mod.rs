@@ -325,7 +325,7 @@ fn origin(server: &Server) -> http::Uri {
 }
 
 /// What a status says, with the causes that tonic keeps behind it.
-fn said(status: &Status) -> String {
+pub(super) fn said(status: &Status) -> String {
     let mut text = status.message().chars().take(500).collect::<String>();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause.filter(|_| text.len() < 1000) {

@@ -21,9 +21,9 @@ use crate::{
     rpc::{
         self,
         workload::{
-            JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, ValidateJwtsvidRequest,
-            X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
-            spiffe_workload_api_client::SpiffeWorkloadApiClient,
+            JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse,
+            ValidateJwtsvidRequest, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+            X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
         },
     },
 };
@@ -181,22 +181,7 @@ impl Client {
         let spiffe_id = id.map(ToString::to_string).unwrap_or_default();
         let mut grpc = self.0.clone();
         let request = with_header(JwtsvidRequest { audience: audience.to_vec(), spiffe_id });
-        let answer = in_time(grpc.fetch_jwtsvid(request)).await?;
-        let svids = answer.svids.into_iter().map(|svid| {
-            let of = parse_id(&svid.spiffe_id)?;
-            if svid.svid.is_empty() {
-                return Err(unusable(format!("the token of {of} is empty")));
-            }
-            Ok(HintedToken { id: of, token: svid.svid, hint: svid.hint })
-        });
-        let svids: Vec<_> = svids.collect::<Result<_, ClientError>>()?;
-        match id {
-            _ if svids.is_empty() => Err(unusable("it has no JWT-SVID".into())),
-            Some(id) if svids.iter().any(|svid| svid.id != *id) => {
-                Err(unusable(format!("it has a JWT-SVID of another than {id}")))
-            }
-            _ => Ok(svids),
-        }
+        tokens(in_time(grpc.fetch_jwtsvid(request)).await?, id)
     }
 
     /// Has the server judge a token: whose it is, and its claims.
@@ -273,6 +258,11 @@ impl Updates<JwtBundlesResponse> {
 }
 
 impl<M> Updates<M> {
+    /// A stream that has begun.
+    pub(in crate::ca) fn of(stream: Streaming<M>) -> Self {
+        Self { stream }
+    }
+
     async fn message(&mut self) -> Result<M, ClientError> {
         self.stream.message().await?.ok_or(ClientError::Ended)
     }
@@ -285,11 +275,34 @@ fn with_header<M>(message: M) -> Request<M> {
     request
 }
 
-async fn in_time<M>(
+/// A call that is no stream.
+pub(in crate::ca) async fn in_time<M>(
     call: impl Future<Output = Result<tonic::Response<M>, Status>>,
 ) -> Result<M, ClientError> {
     let answer = tokio::time::timeout(CALL, call).await.map_err(|_| ClientError::Slow(CALL))?;
     Ok(answer?.into_inner())
+}
+
+/// The tokens of an answer: at least one, and of `id` only if that is given.
+pub(in crate::ca) fn tokens(
+    answer: JwtsvidResponse,
+    id: Option<&SpiffeId>,
+) -> Result<Vec<HintedToken>, ClientError> {
+    let svids = answer.svids.into_iter().map(|svid| {
+        let of = parse_id(&svid.spiffe_id)?;
+        if svid.svid.is_empty() {
+            return Err(unusable(format!("the token of {of} is empty")));
+        }
+        Ok(HintedToken { id: of, token: svid.svid, hint: svid.hint })
+    });
+    let svids: Vec<_> = svids.collect::<Result<_, ClientError>>()?;
+    match id {
+        _ if svids.is_empty() => Err(unusable("it has no JWT-SVID".into())),
+        Some(id) if svids.iter().any(|svid| svid.id != *id) => {
+            Err(unusable(format!("it has a JWT-SVID of another than {id}")))
+        }
+        _ => Ok(svids),
+    }
 }
 
 fn x509_context(message: X509svidResponse) -> Result<X509Context, ClientError> {

@@ -8,7 +8,7 @@ pub mod check;
 pub mod client;
 mod endpoint;
 pub mod server;
-mod source;
+pub(in crate::ca) mod source;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use source::WorkloadApi;

@@ -22,9 +22,9 @@ use crate::{
 
 /// The first wait after a failure, doubled up to the longest (Workload Endpoint §6).
 const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(30);
+pub(in crate::ca) const LONGEST: Duration = Duration::from_secs(30);
 /// After an answer that says not to try again.
-const HOPELESS: Duration = Duration::from_secs(60);
+pub(in crate::ca) const HOPELESS: Duration = Duration::from_secs(60);
 
 /// The source.
 pub struct WorkloadApi {
@@ -77,12 +77,15 @@ struct Follower {
 }
 
 /// A stream begins in time, or is tried again: a server must answer, if only with a refusal.
-async fn begun<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+pub(in crate::ca) async fn begun<T>(
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     let begun = tokio::time::timeout(LONGEST, call).await;
     begun.unwrap_or(Err(ClientError::Slow(LONGEST)))
 }
 
-fn waits() -> ExponentialBackoff {
+/// From the first wait to the longest, for ever.
+pub(in crate::ca) fn waits() -> ExponentialBackoff {
     let plan = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST);
     plan.with_factor(2.0).with_jitter().without_max_times().build()
 }
@@ -173,7 +176,8 @@ impl Follower {
     }
 }
 
-fn with_jwt_authorities(mut bundles: BundleSet, sets: &KeySets) -> BundleSet {
+/// The bundles, with these JWT authorities in those that are there.
+pub(in crate::ca) fn with_jwt_authorities(mut bundles: BundleSet, sets: &KeySets) -> BundleSet {
     for (domain, set) in sets {
         let Some(mut bundle) = bundles.get(domain).cloned() else { continue };
         match JwtAuthority::from_jwks(set) {
