@@ -42,7 +42,7 @@ struct Cli {
 enum Command {
     /// Carry the pods of a mesh file until SIGTERM
     #[command(
-        after_help = "Example:\n  adit run -c /etc/adit/mesh.yaml\n\nNeeds CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad edit\nis logged and changes nothing. RUST_LOG sets the log filter."
+        after_help = "Example:\n  adit run -c /etc/adit/mesh.yaml\n\nNeeds CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad edit\nis logged and changes nothing. RUST_LOG sets the log filter.\n\nIncubating, and may change with its specification: ca: { broker: … }, the SPIFFE Broker API."
     )]
     Run {
         /// The mesh file

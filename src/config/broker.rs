@@ -88,6 +88,10 @@ mod tests {
             let faults = read(socket, workloads).unwrap_err();
             assert!(faults.contains(says), "{workloads}: {faults}");
         }
+        let entry = "{ id: /backup, selectors: { uid: 0 } }";
+        let api = format!("]\nworkloadApi: {{ socket: /s, entries: [{entry}] }}\nservices: [");
+        let warned = read(GOOD, &api).unwrap().warnings;
+        assert!(warned[0].to_string().contains("to pods only"), "{warned:?}");
         let other = "{ name: a, addresses: [10.0.0.1], protocol: tcp }";
         assert!(read(GOOD, other).is_ok(), "not carried");
     }

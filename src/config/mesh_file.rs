@@ -162,6 +162,10 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     check_trust_domains(&top, node.as_deref(), &domain, &workloads);
     if let Some(CaConfig::Broker(broker)) = &ca {
         check_references(&top, node.as_deref(), broker, &workloads);
+        let entries = workload_api.as_ref().is_some_and(|api| !api.entries.is_empty());
+        if let Some(item) = top.get("workloadApi").filter(|_| entries) {
+            item.warn("ca.broker gives SVIDs to pods only: these entries get none");
+        }
     }
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {

@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("broker_without_an_svid_of_adits_own_there_is_nothing", no_own_svid),
     ("broker_a_pod_that_is_gone_is_not_asked_for", gone),
     ("broker_a_process_that_has_ended_takes_its_key_along", ended_process),
+    ("broker_over_tcp_processes_mean_nothing", over_tcp),
     ("broker_jwt_svids", jwt),
     ("broker_in_adit_run", in_adit_run),
 ];
@@ -44,10 +45,15 @@ fn block<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn broker(provider: &Provider, provider_name: &str) -> Broker {
-    let at = |name| format!("unix://{}", provider.socket(name).display());
+    let socket = format!("unix://{}", provider.socket("broker.sock").display());
+    broker_at(provider, provider_name, &socket)
+}
+
+fn broker_at(provider: &Provider, provider_name: &str, socket: &str) -> Broker {
+    let agent = format!("unix://{}", provider.socket("agent.sock").display());
     Broker::follow(BrokerConfig {
-        socket: at("broker.sock").parse().unwrap(),
-        workload_api: at("agent.sock").parse().unwrap(),
+        socket: socket.parse().unwrap(),
+        workload_api: agent.parse().unwrap(),
         provider_id: spiffe(provider_name),
     })
 }
@@ -367,6 +373,23 @@ fn ended_process() {
         got.unwrap();
         until(&source, &web, |got| matches!(got, Err(SourceError::Withdrawn { .. }))).await;
         provider.until("its stream is closed", |p| p.open() == 0).await;
+        let jwt = source.fetch_jwt(&web, &["db".into()]).await.unwrap_err();
+        assert!(jwt.to_string().contains("has ended"), "{jwt}");
+    });
+}
+
+fn over_tcp() {
+    block(async {
+        let provider = Provider::start("provider");
+        let source = broker_at(&provider, "provider", &format!("tcp://{}", provider.tcp));
+        let ((web, web_as), (db, mut db_as)) = (pod("web", 1), pod("db", 2));
+        (db_as.pod_uid, db_as.pid) = (None, Some(std::process::id()));
+        source.carries(&[web_as, db_as]);
+        provider.say("shop/web-1", Ok(answer(&[&ROOT.own("web")])));
+        source.fetch(&web, Urgency::OnDemand).await.unwrap();
+        let refused = source.fetch(&db, Urgency::OnDemand).await.unwrap_err();
+        assert!(refused.to_string().contains("write the pod's `uid`"), "{refused}");
+        assert_eq!(provider.open(), 1);
     });
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -25,11 +26,12 @@ use prost::Message;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::either::Either;
 use tonic::{
     Request, Response, Status,
     transport::{Server, server::Connected},
@@ -54,6 +56,8 @@ pub(crate) struct Provider {
     /// By `namespace/name` or `pid N`.
     pods: watch::Sender<HashMap<String, Given>>,
     own: watch::Sender<Given>,
+    /// Where the Broker API is served beside its Unix socket.
+    pub(crate) tcp: SocketAddr,
     events: Arc<Mutex<Vec<Event>>>,
     references: Arc<Mutex<Vec<api::KubernetesObjectReference>>>,
 }
@@ -61,11 +65,15 @@ pub(crate) struct Provider {
 impl Provider {
     /// Serves as the SPIFFE ID of this name, and gives adit the one of `adit`.
     pub(crate) fn start(name: &str) -> Self {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let tcp = TcpListener::from_std(tcp).unwrap();
         let own = watch::Sender::new(Ok(answer(&[&ROOT.own("adit")])));
         let provider = Self {
             dir: Arc::new(tempfile::tempdir().unwrap()),
             pods: watch::Sender::default(),
             own,
+            tcp: tcp.local_addr().unwrap(),
             events: Arc::default(),
             references: Arc::default(),
         };
@@ -78,7 +86,12 @@ impl Provider {
         let tls = Arc::new(ROOT.rustls_server(name, TLS13_AES_128_GCM_SHA256));
         let (send, incoming) = mpsc::channel::<io::Result<Io>>(16);
         tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
+            loop {
+                let socket = tokio::select! {
+                    Ok((socket, _)) = listener.accept() => Either::Left(socket),
+                    Ok((socket, _)) = tcp.accept() => Either::Right(socket),
+                    else => break,
+                };
                 let (tls, send) = (TlsAcceptor::from(Arc::clone(&tls)), send.clone());
                 tokio::spawn(async move {
                     if let Ok(tls) = tls.accept(socket).await {
@@ -321,7 +334,7 @@ impl SpiffeWorkloadApi for Provider {
 #[derive(Clone)]
 struct Shown(String);
 
-struct Io(TlsStream<UnixStream>);
+struct Io(TlsStream<Either<UnixStream, TcpStream>>);
 
 impl Connected for Io {
     type ConnectInfo = Shown;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future;
 use pki_types::UnixTime;
 use tokio::{
     sync::{Notify, watch},
@@ -56,14 +57,14 @@ enum NotTaken {
 }
 
 impl Follower {
-    /// SVIDs, until the task is cut or the pod's process has ended.
-    pub(super) async fn x509(self) {
+    /// All of them, until the task is cut or the pod's process has ended.
+    pub(super) async fn run(self) {
         let reference = Arc::clone(&self.reference);
         let (answers, pushed) = (Arc::clone(&self.answers), Arc::clone(&self.pushed));
         let uid = Arc::clone(&self.wanted.uid);
         let pid = tokio::select! {
             pid = ended(&reference) => pid,
-            () = self.keep_x509() => return,
+            ((), ()) = future::join(self.clone().jwt_bundles(), self.x509()) => return,
         };
         // What has its ID next is another's (Broker API §4.9).
         answers.withdraw(&uid);
@@ -72,7 +73,8 @@ impl Follower {
         pushed.tell(Meaning::Withdrawn, why);
     }
 
-    async fn keep_x509(mut self) {
+    /// SVIDs with their bundles.
+    async fn x509(mut self) {
         let mut waits_left = waits();
         let mut had = false;
         loop {
@@ -211,7 +213,7 @@ impl Follower {
     }
 
     /// JWT authorities are an extra: without them X.509 goes on.
-    pub(super) async fn jwt_bundles(mut self) {
+    async fn jwt_bundles(mut self) {
         let mut waits_left = waits();
         loop {
             let line = self.quiet_line().await;

@@ -131,8 +131,7 @@ impl Broker {
             answers: Arc::clone(&self.answers),
             slot,
         };
-        tasks.spawn(follower.clone().jwt_bundles());
-        tasks.spawn(follower.x509());
+        tasks.spawn(follower.run());
         let pod = Followed {
             wanted: wanted.clone(),
             reference: Arc::clone(&reference),
@@ -153,6 +152,9 @@ impl Broker {
 
     async fn jwt(&self, wanted: &Wanted, audiences: &[String]) -> Result<String, SourceError> {
         let (pushed, reference, slot) = self.pod(wanted)?;
+        if let Some(pid) = reference.ended() {
+            return Err(self.refused(wanted, format!("process {pid} has ended")));
+        }
         let own = self.own.borrow().clone();
         let own = own.unwrap_or_else(|| Err("adit has no SVID of its own yet".into()));
         let line = own.map_err(|why| pushed.error(wanted, &(Meaning::Later, why)))?;
