@@ -21,6 +21,7 @@ use super::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("broker_each_pod_has_a_key_of_its_own", each_pod_has_a_key_of_its_own),
+    ("broker_more_pods_than_a_connection_has_streams", many_pods),
     ("broker_no_two_pods_have_one_key", no_two_pods_have_one_key),
     ("broker_another_than_the_provider_is_not_asked", another_provider),
     ("broker_somebody_elses_svid_is_not_used", somebody_elses_svid),
@@ -126,6 +127,25 @@ fn each_pod_has_a_key_of_its_own() {
         let domain = "td".parse().unwrap();
         assert_eq!(source.bundles().borrow().get(&domain).unwrap().authorities.len(), 1);
         assert_eq!(provider.open(), 3, "one stream for each pod");
+    });
+}
+
+fn many_pods() {
+    block(async {
+        let provider = Provider::start("provider");
+        let source = broker(&provider, "provider");
+        let pods: Vec<_> = (0..120).map(|n| pod("web", n)).collect();
+        source.carries(&pods.iter().map(|(_, carried)| carried.clone()).collect::<Vec<_>>());
+        for n in 0..120 {
+            provider.say(&format!("shop/web-{n}"), Ok(answer(&[&ROOT.own("web")])));
+        }
+        let all = pods.iter().map(|(wanted, _)| source.fetch(wanted, Urgency::OnDemand));
+        for got in futures_util::future::join_all(all).await {
+            got.unwrap();
+        }
+        assert_eq!(provider.open(), 120);
+        pods.iter().for_each(|(wanted, _)| source.forget(&wanted.uid));
+        provider.until("all streams are closed", |p| p.open() == 0).await;
     });
 }
 

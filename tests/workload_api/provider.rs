@@ -102,7 +102,9 @@ impl Provider {
         });
         let broker = ApiServer::new(provider.clone());
         let incoming = ReceiverStream::new(incoming);
-        tokio::spawn(Server::builder().add_service(broker).serve_with_incoming(incoming));
+        // As few streams in a connection as a server may allow.
+        let mut server = Server::builder().max_concurrent_streams(100);
+        tokio::spawn(server.add_service(broker).serve_with_incoming(incoming));
         provider
     }
 
@@ -225,7 +227,8 @@ impl Api for Provider {
                 let new = last.as_ref() != given.as_ref().ok();
                 let ends = given.is_err();
                 last = given.as_ref().ok().cloned();
-                if (new || ends) && send.send(given).await.is_err() || ends {
+                let unheard = (new || ends) && send.send(given).await.is_err();
+                if unheard || ends {
                     break;
                 }
                 tokio::select! {
