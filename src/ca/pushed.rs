@@ -151,7 +151,7 @@ impl Pushed {
     /// The first SVID of the set, for a process that is one workload and needs no other.
     pub(super) fn first(&self) -> Result<X509Svid, SourceError> {
         let state = Arc::clone(&self.state.borrow());
-        let why = || state.error.clone().unwrap_or_else(|| "nothing came yet".into());
+        let why = || state.error.as_ref().map_or("nothing came yet", |(_, why)| why).to_owned();
         state.svids.first().map(copy).ok_or_else(|| self.unavailable(why()))
     }
 
