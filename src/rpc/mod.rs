@@ -4,8 +4,10 @@
 //! tests against the bytes of other implementations. Not here: what a call means
 //! ([`crate::ca`]).
 
+mod authority;
 mod unix;
 
+pub use authority::AnyAuthority;
 pub use unix::{connect, listen};
 
 /// The description of the Workload API, for reflection.

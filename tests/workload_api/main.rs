@@ -12,11 +12,12 @@ mod server;
 #[path = "../support/svids.rs"]
 #[allow(dead_code, reason = "not all tests need all of it")]
 mod svids;
+mod wire;
 mod wrong;
 
 fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(&[server::TESTS, check::TESTS, broker::TESTS].concat());
+    harness::run(&[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS].concat());
 }

@@ -11,7 +11,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{Shared, attest::Caller, limits::Place};
-use crate::lifecycle::Tasks;
+use crate::{lifecycle::Tasks, rpc::AnyAuthority};
 
 /// The header, with the value `true`, once (Workload Endpoint §3).
 const HEADER: &str = "workload.spiffe.io";
@@ -63,7 +63,7 @@ impl Conn {
             }
         });
         // A client that goes away in the middle concerns nobody.
-        let _ = http.serve_connection(TokioIo::new(socket), answer).await;
+        let _ = http.serve_connection(TokioIo::new(AnyAuthority::new(socket)), answer).await;
     }
 }
 
