@@ -8,7 +8,7 @@ mod authority;
 mod unix;
 
 pub use authority::AnyAuthority;
-pub use unix::{connect, listen};
+pub use unix::{Listener, connect, listen};
 
 /// The description of the Workload API, for reflection.
 pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.bin"));

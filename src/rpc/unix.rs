@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,12 +28,21 @@ pub fn connect(path: &Path) -> Channel {
     }))
 }
 
+/// A Unix socket that we made. Dropping it takes its file away, unless another is there by now.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file.
+    file: (u64, u64),
+}
+
 /// Listens on a Unix socket that `mode` lets others use; a socket that nobody serves any more
 /// is replaced.
 ///
 /// # Errors
 /// Names the path: something else is there, somebody serves it, or it cannot be made.
-pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
     let say = |e: io::Error, what: &str| {
         io::Error::new(e.kind(), format!("socket {}: {what}: {e}", path.display()))
     };
@@ -51,8 +60,29 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
         }
         std::fs::remove_file(path).map_err(|e| say(e, "a stale one cannot be removed"))?;
     }
-    let listener = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
+    let socket = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
+    let made = std::fs::symlink_metadata(path).map_err(|e| say(e, "it is gone at once"))?;
+    let listener = Listener { socket, path: path.into(), file: (made.dev(), made.ino()) };
     let mode = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
     Ok(listener)
+}
+
+impl Listener {
+    /// The next connection. Cancel safe.
+    ///
+    /// # Errors
+    /// The kernel's; the next one may succeed.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().await.map(|(socket, _)| socket)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let there = std::fs::symlink_metadata(&self.path);
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }

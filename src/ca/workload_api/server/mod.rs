@@ -15,7 +15,7 @@ mod service;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use tokio::{net::UnixListener, sync::watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 
 pub use self::entitled::{
@@ -45,7 +45,7 @@ struct Shared {
 pub struct WorkloadApi {
     shared: Arc<Shared>,
     routes: Routes,
-    listener: UnixListener,
+    listener: rpc::Listener,
 }
 
 /// Tells a running server what is registered.
@@ -85,11 +85,12 @@ impl WorkloadApi {
         Registrar(Arc::clone(&self.shared))
     }
 
-    /// Serves until cut, each connection in a task of its own among `tasks`.
+    /// Serves until cut, each connection in a task of its own among `tasks`; the socket goes with
+    /// it.
     pub async fn serve(self, tasks: Tasks) {
         loop {
             let socket = match self.listener.accept().await {
-                Ok((socket, _)) => socket,
+                Ok(socket) => socket,
                 Err(error) => {
                     tracing::warn!(target: "workload_api", %error, "no connection accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
