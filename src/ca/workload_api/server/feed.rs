@@ -2,7 +2,7 @@
 //! of what the caller may have, of an SVID or of a bundle, and none if nothing changed for it.
 //! It runs as it is read: a client that goes away takes all of it along.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{
     Stream,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     ca::{Following, SourceError},
-    identity::{BundleSet, TrustDomain, X509Svid},
+    identity::{BundleSet, SpiffeId, TrustDomain, X509Svid},
 };
 
 /// How long a call waits for what is still being fetched.
@@ -52,6 +52,7 @@ pub(super) struct Watcher {
     caller: Arc<Caller>,
     registered: watch::Receiver<Option<Arc<Registrations>>>,
     bundles: watch::Receiver<Arc<BundleSet>>,
+    banned: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
     followed: Vec<(Entitlement, Option<Following>)>,
     _place: Arc<Place>,
 }
@@ -61,6 +62,7 @@ impl Watcher {
         Self {
             registered: shared.registered.subscribe(),
             bundles: shared.svids.follow_bundles(),
+            banned: shared.svids.watch_banned(),
             shared: Arc::clone(shared),
             caller,
             followed: Vec::new(),
@@ -68,12 +70,21 @@ impl Watcher {
         }
     }
 
-    /// What the caller is entitled to.
+    /// What the caller is entitled to, less what is banned: the last good SVID of before a ban is
+    /// held until it ends, and is given to nobody.
     pub(super) fn entitled(&mut self) -> Result<Vec<Entitlement>, Status> {
         let registered = self.registered.borrow_and_update().clone();
         let registered = registered.ok_or_else(|| Status::unavailable("adit is starting"))?;
         let facts = self.caller.facts().map_err(|e| Status::unavailable(e.to_string()))?;
-        let all = entitled(&registered, &facts);
+        let mut all = entitled(&registered, &facts);
+        if let Some(banned) = &mut self.banned {
+            let banned = banned.borrow_and_update();
+            let before = all.len();
+            all.retain(|given| !banned.contains(&given.id));
+            if all.is_empty() && before > 0 {
+                return Err(Status::permission_denied("the identities of this process are banned"));
+            }
+        }
         if all.is_empty() {
             tracing::debug!(target: "workload_api", ?facts, "caller without identity");
             return Err(Status::permission_denied(
@@ -139,11 +150,20 @@ impl Watcher {
                 select_all(any).await;
             }
         };
+        let banned = async {
+            if let Some(banned) = &mut self.banned
+                && banned.changed().await.is_ok()
+            {
+                return;
+            }
+            pending().await
+        };
         tokio::select! {
             // The server has ended, or the source: nothing more will come.
             told = self.registered.changed() => if told.is_err() { pending().await },
             Ok(()) = self.bundles.changed() => {}
             () = svid => {}
+            () = banned => {}
         }
     }
 }
