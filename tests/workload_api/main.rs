@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod broker;
+mod changes;
 mod check;
 #[path = "../support/harness.rs"]
 mod harness;
@@ -16,8 +17,9 @@ mod wire;
 mod wrong;
 
 fn main() {
+    wire::connect_if_asked();
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(&[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS].concat());
+    harness::run(&[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS].concat());
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{sys::signal::Signal, unistd::Pid};
 use tonic::{Request, transport::Channel};
 
 pub(crate) struct Served {
@@ -15,21 +16,27 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// With these entries, one a line.
+    /// With these entries, one a line; further sections of the mesh file may follow.
     pub(crate) fn start(entries: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write(&dir, entries);
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(["run", "-c"])
-            .arg(dir.path().join("mesh.yaml"))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let adit = run(&dir);
         let served = Self { dir, adit };
         served.wait("Workload API served");
         served
+    }
+
+    /// Ends it as a service manager does, or as a crash does.
+    pub(crate) fn end(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(self.adit.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+        self.adit.wait().unwrap();
+    }
+
+    /// Starts it again.
+    pub(crate) fn again(&mut self) {
+        self.adit = run(&self.dir);
+        self.wait("Workload API served");
     }
 
     /// Replaces the entries and waits until they are in force.
@@ -41,6 +48,14 @@ impl Served {
             assert!(start.elapsed() < Duration::from_secs(10), "{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Runs adit with these words, on its CA.
+    pub(crate) fn ca(&self, words: &[&str]) {
+        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+        adit.arg("ca").arg(words[0]).arg("--dir").arg(self.dir.path().join("ca"));
+        let done = adit.args(&words[1..]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -74,6 +89,17 @@ impl Drop for Served {
         let _ = self.adit.kill();
         let _ = self.adit.wait();
     }
+}
+
+fn run(dir: &tempfile::TempDir) -> Child {
+    let log = fs::File::create(dir.path().join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["run", "-c"])
+        .arg(dir.path().join("mesh.yaml"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 fn write(dir: &tempfile::TempDir, entries: &str) {

@@ -6,31 +6,33 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
 use super::{harness::Test, served::Served};
 
-pub(crate) const TESTS: &[Test] = &[(
-    "grpcs_c_library_names_the_socket_by_its_path",
-    grpcs_c_library_names_the_socket_by_its_path,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    ("grpcs_c_library_names_the_socket_by_its_path", grpcs_c_library_names_the_socket_by_its_path),
+    ("who_is_gone_since_it_connected_gets_nothing", who_is_gone_since_it_connected_gets_nothing),
+];
+
+const CONNECT: &str = "ADIT_TEST_CONNECT";
 
 /// What grpcio 1.85 sends for a call on `unix:/tmp/a.sock`, without the security header.
 const CALL: &[u8] =
     b"@\x05:path\x20/SpiffeWorkloadAPI/FetchX509SVID@\x0a:authority\x0ctmp%2Fa.sock\
     \x83\x86@\x0ccontent-type\x10application/grpc@\x02te\x08trailers";
 
-/// The kind of the first frame on a stream, and its payload.
-fn answer(served: &Served, block: &[u8]) -> (u8, Vec<u8>) {
-    let mut socket = UnixStream::connect(served.socket()).unwrap();
+const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The kind of the first frame on a stream, and its payload, after a call with these fields.
+fn answer(socket: &mut UnixStream, block: &[u8]) -> (u8, Vec<u8>) {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let frame = |kind, flags, stream, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    let start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let message = frame(0, 1, 1, &[0; 5]);
-    socket
-        .write_all(&[start, frame(4, 0, 0, &[]), frame(1, 4, 1, block), message].concat())
-        .unwrap();
+    let (settings, call) = (frame(4, 0, 0, &[]), frame(1, 4, 1, block));
+    socket.write_all(&[START, &settings, &call, &frame(0, 1, 1, &[0; 5])].concat()).unwrap();
     loop {
         let mut head = [0; 9];
         socket.read_exact(&mut head).unwrap();
@@ -44,8 +46,35 @@ fn answer(served: &Served, block: &[u8]) -> (u8, Vec<u8>) {
 
 fn grpcs_c_library_names_the_socket_by_its_path() {
     let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
-    let (kind, fields) = answer(&served, CALL);
+    let mut socket = UnixStream::connect(served.socket()).unwrap();
+    let (kind, fields) = answer(&mut socket, CALL);
     assert_eq!(kind, 1, "HEADERS, not RST_STREAM: {fields:?}");
     // :status 200, as every answer of gRPC.
     assert_eq!(fields[0], 0x88);
+}
+
+/// Its ID may be another's by now, and whoever inherited the connection is not who made it.
+fn who_is_gone_since_it_connected_gets_nothing() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    let ours = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let connected = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(CONNECT, served.socket())
+        .stdin(ours.try_clone().unwrap())
+        .status();
+    assert!(connected.unwrap().success());
+    let call = [CALL, b"@\x12workload.spiffe.io\x04true"].concat();
+    let (kind, fields) = answer(&mut UnixStream::from(ours), &call);
+    // The status and its text are plain or Huffman coded: code 14, Unavailable.
+    assert_eq!((kind, fields[0]), (1, 0x88));
+    let holds = |text: &[u8]| fields.windows(text.len()).any(|part| part == text);
+    assert!(holds(&[0x82, 0x0b, 0x5f]) || holds(b"\x0214"), "{fields:x?}");
+}
+
+/// In a process of its own: connects its standard input, and ends.
+pub(crate) fn connect_if_asked() {
+    if let Some(path) = std::env::var_os(CONNECT) {
+        let address = UnixAddr::new(std::path::Path::new(&path)).unwrap();
+        connect(std::os::fd::AsRawFd::as_raw_fd(&std::io::stdin()), &address).unwrap();
+        std::process::exit(0);
+    }
 }
