@@ -19,6 +19,7 @@ step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
+step scripts/interop/workload_api.sh --quick target/release/adit
 step scripts/bench.sh --quick --out target/bench-quick
 step scripts/instructions.sh
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
