@@ -1,6 +1,8 @@
 //! The standards' own words as tables.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "../support/corpus.rs"]
+mod corpus;
 mod h2_oracle;
 mod jwt_svid;
 mod lint;
@@ -13,6 +15,8 @@ mod records;
 mod records_end;
 mod revocation;
 mod spiffe_id;
+#[path = "../support/spiffe_ids.rs"]
+mod spiffe_ids;
 #[path = "../support/svids.rs"]
 mod svids;
 mod x509_svid;

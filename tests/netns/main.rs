@@ -4,6 +4,8 @@
 
 mod authorities;
 mod ca_server;
+#[path = "../support/corpus.rs"]
+mod corpus;
 #[path = "../support/forge.rs"]
 mod forge;
 #[path = "../support/harness.rs"]
@@ -16,7 +18,10 @@ mod refusals;
 mod revocation;
 mod short_way;
 mod shortage;
+#[path = "../support/spiffe_ids.rs"]
+mod spiffe_ids;
 mod stalls;
+mod svid_corpus;
 mod workers;
 
 fn main() {
@@ -32,6 +37,7 @@ fn main() {
         workers::TESTS,
         shortage::TESTS,
         revocation::TESTS,
+        svid_corpus::TESTS,
     ];
     harness::run(&all.concat());
 }

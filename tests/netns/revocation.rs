@@ -219,7 +219,7 @@ impl Running {
         }
     }
 
-    fn guest(&self) -> (TcpStream, crate::forge::Forged) {
+    fn guest(&self) -> (TcpStream, crate::corpus::Forged) {
         (uncaptured(&self.lab, "10.77.0.2:15008"), forge_by(&self.guest, &[GUEST], |_| ()))
     }
 }

@@ -12,16 +12,12 @@ use rcgen::{
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs::sign::any_supported_type,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use time::OffsetDateTime;
 
-use crate::lab::Lab;
-
-/// A certificate for `uris`, from the root in the lab's CA folder or from a root of its own.
-pub(crate) struct Forged {
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
-}
+use crate::{corpus::Forged, lab::Lab};
 
 /// The root of the lab's CA folder, as an issuer.
 pub(crate) fn issuer(lab: &Lab) -> Issuer<'static, KeyPair> {
@@ -31,6 +27,7 @@ pub(crate) fn issuer(lab: &Lab) -> Issuer<'static, KeyPair> {
     Issuer::from_ca_cert_pem(&root, root_key).expect("issuer")
 }
 
+/// A certificate for `uris` from the root in the lab's CA folder.
 pub(crate) fn forge(
     lab: &Lab,
     uris: &[&str],
@@ -94,22 +91,28 @@ impl ServerCertVerifier for TrustAnybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+/// Shown whatever the other end asks for, and whether the key goes with it or not.
+pub(crate) fn shows(forged: Forged) -> Arc<SingleCertAndKey> {
+    let key = any_supported_type(&forged.key).expect("a usable key");
+    Arc::new(CertifiedKey::new(forged.chain, key).into())
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         tokio::time::timeout(Duration::from_secs(10), work).await.expect("within ten seconds")
     })
 }
 
-async fn handshake(
+pub(crate) async fn handshake(
     socket: TcpStream,
     forged: Forged,
 ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
@@ -118,8 +121,7 @@ async fn handshake(
         .expect("TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustAnybody))
-        .with_client_auth_cert(forged.chain, forged.key)
-        .expect("a usable certificate");
+        .with_client_cert_resolver(shows(forged));
     config.alpn_protocols = vec![b"h2".to_vec()];
     socket.set_nonblocking(true).expect("non-blocking");
     let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
@@ -245,8 +247,7 @@ pub(crate) fn answer_one(listener: std::net::TcpListener, forged: Forged) {
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .expect("TLS 1.3")
                 .with_no_client_auth()
-                .with_single_cert(forged.chain, forged.key)
-                .expect("a usable certificate");
+                .with_cert_resolver(shows(forged));
             config.alpn_protocols = vec![b"h2".to_vec()];
             socket.set_nonblocking(true).expect("non-blocking");
             let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
