@@ -18,7 +18,11 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
-use crate::lint;
+use crate::{
+    jwt_corpus::{AUDIENCE, CLAIMS, HEADER, KEY_ID, NOW, bad_claims, bad_headers, claims_of},
+    lint,
+    spiffe_ids::{every_bad_byte, ids},
+};
 
 enum Key {
     Ec(EcdsaKeyPair),
@@ -81,7 +85,7 @@ static BUNDLES: LazyLock<BundleSet> = LazyLock::new(|| {
     };
     let weak = PublicKey::Rsa { n: vec![0xff; 128], e: vec![1, 0, 1] }.to_spki();
     let own = vec![
-        P256.authority("p256"),
+        P256.authority(KEY_ID),
         P384.authority("p384"),
         P521.authority("p521"),
         RSA.authority("rsa"),
@@ -91,14 +95,10 @@ static BUNDLES: LazyLock<BundleSet> = LazyLock::new(|| {
     [bundle("td", own), bundle("other", other)].into_iter().collect()
 });
 
-const NOW: u64 = 1_700_000_000;
-const HEADER: &str = r#"{"alg":"ES256","kid":"p256"}"#;
-const CLAIMS: &str = r#"{"sub":"spiffe://td/a","aud":"db","exp":1700000060}"#;
-
 fn judge(token: &str) -> Result<JwtSvid, JwtError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-    let verdict = validate_jwt_svid(token, "db", &BUNDLES, now);
-    lint::agrees_on_token(token, "db", &BUNDLES, now, &verdict);
+    let verdict = validate_jwt_svid(token, AUDIENCE, &BUNDLES, now);
+    lint::agrees_on_token(token, AUDIENCE, &BUNDLES, now, &verdict);
     verdict
 }
 
@@ -144,49 +144,7 @@ fn what_the_spec_leaves_open_is_accepted() {
 
 #[test]
 fn a_header_that_breaks_a_rule_is_refused_with_that_rule() {
-    type Expected = fn(&JwtError) -> bool;
-    let alg: Expected = |e| matches!(e, JwtError::Algorithm(_));
-    let typ: Expected = |e| matches!(e, JwtError::Type(_));
-    let member: Expected = |e| matches!(e, JwtError::HeaderMember(_));
-    let twice: Expected = |e| matches!(e, JwtError::DuplicateMember { .. });
-    let no_key_id: Expected = |e| *e == JwtError::NoKeyId;
-    let json: Expected = |e| matches!(e, JwtError::Json { .. });
-    let cases: [(&str, Expected); 31] = [
-        (r#"{"alg":"none","kid":"p256"}"#, alg),
-        (r#"{"alg":"None","kid":"p256"}"#, alg),
-        (r#"{"alg":"HS256","kid":"p256"}"#, alg),
-        (r#"{"alg":"EdDSA","kid":"p256"}"#, alg),
-        (r#"{"alg":"ES256K","kid":"p256"}"#, alg),
-        (r#"{"alg":"es256","kid":"p256"}"#, alg),
-        (r#"{"alg":["ES256"],"kid":"p256"}"#, alg),
-        (r#"{"kid":"p256"}"#, alg),
-        (r#"{"alg":"ES256","kid":"p256","typ":"wit+jwt"}"#, typ),
-        (r#"{"alg":"ES256","kid":"p256","typ":"jwt"}"#, typ),
-        (r#"{"alg":"ES256","kid":"p256","typ":""}"#, typ),
-        (r#"{"alg":"ES256","kid":"p256","typ":null}"#, typ),
-        (r#"{"alg":"ES256","kid":"p256","jku":"https://evil"}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","jwk":{}}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","x5u":"https://evil"}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","x5c":[]}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","x5t":""}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","crit":["exp"]}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","cty":"JWT"}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","b64":false}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","zip":"DEF"}"#, member),
-        (r#"{"alg":"ES256","kid":"p256","private":1}"#, member),
-        (r#"{"alg":"ES256","alg":"ES256","kid":"p256"}"#, twice),
-        (r#"{"alg":"ES256","kid":"p256","\u006bid":"theirs"}"#, twice),
-        (r#"{"alg":"ES256"}"#, no_key_id),
-        (r#"{"alg":"ES256","kid":""}"#, no_key_id),
-        (r#"{"alg":"ES256","kid":7}"#, no_key_id),
-        (r#"["ES256"]"#, json),
-        ("", json),
-        ("{", json),
-        (r#"{"alg":"ES256","kid":"weak"}"#, |e| {
-            matches!(e, JwtError::KeyMismatch { .. } | JwtError::BadKey { .. })
-        }),
-    ];
-    for (header, expected) in cases {
+    for (header, expected) in bad_headers() {
         let error = with(header, CLAIMS).expect_err(header);
         assert!(expected(&error), "{header}: {error:?}");
     }
@@ -196,54 +154,24 @@ fn a_header_that_breaks_a_rule_is_refused_with_that_rule() {
 
 #[test]
 fn claims_that_break_a_rule_are_refused_with_that_rule() {
-    type Expected = fn(&JwtError) -> bool;
-    let missing: Expected = |e| matches!(e, JwtError::NoClaim(_));
-    let kind: Expected = |e| matches!(e, JwtError::ClaimType(..));
-    let empty: Expected = |e| *e == JwtError::EmptyAudience;
-    let not_id: Expected = |e| matches!(e, JwtError::NotSpiffeId(_));
-    let expired: Expected = |e| matches!(e, JwtError::Expired { .. });
-    let audience: Expected = |e| matches!(e, JwtError::Audience { .. });
-    let twice: Expected = |e| matches!(e, JwtError::DuplicateMember { .. });
-    let cases: [(&str, Expected); 29] = [
-        (r#""aud":"db","exp":1700000060"#, missing),
-        (r#""sub":"spiffe://td/a","exp":1700000060"#, missing),
-        (r#""sub":"spiffe://td/a","aud":"db""#, missing),
-        (r#""sub":7,"aud":"db","exp":1700000060"#, kind),
-        (r#""sub":"","aud":"db","exp":1700000060"#, not_id),
-        (r#""sub":"web","aud":"db","exp":1700000060"#, not_id),
-        (r#""sub":"https://td/a","aud":"db","exp":1700000060"#, not_id),
-        (r#""sub":"spiffe://td/a/","aud":"db","exp":1700000060"#, not_id),
-        (r#""sub":"spiffe://td","aud":"db","exp":1700000060"#, |e| {
-            matches!(e, JwtError::NoPath(_))
-        }),
-        (r#""sub":"spiffe://td/a","aud":[],"exp":1700000060"#, empty),
-        (r#""sub":"spiffe://td/a","aud":"","exp":1700000060"#, empty),
-        (r#""sub":"spiffe://td/a","aud":["db",""],"exp":1700000060"#, empty),
-        (r#""sub":"spiffe://td/a","aud":["db",7],"exp":1700000060"#, kind),
-        (r#""sub":"spiffe://td/a","aud":null,"exp":1700000060"#, kind),
-        (r#""sub":"spiffe://td/a","aud":{"db":1},"exp":1700000060"#, kind),
-        (r#""sub":"spiffe://td/a","aud":"web","exp":1700000060"#, audience),
-        (r#""sub":"spiffe://td/a","aud":["DB","db "],"exp":1700000060"#, audience),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1699999999"#, expired),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000000"#, expired),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":-1"#, expired),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":"1700000060""#, kind),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060.5"#, kind),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":null"#, kind),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060,"nbf":"0""#, kind),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060,"iat":"0""#, kind),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060,"nbf":1700000001"#, |e| {
-            matches!(e, JwtError::NotYetValid { in_seconds: 1, .. })
-        }),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060,"exp":1"#, twice),
-        (r#""sub":"spiffe://td/a","aud":"db","exp":1700000060,"x":{"y":1,"y":2}"#, twice),
-        (r#""sub":"spiffe://third/a","aud":"db","exp":1700000060"#, |e| {
-            matches!(e, JwtError::UnknownTrustDomain(_))
-        }),
-    ];
-    for (claims, expected) in cases {
-        let error = with(HEADER, &format!("{{{claims}}}")).expect_err(claims);
+    for (claims, expected) in bad_claims() {
+        let error = with(HEADER, &claims).expect_err(&claims);
         assert!(expected(&error), "{claims}: {error:?}");
+    }
+}
+
+#[test]
+fn a_subject_is_any_spiffe_id_with_a_path_and_nothing_else() {
+    let bytes = every_bad_byte().into_iter().map(|id| (id, false));
+    for (id, valid) in ids().into_iter().chain(bytes) {
+        let Ok(subject) = std::str::from_utf8(&id) else { continue }; // no JSON either
+        let error = with(HEADER, &claims_of(subject)).map(|svid| svid.id.to_string());
+        match (error, valid) {
+            (Ok(id), true) => assert_eq!(id, subject),
+            (Err(JwtError::NoPath(_) | JwtError::UnknownTrustDomain(_)), true) => {}
+            (Err(JwtError::NotSpiffeId(_)), false) => {}
+            (verdict, _) => panic!("{subject:?}: {verdict:?}"),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 #[path = "../support/corpus.rs"]
 mod corpus;
 mod h2_oracle;
+#[path = "../support/jwt_corpus.rs"]
+mod jwt_corpus;
 mod jwt_svid;
 mod lint;
 mod openssl;

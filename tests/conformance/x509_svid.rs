@@ -12,8 +12,10 @@ use proptest::prelude::*;
 use rcgen::{CertificateParams, PKCS_ECDSA_P256_SHA256};
 use time::OffsetDateTime;
 
-use crate::lint;
-use crate::corpus::{self, OWN, World};
+use crate::{
+    corpus::{self, OWN, World},
+    lint,
+};
 pub(crate) use crate::corpus::{Ca, bundle, ca_params, intermediate, now, root};
 
 pub(crate) const ID: &str = "spiffe://td/ns/shop/sa/web";
@@ -43,7 +45,8 @@ fn the_whole_corpus_is_judged_each_with_its_own_rule() {
         assert!(fixtures.len() > 400, "{}", fixtures.len());
         for fixture in fixtures.iter().filter(|f| !f.by_handshake_only) {
             let name = &fixture.name;
-            let judged = verify_svid(&fixture.shown.chain, &bundles, UnixTime::now(), purpose);
+            let now = UnixTime::now();
+            let judged = verify_svid(&fixture.shown.chain, &bundles, now, purpose);
             let judged = judged.map(|id| id.to_string());
             let Some((reason, why)) = fixture.refused else {
                 assert_eq!(judged, Ok(fixture.id.clone()), "{name}");

@@ -7,9 +7,15 @@ mod changes;
 mod check;
 #[path = "../support/harness.rs"]
 mod harness;
+#[path = "../support/jwt_corpus.rs"]
+mod jwt_corpus;
+mod jwt_live;
 mod provider;
 mod served;
 mod server;
+#[path = "../support/spiffe_ids.rs"]
+#[allow(dead_code, reason = "the others use the rest")]
+mod spiffe_ids;
 #[path = "../support/svids.rs"]
 #[allow(dead_code, reason = "not all tests need all of it")]
 mod svids;
@@ -21,7 +27,5 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(
-        &[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS].concat(),
-    );
+    harness::run(&[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS, jwt_live::TESTS].concat());
 }

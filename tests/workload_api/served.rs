@@ -58,8 +58,12 @@ impl Served {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("agent.sock")
+        self.file("agent.sock")
     }
 
     pub(crate) fn channel(&self) -> Channel {
