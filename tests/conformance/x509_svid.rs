@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use rcgen::{CertificateParams, PKCS_ECDSA_P256_SHA256};
 use time::OffsetDateTime;
 
+pub(crate) use crate::corpus::{Ca, bundle, ca_params, intermediate, now, root};
 use crate::{
     corpus::{self, OWN, World},
     lint,
 };
-pub(crate) use crate::corpus::{Ca, bundle, ca_params, intermediate, now, root};
 
 pub(crate) const ID: &str = "spiffe://td/ns/shop/sa/web";
 
@@ -46,7 +46,10 @@ fn the_whole_corpus_is_judged_each_with_its_own_rule() {
         for fixture in fixtures.iter().filter(|f| !f.by_handshake_only) {
             let name = &fixture.name;
             let now = UnixTime::now();
-            let judged = verify_svid(&fixture.shown.chain, &bundles, now, purpose);
+            let verdict = |purpose| verify_svid(&fixture.shown.chain, &bundles, now, purpose);
+            let both = verdict(Purpose::Client).and_then(|_| verdict(Purpose::Server));
+            lint::agrees_on_chain(&fixture.shown.chain, &bundles, now, &both);
+            let judged = verdict(purpose);
             let judged = judged.map(|id| id.to_string());
             let Some((reason, why)) = fixture.refused else {
                 assert_eq!(judged, Ok(fixture.id.clone()), "{name}");

@@ -27,5 +27,8 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(&[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS, jwt_live::TESTS].concat());
+    harness::run(
+        &[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS, jwt_live::TESTS]
+            .concat(),
+    );
 }
