@@ -15,7 +15,7 @@ use std::{
 use adit::{
     identity::{BundleSet, X509Svid},
     rpc::{
-        self, broker as api,
+        broker as api,
         broker::api_server::{Api, ApiServer},
         workload as wire,
         workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
@@ -26,7 +26,7 @@ use prost::Message;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -77,12 +77,12 @@ impl Provider {
             events: Arc::default(),
             references: Arc::default(),
         };
-        let listener = rpc::listen(&provider.socket("agent.sock"), 0o600).unwrap();
+        let listener = UnixListener::bind(provider.socket("agent.sock")).unwrap();
         let workload = SpiffeWorkloadApiServer::new(provider.clone());
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
         tokio::spawn(Server::builder().add_service(workload).serve_with_incoming(incoming));
 
-        let listener = rpc::listen(&provider.socket("broker.sock"), 0o600).unwrap();
+        let listener = UnixListener::bind(provider.socket("broker.sock")).unwrap();
         let tls = Arc::new(ROOT.rustls_server(name, TLS13_AES_128_GCM_SHA256));
         let (send, incoming) = mpsc::channel::<io::Result<Io>>(16);
         tokio::spawn(async move {
