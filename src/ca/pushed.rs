@@ -18,15 +18,27 @@ const FIRST: Duration = Duration::from_secs(5);
 /// What came last.
 #[derive(Debug, Default)]
 struct State {
-    /// Which set these are.
-    set: u64,
     /// Grows with each set and each failure.
     news: u64,
-    svids: Vec<X509Svid>,
+    svids: Vec<Given>,
     /// Why nothing newer came.
     error: Option<String>,
     /// Whether what was there may not be used any more.
     withdrawn: bool,
+}
+
+/// One SVID of a set.
+#[derive(Debug)]
+struct Given {
+    /// The news that it first came with: a later set may have it again.
+    since: u64,
+    svid: X509Svid,
+}
+
+impl State {
+    fn of(&self, id: &SpiffeId) -> Option<&Given> {
+        self.svids.iter().find(|given| given.svid.id == *id)
+    }
 }
 
 /// The SVIDs of a source, and who has them.
@@ -35,16 +47,26 @@ pub(super) struct Pushed {
     name: String,
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<BundleSet>>,
-    owners: Mutex<HashMap<SpiffeId, Owner>>,
+    workloads: Mutex<Workloads>,
 }
 
-/// The one workload that has an identity.
-struct Owner {
-    uid: Arc<str>,
-    /// The set that it has, if any.
-    set: u64,
-    /// The news that it knows.
+#[derive(Default)]
+struct Workloads {
+    /// The one that has an identity.
+    owners: HashMap<SpiffeId, Arc<str>>,
+    /// What each was told last, whatever it was: only something else is news to it.
+    told: HashMap<Arc<str>, Told>,
+}
+
+/// The last answer to a workload.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// Of when.
     news: u64,
+    /// The SVID, by when it came; `None` if it was an error.
+    since: Option<u64>,
+    /// The SVID that it holds, which an error leaves to it.
+    holds: Option<u64>,
 }
 
 impl Pushed {
@@ -53,7 +75,7 @@ impl Pushed {
             name,
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
-            owners: Mutex::default(),
+            workloads: Mutex::default(),
         }
     }
 
@@ -69,8 +91,13 @@ impl Pushed {
     pub(super) fn publish(&self, svids: Vec<X509Svid>, bundles: BundleSet) {
         self.trust(bundles);
         self.state.send_modify(|state| {
-            let (set, news) = (state.set + 1, state.news + 1);
-            *state = Arc::new(State { set, news, svids, ..State::default() });
+            let news = state.news + 1;
+            let given = |svid: X509Svid| {
+                let before = state.of(&svid.id).filter(|old| old.svid.chain == svid.chain);
+                Given { since: before.map_or(news, |old| old.since), svid }
+            };
+            let svids = svids.into_iter().map(given).collect();
+            *state = Arc::new(State { news, svids, ..State::default() });
         });
     }
 
@@ -97,12 +124,13 @@ impl Pushed {
 
     fn tell(&self, why: String, withdrawn: bool) {
         self.state.send_modify(|state| {
+            let again = |given: &Given| Given { since: given.since, svid: copy(&given.svid) };
             let svids = match withdrawn {
-                false => state.svids.iter().map(copy).collect(),
+                false => state.svids.iter().map(again).collect(),
                 true => Vec::new(),
             };
-            let (set, news) = (state.set, state.news + 1);
-            *state = Arc::new(State { set, news, svids, error: Some(why), withdrawn });
+            let news = state.news + 1;
+            *state = Arc::new(State { news, svids, error: Some(why), withdrawn });
         });
     }
 
@@ -114,58 +142,71 @@ impl Pushed {
             Ok(Ok(state)) => Arc::clone(&state),
             _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
         };
+        let mut workloads = self.workloads();
+        let last = workloads.told.get(&wanted.uid).copied().unwrap_or_default();
+        let answer = self.answer(wanted, &state, &mut workloads.owners, last.holds);
+        let since = answer.as_ref().ok().map(|given| given.since);
+        let holds = since.or(last.holds);
+        workloads.told.insert(Arc::clone(&wanted.uid), Told { news: state.news, since, holds });
+        answer.map(|given| copy(&given.svid))
+    }
+
+    fn answer<'a>(
+        &self,
+        wanted: &Wanted,
+        state: &'a State,
+        owners: &mut HashMap<SpiffeId, Arc<str>>,
+        holds: Option<u64>,
+    ) -> Result<&'a Given, SourceError> {
         if let Some(why) = state.error.as_ref().filter(|_| state.withdrawn) {
             let (source_name, why) = (self.name.clone(), why.clone());
             return Err(SourceError::Withdrawn { source_name, why });
         }
-        let found = state.svids.iter().find(|svid| svid.id == wanted.id);
-        let Some(svid) = found else {
+        let Some(given) = state.of(&wanted.id) else {
             if let (true, Some(why)) = (state.svids.is_empty(), &state.error) {
                 return Err(self.unavailable(why.clone()));
             }
-            let has: Vec<_> = state.svids.iter().take(8).map(|svid| svid.id.as_str()).collect();
+            let has: Vec<_> = state.svids.iter().take(8).map(|g| g.svid.id.as_str()).collect();
             return Err(self.refused(wanted, format!("it has {} only", has.join(", "))));
         };
-        match (self.claim(wanted, &state)?, &state.error) {
-            (true, Some(why)) => Err(self.unavailable(why.clone())),
-            _ => Ok(copy(svid)),
+        let owner = owners.entry(wanted.id.clone()).or_insert_with(|| Arc::clone(&wanted.uid));
+        if *owner != wanted.uid {
+            let why = format!(
+                "workload {owner} has its key already, and a key serves one pod only; give each \
+                 pod a service account of its own, or use a source that issues (embedded, istiod)"
+            );
+            return Err(self.refused(wanted, why));
+        }
+        match &state.error {
+            Some(why) if holds == Some(given.since) => Err(self.unavailable(why.clone())),
+            _ => Ok(given),
         }
     }
 
-    /// Waits until there is something that the workload does not know.
+    /// Waits until there is something that the workload was not told: another SVID for it, or an
+    /// end of what it was told, or why nothing comes.
     pub(super) async fn changed(&self, wanted: &Wanted) {
-        let has = self.owners().get(&wanted.id).map_or(0, |owner| owner.news);
+        let told = self.workloads().told.get(&wanted.uid).copied().unwrap_or_default();
+        let same = |state: &State| {
+            let since = state.of(&wanted.id).map(|given| given.since);
+            state.error.is_none() && told.since.is_some() && since == told.since
+        };
         let mut updates = self.state.subscribe();
-        if updates.wait_for(|state| state.news > has).await.is_err() {
+        let news = updates.wait_for(|state| state.news > told.news && !same(state));
+        if news.await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// A workload is gone: its identity may be another's.
     pub(super) fn forget(&self, uid: &str) {
-        self.owners().retain(|_, owner| *owner.uid != *uid);
+        let mut workloads = self.workloads();
+        workloads.owners.retain(|_, owner| **owner != *uid);
+        workloads.told.remove(uid);
     }
 
-    /// Makes the workload the one that has this identity. Whether it has this very set already.
-    fn claim(&self, wanted: &Wanted, state: &State) -> Result<bool, SourceError> {
-        let mut owners = self.owners();
-        let uid = || Owner { uid: Arc::clone(&wanted.uid), set: 0, news: 0 };
-        let owner = owners.entry(wanted.id.clone()).or_insert_with(uid);
-        if owner.uid == wanted.uid {
-            owner.news = state.news;
-            return Ok(std::mem::replace(&mut owner.set, state.set) == state.set);
-        }
-        let why = format!(
-            "workload {} has its key already, and a key serves one pod only; give each pod a \
-             service account of its own, or use a source that issues (embedded, istiod)",
-            owner.uid
-        );
-        drop(owners);
-        Err(self.refused(wanted, why))
-    }
-
-    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, Owner>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn workloads(&self) -> std::sync::MutexGuard<'_, Workloads> {
+        self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn unavailable(&self, why: String) -> SourceError {

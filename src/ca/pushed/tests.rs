@@ -5,7 +5,7 @@ use super::*;
 fn svid(serial: &str) -> X509Svid {
     X509Svid {
         id: "spiffe://td/ns/shop/sa/web".parse().unwrap(),
-        chain: Vec::new(),
+        chain: vec![serial.as_bytes().to_vec().into()],
         key: PrivateKey::from_pkcs8(vec![1]),
         not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::now() + Duration::from_secs(60),
@@ -51,4 +51,48 @@ async fn an_identity_has_one_workload_until_that_is_gone() {
     let other = pushed.fetch(&wanted("shop/db", "spiffe://td/ns/shop/sa/db")).await;
     let other = other.unwrap_err().to_string();
     assert!(other.contains("it has spiffe://td/ns/shop/sa/web only"), "{other}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_is_news_twice() {
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let told_once = async |pushed: &Pushed, web: &Wanted| {
+        pushed.changed(web).await;
+        let _ = pushed.fetch(web).await;
+        timeout(Duration::from_secs(60), pushed.changed(web)).await.is_err()
+    };
+    // Whatever comes first: nothing for anybody, a failure, nothing for this one, another's.
+    let pushed = Pushed::new("agent".into());
+    pushed.withdrawn("no identity issued".into());
+    assert!(told_once(&pushed, &web).await, "withdrawn before anything came");
+    pushed.failed("no such file".into());
+    assert!(told_once(&pushed, &web).await, "a failure before anything came");
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    let db = wanted("shop/db", "spiffe://td/ns/shop/sa/db");
+    assert!(told_once(&pushed, &db).await, "the set has nothing for it");
+    assert!(told_once(&pushed, &web).await, "an SVID");
+    let second = wanted("shop/web-2", "spiffe://td/ns/shop/sa/web");
+    assert!(told_once(&pushed, &second).await, "another workload has it");
+    pushed.withdrawn("no identity issued".into());
+    assert!(told_once(&pushed, &web).await, "withdrawn");
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    assert!(told_once(&pushed, &web).await, "and given again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_with_the_same_svid_is_no_news_to_its_workload() {
+    let pushed = Pushed::new("agent".into());
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let db = X509Svid { id: "spiffe://td/ns/shop/sa/db".parse().unwrap(), ..svid("7") };
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    assert_eq!(pushed.fetch(&web).await.unwrap().serial, "1");
+    pushed.publish(vec![svid("1"), db], BundleSet::default());
+    assert!(timeout(Duration::from_secs(60), pushed.changed(&web)).await.is_err(), "no news");
+    // But the end of a failure is.
+    pushed.failed("the agent is away".into());
+    pushed.changed(&web).await;
+    assert!(pushed.fetch(&web).await.is_err());
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    pushed.changed(&web).await;
+    assert_eq!(pushed.fetch(&web).await.unwrap().serial, "1");
 }
