@@ -45,6 +45,8 @@ impl State {
 pub(super) struct Pushed {
     /// Which source, with its path, for errors.
     name: String,
+    /// Whether what a set leaves out is taken back.
+    whole: bool,
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<BundleSet>>,
     workloads: Mutex<Workloads>,
@@ -73,10 +75,16 @@ impl Pushed {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
+            whole: false,
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
             workloads: Mutex::default(),
         }
+    }
+
+    /// The same where each set is all that may be used: what it leaves out is withdrawn.
+    pub(super) fn of_whole_states(name: String) -> Self {
+        Self { whole: true, ..Self::new(name) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -167,7 +175,11 @@ impl Pushed {
                 return Err(self.unavailable(why.clone()));
             }
             let has: Vec<_> = state.svids.iter().take(8).map(|g| g.svid.id.as_str()).collect();
-            return Err(self.refused(wanted, format!("it has {} only", has.join(", "))));
+            let why = format!("it has {} only", has.join(", "));
+            if self.whole && holds.is_some() {
+                return Err(SourceError::Withdrawn { source_name: self.name.clone(), why });
+            }
+            return Err(self.refused(wanted, why));
         };
         let owner = owners.entry(wanted.id.clone()).or_insert_with(|| Arc::clone(&wanted.uid));
         if *owner != wanted.uid {

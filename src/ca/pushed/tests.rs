@@ -96,3 +96,21 @@ async fn a_set_with_the_same_svid_is_no_news_to_its_workload() {
     pushed.changed(&web).await;
     assert_eq!(pushed.fetch(&web).await.unwrap().serial, "1");
 }
+
+#[tokio::test]
+async fn what_a_whole_state_leaves_out_is_withdrawn() {
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let db = || X509Svid { id: "spiffe://td/ns/shop/sa/db".parse().unwrap(), ..svid("7") };
+    let left_out = async |pushed: Pushed| {
+        pushed.publish(vec![svid("1"), db()], BundleSet::default());
+        assert!(pushed.fetch(&web).await.is_ok());
+        pushed.publish(vec![db()], BundleSet::default());
+        pushed.changed(&web).await;
+        pushed.fetch(&web).await.unwrap_err()
+    };
+    let of_api = left_out(Pushed::of_whole_states("agent".into())).await;
+    assert!(matches!(of_api, SourceError::Withdrawn { .. }), "{of_api}");
+    // Somebody's slip with a file takes nothing away.
+    let of_files = left_out(Pushed::new("files in /x".into())).await;
+    assert!(matches!(of_files, SourceError::Refused { .. }), "{of_files}");
+}

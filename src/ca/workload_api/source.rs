@@ -38,7 +38,7 @@ impl WorkloadApi {
     #[must_use]
     pub fn follow(endpoint: &Endpoint) -> Self {
         let client = Client::new(endpoint);
-        let pushed = Arc::new(Pushed::new(format!("Workload API {endpoint}")));
+        let pushed = Arc::new(Pushed::of_whole_states(format!("Workload API {endpoint}")));
         let tasks = Tasks::default();
         let jwt = Arc::new(watch::Sender::new(KeySets::default()));
         let follower =
