@@ -95,6 +95,17 @@ impl Pushed {
         self.bundles.subscribe()
     }
 
+    /// Whether there is nothing to use now.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.borrow().svids.is_empty()
+    }
+
+    /// Whether these leave out an identity that there is.
+    pub(super) fn has_more_than(&self, svids: &[X509Svid]) -> bool {
+        let state = self.state.borrow();
+        state.svids.iter().any(|given| svids.iter().all(|svid| svid.id != given.svid.id))
+    }
+
     /// A new set, already checked. The bundles are only told of if they are others.
     pub(super) fn publish(&self, svids: Vec<X509Svid>, bundles: BundleSet) {
         self.trust(bundles);

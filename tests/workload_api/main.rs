@@ -4,6 +4,7 @@
 
 #[path = "../support/harness.rs"]
 mod harness;
+mod scripted;
 mod served;
 mod server;
 
@@ -11,5 +12,5 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
-    harness::run(server::TESTS);
+    harness::run(&[server::TESTS, scripted::TESTS].concat());
 }

@@ -26,16 +26,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("clients_that_come_and_go_leave_nothing", clients_that_come_and_go_leave_nothing),
 ];
 
-const TWO: &str = "  - { id: /one, hint: one, selectors: { uid: 0 } }
+pub(crate) const TWO: &str = "  - { id: /one, hint: one, selectors: { uid: 0 } }
   - { id: /two, hint: one, selectors: { uid: 0 } }";
 
-fn block<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn block<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limit = Duration::from_secs(60);
     runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("in a minute") })
 }
 
-async fn stream(served: &Served) -> Streaming<X509svidResponse> {
+pub(crate) async fn stream(served: &Served) -> Streaming<X509svidResponse> {
     let request = with_header(X509svidRequest {}, &["true"]);
     Client::new(served.channel()).fetch_x509svid(request).await.unwrap().into_inner()
 }
