@@ -48,6 +48,9 @@ within() { # SECONDS COMMAND…: until it succeeds
   local end=$((SECONDS + $1)); shift
   until "$@" > /dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
 }
+record() { # NAME PATTERN: adit of one.example writes it, if not at once
+  if within 5 grep -q "$2" $dir/adit-one.log; then ok "$1"; else no "$1: no $2 in its log"; fi
+}
 in_pod() { local pod=$1; shift; ip netns exec "$pod" "$@"; }
 ip link set lo up
 ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
@@ -167,7 +170,7 @@ for pod in web ext; do
   within 10 sees $pod 10.96.0.20; check "$pod calls api" "hello from api" sees $pod 10.96.0.20
 done
 check "an identity of the other trust domain that no policy names is refused" "curl:" sees api 10.96.0.10
-check "db's record names the foreign caller" "spiffe://two.example/ns/partner/sa/ext" cat $dir/adit-one.log
+record "db's record names the foreign caller" '"src.identity":"spiffe://two.example/ns/partner/sa/ext"'
 svid() { "$adit" svid "$@"; }
 check "adit svid fetch x509 from SPIRE's agent" "spiffe://one.example/ns/shop/sa/db" svid fetch x509 --socket $dir/one/agent.sock
 check "the federated bundle comes with it" '"trustDomain": "two.example"' svid fetch x509 --socket $dir/one/agent.sock --output json
@@ -238,9 +241,9 @@ began=$SECONDS
 closed() { grep -q error $dir/ext.iperf; }
 if within 30 closed; then ok "without the federation the foreign caller's connection is closed, after $((SECONDS - began)) s"
 else no "the foreign caller's connection is still open after $((SECONDS - began)) s"; fi
-check "its record says why" '"reason":"trust_domain_removed"' grep 'two.example/ns/partner/sa/ext.*"inbound".*trust_domain_removed' $dir/adit-one.log
+record "its record says why" 'two.example/ns/partner/sa/ext.*"inbound".*"trust_domain_removed"'
 check "a new one from there is refused" "curl:" sees ext 10.96.0.10
-check "the refusal's record says why" '"reason":"unknown_trust_domain"' grep unknown_trust_domain $dir/adit-one.log
+record "the refusal's record says why" '"inbound".*"reason":"unknown_trust_domain"'
 check "and so is one to there" "curl:" sees web 10.96.0.20
 sleep 3
 moves web "a connection inside one.example"
@@ -271,7 +274,7 @@ authority revoke -authorityID "$old" >> $dir/spire.log 2>&1
 if within 30 have 1; then ok "one.example has another root: prepared, activated, the old one tainted and revoked"
 else no "the old root does not go: $(roots one), $(roots two)"; fi
 within 10 grep -q error $dir/web.iperf
-check "who showed an SVID of the old root has no connection any more" '"reason":"untrusted_svid"' grep '"reason":"untrusted_svid"' $dir/adit-one.log
+record "who showed an SVID of the old root has no connection any more" '"reason":"untrusted_svid"'
 sleep 3
 ends one two in-again out-again
 told one "inside one.example, to the end"; told two "inside two.example, to the end"
@@ -282,7 +285,7 @@ server one entry delete -entryID ns-shop-sa-web >> $dir/spire.log 2>&1
 refused() { ! sees web 10.96.0.10; }
 if within 30 refused; then ok "without its entry web has no identity, and its connections are refused"
 else no "web still calls db without its entry"; fi
-check "the record says why" '"reason":"no_identity"' grep '"reason":"no_identity"' $dir/adit-one.log
+record "the record says why" '"reason":"no_identity"'
 check "db keeps its own" "hello from db" sees ext 10.96.0.10
 entry create one two ns/shop/sa/web
 within 30 sees web 10.96.0.10
