@@ -18,11 +18,9 @@ const FIRST: Duration = Duration::from_secs(5);
 /// What came last.
 #[derive(Debug, Default)]
 struct State {
-    /// Which set these are.
-    set: u64,
     /// Grows with each set and each failure.
     news: u64,
-    svids: Vec<X509Svid>,
+    svids: Vec<Given>,
     /// Why nothing newer came.
     error: Option<(Meaning, String)>,
 }
@@ -40,33 +38,64 @@ pub(super) enum Meaning {
     Withdrawn,
 }
 
+/// One SVID of a set.
+#[derive(Debug)]
+struct Given {
+    /// The news that it first came with: a later set may have it again.
+    since: u64,
+    svid: X509Svid,
+}
+
+impl State {
+    fn of(&self, id: &SpiffeId) -> Option<&Given> {
+        self.svids.iter().find(|given| given.svid.id == *id)
+    }
+}
+
 /// The SVIDs of a source, and who has them.
 pub(super) struct Pushed {
     /// Which source, with its path, for errors.
     name: String,
+    /// Whether what a set leaves out is taken back.
+    whole: bool,
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<BundleSet>>,
-    owners: Mutex<HashMap<SpiffeId, Owner>>,
-    /// The news that each workload knows, also one that was told that it has nothing.
-    heard: Mutex<HashMap<Arc<str>, u64>>,
+    workloads: Mutex<Workloads>,
 }
 
-/// The one workload that has an identity.
-struct Owner {
-    uid: Arc<str>,
-    /// The set that it has, if any.
-    set: u64,
+#[derive(Default)]
+struct Workloads {
+    /// The one that has an identity.
+    owners: HashMap<SpiffeId, Arc<str>>,
+    /// What each was told last, whatever it was: only something else is news to it.
+    told: HashMap<Arc<str>, Told>,
+}
+
+/// The last answer to a workload.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// Of when.
+    news: u64,
+    /// The SVID, by when it came; `None` if it was an error.
+    since: Option<u64>,
+    /// The SVID that it holds, which an error leaves to it.
+    holds: Option<u64>,
 }
 
 impl Pushed {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
+            whole: false,
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
-            owners: Mutex::default(),
-            heard: Mutex::default(),
+            workloads: Mutex::default(),
         }
+    }
+
+    /// The same where each set is all that may be used: what it leaves out is withdrawn.
+    pub(super) fn of_whole_states(name: String) -> Self {
+        Self { whole: true, ..Self::new(name) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -77,12 +106,28 @@ impl Pushed {
         self.bundles.subscribe()
     }
 
+    /// Whether there is nothing to use now.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.borrow().svids.is_empty()
+    }
+
+    /// Whether these leave out an identity that there is.
+    pub(super) fn has_more_than(&self, svids: &[X509Svid]) -> bool {
+        let state = self.state.borrow();
+        state.svids.iter().any(|given| svids.iter().all(|svid| svid.id != given.svid.id))
+    }
+
     /// A new set, already checked. The bundles are only told of if they are others.
     pub(super) fn publish(&self, svids: Vec<X509Svid>, bundles: BundleSet) {
         self.trust(bundles);
         self.state.send_modify(|state| {
-            let (set, news) = (state.set + 1, state.news + 1);
-            *state = Arc::new(State { set, news, svids, ..State::default() });
+            let news = state.news + 1;
+            let given = |svid: X509Svid| {
+                let before = state.of(&svid.id).filter(|old| old.svid.chain == svid.chain);
+                Given { since: before.map_or(news, |old| old.since), svid }
+            };
+            let svids = svids.into_iter().map(given).collect();
+            *state = Arc::new(State { news, svids, ..State::default() });
         });
     }
 
@@ -113,12 +158,13 @@ impl Pushed {
             // Whoever has not heard of it yet must not take a later failure for a mere failure.
             let was = state.error.as_ref().is_some_and(|(old, _)| *old == Meaning::Withdrawn);
             let meaning = if was { Meaning::Withdrawn } else { meaning };
+            let again = |given: &Given| Given { since: given.since, svid: copy(&given.svid) };
             let svids = match meaning {
                 Meaning::Withdrawn => Vec::new(),
-                _ => state.svids.iter().map(copy).collect(),
+                _ => state.svids.iter().map(again).collect(),
             };
-            let (set, news) = (state.set, state.news + 1);
-            *state = Arc::new(State { set, news, svids, error: Some((meaning, why)) });
+            let news = state.news + 1;
+            *state = Arc::new(State { news, svids, error: Some((meaning, why)) });
         });
     }
 
@@ -130,21 +176,47 @@ impl Pushed {
             Ok(Ok(state)) => Arc::clone(&state),
             _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
         };
-        self.heard().insert(Arc::clone(&wanted.uid), state.news);
+        let mut workloads = self.workloads();
+        let last = workloads.told.get(&wanted.uid).copied().unwrap_or_default();
+        let answer = self.answer(wanted, &state, &mut workloads.owners, last.holds);
+        let since = answer.as_ref().ok().map(|given| given.since);
+        let holds = since.or(last.holds);
+        workloads.told.insert(Arc::clone(&wanted.uid), Told { news: state.news, since, holds });
+        answer.map(|given| copy(&given.svid))
+    }
+
+    fn answer<'a>(
+        &self,
+        wanted: &Wanted,
+        state: &'a State,
+        owners: &mut HashMap<SpiffeId, Arc<str>>,
+        holds: Option<u64>,
+    ) -> Result<&'a Given, SourceError> {
         if let Some(error @ (Meaning::Withdrawn, _)) = &state.error {
             return Err(self.error(wanted, error));
         }
-        let found = state.svids.iter().find(|svid| svid.id == wanted.id);
-        let Some(svid) = found else {
+        let Some(given) = state.of(&wanted.id) else {
             if let (true, Some(error)) = (state.svids.is_empty(), &state.error) {
                 return Err(self.error(wanted, error));
             }
-            let has: Vec<_> = state.svids.iter().take(8).map(|svid| svid.id.as_str()).collect();
-            return Err(self.refused(wanted, format!("it has {} only", has.join(", "))));
+            let has: Vec<_> = state.svids.iter().take(8).map(|g| g.svid.id.as_str()).collect();
+            let why = format!("it has {} only", has.join(", "));
+            if self.whole && holds.is_some() {
+                return Err(self.error(wanted, &(Meaning::Withdrawn, why)));
+            }
+            return Err(self.refused(wanted, why));
         };
-        match (self.claim(wanted, &state)?, &state.error) {
-            (true, Some(error)) => Err(self.error(wanted, error)),
-            _ => Ok(copy(svid)),
+        let owner = owners.entry(wanted.id.clone()).or_insert_with(|| Arc::clone(&wanted.uid));
+        if *owner != wanted.uid {
+            let why = format!(
+                "workload {owner} has its key already, and a key serves one pod only; give each \
+                 pod a service account of its own, or use a source that issues (embedded, istiod)"
+            );
+            return Err(self.refused(wanted, why));
+        }
+        match &state.error {
+            Some(error) if holds == Some(given.since) => Err(self.error(wanted, error)),
+            _ => Ok(given),
         }
     }
 
@@ -152,7 +224,7 @@ impl Pushed {
     pub(super) fn first(&self) -> Result<X509Svid, SourceError> {
         let state = Arc::clone(&self.state.borrow());
         let why = || state.error.as_ref().map_or("nothing came yet", |(_, why)| why).to_owned();
-        state.svids.first().map(copy).ok_or_else(|| self.unavailable(why()))
+        state.svids.first().map(|given| copy(&given.svid)).ok_or_else(|| self.unavailable(why()))
     }
 
     /// Waits for a set or a failure that is newer than `seen`, and takes note of it. Cancel safe.
@@ -165,44 +237,30 @@ impl Pushed {
         }
     }
 
-    /// Waits until there is something that the workload does not know.
+    /// Waits until there is something that the workload was not told: another SVID for it, or an
+    /// end of what it was told, or why nothing comes.
     pub(super) async fn changed(&self, wanted: &Wanted) {
-        let has = self.heard().get(&wanted.uid).copied().unwrap_or_default();
+        let told = self.workloads().told.get(&wanted.uid).copied().unwrap_or_default();
+        let same = |state: &State| {
+            let since = state.of(&wanted.id).map(|given| given.since);
+            state.error.is_none() && told.since.is_some() && since == told.since
+        };
         let mut updates = self.state.subscribe();
-        if updates.wait_for(|state| state.news > has).await.is_err() {
+        let news = updates.wait_for(|state| state.news > told.news && !same(state));
+        if news.await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// A workload is gone: its identity may be another's.
     pub(super) fn forget(&self, uid: &str) {
-        self.owners().retain(|_, owner| *owner.uid != *uid);
-        self.heard().remove(uid);
+        let mut workloads = self.workloads();
+        workloads.owners.retain(|_, owner| **owner != *uid);
+        workloads.told.remove(uid);
     }
 
-    /// Makes the workload the one that has this identity. Whether it has this very set already.
-    fn claim(&self, wanted: &Wanted, state: &State) -> Result<bool, SourceError> {
-        let mut owners = self.owners();
-        let uid = || Owner { uid: Arc::clone(&wanted.uid), set: 0 };
-        let owner = owners.entry(wanted.id.clone()).or_insert_with(uid);
-        if owner.uid == wanted.uid {
-            return Ok(std::mem::replace(&mut owner.set, state.set) == state.set);
-        }
-        let why = format!(
-            "workload {} has its key already, and a key serves one pod only; give each pod a \
-             service account of its own, or use a source that issues (embedded, istiod)",
-            owner.uid
-        );
-        drop(owners);
-        Err(self.refused(wanted, why))
-    }
-
-    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, Owner>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn heard(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, u64>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn workloads(&self) -> std::sync::MutexGuard<'_, Workloads> {
+        self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn unavailable(&self, why: String) -> SourceError {

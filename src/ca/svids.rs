@@ -312,11 +312,15 @@ impl Renewal {
     fn issued(&self, plan: &mut Rotation, svid: X509Svid) {
         let now = SystemTime::now();
         plan.on_issued(now, svid.not_after, rand::random());
-        self.metrics.svid_renewals.with_label_values(&["issued", self.source.kind()]).inc();
+        let known = |held: &Arc<X509Svid>| held.chain == svid.chain;
+        // Files and agents that have nothing newer yet give the same again.
+        if !self.say.borrow().svid.as_ref().is_some_and(known) {
+            self.metrics.svid_renewals.with_label_values(&["issued", self.source.kind()]).inc();
+            tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
+        }
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let gauge = self.metrics.svid_not_after.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(end.as_secs_f64());
-        tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
         let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let gauge = self.metrics.svid_last_success.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(at.as_secs_f64());

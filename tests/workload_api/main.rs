@@ -11,6 +11,7 @@ mod harness;
 mod jwt_corpus;
 mod jwt_live;
 mod provider;
+mod scripted;
 mod served;
 mod server;
 #[path = "../support/spiffe_ids.rs"]
@@ -28,7 +29,15 @@ fn main() {
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.expect("ip runs").success());
     harness::run(
-        &[server::TESTS, check::TESTS, broker::TESTS, wire::TESTS, changes::TESTS, jwt_live::TESTS]
-            .concat(),
+        &[
+            server::TESTS,
+            check::TESTS,
+            broker::TESTS,
+            wire::TESTS,
+            changes::TESTS,
+            jwt_live::TESTS,
+            scripted::TESTS,
+        ]
+        .concat(),
     );
 }

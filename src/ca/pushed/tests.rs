@@ -5,7 +5,7 @@ use super::*;
 fn svid(serial: &str) -> X509Svid {
     X509Svid {
         id: "spiffe://td/ns/shop/sa/web".parse().unwrap(),
-        chain: Vec::new(),
+        chain: vec![serial.as_bytes().to_vec().into()],
         key: PrivateKey::from_pkcs8(vec![1]),
         not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::now() + Duration::from_secs(60),
@@ -70,4 +70,66 @@ async fn who_gets_nothing_is_not_told_again_and_again() {
     assert!(pushed.fetch(&web).await.is_ok());
     assert!(pushed.fetch(&other).await.is_err());
     assert!(timeout(Duration::from_secs(60), pushed.changed(&other)).await.is_err(), "no news");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_is_news_twice() {
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let told_once = async |pushed: &Pushed, web: &Wanted| {
+        pushed.changed(web).await;
+        let _ = pushed.fetch(web).await;
+        timeout(Duration::from_secs(60), pushed.changed(web)).await.is_err()
+    };
+    // Whatever comes first: nothing for anybody, a failure, nothing for this one, another's.
+    let pushed = Pushed::new("agent".into());
+    pushed.withdrawn("no identity issued".into());
+    assert!(told_once(&pushed, &web).await, "withdrawn before anything came");
+    pushed.failed("no such file".into());
+    assert!(told_once(&pushed, &web).await, "a failure before anything came");
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    let db = wanted("shop/db", "spiffe://td/ns/shop/sa/db");
+    assert!(told_once(&pushed, &db).await, "the set has nothing for it");
+    assert!(told_once(&pushed, &web).await, "an SVID");
+    let second = wanted("shop/web-2", "spiffe://td/ns/shop/sa/web");
+    assert!(told_once(&pushed, &second).await, "another workload has it");
+    pushed.withdrawn("no identity issued".into());
+    assert!(told_once(&pushed, &web).await, "withdrawn");
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    assert!(told_once(&pushed, &web).await, "and given again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_with_the_same_svid_is_no_news_to_its_workload() {
+    let pushed = Pushed::new("agent".into());
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let db = X509Svid { id: "spiffe://td/ns/shop/sa/db".parse().unwrap(), ..svid("7") };
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    assert_eq!(pushed.fetch(&web).await.unwrap().serial, "1");
+    pushed.publish(vec![svid("1"), db], BundleSet::default());
+    assert!(timeout(Duration::from_secs(60), pushed.changed(&web)).await.is_err(), "no news");
+    // But the end of a failure is.
+    pushed.failed("the agent is away".into());
+    pushed.changed(&web).await;
+    assert!(pushed.fetch(&web).await.is_err());
+    pushed.publish(vec![svid("1")], BundleSet::default());
+    pushed.changed(&web).await;
+    assert_eq!(pushed.fetch(&web).await.unwrap().serial, "1");
+}
+
+#[tokio::test]
+async fn what_a_whole_state_leaves_out_is_withdrawn() {
+    let web = wanted("shop/web", "spiffe://td/ns/shop/sa/web");
+    let db = || X509Svid { id: "spiffe://td/ns/shop/sa/db".parse().unwrap(), ..svid("7") };
+    let left_out = async |pushed: Pushed| {
+        pushed.publish(vec![svid("1"), db()], BundleSet::default());
+        assert!(pushed.fetch(&web).await.is_ok());
+        pushed.publish(vec![db()], BundleSet::default());
+        pushed.changed(&web).await;
+        pushed.fetch(&web).await.unwrap_err()
+    };
+    let of_api = left_out(Pushed::of_whole_states("agent".into())).await;
+    assert!(matches!(of_api, SourceError::Withdrawn { .. }), "{of_api}");
+    // Somebody's slip with a file takes nothing away.
+    let of_files = left_out(Pushed::new("files in /x".into())).await;
+    assert!(matches!(of_files, SourceError::Refused { .. }), "{of_files}");
 }

@@ -1,14 +1,15 @@
 //! SVIDs from a SPIFFE Workload API: streams that are kept open, and opened again when they break.
 //! Each message is the whole state; what it leaves out is gone (Workload API §4).
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::watch;
+use pki_types::UnixTime;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Endpoint,
@@ -26,6 +27,11 @@ pub(in crate::ca) const LONGEST: Duration = Duration::from_secs(30);
 /// After an answer that says not to try again.
 pub(in crate::ca) const HOPELESS: Duration = Duration::from_secs(60);
 
+/// How long an identity that is taken back may come again before that counts. SPIRE's agent
+/// forgets SVIDs of a tainted authority, denies those it has until they are made anew, and means
+/// nothing by it.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// The source.
 pub struct WorkloadApi {
     client: Client,
@@ -38,7 +44,7 @@ impl WorkloadApi {
     #[must_use]
     pub fn follow(endpoint: &Endpoint) -> Self {
         let client = Client::new(endpoint);
-        let pushed = Arc::new(Pushed::new(format!("Workload API {endpoint}")));
+        let pushed = Arc::new(Pushed::of_whole_states(format!("Workload API {endpoint}")));
         let tasks = Tasks::default();
         let jwt = Arc::new(watch::Sender::new(KeySets::default()));
         let follower =
@@ -93,24 +99,29 @@ pub(in crate::ca) fn waits() -> ExponentialBackoff {
 impl Follower {
     async fn x509(self) {
         let mut waits_left = waits();
+        let mut denied_since = None;
         loop {
             let error = match begun(self.client.x509()).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
                     let jwt = self.jwt.subscribe();
                     match self.next(&mut updates, jwt).await {
-                        Ok(()) => waits_left = waits(),
+                        Ok(()) => (waits_left, denied_since) = (waits(), None),
                         // One message that is not used: the next may be.
                         Err(ClientError::Unusable(why)) => self.say(&why),
                         Err(error) => break error,
                     }
                 },
             };
-            match error.denied() {
-                true => {
+            if error.denied() {
+                denied_since.get_or_insert_with(Instant::now);
+            }
+            match denied_since {
+                None => self.say(&error.to_string()),
+                Some(since) if self.pushed.is_empty() || since.elapsed() >= SETTLE => {
                     self.pushed.withdrawn(format!("it has no identity for this process: {error}"))
                 }
-                false => self.say(&error.to_string()),
+                Some(_) => tracing::debug!(target: "svid", %error, "denied; asking once more"),
             }
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
             tokio::time::sleep(wait).await;
@@ -133,19 +144,35 @@ impl Follower {
                 }
             }
         };
+        let mut state = self.checked(context)?;
+        let settled = Instant::now() + SETTLE;
+        let ended = loop {
+            if !self.pushed.has_more_than(&state.0) {
+                break Ok(());
+            }
+            self.pushed.trust(state.1.clone()); // whom to believe no more needs no second look
+            let Ok(newer) = timeout_at(settled, updates.next()).await else { break Ok(()) };
+            match newer.and_then(|newer| self.checked(newer)) {
+                Ok(newer) => state = newer,
+                Err(error) => break Err(error),
+            }
+        };
+        let (svids, bundles) = state;
+        tracing::info!(target: "svid", source = self.pushed.name(), svids = svids.len(), "SVIDs received");
+        self.pushed.publish(svids, bundles);
+        ended
+    }
+
+    fn checked(&self, context: X509Context) -> Result<(Vec<X509Svid>, BundleSet), ClientError> {
         let X509Context { svids, bundles } = context;
         let bundles = with_jwt_authorities(bundles, &self.jwt.borrow());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = pki_types::UnixTime::since_unix_epoch(now);
+        let now = UnixTime::now();
         for hinted in &svids {
             // One that peers would refuse is no use to anybody (and the message is discarded whole).
             verify_svid(&hinted.svid.chain, &bundles, now, Purpose::Client)
                 .map_err(|e| ClientError::Unusable(format!("{}: {e}", hinted.svid.id)))?;
         }
-        let svids: Vec<X509Svid> = svids.into_iter().map(|hinted| hinted.svid).collect();
-        tracing::info!(target: "svid", source = self.pushed.name(), svids = svids.len(), "SVIDs received");
-        self.pushed.publish(svids, bundles);
-        Ok(())
+        Ok((svids.into_iter().map(|hinted| hinted.svid).collect(), bundles))
     }
 
     fn say(&self, why: &str) {

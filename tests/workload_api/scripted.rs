@@ -1,0 +1,182 @@
+//! Our client of the API against one that says what a scenario has it say.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use adit::ca::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi};
+use adit::rpc::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
+    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_stream::{
+    Stream,
+    wrappers::{UnboundedReceiverStream, UnixListenerStream},
+};
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::{
+    harness::Test,
+    served::Served,
+    server::{TWO, block, stream},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("what_is_taken_back_for_a_moment_stays_in_use", for_a_moment),
+    ("what_is_taken_back_for_good_is_dropped", for_good),
+];
+
+type Answer = Result<X509svidResponse, Status>;
+
+/// Each call that fetches X.509-SVIDs gets the next stream; without one it is denied.
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<VecDeque<UnboundedReceiver<Answer>>>>);
+
+impl Script {
+    fn next_call(&self) -> UnboundedSender<Answer> {
+        let (say, said) = unbounded_channel();
+        self.0.lock().unwrap().push_back(said);
+        say
+    }
+}
+
+type Other<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Script {
+    type FetchX509SVIDStream = UnboundedReceiverStream<Answer>;
+    type FetchX509BundlesStream = Other<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Other<JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let said = self.0.lock().unwrap().pop_front();
+        let said = said.ok_or_else(|| Status::permission_denied("no identity issued"))?;
+        Ok(Response::new(said.into()))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        _: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        _: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// The source, what it asks, and an answer with two SVIDs to say.
+struct Scene {
+    source: WorkloadApi,
+    script: Script,
+    both: X509svidResponse,
+    one: Wanted,
+    two: Wanted,
+    _dir: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let served = Served::start(TWO);
+        let both = stream(&served).await.message().await.unwrap().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("scripted.sock");
+        let script = Script::default();
+        let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(&socket).unwrap());
+        let service = SpiffeWorkloadApiServer::new(script.clone());
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(listener));
+        let source = WorkloadApi::follow(&socket.display().to_string().parse().unwrap());
+        let wanted = |name: &str| Wanted {
+            uid: format!("shop/{name}").into(),
+            id: format!("spiffe://example.org/{name}").parse().unwrap(),
+        };
+        Self { source, script, both, one: wanted("one"), two: wanted("two"), _dir: dir }
+    }
+
+    fn only_one(&self) -> X509svidResponse {
+        let mut answer = self.both.clone();
+        answer.svids.retain(|svid| svid.spiffe_id.ends_with("/one"));
+        answer
+    }
+
+    async fn has(&self, wanted: &Wanted) -> Result<(), SourceError> {
+        self.source.fetch(wanted, Urgency::OnDemand).await.map(|_| ())
+    }
+
+    async fn has_both(&self) {
+        for wanted in [&self.one, &self.two] {
+            while self.has(wanted).await.is_err() {
+                self.source.changed(wanted).await;
+            }
+        }
+    }
+
+    /// Whether the workload hears nothing for longer than a retry takes.
+    async fn hears_nothing(&self, wanted: &Wanted) -> bool {
+        let heard = self.source.changed(wanted);
+        tokio::time::timeout(Duration::from_secs(2), heard).await.is_err()
+    }
+}
+
+/// As SPIRE's agent does it while it renews the SVIDs of a tainted authority.
+fn for_a_moment() {
+    block(async {
+        let scene = Scene::set().await;
+        let first = scene.script.next_call();
+        first.send(Ok(scene.both.clone())).unwrap();
+        scene.has_both().await;
+        first.send(Ok(scene.only_one())).unwrap();
+        first.send(Ok(scene.both.clone())).unwrap();
+        assert!(scene.hears_nothing(&scene.two).await, "left out, and there again");
+        let second = scene.script.next_call();
+        second.send(Ok(scene.both.clone())).unwrap();
+        first.send(Err(Status::permission_denied("no identity issued"))).unwrap();
+        assert!(scene.hears_nothing(&scene.one).await, "denied, and there again");
+        scene.has_both().await;
+    });
+}
+
+fn for_good() {
+    block(async {
+        let scene = Scene::set().await;
+        let first = scene.script.next_call();
+        first.send(Ok(scene.both.clone())).unwrap();
+        scene.has_both().await;
+        first.send(Ok(scene.only_one())).unwrap();
+        scene.source.changed(&scene.two).await;
+        let gone = scene.has(&scene.two).await.unwrap_err();
+        assert!(matches!(gone, SourceError::Withdrawn { .. }), "{gone}");
+        scene.has(&scene.one).await.unwrap();
+        first.send(Err(Status::permission_denied("no identity issued"))).unwrap();
+        scene.source.changed(&scene.one).await;
+        let gone = scene.has(&scene.one).await.unwrap_err();
+        assert!(matches!(gone, SourceError::Withdrawn { .. }), "{gone}");
+    });
+}
