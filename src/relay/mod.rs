@@ -13,7 +13,7 @@ pub mod tcp;
 mod tests;
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future as _, poll_fn},
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -85,57 +85,32 @@ pub enum End {
     HalfClosed(Duration),
 }
 
-/// How long a relay waits for its sides.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Patience {
-    /// Nothing moves for so long; `None` for ever.
-    pub idle: Option<Duration>,
-    /// One direction has ended and the other has not; `None` for ever.
-    pub half_closed: Option<Duration>,
+/// Which directions have ended.
+#[derive(Default)]
+struct Ways {
+    up: bool,
+    down: bool,
 }
 
-/// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
-///
-/// # Cancel safety
-/// Dropping the future drops what was in flight; dropping both sides then resets them.
-pub fn run<'a>(
-    app: &'a mut App,
-    far: &'a mut dyn Far,
-    meter: &'a Arc<Meter>,
-    idle: Option<Duration>,
-) -> impl Future<Output = End> + Send + 'a {
-    run_within(app, far, meter, Patience { idle, half_closed: None })
-}
-
-/// The same with all limits.
-///
-/// # Cancel safety
-/// As [`run`].
-pub async fn run_within(
-    app: &mut App,
-    far: &mut dyn Far,
-    meter: &Arc<Meter>,
-    patience: Patience,
-) -> End {
-    let (mut up, mut down) = (false, false);
-    let mut half: Option<Pin<Box<Sleep>>> = None;
-    let carry = poll_fn(|cx| {
-        if !down && far.poll_down(cx, app, meter)?.is_ready() {
+impl Ways {
+    /// Moves what can be moved, until both have ended.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        far: &mut dyn Far,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        if !self.down && far.poll_down(cx, app, meter)?.is_ready() {
             app.finish().map_err(Broken::App)?;
-            down = true;
+            self.down = true;
         }
-        if !up && far.poll_up(cx, app, meter)?.is_ready() {
+        if !self.up && far.poll_up(cx, app, meter)?.is_ready() {
             app.half_closed();
-            up = true;
+            self.up = true;
         }
-        if up && down {
-            return Poll::Ready(Ok(false));
-        }
-        if let (true, Some(limit)) = (up || down, patience.half_closed) {
-            let half = half.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-            if half.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(true));
-            }
+        if self.up && self.down {
+            return Poll::Ready(Ok(()));
         }
         // Reads tell of a reset, but not behind an end of file, nor while nobody reads because
         // the other side takes nothing.
@@ -146,8 +121,22 @@ pub async fn run_within(
             return Poll::Ready(Err(Broken::Far(error)));
         }
         Poll::Pending
-    });
-    let ended = match patience.idle {
+    }
+}
+
+/// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
+///
+/// # Cancel safety
+/// Dropping the future drops what was in flight; dropping both sides then resets them.
+pub async fn run(
+    app: &mut App,
+    far: &mut dyn Far,
+    meter: &Arc<Meter>,
+    idle: Option<Duration>,
+) -> End {
+    let mut ways = Ways::default();
+    let carry = poll_fn(|cx| ways.poll(cx, app, far, meter));
+    let ended = match idle {
         None => carry.await,
         Some(limit) => tokio::select! {
             ended = carry => ended,
@@ -159,14 +148,47 @@ pub async fn run_within(
             }
         },
     };
-    let end = match ended {
-        Ok(false) => return End::Completed,
-        Ok(true) => {
+    end(ended, app, far)
+}
+
+/// The same, but when one direction has ended the other may go on for `half_closed` only: then
+/// both sides are told in order that nothing more comes.
+///
+/// # Cancel safety
+/// As [`run`].
+pub async fn run_closing(
+    app: &mut App,
+    far: &mut dyn Far,
+    meter: &Arc<Meter>,
+    half_closed: Duration,
+) -> End {
+    let mut ways = Ways::default();
+    let mut late: Option<Pin<Box<Sleep>>> = None;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = ways.poll(cx, app, far, meter) {
+            return Poll::Ready(Some(ended));
+        }
+        if ways.up || ways.down {
+            let late = late.get_or_insert_with(|| Box::pin(tokio::time::sleep(half_closed)));
+            return late.as_mut().poll(cx).map(|()| None);
+        }
+        Poll::Pending
+    })
+    .await;
+    match ended {
+        Some(ended) => end(ended, app, far),
+        None => {
             // What is on its way still arrives.
             let _ = app.finish();
             far.part();
-            return End::HalfClosed(patience.half_closed.unwrap_or_default());
+            End::HalfClosed(half_closed)
         }
+    }
+}
+
+fn end(ended: Result<(), Broken>, app: &mut App, far: &mut dyn Far) -> End {
+    let end = match ended {
+        Ok(()) => return End::Completed,
         Err(Broken::App(e)) => End::AppReset(e),
         Err(Broken::Far(e)) => End::FarReset(e),
     };

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::{self, App, Patience},
+    relay::{self, App},
     tls::{
         TlsError,
         secured::{self, Secured},
@@ -31,19 +31,37 @@ pub(super) type Outcome = (CloseReason, Option<String>);
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides; the record says `dropped`.
-pub(super) async fn serve(
-    service: Arc<Service>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    conn: OpenConn,
-) {
+pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: SocketAddr) {
+    let deadline = Instant::now() + service.config.connect;
+    let told = match service.config.proxy_in {
+        false => Ok(peer),
+        true => Box::pin(told(&socket, peer, deadline)).await,
+    };
+    let conn = service.record(*told.as_ref().unwrap_or(&peer));
     // What only the beginning needs is gone when the bytes flow.
-    let begun = Box::pin(begin(&service, socket, peer, &conn)).await;
+    let begun = match told {
+        Ok(peer) => Box::pin(begin(&service, socket, peer, &conn, deadline)).await,
+        Err(outcome) => Err(outcome),
+    };
     let outcome = match begun {
         Ok((app, far)) => carry(&service, app, far, &conn).await,
         Err(outcome) => outcome,
     };
     finish(&service, conn, outcome);
+}
+
+/// Who connected, as the PROXY header says.
+async fn told(
+    socket: &TcpStream,
+    peer: SocketAddr,
+    deadline: Instant,
+) -> Result<SocketAddr, Outcome> {
+    let wrong = |why: String| (CloseReason::BadProxyHeader, Some(format!("PROXY header: {why}")));
+    match tokio::time::timeout_at(deadline, proxy_protocol::read(socket)).await {
+        Ok(Ok(told)) => Ok(told.unwrap_or(peer)),
+        Ok(Err(error)) => Err(wrong(error.to_string())),
+        Err(_) => Err(wrong("it did not come in time".into())),
+    }
 }
 
 /// Leaves the record.
@@ -63,11 +81,11 @@ async fn carry(
     mut far: Box<SecuredFar>,
     conn: &OpenConn,
 ) -> Outcome {
-    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
+    let close = service.config.close;
     let live = conn.live();
     let carried = async {
         tokio::select! {
-            end = relay::run_within(&mut app, &mut *far, &live.meter, patience) => ended(end),
+            end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => ended(end),
             reason = live.until_cut() => (reason, None),
         }
     };
@@ -101,14 +119,10 @@ async fn begin(
     socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
+    deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
     let limit = service.config.connect;
-    let deadline = Instant::now() + limit;
     let begun = async {
-        let peer = match service.config.proxy_in {
-            false => peer,
-            true => told(&socket, conn).await?.unwrap_or(peer),
-        };
         match service.config.role {
             Role::Server => server(service, socket, peer, conn, limit).await,
             Role::Client => client(service, socket, peer, conn, limit).await,
@@ -133,17 +147,6 @@ async fn begin(
         conn.count_opened();
     }
     begun
-}
-
-/// Who connected, as the PROXY header says.
-async fn told(socket: &TcpStream, conn: &OpenConn) -> Result<Option<SocketAddr>, Outcome> {
-    match proxy_protocol::read(socket).await {
-        Ok(told) => {
-            conn.facts(|f| f.told_addr = told);
-            Ok(told)
-        }
-        Err(error) => Err((CloseReason::BadProxyHeader, Some(format!("PROXY header: {error}")))),
-    }
 }
 
 async fn server(

@@ -20,7 +20,7 @@ use crate::{
     identity::SpiffeId,
     lifecycle::Tasks,
     observe::conn::{CloseReason, OpenConn},
-    relay::{self, App, Patience},
+    relay::{self, App},
     sys::{netns::Netns, sockets},
     tls::Acceptor,
     tunnel::{
@@ -75,8 +75,8 @@ pub(super) async fn client(
         Err(outcome) => return outcome,
     };
     conn.count_opened();
-    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
-    ended(relay::run_within(&mut app, &mut stream, &conn.live().meter, patience).await)
+    let close = service.config.close;
+    ended(relay::run_closing(&mut app, &mut stream, &conn.live().meter, close).await)
 }
 
 async fn open(
@@ -197,8 +197,8 @@ async fn stream(
     };
     service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
-    let patience = Patience { idle: None, half_closed: Some(service.config.close) };
-    ended(relay::run_within(&mut app, &mut *stream, &conn.live().meter, patience).await)
+    let close = service.config.close;
+    ended(relay::run_closing(&mut app, &mut *stream, &conn.live().meter, close).await)
 }
 
 async fn begin(

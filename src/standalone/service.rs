@@ -277,8 +277,7 @@ impl Service {
     ) {
         let service = Arc::clone(self);
         if self.config.hbone.is_none() {
-            let conn = self.record(peer);
-            let served = connection::serve(service, socket, peer, conn);
+            let served = connection::serve(service, socket, peer);
             return self.conns.spawn(served.map(|()| drop(slot)));
         }
         let Some(pool) = pool.map(Arc::clone) else {

@@ -46,8 +46,6 @@ pub struct Facts {
     pub src: Party,
     /// Who is called.
     pub dst: Party,
-    /// Who connected, as a PROXY header said.
-    pub told_addr: Option<SocketAddr>,
     /// Next hop (outbound), or the address the tunnel or captured connection came in on.
     pub dst_addr: Option<SocketAddr>,
     /// The CONNECT authority.

@@ -121,7 +121,7 @@ impl LiveConn {
             json!({
                 "id": self.id,
                 "direction": self.direction.as_str(),
-                "src": f.told_addr.unwrap_or(self.peer.0),
+                "src": self.peer.0,
                 "dst": f.dst_addr,
                 "hboneAddr": f.hbone_addr,
                 "protocol": f.protocol,

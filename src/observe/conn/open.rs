@@ -84,7 +84,7 @@ impl Drop for OpenConn {
 
 fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
     let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
-    let src_addr = tracing::field::display(f.told_addr.unwrap_or(live.peer.0));
+    let src_addr = tracing::field::display(live.peer.0);
     let direction = live.direction.as_str();
     let (src, dst) = (f.src.names.as_ref(), f.dst.names.as_ref());
     let src_id = f.src.id.as_ref().map(tracing::field::display);
