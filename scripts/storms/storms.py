@@ -79,7 +79,8 @@ def root(storm):
     storm.check("root: a new one signs, and the old one is still trusted", said.splitlines()[-1], len(both) == 2)
     storm.check("root: SVIDs renewed meanwhile", issued, all(issued))
     storm.verdict("root rotation", found, f"root {before[0]} -> {', '.join(both)}; {sum(issued)} SVIDs issued")
-    # What is open by now began under the new one.
+    # Tunnels that began under the old one have ended when they were idle for a second.
+    time.sleep(2.5)
     load = Load()
     time.sleep(1)
     said = sh(f"{storm.adit} ca revoke --dir {DIR}/ca")
