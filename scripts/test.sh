@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change lands. Installs what is missing
-# (Debian packages), then fmt, clippy, tests, demo, interop, bench, instruction counts, docs.
-# Needs root.
+# (Debian packages), then fmt, clippy, tests, demo, interop, identity storms, bench,
+# instruction counts, docs. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = --help ]; then sed -n '2,4s/^# //p' "$0"; exit 0; fi
@@ -20,6 +20,7 @@ step cargo test --locked
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
 step scripts/interop/workload_api.sh --quick target/release/adit
+step scripts/identity_storms.sh target/release/adit --quick
 step scripts/bench.sh --quick --out target/bench-quick
 step scripts/instructions.sh
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet

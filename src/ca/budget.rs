@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::rotation::Validity;
 use crate::identity::SpiffeId;
 
 /// What is left, over all identities of the node.
@@ -16,17 +17,22 @@ pub struct OutageBudget {
 }
 
 impl OutageBudget {
-    /// From each identity: when its SVID ends, if it ever had one, and its last error.
+    /// From each identity: when its SVID counts, if it ever had one, and its last error.
     #[must_use]
     pub fn of(
-        identities: impl Iterator<Item = (SpiffeId, Option<SystemTime>, Option<String>)>,
+        identities: impl Iterator<Item = (SpiffeId, Option<Validity>, Option<String>)>,
         now: SystemTime,
     ) -> Self {
         let mut budget = Self::default();
-        for (id, end, error) in identities {
-            let left = end.map_or(0, |end| seconds_left(end, now));
-            if end.is_none_or(|end| end <= now) {
-                let had = if end.is_some() { "the last has run out" } else { "none yet" };
+        for (id, svid, error) in identities {
+            let valid = svid.filter(|svid| svid.covers(now));
+            let left = valid.map_or(0, |svid| seconds_left(svid.until, now));
+            if valid.is_none() {
+                let had = match svid {
+                    None => "none yet",
+                    Some(svid) if svid.from > now => "the last is not valid yet by our clock",
+                    Some(_) => "the last has run out",
+                };
                 let error = error.map(|error| format!("; {error}")).unwrap_or_default();
                 budget.without.push(format!("no valid SVID for {id}: {had}{error}"));
             }
@@ -57,7 +63,8 @@ mod tests {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let id = |name: &str| format!("spiffe://td/{name}").parse::<SpiffeId>().unwrap();
         let budget = |all: &[(&str, Option<u64>)]| {
-            let all = all.iter().map(|(name, end)| (id(name), end.map(at), None));
+            let svid = |end| Validity { from: at(900), until: at(end) };
+            let all = all.iter().map(|(name, end)| (id(name), end.map(svid), None));
             OutageBudget::of(all, at(1000))
         };
         assert_eq!(budget(&[]), OutageBudget::default());
@@ -70,5 +77,9 @@ mod tests {
             "no valid SVID for spiffe://td/c: none yet",
         ];
         assert_eq!(ended.without, named);
+        let early = Validity { from: at(1001), until: at(4600) };
+        let early = OutageBudget::of([(id("a"), Some(early), None)].into_iter(), at(1000));
+        assert_eq!(early.seconds, Some(0));
+        assert!(early.without[0].ends_with("not valid yet by our clock"), "{:?}", early.without);
     }
 }

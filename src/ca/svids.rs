@@ -5,12 +5,13 @@
 //! last good SVID until it expires, and says so; an expired one is never handed out.
 
 mod follow;
+mod renewal;
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::SystemTime,
 };
 
 use pki_types::UnixTime;
@@ -19,11 +20,12 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{Notify, watch};
 
 pub use follow::Following;
+use renewal::Renewal;
 
-use super::{CarriedAs, OutageBudget, Source, SourceError, Urgency, Wanted, rotation::Rotation};
+use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted, rotation::Validity};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
-    lifecycle::Tasks,
+    lifecycle::{Tasks, watch_clock},
     observe::metrics::Metrics,
 };
 
@@ -39,14 +41,20 @@ struct Held {
 
 impl Held {
     fn valid(&self) -> Option<&Arc<X509Svid>> {
-        self.svid.as_ref().filter(|svid| svid.not_after > SystemTime::now())
+        self.svid.as_ref().filter(|svid| validity(svid).covers(SystemTime::now()))
     }
+}
+
+fn validity(svid: &X509Svid) -> Validity {
+    Validity { from: svid.not_before, until: svid.not_after }
 }
 
 struct Entry {
     id: SpiffeId,
     held: watch::Receiver<Held>,
     hurry: Arc<Notify>,
+    /// A connection was refused for want of it.
+    demand: Arc<Notify>,
     tasks: Tasks,
 }
 
@@ -57,6 +65,10 @@ pub struct Svids {
     metrics: Arc<Metrics>,
     tasks: Tasks,
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    /// Told when the source is back.
+    back: watch::Sender<()>,
+    /// Told when the clock was set; from the first workload on.
+    clock: OnceLock<watch::Receiver<()>>,
 }
 
 impl fmt::Debug for Svids {
@@ -98,7 +110,8 @@ impl Svids {
     #[must_use]
     pub fn new(source: Arc<dyn Source>, metrics: Arc<Metrics>, tasks: Tasks) -> Self {
         let bundles = source.bundles();
-        Self { source, bundles, metrics, tasks, entries: Mutex::default() }
+        let (entries, back, clock) = Default::default();
+        Self { source, bundles, metrics, tasks, entries, back, clock }
     }
 
     /// Checks peers against these, the source's and others (see [`super::federation`]).
@@ -139,7 +152,7 @@ impl Svids {
         let last = entries.values().map(|e| {
             let held = e.held.borrow();
             let error = held.error.as_ref().map(ToString::to_string);
-            (e.id.clone(), held.svid.as_ref().map(|s| s.not_after), error)
+            (e.id.clone(), held.svid.as_deref().map(validity), error)
         });
         OutageBudget::of(last, SystemTime::now())
     }
@@ -173,17 +186,20 @@ impl Svids {
             self.end(uid, &old, &entries);
         }
         let (say, held) = watch::channel(Held::default());
-        let hurry = Arc::new(Notify::new());
+        let (hurry, demand) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let tasks = self.tasks.child();
         let renewal = Renewal {
             wanted: Wanted { uid: uid.clone(), id: id.clone() },
             source: Arc::clone(&self.source),
             metrics: Arc::clone(&self.metrics),
             hurry: Arc::clone(&hurry),
+            demand: Arc::clone(&demand),
+            clock: self.clock.get_or_init(|| watch_clock(&self.tasks)).clone(),
+            back: self.back.clone(),
             say,
         };
         tasks.spawn(renewal.run());
-        entries.insert(uid.clone(), Entry { id: id.clone(), held, hurry, tasks });
+        entries.insert(uid.clone(), Entry { id: id.clone(), held, hurry, demand, tasks });
     }
 
     /// Keeps only the workloads that `wanted` names; the others' keys are wiped once the last
@@ -221,11 +237,15 @@ impl Svids {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<SourceError>> {
-        let held = self.lock().get(uid).map(|e| e.held.clone());
+        let handles = |e: &Entry| (e.held.clone(), Arc::clone(&e.hurry), Arc::clone(&e.demand));
+        let found = self.lock().get(uid).map(handles);
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
-        let mut held = held.ok_or_else(gone)?;
-        if held.borrow().svid.is_none() {
-            self.source.urge(uid);
+        let (mut held, hurry, demand) = found.ok_or_else(gone)?;
+        match &*held.borrow() {
+            Held { svid: None, .. } => self.source.urge(uid),
+            // The clock was set a moment ago.
+            h if h.valid().is_none() && h.error.is_none() => hurry.notify_one(),
+            _ => {}
         }
         let now = held
             .wait_for(|h| h.valid().is_some() || h.error.is_some())
@@ -233,7 +253,10 @@ impl Svids {
             .map_err(|_| gone())?;
         match (now.valid(), &now.error) {
             (Some(svid), _) => Ok(Arc::clone(svid)),
-            (None, Some(error)) => Err(Arc::clone(error)),
+            (None, Some(error)) => {
+                demand.notify_one();
+                Err(Arc::clone(error))
+            }
             (None, None) => Err(gone()),
         }
     }
@@ -277,92 +300,10 @@ fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidSt
     }
 }
 
-/// The driver of one [`Rotation`]: waits, asks, tells; decides nothing.
-struct Renewal {
-    wanted: Wanted,
-    source: Arc<dyn Source>,
-    metrics: Arc<Metrics>,
-    hurry: Arc<Notify>,
-    say: watch::Sender<Held>,
-}
-
-impl Renewal {
-    async fn run(self) {
-        let mut plan = Rotation::new(SystemTime::now());
-        let mut urgency = Urgency::WarmUp;
-        loop {
-            let wait = plan.due().duration_since(SystemTime::now()).unwrap_or_default();
-            tokio::select! {
-                () = sleep_by_the_clock(wait) => {}
-                () = self.hurry.notified() => {
-                    plan.hurry(SystemTime::now());
-                    urgency = Urgency::OnDemand;
-                }
-                () = self.source.changed(&self.wanted) => plan.hurry(SystemTime::now()),
-            }
-            let fetched = self.source.fetch(&self.wanted, urgency).await;
-            urgency = Urgency::Background;
-            match fetched {
-                Ok(svid) => self.issued(&mut plan, svid),
-                Err(error) => self.failed(&mut plan, error),
-            }
-        }
-    }
-
-    fn issued(&self, plan: &mut Rotation, svid: X509Svid) {
-        let now = SystemTime::now();
-        plan.on_issued(now, svid.not_after, rand::random());
-        let known = |held: &Arc<X509Svid>| held.chain == svid.chain;
-        // Files and agents that have nothing newer yet give the same again.
-        if !self.say.borrow().svid.as_ref().is_some_and(known) {
-            self.metrics.svid_renewals.with_label_values(&["issued", self.source.kind()]).inc();
-            tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
-        }
-        let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let gauge = self.metrics.svid_not_after.with_label_values(&[self.wanted.id.as_str()]);
-        gauge.set(end.as_secs_f64());
-        let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let gauge = self.metrics.svid_last_success.with_label_values(&[self.wanted.id.as_str()]);
-        gauge.set(at.as_secs_f64());
-        let (svid, next) = (Some(Arc::new(svid)), Some(plan.due()));
-        let held = Held { svid, error: None, next, obtained: Some(now) };
-        self.say.send_replace(held);
-    }
-
-    fn failed(&self, plan: &mut Rotation, error: SourceError) {
-        let now = SystemTime::now();
-        plan.on_failure(now, rand::random());
-        self.metrics.svid_renewals.with_label_values(&["failed", self.source.kind()]).inc();
-        self.say.send_modify(|held| {
-            if matches!(error, SourceError::Withdrawn { .. }) {
-                held.svid = None;
-            }
-            let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
-            let last_good = match left {
-                Some(left) => format!("the last good SVID serves for another {} s", left.as_secs()),
-                None => "no valid SVID is left: connections are refused".to_owned(),
-            };
-            let retry = plan.due().duration_since(now).unwrap_or_default();
-            tracing::warn!(target: "svid", identity = %self.wanted.id, %error, ?retry, last_good, "SVID not renewed");
-            held.error = Some(Arc::new(error));
-            held.next = Some(plan.due());
-        });
-    }
-}
-
-/// Sleeps in steps, so that a clock that was set, or a machine that was suspended, is noticed.
-async fn sleep_by_the_clock(wait: Duration) {
-    let until = SystemTime::now() + wait;
-    while let Ok(left) = until.duration_since(SystemTime::now()) {
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(Duration::from_secs(30))).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ca::EmbeddedCa;
 

@@ -52,9 +52,9 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
-    /// All of that in turn, with nobody's connection failing
+    /// All of that in turn, with no new connection failing
     #[command(
-        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation,\n`adit ca serve`) look every 60 s: the default leaves them three looks."
+        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation,\n`adit ca serve`) look every 60 s: the default leaves them three looks.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they go on; `adit ca revoke` can follow when they have ended."
     )]
     Rotate {
         #[command(flatten)]
@@ -62,6 +62,9 @@ enum Verb {
         /// How long peers need at most to see a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
+        /// Leave the old authority trusted, though nothing is signed with it any more
+        #[arg(long)]
+        no_revoke: bool,
     },
     /// Give an identity nothing any more, and revoke what it has
     Ban(Who),
@@ -142,7 +145,9 @@ fn act(verb: &Verb) -> anyhow::Result<()> {
             let done = which.open()?.revoke(which.kind(), id.as_deref(), *force)?;
             println!("revoked {done}");
         }
-        Verb::Rotate { which, overlap } => rotate(&which.open()?, which.kind(), *overlap)?,
+        Verb::Rotate { which, overlap, no_revoke } => {
+            rotate(&which.open()?, which.kind(), *overlap, !no_revoke)?;
+        }
         Verb::Ban(who) => {
             let revoked = open(&who.at.dir)?.ban(&who.id)?;
             println!("banned {}; {revoked} SVIDs revoked", who.id);
@@ -194,7 +199,7 @@ fn show(found: &Overview, json: bool) {
 }
 
 /// What is trusted is known before it is used, and unused before it is no longer trusted.
-fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration) -> anyhow::Result<()> {
+fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyhow::Result<()> {
     let overlap = overlap.max(SEEN);
     let next = ca.prepare(kind)?;
     println!("prepared {next}; waiting {overlap:?} until peers know it");
@@ -206,6 +211,10 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration) -> anyhow::Result<()>
     std::thread::sleep(overlap);
     if kind == Kind::X509 {
         until_unused(ca, &old)?;
+    }
+    if !revoke {
+        println!("{old} stays trusted for what began under it, until `adit ca revoke`");
+        return Ok(());
     }
     println!("revoked {}", ca.revoke(kind, Some(&old), false)?);
     Ok(())

@@ -46,3 +46,11 @@ pub struct X509Svid {
     /// The leaf's serial number, lower-case hex without separators.
     pub serial: String,
 }
+
+impl X509Svid {
+    /// Whether it is within its validity.
+    #[must_use]
+    pub fn counts_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+}

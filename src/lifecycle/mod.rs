@@ -1,5 +1,7 @@
-//! Tasks with owners, which can be drained and cut.
+//! Tasks with owners, which can be drained and cut; and a clock that may be set.
 
+mod clock;
 mod tasks;
 
+pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use tasks::Tasks;

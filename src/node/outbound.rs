@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
 };
 
 use tokio::net::TcpStream;
@@ -18,7 +19,7 @@ use crate::{
     relay::{self, App, Far, tcp::TcpFar},
     sys::sockets,
     tunnel::{
-        Own, Pool,
+        ConnectError, Own, Pool,
         connect::{Authority, ConnectRequest},
         stream::TunnelStream,
     },
@@ -122,11 +123,16 @@ async fn open(
     hop: &crate::tunnel::Hop,
     request: &ConnectRequest,
 ) -> Result<TunnelStream, Outcome> {
-    let svid = node.own_svid(from).await;
-    let svid = svid.map_err(|error| (CloseReason::NoIdentity, Some(error)))?;
-    let own = Own { svid, bundles: node.svids.bundles() };
+    let mut own = own(node, from).await?;
     let first = sockets::read_now(app);
-    let opened = pool.open(&own, hop, request, &first).await;
+    let mut opened = pool.open(&own, hop, request, &first).await;
+    let reason = opened.as_ref().err().map(ConnectError::close_reason);
+    let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
+    if judged && !own.svid.counts_at(SystemTime::now()) {
+        // The clock was set on the way: what either end showed has run out, and both have newer.
+        own = self::own(node, from).await?;
+        opened = pool.open(&own, hop, request, &first).await;
+    }
     let (stream, proven) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     conn.facts(|f| {
@@ -139,6 +145,13 @@ async fn open(
         return Err((condemned.reason, Some(condemned.why.to_string())));
     }
     Ok(stream)
+}
+
+/// Who the workload is now, and whom it trusts.
+async fn own(node: &Node, from: &Workload) -> Result<Own, Outcome> {
+    let svid = node.own_svid(from).await;
+    let svid = svid.map_err(|error| (CloseReason::NoIdentity, Some(error)))?;
+    Ok(Own { svid, bundles: node.svids.bundles() })
 }
 
 /// The outcome for an application or upstream that could not be dialled.

@@ -20,7 +20,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use csr::CsrError;
@@ -34,7 +37,7 @@ pub use token::{Expected, TokenError};
 
 use super::EmbeddedCa;
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Tasks, clock_set, watch_clock},
     rpc::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
 };
 use authorize::{Pod, Rules};
@@ -134,7 +137,8 @@ pub async fn serve(
     let addr = listener.local_addr()?;
     let (to, conns) = mpsc::channel(64);
     tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));
-    tasks.spawn(renew(own, Arc::clone(ca), config.names.clone()));
+    let clock = watch_clock(tasks);
+    tasks.spawn(renew(own, Arc::clone(ca), config.names.clone(), clock));
     let service = service::CaService::new(
         Arc::clone(ca),
         config.rules,
@@ -162,10 +166,19 @@ pub async fn serve(
     Ok(addr)
 }
 
-/// Its own certificate is made anew long before it expires.
-async fn renew(own: Arc<tls::OwnCert>, ca: Arc<EmbeddedCa>, names: Vec<String>) {
+/// Its own certificate is made anew long before it expires, and when the clock was set: by the
+/// new time it may not be valid.
+async fn renew(
+    own: Arc<tls::OwnCert>,
+    ca: Arc<EmbeddedCa>,
+    names: Vec<String>,
+    mut clock: watch::Receiver<()>,
+) {
     loop {
-        tokio::time::sleep(tls::OWN / 2).await;
+        tokio::select! {
+            () = tokio::time::sleep(tls::OWN / 2) => {}
+            () = clock_set(&mut clock) => {}
+        }
         while let Err(error) = own.renew(&ca, &names) {
             tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 60 s");
             tokio::time::sleep(Duration::from_secs(60)).await;
