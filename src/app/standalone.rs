@@ -101,11 +101,13 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
     for (service, listening) in &services {
         service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
         let config = &service.config;
+        // Port 0 is whichever was free.
+        let bound = listening.local_addr().map(|addr| addr.to_string());
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         tracing::info!(
             service = config.name,
             role = config.role.as_str(),
-            listen = %config.listen,
+            listen = bound.unwrap_or_else(|| config.listen.to_string()),
             targets = targets.join(", "),
             certificate = service.keeper.current().source,
             "listening"
