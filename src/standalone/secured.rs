@@ -156,10 +156,14 @@ impl SecuredFar {
         Ok(far)
     }
 
-    /// Tells the peer that it may not be here, as far as the socket takes it, and ends.
+    /// Tells the peer that it may not be here, as far as the socket takes it, and ends. In TLS 1.2
+    /// rustls says no alert for us: the end without close_notify is what tells.
     pub fn refuse(mut self) {
-        if let Machine::Tls13(records) = &mut self.records {
-            let _ = records.sealer.refuse(ACCESS_DENIED);
+        match &mut self.records {
+            Machine::Tls13(records) => {
+                let _ = records.sealer.refuse(ACCESS_DENIED);
+            }
+            Machine::Tls12 { .. } => self.closed = true,
         }
         self.part();
     }
