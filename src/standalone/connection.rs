@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 use super::{
     Address, PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
-    tls::Config,
+    tls::{Config, noting},
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
@@ -159,6 +159,13 @@ async fn server(
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
+    let (config, asked) = match service.config.proxy_out {
+        Some(ProxyMode::Tls | ProxyMode::TlsFull) => {
+            let (config, asked) = noting(&config);
+            (config, Some(asked))
+        }
+        _ => (config, None),
+    };
     let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
@@ -179,7 +186,7 @@ async fn server(
             to: local,
             tls: Some(&*facts),
             alpn: alpn.as_deref(),
-            authority: None,
+            authority: asked.as_ref().and_then(|asked| asked.name()),
             peer: caller.as_deref(),
         };
         introduce(&mut app, mode, &told).await?;

@@ -209,7 +209,8 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
                 };
                 (header.len(), from)
             }
-            unfinished if unfinished.is_incomplete() && have.len() < LONGEST => {
+            // A line that has ended is whole, whatever the parser still hopes for.
+            unfinished if unfinished.is_incomplete() && !started && have.len() < LONGEST => {
                 take(tcp, new)?;
                 continue;
             }
@@ -289,6 +290,7 @@ mod tests {
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00\x00\x00\x00",
             b"PROXY TCP4 300.0.0.1 10.0.0.2 1 2\r\n",
+            b"PROXY TCP4 10.0.0.1\r\n",
             b"PROXY TCP4 ",
             b"",
         ] {

@@ -1,13 +1,13 @@
 //! Material as rustls wants it, made once per change.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
     ClientConfig, ServerConfig, SupportedProtocolVersion,
     client::Resumption,
-    server::NoServerSessionStorage,
-    sign::SingleCertAndKey,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 
@@ -52,6 +52,39 @@ impl Configs {
         let config = build(material, role, options)?;
         self.made.store(Some(Arc::new((Arc::clone(material), config.clone()))));
         Ok(config)
+    }
+}
+
+/// The same configuration, which also notes the name that the client asks for (SNI): rustls does
+/// not tell it after a handshake without buffers.
+pub(super) fn noting(config: &ServerConfig) -> (Arc<ServerConfig>, Arc<Asked>) {
+    let asked =
+        Arc::new(Asked { shown: Arc::clone(&config.cert_resolver), name: OnceLock::default() });
+    let mut config = config.clone();
+    config.cert_resolver = Arc::<Asked>::clone(&asked);
+    (Arc::new(config), asked)
+}
+
+/// What one client asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    shown: Arc<dyn ResolvesServerCert>,
+    name: OnceLock<String>,
+}
+
+impl Asked {
+    /// The name, if there was one.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.get().map(String::as_str)
+    }
+}
+
+impl ResolvesServerCert for Asked {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(name) = hello.server_name() {
+            let _ = self.name.set(name.to_owned());
+        }
+        self.shown.resolve(hello)
     }
 }
 
