@@ -55,6 +55,8 @@ pub fn run(plan: Plan) -> Result<u8, String> {
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let ran = control.block_on(serve(plan, &workers));
+    // A file that is still being read keeps nothing from ending.
+    control.shutdown_background();
     drop(workers);
     ran
 }

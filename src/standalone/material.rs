@@ -9,7 +9,7 @@ use std::{
 
 use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use rustls::{RootCertStore, sign::CertifiedKey};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::PeerCert;
 use crate::{
@@ -87,6 +87,9 @@ pub struct Keeper {
     /// Why the last attempt failed, if it did.
     error: Mutex<Option<String>>,
     workload_api: Option<WorkloadApi>,
+    reading: Arc<Semaphore>,
+    /// The files before they were first read.
+    first: Vec<Stamp>,
 }
 
 impl Keeper {
@@ -95,8 +98,10 @@ impl Keeper {
     /// # Errors
     /// What is wrong, and where.
     pub async fn open(config: MaterialConfig) -> Result<Arc<Self>, String> {
+        // Before they are read: what changes from here on is seen.
+        let first = stamps(&config);
         let (material, workload_api) = match &config {
-            MaterialConfig::Files { .. } => (read(&config).await?, None),
+            MaterialConfig::Files { .. } => (read(&config, None).await?, None),
             MaterialConfig::WorkloadApi { endpoint, within, shown } => {
                 let api = WorkloadApi::follow(endpoint);
                 let from = endpoint.to_string();
@@ -113,7 +118,8 @@ impl Keeper {
             }
         };
         let now = watch::Sender::new(Arc::new(material));
-        Ok(Arc::new(Self { config, now, error: Mutex::default(), workload_api }))
+        let reading = Arc::new(Semaphore::new(1));
+        Ok(Arc::new(Self { config, now, error: Mutex::default(), workload_api, reading, first }))
     }
 
     /// What is in use.
@@ -143,7 +149,23 @@ impl Keeper {
         if self.workload_api.is_some() {
             return Ok(());
         }
-        let read = read(&self.config).await;
+        // One at a time: a file that cannot be read to its end holds one thread, not one each time.
+        let read = async {
+            let turn =
+                Arc::clone(&self.reading).acquire_owned().await.map_err(|e| e.to_string())?;
+            read(&self.config, Some(turn)).await
+        };
+        let read = match tokio::time::timeout(READ_WITHIN, read).await {
+            Ok(read) => read,
+            Err(_) => Err(unread(&self.config)),
+        };
+        let read = read.and_then(|new| {
+            // Those of the system, taken away under us.
+            match self.current().trust.is_empty() || !new.trust.is_empty() {
+                true => Ok(new),
+                false => Err("the system has no trusted roots any more".into()),
+            }
+        });
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(material) => {
@@ -185,11 +207,10 @@ impl Keeper {
                 }
             }
             (config, _) => {
-                let stamps = || paths(config).iter().map(stamp).collect::<Vec<_>>();
-                let (mut taken, mut before) = (stamps(), None);
+                let (mut taken, mut before) = (self.first.clone(), None);
                 loop {
                     tokio::time::sleep(LOOK_EVERY).await;
-                    let now = stamps();
+                    let now = stamps(config);
                     // Twice the same: whoever writes has finished.
                     if now != taken && before.as_ref() == Some(&now) {
                         match self.reload().await {
@@ -210,8 +231,23 @@ impl Keeper {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long files may take to be read anew: one may have become a pipe.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// What to say when they took longer.
+fn unread(config: &MaterialConfig) -> String {
+    let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+    match paths(config).iter().find(no_file) {
+        Some(path) => at(path, "is a pipe that nobody writes to"),
+        None => format!("files could not be read within {READ_WITHIN:?}"),
+    }
+}
 
 type Stamp = Option<(u64, u64, SystemTime)>;
+
+fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
+    paths(config).iter().map(stamp).collect()
+}
 
 fn stamp(path: &PathBuf) -> Stamp {
     use std::os::unix::fs::MetadataExt;
@@ -267,9 +303,16 @@ fn of_svid(
 }
 
 /// Files are read beside the control thread: a keystore's key derivation may take a while.
-async fn read(config: &MaterialConfig) -> Result<Material, String> {
+async fn read(
+    config: &MaterialConfig,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<Material, String> {
     let config = config.clone();
-    let read = tokio::task::spawn_blocking(move || read_now(&config));
+    let read = tokio::task::spawn_blocking(move || {
+        let read = read_now(&config);
+        drop(turn);
+        read
+    });
     read.await.map_err(|e| format!("reading files: {e}"))?
 }
 
@@ -377,8 +420,9 @@ fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
         None => {
             let system = rustls_native_certs::load_native_certs();
             let (added, _) = store.add_parsable_certificates(system.certs);
+            // Whether that is enough depends on whether anybody is checked.
             if added == 0 {
-                return Err("the system has no trusted roots; name a CA bundle".into());
+                tracing::debug!(target: "svid", "the system has no trusted roots");
             }
         }
     }
@@ -387,12 +431,18 @@ fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
 
 fn crls_in(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let bytes = bytes(path)?;
-    if !bytes.windows(11).any(|w| w == b"-----BEGIN ") {
-        return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
+    let all = if bytes.windows(11).any(|w| w == b"-----BEGIN ") {
+        let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+        all.map_err(|e| at(path, e))?
+    } else {
+        vec![CertificateRevocationListDer::from(bytes.to_vec())]
+    };
+    if all.is_empty() {
+        return Err(at(path, "holds no CRL in PEM"));
     }
-    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(at(path, "holds no CRL in PEM")),
-        other => other.map_err(|e| at(path, e)),
+    for crl in &all {
+        webpki::BorrowedCertRevocationList::from_der(crl)
+            .map_err(|e| at(path, format!("holds no CRL that can be used: {e}")))?;
     }
+    Ok(all)
 }

@@ -93,6 +93,14 @@ pub enum PeerTrust {
     Pinned(Arc<[Pin]>),
 }
 
+impl PeerTrust {
+    /// Whether there is no root that anybody could be checked against.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Roots { roots, .. } if roots.is_empty())
+    }
+}
+
 /// rustls' verifier seams, both ends.
 #[derive(Debug)]
 pub struct PeerVerifier {
@@ -109,6 +117,9 @@ impl PeerVerifier {
     /// # Errors
     /// If there is no root, or a CRL cannot be read.
     pub fn new(trust: PeerTrust, demanded: bool) -> Result<Arc<Self>, String> {
+        if trust.is_empty() {
+            return Err("there are no trusted roots; name a CA bundle".into());
+        }
         let (mut client, mut server) = (None, None);
         if let PeerTrust::Roots { roots, crls } = &trust {
             let provider = classic_provider();
