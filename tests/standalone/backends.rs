@@ -1,0 +1,136 @@
+//! Plain servers on threads, as legacy applications are: they know nothing of TLS.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+};
+
+use crate::process::PATIENCE;
+
+/// One that listens until dropped.
+pub(crate) struct Backend {
+    pub(crate) addr: SocketAddr,
+    taken: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Backend {
+    /// Each connection in a thread.
+    pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::at(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
+    }
+
+    /// At a socket that is there.
+    pub(crate) fn at(
+        listener: TcpListener,
+        serve: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let addr = listener.local_addr().unwrap();
+        let (taken, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (counter, stopping) = (Arc::clone(&taken), Arc::clone(&stop));
+        let serve = Arc::new(serve);
+        let accepting = thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                if stopping.load(SeqCst) {
+                    return;
+                }
+                counter.fetch_add(1, SeqCst);
+                patient(&socket);
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(socket));
+            }
+        });
+        Self { addr, taken, stop, accepting: Some(accepting) }
+    }
+
+    /// Says back what it hears, and ends when that has ended.
+    pub(crate) fn echo() -> Self {
+        Self::start(echo)
+    }
+
+    /// Hears all, then says how many bytes that were.
+    pub(crate) fn counting() -> Self {
+        Self::start(|mut socket| {
+            let heard = std::io::copy(&mut socket, &mut std::io::sink());
+            if let Ok(bytes) = heard {
+                let _ = write!(socket, "{bytes}");
+                let _ = socket.shutdown(Shutdown::Write);
+            }
+        })
+    }
+
+    /// Says something first and ends its side at once; hears the rest.
+    pub(crate) fn greeting(words: impl Into<Vec<u8>>) -> Self {
+        let words = words.into();
+        Self::start(move |mut socket| {
+            let _ = socket.write_all(&words);
+            let _ = socket.shutdown(Shutdown::Write);
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        })
+    }
+
+    /// How many connections it has taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(SeqCst)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        let _ = TcpStream::connect(self.addr);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+pub(crate) fn echo(mut socket: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(n @ 1..) = socket.read(&mut buffer) {
+        if socket.write_all(&buffer[..n]).is_err() {
+            return;
+        }
+    }
+    let _ = socket.shutdown(Shutdown::Write);
+}
+
+/// No test waits for ever.
+pub(crate) fn patient(socket: &TcpStream) {
+    let _ = socket.set_read_timeout(Some(PATIENCE));
+    let _ = socket.set_write_timeout(Some(PATIENCE));
+    let _ = socket.set_nodelay(true);
+}
+
+/// A plain connection.
+pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(addr).unwrap();
+    patient(&socket);
+    socket
+}
+
+/// Says it, ends its side, and hears the rest: as `nc -N` does.
+pub(crate) fn ask(addr: SocketAddr, words: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut socket = dial(addr);
+    socket.write_all(words)?;
+    socket.shutdown(Shutdown::Write)?;
+    let mut heard = Vec::new();
+    socket.read_to_end(&mut heard)?;
+    Ok(heard)
+}
+
+/// Ends it as a process that was killed does: with a reset.
+pub(crate) fn reset(socket: TcpStream) {
+    socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+}
+
+/// A port that nobody listens at.
+pub(crate) fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

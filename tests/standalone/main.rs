@@ -1,0 +1,18 @@
+//! `adit server` and `adit client` as their users see them: the real binary, its flags, real
+//! sockets on loopback, and peers that are not adit's own.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+
+mod access;
+mod access_client;
+mod backends;
+mod flags;
+#[path = "../support/pattern.rs"]
+mod pattern;
+mod peers;
+mod pki;
+mod process;
+mod proxy;
+mod reload;
+mod storms;
+mod streams;
+mod unix;

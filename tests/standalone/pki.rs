@@ -1,0 +1,199 @@
+//! Certificates of a small company: one CA, another one nobody trusts, and a folder of files.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose as Ku,
+    RevokedCertParams, SanType, SerialNumber,
+};
+use time::OffsetDateTime;
+
+/// A certificate and its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    key: Vec<u8>,
+    pem: String,
+    key_pem: String,
+    /// SubjectPublicKeyInfo, DER.
+    pub(crate) spki: Vec<u8>,
+}
+
+impl Leaf {
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone().into())
+    }
+}
+
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) root: CertificateDer<'static>,
+    pem: String,
+}
+
+impl Ca {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![Ku::KeyCertSign, Ku::CrlSign];
+        // An X.509-SVID's authority has its trust domain's ID (X509-SVID §3.1).
+        params.subject_alt_names = vec![uri("spiffe://td.test")];
+        let root = params.self_signed(&key).unwrap();
+        let (der, pem) = (root.der().clone(), root.pem());
+        Self { issuer: Issuer::new(params, key), root: der, pem }
+    }
+
+    /// A leaf for both purposes, for a quarter of an hour, unless `change` says otherwise.
+    pub(crate) fn leaf(&self, cn: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, cn);
+        params.not_before = now - Duration::from_secs(60);
+        params.not_after = now + Duration::from_secs(900);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![Ku::DigitalSignature];
+        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+        change(&mut params);
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf {
+            chain: vec![cert.der().clone()],
+            key: key.serialize_der(),
+            pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+            spki: rcgen::PublicKeyData::subject_public_key_info(&key),
+        }
+    }
+
+    /// A CA below this one, and its certificate.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![Ku::KeyCertSign, Ku::CrlSign];
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let (root, pem) = (cert.der().clone(), cert.pem());
+        Self { issuer: Issuer::new(params, key), root, pem }
+    }
+
+    /// A list that revokes these serial numbers, PEM.
+    pub(crate) fn crl(&self, serials: &[u64]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + Duration::from_secs(3600),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+pub(crate) fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+pub(crate) fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().unwrap())
+}
+
+pub(crate) fn ip(text: &str) -> SanType {
+    SanType::IpAddress(text.parse().unwrap())
+}
+
+/// The names of the server that everybody knows.
+pub(crate) fn as_server(params: &mut CertificateParams) {
+    params.distinguished_name.push(DnType::OrganizationalUnitName, "databases");
+    params.subject_alt_names =
+        vec![dns("localhost"), dns("db.example.org"), ip("127.0.0.1"), uri("spiffe://td.test/db")];
+}
+
+/// The names of a client that uses all kinds of them.
+pub(crate) fn as_app(params: &mut CertificateParams) {
+    params.distinguished_name.push(DnType::OrganizationalUnitName, "billing");
+    params.subject_alt_names =
+        vec![dns("app.example.org"), ip("192.0.2.7"), uri("spiffe://td.test/apps/billing/7")];
+}
+
+/// A folder with `ca.pem`, `server.crt`, `server.key`, `app.crt`, `app.key`; gone when dropped.
+pub(crate) struct Pki {
+    dir: tempfile::TempDir,
+    pub(crate) ca: Ca,
+    pub(crate) server: Leaf,
+    /// CN `app`.
+    pub(crate) app: Leaf,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::new("company CA");
+        let (server, app) = (ca.leaf("server", as_server), ca.leaf("app", as_app));
+        let pki = Self { dir, ca, server, app };
+        pki.write("ca.pem", &pki.ca.pem);
+        pki.put("server", &pki.server);
+        pki.put("app", &pki.app);
+        pki
+    }
+
+    pub(crate) fn stranger() -> Ca {
+        Ca::new("nobody's CA")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The path as it goes into a command line.
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Replaces a file as a whole.
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let new = self.path(&format!("{name}.new"));
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.path(name)).unwrap();
+    }
+
+    /// `NAME.crt`, `NAME.key`.
+    pub(crate) fn put(&self, name: &str, leaf: &Leaf) {
+        self.write(&format!("{name}.crt"), &leaf.pem);
+        self.write(&format!("{name}.key"), &leaf.key_pem);
+    }
+
+    /// Both in one file.
+    pub(crate) fn put_combined(&self, name: &str, leaf: &Leaf) {
+        self.write(name, format!("{}{}", leaf.key_pem, leaf.pem));
+    }
+
+    /// The flags for a credential.
+    pub(crate) fn showing(&self, name: &str) -> String {
+        let (crt, key) = (format!("{name}.crt"), format!("{name}.key"));
+        format!("--cert {} --key {} --cacert {}", self.at(&crt), self.at(&key), self.at("ca.pem"))
+    }
+
+    /// `server` before this target, at a free port, with the server's certificate.
+    pub(crate) fn server(&self, target: impl std::fmt::Display) -> String {
+        format!("server --listen 127.0.0.1:0 --target {target} {} ", self.showing("server"))
+    }
+
+    /// `client` of this target, at a free port, with the app's certificate.
+    pub(crate) fn client(&self, target: impl std::fmt::Display) -> String {
+        format!("client --listen 127.0.0.1:0 --target {target} {} ", self.showing("app"))
+    }
+}
