@@ -322,6 +322,8 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
     let mut svid = None;
+    let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
+    let crls: Vec<_> = crls.into_iter().flatten().collect();
     if let Some(credential) = credential {
         let (path, (chain, private)) = match credential {
             Credential::Pem { certificate, private_key: file } => {
@@ -339,15 +341,11 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         }
         key = Some(certified(chain.clone(), &private).map_err(|why| at(path, why))?);
         if let Some(roots) = roots {
-            svid = svid_of(chain, private, certificates(roots)?);
+            svid = svid_of(chain, private, certificates(roots)?, crls.clone());
         }
     }
     let trust = if pins.is_empty() {
-        let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
-        PeerTrust::Roots {
-            roots: Arc::new(root_store(roots.as_ref())?),
-            crls: crls.into_iter().flatten().collect(),
-        }
+        PeerTrust::Roots { roots: Arc::new(root_store(roots.as_ref())?), crls: crls.into() }
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
@@ -359,9 +357,11 @@ fn svid_of(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKey,
     roots: Vec<CertificateDer<'static>>,
+    crls: Vec<CertificateRevocationListDer<'static>>,
 ) -> Option<Own> {
     let leaf = parse_leaf(chain.first()?).ok()?;
-    let bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
+    let mut bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
+    bundle.crls = crls;
     let bundles: BundleSet = [bundle].into_iter().collect();
     let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
     let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };

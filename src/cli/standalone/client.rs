@@ -130,6 +130,20 @@ impl ClientArgs {
         if hbone.as_ref().is_some_and(|hbone| hbone.expect.is_empty()) {
             return Err("--tunnel hbone needs --verify-id: who must be at its other end".into());
         }
+        let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
+        // Mutual TLS 1.3 between X.509-SVIDs: whoever is at its other end has an ID.
+        let other = Access { ids: Vec::new(), ..access.clone() };
+        for (given, flag) in [
+            (!other.is_empty(), "a --verify flag other than --verify-id"),
+            (!self.verify.verify_spki_pin.is_empty(), "--verify-spki-pin"),
+            (self.verify.disable_authentication, "--disable-authentication"),
+            (self.override_server_name.is_some(), "--override-server-name"),
+            (tls12_only, "--max-tls-version TLS1.2"),
+        ] {
+            if given && hbone.is_some() {
+                return Err(format!("{flag} does not go with --tunnel hbone"));
+            }
+        }
         let globals = self.common.globals(self.credential.timed_reload)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
@@ -141,10 +155,7 @@ impl ClientArgs {
             targets: vec![self.target],
             material,
             access,
-            tls: TlsOptions {
-                tls12_only: self.common.max_tls_version == Some(TlsVersion::Tls12),
-                authenticate,
-            },
+            tls: TlsOptions { tls12_only, authenticate },
             server_name: self.override_server_name,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

@@ -241,6 +241,9 @@ impl CredentialArgs {
             if !pins.is_empty() {
                 return Err("pins replace the trust in roots: not with the Workload API".into());
             }
+            if !self.crl.is_empty() {
+                return Err("--crl goes with roots from a file: not with the Workload API".into());
+            }
             let addr = self.use_workload_api_addr.clone();
             let addr = addr.ok_or_else(|| {
                 format!("--use-workload-api needs --use-workload-api-addr or {ENDPOINT_VARIABLE}")

@@ -166,6 +166,18 @@ impl ServerArgs {
                 return Err(format!("{flag} cannot be honoured yet"));
             }
         }
+        let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
+        // Mutual TLS 1.3 between X.509-SVIDs, and the caller's address is that of its tunnel.
+        for (given, flag) in [
+            (self.accept_proxy_protocol, "--accept-proxy-protocol"),
+            (!self.allow.allow_spki_pin.is_empty(), "--allow-spki-pin"),
+            (self.allow.disable_authentication, "--disable-authentication"),
+            (tls12_only, "--max-tls-version TLS1.2"),
+        ] {
+            if given && self.tunnel.is_some() {
+                return Err(format!("{flag} does not go with --tunnel hbone"));
+            }
+        }
         let globals = self.common.globals(self.credential.timed_reload)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;
@@ -176,10 +188,7 @@ impl ServerArgs {
             targets: vec![self.target],
             material,
             access,
-            tls: TlsOptions {
-                tls12_only: self.common.max_tls_version == Some(TlsVersion::Tls12),
-                authenticate,
-            },
+            tls: TlsOptions { tls12_only, authenticate },
             server_name: None,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,
