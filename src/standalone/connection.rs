@@ -89,6 +89,14 @@ async fn carry(
             reason = live.until_cut() => (reason, None),
         }
     };
+    within_lifetime(service, carried).await
+}
+
+/// Carries for as long as a connection may last.
+pub(super) async fn within_lifetime(
+    service: &Service,
+    carried: impl Future<Output = Outcome>,
+) -> Outcome {
     match service.config.lifetime {
         None => carried.await,
         Some(limit) => match tokio::time::timeout(limit, Box::pin(carried)).await {
@@ -225,7 +233,11 @@ async fn client(
 }
 
 /// Tells the target who connects, before anything else.
-async fn introduce(app: &mut TcpStream, mode: ProxyMode, told: &Told<'_>) -> Result<(), Outcome> {
+pub(super) async fn introduce(
+    app: &mut TcpStream,
+    mode: ProxyMode,
+    told: &Told<'_>,
+) -> Result<(), Outcome> {
     let sent = match proxy_protocol::header(mode, told) {
         Ok(header) => app.write_all(&header).await,
         Err(error) => Err(error),

@@ -13,18 +13,19 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Address, PeerCert, Service,
-    connection::{Outcome, admit, dial, ended, finish},
+    Address, Material, PeerCert, Service,
+    connection::{Outcome, admit, dial, ended, finish, introduce, within_lifetime},
+    proxy_protocol::Told,
 };
 use crate::{
     identity::SpiffeId,
     lifecycle::Tasks,
-    observe::conn::{CloseReason, OpenConn},
+    observe::conn::{CloseReason, Direction, OpenConn},
     relay::{self, App},
     sys::{netns::Netns, sockets},
     tls::Acceptor,
     tunnel::{
-        HBONE_PORT, Hop, Pool, TunnelConfig,
+        HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
         connect::{Authority, ConnectRequest},
         server::{self, Incoming},
         stream::TunnelStream,
@@ -52,13 +53,27 @@ fn config(service: &Service) -> TunnelConfig {
     }
 }
 
+/// What is shown in a tunnel.
+///
+/// # Errors
+/// The certificate is none for it.
+pub(super) fn identity(material: &Material) -> Result<Own, String> {
+    material.svid.clone().ok_or_else(|| {
+        format!(
+            "{}: HBONE needs an X.509-SVID, a certificate with one spiffe:// URI, and its roots",
+            material.source
+        )
+    })
+}
+
 /// One worker's tunnels towards others.
 pub(super) fn pool(
     service: &Service,
     tasks: Tasks,
     closing: CancellationToken,
 ) -> io::Result<Pool> {
-    Ok(Pool::new(Arc::new(Netns::current()?), config(service), tasks, closing))
+    let pool = Pool::new(Arc::new(Netns::current()?), config(service), tasks, closing);
+    Ok(pool.among(Arc::clone(&service.held.live)))
 }
 
 /// Carries one plain connection through a tunnel.
@@ -76,7 +91,9 @@ pub(super) async fn client(
     };
     conn.count_opened();
     let close = service.config.close;
-    ended(relay::run_closing(&mut app, &mut stream, &conn.live().meter, close).await)
+    let meter = &conn.live().meter;
+    let carried = async { ended(relay::run_closing(&mut app, &mut stream, meter, close).await) };
+    within_lifetime(service, carried).await
 }
 
 async fn open(
@@ -86,8 +103,8 @@ async fn open(
     app: &TcpStream,
     conn: &OpenConn,
 ) -> Result<TunnelStream, Outcome> {
-    let no_identity = || (CloseReason::NoIdentity, Some("HBONE needs an X.509-SVID".into()));
-    let own = service.keeper.current().svid.clone().ok_or_else(no_identity)?;
+    let no_identity = |why| (CloseReason::NoIdentity, Some(why));
+    let own = identity(&service.keeper.current()).map_err(no_identity)?;
     let target = service.config.targets.first();
     let (host, port) = match target {
         Some(Address::Tcp { host, port }) => (host.clone(), *port),
@@ -121,6 +138,10 @@ async fn open(
         f.dst.id = Some(proven.peer.id.clone());
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
+    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    if let Some(no) = proven.condemned() {
+        return Err((no.reason, Some(no.why.to_string())));
+    }
     Ok(stream)
 }
 
@@ -147,31 +168,41 @@ pub(super) async fn serve(
         service.counts.failed.fetch_add(1, Relaxed);
         finish(&service, service.record(peer), (reason, Some(why)));
     };
-    let Some(own) = service.keeper.current().svid.clone() else {
-        return refused(CloseReason::NoIdentity, "HBONE needs an X.509-SVID".into());
+    let own = match identity(&service.keeper.current()) {
+        Ok(own) => own,
+        Err(why) => return refused(CloseReason::NoIdentity, why),
     };
     let accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect).await;
     let session = match accepted {
         Ok(session) => session,
         Err(error) => return refused(error.close_reason(), error.to_string()),
     };
+    let (id, theirs) = (own.svid.id.clone(), session.peer.clone());
+    let proven = match service.held.live.admit(Direction::Inbound, id, theirs, &own.bundles) {
+        Ok(proven) => proven,
+        Err(no) => return refused(no.reason, no.why.to_string()),
+    };
     let chain: Vec<CertificateDer<'_>> = session.peer.chain.to_vec();
-    let caller = PeerCert::of(&chain).map(Arc::new);
-    let facts = Arc::clone(&session.peer.tls);
+    let cert = PeerCert::of(&chain).map(Arc::new);
+    let caller = Caller { cert, proven: Arc::clone(&proven), peer, local };
     let tunnel = config(&service);
     let handle = |incoming: Box<Incoming>| {
-        let (service, caller, facts) = (Arc::clone(&service), caller.clone(), Arc::clone(&facts));
+        let (service, caller) = (Arc::clone(&service), caller.clone());
         async move {
             let conn = service.record(peer);
+            let facts = Arc::clone(&caller.proven.peer.tls);
             conn.facts(|f| (f.protocol, f.tls) = (Some("HBONE"), Some(facts)));
             let carried = tokio::select! {
-                outcome = stream(&service, caller.as_ref(), peer, local, incoming, &conn) => outcome,
+                outcome = stream(&service, &caller, incoming, &conn) => outcome,
                 reason = conn.live().until_cut() => (reason, None),
             };
             finish(&service, conn, carried);
         }
     };
-    let served = server::serve(session, peer, &tunnel, &streams, draining, handle).await;
+    let served = tokio::select! {
+        served = server::serve(session, peer, &tunnel, &streams, draining, handle) => served,
+        () = proven.ended() => return,
+    };
     if let Err(broken) = served
         && broken.streams == 0
     {
@@ -179,15 +210,37 @@ pub(super) async fn serve(
     }
 }
 
-async fn stream(
-    service: &Service,
-    caller: Option<&Arc<PeerCert>>,
+/// Who is at the other end of a tunnel.
+#[derive(Clone)]
+struct Caller {
+    cert: Option<Arc<PeerCert>>,
+    proven: Arc<Proven>,
     peer: SocketAddr,
     local: SocketAddr,
+}
+
+impl Caller {
+    /// A tunnel outlives the certificate that made it, and what that was checked against; what is
+    /// new in it does not.
+    fn still_proven(&self) -> Result<(), Outcome> {
+        if let Some(no) = self.proven.condemned() {
+            return Err((no.reason, Some(no.why.to_string())));
+        }
+        if self.proven.peer.has_ended() {
+            let why = "the caller's SVID expired while its tunnel was open";
+            return Err((CloseReason::SvidExpired, Some(why.into())));
+        }
+        Ok(())
+    }
+}
+
+async fn stream(
+    service: &Service,
+    caller: &Caller,
     incoming: Box<Incoming>,
     conn: &OpenConn,
 ) -> Outcome {
-    let begun = Box::pin(begin(service, caller, peer, local, *incoming, conn)).await;
+    let begun = Box::pin(begin(service, caller, *incoming, conn)).await;
     let (mut app, mut stream) = match begun {
         Ok(begun) => begun,
         Err(outcome) => {
@@ -198,28 +251,49 @@ async fn stream(
     service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
     let close = service.config.close;
-    ended(relay::run_closing(&mut app, &mut *stream, &conn.live().meter, close).await)
+    let meter = &conn.live().meter;
+    let carried = async { ended(relay::run_closing(&mut app, &mut *stream, meter, close).await) };
+    within_lifetime(service, carried).await
 }
 
 async fn begin(
     service: &Service,
-    caller: Option<&Arc<PeerCert>>,
-    peer: SocketAddr,
-    local: SocketAddr,
+    caller: &Caller,
     mut incoming: Incoming,
     conn: &OpenConn,
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
+    let (cert, peer, local) = (caller.cert.as_ref(), caller.peer, caller.local);
     conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
     if let Err(why) = meant(service, &incoming, local) {
         incoming.refuse(StatusCode::BAD_REQUEST);
         return Err((CloseReason::BadConnect, Some(why.into())));
     }
-    if let Err(outcome) = admit(service, caller, peer, local, conn).await {
+    let admitted = match caller.still_proven() {
+        Ok(()) => admit(service, cert, peer, local, conn).await,
+        refused => refused,
+    };
+    if let Err(outcome) = admitted {
         incoming.refuse(StatusCode::UNAUTHORIZED);
         return Err(outcome);
     }
+    let reached = async {
+        let mut app = dial(service, conn).await?;
+        if let Some(mode) = service.config.proxy_out {
+            let tls = conn.facts(|f| f.tls.clone());
+            let told = Told {
+                from: peer,
+                to: local,
+                tls: tls.as_deref(),
+                alpn: Some(b"h2"),
+                authority: None,
+                peer: cert.map(|cert| &**cert),
+            };
+            introduce(&mut app, mode, &told).await?;
+        }
+        Ok(app)
+    };
     let dialled = tokio::select! {
-        dialled = tokio::time::timeout(service.config.connect, dial(service, conn)) => dialled,
+        dialled = tokio::time::timeout(service.config.connect, reached) => dialled,
         () = incoming.abandoned() => {
             return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
         }

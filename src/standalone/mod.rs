@@ -20,6 +20,7 @@ mod address;
 mod connection;
 mod endpoint;
 mod hbone;
+mod held;
 mod material;
 mod peer_cert;
 mod proxy_protocol;

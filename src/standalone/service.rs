@@ -23,6 +23,7 @@ use super::{
     Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
     connection,
     hbone::{self, Hbone},
+    held::Held,
     tls::{Config, Configs},
 };
 use crate::{
@@ -137,6 +138,7 @@ pub struct Service {
     pub counts: Counts,
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
+    pub(super) held: Held,
     configs: Configs,
     slots: Option<Arc<Semaphore>>,
     stop: CancellationToken,
@@ -162,8 +164,10 @@ impl Service {
             version: None,
         };
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
+        let held = Held::new(&keeper.current());
         let service = Self {
             config,
+            held,
             keeper,
             counts: Counts::default(),
             telemetry,
@@ -174,7 +178,10 @@ impl Service {
             accepting: Tasks::default(),
             conns: Tasks::default(),
         };
-        service.tls()?;
+        match &service.config.hbone {
+            Some(_) => hbone::identity(&service.keeper.current()).map(drop)?,
+            None => drop(service.tls()?),
+        }
         Ok(Arc::new(service))
     }
 
@@ -191,6 +198,13 @@ impl Service {
             let _context = worker.enter();
             let listener = listening.accepting()?;
             self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
+        }
+        if let (Some(worker), Some(_)) = (workers.first(), &self.config.hbone) {
+            let service = Arc::clone(self);
+            self.accepting.spawn_on(worker, async move {
+                let stop = service.stop.clone();
+                stop.run_until_cancelled(service.held.follow(&service)).await;
+            });
         }
         Ok(())
     }
