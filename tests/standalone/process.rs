@@ -183,7 +183,10 @@ impl Drop for Adit {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-            eprintln!("its log:\n{}", lines.join("\n"));
+            eprintln!(
+                "the end of its log:\n{}",
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            );
         }
     }
 }
