@@ -192,7 +192,7 @@ fn a_header_is_not_waited_for_for_ever() {
         socket.write_all(words).unwrap();
         assert!(matches!(socket.read(&mut [0; 1]), Ok(0) | Err(_)));
     }
-    eventually("all are recorded", || adit.count("connect_timeout") == 3);
+    eventually("all are recorded", || adit.count("did not come in time") == 3);
 }
 
 /// Who is not asked to speak the PROXY protocol cannot choose an address.
