@@ -6,6 +6,7 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 use super::PeerCert;
 use crate::{
     identity::{SpiffeId, TrustDomain},
+    lifecycle::aside,
     observe::conn::Flow,
     policy::{self, Rules},
 };
@@ -81,7 +82,7 @@ impl Access {
         }
         if let Some(judge) = &self.judge {
             let (judge, asked) = (Arc::clone(judge), Arc::clone(peer));
-            let judged = tokio::task::spawn_blocking(move || judge.allows(&asked)).await;
+            let judged = aside(move || judge.allows(&asked)).await;
             match judged.map_err(|e| format!("the policy failed: {e}"))? {
                 Ok(true) => return Ok("policy".into()),
                 Ok(false) => why = format!("the policy does not allow {}", peer.name()),

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _},
     os::{
         fd::OwnedFd,
         unix::{
@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::Address;
+use crate::lifecycle::aside;
 
 /// How many connections may wait to be accepted; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -134,7 +135,7 @@ fn clear_stale(path: &Path) -> io::Result<()> {
 }
 
 fn tcp(host: &str, port: u16) -> io::Result<Socket> {
-    use std::net::{Ipv6Addr, ToSocketAddrs as _};
+    use std::net::Ipv6Addr;
     if host.is_empty() {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let fallback = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
@@ -202,6 +203,26 @@ fn as_tcp(stream: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(stream.into_std()?).into())
 }
 
+/// The addresses of a name, or the one address that it is.
+///
+/// # Errors
+/// What the resolver said.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let name = host.to_owned();
+    let found = aside(move || (name.as_str(), port).to_socket_addrs().map(Iterator::collect)).await;
+    let found: Vec<_> = found.map_err(io::Error::other)??;
+    match found.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+        false => Ok(found),
+    }
+}
+
 /// Connects; the addresses of a name are tried in turn.
 ///
 /// # Errors
@@ -213,7 +234,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
     match address {
         Address::Tcp { host, port } => {
             let host = if host.is_empty() { "localhost" } else { host };
-            let stream = TcpStream::connect((host, *port)).await?;
+            let stream = TcpStream::connect(&resolve(host, *port).await?[..]).await?;
             stream.set_nodelay(true)?;
             socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
             Ok(stream)

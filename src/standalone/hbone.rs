@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Address, Material, PeerCert, Service,
     connection::{Outcome, admit, dial, ended, finish, introduce, within_lifetime},
+    endpoint,
     proxy_protocol::Told,
 };
 use crate::{
@@ -150,9 +151,8 @@ async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {
     let Address::Tcp { host, port } = gateway else {
         return Err(failed("is no HOST:PORT".into()));
     };
-    let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-    let found = found.map_err(|e| failed(e.to_string()))?.next();
-    found.ok_or_else(|| failed("the name has no address".into()))
+    let found = endpoint::resolve(host, *port).await.map_err(|e| failed(e.to_string()))?;
+    found.first().copied().ok_or_else(|| failed("the name has no address".into()))
 }
 
 /// Serves one tunnel: handshake first, then its streams.
