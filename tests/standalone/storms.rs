@@ -311,3 +311,20 @@ fn garbage_by_the_hundred_is_shaken_off() {
     eventually("nothing is open", || adit.descriptors() <= open);
     assert_eq!(echo.taken(), 1);
 }
+
+/// A hello in a thousand records, one byte each: rustls looks through all of them each time.
+#[test]
+fn a_hello_in_crumbs_is_cut_off_long_before_its_end() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app --connect-timeout 15s");
+    let mut socket = dial(adit.addr);
+    // A ClientHello of 60,000 bytes is announced.
+    let mut crumbs = vec![22, 3, 1, 0, 4, 1, 0, 0xEA, 0x60];
+    for _ in 0..5_000 {
+        crumbs.extend([22, 3, 1, 0, 1, 0]);
+    }
+    let _ = socket.write_all(&crumbs);
+    let _ = socket.read_to_end(&mut Vec::new());
+    adit.logs("tls_failure … records of handshake");
+    assert_eq!(echo.taken(), 0);
+}
