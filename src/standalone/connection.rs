@@ -18,6 +18,7 @@ use super::{
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     relay::{self, App},
+    sys::sockets,
     tls::{
         TlsError,
         secured::{self, Secured},
@@ -85,11 +86,30 @@ async fn carry(
     let live = conn.live();
     let carried = async {
         tokio::select! {
-            end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => ended(end),
+            end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => {
+                if matches!(&end, relay::End::FarReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
+                    Box::pin(delivered(app.socket(), close)).await;
+                }
+                ended(end)
+            }
             reason = live.until_cut() => (reason, None),
         }
     };
     within_lifetime(service, carried).await
+}
+
+/// Many TLS peers end without close_notify. Their end is passed on as the reset that it may be,
+/// and a reset throws away what the kernel still holds for the plain side: that arrived whole, and
+/// goes first, for as long as one side may go on when the other has ended.
+async fn delivered(app: &TcpStream, within: Duration) {
+    let all_taken = async {
+        let mut pause = Duration::from_millis(1);
+        while sockets::unacknowledged(app) > 0 {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(64));
+        }
+    };
+    let _ = tokio::time::timeout(within, all_taken).await;
 }
 
 /// Carries for as long as a connection may last.

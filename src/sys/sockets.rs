@@ -173,7 +173,8 @@ pub fn send_room(socket: &TcpStream) -> usize {
 
 /// What of the send buffer the other end has not acknowledged yet (SIOCOUTQ, tcp(7)).
 #[allow(unsafe_code, reason = "an ioctl that no crate of ours wraps")]
-fn unacknowledged(socket: &TcpStream) -> usize {
+#[must_use]
+pub fn unacknowledged(socket: &TcpStream) -> usize {
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int to the pointer, which is valid for it, and
     // the descriptor is open while `socket` is borrowed.
