@@ -238,6 +238,35 @@ fn an_end_without_close_notify_is_no_end_in_order() {
     }
 }
 
+/// Python's `ssl`, redis-cli and many others never say close_notify: what they sent arrives all
+/// the same, however slowly it is read.
+#[test]
+fn what_came_before_an_end_without_close_notify_arrives() {
+    let (pki, total) = (Pki::new(), 3 << 20);
+    let (told, heard) = mpsc::channel();
+    let backend = Backend::start(move |mut socket| {
+        thread::sleep(Duration::from_millis(300));
+        let (mut pattern, mut buffer) = (Pattern::new(1), vec![0; 64 * 1024]);
+        let end = loop {
+            match socket.read(&mut buffer) {
+                Ok(0) => break None,
+                Ok(n) => pattern.expect(&buffer[..n]),
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        told.send((pattern.at, end)).unwrap();
+    });
+    let adit = Adit::start(pki.server(backend.addr) + "--allow-all");
+    for versions in VERSIONS {
+        let mut session =
+            Caller::speaking(versions, &pki.ca, Some(&pki.app)).dial(adit.addr).unwrap();
+        send(&mut *session, total, 50_000);
+        session.flush().unwrap();
+        session.into_socket().shutdown(Shutdown::Write).unwrap();
+        assert_eq!(heard.recv().unwrap(), (total, Some(ErrorKind::ConnectionReset)));
+    }
+}
+
 #[test]
 fn a_tls_server_that_is_cut_off_is_no_end_in_order_for_the_application() {
     let pki = Pki::new();
