@@ -306,6 +306,28 @@ fn a_backend_that_resets_is_no_end_in_order_for_the_client() {
     eventually("both are recorded", || adit.count("app_reset") == 2);
 }
 
+/// `FATAL: sorry, too many clients already`, and the socket closed with the question unread: the
+/// kernel makes that a reset, and the client must hear why.
+#[test]
+fn last_words_before_a_reset_are_heard() {
+    let pki = Pki::new();
+    let backend = Backend::start(|mut socket| {
+        let mut some = [0; 1];
+        let _ = socket.read_exact(&mut some);
+        let _ = socket.write_all(b"FATAL: sorry");
+    });
+    let adit = Adit::start(pki.server(backend.addr) + "--allow-all");
+    for versions in VERSIONS {
+        let caller = Caller::speaking(versions, &pki.ca, Some(&pki.app));
+        for _ in 0..10 {
+            let mut session = caller.dial(adit.addr).unwrap();
+            session.write_all(b"a long question").unwrap();
+            assert_eq!(session.hear(12).unwrap(), b"FATAL: sorry");
+            assert!(session.rest().is_err());
+        }
+    }
+}
+
 #[test]
 fn a_backend_that_is_down_is_no_end_in_order_for_the_client() {
     let pki = Pki::new();
