@@ -37,6 +37,8 @@ pub struct Globals {
     pub timed_reload: Option<Duration>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Log lines go to syslog instead of stdout.
+    pub syslog: bool,
     /// Data workers; one per core if not given.
     pub workers: Option<usize>,
 }
@@ -47,8 +49,11 @@ pub struct Globals {
 /// If it cannot start.
 pub fn run(plan: Plan) -> Result<u8, String> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
-    let _logging =
-        Logging::start(plan.globals.log_format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?;
+    let format = plan.globals.log_format;
+    let _logging = match plan.globals.syslog {
+        true => Logging::start_syslog(format, &filter)?,
+        false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
+    };
     crate::sys::process::harden();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));

@@ -186,7 +186,6 @@ impl CommonArgs {
                 self.allow_unsafe_cipher_suites,
                 "--allow-unsafe-cipher-suites: adit has no CBC suites",
             ),
-            (self.syslog, "--syslog cannot be honoured yet"),
             (self.status.is_some(), "--status cannot be honoured yet"),
             (self.metrics_graphite.is_some(), "--metrics-graphite cannot be honoured yet"),
             (self.metrics_url.is_some(), "--metrics-url cannot be honoured yet"),
@@ -199,6 +198,7 @@ impl CommonArgs {
             shutdown: self.shutdown_timeout,
             timed_reload: reload.filter(|every| !every.is_zero()),
             log_format: self.log_format,
+            syslog: self.syslog,
             workers: None,
         })
     }
