@@ -1,5 +1,7 @@
 //! `adit server`, `adit client`: services until SIGTERM.
 
+mod seen;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
@@ -7,6 +9,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
+use self::seen::{Seen, joined};
 use super::workers::Workers;
 use crate::{
     lifecycle::Tasks,
@@ -14,7 +17,7 @@ use crate::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    standalone::{Address, Keeper, Listening, Service, ServiceConfig},
+    standalone::{Address, Keeper, Listening, Service, ServiceConfig, status::StatusConfig},
 };
 
 /// What the process does.
@@ -41,6 +44,8 @@ pub struct Globals {
     pub syslog: bool,
     /// Data workers; one per core if not given.
     pub workers: Option<usize>,
+    /// What operators see.
+    pub status: StatusConfig,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
@@ -87,6 +92,7 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
+    let seen = Seen::open(&plan, &telemetry, &tasks)?;
     let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
     for config in plan.services {
         if plan.resolve {
@@ -96,6 +102,7 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
             keeper = Keeper::open(config.material.clone()) => keeper?,
             _ = signals.terminate.recv() => return Ok(0),
             _ = signals.interrupt.recv() => return Ok(0),
+            () = seen.status.until_shutdown() => return Ok(0),
         };
         let following = Arc::clone(&keeper);
         tasks.spawn(async move { following.follow().await });
@@ -106,27 +113,30 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
     for (service, listening) in &services {
         service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
         let config = &service.config;
-        let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         tracing::info!(
             service = config.name,
             role = config.role.as_str(),
             listen = %config.listen,
-            targets = targets.join(", "),
+            targets = joined(&config.targets),
             certificate = service.keeper.current().source,
             "listening"
         );
     }
+    seen.status.set_services(services.iter().map(|(s, _)| Arc::clone(s)).collect());
+    seen.listening();
     let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(&services).await,
-            _ = signals.user.recv() => reload(&services).await,
-            () = tick(&mut timed) => reload(&services).await,
+            () = seen.status.until_shutdown() => break,
+            _ = signals.hangup.recv() => reload(&services, &seen).await,
+            _ = signals.user.recv() => reload(&services, &seen).await,
+            () = tick(&mut timed) => reload(&services, &seen).await,
         }
     }
     let grace = plan.globals.shutdown;
+    seen.stopping();
     let open: usize = services.iter().map(|(s, _)| s.open()).sum();
     tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
     let mut kept = Vec::new();
@@ -154,7 +164,8 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
 }
 
 /// What is wrong changes nothing.
-async fn reload(services: &[(Arc<Service>, Listening)]) {
+async fn reload(services: &[(Arc<Service>, Listening)], seen: &Seen) {
+    seen.reloading();
     for (service, _) in services {
         let name = service.config.name.as_str();
         match service.keeper.reload().await {
@@ -164,6 +175,7 @@ async fn reload(services: &[(Arc<Service>, Listening)]) {
             }
         }
     }
+    seen.listening();
 }
 
 async fn resolve(config: &ServiceConfig) -> Result<(), String> {

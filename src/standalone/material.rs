@@ -86,6 +86,8 @@ pub struct Keeper {
     now: watch::Sender<Arc<Material>>,
     /// Why the last attempt failed, if it did.
     error: Mutex<Option<String>>,
+    /// When what is in use was obtained.
+    obtained: Mutex<SystemTime>,
     workload_api: Option<WorkloadApi>,
 }
 
@@ -113,7 +115,8 @@ impl Keeper {
             }
         };
         let now = watch::Sender::new(Arc::new(material));
-        Ok(Arc::new(Self { config, now, error: Mutex::default(), workload_api }))
+        let obtained = Mutex::new(SystemTime::now());
+        Ok(Arc::new(Self { config, now, error: Mutex::default(), obtained, workload_api }))
     }
 
     /// What is in use.
@@ -134,6 +137,17 @@ impl Keeper {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When what is in use was obtained.
+    #[must_use]
+    pub fn obtained(&self) -> SystemTime {
+        *self.obtained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, material: Material) {
+        self.now.send_replace(Arc::new(material));
+        *self.obtained.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+    }
+
     /// Reads the files again; what is wrong changes nothing. Nothing to do for a source that
     /// tells of news by itself.
     ///
@@ -148,7 +162,7 @@ impl Keeper {
         match read {
             Ok(material) => {
                 *error = None;
-                self.now.send_replace(Arc::new(material));
+                self.take(material);
                 Ok(())
             }
             Err(why) => {
@@ -177,7 +191,7 @@ impl Keeper {
                     let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
                     *error = match made {
                         Ok(material) => {
-                            self.now.send_replace(Arc::new(material));
+                            self.take(material);
                             None
                         }
                         Err(why) => Some(why),
@@ -366,7 +380,7 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
 
-fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
+pub(super) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match file {
         Some(path) => {

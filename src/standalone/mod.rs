@@ -12,6 +12,8 @@
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
+//! What an operator sees of it, over HTTP, is [`status`].
+//!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
@@ -22,9 +24,12 @@ mod endpoint;
 mod hbone;
 mod material;
 mod peer_cert;
+mod probe;
 mod proxy_protocol;
 mod secured;
 mod service;
+pub mod status;
+mod timer;
 mod tls;
 
 pub use access::{Access, Judge, UriPattern};
@@ -35,5 +40,6 @@ pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use secured::SecuredFar;
-pub use service::{Quiet, Role, Service, ServiceConfig};
+pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
+pub use timer::Timer;
 pub use tls::TlsOptions;

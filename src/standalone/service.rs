@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,6 +23,8 @@ use super::{
     Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
     connection,
     hbone::{self, Hbone},
+    status::HttpUrl,
+    timer::Timer,
     tls::{Config, Configs},
 };
 use crate::{
@@ -112,6 +114,8 @@ pub struct ServiceConfig {
     pub hbone: Option<Hbone>,
     /// What is not logged.
     pub quiet: Quiet,
+    /// What the status endpoint asks for through the target; 200 means that it is well (server).
+    pub target_status: Option<HttpUrl>,
 }
 
 /// What the status endpoint counts, beside the metrics of the process.
@@ -125,6 +129,12 @@ pub struct Counts {
     pub failed: AtomicU64,
     /// Those that took too long.
     pub timed_out: AtomicU64,
+    /// Connections that were ended as they had lasted, or been half closed, too long.
+    pub ended_by_limit: AtomicU64,
+    /// How long TLS handshakes took.
+    pub handshake: Timer,
+    /// How long connections were open.
+    pub lifetime: Timer,
 }
 
 /// A service that runs.
@@ -142,6 +152,8 @@ pub struct Service {
     stop: CancellationToken,
     accepting: Tasks,
     conns: Tasks,
+    /// How many loops accept connections, when all is well.
+    loops: AtomicUsize,
 }
 
 impl Service {
@@ -173,6 +185,7 @@ impl Service {
             stop: CancellationToken::new(),
             accepting: Tasks::default(),
             conns: Tasks::default(),
+            loops: AtomicUsize::new(0),
         };
         service.tls()?;
         Ok(Arc::new(service))
@@ -191,6 +204,7 @@ impl Service {
             let _context = worker.enter();
             let listener = listening.accepting()?;
             self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
+            self.loops.fetch_add(1, Relaxed);
         }
         Ok(())
     }
@@ -205,6 +219,25 @@ impl Service {
         self.stop.cancel();
         self.accepting.ended().await;
         self.conns.drain(grace).await
+    }
+
+    /// Cuts what is open, without waiting: how many that were.
+    pub fn cut(&self) -> usize {
+        let open = self.conns.len();
+        self.conns.cut();
+        open
+    }
+
+    /// Whether it has been told to stop.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Whether each of its workers still accepts, or has been told to stop.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.stop.is_cancelled() || self.accepting.len() >= self.loops.load(Relaxed)
     }
 
     /// How many connections are open, handshakes included.

@@ -130,7 +130,7 @@ impl ClientArgs {
         if hbone.as_ref().is_some_and(|hbone| hbone.expect.is_empty()) {
             return Err("--tunnel hbone needs --verify-id: who must be at its other end".into());
         }
-        let globals = self.common.globals(self.credential.timed_reload)?;
+        let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
             self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
@@ -154,6 +154,7 @@ impl ClientArgs {
             proxy_out: None,
             hbone,
             quiet: self.common.quiet(),
+            target_status: None,
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();
         Ok(Plan { globals, services: vec![service], resolve })
