@@ -1,6 +1,8 @@
 //! `adit server`, `adit client`: services until SIGTERM.
 
+mod drain;
 mod seen;
+mod watchdog;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +19,10 @@ use crate::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    standalone::{Address, Keeper, Listening, Service, ServiceConfig, status::StatusConfig},
+    standalone::{
+        Address, Keeper, Listening, Service, ServiceConfig, Sockets, status::StatusConfig,
+    },
+    sys::descriptors,
 };
 
 /// What the process does.
@@ -53,6 +58,9 @@ pub struct Globals {
 /// # Errors
 /// If it cannot start.
 pub fn run(plan: Plan) -> Result<u8, String> {
+    // First of all: it changes the environment, which no thread may read meanwhile.
+    let named = descriptors::from_service_manager();
+    let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
     let _logging = match plan.globals.syslog {
@@ -60,11 +68,12 @@ pub fn run(plan: Plan) -> Result<u8, String> {
         false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
     };
     crate::sys::process::harden();
+    let sockets = Sockets::new(named);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers));
+    let ran = control.block_on(serve(plan, &workers, sockets));
     drop(workers);
     ran
 }
@@ -88,11 +97,11 @@ impl Signals {
     }
 }
 
-async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
+async fn serve(plan: Plan, workers: &Workers, mut sockets: Sockets) -> Result<u8, String> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
-    let seen = Seen::open(&plan, &telemetry, &tasks)?;
+    let seen = Seen::open(&plan, &telemetry, &mut sockets, &tasks)?;
     let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
     for config in plan.services {
         if plan.resolve {
@@ -106,10 +115,14 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
         };
         let following = Arc::clone(&keeper);
         tasks.spawn(async move { following.follow().await });
-        let listening = Listening::open(&config.listen)?;
+        let listening = sockets.open(&config.listen)?;
         let service = Service::new(config, keeper, telemetry.clone())?;
         services.push((service, listening));
     }
+    for name in sockets.unused() {
+        tracing::warn!(socket = name, "this socket was passed to us, and nothing listens on it");
+    }
+    drop(sockets);
     for (service, listening) in &services {
         service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
         let config = &service.config;
@@ -124,6 +137,7 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
     }
     seen.status.set_services(services.iter().map(|(s, _)| Arc::clone(s)).collect());
     seen.listening();
+    seen.feed_watchdog(workers, &tasks);
     let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
     loop {
         tokio::select! {
@@ -136,7 +150,7 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
         }
     }
     let grace = plan.globals.shutdown;
-    seen.stopping();
+    seen.stopping(grace);
     let open: usize = services.iter().map(|(s, _)| s.open()).sum();
     tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
     let mut kept = Vec::new();
@@ -145,8 +159,7 @@ async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
         drop(listening);
         kept.push(service);
     }
-    let drained = futures_util::future::join_all(kept.iter().map(|s| s.drain(grace))).await;
-    let cut: usize = drained.into_iter().sum();
+    let cut = drain::drain(&kept, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;
     if cut > 0 {

@@ -61,7 +61,10 @@ impl Listening {
                 let socket = Socket::from(OwnedFd::from(listener));
                 Ok(Self { socket, unix: true, path: Some(path.clone()) })
             }
-            Address::Systemd(_) => Err(format!("{address}: no sockets came from systemd")),
+            Address::Systemd(_) => Err(format!(
+                "{address}: no sockets came from systemd; is the .socket unit started, and not \
+                 this service by itself?"
+            )),
         }
     }
 
@@ -76,6 +79,11 @@ impl Listening {
         }
         socket.set_nonblocking(true)?;
         let unix = socket.domain()? == Domain::UNIX;
+        if !unix {
+            // As for our own: what is accepted inherits both.
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(&keepalive())?;
+        }
         Ok(Self { socket, unix, path: None })
     }
 

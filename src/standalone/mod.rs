@@ -12,7 +12,8 @@
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
-//! What an operator sees of it, over HTTP, is [`status`].
+//! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
+//! systemd are [`Sockets`].
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
@@ -28,6 +29,7 @@ mod probe;
 mod proxy_protocol;
 mod secured;
 mod service;
+mod sockets;
 pub mod status;
 mod timer;
 mod tls;
@@ -41,5 +43,6 @@ pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use secured::SecuredFar;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
+pub use sockets::Sockets;
 pub use timer::Timer;
 pub use tls::TlsOptions;

@@ -1,7 +1,10 @@
-//! `adit server` and `adit client` as a service of a host: what operators see of them.
+//! `adit server` and `adit client` as a service of a host: what operators and systemd see of
+//! them, sockets that are passed to them, and their end.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod drain;
 mod endpoint;
 mod metrics;
 mod pki;
 mod process;
+mod systemd;

@@ -1,9 +1,10 @@
 //! A real `adit`, what it prints, and what it tells its service manager.
 
 use std::{
+    ffi::OsString,
     io::{BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixDatagram, UnixStream},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -47,6 +48,12 @@ pub(crate) struct Adit {
 impl Adit {
     pub(crate) fn start(args: &[String]) -> Self {
         Self::run(Command::new(env!("CARGO_BIN_EXE_adit")).args(args))
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(args: &[String], env: &[(&str, OsString)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        Self::run(command.args(args).envs(env.iter().map(|(k, v)| (k, v))))
     }
 
     fn run(command: &mut Command) -> Self {
@@ -229,4 +236,34 @@ pub(crate) fn status_over(path: &Path) -> Option<(u16, Value)> {
 /// Waits until `/_status` says `message`.
 pub(crate) fn until_status(addr: SocketAddr, message: &str) -> Value {
     until(message, || status_of(addr).map(|(_, s)| s).filter(|s| s["message"] == message))
+}
+
+/// What systemd would hear.
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    folder: tempfile::TempDir,
+}
+
+impl Manager {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, folder }
+    }
+
+    pub(crate) fn env(&self) -> (&'static str, OsString) {
+        ("NOTIFY_SOCKET", self.folder.path().join("notify").into_os_string())
+    }
+
+    pub(crate) fn next(&self) -> String {
+        let mut room = [0; 4096];
+        let n = self.socket.recv(&mut room).expect("the manager is told");
+        String::from_utf8_lossy(&room[..n]).into_owned()
+    }
+
+    /// The next that begins so; others are passed over.
+    pub(crate) fn hears(&self, what: &str) -> String {
+        until(what, || Some(self.next()).filter(|told| told.starts_with(what)))
+    }
 }
