@@ -2,16 +2,20 @@
 
 mod drain;
 mod seen;
+mod upgrade;
 mod watchdog;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use self::seen::{Seen, joined};
+use self::{
+    seen::{Seen, joined},
+    upgrade::Itself,
+};
 use super::workers::Workers;
 use crate::{
     lifecycle::Tasks,
@@ -20,7 +24,8 @@ use crate::{
         logging::{LogFormat, Logging},
     },
     standalone::{
-        Address, Keeper, Listening, Service, ServiceConfig, Sockets, status::StatusConfig,
+        Address, Keeper, Listening, Predecessor, Service, ServiceConfig, Sockets,
+        status::StatusConfig,
     },
     sys::descriptors,
 };
@@ -51,6 +56,8 @@ pub struct Globals {
     pub workers: Option<usize>,
     /// What operators see.
     pub status: StatusConfig,
+    /// The socket at which processes take over from each other.
+    pub takeover: Option<PathBuf>,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
@@ -61,6 +68,7 @@ pub fn run(plan: Plan) -> Result<u8, String> {
     // First of all: it changes the environment, which no thread may read meanwhile.
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
+    let itself = Itself::now();
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
     let _logging = match plan.globals.syslog {
@@ -68,12 +76,14 @@ pub fn run(plan: Plan) -> Result<u8, String> {
         false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
     };
     crate::sys::process::harden();
-    let sockets = Sockets::new(named);
+    let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
+    let (predecessor, inherited) = found.unzip();
+    let sockets = Sockets::new(named, inherited.unwrap_or_default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers, sockets));
+    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &itself));
     drop(workers);
     ran
 }
@@ -84,6 +94,7 @@ struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -93,15 +104,22 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user: signal(SignalKind::user_defined1())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
-async fn serve(plan: Plan, workers: &Workers, mut sockets: Sockets) -> Result<u8, String> {
+async fn serve(
+    plan: Plan,
+    workers: &Workers,
+    mut sockets: Sockets,
+    predecessor: Option<Predecessor>,
+    itself: &Itself,
+) -> Result<u8, String> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
-    let seen = Seen::open(&plan, &telemetry, &mut sockets, &tasks)?;
+    let mut seen = Seen::open(&plan, &telemetry, &mut sockets, &tasks)?;
     let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
     for config in plan.services {
         if plan.resolve {
@@ -138,19 +156,30 @@ async fn serve(plan: Plan, workers: &Workers, mut sockets: Sockets) -> Result<u8
     seen.status.set_services(services.iter().map(|(s, _)| Arc::clone(s)).collect());
     seen.listening();
     seen.feed_watchdog(workers, &tasks);
+    seen.succeed(predecessor, &services)?;
     let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            () = seen.status.until_shutdown() => break,
-            _ = signals.hangup.recv() => reload(&services, &seen).await,
-            _ = signals.user.recv() => reload(&services, &seen).await,
-            () = tick(&mut timed) => reload(&services, &seen).await,
+    let successor = {
+        // One wait throughout: a reload does not disturb a process that takes over.
+        let mut succeeded = std::pin::pin!(seen.until_succeeded());
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break None,
+                _ = signals.interrupt.recv() => break None,
+                () = seen.status.until_shutdown() => break None,
+                pid = &mut succeeded => break Some(pid),
+                _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
+                _ = signals.hangup.recv() => reload(&services, &seen).await,
+                _ = signals.user.recv() => reload(&services, &seen).await,
+                () = tick(&mut timed) => reload(&services, &seen).await,
+            }
         }
-    }
+    };
     let grace = plan.globals.shutdown;
-    seen.stopping(grace);
+    if successor.is_some() {
+        // The paths are the successor's now.
+        services.iter_mut().for_each(|(_, listening)| listening.keep_path());
+    }
+    seen.stopping(grace, successor);
     let open: usize = services.iter().map(|(s, _)| s.open()).sum();
     tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
     let mut kept = Vec::new();

@@ -38,6 +38,11 @@ impl ServiceManager {
         self.tell(&[State::Status(status)]);
     }
 
+    /// Another process is the service now.
+    pub fn succeeded_by(&self, pid: u32) {
+        self.tell(&[State::MainPid(pid)]);
+    }
+
     /// We work: due at least each [`ServiceManager::watchdog`].
     pub fn alive(&self) {
         self.tell(&[State::Watchdog]);

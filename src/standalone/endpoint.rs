@@ -87,6 +87,11 @@ impl Listening {
         Ok(Self { socket, unix, path: None })
     }
 
+    /// Removes `path` when this is dropped: it is ours from now on.
+    pub(super) fn own_path(&mut self, path: PathBuf) {
+        self.path = Some(path);
+    }
+
     /// The same queue for one more worker. Needs that worker's runtime.
     ///
     /// # Errors
@@ -106,10 +111,12 @@ impl Listening {
         self.socket.local_addr().ok()?.as_socket()
     }
 
-    /// The descriptor, to be handed to another process.
-    #[must_use]
-    pub fn socket(&self) -> &Socket {
-        &self.socket
+    /// The descriptor once more, to be handed to another process.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.socket.try_clone()?.into())
     }
 
     /// The path stays when this is dropped: another process listens there now.

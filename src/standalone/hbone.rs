@@ -72,8 +72,12 @@ pub(super) async fn client(
     let mut app = App::new(socket);
     let mut stream = match Box::pin(open(service, hbone, pool, app.socket(), conn)).await {
         Ok(stream) => stream,
-        Err(outcome) => return outcome,
+        Err(outcome) => {
+            service.counts.failed.fetch_add(1, Relaxed);
+            return outcome;
+        }
     };
+    service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
     let patience = Patience { idle: None, half_closed: Some(service.config.close) };
     ended(relay::run_within(&mut app, &mut stream, &conn.live().meter, patience).await)

@@ -13,7 +13,7 @@
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
 //! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
-//! systemd are [`Sockets`].
+//! elsewhere (systemd, a process before this one) are [`Sockets`].
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
@@ -22,6 +22,7 @@ mod access;
 mod address;
 mod connection;
 mod endpoint;
+mod handover;
 mod hbone;
 mod material;
 mod peer_cert;
@@ -37,6 +38,7 @@ mod tls;
 pub use access::{Access, Judge, UriPattern};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use handover::{Inheritance, Predecessor, Succession};
 pub use hbone::Hbone;
 pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;

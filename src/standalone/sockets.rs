@@ -1,4 +1,4 @@
-//! Listening sockets, wherever they come from: systemd, or opened here.
+//! Listening sockets, wherever they come from: systemd, a process before this one, or opened here.
 
 use std::os::fd::OwnedFd;
 
@@ -9,13 +9,15 @@ use super::{Address, Listening};
 pub struct Sockets {
     /// By `FileDescriptorName=`.
     named: Vec<(String, OwnedFd)>,
+    /// By the address that the process before this one had them for.
+    inherited: Vec<(String, OwnedFd)>,
 }
 
 impl Sockets {
-    /// Those of the service manager, by name.
+    /// Those of the service manager, by name, and those of a process before this one, by address.
     #[must_use]
-    pub fn new(named: Vec<(String, OwnedFd)>) -> Self {
-        Self { named }
+    pub fn new(named: Vec<(String, OwnedFd)>, inherited: Vec<(String, OwnedFd)>) -> Self {
+        Self { named, inherited }
     }
 
     /// The socket for `address`: what was given for it, else a new one.
@@ -25,6 +27,15 @@ impl Sockets {
     /// name.
     pub fn open(&mut self, address: &Address) -> Result<Listening, String> {
         let failed = |e: std::io::Error| format!("listen on {address}: {e}");
+        let text = address.to_string();
+        if let Some(at) = self.inherited.iter().position(|(of, _)| *of == text) {
+            let mut listening =
+                Listening::adopt(self.inherited.swap_remove(at).1).map_err(failed)?;
+            if let Address::Unix(path) = address {
+                listening.own_path(path.clone());
+            }
+            return Ok(listening);
+        }
         match address {
             Address::Systemd(name) if !self.named.is_empty() => {
                 Listening::adopt(self.named(name, address)?).map_err(failed)
@@ -50,10 +61,10 @@ impl Sockets {
         }
     }
 
-    /// Names of what nobody has asked for.
+    /// Names and addresses of what nobody has asked for.
     #[must_use]
     pub fn unused(&self) -> Vec<&str> {
-        self.named.iter().map(|(name, _)| name.as_str()).collect()
+        self.named.iter().chain(&self.inherited).map(|(name, _)| name.as_str()).collect()
     }
 }
 
@@ -69,11 +80,12 @@ mod tests {
     #[test]
     fn exactly_one_socket_must_have_the_name() {
         let given = vec![socket("tls"), socket("twice"), socket("twice")];
-        let mut sockets = Sockets::new(given);
+        let mut sockets = Sockets::new(given, vec![socket("unix:/run/x")]);
         for (address, says) in [
             ("systemd:tls", None),
             ("systemd:tls", Some("no socket has this name; systemd has passed twice, twice")),
             ("systemd:twice", Some("2 sockets of this name")),
+            ("unix:/run/x", None),
             ("unix:/nowhere/x", Some("listen on unix:/nowhere/x")),
         ] {
             let opened = sockets.open(&address.parse().unwrap());
@@ -90,7 +102,7 @@ mod tests {
     #[test]
     fn what_does_not_listen_is_refused() {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sockets = Sockets::new(vec![("tls".into(), udp.into())]);
+        let mut sockets = Sockets::new(vec![("tls".into(), udp.into())], Vec::new());
         let error = sockets.open(&"systemd:tls".parse().unwrap()).unwrap_err();
         assert!(error.contains("listen on systemd:tls"), "{error}");
     }

@@ -52,7 +52,7 @@ fn the_watchdog_is_fed_while_it_works() {
 }
 
 /// `adit` with `sockets` as systemd passes them: from descriptor 3 on, with `LISTEN_PID`.
-fn activated(args: &[String], names: &str, sockets: [Option<TcpListener>; 2]) -> Adit {
+pub(crate) fn activated(args: &[String], names: &str, sockets: [Option<TcpListener>; 2]) -> Adit {
     let count = sockets.iter().flatten().count();
     let [first, second] = sockets.map(|s| s.map_or(Stdio::null(), |s| OwnedFd::from(s).into()));
     // Standard input and another become 3 and 4, as a shell can do it.

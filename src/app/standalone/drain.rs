@@ -37,6 +37,7 @@ pub(super) async fn drain(
             _ = signals.terminate.recv() => tracing::info!("draining already; SIGINT cuts"),
             _ = signals.hangup.recv() => tracing::info!("draining: nothing is reloaded"),
             _ = signals.user.recv() => tracing::info!("draining: nothing is reloaded"),
+            _ = signals.upgrade.recv() => tracing::info!("draining: nothing is handed over"),
             _ = told.tick() => manager.status(&status.one_line()),
         }
     }

@@ -1,4 +1,5 @@
-//! What is seen of the process from outside: the status endpoint and the service manager.
+//! What is seen of the process from outside: the status endpoint, the service manager, and who
+//! takes its place.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use crate::{
     lifecycle::{ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Sockets,
+        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
         status::{self, Phase, Status},
     },
 };
@@ -18,7 +19,10 @@ pub(super) struct Seen {
     pub(super) status: Arc<Status>,
     pub(super) manager: Arc<ServiceManager>,
     /// The status endpoint, if there is one.
-    _endpoint: Option<Listening>,
+    endpoint: Option<(String, Listening)>,
+    /// Where a successor finds us, once we accept.
+    pub(super) succession: Option<Succession>,
+    takeover: Option<std::path::PathBuf>,
 }
 
 impl Seen {
@@ -40,10 +44,11 @@ impl Seen {
             let listening = sockets.open(&address.address).map_err(|e| format!("--status: {e}"))?;
             status::serve(&status, &listening, https, tasks)
                 .map_err(|e| format!("--status {address}: {e}"))?;
-            endpoint = Some(listening);
+            endpoint = Some((address.address.to_string(), listening));
         }
         status::push(&status, tasks)?;
-        Ok(Self { status, manager: Arc::default(), _endpoint: endpoint })
+        let takeover = plan.globals.takeover.clone();
+        Ok(Self { status, manager: Arc::default(), endpoint, succession: None, takeover })
     }
 
     /// All services accept.
@@ -58,10 +63,21 @@ impl Seen {
         self.manager.reloading();
     }
 
-    /// Nothing is accepted any more.
-    pub(super) fn stopping(&self, grace: Duration) {
+    /// Nothing is accepted any more; `successor` is who does now, if anybody.
+    pub(super) fn stopping(&mut self, grace: Duration, successor: Option<Option<u32>>) {
         self.status.set_phase(Phase::Stopping);
-        self.manager.stopping(&self.status.one_line(), grace + Duration::from_secs(5));
+        if let Some(succession) = &self.succession {
+            succession.offer(Vec::new());
+        }
+        match successor {
+            None => self.manager.stopping(&self.status.one_line(), grace + Duration::from_secs(5)),
+            Some(pid) => {
+                // The path is the successor's now.
+                self.endpoint.iter_mut().for_each(|(_, listening)| listening.keep_path());
+                self.status.retire();
+                pid.into_iter().for_each(|pid| self.manager.succeeded_by(pid));
+            }
+        }
     }
 
     pub(super) fn feed_watchdog(&self, workers: &Workers, tasks: &Tasks) {
@@ -69,6 +85,35 @@ impl Seen {
         let (manager, status) = (Arc::clone(&self.manager), Arc::clone(&self.status));
         let workers = workers.handles.clone();
         tasks.spawn(async move { watchdog::feed(&manager, limit, &status, &workers).await });
+    }
+
+    /// Takes the place of the process before this one, and waits for the one after it.
+    pub(super) fn succeed(
+        &mut self,
+        predecessor: Option<Predecessor>,
+        services: &[(Arc<Service>, Listening)],
+    ) -> Result<(), String> {
+        if let Some(path) = &self.takeover {
+            let succession = Succession::open(path)?;
+            let ours = services.iter().map(|(s, l)| (s.config.listen.to_string(), l));
+            let all = ours.chain(self.endpoint.iter().map(|(address, l)| (address.clone(), l)));
+            let all = all.map(|(address, listening)| Ok((address, listening.duplicate()?)));
+            succession.offer(all.collect::<std::io::Result<_>>().map_err(|e| e.to_string())?);
+            self.succession = Some(succession);
+        }
+        if let Some(predecessor) = predecessor {
+            tracing::info!("in the place of the process before this one, which drains");
+            predecessor.relieve();
+        }
+        Ok(())
+    }
+
+    /// Waits until another process has taken over: its process ID, if that can be seen.
+    pub(super) async fn until_succeeded(&self) -> Option<u32> {
+        match &self.succession {
+            Some(succession) => succession.wait().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

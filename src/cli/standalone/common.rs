@@ -157,6 +157,10 @@ pub(super) struct CommonArgs {
     /// How often metrics are pushed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(super) metrics_interval: Duration,
+    /// Take the listening sockets over from the process that is found here, unix:PATH, and leave
+    /// them to the next one: an upgrade refuses no connection. SIGUSR2 starts the next one
+    #[arg(long, value_name = "ADDR")]
+    pub(super) takeover: Option<Address>,
     /// Do not confine the process with Landlock and seccomp
     #[arg(long)]
     pub(super) disable_landlock: bool,
@@ -201,6 +205,11 @@ impl CommonArgs {
             syslog: self.syslog,
             workers: None,
             status: self.status(credential)?,
+            takeover: match &self.takeover {
+                None => None,
+                Some(Address::Unix(path)) => Some(path.clone()),
+                Some(other) => return Err(format!("--takeover {other}: must be unix:PATH")),
+            },
         })
     }
 

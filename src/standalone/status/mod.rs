@@ -100,6 +100,8 @@ pub struct Status {
     planned: (String, String),
     state: Mutex<State>,
     shutdown: CancellationToken,
+    /// Another process answers from now on.
+    retired: CancellationToken,
     /// The last check of the targets: when it began, and what it found.
     checked: tokio::sync::Mutex<Option<(Instant, Checked)>>,
 }
@@ -125,6 +127,7 @@ impl Status {
             planned,
             state: Mutex::new(State { phase: Phase::Initializing, since: SystemTime::now() }),
             shutdown: CancellationToken::new(),
+            retired: CancellationToken::new(),
             checked: tokio::sync::Mutex::default(),
         })
     }
@@ -151,6 +154,11 @@ impl Status {
     /// Waits for `POST /_shutdown`. Cancel safe.
     pub async fn until_shutdown(&self) {
         self.shutdown.cancelled().await;
+    }
+
+    /// Takes no more requests: another process has the socket, and answers for itself.
+    pub fn retire(&self) {
+        self.retired.cancel();
     }
 
     /// What the process does, in a line.

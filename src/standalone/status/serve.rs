@@ -34,7 +34,8 @@ const HEAD: Duration = Duration::from_secs(3);
 /// How long a connection may last, with all its requests.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// Serves on `listening` in `tasks`, until they are cut. Needs the control runtime.
+/// Serves on `listening` in `tasks`, until they are cut or
+/// another process has taken over. Needs the control runtime.
 ///
 /// # Errors
 /// No descriptors.
@@ -46,7 +47,12 @@ pub fn serve(
 ) -> std::io::Result<()> {
     let (listener, status) = (listening.accepting()?, Arc::clone(status));
     let conns = tasks.child();
-    tasks.spawn(async move { accept(&listener, &status, https, &conns).await });
+    tasks.spawn(async move {
+        tokio::select! {
+            () = accept(&listener, &status, https, &conns) => {}
+            () = status.retired.cancelled() => {}
+        }
+    });
     Ok(())
 }
 
