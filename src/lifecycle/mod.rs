@@ -1,9 +1,12 @@
-//! Tasks with owners, which can be drained and cut; and a clock that may be set.
+//! Tasks with owners, which can be drained and cut; a clock that may be set; and what the service
+//! manager is told.
 
 mod aside;
 mod clock;
+mod service_manager;
 mod tasks;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
+pub use service_manager::ServiceManager;
 pub use tasks::Tasks;

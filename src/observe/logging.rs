@@ -1,4 +1,4 @@
-//! Log lines on stdout, as text or JSON, with a filter that can be changed while running.
+//! Log lines on stdout or to syslog, as text or JSON, with a filter that can be changed while running.
 //!
 //! Writing happens on a thread of its own behind a bounded queue: a reader that stalls
 //! loses lines and delays no connection.
@@ -6,16 +6,26 @@
 use std::{
     fmt,
     io::{self, Write},
+    path::Path,
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::ParseError, fmt::time::UtcTime, layer::SubscriberExt,
-    reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::ParseError,
+    fmt::{
+        MakeWriter,
+        time::{FormatTime, UtcTime},
+    },
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
+
+use super::syslog::{DEV_LOG, Prioritised, Syslog};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -73,6 +83,11 @@ impl Gathering {
     }
 }
 
+/// Lines wait in a bounded queue for a thread that writes; those that find it full are lost.
+fn queue(sink: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(sink)
+}
+
 /// The running log: changes the filter, and flushes when dropped.
 #[derive(Clone)]
 pub struct Logging {
@@ -93,13 +108,35 @@ impl Logging {
     /// # Errors
     /// If the filter cannot be parsed, or logging was started before.
     pub fn start(format: LogFormat, filter: &str) -> Result<Self, String> {
+        let (writer, guard) = queue(Gathering(Vec::with_capacity(GATHERED)));
+        let dropped = writer.error_counter();
+        Self::begin(format, filter, writer, UtcTime::rfc_3339(), (dropped, guard))
+    }
+
+    /// The same to the system log of this host, which dates the lines itself.
+    ///
+    /// # Errors
+    /// As [`Logging::start`], and if there is no system log.
+    pub fn start_syslog(format: LogFormat, filter: &str) -> Result<Self, String> {
+        let (writer, guard) = queue(Syslog::open(Path::new(DEV_LOG))?);
+        let dropped = writer.error_counter();
+        let begun = Self::begin(format, filter, Prioritised::new(writer), (), (dropped, guard));
+        begun.map_err(|e| format!("RUST_LOG: {e}"))
+    }
+
+    fn begin<W, T>(
+        format: LogFormat,
+        filter: &str,
+        writer: W,
+        timer: T,
+        (dropped, guard): (ErrorCounter, WorkerGuard),
+    ) -> Result<Self, String>
+    where
+        W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+        T: FormatTime + Send + Sync + 'static,
+    {
         let filter: EnvFilter = filter.parse().map_err(|e: ParseError| e.to_string())?;
         let (filter, handle) = reload::Layer::new(filter);
-        let (writer, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(65_536)
-            .finish(Gathering(Vec::with_capacity(GATHERED)));
-        let dropped = writer.error_counter();
-        let timer = UtcTime::rfc_3339();
         let layer = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_writer(writer)

@@ -6,6 +6,7 @@
 pub mod conn;
 pub mod logging;
 pub mod metrics;
+mod syslog;
 
 use std::sync::Arc;
 

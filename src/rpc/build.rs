@@ -1,6 +1,7 @@
 //! Compiles the protocol files beside this one, without a `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    compiler()?;
     let here = "src/rpc/proto";
     let files = ["workload.proto", "istio_ca.proto", "broker.proto"];
     println!("cargo::rerun-if-changed={here}");
@@ -11,5 +12,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     workload.include_imports(true).open_file("workload.proto")?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("workload.bin"), workload.encode_file_descriptor_set())?;
+    Ok(())
+}
+
+/// What `/_status` says of the compiler.
+fn compiler() -> Result<(), Box<dyn std::error::Error>> {
+    let rustc = std::env::var_os("RUSTC").ok_or("cargo did not say which rustc it uses")?;
+    let said = std::process::Command::new(rustc).arg("--version").output()?.stdout;
+    println!("cargo::rustc-env=ADIT_COMPILER={}", String::from_utf8(said)?.trim());
     Ok(())
 }

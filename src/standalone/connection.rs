@@ -70,6 +70,10 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Out
     if !service.config.quiet.logs(reason) {
         conn.leave_unlogged();
     }
+    service.counts.lifetime.record(conn.live().opened.elapsed());
+    if matches!(reason, CloseReason::LifetimeReached | CloseReason::HalfCloseTimeout) {
+        service.counts.ended_by_limit.fetch_add(1, Relaxed);
+    }
     match error {
         Some(error) => conn.fail(reason, error),
         None => conn.close(reason),
@@ -194,7 +198,9 @@ async fn server(
         }
         _ => (config, None),
     };
+    let begun = Instant::now();
     let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
+    service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
@@ -235,7 +241,9 @@ async fn client(
     let app = App::new(socket);
     let tcp = dial(service, conn).await?;
     let name = server_name(service)?;
+    let begun = Instant::now();
     let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
+    service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
@@ -280,6 +288,22 @@ pub(super) async fn admit(
         let party = if server { &mut f.src } else { &mut f.dst };
         party.id.clone_from(&peer.id);
     });
+    match judged(service, peer, addr, local).await {
+        Ok(rule) => {
+            conn.facts(|f| f.policy = Some(rule));
+            Ok(())
+        }
+        Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
+    }
+}
+
+/// The rule that admits the TLS peer, or why none does.
+pub(super) async fn judged(
+    service: &Service,
+    peer: &Arc<PeerCert>,
+    addr: SocketAddr,
+    local: SocketAddr,
+) -> Result<Arc<str>, String> {
     let own = service.keeper.current().own.as_ref().and_then(|own| own.id.clone());
     let foreign = match (&peer.id, &own) {
         (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
@@ -292,13 +316,7 @@ pub(super) async fn admit(
         foreign,
         dst: local,
     };
-    match service.config.access.admit(peer, &flow).await {
-        Ok(rule) => {
-            conn.facts(|f| f.policy = Some(rule));
-            Ok(())
-        }
-        Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
-    }
+    service.config.access.admit(peer, &flow).await
 }
 
 /// Connects to the first target that takes it.
@@ -317,7 +335,7 @@ pub(super) async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream
 }
 
 /// The name that the target's certificate must have.
-fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
+pub(super) fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
     let named = match (&service.config.server_name, service.config.targets.first()) {
         (Some(name), _) => name.clone(),
         (None, Some(Address::Tcp { host, .. })) if !host.is_empty() => host.clone(),
@@ -327,7 +345,7 @@ fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
     ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is no name of a server")))
 }
 
-fn local_of(secured: &Secured) -> SocketAddr {
+pub(super) fn local_of(secured: &Secured) -> SocketAddr {
     let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
     secured.tcp.local_addr().unwrap_or(unknown)
 }

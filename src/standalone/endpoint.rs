@@ -62,7 +62,10 @@ impl Listening {
                 let socket = Socket::from(OwnedFd::from(listener));
                 Ok(Self { socket, unix: true, path: Some(path.clone()) })
             }
-            Address::Systemd(_) => Err(format!("{address}: no sockets came from systemd")),
+            Address::Systemd(_) => Err(format!(
+                "{address}: no sockets came from systemd; is the .socket unit started, and not \
+                 this service by itself?"
+            )),
         }
     }
 
@@ -77,7 +80,17 @@ impl Listening {
         }
         socket.set_nonblocking(true)?;
         let unix = socket.domain()? == Domain::UNIX;
+        if !unix {
+            // As for our own: what is accepted inherits both.
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(&keepalive())?;
+        }
         Ok(Self { socket, unix, path: None })
+    }
+
+    /// Removes `path` when this is dropped: it is ours from now on.
+    pub(super) fn own_path(&mut self, path: PathBuf) {
+        self.path = Some(path);
     }
 
     /// The same queue for one more worker. Needs that worker's runtime.
@@ -99,10 +112,12 @@ impl Listening {
         self.socket.local_addr().ok()?.as_socket()
     }
 
-    /// The descriptor, to be handed to another process.
-    #[must_use]
-    pub fn socket(&self) -> &Socket {
-        &self.socket
+    /// The descriptor once more, to be handed to another process.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.socket.try_clone()?.into())
     }
 
     /// The path stays when this is dropped: another process listens there now.

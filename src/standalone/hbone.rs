@@ -88,8 +88,12 @@ pub(super) async fn client(
     let mut app = App::new(socket);
     let mut stream = match Box::pin(open(service, hbone, pool, app.socket(), conn)).await {
         Ok(stream) => stream,
-        Err(outcome) => return outcome,
+        Err(outcome) => {
+            service.counts.failed.fetch_add(1, Relaxed);
+            return outcome;
+        }
     };
+    service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
     let close = service.config.close;
     let meter = &conn.live().meter;

@@ -86,6 +86,8 @@ pub struct Keeper {
     now: watch::Sender<Arc<Material>>,
     /// Why the last attempt failed, if it did.
     error: Mutex<Option<String>>,
+    /// When what is in use was obtained.
+    obtained: Mutex<SystemTime>,
     workload_api: Option<WorkloadApi>,
     reading: Arc<Semaphore>,
     /// The files before they were first read.
@@ -119,7 +121,8 @@ impl Keeper {
         };
         let now = watch::Sender::new(Arc::new(material));
         let reading = Arc::new(Semaphore::new(1));
-        Ok(Arc::new(Self { config, now, error: Mutex::default(), workload_api, reading, first }))
+        let (error, obtained) = (Mutex::default(), Mutex::new(SystemTime::now()));
+        Ok(Arc::new(Self { config, now, error, obtained, workload_api, reading, first }))
     }
 
     /// What is in use.
@@ -138,6 +141,17 @@ impl Keeper {
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When what is in use was obtained.
+    #[must_use]
+    pub fn obtained(&self) -> SystemTime {
+        *self.obtained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, material: Material) {
+        self.now.send_replace(Arc::new(material));
+        *self.obtained.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
     }
 
     /// Reads the files again; what is wrong changes nothing. Nothing to do for a source that
@@ -170,7 +184,7 @@ impl Keeper {
         match read {
             Ok(material) => {
                 *error = None;
-                self.now.send_replace(Arc::new(material));
+                self.take(material);
                 Ok(())
             }
             Err(why) => {
@@ -199,7 +213,7 @@ impl Keeper {
                     let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
                     *error = match made {
                         Ok(material) => {
-                            self.now.send_replace(Arc::new(material));
+                            self.take(material);
                             None
                         }
                         Err(why) => Some(why),
@@ -409,7 +423,7 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
 
-fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
+pub(super) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match file {
         Some(path) => {

@@ -12,6 +12,9 @@
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
+//! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
+//! elsewhere (systemd, a process before this one) are [`Sockets`].
+//!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
@@ -19,22 +22,30 @@ mod access;
 mod address;
 mod connection;
 mod endpoint;
+mod handover;
 mod hbone;
 mod held;
 mod material;
 mod peer_cert;
+mod probe;
 mod proxy_protocol;
 mod secured;
 mod service;
+mod sockets;
+pub mod status;
+mod timer;
 mod tls;
 
 pub use access::{Access, Judge, UriPattern};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use handover::{Inheritance, Predecessor, Succession};
 pub use hbone::Hbone;
 pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use secured::SecuredFar;
-pub use service::{Quiet, Role, Service, ServiceConfig};
+pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
+pub use sockets::Sockets;
+pub use timer::Timer;
 pub use tls::TlsOptions;

@@ -168,6 +168,11 @@ impl SecuredFar {
         self.part();
     }
 
+    /// Says that there is nothing to say, and ends.
+    pub(super) fn end(mut self) {
+        self.part();
+    }
+
     fn last_words(&mut self, error: &io::Error) {
         let cause = error.get_ref().and_then(|e| e.downcast_ref());
         if let (Machine::Tls13(records), Some(cause)) = (&mut self.records, cause) {

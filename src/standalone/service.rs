@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -24,6 +24,8 @@ use super::{
     connection,
     hbone::{self, Hbone},
     held::Held,
+    status::HttpUrl,
+    timer::Timer,
     tls::{Config, Configs},
 };
 use crate::{
@@ -113,6 +115,8 @@ pub struct ServiceConfig {
     pub hbone: Option<Hbone>,
     /// What is not logged.
     pub quiet: Quiet,
+    /// What the status endpoint asks for through the target; 200 means that it is well (server).
+    pub target_status: Option<HttpUrl>,
 }
 
 /// What the status endpoint counts, beside the metrics of the process.
@@ -126,6 +130,12 @@ pub struct Counts {
     pub failed: AtomicU64,
     /// Those that took too long.
     pub timed_out: AtomicU64,
+    /// Connections that were ended as they had lasted, or been half closed, too long.
+    pub ended_by_limit: AtomicU64,
+    /// How long TLS handshakes took.
+    pub handshake: Timer,
+    /// How long connections were open.
+    pub lifetime: Timer,
 }
 
 /// A service that runs.
@@ -144,6 +154,8 @@ pub struct Service {
     stop: CancellationToken,
     accepting: Tasks,
     conns: Tasks,
+    /// How many loops accept connections, when all is well.
+    loops: AtomicUsize,
 }
 
 impl Service {
@@ -177,6 +189,7 @@ impl Service {
             stop: CancellationToken::new(),
             accepting: Tasks::default(),
             conns: Tasks::default(),
+            loops: AtomicUsize::new(0),
         };
         match &service.config.hbone {
             Some(_) => hbone::identity(&service.keeper.current()).map(drop)?,
@@ -198,6 +211,7 @@ impl Service {
             let _context = worker.enter();
             let listener = listening.accepting()?;
             self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
+            self.loops.fetch_add(1, Relaxed);
         }
         if let (Some(worker), Some(_)) = (workers.first(), &self.config.hbone) {
             let service = Arc::clone(self);
@@ -219,6 +233,25 @@ impl Service {
         self.stop.cancel();
         self.accepting.ended().await;
         self.conns.drain(grace).await
+    }
+
+    /// Cuts what is open, without waiting: how many that were.
+    pub fn cut(&self) -> usize {
+        let open = self.conns.len();
+        self.conns.cut();
+        open
+    }
+
+    /// Whether it has been told to stop.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Whether each of its workers still accepts, or has been told to stop.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.stop.is_cancelled() || self.accepting.len() >= self.loops.load(Relaxed)
     }
 
     /// How many connections are open, handshakes included.

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
-    ClientConfig, ServerConfig, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     client::Resumption,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -131,4 +131,12 @@ pub(super) fn build(
             Ok(Config::Client(Arc::new(config)))
         }
     }
+}
+
+/// A client of ordinary web servers that shows nothing.
+pub(super) fn web_client(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+    let builder = ClientConfig::builder_with_provider(classic_provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|e| e.to_string())?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }

@@ -144,7 +144,7 @@ impl ClientArgs {
                 return Err(format!("{flag} does not go with --tunnel hbone"));
             }
         }
-        let globals = self.common.globals(self.credential.timed_reload)?;
+        let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
             self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
@@ -165,6 +165,7 @@ impl ClientArgs {
             proxy_out: None,
             hbone,
             quiet: self.common.quiet(),
+            target_status: None,
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();
         Ok(Plan { globals, services: vec![service], resolve })

@@ -11,7 +11,10 @@ use crate::{
         Credential,
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
-    standalone::{MaterialConfig, Password, Quiet},
+    standalone::{
+        Address, MaterialConfig, Password, Quiet,
+        status::{HttpUrl, StatusAddress, StatusConfig},
+    },
     tls::Pin,
 };
 
@@ -136,7 +139,7 @@ pub(super) struct CommonArgs {
     pub(super) eventlog: bool,
     /// Serve /_status, /_metrics here: HOST:PORT (with http:// or https://), unix:, systemd:
     #[arg(long, value_name = "ADDR")]
-    pub(super) status: Option<String>,
+    pub(super) status: Option<StatusAddress>,
     #[arg(long, hide = true)]
     pub(super) enable_pprof: bool,
     /// Allow POST /_shutdown on the status address
@@ -144,16 +147,20 @@ pub(super) struct CommonArgs {
     pub(super) enable_shutdown: bool,
     /// Push metrics to Graphite, plaintext protocol over TCP
     #[arg(long, value_name = "ADDR")]
-    pub(super) metrics_graphite: Option<String>,
+    pub(super) metrics_graphite: Option<Address>,
     /// POST metrics as JSON to this URL
     #[arg(long, value_name = "URL")]
-    pub(super) metrics_url: Option<String>,
+    pub(super) metrics_url: Option<HttpUrl>,
     /// What the names of pushed metrics begin with
     #[arg(long, value_name = "PREFIX", default_value = "ghostunnel")]
     pub(super) metrics_prefix: String,
     /// How often metrics are pushed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(super) metrics_interval: Duration,
+    /// Take the listening sockets over from the process that is found here, unix:PATH, and leave
+    /// them to the next one: an upgrade refuses no connection. SIGUSR2 starts the next one
+    #[arg(long, value_name = "ADDR")]
+    pub(super) takeover: Option<Address>,
     /// Do not confine the process with Landlock and seccomp
     #[arg(long)]
     pub(super) disable_landlock: bool,
@@ -174,7 +181,7 @@ pub(super) struct CommonArgs {
 
 impl CommonArgs {
     /// What concerns the process.
-    pub(super) fn globals(&self, reload: Option<Duration>) -> Result<Globals, String> {
+    pub(super) fn globals(&self, credential: &CredentialArgs) -> Result<Globals, String> {
         if self.connect_timeout.is_zero() {
             return Err("--connect-timeout must not be 0".into());
         }
@@ -186,10 +193,6 @@ impl CommonArgs {
                 self.allow_unsafe_cipher_suites,
                 "--allow-unsafe-cipher-suites: adit has no CBC suites",
             ),
-            (self.syslog, "--syslog cannot be honoured yet"),
-            (self.status.is_some(), "--status cannot be honoured yet"),
-            (self.metrics_graphite.is_some(), "--metrics-graphite cannot be honoured yet"),
-            (self.metrics_url.is_some(), "--metrics-url cannot be honoured yet"),
         ] {
             if given {
                 return Err(why.into());
@@ -197,9 +200,34 @@ impl CommonArgs {
         }
         Ok(Globals {
             shutdown: self.shutdown_timeout,
-            timed_reload: reload.filter(|every| !every.is_zero()),
+            timed_reload: credential.timed_reload.filter(|every| !every.is_zero()),
             log_format: self.log_format,
+            syslog: self.syslog,
             workers: None,
+            status: self.status(credential)?,
+            takeover: match &self.takeover {
+                None => None,
+                Some(Address::Unix(path)) => Some(path.clone()),
+                Some(other) => return Err(format!("--takeover {other}: must be unix:PATH")),
+            },
+        })
+    }
+
+    fn status(&self, credential: &CredentialArgs) -> Result<StatusConfig, String> {
+        if self.metrics_url.is_some() && self.metrics_interval.is_zero() {
+            return Err("--metrics-interval must not be 0".into());
+        }
+        if matches!(self.metrics_graphite, Some(Address::Systemd(_))) {
+            return Err("--metrics-graphite must be HOST:PORT".into());
+        }
+        Ok(StatusConfig {
+            address: self.status.clone(),
+            shutdown: self.enable_shutdown,
+            prefix: self.metrics_prefix.clone(),
+            graphite: self.metrics_graphite.clone(),
+            url: self.metrics_url.clone(),
+            every: self.metrics_interval,
+            roots: credential.cacert.clone(),
         })
     }
 

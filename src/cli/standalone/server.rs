@@ -8,7 +8,10 @@ use super::common::{CommonArgs, CredentialArgs, TlsVersion, Tunnel};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, Hbone, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern},
+    standalone::{
+        Access, Address, Hbone, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern,
+        status::HttpUrl,
+    },
     tls::Pin,
 };
 
@@ -28,7 +31,7 @@ pub(in crate::cli) struct ServerArgs {
     unsafe_target: bool,
     /// A URL on the target that /_status asks: 200 means healthy
     #[arg(long, value_name = "URL")]
-    target_status: Option<String>,
+    target_status: Option<HttpUrl>,
     /// Tell the target who connects: PROXY protocol v2
     #[arg(long, conflicts_with = "proxy_protocol_mode")]
     proxy_protocol: bool,
@@ -158,10 +161,7 @@ impl ServerArgs {
                 self.target
             ));
         }
-        for (given, flag) in [
-            (self.target_status.is_some(), "--target-status"),
-            (self.acme.auto_acme_cert.is_some(), "--auto-acme-cert"),
-        ] {
+        for (given, flag) in [(self.acme.auto_acme_cert.is_some(), "--auto-acme-cert")] {
             if given {
                 return Err(format!("{flag} cannot be honoured yet"));
             }
@@ -178,7 +178,7 @@ impl ServerArgs {
                 return Err(format!("{flag} does not go with --tunnel hbone"));
             }
         }
-        let globals = self.common.globals(self.credential.timed_reload)?;
+        let globals = self.common.globals(&self.credential)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;
         let service = ServiceConfig {
@@ -198,6 +198,7 @@ impl ServerArgs {
             proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
             hbone: self.tunnel.map(|Tunnel::Hbone| Hbone::default()),
             quiet: self.common.quiet(),
+            target_status: self.target_status,
         };
         Ok(Plan { globals, services: vec![service], resolve: !self.common.skip_resolve })
     }

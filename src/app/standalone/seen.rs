@@ -1,0 +1,130 @@
+//! What is seen of the process from outside: the status endpoint, the service manager, and who
+//! takes its place.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Plan, watchdog};
+use crate::{
+    app::workers::Workers,
+    lifecycle::{ServiceManager, Tasks},
+    observe::Telemetry,
+    standalone::{
+        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
+        status::{self, Phase, Status},
+    },
+};
+
+/// All who look from outside; told of each change in this order.
+pub(super) struct Seen {
+    pub(super) status: Arc<Status>,
+    pub(super) manager: Arc<ServiceManager>,
+    /// The status endpoint, if there is one.
+    endpoint: Option<(String, Listening)>,
+    /// Where a successor finds us, once we accept.
+    pub(super) succession: Option<Succession>,
+    takeover: Option<std::path::PathBuf>,
+}
+
+impl Seen {
+    /// Shown from the beginning: that certificates are waited for is worth knowing.
+    pub(super) fn open(
+        plan: &Plan,
+        telemetry: &Telemetry,
+        sockets: &mut Sockets,
+        tasks: &Tasks,
+    ) -> Result<Self, String> {
+        let config = plan.globals.status.clone();
+        let address = config.address.clone();
+        let first = plan.services.first();
+        let planned = first.map(|s| (s.listen.to_string(), joined(&s.targets))).unwrap_or_default();
+        let status = Status::new(config, telemetry.clone(), planned);
+        let mut endpoint = None;
+        if let Some(address) = address {
+            let https = address.https(first.is_some_and(|s| shows_certificate(&s.material)));
+            let listening = sockets.open(&address.address).map_err(|e| format!("--status: {e}"))?;
+            status::serve(&status, &listening, https, tasks)
+                .map_err(|e| format!("--status {address}: {e}"))?;
+            endpoint = Some((address.address.to_string(), listening));
+        }
+        status::push(&status, tasks)?;
+        let takeover = plan.globals.takeover.clone();
+        Ok(Self { status, manager: Arc::default(), endpoint, succession: None, takeover })
+    }
+
+    /// All services accept.
+    pub(super) fn listening(&self) {
+        self.status.set_phase(Phase::Listening);
+        self.manager.ready(&self.status.one_line());
+    }
+
+    /// Files are read again; [`Seen::listening`] must follow.
+    pub(super) fn reloading(&self) {
+        self.status.set_phase(Phase::Reloading);
+        self.manager.reloading();
+    }
+
+    /// Nothing is accepted any more; `successor` is who does now, if anybody.
+    pub(super) fn stopping(&mut self, grace: Duration, successor: Option<Option<u32>>) {
+        self.status.set_phase(Phase::Stopping);
+        if let Some(succession) = &self.succession {
+            succession.offer(Vec::new());
+        }
+        match successor {
+            None => self.manager.stopping(&self.status.one_line(), grace + Duration::from_secs(5)),
+            Some(pid) => {
+                // The path is the successor's now.
+                self.endpoint.iter_mut().for_each(|(_, listening)| listening.keep_path());
+                self.status.retire();
+                pid.into_iter().for_each(|pid| self.manager.succeeded_by(pid));
+            }
+        }
+    }
+
+    pub(super) fn feed_watchdog(&self, workers: &Workers, tasks: &Tasks) {
+        let Some(limit) = self.manager.watchdog() else { return };
+        let (manager, status) = (Arc::clone(&self.manager), Arc::clone(&self.status));
+        let workers = workers.handles.clone();
+        tasks.spawn(async move { watchdog::feed(&manager, limit, &status, &workers).await });
+    }
+
+    /// Takes the place of the process before this one, and waits for the one after it.
+    pub(super) fn succeed(
+        &mut self,
+        predecessor: Option<Predecessor>,
+        services: &[(Arc<Service>, Listening)],
+    ) -> Result<(), String> {
+        if let Some(path) = &self.takeover {
+            let succession = Succession::open(path)?;
+            let ours = services.iter().map(|(s, l)| (s.config.listen.to_string(), l));
+            let all = ours.chain(self.endpoint.iter().map(|(address, l)| (address.clone(), l)));
+            let all = all.map(|(address, listening)| Ok((address, listening.duplicate()?)));
+            succession.offer(all.collect::<std::io::Result<_>>().map_err(|e| e.to_string())?);
+            self.succession = Some(succession);
+        }
+        if let Some(predecessor) = predecessor {
+            tracing::info!("in the place of the process before this one, which drains");
+            predecessor.relieve();
+        }
+        Ok(())
+    }
+
+    /// Waits until another process has taken over: its process ID, if that can be seen.
+    pub(super) async fn until_succeeded(&self) -> Option<u32> {
+        match &self.succession {
+            Some(succession) => succession.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn shows_certificate(material: &MaterialConfig) -> bool {
+    match material {
+        MaterialConfig::Files { credential, .. } => credential.is_some(),
+        MaterialConfig::WorkloadApi { shown, .. } => *shown,
+    }
+}
+
+/// A list for people.
+pub(super) fn joined(addresses: &[Address]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

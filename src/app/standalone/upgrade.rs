@@ -1,0 +1,40 @@
+//! SIGUSR2: the program as it is on disk now takes over from the one that runs.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use tokio::process::Command;
+
+use crate::lifecycle::Tasks;
+
+/// How this process was started.
+pub(super) struct Itself {
+    program: Option<PathBuf>,
+    args: Vec<OsString>,
+}
+
+impl Itself {
+    /// To be asked at the start: later the program may have been replaced.
+    pub(super) fn now() -> Self {
+        Self { program: std::env::current_exe().ok(), args: std::env::args_os().skip(1).collect() }
+    }
+
+    /// Starts it once more, with the same arguments; it finds us at `--takeover`.
+    pub(super) fn start_again(&self, takeover: bool, tasks: &Tasks) {
+        let Some(program) = self.program.as_ref().filter(|_| takeover) else {
+            return tracing::warn!("SIGUSR2 starts a successor only with --takeover");
+        };
+        // It answers to the watchdog in our place once it is the main process.
+        let mut command = Command::new(program);
+        match command.args(&self.args).env_remove("WATCHDOG_PID").spawn() {
+            Err(error) => tracing::error!(program = %program.display(), %error, "no successor"),
+            Ok(mut child) => {
+                tracing::info!(pid = child.id(), "a successor starts");
+                tasks.spawn(async move {
+                    if let Ok(ended) = child.wait().await {
+                        tracing::error!(%ended, "the successor has ended; this process goes on");
+                    }
+                });
+            }
+        }
+    }
+}

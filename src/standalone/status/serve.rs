@@ -1,0 +1,180 @@
+//! The endpoint: few connections at once, each with a limit on its time.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{
+    ServerConfig,
+    server::NoServerSessionStorage,
+    sign::SingleCertAndKey,
+    version::{TLS12, TLS13},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Status, metrics::Gathered, report, unix_now};
+use crate::{
+    lifecycle::Tasks,
+    standalone::{Accepting, Listening},
+    tls::classic_provider,
+};
+
+/// How many connections at once; more wait in the kernel's queue.
+const MOST: usize = 32;
+/// How long a TLS handshake, or the head of a request, may take.
+const HEAD: Duration = Duration::from_secs(3);
+/// How long a connection may last, with all its requests.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Serves on `listening` in `tasks`, until they are cut or
+/// another process has taken over. Needs the control runtime.
+///
+/// # Errors
+/// No descriptors.
+pub fn serve(
+    status: &Arc<Status>,
+    listening: &Listening,
+    https: bool,
+    tasks: &Tasks,
+) -> std::io::Result<()> {
+    let (listener, status) = (listening.accepting()?, Arc::clone(status));
+    let conns = tasks.child();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = accept(&listener, &status, https, &conns) => {}
+            () = status.retired.cancelled() => {}
+        }
+    });
+    Ok(())
+}
+
+async fn accept(listener: &Accepting, status: &Arc<Status>, https: bool, conns: &Tasks) {
+    let slots = Arc::new(Semaphore::new(MOST));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((socket, _)) = listener.accept().await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let status = Arc::clone(status);
+        conns.spawn(async move {
+            let served = async {
+                if !https {
+                    return answer(&status, socket).await;
+                }
+                let Some(tls) = acceptor(&status) else { return };
+                if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(socket)).await {
+                    answer(&status, stream).await;
+                }
+            };
+            let _ = timeout(WHOLE, served).await;
+            drop(slot);
+        });
+    }
+}
+
+/// TLS with what the first service shows now; none before it has anything.
+fn acceptor(status: &Status) -> Option<TlsAcceptor> {
+    let material = status.services().first()?.keeper.current();
+    let key = material.key.clone()?;
+    let builder = ServerConfig::builder_with_provider(classic_provider());
+    let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).ok()?.with_no_client_auth();
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(config).into())
+}
+
+async fn answer(status: &Arc<Status>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let service = service_fn(|request| {
+        let status = Arc::clone(status);
+        async move { Ok::<_, Infallible>(route(&status, &request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(8192);
+    // A client that goes away in the middle concerns nobody.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn route(status: &Status, request: &Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    match (path, request.method()) {
+        ("/_shutdown", &Method::POST) => shut_down(status, request),
+        ("/_shutdown", _) => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        (_, &Method::GET | &Method::HEAD) => read(status, path, request.uri().query()).await,
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
+    }
+}
+
+async fn read(status: &Status, path: &str, query: Option<&str>) -> Answer {
+    let prometheus = query.is_some_and(|q| q.split('&').any(|q| q == "format=prometheus"));
+    match path {
+        "/_status" => {
+            let checked = status.check().await;
+            let (ok, body) = report::report(status, &checked.0, &checked.1);
+            let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            made(code, "application/json", format!("{body:#}\n"))
+        }
+        "/_metrics/prometheus" => exposition(status),
+        "/_metrics" if prometheus => exposition(status),
+        "/_metrics" | "/_metrics/json" => {
+            let gathered = Gathered::of(&status.services());
+            let body = gathered.to_json(&status.config.prefix, &status.hostname, unix_now());
+            made(StatusCode::OK, "application/json", body.to_string())
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "no such page; there are /_status, /_metrics, /_metrics/json, \
+             /_metrics/prometheus and, with --enable-shutdown, POST /_shutdown\n",
+        ),
+    }
+}
+
+fn exposition(status: &Status) -> Answer {
+    let services = status.services();
+    let metrics = &status.telemetry.metrics;
+    for service in services.iter() {
+        let material = service.keeper.current();
+        let (Some(own), Some(end)) = (&material.own, material.not_after) else { continue };
+        let since = end.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics.svid_not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
+    }
+    let mut body = Gathered::of(&services).to_prometheus(&status.config.prefix);
+    body += &metrics.render(&status.telemetry.live);
+    made(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+}
+
+fn shut_down(status: &Status, request: &Request<Incoming>) -> Answer {
+    if !status.config.shutdown {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "--enable-shutdown allows it\n");
+    }
+    // A browser always says where a page's POST comes from; no page may stop us.
+    if request.headers().contains_key(header::ORIGIN) {
+        return text(StatusCode::FORBIDDEN, "not from a web page\n");
+    }
+    tracing::info!("shutdown was asked for on the status address");
+    status.shutdown.cancel();
+    text(StatusCode::OK, "shutting down\n")
+}
+
+fn text(status: StatusCode, body: &'static str) -> Answer {
+    made(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn made(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer
+}

@@ -1,0 +1,74 @@
+//! Descriptors that come from another process: from the service manager at start, or over a
+//! Unix socket (`SCM_RIGHTS`, unix(7)).
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+
+/// The kernel's limit for one message (`SCM_MAX_FD`).
+pub const MOST_DESCRIPTORS: usize = 253;
+
+/// The sockets that the service manager opened for this process, with their names
+/// (sd_listen_fds(3)); the variables that told of them are unset, so that no child believes them.
+/// For the start of the process: a second call finds nothing.
+///
+/// # Errors
+/// If the variables contradict each other, or if the process has threads already.
+pub fn from_service_manager() -> io::Result<Vec<(String, OwnedFd)>> {
+    if std::env::var_os("LISTEN_FDS").is_none() {
+        return Ok(Vec::new());
+    }
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
+        return Err(io::Error::other("sockets are taken over before threads start"));
+    }
+    // SAFETY: no other thread runs, as was just seen, that could read the environment meanwhile.
+    let found = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }?;
+    // SAFETY: the manager has left these descriptors to this process (LISTEN_PID is ours), and
+    // nobody else takes them: the variables are gone.
+    Ok(found.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect())
+}
+
+/// Sends descriptors with a message, in one piece. Does not wait if `socket` does not.
+///
+/// # Errors
+/// As sendmsg(2), and if there are more than [`MOST_DESCRIPTORS`].
+pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if fds.len() > MOST_DESCRIPTORS {
+        let why = format!("{} descriptors do not fit into a message", fds.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+    let (pieces, flags) = ([IoSlice::new(message)], MsgFlags::MSG_NOSIGNAL);
+    let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &pieces, rights, flags, None)?;
+    if sent < message.len() {
+        return Err(io::Error::new(io::ErrorKind::WriteZero, "the message was cut"));
+    }
+    Ok(())
+}
+
+/// Receives what [`send`] has sent: the message, at most as long as `room`, and the descriptors.
+///
+/// # Errors
+/// As recvmsg(2), and if descriptors were lost on the way.
+pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut rights = nix::cmsg_space!([std::os::fd::RawFd; MOST_DESCRIPTORS]);
+    let mut pieces = [IoSliceMut::new(room)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let got = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut pieces, Some(&mut rights), flags)?;
+    let mut fds = Vec::new();
+    for message in got.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel has just made these descriptors for us, and nobody else has them.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if got.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::other("descriptors were lost: too many are open"));
+    }
+    Ok((got.bytes, fds))
+}

@@ -1,0 +1,239 @@
+//! `/_status` and `/_shutdown`.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    pki::Pki,
+    process::{
+        Adit, Echo, PATIENCE, ask, connect, exchange, free_port, server, status_of, status_over,
+        until, until_status,
+    },
+};
+
+#[test]
+fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    let _open = connect(&pki, listen).unwrap();
+    let (code, status) = status_of(at).unwrap();
+    assert_eq!((code, &status["ok"], &status["status"]), (200, &true.into(), &"ok".into()));
+    assert_eq!(status["listen_address"], listen.to_string());
+    assert_eq!(status["forward_address"], echo.addr.to_string());
+    assert_eq!((&status["backend_ok"], &status["backend_status"]), (&true.into(), &"ok".into()));
+    for field in ["time", "last_reload", "hostname", "revision"] {
+        assert!(!status[field].as_str().unwrap().is_empty(), "{field}: {status:#}");
+    }
+    assert!(status["compiler"].as_str().unwrap().starts_with("rustc "), "{status:#}");
+    assert!(status.get("backend_error").is_none() && status.get("draining").is_none());
+    let service = &status["services"][0];
+    assert_eq!((&service["open_connections"], &service["role"]), (&1.into(), &"server".into()));
+    let certificate = &service["certificate"];
+    assert_eq!(certificate["subject"], "CN=localhost");
+    assert_eq!(certificate["source"], format!("file {}", pki.path("server.crt").display()));
+    assert!(certificate["not_after"].as_str().unwrap().contains('T'), "{status:#}");
+
+    let gone = echo.addr;
+    drop(echo);
+    let (code, status) = until("503", || status_of(at).filter(|(code, _)| *code == 503));
+    assert_eq!((code, &status["ok"], &status["status"]), (503, &false.into(), &"critical".into()));
+    assert_eq!(status["backend_status"], "critical");
+    let why = status["backend_error"].as_str().unwrap();
+    assert!(why.contains(&format!("connect to {gone}")), "{why}");
+}
+
+#[test]
+fn https_with_the_services_own_certificate_unless_http_is_written() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let address = at.to_string();
+    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &address]));
+    adit.says("listening");
+    let tcp = TcpStream::connect(at).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = "localhost".try_into().unwrap();
+    let tls = rustls::ClientConnection::new(pki.tls(), name).unwrap();
+    let stream = rustls::StreamOwned::new(tls, tcp);
+    let (code, body) = exchange(stream, "GET /_status", "").unwrap();
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(ask(at, "GET /_status"), None, "plaintext is not answered");
+}
+
+#[test]
+fn a_unix_socket_is_plain_and_goes_with_the_process() {
+    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let path = pki.path("status.sock");
+    let address = format!("unix:{}", path.display());
+    let mut adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &address]));
+    adit.says("listening");
+    assert_eq!(status_over(&path).unwrap().0, 200);
+    adit.signal(Signal::SIGTERM);
+    assert!(adit.ends().success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn while_certificates_are_waited_for_it_is_initializing() {
+    let (pki, echo, at) = (Pki::new(), Echo::start(), free_port());
+    let (target, url) = (echo.addr.to_string(), format!("http://{at}"));
+    let api = format!("unix://{}", pki.path("nobody.sock").display());
+    let args = ["server", "--listen", "127.0.0.1:0", "--target", &target, "--allow-all"];
+    let more = ["--use-workload-api-addr", &api, "--status", &url];
+    let args: Vec<String> = args.iter().chain(&more).map(|&a| a.to_owned()).collect();
+    let mut adit = Adit::start(&args);
+    let (code, status) = until("an answer", || status_of(at));
+    assert_eq!((code, &status["message"]), (503, &"initializing".into()));
+    assert_eq!(status["forward_address"], target);
+    adit.signal(Signal::SIGTERM);
+    assert!(adit.ends().success());
+}
+
+#[test]
+fn a_status_url_of_the_target_must_answer_200() {
+    let (pki, listen, at) = (Pki::new(), free_port(), free_port());
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = web.local_addr().unwrap();
+    // The first is well, the others are not.
+    thread::spawn(move || {
+        for (n, stream) in web.incoming().take(40).enumerate() {
+            let mut stream = stream.unwrap();
+            let mut room = [0; 4096];
+            let Ok(read) = stream.read(&mut room) else { continue };
+            let asked = room[..read].starts_with(b"GET /healthz HTTP/1.1\r\nhost: app.test\r\n");
+            let code = if asked && n == 0 { "200 OK" } else { "500 Oh" };
+            let answer = format!("HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let url = format!("http://{at}");
+    let more = ["--status", &url, "--target-status", "http://app.test/healthz"];
+    let adit = Adit::start(&server(&pki, listen, target, &more));
+    adit.says("listening");
+    let (code, status) = status_of(at).unwrap();
+    assert_eq!(code, 200, "{status:#}");
+    let (code, status) = status_of(at).unwrap();
+    assert_eq!(code, 503, "{status:#}");
+    let why = status["backend_error"].as_str().unwrap();
+    assert!(why.contains("http://app.test/healthz: answered 500"), "{why}");
+}
+
+#[test]
+fn many_who_ask_cost_the_target_one_connection_at_a_time() {
+    let (pki, listen, at) = (Pki::new(), free_port(), free_port());
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = target.local_addr().unwrap();
+    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (open, highest) = (Arc::clone(&now), Arc::clone(&most));
+    thread::spawn(move || {
+        for stream in target.incoming() {
+            let (mut stream, open) = (stream.unwrap(), Arc::clone(&open));
+            highest.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 1024]);
+                // Long enough for the others to ask.
+                thread::sleep(Duration::from_millis(100));
+                open.fetch_sub(1, SeqCst);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            });
+        }
+    });
+    let url = format!("http://{at}");
+    let more = ["--status", &url, "--target-status", "http://app.test/"];
+    let adit = Adit::start(&server(&pki, listen, addr, &more));
+    adit.says("listening");
+    let askers: Vec<_> = (0..20).map(|_| thread::spawn(move || status_of(at))).collect();
+    for asker in askers {
+        assert_eq!(asker.join().unwrap().unwrap().0, 200);
+    }
+    assert_eq!(most.load(SeqCst), 1);
+}
+
+#[test]
+fn a_client_makes_the_whole_handshake_with_its_target() {
+    let (pki, echo) = (Pki::new(), Echo::start());
+    let (listen, at, plain, wrong) = (free_port(), free_port(), free_port(), free_port());
+    let far = Adit::start(&server(&pki, listen, echo.addr, &[]));
+    far.says("listening");
+    let start = |at, plain, verify: &str| {
+        let (port, url) = (listen.port(), format!("http://{at}"));
+        let (target, plain) = (format!("localhost:{port}"), format!("{plain}"));
+        let args = ["client", "--listen", &plain, "--target", &target, "--status", &url];
+        let mut args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
+        args.extend(pki.flags("client"));
+        args.extend(["--verify-cn".to_owned(), verify.to_owned()]);
+        Adit::start(&args)
+    };
+    let _well = start(at, plain, "localhost");
+    until_status(at, "listening");
+    let (code, status) = status_of(at).unwrap();
+    assert_eq!(code, 200, "{status:#}");
+    assert_eq!(status["services"][0]["certificate"]["spiffe_id"], "spiffe://test/app");
+    let _ill = start(wrong, free_port(), "somebody");
+    until_status(wrong, "listening");
+    let (code, status) = status_of(wrong).unwrap();
+    assert_eq!(code, 503, "{status:#}");
+    assert!(status["backend_error"].as_str().unwrap().contains("CN=localhost is named by no rule"));
+}
+
+#[test]
+fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    std::fs::write(pki.path("server.crt"), "nonsense").unwrap();
+    adit.signal(Signal::SIGHUP);
+    let status = until("the error", || {
+        status_of(at).filter(|(_, s)| !s["services"][0]["last_reload_error"].is_null())
+    });
+    assert_eq!(status.0, 200, "{status:#?}");
+    let error = status.1["services"][0]["last_reload_error"].as_str().unwrap();
+    assert!(error.contains("server.crt"), "{error}");
+    connect(&pki, listen).unwrap();
+}
+
+#[test]
+fn shutdown_needs_its_flag_a_post_and_no_web_page() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let mut careful = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    assert_eq!(ask(at, "POST /_shutdown").unwrap().0, 405);
+    assert!(careful.runs());
+    drop(careful);
+    let (listen, at) = (free_port(), free_port());
+    let url = format!("http://{at}");
+    let more = ["--status", &url, "--enable-shutdown"];
+    let mut adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    until_status(at, "listening");
+    assert_eq!(ask(at, "GET /_shutdown").unwrap().0, 405);
+    let page = TcpStream::connect(at).unwrap();
+    let origin = "Origin: http://evil.test\r\n";
+    assert_eq!(exchange(page, "POST /_shutdown", origin).unwrap().0, 403);
+    assert_eq!(ask(at, "GET /elsewhere").unwrap().0, 404);
+    assert!(adit.runs());
+    assert_eq!(ask(at, "POST /_shutdown").unwrap().0, 200);
+    assert_eq!(adit.ends().code(), Some(0));
+}
+
+#[test]
+fn callers_that_say_nothing_do_not_keep_others_out() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
+    assert_eq!(status_of(at).unwrap().0, 200);
+    drop(silent);
+}

@@ -1,0 +1,11 @@
+//! `adit server` and `adit client` as a service of a host: what operators and systemd see of
+//! them, sockets that are passed to them, their end, and their upgrade.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod drain;
+mod endpoint;
+mod metrics;
+mod pki;
+mod process;
+mod systemd;
+mod takeover;
