@@ -1,31 +1,65 @@
-//! `adit server`, `adit client`: services until SIGTERM.
+//! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
 };
 
-use super::workers::Workers;
+use super::{
+    fleet::{Fleet, Stamp, stamp},
+    workers::Workers,
+};
 use crate::{
-    lifecycle::Tasks,
+    config::{self, LoadError},
     observe::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    standalone::{Address, Keeper, Listening, Service, ServiceConfig},
+    standalone::{Address, ServiceConfig},
 };
+
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a live edit may take to obtain what it names (a Workload API may be silent).
+const OPEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// What the process does.
 #[derive(Debug)]
 pub struct Plan {
     /// For all services.
     pub globals: Globals,
-    /// At least one.
+    /// None is possible in a file only.
     pub services: Vec<ServiceConfig>,
     /// Whether the targets' names must resolve at start.
     pub resolve: bool,
+    /// The file that describes them, if one does, and its state when it was read: it is followed.
+    pub file: Option<(PathBuf, Option<Stamp>)>,
+}
+
+impl Plan {
+    /// What a file says.
+    ///
+    /// # Errors
+    /// All its faults.
+    pub fn of_file(path: &Path) -> Result<Self, LoadError> {
+        // Before it is read: an edit in between is then seen as one.
+        let seen = stamp(path);
+        let read = config::load_standalone(path)?;
+        let globals = Globals {
+            shutdown: read.drain,
+            timed_reload: None,
+            log_format: read.log_format,
+            workers: read.workers,
+        };
+        let file = Some((path.to_owned(), seen));
+        Ok(Self { globals, services: read.services, resolve: false, file })
+    }
 }
 
 /// For all services.
@@ -78,62 +112,56 @@ impl Signals {
     }
 }
 
-async fn serve(plan: Plan, workers: &Workers) -> Result<u8, String> {
+async fn serve(mut plan: Plan, workers: &Workers) -> Result<u8, String> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
-    let tasks = Tasks::default();
-    let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
-    for config in plan.services {
-        if plan.resolve {
-            resolve(&config).await?;
+    let services = std::mem::take(&mut plan.services);
+    if plan.resolve {
+        for service in &services {
+            resolve(service).await?;
         }
-        let keeper = tokio::select! {
-            keeper = Keeper::open(config.material.clone()) => keeper?,
-            _ = signals.terminate.recv() => return Ok(0),
-            _ = signals.interrupt.recv() => return Ok(0),
-        };
-        let following = Arc::clone(&keeper);
-        tasks.spawn(async move { following.follow().await });
-        let listening = Listening::open(&config.listen)?;
-        let service = Service::new(config, keeper, telemetry.clone())?;
-        services.push((service, listening));
     }
-    for (service, listening) in &services {
-        service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
-        let config = &service.config;
-        let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
-        tracing::info!(
-            service = config.name,
-            role = config.role.as_str(),
-            listen = %config.listen,
-            targets = targets.join(", "),
-            certificate = service.keeper.current().source,
-            "listening"
-        );
+    let mut fleet = Fleet::new(telemetry.clone(), workers.handles.clone());
+    tokio::select! {
+        applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
+        _ = signals.terminate.recv() => return Ok(0),
+        _ = signals.interrupt.recv() => return Ok(0),
     }
     let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
     loop {
+        let (mut again, mut edited) = (false, false);
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(&services).await,
-            _ = signals.user.recv() => reload(&services).await,
-            () = tick(&mut timed) => reload(&services).await,
+            _ = signals.hangup.recv() => again = true,
+            _ = signals.user.recv() => again = true,
+            () = tick(&mut timed) => again = true,
+            _ = look.tick() => edited = file.as_mut().is_some_and(Watched::settled),
+        }
+        if let Some(file) = file.as_mut().filter(|_| again || edited) {
+            let taken = tokio::select! {
+                taken = file.take(&mut fleet, &mut plan.globals) => taken,
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+            };
+            let result = if taken { "accepted" } else { "rejected" };
+            telemetry.metrics.config_loads.with_label_values(&[result]).inc();
+        }
+        if again {
+            fleet.reload().await;
+        } else {
+            fleet.look_at_policies();
         }
     }
     let grace = plan.globals.shutdown;
-    let open: usize = services.iter().map(|(s, _)| s.open()).sum();
-    tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
-    let mut kept = Vec::new();
-    for (service, listening) in services {
-        service.stop_accepting();
-        drop(listening);
-        kept.push(service);
-    }
-    let drained = futures_util::future::join_all(kept.iter().map(|s| s.drain(grace))).await;
-    let cut: usize = drained.into_iter().sum();
-    tasks.cut();
-    tasks.ended().await;
+    tracing::info!(
+        connections = fleet.connections(),
+        ?grace,
+        "stopping: no new connections, draining"
+    );
+    let cut = fleet.shut_down(grace).await;
     if cut > 0 {
         tracing::warn!(connections = cut, "cut: they had not ended in time");
         return Ok(1);
@@ -148,16 +176,57 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// What is wrong changes nothing.
-async fn reload(services: &[(Arc<Service>, Listening)]) {
-    for (service, _) in services {
-        let name = service.config.name.as_str();
-        match service.keeper.reload().await {
-            Ok(()) => tracing::info!(service = name, "reloaded"),
-            Err(error) => {
-                tracing::error!(service = name, error, "reload refused, what was read before stays")
-            }
+/// The file of `adit proxy`, followed.
+struct Watched {
+    path: PathBuf,
+    /// The state that was last read.
+    seen: Option<Stamp>,
+    /// The state at the last look, if it is another.
+    changing: Option<Stamp>,
+}
+
+impl Watched {
+    /// Whether it has changed and changes no more: who writes it in place is not read in the
+    /// middle.
+    fn settled(&mut self) -> bool {
+        let now = stamp(&self.path);
+        if now == self.seen {
+            self.changing = None;
+            return false;
         }
+        std::mem::replace(&mut self.changing, now) == now
+    }
+
+    /// Takes the file if it is right and all of it can be opened, else keeps what was.
+    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> bool {
+        self.seen = stamp(&self.path);
+        let file = self.path.display();
+        let refused = |error: String| {
+            tracing::error!(%file, error, "configuration refused, the last good one stays");
+            false
+        };
+        let read = match config::load_standalone(&self.path) {
+            Ok(read) => read,
+            Err(error) => return refused(error.to_string()),
+        };
+        let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.drain)).await;
+        let late = |_| Err(format!("not all services were ready within {OPEN_WITHIN:?}"));
+        let changes = match applied.unwrap_or_else(late) {
+            Ok(changes) => changes,
+            Err(error) => return refused(error),
+        };
+        if (read.log_format, read.workers) != (globals.log_format, globals.workers) {
+            tracing::warn!("accessLog and workers take effect when adit is restarted");
+        }
+        globals.shutdown = read.drain;
+        tracing::info!(
+            %file,
+            added = changes.added.join(", "),
+            changed = changes.changed.join(", "),
+            removed = changes.removed.join(", "),
+            "configuration read"
+        );
+        true
     }
 }
 

@@ -6,6 +6,7 @@ mod ca_serve;
 mod check;
 mod demo;
 mod findings;
+mod proxy;
 mod redirect;
 mod standalone;
 mod svid;
@@ -49,7 +50,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
     },
-    /// Check a mesh file without running it
+    /// Check a mesh file, or one of `adit proxy`, without running it
     Check(check::CheckArgs),
     /// The embedded CA
     Ca(ca::CaArgs),
@@ -63,6 +64,8 @@ enum Command {
     Server(Box<standalone::ServerArgs>),
     /// TLS for one client: plaintext comes in, TLS goes to the target
     Client(Box<standalone::ClientArgs>),
+    /// Many such services from one file, until SIGTERM
+    Proxy(proxy::ProxyArgs),
     /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
     /// Check anybody's Workload API
@@ -90,6 +93,7 @@ pub fn main() -> u8 {
         Command::Bench(args) => bench::run(args),
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
+        Command::Proxy(args) => proxy::run(&args),
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {

@@ -115,6 +115,10 @@ pub struct Metrics {
     pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
     pub alive_tasks: IntGauge,
+    /// Whether a standalone service's target is tried before others, by `service` and `target`.
+    pub target_up: IntGaugeVec,
+    /// Connections to targets, by `service`, `target` and `result`: `connected`, `failed`.
+    pub target_connects: IntCounterVec,
     /// Accepts that failed (descriptors exhausted and the like).
     pub accept_errors: IntCounterVec,
     process_cpu: CounterVec,
@@ -185,7 +189,18 @@ impl Metrics {
         )?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
+        let target_up = IntGaugeVec::new(
+            Opts::new("adit_target_up", "1 while a target is tried before others that are down"),
+            &["service", "target"],
+        )?;
+        registry.register(Box::new(target_up.clone()))?;
         Ok(Self {
+            target_up,
+            target_connects: counters(
+                "adit_target_connects_total",
+                "Connections to targets, by result",
+                &["service", "target", "result"],
+            )?,
             config_loads: counters(
                 "adit_config_loads_total",
                 "Configuration loads, by result",
@@ -302,6 +317,14 @@ impl Metrics {
     pub fn forget_identity(&self, identity: &str) {
         let _ = self.svid_not_after.remove_label_values(&[identity]);
         let _ = self.svid_last_success.remove_label_values(&[identity]);
+    }
+
+    /// Forgets what is counted for a target of a service that no longer is there.
+    pub fn forget_target(&self, service: &str, target: &str) {
+        let _ = self.target_up.remove_label_values(&[service, target]);
+        for result in ["connected", "failed"] {
+            let _ = self.target_connects.remove_label_values(&[service, target, result]);
+        }
     }
 
     /// Takes away what is counted for a trust domain that is no longer federated.

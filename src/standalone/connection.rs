@@ -4,15 +4,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{
-    Address, PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
+    Address, PeerCert, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
+    targets::Target,
     tls::Config,
 };
 use crate::{
@@ -124,8 +124,8 @@ async fn begin(
     let limit = service.config.connect;
     let begun = async {
         match service.config.role {
-            Role::Server => server(service, socket, peer, conn, limit).await,
-            Role::Client => client(service, socket, peer, conn, limit).await,
+            Role::Server => server(service, socket, peer, conn, deadline).await,
+            Role::Client => client(service, socket, peer, conn, deadline).await,
         }
     };
     let begun = match tokio::time::timeout_at(deadline, begun).await {
@@ -154,8 +154,9 @@ async fn server(
     socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let limit = service.config.connect;
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
@@ -172,7 +173,7 @@ async fn server(
             return Err(outcome);
         }
     }
-    let mut app = dial(service, conn).await?;
+    let mut header = Vec::new();
     if let Some(mode) = service.config.proxy_out {
         let told = Told {
             from: peer,
@@ -182,8 +183,10 @@ async fn server(
             authority: None,
             peer: caller.as_deref(),
         };
-        introduce(&mut app, mode, &told).await?;
+        let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
+        header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
+    let app = dial(service, conn, deadline, &header).await?;
     Ok((App::new(app), Box::new(far)))
 }
 
@@ -192,14 +195,42 @@ async fn client(
     socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let app = App::new(socket);
+    // Nothing of the application is read before a target has proven itself, so another may be
+    // tried whatever went wrong with one.
+    let mut tries = service.targets.tries(deadline);
+    while let Some((target, share)) = tries.next() {
+        match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
+            Ok(Ok(far)) => {
+                tries.worked(target);
+                return Ok((app, far));
+            }
+            Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
+            Err(_) => {
+                let why = format!("connect to {}: not ready within {share:?}", target.address);
+                tries.failed(target, CloseReason::ConnectTimeout, why);
+            }
+        }
+    }
+    Err(tries.outcome())
+}
+
+/// TLS to one target, which must be whom we want.
+async fn towards(
+    service: &Service,
+    target: &Target,
+    peer: SocketAddr,
+    conn: &OpenConn,
+) -> Result<Box<SecuredFar>, Outcome> {
+    let limit = service.config.connect;
     let Config::Client(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
-    let app = App::new(socket);
-    let tcp = dial(service, conn).await?;
-    let name = server_name(service)?;
+    let tcp = endpoint::connect(&target.address).await.map_err(|e| unreached(target, &e))?;
+    conn.facts(|f| f.dst_addr = tcp.peer_addr().ok());
+    let name = server_name(service, target)?;
     let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
@@ -214,16 +245,7 @@ async fn client(
     } else if let Some(found) = &found {
         conn.facts(|f| f.dst.id.clone_from(&found.id));
     }
-    Ok((app, Box::new(far)))
-}
-
-/// Tells the target who connects, before anything else.
-async fn introduce(app: &mut TcpStream, mode: ProxyMode, told: &Told<'_>) -> Result<(), Outcome> {
-    let sent = match proxy_protocol::header(mode, told) {
-        Ok(header) => app.write_all(&header).await,
-        Err(error) => Err(error),
-    };
-    sent.map_err(|e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}"))))
+    Ok(Box::new(far))
 }
 
 /// Asks the access rules about the TLS peer.
@@ -253,6 +275,7 @@ pub(super) async fn admit(
         foreign,
         dst: local,
     };
+    conn.facts(|f| f.dry_run = service.config.access.dry_run(&flow));
     match service.config.access.admit(peer, &flow).await {
         Ok(rule) => {
             conn.facts(|f| f.policy = Some(rule));
@@ -262,26 +285,48 @@ pub(super) async fn admit(
     }
 }
 
-/// Connects to the first target that takes it.
-pub(super) async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream, Outcome> {
-    let mut last = String::from("there is no target");
-    for target in &service.config.targets {
-        match endpoint::connect(target).await {
-            Ok(stream) => {
+/// Connects to the first target that takes it, and says `header` there before anything else.
+pub(super) async fn dial(
+    service: &Service,
+    conn: &OpenConn,
+    deadline: Instant,
+    header: &[u8],
+) -> Result<TcpStream, Outcome> {
+    let mut tries = service.targets.tries(deadline);
+    while let Some((target, share)) = tries.next() {
+        let dialled = async {
+            let mut stream = endpoint::connect(&target.address).await?;
+            stream.write_all(header).await?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(share, dialled).await {
+            Ok(Ok(stream)) => {
+                tries.worked(target);
                 conn.facts(|f| f.dst_addr = stream.peer_addr().ok());
                 return Ok(stream);
             }
-            Err(error) => last = format!("connect to {target}: {error}"),
+            Ok(Err(error)) => {
+                let (reason, why) = unreached(target, &error);
+                tries.failed(target, reason, why.unwrap_or_default());
+            }
+            Err(_) => {
+                let why = format!("connect to {}: no answer within {share:?}", target.address);
+                tries.failed(target, CloseReason::ConnectTimeout, why);
+            }
         }
     }
-    Err((CloseReason::ConnectFailure, Some(last)))
+    Err(tries.outcome())
+}
+
+fn unreached(target: &Target, error: &io::Error) -> Outcome {
+    (CloseReason::ConnectFailure, Some(format!("connect to {}: {error}", target.address)))
 }
 
 /// The name that the target's certificate must have.
-fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
-    let named = match (&service.config.server_name, service.config.targets.first()) {
+fn server_name(service: &Service, target: &Target) -> Result<ServerName<'static>, Outcome> {
+    let named = match (&service.config.server_name, &target.address) {
         (Some(name), _) => name.clone(),
-        (None, Some(Address::Tcp { host, .. })) if !host.is_empty() => host.clone(),
+        (None, Address::Tcp { host, .. }) if !host.is_empty() => host.clone(),
         _ => "localhost".into(),
     };
     let shown = named.clone();

@@ -210,22 +210,27 @@ async fn begin(
     conn: &OpenConn,
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
     conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
-    if let Err(why) = meant(service, &incoming, local) {
-        incoming.refuse(StatusCode::BAD_REQUEST);
-        return Err((CloseReason::BadConnect, Some(why.into())));
-    }
-    if let Err(outcome) = admit(service, caller, peer, local, conn).await {
+    let port = match meant(service, &incoming, local) {
+        Ok(port) => port,
+        Err(why) => {
+            incoming.refuse(StatusCode::BAD_REQUEST);
+            return Err((CloseReason::BadConnect, Some(why.into())));
+        }
+    };
+    // Policies are about the application's port, not about that of the tunnel.
+    let called = SocketAddr::new(local.ip(), port);
+    if let Err(outcome) = admit(service, caller, peer, called, conn).await {
         incoming.refuse(StatusCode::UNAUTHORIZED);
         return Err(outcome);
     }
+    let deadline = tokio::time::Instant::now() + service.config.connect;
     let dialled = tokio::select! {
-        dialled = tokio::time::timeout(service.config.connect, dial(service, conn)) => dialled,
+        dialled = dial(service, conn, deadline, &[]) => dialled,
         () = incoming.abandoned() => {
             return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
         }
     };
-    let late = || (CloseReason::ConnectTimeout, Some("the target took too long".into()));
-    let app = match dialled.map_err(|_| late()).and_then(|dialled| dialled) {
+    let app = match dialled {
         Ok(app) => app,
         Err(outcome) => {
             incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
@@ -239,7 +244,7 @@ async fn begin(
 }
 
 /// The stream must be for this host, and for the port of its target.
-fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<(), &'static str> {
+fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u16, &'static str> {
     if !incoming.is_connect() {
         return Err("the method is not CONNECT");
     }
@@ -254,6 +259,6 @@ fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<()
         Some(Address::Tcp { port: target, .. }) if *target != port => {
             Err("the port in :authority is not that of the target")
         }
-        _ => Ok(()),
+        _ => Ok(port),
     }
 }

@@ -12,6 +12,9 @@
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
+//! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
+//! What a service may not be is written once (`rails`).
+//!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
@@ -20,20 +23,26 @@ mod address;
 mod connection;
 mod endpoint;
 mod hbone;
+mod health;
 mod material;
 mod peer_cert;
 mod proxy_protocol;
+mod rails;
 mod secured;
 mod service;
+mod targets;
 mod tls;
 
-pub use access::{Access, Judge, UriPattern};
+pub use access::{Access, Judge, Policies, UriPattern};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use hbone::Hbone;
+pub use health::{HealthConfig, HttpCheck};
 pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
+pub use rails::{Breach, MOST_TARGETS, Wording, one_credential};
 pub use secured::SecuredFar;
 pub use service::{Quiet, Role, Service, ServiceConfig};
+pub use targets::{Balance, Target, Targets};
 pub use tls::TlsOptions;

@@ -23,6 +23,8 @@ use super::{
     Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
     connection,
     hbone::{self, Hbone},
+    health::{self, HealthConfig},
+    targets::{Balance, Targets},
     tls::{Config, Configs},
 };
 use crate::{
@@ -88,6 +90,14 @@ pub struct ServiceConfig {
     pub listen: Address,
     /// Where it connects to, the first that works.
     pub targets: Vec<Address>,
+    /// Which of them comes first.
+    pub balance: Balance,
+    /// Whether they are asked if they are well.
+    pub health: Option<HealthConfig>,
+    /// Plaintext may go to another host (server).
+    pub unsafe_target: bool,
+    /// Plaintext may come from other hosts (client).
+    pub unsafe_listen: bool,
     /// What is shown and trusted.
     pub material: MaterialConfig,
     /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
@@ -135,6 +145,8 @@ pub struct Service {
     pub keeper: Arc<Keeper>,
     /// What it has counted.
     pub counts: Counts,
+    /// Where it connects to, and how they are.
+    pub targets: Arc<Targets>,
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
     configs: Configs,
@@ -161,11 +173,14 @@ impl Service {
             app: Arc::clone(&name),
             version: None,
         };
+        let metrics = Arc::clone(&telemetry.metrics);
+        let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
         let service = Self {
             config,
             keeper,
             counts: Counts::default(),
+            targets: Arc::new(targets),
             telemetry,
             names: Arc::new(names),
             configs: Configs::default(),
@@ -191,6 +206,12 @@ impl Service {
             let _context = worker.enter();
             let listener = listening.accepting()?;
             self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
+        }
+        if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
+            let (targets, stop) = (Arc::clone(&self.targets), self.stop.clone());
+            self.accepting.spawn_on(worker, async move {
+                stop.run_until_cancelled(health::follow(&targets, &health)).await;
+            });
         }
         Ok(())
     }
