@@ -6,6 +6,7 @@ mod ca_serve;
 mod check;
 mod demo;
 mod findings;
+mod import;
 mod proxy;
 mod redirect;
 mod standalone;
@@ -66,6 +67,8 @@ enum Command {
     Client(Box<standalone::ClientArgs>),
     /// Many such services from one file, until SIGTERM
     Proxy(proxy::ProxyArgs),
+    /// Translate another proxy's configuration
+    Import(import::ImportArgs),
     /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
     /// Check anybody's Workload API
@@ -94,6 +97,7 @@ pub fn main() -> u8 {
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {

@@ -13,6 +13,7 @@ mod policies;
 mod reader;
 mod settings;
 mod standalone;
+mod stunnel;
 mod workload_api;
 
 pub use ca::CaConfig;
@@ -24,4 +25,5 @@ pub use settings::Settings;
 pub use standalone::{
     StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
 };
+pub use stunnel::{Imported, import as import_stunnel};
 pub use workload_api::WorkloadApiConfig;
