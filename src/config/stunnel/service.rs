@@ -6,7 +6,7 @@ use super::{
     PinsOf, Remark,
     address::{Host, address},
     options::{is_global, remark},
-    text::{Line, Section},
+    text::{Line, Section, is_plain},
 };
 use crate::standalone::Address;
 
@@ -53,9 +53,16 @@ fn yes(line: &Line) -> bool {
     line.value.eq_ignore_ascii_case("yes")
 }
 
-/// JSON's texts are YAML's.
+/// JSON's texts are YAML's, but for characters that YAML wants escaped.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let json = serde_json::Value::from(text).to_string();
+    json.chars().fold(String::new(), |mut out, c| {
+        match is_plain(c) {
+            true => out.push(c),
+            false => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+        out
+    })
 }
 
 fn list(texts: &[String]) -> String {

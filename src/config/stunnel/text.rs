@@ -18,15 +18,20 @@ impl Line {
     }
 
     pub(super) fn remark(&self, grave: bool, why: &str) -> Remark {
-        let message = format!("{} = {}: {why}", self.option, shown(&self.value));
+        let message = shown(&format!("{} = {}: {why}", self.option, self.value));
         Remark { line: self.line, message, grave }
     }
 }
 
-/// A value as it may stand in a comment.
-fn shown(value: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    value.chars().take(120).map(clean).collect()
+/// A text as it may stand in a comment: YAML forbids some characters everywhere (YAML 1.2.2 §5.1).
+pub(super) fn shown(text: &str) -> String {
+    let plain = |c: char| if is_plain(c) { c } else { ' ' };
+    text.chars().take(400).map(plain).collect()
+}
+
+/// Whether a character may stand as it is.
+pub(super) fn is_plain(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && c.is_alphanumeric())
 }
 
 /// The lines under one `[name]`; the first has none and stands before all others.
@@ -66,7 +71,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
             continue;
         }
         if let Some(name) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            sections.push(Section { name: name.trim().into(), line, options: Vec::new() });
+            sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
             continue;
         }
         match (text.split_once('='), sections.last_mut()) {
