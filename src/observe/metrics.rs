@@ -410,7 +410,11 @@ fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
         or_unknown(&service_name),
     ]);
     party(&mut labels, &facts.dst);
-    let security = if facts.tls.is_some() { "mutual_tls" } else { "unknown" };
+    let security = match &facts.tls {
+        Some(tls) if tls.mutual => "mutual_tls",
+        Some(_) => "tls",
+        None => "unknown",
+    };
     labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
     labels
 }
