@@ -115,7 +115,7 @@ pub struct Metrics {
     pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
     pub alive_tasks: IntGauge,
-    /// Whether a standalone service's target is tried before others, by `service` and `target`.
+    /// Whether connections and checks work, by `service` and `target` of a standalone service.
     pub target_up: IntGaugeVec,
     /// Connections to targets, by `service`, `target` and `result`: `connected`, `failed`.
     pub target_connects: IntCounterVec,
@@ -190,7 +190,10 @@ impl Metrics {
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
         let target_up = IntGaugeVec::new(
-            Opts::new("adit_target_up", "1 while a target is tried before others that are down"),
+            Opts::new(
+                "adit_target_up",
+                "1 unless the last connection to a target or the last check of it failed",
+            ),
             &["service", "target"],
         )?;
         registry.register(Box::new(target_up.clone()))?;

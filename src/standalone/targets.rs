@@ -144,13 +144,13 @@ impl Targets {
         let was = target.unwell.swap(found.is_err(), Relaxed);
         let (service, name) = (self.service.as_str(), target.name.as_str());
         match found {
-            Ok(()) => {
+            // It is back. One that only callers find wanting (by its certificate) stays out.
+            Ok(()) if was => {
                 target.failures.store(0, Relaxed);
                 target.out_until.store(0, Relaxed);
-                if was {
-                    tracing::info!(service, target = name, "target is well again");
-                }
+                tracing::info!(service, target = name, "target is well again");
             }
+            Ok(()) => {}
             Err(error) if !was => tracing::warn!(service, target = name, error, "target is unwell"),
             Err(_) => {}
         }
@@ -160,7 +160,8 @@ impl Targets {
     fn show(&self, target: &Target) {
         let gauge =
             self.metrics.target_up.with_label_values(&[self.service.as_str(), &target.name]);
-        gauge.set(self.is_up(target).into());
+        let up = !target.unwell.load(Relaxed) && target.failures.load(Relaxed) == 0;
+        gauge.set(up.into());
     }
 
     fn count(&self, target: &Target, result: &str) {

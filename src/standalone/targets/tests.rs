@@ -29,6 +29,9 @@ async fn in_turn_and_those_that_are_up_first() {
     assert_eq!([targets.order(), targets.order()], [[0, 1, 2], [0, 1, 2]]);
     targets.checked(&targets.all[2], Ok(()));
     assert_eq!(targets.order(), [1, 2, 0]);
+    targets.failed(&targets.all[0], "whom we do not want");
+    targets.checked(&targets.all[0], Ok(()));
+    assert!(!targets.is_up(&targets.all[0]), "that it answers does not make it whom we want");
     targets.all.iter().for_each(|target| targets.failed(target, "refused"));
     assert_eq!(targets.order(), [2, 0, 1], "all left out: all are tried");
 }
