@@ -15,6 +15,7 @@ use crate::{
     config::load_policies,
     lifecycle::Tasks,
     observe::Telemetry,
+    policy::Rules,
     standalone::{Keeper, Listening, Service, ServiceConfig},
 };
 
@@ -122,8 +123,8 @@ impl Fleet {
         for running in &kept {
             let now = same.iter().find(|(written, _)| *written == running.written);
             let policies = now.and_then(|(_, config)| config.access.policies.as_ref());
-            if let (Some(now), Some(held)) = (policies, &running.service.config.access.policies) {
-                held.replace(now.rules());
+            if let Some(policies) = policies {
+                take(&running.service, policies.rules());
             }
         }
         for new in &opened {
@@ -274,8 +275,16 @@ impl Running {
 fn reread(service: &Service) -> Result<(), String> {
     let Some(policies) = &service.config.access.policies else { return Ok(()) };
     let rules = load_policies(policies.file()).map_err(|e| e.to_string())?;
-    policies.replace(rules);
+    take(service, rules);
     Ok(())
+}
+
+fn take(service: &Service, rules: Arc<Rules>) {
+    let closed = service.replace_policies(rules);
+    if closed > 0 {
+        let service = service.config.name.as_str();
+        tracing::info!(service, connections = closed, "closed: no longer admitted by the policies");
+    }
 }
 
 /// Which file it is, how long, and when it was last written.

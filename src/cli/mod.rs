@@ -24,7 +24,7 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line is wrong (clap's own code).
 pub const USAGE: u8 = 2;
-/// The mesh file has faults.
+/// The mesh file, or that of `adit proxy`, has faults.
 pub const BAD_CONFIG: u8 = 3;
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -33,7 +33,7 @@ pub const BAD_CONFIG: u8 = 3;
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the mesh file has faults"
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file has faults"
 )]
 struct Cli {
     #[command(subcommand)]

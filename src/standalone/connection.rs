@@ -259,11 +259,14 @@ pub(super) async fn admit(
     let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
-    conn.facts(|f| {
-        let party = if server { &mut f.src } else { &mut f.dst };
-        party.id.clone_from(&peer.id);
-    });
     let own = service.keeper.current().own.as_ref().and_then(|own| own.id.clone());
+    conn.facts(|f| {
+        let (theirs, ours) =
+            if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
+        theirs.id.clone_from(&peer.id);
+        ours.id.clone_from(&own);
+        f.flow_dst = server.then_some(local);
+    });
     let foreign = match (&peer.id, &own) {
         (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
         (peer, _) => peer.is_some(),
@@ -276,9 +279,17 @@ pub(super) async fn admit(
         dst: local,
     };
     conn.facts(|f| f.dry_run = service.config.access.dry_run(&flow));
+    let policies = service.config.access.policies.as_ref();
+    let before = policies.map(|policies| policies.rules());
     match service.config.access.admit(peer, &flow).await {
         Ok(rule) => {
             conn.facts(|f| f.policy = Some(rule));
+            // Policies that were replaced meanwhile have not seen this connection.
+            let after = policies.map(|policies| policies.rules());
+            let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
+            if !same && service.judge_again(conn.live()) {
+                return Err((CloseReason::PolicyChanged, None));
+            }
             Ok(())
         }
         Err(why) => Err((CloseReason::PolicyDenied, Some(why))),

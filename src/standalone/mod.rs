@@ -28,6 +28,7 @@ mod material;
 mod peer_cert;
 mod proxy_protocol;
 mod rails;
+mod recheck;
 mod secured;
 mod service;
 mod targets;

@@ -65,7 +65,12 @@ async fn each_peer_has_its_series_and_each_target_its_own() {
     };
     let opened = "istio_tcp_connections_opened_total";
     let web = "source_principal=\"spiffe://td/ns/shop/sa/web\"";
-    assert_eq!(count(opened, &[web, "destination_workload=\"s\"", "mutual_tls"]), 2, "{text}");
+    let ours = "destination_principal=\"spiffe://td/ns/prod/sa/server\"";
+    assert_eq!(
+        count(opened, &[web, "destination_workload=\"s\"", ours, "mutual_tls"]),
+        2,
+        "{text}"
+    );
     assert_eq!(count(opened, &["source_principal=\"unknown\""]), 1, "no SPIFFE ID, no principal");
     assert_eq!(count("istio_tcp_connections_closed_total", &[web]), 2);
     let connects = "adit_target_connects_total";

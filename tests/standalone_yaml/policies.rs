@@ -1,6 +1,6 @@
 //! Istio `AuthorizationPolicy` documents in front of one service.
 
-use crate::world::{Adit, Backend, World, free_port, run, until};
+use crate::world::{Adit, Backend, World, call_plain, free_port, run, until};
 
 fn policy(name: &str, action: &str, source: &str) -> String {
     format!(
@@ -29,11 +29,17 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     assert_eq!(world.call("web", port).unwrap().name, "db");
     let line = adit.wait("connection complete");
     assert!(line.contains("prod/web rule 0"), "{line}");
-    assert_eq!(world.call("job", port).unwrap().name, "db", "named beside the policies");
+    let mut job = world.call("job", port).unwrap();
+    assert_eq!(job.name, "db", "named beside the policies");
+    let mut web = world.call("web", port).unwrap();
 
     let deny = policy("no-jobs", "DENY", "principals: ['td/ns/shop/sa/job']");
     world.write("policies.yaml", &format!("{allow_web}{deny}"));
+    let line = adit.wait("no longer admitted by the policies");
+    assert!(line.contains("connections=1"), "{line}");
     adit.wait("policies have changed and were read");
+    until("what is open is closed", || job.echo("x").is_err());
+    web.echo("others carry on").unwrap();
     assert!(world.call("job", port).is_err(), "denied, although it is named");
     let line = adit.wait("explicitly denied");
     assert!(line.contains("prod/no-jobs rule 0"), "{line}");
@@ -89,10 +95,12 @@ fn flags_name_the_file_and_its_faults_stop_the_start() {
     ];
     let mut adit = Adit::start(&args, &crt);
     adit.wait("listening");
-    assert_eq!(world.call("web", port).unwrap().name, "db");
+    let mut web = world.call("web", port).unwrap();
+    assert_eq!(web.name, "db");
     assert!(world.call("job", port).is_err());
     world.write("p.yaml", &policy("p", "ALLOW", "principals: ['*/sa/job']"));
     until("the edit is taken", || world.call("job", port).is_ok());
+    until("who was allowed by what is gone is closed", || web.echo("x").is_err());
     drop(adit);
     world.write("p.yaml", &policy("p", "ALLOW", "remoteIpBlocks: [10.0.0.0/8]"));
     let (code, _, stderr) = run(&args);
@@ -100,4 +108,36 @@ fn flags_name_the_file_and_its_faults_stop_the_start() {
     world.write("p.yaml", &policy("p", "DENY", "namespaces: [shop]"));
     let (code, _, stderr) = run(&args);
     assert!(code == 1 && stderr.contains("--allow-all admits whom"), "{code} {stderr}");
+}
+
+#[test]
+fn in_a_tunnel_ports_are_those_of_the_application() {
+    let world = world();
+    let db = Backend::start("db");
+    let (hbone, plain) = (free_port(), free_port());
+    let server = |port: u16| {
+        let text = policy("p", "ALLOW", "principals: ['*/sa/web']");
+        let rule = text.trim_end().strip_suffix("] }").unwrap().trim_end_matches('}');
+        let file = world.write(
+            "p.yaml",
+            &format!("{rule}, to: [{{ operation: {{ ports: ['{port}'] }} }}] }}] }}\n"),
+        );
+        let allow =
+            format!("tunnel: {{ protocol: hbone }}, allow: {{ policies: {} }}", file.display());
+        world.server("in", hbone, db.addr, &allow)
+    };
+    let client = format!(
+        "- {{ name: out, mode: client, listen: 'localhost:{plain}', target: '{}', {}, \
+         tunnel: {{ protocol: hbone, address: '127.0.0.1:{hbone}' }}, \
+         verify: {{ ids: ['spiffe://td/ns/prod/sa/server'] }} }}\n",
+        db.addr,
+        world.credential("web")
+    );
+    let mut adit = Adit::proxy(&world, &(server(db.addr.port()) + &client));
+    let mut call = call_plain(plain).unwrap();
+    assert_eq!(call.name, "db");
+    server(hbone);
+    adit.wait("policies have changed and were read");
+    until("the port of the tunnel is not meant", || call.echo("x").is_err());
+    assert!(call_plain(plain).is_err());
 }

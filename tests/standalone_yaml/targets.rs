@@ -124,3 +124,25 @@ fn flags_take_several_targets_too() {
     adit.wait("target is unwell");
     assert_eq!(adit.stop(), 0);
 }
+
+#[test]
+fn each_target_must_have_its_own_name() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    world.sign("named", "named", None);
+    let [tls, plain, dead] = [free_port(), free_port(), free_port()];
+    let db = Backend::start("db");
+    let server = world.server("in", tls, db.addr, ALL).replace("server.", "named.");
+    let client = |targets: &str| {
+        format!(
+            "- {{ name: out, mode: client, listen: 'localhost:{plain}', targets: [{targets}], {} }}\n",
+            world.credential("a")
+        )
+    };
+    let right = format!("'127.0.0.1:{dead}', 'localhost:{tls}'");
+    let mut adit = Adit::proxy(&world, &(server.clone() + &client(&right)));
+    assert_eq!(call_plain(plain).unwrap().name, "db");
+    let wrong = format!("'localhost:{dead}', '127.0.0.1:{tls}'");
+    adit.edit(&(server + &client(&wrong)));
+    assert!(call_plain(plain).is_err(), "the certificate is not for 127.0.0.1");
+}

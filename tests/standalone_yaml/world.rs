@@ -20,7 +20,9 @@ use nix::{
     unistd::Pid,
 };
 use pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// Nothing here waits longer.
@@ -39,6 +41,7 @@ impl World {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "root");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let root = params.self_signed(&key).unwrap();
         fs::write(dir.path().join("ca.crt"), root.pem()).unwrap();
         let world = Self { dir, issuer: Issuer::new(params, key) };
@@ -55,12 +58,17 @@ impl World {
         self.file(name)
     }
 
-    /// `name.crt` and `name.key`: a common name, `localhost` and 127.0.0.1, and a URI.
+    /// `name.crt` and `name.key`: a common name, `localhost` and (but for `named`) 127.0.0.1, and a
+    /// URI.
     pub(crate) fn sign(&self, name: &str, cn: &str, uri: Option<&str>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, cn);
-        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if name != "named" {
+            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        }
         params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         self.write(&format!("{name}.key"), &key.serialize_pem());
