@@ -28,6 +28,28 @@ fn the_access_log_is_json_if_the_file_says_so() {
     }
 }
 
+#[test]
+fn or_if_a_flag_says_so() {
+    let world = World::new();
+    world.sign("web", "web", None);
+    let db = Backend::start("db");
+    let port = free_port();
+    let (listen, target) = (format!("127.0.0.1:{port}"), db.addr.to_string());
+    let [crt, key, ca] = ["server.crt", "server.key", "ca.crt"].map(|f| world.file(f));
+    let mut args = vec!["server", "--listen", &listen, "--target", &target, "--allow-cn", "web"];
+    args.extend(["--cert", crt.to_str().unwrap(), "--key", key.to_str().unwrap()]);
+    args.extend(["--cacert", ca.to_str().unwrap(), "--log-format", "json"]);
+    let mut adit = Adit::start(&args, &crt);
+    adit.wait("listening");
+    world.sign("other", "other", None);
+    assert!(world.call("other", port).is_err());
+    let line: serde_json::Value = serde_json::from_str(&adit.wait("connection complete")).unwrap();
+    let text = line.to_string();
+    for has in ["\"level\":\"ERROR\"", "policy_denied", "CN=other is named by no rule"] {
+        assert!(text.contains(has), "{has}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn each_peer_has_its_series_and_each_target_its_own() {
     let world = Arc::new(World::new());

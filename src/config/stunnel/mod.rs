@@ -63,8 +63,12 @@ pub fn import(conf: &str, pins_of: PinsOf<'_>) -> Imported {
         let whole = if only_global { section.clone() } else { section.over(global) };
         let carried = service::carry(&whole, &mut names, pins_of);
         for remark in carried.remarks {
-            body.push_str(&format!("  # line {}: {}\n", remark.line, remark.message));
-            if !remarks.contains(&remark) {
+            // A note on a line that many services inherit is made once.
+            let said = remarks.contains(&remark);
+            if !said || remark.grave {
+                body.push_str(&format!("  # line {}: {}\n", remark.line, remark.message));
+            }
+            if !said {
                 remarks.push(remark);
             }
         }

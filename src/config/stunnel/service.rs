@@ -125,9 +125,16 @@ impl Entry<'_> {
             [one] => self.lines.push(format!("target: {}", quoted(one))),
             all => {
                 self.lines.push(format!("targets: [{}]", list(all)));
-                let failover = section.get("failover");
-                if failover.is_some_and(|line| line.value.eq_ignore_ascii_case("rr")) {
-                    self.lines.push("balance: roundRobin".into());
+                match section.get("failover").map(|line| line.value.to_ascii_lowercase()) {
+                    Some(how) if how == "rr" => self.lines.push("balance: roundRobin".into()),
+                    Some(_) => {}
+                    None => {
+                        let message = "without failover the targets are tried in order; older \
+                                       stunnels took them in turn (balance: roundRobin)";
+                        let line = section.get("connect").map_or(section.line, |l| l.line);
+                        let message = message.to_owned();
+                        self.remarks.push(Remark { line, message, grave: false });
+                    }
                 }
             }
         }
