@@ -5,6 +5,7 @@ mod ca_serve;
 mod carrier;
 mod demo;
 mod ebb;
+mod fleet;
 mod run;
 mod source;
 pub mod standalone;

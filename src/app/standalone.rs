@@ -1,44 +1,76 @@
-//! `adit server`, `adit client`: services until SIGTERM.
+//! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
 mod drain;
 mod seen;
 mod upgrade;
 mod watchdog;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
 };
 
-use self::{
-    seen::{Seen, joined},
-    upgrade::Itself,
+use self::{seen::Seen, upgrade::Itself};
+use super::{
+    fleet::{Fleet, Stamp, stamp},
+    workers::Workers,
 };
-use super::workers::Workers;
 use crate::{
+    config::{self, LoadError},
     lifecycle::Tasks,
     observe::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    standalone::{
-        Address, Keeper, Listening, Predecessor, Service, ServiceConfig, Sockets,
-        status::StatusConfig,
-    },
+    standalone::{Address, Predecessor, ServiceConfig, Sockets, status::StatusConfig},
     sys::descriptors,
 };
+
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a live edit may take to obtain what it names (a Workload API may be silent).
+const OPEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// What the process does.
 #[derive(Debug)]
 pub struct Plan {
     /// For all services.
     pub globals: Globals,
-    /// At least one.
+    /// None is possible in a file only.
     pub services: Vec<ServiceConfig>,
     /// Whether the targets' names must resolve at start.
     pub resolve: bool,
+    /// The file that describes them, if one does, and its state when it was read: it is followed.
+    pub file: Option<(PathBuf, Option<Stamp>)>,
+}
+
+impl Plan {
+    /// What a file says.
+    ///
+    /// # Errors
+    /// All its faults.
+    pub fn of_file(path: &Path) -> Result<Self, LoadError> {
+        // Before it is read: an edit in between is then seen as one.
+        let seen = stamp(path);
+        let read = config::load_standalone(path)?;
+        let globals = Globals {
+            shutdown: read.drain,
+            timed_reload: None,
+            log_format: read.log_format,
+            syslog: false,
+            workers: read.workers,
+            status: StatusConfig::default(),
+            takeover: None,
+        };
+        let file = Some((path.to_owned(), seen));
+        Ok(Self { globals, services: read.services, resolve: false, file })
+    }
 }
 
 /// For all services.
@@ -112,7 +144,7 @@ impl Signals {
 }
 
 async fn serve(
-    plan: Plan,
+    mut plan: Plan,
     workers: &Workers,
     mut sockets: Sockets,
     predecessor: Option<Predecessor>,
@@ -122,77 +154,72 @@ async fn serve(
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
     let mut seen = Seen::open(&plan, &telemetry, &mut sockets, &tasks)?;
-    let mut services: Vec<(Arc<Service>, Listening)> = Vec::new();
-    for config in plan.services {
-        if plan.resolve {
-            resolve(&config).await?;
+    let services = std::mem::take(&mut plan.services);
+    if plan.resolve {
+        for service in &services {
+            resolve(service).await?;
         }
-        let keeper = tokio::select! {
-            keeper = Keeper::open(config.material.clone()) => keeper?,
-            _ = signals.terminate.recv() => return Ok(0),
-            _ = signals.interrupt.recv() => return Ok(0),
-            () = seen.status.until_shutdown() => return Ok(0),
-        };
-        let following = Arc::clone(&keeper);
-        tasks.spawn(async move { following.follow().await });
-        let listening = sockets.open(&config.listen)?;
-        let service = Service::new(config, keeper, telemetry.clone())?;
-        services.push((service, listening));
     }
-    for name in sockets.unused() {
-        tracing::warn!(socket = name, "this socket was passed to us, and nothing listens on it");
+    let mut fleet = Fleet::new(telemetry.clone(), workers.handles.clone(), sockets);
+    tokio::select! {
+        applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
+        _ = signals.terminate.recv() => return Ok(0),
+        _ = signals.interrupt.recv() => return Ok(0),
+        () = seen.status.until_shutdown() => return Ok(0),
     }
-    drop(sockets);
-    for (service, listening) in &services {
-        service.start(listening, &workers.handles).await.map_err(|e| e.to_string())?;
-        let config = &service.config;
-        // Port 0 is whichever was free.
-        let bound = listening.local_addr().map(|addr| addr.to_string());
-        tracing::info!(
-            service = config.name,
-            role = config.role.as_str(),
-            listen = bound.unwrap_or_else(|| config.listen.to_string()),
-            targets = joined(&config.targets),
-            certificate = service.keeper.current().source,
-            "listening"
-        );
-    }
-    seen.status.set_services(services.iter().map(|(s, _)| Arc::clone(s)).collect());
+    fleet.drop_unused_sockets();
+    seen.status.set_services(fleet.services());
     seen.listening();
     seen.feed_watchdog(workers, &tasks);
-    seen.succeed(predecessor, &services)?;
+    seen.succeed(predecessor, fleet.listeners())?;
     let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
     let successor = {
         // One wait throughout: a reload does not disturb a process that takes over.
         let mut succeeded = std::pin::pin!(seen.until_succeeded());
         loop {
+            let (mut again, mut edited) = (false, false);
             tokio::select! {
                 _ = signals.terminate.recv() => break None,
                 _ = signals.interrupt.recv() => break None,
                 () = seen.status.until_shutdown() => break None,
                 pid = &mut succeeded => break Some(pid),
                 _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
-                _ = signals.hangup.recv() => reload(&services, &seen).await,
-                _ = signals.user.recv() => reload(&services, &seen).await,
-                () = tick(&mut timed) => reload(&services, &seen).await,
+                _ = signals.hangup.recv() => again = true,
+                _ = signals.user.recv() => again = true,
+                () = tick(&mut timed) => again = true,
+                _ = look.tick() => edited = file.as_mut().is_some_and(Watched::settled),
+            }
+            if again {
+                seen.reloading();
+            }
+            if let Some(file) = file.as_mut().filter(|_| again || edited) {
+                let taken = tokio::select! {
+                    taken = file.take(&mut fleet, &mut plan.globals) => taken,
+                    _ = signals.terminate.recv() => break None,
+                    _ = signals.interrupt.recv() => break None,
+                };
+                let result = if taken { "accepted" } else { "rejected" };
+                telemetry.metrics.config_loads.with_label_values(&[result]).inc();
+                seen.status.set_services(fleet.services());
+                seen.offer(fleet.listeners());
+            }
+            if again {
+                fleet.reload().await;
+                seen.listening();
+            } else {
+                fleet.look_at_policies();
             }
         }
     };
     let grace = plan.globals.shutdown;
-    if successor.is_some() {
-        // The paths are the successor's now.
-        services.iter_mut().for_each(|(_, listening)| listening.keep_path());
-    }
+    let connections = fleet.connections();
+    // The paths of Unix sockets are the successor's, if there is one.
+    let services = fleet.stop_accepting(successor.is_some());
     seen.stopping(grace, successor);
-    let open: usize = services.iter().map(|(s, _)| s.open()).sum();
-    tracing::info!(connections = open, ?grace, "stopping: no new connections, draining");
-    let mut kept = Vec::new();
-    for (service, listening) in services {
-        service.stop_accepting();
-        drop(listening);
-        kept.push(service);
-    }
-    let cut = drain::drain(&kept, grace, &mut signals, &seen.manager, &seen.status).await;
+    tracing::info!(connections, ?grace, "stopping: no new connections, draining");
+    let cut = drain::drain(&services, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;
     if cut > 0 {
@@ -209,19 +236,58 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// What is wrong changes nothing.
-async fn reload(services: &[(Arc<Service>, Listening)], seen: &Seen) {
-    seen.reloading();
-    for (service, _) in services {
-        let name = service.config.name.as_str();
-        match service.keeper.reload().await {
-            Ok(()) => tracing::info!(service = name, "reloaded"),
-            Err(error) => {
-                tracing::error!(service = name, error, "reload refused, what was read before stays")
-            }
+/// The file of `adit proxy`, followed.
+struct Watched {
+    path: PathBuf,
+    /// The state that was last read.
+    seen: Option<Stamp>,
+    /// The state at the last look, if it is another.
+    changing: Option<Stamp>,
+}
+
+impl Watched {
+    /// Whether it has changed and changes no more: who writes it in place is not read in the
+    /// middle.
+    fn settled(&mut self) -> bool {
+        let now = stamp(&self.path);
+        if now == self.seen {
+            self.changing = None;
+            return false;
         }
+        std::mem::replace(&mut self.changing, now) == now
     }
-    seen.listening();
+
+    /// Takes the file if it is right and all of it can be opened, else keeps what was.
+    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> bool {
+        self.seen = stamp(&self.path);
+        let file = self.path.display();
+        let refused = |error: String| {
+            tracing::error!(%file, error, "configuration refused, the last good one stays");
+            false
+        };
+        let read = match config::load_standalone(&self.path) {
+            Ok(read) => read,
+            Err(error) => return refused(error.to_string()),
+        };
+        let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.drain)).await;
+        let late = |_| Err(format!("not all services were ready within {OPEN_WITHIN:?}"));
+        let changes = match applied.unwrap_or_else(late) {
+            Ok(changes) => changes,
+            Err(error) => return refused(error),
+        };
+        if (read.log_format, read.workers) != (globals.log_format, globals.workers) {
+            tracing::warn!("accessLog and workers take effect when adit is restarted");
+        }
+        globals.shutdown = read.drain;
+        tracing::info!(
+            %file,
+            added = changes.added.join(", "),
+            changed = changes.changed.join(", "),
+            removed = changes.removed.join(", "),
+            "configuration read"
+        );
+        true
+    }
 }
 
 async fn resolve(config: &ServiceConfig) -> Result<(), String> {

@@ -6,6 +6,8 @@ mod ca_serve;
 mod check;
 mod demo;
 mod findings;
+mod import;
+mod proxy;
 mod redirect;
 mod standalone;
 mod svid;
@@ -22,7 +24,7 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line is wrong (clap's own code).
 pub const USAGE: u8 = 2;
-/// The mesh file has faults.
+/// The mesh file, or that of `adit proxy`, has faults.
 pub const BAD_CONFIG: u8 = 3;
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -31,7 +33,7 @@ pub const BAD_CONFIG: u8 = 3;
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 the mesh file has faults"
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file has faults"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -49,7 +51,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
     },
-    /// Check a mesh file without running it
+    /// Check a mesh file, or one of `adit proxy`, without running it
     Check(check::CheckArgs),
     /// The embedded CA
     Ca(ca::CaArgs),
@@ -63,6 +65,10 @@ enum Command {
     Server(Box<standalone::ServerArgs>),
     /// TLS for one client: plaintext comes in, TLS goes to the target
     Client(Box<standalone::ClientArgs>),
+    /// Many such services from one file, until SIGTERM
+    Proxy(proxy::ProxyArgs),
+    /// Translate another proxy's configuration
+    Import(import::ImportArgs),
     /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
     Svid(svid::SvidArgs),
     /// Check anybody's Workload API
@@ -90,6 +96,8 @@ pub fn main() -> u8 {
         Command::Bench(args) => bench::run(args),
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
+        Command::Proxy(args) => proxy::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {

@@ -61,7 +61,7 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
     })
 }
 
-fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
+pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
     let failed = |source| LoadError::Read { path: path.into(), source };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > MAX_FILE {
@@ -71,7 +71,11 @@ fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, Load
     Ok(parse(&path.display().to_string(), &text, read)?)
 }
 
-fn parse<T>(file: &str, text: &str, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, Faults> {
+pub(super) fn parse<T>(
+    file: &str,
+    text: &str,
+    read: impl Fn(&Item<'_>) -> Option<T>,
+) -> Result<T, Faults> {
     let notes = Notes::default();
     let whole = |faults| Faults { file: file.into(), faults };
     let at_start = |message: &str| {

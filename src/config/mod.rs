@@ -12,6 +12,8 @@ mod mesh_file;
 mod policies;
 mod reader;
 mod settings;
+mod standalone;
+mod stunnel;
 mod workload_api;
 
 pub use ca::CaConfig;
@@ -20,4 +22,8 @@ pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
 pub use mesh_file::{Capture, Checked, load, parse};
 pub use settings::Settings;
+pub use standalone::{
+    StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
+};
+pub use stunnel::{Imported, import as import_stunnel};
 pub use workload_api::WorkloadApiConfig;

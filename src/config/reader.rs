@@ -33,6 +33,14 @@ pub(super) fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, Fault> {
     })
 }
 
+/// The keys of a document that is a mapping.
+pub(super) fn keys<'a>(document: &'a MarkedYaml<'_>) -> Vec<&'a str> {
+    match &document.data {
+        YamlData::Mapping(mapping) => mapping.keys().filter_map(|k| k.data.as_str()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 impl<'a> Item<'a> {
     pub(super) fn root(yaml: &'a MarkedYaml<'a>, notes: &'a Notes) -> Self {
         Self { yaml, path: String::new(), notes }
@@ -46,6 +54,11 @@ impl<'a> Item<'a> {
 
     pub(super) fn fault(&self, message: impl Display) {
         self.notes.faults.borrow_mut().push(self.at(message));
+    }
+
+    /// Whether a fault was found in it.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.notes.faults.borrow().iter().any(|fault| fault.key.starts_with(&self.path))
     }
 
     pub(super) fn warn(&self, message: impl Display) {

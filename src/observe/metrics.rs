@@ -115,6 +115,10 @@ pub struct Metrics {
     pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
     pub alive_tasks: IntGauge,
+    /// Whether connections and checks work, by `service` and `target` of a standalone service.
+    pub target_up: IntGaugeVec,
+    /// Connections to targets, by `service`, `target` and `result`: `connected`, `failed`.
+    pub target_connects: IntCounterVec,
     /// Accepts that failed (descriptors exhausted and the like).
     pub accept_errors: IntCounterVec,
     process_cpu: CounterVec,
@@ -185,7 +189,21 @@ impl Metrics {
         )?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
+        let target_up = IntGaugeVec::new(
+            Opts::new(
+                "adit_target_up",
+                "1 unless the last connection to a target or the last check of it failed",
+            ),
+            &["service", "target"],
+        )?;
+        registry.register(Box::new(target_up.clone()))?;
         Ok(Self {
+            target_up,
+            target_connects: counters(
+                "adit_target_connects_total",
+                "Connections to targets, by result",
+                &["service", "target", "result"],
+            )?,
             config_loads: counters(
                 "adit_config_loads_total",
                 "Configuration loads, by result",
@@ -304,6 +322,14 @@ impl Metrics {
         let _ = self.svid_last_success.remove_label_values(&[identity]);
     }
 
+    /// Forgets what is counted for a target of a service that no longer is there.
+    pub fn forget_target(&self, service: &str, target: &str) {
+        let _ = self.target_up.remove_label_values(&[service, target]);
+        for result in ["connected", "failed"] {
+            let _ = self.target_connects.remove_label_values(&[service, target, result]);
+        }
+    }
+
     /// Takes away what is counted for a trust domain that is no longer federated.
     pub fn forget_federation(&self, trust_domain: &str) {
         for result in ["fetched", "failed"] {
@@ -387,7 +413,11 @@ fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
         or_unknown(&service_name),
     ]);
     party(&mut labels, &facts.dst);
-    let security = if facts.tls.is_some() { "mutual_tls" } else { "unknown" };
+    let security = match &facts.tls {
+        Some(tls) if tls.mutual => "mutual_tls",
+        Some(_) => "tls",
+        None => "unknown",
+    };
     labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
     labels
 }

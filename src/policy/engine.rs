@@ -64,6 +64,12 @@ impl Rules {
         self.deny.len() + self.allow.len() + self.dry.len()
     }
 
+    /// Whether one of them allows anything.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        self.allow.iter().any(|named| !named.rules.is_empty())
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,7 +1,9 @@
 //! Whom a service lets in, or whom it wants to find: any of these is enough. Nothing named, nobody
-//! admitted.
+//! admitted; a policy that denies is asked first.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, sync::Arc};
+
+use arc_swap::ArcSwap;
 
 use super::PeerCert;
 use crate::{
@@ -30,10 +32,42 @@ pub struct Access {
     pub ids: Vec<SpiffeId>,
     /// Any SPIFFE ID of this trust domain.
     pub trust_domains: Vec<TrustDomain>,
-    /// Istio policies.
-    pub policies: Option<Arc<Rules>>,
+    /// Istio policies: who is denied there is refused whatever else is named.
+    pub policies: Option<Arc<Policies>>,
     /// A decider of another kind, such as Rego.
     pub judge: Option<Arc<dyn Judge>>,
+}
+
+/// Istio policies of one file, replaced when it changes.
+#[derive(Debug)]
+pub struct Policies {
+    file: PathBuf,
+    rules: ArcSwap<Rules>,
+}
+
+impl Policies {
+    /// All of these apply.
+    #[must_use]
+    pub fn new(file: PathBuf, rules: Arc<Rules>) -> Self {
+        Self { file, rules: ArcSwap::new(rules) }
+    }
+
+    /// Where they are from.
+    #[must_use]
+    pub fn file(&self) -> &PathBuf {
+        &self.file
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// From now on these.
+    pub fn replace(&self, rules: Arc<Rules>) {
+        self.rules.store(rules);
+    }
 }
 
 /// Decides by rules of its own.
@@ -69,16 +103,25 @@ impl Access {
     /// # Cancel safety
     /// Dropping the future leaves a judge to come to its end by itself.
     pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
+        let mut why = format!("{} is named by no rule", peer.name());
+        let rules = self.policies.as_ref().map(|policies| policies.rules());
+        let verdict = rules.as_ref().map(|rules| policy::authorize(rules, flow));
+        let allowed = match &verdict {
+            Some(verdict) => match (verdict.allowed(), verdict.policy()) {
+                (true, by) => by.cloned(),
+                (false, Some(_)) => return Err(verdict.to_string()),
+                (false, None) => {
+                    why = verdict.to_string();
+                    None
+                }
+            },
+            None => None,
+        };
         if let Some(rule) = self.by_name(peer) {
             return Ok(rule.into());
         }
-        let mut why = format!("{} is named by no rule", peer.name());
-        if let Some(rules) = &self.policies {
-            let verdict = policy::authorize(rules, flow);
-            if verdict.allowed() {
-                return Ok(verdict.policy().map_or_else(|| "policies".into(), Arc::clone));
-            }
-            why = verdict.to_string();
+        if let Some(policy) = allowed {
+            return Ok(policy);
         }
         if let Some(judge) = &self.judge {
             let (judge, asked) = (Arc::clone(judge), Arc::clone(peer));
@@ -90,6 +133,20 @@ impl Access {
             }
         }
         Err(why)
+    }
+
+    /// Whether it names nobody but in policies, and none of those allows anything.
+    #[must_use]
+    pub fn only_denies(&self) -> bool {
+        let others = Self { policies: None, ..self.clone() };
+        others.is_empty() && self.policies.as_ref().is_some_and(|p| !p.rules().allows())
+    }
+
+    /// What dry-run policies would have done.
+    #[must_use]
+    pub fn dry_run(&self, flow: &Flow) -> Vec<String> {
+        let rules = self.policies.as_ref().map(|policies| policies.rules());
+        rules.map_or_else(Vec::new, |r| policy::authorize(&r, flow).dry_run().to_vec())
     }
 
     fn by_name(&self, peer: &PeerCert) -> Option<&'static str> {

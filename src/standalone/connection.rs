@@ -13,9 +13,11 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 use super::{
     Address, PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
+    targets::Target,
     tls::{Config, noting},
 };
 use crate::{
+    identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     relay::{self, App},
     sys::sockets,
@@ -156,8 +158,8 @@ async fn begin(
     let limit = service.config.connect;
     let begun = async {
         match service.config.role {
-            Role::Server => server(service, socket, peer, conn, limit).await,
-            Role::Client => client(service, socket, peer, conn, limit).await,
+            Role::Server => server(service, socket, peer, conn, deadline).await,
+            Role::Client => client(service, socket, peer, conn, deadline).await,
         }
     };
     let begun = match tokio::time::timeout_at(deadline, begun).await {
@@ -186,8 +188,9 @@ async fn server(
     socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let limit = service.config.connect;
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
@@ -213,7 +216,7 @@ async fn server(
             return Err(outcome);
         }
     }
-    let mut app = dial(service, conn).await?;
+    let mut header = Vec::new();
     if let Some(mode) = service.config.proxy_out {
         let told = Told {
             from: peer,
@@ -223,8 +226,10 @@ async fn server(
             authority: asked.as_ref().and_then(|asked| asked.name()),
             peer: caller.as_deref(),
         };
-        introduce(&mut app, mode, &told).await?;
+        let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
+        header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
+    let app = dial(service, conn, deadline, &header).await?;
     Ok((App::new(app), Box::new(far)))
 }
 
@@ -233,14 +238,42 @@ async fn client(
     socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
+    let app = App::new(socket);
+    // Nothing of the application is read before a target has proven itself, so another may be
+    // tried whatever went wrong with one.
+    let mut tries = service.targets.tries(deadline);
+    while let Some((target, share)) = tries.next() {
+        match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
+            Ok(Ok(far)) => {
+                tries.worked(target);
+                return Ok((app, far));
+            }
+            Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
+            Err(_) => {
+                let why = format!("connect to {}: not ready within {share:?}", target.address);
+                tries.failed(target, CloseReason::ConnectTimeout, why);
+            }
+        }
+    }
+    Err(tries.outcome())
+}
+
+/// TLS to one target, which must be whom we want.
+async fn towards(
+    service: &Service,
+    target: &Target,
+    peer: SocketAddr,
+    conn: &OpenConn,
+) -> Result<Box<SecuredFar>, Outcome> {
+    let limit = service.config.connect;
     let Config::Client(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
-    let app = App::new(socket);
-    let tcp = dial(service, conn).await?;
-    let name = server_name(service)?;
+    let tcp = endpoint::connect(&target.address).await.map_err(|e| unreached(target, &e))?;
+    conn.facts(|f| f.dst_addr = tcp.peer_addr().ok());
+    let name = server_name(service, target)?;
     let begun = Instant::now();
     let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
     service.counts.handshake.record(begun.elapsed());
@@ -257,20 +290,7 @@ async fn client(
     } else if let Some(found) = &found {
         conn.facts(|f| f.dst.id.clone_from(&found.id));
     }
-    Ok((app, Box::new(far)))
-}
-
-/// Tells the target who connects, before anything else.
-pub(super) async fn introduce(
-    app: &mut TcpStream,
-    mode: ProxyMode,
-    told: &Told<'_>,
-) -> Result<(), Outcome> {
-    let sent = match proxy_protocol::header(mode, told) {
-        Ok(header) => app.write_all(&header).await,
-        Err(error) => Err(error),
-    };
-    sent.map_err(|e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}"))))
+    Ok(Box::new(far))
 }
 
 /// Asks the access rules about the TLS peer.
@@ -284,13 +304,27 @@ pub(super) async fn admit(
     let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
+    let own = own_id(service);
     conn.facts(|f| {
-        let party = if server { &mut f.src } else { &mut f.dst };
-        party.id.clone_from(&peer.id);
+        let (theirs, ours) =
+            if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
+        theirs.id.clone_from(&peer.id);
+        ours.id.clone_from(&own);
+        f.flow_dst = server.then_some(local);
     });
-    match judged(service, peer, addr, local).await {
+    let flow = flow(service, peer, addr, local);
+    conn.facts(|f| f.dry_run = service.config.access.dry_run(&flow));
+    let policies = service.config.access.policies.as_ref();
+    let before = policies.map(|policies| policies.rules());
+    match service.config.access.admit(peer, &flow).await {
         Ok(rule) => {
             conn.facts(|f| f.policy = Some(rule));
+            // Policies that were replaced meanwhile have not seen this connection.
+            let after = policies.map(|policies| policies.rules());
+            let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
+            if !same && service.judge_again(conn.live()) {
+                return Err((CloseReason::PolicyChanged, None));
+            }
             Ok(())
         }
         Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
@@ -304,41 +338,74 @@ pub(super) async fn judged(
     addr: SocketAddr,
     local: SocketAddr,
 ) -> Result<Arc<str>, String> {
-    let own = service.keeper.current().own.as_ref().and_then(|own| own.id.clone());
+    service.config.access.admit(peer, &flow(service, peer, addr, local)).await
+}
+
+fn own_id(service: &Service) -> Option<SpiffeId> {
+    service.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+}
+
+/// What the access rules are asked about.
+fn flow(service: &Service, peer: &PeerCert, addr: SocketAddr, local: SocketAddr) -> Flow {
+    let own = own_id(service);
     let foreign = match (&peer.id, &own) {
         (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
         (peer, _) => peer.is_some(),
     };
-    let flow = Flow {
+    Flow {
         direction: Direction::Inbound,
         peer: PeerAddr(addr),
         peer_id: peer.id.clone(),
         foreign,
         dst: local,
-    };
-    service.config.access.admit(peer, &flow).await
+    }
 }
 
-/// Connects to the first target that takes it.
-pub(super) async fn dial(service: &Service, conn: &OpenConn) -> Result<TcpStream, Outcome> {
-    let mut last = String::from("there is no target");
-    for target in &service.config.targets {
-        match endpoint::connect(target).await {
-            Ok(stream) => {
+/// Connects to the first target that takes it, and says `header` there before anything else.
+pub(super) async fn dial(
+    service: &Service,
+    conn: &OpenConn,
+    deadline: Instant,
+    header: &[u8],
+) -> Result<TcpStream, Outcome> {
+    let mut tries = service.targets.tries(deadline);
+    while let Some((target, share)) = tries.next() {
+        let dialled = async {
+            let mut stream = endpoint::connect(&target.address).await?;
+            stream.write_all(header).await?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(share, dialled).await {
+            Ok(Ok(stream)) => {
+                tries.worked(target);
                 conn.facts(|f| f.dst_addr = stream.peer_addr().ok());
                 return Ok(stream);
             }
-            Err(error) => last = format!("connect to {target}: {error}"),
+            Ok(Err(error)) => {
+                let (reason, why) = unreached(target, &error);
+                tries.failed(target, reason, why.unwrap_or_default());
+            }
+            Err(_) => {
+                let why = format!("connect to {}: no answer within {share:?}", target.address);
+                tries.failed(target, CloseReason::ConnectTimeout, why);
+            }
         }
     }
-    Err((CloseReason::ConnectFailure, Some(last)))
+    Err(tries.outcome())
+}
+
+fn unreached(target: &Target, error: &io::Error) -> Outcome {
+    (CloseReason::ConnectFailure, Some(format!("connect to {}: {error}", target.address)))
 }
 
 /// The name that the target's certificate must have.
-pub(super) fn server_name(service: &Service) -> Result<ServerName<'static>, Outcome> {
-    let named = match (&service.config.server_name, service.config.targets.first()) {
+pub(super) fn server_name(
+    service: &Service,
+    target: &Target,
+) -> Result<ServerName<'static>, Outcome> {
+    let named = match (&service.config.server_name, &target.address) {
         (Some(name), _) => name.clone(),
-        (None, Some(Address::Tcp { host, .. })) if !host.is_empty() => host.clone(),
+        (None, Address::Tcp { host, .. }) if !host.is_empty() => host.clone(),
         _ => "localhost".into(),
     };
     let shown = named.clone();

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Address, Material, PeerCert, Service,
-    connection::{Outcome, admit, dial, ended, finish, introduce, within_lifetime},
+    connection::{Outcome, admit, dial, ended, finish, within_lifetime},
     endpoint,
-    proxy_protocol::Told,
+    proxy_protocol::{self, Told},
 };
 use crate::{
     identity::SpiffeId,
@@ -268,42 +268,45 @@ async fn begin(
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
     let (cert, peer, local) = (caller.cert.as_ref(), caller.peer, caller.local);
     conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
-    if let Err(why) = meant(service, &incoming, local) {
-        incoming.refuse(StatusCode::BAD_REQUEST);
-        return Err((CloseReason::BadConnect, Some(why.into())));
-    }
+    let port = match meant(service, &incoming, local) {
+        Ok(port) => port,
+        Err(why) => {
+            incoming.refuse(StatusCode::BAD_REQUEST);
+            return Err((CloseReason::BadConnect, Some(why.into())));
+        }
+    };
+    // Policies are about the application's port, not about that of the tunnel.
+    let called = SocketAddr::new(local.ip(), port);
     let admitted = match caller.still_proven() {
-        Ok(()) => admit(service, cert, peer, local, conn).await,
+        Ok(()) => admit(service, cert, peer, called, conn).await,
         refused => refused,
     };
     if let Err(outcome) = admitted {
         incoming.refuse(StatusCode::UNAUTHORIZED);
         return Err(outcome);
     }
-    let reached = async {
-        let mut app = dial(service, conn).await?;
-        if let Some(mode) = service.config.proxy_out {
-            let tls = conn.facts(|f| f.tls.clone());
-            let told = Told {
-                from: peer,
-                to: local,
-                tls: tls.as_deref(),
-                alpn: Some(b"h2"),
-                authority: None,
-                peer: cert.map(|cert| &**cert),
-            };
-            introduce(&mut app, mode, &told).await?;
-        }
-        Ok(app)
-    };
+    let mut header = Vec::new();
+    if let Some(mode) = service.config.proxy_out {
+        let tls = conn.facts(|f| f.tls.clone());
+        let told = Told {
+            from: peer,
+            to: local,
+            tls: tls.as_deref(),
+            alpn: Some(b"h2"),
+            authority: None,
+            peer: cert.map(|cert| &**cert),
+        };
+        let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
+        header = proxy_protocol::header(mode, &told).map_err(failed)?;
+    }
+    let deadline = tokio::time::Instant::now() + service.config.connect;
     let dialled = tokio::select! {
-        dialled = tokio::time::timeout(service.config.connect, reached) => dialled,
+        dialled = dial(service, conn, deadline, &header) => dialled,
         () = incoming.abandoned() => {
             return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
         }
     };
-    let late = || (CloseReason::ConnectTimeout, Some("the target took too long".into()));
-    let app = match dialled.map_err(|_| late()).and_then(|dialled| dialled) {
+    let app = match dialled {
         Ok(app) => app,
         Err(outcome) => {
             incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
@@ -317,7 +320,7 @@ async fn begin(
 }
 
 /// The stream must be for this host, and for the port of its target.
-fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<(), &'static str> {
+fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u16, &'static str> {
     if !incoming.is_connect() {
         return Err("the method is not CONNECT");
     }
@@ -332,6 +335,6 @@ fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<()
         Some(Address::Tcp { port: target, .. }) if *target != port => {
             Err("the port in :authority is not that of the target")
         }
-        _ => Ok(()),
+        _ => Ok(port),
     }
 }

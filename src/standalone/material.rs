@@ -343,8 +343,10 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
             Credential::Pem { certificate, private_key: file } => {
                 (certificate, (certificates(certificate)?, private_key(file)?))
             }
-            Credential::Keystore { keystore, .. } => {
-                (keystore, keystore_or_pem(keystore, password.as_ref().map_or("", |p| &p.0))?)
+            Credential::Keystore { keystore, password: file } => {
+                let file = file.as_ref().map(|file| password_in(file)).transpose()?;
+                let password = password.as_ref().or(file.as_ref());
+                (keystore, keystore_or_pem(keystore, password.map_or("", |p| &p.0))?)
             }
         };
         source = format!("file {}", path.display());
@@ -380,6 +382,13 @@ fn svid_of(
     let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
     let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
     Some(Own { svid: Arc::new(svid), bundles: Arc::new(bundles) })
+}
+
+/// The first line of a file.
+fn password_in(file: &Path) -> Result<Password, String> {
+    let bytes = bytes(file)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| at(file, "is no text"))?;
+    Ok(Password(zeroize::Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())))
 }
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.

@@ -14,6 +14,8 @@
 //!
 //! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
 //! elsewhere (systemd, a process before this one) are [`Sockets`].
+//! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
+//! What a service may not be is written once (`rails`).
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
@@ -24,28 +26,35 @@ mod connection;
 mod endpoint;
 mod handover;
 mod hbone;
+mod health;
 mod held;
 mod material;
 mod peer_cert;
 mod probe;
 mod proxy_protocol;
+mod rails;
+mod recheck;
 mod secured;
 mod service;
 mod sockets;
 pub mod status;
+mod targets;
 mod timer;
 mod tls;
 
-pub use access::{Access, Judge, UriPattern};
+pub use access::{Access, Judge, Policies, UriPattern};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use handover::{Inheritance, Predecessor, Succession};
 pub use hbone::Hbone;
+pub use health::{HealthConfig, HttpCheck};
 pub use material::{Keeper, Material, MaterialConfig, Password};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
+pub use rails::{Breach, MOST_TARGETS, Wording, one_credential};
 pub use secured::SecuredFar;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;
+pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
 pub use tls::TlsOptions;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::{
     Address, PeerCert, Role, SecuredFar, Service, TlsOptions, connection, endpoint,
     status::{HttpUrl, exchange},
+    targets::Target,
     tls::{Config, build},
 };
 use crate::{tls::secured, tunnel::HBONE_PORT};
@@ -56,19 +57,19 @@ impl Service {
         }
     }
 
-    async fn reach(&self) -> Result<TcpStream, String> {
+    async fn reach(&self) -> Result<(TcpStream, &Target), String> {
         let mut last = String::from("there is no target");
-        for target in &self.config.targets {
-            match endpoint::connect(target).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = format!("connect to {target}: {error}"),
+        for target in self.targets.all() {
+            match endpoint::connect(&target.address).await {
+                Ok(stream) => return Ok((stream, target)),
+                Err(error) => last = format!("connect to {}: {error}", target.address),
             }
         }
         Err(last)
     }
 
     async fn probe_plain(&self) -> Result<(), String> {
-        let stream = self.reach().await?;
+        let (stream, _) = self.reach().await?;
         let Some(url) = &self.config.target_status else { return Ok(()) };
         let tls = url.tls.then(|| {
             let options = TlsOptions::default();
@@ -87,8 +88,8 @@ impl Service {
     async fn probe_tls(&self, limit: Duration) -> Result<(), String> {
         let Config::Client(config) = self.tls()? else { return Err("the role changed".into()) };
         let said = |(_, why): connection::Outcome| why.unwrap_or_default();
-        let name = connection::server_name(self).map_err(said)?;
-        let tcp = self.reach().await?;
+        let (tcp, target) = self.reach().await?;
+        let name = connection::server_name(self, target).map_err(said)?;
         let secured = secured::connect(tcp, config, name, limit).await;
         let secured = secured.map_err(|e| e.to_string())?;
         let found = PeerCert::of(&secured.chain).map(Arc::new);

@@ -23,8 +23,10 @@ use super::{
     Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
     connection,
     hbone::{self, Hbone},
+    health::{self, HealthConfig},
     held::Held,
     status::HttpUrl,
+    targets::{Balance, Targets},
     timer::Timer,
     tls::{Config, Configs},
 };
@@ -91,6 +93,14 @@ pub struct ServiceConfig {
     pub listen: Address,
     /// Where it connects to, the first that works.
     pub targets: Vec<Address>,
+    /// Which of them comes first.
+    pub balance: Balance,
+    /// Whether they are asked if they are well.
+    pub health: Option<HealthConfig>,
+    /// Plaintext may go to another host (server).
+    pub unsafe_target: bool,
+    /// Plaintext may come from other hosts (client).
+    pub unsafe_listen: bool,
     /// What is shown and trusted.
     pub material: MaterialConfig,
     /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
@@ -146,6 +156,8 @@ pub struct Service {
     pub keeper: Arc<Keeper>,
     /// What it has counted.
     pub counts: Counts,
+    /// Where it connects to, and how they are.
+    pub targets: Arc<Targets>,
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
     pub(super) held: Held,
@@ -175,6 +187,8 @@ impl Service {
             app: Arc::clone(&name),
             version: None,
         };
+        let metrics = Arc::clone(&telemetry.metrics);
+        let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
         let held = Held::new(&keeper.current());
         let service = Self {
@@ -182,6 +196,7 @@ impl Service {
             held,
             keeper,
             counts: Counts::default(),
+            targets: Arc::new(targets),
             telemetry,
             names: Arc::new(names),
             configs: Configs::default(),
@@ -218,6 +233,12 @@ impl Service {
             self.accepting.spawn_on(worker, async move {
                 let stop = service.stop.clone();
                 stop.run_until_cancelled(service.held.follow(&service)).await;
+            });
+        }
+        if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
+            let (targets, stop) = (Arc::clone(&self.targets), self.stop.clone());
+            self.accepting.spawn_on(worker, async move {
+                stop.run_until_cancelled(health::follow(&targets, &health)).await;
             });
         }
         Ok(())

@@ -59,7 +59,7 @@ pub async fn accept(
     let tls = UnbufferedServerConnection::new(config)
         .map_err(|e| TlsError::Other(format!("own configuration: {e}")))?;
     let finished = timeout(within, driver::run(tcp, tls)).await;
-    secured(finished.map_err(|_| TlsError::Timeout(within))??)
+    secured(finished.map_err(|_| TlsError::Timeout(within))??, true)
 }
 
 /// Makes a handshake with a server.
@@ -75,13 +75,15 @@ pub async fn connect(
     name: ServerName<'static>,
     within: Duration,
 ) -> Result<Secured, TlsError> {
+    let shown = config.client_auth_cert_resolver.has_certs();
     let tls = UnbufferedClientConnection::new(config, name)
         .map_err(|e| TlsError::Other(format!("own configuration: {e}")))?;
     let finished = timeout(within, driver::run(tcp, tls)).await;
-    secured(finished.map_err(|_| TlsError::Timeout(within))??)
+    secured(finished.map_err(|_| TlsError::Timeout(within))??, shown)
 }
 
-fn secured<H>(finished: Finished<H>) -> Result<Secured, TlsError>
+/// `shown`: whether we had a certificate to show.
+fn secured<H>(finished: Finished<H>, shown: bool) -> Result<Secured, TlsError>
 where
     H: Handshake + IntoKeys + Tls12 + 'static,
 {
@@ -93,6 +95,7 @@ where
         version: if new { "TLSv1.3" } else { "TLSv1.2" },
         group: state.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name())),
         cipher: state.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite())),
+        mutual: shown && !chain.is_empty(),
     });
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
     let records = if new {

@@ -33,6 +33,16 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// The pin of a certificate's key, SHA-256; `None` if the certificate cannot be read.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let key = certificate.tbs_certificate.subject_pki.raw;
+        let value = digest::digest(&digest::SHA256, key).as_ref().to_vec();
+        Some(Self { algorithm: &digest::SHA256, name: "sha256", value })
+    }
+
     /// Whether it is the key of this certificate.
     #[must_use]
     pub fn fits(&self, certificate: &CertificateDer<'_>) -> bool {

@@ -9,7 +9,7 @@ use crate::{
     lifecycle::{ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
+        Address, Listening, MaterialConfig, Predecessor, Sockets, Succession,
         status::{self, Phase, Status},
     },
 };
@@ -88,24 +88,32 @@ impl Seen {
     }
 
     /// Takes the place of the process before this one, and waits for the one after it.
-    pub(super) fn succeed(
+    pub(super) fn succeed<'a>(
         &mut self,
         predecessor: Option<Predecessor>,
-        services: &[(Arc<Service>, Listening)],
+        listeners: impl Iterator<Item = (String, &'a Listening)>,
     ) -> Result<(), String> {
         if let Some(path) = &self.takeover {
-            let succession = Succession::open(path)?;
-            let ours = services.iter().map(|(s, l)| (s.config.listen.to_string(), l));
-            let all = ours.chain(self.endpoint.iter().map(|(address, l)| (address.clone(), l)));
-            let all = all.map(|(address, listening)| Ok((address, listening.duplicate()?)));
-            succession.offer(all.collect::<std::io::Result<_>>().map_err(|e| e.to_string())?);
-            self.succession = Some(succession);
+            self.succession = Some(Succession::open(path)?);
+            self.offer(listeners);
         }
         if let Some(predecessor) = predecessor {
             tracing::info!("in the place of the process before this one, which drains");
             predecessor.relieve();
         }
         Ok(())
+    }
+
+    /// Lets a successor have these listeners, and that of the status endpoint.
+    pub(super) fn offer<'a>(&self, listeners: impl Iterator<Item = (String, &'a Listening)>) {
+        let Some(succession) = &self.succession else { return };
+        let copied = |address, listening: &Listening| Ok((address, listening.duplicate()?));
+        let status = self.endpoint.iter().map(|(address, l)| copied(address.clone(), l));
+        let all = listeners.map(|(address, listening)| copied(address, listening)).chain(status);
+        match all.collect::<std::io::Result<_>>() {
+            Ok(all) => succession.offer(all),
+            Err(error) => tracing::error!(%error, "a successor cannot be offered our listeners"),
+        }
     }
 
     /// Waits until another process has taken over: its process ID, if that can be seen.

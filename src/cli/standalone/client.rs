@@ -4,7 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::common::{CommonArgs, CredentialArgs, TlsVersion, Tunnel};
+use super::common::{
+    BalanceValue, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
@@ -20,9 +22,12 @@ pub(in crate::cli) struct ClientArgs {
     /// Where plaintext comes in: HOST:PORT, unix:PATH, systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where TLS goes: HOST:PORT
-    #[arg(long, value_name = "ADDR")]
-    target: Address,
+    /// Where TLS goes: HOST:PORT; may be repeated, the next is tried when one fails
+    #[arg(long, value_name = "ADDR", required = true)]
+    target: Vec<Address>,
+    /// Which of several targets is tried first
+    #[arg(long, value_name = "HOW", default_value = "first")]
+    balance: BalanceValue,
     /// Allow to listen for other hosts, whose plaintext then travels here
     #[arg(long)]
     unsafe_listen: bool,
@@ -100,9 +105,6 @@ impl VerifyArgs {
             policies: None,
             judge: None,
         };
-        if !self.verify_spki_pin.is_empty() && !access.is_empty() {
-            return Err("--verify-spki-pin replaces all other --verify flags".into());
-        }
         Ok(access)
     }
 }
@@ -110,16 +112,6 @@ impl VerifyArgs {
 impl ClientArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
         let access = self.verify.access()?;
-        if !self.listen.is_local() && !self.unsafe_listen {
-            return Err(format!(
-                "--listen {}: plaintext would come from other hosts; name localhost, unix:, \
-                 systemd:, or --unsafe-listen",
-                self.listen
-            ));
-        }
-        if !matches!(self.target, Address::Tcp { .. }) {
-            return Err("--target must be HOST:PORT".into());
-        }
         if self.proxy.is_some() {
             return Err("--proxy cannot be honoured yet".into());
         }
@@ -127,9 +119,6 @@ impl ClientArgs {
             gateway: self.tunnel_address.clone(),
             expect: self.verify.verify_id.clone(),
         });
-        if hbone.as_ref().is_some_and(|hbone| hbone.expect.is_empty()) {
-            return Err("--tunnel hbone needs --verify-id: who must be at its other end".into());
-        }
         let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
         // Mutual TLS 1.3 between X.509-SVIDs: whoever is at its other end has an ID.
         let other = Access { ids: Vec::new(), ..access.clone() };
@@ -152,7 +141,11 @@ impl ClientArgs {
             name: "client".into(),
             role: Role::Client,
             listen: self.listen,
-            targets: vec![self.target],
+            health: if hbone.is_some() { None } else { health(self.target.len(), None) },
+            targets: self.target,
+            balance: self.balance.into(),
+            unsafe_target: false,
+            unsafe_listen: self.unsafe_listen,
             material,
             access,
             tls: TlsOptions { tls12_only, authenticate },
@@ -168,6 +161,6 @@ impl ClientArgs {
             target_status: None,
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();
-        Ok(Plan { globals, services: vec![service], resolve })
+        Ok(Plan { globals, services: vec![checked(service)?], resolve, file: None })
     }
 }

@@ -12,7 +12,8 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     standalone::{
-        Address, MaterialConfig, Password, Quiet,
+        Address, Balance, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet, ServiceConfig,
+        Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     tls::Pin,
@@ -56,6 +57,38 @@ pub(super) enum TlsVersion {
 pub(super) enum Tunnel {
     /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode
     Hbone,
+}
+
+/// Which of several targets is tried first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum BalanceValue {
+    /// The first that works
+    First,
+    /// Each in turn
+    RoundRobin,
+}
+
+impl From<BalanceValue> for Balance {
+    fn from(value: BalanceValue) -> Self {
+        match value {
+            BalanceValue::First => Self::First,
+            BalanceValue::RoundRobin => Self::RoundRobin,
+        }
+    }
+}
+
+/// Several targets are asked whether they are well, one only if it is said how.
+pub(super) fn health(targets: usize, http: Option<HttpCheck>) -> Option<HealthConfig> {
+    (targets > 1 || http.is_some()).then(|| HealthConfig { http, ..HealthConfig::default() })
+}
+
+/// The service, if it breaks no rail; else the first that it breaks.
+pub(super) fn checked(service: ServiceConfig) -> Result<ServiceConfig, String> {
+    let role = service.role;
+    let told = |breaches: Vec<crate::standalone::Breach>| {
+        breaches.first().map_or_else(String::new, |breach| breach.told(Wording::Flags, role))
+    };
+    service.checked().map_err(told)
 }
 
 #[derive(Debug, Args)]
@@ -182,9 +215,6 @@ pub(super) struct CommonArgs {
 impl CommonArgs {
     /// What concerns the process.
     pub(super) fn globals(&self, credential: &CredentialArgs) -> Result<Globals, String> {
-        if self.connect_timeout.is_zero() {
-            return Err("--connect-timeout must not be 0".into());
-        }
         for (given, why) in [
             (self.eventlog, "--eventlog is of Windows"),
             (self.enable_pprof, "--enable-pprof: adit has no Go profiler; use perf(1)"),
@@ -260,11 +290,9 @@ impl CredentialArgs {
         }
         let pem = self.cert.is_some() || self.key.is_some();
         let named = [self.keystore.is_some(), pem, self.workload_api()];
-        if named.iter().filter(|n| **n).count() > 1 {
-            return Err(
-                "--keystore, --cert with --key, and --use-workload-api exclude each other".into()
-            );
-        }
+        let ways = ["--keystore", "--cert with --key", "--use-workload-api"];
+        let ways: Vec<(&str, bool)> = ways.into_iter().zip(named).collect();
+        one_credential(&ways, needed)?;
         if self.workload_api() {
             if !pins.is_empty() {
                 return Err("pins replace the trust in roots: not with the Workload API".into());
@@ -290,13 +318,7 @@ impl CredentialArgs {
                 certificate: certificate.clone(),
                 private_key: private_key.clone(),
             }),
-            (None, None, None) if !needed => None,
-            (None, None, None) => {
-                return Err(
-                    "name a certificate: --keystore, --cert with --key, or --use-workload-api"
-                        .into(),
-                );
-            }
+            (None, None, None) => None,
             _ => return Err("--cert and --key come together".into()),
         };
         Ok(MaterialConfig::Files {

@@ -1,16 +1,19 @@
 //! `adit server`: TLS in, plaintext out.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::common::{CommonArgs, CredentialArgs, TlsVersion, Tunnel};
+use super::common::{
+    BalanceValue, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+};
 use crate::{
     app::standalone::Plan,
+    config::load_policies,
     identity::{SpiffeId, TrustDomain},
     standalone::{
-        Access, Address, Hbone, ProxyMode, Role, ServiceConfig, TlsOptions, UriPattern,
-        status::HttpUrl,
+        Access, Address, Hbone, HttpCheck, Policies, ProxyMode, Role, ServiceConfig, TlsOptions,
+        UriPattern, status::HttpUrl,
     },
     tls::Pin,
 };
@@ -23,15 +26,20 @@ pub(in crate::cli) struct ServerArgs {
     /// Where TLS comes in: HOST:PORT, unix:PATH, systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where plaintext goes: HOST:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR")]
-    target: Address,
+    /// Where plaintext goes: HOST:PORT or unix:PATH; may be repeated, the next is tried when one
+    /// fails
+    #[arg(long, value_name = "ADDR", required = true)]
+    target: Vec<Address>,
+    /// Which of several targets is tried first
+    #[arg(long, value_name = "HOW", default_value = "first")]
+    balance: BalanceValue,
     /// Allow a target on another host, which plaintext then travels to
     #[arg(long)]
     unsafe_target: bool,
-    /// A URL on the target that /_status asks: 200 means healthy
+    /// A URL of the target, http://HOST:PORT/PATH, or the /PATH alone, that is asked now and then:
+    /// 200 means healthy
     #[arg(long, value_name = "URL")]
-    target_status: Option<HttpUrl>,
+    target_status: Option<String>,
     /// Tell the target who connects: PROXY protocol v2
     #[arg(long, conflicts_with = "proxy_protocol_mode")]
     proxy_protocol: bool,
@@ -90,6 +98,9 @@ struct AllowArgs {
     /// What is asked of it, such as data.policy.allow
     #[arg(long, value_name = "QUERY", requires = "allow_policy")]
     allow_query: Option<String>,
+    /// Istio AuthorizationPolicy documents, YAML; a DENY goes before all other --allow flags
+    #[arg(long, value_name = "FILE")]
+    allow_authorization_policy: Option<PathBuf>,
     /// Ask no certificate of clients
     #[arg(long)]
     disable_authentication: bool,
@@ -117,9 +128,18 @@ struct AcmeArgs {
 
 impl AllowArgs {
     fn access(&self) -> Result<Access, String> {
-        let pinned = !self.allow_spki_pin.is_empty();
-        let access = Access {
-            all: self.allow_all || pinned,
+        if self.allow_policy.is_some() {
+            return Err("--allow-policy cannot be honoured yet".into());
+        }
+        let policies = match &self.allow_authorization_policy {
+            None => None,
+            Some(file) => {
+                let rules = load_policies(file).map_err(|e| e.to_string())?;
+                Some(Arc::new(Policies::new(file.clone(), rules)))
+            }
+        };
+        Ok(Access {
+            all: self.allow_all,
             cn: self.allow_cn.clone(),
             ou: self.allow_ou.clone(),
             dns: self.allow_dns.clone(),
@@ -127,44 +147,17 @@ impl AllowArgs {
             ip: self.allow_ip.clone(),
             ids: self.allow_id.clone(),
             trust_domains: self.allow_trust_domain.clone(),
-            policies: None,
+            policies,
             judge: None,
-        };
-        if self.allow_policy.is_some() {
-            return Err("--allow-policy cannot be honoured yet".into());
-        }
-        let named = !Access { all: self.allow_all, ..access.clone() }.is_empty();
-        if pinned && named {
-            return Err("--allow-spki-pin replaces all other --allow flags".into());
-        }
-        match (self.disable_authentication, named || pinned) {
-            (true, true) => Err("--disable-authentication excludes all --allow flags".into()),
-            (false, false) => Err(
-                "who may call? name at least one --allow flag, --allow-all, or --disable-authentication"
-                    .into(),
-            ),
-            _ => Ok(access),
-        }
+        })
     }
 }
 
 impl ServerArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
         let access = self.allow.access()?;
-        if matches!(self.target, Address::Systemd(_)) {
-            return Err("--target: systemd:NAME is for --listen".into());
-        }
-        if !self.target.is_local() && !self.unsafe_target {
-            return Err(format!(
-                "--target {}: plaintext would leave this host; name localhost, a unix: path, or \
-                 --unsafe-target",
-                self.target
-            ));
-        }
-        for (given, flag) in [(self.acme.auto_acme_cert.is_some(), "--auto-acme-cert")] {
-            if given {
-                return Err(format!("{flag} cannot be honoured yet"));
-            }
+        if self.acme.auto_acme_cert.is_some() {
+            return Err("--auto-acme-cert cannot be honoured yet".into());
         }
         let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
         // Mutual TLS 1.3 between X.509-SVIDs, and the caller's address is that of its tunnel.
@@ -178,6 +171,14 @@ impl ServerArgs {
                 return Err(format!("{flag} does not go with --tunnel hbone"));
             }
         }
+        let wrong = |e: String| format!("--target-status: {e}");
+        let status = self.target_status.as_deref();
+        let check: Option<HttpCheck> = status.map(str::parse).transpose().map_err(wrong)?;
+        let whole = status.map(|text| match text.starts_with('/') {
+            true => format!("http://localhost{text}"),
+            false => text.to_owned(),
+        });
+        let asked: Option<HttpUrl> = whole.map(|url| url.parse()).transpose().map_err(wrong)?;
         let globals = self.common.globals(&self.credential)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;
@@ -185,7 +186,11 @@ impl ServerArgs {
             name: "server".into(),
             role: Role::Server,
             listen: self.listen,
-            targets: vec![self.target],
+            health: health(self.target.len(), check),
+            targets: self.target,
+            balance: self.balance.into(),
+            unsafe_target: self.unsafe_target,
+            unsafe_listen: false,
             material,
             access,
             tls: TlsOptions { tls12_only, authenticate },
@@ -198,8 +203,9 @@ impl ServerArgs {
             proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
             hbone: self.tunnel.map(|Tunnel::Hbone| Hbone::default()),
             quiet: self.common.quiet(),
-            target_status: self.target_status,
+            target_status: asked,
         };
-        Ok(Plan { globals, services: vec![service], resolve: !self.common.skip_resolve })
+        let services = vec![checked(service)?];
+        Ok(Plan { globals, services, resolve: !self.common.skip_resolve, file: None })
     }
 }

@@ -37,6 +37,8 @@ pub struct TlsFacts {
     pub group: &'static str,
     /// Cipher suite, such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: &'static str,
+    /// Whether both sides had a certificate to show.
+    pub mutual: bool,
 }
 
 /// Everything else a record says; filled in as it becomes known.

@@ -1,0 +1,317 @@
+//! The services of one process, exchanged while they run: what stays the same is not touched, what
+//! is new is opened before anything old stops, and what cannot be opened changes nothing.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    config::load_policies,
+    lifecycle::Tasks,
+    observe::Telemetry,
+    policy::Rules,
+    standalone::{Keeper, Listening, Service, ServiceConfig, Sockets},
+};
+
+/// A service that takes connections.
+pub(super) struct Running {
+    pub(super) service: Arc<Service>,
+    listening: Arc<Listening>,
+    /// Renews its material.
+    following: Following,
+    /// The configuration, to be compared.
+    written: String,
+}
+
+/// A keeper at work, until this is dropped.
+struct Following(Tasks);
+
+impl Following {
+    fn of(keeper: Arc<Keeper>) -> Self {
+        let tasks = Tasks::default();
+        tasks.spawn(async move { keeper.follow().await });
+        Self(tasks)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+/// All services.
+pub(super) struct Fleet {
+    telemetry: Telemetry,
+    workers: Vec<Handle>,
+    sockets: Sockets,
+    running: Vec<Running>,
+    /// Services that take no more connections and still have some.
+    leaving: Vec<Arc<Service>>,
+    draining: Tasks,
+    /// When the files of policies were last written.
+    seen: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// What an exchange has done, by name.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) added: Vec<String>,
+    pub(super) changed: Vec<String>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Fleet {
+    pub(super) fn new(telemetry: Telemetry, workers: Vec<Handle>, sockets: Sockets) -> Self {
+        Self {
+            telemetry,
+            workers,
+            sockets,
+            running: Vec::new(),
+            leaving: Vec::new(),
+            draining: Tasks::default(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Exchanges the services for these. Who goes has `grace` to end its connections.
+    ///
+    /// # Errors
+    /// If one of them cannot be opened: then nothing has changed.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has changed nothing.
+    pub(super) async fn apply(
+        &mut self,
+        configs: Vec<ServiceConfig>,
+        grace: Duration,
+    ) -> Result<Changes, String> {
+        let mut opened: Vec<Running> = Vec::new();
+        let mut same: Vec<(String, ServiceConfig)> = Vec::new();
+        for config in configs {
+            let written = format!("{config:?}");
+            match self.running.iter().any(|running| running.written == written) {
+                true => same.push((written, config)),
+                false => opened.push(self.open(config, written).await?),
+            }
+        }
+        for (n, new) in opened.iter().enumerate() {
+            // Old and new take from the same queue until the old stops.
+            if let Err(error) = new.service.start(&new.listening, &self.workers).await {
+                opened[..=n].iter().for_each(|begun| begun.service.stop_accepting());
+                return Err(format!("service {}: {error}", new.service.config.name));
+            }
+        }
+        Ok(self.exchange(opened, &same, grace))
+    }
+
+    /// From here on nothing can fail.
+    fn exchange(
+        &mut self,
+        opened: Vec<Running>,
+        same: &[(String, ServiceConfig)],
+        grace: Duration,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running)
+            .into_iter()
+            .partition(|old| same.iter().any(|(written, _)| *written == old.written));
+        for running in &kept {
+            let now = same.iter().find(|(written, _)| *written == running.written);
+            let policies = now.and_then(|(_, config)| config.access.policies.as_ref());
+            if let Some(policies) = policies {
+                take(&running.service, policies.rules());
+            }
+        }
+        for new in &opened {
+            new.announce();
+            let name = new.service.config.name.clone();
+            let before = gone.iter().any(|old| old.service.config.name == name);
+            if before { changes.changed.push(name) } else { changes.added.push(name) }
+        }
+        self.running = kept;
+        self.running.extend(opened);
+        let wanted: HashSet<(String, String)> =
+            self.running.iter().flat_map(Running::targets).collect();
+        for old in gone {
+            let name = old.service.config.name.clone();
+            if !changes.changed.contains(&name) {
+                changes.removed.push(name);
+            }
+            for (service, target) in old.targets().filter(|target| !wanted.contains(target)) {
+                self.telemetry.metrics.forget_target(&service, &target);
+            }
+            // Its listener is closed now, if no other service has taken it over.
+            let Running { service: old, following, .. } = old;
+            old.stop_accepting();
+            self.leaving.push(Arc::clone(&old));
+            self.draining.spawn(async move {
+                let _following = following;
+                let cut = old.drain(grace).await;
+                if cut > 0 {
+                    let service = old.config.name.as_str();
+                    tracing::warn!(service, connections = cut, "cut: they had not ended in time");
+                }
+            });
+        }
+        self.leaving.retain(|service| service.open() > 0);
+        self.seen = self.policy_stamps();
+        changes
+    }
+
+    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, String> {
+        let named = |error: String| format!("service {}: {error}", config.name);
+        let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
+        let listening = match held {
+            Some(old) => Arc::clone(&old.listening),
+            None => Arc::new(self.sockets.open(&config.listen).map_err(named)?),
+        };
+        let keeper = Keeper::open(config.material.clone()).await.map_err(named)?;
+        let service = Service::new(config.clone(), Arc::clone(&keeper), self.telemetry.clone());
+        let service = service.map_err(named)?;
+        let following = Following::of(keeper);
+        Ok(Running { service, listening, following, written })
+    }
+
+    /// Reads certificates, keys, roots and policies again; what is wrong changes nothing.
+    pub(super) async fn reload(&mut self) {
+        for running in &self.running {
+            let name = running.service.config.name.as_str();
+            let policies = reread(&running.service);
+            match running.service.keeper.reload().await.and(policies) {
+                Ok(()) => tracing::info!(service = name, "reloaded"),
+                Err(error) => tracing::error!(
+                    service = name,
+                    error,
+                    "reload refused, what was read before stays"
+                ),
+            }
+        }
+        self.seen = self.policy_stamps();
+    }
+
+    /// Takes files of policies that have changed.
+    pub(super) fn look_at_policies(&mut self) {
+        let now = self.policy_stamps();
+        for (file, stamp) in &now {
+            if self.seen.contains(&(file.clone(), *stamp)) {
+                continue;
+            }
+            for running in &self.running {
+                let service = &running.service;
+                let policies = service.config.access.policies.as_ref();
+                if policies.is_none_or(|policies| policies.file() != file) {
+                    continue;
+                }
+                let name = service.config.name.as_str();
+                match reread(service) {
+                    Ok(()) => tracing::info!(service = name, "policies have changed and were read"),
+                    Err(error) => tracing::error!(
+                        service = name,
+                        error,
+                        "policies have changed and are not taken; what was read before stays"
+                    ),
+                }
+            }
+        }
+        self.seen = now;
+    }
+
+    fn policy_stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
+        let policies =
+            self.running.iter().filter_map(|r| r.service.config.access.policies.as_ref());
+        policies.map(|policies| (policies.file().clone(), stamp(policies.file()))).collect()
+    }
+
+    /// How many connections are open.
+    pub(super) fn connections(&self) -> usize {
+        let running = self.running.iter().map(|running| running.service.open());
+        running.chain(self.leaving.iter().map(|service| service.open())).sum()
+    }
+
+    /// The services that take connections.
+    pub(super) fn services(&self) -> Vec<Arc<Service>> {
+        self.running.iter().map(|running| Arc::clone(&running.service)).collect()
+    }
+
+    /// Where they listen.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (String, &Listening)> {
+        self.running.iter().map(|r| (r.service.config.listen.to_string(), &*r.listening))
+    }
+
+    /// Closes the sockets that were passed to this process and that no service has asked for.
+    pub(super) fn drop_unused_sockets(&mut self) {
+        for name in std::mem::take(&mut self.sockets).unused() {
+            tracing::warn!(
+                socket = name,
+                "this socket was passed to us, and nothing listens on it"
+            );
+        }
+    }
+
+    /// Takes no more connections, and closes the listeners: who calls now is refused, or comes to
+    /// a successor, whose the paths of Unix sockets then are. Those that still have connections.
+    pub(super) fn stop_accepting(mut self, succeeded: bool) -> Vec<Arc<Service>> {
+        let mut services = std::mem::take(&mut self.leaving);
+        for mut running in std::mem::take(&mut self.running) {
+            running.service.stop_accepting();
+            if let (true, Some(listening)) = (succeeded, Arc::get_mut(&mut running.listening)) {
+                listening.keep_path();
+            }
+            services.push(running.service);
+        }
+        services
+    }
+}
+
+impl Running {
+    fn targets(&self) -> impl Iterator<Item = (String, String)> + use<'_> {
+        let config = &self.service.config;
+        config.targets.iter().map(|target| (config.name.clone(), target.to_string()))
+    }
+
+    fn announce(&self) {
+        let config = &self.service.config;
+        let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
+        // Port 0 is whichever was free.
+        let bound = self.listening.local_addr().map(|addr| addr.to_string());
+        tracing::info!(
+            service = config.name,
+            role = config.role.as_str(),
+            listen = bound.unwrap_or_else(|| config.listen.to_string()),
+            targets = targets.join(", "),
+            certificate = self.service.keeper.current().source,
+            "listening"
+        );
+    }
+}
+
+/// Reads a service's policies again.
+fn reread(service: &Service) -> Result<(), String> {
+    let Some(policies) = &service.config.access.policies else { return Ok(()) };
+    let rules = load_policies(policies.file()).map_err(|e| e.to_string())?;
+    take(service, rules);
+    Ok(())
+}
+
+fn take(service: &Service, rules: Arc<Rules>) {
+    let closed = service.replace_policies(rules);
+    if closed > 0 {
+        let service = service.config.name.as_str();
+        tracing::info!(service, connections = closed, "closed: no longer admitted by the policies");
+    }
+}
+
+/// Which file it is, how long, and when it was last written.
+pub(super) type Stamp = (u64, u64, SystemTime);
+
+pub(super) fn stamp(file: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(file).ok()?;
+    Some((meta.ino(), meta.len(), meta.modified().ok()?))
+}

@@ -1,0 +1,32 @@
+//! `adit proxy`: many services from one file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{BAD_CONFIG, FAILED};
+use crate::app::standalone::{Plan, run as run_plan};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  adit proxy -c /etc/adit/services.yaml\n\nEach service is what `adit server` or `adit client` is. Edits of the file take effect at once,\nalso on SIGHUP: services that stay the same keep their connections, one that is changed or\nremoved drains. A bad edit is logged and changes nothing. `adit check FILE` checks it."
+)]
+pub(super) struct ProxyArgs {
+    /// The file
+    #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &ProxyArgs) -> u8 {
+    let plan = match Plan::of_file(&args.config) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("{error}");
+            return BAD_CONFIG;
+        }
+    };
+    run_plan(plan).unwrap_or_else(|error| {
+        eprintln!("adit: error: {error}");
+        FAILED
+    })
+}

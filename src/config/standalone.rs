@@ -1,0 +1,297 @@
+//! The file of `adit proxy`: services that stand in front of others, each as the flags of
+//! `adit server` and `adit client` describe one. Its rails are theirs ([`ServiceConfig::checked`]).
+
+mod peers;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Fault, Faults, LoadError, ca_server, policies,
+    reader::{self, Item, Map, Notes, documents},
+};
+use crate::{
+    observe::logging::LogFormat,
+    policy::Rules,
+    standalone::{
+        Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
+        TlsOptions, Wording,
+    },
+};
+use peers::{access, material};
+
+/// The longest file of policies, bytes.
+const MAX_POLICIES: u64 = 4 << 20;
+/// The most services of one process.
+const MOST_SERVICES: usize = 1000;
+const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
+
+/// A file of `adit proxy` without faults.
+#[derive(Debug)]
+pub struct StandaloneFile {
+    /// In the order of the file; each has a name and a place to listen of its own.
+    pub services: Vec<ServiceConfig>,
+    /// How long connections may go on when their service stops.
+    pub drain: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Data workers; one per core if not given.
+    pub workers: Option<usize>,
+}
+
+/// Reads and checks a file of `adit proxy`, and the files of policies that it names.
+///
+/// # Errors
+/// All faults at once.
+pub fn load_standalone(path: &Path) -> Result<StandaloneFile, LoadError> {
+    ca_server::load(path, read)
+}
+
+/// Checks a text; `file` is its name in faults.
+///
+/// # Errors
+/// All faults at once.
+pub fn check_standalone(file: &str, text: &str) -> Result<StandaloneFile, Faults> {
+    ca_server::parse(file, text, read)
+}
+
+/// Whether a file describes services in front of others rather than a mesh. Guesses: what it is not
+/// sure of is a mesh.
+#[must_use]
+pub fn is_standalone(path: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(path) else { return false };
+    let Ok(documents) = documents(&text) else { return false };
+    let keys = documents.first().map(reader::keys).unwrap_or_default();
+    let has = |key: &str| keys.contains(&key);
+    has("services") && !["trustDomain", "ca", "workloads", "capture", "mtls"].into_iter().any(has)
+}
+
+/// Reads Istio `AuthorizationPolicy` documents; all of them apply.
+///
+/// # Errors
+/// All faults at once, with fields of HTTP among them; a file without policies.
+pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
+    let failed = |source| LoadError::Read { path: path.into(), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > MAX_POLICIES {
+        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_POLICIES });
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let faults = |faults| Faults { file: path.display().to_string(), faults };
+    let documents = documents(&text).map_err(|fault| faults(vec![fault]))?;
+    let notes = Notes::default();
+    let filled = documents.iter().filter(|document| !document.data.is_null());
+    let read: Vec<_> =
+        filled.filter_map(|d| policies::read(&Item::root(d, &notes))).map(Arc::new).collect();
+    let mut found = notes.faults.into_inner();
+    if found.is_empty() && read.is_empty() {
+        let message = "expected AuthorizationPolicy documents: without one nobody is named".into();
+        found.push(Fault { line: 1, column: 1, key: String::new(), message });
+    }
+    found.sort_by_key(|f| (f.line, f.column));
+    if found.is_empty() {
+        Ok(Arc::new(Rules::compile(read.iter())))
+    } else {
+        Err(faults(found).into())
+    }
+}
+
+fn read(root: &Item<'_>) -> Option<StandaloneFile> {
+    let top = root.map(&["services", "drain", "accessLog", "workers"]);
+    let items = top.require("services").map(|item| item.list()).unwrap_or_default();
+    if items.len() > MOST_SERVICES {
+        root.fault(format!("{} services, at most {MOST_SERVICES} are possible", items.len()));
+        return None;
+    }
+    let services: Vec<_> = items.iter().filter_map(|i| Some((service(i)?, i))).collect();
+    let (mut names, mut places) = (HashSet::new(), HashMap::new());
+    for (service, item) in &services {
+        if !names.insert(&service.name) {
+            item.fault(format!("there is already a service {}", service.name));
+        }
+        if let Some(other) = places.insert(&service.listen, &service.name) {
+            item.fault(format!("{other} listens at {} already", service.listen));
+        }
+    }
+    let section = |key: &str, known| top.get(key).map(|item: Item<'_>| item.map(known));
+    let drain = section("drain", &["deadline"]).and_then(|d| d.require("deadline")?.duration());
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log_format = section("accessLog", &["format"])
+        .and_then(|l| l.require("format")?.word(&formats))
+        .unwrap_or_default();
+    let workers = top.get("workers").and_then(|w| number(&w, 1024));
+    Some(StandaloneFile {
+        services: services.into_iter().map(|(service, _)| service).collect(),
+        drain: drain.unwrap_or(Duration::from_secs(300)),
+        log_format,
+        workers,
+    })
+}
+
+fn number(item: &Item<'_>, most: usize) -> Option<usize> {
+    let number: usize = item.parse("4")?;
+    if !(1..=most).contains(&number) {
+        item.fault(format!("must be 1 to {most}"));
+        return None;
+    }
+    Some(number)
+}
+
+const SERVICE: &[&str] = &[
+    "name",
+    "mode",
+    "listen",
+    "target",
+    "targets",
+    "balance",
+    "health",
+    "credential",
+    "allow",
+    "verify",
+    "authentication",
+    "serverName",
+    "proxyProtocol",
+    "tunnel",
+    "timeouts",
+    "maxConnections",
+    "unsafeTarget",
+    "unsafeListen",
+];
+
+fn service(item: &Item<'_>) -> Option<ServiceConfig> {
+    let map = item.map(SERVICE);
+    let name = map.require("name").and_then(|n| service_name(&n));
+    let roles = [("server", Role::Server), ("client", Role::Client)];
+    let role = map.require("mode").and_then(|m| m.word(&roles));
+    let listen: Option<Address> =
+        map.require("listen").and_then(|l| l.parse("127.0.0.1:8443, unix:/run/a.sock"));
+    let targets = targets(&map);
+    let asked = [("required", true), ("disabled", false)];
+    let authenticate = map.get("authentication").and_then(|a| a.word(&asked)).unwrap_or(true);
+    let (yes, no) = match role {
+        Some(Role::Client) => ("verify", "allow"),
+        _ => ("allow", "verify"),
+    };
+    if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
+        wrong.fault(format!("is of the other mode; here it is {yes}"));
+    }
+    let role = role?;
+    for key in
+        if role == Role::Server { &["serverName", "unsafeListen"][..] } else { &["unsafeTarget"] }
+    {
+        if let Some(wrong) = map.get(key) {
+            wrong.fault("is of the other mode");
+        }
+    }
+    let (access, pins) = map.get(yes).map(|a| access(&a, role)).unwrap_or_default();
+    let ids = access.ids.clone();
+    let material = material(&map, role, authenticate, pins);
+    let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
+    let proxy_in = proxy.as_ref().and_then(|p| p.get("accept")?.word(&TRUTH)).unwrap_or(false);
+    let proxy_out: Option<ProxyMode> = proxy.and_then(|p| p.get("send")?.parse("conn"));
+    let hbone = map.get("tunnel").and_then(|item| {
+        let tunnel = item.map(&["protocol", "address"]);
+        tunnel.require("protocol")?.word(&[("hbone", ())])?;
+        let gateway = tunnel.get("address").map(|a| a.parse("10.0.0.1:15008"));
+        Some(Hbone { gateway: gateway.flatten(), expect: ids })
+    });
+    let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
+    let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
+    let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
+    let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
+    let config = ServiceConfig {
+        name: name?,
+        role,
+        listen: listen?,
+        balance: map.get("balance").and_then(|b| b.word(&balances)).unwrap_or_default(),
+        health: health(&map, targets.len(), hbone.is_some()),
+        targets,
+        unsafe_target: truth("unsafeTarget"),
+        unsafe_listen: truth("unsafeListen"),
+        material: material?,
+        access,
+        tls: TlsOptions { tls12_only: false, authenticate },
+        server_name: map.get("serverName").and_then(|s| s.text()),
+        connect: timeout("connect").unwrap_or(Duration::from_secs(10)),
+        close: timeout("close").unwrap_or(Duration::from_secs(60)),
+        lifetime: timeout("lifetime").filter(|l| !l.is_zero()),
+        max_connections: map.get("maxConnections").and_then(|m| number(&m, 1 << 20)),
+        proxy_in,
+        proxy_out,
+        hbone,
+        quiet: Quiet::default(),
+        target_status: None,
+    };
+    let told = |breach: &Breach| {
+        let key = breach.key(role);
+        let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
+        // What is wrong already is not said to be missing as well.
+        if !at.as_ref().is_some_and(Item::is_faulty) {
+            at.unwrap_or(item.clone()).fault(breach.told(Wording::File, role));
+        }
+    };
+    config.checked().map_err(|breaches| breaches.iter().for_each(told)).ok()
+}
+
+/// Names stand in logs and metrics.
+fn service_name(item: &Item<'_>) -> Option<String> {
+    let name = item.text()?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.len() > 63 || !name.chars().all(legal) {
+        item.fault(format!("{name:?}: a name has at most 63 letters, digits, - _ ."));
+        return None;
+    }
+    Some(name)
+}
+
+fn targets(map: &Map<'_>) -> Vec<Address> {
+    let example = "localhost:5432, unix:/run/db.sock";
+    match (map.get("target"), map.get("targets")) {
+        (Some(_), Some(both)) => {
+            both.fault("is there beside target; name one of them");
+            Vec::new()
+        }
+        (Some(one), None) => one.parse(example).into_iter().collect(),
+        (None, _) => map.list("targets").iter().filter_map(|t| t.parse(example)).collect(),
+    }
+}
+
+/// `0` is none at all.
+fn duration(item: &Item<'_>) -> Option<Duration> {
+    match item.text()?.as_str() {
+        "0" => Some(Duration::ZERO),
+        _ => item.duration(),
+    }
+}
+
+/// Several targets are asked whether they are well, one only if the file says so.
+fn health(map: &Map<'_>, targets: usize, tunnel: bool) -> Option<HealthConfig> {
+    let default = HealthConfig::default();
+    let Some(item) = map.get("health") else {
+        return (targets > 1 && !tunnel).then_some(default);
+    };
+    if tunnel {
+        item.fault("is not for a tunnel: its one target is asked by nobody but callers");
+    }
+    let health = item.map(&["interval", "timeout", "http"]);
+    let time = |key: &str, or: Duration| {
+        let item = health.get(key)?;
+        let time = item.duration().unwrap_or(or);
+        if time < Duration::from_millis(100) {
+            item.fault("must be at least 100ms");
+        }
+        Some(time)
+    };
+    Some(HealthConfig {
+        interval: time("interval", default.interval).unwrap_or(default.interval),
+        timeout: time("timeout", default.timeout).unwrap_or(default.timeout),
+        http: health.get("http").and_then(|h| h.parse("/healthz")),
+    })
+}
+
+#[cfg(test)]
+mod tests;

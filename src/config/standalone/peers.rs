@@ -1,0 +1,136 @@
+//! Whom a service shows what, and whom it admits: `credential`, `allow`, `verify`.
+
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use super::{TRUTH, load_policies};
+use crate::{
+    ca::{Credential, workload_api::Endpoint},
+    config::reader::{Item, Map},
+    standalone::{Access, MaterialConfig, Policies, Role, UriPattern, one_credential},
+    tls::Pin,
+};
+
+const NAMED: &[&str] = &[
+    "all",
+    "commonNames",
+    "organizationalUnits",
+    "dnsNames",
+    "uris",
+    "ips",
+    "ids",
+    "trustDomains",
+    "pins",
+    "policies",
+];
+
+pub(super) fn access(item: &Item<'_>, role: Role) -> (Access, Vec<Pin>) {
+    let map = match role {
+        Role::Server => item.map(NAMED),
+        Role::Client => item.map(&NAMED[1..NAMED.len() - 1]),
+    };
+    if map.is_empty() {
+        item.fault("names nobody");
+    }
+    let texts = |key: &str| map.list(key).iter().filter_map(|i| i.text()).collect();
+    let access = Access {
+        all: map.get("all").and_then(|a| a.word(&TRUTH)).unwrap_or(false),
+        cn: texts("commonNames"),
+        ou: texts("organizationalUnits"),
+        dns: texts("dnsNames"),
+        uri: all::<UriPattern>(&map, "uris", "spiffe://td/ns/shop/*"),
+        ip: all(&map, "ips", "10.0.0.1"),
+        ids: all(&map, "ids", "spiffe://td/web"),
+        trust_domains: all(&map, "trustDomains", "cluster.local"),
+        policies: map.get("policies").and_then(|p| policies_of(&p)),
+        judge: None,
+    };
+    (access, all(&map, "pins", "sha256:BASE64"))
+}
+
+fn all<T: FromStr>(map: &Map<'_>, key: &str, example: &str) -> Vec<T>
+where
+    T::Err: std::fmt::Display,
+{
+    map.list(key).iter().filter_map(|item| item.parse(example)).collect()
+}
+
+fn policies_of(item: &Item<'_>) -> Option<Arc<Policies>> {
+    let file = PathBuf::from(item.text()?);
+    match load_policies(&file) {
+        Ok(rules) => Some(Arc::new(Policies::new(file, rules))),
+        Err(error) => {
+            item.fault(error);
+            None
+        }
+    }
+}
+
+pub(super) fn material(
+    map: &Map<'_>,
+    role: Role,
+    authenticate: bool,
+    pins: Vec<Pin>,
+) -> Option<MaterialConfig> {
+    let none = MaterialConfig::Files {
+        credential: None,
+        password: None,
+        roots: None,
+        crls: Vec::new(),
+        pins: pins.clone(),
+    };
+    let needed = role == Role::Server || authenticate;
+    let Some(item) = map.get("credential") else {
+        // What is missing is said by the rails.
+        return Some(none);
+    };
+    let credential = item.map(&[
+        "certificate",
+        "privateKey",
+        "keystore",
+        "passwordFile",
+        "workloadApi",
+        "roots",
+        "crls",
+    ]);
+    let path = |key: &str| credential.get(key).and_then(|i| i.text()).map(PathBuf::from);
+    let has = |key: &str| credential.get(key).is_some();
+    let ways = [
+        ("keystore", has("keystore")),
+        ("certificate with privateKey", has("certificate") || has("privateKey")),
+        ("workloadApi", has("workloadApi")),
+    ];
+    if let Err(why) = one_credential(&ways, needed) {
+        item.fault(why);
+        return None;
+    }
+    if let Some(api) = credential.get("workloadApi") {
+        let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
+        for key in ["roots", "crls", "passwordFile"] {
+            if let Some(wrong) = credential.get(key) {
+                wrong.fault("is not for workloadApi, which gives the roots itself");
+            }
+        }
+        if !pins.is_empty() {
+            item.fault("pins replace the trust in roots: not with workloadApi");
+        }
+        let within = Some(Duration::from_secs(600));
+        return Some(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
+    }
+    let shown = match (path("keystore"), path("certificate"), path("privateKey")) {
+        (Some(keystore), ..) => {
+            Some(Credential::Keystore { keystore, password: path("passwordFile") })
+        }
+        (None, Some(certificate), Some(private_key)) => {
+            Some(Credential::Pem { certificate, private_key })
+        }
+        (None, None, None) => None,
+        _ => {
+            item.fault("certificate and privateKey come together");
+            return None;
+        }
+    };
+    let crls = credential.list("crls");
+    let crls = crls.iter().filter_map(|c| c.text()).map(PathBuf::from).collect();
+    let roots = path("roots");
+    Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, pins })
+}

@@ -1,0 +1,162 @@
+use super::*;
+use crate::{ca::Credential, standalone::MaterialConfig};
+
+const SERVER: &str = "
+- name: db
+  mode: server
+  listen: 127.0.0.1:8443
+  target: localhost:5432
+  credential: { certificate: /c, privateKey: /k, roots: /r, crls: [/crl] }
+  allow: { commonNames: [app] }
+";
+
+fn check(text: &str) -> Result<StandaloneFile, String> {
+    check_standalone("f", text).map_err(|faults| faults.to_string())
+}
+
+fn services(text: &str) -> String {
+    format!("services:{text}")
+}
+
+#[test]
+fn a_whole_file() {
+    let text = services(SERVER)
+        + "
+- name: out
+  mode: client
+  listen: unix:/run/out.sock
+  targets: [a.example:1, b.example:2]
+  balance: roundRobin
+  health: { interval: 5s, timeout: 500ms }
+  credential: { keystore: /s.p12, passwordFile: /p }
+  verify: { ids: ['spiffe://td/db'], uris: ['spiffe://td/*'], dnsNames: [d] }
+  serverName: db.example
+  timeouts: { connect: 3s, close: 0, lifetime: 1h }
+  maxConnections: 9
+- { name: w, mode: server, listen: ':1', target: 'unix:/x', credential: { workloadApi: 'unix:///w' }, authentication: disabled, proxyProtocol: { accept: true, send: v1 } }
+- { name: t, mode: client, listen: 'localhost:2', target: '10.0.0.1:80', credential: { workloadApi: 'unix:///w' }, verify: { ids: ['spiffe://td/a'] }, tunnel: { protocol: hbone, address: '10.0.0.2:15008' } }
+drain: { deadline: 7s }
+accessLog: { format: json }
+workers: 3
+";
+    let file = check(&text).unwrap();
+    assert_eq!((file.drain.as_secs(), file.workers), (7, Some(3)));
+    assert_eq!(file.log_format, LogFormat::Json);
+    let [db, out, w, t] = file.services.as_slice() else { panic!() };
+    assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);
+    assert_eq!((out.targets.len(), out.balance), (2, Balance::RoundRobin));
+    assert_eq!(out.health.as_ref().unwrap().interval.as_secs(), 5);
+    assert_eq!((out.close, out.max_connections), (Duration::ZERO, Some(9)));
+    let MaterialConfig::Files { credential: Some(Credential::Keystore { password, .. }), .. } =
+        &out.material
+    else {
+        panic!()
+    };
+    assert!(password.is_some());
+    assert!(w.proxy_in && w.proxy_out == Some(ProxyMode::V1) && !w.tls.authenticate);
+    assert_eq!(t.hbone.as_ref().unwrap().expect.len(), 1);
+}
+
+#[test]
+fn faults_say_what_to_do() {
+    for (was, is, says) in [
+        ("name: db", "name: 'd b'", "a name has at most 63"),
+        ("mode: server", "mode: sever", "did you mean server?"),
+        ("mode: server", "mode: client", "is of the other mode; here it is verify"),
+        ("listen: 127.0.0.1:8443", "listen: nowhere", "port is missing"),
+        ("listen: 127.0.0.1:8443", "lisen: 127.0.0.1:8443", "did you mean listen?"),
+        ("target: localhost:5432", "target: db.example:5432", "unsafeTarget: true"),
+        ("target: localhost:5432", "targets: []", "target is missing"),
+        ("target: localhost:5432", "targets: ['unix:/a', 'unix:/a']", "is there twice"),
+        ("target: localhost:5432", "target: 'systemd:x'", "systemd:NAME is for listen"),
+        ("target: localhost:5432", "target: 'unix:/a'\n  targets: ['unix:/b']", "name one of them"),
+        ("privateKey: /k, ", "", "come together"),
+        ("certificate: /c, privateKey: /k, ", "", "name a certificate"),
+        ("certificate: /c", "keystore: /s, certificate: /c", "exclude each other"),
+        ("  credential: {", "  credentials: {", "did you mean credential?"),
+        ("  allow: { commonNames: [app] }", "", "who may call?"),
+        ("commonNames: [app]", "", "names nobody"),
+        ("commonNames", "comonNames", "did you mean commonNames?"),
+        ("commonNames: [app]", "ips: [app]", "for example 10.0.0.1"),
+        ("commonNames: [app]", "all: yes", "none of true, false"),
+        ("commonNames: [app]", "policies: /nowhere", "/nowhere"),
+        ("  allow:", "  authentication: disabled\n  allow:", "name nobody"),
+        ("  allow:", "  serverName: x\n  allow:", "is of the other mode"),
+        ("  allow:", "  timeouts: { connect: 0 }\n  allow:", "connect must not be 0"),
+        ("  allow:", "  tunnel: { protocol: hbon }\n  allow:", "did you mean hbone?"),
+        ("  allow:", "  health: { http: 'https://x' }\n  allow:", "or a /PATH"),
+        ("  allow:", "  health: { interval: 1ms }\n  allow:", "at least 100ms"),
+    ] {
+        let text = services(&SERVER.replacen(was, is, 1));
+        assert_ne!(text, services(SERVER), "{was}");
+        let Err(faults) = check(&text) else { panic!("{is:?} is no fault") };
+        assert!(faults.contains(says), "{is:?}: {faults}");
+    }
+    let twice = services(&format!("{SERVER}{SERVER}"));
+    let faults = check(&twice).unwrap_err();
+    assert!(faults.contains("already a service db"), "{faults}");
+    assert!(faults.contains("db listens at 127.0.0.1:8443 already"), "{faults}");
+    assert!(check("services: []").unwrap().services.is_empty());
+}
+
+#[test]
+fn all_faults_at_once_with_their_lines() {
+    let text = services(&SERVER.replace("5432", "x").replace("app", "''"));
+    let faults = check(&text).unwrap_err();
+    assert!(faults.contains("f:5:11: services[0].target: "), "{faults}");
+    assert!(faults.contains("f:7:26: services[0].allow.commonNames[0]: "), "{faults}");
+    assert!(faults.ends_with("2 faults in f"), "what follows from them is not said: {faults}");
+}
+
+const POLICY: &str = "
+metadata: { name: p }
+spec: { action: ALLOW, rules: [{ from: [{ source: { principals: ['td/ns/a/sa/b'] } }] }] }
+";
+
+#[test]
+fn policies_are_istio_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policies.yaml");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        load_policies(&file).map_err(|e| e.to_string())
+    };
+    assert!(read(POLICY).unwrap().allows());
+    assert_eq!(read(&format!("{POLICY}---{POLICY}---\n")).unwrap().len(), 2);
+    assert!(!read(&POLICY.replace("ALLOW", "DENY")).unwrap().allows());
+    for (text, says) in [
+        (POLICY.replace("principals", "requestPrincipals"), "is about HTTP (L7)"),
+        (POLICY.replace("spec", "sepc"), "did you mean spec?"),
+        (String::new(), "without one nobody is named"),
+    ] {
+        let faults = read(&text).unwrap_err();
+        assert!(faults.contains(says), "{faults}");
+    }
+    // In a file of services: their faults are its faults, and a DENY alone admits nobody.
+    let with = |policy: &str| {
+        read(policy).ok();
+        let named = format!("policies: {}", file.display());
+        check(&services(&SERVER.replace("commonNames: [app]", &named)))
+    };
+    with(POLICY).unwrap();
+    let faults = with(&POLICY.replace("ALLOW", "DENY")).unwrap_err();
+    assert!(faults.contains("none of the policies is an ALLOW"), "{faults}");
+    let faults = with(&POLICY.replace("from", "form")).unwrap_err();
+    assert!(faults.contains("did you mean from?"), "{faults}");
+}
+
+#[test]
+fn the_kind_of_a_file_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.yaml");
+    for (text, standalone) in [
+        (services(SERVER), true),
+        ("services: []".into(), true),
+        ("trustDomain: td\nservices: []\n".into(), false),
+        ("policies: []".into(), false),
+        (": {".into(), false),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        assert_eq!(is_standalone(&file), standalone, "{text}");
+    }
+}

@@ -1,0 +1,84 @@
+//! stunnel.conf as a file of `adit proxy`: what is carried, and by name every line that is not.
+//! [`text`] reads the lines, [`service`] carries one section; the manual is stunnel(8), 5.7x.
+
+mod address;
+mod options;
+mod service;
+mod text;
+
+use std::path::Path;
+
+use text::Section;
+
+/// A line that is not carried as it stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remark {
+    /// From 1.
+    pub line: usize,
+    /// The option and why it is not carried.
+    pub message: String,
+    /// Whether the service would protect less than before, or not work.
+    pub grave: bool,
+}
+
+/// The result of an import.
+#[derive(Debug)]
+pub struct Imported {
+    /// A file of `adit proxy`, with each remark as a comment.
+    pub yaml: String,
+    /// In the order of the lines.
+    pub remarks: Vec<Remark>,
+}
+
+impl Imported {
+    /// Whether anything grave was not carried.
+    #[must_use]
+    pub fn is_grave(&self) -> bool {
+        self.remarks.iter().any(|remark| remark.grave)
+    }
+}
+
+/// Reads a file's pins for `verifyPeer`: one for each certificate, or what is wrong.
+type PinsOf<'a> = &'a dyn Fn(&Path) -> Result<Vec<String>, String>;
+
+/// Translates a stunnel.conf.
+#[must_use]
+pub fn import(conf: &str, pins_of: PinsOf<'_>) -> Imported {
+    let (sections, mut remarks) = text::sections(conf);
+    let Some((global, services)) = sections.split_first() else {
+        return Imported { yaml: "services: []\n".into(), remarks };
+    };
+    remarks.extend(global.options.iter().filter_map(options::remark_on_global));
+    let mut yaml = String::from("# Imported from stunnel.conf\n");
+    for remark in &remarks {
+        yaml.push_str(&format!("# line {}: {}\n", remark.line, remark.message));
+    }
+    let mut body = String::new();
+    let inetd = Section { name: "stunnel".into(), ..global.clone() };
+    let only_global = services.is_empty() && global.get("accept").is_some();
+    let all = if only_global { std::slice::from_ref(&inetd) } else { services };
+    let mut names = Vec::new();
+    for section in all {
+        // What stands before the sections is the default of each.
+        let whole = if only_global { section.clone() } else { section.over(global) };
+        let carried = service::carry(&whole, &mut names, pins_of);
+        for remark in carried.remarks {
+            // A note on a line that many services inherit is made once.
+            let said = remarks.contains(&remark);
+            if !said || remark.grave {
+                body.push_str(&format!("  # line {}: {}\n", remark.line, remark.message));
+            }
+            if !said {
+                remarks.push(remark);
+            }
+        }
+        body.push_str(&carried.yaml);
+    }
+    remarks.sort_by_key(|remark| remark.line);
+    let some = body.lines().any(|line| line.starts_with("  - "));
+    yaml.push_str(if some { "services:\n" } else { "services: []\n" });
+    Imported { yaml: yaml + &body, remarks }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+use super::*;
+use crate::config::check_standalone;
+
+fn pins(path: &Path) -> Result<Vec<String>, String> {
+    match path.ends_with("missing.pem") {
+        true => Err("missing.pem: no such file".into()),
+        false => Ok(vec![format!("sha256:{}=", "A".repeat(43))]),
+    }
+}
+
+/// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave remarks.
+const CASES: &[(&str, &str, &[&str], &[&str])] = &[
+    (
+        "the sample: a POP3 server behind TLS, as Debian ships it",
+        "; a comment\nsetuid = stunnel4\nsetgid = stunnel4\npid = /var/run/stunnel4.pid\n\
+         cert = /etc/stunnel/mail.pem\nsocket = l:TCP_NODELAY=1\n[pop3s]\naccept  = 995\nconnect = 110\n",
+        &[
+            "listen: \":995\"",
+            "target: \"localhost:110\"",
+            "keystore: \"/etc/stunnel/mail.pem\"",
+            "authentication: disabled",
+        ],
+        &[],
+    ),
+    (
+        "Redis for clients that prove themselves",
+        "[redis]\naccept = 10.0.0.5:6380\nconnect = 127.0.0.1:6379\ncert = /e/r.crt\nkey = /e/r.key\n\
+         CAfile = /e/ca.crt\nverify = 2\nCRLfile = /e/ca.crl\n",
+        &[
+            "certificate: \"/e/r.crt\", privateKey: \"/e/r.key\", roots: \"/e/ca.crt\", crls: [\"/e/ca.crl\"]",
+            "allow: { all: true }",
+        ],
+        &[],
+    ),
+    (
+        "a client to Gmail with the host checked",
+        "[gmail-smtp]\nclient = yes\naccept = 127.0.0.1:25\nconnect = smtp.gmail.com:465\nverifyChain = yes\n\
+         CApath = /etc/ssl/certs\ncheckHost = smtp.gmail.com\nOCSPaia = yes\n",
+        &[
+            "mode: client",
+            "listen: \"127.0.0.1:25\"",
+            "target: \"smtp.gmail.com:465\"",
+            "serverName: \"smtp.gmail.com\"",
+            "authentication: disabled",
+        ],
+        &["OCSPaia = yes"],
+    ),
+    (
+        "OpenVPN over TLS with one pinned client",
+        "[openvpn]\naccept = 443\nconnect = 127.0.0.1:1194\ncert = s.pem\nverifyPeer = yes\nCAfile = clients.pem\n",
+        &["pins: [\"sha256:"],
+        &[],
+    ),
+    (
+        "pins that cannot be read admit nobody",
+        "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverifyPeer = yes\nCAfile = missing.pem\n",
+        &["pins: []"],
+        &[
+            "CAfile = missing.pem: verifyPeer admits its certificates, but missing.pem: no such file",
+        ],
+    ),
+    (
+        "HTTPS for HAProxy, with the client's address",
+        "sslVersionMin = TLSv1.2\noptions = NO_SSLv3\nciphers = HIGH:!aNULL\n[https]\naccept = https\n\
+         connect = /run/haproxy.sock\ncert = h.pem\nprotocol = proxy\nTIMEOUTclose = 0\nTIMEOUTconnect = 5\n",
+        &[
+            "listen: \":443\"",
+            "target: \"unix:/run/haproxy.sock\"",
+            "proxyProtocol: { send: v1 }",
+            "timeouts: { connect: 5s, close: 0s }",
+            "ciphers = HIGH:!aNULL: adit chooses itself",
+        ],
+        &[],
+    ),
+    (
+        "two back ends in turn, on another host",
+        "[web]\naccept = :::8443\nconnect = 10.1.1.1:80\nconnect = 10.1.1.2:80\nfailover = rr\ncert = w.pem\n",
+        &[
+            "listen: \"[::]:8443\"",
+            "targets: [\"10.1.1.1:80\", \"10.1.1.2:80\"]",
+            "balance: roundRobin",
+            "unsafeTarget: true",
+        ],
+        &[],
+    ),
+    (
+        "pre-shared keys",
+        "[psk]\naccept = 4433\nconnect = 22\nciphers = PSK\nPSKsecrets = /etc/stunnel/psk.txt\n",
+        &["mode: server"],
+        &[
+            "PSKsecrets = /etc/stunnel/psk.txt: adit has no pre-shared keys",
+            "a server needs a cert",
+        ],
+    ),
+    (
+        "STARTTLS, and a client without checks",
+        "[smtp]\nclient = yes\nprotocol = smtp\naccept = 127.0.0.1:2525\nconnect = mail.example:25\n",
+        &["stunnel did not check the target's certificate; adit does"],
+        &["STARTTLS"],
+    ),
+    (
+        "names checked of callers; a name and another SNI",
+        "[in]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\ncheckHost = a.example\ncheckIP = 10.0.0.9\n\
+         [out]\nclient = yes\naccept = localhost:3\nconnect = b:4\nverifyChain = yes\nCAfile = ca\ncheckHost = a\nsni = z\ncheckEmail = x@y\n",
+        &["allow: { dnsNames: [\"a.example\"], ips: [\"10.0.0.9\"] }", "serverName: \"a\""],
+        &["checkHost = a: one name only", "checkEmail = x@y"],
+    ),
+    (
+        "only TLS 1.3, wrappers, a program, a half-checked peer, a virtual host",
+        "sslVersion = TLSv1.3\n[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
+         [b]\naccept = 3\nexec = /bin/sh\ncert = c\n[c]\nsni = a:*.example\nconnect = 5\nnonsense = 1\n",
+        &["- name: \"a\""],
+        &[
+            "sslVersion = TLSv1.3",
+            "libwrap = yes",
+            "verify = 1",
+            "exec = /bin/sh",
+            "connect is missing",
+            "[b] is left out",
+            "accept is missing",
+            "nonsense = 1",
+            "[c] is left out",
+        ],
+    ),
+    (
+        "no sections: what stands before them is the service",
+        "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
+        &["- name: \"stunnel\"", "target: \"h:2\""],
+        &["no line: is no line of a stunnel.conf"],
+    ),
+];
+
+#[test]
+fn what_is_found_in_the_wild() {
+    for (case, conf, lines, grave) in CASES {
+        let imported = import(conf, &pins);
+        for line in *lines {
+            assert!(imported.yaml.contains(line), "{case}: {line:?} is not in\n{}", imported.yaml);
+        }
+        let found: Vec<_> = imported.remarks.iter().filter(|remark| remark.grave).collect();
+        for says in *grave {
+            assert!(
+                found.iter().any(|remark| remark.message.contains(says)),
+                "{case}: {says:?} is not in {found:?}"
+            );
+        }
+        assert_eq!(found.len(), grave.len(), "{case}: {found:?}");
+        assert_eq!(imported.is_grave(), !grave.is_empty());
+        for remark in &imported.remarks {
+            assert!(imported.yaml.contains(&remark.message), "{case}: no comment {remark:?}");
+        }
+        let read = check_standalone("imported", &imported.yaml);
+        if grave.is_empty() {
+            read.unwrap_or_else(|faults| panic!("{case}: {faults}\n{}", imported.yaml));
+        }
+    }
+}
+
+#[test]
+fn pins_of_nobody_are_refused_by_our_reader() {
+    let (_, conf, ..) = CASES[4];
+    assert!(check_standalone("imported", &import(conf, &pins).yaml).is_err());
+}
+
+#[test]
+fn nothing_of_a_line_gets_out_of_its_comment_or_its_quotes() {
+    let conf = "[a\u{1}b]\naccept = 1\nconnect = 2\ncert = c\" } evil: \u{7}x\nodd = \u{1b}[31m\n";
+    let imported = import(conf, &pins);
+    assert!(imported.yaml.contains(r#"keystore: "c\" } evil: \u0007x""#), "{}", imported.yaml);
+    assert!(!imported.yaml.contains('\u{1b}'));
+    let comments = imported.yaml.lines().filter(|line| line.contains("odd"));
+    comments.for_each(|line| assert!(line.trim_start().starts_with('#'), "{line}"));
+}

@@ -1,0 +1,90 @@
+//! The lines of a stunnel.conf: `option = value`, `[section]`, comments.
+
+use super::Remark;
+
+/// One `option = value`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Line {
+    /// From 1.
+    pub(super) line: usize,
+    /// As written.
+    pub(super) option: String,
+    pub(super) value: String,
+}
+
+impl Line {
+    pub(super) fn is(&self, option: &str) -> bool {
+        self.option.eq_ignore_ascii_case(option)
+    }
+
+    pub(super) fn remark(&self, grave: bool, why: &str) -> Remark {
+        let message = shown(&format!("{} = {}: {why}", self.option, self.value));
+        Remark { line: self.line, message, grave }
+    }
+}
+
+/// A text as it may stand in a comment: YAML forbids some characters everywhere (YAML 1.2.2 §5.1).
+pub(super) fn shown(text: &str) -> String {
+    let plain = |c: char| if is_plain(c) { c } else { ' ' };
+    text.chars().take(400).map(plain).collect()
+}
+
+/// Whether a character may stand as it is.
+pub(super) fn is_plain(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && c.is_alphanumeric())
+}
+
+/// The lines under one `[name]`; the first has none and stands before all others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Section {
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) options: Vec<Line>,
+}
+
+impl Section {
+    pub(super) fn all<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a Line> {
+        self.options.iter().filter(move |line| line.is(option))
+    }
+
+    /// The last line counts, as it does for stunnel.
+    pub(super) fn get(&self, option: &str) -> Option<&Line> {
+        self.options.iter().rfind(|line| line.is(option))
+    }
+
+    /// This section, and what `global` says where it says nothing itself.
+    pub(super) fn over(&self, global: &Self) -> Self {
+        let inherited = global.options.iter().filter(|line| self.get(&line.option).is_none());
+        let mut options: Vec<Line> = inherited.cloned().collect();
+        options.extend(self.options.iter().cloned());
+        Self { name: self.name.clone(), line: self.line, options }
+    }
+}
+
+/// The sections, and what is no line of such a file.
+pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
+    let (mut sections, mut remarks) = (vec![Section::default()], Vec::new());
+    let conf = conf.strip_prefix('\u{feff}').unwrap_or(conf);
+    for (n, text) in conf.lines().enumerate() {
+        let (line, text) = (n + 1, text.trim());
+        if text.is_empty() || text.starts_with([';', '#']) {
+            continue;
+        }
+        if let Some(name) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
+            continue;
+        }
+        match (text.split_once('='), sections.last_mut()) {
+            (Some((option, value)), Some(section)) => section.options.push(Line {
+                line,
+                option: option.trim().to_owned(),
+                value: value.trim().to_owned(),
+            }),
+            _ => {
+                let message = format!("{}: is no line of a stunnel.conf", shown(text));
+                remarks.push(Remark { line, message, grave: true });
+            }
+        }
+    }
+    (sections, remarks)
+}

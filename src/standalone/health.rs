@@ -1,0 +1,132 @@
+//! Asks targets now and then whether they are well: a TCP connect, or a GET that must answer 200.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use http_body_util::Empty;
+use hyper::{Request, StatusCode, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rand::Rng as _;
+
+use super::{
+    Address, endpoint,
+    targets::{Target, Targets},
+};
+
+/// How targets are asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthConfig {
+    /// How often, give or take a tenth.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// By HTTP; else a TCP connect is enough.
+    pub http: Option<HttpCheck>,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), timeout: Duration::from_secs(3), http: None }
+    }
+}
+
+/// `/PATH` on the target, or `http://HOST:PORT/PATH`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HttpCheck {
+    /// Where, if not the target.
+    pub at: Option<Address>,
+    /// The path with its query.
+    pub path: String,
+}
+
+impl FromStr for HttpCheck {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri: http::Uri = text.parse().map_err(|e| format!("{text:?} is no URL: {e}"))?;
+        let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        match (uri.scheme_str(), uri.authority()) {
+            (None, None) if text.starts_with('/') => Ok(Self { at: None, path }),
+            (Some("http"), Some(authority)) => {
+                let port = authority.port_u16().unwrap_or(80);
+                let host = authority.host().trim_matches(['[', ']']).to_owned();
+                Ok(Self { at: Some(Address::Tcp { host, port }), path })
+            }
+            (Some("https"), _) => Err(format!(
+                "{text:?}: a target takes plaintext, so it is asked by http:// or a /PATH"
+            )),
+            _ => Err(format!("{text:?}: expected /PATH or http://HOST:PORT/PATH")),
+        }
+    }
+}
+
+/// Asks all targets for ever.
+pub(super) async fn follow(targets: &Arc<Targets>, config: &HealthConfig) {
+    loop {
+        join_all(targets.all().iter().map(|target| async {
+            let found = tokio::time::timeout(config.timeout, ask(target, config)).await;
+            let late = |_| Err(format!("no answer within {:?}", config.timeout));
+            targets.checked(target, found.unwrap_or_else(late));
+        }))
+        .await;
+        // Many processes that started together do not stay together.
+        let jitter = rand::rng().random_range(0.9..1.1);
+        tokio::time::sleep(config.interval.mul_f64(jitter)).await;
+    }
+}
+
+async fn ask(target: &Target, config: &HealthConfig) -> Result<(), String> {
+    let Some(check) = &config.http else {
+        return endpoint::connect(&target.address).await.map(drop).map_err(|e| e.to_string());
+    };
+    let address = check.at.as_ref().unwrap_or(&target.address);
+    let stream = endpoint::connect(address).await.map_err(|e| e.to_string())?;
+    let wrong = |e: hyper::Error| e.to_string();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
+    let host = match address {
+        Address::Tcp { .. } => address.to_string(),
+        Address::Unix(_) | Address::Systemd(_) => "localhost".into(),
+    };
+    let request = Request::get(&check.path)
+        .header("host", host)
+        .header("user-agent", concat!("adit/", env!("CARGO_PKG_VERSION")))
+        .header("connection", "close")
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|e| e.to_string())?;
+    let mut connection = std::pin::pin!(connection);
+    let mut response = std::pin::pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = &mut response => answer.map_err(wrong)?,
+        ended = &mut connection => {
+            ended.map_err(wrong)?;
+            response.await.map_err(wrong)?
+        }
+    };
+    match answer.status() {
+        StatusCode::OK => Ok(()),
+        other => Err(format!("GET {} answered {other}", check.path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_a_path_or_a_url() {
+        for (text, at, path) in [
+            ("/healthz", None, "/healthz"),
+            ("http://localhost:8080/a?b=c", Some("localhost:8080"), "/a?b=c"),
+            ("http://[::1]:1", Some("[::1]:1"), "/"),
+            ("http://h/x", Some("h:80"), "/x"),
+        ] {
+            let check: HttpCheck = text.parse().unwrap();
+            let read = check.at.as_ref().map(ToString::to_string);
+            assert_eq!((read.as_deref(), check.path.as_str()), (at, path), "{text}");
+        }
+        for bad in ["https://h/x", "healthz", "ftp://h/x", ""] {
+            assert!(bad.parse::<HttpCheck>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What no service may be, whether flags or a file describe it: plaintext stays on this host, one
+//! credential, somebody named who may call. Both ask here; only the words differ.
+
+use super::{Address, MaterialConfig, Role, ServiceConfig};
+
+/// The most targets of one service.
+pub const MOST_TARGETS: usize = 64;
+
+/// How the one who reads an error has written the service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wording {
+    /// `--target`
+    Flags,
+    /// `target:`
+    File,
+}
+
+/// A rail that a service breaks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Breach {
+    /// No target, or too many.
+    Targets(usize),
+    /// The same target twice.
+    Twice(Address),
+    /// A server's target is on another host.
+    PlaintextLeaves(Address),
+    /// A client listens for other hosts.
+    PlaintextComes(Address),
+    /// A server's target is a socket of systemd.
+    NoTarget(Address),
+    /// A client's target is no TCP.
+    NotTcp(Address),
+    /// A server shows no certificate, or a client without `authentication: disabled`.
+    NoCredential,
+    /// A server that names nobody.
+    NobodyNamed,
+    /// A server that asks no certificate and yet names somebody.
+    NobodyAsked,
+    /// Pins beside other names.
+    PinsAndNames,
+    /// Policies that only forbid, and nobody is named.
+    OnlyDenied,
+    /// A client's tunnel without the identity at its other end.
+    TunnelIdentity,
+    /// A tunnel with several targets.
+    TunnelTargets,
+    /// No time to connect.
+    NoTime,
+    /// A client cannot say in a PROXY header who called.
+    ClientIntroduces,
+    /// A check by HTTP where it cannot be asked.
+    HealthUrl(&'static str),
+}
+
+impl Breach {
+    /// The key of a file that it is about.
+    #[must_use]
+    pub fn key(&self, role: Role) -> &'static str {
+        match self {
+            Self::Targets(_) | Self::Twice(_) | Self::PlaintextLeaves(_) => "targets",
+            Self::NoTarget(_) | Self::NotTcp(_) | Self::TunnelTargets => "targets",
+            Self::PlaintextComes(_) => "listen",
+            Self::NoCredential => "credential",
+            Self::NobodyAsked => "authentication",
+            Self::TunnelIdentity => "tunnel",
+            Self::NoTime => "timeouts",
+            Self::ClientIntroduces => "proxyProtocol",
+            Self::HealthUrl(_) => "health",
+            Self::NobodyNamed | Self::PinsAndNames | Self::OnlyDenied => match role {
+                Role::Server => "allow",
+                Role::Client => "verify",
+            },
+        }
+    }
+
+    /// What is wrong, and what to do, in the words of whoever wrote it.
+    #[must_use]
+    pub fn told(&self, wording: Wording, role: Role) -> String {
+        let flags = wording == Wording::Flags;
+        let or = |flag: &'static str, key: &'static str| if flags { flag } else { key };
+        let target = or("--target ", "target ");
+        match self {
+            Self::Targets(0) => format!("{target}is missing: where connections go"),
+            Self::Targets(n) => format!("{n} targets, at most {MOST_TARGETS} are possible"),
+            Self::Twice(address) => format!("{target}{address} is there twice"),
+            Self::PlaintextLeaves(address) => format!(
+                "{target}{address}: plaintext would leave this host; name localhost, a unix: \
+                 path, or {}",
+                or("--unsafe-target", "unsafeTarget: true")
+            ),
+            Self::PlaintextComes(address) => format!(
+                "{}{address}: plaintext would come from other hosts; name localhost, unix:, \
+                 systemd:, or {}",
+                or("--listen ", "listen "),
+                or("--unsafe-listen", "unsafeListen: true")
+            ),
+            Self::NoTarget(_) if flags => "--target: systemd:NAME is for --listen".into(),
+            Self::NoTarget(address) => format!("target {address}: systemd:NAME is for listen"),
+            Self::NotTcp(_) if flags => "--target must be HOST:PORT".into(),
+            Self::NotTcp(address) => format!("target {address} must be HOST:PORT"),
+            Self::NoCredential => match role {
+                Role::Server => "a server needs a certificate and its key".into(),
+                Role::Client => format!(
+                    "no certificate is named; {} shows none to the target",
+                    or("--disable-authentication", "authentication: disabled")
+                ),
+            },
+            Self::NobodyNamed => or(
+                "who may call? name at least one --allow flag, --allow-all, or \
+                 --disable-authentication",
+                "who may call? name somebody under allow, or `all: true`, or \
+                 `authentication: disabled` beside it",
+            )
+            .into(),
+            Self::NobodyAsked => or(
+                "--disable-authentication excludes all --allow flags",
+                "`authentication: disabled` asks no certificate of clients, so `allow` can name \
+                 nobody",
+            )
+            .into(),
+            Self::PinsAndNames => match (role, flags) {
+                (Role::Server, true) => "--allow-spki-pin replaces all other --allow flags",
+                (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
+                (_, false) => "pins replace all other names",
+            }
+            .into(),
+            Self::OnlyDenied => format!(
+                "none of the policies is an ALLOW, so nobody is admitted; {} admits whom they do \
+                 not deny",
+                or("--allow-all", "`all: true`")
+            ),
+            Self::TunnelIdentity => format!(
+                "{} needs {}: who must be at its other end",
+                or("--tunnel hbone", "tunnel"),
+                or("--verify-id", "verify.ids")
+            ),
+            Self::TunnelTargets => {
+                format!("{} goes to one target", or("--tunnel hbone", "a tunnel"))
+            }
+            Self::NoTime => or("--connect-timeout must not be 0", "connect must not be 0").into(),
+            Self::ClientIntroduces => "send is for `mode: server`: a client's target reads TLS \
+                                       first"
+                .into(),
+            Self::HealthUrl(why) => format!("{}: {why}", or("--target-status", "http")),
+        }
+    }
+}
+
+impl ServiceConfig {
+    /// Holds the service against the rails.
+    ///
+    /// # Errors
+    /// All that it breaks.
+    pub fn checked(mut self) -> Result<Self, Vec<Breach>> {
+        let mut breaches = Vec::new();
+        self.check_targets(&mut breaches);
+        self.check_access(&mut breaches);
+        self.check_tunnel(&mut breaches);
+        if self.connect.is_zero() {
+            breaches.push(Breach::NoTime);
+        }
+        if self.role == Role::Client && self.proxy_out.is_some() {
+            breaches.push(Breach::ClientIntroduces);
+        }
+        if self.role == Role::Server && self.pinned() {
+            self.access.all = true; // whose key is pinned is admitted
+        }
+        if breaches.is_empty() { Ok(self) } else { Err(breaches) }
+    }
+
+    fn pinned(&self) -> bool {
+        matches!(&self.material, MaterialConfig::Files { pins, .. } if !pins.is_empty())
+    }
+
+    fn check_targets(&self, breaches: &mut Vec<Breach>) {
+        if !(1..=MOST_TARGETS).contains(&self.targets.len()) {
+            breaches.push(Breach::Targets(self.targets.len()));
+        }
+        for (n, target) in self.targets.iter().enumerate() {
+            if self.targets[..n].contains(target) {
+                breaches.push(Breach::Twice(target.clone()));
+            }
+            match (self.role, target) {
+                (Role::Server, Address::Systemd(_)) => {
+                    breaches.push(Breach::NoTarget(target.clone()));
+                }
+                (Role::Server, _) if !target.is_local() && !self.unsafe_target => {
+                    breaches.push(Breach::PlaintextLeaves(target.clone()));
+                }
+                (Role::Client, Address::Unix(_) | Address::Systemd(_)) => {
+                    breaches.push(Breach::NotTcp(target.clone()));
+                }
+                _ => {}
+            }
+        }
+        if self.role == Role::Client && !self.listen.is_local() && !self.unsafe_listen {
+            breaches.push(Breach::PlaintextComes(self.listen.clone()));
+        }
+        let http = self.health.as_ref().and_then(|health| health.http.as_ref());
+        let wrong = match http {
+            Some(_) if self.role == Role::Client => Some("a client's target speaks TLS"),
+            Some(http) if http.at.is_some() && self.targets.len() > 1 => {
+                Some("with several targets name the path alone, such as /healthz")
+            }
+            Some(http) if http.at.as_ref().is_some_and(|at| !at.is_local()) => {
+                (!self.unsafe_target).then_some("it is not on this host")
+            }
+            _ => None,
+        };
+        breaches.extend(wrong.map(Breach::HealthUrl));
+    }
+
+    fn check_access(&self, breaches: &mut Vec<Breach>) {
+        let named = !self.access.is_empty();
+        let shows = !matches!(&self.material, MaterialConfig::Files { credential: None, .. });
+        if !shows && (self.role == Role::Server || self.tls.authenticate) {
+            breaches.push(Breach::NoCredential);
+        }
+        if self.pinned() && named {
+            breaches.push(Breach::PinsAndNames);
+        }
+        if self.role == Role::Server {
+            match (self.tls.authenticate, named || self.pinned()) {
+                (false, true) => breaches.push(Breach::NobodyAsked),
+                (true, false) => breaches.push(Breach::NobodyNamed),
+                (true, true) if self.access.only_denies() => breaches.push(Breach::OnlyDenied),
+                _ => {}
+            }
+        }
+    }
+
+    fn check_tunnel(&self, breaches: &mut Vec<Breach>) {
+        let Some(hbone) = &self.hbone else { return };
+        if self.role == Role::Client && hbone.expect.is_empty() {
+            breaches.push(Breach::TunnelIdentity);
+        }
+        if self.targets.len() > 1 {
+            breaches.push(Breach::TunnelTargets);
+        }
+    }
+}
+
+/// Of these ways to name a certificate one may be taken, if `needed` it must.
+///
+/// # Errors
+/// Names them all.
+pub fn one_credential(ways: &[(&str, bool)], needed: bool) -> Result<(), String> {
+    let names: Vec<&str> = ways.iter().map(|(name, _)| *name).collect();
+    let listed = |word: &str| match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{}, {word} {last}", rest.join(", ")),
+        _ => names.join(", "),
+    };
+    match ways.iter().filter(|(_, named)| *named).count() {
+        0 if needed => Err(format!("name a certificate: {}", listed("or"))),
+        0 | 1 => Ok(()),
+        _ => Err(format!("{} exclude each other", listed("and"))),
+    }
+}

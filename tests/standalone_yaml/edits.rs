@@ -1,0 +1,164 @@
+//! The file is edited while connections are open.
+
+use nix::sys::signal::Signal;
+
+use crate::world::{Adit, Backend, World, call_plain, free_port, until};
+
+const ALL: &str = "allow: { all: true }";
+const DRAIN: &str = "drain: { deadline: 500ms }\n";
+
+#[test]
+fn a_server_and_a_client_of_one_file_carry_to_each_other() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let (tls, plain) = (free_port(), free_port());
+    world.sign("app", "app", None);
+    let client = format!(
+        "- {{ name: out, mode: client, listen: 'localhost:{plain}', target: 'localhost:{tls}', {}, \
+         verify: {{ ids: ['spiffe://td/ns/prod/sa/server'] }} }}\n",
+        world.credential("app")
+    );
+    let server = world.server("in", tls, db.addr, "allow: { commonNames: [app] }");
+    let adit = Adit::proxy(&world, &(server + &client));
+    let mut call = call_plain(plain).unwrap();
+    assert_eq!(call.name, "db");
+    call.echo("through both").unwrap();
+    drop(call);
+    assert_eq!(adit.stop(), 0);
+}
+
+#[test]
+fn services_come_change_and_go_while_others_carry_on() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    world.sign("b", "b", None);
+    let (one, two) = (Backend::start("one"), Backend::start("two"));
+    let [kept, edited, added] = [free_port(), free_port(), free_port()];
+    let kept_yaml = world.server("kept", kept, one.addr, ALL);
+    let only_a = world.server("edited", edited, one.addr, "allow: { commonNames: [a] }");
+    let mut adit = Adit::proxy(&world, &format!("{kept_yaml}{only_a}{DRAIN}"));
+    let mut long = world.call("a", kept).unwrap();
+    let mut old = world.call("a", edited).unwrap();
+
+    // Another target and another caller; a service more. One listener is kept, so nobody who
+    // calls in between is refused by the kernel.
+    let only_b = world.server("edited", edited, two.addr, "allow: { commonNames: [b] }");
+    let more = world.server("added", added, two.addr, ALL);
+    let line = adit.edit(&format!("{kept_yaml}{only_b}{more}{DRAIN}"));
+    assert!(line.contains("added=\"added\"") && line.contains("changed=\"edited\""), "{line}");
+    assert_eq!(world.call("b", edited).unwrap().name, "two");
+    assert!(world.call("a", edited).is_err(), "a is no longer named");
+    assert_eq!(world.call("a", added).unwrap().name, "two");
+    until("what was carried by the old rules is cut at the deadline", || old.echo("x").is_err());
+
+    let line = adit.edit(&format!("{kept_yaml}{DRAIN}"));
+    assert!(line.contains("removed=\"edited, added\""), "{line}");
+    until("nobody listens", || {
+        let refused = |port| world.call("a", port).is_err_and(|e| e.contains("refused"));
+        refused(edited) && refused(added)
+    });
+    long.echo("still here").unwrap();
+    drop(long);
+    assert_eq!(adit.stop(), 0);
+}
+
+#[test]
+fn a_changed_listener_never_refuses() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let port = free_port();
+    let file = |n: u32| world.server("s", port, db.addr, &format!("maxConnections: {n}, {ALL}"));
+    let mut adit = Adit::proxy(&world, &format!("{}{DRAIN}", file(100)));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let mut calls = 0;
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) && calls < 10_000 {
+                let mut call = world.call("a", port).expect("never refused");
+                call.echo("x").expect("never cut before its deadline");
+                calls += 1;
+            }
+            calls
+        });
+        for n in 101..104 {
+            let line = adit.edit(&format!("{}{DRAIN}", file(n)));
+            assert!(line.contains("changed=\"s\""), "{line}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(caller.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let port = free_port();
+    let good = world.server("s", port, db.addr, ALL);
+    let mut adit = Adit::proxy(&world, &good);
+    let mut open = world.call("a", port).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().port();
+    for (bad, says) in [
+        (good.replace("allow", "alow"), "did you mean allow?"),
+        (good.replace("127.0.0.1:", "127.0.0.1:x"), "port"),
+        (format!("{good}- ["), "not YAML"),
+        (good.clone() + &world.server("t", taken, db.addr, ALL), "somebody listens there"),
+        (good.replace("server.crt", "no.crt"), "no.crt"),
+        (good.replace(&db.addr.to_string(), "192.0.2.1:1"), "plaintext would leave this host"),
+    ] {
+        let line = adit.edit(&bad);
+        assert!(line.contains("refused") && line.contains(says), "{says}: {line}");
+        open.echo("carried on").unwrap();
+        assert_eq!(world.call("a", port).unwrap().name, "db");
+    }
+    // Two services exchange their places: each takes the listener that the other had.
+    let other = free_port();
+    let two = |a, b| world.server("s", a, db.addr, ALL) + &world.server("t", b, db.addr, ALL);
+    adit.edit(&two(port, other));
+    let line = adit.edit(&two(other, port));
+    assert!(line.contains("changed=\"s, t\""), "{line}");
+    assert_eq!(world.call("a", other).unwrap().name, "db");
+}
+
+#[test]
+fn sighup_reads_the_file_and_the_certificates() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let [port, next] = [free_port(), free_port()];
+    let first = world.server("s", port, db.addr, ALL);
+    let mut adit = Adit::proxy(&world, &first);
+    let mut open = world.call("a", port).unwrap();
+    world.sign("server", "server-2", None);
+    let both = first + &world.server("t", next, db.addr, ALL);
+    world.write("services.yaml", &format!("services:\n{both}"));
+    adit.signal(Signal::SIGHUP);
+    adit.wait("configuration read");
+    adit.wait("reloaded");
+    assert_eq!(world.call("a", next).unwrap().name, "db");
+    open.echo("kept").unwrap();
+    // A key that is not that of the certificate is not taken.
+    let other = std::fs::read(world.file("a.key")).unwrap();
+    std::fs::write(world.file("server.key"), other).unwrap();
+    adit.signal(Signal::SIGHUP);
+    adit.wait("what was read before stays");
+    assert_eq!(world.call("a", port).unwrap().name, "db");
+}
+
+#[test]
+fn a_unix_socket_goes_with_its_service() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let socket = world.file("s.sock");
+    let yaml = world.server("s", 1, db.addr, ALL);
+    let yaml = yaml.replace("'127.0.0.1:1'", &format!("'unix:{}'", socket.display()));
+    let mut adit = Adit::proxy(&world, &yaml);
+    assert!(socket.exists());
+    adit.edit(&yaml.replace("all: true", "commonNames: [x]"));
+    assert!(socket.exists(), "kept for the changed service");
+    adit.edit("  []\n");
+    until("it is removed", || !socket.exists());
+}

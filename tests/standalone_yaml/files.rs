@@ -1,0 +1,106 @@
+//! Files without running them: `adit check`, `adit import stunnel`.
+
+use crate::world::{Adit, Backend, World, call_plain, free_port, run};
+
+#[test]
+fn check_knows_both_kinds_and_names_every_fault() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let good = world.server("s", 8443, db.addr, "allow: { all: true }");
+    let file = world.write("f.yaml", &format!("services:\n{good}"));
+    let path = file.to_str().unwrap();
+    let (code, stdout, _) = run(&["check", path]);
+    assert!(code == 0 && stdout.contains("1 services (1 servers, 0 clients)"), "{stdout}");
+    world.write("f.yaml", &format!("services:\n{}drian: 5s\n", good.replace("all", "al")));
+    let (code, _, stderr) = run(&["check", path]);
+    assert_eq!(code, 3);
+    assert!(stderr.contains("did you mean drain?") && stderr.contains("2:"), "{stderr}");
+    let (code, stdout, _) = run(&["check", "--json", path]);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(code == 3 && json["faults"].as_array().unwrap().len() >= 2, "{json}");
+    let (code, _, _) = run(&["proxy", "-c", path]);
+    assert_eq!(code, 3, "and is not run");
+    let mesh = "trustDomain: td\nca: { embedded: { dir: /ca } }\nservices: []\n";
+    world.write("f.yaml", mesh);
+    let (code, stdout, stderr) = run(&["check", path]);
+    assert!(code == 0 && stdout.contains("0 workloads"), "a mesh: {stdout} {stderr}");
+}
+
+#[test]
+fn an_imported_stunnel_conf_runs_as_it_is() {
+    let world = World::new();
+    world.sign("app", "app", None);
+    let db = Backend::start("db");
+    let (tls, plain) = (free_port(), free_port());
+    let at = |file: &str| world.file(file).display().to_string();
+    let conf = format!(
+        "pid = /run/stunnel.pid\nCAfile = {ca}\n\n[db]\naccept = 127.0.0.1:{tls}\nconnect = {target}\n\
+         cert = {crt}\nkey = {key}\nverifyPeer = yes\nCAfile = {app}\n\n\
+         [out]\nclient = yes\naccept = 127.0.0.1:{plain}\nconnect = localhost:{tls}\n\
+         verifyChain = yes\ncheckHost = localhost\ncert = {app}\nkey = {app_key}\n",
+        ca = at("ca.crt"),
+        target = db.addr,
+        crt = at("server.crt"),
+        key = at("server.key"),
+        app = at("app.crt"),
+        app_key = at("app.key"),
+    );
+    let file = world.write("stunnel.conf", &conf);
+    let (code, yaml, stderr) = run(&["import", "stunnel", file.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("stunnel.conf:1: note: pid"), "{stderr}");
+    let services = yaml.split_once("services:\n").unwrap().1;
+    let services: String =
+        services.lines().map(|line| format!("{}\n", line.trim_start_matches("  # "))).collect();
+    assert!(services.contains("pins: [\"sha256:"), "{yaml}");
+    let imported = world.write("imported.yaml", &yaml);
+    let mut adit = Adit::start(&["proxy", "-c", imported.to_str().unwrap()], &imported);
+    adit.wait("listening");
+    adit.wait("listening");
+    assert_eq!(call_plain(plain).unwrap().name, "db");
+    world.sign("other", "app", None);
+    assert!(world.call("other", tls).is_err(), "another key of the same name");
+    assert_eq!(adit.stop(), 0);
+}
+
+#[test]
+fn what_would_protect_less_is_said_and_fails() {
+    let world = World::new();
+    let conf = "[s]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCApath = /my/cas\nlibwrap = yes\n";
+    let file = world.write("stunnel.conf", conf);
+    let (code, yaml, stderr) = run(&["import", "stunnel", file.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    for line in ["6: NOT CARRIED: CApath", "7: NOT CARRIED: libwrap"] {
+        assert!(stderr.contains(line), "{stderr}");
+    }
+    assert!(yaml.contains("# line 6: CApath"), "{yaml}");
+    let (code, ..) = run(&["import", "stunnel", "/nowhere"]);
+    assert_eq!(code, 2);
+}
+
+proptest::proptest! {
+    /// Whatever a stunnel.conf says, what is printed is YAML with our keys, and faults name lines.
+    #[test]
+    fn any_stunnel_conf_becomes_yaml_that_we_can_read(
+        lines in proptest::collection::vec(
+            ("(accept|connect|cert|key|CAfile|verify|checkHost|sni|protocol|client|nonsense|\\[a|;)",
+             "(=| = |\\]|)", "[ -~]{0,20}|yes|443|127.0.0.1:1|\u{e9}\\PC{0,4}"),
+            0..30)
+    ) {
+        let conf: String = lines.iter().map(|(o, eq, v)| format!("{o}{eq}{v}\n")).collect();
+        let imported = adit::config::import_stunnel(&conf, &|_| Err("unread".into()));
+        if let Err(faults) = adit::config::check_standalone("f", &imported.yaml) {
+            let text = faults.to_string();
+            proptest::prop_assert!(!text.contains("not YAML"), "{}\n{}", text, imported.yaml);
+            proptest::prop_assert!(!text.contains("unknown key"), "{}\n{}", text, imported.yaml);
+        }
+    }
+
+    /// Any text is read without a panic.
+    #[test]
+    fn any_text_is_a_file_or_has_faults(
+        text in "(services:\n- \\{ )?[a-z\\[\\]{}:,' \n-]{0,200}"
+    ) {
+        let _ = adit::config::check_standalone("f", &text);
+    }
+}

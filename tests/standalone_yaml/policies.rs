@@ -1,0 +1,143 @@
+//! Istio `AuthorizationPolicy` documents in front of one service.
+
+use crate::world::{Adit, Backend, World, call_plain, free_port, run, until};
+
+fn policy(name: &str, action: &str, source: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {{ name: {name}, namespace: prod }}\n\
+         spec: {{ action: {action}, rules: [{{ from: [{{ source: {{ {source} }} }}] }}] }}\n"
+    )
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.sign("web", "web", Some("spiffe://td/ns/shop/sa/web"));
+    world.sign("job", "job", Some("spiffe://td/ns/shop/sa/job"));
+    world
+}
+
+#[test]
+fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
+    let world = world();
+    let db = Backend::start("db");
+    let allow_web = policy("web", "ALLOW", "principals: [td/ns/shop/sa/web]");
+    let file = world.write("policies.yaml", &allow_web);
+    let port = free_port();
+    let allow = format!("allow: {{ policies: {}, commonNames: [job] }}", file.display());
+    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    assert_eq!(world.call("web", port).unwrap().name, "db");
+    let line = adit.wait("connection complete");
+    assert!(line.contains("prod/web rule 0"), "{line}");
+    let mut job = world.call("job", port).unwrap();
+    assert_eq!(job.name, "db", "named beside the policies");
+    let mut web = world.call("web", port).unwrap();
+
+    let deny = policy("no-jobs", "DENY", "principals: ['td/ns/shop/sa/job']");
+    world.write("policies.yaml", &format!("{allow_web}{deny}"));
+    let line = adit.wait("no longer admitted by the policies");
+    assert!(line.contains("connections=1"), "{line}");
+    adit.wait("policies have changed and were read");
+    until("what is open is closed", || job.echo("x").is_err());
+    web.echo("others carry on").unwrap();
+    assert!(world.call("job", port).is_err(), "denied, although it is named");
+    let line = adit.wait("explicitly denied");
+    assert!(line.contains("prod/no-jobs rule 0"), "{line}");
+    assert_eq!(world.call("web", port).unwrap().name, "db");
+
+    world.write("policies.yaml", &allow_web.replace("principals", "requestPrincipals"));
+    let line = adit.wait("are not taken");
+    assert!(line.contains("about HTTP"), "{line}");
+    assert!(world.call("job", port).is_err(), "what was read before stays");
+    adit.signal(nix::sys::signal::Signal::SIGHUP);
+    let line = adit.wait("configuration refused");
+    assert!(line.contains("about HTTP"), "{line}");
+}
+
+#[test]
+fn whoever_is_in_no_policy_is_refused() {
+    let world = world();
+    let db = Backend::start("db");
+    let file = world.write("policies.yaml", &policy("p", "ALLOW", "namespaces: [shop]"));
+    let port = free_port();
+    let allow = format!("allow: {{ policies: {} }}", file.display());
+    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    assert_eq!(world.call("web", port).unwrap().name, "db");
+    world.sign("plain", "web", None);
+    assert!(world.call("plain", port).is_err());
+    let line = adit.wait("none allowed");
+    assert!(line.contains("closest: prod/p rule 0"), "{line}");
+    assert_eq!(db.calls.load(std::sync::atomic::Ordering::SeqCst), 1, "nothing reached it");
+}
+
+#[test]
+fn flags_name_the_file_and_its_faults_stop_the_start() {
+    let world = world();
+    let db = Backend::start("db");
+    let file = world.write("p.yaml", &policy("p", "ALLOW", "principals: ['*/sa/web']"));
+    let port = free_port();
+    let (listen, target) = (format!("127.0.0.1:{port}"), db.addr.to_string());
+    let [crt, key, ca] = ["server.crt", "server.key", "ca.crt"].map(|f| world.file(f));
+    let args = [
+        "server",
+        "--listen",
+        &listen,
+        "--target",
+        &target,
+        "--allow-authorization-policy",
+        file.to_str().unwrap(),
+        "--cert",
+        crt.to_str().unwrap(),
+        "--key",
+        key.to_str().unwrap(),
+        "--cacert",
+        ca.to_str().unwrap(),
+    ];
+    let mut adit = Adit::start(&args, &crt);
+    adit.wait("listening");
+    let mut web = world.call("web", port).unwrap();
+    assert_eq!(web.name, "db");
+    assert!(world.call("job", port).is_err());
+    world.write("p.yaml", &policy("p", "ALLOW", "principals: ['*/sa/job']"));
+    until("the edit is taken", || world.call("job", port).is_ok());
+    until("who was allowed by what is gone is closed", || web.echo("x").is_err());
+    drop(adit);
+    world.write("p.yaml", &policy("p", "ALLOW", "remoteIpBlocks: [10.0.0.0/8]"));
+    let (code, _, stderr) = run(&args);
+    assert!(code == 1 && stderr.contains("about HTTP"), "{code} {stderr}");
+    world.write("p.yaml", &policy("p", "DENY", "namespaces: [shop]"));
+    let (code, _, stderr) = run(&args);
+    assert!(code == 1 && stderr.contains("--allow-all admits whom"), "{code} {stderr}");
+}
+
+#[test]
+fn in_a_tunnel_ports_are_those_of_the_application() {
+    let world = world();
+    let db = Backend::start("db");
+    let (hbone, plain) = (free_port(), free_port());
+    let server = |port: u16| {
+        let text = policy("p", "ALLOW", "principals: ['*/sa/web']");
+        let rule = text.trim_end().strip_suffix("] }").unwrap().trim_end_matches('}');
+        let file = world.write(
+            "p.yaml",
+            &format!("{rule}, to: [{{ operation: {{ ports: ['{port}'] }} }}] }}] }}\n"),
+        );
+        let allow =
+            format!("tunnel: {{ protocol: hbone }}, allow: {{ policies: {} }}", file.display());
+        world.server("in", hbone, db.addr, &allow)
+    };
+    let client = format!(
+        "- {{ name: out, mode: client, listen: 'localhost:{plain}', target: '{}', {}, \
+         tunnel: {{ protocol: hbone, address: '127.0.0.1:{hbone}' }}, \
+         verify: {{ ids: ['spiffe://td/ns/prod/sa/server'] }} }}\n",
+        db.addr,
+        world.credential("web")
+    );
+    let mut adit = Adit::proxy(&world, &(server(db.addr.port()) + &client));
+    let mut call = call_plain(plain).unwrap();
+    assert_eq!(call.name, "db");
+    server(hbone);
+    adit.wait("policies have changed and were read");
+    until("the port of the tunnel is not meant", || call.echo("x").is_err());
+    assert!(call_plain(plain).is_err());
+}

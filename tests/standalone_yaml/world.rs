@@ -1,0 +1,339 @@
+//! Certificates, processes of adit, back ends and callers.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+/// Nothing here waits longer.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A folder with a CA and what it has signed.
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let root = params.self_signed(&key).unwrap();
+        fs::write(dir.path().join("ca.crt"), root.pem()).unwrap();
+        let world = Self { dir, issuer: Issuer::new(params, key) };
+        world.sign("server", "server", Some("spiffe://td/ns/prod/sa/server"));
+        world
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        fs::write(self.file(name), text).unwrap();
+        self.file(name)
+    }
+
+    /// `name.crt` and `name.key`: a common name, `localhost` and (but for `named`) 127.0.0.1, and a
+    /// URI.
+    pub(crate) fn sign(&self, name: &str, cn: &str, uri: Option<&str>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, cn);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if name != "named" {
+            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        }
+        params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        self.write(&format!("{name}.key"), &key.serialize_pem());
+        self.write(&format!("{name}.crt"), &signed.pem());
+    }
+
+    /// `credential:` of the server.
+    pub(crate) fn credential(&self, name: &str) -> String {
+        let at = |end: &str| self.file(&format!("{name}.{end}")).display().to_string();
+        format!(
+            "credential: {{ certificate: {}, privateKey: {}, roots: {} }}",
+            at("crt"),
+            at("key"),
+            self.file("ca.crt").display()
+        )
+    }
+
+    /// An entry of `services`.
+    pub(crate) fn server(&self, name: &str, port: u16, target: SocketAddr, more: &str) -> String {
+        let credential = self.credential("server");
+        format!(
+            "- {{ name: {name}, mode: server, listen: '127.0.0.1:{port}', target: '{target}', \
+             {credential}, {more} }}\n"
+        )
+    }
+
+    fn config(&self, name: &str) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.file("ca.crt")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let chain = CertificateDer::from_pem_file(self.file(&format!("{name}.crt"))).unwrap();
+        let key = PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key"))).unwrap();
+        Arc::new(builder.with_client_auth_cert(vec![chain], key).unwrap())
+    }
+
+    /// Calls a server with the certificate `name`; what the back end says first.
+    pub(crate) fn call(&self, name: &str, port: u16) -> Result<Call, String> {
+        let tcp = dial(port)?;
+        let server = ServerName::try_from("localhost").unwrap();
+        let tls = ClientConnection::new(self.config(name), server).unwrap();
+        Call::new(StreamOwned::new(tls, tcp))
+    }
+}
+
+fn dial(port: u16) -> Result<TcpStream, String> {
+    let tcp = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    tcp.set_read_timeout(Some(LIMIT)).unwrap();
+    Ok(tcp)
+}
+
+/// Calls a plain port.
+pub(crate) fn call_plain(port: u16) -> Result<Call, String> {
+    Call::new(dial(port)?)
+}
+
+trait Stream: std::io::Read + std::io::Write + Send {}
+impl<T: std::io::Read + std::io::Write + Send> Stream for T {}
+
+/// An open connection to a back end.
+pub(crate) struct Call {
+    stream: Box<dyn Stream>,
+    /// Who answered.
+    pub(crate) name: String,
+}
+
+impl Call {
+    fn new(stream: impl Stream + 'static) -> Result<Self, String> {
+        let mut call = Self { stream: Box::new(stream), name: String::new() };
+        call.name = call.line()?;
+        Ok(call)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        loop {
+            match self.stream.read(&mut byte) {
+                Ok(1) if byte == *b"\n" => return Ok(String::from_utf8(line).unwrap()),
+                Ok(1) => line.push(byte[0]),
+                Ok(_) => return Err("ended".into()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Says something and hears the same.
+    pub(crate) fn echo(&mut self, text: &str) -> Result<(), String> {
+        self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| e.to_string())?;
+        self.stream.flush().map_err(|e| e.to_string())?;
+        let heard = self.line()?;
+        assert_eq!(heard, text);
+        Ok(())
+    }
+}
+
+/// A server that says its name, then echoes.
+pub(crate) struct Backend {
+    pub(crate) addr: SocketAddr,
+    pub(crate) calls: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Backend {
+    pub(crate) fn start(name: &str) -> Self {
+        Self::at(name, "127.0.0.1:0".parse().unwrap())
+    }
+
+    pub(crate) fn at(name: &str, addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (calls, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (counted, stopped) = (Arc::clone(&calls), Arc::clone(&stop));
+        let name = name.to_owned();
+        let thread = std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if stopped.load(SeqCst) {
+                    return;
+                }
+                counted.fetch_add(1, SeqCst);
+                let name = name.clone();
+                std::thread::spawn(move || serve(stream, &name));
+            }
+        });
+        Self { addr, calls, stop, thread: Some(thread) }
+    }
+}
+
+fn serve(mut stream: TcpStream, name: &str) {
+    let _ = stream.set_read_timeout(Some(LIMIT));
+    if writeln!(stream, "{name}").is_err() {
+        return;
+    }
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
+        if stream.write_all(line.as_bytes()).is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        let _ = TcpStream::connect(self.addr);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers HTTP GET with 200 or 503.
+pub(crate) fn http(well: Arc<AtomicBool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(10_000) {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
+            let status = if well.load(SeqCst) { "200 OK" } else { "503 Unwell" };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    addr
+}
+
+/// A port that nobody has.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A process of adit, and what it logs.
+pub(crate) struct Adit {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    pub(crate) seen: Vec<String>,
+    file: PathBuf,
+}
+
+impl Adit {
+    /// `adit proxy` with these services, once all of them listen.
+    pub(crate) fn proxy(world: &World, services: &str) -> Self {
+        let file = world.write("services.yaml", &format!("services:\n{services}"));
+        let mut adit = Self::start(&["proxy", "-c", file.to_str().unwrap()], &file);
+        for _ in services.lines().filter(|line| line.starts_with("- ")) {
+            adit.wait("listening");
+        }
+        adit
+    }
+
+    pub(crate) fn start(args: &[&str], file: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let Ok(line) = line else { return };
+                let _ = send.send(line);
+            }
+        });
+        Self { child, lines, seen: Vec::new(), file: file.into() }
+    }
+
+    /// Waits for a line that was not waited for before.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, text: &str) -> String {
+        let until = Instant::now() + LIMIT;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let Ok(line) = self.lines.recv_timeout(left) else { break };
+            self.seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("no line with {text:?} in\n{}", self.seen.join("\n"));
+    }
+
+    /// Writes the services in place of the old; returns when the file has been judged.
+    pub(crate) fn edit(&mut self, services: &str) -> String {
+        fs::write(&self.file, format!("services:\n{services}")).unwrap();
+        self.wait("configuration re")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Adit {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs adit to its end: code, stdout, stderr.
+pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_adit")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
+}
+
+/// Until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
