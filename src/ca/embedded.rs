@@ -11,6 +11,7 @@ mod leaf;
 mod loaded;
 mod names;
 mod plan;
+mod published;
 mod signer;
 mod source;
 mod state;
@@ -126,6 +127,13 @@ impl EmbeddedCa {
     ) -> Result<Self, CaError> {
         fs::create_dir_all(dir).map_err(|e| CaError::io(dir, &e, "cannot be created"))?;
         let store = Store { dir: dir.to_owned() };
+        if let Some(theirs) =
+            upstream.as_ref().and_then(|u| u.file_at(&store.path(published::FILE)))
+        {
+            let why =
+                "is where the CA writes what it publishes: keep the upstream's file elsewhere";
+            return Err(CaError::file(theirs, why));
+        }
         let lock = store.lock()?;
         let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
         keeping::ready(&store, &lock, trust_domain, signs)?;
@@ -270,8 +278,25 @@ impl EmbeddedCa {
         let planned = |kind| plan::due(kind, loaded.state.of(kind), now).is_some();
         let published = loaded.state.upstream.as_ref();
         let moved = loaded.found.as_ref().is_some_and(|f| published != Some(&f.digest()));
-        let crls = loaded.crl_behind || crl::aged(&self.store);
-        planned(Kind::X509) || planned(Kind::Jwt) || crls || moved
+        let files = loaded.files_behind || crl::aged(&self.store);
+        planned(Kind::X509) || planned(Kind::Jwt) || files || moved
+    }
+
+    /// Waits until what `authority` signed should be made anew, as peers are about to believe it
+    /// no more: it is tainted, or gone. Cancel safe.
+    pub(super) async fn leaves(&self, authority: &str) {
+        let mut turns = self.turns.subscribe();
+        let stays = || {
+            let loaded = self.loaded.load();
+            let own = loaded.state.x509.iter();
+            *loaded.signer.id == *authority
+                || own.clone().any(|a| *a.id == *authority && a.status != Status::Tainted)
+        };
+        while stays() {
+            if turns.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// Looks into the directory every second for as long as the CA is used. Needs a running

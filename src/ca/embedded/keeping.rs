@@ -9,6 +9,7 @@ use super::{
     directory::prepare,
     error::CaError,
     plan::{self, Due},
+    published,
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
     state::{Kind, State, Status},
     store::{Lock, STATE, Store},
@@ -129,7 +130,8 @@ fn write_with(
     let differs = before.revoked != state.revoked
         || ids(before) != ids(&state)
         || before.upstream != state.upstream;
-    // Without the intermediate its CRL cannot be signed: a running process will, within a second.
+    // Without the intermediate its CRL cannot be signed, nor its root published: a running process
+    // will, within a second.
     let can_sign = state.upstream.is_none() || found.is_some();
     if differs || (can_sign && crl::aged(store)) {
         state.crl_number += 1;
@@ -140,6 +142,14 @@ fn write_with(
     if can_sign && !crl::current(store, state.crl_number) {
         let signers = signers(store, trust_domain, &state, found.map(|f| Arc::clone(&f.signer)));
         crl::write(store, lock, &state, &signers)?;
+    }
+    let roots = found.map_or(&[][..], |f| &f.roots);
+    // With a certificate missing the file stays as it is: whoever loads the authorities says so.
+    if can_sign
+        && let Ok(authorities) = published::authorities(store, &state, roots)
+        && !published::current(store, &authorities)
+    {
+        published::write(store, lock, &authorities)?;
     }
     store.sweep(lock, &state);
     Ok(())

@@ -50,6 +50,33 @@ fn a_running_process_follows_every_step() {
 }
 
 #[test]
+fn the_bundle_file_says_at_every_step_what_is_trusted() {
+    use pki_types::pem::PemObject;
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let file = dir.path().join("bundle.pem");
+    let says = || {
+        let all = CertificateDer::pem_file_iter(&file).unwrap().collect::<Result<Vec<_>, _>>();
+        ca.refresh().unwrap();
+        assert_eq!(ca.bundle().authorities, *all.as_ref().unwrap());
+        all.unwrap().len()
+    };
+    assert_eq!(says(), 1);
+    steps.prepare(Kind::X509).unwrap();
+    assert_eq!(says(), 2);
+    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    ca.refresh().unwrap();
+    assert_eq!(says(), 2);
+    steps.taint(Kind::X509, None).unwrap();
+    steps.revoke(Kind::X509, None, true).unwrap();
+    assert_eq!(says(), 1);
+    // Whoever takes it away finds it again.
+    fs::remove_file(&file).unwrap();
+    ca.refresh().unwrap();
+    assert_eq!(says(), 1);
+}
+
+#[test]
 fn a_banned_identity_gets_nothing_and_what_it_had_is_revoked() {
     let dir = tempfile::tempdir().unwrap();
     let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
@@ -93,13 +120,14 @@ fn jwt_svids_are_signed_by_the_active_authority_of_the_bundle() {
 #[test]
 fn a_crash_between_any_two_writes_is_understood() {
     type Crash = fn(&Path);
-    let cases: [(&str, Crash); 6] = [
+    let cases: [(&str, Crash); 7] = [
         ("an empty state", |d| empty_state(d, &[ROOT, KEY])),
         ("the first key", |d| empty_state(d, &[ROOT])),
         ("the first key and certificate", |d| empty_state(d, &[])),
         ("a prepared key", |d| fs::write(d.join("x509-00-key.pem"), "half").unwrap()),
         ("a temporary file", |d| fs::write(d.join("authorities.json.adit-tmp"), "{").unwrap()),
         ("no CRL", |d| fs::remove_file(d.join("crl.pem")).unwrap()),
+        ("no bundle", |d| fs::remove_file(d.join("bundle.pem")).unwrap()),
     ];
     for (what, crash) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -109,7 +137,7 @@ fn a_crash_between_any_two_writes_is_understood() {
         assert!(verifies(&ca.issue(&web()).unwrap(), &ca), "{what}");
         assert_eq!(ca.bundle().crls.len(), 1, "{what}");
         let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 8, "{what}: leftovers are swept");
+        assert_eq!(left, 9, "{what}: leftovers are swept");
     }
 }
 
