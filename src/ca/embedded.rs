@@ -224,7 +224,7 @@ impl EmbeddedCa {
     /// A JWT-SVID of `id` for these audiences, valid for five minutes at most.
     ///
     /// # Errors
-    /// An ID of another trust domain, without a path or banned; no audience.
+    /// As [`EmbeddedCa::sign`]; also no audience.
     pub fn sign_jwt(&self, id: &SpiffeId, audiences: &[String]) -> Result<String, CaError> {
         self.check_is_ours(id)?;
         let lock = self.store.lock_shared()?;
@@ -233,6 +233,7 @@ impl EmbeddedCa {
             return Err(CaError::Banned(id.clone()));
         }
         let (now, jwt) = (SystemTime::now(), &loaded.jwt);
+        jwt.check_key_is_still_there()?;
         let left = jwt.not_after.duration_since(now).unwrap_or_default();
         let sign = |e: JwtSignError| CaError::Sign(e.to_string());
         let signer = JwtSigner::new(&jwt.key).map_err(sign)?.with_key_id(&jwt.authority.key_id);
