@@ -48,14 +48,15 @@ pub(super) fn write(
 }
 
 fn pem(authorities: &[CertificateDer<'_>]) -> String {
-    let mut text = String::new();
-    for der in authorities {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in BASE64.encode(der).as_bytes().chunks(64) {
-            text.extend(line.iter().map(|b| char::from(*b)));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
+    authorities.iter().map(|der| armour("CERTIFICATE", der)).collect()
+}
+
+/// One object in PEM (RFC 7468 §2).
+pub(super) fn armour(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in BASE64.encode(der).as_bytes().chunks(64) {
+        text.extend(line.iter().map(|b| char::from(*b)));
+        text.push('\n');
     }
-    text
+    text + &format!("-----END {label}-----\n")
 }

@@ -146,3 +146,28 @@ fn empty_state(dir: &Path, gone: &[&str]) {
     fs::write(dir.join(store::STATE), state).unwrap();
     gone.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
 }
+
+fn is_revoked(ca: &EmbeddedCa, svid: &X509Svid) -> bool {
+    let bundles = [ca.bundle()].into_iter().collect();
+    let judged = verify_svid(&svid.chain, &bundles, UnixTime::now(), Purpose::Server);
+    matches!(judged, Err(crate::identity::SvidError::Revoked { .. }))
+}
+
+#[test]
+fn what_an_authority_revoked_stays_revoked_when_its_key_is_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let svid = ca.issue(&web()).unwrap();
+    steps.ban(&web()).unwrap();
+    steps.prepare(Kind::X509).unwrap();
+    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    ca.refresh().unwrap();
+    assert!(is_revoked(&ca, &svid));
+    fs::remove_file(dir.path().join(KEY)).unwrap();
+    let other = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
+    ca.issue(&other).unwrap();
+    assert_eq!(steps.ban(&other).unwrap(), 1, "the CRLs are written anew");
+    ca.refresh().unwrap();
+    assert_eq!(ca.bundle().crls.len(), 2);
+    assert!(is_revoked(&ca, &svid));
+}
