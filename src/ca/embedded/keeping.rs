@@ -17,6 +17,10 @@ use super::{
 };
 use crate::identity::TrustDomain;
 
+/// How long a revoked serial number outlives its certificate: it must be on a CRL that is issued
+/// after that (RFC 5280 §3.3), and a clock that was set forward by mistake must not free it.
+const REVOKED_AFTER: u64 = 86_400;
+
 /// What signs X.509-SVIDs.
 #[derive(Clone, Copy)]
 pub(super) enum Signs<'a> {
@@ -125,7 +129,7 @@ fn write_with(
     found: Option<&Found>,
 ) -> Result<(), CaError> {
     let now = seconds(SystemTime::now());
-    state.revoked.retain(|r| r.not_after > now);
+    state.revoked.retain(|r| r.not_after.saturating_add(REVOKED_AFTER) > now);
     let ids = |s: &State| s.x509.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
     let differs = before.revoked != state.revoked
         || ids(before) != ids(&state)

@@ -190,3 +190,25 @@ fn a_ban_of_whoever_has_asked_for_very_many_svids_leaves_a_state_that_can_be_rea
     assert!(matches!(ca.issue(&web()), Err(CaError::Banned(_))));
     assert!(ca.issue(&"spiffe://cluster.local/ns/shop/sa/db".parse().unwrap()).is_ok());
 }
+
+/// RFC 5280 §3.3: not before a CRL that is issued after the certificate's end.
+#[test]
+fn a_revoked_serial_number_outlives_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = open(dir.path()).unwrap();
+    let steps = CaDirectory::open(dir.path()).unwrap();
+    ca.issue(&web()).unwrap();
+    steps.ban(&web()).unwrap();
+    let path = dir.path().join(store::STATE);
+    let aged = |by: u64| {
+        let mut state: State = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let end = seconds(SystemTime::now()) - by;
+        let all = std::mem::take(&mut state.revoked).into_iter();
+        state.revoked = all.map(|r| state::Revoked { not_after: end, ..r }).collect();
+        fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+        steps.unban(&web()).unwrap();
+        steps.show().unwrap().revoked
+    };
+    assert_eq!(aged(60), 1);
+    assert_eq!(aged(2 * 86_400), 0);
+}
