@@ -293,6 +293,10 @@ impl Source for Istiod {
     fn urge(&self, uid: &str) {
         self.queue.urge(uid);
     }
+
+    fn forget(&self, uid: &str) {
+        self.joined.gone(uid);
+    }
 }
 
 fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> Channel {
