@@ -13,6 +13,7 @@ mod rate;
 mod refusal;
 mod review;
 mod service;
+mod shares;
 mod tls;
 mod token;
 

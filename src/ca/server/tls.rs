@@ -30,7 +30,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
-use super::{Metrics, Refusal};
+use super::{
+    Metrics, Refusal,
+    shares::{Share, Shares},
+};
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
     identity::{Purpose, verify_svid},
@@ -61,6 +64,7 @@ pub(super) struct Conn {
     tls: TlsStream<TcpStream>,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl Connected for Conn {
@@ -185,7 +189,7 @@ pub(super) async fn accept(
     to: mpsc::Sender<io::Result<Conn>>,
     tasks: Tasks,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let (room, shares) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Shares::default()));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let (tcp, addr) = match listener.accept().await {
@@ -196,6 +200,10 @@ pub(super) async fn accept(
                 continue;
             }
         };
+        let Some(share) = shares.take(addr.ip()) else {
+            tracing::debug!(target: "ca", peer = %addr, "it has too many connections already");
+            continue;
+        };
         let (acceptor, to) = (acceptor.clone(), to.clone());
         tasks.spawn(async move {
             let _ = tcp.set_nodelay(true);
@@ -204,7 +212,8 @@ pub(super) async fn accept(
                     let chain = tls.get_ref().1.peer_certificates();
                     let chain =
                         chain.map(|c| c.iter().map(|der| der.clone().into_owned()).collect());
-                    let conn = Conn { tls, peer: Peer { addr, chain }, _permit: permit };
+                    let peer = Peer { addr, chain };
+                    let conn = Conn { tls, peer, _permit: permit, _share: share };
                     let _ = to.send(Ok(conn)).await;
                 }
                 Ok(Err(error)) => {
