@@ -30,6 +30,7 @@ use super::{
 pub(crate) const TESTS: &[Test] = &[
     ("what_is_taken_back_for_a_moment_stays_in_use", for_a_moment),
     ("what_is_taken_back_for_good_is_dropped", for_good),
+    ("what_is_denied_is_dropped_though_the_next_stream_says_nothing_of_use", says_nothing),
 ];
 
 type Answer = Result<X509svidResponse, Status>;
@@ -178,5 +179,30 @@ fn for_good() {
         scene.source.changed(&scene.one).await;
         let gone = scene.has(&scene.one).await.unwrap_err();
         assert!(matches!(gone, SourceError::Withdrawn { .. }), "{gone}");
+    });
+}
+
+fn says_nothing() {
+    block(async {
+        for junk in [false, true] {
+            let scene = Scene::set().await;
+            let first = scene.script.next_call();
+            first.send(Ok(scene.both.clone())).unwrap();
+            scene.has_both().await;
+            // A stream that begins, and gives nothing.
+            let second = scene.script.next_call();
+            if junk {
+                second.send(Ok(X509svidResponse::default())).unwrap();
+            }
+            first.send(Err(Status::permission_denied("no identity issued"))).unwrap();
+            let dropped = async {
+                while !matches!(scene.has(&scene.one).await, Err(SourceError::Withdrawn { .. })) {
+                    scene.source.changed(&scene.one).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), dropped).await.expect("dropped");
+            second.send(Ok(scene.both.clone())).unwrap();
+            scene.has_both().await;
+        }
     });
 }

@@ -1,7 +1,7 @@
 //! SVIDs from a SPIFFE Workload API: streams that are kept open, and opened again when they break.
 //! Each message is the whole state; what it leaves out is gone (Workload API §4).
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -31,6 +31,9 @@ pub(in crate::ca) const HOPELESS: Duration = Duration::from_secs(60);
 /// forgets SVIDs of a tainted authority, denies those it has until they are made anew, and means
 /// nothing by it.
 const SETTLE: Duration = Duration::from_millis(500);
+/// After this it counts whatever else is said or left unsaid: a server that is silent, or says
+/// what is not used, has not given it again.
+const LATEST: Duration = Duration::from_secs(2);
 
 /// The source.
 pub struct WorkloadApi {
@@ -101,11 +104,11 @@ impl Follower {
         let mut waits_left = waits();
         let mut denied_since = None;
         loop {
-            let error = match begun(self.client.x509()).await {
+            let error = match self.denied(denied_since, begun(self.client.x509())).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
                     let jwt = self.jwt.subscribe();
-                    match self.next(&mut updates, jwt).await {
+                    match self.denied(denied_since, self.next(&mut updates, jwt)).await {
                         Ok(()) => (waits_left, denied_since) = (waits(), None),
                         // One message that is not used: the next may be.
                         Err(ClientError::Unusable(why)) => self.say(&why),
@@ -124,8 +127,25 @@ impl Follower {
                 Some(_) => tracing::debug!(target: "svid", %error, "denied; asking once more"),
             }
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
-            tokio::time::sleep(wait).await;
+            self.denied(denied_since, tokio::time::sleep(wait)).await;
         }
+    }
+
+    /// Waits for `what`. What was denied, and not given again, is dropped meanwhile.
+    async fn denied<T>(&self, since: Option<Instant>, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        let latest = since.map(|since| since + LATEST).filter(|_| !self.pushed.is_empty());
+        if let Some(latest) = latest {
+            // Looked at first: what is always ready would never let it be late.
+            if Instant::now() < latest
+                && let Ok(done) = timeout_at(latest, &mut what).await
+            {
+                return done;
+            }
+            let why = "it has no identity for this process, and has given none again";
+            self.pushed.withdrawn(why.to_owned());
+        }
+        what.await
     }
 
     /// Takes the next state, with the JWT authorities of now and as they change meanwhile.
@@ -147,7 +167,7 @@ impl Follower {
         let mut state = self.checked(context)?;
         let settled = Instant::now() + SETTLE;
         let ended = loop {
-            if !self.pushed.has_more_than(&state.0) {
+            if !self.pushed.has_more_than(&state.0) || Instant::now() >= settled {
                 break Ok(());
             }
             self.pushed.trust(state.1.clone()); // whom to believe no more needs no second look
