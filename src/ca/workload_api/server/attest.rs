@@ -59,15 +59,24 @@ fn executable(link: &Path) -> Option<PathBuf> {
 }
 
 /// The UID of the Kubernetes pod that `/proc/PID/cgroup` names, for both cgroup drivers:
-/// `…/kubepods/burstable/pod<UID>/…` and `…-pod<UID with _>.slice/…`. The outermost counts, as a
-/// pod may make cgroups of any name inside its own; lines that disagree name none.
+/// `/kubepods/burstable/pod<UID>/…` and `…-pod<UID with _>.slice/…`. Only where `kubepods` is at
+/// the root of the hierarchy, which is the kubelet's, or where what is seen from our own cgroup
+/// namespace begins (`/../../kubepods/…`): further down, anybody to whom a cgroup was delegated (a
+/// user's session, a pod) may make one of that name. The outermost pod counts; lines that
+/// disagree name none.
 fn pod_uid(cgroups: &str) -> Option<String> {
     let mut uids = cgroups.lines().filter_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
-        path.split('/').skip_while(|part| !part.starts_with("kubepods")).find_map(uid_of_part)
+        let mut parts = path.split('/').skip_while(|part| matches!(*part, "" | ".."));
+        let first = parts.next().filter(|part| is_kubepods(part))?;
+        std::iter::once(first).chain(parts).find_map(uid_of_part)
     });
     let first = uids.next()?;
     uids.all(|other| other == first).then_some(first)
+}
+
+fn is_kubepods(part: &str) -> bool {
+    matches!(part, "kubepods" | "kubepods.slice")
 }
 
 fn uid_of_part(part: &str) -> Option<String> {
@@ -109,8 +118,12 @@ mod tests {
             (format!("0::/kubepods/pod{stat}/1"), Some(stat)),
             // The outermost: what a pod makes inside its own is its own.
             (format!("0::/kubepods/pod{stat}/1/kubepods/pod{UID}"), Some(stat)),
-            // Not under kubepods: anybody with a delegated cgroup can make that.
+            // Not under kubepods at the root: anybody with a delegated cgroup can make that.
             (format!("0::/user.slice/pod{UID}/1"), None),
+            (format!("0::/user.slice/user@7.service/kubepods/pod{UID}/1"), None),
+            (format!("0::/../podx/1/kubepods/pod{UID}"), None),
+            (format!("0::/../../kubepodsx/pod{UID}/1"), None),
+            (format!("1:name=systemd:/user.slice/kubepods/pod{UID}\n2:cpu:/"), None),
             ("0::/kubepods/burstable/podabc/1".to_owned(), None),
             ("0::/kubepods/pod/1".to_owned(), None),
             (String::new(), None),
