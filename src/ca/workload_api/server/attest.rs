@@ -33,6 +33,11 @@ impl Caller {
         self.0.pid
     }
 
+    /// Its network namespace now, for what is no question of identity.
+    pub(super) fn netns(&self) -> Option<(u64, u64)> {
+        netns(Path::new(&format!("/proc/{}", self.0.pid?)))
+    }
+
     /// What is known of it now. Of a process in a PID namespace that cannot be seen from here
     /// only the user and the group are.
     pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
@@ -41,13 +46,17 @@ impl Caller {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let cgroups = std::fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
             facts.pod_uid = pod_uid(&cgroups);
-            let netns = std::fs::metadata(proc.join("ns/net")).ok();
-            facts.netns = netns.map(|of| (of.dev(), of.ino()));
+            facts.netns = netns(&proc);
             facts.path = executable(&proc.join("exe"));
         }
         // Last: while it runs, its ID was not used again, and the facts are its own.
         if self.0.alive() { Ok(facts) } else { Err(CallerGone) }
     }
+}
+
+fn netns(proc: &Path) -> Option<(u64, u64)> {
+    let of = std::fs::metadata(proc.join("ns/net")).ok()?;
+    Some((of.dev(), of.ino()))
 }
 
 /// The executable, if it is the file that is found at its path from here. A process chooses what

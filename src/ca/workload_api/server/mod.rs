@@ -21,7 +21,11 @@ use tonic::service::Routes;
 pub use self::entitled::{
     CarriedPod, Entitlement, Entry, Facts, HELD_AS, Registrations, Selectors, entitled,
 };
-use self::{attest::Caller, limits::Limits, service::Service};
+use self::{
+    attest::Caller,
+    limits::{Limits, Whose},
+    service::Service,
+};
 use crate::{
     ca::Svids,
     identity::TrustDomain,
@@ -99,10 +103,13 @@ impl WorkloadApi {
             };
             // As soon as can be: what the kernel says is of the moment of the connect.
             let Ok(caller) = Caller::of(&socket) else { continue };
-            match self.shared.limits.connect(caller.uid(), caller.pid()) {
+            let known = self.shared.registered.borrow().clone();
+            let whose = Whose::of(caller.uid(), caller.netns(), known.as_deref());
+            match self.shared.limits.connect(whose, caller.pid()) {
                 Ok(place) => {
                     let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-                    let conn = gate::Conn { shared, routes, caller: Arc::new(caller), place };
+                    let caller = Arc::new(caller);
+                    let conn = gate::Conn { shared, routes, caller, whose, place };
                     tasks.spawn(conn.serve(socket, tasks.clone()));
                 }
                 Err(why) => {
