@@ -133,6 +133,11 @@ fn reflection_needs_no_header() {
         assert!(services.service.iter().any(|s| s.name == "SpiffeWorkloadAPI"), "{services:?}");
         let second = told.message().await.unwrap().unwrap().message_response;
         assert!(matches!(second, Some(MessageResponse::FileDescriptorResponse(_))), "{second:?}");
+        // Without the header, so anybody may ask; but not for megabytes.
+        let long = ask(MessageRequest::FileContainingSymbol("x".repeat(1 << 20)));
+        let asked = futures_util::stream::iter([long]);
+        let told = client.server_reflection_info(asked).await.unwrap().into_inner().message().await;
+        assert!(matches!(told, Ok(None)), "it was read: {told:?}");
     });
 }
 

@@ -76,9 +76,11 @@ impl WorkloadApi {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(rpc::WORKLOAD_DESCRIPTORS)
         };
+        let v1 = reflection().build_v1().map_err(io::Error::other)?;
+        let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
         let routes = Routes::new(api.max_decoding_message_size(REQUEST))
-            .add_service(reflection().build_v1().map_err(io::Error::other)?)
-            .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
+            .add_service(v1.max_decoding_message_size(REQUEST))
+            .add_service(v1alpha.max_decoding_message_size(REQUEST))
             .prepare();
         Ok(Self { shared, routes, listener })
     }
