@@ -1,7 +1,7 @@
 //! SVIDs from a SPIFFE Workload API: streams that are kept open, and opened again when they break.
 //! Each message is the whole state; what it leaves out is gone (Workload API §4).
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, pushed::Pushed},
-    identity::{BundleSet, JwtAuthority, Purpose, X509Svid, verify_svid},
+    identity::{BundleSet, JwtAuthority, Purpose, TrustBundle, X509Svid, verify_svid},
     lifecycle::Tasks,
 };
 
@@ -103,12 +103,12 @@ impl Follower {
     async fn x509(self) {
         let mut waits_left = waits();
         let mut denied_since = None;
+        let mut jwt = self.jwt.subscribe();
         loop {
             let error = match self.denied(denied_since, begun(self.client.x509())).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
-                    let jwt = self.jwt.subscribe();
-                    match self.denied(denied_since, self.next(&mut updates, jwt)).await {
+                    match self.denied(denied_since, self.next(&mut updates, &mut jwt)).await {
                         Ok(()) => (waits_left, denied_since) = (waits(), None),
                         // One message that is not used: the next may be.
                         Err(ClientError::Unusable(why)) => self.say(&why),
@@ -152,15 +152,15 @@ impl Follower {
     async fn next(
         &self,
         updates: &mut super::client::Updates<crate::rpc::workload::X509svidResponse>,
-        mut jwt: watch::Receiver<KeySets>,
+        jwt: &mut watch::Receiver<KeySets>,
     ) -> Result<(), ClientError> {
         let context = loop {
             tokio::select! {
                 context = updates.next() => break context?,
                 changed = jwt.changed() => if changed.is_ok() {
-                    let known = BundleSet::clone(&self.pushed.bundles().borrow());
+                    let known = Arc::clone(&self.pushed.bundles().borrow());
                     let sets = jwt.borrow_and_update().clone();
-                    self.pushed.trust(with_jwt_authorities(known, &sets));
+                    self.pushed.trust(with_jwt_authorities(&known, &sets));
                 }
             }
         };
@@ -185,7 +185,7 @@ impl Follower {
 
     fn checked(&self, context: X509Context) -> Result<(Vec<X509Svid>, BundleSet), ClientError> {
         let X509Context { svids, bundles } = context;
-        let bundles = with_jwt_authorities(bundles, &self.jwt.borrow());
+        let bundles = with_jwt_authorities(&bundles, &self.jwt.borrow());
         let now = UnixTime::now();
         for hinted in &svids {
             // One that peers would refuse is no use to anybody (and the message is discarded whole).
@@ -223,19 +223,23 @@ impl Follower {
     }
 }
 
-/// The bundles, with these JWT authorities in those that are there.
-pub(in crate::ca) fn with_jwt_authorities(mut bundles: BundleSet, sets: &KeySets) -> BundleSet {
-    for (domain, set) in sets {
-        let Some(mut bundle) = bundles.get(domain).cloned() else { continue };
-        match JwtAuthority::from_jwks(set) {
-            Ok(authorities) => bundle.jwt_authorities = authorities,
-            Err(error) => {
-                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used")
+/// The bundles, with these JWT authorities: those of a trust domain that is left out are gone
+/// (Workload API §4.4), those of a set that cannot be read stay.
+pub(in crate::ca) fn with_jwt_authorities(bundles: &BundleSet, sets: &KeySets) -> BundleSet {
+    let sets: BTreeMap<_, _> = sets.iter().map(|(domain, set)| (domain, set)).collect();
+    let with = |bundle: &TrustBundle| {
+        let mut bundle = bundle.clone();
+        match sets.get(&bundle.trust_domain).map(|set| JwtAuthority::from_jwks(set)) {
+            None => bundle.jwt_authorities.clear(),
+            Some(Ok(authorities)) => bundle.jwt_authorities = authorities,
+            Some(Err(error)) => {
+                let domain = &bundle.trust_domain;
+                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used");
             }
         }
-        bundles.insert(bundle);
-    }
-    bundles
+        bundle
+    };
+    bundles.iter().map(with).collect()
 }
 
 impl Source for WorkloadApi {
