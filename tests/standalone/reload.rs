@@ -60,6 +60,10 @@ fn changed_files_are_noticed_by_themselves() {
 #[test]
 fn every_so_often_they_are_read_without_being_told() {
     let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-all --timed-reload 1h");
+    assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
+    assert_eq!(adit.count("reloaded"), 0, "not at once: they have just been read");
+    drop(adit);
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all --timed-reload 100ms");
     eventually("three times", || adit.count("reloaded") >= 3);
     let new = pki.ca.leaf("server", as_server);
