@@ -45,7 +45,7 @@ fn split(all: &[u8]) -> (v2::Header<'_>, &[u8]) {
     (header, &all[length..])
 }
 
-fn tlv<'a>(header: &'a v2::Header<'_>, kind: u8) -> Option<Vec<u8>> {
+fn tlv(header: &v2::Header<'_>, kind: u8) -> Option<Vec<u8>> {
     header.tlvs().map(Result::unwrap).find(|t| t.kind == kind).map(|t| t.value.to_vec())
 }
 

@@ -57,6 +57,42 @@ fn changed_files_are_noticed_by_themselves() {
     assert!(shows(&pki, &adit, &new));
 }
 
+/// Whoever renews writes one file after the other: between the two, nothing fits together.
+#[test]
+fn a_certificate_waits_for_its_key() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-all");
+    let new = pki.ca.leaf("server", as_server);
+    pki.put("new", &new);
+    std::fs::rename(pki.path("new.crt"), pki.path("server.crt")).unwrap();
+    adit.logs("are not taken … is not that of the certificate");
+    assert!(shows(&pki, &adit, &pki.server));
+    std::fs::rename(pki.path("new.key"), pki.path("server.key")).unwrap();
+    adit.logs("files have changed and were read");
+    assert!(shows(&pki, &adit, &new));
+}
+
+/// As the kubelet mounts secrets: a link to a folder, exchanged as a whole.
+#[test]
+fn files_behind_a_link_that_is_exchanged_are_noticed() {
+    use std::os::unix::fs::symlink;
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let folder = |name: &str, leaf: &Leaf| {
+        std::fs::create_dir(pki.path(name)).unwrap();
+        pki.put(&format!("{name}/tls"), leaf);
+    };
+    folder("first", &pki.server);
+    symlink("first", pki.path("data")).unwrap();
+    let args = pki.server(echo.addr).replace("/server.", "/data/tls.");
+    let adit = Adit::start(args + "--allow-all");
+    let new = pki.ca.leaf("server", as_server);
+    folder("second", &new);
+    symlink("second", pki.path("link")).unwrap();
+    std::fs::rename(pki.path("link"), pki.path("data")).unwrap();
+    adit.logs("files have changed and were read");
+    assert!(shows(&pki, &adit, &new));
+}
+
 #[test]
 fn every_so_often_they_are_read_without_being_told() {
     let (pki, echo) = (Pki::new(), Backend::echo());
