@@ -365,6 +365,21 @@ fn drain_under_load_loses_no_byte() {
     assert_eq!(log.matches("reason=\"completed\"").count(), 6, "{log}");
 }
 
+/// What a shell's `<(command)` is: read once, at start.
+#[test]
+fn a_certificate_may_come_through_a_pipe_at_start() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let mut shell = std::process::Command::new("bash");
+    let args = pki.server(echo.addr).replace(&pki.at("server.key"), "<(cat $KEY)");
+    shell.args(["-c", &format!("exec {} {args} --allow-all", env!("CARGO_BIN_EXE_adit"))]);
+    shell.env("KEY", pki.path("server.key"));
+    let adit = Adit::spawn(shell);
+    assert!(shows(&pki, &adit, &pki.server));
+    adit.signal(Signal::SIGHUP);
+    adit.logs("reload refused");
+    assert!(shows(&pki, &adit, &pki.server));
+}
+
 /// `--cert <(command)` in a shell: what is read at start is gone later, and nobody hangs on it.
 #[test]
 fn a_pipe_without_a_writer_does_not_hold_up_the_end() {
