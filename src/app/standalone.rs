@@ -161,7 +161,9 @@ async fn serve(
     seen.listening();
     seen.feed_watchdog(workers, &tasks);
     seen.succeed(predecessor, &services)?;
-    let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
+    // They have just been read.
+    let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut timed = plan.globals.timed_reload.map(timed);
     let successor = {
         // One wait throughout: a reload does not disturb a process that takes over.
         let mut succeeded = std::pin::pin!(seen.until_succeeded());

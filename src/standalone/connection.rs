@@ -255,7 +255,10 @@ async fn client(
             return Err(outcome);
         }
     } else if let Some(found) = &found {
-        conn.facts(|f| f.dst.id.clone_from(&found.id));
+        conn.facts(|f| {
+            f.dst.id.clone_from(&found.id);
+            f.subject = found.shown_subject();
+        });
     }
     Ok((app, Box::new(far)))
 }
@@ -287,6 +290,7 @@ pub(super) async fn admit(
     conn.facts(|f| {
         let party = if server { &mut f.src } else { &mut f.dst };
         party.id.clone_from(&peer.id);
+        f.subject = peer.shown_subject();
     });
     match judged(service, peer, addr, local).await {
         Ok(rule) => {
