@@ -80,7 +80,7 @@ for _ in $(seq "$rounds"); do
   serve; storm pods; ca_ends
   serve; storm node
   # The same through the program itself, from its start until it holds them all.
-  mesh "{ istiod: { address: 'https://127.0.0.1:15012', token: $dir/node-token, roots: $dir/ca/root.pem } }" \
+  mesh "{ istiod: { address: 'https://127.0.0.1:15012', token: $dir/node-token, roots: $dir/ca/bundle.pem } }" \
     "$pods" > $dir/mesh.yaml
   begin=$(date +%s%3N)
   "$adit" run -c $dir/mesh.yaml > $dir/adit.log 2>&1 & pid=$!

@@ -55,6 +55,7 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
     let trust_domain = server.rules.trust_domain.clone();
     let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
+    ca.keep_fresh();
     let tasks = Tasks::default();
     if let Some(file) = pods {
         // From here on a bad edit changes nothing.

@@ -172,7 +172,9 @@ async fn serve(
     seen.listening();
     seen.feed_watchdog(workers, &tasks);
     seen.succeed(predecessor, fleet.listeners())?;
-    let mut timed = plan.globals.timed_reload.map(tokio::time::interval);
+    // They have just been read.
+    let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut timed = plan.globals.timed_reload.map(timed);
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
     let successor = {

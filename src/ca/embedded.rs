@@ -11,6 +11,7 @@ mod leaf;
 mod loaded;
 mod names;
 mod plan;
+mod published;
 mod signer;
 mod source;
 mod state;
@@ -126,6 +127,13 @@ impl EmbeddedCa {
     ) -> Result<Self, CaError> {
         fs::create_dir_all(dir).map_err(|e| CaError::io(dir, &e, "cannot be created"))?;
         let store = Store { dir: dir.to_owned() };
+        if let Some(theirs) =
+            upstream.as_ref().and_then(|u| u.file_at(&store.path(published::FILE)))
+        {
+            let why =
+                "is where the CA writes what it publishes: keep the upstream's file elsewhere";
+            return Err(CaError::file(theirs, why));
+        }
         let lock = store.lock()?;
         let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
         keeping::ready(&store, &lock, trust_domain, signs)?;
@@ -216,7 +224,7 @@ impl EmbeddedCa {
     /// A JWT-SVID of `id` for these audiences, valid for five minutes at most.
     ///
     /// # Errors
-    /// An ID of another trust domain, without a path or banned; no audience.
+    /// As [`EmbeddedCa::sign`]; also no audience.
     pub fn sign_jwt(&self, id: &SpiffeId, audiences: &[String]) -> Result<String, CaError> {
         self.check_is_ours(id)?;
         let lock = self.store.lock_shared()?;
@@ -225,6 +233,7 @@ impl EmbeddedCa {
             return Err(CaError::Banned(id.clone()));
         }
         let (now, jwt) = (SystemTime::now(), &loaded.jwt);
+        jwt.check_key_is_still_there()?;
         let left = jwt.not_after.duration_since(now).unwrap_or_default();
         let sign = |e: JwtSignError| CaError::Sign(e.to_string());
         let signer = JwtSigner::new(&jwt.key).map_err(sign)?.with_key_id(&jwt.authority.key_id);
@@ -270,8 +279,25 @@ impl EmbeddedCa {
         let planned = |kind| plan::due(kind, loaded.state.of(kind), now).is_some();
         let published = loaded.state.upstream.as_ref();
         let moved = loaded.found.as_ref().is_some_and(|f| published != Some(&f.digest()));
-        let crls = loaded.crl_behind || crl::aged(&self.store);
-        planned(Kind::X509) || planned(Kind::Jwt) || crls || moved
+        let files = loaded.files_behind || crl::aged(&self.store);
+        planned(Kind::X509) || planned(Kind::Jwt) || files || moved
+    }
+
+    /// Waits until what `authority` signed should be made anew, as peers are about to believe it
+    /// no more: it is tainted, or gone. Cancel safe.
+    pub(super) async fn leaves(&self, authority: &str) {
+        let mut turns = self.turns.subscribe();
+        let stays = || {
+            let loaded = self.loaded.load();
+            let own = loaded.state.x509.iter();
+            *loaded.signer.id == *authority
+                || own.clone().any(|a| *a.id == *authority && a.status != Status::Tainted)
+        };
+        while stays() {
+            if turns.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// Looks into the directory every second for as long as the CA is used. Needs a running

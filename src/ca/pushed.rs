@@ -245,8 +245,15 @@ impl Pushed {
             let since = state.of(&wanted.id).map(|given| given.since);
             state.error.is_none() && told.since.is_some() && since == told.since
         };
+        // Another had it when this one was refused, and has left.
+        let free = |state: &State| {
+            let refused = told.news > 0 && told.since.is_none();
+            refused
+                && state.of(&wanted.id).is_some()
+                && !self.workloads().owners.contains_key(&wanted.id)
+        };
         let mut updates = self.state.subscribe();
-        let news = updates.wait_for(|state| state.news > told.news && !same(state));
+        let news = updates.wait_for(|state| state.news > told.news && !same(state) || free(state));
         if news.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -255,8 +262,14 @@ impl Pushed {
     /// A workload is gone: its identity may be another's.
     pub(super) fn forget(&self, uid: &str) {
         let mut workloads = self.workloads();
+        let before = workloads.owners.len();
         workloads.owners.retain(|_, owner| **owner != *uid);
         workloads.told.remove(uid);
+        let free = workloads.owners.len() != before;
+        drop(workloads);
+        if free {
+            self.state.send_modify(|_| {}); // no news, but for whoever was refused
+        }
     }
 
     fn workloads(&self) -> std::sync::MutexGuard<'_, Workloads> {

@@ -54,7 +54,7 @@ enum Verb {
     },
     /// All of that in turn, with no new connection failing
     #[command(
-        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation,\n`adit ca serve`) look every 60 s: the default leaves them three looks.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they go on; `adit ca revoke` can follow when they have ended."
+        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation, and\nadit's nodes under `adit ca serve`) look every 60 s: the default leaves them three looks. Other\nclients of `adit ca serve` hear of it when they renew: for those, half an SVID's lifetime.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they go on; `adit ca revoke` can follow when they have ended."
     )]
     Rotate {
         #[command(flatten)]

@@ -9,7 +9,7 @@ use crate::{app::RunError, ca::server::JoinTokens, identity::SpiffeId};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust root.pem of the CA's folder. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
+    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust bundle.pem of the CA's folder, which holds across a rotation. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
 )]
 pub(super) struct ServeArgs {
     /// The CA server's file

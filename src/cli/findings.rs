@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 
 use super::{FAILED, OK};
-use crate::identity::lint::{Report, Verdict};
+use crate::identity::lint::{Report, Verdict, printable, printable_json};
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -48,14 +48,14 @@ fn json(reports: &[(String, Report)], failed: bool) -> io::Result<()> {
         })
     });
     let all = serde_json::json!({ "failed": failed, "reports": each.collect::<Vec<_>>() });
-    writeln!(io::stdout(), "{all:#}")
+    writeln!(io::stdout(), "{}", printable_json(&format!("{all:#}")))
 }
 
 fn text(reports: &[(String, Report)], quiet: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for (of, report) in reports {
-        let subject = report.subject.as_deref().unwrap_or("no name");
-        writeln!(out, "{of}: {}, {subject}", report.kind)?;
+        let subject = printable(report.subject.as_deref().unwrap_or("no name"));
+        writeln!(out, "{}: {}, {subject}", printable(of), report.kind)?;
         for finding in &report.findings {
             let mark = match finding.verdict {
                 Verdict::Ok => "ok  ",

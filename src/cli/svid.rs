@@ -21,7 +21,10 @@ use crate::{
         Endpoint,
         client::{Client, ENDPOINT_VARIABLE, HintedSvid, X509Context},
     },
-    identity::SpiffeId,
+    identity::{
+        SpiffeId,
+        lint::{printable, printable_json},
+    },
 };
 
 /// How long the first answer may take.
@@ -106,7 +109,7 @@ pub(super) fn run(args: SvidArgs) -> u8 {
     match done {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("adit svid: {error:#}");
+            eprintln!("adit svid: {}", printable(&format!("{error:#}")));
             FAILED
         }
     }
@@ -139,7 +142,8 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
             let mut updates = Client::new(&at.socket).x509().await?;
             loop {
                 let context = updates.next().await?;
-                let _ = writeln!(io::stdout(), "{}", described(&context));
+                let _ =
+                    writeln!(io::stdout(), "{}", printable_json(&described(&context).to_string()));
             }
         }
     }
@@ -149,11 +153,11 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
 fn print(output: Output, value: &Value) {
     let list = value["svids"].as_array().filter(|_| output == Output::Text);
     let Some(list) = list else {
-        let _ = writeln!(io::stdout(), "{value:#}");
+        let _ = writeln!(io::stdout(), "{}", printable_json(&format!("{value:#}")));
         return;
     };
     for svid in list {
-        let text = |key: &str| svid[key].as_str().unwrap_or_default().to_owned();
+        let text = |key: &str| printable(svid[key].as_str().unwrap_or_default());
         let rest = if text("token").is_empty() {
             format!("serial {} until {}", text("serial"), text("notAfter"))
         } else {

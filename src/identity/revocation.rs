@@ -42,7 +42,7 @@ struct Crl {
     signers: Vec<SubjectPublicKeyInfoDer<'static>>,
 }
 
-/// The three parts of a signed thing in DER.
+/// The three parts of a signed thing in DER, a CRL or a certificate.
 struct Signed {
     body: Vec<u8>,
     algorithm: Vec<u8>,
@@ -90,9 +90,14 @@ impl Revocations {
     fn withdraw(&mut self, bundle: &TrustBundle) {
         for authority in &bundle.authorities {
             let Ok(cert) = EndEntityCert::try_from(authority) else { continue };
-            let of_issuer =
-                |crl: &&Crl| !crl.signers.is_empty() && crl.list.issuer() == cert.issuer();
-            if self.crls.iter().filter(of_issuer).any(|crl| crl.names(cert.serial())) {
+            let names = |crl: &&Crl| crl.list.issuer() == cert.issuer() && crl.names(cert.serial());
+            let mut names = self.crls.iter().filter(names).peekable();
+            if names.peek().is_none() {
+                continue;
+            }
+            // Roots of one name count their serial numbers each for itself.
+            let Some(signed) = Signed::read(authority) else { continue };
+            if names.any(|crl| crl.signers.iter().any(|key| signed.is_by(key))) {
                 self.withdrawn.push(authority.clone());
             }
         }

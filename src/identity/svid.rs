@@ -1,8 +1,12 @@
 //! An X.509-SVID: a SPIFFE ID with the certificate chain and the key that prove it.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::SpiffeId;
@@ -52,5 +56,59 @@ impl X509Svid {
     #[must_use]
     pub fn counts_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
+    }
+
+    /// The same, valid only as long as its intermediates are too: peers judge the whole chain
+    /// (RFC 5280 §6.1.3).
+    #[must_use]
+    pub fn within_its_chain(mut self) -> Self {
+        let at = |time: x509_parser::time::ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        for der in self.chain.iter().skip(1) {
+            let Ok((_, certificate)) = X509Certificate::from_der(der) else { continue };
+            let validity = certificate.validity();
+            self.not_before = self.not_before.max(at(validity.not_before));
+            self.not_after = self.not_after.min(at(validity.not_after));
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn it_counts_as_long_as_its_whole_chain() {
+        let second = Duration::from_secs(1);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = Issuer::new(params.clone(), KeyPair::generate().unwrap());
+        let mut certificate = |from: SystemTime, until: SystemTime| {
+            (params.not_before, params.not_after) = (from.into(), until.into());
+            params.signed_by(&key, &issuer).unwrap().der().clone()
+        };
+        let leaf = certificate(now, now + 3600 * second);
+        let between = certificate(now + 5 * second, now + 600 * second);
+        let svid = |chain: Vec<CertificateDer<'static>>| X509Svid {
+            id: "spiffe://td/a".parse().unwrap(),
+            chain,
+            key: PrivateKey::from_pkcs8(vec![1]),
+            not_before: now,
+            not_after: now + 3600 * second,
+            serial: "1".into(),
+        };
+        let alone = svid(vec![leaf.clone()]).within_its_chain();
+        assert_eq!((alone.not_before, alone.not_after), (now, now + 3600 * second));
+        let under = svid(vec![leaf, between]).within_its_chain();
+        assert_eq!(under.not_before, now + 5 * second);
+        assert_eq!(under.not_after, now + 600 * second);
+        assert!(!under.counts_at(now + 601 * second));
     }
 }

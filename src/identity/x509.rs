@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use pki_types::CertificateDer;
 use x509_parser::{
+    asn1_rs::Tag,
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
     prelude::FromDer,
@@ -142,16 +143,25 @@ impl Leaf {
     }
 }
 
+/// The tag of a uniformResourceIdentifier (RFC 5280 §4.2.1.6).
+const URI_TAG: Tag = Tag(6);
+
 /// Every URI SAN counts, in every SAN extension, duplicates too.
 pub(super) fn uris<'a>(cert: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, SvidError> {
     let mut uris = Vec::new();
     for extension in cert.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(san) => {
-                uris.extend(san.general_names.iter().filter_map(|name| match name {
-                    GeneralName::URI(uri) => Some(*uri),
-                    _ => None,
-                }));
+                for name in &san.general_names {
+                    match name {
+                        GeneralName::URI(uri) => uris.push(*uri),
+                        // Not ASCII: a URI SAN all the same, and never a SPIFFE ID.
+                        GeneralName::Invalid(URI_TAG, _) => {
+                            return Err(SvidError::Encoding("a URI SAN is not ASCII".into()));
+                        }
+                        _ => {}
+                    }
+                }
             }
             ParsedExtension::ParseError { error } => {
                 return Err(SvidError::Encoding(format!("extension {}: {error}", extension.oid)));

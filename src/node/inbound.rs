@@ -212,7 +212,8 @@ pub(super) fn authorize(
     let verdict = policy::authorize(&rules, &flow);
     conn.facts(|f| {
         f.policy = verdict.policy().map(ToOwned::to_owned);
-        f.dry_run = verdict.dry_run().to_vec();
+        let dry_run = verdict.dry_run();
+        f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into());
     });
     match verdict.allowed() {
         true => Ok(()),

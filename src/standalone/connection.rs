@@ -288,7 +288,10 @@ async fn towards(
             return Err(outcome);
         }
     } else if let Some(found) = &found {
-        conn.facts(|f| f.dst.id.clone_from(&found.id));
+        conn.facts(|f| {
+            f.dst.id.clone_from(&found.id);
+            f.subject = found.shown_subject();
+        });
     }
     Ok(Box::new(far))
 }
@@ -311,9 +314,11 @@ pub(super) async fn admit(
         theirs.id.clone_from(&peer.id);
         ours.id.clone_from(&own);
         f.flow_dst = server.then_some(local);
+        f.subject = peer.shown_subject();
     });
     let flow = flow(service, peer, addr, local);
-    conn.facts(|f| f.dry_run = service.config.access.dry_run(&flow));
+    let dry_run = service.config.access.dry_run(&flow);
+    conn.facts(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
     let policies = service.config.access.policies.as_ref();
     let before = policies.map(|policies| policies.rules());
     match service.config.access.admit(peer, &flow).await {

@@ -1,6 +1,9 @@
 //! What a peer's certificate says, for access rules, PROXY headers and logs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use pki_types::CertificateDer;
 use x509_parser::{
@@ -61,6 +64,14 @@ impl PeerCert {
             found.id = uri.parse().ok();
         }
         Some(found)
+    }
+
+    /// The subject for a record, where there is no SPIFFE ID to name the peer: at most 256
+    /// characters of it.
+    #[must_use]
+    pub fn shown_subject(&self) -> Option<Arc<String>> {
+        let shown = || Arc::new(self.subject.chars().take(256).collect());
+        (self.id.is_none() && !self.subject.is_empty()).then(shown)
     }
 
     /// How a log calls it: the SPIFFE ID, else the subject.

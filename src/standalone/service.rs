@@ -166,7 +166,7 @@ pub struct Service {
     stop: CancellationToken,
     accepting: Tasks,
     conns: Tasks,
-    /// How many loops accept connections, when all is well.
+    /// How many tasks of `accepting` run, when all is well.
     loops: AtomicUsize,
 }
 
@@ -230,6 +230,7 @@ impl Service {
         }
         if let (Some(worker), Some(_)) = (workers.first(), &self.config.hbone) {
             let service = Arc::clone(self);
+            self.loops.fetch_add(1, Relaxed);
             self.accepting.spawn_on(worker, async move {
                 let stop = service.stop.clone();
                 stop.run_until_cancelled(service.held.follow(&service)).await;

@@ -12,6 +12,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// The windows of the moving averages, in ticks: 1, 5 and 15 minutes.
 const WINDOWS: [f64; 3] = [12.0, 60.0, 180.0];
 
+/// The longest time that is told apart, in microseconds: a year.
+const LONGEST: u64 = 365 * 86_400 * 1_000_000;
+
 /// A timer; its memory is bounded, however often it is used.
 pub struct Timer(Mutex<State>);
 
@@ -75,7 +78,8 @@ impl State {
     fn record(&mut self, took: Duration, now: Instant) {
         self.tick(now);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.spread.saturating_record((nanos / 1000).max(1));
+        // It grows to what it is given; a year is the most that it shall.
+        let _ = self.spread.record((nanos / 1000).clamp(1, LONGEST));
         self.min = if self.count == 0 { nanos } else { self.min.min(nanos) };
         self.max = self.max.max(nanos);
         self.count += 1;

@@ -69,3 +69,26 @@ async fn a_server_that_says_nothing_is_given_up() {
     assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
 }
+
+/// Who opens connections and says nothing does not keep others out.
+#[tokio::test]
+async fn nobody_takes_all_connections() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.push(socket.connect(server.addr).await.unwrap());
+    }
+    let mut closed = 0;
+    for socket in held.iter_mut().rev().take(44) {
+        let mut byte = [0];
+        let read = tokio::io::AsyncReadExt::read(socket, &mut byte);
+        let read = tokio::time::timeout(Duration::from_secs(2), read).await;
+        closed += usize::from(!matches!(read, Ok(Ok(1..)) | Err(_)));
+    }
+    assert_eq!(closed, 44, "beyond its share");
+    let web = server.client(&issuer.sign(&claims("shop", "web", "web-1", "n1")));
+    assert!(fetch(&web, &id("ns/shop/sa/web")).await.is_ok());
+}

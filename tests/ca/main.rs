@@ -8,4 +8,5 @@ mod issuer;
 mod raw;
 mod refusals;
 mod server;
+mod trust;
 mod web;

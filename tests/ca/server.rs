@@ -153,6 +153,14 @@ impl CaServer {
         answer
     }
 
+    /// A step of `adit ca` in the CA's directory.
+    pub(crate) fn ca(&self, step: &[&str]) {
+        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+        let done = adit.arg("ca").args(step).arg("--dir").arg(self.file("ca")).output();
+        let done = done.expect("adit runs");
+        assert!(done.status.success(), "{step:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
     /// A join token, made by the command.
     pub(crate) fn join_token(&self, id: &SpiffeId, ttl: &str) -> String {
         let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));

@@ -15,6 +15,7 @@ mod random_bytes;
 mod records;
 #[path = "../support/records_end.rs"]
 mod records_end;
+mod resigned;
 mod revocation;
 mod spiffe_id;
 #[path = "../support/spiffe_ids.rs"]

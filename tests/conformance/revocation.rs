@@ -227,3 +227,22 @@ fn an_authority_that_another_has_revoked_is_no_anchor() {
     assert!(matches!(verdict, Err(SvidError::Untrusted(_))), "{verdict:?}");
     assert_eq!(revoked(judge(&[svid, middle.der.clone()], &[taken_back])), "the intermediate");
 }
+
+/// An old and a new root share a name, and both may have counted from 1.
+#[test]
+fn a_serial_number_of_a_new_root_is_not_the_old_roots_own() {
+    let one = |p: &mut CertificateParams| p.serial_number = Some(SerialNumber::from(1u64));
+    let both = |p: &mut CertificateParams| {
+        p.key_usages.push(Ku::CrlSign);
+        one(p);
+    };
+    let (old, new) = (root_with(both), root_with(|p| p.key_usages.push(Ku::CrlSign)));
+    let (of_old, of_new) = (leaf(&old, |_| ()), leaf(&new, one));
+    let listed = with(bundle("td", &[&old, &new]), &[&crl(&new, &[&of_new])]);
+    assert_eq!(revoked(judge_one(&of_new, std::slice::from_ref(&listed))), "the leaf");
+    assert_eq!(revoked(judge_one(&of_old, &[listed])), "accepted");
+    // The old root's own CRL does take it back.
+    let gone = with(bundle("td", &[&old, &new]), &[&crl(&old, &[&old.der])]);
+    let verdict = judge_one(&of_old, &[gone]);
+    assert!(matches!(verdict, Err(SvidError::Untrusted(_))), "{verdict:?}");
+}

@@ -88,7 +88,7 @@ fn carried() {
         "{{ istiod: {{ address: 'https://127.0.0.1:15012', serverName: ca.test, token: {}, \
          roots: {}, svidLifetime: 10s }} }}",
         lab.file("token").display(),
-        lab.file("ca/root.pem").display()
+        lab.file("ca/bundle.pem").display()
     ));
     lab.launch(&allow(&["web"]));
     // Not ready as long as a pod has no identity, and it says which.

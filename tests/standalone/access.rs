@@ -58,6 +58,16 @@ fn any_of_several_rules_is_enough() {
     admits(&pki, flags, &[&pki.app, &second, &by_unit], &[&nobody]);
 }
 
+/// An owner without SPIFFE IDs sees in the log who was there, and by which rule.
+#[test]
+fn the_record_names_who_has_no_spiffe_id() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-cn legacy");
+    let legacy = pki.ca.leaf("legacy", |_| {});
+    assert_eq!(Caller::new(&pki.ca, Some(&legacy)).says(adit.addr, "hello").unwrap(), "hello");
+    adit.logs("peer.subject=\"CN=legacy\" … policy=\"cn\" … completed");
+}
+
 #[test]
 fn an_organizational_unit_is_compared_exactly() {
     let pki = Pki::new();

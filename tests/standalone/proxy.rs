@@ -45,7 +45,7 @@ fn split(all: &[u8]) -> (v2::Header<'_>, &[u8]) {
     (header, &all[length..])
 }
 
-fn tlv<'a>(header: &'a v2::Header<'_>, kind: u8) -> Option<Vec<u8>> {
+fn tlv(header: &v2::Header<'_>, kind: u8) -> Option<Vec<u8>> {
     header.tlvs().map(Result::unwrap).find(|t| t.kind == kind).map(|t| t.value.to_vec())
 }
 
@@ -149,7 +149,10 @@ fn a_health_check_of_the_balancer_itself_is_itself() {
         pki.server(backend.addr) + "--allow-all --accept-proxy-protocol --proxy-protocol-mode v1",
     );
     let local = v2::Builder::new(v2::Version::Two | v2::Command::Local, 0).build().unwrap();
-    for header in [b"PROXY UNKNOWN\r\n".to_vec(), local] {
+    // Whatever addresses it has: they are to be ignored (§2.2).
+    let mut lies = v2_header("203.0.113.9:4711", "198.51.100.1:443");
+    lies[12] = 0x20;
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), local, lies] {
         let mut socket = dial(adit.addr);
         socket.write_all(&header).unwrap();
         let mut session = Caller::new(&pki.ca, Some(&pki.app)).over(socket).unwrap();

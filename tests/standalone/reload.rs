@@ -57,9 +57,49 @@ fn changed_files_are_noticed_by_themselves() {
     assert!(shows(&pki, &adit, &new));
 }
 
+/// Whoever renews writes one file after the other: between the two, nothing fits together.
+#[test]
+fn a_certificate_waits_for_its_key() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-all");
+    let new = pki.ca.leaf("server", as_server);
+    pki.put("new", &new);
+    std::fs::rename(pki.path("new.crt"), pki.path("server.crt")).unwrap();
+    adit.logs("are not taken … is not that of the certificate");
+    assert!(shows(&pki, &adit, &pki.server));
+    std::fs::rename(pki.path("new.key"), pki.path("server.key")).unwrap();
+    adit.logs("files have changed and were read");
+    assert!(shows(&pki, &adit, &new));
+}
+
+/// As the kubelet mounts secrets: a link to a folder, exchanged as a whole.
+#[test]
+fn files_behind_a_link_that_is_exchanged_are_noticed() {
+    use std::os::unix::fs::symlink;
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let folder = |name: &str, leaf: &Leaf| {
+        std::fs::create_dir(pki.path(name)).unwrap();
+        pki.put(&format!("{name}/tls"), leaf);
+    };
+    folder("first", &pki.server);
+    symlink("first", pki.path("data")).unwrap();
+    let args = pki.server(echo.addr).replace("/server.", "/data/tls.");
+    let adit = Adit::start(args + "--allow-all");
+    let new = pki.ca.leaf("server", as_server);
+    folder("second", &new);
+    symlink("second", pki.path("link")).unwrap();
+    std::fs::rename(pki.path("link"), pki.path("data")).unwrap();
+    adit.logs("files have changed and were read");
+    assert!(shows(&pki, &adit, &new));
+}
+
 #[test]
 fn every_so_often_they_are_read_without_being_told() {
     let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-all --timed-reload 1h");
+    assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
+    assert_eq!(adit.count("reloaded"), 0, "not at once: they have just been read");
+    drop(adit);
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all --timed-reload 100ms");
     eventually("three times", || adit.count("reloaded") >= 3);
     let new = pki.ca.leaf("server", as_server);
@@ -323,6 +363,21 @@ fn drain_under_load_loses_no_byte() {
     adit.signal(Signal::SIGTERM);
     let log = adit.rest_of_log();
     assert_eq!(log.matches("reason=\"completed\"").count(), 6, "{log}");
+}
+
+/// What a shell's `<(command)` is: read once, at start.
+#[test]
+fn a_certificate_may_come_through_a_pipe_at_start() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let mut shell = std::process::Command::new("bash");
+    let args = pki.server(echo.addr).replace(&pki.at("server.key"), "<(cat $KEY)");
+    shell.args(["-c", &format!("exec {} {args} --allow-all", env!("CARGO_BIN_EXE_adit"))]);
+    shell.env("KEY", pki.path("server.key"));
+    let adit = Adit::spawn(shell);
+    assert!(shows(&pki, &adit, &pki.server));
+    adit.signal(Signal::SIGHUP);
+    adit.logs("reload refused");
+    assert!(shows(&pki, &adit, &pki.server));
 }
 
 /// `--cert <(command)` in a shell: what is read at start is gone later, and nobody hangs on it.

@@ -272,6 +272,19 @@ fn one_place_is_enough_for_one_after_the_other() {
     assert_eq!(adit.stop(), 0);
 }
 
+/// Silent ones hold all places: no longer than a handshake may take.
+#[test]
+fn places_taken_by_silent_ones_are_given_back() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let flags = "--allow-cn app --max-concurrent-conns 2 --connect-timeout 500ms";
+    let adit = Adit::start(pki.server(echo.addr) + flags);
+    let silent: Vec<_> = (0..6).map(|_| dial(adit.addr)).collect();
+    let caller = Caller::new(&pki.ca, Some(&pki.app));
+    assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
+    eventually("they are given up", || adit.count("tls_timeout") >= 4);
+    drop(silent);
+}
+
 /// The one who holds the only place is drained; who waits in the queue is not served by a server
 /// that is about to go.
 #[test]

@@ -510,6 +510,21 @@ fn an_application_that_goes_away_in_the_handshake_leaves_nothing_behind() {
 }
 
 #[test]
+fn names_and_ipv6_addresses_are_listened_at() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for listen in ["localhost:0", "[::1]:0"] {
+        if listen.starts_with('[') && std::net::TcpListener::bind("[::1]:0").is_err() {
+            eprintln!("left out: no IPv6 here");
+            continue;
+        }
+        let server = pki.server(echo.addr).replace("127.0.0.1:0", listen);
+        let adit = Adit::start(server + "--allow-all");
+        let said = Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello");
+        assert_eq!(said.unwrap(), "hello", "{listen}");
+    }
+}
+
+#[test]
 fn a_client_that_ends_without_saying_anything_is_an_end_in_order() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all");

@@ -47,7 +47,9 @@ fn what_is_counted_is_told_in_json_and_for_prometheus() {
     ] {
         assert_eq!(value(&all, &format!("tun-nel.{name}")), count, "{name}: {all:#}");
     }
-    assert!(value(&all, "tun-nel.conn.handshake.99-percentile") > 0.0);
+    let handshake = |what: &str| value(&all, &format!("tun-nel.conn.handshake.{what}"));
+    let (slow, min, max) = (handshake("99-percentile"), handshake("min"), handshake("max"));
+    assert!(slow >= min * 0.9 && slow <= max, "{min} {slow} {max}");
     assert_eq!(ask(at, "GET /_metrics").unwrap().1.as_bytes()[0], b'[');
 
     let text = ask(at, "GET /_metrics/prometheus").unwrap().1;

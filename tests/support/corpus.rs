@@ -228,7 +228,7 @@ impl World {
             Purpose::Server => |p| p.extended_key_usages = vec![Eku::ClientAuth],
         };
         let (invalid, many) = ("invalid_svid", "multiple_uri_sans");
-        let cases: [(&str, Change, &'static str, &'static str); 18] = [
+        let cases: [(&str, Change, &'static str, &'static str); 19] = [
             ("no URI", |p| p.subject_alt_names.clear(), invalid, "no URI SAN"),
             (
                 "a DNS name only",
@@ -262,6 +262,16 @@ impl World {
                 |p| p.custom_extensions.push(san_of(&[b"spiffe://cluster.local/b"], false)),
                 many,
                 "2 URI SANs",
+            ),
+            (
+                "two, the second not ASCII",
+                |p| {
+                    p.subject_alt_names.clear();
+                    let both: [&[u8]; 2] = [b"spiffe://cluster.local/ns/shop/sa/web", b"x:\xff"];
+                    p.custom_extensions.push(san_of(&both, false));
+                },
+                invalid,
+                "a URI SAN is not ASCII",
             ),
             (
                 "not spiffe",

@@ -5,7 +5,7 @@ use std::{os::unix::fs::FileTypeExt, path::Path, time::Duration};
 use adit::{
     ca::EmbeddedCa,
     rpc::workload::{
-        JwtsvidRequest, X509BundlesRequest, X509svidRequest,
+        JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
         spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
     },
 };
@@ -76,6 +76,15 @@ fn banned() {
             Client::new(served.channel()).fetch_x509_bundles(request).await.unwrap().into_inner();
         let before = bundles.message().await.unwrap().unwrap().crl;
         assert_eq!(before, first.crl);
+        let of_two = JwtsvidRequest {
+            audience: vec!["db".into()],
+            spiffe_id: "spiffe://example.org/two".into(),
+        };
+        let mut client = Client::new(served.channel());
+        let token = client.fetch_jwtsvid(with_header(of_two, &["true"])).await.unwrap();
+        let svid = token.into_inner().svids.remove(0).svid;
+        let judge = ValidateJwtsvidRequest { audience: "db".into(), svid };
+        client.validate_jwtsvid(with_header(judge.clone(), &["true"])).await.unwrap();
         served.ca(&["ban", "spiffe://example.org/two"]);
         let crl = loop {
             let crl = bundles.message().await.unwrap().unwrap().crl;
@@ -93,12 +102,14 @@ fn banned() {
         assert_eq!((&*last.svids[0].spiffe_id, last.crl), ("spiffe://example.org/one", crl));
         let audience = vec!["db".into()];
         let tokens = JwtsvidRequest { audience: audience.clone(), spiffe_id: String::new() };
-        let mut client = Client::new(served.channel());
         let tokens = client.fetch_jwtsvid(with_header(tokens, &["true"])).await.unwrap();
         assert_eq!(tokens.into_inner().svids.len(), 1);
         let two = JwtsvidRequest { audience, spiffe_id: "spiffe://example.org/two".into() };
         let refused = client.fetch_jwtsvid(with_header(two, &["true"])).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
+        let refused = client.validate_jwtsvid(with_header(judge, &["true"])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "a token of before the ban");
+        assert!(refused.message().contains("is banned"), "{refused}");
         served.ca(&["ban", "spiffe://example.org/one"]);
         let end = loop {
             if let Err(end) = svids.message().await {
@@ -133,6 +144,11 @@ fn reflection_needs_no_header() {
         assert!(services.service.iter().any(|s| s.name == "SpiffeWorkloadAPI"), "{services:?}");
         let second = told.message().await.unwrap().unwrap().message_response;
         assert!(matches!(second, Some(MessageResponse::FileDescriptorResponse(_))), "{second:?}");
+        // Without the header, so anybody may ask; but not for megabytes.
+        let long = ask(MessageRequest::FileContainingSymbol("x".repeat(1 << 20)));
+        let asked = futures_util::stream::iter([long]);
+        let told = client.server_reflection_info(asked).await.unwrap().into_inner().message().await;
+        assert!(matches!(told, Ok(None)), "it was read: {told:?}");
     });
 }
 

@@ -14,7 +14,7 @@ use adit::{
 use super::{
     harness::Test,
     served::Served,
-    wrong::{Hangs, Wrong, serve},
+    wrong::{Hangs, Shouts, Wrong, serve},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_caller_without_identity_is_told_so", a_caller_without_identity_is_told_so),
     ("each_fault_of_a_wrong_server_is_named", each_fault_of_a_wrong_server_is_named),
     ("a_server_that_hangs_is_left_soon", a_server_that_hangs_is_left_soon),
+    ("nothing_that_a_server_says_steers_a_terminal", shouts),
     ("an_address_that_is_none_is_a_finding", an_address_that_is_none_is_a_finding),
     ("files_are_judged_by_what_they_hold", files_are_judged_by_what_they_hold),
 ];
@@ -117,6 +118,28 @@ fn a_server_that_hangs_is_left_soon() {
     assert!(named(&report, Verdict::Fail).contains(&"FetchX509SVID begins"), "{report:#?}");
     let last = report.findings.iter().rfind(|f| f.verdict == Verdict::Fail).unwrap();
     assert!(last.found.contains("not asked any more"), "{last:?}");
+}
+
+/// What is said is bounded, and without control characters, in each form.
+fn shouts() {
+    let server = serve(Shouts);
+    let address = server.address();
+    let fetch = ["svid", "fetch", "jwt", "--audience", "db", "--socket", &address];
+    let validate = ["svid", "validate", "jwt", "--audience", "db", "a", "--socket", &address];
+    let check = ["workload-api", "check", "--watch", "10ms", "--socket", &address];
+    for args in [&fetch[..], &validate, &check] {
+        for output in ["text", "json"] {
+            let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
+                .args(args)
+                .args(["--output", output])
+                .output()
+                .unwrap();
+            let said = String::from_utf8([adit.stdout, adit.stderr].concat()).unwrap();
+            let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(said.contains("owned") && !said.contains(steers), "{args:?}: {said:?}");
+            assert!(said.len() < 200_000, "{args:?}: {} bytes", said.len());
+        }
+    }
 }
 
 fn an_address_that_is_none_is_a_finding() {

@@ -8,12 +8,14 @@ use std::{
 };
 
 use adit::ca::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi};
+use adit::identity::{BundleSet, JwtSigner, PrivateKey, TrustBundle};
 use adit::rpc::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse,
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
+use rcgen::KeyPair;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::{
     Stream,
@@ -30,18 +32,26 @@ use super::{
 pub(crate) const TESTS: &[Test] = &[
     ("what_is_taken_back_for_a_moment_stays_in_use", for_a_moment),
     ("what_is_taken_back_for_good_is_dropped", for_good),
+    ("what_is_denied_is_dropped_though_the_next_stream_says_nothing_of_use", says_nothing),
+    ("a_key_set_that_is_left_out_is_trusted_no_more", left_out),
+    ("a_key_set_that_comes_while_svids_settle_is_not_missed", settling),
 ];
 
 type Answer = Result<X509svidResponse, Status>;
+type KeySets = Result<JwtBundlesResponse, Status>;
 
-/// Each call that fetches X.509-SVIDs gets the next stream; without one it is denied.
+/// Each call that fetches X.509-SVIDs gets the next stream; without one it is denied. The first
+/// that fetches JWT bundles gets the only stream of them.
 #[derive(Clone, Default)]
-struct Script(Arc<Mutex<VecDeque<UnboundedReceiver<Answer>>>>);
+struct Script {
+    x509: Arc<Mutex<VecDeque<UnboundedReceiver<Answer>>>>,
+    jwt: Arc<Mutex<Option<UnboundedReceiver<KeySets>>>>,
+}
 
 impl Script {
     fn next_call(&self) -> UnboundedSender<Answer> {
         let (say, said) = unbounded_channel();
-        self.0.lock().unwrap().push_back(said);
+        self.x509.lock().unwrap().push_back(said);
         say
     }
 }
@@ -52,13 +62,13 @@ type Other<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 impl SpiffeWorkloadApi for Script {
     type FetchX509SVIDStream = UnboundedReceiverStream<Answer>;
     type FetchX509BundlesStream = Other<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Other<JwtBundlesResponse>;
+    type FetchJWTBundlesStream = UnboundedReceiverStream<KeySets>;
 
     async fn fetch_x509svid(
         &self,
         _: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let said = self.0.lock().unwrap().pop_front();
+        let said = self.x509.lock().unwrap().pop_front();
         let said = said.ok_or_else(|| Status::permission_denied("no identity issued"))?;
         Ok(Response::new(said.into()))
     }
@@ -81,7 +91,8 @@ impl SpiffeWorkloadApi for Script {
         &self,
         _: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
+        let said = self.jwt.lock().unwrap().take();
+        Ok(Response::new(said.ok_or_else(|| Status::unimplemented(""))?.into()))
     }
 
     async fn validate_jwtsvid(
@@ -96,6 +107,7 @@ impl SpiffeWorkloadApi for Script {
 struct Scene {
     source: WorkloadApi,
     script: Script,
+    keys: UnboundedSender<KeySets>,
     both: X509svidResponse,
     one: Wanted,
     two: Wanted,
@@ -109,6 +121,8 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("scripted.sock");
         let script = Script::default();
+        let (keys, said) = unbounded_channel();
+        *script.jwt.lock().unwrap() = Some(said);
         let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(&socket).unwrap());
         let service = SpiffeWorkloadApiServer::new(script.clone());
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(listener));
@@ -117,13 +131,35 @@ impl Scene {
             uid: format!("shop/{name}").into(),
             id: format!("spiffe://example.org/{name}").parse().unwrap(),
         };
-        Self { source, script, both, one: wanted("one"), two: wanted("two"), _dir: dir }
+        Self { source, script, keys, both, one: wanted("one"), two: wanted("two"), _dir: dir }
     }
 
     fn only_one(&self) -> X509svidResponse {
         let mut answer = self.both.clone();
         answer.svids.retain(|svid| svid.spiffe_id.ends_with("/one"));
         answer
+    }
+
+    /// The trust domain has one key, or is left out.
+    fn says_keys(&self, there: bool) {
+        let key =
+            JwtSigner::new(&PrivateKey::from_pkcs8(KeyPair::generate().unwrap().serialize_der()));
+        let mut bundle = TrustBundle::new("example.org".parse().unwrap(), Vec::new());
+        bundle.jwt_authorities = vec![key.unwrap().authority()];
+        let set = ("spiffe://example.org".to_owned(), bundle.to_jwks().to_string().into_bytes());
+        let bundles = there.then_some(set).into_iter().collect();
+        self.keys.send(Ok(JwtBundlesResponse { bundles })).unwrap();
+    }
+
+    /// Waits until the bundle has so many keys for tokens.
+    async fn trusts_keys(&self, expected: usize) {
+        let mut bundles = self.source.bundles();
+        let own = "example.org".parse().unwrap();
+        let have = |set: &Arc<BundleSet>| {
+            set.get(&own).map_or(0, |bundle| bundle.jwt_authorities.len()) == expected
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(5), bundles.wait_for(have)).await;
+        waited.unwrap_or_else(|_| panic!("never {expected} keys")).unwrap();
     }
 
     async fn has(&self, wanted: &Wanted) -> Result<(), SourceError> {
@@ -178,5 +214,58 @@ fn for_good() {
         scene.source.changed(&scene.one).await;
         let gone = scene.has(&scene.one).await.unwrap_err();
         assert!(matches!(gone, SourceError::Withdrawn { .. }), "{gone}");
+    });
+}
+
+fn says_nothing() {
+    block(async {
+        for junk in [false, true] {
+            let scene = Scene::set().await;
+            let first = scene.script.next_call();
+            first.send(Ok(scene.both.clone())).unwrap();
+            scene.has_both().await;
+            // A stream that begins, and gives nothing.
+            let second = scene.script.next_call();
+            if junk {
+                second.send(Ok(X509svidResponse::default())).unwrap();
+            }
+            first.send(Err(Status::permission_denied("no identity issued"))).unwrap();
+            let dropped = async {
+                while !matches!(scene.has(&scene.one).await, Err(SourceError::Withdrawn { .. })) {
+                    scene.source.changed(&scene.one).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), dropped).await.expect("dropped");
+            second.send(Ok(scene.both.clone())).unwrap();
+            scene.has_both().await;
+        }
+    });
+}
+
+/// Workload API §4.4: what the whole state leaves out is redacted.
+fn left_out() {
+    block(async {
+        let scene = Scene::set().await;
+        let first = scene.script.next_call();
+        first.send(Ok(scene.both.clone())).unwrap();
+        scene.has_both().await;
+        scene.says_keys(true);
+        scene.trusts_keys(1).await;
+        scene.says_keys(false);
+        scene.trusts_keys(0).await;
+    });
+}
+
+fn settling() {
+    block(async {
+        let scene = Scene::set().await;
+        let first = scene.script.next_call();
+        first.send(Ok(scene.both.clone())).unwrap();
+        scene.has_both().await;
+        first.send(Ok(scene.only_one())).unwrap();
+        // Now it waits whether the other comes again.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        scene.says_keys(true);
+        scene.trusts_keys(1).await;
     });
 }

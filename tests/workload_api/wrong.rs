@@ -246,3 +246,61 @@ impl SpiffeWorkloadApi for Hangs {
         std::future::pending().await
     }
 }
+
+/// Gives very many empty SVIDs, and says the rest in words that steer terminals.
+pub(crate) struct Shouts;
+
+pub(crate) const SHOUT: &str = "\u{1b}[2J\u{9b}31m\r\u{202e}owned\u{7}";
+
+fn shout<T>() -> Result<T, Status> {
+    Err(Status::internal(SHOUT))
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Shouts {
+    type FetchX509SVIDStream = Feed<X509svidResponse>;
+    type FetchX509BundlesStream = Feed<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Feed<JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<X509svidRequest>,
+    ) -> Result<Response<Feed<X509svidResponse>>, Status> {
+        let (svids, key) = (vec![X509svid::default(); 100_000], SHOUT.to_owned());
+        let federated_bundles = HashMap::from([(key, Vec::new())]);
+        Ok(Response::new(once(X509svidResponse { svids, federated_bundles, ..Default::default() })))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<X509BundlesRequest>,
+    ) -> Result<Response<Feed<X509BundlesResponse>>, Status> {
+        Ok(Response::new(once(X509BundlesResponse::default())))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Feed<JwtBundlesResponse>>, Status> {
+        shout()
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        _: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        let svids = vec![Jwtsvid {
+            spiffe_id: "spiffe://td/a".into(),
+            svid: "a".into(),
+            hint: SHOUT.into(),
+        }];
+        Ok(Response::new(JwtsvidResponse { svids }))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        _: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        shout()
+    }
+}

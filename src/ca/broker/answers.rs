@@ -118,7 +118,7 @@ fn common(pods: &BTreeMap<Arc<str>, Pod>, counts: impl Fn(&Answer) -> bool) -> O
     let mut with_jwt: Vec<BundleSet> = Vec::new();
     let mut add_jwt = |answer: &Answer, pod: &Pod| {
         let sets = pod.jwt.as_ref();
-        with_jwt.extend(sets.map(|sets| with_jwt_authorities(answer.bundles.clone(), sets)));
+        with_jwt.extend(sets.map(|sets| with_jwt_authorities(&answer.bundles, sets)));
     };
     add_jwt(first, pod);
     for (answer, pod) in all {

@@ -6,11 +6,15 @@ use std::{sync::Arc, time::SystemTime};
 use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams};
 use time::{Duration, OffsetDateTime};
-use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer,
+    revocation_list::CertificateRevocationList,
+};
 
 use super::{
     error::CaError,
-    signer::Signer,
+    published,
+    signer::{Signer, read_certificate},
     state::State,
     store::{Lock, Store},
 };
@@ -69,9 +73,34 @@ pub(super) fn write(
             }
         }
     }
+    for crl in last_ones(store, state, signers) {
+        pem.push_str(&published::armour("X509 CRL", &crl));
+    }
     store.write_atomically(DER, &der, 0o644)?;
     // Last, as its first line says that all is there.
     store.write_atomically(PEM, pem.as_bytes(), 0o644)
+}
+
+/// The last CRLs of authorities that are trusted and cannot sign another, as their keys are away:
+/// what they revoked stays revoked.
+fn last_ones(
+    store: &Store,
+    state: &State,
+    signers: &[Arc<Signer>],
+) -> Vec<CertificateRevocationListDer<'static>> {
+    let unable = state.x509.iter().filter(|a| signers.iter().all(|s| *s.id != *a.id));
+    let unable: Vec<_> = unable
+        .filter_map(|a| read_certificate(&store.path(a.certificate.as_ref()?)).ok())
+        .collect();
+    let by = |crl: &CertificateRevocationListDer<'_>, authority: &CertificateDer<'_>| {
+        let crl = CertificateRevocationList::from_der(crl);
+        let authority = X509Certificate::from_der(authority);
+        let (Ok((_, crl)), Ok((_, authority))) = (crl, authority) else { return false };
+        crl.issuer().as_raw() == authority.subject().as_raw()
+    };
+    let mut all = read(store);
+    all.retain(|crl| unable.iter().any(|authority| by(crl, authority)));
+    all
 }
 
 fn sign(state: &State, signer: &Signer) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {

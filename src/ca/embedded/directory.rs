@@ -22,6 +22,9 @@ use crate::identity::{SpiffeId, TrustDomain};
 
 /// More bans than this are a policy, not an emergency.
 const MOST_BANS: usize = 10_000;
+/// More revoked serial numbers than this make a CRL that every peer would have to read at each
+/// change; whoever asks for an SVID a hundred times a second must not get that far.
+const MOST_REVOKED: usize = 50_000;
 
 /// The directory of an embedded CA, for whoever takes the steps of its authorities' lives.
 #[derive(Debug)]
@@ -209,16 +212,23 @@ impl CaDirectory {
             }
             state.banned.insert(id.to_string());
             let before = state.revoked.len();
+            // Those that were revoked before keep their date.
+            let known = state.revoked.iter().map(|r| (r.issuer.clone(), r.serial.clone()));
+            let mut known: BTreeSet<_> = known.collect();
+            let mut left = MOST_REVOKED.saturating_sub(before);
             issued::each(&self.store, now, |svid| {
-                if svid.id == id.as_str() {
-                    let (issuer, serial, not_after) = (svid.issuer, svid.serial, svid.not_after);
-                    // Those that were revoked before keep their date.
-                    let same = |r: &Revoked| r.serial == serial && r.issuer == issuer;
-                    if !state.revoked.iter().any(same) {
-                        state.revoked.insert(Revoked { issuer, serial, not_after, at: now });
-                    }
+                if svid.id != id.as_str() || left == 0 {
+                    return;
+                }
+                let (issuer, serial, not_after) = (svid.issuer, svid.serial, svid.not_after);
+                if known.insert((issuer.clone(), serial.clone())) {
+                    state.revoked.insert(Revoked { issuer, serial, not_after, at: now });
+                    left -= 1;
                 }
             })?;
+            if left == 0 {
+                tracing::warn!(target: "ca", identity = %id, revoked = MOST_REVOKED, "no more serial numbers fit into the CRL: the ban holds, but peers that know only the CRL believe its other SVIDs until they expire");
+            }
             Ok(state.revoked.len() - before)
         })
     }

@@ -9,12 +9,17 @@ use super::{
     directory::prepare,
     error::CaError,
     plan::{self, Due},
+    published,
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
     state::{Kind, State, Status},
     store::{Lock, STATE, Store},
     upstream::{Found, Upstream},
 };
 use crate::identity::TrustDomain;
+
+/// How long a revoked serial number outlives its certificate: it must be on a CRL that is issued
+/// after that (RFC 5280 §3.3), and a clock that was set forward by mistake must not free it.
+const REVOKED_AFTER: u64 = 86_400;
 
 /// What signs X.509-SVIDs.
 #[derive(Clone, Copy)]
@@ -124,12 +129,13 @@ fn write_with(
     found: Option<&Found>,
 ) -> Result<(), CaError> {
     let now = seconds(SystemTime::now());
-    state.revoked.retain(|r| r.not_after > now);
+    state.revoked.retain(|r| r.not_after.saturating_add(REVOKED_AFTER) > now);
     let ids = |s: &State| s.x509.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
     let differs = before.revoked != state.revoked
         || ids(before) != ids(&state)
         || before.upstream != state.upstream;
-    // Without the intermediate its CRL cannot be signed: a running process will, within a second.
+    // Without the intermediate its CRL cannot be signed, nor its root published: a running process
+    // will, within a second.
     let can_sign = state.upstream.is_none() || found.is_some();
     if differs || (can_sign && crl::aged(store)) {
         state.crl_number += 1;
@@ -140,6 +146,14 @@ fn write_with(
     if can_sign && !crl::current(store, state.crl_number) {
         let signers = signers(store, trust_domain, &state, found.map(|f| Arc::clone(&f.signer)));
         crl::write(store, lock, &state, &signers)?;
+    }
+    let roots = found.map_or(&[][..], |f| &f.roots);
+    // With a certificate missing the file stays as it is: whoever loads the authorities says so.
+    if can_sign
+        && let Ok(authorities) = published::authorities(store, &state, roots)
+        && !published::current(store, &authorities)
+    {
+        published::write(store, lock, &authorities)?;
     }
     store.sweep(lock, &state);
     Ok(())

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use super::{
     REFRESH_HINT, crl,
     error::CaError,
-    signer::{JwtKey, Signer, load_jwt, load_x509, read_certificate},
+    published,
+    signer::{JwtKey, Signer, load_jwt, load_x509},
     state::{Kind, State, Status},
     store::{STATE, Stamp, Store, stamp},
     upstream::{Found, Upstream},
@@ -21,8 +22,8 @@ pub(super) struct Loaded {
     pub(super) jwt: JwtKey,
     pub(super) bundle: TrustBundle,
     pub(super) banned: Arc<BTreeSet<SpiffeId>>,
-    /// Whether the CRLs are not those of the state.
-    pub(super) crl_behind: bool,
+    /// Whether `bundle.pem` or the CRLs are not those of the state.
+    pub(super) files_behind: bool,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
 }
 
@@ -48,23 +49,17 @@ impl Loaded {
             Some(Ok(found)) => Some(found),
             None => None,
         };
-        let (signer, mut authorities) = match &found {
-            Some(found) => (Arc::clone(&found.signer), found.roots.clone()),
+        let signer = match &found {
+            Some(found) => Arc::clone(&found.signer),
             None => {
                 let active = state.with(Kind::X509, Status::Active);
                 let active = active.ok_or_else(|| missing("has no active X.509 authority"))?;
-                let signer = load_x509(store, active, trust_domain)?;
-                let root = signer.certificate.clone();
-                (Arc::new(signer), vec![root])
+                Arc::new(load_x509(store, active, trust_domain)?)
             }
         };
-        for authority in state.x509.iter().filter(|a| *a.id != *signer.id) {
-            let Some(name) = &authority.certificate else { continue };
-            let certificate = read_certificate(&store.path(name))?;
-            if !authorities.contains(&certificate) {
-                authorities.push(certificate);
-            }
-        }
+        let roots = found.as_ref().map_or(&[][..], |found| &found.roots);
+        let authorities = published::authorities(store, &state, roots)?;
+        let mut files_behind = !published::current(store, &authorities);
         let active = state.with(Kind::Jwt, Status::Active);
         let active = active.ok_or_else(|| missing("has no active JWT authority"))?;
         let jwt = load_jwt(store, active)?;
@@ -75,9 +70,9 @@ impl Loaded {
         bundle.refresh_hint = Some(REFRESH_HINT);
         let banned = state.banned.iter().map(|id| id.parse()).collect::<Result<_, _>>();
         let banned = banned.map_err(|e| missing(&format!("bans what is no SPIFFE ID: {e}")))?;
-        let crl_behind = !crl::current(store, state.crl_number);
+        files_behind |= !crl::current(store, state.crl_number);
         let banned = Arc::new(banned);
-        Ok(Self { state, signer, found, jwt, bundle, banned, crl_behind, stamps })
+        Ok(Self { state, signer, found, jwt, bundle, banned, files_behind, stamps })
     }
 
     /// Whether the files are still those that were read.
@@ -98,7 +93,7 @@ fn jwt_authorities(
 }
 
 fn stamps(store: &Store, upstream: Option<&Upstream>) -> Vec<(PathBuf, Option<Stamp>)> {
-    let own = [store.path(STATE), store.path(crl::FILE)];
+    let own = [STATE, crl::FILE, published::FILE].map(|name| store.path(name));
     let theirs = upstream.into_iter().flat_map(|u| u.files().map(Clone::clone));
     own.into_iter().chain(theirs).map(|path| (path.clone(), stamp(&path).ok())).collect()
 }

@@ -47,15 +47,19 @@ pub(super) struct Signer {
 impl Signer {
     /// The key in memory would go on signing after an operator withdrew it: it must not.
     pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
-        let path = &self.key_path;
-        let now = stamp(path).map_err(|e| {
-            CaError::io(path, &e, "is gone; put it back, or restart adit for a new root")
-        })?;
-        if now != self.key_stamp {
-            return Err(CaError::file(path, self.if_changed));
-        }
-        Ok(())
+        let if_gone = "is gone; put it back, or restart adit for a new root";
+        check_unchanged(&self.key_path, &self.key_stamp, if_gone, self.if_changed)
     }
+}
+
+fn check_unchanged(
+    path: &Path,
+    read: &Stamp,
+    if_gone: &'static str,
+    if_changed: &'static str,
+) -> Result<(), CaError> {
+    let now = stamp(path).map_err(|e| CaError::io(path, &e, if_gone))?;
+    if now == *read { Ok(()) } else { Err(CaError::file(path, if_changed)) }
 }
 
 /// A JWT authority that can sign.
@@ -63,6 +67,17 @@ pub(super) struct JwtKey {
     pub(super) authority: JwtAuthority,
     pub(super) key: PrivateKey,
     pub(super) not_after: SystemTime,
+    key_path: PathBuf,
+    key_stamp: Stamp,
+}
+
+impl JwtKey {
+    /// As [`Signer::check_key_is_still_there`].
+    pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
+        let if_gone = "is gone; put it back, or revoke its authority once it has a successor";
+        let if_changed = "changed since adit started; restart adit to use it";
+        check_unchanged(&self.key_path, &self.key_stamp, if_gone, if_changed)
+    }
 }
 
 /// Reads a local X.509 authority.
@@ -93,7 +108,7 @@ pub(super) fn load_x509(
 /// Reads a JWT authority.
 pub(super) fn load_jwt(store: &Store, authority: &Authority) -> Result<JwtKey, CaError> {
     let path = store.path(&authority.key);
-    let (key, _) = read_key(&path)?;
+    let (key, key_stamp) = read_key(&path)?;
     let public_key = key.subject_public_key_info();
     if key_id(&key) != authority.id {
         return Err(CaError::file(
@@ -108,6 +123,8 @@ pub(super) fn load_jwt(store: &Store, authority: &Authority) -> Result<JwtKey, C
         },
         key: PrivateKey::from_pkcs8(key.serialize_der()),
         not_after: at(authority.not_after),
+        key_path: path,
+        key_stamp,
     })
 }
 

@@ -54,7 +54,7 @@ pub struct Authority {
     pub since: u64,
 }
 
-/// A revoked X.509-SVID, kept until it expires.
+/// A revoked X.509-SVID, kept until a day after it expired.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Revoked {

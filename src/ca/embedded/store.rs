@@ -121,6 +121,11 @@ impl Store {
     /// The state from now on. Needs the exclusive lock.
     pub(super) fn write(&self, _lock: &Lock, state: &State) -> Result<(), CaError> {
         let text = serde_json::to_vec_pretty(state).map_err(|e| CaError::Sign(e.to_string()))?;
+        if text.len() as u64 >= LARGEST {
+            // It could not be read again.
+            let why = "would be larger than 16 MiB and is left as it was: lift some bans";
+            return Err(CaError::file(self.path(STATE), why));
+        }
         self.write_atomically(STATE, &text, 0o644)
     }
 

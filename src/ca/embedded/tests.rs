@@ -91,3 +91,20 @@ fn it_issues_only_workloads_of_its_own_trust_domain_and_only_with_its_key() {
     fs::rename(dir.path().join("away"), dir.path().join(KEY)).unwrap();
     assert!(ca.issue(&id).is_ok());
 }
+
+#[test]
+fn a_jwt_key_that_was_taken_away_signs_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = open(dir.path()).unwrap();
+    let id = "spiffe://cluster.local/ns/a/sa/b".parse().unwrap();
+    let sign = || ca.sign_jwt(&id, &["bank".to_owned()]);
+    sign().unwrap();
+    let jwt = CaDirectory::open(dir.path()).unwrap().show().unwrap().jwt.swap_remove(0);
+    let (key, away) = (dir.path().join(&jwt.key), dir.path().join("away"));
+    fs::rename(&key, &away).unwrap();
+    assert!(sign().unwrap_err().to_string().contains("is gone"));
+    fs::rename(&away, &key).unwrap();
+    sign().unwrap();
+    fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    assert!(sign().unwrap_err().to_string().contains("changed"));
+}

@@ -1,7 +1,10 @@
 //! An intermediate from files, whose root the operator keeps elsewhere. The files are taken only
 //! if they verify together: a probe that the intermediate signs must lead to the bundle.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use pki_types::{CertificateDer, UnixTime, pem::PemObject};
@@ -47,6 +50,12 @@ impl Upstream {
     /// The files whose change is looked for.
     pub(super) fn files(&self) -> [&PathBuf; 3] {
         [&self.certificate, &self.private_key, &self.bundle]
+    }
+
+    /// Which of them is at `path`.
+    pub(super) fn file_at(&self, path: &Path) -> Option<&PathBuf> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        self.files().into_iter().find(|file| real(file) == real(path))
     }
 
     pub(super) fn load(&self, trust_domain: &TrustDomain) -> Result<Found, CaError> {

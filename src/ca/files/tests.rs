@@ -165,3 +165,23 @@ async fn a_thousand_rewrites_leave_a_good_set() {
         async { while folder.next().await.map(|svid| svid.serial).ok().as_ref() != Some(&last) {} };
     timeout(Duration::from_secs(20), settled).await.expect("the last set is taken");
 }
+
+#[tokio::test]
+async fn files_that_somebody_touches_all_the_time_are_taken_all_the_same() {
+    let by = authority();
+    let folder = Folder::new(&by);
+    let first = folder.fetch().await.unwrap();
+    let (certificate, key) = svid(&by, WEB, HOUR);
+    put(&folder.path("tls.key"), &key);
+    put(&folder.path("tls.crt"), &certificate);
+    let touch = async {
+        loop {
+            put(&folder.path("ca.crt"), &by.pem);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = touch => {}
+        taken = folder.next() => assert_ne!(taken.unwrap().serial, first.serial),
+    }
+}

@@ -1,5 +1,5 @@
-//! Looks at the files now and then. They are read once they have stopped changing, and taken if
-//! nothing changed while they were read.
+//! Looks at the files now and then. They are read once they have stopped changing, or have not for
+//! long, and taken if nothing changed while they were read.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -12,6 +12,9 @@ use super::{super::pushed::Pushed, FilesConfig, read};
 use crate::identity::TrustDomain;
 
 const EVERY: Duration = Duration::from_millis(250);
+/// How long they may keep changing before they are judged all the same, and what is wrong is put
+/// down to that.
+const RESTLESS: Duration = Duration::from_secs(5);
 /// How often files that were refused are judged again though nobody touched them.
 const ANEW: Duration = Duration::from_secs(30);
 
@@ -28,15 +31,18 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
     let look = || config.paths().into_iter().map(|path| stamp(path)).collect::<Vec<_>>();
     let (mut taken, mut before) = (None, look());
     let (mut again, mut said) = (None::<Instant>, String::new());
-    let mut first = true;
+    let (mut first, mut calm) = (true, Instant::now());
     loop {
         if !std::mem::take(&mut first) {
             tokio::time::sleep(EVERY).await;
         }
         let now = look();
         let settled = std::mem::replace(&mut before, now.clone()) == now;
+        if settled {
+            calm = Instant::now();
+        }
         let due = again.is_some_and(|at| Instant::now() >= at);
-        if !settled || (taken.as_ref() == Some(&now) && !due) {
+        if (!settled && calm.elapsed() < RESTLESS) || (taken.as_ref() == Some(&now) && !due) {
             continue;
         }
         // A keystore's key derivation may take a second: not on the control thread.
@@ -46,6 +52,10 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
         let read = read.unwrap_or_else(|e| Err(format!("reading them failed: {e}")));
         if look() != now {
             continue; // written while it was read
+        }
+        calm = Instant::now();
+        if !settled && read.is_err() {
+            continue;
         }
         taken = Some(now);
         match read {

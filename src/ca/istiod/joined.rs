@@ -49,8 +49,37 @@ impl Joined {
         all.insert(Arc::clone(&wanted.uid), held);
     }
 
+    /// The workload has left: so does its key.
+    pub(super) fn gone(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
     /// It is not taken any more: the token counts again.
     pub(super) fn forget(&self, wanted: &Wanted) {
         self.lock().remove(&wanted.uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ca::EmbeddedCa;
+
+    #[test]
+    fn the_key_of_a_workload_that_has_left_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain = "td".parse().unwrap();
+        let ca = EmbeddedCa::open(dir.path(), &domain, Duration::from_secs(60)).unwrap();
+        let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
+        let wanted = Wanted { uid: "a".into(), id: id.clone() };
+        let joined = Joined::default();
+        joined.keep(&wanted, &ca.issue(&id).unwrap());
+        assert!(joined.of(&wanted).is_some());
+        joined.gone("b");
+        assert!(joined.of(&wanted).is_some());
+        joined.gone("a");
+        assert!(joined.of(&wanted).is_none());
     }
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod joined;
+mod news;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
     joined: joined::Joined,
+    news: news::News,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
 }
@@ -97,6 +99,7 @@ impl Istiod {
             config,
             queue: queue::Queue::default(),
             joined: Default::default(),
+            news: news::News::new(),
             channel,
             bundles,
         }
@@ -287,11 +290,26 @@ impl Source for Istiod {
         wanted: &'a Wanted,
         urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
-        self.ask(wanted, urgency).boxed()
+        let asked = self.ask(wanted, urgency);
+        asked
+            .inspect(|answer| match answer {
+                Ok(_) => self.news.heard(&wanted.uid),
+                Err(_) => self.news.no_more(&wanted.uid),
+            })
+            .boxed()
     }
 
     fn urge(&self, uid: &str) {
         self.queue.urge(uid);
+    }
+
+    fn forget(&self, uid: &str) {
+        self.joined.gone(uid);
+        self.news.no_more(uid);
+    }
+
+    fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
+        self.news.overdue(&wanted.uid).boxed()
     }
 }
 

@@ -42,7 +42,7 @@ async fn a_set_is_given_once_and_a_failure_leaves_it_where_it_is() {
     assert!(matches!(still, Err(SourceError::Withdrawn { .. })), "who comes late hears of it too");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_identity_has_one_workload_until_that_is_gone() {
     let pushed = Pushed::new("files in /x".into());
     pushed.publish(vec![svid("1")], BundleSet::default());
@@ -50,8 +50,13 @@ async fn an_identity_has_one_workload_until_that_is_gone() {
     assert!(pushed.fetch(&wanted("shop/web-1", id)).await.is_ok());
     let second = pushed.fetch(&wanted("shop/web-2", id)).await.unwrap_err().to_string();
     assert!(second.contains("workload shop/web-1 has its key already"), "{second}");
+    let second = wanted("shop/web-2", id);
+    let hour = Duration::from_secs(3600);
+    assert!(timeout(hour, pushed.changed(&second)).await.is_err(), "no news");
     pushed.forget("shop/web-1");
-    assert!(pushed.fetch(&wanted("shop/web-2", id)).await.is_ok());
+    timeout(hour, pushed.changed(&second)).await.expect("free again");
+    assert!(pushed.fetch(&second).await.is_ok());
+    assert!(timeout(hour, pushed.changed(&second)).await.is_err(), "no news");
     let other = pushed.fetch(&wanted("shop/db", "spiffe://td/ns/shop/sa/db")).await;
     let other = other.unwrap_err().to_string();
     assert!(other.contains("it has spiffe://td/ns/shop/sa/web only"), "{other}");

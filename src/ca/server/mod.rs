@@ -13,6 +13,7 @@ mod rate;
 mod refusal;
 mod review;
 mod service;
+mod shares;
 mod tls;
 mod token;
 
@@ -166,8 +167,8 @@ pub async fn serve(
     Ok(addr)
 }
 
-/// Its own certificate is made anew long before it expires, and when the clock was set: by the
-/// new time it may not be valid.
+/// Its own certificate is made anew when it is due, and when the clock was set: by the new time it
+/// may not be valid.
 async fn renew(
     own: Arc<tls::OwnCert>,
     ca: Arc<EmbeddedCa>,
@@ -176,12 +177,12 @@ async fn renew(
 ) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(tls::OWN / 2) => {}
+            () = own.due(&ca) => {}
             () = clock_set(&mut clock) => {}
         }
         while let Err(error) = own.renew(&ca, &names) {
-            tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 60 s");
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 10 s");
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, RwLock},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -30,7 +30,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
-use super::{Metrics, Refusal};
+use super::{
+    Metrics, Refusal,
+    shares::{Share, Shares},
+};
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
     identity::{Purpose, verify_svid},
@@ -41,8 +44,11 @@ use crate::{
 const CONNECTIONS: usize = 2048;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long its own certificate is valid; it is made anew at half of it.
-pub(super) const OWN: Duration = Duration::from_secs(24 * 3600);
+/// How long its own certificate is valid, unless its authority ends before; it is made anew at
+/// half of it.
+const OWN: Duration = Duration::from_secs(24 * 3600);
+/// How soon after another at least.
+const SOONEST: Duration = Duration::from_secs(10);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -58,6 +64,7 @@ pub(super) struct Conn {
     tls: TlsStream<TcpStream>,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl Connected for Conn {
@@ -98,7 +105,16 @@ impl AsyncWrite for Conn {
 
 /// The server's own certificate, which can be replaced.
 #[derive(Debug)]
-pub(super) struct OwnCert(RwLock<Arc<CertifiedKey>>);
+pub(super) struct OwnCert(RwLock<Own>);
+
+/// One version of it.
+#[derive(Clone, Debug)]
+struct Own {
+    key: Arc<CertifiedKey>,
+    /// The authority that signed it.
+    under: Arc<str>,
+    not_after: SystemTime,
+}
 
 impl OwnCert {
     /// Has the CA make one for `names`.
@@ -112,21 +128,38 @@ impl OwnCert {
         *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
         Ok(())
     }
+
+    fn now(&self) -> Own {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Waits until another should be made: half of its life is over, or its authority is about to
+    /// be believed no more. Until then it stays, for clients that know that authority only.
+    /// Cancel safe.
+    pub(super) async fn due(&self, ca: &EmbeddedCa) {
+        let own = self.now();
+        let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::select! {
+            () = tokio::time::sleep((left / 2).max(SOONEST)) => {}
+            () = ca.leaves(&own.under) => {}
+        }
+    }
 }
 
 impl ResolvesServerCert for OwnCert {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)))
+        Some(self.now().key)
     }
 }
 
-fn certified(ca: &EmbeddedCa, names: &[String]) -> Result<Arc<CertifiedKey>, CaError> {
+fn certified(ca: &EmbeddedCa, names: &[String]) -> Result<Own, CaError> {
     let key = KeyPair::generate().map_err(|e| CaError::Sign(e.to_string()))?;
-    let chain = ca.certify_names(names, &key, OWN)?;
+    let named = ca.certify_names(names, &key, OWN)?;
     let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let key =
         aws_lc_rs::sign::any_supported_type(&der).map_err(|e| CaError::Sign(e.to_string()))?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
+    let key = Arc::new(CertifiedKey::new(named.chain, key));
+    Ok(Own { key, under: named.under, not_after: named.not_after })
 }
 
 /// TLS 1.3 with that certificate.
@@ -156,7 +189,7 @@ pub(super) async fn accept(
     to: mpsc::Sender<io::Result<Conn>>,
     tasks: Tasks,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let (room, shares) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Shares::default()));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let (tcp, addr) = match listener.accept().await {
@@ -167,6 +200,10 @@ pub(super) async fn accept(
                 continue;
             }
         };
+        let Some(share) = shares.take(addr.ip()) else {
+            tracing::debug!(target: "ca", peer = %addr, "it has too many connections already");
+            continue;
+        };
         let (acceptor, to) = (acceptor.clone(), to.clone());
         tasks.spawn(async move {
             let _ = tcp.set_nodelay(true);
@@ -175,7 +212,8 @@ pub(super) async fn accept(
                     let chain = tls.get_ref().1.peer_certificates();
                     let chain =
                         chain.map(|c| c.iter().map(|der| der.clone().into_owned()).collect());
-                    let conn = Conn { tls, peer: Peer { addr, chain }, _permit: permit };
+                    let peer = Peer { addr, chain };
+                    let conn = Conn { tls, peer, _permit: permit, _share: share };
                     let _ = to.send(Ok(conn)).await;
                 }
                 Ok(Err(error)) => {

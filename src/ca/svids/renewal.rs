@@ -83,6 +83,7 @@ impl Renewal {
 
     /// A source that only passes on what it was given may have nothing that counts now.
     fn in_time(&self, svid: X509Svid) -> Result<X509Svid, SourceError> {
+        let svid = svid.within_its_chain();
         let now = SystemTime::now();
         let ago = |t: SystemTime| now.duration_since(t).unwrap_or_default().as_secs();
         let ahead = |t: SystemTime| t.duration_since(now).unwrap_or_default().as_secs();

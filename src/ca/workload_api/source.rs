@@ -1,7 +1,7 @@
 //! SVIDs from a SPIFFE Workload API: streams that are kept open, and opened again when they break.
 //! Each message is the whole state; what it leaves out is gone (Workload API §4).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, pushed::Pushed},
-    identity::{BundleSet, JwtAuthority, Purpose, X509Svid, verify_svid},
+    identity::{BundleSet, JwtAuthority, Purpose, TrustBundle, X509Svid, verify_svid},
     lifecycle::Tasks,
 };
 
@@ -31,6 +31,9 @@ pub(in crate::ca) const HOPELESS: Duration = Duration::from_secs(60);
 /// forgets SVIDs of a tainted authority, denies those it has until they are made anew, and means
 /// nothing by it.
 const SETTLE: Duration = Duration::from_millis(500);
+/// After this it counts whatever else is said or left unsaid: a server that is silent, or says
+/// what is not used, has not given it again.
+const LATEST: Duration = Duration::from_secs(2);
 
 /// The source.
 pub struct WorkloadApi {
@@ -100,12 +103,12 @@ impl Follower {
     async fn x509(self) {
         let mut waits_left = waits();
         let mut denied_since = None;
+        let mut jwt = self.jwt.subscribe();
         loop {
-            let error = match begun(self.client.x509()).await {
+            let error = match self.denied(denied_since, begun(self.client.x509())).await {
                 Err(error) => error,
                 Ok(mut updates) => loop {
-                    let jwt = self.jwt.subscribe();
-                    match self.next(&mut updates, jwt).await {
+                    match self.denied(denied_since, self.next(&mut updates, &mut jwt)).await {
                         Ok(()) => (waits_left, denied_since) = (waits(), None),
                         // One message that is not used: the next may be.
                         Err(ClientError::Unusable(why)) => self.say(&why),
@@ -124,30 +127,47 @@ impl Follower {
                 Some(_) => tracing::debug!(target: "svid", %error, "denied; asking once more"),
             }
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
-            tokio::time::sleep(wait).await;
+            self.denied(denied_since, tokio::time::sleep(wait)).await;
         }
+    }
+
+    /// Waits for `what`. What was denied, and not given again, is dropped meanwhile.
+    async fn denied<T>(&self, since: Option<Instant>, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        let latest = since.map(|since| since + LATEST).filter(|_| !self.pushed.is_empty());
+        if let Some(latest) = latest {
+            // Looked at first: what is always ready would never let it be late.
+            if Instant::now() < latest
+                && let Ok(done) = timeout_at(latest, &mut what).await
+            {
+                return done;
+            }
+            let why = "it has no identity for this process, and has given none again";
+            self.pushed.withdrawn(why.to_owned());
+        }
+        what.await
     }
 
     /// Takes the next state, with the JWT authorities of now and as they change meanwhile.
     async fn next(
         &self,
         updates: &mut super::client::Updates<crate::rpc::workload::X509svidResponse>,
-        mut jwt: watch::Receiver<KeySets>,
+        jwt: &mut watch::Receiver<KeySets>,
     ) -> Result<(), ClientError> {
         let context = loop {
             tokio::select! {
                 context = updates.next() => break context?,
                 changed = jwt.changed() => if changed.is_ok() {
-                    let known = BundleSet::clone(&self.pushed.bundles().borrow());
+                    let known = Arc::clone(&self.pushed.bundles().borrow());
                     let sets = jwt.borrow_and_update().clone();
-                    self.pushed.trust(with_jwt_authorities(known, &sets));
+                    self.pushed.trust(with_jwt_authorities(&known, &sets));
                 }
             }
         };
         let mut state = self.checked(context)?;
         let settled = Instant::now() + SETTLE;
         let ended = loop {
-            if !self.pushed.has_more_than(&state.0) {
+            if !self.pushed.has_more_than(&state.0) || Instant::now() >= settled {
                 break Ok(());
             }
             self.pushed.trust(state.1.clone()); // whom to believe no more needs no second look
@@ -165,7 +185,7 @@ impl Follower {
 
     fn checked(&self, context: X509Context) -> Result<(Vec<X509Svid>, BundleSet), ClientError> {
         let X509Context { svids, bundles } = context;
-        let bundles = with_jwt_authorities(bundles, &self.jwt.borrow());
+        let bundles = with_jwt_authorities(&bundles, &self.jwt.borrow());
         let now = UnixTime::now();
         for hinted in &svids {
             // One that peers would refuse is no use to anybody (and the message is discarded whole).
@@ -203,19 +223,23 @@ impl Follower {
     }
 }
 
-/// The bundles, with these JWT authorities in those that are there.
-pub(in crate::ca) fn with_jwt_authorities(mut bundles: BundleSet, sets: &KeySets) -> BundleSet {
-    for (domain, set) in sets {
-        let Some(mut bundle) = bundles.get(domain).cloned() else { continue };
-        match JwtAuthority::from_jwks(set) {
-            Ok(authorities) => bundle.jwt_authorities = authorities,
-            Err(error) => {
-                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used")
+/// The bundles, with these JWT authorities: those of a trust domain that is left out are gone
+/// (Workload API §4.4), those of a set that cannot be read stay.
+pub(in crate::ca) fn with_jwt_authorities(bundles: &BundleSet, sets: &KeySets) -> BundleSet {
+    let sets: BTreeMap<_, _> = sets.iter().map(|(domain, set)| (domain, set)).collect();
+    let with = |bundle: &TrustBundle| {
+        let mut bundle = bundle.clone();
+        match sets.get(&bundle.trust_domain).map(|set| JwtAuthority::from_jwks(set)) {
+            None => bundle.jwt_authorities.clear(),
+            Some(Ok(authorities)) => bundle.jwt_authorities = authorities,
+            Some(Err(error)) => {
+                let domain = &bundle.trust_domain;
+                tracing::warn!(target: "svid", %domain, %error, "a JWT bundle is not used");
             }
         }
-        bundles.insert(bundle);
-    }
-    bundles
+        bundle
+    };
+    bundles.iter().map(with).collect()
 }
 
 impl Source for WorkloadApi {

@@ -117,7 +117,7 @@ pub enum JwtError {
         in_seconds: u64,
     },
     /// It is for somebody else.
-    #[error("the token is for {}, not for {expected} (JWT-SVID §3.2)", presented.join(", "))]
+    #[error("the token is for {presented:?}, not for {expected:?} (JWT-SVID §3.2)")]
     Audience {
         /// Its `aud`, the first eight.
         presented: Vec<String>,

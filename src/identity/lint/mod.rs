@@ -179,7 +179,7 @@ impl Report {
         found: String,
         advice: &str,
     ) {
-        let (rule, advice) = (rule.to_owned(), advice.to_owned());
+        let (rule, found, advice) = (printable(rule), printable(&found), advice.to_owned());
         self.findings.push(Finding { rule, clause, verdict, found, advice });
     }
 }
@@ -202,6 +202,38 @@ fn first_id(uris: &[&str]) -> Option<SpiffeId> {
     uris.iter().find_map(|uri| uri.parse().ok())
 }
 
+/// A text with a peer's words in it, for a terminal: what would steer it, or turn the order of
+/// letters, is written as `\u{…}`.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { printable.extend(c.escape_unicode()) } else { printable.push(c) }
+    }
+    printable
+}
+
+/// The same for a JSON text, where only some of these are escaped.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    let mut printable = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // Between values only: in a text it is escaped.
+            '\n' => printable.push(c),
+            c if steers(c) => printable += &format!("\\u{:04x}", u32::from(c)),
+            c => printable.push(c),
+        }
+    }
+    printable
+}
+
+fn steers(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
 /// A peer's text for a terminal: cut, and without control characters.
 fn shown(text: &str) -> String {
     let mut shown = String::new();
@@ -212,4 +244,24 @@ fn shown(text: &str) -> String {
         }
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_peer_says_steers_a_terminal() {
+        let said = "a\u{1b}[2J\u{9b}1m\u{7f}\u{202e}\u{2028}é\"\n";
+        let text = printable(said);
+        assert_eq!(text, "a\\u{1b}[2J\\u{9b}1m\\u{7f}\\u{202e}\u{2028}é\"\\u{a}");
+        let value = serde_json::json!({ "said": [said] });
+        let json = printable_json(&format!("{value:#}"));
+        assert!(json.chars().all(|c| c == '\n' || !steers(c)), "{json:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
+        let mut report = Report::new("a peer");
+        report.fail("of \u{1b}", "§1", said, "");
+        assert!(!report.findings[0].found.contains(char::is_control));
+        assert!(!report.findings[0].rule.contains(char::is_control));
+    }
 }

@@ -58,10 +58,13 @@ pub struct Facts {
     pub service_namespace: Option<Arc<str>>,
     /// The mutual TLS that protects it; `None` for plaintext.
     pub tls: Option<Arc<TlsFacts>>,
+    /// The subject of the peer's certificate where that has no SPIFFE ID (RFC 4514). Eight bytes
+    /// for the many connections that have none.
+    pub subject: Option<Arc<String>>,
     /// The policy that decided, `namespace/name rule N`.
     pub policy: Option<Arc<str>>,
     /// What dry-run policies would have done.
-    pub dry_run: Vec<String>,
+    pub dry_run: Option<Box<str>>,
     /// What went wrong, with its causes.
     pub error: Option<Box<str>>,
     /// `HBONE` or `TCP` on the wire.

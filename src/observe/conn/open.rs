@@ -92,7 +92,6 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
     // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
     let (sent, received) = (live.meter.up.load(Relaxed), live.meter.down.load(Relaxed));
     let duration = format!("{}ms", live.opened.elapsed().as_millis());
-    let dry_run = (!f.dry_run.is_empty()).then(|| f.dry_run.join("; "));
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
@@ -108,10 +107,11 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
                 dst.workload = dst.map(|n| &*n.workload),
                 dst.namespace = dst.map(|n| &*n.namespace),
                 dst.identity = dst_id,
+                peer.subject = f.subject.as_ref().map(|s| s.as_str()),
                 direction,
                 protocol = f.protocol,
                 policy = f.policy.as_deref(),
-                dry_run = dry_run.as_deref(),
+                dry_run = f.dry_run.as_deref(),
                 bytes_sent = sent,
                 bytes_recv = received,
                 duration = duration.as_str(),

@@ -98,6 +98,7 @@ fn open() -> Open {
         (inbound, td.peer("b")),
         (outbound, td.peer("c")),
         (inbound, other.peer("d")),
+        (outbound, other.peer("e")),
     ];
     let admit = |(direction, peer)| live.admit(direction, own(), peer, &bundles).unwrap();
     let held = peers.into_iter().map(admit).collect();
@@ -129,7 +130,8 @@ fn exactly_those_concerned_are_condemned() {
     assert!(all.with(&[&all.td.bundle, &all.other.bundle]).is_empty());
     let revoked = all.td.revoking(&all.held[1].peer);
     assert_eq!(all.with(&[&revoked, &all.other.bundle]), ["/b svid_revoked"]);
-    assert_eq!(all.with(&[&revoked]), ["/d trust_domain_removed"], "and b is not told twice");
+    let removed = ["/d trust_domain_removed", "/e trust_domain_removed"];
+    assert_eq!(all.with(&[&revoked]), removed, "both ways, and b is not told twice");
     let other_root = TrustBundle { authorities: vec![], ..all.td.bundle.clone() };
     assert_eq!(all.with(&[&other_root]), ["/a untrusted_svid", "/c untrusted_svid"]);
 }
@@ -144,8 +146,8 @@ fn a_ban_meets_both_directions_and_our_own() {
     let keep = |trust| all.condemned(&trust, PeerExpiry::Keep, SystemTime::now());
     assert!(keep(ban("spiffe://td/nobody")).is_empty());
     assert_eq!(keep(ban("spiffe://td/c")), ["/c identity_banned"]);
-    let own = ["/a identity_banned", "/b identity_banned", "/d identity_banned"];
-    assert_eq!(keep(ban("spiffe://td/own")), own);
+    let others = ["/a", "/b", "/d", "/e"].map(|path| format!("{path} identity_banned"));
+    assert_eq!(keep(ban("spiffe://td/own")), others);
 }
 
 /// The last second is whole; what is kept is also kept when the bundles change later, and a
@@ -162,7 +164,7 @@ fn an_svid_that_has_run_out_is_kept_or_has_its_grace() {
     let least = all.held.iter().map(|p| p.peer.end()).min().unwrap();
     let millisecond = Duration::from_millis(1);
     assert!(all.condemned(&trust, grace, least + HOUR - millisecond).is_empty());
-    assert_eq!(all.condemned(&trust, grace, end + HOUR).len(), 4);
+    assert_eq!(all.condemned(&trust, grace, end + HOUR).len(), 5);
 }
 
 #[test]

@@ -50,6 +50,33 @@ fn a_running_process_follows_every_step() {
 }
 
 #[test]
+fn the_bundle_file_says_at_every_step_what_is_trusted() {
+    use pki_types::pem::PemObject;
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let file = dir.path().join("bundle.pem");
+    let says = || {
+        let all = CertificateDer::pem_file_iter(&file).unwrap().collect::<Result<Vec<_>, _>>();
+        ca.refresh().unwrap();
+        assert_eq!(ca.bundle().authorities, *all.as_ref().unwrap());
+        all.unwrap().len()
+    };
+    assert_eq!(says(), 1);
+    steps.prepare(Kind::X509).unwrap();
+    assert_eq!(says(), 2);
+    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    ca.refresh().unwrap();
+    assert_eq!(says(), 2);
+    steps.taint(Kind::X509, None).unwrap();
+    steps.revoke(Kind::X509, None, true).unwrap();
+    assert_eq!(says(), 1);
+    // Whoever takes it away finds it again.
+    fs::remove_file(&file).unwrap();
+    ca.refresh().unwrap();
+    assert_eq!(says(), 1);
+}
+
+#[test]
 fn a_banned_identity_gets_nothing_and_what_it_had_is_revoked() {
     let dir = tempfile::tempdir().unwrap();
     let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
@@ -93,13 +120,14 @@ fn jwt_svids_are_signed_by_the_active_authority_of_the_bundle() {
 #[test]
 fn a_crash_between_any_two_writes_is_understood() {
     type Crash = fn(&Path);
-    let cases: [(&str, Crash); 6] = [
+    let cases: [(&str, Crash); 7] = [
         ("an empty state", |d| empty_state(d, &[ROOT, KEY])),
         ("the first key", |d| empty_state(d, &[ROOT])),
         ("the first key and certificate", |d| empty_state(d, &[])),
         ("a prepared key", |d| fs::write(d.join("x509-00-key.pem"), "half").unwrap()),
         ("a temporary file", |d| fs::write(d.join("authorities.json.adit-tmp"), "{").unwrap()),
         ("no CRL", |d| fs::remove_file(d.join("crl.pem")).unwrap()),
+        ("no bundle", |d| fs::remove_file(d.join("bundle.pem")).unwrap()),
     ];
     for (what, crash) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -109,7 +137,7 @@ fn a_crash_between_any_two_writes_is_understood() {
         assert!(verifies(&ca.issue(&web()).unwrap(), &ca), "{what}");
         assert_eq!(ca.bundle().crls.len(), 1, "{what}");
         let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 8, "{what}: leftovers are swept");
+        assert_eq!(left, 9, "{what}: leftovers are swept");
     }
 }
 
@@ -117,4 +145,70 @@ fn empty_state(dir: &Path, gone: &[&str]) {
     let state = serde_json::to_string(&State::new("cluster.local")).unwrap();
     fs::write(dir.join(store::STATE), state).unwrap();
     gone.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+}
+
+fn is_revoked(ca: &EmbeddedCa, svid: &X509Svid) -> bool {
+    let bundles = [ca.bundle()].into_iter().collect();
+    let judged = verify_svid(&svid.chain, &bundles, UnixTime::now(), Purpose::Server);
+    matches!(judged, Err(crate::identity::SvidError::Revoked { .. }))
+}
+
+#[test]
+fn what_an_authority_revoked_stays_revoked_when_its_key_is_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let svid = ca.issue(&web()).unwrap();
+    steps.ban(&web()).unwrap();
+    steps.prepare(Kind::X509).unwrap();
+    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    ca.refresh().unwrap();
+    assert!(is_revoked(&ca, &svid));
+    fs::remove_file(dir.path().join(KEY)).unwrap();
+    let other = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
+    ca.issue(&other).unwrap();
+    assert_eq!(steps.ban(&other).unwrap(), 1, "the CRLs are written anew");
+    ca.refresh().unwrap();
+    assert_eq!(ca.bundle().crls.len(), 2);
+    assert!(is_revoked(&ca, &svid));
+}
+
+#[test]
+fn a_ban_of_whoever_has_asked_for_very_many_svids_leaves_a_state_that_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let issuer = steps.show().unwrap().x509[0].id.clone();
+    let not_after = seconds(SystemTime::now()) + 3600;
+    let line = |n: u32| {
+        let (serial, id) = (format!("{n:032x}"), web().to_string());
+        let issued = Issued { serial, id, not_after, issuer: issuer.clone() };
+        format!("\n{}", serde_json::to_string(&issued).unwrap())
+    };
+    let many: String = (0..130_000).map(line).collect();
+    fs::write(dir.path().join("issued.jsonl"), many).unwrap();
+    assert_eq!(steps.ban(&web()).unwrap(), 50_000);
+    ca.refresh().unwrap();
+    assert!(matches!(ca.issue(&web()), Err(CaError::Banned(_))));
+    assert!(ca.issue(&"spiffe://cluster.local/ns/shop/sa/db".parse().unwrap()).is_ok());
+}
+
+/// RFC 5280 §3.3: not before a CRL that is issued after the certificate's end.
+#[test]
+fn a_revoked_serial_number_outlives_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = open(dir.path()).unwrap();
+    let steps = CaDirectory::open(dir.path()).unwrap();
+    ca.issue(&web()).unwrap();
+    steps.ban(&web()).unwrap();
+    let path = dir.path().join(store::STATE);
+    let aged = |by: u64| {
+        let mut state: State = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let end = seconds(SystemTime::now()) - by;
+        let all = std::mem::take(&mut state.revoked).into_iter();
+        state.revoked = all.map(|r| state::Revoked { not_after: end, ..r }).collect();
+        fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+        steps.unban(&web()).unwrap();
+        steps.show().unwrap().revoked
+    };
+    assert_eq!(aged(60), 1);
+    assert_eq!(aged(2 * 86_400), 0);
 }

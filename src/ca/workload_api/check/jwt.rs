@@ -8,7 +8,7 @@ use super::{
     super::client::domain_of_key,
     Options,
     call::{First, RIGHT, Wire, refused, said},
-    x509::{Seen, begun, prompt, take_over, unique_hints},
+    x509::{LOOKED_AT, Seen, begun, first_of, prompt, take_over, unique_hints},
 };
 use crate::{
     identity::{
@@ -114,6 +114,7 @@ async fn bundles(report: &mut Report, wire: &Wire, seen: Option<&Seen>) -> Optio
         faults.extend(others.first().map(|other| of(format!("a key of use {other:?}"))));
     }
     faults.sort();
+    faults.truncate(8);
     let count = format!("{} bundles", message.bundles.len());
     let found = if faults.is_empty() { Ok(count) } else { Err(faults.join("; ")) };
     let advice =
@@ -171,7 +172,8 @@ fn tokens(
     report.judge("FetchJWTSVID: svids is not empty", FETCH, found, advice);
     let hints = svids.iter().map(|svid| &*svid.hint);
     unique_hints(report, "FetchJWTSVID: hints are unique", FETCH, hints);
-    for (n, svid) in svids.iter().enumerate() {
+    first_of(report, "FetchJWTSVID", FETCH, svids.len());
+    for (n, svid) in svids.iter().take(LOOKED_AT).enumerate() {
         let rule = |what: &str| format!("token {n}: {what}");
         let full = !svid.spiffe_id.is_empty() && !svid.svid.is_empty();
         let found = if full { Ok("both".to_owned()) } else { Err("spiffe_id or svid is empty") };

@@ -32,6 +32,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// The longest hint, bytes (Workload API §8).
 const HINT: usize = 1024;
 const MOST_AUTHORITIES: usize = 1000;
+/// As many SVIDs of one answer are judged.
+pub(super) const LOOKED_AT: usize = 100;
 
 /// What this process got.
 pub(super) struct Seen {
@@ -116,7 +118,8 @@ fn svids(report: &mut Report, message: &X509svidResponse, now: SystemTime) {
     let found = if count == 0 { Err("it has none") } else { Ok(format!("{count} SVIDs")) };
     let advice = "say PermissionDenied where there is nothing to give";
     report.judge("FetchX509SVID: svids is not empty", SVIDS, found, advice);
-    for (n, svid) in message.svids.iter().enumerate() {
+    first_of(report, "FetchX509SVID", SVIDS, count);
+    for (n, svid) in message.svids.iter().take(LOOKED_AT).enumerate() {
         let rule = |what: &str| format!("svid {n}: {what}");
         let fields = [
             ("spiffe_id", svid.spiffe_id.is_empty()),
@@ -135,6 +138,14 @@ fn svids(report: &mut Report, message: &X509svidResponse, now: SystemTime) {
         if empty.is_empty() {
             one(report, n, svid, now);
         }
+    }
+}
+
+/// Says so if not all of an answer are judged.
+pub(super) fn first_of(report: &mut Report, rpc: &str, clause: &'static str, count: usize) {
+    if count > LOOKED_AT {
+        let why = format!("only the first {LOOKED_AT} of {count} are");
+        report.not_checked(&format!("{rpc}: all SVIDs are looked at"), clause, why);
     }
 }
 

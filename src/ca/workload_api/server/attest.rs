@@ -33,6 +33,11 @@ impl Caller {
         self.0.pid
     }
 
+    /// Its network namespace now, for what is no question of identity.
+    pub(super) fn netns(&self) -> Option<(u64, u64)> {
+        netns(Path::new(&format!("/proc/{}", self.0.pid?)))
+    }
+
     /// What is known of it now. Of a process in a PID namespace that cannot be seen from here
     /// only the user and the group are.
     pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
@@ -41,13 +46,17 @@ impl Caller {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let cgroups = std::fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
             facts.pod_uid = pod_uid(&cgroups);
-            let netns = std::fs::metadata(proc.join("ns/net")).ok();
-            facts.netns = netns.map(|of| (of.dev(), of.ino()));
+            facts.netns = netns(&proc);
             facts.path = executable(&proc.join("exe"));
         }
         // Last: while it runs, its ID was not used again, and the facts are its own.
         if self.0.alive() { Ok(facts) } else { Err(CallerGone) }
     }
+}
+
+fn netns(proc: &Path) -> Option<(u64, u64)> {
+    let of = std::fs::metadata(proc.join("ns/net")).ok()?;
+    Some((of.dev(), of.ino()))
 }
 
 /// The executable, if it is the file that is found at its path from here. A process chooses what
@@ -59,15 +68,24 @@ fn executable(link: &Path) -> Option<PathBuf> {
 }
 
 /// The UID of the Kubernetes pod that `/proc/PID/cgroup` names, for both cgroup drivers:
-/// `…/kubepods/burstable/pod<UID>/…` and `…-pod<UID with _>.slice/…`. The outermost counts, as a
-/// pod may make cgroups of any name inside its own; lines that disagree name none.
+/// `/kubepods/burstable/pod<UID>/…` and `…-pod<UID with _>.slice/…`. Only where `kubepods` is at
+/// the root of the hierarchy, which is the kubelet's, or where what is seen from our own cgroup
+/// namespace begins (`/../../kubepods/…`): further down, anybody to whom a cgroup was delegated (a
+/// user's session, a pod) may make one of that name. The outermost pod counts; lines that
+/// disagree name none.
 fn pod_uid(cgroups: &str) -> Option<String> {
     let mut uids = cgroups.lines().filter_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
-        path.split('/').skip_while(|part| !part.starts_with("kubepods")).find_map(uid_of_part)
+        let mut parts = path.split('/').skip_while(|part| matches!(*part, "" | ".."));
+        let first = parts.next().filter(|part| is_kubepods(part))?;
+        std::iter::once(first).chain(parts).find_map(uid_of_part)
     });
     let first = uids.next()?;
     uids.all(|other| other == first).then_some(first)
+}
+
+fn is_kubepods(part: &str) -> bool {
+    matches!(part, "kubepods" | "kubepods.slice")
 }
 
 fn uid_of_part(part: &str) -> Option<String> {
@@ -109,8 +127,12 @@ mod tests {
             (format!("0::/kubepods/pod{stat}/1"), Some(stat)),
             // The outermost: what a pod makes inside its own is its own.
             (format!("0::/kubepods/pod{stat}/1/kubepods/pod{UID}"), Some(stat)),
-            // Not under kubepods: anybody with a delegated cgroup can make that.
+            // Not under kubepods at the root: anybody with a delegated cgroup can make that.
             (format!("0::/user.slice/pod{UID}/1"), None),
+            (format!("0::/user.slice/user@7.service/kubepods/pod{UID}/1"), None),
+            (format!("0::/../podx/1/kubepods/pod{UID}"), None),
+            (format!("0::/../../kubepodsx/pod{UID}/1"), None),
+            (format!("1:name=systemd:/user.slice/kubepods/pod{UID}\n2:cpu:/"), None),
             ("0::/kubepods/burstable/podabc/1".to_owned(), None),
             ("0::/kubepods/pod/1".to_owned(), None),
             (String::new(), None),

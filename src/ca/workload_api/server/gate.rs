@@ -10,7 +10,11 @@ use tokio::net::UnixStream;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use super::{Shared, attest::Caller, limits::Place};
+use super::{
+    Shared,
+    attest::Caller,
+    limits::{Place, Whose},
+};
 use crate::{lifecycle::Tasks, rpc::AnyAuthority};
 
 /// The header, with the value `true`, once (Workload Endpoint §3).
@@ -27,6 +31,7 @@ pub(super) struct Conn {
     pub(super) shared: Arc<Shared>,
     pub(super) routes: Routes,
     pub(super) caller: Arc<Caller>,
+    pub(super) whose: Whose,
     pub(super) place: Place,
 }
 
@@ -51,9 +56,9 @@ impl Conn {
             .max_header_list_size(16 << 10)
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
-        let Self { shared, routes, caller, place: _place } = self;
+        let Self { shared, routes, caller, whose, place: _place } = self;
         let answer = service_fn(move |request: Request<Incoming>| {
-            let admitted = admit(&shared, &caller, request);
+            let admitted = admit(&shared, &caller, whose, request);
             let mut routes = routes.clone();
             async move {
                 match admitted {
@@ -71,12 +76,13 @@ impl Conn {
 fn admit(
     shared: &Shared,
     caller: &Arc<Caller>,
+    whose: Whose,
     mut request: Request<Incoming>,
 ) -> Result<Request<Incoming>, Status> {
     if !request.uri().path().starts_with("/grpc.reflection.") {
         check_header(request.headers())?;
     }
-    let place = shared.limits.call(caller.uid(), caller.pid());
+    let place = shared.limits.call(whose, caller.pid());
     let place = place.map_err(|why| Status::unavailable(why.to_string()))?;
     request.extensions_mut().insert(Arc::clone(caller));
     request.extensions_mut().insert(Arc::new(place));

@@ -1,6 +1,7 @@
 //! What one caller may take of the server: connections, calls at a time, calls per second, each
-//! by process and by user. Time comes in; beyond the limits a call is shed (Workload Endpoint
-//! §6: Unavailable), so that one workload in a loop delays no other.
+//! by process, and by pod or, outside the pods that this node carries, by user: root in one pod is
+//! the same user as root in any other. Time comes in; beyond the limits a call is shed (Workload
+//! Endpoint §6: Unavailable), so that one workload in a loop delays no other.
 
 use std::{
     collections::HashMap,
@@ -9,7 +10,9 @@ use std::{
     time::Instant,
 };
 
-/// How much one process, or one user, may have.
+use super::entitled::Registrations;
+
+/// How much one process, or one pod or user, may have.
 #[derive(Clone, Copy, Debug)]
 struct Share {
     /// Connections at a time.
@@ -23,7 +26,8 @@ struct Share {
 }
 
 const PROCESS: Share = Share { connections: 64, calls: 64, per_second: 200.0, burst: 400.0 };
-const USER: Share = Share { connections: 1024, calls: 1024, per_second: 1000.0, burst: 2000.0 };
+const ALL_OF_ONE: Share =
+    Share { connections: 1024, calls: 1024, per_second: 1000.0, burst: 2000.0 };
 /// Connections of all callers together.
 const CONNECTIONS: u32 = 4096;
 /// How many callers are remembered before those that are at rest are forgotten.
@@ -54,7 +58,32 @@ struct Use {
 struct Books {
     connections: u32,
     processes: HashMap<u32, Use>,
-    users: HashMap<u32, Use>,
+    owners: HashMap<Whose, Use>,
+}
+
+/// Whose processes are counted together.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Whose {
+    /// A pod that this node carries, by its network namespace.
+    Pod((u64, u64)),
+    /// Of all others, this user.
+    User(u32),
+}
+
+impl Whose {
+    pub(super) fn of(uid: u32, netns: Option<(u64, u64)>, known: Option<&Registrations>) -> Self {
+        let is_carried = |netns: &(u64, u64)| {
+            known.is_some_and(|known| known.pods.iter().any(|pod| pod.netns == *netns))
+        };
+        netns.filter(is_carried).map_or(Self::User(uid), Self::Pod)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pod(_) => "pod",
+            Self::User(_) => "user",
+        }
+    }
 }
 
 /// The books of one server.
@@ -72,42 +101,48 @@ enum What {
 pub(super) struct Place {
     limits: Limits,
     what: What,
-    uid: u32,
+    whose: Whose,
     pid: Option<u32>,
 }
 
 impl Limits {
     /// A place for a connection.
-    pub(super) fn connect(&self, uid: u32, pid: Option<u32>) -> Result<Place, Shed> {
-        self.take(What::Connection, uid, pid, Instant::now())
+    pub(super) fn connect(&self, whose: Whose, pid: Option<u32>) -> Result<Place, Shed> {
+        self.take(What::Connection, whose, pid, Instant::now())
     }
 
     /// A place for a call, or for a stream as long as it lives.
-    pub(super) fn call(&self, uid: u32, pid: Option<u32>) -> Result<Place, Shed> {
-        self.take(What::Call, uid, pid, Instant::now())
+    pub(super) fn call(&self, whose: Whose, pid: Option<u32>) -> Result<Place, Shed> {
+        self.take(What::Call, whose, pid, Instant::now())
     }
 
-    fn take(&self, what: What, uid: u32, pid: Option<u32>, now: Instant) -> Result<Place, Shed> {
+    fn take(
+        &self,
+        what: What,
+        whose: Whose,
+        pid: Option<u32>,
+        now: Instant,
+    ) -> Result<Place, Shed> {
         let mut books = self.lock();
-        let Books { connections, processes, users } = &mut *books;
+        let Books { connections, processes, owners } = &mut *books;
         if what == What::Connection && *connections >= CONNECTIONS {
             return Err(Shed::All);
         }
         let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
-        let user = entry(users, uid, USER, now);
+        let owner = entry(owners, whose, ALL_OF_ONE, now);
         // Both are asked before either is charged.
         if let Some(process) = &mut process {
             process.room(what, PROCESS, "process", now)?;
         }
-        user.room(what, USER, "user", now)?;
-        for one in process.into_iter().chain([user]) {
+        owner.room(what, ALL_OF_ONE, whose.name(), now)?;
+        for one in process.into_iter().chain([owner]) {
             match what {
                 What::Connection => one.connections += 1,
                 What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
         *connections += u32::from(what == What::Connection);
-        Ok(Place { limits: self.clone(), what, uid, pid })
+        Ok(Place { limits: self.clone(), what, whose, pid })
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -160,9 +195,9 @@ impl Use {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut books = self.limits.lock();
-        let Books { connections, processes, users } = &mut *books;
+        let Books { connections, processes, owners } = &mut *books;
         let process = self.pid.and_then(|pid| processes.get_mut(&pid));
-        for one in process.into_iter().chain(users.get_mut(&self.uid)) {
+        for one in process.into_iter().chain(owners.get_mut(&self.whose)) {
             match self.what {
                 What::Connection => one.connections = one.connections.saturating_sub(1),
                 What::Call => one.calls = one.calls.saturating_sub(1),
@@ -177,12 +212,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ca::workload_api::server::CarriedPod;
 
     #[test]
     fn one_process_takes_its_share_and_no_more() {
         let limits = Limits::default();
         let now = Instant::now();
-        let call = |pid, now| limits.take(What::Call, 7, Some(pid), now);
+        let call = |pid, now| limits.take(What::Call, Whose::User(7), Some(pid), now);
         let mut held: Vec<_> = (0..64).map(|_| call(1, now).unwrap()).collect();
         assert_eq!(call(1, now).unwrap_err(), Shed::Calls("process"));
         assert!(call(2, now).is_ok(), "another of the same user");
@@ -198,22 +234,22 @@ mod tests {
     fn callers_at_rest_are_forgotten() {
         let limits = Limits::default();
         let now = Instant::now();
-        let kept = limits.take(What::Connection, 7, Some(0), now).unwrap();
+        let kept = limits.take(What::Connection, Whose::User(7), Some(0), now).unwrap();
         for pid in 1..5000 {
             let later = now + Duration::from_secs(u64::from(pid));
-            drop(limits.take(What::Call, 7, Some(pid), later).unwrap());
+            drop(limits.take(What::Call, Whose::User(7), Some(pid), later).unwrap());
         }
         assert!(limits.lock().processes.len() <= REMEMBERED);
         assert_eq!(limits.lock().processes[&0].connections, 1);
         drop(kept);
         let books = limits.lock();
-        assert_eq!((books.connections, books.users[&7].calls), (0, 0));
+        assert_eq!((books.connections, books.owners[&Whose::User(7)].calls), (0, 0));
     }
 
     #[test]
     fn connections_have_limits_of_their_own() {
         let limits = Limits::default();
-        let connect = |uid, pid| limits.connect(uid, Some(pid));
+        let connect = |uid, pid| limits.connect(Whose::User(uid), Some(pid));
         let held: Vec<_> = (0..64).map(|_| connect(7, 1).unwrap()).collect();
         assert_eq!(connect(7, 1).unwrap_err(), Shed::Connections("process"));
         let more: Vec<_> = (64..1024).map(|n| connect(7, 1 + n / 64).unwrap()).collect();
@@ -223,5 +259,29 @@ mod tests {
         assert_eq!(connect(90, 999).unwrap_err(), Shed::All);
         drop((held, more, others));
         assert!(connect(7, 1).is_ok());
+    }
+
+    #[test]
+    fn root_in_one_pod_takes_nothing_from_root_in_another() {
+        let pod = |name: &str, netns| CarriedPod {
+            uid: name.into(),
+            id: format!("spiffe://td/{name}").parse().unwrap(),
+            netns,
+        };
+        let pods = vec![pod("a", (4, 1)), pod("b", (4, 2))];
+        let known = Registrations { pods, entries: Vec::new() };
+        let of = |netns| Whose::of(0, netns, Some(&known));
+        assert_eq!(of(Some((4, 1))), Whose::Pod((4, 1)));
+        for elsewhere in [Some((4, 3)), None] {
+            assert_eq!(of(elsewhere), Whose::User(0), "of no pod that is carried");
+        }
+        assert_eq!(Whose::of(0, Some((4, 1)), None), Whose::User(0), "starting");
+        let limits = Limits::default();
+        let connect = |whose, pid| limits.connect(whose, Some(pid));
+        let held: Vec<_> = (0..1024).map(|n| connect(of(Some((4, 1))), n / 64).unwrap()).collect();
+        assert_eq!(connect(of(Some((4, 1))), 99).unwrap_err(), Shed::Connections("pod"));
+        assert!(connect(of(Some((4, 2))), 100).is_ok());
+        assert!(connect(of(None), 101).is_ok());
+        drop(held);
     }
 }

@@ -21,7 +21,11 @@ use tonic::service::Routes;
 pub use self::entitled::{
     CarriedPod, Entitlement, Entry, Facts, HELD_AS, Registrations, Selectors, entitled,
 };
-use self::{attest::Caller, limits::Limits, service::Service};
+use self::{
+    attest::Caller,
+    limits::{Limits, Whose},
+    service::Service,
+};
 use crate::{
     ca::Svids,
     identity::TrustDomain,
@@ -72,9 +76,11 @@ impl WorkloadApi {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(rpc::WORKLOAD_DESCRIPTORS)
         };
+        let v1 = reflection().build_v1().map_err(io::Error::other)?;
+        let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
         let routes = Routes::new(api.max_decoding_message_size(REQUEST))
-            .add_service(reflection().build_v1().map_err(io::Error::other)?)
-            .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
+            .add_service(v1.max_decoding_message_size(REQUEST))
+            .add_service(v1alpha.max_decoding_message_size(REQUEST))
             .prepare();
         Ok(Self { shared, routes, listener })
     }
@@ -99,10 +105,13 @@ impl WorkloadApi {
             };
             // As soon as can be: what the kernel says is of the moment of the connect.
             let Ok(caller) = Caller::of(&socket) else { continue };
-            match self.shared.limits.connect(caller.uid(), caller.pid()) {
+            let known = self.shared.registered.borrow().clone();
+            let whose = Whose::of(caller.uid(), caller.netns(), known.as_deref());
+            match self.shared.limits.connect(whose, caller.pid()) {
                 Ok(place) => {
                     let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-                    let conn = gate::Conn { shared, routes, caller: Arc::new(caller), place };
+                    let caller = Arc::new(caller);
+                    let conn = gate::Conn { shared, routes, caller, whose, place };
                     tasks.spawn(conn.serve(socket, tasks.clone()));
                 }
                 Err(why) => {

@@ -127,6 +127,10 @@ impl SpiffeWorkloadApi for Service {
         let bundles = self.0.svids.bundles();
         let token = validate_jwt_svid(&svid, &audience, &bundles, SystemTime::now())
             .map_err(|e| bad(format!("svid: {e}")))?;
+        // Tokens outlive a ban; here they do not count any more.
+        if self.0.svids.watch_banned().is_some_and(|banned| banned.borrow().contains(&token.id)) {
+            return Err(bad(format!("svid: {} is banned", token.id)));
+        }
         let own = *token.id.trust_domain() == self.0.trust_domain;
         let audiences = token.audiences.into_iter().map(Value::String).collect();
         let mut claims: Map<String, Value> = token.claims.into_iter().collect();

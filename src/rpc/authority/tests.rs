@@ -1,0 +1,151 @@
+use super::*;
+
+const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+/// What comes out, the same in one piece and byte by byte.
+fn passed(frames: &[Vec<u8>]) -> Vec<u8> {
+    let sent = [START, &frames.concat()].concat();
+    let mut whole = sent.clone();
+    Frames::default().pass(&mut whole);
+    let (mut each, mut pieces) = (sent, Frames::default());
+    each.chunks_mut(1).for_each(|byte| pieces.pass(byte));
+    assert_eq!(whole, each);
+    whole[PREFACE..].to_vec()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
+/// As gRPC's C library writes them, and with the name by its index.
+fn blocks(authority: &str) -> [Vec<u8>; 3] {
+    let path = [&[0x40][..], &text(":path"), &text("/%2F/%")].concat();
+    let literal = [&[0x40][..], &text(":authority"), &text(authority)].concat();
+    let indexed = |first| [&[first][..], &text(authority)].concat();
+    let rest = [&[0x83, 0x86, 0x3f, 0xff, 0x10][..], &[0x00], &text("x"), &text("a%b")].concat();
+    [literal, indexed(0x41), indexed(0x01)].map(|of| [&path[..], &of, &rest].concat())
+}
+
+#[test]
+fn only_the_authority_changes() {
+    let was = blocks("run%2Flab%2Fa.sock").map(|block| frame(HEADERS, 4, &block));
+    let is = blocks("run-2Flab-2Fa.sock").map(|block| frame(HEADERS, 4, &block));
+    let other = frame(0, 0, b"%2F \x41\x01%");
+    let was = [&was[..], std::slice::from_ref(&other), &was[..]].concat();
+    assert_eq!(passed(&was), [&is[..], &[other], &is[..]].concat().concat());
+}
+
+#[test]
+fn padding_priority_and_continuations() {
+    let [was, is] = ["a%b", "a-b"].map(|a| blocks(a)[0].clone());
+    for cut in 0..was.len() {
+        let frames = |block: &[u8]| {
+            let first = [&[3, b'%', 0, 0, 0, b'%'][..], &block[..cut], b"%%%"].concat();
+            [frame(HEADERS, PADDED | PRIORITY, &first), frame(CONTINUATION, 4, &block[cut..])]
+        };
+        assert_eq!(passed(&frames(&was)), frames(&is).concat(), "{cut}");
+    }
+}
+
+#[test]
+fn long_values_and_huffman() {
+    let long = "%".repeat(300);
+    let block =
+        |value: &str| [&[0x41, 0x7f, 0xad, 0x01][..], value.as_bytes(), &[0x41, 1, b'%']].concat();
+    let is = [&block(&"-".repeat(300))[..306], &b"-"[..]].concat();
+    assert_eq!(passed(&[frame(HEADERS, 4, &block(&long))]), frame(HEADERS, 4, &is));
+    let coded = frame(HEADERS, 4, &[0x41, 0x82, b'%', b'%', 0x40, 0x81, b'%', 1, b'%']);
+    assert_eq!(passed(std::slice::from_ref(&coded)), coded);
+}
+
+#[test]
+fn anything_else_passes() {
+    let mut seed = 1_u32;
+    for _ in 0..2000 {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed.to_be_bytes()[0]
+        })
+        .take(200)
+        .collect();
+        let out = passed(&[frame(HEADERS, bytes[0], &bytes), bytes.clone()]);
+        assert_eq!(out.len(), 9 + 200 + 200);
+    }
+}
+
+/// An integer after a prefix of so many bits (RFC 7541 §5.1).
+fn integer(first: u8, bits: u32, value: usize) -> Vec<u8> {
+    let most = (1 << bits) - 1;
+    if value < most {
+        return vec![first | u8::try_from(value).unwrap()];
+    }
+    let (mut bytes, mut rest) = (vec![first | u8::try_from(most).unwrap()], value - most);
+    while rest > 127 {
+        bytes.push(0x80 | u8::try_from(rest & 127).unwrap());
+        rest >>= 7;
+    }
+    bytes.push(u8::try_from(rest).unwrap());
+    bytes
+}
+
+/// A field in any of its forms, and what it must become.
+fn field(chance: &mut impl FnMut(usize) -> usize) -> (Vec<u8>, Vec<u8>) {
+    let (kind, bits) = [(0x80, 7), (0x20, 5), (0x40, 6), (0x00, 4), (0x10, 4)][chance(5)];
+    if matches!(kind, 0x80 | 0x20) {
+        let field = integer(kind, bits, chance(400));
+        return (field.clone(), field);
+    }
+    let names: [&[u8]; 5] = [b":authority", b":authorit", b":authority2", b"%", b""];
+    let (index, name, coded) = (chance(3) * chance(70), names[chance(5)], chance(4) == 0);
+    let mut head = integer(kind, bits, index);
+    if index == 0 {
+        head.extend(integer(if coded { 0x80 } else { 0 }, 7, name.len()));
+        head.extend(name);
+    }
+    let value: Vec<u8> = (0..chance(3) * chance(150)).map(|_| b"%a-\x00\xff"[chance(5)]).collect();
+    let huffman = chance(4) == 0;
+    head.extend(integer(if huffman { 0x80 } else { 0 }, 7, value.len()));
+    let is_authority = index == 1 || (index == 0 && !coded && name == NAME);
+    let changed = value.iter().map(|byte| match byte {
+        b'%' if is_authority && !huffman => b'-',
+        byte => *byte,
+    });
+    ([&head[..], &changed.collect::<Vec<_>>()].concat(), [&head[..], &value].concat())
+}
+
+/// Blocks of every form of field, cut into frames anywhere, with padding and priority.
+#[test]
+fn whatever_stands_beside_the_authority_stays() {
+    let mut seed = 7_u64;
+    let mut chance = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    for _ in 0..3000 {
+        let fields: Vec<_> = (0..1 + chance(8)).map(|_| field(&mut chance)).collect();
+        let (is, was): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+        let (is, was) = (is.concat(), was.concat());
+        let mut cuts = [chance(was.len() + 1), chance(was.len() + 1)];
+        cuts.sort_unstable();
+        let (padding, flags) = (chance(256), [0, PADDED, PRIORITY, PADDED | PRIORITY][chance(4)]);
+        let frames = |block: &[u8]| {
+            let mut first = Vec::new();
+            first.extend((flags & PADDED != 0).then(|| u8::try_from(padding).unwrap()));
+            first.extend(if flags & PRIORITY != 0 { &b"%%%%%"[..] } else { b"" });
+            first.extend(&block[..cuts[0]]);
+            first.extend(vec![b'%'; if flags & PADDED != 0 { padding } else { 0 }]);
+            vec![
+                frame(HEADERS, flags, &first),
+                frame(CONTINUATION, PADDED | PRIORITY, &block[cuts[0]..cuts[1]]),
+                frame(CONTINUATION, 4, &block[cuts[1]..]),
+                frame(0, PADDED, b"\x02A\x01%%%"),
+            ]
+        };
+        assert_eq!(passed(&frames(&was)), frames(&is).concat());
+    }
+}

@@ -1,0 +1,63 @@
+//! A CA whose authorities and CRLs change while it serves.
+
+use std::time::Duration;
+
+use adit::ca::{Istiod, IstiodConfig};
+
+use crate::{
+    issuer::{Issuer, claims},
+    server::{CaServer, fetch, id},
+};
+
+#[tokio::test]
+async fn an_svid_that_was_revoked_gets_no_other() {
+    let server = CaServer::start(&[]);
+    let host = id("host/a");
+    let client = server.client(&server.join_token(&host, "1m"));
+    fetch(&client, &host).await.unwrap();
+    // Renewed by itself, as long as nobody minds.
+    fetch(&client, &host).await.unwrap();
+    server.ca(&["ban", host.as_str()]);
+    server.ca(&["unban", host.as_str()]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The host may have an SVID again, but whoever holds the old one may not be it.
+    fetch(&client, &host).await.unwrap_err();
+    let refused = server.line("of the refusal", |l| l["message"] == "refused");
+    assert!(refused.to_string().contains("revoked"), "{refused}");
+}
+
+/// Clients that trust the file that the CA keeps, and one that has a copy of the first root.
+#[tokio::test]
+async fn a_client_that_trusts_the_bundle_file_outlives_the_first_root() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let web = id("ns/shop/sa/web");
+    let token = server.file("token");
+    std::fs::write(&token, issuer.sign(&claims("shop", "web", "web-1", "n1"))).unwrap();
+    let with = |roots: &str| {
+        let roots = server.file(roots);
+        // Each with a connection of its own, as after a restart of either end.
+        Istiod::new(IstiodConfig { roots, ..server.config(token.clone()) })
+    };
+    std::fs::copy(server.file("ca/root.pem"), server.file("copy.pem")).unwrap();
+    let all = async |files: &[&str]| {
+        for file in files {
+            fetch(&with(file), &web).await.unwrap_or_else(|e| panic!("{file}: {e}"));
+        }
+    };
+    let both = ["ca/bundle.pem", "copy.pem"];
+    all(&both).await;
+    server.ca(&["prepare"]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    all(&both).await;
+    server.ca(&["activate"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    all(&both).await;
+    server.ca(&["taint"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    all(&both[..1]).await;
+    server.ca(&["revoke"]);
+    all(&both[..1]).await;
+    let error = fetch(&with("copy.pem"), &web).await.unwrap_err();
+    assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+}
