@@ -251,10 +251,7 @@ async fn client(
                 return Ok((app, far));
             }
             Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
-            Err(_) => {
-                let why = format!("connect to {}: not ready within {share:?}", target.address);
-                tries.failed(target, CloseReason::ConnectTimeout, why);
-            }
+            Err(_) => tries.late(target, share, service.config.connect),
         }
     }
     Err(tries.outcome())
@@ -390,10 +387,7 @@ pub(super) async fn dial(
                 let (reason, why) = unreached(target, &error);
                 tries.failed(target, reason, why.unwrap_or_default());
             }
-            Err(_) => {
-                let why = format!("connect to {}: no answer within {share:?}", target.address);
-                tries.failed(target, CloseReason::ConnectTimeout, why);
-            }
+            Err(_) => tries.late(target, share, service.config.connect),
         }
     }
     Err(tries.outcome())

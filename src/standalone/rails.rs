@@ -1,7 +1,7 @@
 //! What no service may be, whether flags or a file describe it: plaintext stays on this host, one
 //! credential, somebody named who may call. Both ask here; only the words differ.
 
-use super::{Address, MaterialConfig, Role, ServiceConfig};
+use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
@@ -44,6 +44,8 @@ pub enum Breach {
     TunnelIdentity,
     /// A tunnel with several targets.
     TunnelTargets,
+    /// What a tunnel cannot honour: the flag, and the key of a file.
+    TunnelExcludes(&'static str, &'static str),
     /// No time to connect.
     NoTime,
     /// A client cannot say in a PROXY header who called.
@@ -63,6 +65,7 @@ impl Breach {
             Self::NoCredential => "credential",
             Self::NobodyAsked => "authentication",
             Self::TunnelIdentity => "tunnel",
+            Self::TunnelExcludes(_, key) => key,
             Self::NoTime => "timeouts",
             Self::ClientIntroduces => "proxyProtocol",
             Self::HealthUrl(_) => "health",
@@ -137,6 +140,13 @@ impl Breach {
             Self::TunnelTargets => {
                 format!("{} goes to one target", or("--tunnel hbone", "a tunnel"))
             }
+            Self::TunnelExcludes(flag, _) if flags => {
+                format!("{flag} does not go with --tunnel hbone")
+            }
+            Self::TunnelExcludes(flag, "verify") if flag.starts_with("a --verify") => {
+                "of this only ids go with a tunnel".into()
+            }
+            Self::TunnelExcludes(_, key) => format!("{key}: this does not go with a tunnel"),
             Self::NoTime => or("--connect-timeout must not be 0", "connect must not be 0").into(),
             Self::ClientIntroduces => "send is for `mode: server`: a client's target reads TLS \
                                        first"
@@ -154,8 +164,8 @@ impl ServiceConfig {
     pub fn checked(mut self) -> Result<Self, Vec<Breach>> {
         let mut breaches = Vec::new();
         self.check_targets(&mut breaches);
-        self.check_access(&mut breaches);
         self.check_tunnel(&mut breaches);
+        self.check_access(&mut breaches);
         if self.connect.is_zero() {
             breaches.push(Breach::NoTime);
         }
@@ -237,6 +247,24 @@ impl ServiceConfig {
         if self.targets.len() > 1 {
             breaches.push(Breach::TunnelTargets);
         }
+        // Mutual TLS 1.3 between X.509-SVIDs: whoever is at its other end has an ID, and a caller's
+        // address is that of its tunnel.
+        let client = self.role == Role::Client;
+        let others = Access { ids: Vec::new(), ..self.access.clone() };
+        let (pin, names) = match client {
+            true => ("--verify-spki-pin", "verify"),
+            false => ("--allow-spki-pin", "allow"),
+        };
+        let excluded = [
+            (client && !others.is_empty(), "a --verify flag other than --verify-id", names),
+            (self.pinned(), pin, names),
+            (!self.tls.authenticate, "--disable-authentication", "authentication"),
+            (client && self.server_name.is_some(), "--override-server-name", "serverName"),
+            (self.proxy_in, "--accept-proxy-protocol", "proxyProtocol"),
+            (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
+        ];
+        let given = excluded.iter().filter(|(given, ..)| *given);
+        breaches.extend(given.map(|(_, flag, key)| Breach::TunnelExcludes(flag, key)));
     }
 }
 

@@ -196,6 +196,15 @@ impl<'a> Tries<'a> {
         self.last = (reason, Some(why));
     }
 
+    /// It took longer than `share`; the last one, longer than all of them may.
+    pub(super) fn late(&mut self, target: &Target, share: Duration, all: Duration) {
+        let why = match self.order.len() {
+            0 => format!("connect to {}: not ready after {all:?}", target.address),
+            _ => format!("connect to {}: not ready within {share:?}", target.address),
+        };
+        self.failed(target, CloseReason::ConnectTimeout, why);
+    }
+
     /// Why the last of them failed.
     pub(super) fn outcome(self) -> (CloseReason, Option<String>) {
         self.last

@@ -120,19 +120,6 @@ impl ClientArgs {
             expect: self.verify.verify_id.clone(),
         });
         let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
-        // Mutual TLS 1.3 between X.509-SVIDs: whoever is at its other end has an ID.
-        let other = Access { ids: Vec::new(), ..access.clone() };
-        for (given, flag) in [
-            (!other.is_empty(), "a --verify flag other than --verify-id"),
-            (!self.verify.verify_spki_pin.is_empty(), "--verify-spki-pin"),
-            (self.verify.disable_authentication, "--disable-authentication"),
-            (self.override_server_name.is_some(), "--override-server-name"),
-            (tls12_only, "--max-tls-version TLS1.2"),
-        ] {
-            if given && hbone.is_some() {
-                return Err(format!("{flag} does not go with --tunnel hbone"));
-            }
-        }
         let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
         let material =

@@ -160,17 +160,6 @@ impl ServerArgs {
             return Err("--auto-acme-cert cannot be honoured yet".into());
         }
         let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
-        // Mutual TLS 1.3 between X.509-SVIDs, and the caller's address is that of its tunnel.
-        for (given, flag) in [
-            (self.accept_proxy_protocol, "--accept-proxy-protocol"),
-            (!self.allow.allow_spki_pin.is_empty(), "--allow-spki-pin"),
-            (self.allow.disable_authentication, "--disable-authentication"),
-            (tls12_only, "--max-tls-version TLS1.2"),
-        ] {
-            if given && self.tunnel.is_some() {
-                return Err(format!("{flag} does not go with --tunnel hbone"));
-            }
-        }
         let wrong = |e: String| format!("--target-status: {e}");
         let status = self.target_status.as_deref();
         let check: Option<HttpCheck> = status.map(str::parse).transpose().map_err(wrong)?;

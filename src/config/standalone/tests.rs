@@ -84,6 +84,11 @@ fn faults_say_what_to_do() {
         ("  allow:", "  serverName: x\n  allow:", "is of the other mode"),
         ("  allow:", "  timeouts: { connect: 0 }\n  allow:", "connect must not be 0"),
         ("  allow:", "  tunnel: { protocol: hbon }\n  allow:", "did you mean hbone?"),
+        (
+            "  allow:",
+            "  proxyProtocol: { accept: true }\n  tunnel: { protocol: hbone }\n  allow:",
+            "not go with a tunnel",
+        ),
         ("  allow:", "  health: { http: 'https://x' }\n  allow:", "or a /PATH"),
         ("  allow:", "  health: { interval: 1ms }\n  allow:", "at least 100ms"),
     ] {
