@@ -121,7 +121,7 @@ fn flags_take_several_targets_too() {
     let mut adit = Adit::start(&args, &crt);
     adit.wait("listening");
     assert_eq!(world.call("a", port).unwrap().name, "db");
-    adit.wait("target is unwell");
+    adit.says("target is unwell");
     assert_eq!(adit.stop(), 0);
 }
 

@@ -297,6 +297,14 @@ impl Adit {
         panic!("no line with {text:?} in\n{}", self.seen.join("\n"));
     }
 
+    /// Waits for a line, unless it was there before.
+    #[track_caller]
+    pub(crate) fn says(&mut self, text: &str) {
+        if !self.seen.iter().any(|line| line.contains(text)) {
+            self.wait(text);
+        }
+    }
+
     /// Writes the services in place of the old; returns when the file has been judged.
     pub(crate) fn edit(&mut self, services: &str) -> String {
         fs::write(&self.file, format!("services:\n{services}")).unwrap();

@@ -162,12 +162,15 @@ impl ServerArgs {
         let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
         let wrong = |e: String| format!("--target-status: {e}");
         let status = self.target_status.as_deref();
-        let check: Option<HttpCheck> = status.map(str::parse).transpose().map_err(wrong)?;
         let whole = status.map(|text| match text.starts_with('/') {
             true => format!("http://localhost{text}"),
             false => text.to_owned(),
         });
+        // Asked through the target, whatever host the URL names; in the background where another
+        // target could take over.
         let asked: Option<HttpUrl> = whole.map(|url| url.parse()).transpose().map_err(wrong)?;
+        let check = asked.as_ref().filter(|url| !url.tls && self.target.len() > 1);
+        let check = check.map(|url| HttpCheck { at: None, path: url.path.clone() });
         let globals = self.common.globals(&self.credential)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;

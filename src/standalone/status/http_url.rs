@@ -26,7 +26,8 @@ pub struct HttpUrl {
     /// The port.
     pub port: u16,
     authority: String,
-    path: String,
+    /// The path with its query.
+    pub path: String,
 }
 
 impl FromStr for HttpUrl {
