@@ -35,6 +35,8 @@ struct Readiness {
     loaded: bool,
     draining: bool,
     pending: Vec<String>,
+    /// It was ready once.
+    started: bool,
 }
 
 impl State {
@@ -197,11 +199,20 @@ fn readiness(state: &State) -> Answer {
         (_, _, false) => Some(r.pending.join("; ")),
         _ => None,
     });
-    // Beside a source that is down all is well until an identity has nothing left.
-    let without = || Some(state.node.svids.outage_budget().without).filter(|w| !w.is_empty());
+    // Beside a source that is down all is well until an identity in use has nothing left. At the
+    // start all pods must have theirs; a pod that comes later and gets none is not held against
+    // the others.
+    let started = state.ready(|r| r.started);
+    let without = || {
+        let budget = state.node.svids.outage_budget();
+        Some(if started { budget.lost } else { budget.without }).filter(|w| !w.is_empty())
+    };
     let waiting = waiting.or_else(|| without().map(|without| without.join("; ")));
     match waiting {
-        None => text(StatusCode::OK, "ready\n".into()),
+        None => {
+            state.ready(|r| r.started = true);
+            text(StatusCode::OK, "ready\n".into())
+        }
         Some(what) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {what}\n"))
         }

@@ -14,34 +14,44 @@ pub struct OutageBudget {
     pub first: Option<SpiffeId>,
     /// Those that have no valid SVID, each with what its source last said.
     pub without: Vec<String>,
+    /// Those of them that had one: pods that ran with it have lost it.
+    pub lost: Vec<String>,
 }
 
 impl OutageBudget {
-    /// From each identity: when its SVID counts, if it ever had one, and its last error.
+    /// From each identity: whether it ever had an SVID, when the last one counts, and its last
+    /// error.
     #[must_use]
     pub fn of(
-        identities: impl Iterator<Item = (SpiffeId, Option<Validity>, Option<String>)>,
+        identities: impl Iterator<Item = (SpiffeId, bool, Option<Validity>, Option<String>)>,
         now: SystemTime,
     ) -> Self {
         let mut budget = Self::default();
-        for (id, svid, error) in identities {
+        for (id, has_had, svid, error) in identities {
             let valid = svid.filter(|svid| svid.covers(now));
             let left = valid.map_or(0, |svid| seconds_left(svid.until, now));
             if valid.is_none() {
                 let had = match svid {
+                    None if has_had => "the last was withdrawn",
                     None => "none yet",
                     Some(svid) if svid.from > now => "the last is not valid yet by our clock",
                     Some(_) => "the last has run out",
                 };
                 let error = error.map(|error| format!("; {error}")).unwrap_or_default();
-                budget.without.push(format!("no valid SVID for {id}: {had}{error}"));
+                let without = format!("no valid SVID for {id}: {had}{error}");
+                if has_had {
+                    budget.lost.push(without.clone());
+                }
+                budget.without.push(without);
             }
             if budget.seconds.is_none_or(|least| left < least) {
                 (budget.seconds, budget.first) = (Some(left), Some(id));
             }
         }
-        budget.without.sort();
-        budget.without.dedup();
+        for names in [&mut budget.without, &mut budget.lost] {
+            names.sort();
+            names.dedup();
+        }
         budget
     }
 }
@@ -64,7 +74,7 @@ mod tests {
         let id = |name: &str| format!("spiffe://td/{name}").parse::<SpiffeId>().unwrap();
         let budget = |all: &[(&str, Option<u64>)]| {
             let svid = |end| Validity { from: at(900), until: at(end) };
-            let all = all.iter().map(|(name, end)| (id(name), end.map(svid), None));
+            let all = all.iter().map(|(name, end)| (id(name), end.is_some(), end.map(svid), None));
             OutageBudget::of(all, at(1000))
         };
         assert_eq!(budget(&[]), OutageBudget::default());
@@ -77,8 +87,9 @@ mod tests {
             "no valid SVID for spiffe://td/c: none yet",
         ];
         assert_eq!(ended.without, named);
+        assert_eq!(ended.lost, named[..1]);
         let early = Validity { from: at(1001), until: at(4600) };
-        let early = OutageBudget::of([(id("a"), Some(early), None)].into_iter(), at(1000));
+        let early = OutageBudget::of([(id("a"), true, Some(early), None)].into_iter(), at(1000));
         assert_eq!(early.seconds, Some(0));
         assert!(early.without[0].ends_with("not valid yet by our clock"), "{:?}", early.without);
     }

@@ -152,7 +152,8 @@ impl Svids {
         let last = entries.values().map(|e| {
             let held = e.held.borrow();
             let error = held.error.as_ref().map(ToString::to_string);
-            (e.id.clone(), held.svid.as_deref().map(validity), error)
+            let had = held.obtained.is_some();
+            (e.id.clone(), had, held.svid.as_deref().map(validity), error)
         });
         OutageBudget::of(last, SystemTime::now())
     }
