@@ -194,7 +194,7 @@ pub(super) struct CommonArgs {
     /// them to the next one: an upgrade refuses no connection. SIGUSR2 starts the next one
     #[arg(long, value_name = "ADDR")]
     pub(super) takeover: Option<Address>,
-    /// Do not confine the process with Landlock and seccomp
+    /// There is no Landlock sandbox yet; taken so that command lines stay as they are
     #[arg(long)]
     pub(super) disable_landlock: bool,
     #[arg(long, hide = true)]
