@@ -11,19 +11,21 @@
 #                   `appHop: sockmap`
 #   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
+#   --standalone    TLS in front of one service instead: scripts/bench_standalone.sh
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
+if [ "${1:-}" = --standalone ]; then shift; exec scripts/bench_standalone.sh "$@"; fi
 rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out=
 while [ $# -gt 0 ]; do
   case $1 in
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
     --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    *) sed -n '2,16s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")

@@ -158,6 +158,7 @@ const SERVICE: &[&str] = &[
     "tunnel",
     "timeouts",
     "maxConnections",
+    "closeNotify",
     "unsafeTarget",
     "unsafeListen",
 ];
@@ -203,6 +204,8 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
+    let ends = [("required", false), ("optional", true)];
+    let truncation = map.get("closeNotify").and_then(|c| c.word(&ends)).unwrap_or(false);
     let config = ServiceConfig {
         name: name?,
         role,
@@ -214,7 +217,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions { tls12_only: false, authenticate },
+        tls: TlsOptions { tls12_only: false, authenticate, truncation },
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect: timeout("connect").unwrap_or(Duration::from_secs(10)),
         close: timeout("close").unwrap_or(Duration::from_secs(60)),

@@ -208,7 +208,8 @@ async fn server(
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
     let (facts, alpn) = (Arc::clone(&secured.facts), secured.alpn.clone());
-    let far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    far.take_truncation(service.config.tls.truncation);
     if service.config.tls.authenticate {
         let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
         if let Err(outcome) = admitted {
@@ -277,7 +278,8 @@ async fn towards(
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
-    let far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    far.take_truncation(service.config.tls.truncation);
     if !service.config.access.is_empty() {
         let wanted = admit(service, found.as_ref(), peer, local, conn).await;
         if let Err(outcome) = wanted {

@@ -42,6 +42,8 @@ pub struct SecuredFar {
     held: Vec<u8>,
     /// The peer has said close_notify.
     ended: bool,
+    /// It need not.
+    truncation: bool,
     /// We have.
     closed: bool,
 }
@@ -144,6 +146,7 @@ impl SecuredFar {
             partial: Vec::new(),
             held: Vec::new(),
             ended: false,
+            truncation: false,
             closed: false,
         };
         let mut early = secured.early;
@@ -154,6 +157,11 @@ impl SecuredFar {
         far.partial = early.split_off(rest);
         far.ended = ended;
         Ok(far)
+    }
+
+    /// Takes the end of TCP for the end of what the peer says.
+    pub fn take_truncation(&mut self, taken: bool) {
+        self.truncation = taken;
     }
 
     /// Tells the peer that it may not be here, as far as the socket takes it, and ends. In TLS 1.2
@@ -237,6 +245,10 @@ impl Far for SecuredFar {
                 let have = self.partial.len();
                 buffer[..have].copy_from_slice(&self.partial);
                 let read = match self.tcp.socket().try_read(&mut buffer[have..READ]) {
+                    Ok(0) if self.truncation && have == 0 => {
+                        self.ended = true;
+                        return Ok(());
+                    }
                     Ok(0) => {
                         let why = crate::tunnel::record::RecordError::Truncated;
                         return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));

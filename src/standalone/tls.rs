@@ -21,6 +21,9 @@ pub struct TlsOptions {
     pub tls12_only: bool,
     /// Whether the peer must show a certificate (server), or ours is shown (client).
     pub authenticate: bool,
+    /// Whether the peer may end without close_notify, as nginx' stream proxy does: somebody who can
+    /// cut a connection can then make a part look like the whole (RFC 8446 §6.1).
+    pub truncation: bool,
 }
 
 /// By role.

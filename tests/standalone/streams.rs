@@ -238,6 +238,26 @@ fn an_end_without_close_notify_is_no_end_in_order() {
     }
 }
 
+/// But where the operator says so, it is: nginx' stream proxy and others know no other.
+#[test]
+fn an_end_without_close_notify_is_one_where_it_may_be() {
+    let pki = Pki::new();
+    let (told, heard) = mpsc::channel();
+    let backend = Backend::start(move |mut socket| {
+        let mut all = Vec::new();
+        told.send(socket.read_to_end(&mut all).map_err(|e| e.kind())).unwrap();
+    });
+    let adit = Adit::start(pki.server(backend.addr) + "--allow-all --close-notify=optional");
+    for versions in VERSIONS {
+        let mut session =
+            Caller::speaking(versions, &pki.ca, Some(&pki.app)).dial(adit.addr).unwrap();
+        session.write_all(b"SELECT 1").unwrap();
+        session.flush().unwrap();
+        session.into_socket().shutdown(Shutdown::Write).unwrap();
+        assert_eq!(heard.recv().unwrap(), Ok(8));
+    }
+}
+
 /// Python's `ssl`, redis-cli and many others never say close_notify: what they sent arrives all
 /// the same, however slowly it is read.
 #[test]

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::Args;
 
 use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+    BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
 };
 use crate::{
     app::standalone::Plan,
@@ -124,6 +124,7 @@ impl ClientArgs {
         let authenticate = !self.verify.disable_authentication;
         let material =
             self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
+        let truncation = self.common.close_notify == CloseNotify::Optional;
         let service = ServiceConfig {
             name: "client".into(),
             role: Role::Client,
@@ -135,7 +136,7 @@ impl ClientArgs {
             unsafe_listen: self.unsafe_listen,
             material,
             access,
-            tls: TlsOptions { tls12_only, authenticate },
+            tls: TlsOptions { tls12_only, authenticate, truncation },
             server_name: self.override_server_name,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

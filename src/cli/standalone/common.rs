@@ -52,6 +52,15 @@ pub(super) enum TlsVersion {
     Tls13,
 }
 
+/// How a TLS peer must end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum CloseNotify {
+    /// Without it the other side is reset
+    Required,
+    /// The end of TCP will do
+    Optional,
+}
+
 /// What is on the wire beside TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Tunnel {
@@ -153,6 +162,10 @@ pub(super) struct CommonArgs {
     /// How long one side may go on when the other has ended; 0 ends both at once
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
+    /// Whether a TLS peer must say close_notify at its end, or may just close (nginx' stream proxy,
+    /// Python): then whoever can cut the connection can make a part look like the whole
+    #[arg(long, value_name = "RULE", default_value = "required")]
+    pub(super) close_notify: CloseNotify,
     /// How long a connection may last; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) max_conn_lifetime: Duration,

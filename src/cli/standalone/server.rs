@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use clap::Args;
 
 use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+    BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
 };
 use crate::{
     app::standalone::Plan,
@@ -174,6 +174,7 @@ impl ServerArgs {
         let globals = self.common.globals(&self.credential)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;
+        let truncation = self.common.close_notify == CloseNotify::Optional;
         let service = ServiceConfig {
             name: "server".into(),
             role: Role::Server,
@@ -185,7 +186,7 @@ impl ServerArgs {
             unsafe_listen: false,
             material,
             access,
-            tls: TlsOptions { tls12_only, authenticate },
+            tls: TlsOptions { tls12_only, authenticate, truncation },
             server_name: None,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,
