@@ -204,8 +204,7 @@ impl Fleet {
             }
             for running in &self.running {
                 let service = &running.service;
-                let policies = service.config.access.policies.as_ref();
-                if policies.is_none_or(|policies| policies.file() != file) {
+                if !policy_files(service).any(|named| named == file) {
                     continue;
                 }
                 let name = service.config.name.as_str();
@@ -223,9 +222,8 @@ impl Fleet {
     }
 
     fn policy_stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
-        let policies =
-            self.running.iter().filter_map(|r| r.service.config.access.policies.as_ref());
-        policies.map(|policies| (policies.file().clone(), stamp(policies.file()))).collect()
+        let files = self.running.iter().flat_map(|running| policy_files(&running.service));
+        files.map(|file| (file.to_owned(), stamp(file))).collect()
     }
 
     /// How many connections are open.
@@ -293,10 +291,20 @@ impl Running {
 
 /// Reads a service's policies again.
 fn reread(service: &Service) -> Result<(), String> {
-    let Some(policies) = &service.config.access.policies else { return Ok(()) };
-    let rules = load_policies(policies.file()).map_err(|e| e.to_string())?;
-    take(service, rules);
-    Ok(())
+    let access = &service.config.access;
+    let judged = access.judge.as_ref().map_or(Ok(()), |judge| judge.reload());
+    if let Some(policies) = &access.policies {
+        let rules = load_policies(policies.file()).map_err(|e| e.to_string())?;
+        take(service, rules);
+    }
+    judged
+}
+
+/// The files that its access rules are from.
+fn policy_files(service: &Service) -> impl Iterator<Item = &Path> {
+    let access = &service.config.access;
+    let policies = access.policies.as_ref().map(|policies| policies.file().as_path());
+    policies.into_iter().chain(access.judge.as_ref().map(|judge| judge.file()))
 }
 
 fn take(service: &Service, rules: Arc<Rules>) {

@@ -188,7 +188,10 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
             wrong.fault("is of the other mode");
         }
     }
-    let (access, pins) = map.get(yes).map(|a| access(&a, role)).unwrap_or_default();
+    let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
+    let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
+    let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
+    let (access, pins) = map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
     let ids = access.ids.clone();
     let material = material(&map, role, authenticate, pins);
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
@@ -200,8 +203,6 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         let gateway = tunnel.get("address").map(|a| a.parse("10.0.0.1:15008"));
         Some(Hbone { gateway: gateway.flatten(), expect: ids })
     });
-    let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
-    let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
     let ends = [("required", false), ("optional", true)];
@@ -219,7 +220,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         access,
         tls: TlsOptions { tls12_only: false, authenticate, truncation },
         server_name: map.get("serverName").and_then(|s| s.text()),
-        connect: timeout("connect").unwrap_or(Duration::from_secs(10)),
+        connect,
         close: timeout("close").unwrap_or(Duration::from_secs(60)),
         lifetime: timeout("lifetime").filter(|l| !l.is_zero()),
         max_connections: map.get("maxConnections").and_then(|m| number(&m, 1 << 20)),

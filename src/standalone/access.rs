@@ -1,7 +1,13 @@
 //! Whom a service lets in, or whom it wants to find: any of these is enough. Nothing named, nobody
 //! admitted; a policy that denies is asked first.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 
@@ -77,6 +83,15 @@ pub trait Judge: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why it cannot be decided: the peer is refused.
     fn allows(&self, peer: &PeerCert) -> Result<bool, String>;
+
+    /// Where its rules are from.
+    fn file(&self) -> &Path;
+
+    /// Reads them again; what is wrong changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    fn reload(&self) -> Result<(), String>;
 }
 
 impl Access {

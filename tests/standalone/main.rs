@@ -13,6 +13,7 @@ mod peers;
 mod pki;
 mod process;
 mod proxy;
+mod rego;
 mod reload;
 mod storms;
 mod streams;

@@ -1,11 +1,12 @@
 //! `adit client`: plaintext in, TLS out.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use super::common::{
     BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+    judge,
 };
 use crate::{
     app::standalone::Plan,
@@ -77,10 +78,11 @@ struct VerifyArgs {
     /// This key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
     #[arg(long, value_name = "PIN")]
     verify_spki_pin: Vec<Pin>,
-    /// Rego, as a bundle or a file
+    /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
+    /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
     #[arg(long, value_name = "BUNDLE", requires = "verify_query")]
     verify_policy: Option<PathBuf>,
-    /// What is asked of it, such as data.policy.allow
+    /// What is asked of it, such as data.policy.allow: true is whom we want
     #[arg(long, value_name = "QUERY", requires = "verify_policy")]
     verify_query: Option<String>,
     /// Show no certificate to the target
@@ -89,10 +91,7 @@ struct VerifyArgs {
 }
 
 impl VerifyArgs {
-    fn access(&self) -> Result<Access, String> {
-        if self.verify_policy.is_some() {
-            return Err("--verify-policy cannot be honoured yet".into());
-        }
+    fn access(&self, within: Duration) -> Result<Access, String> {
         let access = Access {
             all: false,
             cn: self.verify_cn.clone(),
@@ -103,7 +102,7 @@ impl VerifyArgs {
             ids: self.verify_id.clone(),
             trust_domains: self.verify_trust_domain.clone(),
             policies: None,
-            judge: None,
+            judge: judge("--verify-policy", &self.verify_policy, &self.verify_query, within)?,
         };
         Ok(access)
     }
@@ -111,7 +110,7 @@ impl VerifyArgs {
 
 impl ClientArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
-        let access = self.verify.access()?;
+        let access = self.verify.access(self.common.connect_timeout)?;
         if self.proxy.is_some() {
             return Err("--proxy cannot be honoured yet".into());
         }

@@ -1,6 +1,6 @@
 //! The flags that `adit server` and `adit client` share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
@@ -12,8 +12,8 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     standalone::{
-        Address, Balance, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet, ServiceConfig,
-        Wording, one_credential,
+        Address, Balance, HealthConfig, HttpCheck, Judge, MaterialConfig, Password, Quiet, Rego,
+        ServiceConfig, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     tls::Pin,
@@ -89,6 +89,18 @@ impl From<BalanceValue> for Balance {
 /// Several targets are asked whether they are well, one only if it is said how.
 pub(super) fn health(targets: usize, http: Option<HttpCheck>) -> Option<HealthConfig> {
     (targets > 1 || http.is_some()).then(|| HealthConfig { http, ..HealthConfig::default() })
+}
+
+/// The Rego policy that two flags name together.
+pub(super) fn judge(
+    flag: &str,
+    file: &Option<PathBuf>,
+    query: &Option<String>,
+    within: Duration,
+) -> Result<Option<Arc<dyn Judge>>, String> {
+    let (Some(file), Some(query)) = (file, query) else { return Ok(None) };
+    let rego = Rego::open(file, query, within).map_err(|e| format!("{flag} {e}"))?;
+    Ok(Some(Arc::new(rego)))
 }
 
 /// The service, if it breaks no rail; else the first that it breaks.

@@ -1,11 +1,12 @@
 //! `adit server`: TLS in, plaintext out.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
 use super::common::{
     BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
+    judge,
 };
 use crate::{
     app::standalone::Plan,
@@ -92,10 +93,11 @@ struct AllowArgs {
     /// This key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
     #[arg(long, value_name = "PIN")]
     allow_spki_pin: Vec<Pin>,
-    /// Rego, as a bundle or a file
+    /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
+    /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
     #[arg(long, value_name = "BUNDLE", requires = "allow_query")]
     allow_policy: Option<PathBuf>,
-    /// What is asked of it, such as data.policy.allow
+    /// What is asked of it, such as data.policy.allow: true admits
     #[arg(long, value_name = "QUERY", requires = "allow_policy")]
     allow_query: Option<String>,
     /// Istio AuthorizationPolicy documents, YAML; a DENY goes before all other --allow flags
@@ -127,10 +129,7 @@ struct AcmeArgs {
 }
 
 impl AllowArgs {
-    fn access(&self) -> Result<Access, String> {
-        if self.allow_policy.is_some() {
-            return Err("--allow-policy cannot be honoured yet".into());
-        }
+    fn access(&self, within: Duration) -> Result<Access, String> {
         let policies = match &self.allow_authorization_policy {
             None => None,
             Some(file) => {
@@ -148,14 +147,14 @@ impl AllowArgs {
             ids: self.allow_id.clone(),
             trust_domains: self.allow_trust_domain.clone(),
             policies,
-            judge: None,
+            judge: judge("--allow-policy", &self.allow_policy, &self.allow_query, within)?,
         })
     }
 }
 
 impl ServerArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
-        let access = self.allow.access()?;
+        let access = self.allow.access(self.common.connect_timeout)?;
         if self.acme.auto_acme_cert.is_some() {
             return Err("--auto-acme-cert cannot be honoured yet".into());
         }

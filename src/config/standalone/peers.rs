@@ -6,7 +6,7 @@ use super::{TRUTH, load_policies};
 use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::reader::{Item, Map},
-    standalone::{Access, MaterialConfig, Policies, Role, UriPattern, one_credential},
+    standalone::{Access, Judge, MaterialConfig, Policies, Rego, Role, UriPattern, one_credential},
     tls::Pin,
 };
 
@@ -20,10 +20,11 @@ const NAMED: &[&str] = &[
     "ids",
     "trustDomains",
     "pins",
+    "rego",
     "policies",
 ];
 
-pub(super) fn access(item: &Item<'_>, role: Role) -> (Access, Vec<Pin>) {
+pub(super) fn access(item: &Item<'_>, role: Role, within: Duration) -> (Access, Vec<Pin>) {
     let map = match role {
         Role::Server => item.map(NAMED),
         Role::Client => item.map(&NAMED[1..NAMED.len() - 1]),
@@ -42,7 +43,7 @@ pub(super) fn access(item: &Item<'_>, role: Role) -> (Access, Vec<Pin>) {
         ids: all(&map, "ids", "spiffe://td/web"),
         trust_domains: all(&map, "trustDomains", "cluster.local"),
         policies: map.get("policies").and_then(|p| policies_of(&p)),
-        judge: None,
+        judge: map.get("rego").and_then(|rego| judge_of(&rego, within)),
     };
     (access, all(&map, "pins", "sha256:BASE64"))
 }
@@ -58,6 +59,20 @@ fn policies_of(item: &Item<'_>) -> Option<Arc<Policies>> {
     let file = PathBuf::from(item.text()?);
     match load_policies(&file) {
         Ok(rules) => Some(Arc::new(Policies::new(file, rules))),
+        Err(error) => {
+            item.fault(error);
+            None
+        }
+    }
+}
+
+/// `{ file: …, query: data.policy.allow }`; an evaluation may take as long as connecting.
+fn judge_of(item: &Item<'_>, within: Duration) -> Option<Arc<dyn Judge>> {
+    let map = item.map(&["file", "query"]);
+    let (file, query) = (map.require("file"), map.require("query"));
+    let (file, query) = (file?.text()?, query?.text()?);
+    match Rego::open(file.as_ref(), &query, within) {
+        Ok(rego) => Some(Arc::new(rego)),
         Err(error) => {
             item.fault(error);
             None

@@ -80,6 +80,8 @@ fn faults_say_what_to_do() {
         ("commonNames: [app]", "ips: [app]", "for example 10.0.0.1"),
         ("commonNames: [app]", "all: yes", "none of true, false"),
         ("commonNames: [app]", "policies: /nowhere", "/nowhere"),
+        ("commonNames: [app]", "rego: { file: /none.rego, query: data.p.ok }", "/none.rego: "),
+        ("commonNames: [app]", "rego: { file: /none.rego }", "query is missing"),
         ("  allow:", "  authentication: disabled\n  allow:", "name nobody"),
         ("  allow:", "  serverName: x\n  allow:", "is of the other mode"),
         ("  allow:", "  timeouts: { connect: 0 }\n  allow:", "connect must not be 0"),
@@ -148,6 +150,16 @@ fn policies_are_istio_documents() {
     assert!(faults.contains("none of the policies is an ALLOW"), "{faults}");
     let faults = with(&POLICY.replace("from", "form")).unwrap_err();
     assert!(faults.contains("did you mean from?"), "{faults}");
+}
+
+#[test]
+fn a_rego_policy_is_a_name_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.rego");
+    std::fs::write(&file, "package p\nok { true }").unwrap();
+    let rego = format!("rego: {{ file: {}, query: data.p.ok }}", file.display());
+    let read = check(&services(&SERVER.replace("commonNames: [app]", &rego))).unwrap();
+    assert_eq!(read.services[0].access.judge.as_ref().unwrap().file(), file);
 }
 
 #[test]
