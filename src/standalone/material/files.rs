@@ -1,0 +1,200 @@
+//! Material from files, and whether those have changed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use rustls::RootCertStore;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Material, MaterialConfig, Password, READ_WITHIN, certified};
+use crate::{
+    ca::Credential,
+    identity::{
+        BundleSet, PrivateKey, TrustBundle, X509Svid,
+        key_files::{at, bytes, certificates, keystore_chain, private_key},
+        parse_leaf,
+    },
+    standalone::PeerCert,
+    tls::PeerTrust,
+    tunnel::Own,
+};
+
+/// Files are read beside the control thread: a keystore's key derivation may take a while.
+pub(super) async fn read(
+    config: &MaterialConfig,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<Material, String> {
+    let config = config.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let read = read_now(&config);
+        drop(turn);
+        read
+    });
+    read.await.map_err(|e| format!("reading files: {e}"))?
+}
+
+fn read_now(config: &MaterialConfig) -> Result<Material, String> {
+    let MaterialConfig::Files { credential, password, roots, crls, pins } = config else {
+        return Err("not a matter of files".into());
+    };
+    let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
+    let mut svid = None;
+    let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
+    let crls: Vec<_> = crls.into_iter().flatten().collect();
+    if let Some(credential) = credential {
+        let (path, (chain, private)) = match credential {
+            Credential::Pem { certificate, private_key: file } => {
+                (certificate, (certificates(certificate)?, private_key(file)?))
+            }
+            Credential::Keystore { keystore, password: file } => {
+                let file = file.as_ref().map(|file| password_in(file)).transpose()?;
+                let password = password.as_ref().or(file.as_ref());
+                (keystore, keystore_or_pem(keystore, password.map_or("", |p| &p.0))?)
+            }
+        };
+        source = format!("file {}", path.display());
+        own = PeerCert::of(&chain);
+        not_after = end_of(&chain);
+        if not_after.is_some_and(|end| end <= SystemTime::now()) {
+            return Err(at(path, "the certificate has expired"));
+        }
+        key = Some(certified(chain.clone(), &private).map_err(|why| at(path, why))?);
+        if let Some(roots) = roots {
+            svid = svid_of(chain, private, certificates(roots)?, crls.clone());
+        }
+    }
+    let trust = if pins.is_empty() {
+        PeerTrust::Roots { roots: Arc::new(root_store(roots.as_ref())?), crls: crls.into() }
+    } else {
+        PeerTrust::Pinned(pins.as_slice().into())
+    };
+    Ok(Material { key, trust, own, svid, not_after, source })
+}
+
+/// The certificate as an X.509-SVID whose trust domain has these roots, if it is one.
+fn svid_of(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKey,
+    roots: Vec<CertificateDer<'static>>,
+    crls: Vec<CertificateRevocationListDer<'static>>,
+) -> Option<Own> {
+    let leaf = parse_leaf(chain.first()?).ok()?;
+    let mut bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
+    bundle.crls = crls;
+    let bundles: BundleSet = [bundle].into_iter().collect();
+    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
+    let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
+    Some(Own { svid: Arc::new(svid), bundles: Arc::new(bundles) })
+}
+
+/// The first line of a file.
+fn password_in(file: &Path) -> Result<Password, String> {
+    let bytes = bytes(file)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| at(file, "is no text"))?;
+    Ok(Password(zeroize::Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())))
+}
+
+/// A keystore is PKCS#12, or certificates and key in one PEM file.
+fn keystore_or_pem(
+    path: &Path,
+    password: &str,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
+    let start = bytes(path)?;
+    match start.get(..4) {
+        Some([0xCE, 0xCE, 0xCE, 0xCE] | [0xFE, 0xED, 0xFE, 0xED]) => Err(at(
+            path,
+            "is a Java keystore (JKS or JCEKS); `keytool -importkeystore -deststoretype pkcs12` \
+             converts it",
+        )),
+        _ if start.windows(11).take(65_536).any(|w| w == b"-----BEGIN ") => {
+            Ok((certificates(path)?, private_key(path)?))
+        }
+        _ => keystore_chain(path, password),
+    }
+}
+
+fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+    let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
+}
+
+pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    match file {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                store.add(certificate).map_err(|e| at(path, e))?;
+            }
+        }
+        None => {
+            let system = rustls_native_certs::load_native_certs();
+            let (added, _) = store.add_parsable_certificates(system.certs);
+            // Whether that is enough depends on whether anybody is checked.
+            if added == 0 {
+                tracing::debug!(target: "svid", "the system has no trusted roots");
+            }
+        }
+    }
+    Ok(store)
+}
+
+fn crls_in(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let bytes = bytes(path)?;
+    let all = if bytes.windows(11).any(|w| w == b"-----BEGIN ") {
+        let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+        all.map_err(|e| at(path, e))?
+    } else {
+        vec![CertificateRevocationListDer::from(bytes.to_vec())]
+    };
+    if all.is_empty() {
+        return Err(at(path, "holds no CRL in PEM"));
+    }
+    for crl in &all {
+        webpki::BorrowedCertRevocationList::from_der(crl)
+            .map_err(|e| at(path, format!("holds no CRL that can be used: {e}")))?;
+    }
+    Ok(all)
+}
+
+/// What to say when they took longer.
+pub(super) fn unread(config: &MaterialConfig) -> String {
+    let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+    match paths(config).iter().find(no_file) {
+        Some(path) => at(path, "is a pipe that nobody writes to"),
+        None => format!("files could not be read within {READ_WITHIN:?}"),
+    }
+}
+
+pub(super) type Stamp = Option<(u64, u64, SystemTime)>;
+
+pub(super) fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
+    paths(config).iter().map(stamp).collect()
+}
+
+fn stamp(path: &PathBuf) -> Stamp {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), meta.modified().ok()?))
+}
+
+fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
+    let MaterialConfig::Files { credential, roots, crls, .. } = config else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
+    match credential {
+        Some(Credential::Pem { certificate, private_key }) => {
+            paths.extend([certificate.clone(), private_key.clone()]);
+        }
+        Some(Credential::Keystore { keystore, password }) => {
+            paths.push(keystore.clone());
+            paths.extend(password.clone());
+        }
+        None => {}
+    }
+    paths
+}

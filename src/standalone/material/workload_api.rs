@@ -1,0 +1,43 @@
+//! Material from the SPIFFE Workload API.
+
+use std::sync::Arc;
+
+use super::{Material, certified};
+use crate::{
+    ca::{Source as _, workload_api::WorkloadApi},
+    identity::{BundleSet, X509Svid},
+    standalone::PeerCert,
+    tls::PeerTrust,
+    tunnel::Own,
+};
+
+pub(super) async fn first_svid(api: &WorkloadApi, shown: bool, from: &str) -> Material {
+    let mut seen = 0;
+    loop {
+        api.news(&mut seen).await;
+        if let Ok(svid) = api.default_svid()
+            && let Ok(material) = of_svid(svid, &api.bundles().borrow().clone(), shown, from)
+        {
+            return material;
+        }
+    }
+}
+
+pub(super) fn of_svid(
+    svid: X509Svid,
+    bundles: &Arc<BundleSet>,
+    shown: bool,
+    from: &str,
+) -> Result<Material, String> {
+    let own = PeerCert::of(&svid.chain);
+    let key = shown.then(|| certified(svid.chain.clone(), &svid.key)).transpose()?;
+    let not_after = Some(svid.not_after);
+    Ok(Material {
+        key,
+        trust: PeerTrust::Spiffe(Arc::clone(bundles)),
+        own,
+        svid: Some(Own { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
+        not_after,
+        source: format!("Workload API {from}"),
+    })
+}
