@@ -1,12 +1,7 @@
 //! The services of one process, exchanged while they run: what stays the same is not touched, what
 //! is new is opened before anything old stops, and what cannot be opened changes nothing.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
@@ -15,7 +10,7 @@ use crate::{
     lifecycle::Tasks,
     observe::Telemetry,
     policy::Rules,
-    standalone::{Keeper, Listening, Service, ServiceConfig, Sockets},
+    standalone::{Followed, Keeper, Listening, Service, ServiceConfig, Sockets},
 };
 
 /// A service that takes connections.
@@ -54,8 +49,6 @@ pub(super) struct Fleet {
     /// Services that take no more connections and still have some.
     leaving: Vec<Arc<Service>>,
     draining: Tasks,
-    /// When the files of policies were last written.
-    seen: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 /// What an exchange has done, by name.
@@ -75,7 +68,6 @@ impl Fleet {
             running: Vec::new(),
             leaving: Vec::new(),
             draining: Tasks::default(),
-            seen: Vec::new(),
         }
     }
 
@@ -160,7 +152,6 @@ impl Fleet {
             });
         }
         self.leaving.retain(|service| service.open() > 0);
-        self.seen = self.policy_stamps();
         changes
     }
 
@@ -192,38 +183,26 @@ impl Fleet {
                 ),
             }
         }
-        self.seen = self.policy_stamps();
     }
 
     /// Takes files of policies that have changed.
-    pub(super) fn look_at_policies(&mut self) {
-        let now = self.policy_stamps();
-        for (file, stamp) in &now {
-            if self.seen.contains(&(file.clone(), *stamp)) {
+    pub(super) fn look_at_policies(&self) {
+        for running in &self.running {
+            let service = &running.service;
+            // Each is looked at: one that has been read again is not read twice.
+            if !policy_files(service).any(Followed::changed) {
                 continue;
             }
-            for running in &self.running {
-                let service = &running.service;
-                if !policy_files(service).any(|named| named == file) {
-                    continue;
-                }
-                let name = service.config.name.as_str();
-                match reread(service) {
-                    Ok(()) => tracing::info!(service = name, "policies have changed and were read"),
-                    Err(error) => tracing::error!(
-                        service = name,
-                        error,
-                        "policies have changed and are not taken; what was read before stays"
-                    ),
-                }
+            let name = service.config.name.as_str();
+            match reread(service) {
+                Ok(()) => tracing::info!(service = name, "policies have changed and were read"),
+                Err(error) => tracing::error!(
+                    service = name,
+                    error,
+                    "policies have changed and are not taken; what was read before stays"
+                ),
             }
         }
-        self.seen = now;
-    }
-
-    fn policy_stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
-        let files = self.running.iter().flat_map(|running| policy_files(&running.service));
-        files.map(|file| (file.to_owned(), stamp(file))).collect()
     }
 
     /// How many connections are open.
@@ -291,20 +270,22 @@ impl Running {
 
 /// Reads a service's policies again.
 fn reread(service: &Service) -> Result<(), String> {
+    // What changes from here on is seen at the next look.
+    policy_files(service).for_each(Followed::look);
     let access = &service.config.access;
-    let judged = access.judge.as_ref().map_or(Ok(()), |judge| judge.reload());
+    let rego = access.rego.as_ref().map_or(Ok(()), |rego| rego.reload());
     if let Some(policies) = &access.policies {
-        let rules = load_policies(policies.file()).map_err(|e| e.to_string())?;
+        let rules = load_policies(policies.file().file()).map_err(|e| e.to_string())?;
         take(service, rules);
     }
-    judged
+    rego
 }
 
 /// The files that its access rules are from.
-fn policy_files(service: &Service) -> impl Iterator<Item = &Path> {
+fn policy_files(service: &Service) -> impl Iterator<Item = &Followed> {
     let access = &service.config.access;
-    let policies = access.policies.as_ref().map(|policies| policies.file().as_path());
-    policies.into_iter().chain(access.judge.as_ref().map(|judge| judge.file()))
+    let policies = access.policies.as_ref().map(|policies| policies.file());
+    policies.into_iter().chain(access.rego.as_ref().map(|rego| rego.file()))
 }
 
 fn take(service: &Service, rules: Arc<Rules>) {
@@ -313,13 +294,4 @@ fn take(service: &Service, rules: Arc<Rules>) {
         let service = service.config.name.as_str();
         tracing::info!(service, connections = closed, "closed: no longer admitted by the policies");
     }
-}
-
-/// Which file it is, how long, and when it was last written.
-pub(super) type Stamp = (u64, u64, SystemTime);
-
-pub(super) fn stamp(file: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.ino(), meta.len(), meta.modified().ok()?))
 }

@@ -17,10 +17,7 @@ use tokio::{
 };
 
 use self::{seen::Seen, upgrade::Itself};
-use super::{
-    fleet::{Fleet, Stamp, stamp},
-    workers::Workers,
-};
+use super::{fleet::Fleet, workers::Workers};
 use crate::{
     config::{self, LoadError},
     lifecycle::Tasks,
@@ -28,7 +25,9 @@ use crate::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    standalone::{Address, Predecessor, ServiceConfig, Sockets, status::StatusConfig},
+    standalone::{
+        Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp, status::StatusConfig,
+    },
     sys::descriptors,
 };
 
@@ -47,7 +46,7 @@ pub struct Plan {
     /// Whether the targets' names must resolve at start.
     pub resolve: bool,
     /// The file that describes them, if one does, and its state when it was read: it is followed.
-    pub file: Option<(PathBuf, Option<Stamp>)>,
+    pub file: Option<(PathBuf, Stamp)>,
 }
 
 impl Plan {
@@ -242,9 +241,9 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
 struct Watched {
     path: PathBuf,
     /// The state that was last read.
-    seen: Option<Stamp>,
+    seen: Stamp,
     /// The state at the last look, if it is another.
-    changing: Option<Stamp>,
+    changing: Stamp,
 }
 
 impl Watched {

@@ -1,20 +1,13 @@
 //! Whom a service lets in, or whom it wants to find: any of these is enough. Nothing named, nobody
 //! admitted; a policy that denies is asked first.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, path::Path, str::FromStr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
-use super::PeerCert;
+use super::{Followed, PeerCert, Rego};
 use crate::{
     identity::{SpiffeId, TrustDomain},
-    lifecycle::aside,
     observe::conn::Flow,
     policy::{self, Rules},
 };
@@ -40,27 +33,33 @@ pub struct Access {
     pub trust_domains: Vec<TrustDomain>,
     /// Istio policies: who is denied there is refused whatever else is named.
     pub policies: Option<Arc<Policies>>,
-    /// A decider of another kind, such as Rego.
-    pub judge: Option<Arc<dyn Judge>>,
+    /// A Rego policy.
+    pub rego: Option<Arc<Rego>>,
 }
 
 /// Istio policies of one file, replaced when it changes.
 #[derive(Debug)]
 pub struct Policies {
-    file: PathBuf,
+    file: Followed,
     rules: ArcSwap<Rules>,
 }
 
 impl Policies {
-    /// All of these apply.
-    #[must_use]
-    pub fn new(file: PathBuf, rules: Arc<Rules>) -> Self {
-        Self { file, rules: ArcSwap::new(rules) }
+    /// Those of `file`, as `load` reads it. All of them apply.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn open<E>(
+        file: &Path,
+        load: impl FnOnce(&Path) -> Result<Arc<Rules>, E>,
+    ) -> Result<Self, E> {
+        let followed = Followed::new(file);
+        Ok(Self { file: followed, rules: ArcSwap::new(load(file)?) })
     }
 
     /// Where they are from.
     #[must_use]
-    pub fn file(&self) -> &PathBuf {
+    pub fn file(&self) -> &Followed {
         &self.file
     }
 
@@ -76,24 +75,6 @@ impl Policies {
     }
 }
 
-/// Decides by rules of its own.
-pub trait Judge: fmt::Debug + Send + Sync {
-    /// Whether the peer may pass. May take long: it is not called on a data worker.
-    ///
-    /// # Errors
-    /// Why it cannot be decided: the peer is refused.
-    fn allows(&self, peer: &PeerCert) -> Result<bool, String>;
-
-    /// Where its rules are from.
-    fn file(&self) -> &Path;
-
-    /// Reads them again; what is wrong changes nothing.
-    ///
-    /// # Errors
-    /// What is wrong, and where.
-    fn reload(&self) -> Result<(), String>;
-}
-
 impl Access {
     /// Whether nothing is named.
     #[must_use]
@@ -107,7 +88,7 @@ impl Access {
             && self.ids.is_empty()
             && self.trust_domains.is_empty()
             && self.policies.is_none()
-            && self.judge.is_none()
+            && self.rego.is_none()
     }
 
     /// The rule that admits the peer.
@@ -116,7 +97,7 @@ impl Access {
     /// Why none does.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves a judge to come to its end by itself.
+    /// Dropping the future leaves a Rego policy to come to its end by itself, within its time.
     pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
         let mut why = format!("{} is named by no rule", peer.name());
         let rules = self.policies.as_ref().map(|policies| policies.rules());
@@ -138,10 +119,8 @@ impl Access {
         if let Some(policy) = allowed {
             return Ok(policy);
         }
-        if let Some(judge) = &self.judge {
-            let (judge, asked) = (Arc::clone(judge), Arc::clone(peer));
-            let judged = aside(move || judge.allows(&asked)).await;
-            match judged.map_err(|e| format!("the policy failed: {e}"))? {
+        if let Some(rego) = &self.rego {
+            match rego.allows(Arc::clone(peer)).await {
                 Ok(true) => return Ok("policy".into()),
                 Ok(false) => why = format!("the policy does not allow {}", peer.name()),
                 Err(error) => why = format!("the policy failed: {error}"),

@@ -16,7 +16,7 @@ use crate::identity::SpiffeId;
 /// The leaf of a chain that was verified.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerCert {
-    /// The first common name of the subject.
+    /// The last common name of the subject, as Go's `pkix.Name` has it.
     pub cn: Option<String>,
     /// All organizational units of the subject.
     pub ous: Vec<String>,
@@ -45,7 +45,7 @@ impl PeerCert {
             a.as_str().ok().map(ToOwned::to_owned)
         };
         let mut found = Self {
-            cn: subject.iter_common_name().find_map(text),
+            cn: subject.iter_common_name().filter_map(text).last(),
             ous: subject.iter_organizational_unit().filter_map(text).collect(),
             subject: subject.to_string(),
             der: leaf.to_vec(),

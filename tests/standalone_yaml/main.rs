@@ -6,5 +6,6 @@ mod counted;
 mod edits;
 mod files;
 mod policies;
+mod rego;
 mod targets;
 mod world;

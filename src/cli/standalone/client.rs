@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::{
     BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
-    judge,
+    rego,
 };
 use crate::{
     app::standalone::Plan,
@@ -102,7 +102,7 @@ impl VerifyArgs {
             ids: self.verify_id.clone(),
             trust_domains: self.verify_trust_domain.clone(),
             policies: None,
-            judge: judge("--verify-policy", &self.verify_policy, &self.verify_query, within)?,
+            rego: rego("--verify-policy", &self.verify_policy, &self.verify_query, within)?,
         };
         Ok(access)
     }

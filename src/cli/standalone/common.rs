@@ -12,7 +12,7 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     standalone::{
-        Address, Balance, HealthConfig, HttpCheck, Judge, MaterialConfig, Password, Quiet, Rego,
+        Address, Balance, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet, Rego,
         ServiceConfig, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
@@ -92,12 +92,12 @@ pub(super) fn health(targets: usize, http: Option<HttpCheck>) -> Option<HealthCo
 }
 
 /// The Rego policy that two flags name together.
-pub(super) fn judge(
+pub(super) fn rego(
     flag: &str,
     file: &Option<PathBuf>,
     query: &Option<String>,
     within: Duration,
-) -> Result<Option<Arc<dyn Judge>>, String> {
+) -> Result<Option<Arc<Rego>>, String> {
     let (Some(file), Some(query)) = (file, query) else { return Ok(None) };
     let rego = Rego::open(file, query, within).map_err(|e| format!("{flag} {e}"))?;
     Ok(Some(Arc::new(rego)))

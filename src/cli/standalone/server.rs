@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::{
     BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
-    judge,
+    rego,
 };
 use crate::{
     app::standalone::Plan,
@@ -133,8 +133,8 @@ impl AllowArgs {
         let policies = match &self.allow_authorization_policy {
             None => None,
             Some(file) => {
-                let rules = load_policies(file).map_err(|e| e.to_string())?;
-                Some(Arc::new(Policies::new(file.clone(), rules)))
+                let policies = Policies::open(file, load_policies);
+                Some(Arc::new(policies.map_err(|e| e.to_string())?))
             }
         };
         Ok(Access {
@@ -147,7 +147,7 @@ impl AllowArgs {
             ids: self.allow_id.clone(),
             trust_domains: self.allow_trust_domain.clone(),
             policies,
-            judge: judge("--allow-policy", &self.allow_policy, &self.allow_query, within)?,
+            rego: rego("--allow-policy", &self.allow_policy, &self.allow_query, within)?,
         })
     }
 }

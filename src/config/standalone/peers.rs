@@ -6,7 +6,7 @@ use super::{TRUTH, load_policies};
 use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::reader::{Item, Map},
-    standalone::{Access, Judge, MaterialConfig, Policies, Rego, Role, UriPattern, one_credential},
+    standalone::{Access, MaterialConfig, Policies, Rego, Role, UriPattern, one_credential},
     tls::Pin,
 };
 
@@ -43,7 +43,7 @@ pub(super) fn access(item: &Item<'_>, role: Role, within: Duration) -> (Access, 
         ids: all(&map, "ids", "spiffe://td/web"),
         trust_domains: all(&map, "trustDomains", "cluster.local"),
         policies: map.get("policies").and_then(|p| policies_of(&p)),
-        judge: map.get("rego").and_then(|rego| judge_of(&rego, within)),
+        rego: map.get("rego").and_then(|rego| rego_of(&rego, within)),
     };
     (access, all(&map, "pins", "sha256:BASE64"))
 }
@@ -57,8 +57,8 @@ where
 
 fn policies_of(item: &Item<'_>) -> Option<Arc<Policies>> {
     let file = PathBuf::from(item.text()?);
-    match load_policies(&file) {
-        Ok(rules) => Some(Arc::new(Policies::new(file, rules))),
+    match Policies::open(&file, load_policies) {
+        Ok(policies) => Some(Arc::new(policies)),
         Err(error) => {
             item.fault(error);
             None
@@ -67,7 +67,7 @@ fn policies_of(item: &Item<'_>) -> Option<Arc<Policies>> {
 }
 
 /// `{ file: …, query: data.policy.allow }`; an evaluation may take as long as connecting.
-fn judge_of(item: &Item<'_>, within: Duration) -> Option<Arc<dyn Judge>> {
+fn rego_of(item: &Item<'_>, within: Duration) -> Option<Arc<Rego>> {
     let map = item.map(&["file", "query"]);
     let (file, query) = (map.require("file"), map.require("query"));
     let (file, query) = (file?.text()?, query?.text()?);

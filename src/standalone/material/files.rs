@@ -10,15 +10,15 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use rustls::RootCertStore;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Material, MaterialConfig, Password, READ_WITHIN, certified};
+use super::{Material, MaterialConfig, READ_WITHIN, certified};
 use crate::{
     ca::Credential,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid,
-        key_files::{at, bytes, certificates, keystore_chain, private_key},
+        key_files::{at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
-    standalone::PeerCert,
+    standalone::{PeerCert, Stamp, stamp},
     tls::PeerTrust,
     tunnel::Own,
 };
@@ -51,9 +51,9 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
                 (certificate, (certificates(certificate)?, private_key(file)?))
             }
             Credential::Keystore { keystore, password: file } => {
-                let file = file.as_ref().map(|file| password_in(file)).transpose()?;
-                let password = password.as_ref().or(file.as_ref());
-                (keystore, keystore_or_pem(keystore, password.map_or("", |p| &p.0))?)
+                let file = file.as_deref().map(password_in).transpose()?;
+                let password = password.as_ref().map(|p| &p.0).or(file.as_ref());
+                (keystore, keystore_or_pem(keystore, password.map_or("", |p| p))?)
             }
         };
         source = format!("file {}", path.display());
@@ -89,13 +89,6 @@ fn svid_of(
     let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
     let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
     Some(Own { svid: Arc::new(svid), bundles: Arc::new(bundles) })
-}
-
-/// The first line of a file.
-fn password_in(file: &Path) -> Result<Password, String> {
-    let bytes = bytes(file)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| at(file, "is no text"))?;
-    Ok(Password(zeroize::Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())))
 }
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.
@@ -171,16 +164,8 @@ pub(super) fn unread(config: &MaterialConfig) -> String {
     }
 }
 
-pub(super) type Stamp = Option<(u64, u64, SystemTime)>;
-
 pub(super) fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
-    paths(config).iter().map(stamp).collect()
-}
-
-fn stamp(path: &PathBuf) -> Stamp {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.ino(), meta.len(), meta.modified().ok()?))
+    paths(config).iter().map(|path| stamp(path)).collect()
 }
 
 fn paths(config: &MaterialConfig) -> Vec<PathBuf> {

@@ -17,10 +17,10 @@ use tokio::sync::{Semaphore, watch};
 pub(super) use files::root_store;
 
 use self::{
-    files::{Stamp, read, stamps, unread},
+    files::{read, stamps, unread},
     workload_api::{first_svid, of_svid},
 };
-use super::PeerCert;
+use super::{PeerCert, Stamp};
 use crate::{
     ca::{
         Credential, Source as _,

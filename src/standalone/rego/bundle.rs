@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     path::Path,
 };
 
@@ -17,6 +17,10 @@ const MOST_FILES: usize = 4096;
 
 /// Reads a bundle, or one file of Rego; the first bytes tell.
 pub(super) fn load(file: &Path) -> Result<Engine, String> {
+    // Who opens a pipe waits for its writer.
+    if std::fs::metadata(file).is_ok_and(|meta| !meta.is_file()) {
+        return Err("is no regular file".into());
+    }
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(file)?.take(MOST + 1).read_to_end(&mut bytes)?;
@@ -42,7 +46,7 @@ pub(super) fn load(file: &Path) -> Result<Engine, String> {
 
 /// `*.rego`, `data.json`, `.manifest`, wherever they lie; other files are none of a policy's.
 fn bundle(engine: &mut Engine, bytes: &[u8]) -> Result<(), String> {
-    let unpacked = GzDecoder::new(BufReader::new(bytes)).take(MOST + 1);
+    let unpacked = GzDecoder::new(bytes).take(MOST + 1);
     let mut archive = tar::Archive::new(unpacked);
     let (mut policies, mut data) = (Vec::new(), Vec::new());
     let damaged =

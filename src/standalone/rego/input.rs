@@ -12,10 +12,16 @@ use x509_parser::prelude::{
 
 use crate::standalone::PeerCert;
 
+/// RFC 5280 §4.1.2.2, and the byte that keeps it positive.
+const MOST_SERIAL: usize = 21;
+
 /// `{"certificate": …, "spiffe_id": …}`.
 pub(super) fn of(peer: &PeerCert) -> Result<Value, String> {
     let (_, leaf) = X509Certificate::from_der(&peer.der).map_err(|e| e.to_string())?;
-    // Go writes it as a number, whatever its length.
+    if leaf.raw_serial().len() > MOST_SERIAL {
+        return Err("its serial number is longer than 20 bytes".into());
+    }
+    // Go writes it as a number.
     let serial = Value::from_json_str(&leaf.tbs_certificate.serial.to_string());
     let serial = serial.map_err(|e| e.to_string())?;
     let mut certificate = Value::from(certificate(peer, &leaf));
@@ -122,7 +128,8 @@ fn name(name: &X509Name<'_>) -> Json {
     })
 }
 
-/// Go's `url.URL`. What does not parse has the whole as `Opaque`.
+/// Go's `url.URL`, but for its user, which stays in `Host`, and %-escapes, which stay as they are
+/// (a SPIFFE ID has neither).
 fn url(uri: &str) -> Json {
     let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));

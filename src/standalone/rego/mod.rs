@@ -10,28 +10,40 @@ mod input;
 
 use std::{
     num::NonZeroU32,
-    path::{Path, PathBuf},
-    time::Duration,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use regorus::{Engine, LimitError, utils::limits::ExecutionTimerConfig};
+use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
+use tokio::sync::Semaphore;
 
-use super::{Judge, PeerCert};
+use super::{Followed, PeerCert};
+use crate::lifecycle::aside;
 
 /// The clock is looked at every so many steps of an evaluation.
 const STEPS: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
 /// How long the query may take when it is only asked whether it is one.
 const TRIED_FOR: Duration = Duration::from_millis(200);
 
+/// How many decisions one service makes at once. One that has begun keeps its thread although its
+/// caller has gone.
+const MOST: usize = 16;
+/// How many all services make at once: fewer than there are threads for what takes long
+/// ([`aside`]), where names are looked up too.
+static ALL: Semaphore = Semaphore::const_new(48);
+
 /// A policy of one file and what is asked of it; replaced when the file changes.
 pub struct Rego {
-    file: PathBuf,
+    file: Followed,
     query: String,
     within: Duration,
     engine: ArcSwap<Engine>,
+    turns: Arc<Semaphore>,
 }
 
+/// Services are compared by what this says: not by what is in the file.
 impl std::fmt::Debug for Rego {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rego")
@@ -44,33 +56,60 @@ impl std::fmt::Debug for Rego {
 
 impl Rego {
     /// Reads `file`: a bundle of Open Policy Agent (tar.gz), or one file of Rego (version 0, as
-    /// ghostunnel reads it, unless it says `import rego.v1`). An evaluation of `query` may take
-    /// `within`.
+    /// ghostunnel reads it, unless it says `import rego.v1`). A decision may take `within`.
     ///
     /// # Errors
     /// What is wrong, and in which file.
     pub fn open(file: &Path, query: &str, within: Duration) -> Result<Self, String> {
+        let followed = Followed::new(file);
         let engine = ArcSwap::from_pointee(read(file, query)?);
-        Ok(Self { file: file.to_owned(), query: query.to_owned(), within, engine })
-    }
-}
-
-impl Judge for Rego {
-    fn allows(&self, peer: &PeerCert) -> Result<bool, String> {
-        let mut engine = Engine::clone(&self.engine.load());
-        engine.set_input(input::of(peer)?);
-        engine.set_execution_timer_config(timer(self.within));
-        asked(&mut engine, &self.query)
-            .map_err(|e| format!("{}: {}", self.file.display(), told(&e)))
+        let turns = Arc::new(Semaphore::new(MOST));
+        Ok(Self { file: followed, query: query.to_owned(), within, engine, turns })
     }
 
-    fn file(&self) -> &Path {
+    /// Where it is from.
+    #[must_use]
+    pub fn file(&self) -> &Followed {
         &self.file
     }
 
-    fn reload(&self) -> Result<(), String> {
-        self.engine.store(read(&self.file, &self.query)?.into());
+    /// Reads it again; what is wrong changes nothing.
+    ///
+    /// # Errors
+    /// As [`Rego::open`].
+    pub fn reload(&self) -> Result<(), String> {
+        self.engine.store(read(self.file.file(), &self.query)?.into());
         Ok(())
+    }
+
+    /// Whether the peer may pass, decided on a thread where it keeps no data worker waiting; the
+    /// time in which others had their turn counts.
+    ///
+    /// # Errors
+    /// Why it cannot be decided: the peer is refused.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves what has begun to come to its end, within its time.
+    pub async fn allows(self: &Arc<Self>, peer: Arc<PeerCert>) -> Result<bool, String> {
+        let begun = Instant::now();
+        let gone = |_| "no turn".to_owned();
+        let own = Arc::clone(&self.turns).acquire_owned().await.map_err(gone)?;
+        let turn = (own, ALL.acquire().await.map_err(gone)?);
+        let rego = Arc::clone(self);
+        let decided = aside(move || {
+            let decided = rego.decide(&peer, rego.within.saturating_sub(begun.elapsed()));
+            drop(turn);
+            decided
+        });
+        decided.await.map_err(|e| e.to_string())?
+    }
+
+    fn decide(&self, peer: &PeerCert, within: Duration) -> Result<bool, String> {
+        let mut engine = Engine::clone(&self.engine.load());
+        engine.set_input(input::of(peer)?);
+        engine.set_execution_timer_config(timer(within));
+        asked(&mut engine, &self.query)
+            .map_err(|e| format!("{}: {}", self.file.file().display(), told(&e)))
     }
 }
 
@@ -78,21 +117,18 @@ fn timer(limit: Duration) -> ExecutionTimerConfig {
     ExecutionTimerConfig { limit, check_interval: STEPS }
 }
 
+/// The policy, compiled, once the query has been put to it.
 fn read(file: &Path, query: &str) -> Result<Engine, String> {
     let shown = file.display();
     let mut engine = bundle::load(file).map_err(|e| format!("{shown}: {e}"))?;
-    let mut tried = engine.clone();
-    tried.set_input(regorus::Value::new_object());
-    tried.set_execution_timer_config(timer(TRIED_FOR));
-    match asked(&mut tried, query) {
+    engine.set_input(Value::new_object());
+    engine.set_execution_timer_config(timer(TRIED_FOR));
+    match asked(&mut engine, query) {
         Err(error) if !timed_out(&error) => {
-            return Err(format!("{shown}: query {query:?}: {}", told(&error)));
+            Err(format!("{shown}: query {query:?}: {}", told(&error)))
         }
-        _ => {}
+        _ => Ok(engine),
     }
-    engine = tried;
-    engine.clear_execution_timer_config();
-    Ok(engine)
 }
 
 fn timed_out(error: &anyhow::Error) -> bool {
