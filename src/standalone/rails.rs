@@ -1,7 +1,7 @@
 //! What no service may be, whether flags or a file describe it: plaintext stays on this host, one
 //! credential, somebody named who may call. Both ask here; only the words differ.
 
-use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
+use super::{Access, Address, MaterialConfig, Role, ServiceConfig, Shown};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
@@ -255,7 +255,12 @@ impl ServiceConfig {
             true => ("--verify-spki-pin", "verify"),
             false => ("--allow-spki-pin", "allow"),
         };
+        let on_token = matches!(
+            &self.material,
+            MaterialConfig::Files { credential: Some(Shown::Token { .. }), .. }
+        );
         let excluded = [
+            (on_token, "--pkcs11-module", "credential"),
             (client && !others.is_empty(), "a --verify flag other than --verify-id", names),
             (self.pinned(), pin, names),
             (!self.tls.authenticate, "--disable-authentication", "authentication"),

@@ -4,12 +4,13 @@
 //! ([`crate::tunnel`]). [`Acceptor`] and [`Connector`] are given an SVID and never ask for one. Every handshake
 //! has a deadline; a peer's certificate is judged by [`crate::identity::verify_svid`] only.
 //! [`secured`] is the same for peers that speak plain TLS 1.2 or 1.3 and hold any certificate,
-//! judged by a [`PeerTrust`].
+//! judged by a [`PeerTrust`]; [`pkcs11`] signs with keys on tokens.
 //! Not here: where SVIDs come from ([`crate::ca`]) and what runs inside ([`crate::tunnel`]).
 
 mod driver;
 mod error;
 mod handshake;
+pub mod pkcs11;
 mod provider;
 pub mod secured;
 mod session;

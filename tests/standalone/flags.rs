@@ -193,8 +193,8 @@ fn one_source_of_credentials_and_a_whole_one() {
     let client = "client --listen 127.0.0.1:0 --target 127.0.0.1:1";
     for (args, says) in [
         (rest.clone(), "name a certificate"),
-        (format!("{rest} --cert {crt}"), "--cert and --key come together"),
-        (format!("{rest} --key {key}"), "--cert and --key come together"),
+        (format!("{rest} --cert {crt}"), "--cert comes with --key, or --pkcs11-module"),
+        (format!("{rest} --key {key}"), "--cert comes with --key, or --pkcs11-module"),
         (format!("{rest} --cert {crt} --key {key} --keystore {crt}"), "exclude each other"),
         (format!("{rest} --keystore {crt} --use-workload-api"), "exclude each other"),
         (format!("{rest} --use-workload-api"), "SPIFFE_ENDPOINT_SOCKET"),

@@ -17,4 +17,5 @@ mod rego;
 mod reload;
 mod storms;
 mod streams;
+mod tokens;
 mod unix;

@@ -49,7 +49,17 @@ impl Ca {
 
     /// A leaf for both purposes, for a quarter of an hour, unless `change` says otherwise.
     pub(crate) fn leaf(&self, cn: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
-        let key = KeyPair::generate().unwrap();
+        self.leaf_of(&rcgen::PKCS_ECDSA_P256_SHA256, cn, change)
+    }
+
+    /// The same with a key of this kind.
+    pub(crate) fn leaf_of(
+        &self,
+        kind: &'static rcgen::SignatureAlgorithm,
+        cn: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Leaf {
+        let key = KeyPair::generate_for(kind).unwrap();
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();

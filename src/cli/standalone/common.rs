@@ -13,7 +13,7 @@ use crate::{
     },
     standalone::{
         Address, Balance, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet, Rego,
-        ServiceConfig, Wording, one_credential,
+        ServiceConfig, Shown, Token, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     tls::Pin,
@@ -142,15 +142,18 @@ pub(super) struct CredentialArgs {
     /// How long the first SVID is waited for; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(super) use_workload_api_timeout: Duration,
-    /// PKCS#11: the module's path
+    /// The key of --cert is on a PKCS#11 token: the module's path
     #[arg(long, value_name = "PATH", env = "PKCS11_MODULE")]
     pub(super) pkcs11_module: Option<PathBuf>,
-    /// PKCS#11: the token's label
+    /// PKCS#11: the token's label, if the module has several
     #[arg(long, value_name = "LABEL", env = "PKCS11_TOKEN_LABEL")]
     pub(super) pkcs11_token_label: Option<String>,
     /// PKCS#11: the PIN
     #[arg(long, value_name = "PIN", env = "PKCS11_PIN", hide_env_values = true)]
     pub(super) pkcs11_pin: Option<String>,
+    /// PKCS#11: a file whose first line is the PIN, which then is on no command line
+    #[arg(long, value_name = "FILE", conflicts_with = "pkcs11_pin")]
+    pub(super) pkcs11_pin_file: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub(super) keychain_identity: Option<String>,
     #[arg(long, hide = true)]
@@ -310,12 +313,21 @@ impl CredentialArgs {
         {
             return Err("--keychain-…: keychains are of macOS and Windows".into());
         }
-        if self.pkcs11_module.is_some() {
-            return Err("--pkcs11-module cannot be honoured yet".into());
+        match (&self.pkcs11_module, &self.cert, &self.key) {
+            (Some(_), _, Some(_)) => {
+                return Err("--key and --pkcs11-module exclude each other".into());
+            }
+            (Some(_), None, _) => {
+                return Err("--pkcs11-module has the key alone: name its --cert too".into());
+            }
+            (None, ..) if self.pkcs11_pin_file.is_some() => {
+                return Err("--pkcs11-pin-file goes with --pkcs11-module".into());
+            }
+            _ => {}
         }
         let pem = self.cert.is_some() || self.key.is_some();
         let named = [self.keystore.is_some(), pem, self.workload_api()];
-        let ways = ["--keystore", "--cert with --key", "--use-workload-api"];
+        let ways = ["--keystore", "--cert with --key or --pkcs11-module", "--use-workload-api"];
         let ways: Vec<(&str, bool)> = ways.into_iter().zip(named).collect();
         one_credential(&ways, needed)?;
         if self.workload_api() {
@@ -335,16 +347,18 @@ impl CredentialArgs {
             let within = (!within.is_zero()).then_some(within);
             return Ok(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
         }
-        let credential = match (&self.keystore, &self.cert, &self.key) {
+        let credential = match (self.keystore.clone(), self.cert.clone(), self.key.clone()) {
             (Some(keystore), ..) => {
-                Some(Credential::Keystore { keystore: keystore.clone(), password: None })
+                Some(Shown::Files(Credential::Keystore { keystore, password: None }))
             }
-            (None, Some(certificate), Some(private_key)) => Some(Credential::Pem {
-                certificate: certificate.clone(),
-                private_key: private_key.clone(),
-            }),
+            (None, Some(certificate), Some(private_key)) => {
+                Some(Shown::Files(Credential::Pem { certificate, private_key }))
+            }
+            (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
+                self.token().map(|token| Shown::Token { certificate, token })
+            }
             (None, None, None) => None,
-            _ => return Err("--cert and --key come together".into()),
+            _ => return Err("--cert comes with --key, or --pkcs11-module that has the key".into()),
         };
         Ok(MaterialConfig::Files {
             credential,
@@ -352,6 +366,16 @@ impl CredentialArgs {
             roots: self.cacert.clone(),
             crls: self.crl.clone(),
             pins,
+        })
+    }
+
+    /// Where the key of `--cert` is, if it is not in a file.
+    fn token(&self) -> Option<Token> {
+        Some(Token {
+            module: self.pkcs11_module.clone()?,
+            label: self.pkcs11_token_label.clone(),
+            pin: self.pkcs11_pin.clone().map(|pin| Password(Zeroizing::new(pin))),
+            pin_file: self.pkcs11_pin_file.clone(),
         })
     }
 }

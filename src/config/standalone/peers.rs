@@ -6,7 +6,9 @@ use super::{TRUTH, load_policies};
 use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::reader::{Item, Map},
-    standalone::{Access, MaterialConfig, Policies, Rego, Role, UriPattern, one_credential},
+    standalone::{
+        Access, MaterialConfig, Policies, Rego, Role, Shown, Token, UriPattern, one_credential,
+    },
     tls::Pin,
 };
 
@@ -101,6 +103,7 @@ pub(super) fn material(
     let credential = item.map(&[
         "certificate",
         "privateKey",
+        "pkcs11",
         "keystore",
         "passwordFile",
         "workloadApi",
@@ -111,7 +114,10 @@ pub(super) fn material(
     let has = |key: &str| credential.get(key).is_some();
     let ways = [
         ("keystore", has("keystore")),
-        ("certificate with privateKey", has("certificate") || has("privateKey")),
+        (
+            "certificate with privateKey or pkcs11",
+            has("certificate") || has("privateKey") || has("pkcs11"),
+        ),
         ("workloadApi", has("workloadApi")),
     ];
     if let Err(why) = one_credential(&ways, needed) {
@@ -131,16 +137,22 @@ pub(super) fn material(
         let within = Some(Duration::from_secs(600));
         return Some(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
     }
-    let shown = match (path("keystore"), path("certificate"), path("privateKey")) {
+    let token = match credential.get("pkcs11") {
+        Some(token) => Some(token_of(&token)?),
+        None => None,
+    };
+    let shown = match (path("keystore"), path("certificate"), path("privateKey"), token) {
         (Some(keystore), ..) => {
-            Some(Credential::Keystore { keystore, password: path("passwordFile") })
+            let password = path("passwordFile");
+            Some(Shown::Files(Credential::Keystore { keystore, password }))
         }
-        (None, Some(certificate), Some(private_key)) => {
-            Some(Credential::Pem { certificate, private_key })
+        (None, Some(certificate), Some(private_key), None) => {
+            Some(Shown::Files(Credential::Pem { certificate, private_key }))
         }
-        (None, None, None) => None,
+        (None, Some(certificate), None, Some(token)) => Some(Shown::Token { certificate, token }),
+        (None, None, None, None) => None,
         _ => {
-            item.fault("certificate and privateKey come together");
+            item.fault("certificate comes with either privateKey or pkcs11");
             return None;
         }
     };
@@ -148,4 +160,17 @@ pub(super) fn material(
     let crls = crls.iter().filter_map(|c| c.text()).map(PathBuf::from).collect();
     let roots = path("roots");
     Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, pins })
+}
+
+/// `{ module: …, tokenLabel: …, pinFile: … }`
+fn token_of(item: &Item<'_>) -> Option<Token> {
+    let map = item.map(&["module", "tokenLabel", "pinFile"]);
+    let text = |key: &str| map.get(key).and_then(|i| i.text());
+    let module = map.require("module")?.text()?.into();
+    Some(Token {
+        module,
+        label: text("tokenLabel"),
+        pin: None,
+        pin_file: text("pinFile").map(Into::into),
+    })
 }

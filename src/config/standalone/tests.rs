@@ -1,5 +1,8 @@
 use super::*;
-use crate::{ca::Credential, standalone::MaterialConfig};
+use crate::{
+    ca::Credential,
+    standalone::{MaterialConfig, Shown},
+};
 
 const SERVER: &str = "
 - name: db
@@ -34,6 +37,7 @@ fn a_whole_file() {
   timeouts: { connect: 3s, close: 0, lifetime: 1h }
   maxConnections: 9
 - { name: w, mode: server, listen: ':1', target: 'unix:/x', credential: { workloadApi: 'unix:///w' }, authentication: disabled, proxyProtocol: { accept: true, send: v1 } }
+- { name: hsm, mode: server, listen: ':3', target: 'unix:/x', credential: { certificate: /c, pkcs11: { module: /m.so, tokenLabel: t, pinFile: /pin }, roots: /r }, allow: { all: true } }
 - { name: t, mode: client, listen: 'localhost:2', target: '10.0.0.1:80', credential: { workloadApi: 'unix:///w' }, verify: { ids: ['spiffe://td/a'] }, tunnel: { protocol: hbone, address: '10.0.0.2:15008' } }
 drain: { deadline: 7s }
 accessLog: { format: json }
@@ -42,17 +46,24 @@ workers: 3
     let file = check(&text).unwrap();
     assert_eq!((file.drain.as_secs(), file.workers), (7, Some(3)));
     assert_eq!(file.log_format, LogFormat::Json);
-    let [db, out, w, t] = file.services.as_slice() else { panic!() };
+    let [db, out, w, hsm, t] = file.services.as_slice() else { panic!() };
     assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);
     assert_eq!((out.targets.len(), out.balance), (2, Balance::RoundRobin));
     assert_eq!(out.health.as_ref().unwrap().interval.as_secs(), 5);
     assert_eq!((out.close, out.max_connections), (Duration::ZERO, Some(9)));
-    let MaterialConfig::Files { credential: Some(Credential::Keystore { password, .. }), .. } =
-        &out.material
+    let MaterialConfig::Files {
+        credential: Some(Shown::Files(Credential::Keystore { password, .. })),
+        ..
+    } = &out.material
     else {
         panic!()
     };
     assert!(password.is_some());
+    let MaterialConfig::Files { credential: Some(Shown::Token { token, .. }), .. } = &hsm.material
+    else {
+        panic!()
+    };
+    assert_eq!(token.label.as_deref(), Some("t"));
     assert!(w.proxy_in && w.proxy_out == Some(ProxyMode::V1) && !w.tls.authenticate);
     assert_eq!(t.hbone.as_ref().unwrap().expect.len(), 1);
 }
@@ -70,7 +81,9 @@ fn faults_say_what_to_do() {
         ("target: localhost:5432", "targets: ['unix:/a', 'unix:/a']", "is there twice"),
         ("target: localhost:5432", "target: 'systemd:x'", "systemd:NAME is for listen"),
         ("target: localhost:5432", "target: 'unix:/a'\n  targets: ['unix:/b']", "name one of them"),
-        ("privateKey: /k, ", "", "come together"),
+        ("privateKey: /k, ", "", "comes with either privateKey or pkcs11"),
+        ("privateKey: /k, ", "privateKey: /k, pkcs11: { module: /m }, ", "comes with either"),
+        ("privateKey: /k, ", "pkcs11: { tokenLabel: t }, ", "module is missing"),
         ("certificate: /c, privateKey: /k, ", "", "name a certificate"),
         ("certificate: /c", "keystore: /s, certificate: /c", "exclude each other"),
         ("  credential: {", "  credentials: {", "did you mean credential?"),

@@ -7,10 +7,10 @@ use std::{
 };
 
 use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
-use rustls::RootCertStore;
+use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Material, MaterialConfig, READ_WITHIN, certified};
+use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
 use crate::{
     ca::Credential,
     identity::{
@@ -19,7 +19,7 @@ use crate::{
         parse_leaf,
     },
     standalone::{PeerCert, Stamp, stamp},
-    tls::PeerTrust,
+    tls::{PeerTrust, pkcs11},
     tunnel::Own,
 };
 
@@ -45,16 +45,18 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     let mut svid = None;
     let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
-    if let Some(credential) = credential {
-        let (path, (chain, private)) = match credential {
-            Credential::Pem { certificate, private_key: file } => {
-                (certificate, (certificates(certificate)?, private_key(file)?))
+    if let Some(shown) = credential {
+        let (path, (chain, private)) = match shown {
+            Shown::Files(Credential::Pem { certificate, private_key: file }) => {
+                (certificate, (certificates(certificate)?, Some(private_key(file)?)))
             }
-            Credential::Keystore { keystore, password: file } => {
+            Shown::Files(Credential::Keystore { keystore, password: file }) => {
                 let file = file.as_deref().map(password_in).transpose()?;
                 let password = password.as_ref().map(|p| &p.0).or(file.as_ref());
-                (keystore, keystore_or_pem(keystore, password.map_or("", |p| p))?)
+                let (chain, private) = keystore_or_pem(keystore, password.map_or("", |p| p))?;
+                (keystore, (chain, Some(private)))
             }
+            Shown::Token { certificate, .. } => (certificate, (certificates(certificate)?, None)),
         };
         source = format!("file {}", path.display());
         own = PeerCert::of(&chain);
@@ -62,8 +64,18 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         if not_after.is_some_and(|end| end <= SystemTime::now()) {
             return Err(at(path, "the certificate has expired"));
         }
-        key = Some(certified(chain.clone(), &private).map_err(|why| at(path, why))?);
-        if let Some(roots) = roots {
+        key = match (shown, &private) {
+            (_, Some(private)) => {
+                Some(certified(chain.clone(), private).map_err(|why| at(path, why))?)
+            }
+            (Shown::Token { token, .. }, None) => {
+                let label = token.label.as_deref().unwrap_or("of the module");
+                source = format!("{source}, key on PKCS#11 token {label}");
+                Some(on_token(chain.clone(), token).map_err(|why| at(path, why))?)
+            }
+            (Shown::Files(_), None) => None,
+        };
+        if let (Some(roots), Some(private)) = (roots, private) {
             svid = svid_of(chain, private, certificates(roots)?, crls.clone());
         }
     }
@@ -73,6 +85,19 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         PeerTrust::Pinned(pins.as_slice().into())
     };
     Ok(Material { key, trust, own, svid, not_after, source })
+}
+
+/// The key of a certificate, which stays on its token.
+fn on_token(
+    chain: Vec<CertificateDer<'static>>,
+    token: &Token,
+) -> Result<Arc<CertifiedKey>, String> {
+    let pin = token.pin_file.as_deref().map(password_in).transpose()?;
+    let pin = token.pin.as_ref().map(|pin| pin.0.clone()).or(pin);
+    let (module, label) = (token.module.clone(), token.label.clone());
+    let leaf = chain.first().ok_or("holds no certificate")?;
+    let key = pkcs11::open(pkcs11::TokenConfig { module, label, pin }, leaf)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
 /// The certificate as an X.509-SVID whose trust domain has these roots, if it is one.
@@ -160,8 +185,15 @@ pub(super) fn unread(config: &MaterialConfig) -> String {
     let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
     match paths(config).iter().find(no_file) {
         Some(path) => at(path, "is a pipe that nobody writes to"),
+        None if on_a_token(config) => {
+            format!("the PKCS#11 token did not answer within {READ_WITHIN:?}")
+        }
         None => format!("files could not be read within {READ_WITHIN:?}"),
     }
+}
+
+fn on_a_token(config: &MaterialConfig) -> bool {
+    matches!(config, MaterialConfig::Files { credential: Some(Shown::Token { .. }), .. })
 }
 
 pub(super) fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
@@ -172,12 +204,16 @@ fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
     let MaterialConfig::Files { credential, roots, crls, .. } = config else { return Vec::new() };
     let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
     match credential {
-        Some(Credential::Pem { certificate, private_key }) => {
+        Some(Shown::Files(Credential::Pem { certificate, private_key })) => {
             paths.extend([certificate.clone(), private_key.clone()]);
         }
-        Some(Credential::Keystore { keystore, password }) => {
+        Some(Shown::Files(Credential::Keystore { keystore, password })) => {
             paths.push(keystore.clone());
             paths.extend(password.clone());
+        }
+        Some(Shown::Token { certificate, token }) => {
+            paths.push(certificate.clone());
+            paths.extend(token.pin_file.clone());
         }
         None => {}
     }

@@ -37,7 +37,7 @@ pub enum MaterialConfig {
     /// Files.
     Files {
         /// Certificate and key; none shows nothing to peers (a client only).
-        credential: Option<Credential>,
+        credential: Option<Shown>,
         /// The password of a keystore, where it is not in a file.
         password: Option<Password>,
         /// The roots, PEM; none are the system's.
@@ -56,6 +56,33 @@ pub enum MaterialConfig {
         /// Whether our SVID is shown.
         shown: bool,
     },
+}
+
+/// Certificate and key, and where they are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Shown {
+    /// Both in files.
+    Files(Credential),
+    /// The certificate in a file, its key on a PKCS#11 token.
+    Token {
+        /// The chain, leaf first, PEM.
+        certificate: PathBuf,
+        /// Where the key is.
+        token: Token,
+    },
+}
+
+/// A PKCS#11 token.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Token {
+    /// The shared library that speaks with it.
+    pub module: PathBuf,
+    /// Its label; `None` if the module has one token only.
+    pub label: Option<String>,
+    /// The user's PIN, where it is not in a file.
+    pub pin: Option<Password>,
+    /// A file whose first line is the PIN.
+    pub pin_file: Option<PathBuf>,
 }
 
 /// A password that is never shown.
