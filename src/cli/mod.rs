@@ -22,7 +22,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub const OK: u8 = 0;
 /// It ran, and failed.
 pub const FAILED: u8 = 1;
-/// The command line is wrong (clap's own code).
+/// The command line is wrong; of `adit server` and `adit client`, as ghostunnel, [`FAILED`].
 pub const USAGE: u8 = 2;
 /// The mesh file, or that of `adit proxy`, has faults.
 pub const BAD_CONFIG: u8 = 3;
@@ -87,7 +87,20 @@ enum Command {
 #[must_use]
 pub fn main() -> u8 {
     let args = standalone::reordered(std::env::args_os().collect());
-    match Cli::parse_from(args).command {
+    let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that was asked for may go into a pipe that is closed.
+            let _ = error.print();
+            return match (error.use_stderr(), as_ghostunnel) {
+                (false, _) => OK,
+                (true, true) => FAILED,
+                (true, false) => USAGE,
+            };
+        }
+    };
+    match cli.command {
         Command::Run { config } => run(&config),
         Command::Check(args) => check::run(&args),
         Command::Ca(args) => ca::run(&args),

@@ -154,6 +154,9 @@ const SERVICE: &[&str] = &[
     "verify",
     "authentication",
     "serverName",
+    "proxy",
+    "tls",
+    "quiet",
     "proxyProtocol",
     "tunnel",
     "timeouts",
@@ -181,9 +184,11 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         wrong.fault(format!("is of the other mode; here it is {yes}"));
     }
     let role = role?;
-    for key in
-        if role == Role::Server { &["serverName", "unsafeListen"][..] } else { &["unsafeTarget"] }
-    {
+    for key in if role == Role::Server {
+        &["serverName", "proxy", "unsafeListen"][..]
+    } else {
+        &["unsafeTarget"]
+    } {
         if let Some(wrong) = map.get(key) {
             wrong.fault("is of the other mode");
         }
@@ -207,6 +212,12 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
     let ends = [("required", false), ("optional", true)];
     let truncation = map.get("closeNotify").and_then(|c| c.word(&ends)).unwrap_or(false);
+    let tls = map.get("tls").map(|t| t.map(&["maxVersion", "cipherSuites"]));
+    let newest = tls.as_ref().and_then(|t| t.get("maxVersion"));
+    let tls12_only = newest.and_then(|v| v.word(&[("TLS1.2", true), ("TLS1.3", false)]));
+    let tls12_only = tls12_only.unwrap_or(false);
+    let ciphers = tls.map(|t| t.list("cipherSuites")).unwrap_or_default();
+    let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
     let config = ServiceConfig {
         name: name?,
         role,
@@ -218,7 +229,8 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions { tls12_only: false, authenticate, truncation },
+        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation },
+        proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,
         close: timeout("close").unwrap_or(Duration::from_secs(60)),
@@ -227,7 +239,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         proxy_in,
         proxy_out,
         hbone,
-        quiet: Quiet::default(),
+        quiet: quiet(&map),
         target_status: None,
     };
     let told = |breach: &Breach| {
@@ -262,6 +274,23 @@ fn targets(map: &Map<'_>) -> Vec<Address> {
         (Some(one), None) => one.parse(example).into_iter().collect(),
         (None, _) => map.list("targets").iter().filter_map(|t| t.parse(example)).collect(),
     }
+}
+
+/// What is not logged, as `--quiet` names it.
+fn quiet(map: &Map<'_>) -> Quiet {
+    let all = Quiet { conns: true, conn_errs: true, handshake_errs: true };
+    let words = [
+        ("all", all),
+        ("conns", Quiet { conns: true, ..Quiet::default() }),
+        ("conn-errs", Quiet { conn_errs: true, ..Quiet::default() }),
+        ("handshake-errs", Quiet { handshake_errs: true, ..Quiet::default() }),
+    ];
+    let named = map.list("quiet");
+    named.iter().filter_map(|item| item.word(&words)).fold(Quiet::default(), |a, b| Quiet {
+        conns: a.conns || b.conns,
+        conn_errs: a.conn_errs || b.conn_errs,
+        handshake_errs: a.handshake_errs || b.handshake_errs,
+    })
 }
 
 /// `0` is none at all.

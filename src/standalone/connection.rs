@@ -15,6 +15,7 @@ use super::{
     proxy_protocol::{self, Told},
     targets::Target,
     tls::{Config, noting},
+    via,
 };
 use crate::{
     identity::SpiffeId,
@@ -269,7 +270,8 @@ async fn towards(
     let Config::Client(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
-    let tcp = endpoint::connect(&target.address).await.map_err(|e| unreached(target, &e))?;
+    let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
+    let tcp = tcp.map_err(|e| unreached(target, &e))?;
     conn.facts(|f| f.dst_addr = tcp.peer_addr().ok());
     let name = server_name(service, target)?;
     let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! Asks targets now and then whether they are well: a TCP connect, or a GET that must answer 200.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use futures_util::future::join_all;
 use http_body_util::Empty;
@@ -8,10 +8,7 @@ use hyper::{Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
-use super::{
-    Address, endpoint,
-    targets::{Target, Targets},
-};
+use super::{Address, ForwardProxy, Service, endpoint, targets::Target, via};
 
 /// How targets are asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,10 +58,12 @@ impl FromStr for HttpCheck {
 }
 
 /// Asks all targets for ever.
-pub(super) async fn follow(targets: &Arc<Targets>, config: &HealthConfig) {
+pub(super) async fn follow(service: &Service, config: &HealthConfig) {
+    let targets = &service.targets;
+    let proxy = service.config.proxy.as_ref();
     loop {
         join_all(targets.all().iter().map(|target| async {
-            let found = tokio::time::timeout(config.timeout, ask(target, config)).await;
+            let found = tokio::time::timeout(config.timeout, ask(target, config, proxy)).await;
             let late = |_| Err(format!("no answer within {:?}", config.timeout));
             targets.checked(target, found.unwrap_or_else(late));
         }))
@@ -75,9 +74,13 @@ pub(super) async fn follow(targets: &Arc<Targets>, config: &HealthConfig) {
     }
 }
 
-async fn ask(target: &Target, config: &HealthConfig) -> Result<(), String> {
+async fn ask(
+    target: &Target,
+    config: &HealthConfig,
+    proxy: Option<&ForwardProxy>,
+) -> Result<(), String> {
     let Some(check) = &config.http else {
-        return endpoint::connect(&target.address).await.map(drop).map_err(|e| e.to_string());
+        return via::connect(proxy, &target.address).await.map(drop).map_err(|e| e.to_string());
     };
     let address = check.at.as_ref().unwrap_or(&target.address);
     let stream = endpoint::connect(address).await.map_err(|e| e.to_string())?;

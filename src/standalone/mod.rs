@@ -15,6 +15,7 @@
 //! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
 //! elsewhere (systemd, a process before this one) are [`Sockets`].
 //! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
+//! A client may reach them through a forward proxy (`via`).
 //! What a service may not be is written once (`rails`).
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
@@ -43,6 +44,7 @@ pub mod status;
 mod targets;
 mod timer;
 mod tls;
+mod via;
 
 pub use access::{Access, Policies, UriPattern};
 pub use address::{Address, InvalidAddress};
@@ -61,4 +63,5 @@ pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
-pub use tls::TlsOptions;
+pub use tls::{CipherGroup, TlsOptions};
+pub use via::ForwardProxy;

@@ -15,6 +15,7 @@ use super::{
     status::{HttpUrl, exchange},
     targets::Target,
     tls::{Config, build},
+    via,
 };
 use crate::{tls::secured, tunnel::HBONE_PORT};
 
@@ -60,7 +61,7 @@ impl Service {
     async fn reach(&self) -> Result<(TcpStream, &Target), String> {
         let mut last = String::from("there is no target");
         for target in self.targets.all() {
-            match endpoint::connect(&target.address).await {
+            match via::connect(self.config.proxy.as_ref(), &target.address).await {
                 Ok(stream) => return Ok((stream, target)),
                 Err(error) => last = format!("connect to {}: {error}", target.address),
             }

@@ -265,6 +265,7 @@ impl ServiceConfig {
             (self.pinned(), pin, names),
             (!self.tls.authenticate, "--disable-authentication", "authentication"),
             (client && self.server_name.is_some(), "--override-server-name", "serverName"),
+            (self.proxy.is_some(), "--proxy", "proxy"),
             (self.proxy_in, "--accept-proxy-protocol", "proxyProtocol"),
             (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
         ];

@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, Address, Keeper, Listening, MaterialConfig, ProxyMode, TlsOptions,
-    connection,
+    Accepting, Access, Address, ForwardProxy, Keeper, Listening, MaterialConfig, ProxyMode,
+    TlsOptions, connection,
     hbone::{self, Hbone},
     health::{self, HealthConfig},
     held::Held,
@@ -95,6 +95,8 @@ pub struct ServiceConfig {
     pub targets: Vec<Address>,
     /// Which of them comes first.
     pub balance: Balance,
+    /// What they are behind (client).
+    pub proxy: Option<ForwardProxy>,
     /// Whether they are asked if they are well.
     pub health: Option<HealthConfig>,
     /// Plaintext may go to another host (server).
@@ -237,9 +239,10 @@ impl Service {
             });
         }
         if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
-            let (targets, stop) = (Arc::clone(&self.targets), self.stop.clone());
+            let service = Arc::clone(self);
             self.accepting.spawn_on(worker, async move {
-                stop.run_until_cancelled(health::follow(&targets, &health)).await;
+                let stop = service.stop.clone();
+                stop.run_until_cancelled(health::follow(&service, &health)).await;
             });
         }
         Ok(())

@@ -1,11 +1,15 @@
 //! Material as rustls wants it, made once per change.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     client::Resumption,
+    crypto::CryptoProvider,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
@@ -14,11 +18,46 @@ use rustls::{
 use super::{Material, Role};
 use crate::tls::{PeerVerifier, classic_provider};
 
+/// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CipherGroup {
+    /// AES-GCM.
+    Aes,
+    /// ChaCha20-Poly1305.
+    ChaCha,
+}
+
+impl FromStr for CipherGroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "AES" => Ok(Self::Aes),
+            "CHACHA" => Ok(Self::ChaCha),
+            other => {
+                Err(format!("{other:?} is no group of cipher suites; there are AES and CHACHA"))
+            }
+        }
+    }
+}
+
+impl CipherGroup {
+    fn has(self, suite: &SupportedCipherSuite) -> bool {
+        let name = suite.suite().as_str().unwrap_or_default();
+        match self {
+            Self::Aes => name.contains("_AES_"),
+            Self::ChaCha => name.contains("_CHACHA20_"),
+        }
+    }
+}
+
 /// What the handshake offers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TlsOptions {
     /// TLS 1.2 and no newer.
     pub tls12_only: bool,
+    /// Cipher suites of TLS 1.2, the best first; none named are all.
+    pub ciphers: Vec<CipherGroup>,
     /// Whether the peer must show a certificate (server), or ours is shown (client).
     pub authenticate: bool,
     /// Whether the peer may end without close_notify, as nginx' stream proxy does: somebody who can
@@ -91,6 +130,23 @@ impl ResolvesServerCert for Asked {
     }
 }
 
+/// Our provider with the suites that are wanted.
+fn offering(ciphers: &[CipherGroup]) -> Arc<CryptoProvider> {
+    let all = classic_provider();
+    if ciphers.is_empty() {
+        return all;
+    }
+    let place = |suite: &SupportedCipherSuite| match suite.tls13() {
+        Some(_) => Some(0),
+        None => ciphers.iter().position(|group| group.has(suite)).map(|n| n + 1),
+    };
+    let mut suites: Vec<_> =
+        all.cipher_suites.iter().filter_map(|suite| Some((place(suite)?, *suite))).collect();
+    suites.sort_by_key(|(place, _)| *place);
+    let cipher_suites = suites.into_iter().map(|(_, suite)| suite).collect();
+    Arc::new(CryptoProvider { cipher_suites, ..(*all).clone() })
+}
+
 /// Tickets and resumption are off: a resumed session would skip the checks on the peer.
 pub(super) fn build(
     material: &Material,
@@ -104,7 +160,7 @@ pub(super) fn build(
     let key = material.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));
     match role {
         Role::Server => {
-            let builder = ServerConfig::builder_with_provider(classic_provider())
+            let builder = ServerConfig::builder_with_provider(offering(&options.ciphers))
                 .with_protocol_versions(versions)
                 .map_err(wrong)?;
             let builder = match demanded {
@@ -114,13 +170,14 @@ pub(super) fn build(
             };
             let key = key.ok_or("a server needs a certificate and its key")?;
             let mut config = builder.with_cert_resolver(key);
+            config.ignore_client_order = !options.ciphers.is_empty();
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config.enable_secret_extraction = true;
             Ok(Config::Server(Arc::new(config)))
         }
         Role::Client => {
-            let builder = ClientConfig::builder_with_provider(classic_provider())
+            let builder = ClientConfig::builder_with_provider(offering(&options.ciphers))
                 .with_protocol_versions(versions)
                 .map_err(wrong)?
                 .dangerous()

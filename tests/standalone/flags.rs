@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     backends::{Backend, nobody},
-    peers::Caller,
+    peers::{Caller, ONLY12, ONLY13},
     pki::{Pki, as_server},
     process::{Adit, command, ended, refused},
 };
@@ -254,7 +254,7 @@ fn a_wrong_word_is_a_usage_error_that_names_it() {
         ("server --listen ::1:80 --target localhost:1".into(), "brackets"),
     ] {
         let (code, error) = refused(&args);
-        assert!(code == 2 && error.contains(says), "{args}\n{code}: {error}\nwanted: {says}");
+        assert!(code == 1 && error.contains(says), "{args}\n{code}: {error}\nwanted: {says}");
     }
 }
 
@@ -272,7 +272,7 @@ fn flags_of_other_systems_say_so() {
         refuses(&format!("{good} {flag}"), says);
     }
     let (code, error) = refused("server --listen launchd:x --target localhost:1");
-    assert!(code == 2 && error.contains("macOS"), "{error}");
+    assert!(code == 1 && error.contains("macOS"), "{error}");
 }
 
 /// The reference list, hidden ones and aliases too: a unit file of ghostunnel's is understood.
@@ -306,7 +306,7 @@ fn every_flag_of_ghostunnel_is_known() {
     ] {
         let (code, error) = refused(&args);
         // Only --listen is missing.
-        assert!(code == 2 && error.contains("required arguments"), "{args}\n{error}");
+        assert!(code == 1 && error.contains("required arguments"), "{args}\n{error}");
         assert!(error.contains("--listen <ADDR>"), "{args}\n{error}");
     }
 }
@@ -428,4 +428,31 @@ fn a_connection_that_takes_too_long_to_begin_is_ended() {
     assert!(begun.elapsed() >= Duration::from_millis(250));
     adit.logs("_timeout … after 300ms");
     assert_eq!(echo.taken(), 0);
+}
+
+#[test]
+fn groups_of_cipher_suites_are_for_tls_1_2() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let agreed = |flags: &str, versions| {
+        let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app " + flags);
+        let caller = Caller::speaking(versions, &pki.ca, Some(&pki.app));
+        let session = caller.dial(adit.addr).unwrap();
+        format!("{:?}", session.conn.negotiated_cipher_suite().unwrap().suite())
+    };
+    for (flags, expected) in [
+        ("", "AES_256_GCM"),
+        ("--cipher-suites AES", "AES_256_GCM"),
+        ("--cipher-suites CHACHA", "CHACHA20_POLY1305"),
+        ("--cipher-suites CHACHA,AES", "CHACHA20_POLY1305"),
+        ("--cipher-suites AES,CHACHA", "AES_256_GCM"),
+    ] {
+        let found = agreed(flags, ONLY12);
+        assert!(found.contains(expected), "{flags}: {found}");
+        let found = agreed(flags, ONLY13);
+        assert!(found.starts_with("TLS13_AES_256"), "{flags}: {found}");
+    }
+    refuses(
+        &(pki.server("localhost:1") + "--allow-all --cipher-suites UNSAFE-AZURE"),
+        "there are AES and CHACHA",
+    );
 }

@@ -6,6 +6,7 @@ mod access;
 mod access_client;
 mod backends;
 mod flags;
+mod forward;
 mod hbone;
 #[path = "../support/pattern.rs"]
 mod pattern;

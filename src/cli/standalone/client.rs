@@ -4,14 +4,11 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::common::{
-    BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
-    rego,
-};
+use super::common::{BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, health, rego};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, Hbone, Role, ServiceConfig, TlsOptions, UriPattern},
+    standalone::{Access, Address, ForwardProxy, Hbone, Role, ServiceConfig, UriPattern},
     tls::Pin,
 };
 
@@ -36,8 +33,9 @@ pub(in crate::cli) struct ClientArgs {
     #[arg(long, value_name = "NAME")]
     override_server_name: Option<String>,
     /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT
+    /// USER:PASSWORD@ before the host says who we are. The proxy resolves the target's name
     #[arg(long, value_name = "URL", alias = "connect-proxy")]
-    proxy: Option<String>,
+    proxy: Option<ForwardProxy>,
     /// Go through an HBONE tunnel, as pods of an ambient mesh take them; needs --verify-id
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<Tunnel>,
@@ -111,19 +109,14 @@ impl VerifyArgs {
 impl ClientArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
         let access = self.verify.access(self.common.connect_timeout)?;
-        if self.proxy.is_some() {
-            return Err("--proxy cannot be honoured yet".into());
-        }
         let hbone = self.tunnel.map(|Tunnel::Hbone| Hbone {
             gateway: self.tunnel_address.clone(),
             expect: self.verify.verify_id.clone(),
         });
-        let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
         let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
             self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
-        let truncation = self.common.close_notify == CloseNotify::Optional;
         let service = ServiceConfig {
             name: "client".into(),
             role: Role::Client,
@@ -134,8 +127,9 @@ impl ClientArgs {
             unsafe_target: false,
             unsafe_listen: self.unsafe_listen,
             material,
+            proxy: self.proxy.clone(),
             access,
-            tls: TlsOptions { tls12_only, authenticate, truncation },
+            tls: self.common.tls(authenticate),
             server_name: self.override_server_name,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

@@ -12,8 +12,8 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     standalone::{
-        Address, Balance, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet, Rego,
-        ServiceConfig, Shown, Token, Wording, one_credential,
+        Address, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet,
+        Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     tls::Pin,
@@ -227,9 +227,9 @@ pub(super) struct CommonArgs {
     pub(super) disable_landlock: bool,
     #[arg(long, hide = true)]
     pub(super) use_landlock: bool,
-    /// AES, CHACHA: groups of cipher suites for TLS 1.2
-    #[arg(long, hide = true)]
-    pub(super) cipher_suites: Option<String>,
+    /// Groups of cipher suites for TLS 1.2, the best first: AES, CHACHA
+    #[arg(long, hide = true, value_name = "GROUPS", value_delimiter = ',')]
+    pub(super) cipher_suites: Vec<CipherGroup>,
     #[arg(long, hide = true)]
     pub(super) allow_unsafe_cipher_suites: bool,
     /// The newest version of TLS that is spoken
@@ -246,7 +246,6 @@ impl CommonArgs {
         for (given, why) in [
             (self.eventlog, "--eventlog is of Windows"),
             (self.enable_pprof, "--enable-pprof: adit has no Go profiler; use perf(1)"),
-            (self.cipher_suites.is_some(), "--cipher-suites cannot be honoured yet"),
             (
                 self.allow_unsafe_cipher_suites,
                 "--allow-unsafe-cipher-suites: adit has no CBC suites",
@@ -287,6 +286,15 @@ impl CommonArgs {
             every: self.metrics_interval,
             roots: credential.cacert.clone(),
         })
+    }
+
+    pub(super) fn tls(&self, authenticate: bool) -> TlsOptions {
+        TlsOptions {
+            tls12_only: self.max_tls_version == Some(TlsVersion::Tls12),
+            ciphers: self.cipher_suites.clone(),
+            authenticate,
+            truncation: self.close_notify == CloseNotify::Optional,
+        }
     }
 
     pub(super) fn quiet(&self) -> Quiet {

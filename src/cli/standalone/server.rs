@@ -4,17 +4,14 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::common::{
-    BalanceValue, CloseNotify, CommonArgs, CredentialArgs, TlsVersion, Tunnel, checked, health,
-    rego,
-};
+use super::common::{BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, health, rego};
 use crate::{
     app::standalone::Plan,
     config::load_policies,
     identity::{SpiffeId, TrustDomain},
     standalone::{
-        Access, Address, Hbone, HttpCheck, Policies, ProxyMode, Role, ServiceConfig, TlsOptions,
-        UriPattern, status::HttpUrl,
+        Access, Address, Hbone, HttpCheck, Policies, ProxyMode, Role, ServiceConfig, UriPattern,
+        status::HttpUrl,
     },
     tls::Pin,
 };
@@ -158,7 +155,6 @@ impl ServerArgs {
         if self.acme.auto_acme_cert.is_some() {
             return Err("--auto-acme-cert cannot be honoured yet".into());
         }
-        let tls12_only = self.common.max_tls_version == Some(TlsVersion::Tls12);
         let wrong = |e: String| format!("--target-status: {e}");
         let status = self.target_status.as_deref();
         let whole = status.map(|text| match text.starts_with('/') {
@@ -173,7 +169,6 @@ impl ServerArgs {
         let globals = self.common.globals(&self.credential)?;
         let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
         let authenticate = !self.allow.disable_authentication;
-        let truncation = self.common.close_notify == CloseNotify::Optional;
         let service = ServiceConfig {
             name: "server".into(),
             role: Role::Server,
@@ -184,8 +179,9 @@ impl ServerArgs {
             unsafe_target: self.unsafe_target,
             unsafe_listen: false,
             material,
+            proxy: None,
             access,
-            tls: TlsOptions { tls12_only, authenticate, truncation },
+            tls: self.common.tls(authenticate),
             server_name: None,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     ca::Credential,
-    standalone::{MaterialConfig, Shown},
+    standalone::{CipherGroup, MaterialConfig, Shown},
 };
 
 const SERVER: &str = "
@@ -34,6 +34,9 @@ fn a_whole_file() {
   credential: { keystore: /s.p12, passwordFile: /p }
   verify: { ids: ['spiffe://td/db'], uris: ['spiffe://td/*'], dnsNames: [d] }
   serverName: db.example
+  proxy: 'socks5://10.0.0.1:1080'
+  tls: { maxVersion: TLS1.2, cipherSuites: [CHACHA] }
+  quiet: [conns, handshake-errs]
   timeouts: { connect: 3s, close: 0, lifetime: 1h }
   maxConnections: 9
 - { name: w, mode: server, listen: ':1', target: 'unix:/x', credential: { workloadApi: 'unix:///w' }, authentication: disabled, proxyProtocol: { accept: true, send: v1 } }
@@ -50,6 +53,9 @@ workers: 3
     assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);
     assert_eq!((out.targets.len(), out.balance), (2, Balance::RoundRobin));
     assert_eq!(out.health.as_ref().unwrap().interval.as_secs(), 5);
+    assert_eq!(out.proxy.as_ref().unwrap().to_string(), "socks5://10.0.0.1:1080");
+    assert!(out.tls.tls12_only && out.tls.ciphers == [CipherGroup::ChaCha]);
+    assert!(out.quiet.conns && out.quiet.handshake_errs && !out.quiet.conn_errs);
     assert_eq!((out.close, out.max_connections), (Duration::ZERO, Some(9)));
     let MaterialConfig::Files {
         credential: Some(Shown::Files(Credential::Keystore { password, .. })),
