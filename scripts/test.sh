@@ -8,7 +8,7 @@ if [ "${1:-}" = --help ]; then sed -n '2,4s/^# //p' "$0"; exit 0; fi
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
-need_packages python3:python3 build-essential:gcc nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx softhsm2:softhsm2-util opensc:pkcs11-tool
+need_packages python3:python3 build-essential:gcc nftables:nft iproute2:ip curl:curl openssl:openssl nginx-light:nginx softhsm2:softhsm2-util opensc:pkcs11-tool pebble:pebble
 
 step() {
   printf '\n== %s (%ss)\n' "$*" "$SECONDS"

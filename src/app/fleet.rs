@@ -10,7 +10,9 @@ use crate::{
     lifecycle::Tasks,
     observe::Telemetry,
     policy::Rules,
-    standalone::{Followed, Keeper, Listening, Service, ServiceConfig, Sockets},
+    standalone::{
+        Followed, Keeper, Listening, Service, ServiceConfig, Sockets, first_acme_certificate,
+    },
 };
 
 /// A service that takes connections.
@@ -162,6 +164,9 @@ impl Fleet {
             Some(old) => Arc::clone(&old.listening),
             None => Arc::new(self.sockets.open(&config.listen).map_err(named)?),
         };
+        if let Some(acme) = config.material.acme() {
+            first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
+        }
         let keeper = Keeper::open(config.material.clone()).await.map_err(named)?;
         let service = Service::new(config.clone(), Arc::clone(&keeper), self.telemetry.clone());
         let service = service.map_err(named)?;

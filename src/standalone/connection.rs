@@ -41,6 +41,11 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
         false => Ok(peer),
         true => Box::pin(told(&socket, peer, deadline)).await,
     };
+    if let (Ok(_), Some(challenge)) = (&told, service.keeper.challenge())
+        && challenge.is_asked(&socket).await
+    {
+        return challenge.answer(socket).await;
+    }
     let conn = service.record(*told.as_ref().unwrap_or(&peer));
     // What only the beginning needs is gone when the bytes flow.
     let begun = match told {

@@ -19,9 +19,11 @@
 //! What a service may not be is written once (`rails`).
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
+//! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
 mod access;
+mod acme;
 mod address;
 mod connection;
 mod endpoint;
@@ -47,6 +49,8 @@ mod tls;
 mod via;
 
 pub use access::{Access, Policies, UriPattern};
+pub(crate) use acme::first as first_acme_certificate;
+pub use acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage};
 pub use address::{Address, InvalidAddress};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use followed::{Followed, Stamp, stamp};

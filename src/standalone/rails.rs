@@ -259,8 +259,10 @@ impl ServiceConfig {
             &self.material,
             MaterialConfig::Files { credential: Some(Shown::Token { .. }), .. }
         );
+        let acme = self.material.acme().is_some();
         let excluded = [
             (on_token, "--pkcs11-module", "credential"),
+            (acme, "--auto-acme-cert", "credential"),
             (client && !others.is_empty(), "a --verify flag other than --verify-id", names),
             (self.pinned(), pin, names),
             (!self.tls.authenticate, "--disable-authentication", "authentication"),

@@ -4,6 +4,7 @@
 
 mod access;
 mod access_client;
+mod acme;
 mod backends;
 mod flags;
 mod forward;

@@ -92,18 +92,23 @@ impl Adit {
     }
 
     /// The same with what else the command was given.
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: Command) -> Self {
+        let mut adit = Self::launch(command);
+        let line = adit.logs("listening");
+        let listen = line.split("listen=").nth(1).and_then(|l| l.split_whitespace().next());
+        let listen = listen.unwrap_or_default().trim_matches('"');
+        adit.addr = listen.parse().unwrap_or(adit.addr);
+        adit
+    }
+
+    /// Starts one that may not come to listen.
+    pub(crate) fn launch(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Lines::default();
         let out = follow(child.stdout.take().unwrap(), Arc::clone(&lines));
         let err = follow(child.stderr.take().unwrap(), Arc::clone(&lines));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut adit = Self { child, lines, readers: vec![out, err], addr: nowhere };
-        let line = adit.logs("listening");
-        let listen = line.split("listen=").nth(1).and_then(|l| l.split_whitespace().next());
-        let listen = listen.unwrap_or_default().trim_matches('"');
-        adit.addr = listen.parse().unwrap_or(nowhere);
-        adit
+        Self { child, lines, readers: vec![out, err], addr: nowhere }
     }
 
     /// Waits for a line that has all of these, separated by ` … `, and returns it.

@@ -116,7 +116,7 @@ impl ClientArgs {
         let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
         let material =
-            self.credential.material(self.verify.verify_spki_pin.clone(), authenticate)?;
+            self.credential.material(self.verify.verify_spki_pin.clone(), None, authenticate)?;
         let service = ServiceConfig {
             name: "client".into(),
             role: Role::Client,

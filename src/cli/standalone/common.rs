@@ -12,8 +12,8 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     standalone::{
-        Address, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig, Password, Quiet,
-        Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
+        AcmeConfig, Address, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
+        Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     tls::Pin,
@@ -314,7 +314,12 @@ impl CredentialArgs {
     }
 
     /// The one source that is named. `needed` unless nothing need be shown.
-    pub(super) fn material(&self, pins: Vec<Pin>, needed: bool) -> Result<MaterialConfig, String> {
+    pub(super) fn material(
+        &self,
+        pins: Vec<Pin>,
+        acme: Option<AcmeConfig>,
+        needed: bool,
+    ) -> Result<MaterialConfig, String> {
         if self.keychain_identity.is_some()
             || self.keychain_issuer.is_some()
             || self.keychain_require_token
@@ -334,8 +339,13 @@ impl CredentialArgs {
             _ => {}
         }
         let pem = self.cert.is_some() || self.key.is_some();
-        let named = [self.keystore.is_some(), pem, self.workload_api()];
-        let ways = ["--keystore", "--cert with --key or --pkcs11-module", "--use-workload-api"];
+        let named = [self.keystore.is_some(), pem, self.workload_api(), acme.is_some()];
+        let ways = [
+            "--keystore",
+            "--cert with --key or --pkcs11-module",
+            "--use-workload-api",
+            "--auto-acme-cert",
+        ];
         let ways: Vec<(&str, bool)> = ways.into_iter().zip(named).collect();
         one_credential(&ways, needed)?;
         if self.workload_api() {
@@ -365,7 +375,7 @@ impl CredentialArgs {
             (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
                 self.token().map(|token| Shown::Token { certificate, token })
             }
-            (None, None, None) => None,
+            (None, None, None) => acme.map(Shown::Acme),
             _ => return Err("--cert comes with --key, or --pkcs11-module that has the key".into()),
         };
         Ok(MaterialConfig::Files {

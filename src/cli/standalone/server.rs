@@ -4,14 +4,16 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::common::{BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, health, rego};
+use super::common::{
+    BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, duration, health, rego,
+};
 use crate::{
     app::standalone::Plan,
     config::load_policies,
     identity::{SpiffeId, TrustDomain},
     standalone::{
-        Access, Address, Hbone, HttpCheck, Policies, ProxyMode, Role, ServiceConfig, UriPattern,
-        status::HttpUrl,
+        Access, AcmeConfig, Address, CHECK_EVERY, Hbone, HttpCheck, LETS_ENCRYPT, Policies,
+        ProxyMode, Role, ServiceConfig, UriPattern, default_storage, status::HttpUrl,
     },
     tls::Pin,
 };
@@ -108,21 +110,54 @@ struct AllowArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ACME (TLS-ALPN-01)")]
 struct AcmeArgs {
-    /// Obtain a certificate for this name
-    #[arg(long, value_name = "FQDN")]
+    /// Obtain a certificate for this name, and renew it; the CA calls port 443 of it, which must
+    /// lead to --listen
+    #[arg(long, value_name = "FQDN", requires = "auto_acme_email")]
     auto_acme_cert: Option<String>,
     /// Whom the CA may write to
-    #[arg(long, value_name = "MAIL")]
+    #[arg(long, value_name = "MAIL", requires = "auto_acme_cert")]
     auto_acme_email: Option<String>,
     /// You agree to the CA's terms
-    #[arg(long)]
+    #[arg(long, requires = "auto_acme_cert")]
     auto_acme_agree_to_tos: bool,
-    /// The CA's directory
-    #[arg(long, value_name = "URL")]
+    /// The CA's directory; Let's Encrypt's if not given
+    #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_ca: Option<String>,
     /// The CA's directory for tests; goes before --auto-acme-ca
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_testca: Option<String>,
+    /// Where the account and certificates are kept; $STATE_DIRECTORY/acme, or
+    /// ~/.local/share/adit/acme, if not given
+    #[arg(long, value_name = "DIR", requires = "auto_acme_cert")]
+    auto_acme_storage: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "TIME", value_parser = duration, requires = "auto_acme_cert")]
+    auto_acme_renew_check_interval: Option<Duration>,
+    #[arg(long, hide = true, value_name = "PORT", requires = "auto_acme_cert")]
+    auto_acme_alt_tls_alpn_port: Option<u16>,
+}
+
+impl AcmeArgs {
+    fn config(&self) -> Result<Option<AcmeConfig>, String> {
+        let Some(name) = self.auto_acme_cert.clone() else { return Ok(None) };
+        if !self.auto_acme_agree_to_tos {
+            return Err(
+                "--auto-acme-cert needs --auto-acme-agree-to-tos: read the CA's terms".into()
+            );
+        }
+        let storage = self.auto_acme_storage.clone().or_else(default_storage);
+        let storage = storage.ok_or("--auto-acme-storage: where are certificates to be kept?")?;
+        let directory = self.auto_acme_testca.clone().or_else(|| self.auto_acme_ca.clone());
+        let every = self.auto_acme_renew_check_interval.filter(|every| !every.is_zero());
+        let config = AcmeConfig {
+            name,
+            email: self.auto_acme_email.clone(),
+            directory: directory.unwrap_or_else(|| LETS_ENCRYPT.into()),
+            storage,
+            check_every: every.unwrap_or(CHECK_EVERY),
+            challenge_port: self.auto_acme_alt_tls_alpn_port,
+        };
+        config.checked().map(Some).map_err(|why| format!("--auto-acme-…: {why}"))
+    }
 }
 
 impl AllowArgs {
@@ -152,9 +187,6 @@ impl AllowArgs {
 impl ServerArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
         let access = self.allow.access(self.common.connect_timeout)?;
-        if self.acme.auto_acme_cert.is_some() {
-            return Err("--auto-acme-cert cannot be honoured yet".into());
-        }
         let wrong = |e: String| format!("--target-status: {e}");
         let status = self.target_status.as_deref();
         let whole = status.map(|text| match text.starts_with('/') {
@@ -167,7 +199,11 @@ impl ServerArgs {
         let check = asked.as_ref().filter(|url| !url.tls && self.target.len() > 1);
         let check = check.map(|url| HttpCheck { at: None, path: url.path.clone() });
         let globals = self.common.globals(&self.credential)?;
-        let material = self.credential.material(self.allow.allow_spki_pin.clone(), true)?;
+        let material = self.credential.material(
+            self.allow.allow_spki_pin.clone(),
+            self.acme.config()?,
+            true,
+        )?;
         let authenticate = !self.allow.disable_authentication;
         let service = ServiceConfig {
             name: "server".into(),

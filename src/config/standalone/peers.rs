@@ -7,7 +7,8 @@ use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::reader::{Item, Map},
     standalone::{
-        Access, MaterialConfig, Policies, Rego, Role, Shown, Token, UriPattern, one_credential,
+        Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, Policies, Rego, Role, Shown,
+        Token, UriPattern, default_storage, one_credential,
     },
     tls::Pin,
 };
@@ -103,6 +104,7 @@ pub(super) fn material(
     let credential = item.map(&[
         "certificate",
         "privateKey",
+        "acme",
         "pkcs11",
         "keystore",
         "passwordFile",
@@ -119,6 +121,7 @@ pub(super) fn material(
             has("certificate") || has("privateKey") || has("pkcs11"),
         ),
         ("workloadApi", has("workloadApi")),
+        ("acme", has("acme")),
     ];
     if let Err(why) = one_credential(&ways, needed) {
         item.fault(why);
@@ -137,6 +140,14 @@ pub(super) fn material(
         let within = Some(Duration::from_secs(600));
         return Some(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
     }
+    if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
+        wrong.fault("is for servers: a CA calls the name that it certifies");
+        return None;
+    }
+    let acme = match credential.get("acme") {
+        Some(acme) => Some(Shown::Acme(acme_of(&acme)?)),
+        None => None,
+    };
     let token = match credential.get("pkcs11") {
         Some(token) => Some(token_of(&token)?),
         None => None,
@@ -150,7 +161,7 @@ pub(super) fn material(
             Some(Shown::Files(Credential::Pem { certificate, private_key }))
         }
         (None, Some(certificate), None, Some(token)) => Some(Shown::Token { certificate, token }),
-        (None, None, None, None) => None,
+        (None, None, None, None) => acme,
         _ => {
             item.fault("certificate comes with either privateKey or pkcs11");
             return None;
@@ -173,4 +184,36 @@ fn token_of(item: &Item<'_>) -> Option<Token> {
         pin: None,
         pin_file: text("pinFile").map(Into::into),
     })
+}
+
+/// `{ name: …, email: …, agreeToTerms: true, directory: …, storage: … }`
+fn acme_of(item: &Item<'_>) -> Option<AcmeConfig> {
+    let map = item.map(&["name", "email", "agreeToTerms", "directory", "storage"]);
+    let text = |key: &str| map.get(key).and_then(|i| i.text());
+    let (name, terms) = (map.require("name"), map.require("agreeToTerms"));
+    let (name, terms) = (name?.text()?, terms?);
+    if !terms.word(&TRUTH)? {
+        terms.fault("a CA certifies nobody who does not agree to its terms");
+        return None;
+    }
+    let storage = text("storage").map(PathBuf::from).or_else(default_storage);
+    let Some(storage) = storage else {
+        item.fault("storage is missing: where certificates are kept");
+        return None;
+    };
+    let config = AcmeConfig {
+        name,
+        email: text("email"),
+        directory: text("directory").unwrap_or_else(|| LETS_ENCRYPT.into()),
+        storage,
+        check_every: CHECK_EVERY,
+        challenge_port: None,
+    };
+    match config.checked() {
+        Ok(config) => Some(config),
+        Err(why) => {
+            item.fault(why);
+            None
+        }
+    }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     ca::Credential,
-    standalone::{CipherGroup, MaterialConfig, Shown},
+    standalone::{CipherGroup, LETS_ENCRYPT, MaterialConfig, Shown},
 };
 
 const SERVER: &str = "
@@ -40,6 +40,7 @@ fn a_whole_file() {
   timeouts: { connect: 3s, close: 0, lifetime: 1h }
   maxConnections: 9
 - { name: w, mode: server, listen: ':1', target: 'unix:/x', credential: { workloadApi: 'unix:///w' }, authentication: disabled, proxyProtocol: { accept: true, send: v1 } }
+- { name: le, mode: server, listen: ':4', target: 'unix:/x', credential: { acme: { name: db.example.org, email: a@b.c, agreeToTerms: true, storage: /s }, roots: /r }, allow: { all: true } }
 - { name: hsm, mode: server, listen: ':3', target: 'unix:/x', credential: { certificate: /c, pkcs11: { module: /m.so, tokenLabel: t, pinFile: /pin }, roots: /r }, allow: { all: true } }
 - { name: t, mode: client, listen: 'localhost:2', target: '10.0.0.1:80', credential: { workloadApi: 'unix:///w' }, verify: { ids: ['spiffe://td/a'] }, tunnel: { protocol: hbone, address: '10.0.0.2:15008' } }
 drain: { deadline: 7s }
@@ -49,7 +50,7 @@ workers: 3
     let file = check(&text).unwrap();
     assert_eq!((file.drain.as_secs(), file.workers), (7, Some(3)));
     assert_eq!(file.log_format, LogFormat::Json);
-    let [db, out, w, hsm, t] = file.services.as_slice() else { panic!() };
+    let [db, out, w, le, hsm, t] = file.services.as_slice() else { panic!() };
     assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);
     assert_eq!((out.targets.len(), out.balance), (2, Balance::RoundRobin));
     assert_eq!(out.health.as_ref().unwrap().interval.as_secs(), 5);
@@ -69,6 +70,7 @@ workers: 3
     else {
         panic!()
     };
+    assert_eq!(le.material.acme().unwrap().directory, LETS_ENCRYPT);
     assert_eq!(token.label.as_deref(), Some("t"));
     assert!(w.proxy_in && w.proxy_out == Some(ProxyMode::V1) && !w.tls.authenticate);
     assert_eq!(t.hbone.as_ref().unwrap().expect.len(), 1);

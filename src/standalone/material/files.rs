@@ -45,6 +45,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     let mut svid = None;
     let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
+    let ordered;
     if let Some(shown) = credential {
         let (path, (chain, private)) = match shown {
             Shown::Files(Credential::Pem { certificate, private_key: file }) => {
@@ -56,9 +57,16 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
                 let (chain, private) = keystore_or_pem(keystore, password.map_or("", |p| p))?;
                 (keystore, (chain, Some(private)))
             }
+            Shown::Acme(acme) => {
+                ordered = acme.file();
+                (&ordered, (certificates(&ordered)?, Some(private_key(&ordered)?)))
+            }
             Shown::Token { certificate, .. } => (certificate, (certificates(certificate)?, None)),
         };
-        source = format!("file {}", path.display());
+        source = match shown {
+            Shown::Acme(acme) => format!("ACME {}", acme.directory),
+            _ => format!("file {}", path.display()),
+        };
         own = PeerCert::of(&chain);
         not_after = end_of(&chain);
         if not_after.is_some_and(|end| end <= SystemTime::now()) {
@@ -73,7 +81,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
                 source = format!("{source}, key on PKCS#11 token {label}");
                 Some(on_token(chain.clone(), token).map_err(|why| at(path, why))?)
             }
-            (Shown::Files(_), None) => None,
+            (_, None) => None,
         };
         if let (Some(roots), Some(private)) = (roots, private) {
             svid = svid_of(chain, private, certificates(roots)?, crls.clone());
@@ -211,6 +219,7 @@ fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
             paths.push(keystore.clone());
             paths.extend(password.clone());
         }
+        Some(Shown::Acme(acme)) => paths.push(acme.file()),
         Some(Shown::Token { certificate, token }) => {
             paths.push(certificate.clone());
             paths.extend(token.pin_file.clone());

@@ -20,7 +20,10 @@ use self::{
     files::{read, stamps, unread},
     workload_api::{first_svid, of_svid},
 };
-use super::{PeerCert, Stamp};
+use super::{
+    PeerCert, Stamp,
+    acme::{AcmeConfig, Challenge, Renewal},
+};
 use crate::{
     ca::{
         Credential, Source as _,
@@ -58,11 +61,24 @@ pub enum MaterialConfig {
     },
 }
 
+impl MaterialConfig {
+    /// What is ordered from an ACME CA, if anything is.
+    #[must_use]
+    pub fn acme(&self) -> Option<&AcmeConfig> {
+        match self {
+            Self::Files { credential: Some(Shown::Acme(acme)), .. } => Some(acme),
+            _ => None,
+        }
+    }
+}
+
 /// Certificate and key, and where they are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Shown {
     /// Both in files.
     Files(Credential),
+    /// Both from an ACME CA, kept in a file.
+    Acme(AcmeConfig),
     /// The certificate in a file, its key on a PKCS#11 token.
     Token {
         /// The chain, leaf first, PEM.
@@ -121,6 +137,7 @@ pub struct Keeper {
     /// When what is in use was obtained.
     obtained: Mutex<SystemTime>,
     workload_api: Option<WorkloadApi>,
+    acme: Option<Renewal>,
     reading: Arc<Semaphore>,
     /// The files before they were first read.
     first: Vec<Stamp>,
@@ -154,13 +171,19 @@ impl Keeper {
         let now = watch::Sender::new(Arc::new(material));
         let reading = Arc::new(Semaphore::new(1));
         let (error, obtained) = (Mutex::default(), Mutex::new(SystemTime::now()));
-        Ok(Arc::new(Self { config, now, error, obtained, workload_api, reading, first }))
+        let acme = config.acme().cloned().map(Renewal::of);
+        Ok(Arc::new(Self { config, now, error, obtained, workload_api, acme, reading, first }))
     }
 
     /// What is in use.
     #[must_use]
     pub fn current(&self) -> Arc<Material> {
         Arc::clone(&self.now.borrow())
+    }
+
+    /// The ACME challenge that is expected now.
+    pub(super) fn challenge(&self) -> Option<Arc<Challenge>> {
+        self.acme.as_ref()?.pending.load_full()
     }
 
     /// Told of every change.
@@ -226,8 +249,20 @@ impl Keeper {
         }
     }
 
-    /// Follows the source: changed files, a new SVID. Never returns.
+    /// Follows the source: changed files, a new SVID, a certificate that is due. Never returns.
     pub async fn follow(&self) {
+        match &self.acme {
+            None => self.follow_source().await,
+            Some(acme) => {
+                let failed = |why| {
+                    *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                };
+                tokio::join!(self.follow_source(), acme.follow(failed));
+            }
+        }
+    }
+
+    async fn follow_source(&self) {
         match (&self.config, &self.workload_api) {
             (MaterialConfig::WorkloadApi { endpoint, shown, .. }, Some(api)) => {
                 let mut seen = 0;

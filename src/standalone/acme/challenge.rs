@@ -1,0 +1,150 @@
+//! TLS-ALPN-01 (RFC 8737): a handshake with ALPN `acme-tls/1`, answered by a certificate that says
+//! what only the owner of the account can know.
+
+use std::{io, os::fd::AsRawFd as _, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use nix::sys::socket::{MsgFlags, recv};
+use pki_types::PrivateKeyDer;
+use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs::sign::any_supported_type,
+    server::Acceptor,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::{
+    standalone::{Accepting, proxy_protocol},
+    tls::{classic_provider, secured},
+};
+
+/// The protocol of the challenge (RFC 8737 §6.2).
+const PROTOCOL: &[u8] = b"acme-tls/1";
+/// How long a CA may take for its handshake.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How many callers are looked at at once, before there is a service.
+const AT_ONCE: usize = 64;
+/// The longest ClientHello that is waited for: one record.
+const LONGEST_HELLO: usize = 16 * 1024;
+
+/// What the CA wants to see.
+pub(in crate::standalone) struct Challenge {
+    config: Arc<ServerConfig>,
+}
+
+impl Challenge {
+    /// For this name; `digest` is SHA-256 of the key authorization.
+    pub(super) fn new(name: &str, digest: &[u8]) -> Result<Self, String> {
+        if digest.len() != 32 {
+            return Err("the key authorization's digest has not 32 bytes".into());
+        }
+        let key = KeyPair::generate().map_err(|e| e.to_string())?;
+        let mut params =
+            CertificateParams::new(vec![name.to_owned()]).map_err(|e| e.to_string())?;
+        params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+        let certificate = params.self_signed(&key).map_err(|e| e.to_string())?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let key = any_supported_type(&key).map_err(|e| e.to_string())?;
+        // As it is: rustls would not take a certificate with a critical extension of ACME's.
+        let shown = CertifiedKey::new(vec![certificate.der().clone()], key);
+        let config = ServerConfig::builder_with_provider(classic_provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?;
+        let mut config = config
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.enable_secret_extraction = true;
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// Whether this caller asks for it; nothing is taken from the socket.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(in crate::standalone) async fn is_asked(&self, socket: &TcpStream) -> bool {
+        tokio::time::timeout(WITHIN, asks(socket)).await.is_ok_and(|asks| asks.unwrap_or(false))
+    }
+
+    /// Answers a caller who asks for it.
+    pub(in crate::standalone) async fn answer(&self, socket: TcpStream) {
+        let from = socket.peer_addr().map_or_else(|_| "?".into(), |addr| addr.to_string());
+        match secured::accept(socket, Arc::clone(&self.config), WITHIN).await {
+            Ok(_) => tracing::info!(target: "svid", from, "ACME challenge answered"),
+            Err(error) => {
+                tracing::warn!(target: "svid", from, %error, "ACME challenge not answered");
+            }
+        }
+    }
+}
+
+/// Whether the ClientHello that comes offers `acme-tls/1`.
+async fn asks(socket: &TcpStream) -> io::Result<bool> {
+    let mut seen = 0;
+    loop {
+        socket.readable().await?;
+        let mut hello = vec![0; LONGEST_HELLO];
+        let peeked = socket.try_io(Interest::READABLE, || {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            Ok(recv(socket.as_raw_fd(), &mut hello, flags)?)
+        });
+        let n = match peeked {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            other => other?,
+        };
+        if n == 0 {
+            return Ok(false);
+        }
+        if n > seen {
+            seen = n;
+            let mut acceptor = Acceptor::default();
+            acceptor.read_tls(&mut &hello[..n])?;
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    let mut offered = hello.alpn().into_iter().flatten();
+                    return Ok(offered.any(|protocol| protocol == PROTOCOL));
+                }
+                Err(_) => return Ok(false),
+            }
+        }
+        // What is there stays there, so the socket stays readable.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Takes connections that no service takes yet, and answers challenges; whoever else calls is
+/// turned away. Never returns.
+pub(super) async fn serve(
+    accepting: &Accepting,
+    pending: &ArcSwapOption<Challenge>,
+    proxy_header: bool,
+) {
+    let mut callers = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted {
+                Ok((socket, _)) => callers.push(caller(socket, pending, proxy_header).boxed()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(()) = callers.next() => {}
+        }
+    }
+}
+
+async fn caller(socket: TcpStream, pending: &ArcSwapOption<Challenge>, proxy_header: bool) {
+    let Some(challenge) = pending.load_full() else { return };
+    if proxy_header {
+        let told = tokio::time::timeout(WITHIN, proxy_protocol::read(&socket)).await;
+        if !told.is_ok_and(|told| told.is_ok()) {
+            return;
+        }
+    }
+    if challenge.is_asked(&socket).await {
+        challenge.answer(socket).await;
+    }
+}

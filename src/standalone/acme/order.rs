@@ -1,0 +1,122 @@
+//! One order at the CA.
+
+use arc_swap::ArcSwapOption;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use instant_acme::{
+    Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
+    OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+use super::{AcmeConfig, Challenge, storage::Storage};
+use crate::standalone::{material::root_store, tls::web_client};
+
+/// Orders, proves and fetches: the key and the chain, leaf first, as one PEM.
+pub(super) async fn place(
+    config: &AcmeConfig,
+    storage: &Storage,
+    pending: &ArcSwapOption<Challenge>,
+) -> Result<String, String> {
+    let account = account(config, storage).await?;
+    let names = [Identifier::Dns(config.name.clone())];
+    let ordered = account.new_order(&NewOrder::new(&names)).await;
+    let mut order = ordered.map_err(|e| told("the order", &e))?;
+    prove(&mut order, pending).await?;
+    let ready = order.poll_ready(&RetryPolicy::default()).await;
+    if ready.map_err(|e| told("the challenge", &e))? != OrderStatus::Ready {
+        return Err(refusal(&mut order).await);
+    }
+    let key = KeyPair::generate().map_err(|e| e.to_string())?;
+    let mut wanted =
+        CertificateParams::new(vec![config.name.clone()]).map_err(|e| e.to_string())?;
+    wanted.distinguished_name = DistinguishedName::new();
+    if config.name.len() <= 64 {
+        wanted.distinguished_name.push(DnType::CommonName, config.name.as_str());
+    }
+    let request = wanted.serialize_request(&key).map_err(|e| e.to_string())?;
+    order.finalize_csr(request.der()).await.map_err(|e| told("the certificate", &e))?;
+    let chain = order.poll_certificate(&RetryPolicy::default()).await;
+    let chain = chain.map_err(|e| told("the certificate", &e))?;
+    Ok(key.serialize_pem() + &chain)
+}
+
+async fn account(config: &AcmeConfig, storage: &Storage) -> Result<Account, String> {
+    let tls = web_client(root_store(None)?)?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    let connector = HttpsConnectorBuilder::new().with_tls_config((*tls).clone()).https_only();
+    let connector = connector.enable_http1().wrap_connector(tcp);
+    let http = || Box::new(Client::builder(TokioExecutor::new()).build(connector.clone()));
+    let builder = Account::builder_with_http(http());
+    let of_ca = |e: &Error| told(&config.directory, e);
+    if let Some(known) = storage.account()? {
+        return builder.from_credentials(known).await.map_err(|e| of_ca(&e));
+    }
+    let contact = config.email.as_ref().map(|email| format!("mailto:{email}"));
+    let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
+    let new = NewAccount {
+        contact: &contact,
+        terms_of_service_agreed: true,
+        only_return_existing: false,
+    };
+    let made = builder.create(&new, config.directory.clone(), None).await;
+    let (account, credentials) = made.map_err(|e| of_ca(&e))?;
+    storage.keep_account(&credentials)?;
+    Ok(account)
+}
+
+/// Has the CA look whether the name is ours.
+async fn prove(order: &mut Order, pending: &ArcSwapOption<Challenge>) -> Result<(), String> {
+    let mut authorizations = order.authorizations();
+    while let Some(found) = authorizations.next().await {
+        let mut found = found.map_err(|e| told("the authorization", &e))?;
+        match found.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            other => return Err(format!("the authorization is {other:?}")),
+        }
+        let mut asked = found
+            .challenge(ChallengeType::TlsAlpn01)
+            .ok_or("the CA offers no TLS-ALPN-01 for this name")?;
+        let name = match asked.identifier().identifier {
+            Identifier::Dns(name) => name.clone(),
+            other => return Err(format!("the CA asks about {other:?}, which was not ordered")),
+        };
+        let challenge = Challenge::new(&name, asked.key_authorization().digest().as_ref())?;
+        pending.store(Some(std::sync::Arc::new(challenge)));
+        asked.set_ready().await.map_err(|e| told("the challenge", &e))?;
+    }
+    Ok(())
+}
+
+/// Why the CA found that the name is not ours.
+async fn refusal(order: &mut Order) -> String {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut found)) = authorizations.next().await {
+        let _ = found.refresh().await;
+        let asked = found.challenges.iter().find(|c| c.r#type == ChallengeType::TlsAlpn01);
+        if let Some(problem) = asked.and_then(|c| c.error.as_ref()) {
+            return format!("the CA could not verify the name by TLS-ALPN-01: {problem}");
+        }
+    }
+    "the CA could not verify the name by TLS-ALPN-01".into()
+}
+
+/// The error with what lies below it: the CA's URL alone helps nobody.
+fn told(what: &str, error: &Error) -> String {
+    let mut text = format!("{what}: {error}");
+    let mut below = std::error::Error::source(error);
+    while let Some(error) = below {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        below = error.source();
+    }
+    text
+}

@@ -1,0 +1,110 @@
+//! A folder per CA: the account, a certificate with its key per name, and a lock.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use instant_acme::AccountCredentials;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::AcmeConfig;
+use crate::identity::key_files::{at, bytes, certificates};
+
+/// How often a lock that somebody holds is tried again.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+
+pub(super) struct Storage {
+    folder: PathBuf,
+    pub(super) certificate: PathBuf,
+}
+
+impl Storage {
+    pub(super) fn of(config: &AcmeConfig) -> Self {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let ca = config.directory.trim_start_matches("https://");
+        let ca: String = ca.chars().map(plain).collect();
+        let folder = config.storage.join(ca);
+        let certificate = folder.join(format!("{}.pem", config.name));
+        Self { folder, certificate }
+    }
+
+    /// When the certificate ends, if there is one that can be read.
+    pub(super) fn until(&self) -> Option<SystemTime> {
+        self.life().map(|(_, until)| until)
+    }
+
+    /// Whether there is none, or two thirds of its life are over.
+    pub(super) fn due(&self) -> bool {
+        let Some((from, until)) = self.life() else { return true };
+        let life = until.duration_since(from).unwrap_or_default();
+        SystemTime::now() >= from + life * 2 / 3
+    }
+
+    fn life(&self) -> Option<(SystemTime, SystemTime)> {
+        let chain = certificates(&self.certificate).ok()?;
+        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        let time =
+            |at: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(at.try_into().ok()?));
+        let validity = leaf.validity();
+        Some((time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?))
+    }
+
+    /// Held while something is ordered; ends with the process at the latest.
+    pub(super) async fn lock(&self) -> Result<File, String> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(|e| at(&self.folder, e))?;
+        let path = self.folder.join("lock");
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(&path).map_err(|e| at(&path, e))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(TRY_EVERY).await,
+                Err(fs::TryLockError::Error(e)) => return Err(at(&path, e)),
+            }
+        }
+    }
+
+    /// The account at this CA, if there is one.
+    pub(super) fn account(&self) -> Result<Option<AccountCredentials>, String> {
+        let path = self.folder.join("account.json");
+        match fs::exists(&path) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let text = bytes(&path)?;
+                let read = serde_json::from_slice(&text);
+                read.map(Some).map_err(|e| at(&path, format!("is no account: {e}")))
+            }
+            Err(e) => Err(at(&path, e)),
+        }
+    }
+
+    pub(super) fn keep_account(&self, account: &AccountCredentials) -> Result<(), String> {
+        let text = serde_json::to_vec_pretty(account).map_err(|e| e.to_string())?;
+        self.keep(&self.folder.join("account.json"), &text)
+    }
+
+    pub(super) fn keep_certificate(&self, pem: &str) -> Result<(), String> {
+        self.keep(&self.certificate, pem.as_bytes())
+    }
+
+    /// Whole or not at all, for us alone.
+    fn keep(&self, path: &Path, text: &[u8]) -> Result<(), String> {
+        let write = || -> io::Result<()> {
+            let temp = path.with_extension("tmp");
+            let _ = fs::remove_file(&temp);
+            let mut options = OpenOptions::new();
+            let mut file = options.create_new(true).write(true).mode(0o600).open(&temp)?;
+            file.write_all(text)?;
+            file.sync_all()?;
+            fs::rename(&temp, path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|e| at(path, e))
+    }
+}
