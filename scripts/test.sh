@@ -19,6 +19,7 @@ step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
+step scripts/interop/standalone.sh --quick target/release/adit
 step scripts/interop/workload_api.sh --quick target/release/adit
 step scripts/identity_storms.sh target/release/adit --quick
 step scripts/bench.sh --quick --out target/bench-quick

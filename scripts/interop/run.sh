@@ -33,7 +33,7 @@ wait_for() { # POD ADDRESS PORT
 ip link set lo up
 ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
 n=0
-for pod in web db ext; do
+for pod in web db ext vm; do
   n=$((n + 1)); ip netns add $pod; ip -n $pod link set lo up
   ip -n $pod link add eth0 type veth peer name v$n netns bridge; ip -n bridge link set v$n master br0 up
   ip -n $pod addr add 10.77.0.$n/24 dev eth0; ip -n $pod link set eth0 up
@@ -49,21 +49,29 @@ workloads:
 - { name: web, namespace: shop, serviceAccount: web, addresses: [10.77.0.1], node: node-a, netns: web }
 - { name: db, namespace: shop, serviceAccount: db, addresses: [10.77.0.2], node: node-a, netns: db, labels: { app: db } }
 - { name: ext, namespace: shop, serviceAccount: ext, addresses: [10.77.0.3], node: node-b }
+- { name: vm, namespace: shop, serviceAccount: vm, addresses: [10.77.0.4], node: node-b }
 services:
 - { hostname: db.shop.svc.cluster.local, addresses: [10.96.0.10], ports: [{ port: 80, targetPort: 8080 }, { port: 5432 }, { port: 5201 }], workloads: [shop/db] }
 policies:
 - metadata: { name: db-callers, namespace: shop }
   spec:
     selector: { matchLabels: { app: db } }
-    rules: [{ from: [{ source: { principals: ["cluster.local/ns/shop/sa/web", "cluster.local/ns/shop/sa/ext"] } }] }]
+    rules: [{ from: [{ source: { principals: ["cluster.local/ns/shop/sa/web", "cluster.local/ns/shop/sa/ext", "cluster.local/ns/shop/sa/vm"] } }] }]
 Y
 "$adit" run -c $dir/mesh.yaml > $dir/adit.log 2>&1 &
 for _ in $(seq 100); do curl -sf 127.0.0.1:15021/healthz/ready >/dev/null && break; sleep 0.1; done
 chmod 711 $dir/ca
 "$here/svid.sh" $dir/ca spiffe://cluster.local/ns/shop/sa/ext $dir/ext
 "$here/svid.sh" $dir/ca spiffe://cluster.local/ns/shop/sa/stranger $dir/stranger
+"$here/svid.sh" $dir/ca spiffe://cluster.local/ns/shop/sa/vm $dir/vm
+# A host without a mesh, whose application joins it through adit alone.
+as_vm=(--cert $dir/vm.pem --key $dir/vm-key.pem --cacert $dir/ca/root.pem --tunnel hbone)
+in_pod vm "$adit" client --listen 127.0.0.1:7000 --target 10.77.0.2:8080 "${as_vm[@]}" \
+  --verify-id spiffe://cluster.local/ns/shop/sa/db > $dir/vm-client.log 2>&1 &
+in_pod vm "$adit" server --listen :15008 --target 127.0.0.1:8080 "${as_vm[@]}" \
+  --allow-id spiffe://cluster.local/ns/shop/sa/web > $dir/vm-server.log 2>&1 &
 sed "s#@DIR@#$dir#g" "$here/envoy.yaml.in" > $dir/envoy.yaml
-for pod in db ext; do
+for pod in db ext vm; do
   mkdir -p $dir/nginx-$pod && head -c 20000000 /dev/urandom > $dir/nginx-$pod/big && echo "hello from $pod" > $dir/nginx-$pod/index.html
   cat > $dir/nginx-$pod.conf <<N
 daemon off; master_process off; user root; pid $dir/nginx-$pod.pid; error_log $dir/nginx-$pod.log;
@@ -73,13 +81,7 @@ server { listen 8080; root $dir/nginx-$pod; } }
 N
   in_pod $pod nginx -c $dir/nginx-$pod.conf &
 done
-envoy=$("$tools/python" - <<'P'
-import glob, os, site
-found = [f for d in site.getsitepackages() for f in glob.glob(d + "/**/envoy*", recursive=True) if os.path.isfile(f) and os.access(f, os.X_OK)]
-own = [f for f in glob.glob(os.path.join(os.path.dirname(os.sys.executable), "envoy*"))]
-print(max(found + own, key=os.path.getsize))
-P
-)
+envoy=$(envoy_binary "$tools")
 in_pod ext "$envoy" -c $dir/envoy.yaml --concurrency 1 --disable-hot-restart -l warning > $dir/envoy.log 2>&1 &
 in_pod db iperf3 -s -1 > /dev/null 2>&1 &
 pg=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort | tail -1)
@@ -91,7 +93,7 @@ if as_pg true 2>/dev/null; then
   in_pod db setpriv --reuid postgres --regid postgres --clear-groups "$pg/postgres" -D $dir/pg -k '' -c listen_addresses='*' >> $dir/pg.log 2>&1 &
   wait_for db 127.0.0.1 5432
 fi
-wait_for db 127.0.0.1 8080; wait_for ext 127.0.0.1 8080; wait_for ext 10.77.0.3 15008
+wait_for db 127.0.0.1 8080; wait_for ext 127.0.0.1 8080; wait_for ext 10.77.0.3 15008; wait_for vm 10.77.0.4 15008; wait_for vm 127.0.0.1 7000
 
 check "curl to nginx through the captured path" "hello from db" ip netns exec web curl -sS -m 5 http://10.96.0.10/
 check "20 MB arrive whole" "$(sha256sum < $dir/nginx-db/big)" bash -c "ip netns exec web curl -sS -m 15 http://10.96.0.10/big | sha256sum"
@@ -110,9 +112,14 @@ check "Node http2 as HBONE client" "hello from db" ip netns exec ext node "$here
 check "Node http2 with an identity no policy allows" '"status":401' ip netns exec ext node "$here/client.mjs" 10.77.0.2 10.77.0.2:8080 $dir/stranger $dir/ca/root.pem "$get"
 check "Python h2, 1-byte padded frames" "hello from db" ip netns exec ext "$tools/python" "$here/client.py" 10.77.0.2 10.77.0.2:8080 $dir/ext $dir/ca/root.pem "$get"
 check "Python h2, another pod's authority" '"status": 400' ip netns exec ext "$tools/python" "$here/client.py" 10.77.0.2 10.77.0.1:8080 $dir/ext $dir/ca/root.pem "$get"
+for from in "vm http://127.0.0.1:7000 db" "web http://10.77.0.4:8080 vm"; do
+  read -r pod url of <<< "$from"
+  check "adit in front of one service, from $pod to $of" "hello from $of" ip netns exec "$pod" curl -sS -m 5 "$url/"
+  check "20 MB from $pod to $of" "$(sha256sum < "$dir/nginx-$of/big")" bash -c "ip netns exec $pod curl -sS -m 15 $url/big | sha256sum"
+done
 check "openssl without a certificate is refused" "certificate required" ip netns exec ext bash -c "sleep 1 | openssl s_client -connect 10.77.0.2:15008 -alpn h2 -tls1_3"
 check "openssl with TLS 1.2 is refused" "alert protocol version" ip netns exec ext bash -c "sleep 1 | openssl s_client -connect 10.77.0.2:15008 -tls1_2"
 check "the refusal is in the access log" "no_peer_certificate" cat $dir/adit.log
-[ $failed = 0 ] || { echo "--- adit's log"; tail -n 20 $dir/adit.log; echo "--- envoy's log"; tail -n 10 $dir/envoy.log; }
+[ $failed = 0 ] || { echo "--- adit's log"; tail -n 20 $dir/adit.log; echo "--- envoy's log"; tail -n 10 $dir/envoy.log; tail -n 5 $dir/vm-*.log; }
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
