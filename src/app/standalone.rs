@@ -1,5 +1,6 @@
 //! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
+mod confined;
 mod drain;
 mod seen;
 mod upgrade;
@@ -28,7 +29,7 @@ use crate::{
     standalone::{
         Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp, status::StatusConfig,
     },
-    sys::descriptors,
+    sys::{confine::Sandbox, descriptors},
 };
 
 /// How often files are looked at.
@@ -66,6 +67,7 @@ impl Plan {
             workers: read.workers,
             status: StatusConfig::default(),
             takeover: None,
+            sandbox: read.sandbox,
         };
         let file = Some((path.to_owned(), seen));
         Ok(Self { globals, services: read.services, resolve: false, file })
@@ -89,6 +91,8 @@ pub struct Globals {
     pub status: StatusConfig,
     /// The socket at which processes take over from each other.
     pub takeover: Option<PathBuf>,
+    /// How far the process confines itself.
+    pub sandbox: Sandbox,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
@@ -100,6 +104,7 @@ pub fn run(plan: Plan) -> Result<u8, String> {
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
     let itself = Itself::now();
+    let confined = confined::confine(&plan)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
     let _logging = match plan.globals.syslog {
@@ -107,6 +112,7 @@ pub fn run(plan: Plan) -> Result<u8, String> {
         false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
     };
     crate::sys::process::harden();
+    confined.log();
     let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
     let sockets = Sockets::new(named, inherited.unwrap_or_default());
@@ -276,8 +282,9 @@ impl Watched {
             Ok(changes) => changes,
             Err(error) => return refused(error),
         };
-        if (read.log_format, read.workers) != (globals.log_format, globals.workers) {
-            tracing::warn!("accessLog and workers take effect when adit is restarted");
+        let lasting = (globals.log_format, globals.workers, globals.sandbox);
+        if (read.log_format, read.workers, read.sandbox) != lasting {
+            tracing::warn!("accessLog, workers and sandbox take effect when adit is restarted");
         }
         globals.shutdown = read.drain;
         tracing::info!(

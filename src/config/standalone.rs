@@ -21,6 +21,7 @@ use crate::{
         Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Wording,
     },
+    sys::confine::Sandbox,
 };
 use peers::{access, material};
 
@@ -41,6 +42,8 @@ pub struct StandaloneFile {
     pub log_format: LogFormat,
     /// Data workers; one per core if not given.
     pub workers: Option<usize>,
+    /// How far the process confines itself.
+    pub sandbox: Sandbox,
 }
 
 /// Reads and checks a file of `adit proxy`, and the files of policies that it names.
@@ -101,7 +104,7 @@ pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
 }
 
 fn read(root: &Item<'_>) -> Option<StandaloneFile> {
-    let top = root.map(&["services", "drain", "accessLog", "workers"]);
+    let top = root.map(&["services", "drain", "accessLog", "workers", "sandbox"]);
     let items = top.require("services").map(|item| item.list()).unwrap_or_default();
     if items.len() > MOST_SERVICES {
         root.fault(format!("{} services, at most {MOST_SERVICES} are possible", items.len()));
@@ -124,11 +127,18 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
         .and_then(|l| l.require("format")?.word(&formats))
         .unwrap_or_default();
     let workers = top.get("workers").and_then(|w| number(&w, 1024));
+    let sandboxes = [
+        ("bestEffort", Sandbox::default()),
+        ("required", Sandbox { required: true, ..Sandbox::default() }),
+        ("disabled", Sandbox { landlock: false, seccomp: false, required: false }),
+    ];
+    let sandbox = top.get("sandbox").and_then(|s| s.word(&sandboxes)).unwrap_or_default();
     Some(StandaloneFile {
         services: services.into_iter().map(|(service, _)| service).collect(),
         drain: drain.unwrap_or(Duration::from_secs(300)),
         log_format,
         workers,
+        sandbox,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What no service may be, whether flags or a file describe it: plaintext stays on this host, one
 //! credential, somebody named who may call. Both ask here; only the words differ.
 
-use super::{Access, Address, MaterialConfig, Role, ServiceConfig, Shown};
+use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
@@ -255,10 +255,7 @@ impl ServiceConfig {
             true => ("--verify-spki-pin", "verify"),
             false => ("--allow-spki-pin", "allow"),
         };
-        let on_token = matches!(
-            &self.material,
-            MaterialConfig::Files { credential: Some(Shown::Token { .. }), .. }
-        );
+        let on_token = self.material.on_token();
         let acme = self.material.acme().is_some();
         let excluded = [
             (on_token, "--pkcs11-module", "credential"),

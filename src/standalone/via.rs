@@ -28,6 +28,14 @@ enum Protocol {
     Socks5,
 }
 
+impl ForwardProxy {
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
 impl FromStr for ForwardProxy {
     type Err = String;
 

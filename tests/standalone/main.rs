@@ -17,6 +17,7 @@ mod process;
 mod proxy;
 mod rego;
 mod reload;
+mod sandbox;
 mod storms;
 mod streams;
 mod tokens;

@@ -16,6 +16,7 @@ use crate::{
         Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
+    sys::confine::Sandbox,
     tls::Pin,
 };
 
@@ -222,9 +223,15 @@ pub(super) struct CommonArgs {
     /// them to the next one: an upgrade refuses no connection. SIGUSR2 starts the next one
     #[arg(long, value_name = "ADDR")]
     pub(super) takeover: Option<Address>,
-    /// There is no Landlock sandbox yet; taken so that command lines stay as they are
+    /// Leave files and ports to which this process has no business open to it (Landlock)
     #[arg(long)]
     pub(super) disable_landlock: bool,
+    /// Leave system calls that it never makes open to it (seccomp)
+    #[arg(long)]
+    pub(super) disable_seccomp: bool,
+    /// Do not start on a kernel that cannot confine it so
+    #[arg(long)]
+    pub(super) require_sandbox: bool,
     #[arg(long, hide = true)]
     pub(super) use_landlock: bool,
     /// Groups of cipher suites for TLS 1.2, the best first: AES, CHACHA
@@ -261,6 +268,11 @@ impl CommonArgs {
             log_format: self.log_format,
             syslog: self.syslog,
             workers: None,
+            sandbox: Sandbox {
+                landlock: !self.disable_landlock,
+                seccomp: !self.disable_seccomp,
+                required: self.require_sandbox,
+            },
             status: self.status(credential)?,
             takeover: match &self.takeover {
                 None => None,

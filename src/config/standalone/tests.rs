@@ -46,9 +46,11 @@ fn a_whole_file() {
 drain: { deadline: 7s }
 accessLog: { format: json }
 workers: 3
+sandbox: required
 ";
     let file = check(&text).unwrap();
     assert_eq!((file.drain.as_secs(), file.workers), (7, Some(3)));
+    assert!(file.sandbox.required && file.sandbox.landlock && file.sandbox.seccomp);
     assert_eq!(file.log_format, LogFormat::Json);
     let [db, out, w, le, hsm, t] = file.services.as_slice() else { panic!() };
     assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);

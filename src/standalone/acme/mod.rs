@@ -67,6 +67,13 @@ impl AcmeConfig {
         Ok(self)
     }
 
+    /// The port of the CA.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        let url = self.directory.parse::<http::Uri>().ok();
+        url.and_then(|url| url.port_u16()).unwrap_or(443)
+    }
+
     /// The file with certificate and key.
     #[must_use]
     pub fn file(&self) -> PathBuf {

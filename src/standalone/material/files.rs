@@ -193,22 +193,18 @@ pub(super) fn unread(config: &MaterialConfig) -> String {
     let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
     match paths(config).iter().find(no_file) {
         Some(path) => at(path, "is a pipe that nobody writes to"),
-        None if on_a_token(config) => {
+        None if config.on_token() => {
             format!("the PKCS#11 token did not answer within {READ_WITHIN:?}")
         }
         None => format!("files could not be read within {READ_WITHIN:?}"),
     }
 }
 
-fn on_a_token(config: &MaterialConfig) -> bool {
-    matches!(config, MaterialConfig::Files { credential: Some(Shown::Token { .. }), .. })
-}
-
 pub(super) fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
     paths(config).iter().map(|path| stamp(path)).collect()
 }
 
-fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
+pub(super) fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
     let MaterialConfig::Files { credential, roots, crls, .. } = config else { return Vec::new() };
     let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
     match credential {

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 pub(super) use files::root_store;
 
 use self::{
-    files::{read, stamps, unread},
+    files::{paths, read, stamps, unread},
     workload_api::{first_svid, of_svid},
 };
 use super::{
@@ -62,6 +62,18 @@ pub enum MaterialConfig {
 }
 
 impl MaterialConfig {
+    /// The files that are read.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        paths(self)
+    }
+
+    /// Whether the key is on a PKCS#11 token.
+    #[must_use]
+    pub fn on_token(&self) -> bool {
+        matches!(self, Self::Files { credential: Some(Shown::Token { .. }), .. })
+    }
+
     /// What is ordered from an ACME CA, if anything is.
     #[must_use]
     pub fn acme(&self) -> Option<&AcmeConfig> {
