@@ -29,7 +29,7 @@ use crate::{
     standalone::{
         Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp, status::StatusConfig,
     },
-    sys::{confine::Sandbox, descriptors},
+    sys::{confine::Sandbox, descriptors, ktls},
 };
 
 /// How often files are looked at.
@@ -104,6 +104,8 @@ pub fn run(plan: Plan) -> Result<u8, String> {
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
     let itself = Itself::now();
+    // Before it is confined: the kernel is asked over loopback.
+    let kernel_tls = ktls::probe();
     let confined = confined::confine(&plan)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
@@ -113,6 +115,10 @@ pub fn run(plan: Plan) -> Result<u8, String> {
     };
     crate::sys::process::harden();
     confined.log();
+    match kernel_tls {
+        Ok(found) => tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS in the kernel"),
+        Err(why) => tracing::debug!(why, "no TLS in the kernel"),
+    }
     let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
     let sockets = Sockets::new(named, inherited.unwrap_or_default());

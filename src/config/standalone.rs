@@ -167,6 +167,7 @@ const SERVICE: &[&str] = &[
     "proxy",
     "tls",
     "quiet",
+    "kernelTls",
     "proxyProtocol",
     "tunnel",
     "timeouts",
@@ -250,6 +251,10 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         proxy_out,
         hbone,
         quiet: quiet(&map),
+        kernel_tls: map
+            .get("kernelTls")
+            .and_then(|k| k.word(&[("auto", true), ("off", false)]))
+            .unwrap_or(true),
         target_status: None,
     };
     let told = |breach: &Breach| {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::{self, App},
+    relay::{self, App, Far},
     sys::sockets,
     tls::{
         TlsError,
@@ -88,12 +88,7 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Out
     }
 }
 
-async fn carry(
-    service: &Service,
-    mut app: App,
-    mut far: Box<SecuredFar>,
-    conn: &OpenConn,
-) -> Outcome {
+async fn carry(service: &Service, mut app: App, mut far: Box<dyn Far>, conn: &OpenConn) -> Outcome {
     let close = service.config.close;
     let live = conn.live();
     let carried = async {
@@ -160,7 +155,7 @@ async fn begin(
     peer: SocketAddr,
     conn: &OpenConn,
     deadline: Instant,
-) -> Result<(App, Box<SecuredFar>), Outcome> {
+) -> Result<(App, Box<dyn Far>), Outcome> {
     let limit = service.config.connect;
     let begun = async {
         match service.config.role {
@@ -183,10 +178,11 @@ async fn begin(
         Err(_) => &service.counts.failed,
     };
     count.fetch_add(1, Relaxed);
-    if begun.is_ok() {
-        conn.count_opened();
-    }
-    begun
+    let (app, far) = begun?;
+    conn.count_opened();
+    let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
+    conn.facts(|f| f.tls_path = Some(path));
+    Ok((app, far))
 }
 
 async fn server(

@@ -8,7 +8,7 @@
 //! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
 //!    ([`PeerCert`]) and asks [`Access`]; only then a target is dialled (a client: dials, then asks
 //!    who answered);
-//! 3. [`SecuredFar`] and [`crate::relay`] carry the bytes until both sides have ended.
+//! 3. [`SecuredFar`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
@@ -32,6 +32,7 @@ mod handover;
 mod hbone;
 mod health;
 mod held;
+mod kernel;
 mod material;
 mod peer_cert;
 mod probe;

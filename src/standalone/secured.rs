@@ -9,17 +9,21 @@ use std::{
 
 use tokio::{io::Interest, net::TcpStream};
 
+use super::kernel::{Handed, KernelFar};
 use crate::{
-    observe::conn::Meter,
+    observe::conn::{Meter, TlsPath},
     relay::{App, Broken, Far, with_scratch},
-    sys::sockets,
+    sys::{
+        ktls::{self, Version},
+        sockets,
+    },
     tls::{
-        Tls12,
+        Keys, Tls12,
         secured::{Secured, SecuredRecords},
     },
     tunnel::{
         buffers,
-        record::{MOST_READ, Opened, Records},
+        record::{MOST_READ, Messages, Opened, Records},
     },
 };
 
@@ -134,9 +138,11 @@ impl SecuredFar {
     /// # Errors
     /// If the keys do not fit, or the first bytes of the peer are no records of its.
     pub fn new(secured: Secured) -> io::Result<Self> {
+        let kernel = ktls::support().tls13;
         let records = match secured.records {
             SecuredRecords::Tls13(keys) => {
-                Machine::Tls13(Box::new(Records::new(*keys).map_err(broken)?))
+                let records = if kernel { Records::lent(*keys) } else { Records::new(*keys) };
+                Machine::Tls13(Box::new(records.map_err(broken)?))
             }
             SecuredRecords::Tls12(tls) => Machine::Tls12 { tls, out: Vec::new(), sent: 0 },
         };
@@ -174,6 +180,43 @@ impl SecuredFar {
             Machine::Tls12 { .. } => self.closed = true,
         }
         self.part();
+    }
+
+    /// Leaves the records to the kernel where it takes them (`kernel`: where it is wanted at all),
+    /// else they stay here. Between two records only: where the start of one has been read, they
+    /// stay.
+    ///
+    /// # Errors
+    /// If the kernel has taken one key and not the other.
+    pub(super) fn carried(self: Box<Self>, kernel: bool) -> io::Result<(Box<dyn Far>, TlsPath)> {
+        let support = ktls::support();
+        let (whole, open) = (self.partial.is_empty(), !self.ended && !self.closed);
+        let version = match &self.records {
+            Machine::Tls13(records) if support.tls13 && records.can_be_handed_on() => {
+                Version::Tls13
+            }
+            Machine::Tls12 { .. } if support.tls12 && self.records.waiting() == 0 => Version::Tls12,
+            _ => return Ok((self, TlsPath::Userspace)),
+        };
+        // A socket whose peer has ended already is none that the kernel takes.
+        if !(kernel && whole && open) || ktls::attach(&**self.tcp.socket()).is_err() {
+            return Ok((self, TlsPath::Userspace));
+        }
+        let Self { tcp, records, held, truncation, .. } = *self;
+        let (keys, messages) = match records {
+            Machine::Tls13(records) => {
+                let lost = || io::Error::other("records were not between two");
+                let (keys, messages) = records.into_keys().ok_or_else(lost)?;
+                let Keys { send, receive, schedule } = keys;
+                ((send, receive, Some(schedule)), messages)
+            }
+            Machine::Tls12 { tls, .. } => {
+                let (send, receive) = tls.into_secrets().map_err(broken)?;
+                ((send, receive, None), Messages::default())
+            }
+        };
+        let handed = Handed { tcp, version, keys, messages, held, truncation };
+        Ok((Box::new(KernelFar::new(handed)?), TlsPath::Kernel))
     }
 
     /// Says that there is nothing to say, and ends.

@@ -109,6 +109,8 @@ pub struct ServiceConfig {
     pub access: Access,
     /// What the handshake offers and demands.
     pub tls: TlsOptions,
+    /// Whether the kernel makes the records where it can.
+    pub kernel_tls: bool,
     /// The name that the server's certificate must have, and SNI (client).
     pub server_name: Option<String>,
     /// Handshake, access rules and dial together.

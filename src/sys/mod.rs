@@ -3,9 +3,11 @@
 
 pub mod confine;
 pub mod descriptors;
+pub mod ktls;
 pub mod netns;
 pub mod packet;
 pub mod peer;
+pub mod pipe;
 pub mod process;
 pub mod sandbox;
 pub mod sockets;

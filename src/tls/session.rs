@@ -41,7 +41,14 @@ pub struct TrafficSecrets {
 }
 
 impl TrafficSecrets {
-    fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, TlsError> {
+    /// For the one place that may hand a key on to the kernel: its own end of it is gone then.
+    pub(crate) fn copied(&self) -> Self {
+        Self { aead: self.aead, key: self.key.clone(), iv: self.iv, sequence: self.sequence }
+    }
+
+    pub(super) fn new(
+        (sequence, secrets): (u64, ConnectionTrafficSecrets),
+    ) -> Result<Self, TlsError> {
         use ConnectionTrafficSecrets as S;
         let (aead, key, iv) = match secrets {
             S::Aes128Gcm { key, iv } => (Aead::Aes128Gcm, key, iv),

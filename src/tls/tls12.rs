@@ -6,7 +6,7 @@ use rustls::{
     unbuffered::{ConnectionState, EncryptError, UnbufferedStatus},
 };
 
-use super::TlsError;
+use super::{TlsError, TrafficSecrets};
 
 /// The records of one TLS 1.2 connection, without I/O.
 pub trait Tls12: Send {
@@ -34,6 +34,13 @@ pub trait Tls12: Send {
     /// # Errors
     /// If it was said already.
     fn close(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError>;
+
+    /// The keys to send and to receive, with the numbers of their next records: for a record layer
+    /// that goes on where this one ends.
+    ///
+    /// # Errors
+    /// If rustls does not give them.
+    fn into_secrets(self: Box<Self>) -> Result<(TrafficSecrets, TrafficSecrets), TlsError>;
 }
 
 /// What a record adds to its plaintext at most: header, explicit nonce, tag.
@@ -134,6 +141,12 @@ macro_rules! tls12 {
                     })?;
                 }
                 Ok(())
+            }
+
+            fn into_secrets(self: Box<Self>) -> Result<(TrafficSecrets, TrafficSecrets), TlsError> {
+                let converted = self.dangerous_into_kernel_connection();
+                let (secrets, _) = converted.map_err(TlsError::from_rustls)?;
+                Ok((TrafficSecrets::new(secrets.tx)?, TrafficSecrets::new(secrets.rx)?))
             }
 
             fn close(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {

@@ -9,6 +9,7 @@ mod backends;
 mod flags;
 mod forward;
 mod hbone;
+mod kernel_tls;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;

@@ -4,7 +4,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::common::{BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, health, rego};
+use super::common::{
+    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, health, rego,
+};
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
@@ -130,6 +132,7 @@ impl ClientArgs {
             proxy: self.proxy.clone(),
             access,
             tls: self.common.tls(authenticate),
+            kernel_tls: self.common.kernel_tls == KernelTls::Auto,
             server_name: self.override_server_name,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

@@ -62,6 +62,15 @@ pub(super) enum CloseNotify {
     Optional,
 }
 
+/// Who makes TLS records.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum KernelTls {
+    /// The kernel, where it can
+    Auto,
+    /// This process
+    Off,
+}
+
 /// What is on the wire beside TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Tunnel {
@@ -242,6 +251,10 @@ pub(super) struct CommonArgs {
     /// The newest version of TLS that is spoken
     #[arg(long, hide = true, value_name = "VERSION")]
     pub(super) max_tls_version: Option<TlsVersion>,
+    /// Whether the kernel makes the TLS records where it can (module tls; TLS 1.3 from Linux 6.14
+    /// on): bytes are then spliced from socket to socket. tls.path in the log says who did
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(super) kernel_tls: KernelTls,
     /// How access-log lines look: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: crate::observe::logging::LogFormat,

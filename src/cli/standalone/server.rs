@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 
 use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, Tunnel, checked, duration, health, rego,
+    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, duration, health, rego,
 };
 use crate::{
     app::standalone::Plan,
@@ -218,6 +218,7 @@ impl ServerArgs {
             proxy: None,
             access,
             tls: self.common.tls(authenticate),
+            kernel_tls: self.common.kernel_tls == KernelTls::Auto,
             server_name: None,
             connect: self.common.connect_timeout,
             close: self.common.close_timeout,

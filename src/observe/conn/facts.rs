@@ -41,6 +41,26 @@ pub struct TlsFacts {
     pub mutual: bool,
 }
 
+/// Who makes and opens the records of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsPath {
+    /// We.
+    Userspace,
+    /// The kernel (kTLS); bytes are spliced.
+    Kernel,
+}
+
+impl TlsPath {
+    /// As logs have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
 /// Everything else a record says; filled in as it becomes known.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -58,6 +78,8 @@ pub struct Facts {
     pub service_namespace: Option<Arc<str>>,
     /// The mutual TLS that protects it; `None` for plaintext.
     pub tls: Option<Arc<TlsFacts>>,
+    /// Where its records are made, if that may differ.
+    pub tls_path: Option<TlsPath>,
     /// The subject of the peer's certificate where that has no SPIFFE ID (RFC 4514). Eight bytes
     /// for the many connections that have none.
     pub subject: Option<Arc<String>>,

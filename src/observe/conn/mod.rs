@@ -10,7 +10,7 @@ mod live;
 mod open;
 
 pub use close_reason::CloseReason;
-pub use facts::{Facts, Names, Party, TlsFacts};
+pub use facts::{Facts, Names, Party, TlsFacts, TlsPath};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use live::{LiveConn, LiveTable, Meter};
 pub use open::OpenConn;

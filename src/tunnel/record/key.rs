@@ -13,6 +13,8 @@ pub(super) struct SequencedKey {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
+    /// The key itself, where it may be handed on.
+    lent: Option<TrafficSecrets>,
 }
 
 impl SequencedKey {
@@ -24,7 +26,28 @@ impl SequencedKey {
         };
         let key = UnboundKey::new(algorithm, &secrets.key)
             .map_err(|_| RecordError::Keys("the key does not fit its cipher".into()))?;
-        Ok(Self { key: LessSafeKey::new(key), iv: secrets.iv, sequence: secrets.sequence })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            iv: secrets.iv,
+            sequence: secrets.sequence,
+            lent: None,
+        })
+    }
+
+    /// Keeps what it was made of, to be handed on.
+    pub(super) fn keep(&mut self, secrets: TrafficSecrets) {
+        self.lent = Some(secrets);
+    }
+
+    /// Whether it was kept.
+    pub(super) fn is_kept(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Hands the key on, if it was kept for that; this end of it is gone.
+    pub(super) fn into_secrets(self) -> Option<TrafficSecrets> {
+        let sequence = self.sequence;
+        self.lent.map(|secrets| TrafficSecrets { sequence, ..secrets })
     }
 
     /// How many records this key has seen.

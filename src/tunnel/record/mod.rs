@@ -6,12 +6,14 @@
 //! can be described in full.
 
 mod key;
+mod messages;
 mod open;
 mod seal;
 #[cfg(test)]
 pub(super) mod tests;
 
-pub use open::{Opened, Opener};
+pub use messages::{Messages, Opened};
+pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};
 
 use crate::tls::{KeySchedule, Keys};
@@ -29,9 +31,11 @@ const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 256;
 const REKEY_AFTER: u64 = 1 << 22;
 
 /// Content types (RFC 8446 §B.1).
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+pub const ALERT: u8 = 21;
+/// Messages to TLS itself.
+pub const HANDSHAKE: u8 = 22;
+/// What an application says.
+pub const APPLICATION_DATA: u8 = 23;
 
 /// What is wrong with what the peer sent. Each ends the connection.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -118,6 +122,34 @@ impl Records {
             opener: Opener::new(keys.receive)?,
             schedule: keys.schedule,
         })
+    }
+
+    /// The same with keys that can be handed on, by [`Records::into_keys`].
+    ///
+    /// # Errors
+    /// As [`Records::new`].
+    pub fn lent(keys: Keys) -> Result<Self, RecordError> {
+        let (send, receive) = (keys.send.copied(), keys.receive.copied());
+        let mut records = Self::new(keys)?;
+        records.sealer.keep(send);
+        records.opener.keep(receive);
+        Ok(records)
+    }
+
+    /// Whether [`Records::into_keys`] would give them: of [`Records::lent`], while those keys are in
+    /// use, nothing waits to be written and no message has begun.
+    #[must_use]
+    pub fn can_be_handed_on(&self) -> bool {
+        self.sealer.can_be_handed_on() && self.opener.can_be_handed_on()
+    }
+
+    /// The keys with the numbers of their next records, and what the peer has said so far: for a
+    /// record layer that goes on where this one ends.
+    #[must_use]
+    pub fn into_keys(self) -> Option<(Keys, Messages)> {
+        let send = self.sealer.into_secrets()?;
+        let (receive, messages) = self.opener.into_parts()?;
+        Some((Keys { send, receive, schedule: self.schedule }, messages))
     }
 
     /// Opens the first record of `input` in place; `None` if it is not whole yet. Key updates

@@ -196,6 +196,20 @@ impl Sealer {
         Ok(())
     }
 
+    pub(super) fn keep(&mut self, secrets: TrafficSecrets) {
+        self.key.keep(secrets);
+    }
+
+    /// Not while anything waits to be written, nor after the end.
+    pub(super) fn can_be_handed_on(&self) -> bool {
+        self.waiting() == 0 && !self.closed && self.key.is_kept()
+    }
+
+    pub(super) fn into_secrets(self) -> Option<TrafficSecrets> {
+        self.can_be_handed_on().then_some(())?;
+        self.key.into_secrets()
+    }
+
     pub(super) fn rekey(&mut self, secrets: TrafficSecrets) -> Result<(), RecordError> {
         self.key = SequencedKey::new(secrets)?;
         Ok(())

@@ -1,0 +1,368 @@
+//! A TLS peer as the far side of a relay whose records the kernel makes and opens
+//! ([`crate::sys::ktls`]): bytes are spliced from socket to socket and never come to us.
+//!
+//! It takes over from [`SecuredFar`](super::SecuredFar) between two records. What is not data comes
+//! to us: close_notify and other alerts, and in TLS 1.3 key updates (RFC 8446 §4.6.3), which the
+//! kernel leaves to us: until it has the next key it opens nothing more.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::{
+    observe::conn::Meter,
+    relay::{App, Broken, Far, with_scratch},
+    sys::{
+        ktls::{self, Cipher, Key, Version, Way},
+        pipe::Pipe,
+    },
+    tls::{Aead, KeySchedule, TrafficSecrets},
+    tunnel::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Messages, Opened, RecordError},
+};
+
+/// How many moves in a row before others get their turn.
+const TURNS: usize = 8;
+/// After so many records a direction takes its next key, as in userspace.
+const REKEY_AFTER: u64 = 1 << 22;
+/// How many records one splice makes at most: as many as a pipe has pages.
+const RECORDS: u64 = 16;
+
+/// The peer's socket, whose records are the kernel's.
+pub(super) struct KernelFar {
+    tcp: App,
+    version: Version,
+    schedule: Option<Box<dyn KeySchedule>>,
+    messages: Messages,
+    /// What the application has not taken yet of what came before the kernel took over.
+    held: Vec<u8>,
+    up: Option<Pipe>,
+    down: Option<Pipe>,
+    /// Records that are not data, to be sent; behind a key update comes the next key.
+    out: VecDeque<(u8, Vec<u8>)>,
+    sent: u64,
+    ended: bool,
+    truncation: bool,
+    closed: bool,
+}
+
+/// What the kernel is to go on from.
+pub(super) struct Handed {
+    pub(super) tcp: App,
+    pub(super) version: Version,
+    /// To send, to receive, and where the next come from.
+    pub(super) keys: (TrafficSecrets, TrafficSecrets, Option<Box<dyn KeySchedule>>),
+    pub(super) messages: Messages,
+    pub(super) held: Vec<u8>,
+    pub(super) truncation: bool,
+}
+
+fn key(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
+    let cipher = match secrets.aead {
+        Aead::Aes128Gcm => Cipher::Aes128Gcm,
+        Aead::Aes256Gcm => Cipher::Aes256Gcm,
+        Aead::ChaCha20Poly1305 => Cipher::ChaCha20Poly1305,
+    };
+    Key { version, cipher, key: &secrets.key, iv: secrets.iv, sequence: secrets.sequence }
+}
+
+/// The same, for what we send. In TLS 1.2 with AES-GCM each record carries its nonce: rustls made
+/// those of the handshake by XOR with the record's number, the kernel counts up from the one that
+/// it is given. Both from the same start would use one twice; so the kernel begins at the other
+/// end of the numbers.
+fn sending(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
+    let mut key = key(version, secrets);
+    if version == Version::Tls12 && key.cipher != Cipher::ChaCha20Poly1305 {
+        key.iv[4] ^= 0x80;
+    }
+    key
+}
+
+/// A socket as splice(2) wants it.
+struct Fd<'a>(&'a TcpStream);
+
+impl AsFd for Fd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn wrong(error: RecordError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl KernelFar {
+    /// Hands the connection to the kernel, which must have been told ([`ktls::attach`]).
+    ///
+    /// # Errors
+    /// If the kernel does not take a key: the connection must end.
+    pub(super) fn new(handed: Handed) -> io::Result<Self> {
+        let Handed { tcp, version, keys: (send, receive, schedule), .. } = handed;
+        let socket = &**tcp.socket();
+        ktls::set_key(socket, Way::Send, &sending(version, &send))?;
+        ktls::set_key(socket, Way::Receive, &key(version, &receive))?;
+        let Handed { messages, held, truncation, .. } = handed;
+        Ok(Self {
+            tcp,
+            version,
+            schedule,
+            messages,
+            held,
+            up: None,
+            down: None,
+            out: VecDeque::new(),
+            sent: 0,
+            ended: false,
+            truncation,
+            closed: false,
+        })
+    }
+
+    /// Sends what is not data, until the socket is full.
+    fn flush(&mut self) -> io::Result<bool> {
+        while let Some((kind, bytes)) = self.out.front() {
+            let socket = &**self.tcp.socket();
+            match socket.try_io(Interest::WRITABLE, || ktls::send(socket, *kind, bytes)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+            let updated = *kind == HANDSHAKE;
+            self.out.pop_front();
+            if updated {
+                self.next_key(Way::Send)?;
+                self.sent = 0;
+            }
+        }
+        Ok(true)
+    }
+
+    fn next_key(&mut self, way: Way) -> io::Result<()> {
+        let keys = |why: String| wrong(RecordError::Keys(why));
+        let schedule = self.schedule.as_mut().ok_or_else(|| keys("TLS 1.2 has no next".into()))?;
+        let next = match way {
+            Way::Send => schedule.next_sending(),
+            Way::Receive => schedule.next_receiving(),
+        };
+        let next = next.map_err(|e| keys(e.to_string()))?;
+        ktls::set_key(&**self.tcp.socket(), way, &key(self.version, &next))
+    }
+
+    fn update_key(&mut self) {
+        // One that waits answers any number of requests.
+        if !self.out.iter().any(|(kind, _)| *kind == HANDSHAKE) {
+            self.out.push_back((HANDSHAKE, vec![24, 0, 0, 1, 0]));
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.out.push_back((ALERT, vec![1, 0]));
+    }
+
+    /// Takes a record that cannot be spliced.
+    fn receive(&mut self) -> Result<(), Broken> {
+        let Self { tcp, messages, held, .. } = self;
+        let socket = &**tcp.socket();
+        let opened = with_scratch(|buffer| {
+            let (kind, n) =
+                match socket.try_io(Interest::READABLE, || ktls::receive(socket, buffer)) {
+                    Ok(got) => got,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                    Err(e) => return Err(Broken::Far(opening(e))),
+                };
+            if kind == 0 {
+                return Ok(Some(None));
+            }
+            let body = &buffer[..n];
+            let opened = messages.take(kind, body, 0).map_err(|e| Broken::Far(wrong(e)))?;
+            if kind == APPLICATION_DATA {
+                held.extend_from_slice(body);
+            }
+            Ok(Some(Some(opened)))
+        })?;
+        match opened {
+            None | Some(Some(Opened::Data(_) | Opened::Nothing)) => {}
+            Some(None) if self.truncation => self.ended = true,
+            Some(None) => {
+                let why = RecordError::Truncated;
+                return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+            }
+            Some(Some(Opened::Closed)) => self.ended = true,
+            Some(Some(Opened::KeyUpdate { requested })) => {
+                self.next_key(Way::Receive).map_err(Broken::Far)?;
+                if requested {
+                    self.update_key();
+                    // It must not wait for the application.
+                    self.flush().map_err(Broken::Far)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn last_words(&mut self, error: &io::Error) {
+        let cause = error.get_ref().and_then(|e| e.downcast_ref::<RecordError>());
+        if let Some(alert) = cause.and_then(RecordError::alert) {
+            self.out.push_back((ALERT, vec![2, alert]));
+            let _ = self.flush();
+        }
+    }
+
+    /// Moves once what can be moved; whether all has come.
+    fn poll_down_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<bool, Broken>> {
+        while !self.held.is_empty() {
+            let n = ready!(app.poll_write(cx, &self.held)).map_err(Broken::App)?;
+            self.held.drain(..n);
+            meter.down.fetch_add(n as u64, Relaxed);
+        }
+        self.held = Vec::new();
+        while self.down.as_ref().is_some_and(|pipe| pipe.inside() > 0) {
+            let n = ready!(poll_drain(cx, self.down.as_mut(), app)).map_err(Broken::App)?;
+            meter.down.fetch_add(n as u64, Relaxed);
+        }
+        if self.ended {
+            return Poll::Ready(Ok(true));
+        }
+        let socket = Arc::clone(self.tcp.socket());
+        if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+            ready.map_err(Broken::Far)?;
+        } else {
+            self.down.take().into_iter().for_each(Pipe::give);
+            return Poll::Pending;
+        }
+        let pipe = lend(&mut self.down).map_err(Broken::Far)?;
+        match socket.try_io(Interest::READABLE, || pipe.fill(&Fd(&socket))) {
+            // The end, or an empty record.
+            Ok(0) => self.receive()?,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // A record that is not data, or a key that is to come.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.receive()?,
+            Err(e) => return Poll::Ready(Err(Broken::Far(opening(e)))),
+        }
+        Poll::Ready(Ok(false))
+    }
+}
+
+/// What the kernel says of a record that does not open.
+fn opening(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EBADMSG) => wrong(RecordError::BadMac),
+        Some(libc::EMSGSIZE) => wrong(RecordError::Overflow),
+        Some(libc::EINVAL) => wrong(RecordError::Unexpected("a record the kernel does not take")),
+        _ => error,
+    }
+}
+
+fn lend(place: &mut Option<Pipe>) -> io::Result<&mut Pipe> {
+    Ok(match place {
+        Some(pipe) => pipe,
+        None => place.insert(Pipe::take()?),
+    })
+}
+
+/// Moves what is in the pipe into a socket; how much.
+fn poll_drain(cx: &mut Context<'_>, pipe: Option<&mut Pipe>, to: &App) -> Poll<io::Result<usize>> {
+    let Some(pipe) = pipe else { return Poll::Ready(Ok(0)) };
+    let socket = to.socket();
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_io(Interest::WRITABLE, || pipe.drain(&Fd(socket))) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+impl Far for KernelFar {
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            if self.sent >= REKEY_AFTER && self.version == Version::Tls13 {
+                self.update_key();
+            }
+            while !self.flush().map_err(Broken::Far)? {
+                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Far)?;
+            }
+            if self.up.as_ref().is_some_and(|pipe| pipe.inside() > 0) {
+                ready!(poll_drain(cx, self.up.as_mut(), &self.tcp)).map_err(Broken::Far)?;
+                self.sent += RECORDS;
+                continue;
+            }
+            if self.closed {
+                return Poll::Ready(self.tcp.finish().map_err(Broken::Far));
+            }
+            let socket = app.socket();
+            if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+                ready.map_err(Broken::App)?;
+            } else {
+                self.up.take().into_iter().for_each(Pipe::give);
+                return Poll::Pending;
+            }
+            let pipe = lend(&mut self.up).map_err(Broken::App)?;
+            match socket.try_io(Interest::READABLE, || pipe.fill(&Fd(socket))) {
+                Ok(0) => self.close(),
+                Ok(n) => {
+                    meter.up.fetch_add(n as u64, Relaxed);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(Broken::App(e))),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &mut App,
+        meter: &Arc<Meter>,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            match ready!(self.poll_down_once(cx, app, meter)) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(error) => {
+                    if let Broken::Far(error) = &error {
+                        self.last_words(error);
+                    }
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.tcp.poll_reset(cx)
+    }
+
+    fn abort(&mut self) {
+        self.tcp.abort();
+    }
+
+    fn part(&mut self) {
+        if !self.closed {
+            self.close();
+        }
+        let _ = self.flush();
+        let _ = self.tcp.finish();
+    }
+}
