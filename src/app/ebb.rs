@@ -1,8 +1,9 @@
-//! Memory goes back to the kernel after a burst of connections has gone.
+//! Memory goes back to the kernel after a burst of connections: what their handshakes left when they
+//! have come, and the rest when they have gone.
 
 use crate::{observe::conn::LiveTable, sys::process};
 
-/// So many connections fewer are worth a look at all that was freed.
+/// So many connections more or fewer are worth a look at all that was freed.
 const MANY: usize = 1000;
 
 /// After so many looks more, what the tunnels held that were not needed any longer is free too.
@@ -12,6 +13,7 @@ const AFTERWARDS: u32 = 30;
 #[derive(Debug, Default)]
 pub(super) struct Ebb {
     most: usize,
+    least: usize,
     last: usize,
     afterwards: u32,
 }
@@ -19,12 +21,28 @@ pub(super) struct Ebb {
 impl Ebb {
     /// Looks, now and then, how many connections are open.
     pub(super) fn look(&mut self, live: &LiveTable) {
-        let out = self.is_out(live.len());
+        let open = live.len();
+        let come = self.have_come(open);
+        let out = self.is_out(open);
+        if come {
+            process::release_freed_memory();
+        }
         self.afterwards = if out { AFTERWARDS } else { self.afterwards.saturating_sub(1) };
         if out || self.afterwards == 1 {
             live.shrink();
             process::release_freed_memory();
         }
+    }
+
+    /// Whether many have come, more than were there, and no more are coming. Asked before
+    /// [`Ebb::is_out`].
+    fn have_come(&mut self, open: usize) -> bool {
+        self.least = self.least.min(open);
+        let come = open <= self.last && open - self.least >= MANY.max(self.least);
+        if come {
+            self.least = open;
+        }
+        come
     }
 
     /// Whether many have gone, more than stayed, and no more are going.
@@ -42,6 +60,20 @@ impl Ebb {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn they_have_come_once_when_no_more_are_coming() {
+        let mut ebb = Ebb::default();
+        let seen = [0, 400, 900, 1200, 1200, 1300, 1300, 3000, 3000, 10, 10, 1500, 1400];
+        let mut come = Vec::new();
+        for (at, open) in seen.into_iter().enumerate() {
+            if ebb.have_come(open) {
+                come.push((at, open));
+            }
+            ebb.is_out(open);
+        }
+        assert_eq!(come, [(4, 1200), (8, 3000), (12, 1400)]);
+    }
 
     #[test]
     fn it_is_out_once_when_the_last_of_many_has_gone() {

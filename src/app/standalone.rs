@@ -18,18 +18,13 @@ use tokio::{
 };
 
 use self::{seen::Seen, upgrade::Itself};
-use super::{fleet::Fleet, workers::Workers};
+use super::{ebb::Ebb, fleet::Fleet, workers::Workers};
 use crate::{
-    config::{self, LoadError},
+    config::{self, Globals, LoadError},
     lifecycle::Tasks,
-    observe::{
-        Telemetry,
-        logging::{LogFormat, Logging},
-    },
-    standalone::{
-        Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp, status::StatusConfig,
-    },
-    sys::{confine::Sandbox, descriptors, ktls},
+    observe::{Telemetry, logging::Logging},
+    standalone::{Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp},
+    sys::{descriptors, ktls},
 };
 
 /// How often files are looked at.
@@ -59,40 +54,9 @@ impl Plan {
         // Before it is read: an edit in between is then seen as one.
         let seen = stamp(path);
         let read = config::load_standalone(path)?;
-        let globals = Globals {
-            shutdown: read.drain,
-            timed_reload: None,
-            log_format: read.log_format,
-            syslog: false,
-            workers: read.workers,
-            status: StatusConfig::default(),
-            takeover: None,
-            sandbox: read.sandbox,
-        };
         let file = Some((path.to_owned(), seen));
-        Ok(Self { globals, services: read.services, resolve: false, file })
+        Ok(Self { globals: read.globals, services: read.services, resolve: false, file })
     }
-}
-
-/// For all services.
-#[derive(Clone, Debug)]
-pub struct Globals {
-    /// How long connections may go on after SIGTERM.
-    pub shutdown: Duration,
-    /// Files are read anew every so often.
-    pub timed_reload: Option<Duration>,
-    /// How log lines look.
-    pub log_format: LogFormat,
-    /// Log lines go to syslog instead of stdout.
-    pub syslog: bool,
-    /// Data workers; one per core if not given.
-    pub workers: Option<usize>,
-    /// What operators see.
-    pub status: StatusConfig,
-    /// The socket at which processes take over from each other.
-    pub takeover: Option<PathBuf>,
-    /// How far the process confines itself.
-    pub sandbox: Sandbox,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
@@ -187,6 +151,7 @@ async fn serve(
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut timed = plan.globals.timed_reload.map(timed);
     let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut ebb = Ebb::default();
     let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
     let successor = {
         // One wait throughout: a reload does not disturb a process that takes over.
@@ -202,7 +167,10 @@ async fn serve(
                 _ = signals.hangup.recv() => again = true,
                 _ = signals.user.recv() => again = true,
                 () = tick(&mut timed) => again = true,
-                _ = look.tick() => edited = file.as_mut().is_some_and(Watched::settled),
+                _ = look.tick() => {
+                    ebb.look(&telemetry.live);
+                    edited = file.as_mut().is_some_and(Watched::settled);
+                }
             }
             if again {
                 seen.reloading();
@@ -282,17 +250,16 @@ impl Watched {
             Ok(read) => read,
             Err(error) => return refused(error.to_string()),
         };
-        let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.drain)).await;
+        let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
         let late = |_| Err(format!("not all services were ready within {OPEN_WITHIN:?}"));
         let changes = match applied.unwrap_or_else(late) {
             Ok(changes) => changes,
             Err(error) => return refused(error),
         };
-        let lasting = (globals.log_format, globals.workers, globals.sandbox);
-        if (read.log_format, read.workers, read.sandbox) != lasting {
-            tracing::warn!("accessLog, workers and sandbox take effect when adit is restarted");
+        if read.globals.lasting() != globals.lasting() {
+            tracing::warn!("all but services and drain takes effect when adit is restarted");
         }
-        globals.shutdown = read.drain;
+        globals.shutdown = read.globals.shutdown;
         tracing::info!(
             %file,
             added = changes.added.join(", "),

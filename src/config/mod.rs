@@ -23,7 +23,7 @@ pub use federation::FederationConfig;
 pub use mesh_file::{Capture, Checked, load, parse};
 pub use settings::Settings;
 pub use standalone::{
-    StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
+    Globals, StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
 };
 pub use stunnel::{Imported, import as import_stunnel};
 pub use workload_api::WorkloadApiConfig;

@@ -2,6 +2,7 @@
 //! `adit server` and `adit client` describe one. Its rails are theirs ([`ServiceConfig::checked`]).
 
 mod peers;
+mod process;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,15 +16,14 @@ use super::{
     reader::{self, Item, Map, Notes, documents},
 };
 use crate::{
-    observe::logging::LogFormat,
     policy::Rules,
     standalone::{
         Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Wording,
     },
-    sys::confine::Sandbox,
 };
 use peers::{access, material};
+pub use process::Globals;
 
 /// The longest file of policies, bytes.
 const MAX_POLICIES: u64 = 4 << 20;
@@ -36,14 +36,8 @@ const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
 pub struct StandaloneFile {
     /// In the order of the file; each has a name and a place to listen of its own.
     pub services: Vec<ServiceConfig>,
-    /// How long connections may go on when their service stops.
-    pub drain: Duration,
-    /// How log lines look.
-    pub log_format: LogFormat,
-    /// Data workers; one per core if not given.
-    pub workers: Option<usize>,
-    /// How far the process confines itself.
-    pub sandbox: Sandbox,
+    /// What concerns the process.
+    pub globals: Globals,
 }
 
 /// Reads and checks a file of `adit proxy`, and the files of policies that it names.
@@ -104,7 +98,7 @@ pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
 }
 
 fn read(root: &Item<'_>) -> Option<StandaloneFile> {
-    let top = root.map(&["services", "drain", "accessLog", "workers", "sandbox"]);
+    let top = root.map(process::KEYS);
     let items = top.require("services").map(|item| item.list()).unwrap_or_default();
     if items.len() > MOST_SERVICES {
         root.fault(format!("{} services, at most {MOST_SERVICES} are possible", items.len()));
@@ -120,25 +114,9 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
             item.fault(format!("{other} listens at {} already", service.listen));
         }
     }
-    let section = |key: &str, known| top.get(key).map(|item: Item<'_>| item.map(known));
-    let drain = section("drain", &["deadline"]).and_then(|d| d.require("deadline")?.duration());
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let log_format = section("accessLog", &["format"])
-        .and_then(|l| l.require("format")?.word(&formats))
-        .unwrap_or_default();
-    let workers = top.get("workers").and_then(|w| number(&w, 1024));
-    let sandboxes = [
-        ("bestEffort", Sandbox::default()),
-        ("required", Sandbox { required: true, ..Sandbox::default() }),
-        ("disabled", Sandbox { landlock: false, seccomp: false, required: false }),
-    ];
-    let sandbox = top.get("sandbox").and_then(|s| s.word(&sandboxes)).unwrap_or_default();
     Some(StandaloneFile {
         services: services.into_iter().map(|(service, _)| service).collect(),
-        drain: drain.unwrap_or(Duration::from_secs(300)),
-        log_format,
-        workers,
-        sandbox,
+        globals: process::globals(&top),
     })
 }
 

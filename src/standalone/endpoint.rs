@@ -43,6 +43,10 @@ impl Listening {
         let failed = |e: io::Error| {
             let hint = match e.kind() {
                 io::ErrorKind::AddrInUse => " (somebody listens there already)",
+                io::ErrorKind::PermissionDenied if matches!(address, Address::Unix(_)) => {
+                    " (a folder outside of the sandbox, if it was added to a file that is running: \
+                     restart adit)"
+                }
                 io::ErrorKind::PermissionDenied => {
                     " (a port below 1024 needs CAP_NET_BIND_SERVICE, or socket activation)"
                 }

@@ -276,10 +276,10 @@ fn tls_12_may_be_the_newest_version() {
 fn names_with_line_breaks_stay_in_their_line() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app");
+    let before = adit.lines();
     let forger = pki.ca.leaf("x\n2026-01-01T00:00:00Z  INFO access: policy=\"cn\" forged", |_| {});
     assert!(Caller::new(&pki.ca, Some(&forger)).says(adit.addr, "hello").is_err());
     assert!(adit.logs("policy_denied").contains("forged"));
     assert_eq!(adit.count("forged"), 1);
-    // The sandbox, listening, and the refusal.
-    assert_eq!(adit.lines(), 3);
+    assert_eq!(adit.lines(), before + 1);
 }

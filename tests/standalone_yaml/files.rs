@@ -104,3 +104,31 @@ proptest::proptest! {
         let _ = adit::config::check_standalone("f", &text);
     }
 }
+
+#[test]
+fn a_file_may_ask_for_the_status_endpoint() {
+    use std::io::{Read as _, Write as _};
+    let world = World::new();
+    let db = Backend::start("db");
+    let (port, status) = (free_port(), free_port());
+    let server = world.server("s", port, db.addr, "allow: { all: true }");
+    let text = format!("{server}status: {{ listen: 'http://127.0.0.1:{status}' }}\n");
+    let _adit = Adit::proxy(&world, &text);
+    let asked = || {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", status)).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        socket.write_all(b"GET /_status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut heard = String::new();
+        socket.read_to_string(&mut heard).unwrap();
+        heard
+    };
+    let mut heard = String::new();
+    for _ in 0..100 {
+        heard = asked();
+        if heard.contains("\"listening\"") && heard.contains("backend_ok") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{heard}");
+}

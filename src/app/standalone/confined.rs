@@ -96,6 +96,10 @@ fn needs(plan: &Plan) -> Needs {
     let fixed = plan.file.is_none();
     let mut needs = Needs { read_all: !fixed, ..Needs::default() };
     needs.read.extend(SYSTEM.iter().map(PathBuf::from));
+    if !fixed {
+        // Where the sockets of services lie that are added later.
+        needs.write.extend(["/run", "/var/run", "/tmp"].map(PathBuf::from));
+    }
     for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
         let value = std::env::var(variable).unwrap_or_default();
         value.split(':').filter(|path| !path.is_empty()).for_each(|path| {
@@ -121,7 +125,9 @@ fn needs(plan: &Plan) -> Needs {
         let program = std::env::current_exe().ok();
         needs.execute.extend(program.and_then(|p| Some(p.parent()?.to_owned())));
     }
-    (needs.listen, needs.connect) = (fixed.then_some(listen), fixed.then_some(connect));
+    // Some modules speak with their token over TCP.
+    let known = fixed && !needs.any_file;
+    (needs.listen, needs.connect) = (fixed.then_some(listen), known.then_some(connect));
     needs
 }
 

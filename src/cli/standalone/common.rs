@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use crate::{
-    app::standalone::Globals,
     ca::{
         Credential,
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
+    config::Globals,
     standalone::{
         AcmeConfig, Address, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
         Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,

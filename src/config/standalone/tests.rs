@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     ca::Credential,
+    observe::logging::LogFormat,
     standalone::{CipherGroup, LETS_ENCRYPT, MaterialConfig, Shown},
 };
 
@@ -47,11 +48,20 @@ drain: { deadline: 7s }
 accessLog: { format: json }
 workers: 3
 sandbox: required
+status: { listen: 'http://localhost:6060', shutdown: true }
+metrics: { prefix: shop, graphite: 'localhost:2003', interval: 10s }
+timedReload: 1h
+takeover: unix:/run/t
 ";
     let file = check(&text).unwrap();
-    assert_eq!((file.drain.as_secs(), file.workers), (7, Some(3)));
-    assert!(file.sandbox.required && file.sandbox.landlock && file.sandbox.seccomp);
-    assert_eq!(file.log_format, LogFormat::Json);
+    assert_eq!((file.globals.shutdown.as_secs(), file.globals.workers), (7, Some(3)));
+    assert!(file.globals.sandbox.required && file.globals.sandbox.landlock);
+    assert_eq!(file.globals.log_format, LogFormat::Json);
+    let status = &file.globals.status;
+    assert!(status.shutdown && status.address.is_some() && status.graphite.is_some());
+    assert_eq!((status.prefix.as_str(), status.every.as_secs()), ("shop", 10));
+    assert_eq!(file.globals.timed_reload, Some(Duration::from_secs(3600)));
+    assert!(file.globals.takeover.is_some());
     let [db, out, w, le, hsm, t] = file.services.as_slice() else { panic!() };
     assert!(db.health.is_none() && db.access.cn == ["app"] && db.tls.authenticate);
     assert_eq!((out.targets.len(), out.balance), (2, Balance::RoundRobin));
