@@ -55,7 +55,7 @@ modules() {
   for file in modules.order modules.builtin modules.builtin.modinfo; do
     cp "$from/../$file" "$guest/lib/modules/$version/" 2> /dev/null || true
   done
-  depmod -b "$guest" "$version"
+  depmod -b "$guest" "$version" 2> /dev/null
 }
 
 # with_libraries ROOT PROGRAM… copies programs and what they load to where they are here.

@@ -30,6 +30,8 @@ use crate::{
 const TURNS: usize = 8;
 /// After so many records a direction takes its next key, as in userspace.
 const REKEY_AFTER: u64 = 1 << 22;
+/// How much is copied at once where there is no pipe.
+const COPIED: usize = 64 * 1024;
 /// How many records one splice makes at most: as many as a pipe has pages.
 const RECORDS: u64 = 16;
 
@@ -39,8 +41,10 @@ pub(super) struct KernelFar {
     version: Version,
     schedule: Option<Box<dyn KeySchedule>>,
     messages: Messages,
-    /// What the application has not taken yet of what came before the kernel took over.
+    /// What the application has not taken yet of what came to us.
     held: Vec<u8>,
+    /// What the peer's socket has not taken yet, where there was no pipe.
+    unsent: Vec<u8>,
     up: Option<Pipe>,
     down: Option<Pipe>,
     /// Records that are not data, to be sent; behind a key update comes the next key.
@@ -113,6 +117,7 @@ impl KernelFar {
             schedule,
             messages,
             held,
+            unsent: Vec::new(),
             up: None,
             down: None,
             out: VecDeque::new(),
@@ -176,6 +181,7 @@ impl KernelFar {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                     Err(e) => return Err(Broken::Far(opening(e))),
                 };
+            let kind = if kind == 0 && n > 0 { APPLICATION_DATA } else { kind };
             if kind == 0 {
                 return Ok(Some(None));
             }
@@ -241,7 +247,10 @@ impl KernelFar {
             self.down.take().into_iter().for_each(Pipe::give);
             return Poll::Pending;
         }
-        let pipe = lend(&mut self.down).map_err(Broken::Far)?;
+        let Some(pipe) = lend(&mut self.down) else {
+            self.receive()?;
+            return Poll::Ready(Ok(false));
+        };
         match socket.try_io(Interest::READABLE, || pipe.fill(&Fd(&socket))) {
             // The end, or an empty record.
             Ok(0) => self.receive()?,
@@ -265,10 +274,27 @@ fn opening(error: io::Error) -> io::Error {
     }
 }
 
-fn lend(place: &mut Option<Pipe>) -> io::Result<&mut Pipe> {
-    Ok(match place {
-        Some(pipe) => pipe,
-        None => place.insert(Pipe::take()?),
+/// A pipe, unless there are no descriptors left: then bytes are copied.
+fn lend(place: &mut Option<Pipe>) -> Option<&mut Pipe> {
+    match place {
+        Some(pipe) => Some(pipe),
+        None => Pipe::take().ok().map(|pipe| place.insert(pipe)),
+    }
+}
+
+/// Moves once what the application says without a pipe: how much; what the peer's socket does not
+/// take is `unsent`.
+fn copy(app: &TcpStream, tcp: &TcpStream, unsent: &mut Vec<u8>) -> Result<usize, Broken> {
+    with_scratch(|buffer| {
+        let buffer = &mut buffer[..COPIED];
+        let n = app.try_read(buffer).map_err(Broken::App)?;
+        let taken = match tcp.try_write(&buffer[..n]) {
+            Ok(taken) => taken,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(e) => return Err(Broken::Far(e)),
+        };
+        unsent.extend_from_slice(&buffer[taken..n]);
+        Ok(n)
     })
 }
 
@@ -304,6 +330,10 @@ impl Far for KernelFar {
                 self.sent += RECORDS;
                 continue;
             }
+            while !self.unsent.is_empty() {
+                let n = ready!(self.tcp.poll_write(cx, &self.unsent)).map_err(Broken::Far)?;
+                self.unsent.drain(..n);
+            }
             if self.closed {
                 return Poll::Ready(self.tcp.finish().map_err(Broken::Far));
             }
@@ -314,14 +344,22 @@ impl Far for KernelFar {
                 self.up.take().into_iter().for_each(Pipe::give);
                 return Poll::Pending;
             }
-            let pipe = lend(&mut self.up).map_err(Broken::App)?;
-            match socket.try_io(Interest::READABLE, || pipe.fill(&Fd(socket))) {
+            let filled = match lend(&mut self.up) {
+                Some(pipe) => socket
+                    .try_io(Interest::READABLE, || pipe.fill(&Fd(socket)))
+                    .map_err(Broken::App),
+                None => {
+                    self.sent += RECORDS;
+                    copy(socket, self.tcp.socket(), &mut self.unsent)
+                }
+            };
+            match filled {
                 Ok(0) => self.close(),
                 Ok(n) => {
                     meter.up.fetch_add(n as u64, Relaxed);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(Broken::App(e))),
+                Err(Broken::App(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         cx.waker().wake_by_ref();
