@@ -181,7 +181,7 @@ async fn begin(
     let (app, far) = begun?;
     conn.count_opened();
     let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
-    conn.facts(|f| f.tls_path = Some(path));
+    conn.facts(|f| f.tls.iter_mut().for_each(|tls| Arc::make_mut(tls).path = Some(path)));
     Ok((app, far))
 }
 

@@ -309,7 +309,8 @@ mod tests {
             der: vec![0x30, 1, 2],
             ..PeerCert::default()
         };
-        let tls = TlsFacts { version: "TLSv1.3", group: "X25519", cipher: "x", mutual: true };
+        let tls =
+            TlsFacts { version: "TLSv1.3", group: "X25519", cipher: "x", mutual: true, path: None };
         let mut told = told("10.0.0.1:5", "10.0.0.2:6");
         (told.tls, told.peer) = (Some(&tls), Some(&peer));
         (told.alpn, told.authority) = (Some(b"h2".as_slice()), Some("db.example.org"));

@@ -238,6 +238,6 @@ pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
         not_before: leaf.not_before,
         not_after: leaf.not_after,
         chain: chain.into(),
-        tls: Arc::new(TlsFacts { version: "TLSv1.3", group, cipher, mutual: true }),
+        tls: Arc::new(TlsFacts { version: "TLSv1.3", group, cipher, mutual: true, path: None }),
     })
 }

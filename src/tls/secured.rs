@@ -96,6 +96,7 @@ where
         group: state.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name())),
         cipher: state.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite())),
         mutual: shown && !chain.is_empty(),
+        path: None,
     });
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
     let records = if new {

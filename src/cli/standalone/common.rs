@@ -239,7 +239,7 @@ pub(super) struct CommonArgs {
     #[arg(long)]
     pub(super) disable_seccomp: bool,
     /// Do not start on a kernel that cannot confine it so
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["disable_landlock", "disable_seccomp"])]
     pub(super) require_sandbox: bool,
     #[arg(long, hide = true)]
     pub(super) use_landlock: bool,

@@ -39,10 +39,14 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// Whether both sides had a certificate to show.
     pub mutual: bool,
+    /// Where its records are made, if that may differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<TlsPath>,
 }
 
 /// Who makes and opens the records of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TlsPath {
     /// We.
     Userspace,
@@ -78,8 +82,6 @@ pub struct Facts {
     pub service_namespace: Option<Arc<str>>,
     /// The mutual TLS that protects it; `None` for plaintext.
     pub tls: Option<Arc<TlsFacts>>,
-    /// Where its records are made, if that may differ.
-    pub tls_path: Option<TlsPath>,
     /// The subject of the peer's certificate where that has no SPIFFE ID (RFC 4514). Eight bytes
     /// for the many connections that have none.
     pub subject: Option<Arc<String>>,

@@ -118,7 +118,7 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
                 tls.version = f.tls.as_ref().map(|t| t.version),
                 tls.group = f.tls.as_ref().map(|t| t.group),
                 tls.cipher = f.tls.as_ref().map(|t| t.cipher),
-                tls.path = f.tls_path.map(super::TlsPath::as_str),
+                tls.path = f.tls.as_ref().and_then(|t| t.path).map(super::TlsPath::as_str),
                 reason = reason.as_str(),
                 error = f.error.as_deref(),
                 },

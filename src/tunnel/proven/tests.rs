@@ -43,7 +43,13 @@ impl Domain {
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             chain: [cert].into(),
-            tls: Arc::new(TlsFacts { version: "", group: "", cipher: "", mutual: true }),
+            tls: Arc::new(TlsFacts {
+                version: "",
+                group: "",
+                cipher: "",
+                mutual: true,
+                path: None,
+            }),
         }
     }
 
