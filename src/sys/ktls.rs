@@ -11,6 +11,8 @@ use std::{
     sync::OnceLock,
 };
 
+use socket2::{Domain, Socket, Type};
+
 /// Of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Version {
@@ -92,11 +94,13 @@ pub fn probe() -> Result<Support, String> {
         }
         Ok(())
     };
+    // Whether there is a module is told of a socket that is not connected: no port is taken.
+    let asked = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| attach(&socket));
+    if asked.is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return Err("the kernel has no module tls (`modprobe tls`)".into());
+    }
     let (one, _peer) = pair().map_err(|e| format!("loopback: {e}"))?;
-    attach(&one).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => "the kernel has no module tls (`modprobe tls`)".to_owned(),
-        _ => format!("TCP_ULP tls: {e}"),
-    })?;
+    attach(&one).map_err(|e| format!("TCP_ULP tls: {e}"))?;
     let tls13 = keys(Version::Tls13, &one).and_then(|()| keys(Version::Tls13, &one)).is_ok();
     let (two, _peer) = pair().map_err(|e| format!("loopback: {e}"))?;
     let tls12 = attach(&two).and_then(|()| keys(Version::Tls12, &two)).is_ok();
