@@ -48,3 +48,11 @@ own = [f for f in glob.glob(os.path.join(os.path.dirname(os.sys.executable), "en
 print(max(found + own, key=os.path.getsize))
 P
 }
+
+# check NAME EXPECTED COMMAND… counts in passed or failed: the output must contain EXPECTED.
+check() {
+  local name=$1 expected=$2 out; shift 2
+  out=$(timeout 20 "$@" 2>&1)
+  if [[ $out == *"$expected"* ]]; then echo "ok $name"; passed=$((passed + 1))
+  else echo "FAIL $name: expected «$expected», got: ${out:0:600}"; failed=$((failed + 1)); fi
+}

@@ -19,12 +19,6 @@ adit=$(realpath "$1") here=$PWD/scripts/interop tools=$PWD/target/tools/bin
 mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/lab && chmod 755 /run/lab
 dir=/run/lab
 passed=0 failed=0
-check() { # NAME EXPECTED COMMAND…: the output must contain EXPECTED
-  local name=$1 expected=$2 out; shift 2
-  out=$(timeout 20 "$@" 2>&1)
-  if [[ $out == *"$expected"* ]]; then echo "ok $name"; passed=$((passed + 1))
-  else echo "FAIL $name: expected «$expected», got: ${out:0:600}"; failed=$((failed + 1)); fi
-}
 in_pod() { local pod=$1; shift; ip netns exec "$pod" "$@"; }
 wait_for() { # POD ADDRESS PORT
   for _ in $(seq 100); do in_pod "$1" bash -c "exec 3<>/dev/tcp/$2/$3" 2>/dev/null && return; sleep 0.1; done

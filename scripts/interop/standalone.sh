@@ -23,12 +23,6 @@ adit=$(realpath "$1") tools=$PWD/target/tools/bin dir=/run/lab
 mount -t tmpfs tmpfs /run && mkdir -p $dir/www && chmod 755 $dir
 ip link set lo up
 passed=0 failed=0
-check() { # NAME EXPECTED COMMAND…: the output must contain EXPECTED
-  local name=$1 expected=$2 out; shift 2
-  out=$(timeout 20 "$@" 2>&1)
-  if [[ $out == *"$expected"* ]]; then echo "ok $name"; passed=$((passed + 1))
-  else echo "FAIL $name: expected «$expected», got: ${out:0:600}"; failed=$((failed + 1)); fi
-}
 wait_for() { # PORT…
   local port
   for port in "$@"; do

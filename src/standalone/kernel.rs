@@ -8,7 +8,6 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
@@ -85,15 +84,6 @@ fn sending(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
         key.iv[4] ^= 0x80;
     }
     key
-}
-
-/// A socket as splice(2) wants it.
-struct Fd<'a>(&'a TcpStream);
-
-impl AsFd for Fd<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 fn wrong(error: RecordError) -> io::Error {
@@ -251,7 +241,7 @@ impl KernelFar {
             self.receive()?;
             return Poll::Ready(Ok(false));
         };
-        match socket.try_io(Interest::READABLE, || pipe.fill(&Fd(&socket))) {
+        match socket.try_io(Interest::READABLE, || pipe.fill(&socket)) {
             // The end, or an empty record.
             Ok(0) => self.receive()?,
             Ok(_) => {}
@@ -304,7 +294,7 @@ fn poll_drain(cx: &mut Context<'_>, pipe: Option<&mut Pipe>, to: &App) -> Poll<i
     let socket = to.socket();
     loop {
         ready!(socket.poll_write_ready(cx))?;
-        match socket.try_io(Interest::WRITABLE, || pipe.drain(&Fd(socket))) {
+        match socket.try_io(Interest::WRITABLE, || pipe.drain(socket)) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
         }
@@ -345,9 +335,9 @@ impl Far for KernelFar {
                 return Poll::Pending;
             }
             let filled = match lend(&mut self.up) {
-                Some(pipe) => socket
-                    .try_io(Interest::READABLE, || pipe.fill(&Fd(socket)))
-                    .map_err(Broken::App),
+                Some(pipe) => {
+                    socket.try_io(Interest::READABLE, || pipe.fill(socket)).map_err(Broken::App)
+                }
                 None => {
                     self.sent += RECORDS;
                     copy(socket, self.tcp.socket(), &mut self.unsent)

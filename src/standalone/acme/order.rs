@@ -10,10 +10,16 @@ use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
     OrderStatus, RetryPolicy,
 };
+use pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
+use rustls::sign::CertifiedKey;
+
 use super::{AcmeConfig, Challenge, storage::Storage};
-use crate::standalone::{material::root_store, tls::web_client};
+use crate::{
+    standalone::{material::root_store, tls::web_client},
+    tls::classic_provider,
+};
 
 /// Orders, proves and fetches: the key and the chain, leaf first, as one PEM.
 pub(super) async fn place(
@@ -41,8 +47,21 @@ pub(super) async fn place(
     order.finalize_csr(request.der()).await.map_err(|e| told("the certificate", &e))?;
     let chain = order.poll_certificate(&RetryPolicy::default()).await;
     let chain = chain.map_err(|e| told("the certificate", &e))?;
+    // What is kept is the last good one: nothing that could not be served takes its place.
+    if chain.len() > LONGEST_CHAIN {
+        return Err(format!("the CA's chain is longer than {LONGEST_CHAIN} bytes"));
+    }
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+    let read = read.map_err(|e| format!("the CA's chain is no PEM: {e}"))?;
+    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    CertifiedKey::from_der(read, private, &classic_provider())
+        .and_then(|certified| certified.keys_match())
+        .map_err(|e| format!("the CA's certificate cannot be used: {e}"))?;
     Ok(key.serialize_pem() + &chain)
 }
+
+/// The longest chain that is taken, bytes; files of certificates are read up to 1 MiB.
+const LONGEST_CHAIN: usize = 256 << 10;
 
 async fn account(config: &AcmeConfig, storage: &Storage) -> Result<Account, String> {
     let tls = web_client(root_store(None)?)?;
