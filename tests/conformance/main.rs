@@ -11,6 +11,8 @@ mod lint;
 mod openssl;
 #[path = "../support/pattern.rs"]
 mod pattern;
+#[path = "../support/ports.rs"]
+mod ports;
 mod random_bytes;
 mod records;
 #[path = "../support/records_end.rs"]

@@ -91,18 +91,18 @@ fn read_all(mut from: ChildStdout) -> Vec<u8> {
 
 /// A connection with OpenSSL at the other end.
 async fn connected(we: We, suite: &str) -> (Ours, Openssl) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
     let (tcp, openssl) = match we {
         We::Answer => {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
             let openssl =
                 Openssl::start("s_client", suite, &["-brief", "-connect", &addr.to_string()]);
             (listener.accept().unwrap().0, openssl)
         }
         We::Call => {
-            drop(listener);
-            let port = addr.port().to_string();
-            let further = ["-accept", port.as_str(), "-Verify", "1", "-naccept", "1"];
+            let addr = crate::ports::free();
+            let at = addr.to_string();
+            let further = ["-accept", at.as_str(), "-Verify", "1", "-naccept", "1"];
             let openssl = Openssl::start("s_server", suite, &further);
             let mut tries = 0;
             loop {

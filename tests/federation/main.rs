@@ -4,6 +4,8 @@
 
 mod endpoint;
 mod fetching;
+#[path = "../support/ports.rs"]
+mod ports;
 mod refusals;
 mod serving;
 mod trust;

@@ -16,12 +16,10 @@ use adit::{
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::endpoint::{Foreign, Ours, by_svid};
-
-async fn free() -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
+use crate::{
+    endpoint::{Foreign, Ours, by_svid},
+    ports::free,
+};
 
 fn svids(of: Foreign) -> (Arc<Svids>, adit::identity::TrustDomain, tempfile::TempDir) {
     let Foreign { dir, ca, domain } = of;
@@ -55,7 +53,7 @@ async fn https_spiffe_shows_the_endpoints_svid_and_is_understood_by_our_client()
     let (id, root) = (other.id("adit/bundle-endpoint"), other.ca.bundle().authorities);
     let first = other.bundle_file(0);
     let (svids, domain, _dir) = svids(other);
-    let listen = free().await;
+    let listen = free();
     let endpoint = BundleEndpoint { listen, path: "/".into(), proof: Proof::Spiffe(id.clone()) };
     let tasks = Tasks::default();
     let config = ServeConfig { bundle: Some(endpoint), oidc: None };
@@ -72,7 +70,7 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
     let other = Foreign::new("other.td");
     let files = certificate(other.dir.path());
     let (svids, domain, dir) = svids(other);
-    let listen = free().await;
+    let listen = free();
     let proof = Proof::Web(files.clone());
     let endpoint = BundleEndpoint { listen, path: "/bundle".into(), proof };
     let tasks = Tasks::default();
@@ -119,7 +117,7 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
 async fn the_oidc_documents_are_served_over_http_for_an_ingress() {
     let other = Foreign::new("other.td");
     let (svids, domain, _dir) = svids(other);
-    let listen = free().await;
+    let listen = free();
     let issuer = "https://oidc.example/td".parse().unwrap();
     let oidc = Some(Oidc { issuer, listen, certificate: None });
     let tasks = Tasks::default();
@@ -139,7 +137,7 @@ async fn the_oidc_documents_are_served_over_http_for_an_ingress() {
 async fn who_says_nothing_or_too_much_is_hung_up_on() {
     let other = Foreign::new("other.td");
     let (svids, domain, _dir) = svids(other);
-    let listen = free().await;
+    let listen = free();
     let issuer = "https://oidc.example".parse().unwrap();
     let oidc = Some(Oidc { issuer, listen, certificate: None });
     let tasks = Tasks::default();
@@ -167,7 +165,7 @@ async fn what_cannot_be_served_is_said_at_the_start() {
     std::fs::write(&files.private_key, rcgen::KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     let proof = Proof::Web(files);
-    let listen = free().await;
+    let listen = free();
     let endpoint = BundleEndpoint { listen, path: "/".into(), proof };
     let config = ServeConfig { bundle: Some(endpoint), oidc: None };
     let error = serve(&config, &domain, &svids, &tasks).await.unwrap_err();

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     process::{Child, Command, Stdio},
 };
@@ -13,15 +13,11 @@ use crate::{
     backends::{Backend, nobody},
     peers::Caller,
     pki::Pki,
+    ports::free,
     process::{Adit, command, eventually, refused},
 };
 
 const NAME: &str = "db.example.org";
-
-/// A port that is free now.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 /// A CA with its DNS, ended when dropped.
 struct Pebble<'a> {

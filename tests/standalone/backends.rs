@@ -132,5 +132,5 @@ pub(crate) fn reset(socket: TcpStream) {
 
 /// A port that nobody listens at.
 pub(crate) fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    crate::ports::free()
 }

@@ -14,6 +14,8 @@ mod kernel_tls;
 mod pattern;
 mod peers;
 mod pki;
+#[path = "../support/ports.rs"]
+mod ports;
 mod process;
 mod proxy;
 mod rego;

@@ -6,6 +6,8 @@ mod drain;
 mod endpoint;
 mod metrics;
 mod pki;
+#[path = "../support/ports.rs"]
+mod ports;
 mod process;
 mod systemd;
 mod takeover;

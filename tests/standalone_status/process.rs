@@ -24,7 +24,7 @@ use crate::pki::Pki;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 pub(crate) fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    crate::ports::free()
 }
 
 /// Waits until `look` finds something.

@@ -6,6 +6,8 @@ mod counted;
 mod edits;
 mod files;
 mod policies;
+#[path = "../support/ports.rs"]
+mod ports;
 mod rego;
 mod targets;
 mod world;

@@ -243,7 +243,7 @@ pub(crate) fn http(well: Arc<AtomicBool>) -> SocketAddr {
 
 /// A port that nobody has.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    crate::ports::free().port()
 }
 
 /// A process of adit, and what it logs.
