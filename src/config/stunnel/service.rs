@@ -10,6 +10,9 @@ use super::{
 };
 use crate::standalone::Address;
 
+/// What stunnel's users name as `CApath` to trust what the system trusts.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs";
+
 /// What became of a section.
 #[derive(Default)]
 pub(super) struct Carried {
@@ -175,7 +178,7 @@ impl Entry<'_> {
             self.remarks.push(line.remark(true, "needs verifyChain or verifyPeer beside it"));
         }
         if let Some(line) = section.get("CApath") {
-            let system = line.value.trim_end_matches('/') == "/etc/ssl/certs";
+            let system = line.value.trim_end_matches('/') == SYSTEM_ROOTS;
             let both = section.get("CAfile").is_some();
             let why = match (system && !both, chain || peer) {
                 (true, _) => "the system's roots are trusted, as no roots are named",
@@ -185,6 +188,8 @@ impl Entry<'_> {
         }
         let mut credential = self.credential();
         let ca = section.get("CAfile");
+        let rooted = ca.is_some()
+            || section.get("CApath").is_some_and(|l| l.value.trim_end_matches('/') == SYSTEM_ROOTS);
         let pins = match (ca, peer) {
             (Some(ca), true) => match pins_of(Path::new(&ca.value)) {
                 Ok(pins) if !pins.is_empty() => pins,
@@ -208,7 +213,7 @@ impl Entry<'_> {
         if let Some(ca) = ca {
             credential.push(format!("roots: {}", quoted(&ca.value)));
         } else if chain && section.get("CApath").is_none() && !self.client {
-            let missing = "verifyChain without a CAfile: the system's roots would be trusted";
+            let missing = "verifyChain without a CAfile: name the roots, and whom to allow";
             self.grave_at(section.line, missing.into());
         }
         let crls: Vec<String> = section.all("CRLfile").map(|line| line.value.clone()).collect();
@@ -227,6 +232,8 @@ impl Entry<'_> {
         let ips: Vec<String> = section.all("checkIP").map(|l| l.value.clone()).collect();
         match self.client {
             true => self.server(chain, peer, &pins, &hosts, &ips),
+            // Nobody, until the operator says whose callers: the system's roots vouch for anybody.
+            false if chain && !peer && !rooted => self.lines.push("allow: {}".into()),
             false => self.clients(chain, peer, &pins, &hosts, &ips),
         }
     }

@@ -162,6 +162,17 @@ fn pins_of_nobody_are_refused_by_our_reader() {
     assert!(check_standalone("imported", &import(conf, &pins).yaml).is_err());
 }
 
+/// The system's roots vouch for whoever has a certificate of the Web's: no replacement.
+#[test]
+fn callers_whose_roots_are_not_carried_are_refused_by_our_reader() {
+    for roots in ["", "CApath = /etc/stunnel/roots\n", "checkHost = a.example\n"] {
+        let conf = format!("[in]\naccept = 1\nconnect = 2\ncert = c\nverify = 2\n{roots}");
+        let imported = import(&conf, &pins);
+        assert!(imported.is_grave(), "{conf}");
+        assert!(check_standalone("imported", &imported.yaml).is_err(), "{}", imported.yaml);
+    }
+}
+
 #[test]
 fn nothing_of_a_line_gets_out_of_its_comment_or_its_quotes() {
     let conf = "[a\u{1}b]\naccept = 1\nconnect = 2\ncert = c\" } evil: \u{7}x\nodd = \u{1b}[31m\n";
