@@ -1,6 +1,6 @@
 //! A CA whose authorities and CRLs change while it serves.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit::ca::{Istiod, IstiodConfig};
 
@@ -47,17 +47,44 @@ async fn a_client_that_trusts_the_bundle_file_outlives_the_first_root() {
     };
     let both = ["ca/bundle.pem", "copy.pem"];
     all(&both).await;
+    let signer = async || {
+        let svid = fetch(&with("ca/bundle.pem"), &web).await.expect("an SVID");
+        authority_key(&svid.chain[0])
+    };
+    let first = signer().await;
     server.ca(&["prepare"]);
-    tokio::time::sleep(Duration::from_secs(4)).await;
     all(&both).await;
+    // So long an authority must have been known before it may sign.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     server.ca(&["activate"]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("the next authority signs", async || signer().await != first).await;
     all(&both).await;
     server.ca(&["taint"]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The server's own certificate leaves a tainted authority.
+    let left = async || fetch(&with("copy.pem"), &web).await.is_err();
+    eventually("the copy of the first root is of no use", left).await;
     all(&both[..1]).await;
     server.ca(&["revoke"]);
     all(&both[..1]).await;
     let error = fetch(&with("copy.pem"), &web).await.unwrap_err();
     assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+}
+
+/// The key of the authority that signed `certificate`.
+fn authority_key(certificate: &[u8]) -> Vec<u8> {
+    use x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).expect("a certificate");
+    let key = parsed.extensions().iter().find_map(|e| match e.parsed_extension() {
+        AuthorityKeyIdentifier(a) => a.key_identifier.as_ref().map(|k| k.0.to_vec()),
+        _ => None,
+    });
+    key.expect("an authority key identifier")
+}
+
+async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !is().await {
+        assert!(start.elapsed() < Duration::from_secs(10), "not after 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
