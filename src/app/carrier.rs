@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,12 @@ use crate::{
         workload_api::server::{CarriedPod, HELD_AS},
     },
     config::Capture,
+    lifecycle::{Tasks, aside},
     mesh::{NetnsRef, Workload},
-    node::{Node, Pod, capture},
+    node::{
+        Node, Pod,
+        capture::{self, CaptureError},
+    },
     sys::netns::Netns,
 };
 
@@ -23,16 +28,44 @@ use crate::{
 struct Carried {
     pod: Arc<Pod>,
     workload: Arc<Workload>,
-    captured: bool,
+    /// The capture rules that adit has applied.
+    captured: Option<capture::Options>,
+    /// Since when nothing stands under the name of its namespace.
+    missing: Option<Instant>,
+    /// Whether the last look at its namespace failed.
+    unknown: bool,
 }
 
+/// How long the name of a namespace may be missing until its pod counts as gone.
+const MISSING_FOR: Duration = Duration::from_secs(3);
+
 impl Carried {
-    /// Whether its name stands for another namespace than when it was started, or for none:
-    /// the pod was made anew, and nothing protects the new one yet.
-    fn moved(&self) -> bool {
-        let now = self.workload.netns.as_ref().map(|netns| Netns::open(&netns.path()));
-        now.is_some_and(|now| now.map(|n| n.key()).ok() != Some(self.pod.netns.key()))
+    /// Whether its name stands for another namespace than when it was started, or for none for
+    /// longer than a moment: the pod was made anew, and nothing protects the new one yet. That
+    /// its namespace could not be looked at says nothing about it.
+    fn moved(&mut self) -> bool {
+        let Some(netns) = &self.workload.netns else { return false };
+        let found = Netns::key_of(&netns.path());
+        let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
+        if let (Err(error), false, false) = (&found, missing, self.unknown) {
+            let workload = &*self.workload.uid;
+            tracing::warn!(workload, %error, "the pod's network namespace cannot be looked at; the pod stays as it is");
+        }
+        self.unknown = found.is_err() && !missing;
+        match found {
+            Ok(key) => key != self.pod.netns.key(),
+            Err(_) => self.missing.is_some_and(|since| since.elapsed() > MISSING_FOR),
+        }
     }
+}
+
+/// What becomes of the capture rules of a pod that is stopped.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum After {
+    /// Traffic that they redirect is refused until a successor listens.
+    Keep,
+    Remove,
 }
 
 /// What its platform knows a pod by.
@@ -52,49 +85,85 @@ pub(super) struct Carrier {
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     /// Fires when nobody wants to wait for drains any longer.
     pub(super) hurry: CancellationToken,
+    /// Pods that take nothing new and end what they have.
+    draining: Tasks,
+    /// Whose turn it is to change capture rules: nobody removes what a successor has applied.
+    rules: tokio::sync::Mutex<()>,
 }
 
 impl Carrier {
     pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, pods: Mutex::default(), hurry: CancellationToken::new() }
+        Self {
+            node,
+            pods: Mutex::default(),
+            hurry: CancellationToken::new(),
+            draining: Tasks::default(),
+            rules: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Starts what is missing, stops what is gone or has moved to another namespace or
-    /// identity. Returns what could not be started, which a later call tries again.
+    /// identity; who is stopped drains beside this. Returns what could not be started, which a
+    /// later call tries again.
     pub(super) async fn reconcile(
-        &self,
+        self: &Arc<Self>,
         wanted: &[Arc<Workload>],
         rules: Capture,
         grace: Duration,
     ) -> Vec<String> {
+        let options = match rules {
+            Capture::Nft { options, .. } => Some(options),
+            Capture::None => None,
+        };
         let same = |a: &Workload, b: &Workload| {
             a.netns == b.netns && a.id == b.id && a.pod_uid == b.pod_uid
         };
-        let gone: Vec<Arc<str>> = self.with(|pods| {
-            let stays = |c: &Carried| {
-                c.captured == (rules == Capture::Nft)
-                    && !c.moved()
-                    && wanted.iter().any(|w| w.uid == c.workload.uid && same(w, &c.workload))
+        let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
+            let leaves = |c: &mut Carried| {
+                let now = wanted.iter().find(|w| w.uid == c.workload.uid);
+                let stays = now.is_some_and(|w| same(w, &c.workload)) && !c.moved();
+                // The operator has taken it out of the mesh, or redirects by other means.
+                let opted_out = now.is_none() || options.is_none();
+                let after = if opted_out { After::Remove } else { After::Keep };
+                let stays = stays && c.captured.is_some() == options.is_some();
+                (!stays).then(|| (Arc::clone(&c.workload.uid), after))
             };
-            pods.values().filter(|c| !stays(c)).map(|c| c.workload.uid.clone()).collect()
+            pods.values_mut().filter_map(leaves).collect()
         });
-        let stops = gone.iter().map(|uid| self.stop(uid, grace));
-        futures_util::future::join_all(stops).await;
+        for (uid, after) in &gone {
+            let (this, uid, after) = (Arc::clone(self), Arc::clone(uid), *after);
+            let Some(carried) = self.with(|pods| pods.remove(&uid)) else { continue };
+            // From here on nothing new arrives at it, also before its task first runs.
+            carried.pod.stop_accepting();
+            self.draining.spawn(async move { this.stop(&uid, carried, grace, after).await });
+        }
         // One that comes back is another pod, which gets a key of its own.
-        self.node.svids.retain(|uid| !gone.iter().any(|of| **of == *uid));
+        self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let mut failed = Vec::new();
+        let mut hung = false;
         for workload in wanted {
             if self.with(|pods| pods.contains_key(&workload.uid)) {
+                if let Err(error) = self.renew_rules(&workload.uid, options).await {
+                    failed.push(format!("pod {}: {error}", workload.uid));
+                }
                 continue;
             }
             self.node.svids.watch(&workload.uid, &workload.id);
-            match self.start(workload, rules).await {
+            if hung {
+                failed.push(format!("pod {}: waits for its capture rules", workload.uid));
+                continue;
+            }
+            match self.start(workload, options).await {
                 Ok(carried) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
                 }
-                Err(error) => failed.push(format!("pod {}: {error}", workload.uid)),
+                Err(error) => {
+                    // One that hangs for each pod would hold up everything else.
+                    hung = matches!(error.downcast_ref(), Some(CaptureError::Hung { .. }));
+                    failed.push(format!("pod {}: {error}", workload.uid));
+                }
             }
         }
         // Those without a slash are adit's own, no workload's.
@@ -120,28 +189,65 @@ impl Carrier {
 
     /// Whether a pod was made anew under its old name.
     pub(super) fn any_moved(&self) -> bool {
-        self.with(|pods| pods.values().any(Carried::moved))
+        self.with(|pods| pods.values_mut().any(Carried::moved))
     }
 
-    /// Stops all pods side by side.
-    pub(super) async fn stop_all(&self, grace: Duration) {
-        let uids: Vec<_> = self.with(|pods| pods.keys().cloned().collect());
-        futures_util::future::join_all(uids.iter().map(|uid| self.stop(uid, grace))).await;
+    /// Stops all pods side by side, and waits for those that drain already.
+    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, rules: Capture) {
+        let remove = matches!(rules, Capture::Nft { remove_on_stop: true, .. });
+        let after = if remove { After::Remove } else { After::Keep };
+        let all: Vec<_> = self.with(|pods| pods.drain().collect());
+        let stops = all.into_iter().map(|(uid, carried)| {
+            let this = Arc::clone(self);
+            async move { this.stop(&uid, carried, grace, after).await }
+        });
+        futures_util::future::join_all(stops).await;
+        self.draining.ended().await;
     }
 
-    async fn stop(&self, uid: &str, grace: Duration) {
-        let Some(carried) = self.with(|pods| pods.remove(uid)) else { return };
+    async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
-        if carried.captured
-            && let Err(error) = capture::remove(&carried.pod.netns)
-        {
-            tracing::warn!(workload = uid, %error, "capture rules not removed");
+        if carried.captured.is_some() && after == After::Remove {
+            let _turn = self.rules.lock().await;
+            let netns = Arc::clone(&carried.pod.netns);
+            let key = netns.key();
+            // A successor in the same namespace is protected by the same rules.
+            if !self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
+                let removed = aside(move || capture::remove(&netns)).await;
+                if let Err(error) =
+                    removed.map_err(Into::into).and_then(|r| r.map_err(anyhow::Error::from))
+                {
+                    tracing::warn!(workload = uid, %error, "capture rules not removed");
+                }
+            }
         }
-        tracing::info!(workload = uid, connections_cut = cut, "pod released");
+        let left = carried.captured.is_some() && after == After::Keep;
+        tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");
+    }
+
+    /// Applies the rules anew where what they let by has changed.
+    async fn renew_rules(
+        &self,
+        uid: &Arc<str>,
+        options: Option<capture::Options>,
+    ) -> anyhow::Result<()> {
+        let found = self.with(|pods| {
+            let carried = pods.get(uid).filter(|c| c.captured != options)?;
+            Some(Arc::clone(&carried.pod.netns))
+        });
+        let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
+        let _turn = self.rules.lock().await;
+        aside(move || capture::apply(&netns, wanted)).await??;
+        self.with(|pods| pods.get_mut(uid).map(|c| c.captured = options));
+        Ok(())
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
-    async fn start(&self, workload: &Arc<Workload>, rules: Capture) -> anyhow::Result<Carried> {
+    async fn start(
+        &self,
+        workload: &Arc<Workload>,
+        options: Option<capture::Options>,
+    ) -> anyhow::Result<Carried> {
         let netns = match &workload.netns {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
@@ -154,13 +260,20 @@ impl Carrier {
         if let Some(other) = taken {
             anyhow::bail!("its network namespace is that of {other}, which is carried already");
         }
+        let _turn = self.rules.lock().await;
         let pod = Pod::start(&self.node, workload, netns)?;
-        let captured = rules == Capture::Nft;
-        if captured && let Err(error) = capture::apply(&pod.netns) {
-            pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
-            return Err(error.into());
+        if let Some(options) = options {
+            let netns = Arc::clone(&pod.netns);
+            let applied = aside(move || capture::apply(&netns, options)).await;
+            if let Err(error) =
+                applied.map_err(Into::into).and_then(|a| a.map_err(anyhow::Error::from))
+            {
+                pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
+                return Err(error);
+            }
         }
-        Ok(Carried { pod, workload: Arc::clone(workload), captured })
+        let workload = Arc::clone(workload);
+        Ok(Carried { pod, workload, captured: options, missing: None, unknown: false })
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Carried>) -> T) -> T {

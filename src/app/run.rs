@@ -111,7 +111,7 @@ async fn serve(
     tasks.spawn(guard(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
     admin::serve(&state, &settings, &tasks).await?;
-    let carrier = Carrier::new(Arc::clone(&node));
+    let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
     let mut live = Live {
         file: file.to_owned(),
@@ -155,7 +155,7 @@ async fn serve(
     tracing::info!(grace = ?live.grace, "stopping: no new connections, draining");
     live.state.set_draining();
     let hurry = live.carrier.hurry.clone();
-    let mut stopped = std::pin::pin!(live.carrier.stop_all(live.grace));
+    let mut stopped = std::pin::pin!(live.carrier.stop_all(live.grace, live.capture));
     loop {
         tokio::select! {
             () = &mut stopped => break,
@@ -197,7 +197,7 @@ struct Live {
     grace: Duration,
     settings: String,
     federated: Arc<Federation>,
-    carrier: Carrier,
+    carrier: Arc<Carrier>,
     workload_api: Served,
     node: Arc<Node>,
     state: Arc<State>,

@@ -26,6 +26,18 @@ pub(super) struct RedirectArgs {
     /// A name under /run/netns, an absolute path, or pid:N
     #[arg(long, value_name = "N")]
     netns: NetnsRef,
+    /// Let plaintext connections that are older than the rules go on (mtls: permissive)
+    #[arg(long)]
+    permissive: bool,
+    /// Let the kubelet's probes pass, from the address that istio-cni gives them
+    #[arg(long)]
+    kubelet_probes: bool,
+}
+
+impl RedirectArgs {
+    fn options(&self) -> capture::Options {
+        capture::Options { strict: !self.permissive, kubelet_probes: self.kubelet_probes }
+    }
 }
 
 pub(super) fn run(args: &RedirectArgs) -> u8 {
@@ -41,7 +53,7 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
 fn act(args: &RedirectArgs) -> anyhow::Result<()> {
     let netns = Arc::new(Netns::open(&args.netns.path())?);
     match args.verb {
-        Verb::Apply => capture::apply(&netns)?,
+        Verb::Apply => capture::apply(&netns, args.options())?,
         Verb::Remove => capture::remove(&netns)?,
         Verb::Show => println!("{:#}", capture::show(&netns)?),
     }

@@ -18,7 +18,7 @@ use crate::{
         AppHop, MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts,
         Workload, names,
     },
-    node::OWN_PORTS,
+    node::{OWN_PORTS, capture::Options as CaptureOptions},
 };
 
 /// The longest mesh file that is read, bytes.
@@ -27,8 +27,13 @@ const MAX_FILE: u64 = 16 << 20;
 /// Who redirects traffic to adit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Capture {
-    /// adit applies nft rules in each pod's namespace, and removes them when it stops.
-    Nft,
+    /// adit applies nft rules in each pod's namespace.
+    Nft {
+        /// What they let by.
+        options: CaptureOptions,
+        /// Whether they are removed when adit stops: then plaintext reaches the pods.
+        remove_on_stop: bool,
+    },
     /// Somebody else does.
     None,
 }
@@ -140,9 +145,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let modes = [("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive)];
     let mtls = top.get("mtls").and_then(|m| m.word(&modes)).unwrap_or_default();
     let ca = top.require("ca").and_then(|item| ca::read(&item));
-    let rules = [("nft", Capture::Nft), ("none", Capture::None)];
-    let section = top.get("capture").map(|c| c.map(&["rules", "appHop"]));
-    let capture = section.as_ref().and_then(|c| c.require("rules")?.word(&rules));
+    let section = top.get("capture").map(|c| c.map(&["rules", "appHop", "onStop", "probes"]));
+    let capture = section.as_ref().and_then(|c| capture(c, mtls));
     let app_hop = section.and_then(|c| c.get("appHop")?.word(APP_HOPS)).unwrap_or_default();
     let settings = Settings::read(&top);
     let any: TrustDomain = "invalid".parse().ok()?;
@@ -157,7 +161,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let policies: Vec<_> =
         items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
     check_node(&top, node.as_deref(), &workloads);
-    let redirects = capture == Some(Capture::Nft);
+    let redirects = matches!(capture, Some(Capture::Nft { .. }));
     check_namespaces(&top, node.as_deref(), &workloads, redirects);
     check_trust_domains(&top, node.as_deref(), &domain, &workloads);
     if let Some(CaConfig::Broker(broker)) = &ca {
@@ -189,6 +193,17 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         settings,
         warnings: Vec::new(),
     })
+}
+
+fn capture(section: &Map<'_>, mtls: MtlsMode) -> Option<Capture> {
+    let strict = mtls == MtlsMode::Strict;
+    let stops = [("keep", false), ("remove", true)];
+    let remove_on_stop = section.get("onStop").and_then(|s| s.word(&stops)).unwrap_or(!strict);
+    let probes = [("none", false), ("kubelet", true)];
+    let kubelet_probes = section.get("probes").and_then(|p| p.word(&probes)).unwrap_or(false);
+    let options = CaptureOptions { strict, kubelet_probes };
+    let nft = Capture::Nft { options, remove_on_stop };
+    section.require("rules")?.word(&[("nft", nft), ("none", Capture::None)])
 }
 
 fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {

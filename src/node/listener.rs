@@ -1,6 +1,6 @@
 //! Accept loops: one per port, pod and worker.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
-use crate::{lifecycle::Tasks, observe::metrics::Metrics};
+use crate::{lifecycle::Tasks, observe::metrics::Metrics, sys::descriptors::is_reserved};
 
 /// A listener of one worker, and that worker's share of what arrives.
 pub(super) type Door = (std::net::TcpListener, Desk);
@@ -45,8 +45,11 @@ pub(super) async fn accept_loop<S, F>(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted.map(|(socket, peer)| {
-                desk.take(socket, peer).map(|(socket, place)| (socket, peer, place))
+            accepted = listener.accept() => accepted.and_then(|(socket, peer)| {
+                if is_reserved(socket.as_fd()) {
+                    return Err(nix::errno::Errno::EMFILE.into());
+                }
+                Ok(desk.take(socket, peer).map(|(socket, place)| (socket, peer, place)))
             }),
             handed = desk.handed() => handed.map(Some),
         };

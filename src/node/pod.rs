@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use crate::{
     mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
     relay::{App, ShortWay},
-    sys::{netns::Netns, sockets, sockmap::Watched},
+    sys::{descriptors::is_reserved, netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
     tunnel::{HBONE_PORT, Pool},
 };
@@ -137,6 +138,9 @@ impl Pod {
         dst: SocketAddr,
     ) -> io::Result<TcpStream> {
         let socket = sockets::local_socket(&self.netns, dst)?;
+        if is_reserved(socket.as_fd()) {
+            return Err(nix::errno::Errno::EMFILE.into());
+        }
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
         let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
         if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
@@ -168,11 +172,16 @@ impl Pod {
         }
     }
 
+    /// Takes no new connections, and says GOAWAY in its tunnels: the first phase of [`Pod::stop`].
+    pub fn stop_accepting(&self) {
+        self.accepting.cancel();
+    }
+
     /// Stops the pod in three phases: no new connections and GOAWAY; up to `grace` for live
     /// ones, less if `hurry` fires; then the rest is cut, each with its record, and what is
     /// queued in tunnels is sent. Returns how many were cut.
     pub async fn stop(&self, node: &Node, grace: Duration, hurry: &CancellationToken) -> usize {
-        self.accepting.cancel();
+        self.stop_accepting();
         tokio::select! {
             _ = tokio::time::timeout(grace, self.conns.ended()) => {}
             () = hurry.cancelled() => {}

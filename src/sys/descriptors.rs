@@ -6,10 +6,23 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 /// The kernel's limit for one message (`SCM_MAX_FD`).
 pub const MOST_DESCRIPTORS: usize = 253;
+
+/// How many descriptors are kept for what is not traffic: capture rules, certificates, readiness.
+const RESERVE: u64 = 64;
+
+/// Whether a descriptor that traffic has just taken is one of those that are kept: the kernel
+/// gives the lowest that is free. A process that may have few keeps none.
+#[must_use]
+pub fn is_reserved(fd: BorrowedFd<'_>) -> bool {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let from = if most < 4 * RESERVE { most } else { most - RESERVE };
+    u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= from)
+}
 
 /// The sockets that the service manager opened for this process, with their names
 /// (sd_listen_fds(3)); the variables that told of them are unset, so that no child believes them.

@@ -48,6 +48,14 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// Which namespace stands behind a path now, as [`Netns::key`]. Takes no descriptor.
+    ///
+    /// # Errors
+    /// As stat(2): `NotFound` says that there is none, any other error says nothing about it.
+    pub fn key_of(path: &Path) -> io::Result<(u64, u64)> {
+        std::fs::metadata(path).map(|of| (of.dev(), of.ino()))
+    }
+
     /// Device and inode: equal exactly for the same namespace.
     #[must_use]
     pub fn key(&self) -> (u64, u64) {

@@ -21,6 +21,7 @@ mod shortage;
 #[path = "../support/spiffe_ids.rs"]
 mod spiffe_ids;
 mod stalls;
+mod strict;
 mod svid_corpus;
 mod workers;
 
@@ -33,6 +34,7 @@ fn main() {
         refusals::TESTS,
         impersonation::TESTS,
         stalls::TESTS,
+        strict::TESTS,
         short_way::TESTS,
         workers::TESTS,
         shortage::TESTS,

@@ -13,7 +13,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::a_bad_edit_changes_nothing_and_is_counted", bad_edit),
     ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
     ("mesh::svids_are_renewed_at_half_life_by_themselves", half_life),
-    ("mesh::stopping_drains_and_leaves_no_rule_behind", stopping),
+    ("mesh::stopping_drains_and_removes_the_rules_where_the_file_says_so", stopping),
     ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
 ];
@@ -183,7 +183,10 @@ fn half_life() {
 }
 
 fn stopping() {
-    let mut lab = lab(&["web"]);
+    let mut lab = Lab::new(PODS);
+    lab.capture = "rules: nft, onStop: remove";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
     let _held = held(&lab, "web");
     assert!(lab.tool("web", "nft list tables").contains("adit-nat"));
     assert!(lab.stop().success());

@@ -138,7 +138,7 @@ fn running() -> Running {
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, &workload.id);
         let pod = Pod::start(&node, workload, lab.netns(&workload.name)).unwrap();
-        capture::apply(&pod.netns).unwrap();
+        capture::apply(&pod.netns, capture::Options::default()).unwrap();
         pod
     });
     let pods = pods.collect();

@@ -41,6 +41,8 @@ pub(crate) struct Lab {
     pub(crate) lifetime: &'static str,
     /// The section `ca`, where it is not the embedded one.
     pub(crate) ca: Option<String>,
+    /// The section `capture`, without its braces.
+    pub(crate) capture: &'static str,
     adit: Option<Child>,
 }
 
@@ -52,7 +54,14 @@ impl Lab {
         ip("-n bridge link set br0 up");
         pods.iter().for_each(|(name, n)| make_pod(name, *n));
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { pods: pods.to_vec(), dir, lifetime: "1h", ca: None, adit: None }
+        Self {
+            pods: pods.to_vec(),
+            dir,
+            lifetime: "1h",
+            ca: None,
+            capture: "rules: nft",
+            adit: None,
+        }
     }
 
     /// Takes a pod's namespace away and makes another of the same name.
@@ -76,7 +85,8 @@ impl Lab {
         let ca = self.ca.clone().unwrap_or_else(embedded);
         let head = format!(
             "trustDomain: cluster.local\nca: {ca}\n\
-             capture: {{ rules: nft }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n"
+             capture: {{ {} }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n",
+            self.capture
         );
         fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
         fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");

@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -36,28 +37,51 @@ pub enum CaptureError {
         /// What it said.
         stderr: String,
     },
+    /// The tool did not end in time, and was ended.
+    #[error("{tool} did not end within {} s and was stopped", TOOL_DEADLINE.as_secs())]
+    Hung {
+        /// `nft` or `ip`.
+        tool: &'static str,
+    },
     /// The namespace could not be entered, or a process not started.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Applies the rules inside `netns`.
+/// What the rules let by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// Plaintext from before the rules is dropped too, not only what is redirected.
+    pub strict: bool,
+    /// What comes from the address that istio-cni gives the kubelet's probes passes, counted.
+    pub kubelet_probes: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { strict: true, kubelet_probes: false }
+    }
+}
+
+/// Applies the rules inside `netns`, in place of those that are there.
 ///
 /// # Errors
-/// [`CaptureError`]; rules are then as they were, or removed.
-pub fn apply(netns: &Arc<Netns>) -> Result<(), CaptureError> {
-    remove(netns)?;
-    let applied = nft(netns, &["-f", "-"], rules::RULESET).and_then(|_| policy_routing(netns));
-    if applied.is_err() {
-        remove(netns)?;
-    }
-    applied
+/// [`CaptureError`]; the nft rules are then as they were, or new. None are ever removed: what
+/// protects the pod stays.
+pub fn apply(netns: &Arc<Netns>, options: Options) -> Result<(), CaptureError> {
+    nft(netns, &["-f", "-"], &rules::ruleset(options))?;
+    policy_routing(netns)
 }
 
 fn policy_routing(netns: &Arc<Netns>) -> Result<(), CaptureError> {
-    ip(netns, &["-4", "-batch", "-"], rules::ROUTING_V4)?;
+    let add = |family, lines| match ip(netns, &[family, "-batch", "-"], lines) {
+        // The rule of an earlier start.
+        Err(CaptureError::Tool { stderr, .. }) if stderr.contains("File exists") => Ok(()),
+        done => done.map(drop),
+    };
+    add("-4", rules::ROUTING_V4)?;
     if has_ipv6(netns)? {
-        ip(netns, &["-6", "-batch", "-"], rules::ROUTING_V6)?;
+        add("-6", rules::ROUTING_V6)?;
     }
     Ok(())
 }
@@ -96,7 +120,7 @@ pub fn show(netns: &Arc<Netns>) -> Result<Value, CaptureError> {
         .flat_map(|text| text.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
         .collect();
     Ok(json!({
-        "applied": rules::TABLES.iter().all(|t| tables.contains(t)) && !routing.is_empty(),
+        "applied": rules::ALWAYS.iter().all(|t| tables.contains(t)) && !routing.is_empty(),
         "nft": ruleset,
         "ipRules": routing,
     }))
@@ -117,6 +141,9 @@ fn ip(netns: &Arc<Netns>, args: &[&str], input: &str) -> Result<String, CaptureE
     run(netns, "ip", "iproute2", args, input)
 }
 
+/// How long `nft` or `ip` may take.
+const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Runs a tool inside the namespace: the child inherits it from this thread.
 fn run(
     netns: &Arc<Netns>,
@@ -134,6 +161,15 @@ fn run(
     if let Some(mut stdin) = child.stdin.take() {
         // The tool may refuse before it has read all; its own words say why.
         let _ = stdin.write_all(input.as_bytes());
+    }
+    let began = Instant::now();
+    while child.try_wait()?.is_none() {
+        if began.elapsed() > TOOL_DEADLINE {
+            child.kill()?;
+            child.wait()?;
+            return Err(CaptureError::Hung { tool });
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
     let output = child.wait_with_output()?;
     if output.status.success() {

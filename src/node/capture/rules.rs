@@ -5,41 +5,78 @@
 //! back to us by table 100. Packets of ours in such a flow keep their mark: a changed one would
 //! have the kernel route each of them a second time. The tables are named apart from istio-cni's.
 
-/// The tables that are ours.
-pub(super) const TABLES: [&str; 2] = ["adit-nat", "adit-mangle"];
+use super::Options;
 
-/// All rules, in one transaction.
-pub(super) const RULESET: &str = "
-table inet adit-mangle {
-  chain adit-prerouting {
+/// The tables that are ours.
+pub(super) const TABLES: [&str; 3] = ["adit-nat", "adit-mangle", "adit-filter"];
+
+/// Those that are there whatever the options are.
+pub(super) const ALWAYS: [&str; 2] = ["adit-nat", "adit-mangle"];
+
+/// The kubelet's address when it probes a pod, as istio-cni translates it, in both families.
+const PROBES: [(&str, &str); 2] =
+    [("ip", "169.254.7.127"), ("ip6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff")];
+
+/// All rules in place of those that are there, in one transaction: no packet meets a namespace
+/// with the old rules gone and the new ones missing.
+pub(super) fn ruleset(options: Options) -> String {
+    let probes = |line: &dyn Fn(&str, &str) -> String| -> String {
+        let lines =
+            PROBES.iter().map(|(family, address)| format!("    {}\n", line(family, address)));
+        if options.kubelet_probes { lines.collect() } else { String::new() }
+    };
+    let probed_in = probes(&|family, address| {
+        format!("meta l4proto tcp {family} saddr {address} counter name adit-probes accept")
+    });
+    let probed_out =
+        probes(&|family, address| format!("meta l4proto tcp {family} daddr {address} accept"));
+    let probed = probes(&|family, address| format!("{family} saddr {address} accept"));
+    // What nat has not redirected is from before it, as nat looks at new connections only.
+    let filter = if options.strict {
+        format!(
+            "table inet adit-filter {{
+  chain adit-input {{
+    type filter hook input priority filter; policy accept;
+    iifname lo accept
+{probed}    meta l4proto tcp ct direction original tcp dport != {{ 15001, 15006, 15008 }} counter drop
+  }}
+}}
+"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "{REMOVE}
+table inet adit-mangle {{
+  chain adit-prerouting {{
     type filter hook prerouting priority mangle; policy accept;
     meta mark & 0xfff == 0x539 ct mark set ct mark & 0xfffff000 | 0x111
-  }
-  chain adit-output {
+  }}
+  chain adit-output {{
     type route hook output priority mangle; policy accept;
     meta mark & 0xfff != 0x539 ct mark & 0xfff == 0x111 meta mark set ct mark
-  }
-}
-table inet adit-nat {
-  chain adit-prerouting {
+  }}
+}}
+{filter}table inet adit-nat {{
+  counter adit-probes {{ }}
+  chain adit-prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    meta l4proto tcp ip saddr 169.254.7.127 accept
-    meta l4proto tcp ip6 saddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff accept
-    meta l4proto tcp ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
+{probed_in}    meta l4proto tcp ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
     meta l4proto tcp ip6 daddr != ::1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
-  }
-  chain adit-output {
+  }}
+  chain adit-output {{
     type nat hook output priority -100; policy accept;
-    meta l4proto tcp ip daddr 169.254.7.127 accept
-    meta l4proto tcp ip6 daddr fd16:9254:7127:1337:ffff:ffff:ffff:ffff accept
-    meta l4proto tcp meta mark & 0xfff == 0x111 accept
+{probed_out}    meta l4proto tcp meta mark & 0xfff == 0x111 accept
     oifname lo ip daddr != 127.0.0.1 accept
     oifname lo ip6 daddr != ::1 accept
     meta l4proto tcp ip daddr != 127.0.0.1 meta mark & 0xfff != 0x539 redirect to :15001
     meta l4proto tcp ip6 daddr != ::1 meta mark & 0xfff != 0x539 redirect to :15001
-  }
+  }}
+}}
+"
+    )
 }
-";
 
 /// Adding before deleting makes this right whether or not the tables are there.
 pub(super) const REMOVE: &str = "
@@ -47,16 +84,18 @@ add table inet adit-nat
 delete table inet adit-nat
 add table inet adit-mangle
 delete table inet adit-mangle
+add table inet adit-filter
+delete table inet adit-filter
 ";
 
 pub(super) const ROUTING_V4: &str = "
-rule add fwmark 0x111/0xfff lookup 100 priority 32764
 route replace local 0.0.0.0/0 dev lo table 100
+rule add fwmark 0x111/0xfff lookup 100 priority 32764
 ";
 
 pub(super) const ROUTING_V6: &str = "
-rule add fwmark 0x111/0xfff lookup 100 priority 32764
 route replace local ::/0 dev lo table 100
+rule add fwmark 0x111/0xfff lookup 100 priority 32764
 ";
 
 pub(super) const UNROUTING: &str = "
