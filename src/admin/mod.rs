@@ -2,25 +2,33 @@
 //! addresses. Bodies are built on the control thread; nothing here delays a connection.
 
 use std::{
-    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{
-    ca::federation::Federation, config::Settings, lifecycle::Tasks, node::Node,
+    ca::federation::Federation,
+    config::Settings,
+    lifecycle::{Places, Tasks, aside, source},
+    node::Node,
     observe::logging::Logging,
+    rpc::http::{self, Answer, answer, text},
 };
+
+/// How many connections each endpoint has, and of one source: beyond it the oldest is closed.
+const PLACES: usize = 64;
+const OF_ONE: usize = 32;
+/// How long a connection may last, with all its requests.
+const WHOLE: Duration = Duration::from_secs(30);
 
 /// What the endpoints show.
 pub struct State {
@@ -28,6 +36,8 @@ pub struct State {
     federation: Arc<Federation>,
     logging: Logging,
     readiness: Mutex<Readiness>,
+    /// The metrics as last written, and when that began.
+    metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
 
 #[derive(Default)]
@@ -43,7 +53,8 @@ impl State {
     /// Not ready yet.
     #[must_use]
     pub fn new(node: Arc<Node>, federation: Arc<Federation>, logging: Logging) -> Self {
-        Self { node, federation, logging, readiness: Mutex::default() }
+        let (readiness, metrics) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { node, federation, logging, readiness, metrics }
     }
 
     /// The configuration is in force.
@@ -108,42 +119,42 @@ async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
+    let places = Places::new(PLACES, OF_ONE);
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let Some(place) = places.take(source(peer.ip())) else { continue };
+        let Ok(bound) = socket.local_addr() else { continue };
         let state = Arc::clone(&state);
         conns.spawn(async move {
-            let service = service_fn(|request| {
+            let route = |request| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(route(&state, endpoint, &request)) }
-            });
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(2))
-                .max_buf_size(8192);
-            // A client that goes away in the middle concerns nobody.
-            let _ = http.serve_connection(TokioIo::new(socket), service).await;
+                async move { route(&state, endpoint, bound, &request).await }
+            };
+            http::serve(socket, WHOLE, &place, route).await;
         });
     }
 }
 
-type Answer = Response<Full<Bytes>>;
-
-fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answer {
-    match (endpoint, request.uri().path()) {
+async fn route(
+    state: &Arc<State>,
+    endpoint: Endpoint,
+    bound: SocketAddr,
+    request: &Request<Incoming>,
+) -> Answer {
+    let path = request.uri().path();
+    let admin = matches!(endpoint, Endpoint::Admin);
+    let acts = admin && ["/certs/rotate", "/federation/refresh", "/logging"].contains(&path);
+    let refused = http::refuse_method(request.method(), acts, !acts || path == "/logging");
+    let foreign = || http::refuse_foreign(request.uri(), request.headers(), bound);
+    if let Some(refused) = refused.or_else(|| admin.then(foreign).flatten()) {
+        return refused;
+    }
+    match (endpoint, path) {
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
-        (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => {
-            let telemetry = &state.node.telemetry;
-            let tasks = state.node.workers.iter().map(|w| w.metrics().num_alive_tasks());
-            telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
-            let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
-            telemetry.metrics.log_lines_dropped.set(lost);
-            set_outage_budget(state);
-            let text = telemetry.metrics.render(&telemetry.live);
-            answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
-        }
+        (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state).await,
         (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX.into()),
         (Endpoint::Admin, "/config_dump") => {
             let mut dump = state.node.mesh.load().dump();
@@ -159,6 +170,38 @@ fn route(state: &State, endpoint: Endpoint, request: &Request<Incoming>) -> Answ
         (Endpoint::Admin, "/logging") => logging(state, request),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n".into()),
     }
+}
+
+/// Written once for all who asked before that began, and where nothing waits for it.
+async fn metrics(state: &Arc<State>) -> Answer {
+    let asked = Instant::now();
+    let mut last = state.metrics.lock().await;
+    let text = match &*last {
+        Some((begun, text)) if *begun >= asked => text.clone(),
+        _ => {
+            let (begun, of) = (Instant::now(), Arc::clone(state));
+            let Ok(text) = aside(move || Bytes::from(exposition(&of))).await else {
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "no metrics\n".into());
+            };
+            *last = Some((begun, text.clone()));
+            text
+        }
+    };
+    drop(last);
+    let mut answer = Response::new(Full::from(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+fn exposition(state: &State) -> String {
+    let telemetry = &state.node.telemetry;
+    let tasks = state.node.workers.iter().map(|w| w.metrics().num_alive_tasks());
+    telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
+    let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
+    telemetry.metrics.log_lines_dropped.set(lost);
+    set_outage_budget(state);
+    telemetry.metrics.render(&telemetry.live)
 }
 
 /// No identities, no budget: a gauge of 0 would say that all have run out.
@@ -224,15 +267,7 @@ fn query<'a>(request: &'a Request<Incoming>, key: &str) -> Option<&'a str> {
     pairs.filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v)
 }
 
-fn post_only(request: &Request<Incoming>) -> Option<Answer> {
-    let refused = || text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".into());
-    (request.method() != Method::POST).then(refused)
-}
-
 fn rotate(state: &State, request: &Request<Incoming>) -> Answer {
-    if let Some(refused) = post_only(request) {
-        return refused;
-    }
     let id = query(request, "id").and_then(|id| id.parse().ok());
     match id.map(|id| state.node.svids.rotate_now(&id)) {
         Some(true) => text(StatusCode::OK, "renewing\n".into()),
@@ -242,9 +277,6 @@ fn rotate(state: &State, request: &Request<Incoming>) -> Answer {
 }
 
 fn refresh(state: &State, request: &Request<Incoming>) -> Answer {
-    if let Some(refused) = post_only(request) {
-        return refused;
-    }
     let trust_domain = query(request, "trustDomain").and_then(|td| td.parse().ok());
     match trust_domain.map(|td| state.federation.refresh_now(&td)) {
         Some(true) => text(StatusCode::OK, "asking\n".into()),
@@ -265,16 +297,4 @@ fn logging(state: &State, request: &Request<Incoming>) -> Answer {
 
 fn json_answer(value: &serde_json::Value) -> Answer {
     answer(StatusCode::OK, "application/json", format!("{value:#}\n"))
-}
-
-fn text(status: StatusCode, body: String) -> Answer {
-    answer(status, "text/plain; charset=utf-8", body)
-}
-
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = status;
-    let kind = http::HeaderValue::from_static(kind);
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
 }

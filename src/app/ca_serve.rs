@@ -1,20 +1,16 @@
 //! `adit ca serve`: the embedded CA for other nodes and other proxies, until SIGTERM.
 
 use std::{
-    convert::Infallible,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use ::http::{Request, StatusCode};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -27,9 +23,14 @@ use crate::{
         server::{self, Metrics, authorize::Pod},
     },
     config::{CaServerConfig, load_ca_server, load_pods},
-    lifecycle::Tasks,
+    lifecycle::{Places, Tasks, source},
     observe::logging::Logging,
+    rpc::http,
 };
+
+/// How many connections the metrics have, and how long one may last.
+const METRICS_PLACES: usize = 64;
+const METRICS_WHOLE: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -112,27 +113,27 @@ async fn watch_pods(file: PathBuf, mut seen: Option<Stamp>, pods: Arc<ArcSwap<Ve
 }
 
 async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Tasks) {
+    let places = Places::new(METRICS_PLACES, METRICS_PLACES / 2);
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let Some(place) = places.take(source(peer.ip())) else { continue };
         let metrics = Arc::clone(&metrics);
         tasks.spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let (status, body) = match request.uri().path() {
-                    "/metrics" | "/stats/prometheus" => (StatusCode::OK, metrics.render()),
-                    "/healthz/ready" => (StatusCode::OK, "ready\n".into()),
-                    _ => (StatusCode::NOT_FOUND, "no such page\n".into()),
-                };
-                let mut answer = Response::new(Full::new(Bytes::from(body)));
-                *answer.status_mut() = status;
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(2));
-            let served = http.max_buf_size(8192).serve_connection(TokioIo::new(socket), service);
-            let _ = tokio::time::timeout(Duration::from_secs(60), served).await;
+            let page = |request: Request<Incoming>| {
+                let refused = http::refuse_method(request.method(), false, true);
+                let page = refused.unwrap_or_else(|| match request.uri().path() {
+                    "/metrics" | "/stats/prometheus" => {
+                        http::text(StatusCode::OK, metrics.render())
+                    }
+                    "/healthz/ready" => http::text(StatusCode::OK, "ready\n".into()),
+                    _ => http::text(StatusCode::NOT_FOUND, "no such page\n".into()),
+                });
+                std::future::ready(page)
+            };
+            http::serve(socket, METRICS_WHOLE, &place, page).await;
         });
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Fault, Faults, LoadError,
+    Faults, LoadError, bounds,
     ca::MIN_LIFETIME,
     reader::{Item, Map, Notes, documents},
 };
@@ -62,12 +62,7 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
 }
 
 pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
-    let failed = |source| LoadError::Read { path: path.into(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_FILE {
-        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_FILE });
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let text = bounds::read(path, MAX_FILE)?;
     Ok(parse(&path.display().to_string(), &text, read)?)
 }
 
@@ -77,21 +72,15 @@ pub(super) fn parse<T>(
     read: impl Fn(&Item<'_>) -> Option<T>,
 ) -> Result<T, Faults> {
     let notes = Notes::default();
-    let whole = |faults| Faults { file: file.into(), faults };
-    let at_start = |message: &str| {
-        whole(vec![Fault { line: 1, column: 1, key: String::new(), message: message.into() }])
-    };
-    let documents = documents(text).map_err(|fault| whole(vec![fault]))?;
+    let documents = documents(text).map_err(|fault| Faults::one(file, fault))?;
     let [document] = documents.as_slice() else {
-        return Err(at_start("expected one YAML document"));
+        return Err(Faults::at_start(file, "expected one YAML document"));
     };
     let value = read(&Item::root(document, &notes));
-    let mut faults = notes.faults.into_inner();
-    faults.sort_by_key(|f| (f.line, f.column));
     match value {
-        Some(value) if faults.is_empty() => Ok(value),
-        _ if faults.is_empty() => Err(at_start("incomplete")),
-        _ => Err(whole(faults)),
+        Some(value) if notes.is_clean() => Ok(value),
+        _ if notes.is_clean() => Err(Faults::at_start(file, "incomplete")),
+        _ => Err(notes.into_faults(file)),
     }
 }
 

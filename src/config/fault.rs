@@ -32,8 +32,23 @@ impl fmt::Display for Fault {
 pub struct Faults {
     /// The file as it was named.
     pub file: String,
-    /// At least one.
+    /// At least one, and at most as many as somebody may want to read.
     pub faults: Vec<Fault>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+impl Faults {
+    /// One that is about the whole file.
+    pub(super) fn at_start(file: &str, message: &str) -> Self {
+        let fault = Fault { line: 1, column: 1, key: String::new(), message: message.into() };
+        Self::one(file, fault)
+    }
+
+    /// A single one.
+    pub(super) fn one(file: &str, fault: Fault) -> Self {
+        Self { file: file.into(), faults: vec![fault], more: 0 }
+    }
 }
 
 impl fmt::Display for Faults {
@@ -41,8 +56,13 @@ impl fmt::Display for Faults {
         for fault in &self.faults {
             writeln!(f, "{}:{fault}", self.file)?;
         }
-        let plural = if self.faults.len() == 1 { "" } else { "s" };
-        write!(f, "{} fault{plural} in {}", self.faults.len(), self.file)
+        let all = self.faults.len() + self.more;
+        let plural = if all == 1 { "" } else { "s" };
+        write!(f, "{all} fault{plural} in {}", self.file)?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, ", {more} of them not listed"),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, ca, policies,
+    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, bounds, ca, policies,
     reader::{Item, Map, Notes, documents},
     workload_api,
 };
@@ -79,12 +79,7 @@ impl Checked {
 /// # Errors
 /// All faults at once.
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
-    let read = |source| LoadError::Read { path: path.into(), source };
-    let size = std::fs::metadata(path).map_err(read)?.len();
-    if size > MAX_FILE {
-        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_FILE });
-    }
-    let text = std::fs::read_to_string(path).map_err(read)?;
+    let text = bounds::read(path, MAX_FILE)?;
     Ok(parse(&path.display().to_string(), &text)?)
 }
 
@@ -94,26 +89,20 @@ pub fn load(path: &Path) -> Result<Checked, LoadError> {
 /// All faults at once.
 pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
     let notes = Notes::default();
-    let whole = |faults| Faults { file: file.into(), faults };
-    let at_start = |message: &str| {
-        whole(vec![Fault { line: 1, column: 1, key: String::new(), message: message.into() }])
-    };
-    let documents = documents(text).map_err(|fault| whole(vec![fault]))?;
+    let documents = documents(text).map_err(|fault| Faults::one(file, fault))?;
     let [document] = documents.as_slice() else {
-        return Err(at_start(
+        return Err(Faults::at_start(
+            file,
             "expected one YAML document with the mesh; policies go into its `policies` list",
         ));
     };
-    let checked = read(&Item::root(document, &notes));
-    let mut faults = notes.faults.into_inner();
-    faults.sort_by_key(|f| (f.line, f.column));
-    match checked {
-        Some(mut checked) if faults.is_empty() => {
-            checked.warnings = notes.warnings.into_inner();
+    match read(&Item::root(document, &notes)) {
+        Some(mut checked) if notes.is_clean() => {
+            checked.warnings = notes.into_warnings();
             Ok(checked)
         }
-        _ if faults.is_empty() => Err(at_start("incomplete")),
-        _ => Err(whole(faults)),
+        _ if notes.is_clean() => Err(Faults::at_start(file, "incomplete")),
+        _ => Err(notes.into_faults(file)),
     }
 }
 
@@ -158,8 +147,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");
-    let policies: Vec<_> =
-        items.iter().filter_map(|item| Some((policies::read(item)?, item))).collect();
+    let read = |item| policies::read_all(item).into_iter().map(move |policy| (policy, item));
+    let policies: Vec<_> = items.iter().flat_map(read).collect();
     check_node(&top, node.as_deref(), &workloads);
     let redirects = matches!(capture, Some(Capture::Nft { .. }));
     check_namespaces(&top, node.as_deref(), &workloads, redirects);

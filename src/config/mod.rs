@@ -1,6 +1,7 @@
 //! Files as written → values as used. All faults of a file are reported at once, each with
 //! its line, its key and a suggestion; a file with a fault changes nothing.
 
+mod bounds;
 mod broker;
 mod ca;
 mod ca_server;

@@ -39,9 +39,18 @@ fn refuse_l7(map: &Map<'_>, l7: &[&str]) {
     }
 }
 
-/// Reads one document of the `policies` list.
-pub(super) fn read(item: &Item<'_>) -> Option<Policy> {
-    let top = item.map(&["apiVersion", "kind", "metadata", "spec"]);
+/// Reads one document of the `policies` list, or all that a `List` of `kubectl get` has.
+pub(super) fn read_all(item: &Item<'_>) -> Vec<Policy> {
+    if !["List", "AuthorizationPolicyList"].into_iter().any(|kind| item.says("kind", kind)) {
+        return read(item).into_iter().collect();
+    }
+    let list = item.map(&["apiVersion", "kind", "metadata", "items"]);
+    list.list("items").iter().filter_map(read).collect()
+}
+
+fn read(item: &Item<'_>) -> Option<Policy> {
+    // What the API server adds (status, managedFields and the like) says nothing of who may.
+    let top = item.map(&["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(kind) = top.get("kind") {
         kind.word(&[("AuthorizationPolicy", ())]);
     }
@@ -57,6 +66,13 @@ pub(super) fn read(item: &Item<'_>) -> Option<Policy> {
         "resourceVersion",
         "generation",
         "creationTimestamp",
+        "managedFields",
+        "ownerReferences",
+        "finalizers",
+        "generateName",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
     ]);
     let name = metadata.require("name")?.text()?;
     let namespace = metadata.get("namespace").map_or(Some("default".into()), |n| n.text())?;

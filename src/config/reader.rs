@@ -1,18 +1,60 @@
 //! Reads a YAML tree key by key and takes note of everything that is wrong on the way.
 
-use std::{cell::RefCell, fmt::Display, str::FromStr};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Display,
+    str::FromStr,
+};
 
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
-use super::Fault;
+use super::{Fault, Faults, bounds};
 
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 86_400);
+
+/// How many faults of a file are listed, and how many warnings; the rest is counted.
+const LISTED: usize = 50;
+/// The longest message of a fault, and the longest path of keys, in characters.
+const MESSAGE: usize = 2000;
+/// Longer words are not compared with those that are known.
+const WORD: usize = 64;
 
 /// Collects faults and warnings while a file is read.
 #[derive(Default)]
 pub(super) struct Notes {
-    pub(super) faults: RefCell<Vec<Fault>>,
-    pub(super) warnings: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<Fault>>,
+    /// Faults beyond those that are listed.
+    more: Cell<usize>,
+    warnings: RefCell<Vec<Fault>>,
+}
+
+impl Notes {
+    /// Another fault, which is made only if it is listed.
+    fn fault(&self, make: impl FnOnce() -> Fault) {
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() < LISTED {
+            faults.push(make());
+        } else {
+            self.more.set(self.more.get() + 1);
+        }
+    }
+
+    /// Whether nothing is wrong so far.
+    pub(super) fn is_clean(&self) -> bool {
+        self.faults.borrow().is_empty()
+    }
+
+    /// What is wrong with `file`, in the order of its lines.
+    pub(super) fn into_faults(self, file: &str) -> Faults {
+        let mut faults = self.faults.into_inner();
+        faults.sort_by_key(|f| (f.line, f.column));
+        Faults { file: file.into(), faults, more: self.more.get() }
+    }
+
+    /// What is legal and probably not meant.
+    pub(super) fn into_warnings(self) -> Vec<Fault> {
+        self.warnings.into_inner()
+    }
 }
 
 /// One value, where it stands, and how it is called.
@@ -23,8 +65,9 @@ pub(super) struct Item<'a> {
     notes: &'a Notes,
 }
 
-/// The documents of a text.
+/// The documents of a text, unless it is too deep or too large to be read safely.
 pub(super) fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, Fault> {
+    bounds::check(text)?;
     MarkedYaml::load_from_str(text).map_err(|e| Fault {
         line: e.marker().line(),
         column: e.marker().col() + 1,
@@ -49,20 +92,34 @@ impl<'a> Item<'a> {
     fn at(&self, message: impl Display) -> Fault {
         let start = self.yaml.span.start;
         let (line, column) = (start.line(), start.col() + 1);
-        Fault { line, column, key: self.path.clone(), message: message.to_string() }
+        let (key, message) = (cut(self.path.clone()), cut(message.to_string()));
+        Fault { line, column, key, message }
     }
 
     pub(super) fn fault(&self, message: impl Display) {
-        self.notes.faults.borrow_mut().push(self.at(message));
+        self.notes.fault(|| self.at(message));
     }
 
-    /// Whether a fault was found in it.
+    /// Whether a fault was found in it. Where not all are listed, any may be.
     pub(super) fn is_faulty(&self) -> bool {
-        self.notes.faults.borrow().iter().any(|fault| fault.key.starts_with(&self.path))
+        let here = |fault: &Fault| fault.key.starts_with(&self.path);
+        self.notes.more.get() > 0 || self.notes.faults.borrow().iter().any(here)
     }
 
     pub(super) fn warn(&self, message: impl Display) {
-        self.notes.warnings.borrow_mut().push(self.at(message));
+        let mut warnings = self.notes.warnings.borrow_mut();
+        if warnings.len() < LISTED {
+            warnings.push(self.at(message));
+        }
+    }
+
+    /// Whether it is a mapping in which `key` has this value.
+    pub(super) fn says(&self, key: &str, value: &str) -> bool {
+        let YamlData::Mapping(mapping) = &self.yaml.data else { return false };
+        let is = |(k, v): (&MarkedYaml<'_>, &MarkedYaml<'_>)| {
+            k.data.as_str() == Some(key) && v.data.as_str() == Some(value)
+        };
+        mapping.iter().any(is)
     }
 
     /// The entries of a mapping whose keys are all among `known`; others are faults.
@@ -70,15 +127,17 @@ impl<'a> Item<'a> {
         let mut entries = Vec::new();
         if let YamlData::Mapping(mapping) = &self.yaml.data {
             for (key, value) in mapping {
-                let name = key.data.as_str().unwrap_or("?").to_owned();
-                let path = match self.path.as_str() {
-                    "" => name.clone(),
+                let name = key.data.as_str().unwrap_or("?");
+                let path = || match self.path.as_str() {
+                    "" => name.to_owned(),
                     path => format!("{path}.{name}"),
                 };
-                if known.contains(&name.as_str()) {
-                    entries.push((name, Item { yaml: value, path, notes: self.notes }));
+                if known.contains(&name) {
+                    let item = Item { yaml: value, path: path(), notes: self.notes };
+                    entries.push((name.to_owned(), item));
                 } else {
-                    Item { yaml: key, path, notes: self.notes }.fault(unknown(&name, known));
+                    let at = || Item { yaml: key, path: path(), notes: self.notes };
+                    self.notes.fault(|| at().at(unknown(name, known)));
                 }
             }
         } else {
@@ -210,7 +269,19 @@ fn unknown(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// A text without what is too long of it.
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 fn suggest(word: &str, among: &[&str]) -> String {
+    if word.len() > WORD {
+        return String::new();
+    }
     let near = among.iter().map(|w| (strsim::damerau_levenshtein(word, w), w)).min();
     match near {
         Some((distance, w)) if distance <= 1 + word.chars().count() / 3 => {

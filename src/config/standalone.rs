@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Fault, Faults, LoadError, ca_server, policies,
+    Faults, LoadError, bounds, ca_server, policies,
     reader::{self, Item, Map, Notes, documents},
 };
 use crate::{
@@ -27,6 +27,8 @@ pub use process::Globals;
 
 /// The longest file of policies, bytes.
 const MAX_POLICIES: u64 = 4 << 20;
+/// The longest file that is looked at for what it is.
+const MAX_GUESSED: u64 = 32 << 20;
 /// The most services of one process.
 const MOST_SERVICES: usize = 1000;
 const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
@@ -60,7 +62,7 @@ pub fn check_standalone(file: &str, text: &str) -> Result<StandaloneFile, Faults
 /// sure of is a mesh.
 #[must_use]
 pub fn is_standalone(path: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(path) else { return false };
+    let Ok(text) = bounds::read(path, MAX_GUESSED) else { return false };
     let Ok(documents) = documents(&text) else { return false };
     let keys = documents.first().map(reader::keys).unwrap_or_default();
     let has = |key: &str| keys.contains(&key);
@@ -72,29 +74,21 @@ pub fn is_standalone(path: &Path) -> bool {
 /// # Errors
 /// All faults at once, with fields of HTTP among them; a file without policies.
 pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
-    let failed = |source| LoadError::Read { path: path.into(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_POLICIES {
-        return Err(LoadError::TooLarge { path: path.into(), size, max: MAX_POLICIES });
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let faults = |faults| Faults { file: path.display().to_string(), faults };
-    let documents = documents(&text).map_err(|fault| faults(vec![fault]))?;
+    let text = bounds::read(path, MAX_POLICIES)?;
+    let file = path.display().to_string();
+    let documents = documents(&text).map_err(|fault| Faults::one(&file, fault))?;
     let notes = Notes::default();
     let filled = documents.iter().filter(|document| !document.data.is_null());
     let read: Vec<_> =
-        filled.filter_map(|d| policies::read(&Item::root(d, &notes))).map(Arc::new).collect();
-    let mut found = notes.faults.into_inner();
-    if found.is_empty() && read.is_empty() {
-        let message = "expected AuthorizationPolicy documents: without one nobody is named".into();
-        found.push(Fault { line: 1, column: 1, key: String::new(), message });
+        filled.flat_map(|d| policies::read_all(&Item::root(d, &notes))).map(Arc::new).collect();
+    if !notes.is_clean() {
+        return Err(notes.into_faults(&file).into());
     }
-    found.sort_by_key(|f| (f.line, f.column));
-    if found.is_empty() {
-        Ok(Arc::new(Rules::compile(read.iter())))
-    } else {
-        Err(faults(found).into())
+    if read.is_empty() {
+        let why = "expected AuthorizationPolicy documents: without one nobody is named";
+        return Err(Faults::at_start(&file, why).into());
     }
+    Ok(Arc::new(Rules::compile(read.iter())))
 }
 
 fn read(root: &Item<'_>) -> Option<StandaloneFile> {

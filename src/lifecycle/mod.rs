@@ -3,10 +3,12 @@
 
 mod aside;
 mod clock;
+mod places;
 mod service_manager;
 mod tasks;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
+pub use places::{Place, Places, source};
 pub use service_manager::ServiceManager;
 pub use tasks::Tasks;

@@ -1,9 +1,10 @@
 //! gRPC's C library (Python, C++, Ruby, PHP) names a Unix socket by its path with `%2F` in it, as
-//! `:authority`. RFC 3986 §3.2.2 allows that, the `http` crate does not, and `h2` resets the
-//! stream. Nobody here asks for the authority, so its `%` become `-` before `h2` sees them: the
-//! length stays, and so do frames and HPACK's tables.
+//! `:authority`, and grpc-java by the path as it is. The `http` crate takes neither, and `h2`
+//! resets the stream. Nobody here asks for the authority, so whatever is no letter, digit, `.` or
+//! `-` in it becomes `-` before `h2` sees it: the length stays, and so do frames and HPACK's
+//! tables.
 //!
-//! Only literals without Huffman coding are changed, which is how that library sends it.
+//! Only literals without Huffman coding are changed, which is how those libraries send it.
 
 use std::{
     io,
@@ -164,7 +165,7 @@ impl Fields {
                 match text {
                     Text::Name if NAME.get(self.same) == Some(byte) => self.same += 1,
                     Text::Name => self.same = usize::MAX,
-                    Text::Value if self.same == NAME.len() && !self.huffman && *byte == b'%' => {
+                    Text::Value if self.same == NAME.len() && !self.huffman && !plain(*byte) => {
                         *byte = b'-';
                     }
                     Text::Value => {}
@@ -205,6 +206,11 @@ impl Fields {
             Text::Value => State::Field,
         }
     }
+}
+
+/// What may stand anywhere in a name.
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {

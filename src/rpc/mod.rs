@@ -5,6 +5,7 @@
 //! ([`crate::ca`]).
 
 mod authority;
+pub mod http;
 mod unix;
 
 pub use authority::AnyAuthority;

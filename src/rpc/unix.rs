@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +10,8 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::{Channel, Endpoint};
+
+use crate::sys::files::share_socket;
 
 /// How long a socket may take to answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -61,11 +63,8 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
         std::fs::remove_file(path).map_err(|e| say(e, "a stale one cannot be removed"))?;
     }
     let socket = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
-    let made = std::fs::symlink_metadata(path).map_err(|e| say(e, "it is gone at once"))?;
-    let listener = Listener { socket, path: path.into(), file: (made.dev(), made.ino()) };
-    let mode = std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
-    Ok(listener)
+    let file = share_socket(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
+    Ok(Listener { socket, path: path.into(), file })
 }
 
 impl Listener {

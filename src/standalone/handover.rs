@@ -7,11 +7,11 @@
 //! new process that fails changes nothing. Both must run as the same user.
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::{self, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+        unix::net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
     sync::{
@@ -28,7 +28,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::sys::descriptors::{self, MOST_DESCRIPTORS};
+use crate::sys::{
+    descriptors::{self, MOST_DESCRIPTORS},
+    files::share_socket,
+};
 
 /// How long the other process may take to say what needs no thought.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -125,8 +128,7 @@ impl Succession {
         let beside = PathBuf::from(beside);
         let listener = UnixListener::bind(&beside).map_err(failed)?;
         // Between these two nobody but our own user gets anything: see `wait`.
-        let placed = fs::set_permissions(&beside, Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&beside, path));
+        let placed = share_socket(&beside, 0o600).and_then(|_| fs::rename(&beside, path));
         if let Err(e) = placed {
             let _ = fs::remove_file(&beside);
             return Err(failed(e));

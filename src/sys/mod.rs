@@ -3,6 +3,7 @@
 
 pub mod confine;
 pub mod descriptors;
+pub mod files;
 pub mod ktls;
 pub mod netns;
 pub mod packet;

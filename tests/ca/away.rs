@@ -82,7 +82,8 @@ async fn nobody_takes_all_connections() {
         held.push(socket.connect(server.addr).await.unwrap());
     }
     let mut closed = 0;
-    for socket in held.iter_mut().rev().take(44) {
+    // The oldest go, so that whoever comes now has a chance.
+    for socket in held.iter_mut().take(44) {
         let mut byte = [0];
         let read = tokio::io::AsyncReadExt::read(socket, &mut byte);
         let read = tokio::time::timeout(Duration::from_secs(2), read).await;
@@ -91,4 +92,22 @@ async fn nobody_takes_all_connections() {
     assert_eq!(closed, 44, "beyond its share");
     let web = server.client(&issuer.sign(&claims("shop", "web", "web-1", "n1")));
     assert!(fetch(&web, &id("ns/shop/sa/web")).await.is_ok());
+}
+
+/// Who finishes the handshake and asks for nothing is closed, and so is who does not begin it.
+#[tokio::test]
+async fn who_asks_for_nothing_is_closed() {
+    use tokio::io::AsyncReadExt as _;
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let begun = Instant::now();
+    let mut raw = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let mut tls = crate::raw::silent(&server).await;
+    let (limit, mut rest) = (Duration::from_secs(30), Vec::new());
+    let ended = tokio::time::timeout(limit, raw.read_to_end(&mut rest)).await;
+    ended.expect("no handshake").ok();
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    let ended = tokio::time::timeout(limit, tls.read_to_end(&mut rest)).await;
+    ended.expect("no request").ok();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

@@ -33,13 +33,16 @@ pub(crate) fn for_identity(id: &str) -> Option<prost_types::Struct> {
     Some(prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() })
 }
 
-/// One call.
-pub(crate) async fn call(
+/// A connection that has shaken hands, and says no more.
+pub(crate) async fn silent(
     server: &CaServer,
-    token: Option<&str>,
-    svid: Option<&X509Svid>,
-    request: IstioCertificateRequest,
-) -> Result<IstioCertificateResponse, Status> {
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let tcp = tokio::net::TcpStream::connect(server.addr).await.expect("connected");
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config(server, None)));
+    tls.connect("ca.test".try_into().expect("a name"), tcp).await.expect("TLS")
+}
+
+fn config(server: &CaServer, svid: Option<&X509Svid>) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(server.file("ca/root.pem")).expect("a root");
     roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a root");
@@ -56,6 +59,17 @@ pub(crate) async fn call(
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// One call.
+pub(crate) async fn call(
+    server: &CaServer,
+    token: Option<&str>,
+    svid: Option<&X509Svid>,
+    request: IstioCertificateRequest,
+) -> Result<IstioCertificateResponse, Status> {
+    let config = config(server, svid);
     let (config, addr) = (Arc::new(config), server.addr);
     let channel = Endpoint::from_static("https://ca.test").connect_with_connector_lazy(
         tower::service_fn(move |_| {

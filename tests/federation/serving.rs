@@ -88,6 +88,15 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
             (&"x509-svid".into(), &Value::Null)
         );
     }
+    // Whoever connects and says nothing keeps nobody out.
+    let mut held = Vec::new();
+    for _ in 0..400 {
+        held.push(tokio::net::TcpStream::connect(listen).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    assert!(curl(&format!("--cacert {ca} {url}")).await.starts_with("HTTP/1.1 200 OK"));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop(held);
     for (words, expected) in [
         (format!("--cacert {ca} https://{listen}/"), "404 Not Found"),
         (format!("--cacert {ca} -X POST {url}"), "405 Method Not Allowed"),

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::stopping_drains_and_removes_the_rules_where_the_file_says_so", stopping),
     ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
+    ("mesh::callers_of_admin_and_metrics_keep_nobody_out", operators),
 ];
 
 pub(crate) const PODS: &[(&str, u8)] = &[("web", 1), ("db", 2), ("spy", 3)];
@@ -195,6 +196,51 @@ fn stopping() {
     // Both ends are ours: whichever is cut first resets the other.
     let drained = ["inbound", "outbound"].map(|d| lab.records(d, "drained").len());
     assert!(drained.iter().sum::<usize>() >= 1, "{}", lab.log());
+}
+
+/// Callers that hold every endpoint, methods that mean nothing, and a web page in a browser here.
+fn operators() {
+    use std::{io::Write as _, net::TcpStream, time::Instant};
+    let lab = lab(&["web"]);
+    let mut held = Vec::new();
+    for port in [15000, 15020, 15021] {
+        for n in 0..100 {
+            let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            if n % 2 == 0 {
+                socket.set_write_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+                let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
+                let _ = socket.write_all(ask.as_bytes());
+            }
+            held.push(socket);
+        }
+    }
+    for (at, page) in [
+        ("127.0.0.1:15021", "/healthz/ready"),
+        ("127.0.0.1:15020", "/metrics"),
+        ("127.0.0.1:15000", "/certs"),
+    ] {
+        let begun = Instant::now();
+        let answer = lab.admin(at, &format!("GET {page}"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{page}: {answer}");
+        assert!(begun.elapsed().as_secs() < 2, "{page}: {:?}", begun.elapsed());
+        for method in ["PUT", "TRACE", "DELETE", "POST"] {
+            let answer = lab.admin(at, &format!("{method} {page}"));
+            assert!(answer.starts_with("HTTP/1.1 405"), "{method} {page}: {answer}");
+        }
+    }
+    let before = lab.admin("127.0.0.1:15000", "GET /logging");
+    for line in [
+        "POST /logging?level=off HTTP/1.1\r\nhost: evil.example\r\nx: y",
+        "POST /logging?level=off HTTP/1.1\r\norigin: http://evil.example\r\nx: y",
+        "POST http://evil.example/logging?level=off",
+        "GET /config_dump HTTP/1.1\r\nhost: evil.example\r\nx: y",
+    ] {
+        let answer = lab.admin("127.0.0.1:15000", line);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{line}: {answer}");
+    }
+    let tail = |answer: &str| answer.split("\r\n\r\n").nth(1).map(ToOwned::to_owned);
+    assert_eq!(tail(&lab.admin("127.0.0.1:15000", "GET /logging")), tail(&before));
+    assert!(lab.admin("127.0.0.1:15000", "POST /logging?level=info").contains("200 OK"));
 }
 
 fn recreated() {

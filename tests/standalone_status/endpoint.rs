@@ -237,3 +237,34 @@ fn callers_that_say_nothing_do_not_keep_others_out() {
     assert_eq!(status_of(at).unwrap().0, 200);
     drop(silent);
 }
+
+#[test]
+fn callers_that_say_nothing_and_web_pages_that_say_too_much() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    // Silent ones, and some that ask again and again and never read.
+    let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
+    for socket in held.iter_mut().skip(80) {
+        socket.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let ask = "GET /_metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(300);
+        let _ = socket.write_all(ask.as_bytes());
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(status_of(at).unwrap().0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    drop(held);
+    for method in ["PUT", "TRACE", "DELETE", "OPTIONS", "POST"] {
+        let code = ask(at, &format!("{method} /_status")).map(|(code, _)| code);
+        assert_eq!(code, Some(405), "{method}");
+    }
+    for (line, expected) in [
+        ("GET http://evil.example/_status", 403),
+        ("GET /_status HTTP/1.1\r\nHost: evil.example:80\r\nX: y", 403),
+        ("GET /_status HTTP/1.1\r\nOrigin: http://evil.example\r\nX: y", 403),
+        ("GET /_status", 200),
+    ] {
+        assert_eq!(ask(at, line).unwrap().0, expected, "{line}");
+    }
+}

@@ -205,7 +205,7 @@ pub(crate) fn exchange(
     line: &str,
     more: &str,
 ) -> Option<(u16, String)> {
-    let text = format!("{line} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{more}\r\n");
+    let text = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
     stream.write_all(text.as_bytes()).ok()?;
     let mut answer = Vec::new();
     // A TLS peer that only closes its socket has said all the same.

@@ -117,7 +117,9 @@ fn a_file_may_ask_for_the_status_endpoint() {
     let asked = || {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", status)).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-        socket.write_all(b"GET /_status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        socket
+            .write_all(b"GET /_status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .unwrap();
         let mut heard = String::new();
         socket.read_to_string(&mut heard).unwrap();
         heard

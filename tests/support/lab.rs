@@ -120,7 +120,10 @@ impl Lab {
         let mut answer = String::new();
         if let Ok(mut socket) = TcpStream::connect(at) {
             let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
-            let _ = write!(socket, "{request} HTTP/1.1\r\nhost: adit\r\nconnection: close\r\n\r\n");
+            let _ = write!(
+                socket,
+                "{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            );
             let _ = socket.read_to_string(&mut answer);
         }
         answer

@@ -12,6 +12,7 @@ use super::{harness::Test, served::Served};
 
 pub(crate) const TESTS: &[Test] = &[
     ("grpcs_c_library_names_the_socket_by_its_path", grpcs_c_library_names_the_socket_by_its_path),
+    ("whatever_authority_a_client_sends_is_served", whatever_authority_a_client_sends_is_served),
     ("who_is_gone_since_it_connected_gets_nothing", who_is_gone_since_it_connected_gets_nothing),
 ];
 
@@ -51,6 +52,21 @@ fn grpcs_c_library_names_the_socket_by_its_path() {
     assert_eq!(kind, 1, "HEADERS, not RST_STREAM: {fields:?}");
     // :status 200, as every answer of gRPC.
     assert_eq!(fields[0], 0x88);
+}
+
+/// As grpc-java sends it for a channel on a Unix socket, and what others may.
+fn whatever_authority_a_client_sends_is_served() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    for authority in ["/run/a/a.sock", "/tmp//x.sock", "unix:/a.so", "a@b:c:d[e]f", "_ %zz{}|^\\"] {
+        let was = &b"\x0ctmp%2Fa.sock"[..];
+        let at = CALL.windows(was.len()).position(|part| part == was).unwrap();
+        let length = [u8::try_from(authority.len()).unwrap()];
+        let (before, after) = (&CALL[..at], &CALL[at + was.len()..]);
+        let call = [before, &length, authority.as_bytes(), after].concat();
+        let mut socket = UnixStream::connect(served.socket()).unwrap();
+        let (kind, fields) = answer(&mut socket, &call);
+        assert_eq!((kind, fields[0]), (1, 0x88), "{authority}");
+    }
 }
 
 /// Its ID may be another's by now, and whoever inherited the connection is not who made it.

@@ -2,9 +2,8 @@
 //! SVID, appended before the SVID is handed out; expired ones are dropped now and then.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, BufRead, BufReader, BufWriter, Write},
-    os::unix::fs::OpenOptionsExt,
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use super::{
     error::CaError,
     store::{Lock, Store},
 };
+use crate::sys::files;
 
 const ISSUED: &str = "issued.jsonl";
 /// About a million SVIDs at once.
@@ -36,9 +36,8 @@ pub(super) struct Issued {
 pub(super) fn append(store: &Store, _lock: &Lock, issued: &Issued) -> Result<(), CaError> {
     let path = store.path(ISSUED);
     let failed = |e: &io::Error| CaError::io(&path, e, "cannot be written, so nothing is issued");
-    let mut options = OpenOptions::new();
-    let options = options.create(true).append(true).mode(0o600);
-    let mut file = options.open(&path).map_err(|e| failed(&e))?;
+    let mut file =
+        files::open_or_make(&path, OpenOptions::new().append(true)).map_err(|e| failed(&e))?;
     if file.metadata().map_err(|e| failed(&e))?.len() > LARGEST {
         let why = "has a million SVIDs that have not expired: nothing more is issued until some \
                    do; shorten svidLifetime, and see who asks so often";
@@ -52,7 +51,7 @@ pub(super) fn append(store: &Store, _lock: &Lock, issued: &Issued) -> Result<(),
 pub(super) fn each(store: &Store, now: u64, mut seen: impl FnMut(Issued)) -> Result<(), CaError> {
     let path = store.path(ISSUED);
     let failed = |e: &io::Error| CaError::io(&path, e, "cannot be read");
-    let file = match File::open(&path) {
+    let file = match files::own(&path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(failed(&e)),
@@ -71,7 +70,8 @@ pub(super) fn each(store: &Store, now: u64, mut seen: impl FnMut(Issued)) -> Res
 /// On the disk even if the machine stops now.
 pub(super) fn sync(store: &Store) -> Result<(), CaError> {
     let path = store.path(ISSUED);
-    match OpenOptions::new().append(true).open(&path).and_then(|f| f.sync_data()) {
+    let mut options = OpenOptions::new();
+    match files::own(&path, options.append(true)).and_then(|f| f.sync_data()) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(CaError::io(path, &e, "cannot be synced"))
         }
@@ -87,13 +87,10 @@ pub(super) fn prune_due(store: &Store, left: u64) -> bool {
 
 /// Drops what has expired; returns the size that is left.
 pub(super) fn prune(store: &Store, _lock: &Lock, now: u64) -> Result<u64, CaError> {
-    let (path, temp) = (store.path(ISSUED), store.path(&format!("{ISSUED}.adit-tmp")));
+    let path = store.path(ISSUED);
+    let temp = files::unfinished(&path);
     let failed = |e: &io::Error| CaError::io(&path, e, "cannot be pruned");
-    let _ = std::fs::remove_file(&temp);
-    let mut options = OpenOptions::new();
-    let file = options.create_new(true).write(true).mode(0o600).open(&temp);
-    let file = file.map_err(|e| failed(&e))?;
-    store.as_the_directory(&file);
+    let file = files::make_unfinished(&path, 0o600).map_err(|e| failed(&e))?;
     let mut out = BufWriter::new(file);
     let mut result = Ok(());
     each(store, now, |issued| {

@@ -3,8 +3,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -13,6 +13,7 @@ use super::{
     error::CaError,
     state::{State, VERSION},
 };
+use crate::sys::files;
 
 /// The state of the authorities.
 pub(super) const STATE: &str = "authorities.json";
@@ -60,15 +61,8 @@ impl Store {
 
     fn locked(&self, attempt: fn(&File) -> Result<(), fs::TryLockError>) -> Result<Lock, CaError> {
         let path = self.path(LOCK);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nix::fcntl::OFlag::O_CLOEXEC.bits())
-            .open(&path)
+        let file = files::open_or_make(&path, OpenOptions::new().write(true))
             .map_err(|e| CaError::io(&path, &e, "cannot be opened"))?;
-        self.as_the_directory(&file);
         let start = Instant::now();
         loop {
             match attempt(&file) {
@@ -148,9 +142,14 @@ impl Store {
         }
     }
 
-    /// A file's text, if it is not absurdly large.
+    /// The text of a file that we wrote, if it is not absurdly large.
     pub(super) fn text(&self, name: &str) -> Result<String, CaError> {
-        read(&self.path(name))
+        let path = self.path(name);
+        let (mut text, mut options) = (String::new(), OpenOptions::new());
+        files::own(&path, options.read(true))
+            .and_then(|f| f.take(LARGEST).read_to_string(&mut text))
+            .map_err(|e| CaError::io(&path, &e, "cannot be read"))?;
+        Ok(text)
     }
 
     /// Another content for a file: the old or the new, whenever the machine stops.
@@ -160,28 +159,9 @@ impl Store {
         text: &[u8],
         mode: u32,
     ) -> Result<(), CaError> {
-        let (path, temp) = (self.path(name), self.path(&format!("{name}.adit-tmp")));
-        let write = || -> io::Result<()> {
-            let _ = fs::remove_file(&temp);
-            let mut file =
-                OpenOptions::new().create_new(true).write(true).mode(mode).open(&temp)?;
-            self.as_the_directory(&file);
-            file.write_all(text)?;
-            file.sync_all()?;
-            fs::rename(&temp, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(|e| CaError::io(&path, &e, "cannot be written"))
-    }
-
-    /// What root writes by `adit ca` belongs to whom adit runs as.
-    pub(super) fn as_the_directory(&self, file: &File) {
-        if nix::unistd::geteuid().is_root()
-            && let Ok(dir) = fs::metadata(&self.dir)
-            && dir.uid() != 0
-        {
-            let _ = fchown(file, Some(dir.uid()), Some(dir.gid()));
-        }
+        let path = self.path(name);
+        let written = files::replace(&path, text, mode);
+        written.map_err(|e| CaError::io(&path, &e, "cannot be written"))
     }
 }
 

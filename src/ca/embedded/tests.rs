@@ -50,6 +50,28 @@ fn two_processes_that_start_together_share_one_root() {
 }
 
 #[test]
+fn a_link_in_the_directory_leads_nowhere() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    open(dir.path()).unwrap().issue(&id).unwrap();
+    for name in [".lock", "issued.jsonl", "authorities.json"] {
+        let (here, there) = (dir.path().join(name), other.path().join(name));
+        fs::rename(&here, &there).unwrap();
+        let before = fs::read(&there).unwrap();
+        std::os::unix::fs::symlink(&there, &here).unwrap();
+        let shown = CaDirectory::open(dir.path()).map(|_| ());
+        let issued = open(dir.path()).and_then(|ca| ca.issue(&id)).map(|_| ());
+        if name != "issued.jsonl" {
+            assert!(shown.unwrap_err().to_string().contains("it is a link"), "{name}");
+        }
+        assert!(issued.unwrap_err().to_string().contains("it is a link"), "{name}");
+        assert_eq!(fs::read(&there).unwrap(), before, "{name}");
+        fs::rename(&there, &here).unwrap();
+    }
+    open(dir.path()).unwrap().issue(&id).unwrap();
+}
+
+#[test]
 fn refusals_name_the_file_and_the_reason() {
     type Spoil = fn(&Path);
     let cases: [(&str, Spoil); 5] = [

@@ -2,9 +2,9 @@
 //! trusted, and a sequence does not go back across it.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{document, error::FetchError, fetch::MOST_BYTES};
-use crate::identity::{TrustBundle, TrustDomain};
+use crate::{
+    identity::{TrustBundle, TrustDomain},
+    sys::files,
+};
 
 /// The longest file that is read: the longest answer, indented.
 const MOST_FILE: usize = 2 * MOST_BYTES;
@@ -77,13 +80,7 @@ impl Store {
 
     fn write(&self, path: &Path, text: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.0)?;
-        let temp = path.with_extension("tmp");
-        let _ = fs::remove_file(&temp);
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temp)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(&self.0)?.sync_all()
+        files::replace(path, text, 0o600)
     }
 
     /// Forgets a trust domain that is no longer named.

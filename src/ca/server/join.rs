@@ -5,9 +5,8 @@
 //! so neither a second caller nor a crash brings it back.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -16,7 +15,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{ca::dial, identity::SpiffeId};
+use crate::{ca::dial, identity::SpiffeId, sys::files};
 
 /// What a join token begins with.
 pub(super) const PREFIX: &str = "adit-join.";
@@ -79,15 +78,7 @@ impl JoinTokens {
         let expires = unix(SystemTime::now() + ttl);
         let text = serde_json::to_vec(&Written { id: id.to_string(), expires })?;
         let name = hashed(&*secret);
-        let (temp, file) = (self.dir.join(format!("{name}.new")), self.token(&name));
-        let write = || -> io::Result<()> {
-            let mut to = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temp)?;
-            to.write_all(&text)?;
-            to.sync_all()?;
-            fs::rename(&temp, &file)?;
-            self.sync()
-        };
-        write().map_err(|e| self.say(&e))?;
+        files::replace(&self.token(&name), &text, 0o600).map_err(|e| self.say(&e))?;
         Ok(Zeroizing::new(format!("{PREFIX}{}", BASE64.encode(secret.as_slice()))))
     }
 

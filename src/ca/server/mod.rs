@@ -5,6 +5,7 @@
 //! ([`Attestors::pods`]): watching the Kubernetes API is not done here.
 
 pub mod authorize;
+mod conn;
 mod csr;
 mod https;
 mod join;
@@ -13,7 +14,6 @@ mod rate;
 mod refusal;
 mod review;
 mod service;
-mod shares;
 mod tls;
 mod token;
 

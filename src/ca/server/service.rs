@@ -81,6 +81,7 @@ impl CaService {
         peer: &Peer,
         trace: &mut Trace,
     ) -> Result<Issued, Refusal> {
+        peer.stay.asked();
         let from = format!("from {}", peer.addr.ip());
         if self.rates().is_empty(&from, Instant::now()) {
             return Err(Refusal::RateLimited);
@@ -91,6 +92,7 @@ impl CaService {
         let (caller, join) = authenticated.inspect_err(|_| {
             self.rates().take(&from, Instant::now());
         })?;
+        peer.stay.proven();
         trace.caller = Some(caller.clone());
         if !self.rates().take(&caller.to_string(), Instant::now()) {
             return Err(Refusal::RateLimited);

@@ -4,9 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, RwLock},
-    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
@@ -21,27 +19,23 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::transport::server::Connected;
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     Metrics, Refusal,
-    shares::{Share, Shares},
+    conn::{Conn, Stay},
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
     identity::{Purpose, verify_svid},
-    lifecycle::Tasks,
+    lifecycle::{Places, Tasks, source},
 };
 
-/// How many connections are open at once.
+/// How many connections are open at once, and of one address: as many as a node with a thousand
+/// pods opens, and more.
 const CONNECTIONS: usize = 2048;
+const EACH: usize = 256;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long its own certificate is valid, unless its authority ends before; it is made anew at
@@ -57,50 +51,8 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// The chain it showed in the handshake, leaf first.
     pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
-}
-
-/// A connection that counts.
-pub(super) struct Conn {
-    tls: TlsStream<TcpStream>,
-    peer: Peer,
-    _permit: OwnedSemaphorePermit,
-    _share: Share,
-}
-
-impl Connected for Conn {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Conn {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        to: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, to)
-    }
-}
-
-impl AsyncWrite for Conn {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
-    }
+    /// For how long it may be here.
+    pub(super) stay: Arc<Stay>,
 }
 
 /// The server's own certificate, which can be replaced.
@@ -189,9 +141,8 @@ pub(super) async fn accept(
     to: mpsc::Sender<io::Result<Conn>>,
     tasks: Tasks,
 ) {
-    let (room, shares) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Shares::default()));
+    let places = Places::new(CONNECTIONS, EACH);
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let (tcp, addr) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -200,21 +151,24 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let Some(share) = shares.take(addr.ip()) else {
+        let Some(place) = places.take(source(addr.ip())) else {
             tracing::debug!(target: "ca", peer = %addr, "it has too many connections already");
             continue;
         };
         let (acceptor, to) = (acceptor.clone(), to.clone());
         tasks.spawn(async move {
             let _ = tcp.set_nodelay(true);
-            match timeout(HANDSHAKE, acceptor.accept(tcp)).await {
+            let handshake = tokio::select! {
+                done = timeout(HANDSHAKE, acceptor.accept(tcp)) => done,
+                () = place.given_up() => return,
+            };
+            match handshake {
                 Ok(Ok(tls)) => {
                     let chain = tls.get_ref().1.peer_certificates();
                     let chain =
                         chain.map(|c| c.iter().map(|der| der.clone().into_owned()).collect());
-                    let peer = Peer { addr, chain };
-                    let conn = Conn { tls, peer, _permit: permit, _share: share };
-                    let _ = to.send(Ok(conn)).await;
+                    let peer = Peer { addr, chain, stay: Stay::new(place) };
+                    let _ = to.send(Ok(Conn::new(tls, peer))).await;
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(target: "ca", peer = %addr, %error, "no TLS handshake");

@@ -186,6 +186,58 @@ fn policies_are_istio_documents() {
 }
 
 #[test]
+fn what_kubectl_prints_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policies.yaml");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        load_policies(&file).map_err(|e| e.to_string())
+    };
+    let one = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  annotations:
+    kubectl.kubernetes.io/last-applied-configuration: |
+      {\"kind\":\"AuthorizationPolicy\"}
+  creationTimestamp: \"2026-01-01T00:00:00Z\"
+  generation: 1
+  managedFields:
+  - apiVersion: security.istio.io/v1
+    fieldsType: FieldsV1
+    fieldsV1: { \"f:spec\": { .: {}, \"f:action\": {} } }
+    manager: kubectl-client-side-apply
+    operation: Update
+  name: p
+  namespace: shop
+  ownerReferences: [{ apiVersion: v1, kind: Deployment, name: d, uid: u }]
+  resourceVersion: \"7\"
+  uid: 00000000-0000-0000-0000-000000000000
+spec: { action: ALLOW, rules: [{ from: [{ source: { principals: ['td/ns/a/sa/b'] } }] }] }
+status:
+  conditions: [{ type: Reconciled, status: \"True\" }]
+";
+    assert!(read(one).unwrap().allows());
+    let indented: String = one.lines().map(|line| format!("  {line}\n")).collect();
+    let item = indented.replacen("  apiVersion", "- apiVersion", 1);
+    let list = format!(
+        "apiVersion: v1\nitems:\n{item}{item}kind: List\nmetadata:\n  resourceVersion: \"\"\n"
+    );
+    assert_eq!(read(&list).unwrap().len(), 2);
+    for (was, is, says) in [
+        ("kind: AuthorizationPolicy", "kind: PeerAuthentication", "none of AuthorizationPolicy"),
+        ("action: ALLOW", "action: AUDIT", "none of ALLOW, DENY"),
+        ("items:", "item:", "did you mean items?"),
+    ] {
+        let faults = read(&list.replace(was, is)).unwrap_err();
+        assert!(faults.contains(says), "{faults}");
+    }
+    assert!(
+        read("apiVersion: v1\nkind: List\nitems: []\n").unwrap_err().contains("nobody is named")
+    );
+}
+
+#[test]
 fn a_rego_policy_is_a_name_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.rego");

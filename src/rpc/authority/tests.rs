@@ -41,6 +41,24 @@ fn only_the_authority_changes() {
 }
 
 #[test]
+fn a_path_as_it_is_becomes_a_name() {
+    for (was, is) in [
+        ("/run/lab/a.sock", "-run-lab-a.sock"),
+        ("unix:///run/a_b.sock", "unix----run-a-b.sock"),
+        ("a@b:c:d [x]", "a-b-c-d--x-"),
+        ("\u{1}\u{ff}", "---"),
+        ("localhost", "localhost"),
+    ] {
+        let (was, is) = (blocks(was), blocks(is));
+        let frames = |blocks: [Vec<u8>; 3]| blocks.map(|block| frame(HEADERS, 4, &block));
+        assert_eq!(passed(&frames(was)), frames(is).concat());
+    }
+    for name in ["-run-lab-a.sock", "-", "---", ".", "0"] {
+        name.parse::<http::uri::Authority>().unwrap();
+    }
+}
+
+#[test]
 fn padding_priority_and_continuations() {
     let [was, is] = ["a%b", "a-b"].map(|a| blocks(a)[0].clone());
     for cut in 0..was.len() {
@@ -112,7 +130,7 @@ fn field(chance: &mut impl FnMut(usize) -> usize) -> (Vec<u8>, Vec<u8>) {
     head.extend(integer(if huffman { 0x80 } else { 0 }, 7, value.len()));
     let is_authority = index == 1 || (index == 0 && !coded && name == NAME);
     let changed = value.iter().map(|byte| match byte {
-        b'%' if is_authority && !huffman => b'-',
+        b'%' | 0 | 0xff if is_authority && !huffman => b'-',
         byte => *byte,
     });
     ([&head[..], &changed.collect::<Vec<_>>()].concat(), [&head[..], &value].concat())

@@ -2,8 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -12,7 +11,10 @@ use instant_acme::AccountCredentials;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::AcmeConfig;
-use crate::identity::key_files::{at, bytes, certificates};
+use crate::{
+    identity::key_files::{at, bytes, certificates},
+    sys::files,
+};
 
 /// How often a lock that somebody holds is tried again.
 const TRY_EVERY: Duration = Duration::from_millis(200);
@@ -58,9 +60,8 @@ impl Storage {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|e| at(&self.folder, e))?;
         let path = self.folder.join("lock");
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options.open(&path).map_err(|e| at(&path, e))?;
+        let opened = files::open_or_make(&path, OpenOptions::new().write(true));
+        let file = opened.map_err(|e| at(&path, e))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -95,16 +96,6 @@ impl Storage {
 
     /// Whole or not at all, for us alone.
     fn keep(&self, path: &Path, text: &[u8]) -> Result<(), String> {
-        let write = || -> io::Result<()> {
-            let temp = path.with_extension("tmp");
-            let _ = fs::remove_file(&temp);
-            let mut options = OpenOptions::new();
-            let mut file = options.create_new(true).write(true).mode(0o600).open(&temp)?;
-            file.write_all(text)?;
-            file.sync_all()?;
-            fs::rename(&temp, path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|e| at(path, e))
+        files::replace(path, text, 0o600).map_err(|e| at(path, e))
     }
 }

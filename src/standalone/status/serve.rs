@@ -1,12 +1,13 @@
 //! The endpoint: few connections at once, each with a limit on its time.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use ::http::{Request, StatusCode, header};
+use hyper::body::Incoming;
 use rustls::{
     ServerConfig,
     server::NoServerSessionStorage,
@@ -15,21 +16,21 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{Status, metrics::Gathered, report, unix_now};
 use crate::{
-    lifecycle::Tasks,
-    standalone::{Accepting, Listening},
+    lifecycle::{Place, Places, Tasks, source},
+    rpc::http::{self, Answer},
+    standalone::{Accepting, Listening, UNIX_PEER},
     tls::classic_provider,
 };
 
-/// How many connections at once; more wait in the kernel's queue.
+/// How many connections at once; beyond it the oldest is closed.
 const MOST: usize = 32;
-/// How long a TLS handshake, or the head of a request, may take.
+/// How long a TLS handshake may take.
 const HEAD: Duration = Duration::from_secs(3);
 /// How long a connection may last, with all its requests.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -57,26 +58,31 @@ pub fn serve(
 }
 
 async fn accept(listener: &Accepting, status: &Arc<Status>, https: bool, conns: &Tasks) {
-    let slots = Arc::new(Semaphore::new(MOST));
+    let places = Places::new(MOST, MOST);
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let Some(place) = places.take(source(peer.ip())) else { continue };
+        // Where only this machine is served, only its own names are; a certificate has its own.
+        let named = !https && peer != UNIX_PEER;
+        let bound = socket.local_addr().ok().filter(|at| named && at.ip().is_loopback());
         let status = Arc::clone(status);
         conns.spawn(async move {
             let served = async {
                 if !https {
-                    return answer(&status, socket).await;
+                    return answer(&status, socket, bound, &place).await;
                 }
                 let Some(tls) = acceptor(&status) else { return };
                 if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(socket)).await {
-                    answer(&status, stream).await;
+                    answer(&status, stream, bound, &place).await;
                 }
             };
-            let _ = timeout(WHOLE, served).await;
-            drop(slot);
+            tokio::select! {
+                () = served => {}
+                () = place.given_up() => {}
+            }
         });
     }
 }
@@ -94,26 +100,32 @@ fn acceptor(status: &Status) -> Option<TlsAcceptor> {
     Some(Arc::new(config).into())
 }
 
-async fn answer(status: &Arc<Status>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let service = service_fn(|request| {
+async fn answer(
+    status: &Arc<Status>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    bound: Option<SocketAddr>,
+    place: &Place<IpAddr>,
+) {
+    let route = |request| {
         let status = Arc::clone(status);
-        async move { Ok::<_, Infallible>(route(&status, &request).await) }
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(8192);
-    // A client that goes away in the middle concerns nobody.
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        async move { route(&status, bound, &request).await }
+    };
+    http::serve(stream, WHOLE, place, route).await;
 }
 
-type Answer = Response<Full<Bytes>>;
-
-async fn route(status: &Status, request: &Request<Incoming>) -> Answer {
+async fn route(status: &Status, bound: Option<SocketAddr>, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
-    match (path, request.method()) {
-        ("/_shutdown", &Method::POST) => shut_down(status, request),
-        ("/_shutdown", _) => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
-        (_, &Method::GET | &Method::HEAD) => read(status, path, request.uri().query()).await,
-        _ => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
+    let acts = path == "/_shutdown";
+    if let Some(refused) = http::refuse_method(request.method(), acts, !acts) {
+        return refused;
+    }
+    if acts {
+        return shut_down(status, request);
+    }
+    let foreign = |at| http::refuse_foreign(request.uri(), request.headers(), at);
+    match bound.and_then(foreign) {
+        Some(refused) => refused,
+        None => read(status, path, request.uri().query()).await,
     }
 }
 
@@ -124,14 +136,14 @@ async fn read(status: &Status, path: &str, query: Option<&str>) -> Answer {
             let checked = status.check().await;
             let (ok, body) = report::report(status, &checked.0, &checked.1);
             let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            made(code, "application/json", format!("{body:#}\n"))
+            http::answer(code, "application/json", format!("{body:#}\n"))
         }
         "/_metrics/prometheus" => exposition(status),
         "/_metrics" if prometheus => exposition(status),
         "/_metrics" | "/_metrics/json" => {
             let gathered = Gathered::of(&status.services());
             let body = gathered.to_json(&status.config.prefix, &status.hostname, unix_now());
-            made(StatusCode::OK, "application/json", body.to_string())
+            http::answer(StatusCode::OK, "application/json", body.to_string())
         }
         _ => text(
             StatusCode::NOT_FOUND,
@@ -152,7 +164,7 @@ fn exposition(status: &Status) -> Answer {
     }
     let mut body = Gathered::of(&services).to_prometheus(&status.config.prefix);
     body += &metrics.render(&status.telemetry.live);
-    made(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+    http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
 }
 
 fn shut_down(status: &Status, request: &Request<Incoming>) -> Answer {
@@ -168,13 +180,6 @@ fn shut_down(status: &Status, request: &Request<Incoming>) -> Answer {
     text(StatusCode::OK, "shutting down\n")
 }
 
-fn text(status: StatusCode, body: &'static str) -> Answer {
-    made(status, "text/plain; charset=utf-8", body.to_owned())
-}
-
-fn made(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    answer
+fn text(status: StatusCode, body: &str) -> Answer {
+    http::text(status, body.to_owned())
 }

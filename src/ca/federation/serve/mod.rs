@@ -5,17 +5,18 @@
 mod oidc;
 mod proof;
 
-use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use ::http::{Request, StatusCode};
+use hyper::body::Incoming;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::timeout,
 };
 
@@ -26,7 +27,8 @@ use super::error::FetchError;
 use crate::{
     ca::Svids,
     identity::{SpiffeId, TrustDomain},
-    lifecycle::Tasks,
+    lifecycle::{Place, Places, Tasks, source},
+    rpc::http::{self, Answer},
 };
 
 /// What is served.
@@ -101,11 +103,11 @@ pub enum ServeError {
     },
 }
 
-/// How long a handshake, and then the rest, may take.
+/// How long all of it may take, and of that the handshake.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How long the head of a request may take.
-const HEAD: Duration = Duration::from_secs(2);
-/// How many are served at a time; others wait.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How many are served at a time, a quarter of them from one address; beyond it the oldest is
+/// closed.
 const MOST_AT_ONCE: usize = 256;
 
 /// What there is to be read.
@@ -167,60 +169,59 @@ async fn start(
 }
 
 async fn accept(listener: TcpListener, shown: Arc<Shown>, site: Arc<Site>, conns: Tasks) {
-    let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let places = Places::new(MOST_AT_ONCE, MOST_AT_ONCE / 4);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((tcp, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let Some(place) = places.take(source(peer.ip())) else { continue };
         let (shown, site) = (Arc::clone(&shown), Arc::clone(&site));
         conns.spawn(async move {
-            if let Err(error) = one(tcp, &shown, &site).await {
+            let one = timeout(WITHIN, one(tcp, &shown, &site, &place));
+            let done = tokio::select! {
+                done = one => done.unwrap_or_else(|_| Err(format!("not finished after {WITHIN:?}"))),
+                () = place.given_up() => Err("it was closed for somebody newer".into()),
+            };
+            if let Err(error) = done {
                 tracing::debug!(target: "federation", %peer, error, "a request failed");
             }
-            drop(place);
         });
     }
 }
 
-/// One connection, one request.
-async fn one(tcp: TcpStream, shown: &Shown, site: &Site) -> Result<(), String> {
-    let late = |_| format!("not finished after {WITHIN:?}");
-    let Some(tls) = shown.acceptor(&site.svids).await? else {
-        return timeout(WITHIN, answer(tcp, site)).await.map_err(late)?;
-    };
-    let stream = timeout(WITHIN, tls.accept(tcp)).await.map_err(late)?;
-    let stream = stream.map_err(|e| e.to_string())?;
-    timeout(WITHIN, answer(stream, site)).await.map_err(late)?
+/// One connection.
+async fn one(
+    tcp: TcpStream,
+    shown: &Shown,
+    site: &Site,
+    place: &Place<IpAddr>,
+) -> Result<(), String> {
+    let page = |request: Request<Incoming>| std::future::ready(site.page(&request));
+    match shown.acceptor(&site.svids).await? {
+        None => http::serve(tcp, WITHIN, place, page).await,
+        Some(tls) => {
+            let stream = timeout(HANDSHAKE, tls.accept(tcp)).await;
+            let stream = stream.map_err(|_| format!("no TLS handshake in {HANDSHAKE:?}"))?;
+            http::serve(stream.map_err(|e| e.to_string())?, WITHIN, place, page).await;
+        }
+    }
+    Ok(())
 }
-
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, site: &Site) -> Result<(), String> {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(site.page(&request)) });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(8192).keep_alive(false);
-    let served = http.serve_connection(TokioIo::new(stream), service).await;
-    served.map_err(|e| e.to_string())
-}
-
-type Answer = Response<Full<Bytes>>;
 
 impl Site {
     fn page(&self, request: &Request<Incoming>) -> Answer {
-        let Some(document) = self.document(request.uri().path()) else {
-            return plain(StatusCode::NOT_FOUND, "no such document\n");
-        };
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        if let Some(refused) = http::refuse_method(request.method(), false, true) {
+            return refused;
         }
+        let Some(document) = self.document(request.uri().path()) else {
+            return http::text(StatusCode::NOT_FOUND, "no such document\n".into());
+        };
         match document {
             Some(document) => {
-                let mut answer = Response::new(Full::from(format!("{document:#}\n")));
-                let json = HeaderValue::from_static("application/json");
-                answer.headers_mut().insert(header::CONTENT_TYPE, json);
-                answer
+                http::answer(StatusCode::OK, "application/json", format!("{document:#}\n"))
             }
-            None => plain(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n"),
+            None => http::text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n".into()),
         }
     }
 
@@ -242,11 +243,3 @@ impl Site {
 
 /// How often others are to look for a new bundle when the source does not say.
 const HINT: Duration = Duration::from_secs(300);
-
-fn plain(status: StatusCode, text: &'static str) -> Answer {
-    let mut answer = Response::new(Full::from(text));
-    *answer.status_mut() = status;
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
-}

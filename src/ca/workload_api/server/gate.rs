@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
@@ -15,12 +16,17 @@ use super::{
     attest::Caller,
     limits::{Place, Whose},
 };
-use crate::{lifecycle::Tasks, rpc::AnyAuthority};
+use crate::{
+    lifecycle::{self, Tasks},
+    rpc::AnyAuthority,
+};
 
 /// The header, with the value `true`, once (Workload Endpoint §3).
 const HEADER: &str = "workload.spiffe.io";
 /// How soon after the connect the first byte must come.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How soon after that the first request must be here.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How often a client is asked whether it is still there, and how long it may take to say so.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Calls at a time on one connection; the caller's share is for all its connections.
@@ -33,6 +39,7 @@ pub(super) struct Conn {
     pub(super) caller: Arc<Caller>,
     pub(super) whose: Whose,
     pub(super) place: Place,
+    pub(super) seat: lifecycle::Place<Whose>,
 }
 
 /// Runs what a connection spawns among the tasks of the server.
@@ -47,7 +54,11 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Among {
 
 impl Conn {
     pub(super) async fn serve(self, socket: UnixStream, tasks: Tasks) {
-        if !matches!(tokio::time::timeout(FIRST_BYTE, socket.readable()).await, Ok(Ok(()))) {
+        let begun = tokio::select! {
+            begun = tokio::time::timeout(FIRST_BYTE, socket.readable()) => begun,
+            () = self.seat.given_up() => return,
+        };
+        if !matches!(begun, Ok(Ok(()))) {
             return;
         }
         let mut http = http2::Builder::new(Among(tasks));
@@ -56,19 +67,39 @@ impl Conn {
             .max_header_list_size(16 << 10)
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
-        let Self { shared, routes, caller, whose, place: _place } = self;
+        let Self { shared, routes, caller, whose, place: _place, seat } = self;
+        let (seat, asked) = (Arc::new(seat), CancellationToken::new());
+        let (of, first) = (Arc::clone(&seat), asked.clone());
         let answer = service_fn(move |request: Request<Incoming>| {
+            first.cancel();
             let admitted = admit(&shared, &caller, whose, request);
-            let mut routes = routes.clone();
+            let (mut routes, seat) = (routes.clone(), Arc::clone(&of));
             async move {
-                match admitted {
+                let answer = match admitted {
                     Ok(request) => routes.call(request).await,
-                    Err(status) => Ok::<_, Infallible>(refusal(&status)),
+                    Err(status) => return Ok::<_, Infallible>(refusal(&status)),
+                }?;
+                // A refusal says so in its head (gRPC's Trailers-Only).
+                if !answer.headers().contains_key("grpc-status") {
+                    seat.prove();
                 }
+                Ok(answer)
             }
         });
-        // A client that goes away in the middle concerns nobody.
-        let _ = http.serve_connection(TokioIo::new(AnyAuthority::new(socket)), answer).await;
+        let served = http.serve_connection(TokioIo::new(AnyAuthority::new(socket)), answer);
+        tokio::select! {
+            // A client that goes away in the middle concerns nobody.
+            _ = served => {}
+            () = silent(&asked) => {}
+            () = seat.given_up() => {}
+        }
+    }
+}
+
+/// Waits until the first request is overdue; for ever if it has come.
+async fn silent(asked: &CancellationToken) {
+    if tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

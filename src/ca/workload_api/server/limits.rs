@@ -28,8 +28,9 @@ struct Share {
 const PROCESS: Share = Share { connections: 64, calls: 64, per_second: 200.0, burst: 400.0 };
 const ALL_OF_ONE: Share =
     Share { connections: 1024, calls: 1024, per_second: 1000.0, burst: 2000.0 };
-/// Connections of all callers together.
-const CONNECTIONS: u32 = 4096;
+/// Connections of all callers together, and of one pod or user.
+pub(super) const CONNECTIONS: usize = 4096;
+pub(super) const CONNECTIONS_OF_ONE: usize = 1024;
 /// How many callers are remembered before those that are at rest are forgotten.
 const REMEMBERED: usize = 1024;
 
@@ -42,8 +43,6 @@ pub(super) enum Shed {
     Calls(&'static str),
     #[error("too many calls per second of this {0}")]
     Rate(&'static str),
-    #[error("too many connections of all callers")]
-    All,
 }
 
 #[derive(Debug)]
@@ -56,7 +55,6 @@ struct Use {
 
 #[derive(Debug, Default)]
 struct Books {
-    connections: u32,
     processes: HashMap<u32, Use>,
     owners: HashMap<Whose, Use>,
 }
@@ -124,10 +122,7 @@ impl Limits {
         now: Instant,
     ) -> Result<Place, Shed> {
         let mut books = self.lock();
-        let Books { connections, processes, owners } = &mut *books;
-        if what == What::Connection && *connections >= CONNECTIONS {
-            return Err(Shed::All);
-        }
+        let Books { processes, owners } = &mut *books;
         let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
         let owner = entry(owners, whose, ALL_OF_ONE, now);
         // Both are asked before either is charged.
@@ -141,7 +136,6 @@ impl Limits {
                 What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
-        *connections += u32::from(what == What::Connection);
         Ok(Place { limits: self.clone(), what, whose, pid })
     }
 
@@ -195,7 +189,7 @@ impl Use {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut books = self.limits.lock();
-        let Books { connections, processes, owners } = &mut *books;
+        let Books { processes, owners } = &mut *books;
         let process = self.pid.and_then(|pid| processes.get_mut(&pid));
         for one in process.into_iter().chain(owners.get_mut(&self.whose)) {
             match self.what {
@@ -203,7 +197,6 @@ impl Drop for Place {
                 What::Call => one.calls = one.calls.saturating_sub(1),
             }
         }
-        *connections = connections.saturating_sub(u32::from(self.what == What::Connection));
     }
 }
 
@@ -243,7 +236,8 @@ mod tests {
         assert_eq!(limits.lock().processes[&0].connections, 1);
         drop(kept);
         let books = limits.lock();
-        assert_eq!((books.connections, books.owners[&Whose::User(7)].calls), (0, 0));
+        let user = &books.owners[&Whose::User(7)];
+        assert_eq!((user.connections, user.calls), (0, 0));
     }
 
     #[test]
@@ -254,10 +248,7 @@ mod tests {
         assert_eq!(connect(7, 1).unwrap_err(), Shed::Connections("process"));
         let more: Vec<_> = (64..1024).map(|n| connect(7, 1 + n / 64).unwrap()).collect();
         assert_eq!(connect(7, 99).unwrap_err(), Shed::Connections("user"));
-        let others: Vec<_> =
-            (0..3072).map(|n| connect(8 + n / 1024, 100 + n / 64).unwrap()).collect();
-        assert_eq!(connect(90, 999).unwrap_err(), Shed::All);
-        drop((held, more, others));
+        drop((held, more));
         assert!(connect(7, 1).is_ok());
     }
 

@@ -23,13 +23,13 @@ pub use self::entitled::{
 };
 use self::{
     attest::Caller,
-    limits::{Limits, Whose},
+    limits::{CONNECTIONS, CONNECTIONS_OF_ONE, Limits, Whose},
     service::Service,
 };
 use crate::{
     ca::Svids,
     identity::TrustDomain,
-    lifecycle::Tasks,
+    lifecycle::{Places, Tasks},
     rpc::{self, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer},
 };
 
@@ -50,6 +50,7 @@ pub struct WorkloadApi {
     shared: Arc<Shared>,
     routes: Routes,
     listener: rpc::Listener,
+    places: Places<Whose>,
 }
 
 /// Tells a running server what is registered.
@@ -82,7 +83,8 @@ impl WorkloadApi {
             .add_service(v1.max_decoding_message_size(REQUEST))
             .add_service(v1alpha.max_decoding_message_size(REQUEST))
             .prepare();
-        Ok(Self { shared, routes, listener })
+        let places = Places::new(CONNECTIONS, CONNECTIONS_OF_ONE);
+        Ok(Self { shared, routes, listener, places })
     }
 
     /// Who tells it what is registered.
@@ -107,11 +109,16 @@ impl WorkloadApi {
             let Ok(caller) = Caller::of(&socket) else { continue };
             let known = self.shared.registered.borrow().clone();
             let whose = Whose::of(caller.uid(), caller.netns(), known.as_deref());
+            let Some(seat) = self.places.take(whose) else {
+                let (uid, pid) = (caller.uid(), caller.pid());
+                tracing::debug!(target: "workload_api", uid, pid, "no place for a connection");
+                continue;
+            };
             match self.shared.limits.connect(whose, caller.pid()) {
                 Ok(place) => {
                     let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
                     let caller = Arc::new(caller);
-                    let conn = gate::Conn { shared, routes, caller, whose, place };
+                    let conn = gate::Conn { shared, routes, caller, whose, place, seat };
                     tasks.spawn(conn.serve(socket, tasks.clone()));
                 }
                 Err(why) => {

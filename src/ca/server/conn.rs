@@ -1,0 +1,126 @@
+//! A connection that counts, and for how long it may stay: who asks for nothing goes.
+
+use std::{
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::transport::server::Connected;
+
+use super::Peer;
+use crate::lifecycle::Place;
+
+/// How soon after the handshake the first request must be here.
+const FIRST: Duration = Duration::from_secs(10);
+/// How long a connection stays without another.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// What a connection has to show for its place.
+#[derive(Debug)]
+pub(super) struct Stay {
+    place: Place<IpAddr>,
+    until: Mutex<Instant>,
+}
+
+impl Stay {
+    /// From now on, for the first request.
+    pub(super) fn new(place: Place<IpAddr>) -> Arc<Self> {
+        Arc::new(Self { place, until: Mutex::new(Instant::now() + FIRST) })
+    }
+
+    /// A request has come.
+    pub(super) fn asked(&self) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + IDLE;
+    }
+
+    /// The caller is somebody.
+    pub(super) fn proven(&self) {
+        self.place.prove();
+    }
+
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that counts.
+pub(super) struct Conn {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+    alarm: Pin<Box<Sleep>>,
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Conn {
+    pub(super) fn new(tls: TlsStream<TcpStream>, peer: Peer) -> Self {
+        let alarm = Box::pin(sleep_until(peer.stay.until()));
+        let gone = Box::pin(peer.stay.place.gone().cancelled_owned());
+        Self { tls, peer, alarm, gone }
+    }
+
+    /// An error once it has to go; it wakes whoever reads or writes.
+    fn stays(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.gone.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::other("closed for somebody newer"));
+        }
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            let until = self.peer.stay.until();
+            if until <= Instant::now() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for"));
+            }
+            self.alarm.as_mut().reset(until);
+        }
+        Ok(())
+    }
+}
+
+impl Connected for Conn {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stays(cx)?;
+        Pin::new(&mut self.tls).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stays(cx)?;
+        Pin::new(&mut self.tls).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stays(cx)?;
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stays(cx)?;
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
