@@ -194,7 +194,7 @@ impl ServiceConfig {
                 (Role::Server, Address::Systemd(_)) => {
                     breaches.push(Breach::NoTarget(target.clone()));
                 }
-                (Role::Server, _) if !target.is_local() && !self.unsafe_target => {
+                (Role::Server, _) if !target.is_local_target() && !self.unsafe_target => {
                     breaches.push(Breach::PlaintextLeaves(target.clone()));
                 }
                 (Role::Client, Address::Unix(_) | Address::Systemd(_)) => {
@@ -212,7 +212,7 @@ impl ServiceConfig {
             Some(http) if http.at.is_some() && self.targets.len() > 1 => {
                 Some("with several targets name the path alone, such as /healthz")
             }
-            Some(http) if http.at.as_ref().is_some_and(|at| !at.is_local()) => {
+            Some(http) if http.at.as_ref().is_some_and(|at| !at.is_local_target()) => {
                 (!self.unsafe_target).then_some("it is not on this host")
             }
             _ => None,
