@@ -38,6 +38,8 @@ pub enum Breach {
     NobodyAsked,
     /// Pins beside other names.
     PinsAndNames,
+    /// Everybody, and beside that somebody.
+    AllAndNames,
     /// Policies that only forbid, and nobody is named.
     OnlyDenied,
     /// A client's tunnel without the identity at its other end.
@@ -69,10 +71,12 @@ impl Breach {
             Self::NoTime => "timeouts",
             Self::ClientIntroduces => "proxyProtocol",
             Self::HealthUrl(_) => "health",
-            Self::NobodyNamed | Self::PinsAndNames | Self::OnlyDenied => match role {
-                Role::Server => "allow",
-                Role::Client => "verify",
-            },
+            Self::NobodyNamed | Self::PinsAndNames | Self::AllAndNames | Self::OnlyDenied => {
+                match role {
+                    Role::Server => "allow",
+                    Role::Client => "verify",
+                }
+            }
         }
     }
 
@@ -126,6 +130,13 @@ impl Breach {
                 (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
                 (_, false) => "pins replace all other names",
             }
+            .into(),
+            Self::AllAndNames => or(
+                "--allow-all admits everybody, so the other --allow flags would mean nothing: \
+                 leave it out, or them",
+                "`all: true` admits everybody, so the other names would mean nothing: leave it \
+                 out, or them",
+            )
             .into(),
             Self::OnlyDenied => format!(
                 "none of the policies is an ALLOW, so nobody is admitted; {} admits whom they do \
@@ -228,6 +239,9 @@ impl ServiceConfig {
         }
         if self.pinned() && named {
             breaches.push(Breach::PinsAndNames);
+        }
+        if self.access.all_and_names() {
+            breaches.push(Breach::AllAndNames);
         }
         if self.role == Role::Server {
             match (self.tls.authenticate, named || self.pinned()) {
