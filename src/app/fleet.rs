@@ -261,11 +261,12 @@ impl Running {
         let config = &self.service.config;
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         // Port 0 is whichever was free.
-        let bound = self.listening.local_addr().map(|addr| addr.to_string());
+        let bound = self.listening.local_addrs();
+        let bound: Vec<String> = bound.iter().map(ToString::to_string).collect();
         tracing::info!(
             service = config.name,
             role = config.role.as_str(),
-            listen = bound.unwrap_or_else(|| config.listen.to_string()),
+            listen = if bound.is_empty() { config.listen.to_string() } else { bound.join(", ") },
             targets = targets.join(", "),
             certificate = self.service.keeper.current().source,
             "listening"

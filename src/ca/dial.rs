@@ -8,6 +8,8 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey}
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use crate::lifecycle::dial;
+
 /// The longest file with roots or a token that is read.
 const MAX_FILE: u64 = 1 << 20;
 /// How long a connection may take, handshake included.
@@ -95,7 +97,7 @@ pub(super) async fn dial(
     };
     config.alpn_protocols = vec![alpn.to_vec()];
     let connect = async {
-        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
+        let tcp = dial::connect(&server.host, server.port).await?;
         tcp.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await
     };

@@ -4,7 +4,7 @@
 use super::reader::{Item, Map};
 use crate::policy::{
     Action, Condition, FieldMatch, Operation, Policy, Rule, Scope, ServiceAccountMatch, Source,
-    StringMatch,
+    StringMatch, canonical_block,
 };
 
 /// Policies of this namespace without a selector are about the whole mesh.
@@ -227,7 +227,7 @@ fn account(item: &Item<'_>, own: &str) -> Option<ServiceAccountMatch> {
 fn block(item: &Item<'_>) -> Option<ipnet::IpNet> {
     let text = item.text()?;
     let address = text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from).ok();
-    address.or_else(|| item.parse("10.0.0.0/8 or 10.1.2.3"))
+    address.or_else(|| item.parse("10.0.0.0/8 or 10.1.2.3")).map(canonical_block)
 }
 
 fn port(item: &Item<'_>) -> Option<u16> {

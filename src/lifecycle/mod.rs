@@ -1,8 +1,9 @@
-//! Tasks with owners, which can be drained and cut; a clock that may be set; and what the service
-//! manager is told.
+//! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
+//! manager is told; and connecting to names ([`dial`]).
 
 mod aside;
 mod clock;
+pub mod dial;
 mod places;
 mod service_manager;
 mod tasks;

@@ -1,6 +1,8 @@
 //! How one field is compared (Istio security API; istio-ambient facts §10).
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
+
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::identity::SpiffeId;
 
@@ -79,6 +81,31 @@ impl fmt::Display for ServiceAccountMatch {
     }
 }
 
+/// A block of IPv4 addresses that is written in IPv6, as what it is.
+#[must_use]
+pub fn canonical_block(net: IpNet) -> IpNet {
+    let IpAddr::V4(ip) = net.addr().to_canonical() else { return net };
+    let length = match net {
+        IpNet::V4(_) => return net,
+        IpNet::V6(six) => six.prefix_len().checked_sub(96),
+    };
+    length.and_then(|length| Ipv4Net::new(ip, length).ok()).map_or(net, IpNet::V4)
+}
+
+/// Whether an address is in a block, in whichever way either is written.
+pub(super) fn within(net: &IpNet, ip: IpAddr) -> bool {
+    let net = canonical_block(*net);
+    let ip = ip.to_canonical();
+    // A wider block of IPv6 may hold all that is IPv4, if it says so: `::ffff:0:0/90`.
+    let wide = match (net, ip) {
+        (IpNet::V6(six), IpAddr::V4(four)) if six.prefix_len() > 64 => {
+            six.contains(&four.to_ipv6_mapped())
+        }
+        _ => false,
+    };
+    wide || net.contains(&ip)
+}
+
 /// One field with its `not*` twin: any of the first (or none given), and none of the second.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FieldMatch<T> {
@@ -121,5 +148,32 @@ impl<T: fmt::Display> fmt::Display for FieldMatch<T> {
                 write!(f, "one of [{}] and none of [{}]", list(&self.any), list(&self.none))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_one_spelling() {
+        for (net, ip, is) in [
+            ("127.0.0.0/8", "::ffff:127.0.0.1", true),
+            ("127.0.0.0/8", "127.0.0.1", true),
+            ("127.0.0.0/8", "::ffff:10.0.0.1", false),
+            ("::ffff:10.0.0.0/120", "10.0.0.9", true),
+            ("::ffff:10.0.0.0/120", "::ffff:10.0.0.9", true),
+            ("::ffff:10.0.0.0/120", "10.0.1.9", false),
+            ("::ffff:10.0.0.1/128", "10.0.0.1", true),
+            ("::ffff:0:0/96", "203.0.113.1", true),
+            ("::ffff:0:0/90", "203.0.113.1", true),
+            ("::/0", "203.0.113.1", false),
+            ("2001:db8::/32", "2001:db8::1", true),
+        ] {
+            let (net, ip) = (net.parse().unwrap(), ip.parse().unwrap());
+            assert_eq!(within(&net, ip), is, "{ip} in {net}");
+        }
+        let block = canonical_block("::ffff:10.0.0.0/120".parse().unwrap());
+        assert_eq!(block.to_string(), "10.0.0.0/24");
     }
 }

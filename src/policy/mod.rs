@@ -9,5 +9,5 @@ mod matcher;
 mod rule;
 
 pub use engine::{Rules, Verdict, authorize};
-pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch};
+pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch, canonical_block};
 pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};

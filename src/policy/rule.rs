@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{FieldMatch, ServiceAccountMatch, StringMatch};
+use super::{FieldMatch, ServiceAccountMatch, StringMatch, matcher::within};
 use crate::observe::conn::Flow;
 
 /// What a match means.
@@ -256,8 +256,8 @@ fn accounts(
 }
 
 fn source_ip(field: &FieldMatch<IpNet>, flow: &Flow, notes: &mut impl Notes) -> bool {
-    let ip = flow.peer.0.ip();
-    field.holds(|net| net.contains(&ip))
+    let ip = flow.peer.0.ip().to_canonical();
+    field.holds(|net| within(net, ip))
         || notes.miss(|| format!("source address {ip} is not {field}"))
 }
 
@@ -311,8 +311,8 @@ impl Condition {
             Self::SourcePrincipal(field) => principals(field, flow, notes),
             Self::SourceServiceAccount(field) => accounts(field, action, flow, notes),
             Self::DestinationIp(field) => {
-                let ip = flow.dst.ip();
-                field.holds(|net| net.contains(&ip))
+                let ip = flow.dst.ip().to_canonical();
+                field.holds(|net| within(net, ip))
                     || notes.miss(|| format!("destination address {ip} is not {field}"))
             }
             Self::DestinationPort(field) => port(field, flow, notes),

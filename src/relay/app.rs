@@ -133,6 +133,15 @@ impl App {
         let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
     }
 
+    /// How many bytes the kernel still holds for the other end.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        match sockets::unacknowledged(&self.socket) {
+            usize::MAX => 0, // it does not tell
+            bytes => bytes,
+        }
+    }
+
     /// Waits for a reset by the other end that no read would tell of: something is there, or
     /// the end, and nobody reads it.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

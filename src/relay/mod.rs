@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep};
 
 pub use app::App;
 pub use scratch::with_scratch;
@@ -55,9 +55,9 @@ pub trait Far: Send {
     /// Ends the far side abruptly (RST, RST_STREAM CANCEL).
     fn abort(&mut self);
 
-    /// Says in order that nothing more comes, as far as that takes no waiting.
-    fn part(&mut self) {
-        self.abort();
+    /// How many bytes the kernel still holds for the far side.
+    fn unsent(&self) -> usize {
+        0
     }
 }
 
@@ -81,7 +81,7 @@ pub enum End {
     FarReset(io::Error),
     /// Nothing moved for this long.
     Idle(Duration),
-    /// One direction had ended for this long and the other had not.
+    /// One direction had ended, the other had not, and nothing moved for this long.
     HalfClosed(Duration),
 }
 
@@ -127,7 +127,7 @@ impl Ways {
 /// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
 ///
 /// # Cancel safety
-/// Dropping the future drops what was in flight; dropping both sides then resets them.
+/// Dropping the future drops what was in flight and resets both sides.
 pub async fn run(
     app: &mut App,
     far: &mut dyn Far,
@@ -135,24 +135,25 @@ pub async fn run(
     idle: Option<Duration>,
 ) -> End {
     let mut ways = Ways::default();
-    let carry = poll_fn(|cx| ways.poll(cx, app, far, meter));
-    let ended = match idle {
-        None => carry.await,
-        Some(limit) => tokio::select! {
-            ended = carry => ended,
-            // In a box: a timer is large, and few configurations want one.
-            () = Box::pin(quiet(meter, limit)) => {
-                app.abort();
-                far.abort();
-                return End::Idle(limit);
-            }
-        },
+    let both = Both { app, far, whole: false };
+    let ended = {
+        let carry = poll_fn(|cx| ways.poll(cx, both.app, both.far, meter));
+        match idle {
+            None => Some(carry.await),
+            Some(limit) => tokio::select! {
+                ended = carry => Some(ended),
+                // In a box: a timer is large, and few configurations want one.
+                () = Box::pin(quiet(meter, limit)) => None,
+            },
+        }
     };
-    end(ended, app, far)
+    match (ended, idle) {
+        (Some(ended), _) => both.end(ended),
+        (None, limit) => End::Idle(limit.unwrap_or_default()),
+    }
 }
 
-/// The same, but when one direction has ended the other may go on for `half_closed` only: then
-/// both sides are told in order that nothing more comes.
+/// The same, but when one direction has ended the other may be silent for `half_closed` only.
 ///
 /// # Cancel safety
 /// As [`run`].
@@ -163,38 +164,106 @@ pub async fn run_closing(
     half_closed: Duration,
 ) -> End {
     let mut ways = Ways::default();
-    let mut late: Option<Pin<Box<Sleep>>> = None;
+    let both = Both { app, far, whole: false };
+    let mut late: Option<Pin<Box<Late>>> = None;
     let ended = poll_fn(|cx| {
-        if let Poll::Ready(ended) = ways.poll(cx, app, far, meter) {
+        if let Poll::Ready(ended) = ways.poll(cx, both.app, both.far, meter) {
             return Poll::Ready(Some(ended));
         }
         if ways.up || ways.down {
-            let late = late.get_or_insert_with(|| Box::pin(tokio::time::sleep(half_closed)));
-            return late.as_mut().poll(cx).map(|()| None);
+            let late = late.get_or_insert_with(|| Box::pin(Late::new(half_closed)));
+            return late.poll(cx, || both.seen(meter)).map(|()| None);
         }
         Poll::Pending
     })
     .await;
     match ended {
-        Some(ended) => end(ended, app, far),
-        None => {
-            // What is on its way still arrives.
-            let _ = app.finish();
-            far.part();
-            End::HalfClosed(half_closed)
+        Some(ended) => both.end(ended),
+        None => End::HalfClosed(half_closed),
+    }
+}
+
+/// Both sides, which end in a reset unless all has arrived: what was cut must not look complete,
+/// whoever cut it and in whichever direction it had already ended.
+struct Both<'a> {
+    app: &'a mut App,
+    far: &'a mut dyn Far,
+    whole: bool,
+}
+
+impl Both<'_> {
+    fn end(mut self, ended: Result<(), Broken>) -> End {
+        match ended {
+            Ok(()) => {
+                self.whole = true;
+                End::Completed
+            }
+            Err(Broken::App(e)) => End::AppReset(e),
+            Err(Broken::Far(e)) => End::FarReset(e),
+        }
+    }
+
+    /// What changes when something moves: what was carried, and what the kernel still has to send.
+    fn seen(&self, meter: &Meter) -> Seen {
+        let moved = meter.up.load(Relaxed).wrapping_add(meter.down.load(Relaxed));
+        Seen { moved, unsent: (self.app.unsent(), self.far.unsent()) }
+    }
+}
+
+impl Drop for Both<'_> {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.app.abort();
+            self.far.abort();
         }
     }
 }
 
-fn end(ended: Result<(), Broken>, app: &mut App, far: &mut dyn Far) -> End {
-    let end = match ended {
-        Ok(()) => return End::Completed,
-        Err(Broken::App(e)) => End::AppReset(e),
-        Err(Broken::Far(e)) => End::FarReset(e),
-    };
-    app.abort();
-    far.abort();
-    end
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Seen {
+    moved: u64,
+    unsent: (usize, usize),
+}
+
+/// When a half-closed connection has been silent for too long.
+struct Late {
+    limit: Duration,
+    since: Instant,
+    last: Option<Seen>,
+    tick: Pin<Box<Sleep>>,
+}
+
+/// A reset throws away what the kernel still holds. That has at least so long, whatever the limit.
+const TO_LEAVE: Duration = Duration::from_secs(1);
+
+impl Late {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), last: None, tick: Box::pin(sleep(Duration::ZERO)) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, seen: impl Fn() -> Seen) -> Poll<()> {
+        loop {
+            let now = seen();
+            if self.last != Some(now) {
+                (self.last, self.since) = (Some(now), Instant::now());
+            }
+            let nothing_waits = now.unsent == (0, 0);
+            let limit = if nothing_waits { self.limit } else { self.limit.max(TO_LEAVE) };
+            let left = limit.saturating_sub(self.since.elapsed());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            // What the kernel sends wakes nobody: it is looked at now and then.
+            let now_and_then = (limit / 4).max(Duration::from_millis(10));
+            let next = Instant::now() + left.min(now_and_then);
+            if self.tick.deadline() > next || self.tick.is_elapsed() {
+                self.tick.as_mut().reset(next);
+            }
+            if self.tick.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
 }
 
 async fn quiet(meter: &Meter, limit: Duration) {

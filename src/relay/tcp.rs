@@ -76,6 +76,10 @@ impl Far for TcpFar {
     fn abort(&mut self) {
         self.far.abort();
     }
+
+    fn unsent(&self) -> usize {
+        self.far.unsent()
+    }
 }
 
 type Side<A> = (A, fn(io::Error) -> Broken);

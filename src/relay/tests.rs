@@ -100,6 +100,70 @@ async fn a_relay_that_is_cut_resets_both_sides() {
 }
 
 #[tokio::test]
+async fn a_cut_resets_a_side_that_had_its_end_already() {
+    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    app.shutdown().await.unwrap();
+    assert_eq!(mesh.read(&mut [0]).await.unwrap(), 0);
+    end.abort();
+    for socket in [&mut app, &mut mesh] {
+        // The end that was in order stays one; the socket is gone for writes and reads behind it.
+        let _ = end_of(socket).await;
+    }
+}
+
+async fn end_of(socket: &mut TcpStream) {
+    let gone = async {
+        loop {
+            if let Ok(Some(_)) = socket.take_error() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("a reset");
+}
+
+/// Half-closed relays with a limit of 300 ms.
+#[allow(clippy::disallowed_methods, reason = "a test waits for its own task")]
+async fn closing() -> Relayed {
+    let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
+    let end = tokio::spawn(async move {
+        let meter = Arc::default();
+        let mut far = tcp::TcpFar::new(mesh_far);
+        let limit = Duration::from_millis(300);
+        let end = run_closing(&mut App::new(app_far), &mut far, &meter, limit).await;
+        (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
+    });
+    Relayed { app, mesh, end }
+}
+
+#[tokio::test]
+async fn a_half_closed_relay_lasts_while_bytes_move() {
+    let Relayed { mut app, mut mesh, end } = closing().await;
+    app.shutdown().await.unwrap();
+    for _ in 0..12 {
+        mesh.write_all(b"part").await.unwrap();
+        app.read_exact(&mut [0; 4]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(mesh);
+    assert_eq!(app.read(&mut [0]).await.unwrap(), 0);
+    assert!(matches!(end.await.unwrap(), (End::Completed, 0, 48)));
+}
+
+#[tokio::test]
+async fn a_half_closed_relay_that_is_silent_ends_in_a_reset() {
+    let Relayed { mut app, mut mesh, end } = closing().await;
+    app.shutdown().await.unwrap();
+    mesh.write_all(b"half an ans").await.unwrap();
+    app.read_exact(&mut [0; 11]).await.unwrap();
+    let error = app.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(end.await.unwrap().0, End::HalfClosed(_)));
+    end_of(&mut mesh).await;
+}
+
+#[tokio::test]
 async fn megabytes_arrive_whole_both_ways_at_once() {
     let Relayed { mut app, mut mesh, end } = relayed(None).await;
     let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();

@@ -76,6 +76,14 @@ impl Policies {
 }
 
 impl Access {
+    /// Whether everybody is admitted, and somebody is named beside that. Istio policies may be:
+    /// they can deny.
+    #[must_use]
+    pub fn all_and_names(&self) -> bool {
+        let names = Self { all: false, policies: None, ..self.clone() };
+        self.all && !names.is_empty()
+    }
+
     /// Whether nothing is named.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -24,10 +24,17 @@ impl Address {
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+                host == "localhost" || host.parse().is_ok_and(loopback)
             }
             Self::Unix(_) | Self::Systemd(_) => true,
         }
+    }
+
+    /// The same for what is connected to: no host at all is this one.
+    #[must_use]
+    pub fn is_local_target(&self) -> bool {
+        self.is_local() || matches!(self, Self::Tcp { host, .. } if host.is_empty())
     }
 }
 
@@ -101,11 +108,14 @@ mod tests {
             ("example.org:443", false),
             ("10.0.0.1:65535", false),
             (":8443", false),
+            ("[::ffff:127.0.0.1]:80", true),
+            ("[::ffff:10.0.0.1]:80", false),
             ("unix:/run/a.sock", true),
             ("systemd:tls", true),
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!((address.to_string().as_str(), address.is_local()), (text, local));
+            assert_eq!(address.is_local_target(), local || text.starts_with(':'), "{text}");
         }
         for (text, says) in [
             ("localhost", "port is missing"),

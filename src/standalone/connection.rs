@@ -38,7 +38,7 @@ pub(super) type Outcome = (CloseReason, Option<String>);
 pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: SocketAddr) {
     let deadline = Instant::now() + service.config.connect;
     let told = match service.config.proxy_in {
-        false => Ok(peer),
+        false => Ok(Caller { peer, called: None }),
         true => Box::pin(told(&socket, peer, deadline)).await,
     };
     if let (Ok(_), Some(challenge)) = (&told, service.keeper.challenge())
@@ -46,10 +46,10 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
     {
         return challenge.answer(socket).await;
     }
-    let conn = service.record(*told.as_ref().unwrap_or(&peer));
+    let conn = service.record(told.as_ref().map_or(peer, |told| told.peer));
     // What only the beginning needs is gone when the bytes flow.
     let begun = match told {
-        Ok(peer) => Box::pin(begin(&service, socket, peer, &conn, deadline)).await,
+        Ok(caller) => Box::pin(begin(&service, socket, caller, &conn, deadline)).await,
         Err(outcome) => Err(outcome),
     };
     let outcome = match begun {
@@ -59,15 +59,19 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
     finish(&service, conn, outcome);
 }
 
-/// Who connected, as the PROXY header says.
-async fn told(
-    socket: &TcpStream,
+/// Who connected, and where to if a balancer said so.
+#[derive(Clone, Copy)]
+struct Caller {
     peer: SocketAddr,
-    deadline: Instant,
-) -> Result<SocketAddr, Outcome> {
+    called: Option<SocketAddr>,
+}
+
+/// Who connected, as the PROXY header says.
+async fn told(socket: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<Caller, Outcome> {
     let wrong = |why: String| (CloseReason::BadProxyHeader, Some(format!("PROXY header: {why}")));
     match tokio::time::timeout_at(deadline, proxy_protocol::read(socket)).await {
-        Ok(Ok(told)) => Ok(told.unwrap_or(peer)),
+        Ok(Ok(Some((peer, called)))) => Ok(Caller { peer, called: Some(called) }),
+        Ok(Ok(None)) => Ok(Caller { peer, called: None }),
         Ok(Err(error)) => Err(wrong(error.to_string())),
         Err(_) => Err(wrong("it did not come in time".into())),
     }
@@ -152,15 +156,15 @@ pub(super) fn ended(end: relay::End) -> Outcome {
 async fn begin(
     service: &Service,
     socket: TcpStream,
-    peer: SocketAddr,
+    caller: Caller,
     conn: &OpenConn,
     deadline: Instant,
 ) -> Result<(App, Box<dyn Far>), Outcome> {
     let limit = service.config.connect;
     let begun = async {
         match service.config.role {
-            Role::Server => server(service, socket, peer, conn, deadline).await,
-            Role::Client => client(service, socket, peer, conn, deadline).await,
+            Role::Server => server(service, socket, caller, conn, deadline).await,
+            Role::Client => client(service, socket, caller.peer, conn, deadline).await,
         }
     };
     let begun = match tokio::time::timeout_at(deadline, begun).await {
@@ -188,7 +192,7 @@ async fn begin(
 async fn server(
     service: &Service,
     socket: TcpStream,
-    peer: SocketAddr,
+    Caller { peer, called }: Caller,
     conn: &OpenConn,
     deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
@@ -223,7 +227,7 @@ async fn server(
     if let Some(mode) = service.config.proxy_out {
         let told = Told {
             from: peer,
-            to: local,
+            to: called.unwrap_or(local),
             tls: Some(&*facts),
             alpn: alpn.as_deref(),
             authority: asked.as_ref().and_then(|asked| asked.name()),
@@ -273,7 +277,7 @@ async fn towards(
     };
     let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
     let tcp = tcp.map_err(|e| unreached(target, &e))?;
-    conn.facts(|f| f.dst_addr = tcp.peer_addr().ok());
+    conn.facts(|f| f.dst_addr = endpoint::remote(&tcp));
     let name = server_name(service, target)?;
     let begun = Instant::now();
     let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
@@ -385,7 +389,7 @@ pub(super) async fn dial(
         match tokio::time::timeout(share, dialled).await {
             Ok(Ok(stream)) => {
                 tries.worked(target);
-                conn.facts(|f| f.dst_addr = stream.peer_addr().ok());
+                conn.facts(|f| f.dst_addr = endpoint::remote(&stream));
                 return Ok(stream);
             }
             Ok(Err(error)) => {
@@ -418,7 +422,7 @@ pub(super) fn server_name(
 
 pub(super) fn local_of(secured: &Secured) -> SocketAddr {
     let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
-    secured.tcp.local_addr().unwrap_or(unknown)
+    endpoint::local(&secured.tcp).unwrap_or(unknown)
 }
 
 fn own(why: String) -> Outcome {

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _},
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _},
     os::{
         fd::OwnedFd,
         unix::{
@@ -13,6 +13,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    task::Poll,
     time::Duration,
 };
 
@@ -20,15 +21,16 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::Address;
-use crate::lifecycle::aside;
+use crate::{lifecycle::dial, sys::sockets::canonical};
 
 /// How many connections may wait to be accepted; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A listening socket that has no runtime yet: each worker has one of the same queue.
+/// Listening sockets of one address, without a runtime yet: each worker has those of the same
+/// queues. A name has as many as it has addresses.
 #[derive(Debug)]
 pub struct Listening {
-    socket: Socket,
+    sockets: Vec<Socket>,
     unix: bool,
     /// A path that we made and remove.
     path: Option<PathBuf>,
@@ -56,15 +58,15 @@ impl Listening {
         };
         match address {
             Address::Tcp { host, port } => {
-                let socket = tcp(host, *port).map_err(failed)?;
-                Ok(Self { socket, unix: false, path: None })
+                let sockets = tcp(host, *port).map_err(failed)?;
+                Ok(Self { sockets, unix: false, path: None })
             }
             Address::Unix(path) => {
                 clear_stale(path).map_err(failed)?;
                 let listener = StdUnixListener::bind(path).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
                 let socket = Socket::from(OwnedFd::from(listener));
-                Ok(Self { socket, unix: true, path: Some(path.clone()) })
+                Ok(Self { sockets: vec![socket], unix: true, path: Some(path.clone()) })
             }
             Address::Systemd(_) => Err(format!(
                 "{address}: no sockets came from systemd; is the .socket unit started, and not \
@@ -89,7 +91,31 @@ impl Listening {
             socket.set_tcp_nodelay(true)?;
             socket.set_tcp_keepalive(&keepalive())?;
         }
-        Ok(Self { socket, unix, path: None })
+        Ok(Self { sockets: vec![socket], unix, path: None })
+    }
+
+    /// Takes several that somebody else opened for one address.
+    ///
+    /// # Errors
+    /// If one is no listening stream socket, or only some are Unix sockets.
+    pub(super) fn adopt_all(fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut all: Option<Self> = None;
+        for fd in fds {
+            let next = Self::adopt(fd)?;
+            match &mut all {
+                None => all = Some(next),
+                Some(all) if all.unix == next.unix => all.sockets.extend(next.taken()),
+                Some(_) => {
+                    let why = "one of its sockets is a Unix socket and one is not";
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+                }
+            }
+        }
+        all.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn taken(mut self) -> Vec<Socket> {
+        std::mem::take(&mut self.sockets)
     }
 
     /// Removes `path` when this is dropped: it is ours from now on.
@@ -102,26 +128,29 @@ impl Listening {
     /// # Errors
     /// No descriptors.
     pub fn accepting(&self) -> io::Result<Accepting> {
-        let socket = self.socket.try_clone()?;
-        Ok(if self.unix {
-            Accepting::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?)
-        } else {
-            Accepting::Tcp(TcpListener::from_std(socket.into())?)
-        })
+        if self.unix
+            && let Some(socket) = self.sockets.first()
+        {
+            let socket = socket.try_clone()?;
+            return Ok(Accepting::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?));
+        }
+        let listeners = self.sockets.iter().map(|s| TcpListener::from_std(s.try_clone()?.into()));
+        Ok(Accepting::Tcp(listeners.collect::<io::Result<_>>()?))
     }
 
-    /// Where it listens, if that is TCP.
+    /// Where it listens, as far as that is TCP.
     #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.socket.local_addr().ok()?.as_socket()
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let addrs = self.sockets.iter().filter_map(|s| s.local_addr().ok()?.as_socket());
+        addrs.collect()
     }
 
-    /// The descriptor once more, to be handed to another process.
+    /// The descriptors once more, to be handed to another process.
     ///
     /// # Errors
     /// No descriptors.
-    pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        Ok(self.socket.try_clone()?.into())
+    pub fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        self.sockets.iter().map(|socket| Ok(socket.try_clone()?.into())).collect()
     }
 
     /// The path stays when this is dropped: another process listens there now.
@@ -153,21 +182,47 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn tcp(host: &str, port: u16) -> io::Result<Socket> {
+fn tcp(host: &str, port: u16) -> io::Result<Vec<Socket>> {
     use std::net::Ipv6Addr;
     if host.is_empty() {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let fallback = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        return bound(any).or_else(|_| bound(fallback));
+        return Ok(vec![bound(any).or_else(|_| bound(fallback))?]);
     }
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    all_bound(&found)
+}
+
+/// A socket for each address, all on the same port. What this host does not have (IPv6 that is
+/// switched off) is left out, as long as something is left.
+fn all_bound(found: &[SocketAddr]) -> io::Result<Vec<Socket>> {
+    let mut bound_to: Vec<SocketAddr> = Vec::new();
+    let mut sockets: Vec<Socket> = Vec::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in (host, port).to_socket_addrs()? {
+    for addr in found {
+        let mut addr = canonical(*addr);
+        // Port 0 is whichever was free for the first of them.
+        if let Some(first) = sockets.first().and_then(|s| s.local_addr().ok()?.as_socket()) {
+            addr.set_port(first.port());
+        }
+        if bound_to.iter().any(|other| other.ip() == addr.ip()) {
+            continue;
+        }
         match bound(addr) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
+            Ok(socket) => {
+                bound_to.push(addr);
+                sockets.push(socket);
+            }
+            Err(error) if not_here(&error) => last = error,
+            Err(error) => return Err(error),
         }
     }
-    Err(last)
+    if sockets.is_empty() { Err(last) } else { Ok(sockets) }
+}
+
+fn not_here(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn bound(addr: SocketAddr) -> io::Result<Socket> {
@@ -190,11 +245,11 @@ fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(every).with_interval(every).with_retries(5)
 }
 
-/// One worker's end of a listening socket.
+/// One worker's end of listening sockets.
 #[derive(Debug)]
 pub enum Accepting {
     /// TCP.
-    Tcp(TcpListener),
+    Tcp(Vec<TcpListener>),
     /// Unix.
     Unix(UnixListener),
 }
@@ -206,7 +261,14 @@ impl Accepting {
     /// As accept(2); most pass.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         match self {
-            Self::Tcp(listener) => listener.accept().await,
+            Self::Tcp(listeners) => {
+                let (stream, peer) = std::future::poll_fn(|cx| {
+                    let mut polled = listeners.iter().map(|listener| listener.poll_accept(cx));
+                    polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+                })
+                .await?;
+                Ok((stream, canonical(peer)))
+            }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((as_tcp(stream)?, UNIX_PEER))
@@ -222,27 +284,17 @@ fn as_tcp(stream: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(stream.into_std()?).into())
 }
 
-/// The addresses of a name, or the one address that it is.
-///
-/// # Errors
-/// What the resolver said.
-///
-/// # Cancel safety
-/// Nothing is lost.
-pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    let name = host.to_owned();
-    let found = aside(move || (name.as_str(), port).to_socket_addrs().map(Iterator::collect)).await;
-    let found: Vec<_> = found.map_err(io::Error::other)??;
-    match found.is_empty() {
-        true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
-        false => Ok(found),
-    }
+/// The end that is ours, in the one spelling that an address has.
+pub(super) fn local(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.local_addr().map(canonical)
 }
 
-/// Connects; the addresses of a name are tried in turn.
+/// The other end, likewise.
+pub(super) fn remote(stream: &TcpStream) -> Option<SocketAddr> {
+    stream.peer_addr().map(canonical).ok()
+}
+
+/// Connects, to whichever address of a name answers first.
 ///
 /// # Errors
 /// What the last of them said.
@@ -253,7 +305,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
     match address {
         Address::Tcp { host, port } => {
             let host = if host.is_empty() { "localhost" } else { host };
-            let stream = TcpStream::connect(&resolve(host, *port).await?[..]).await?;
+            let stream = dial::connect(host, *port).await?;
             stream.set_nodelay(true)?;
             socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
             Ok(stream)
@@ -262,5 +314,45 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
         Address::Systemd(_) => {
             Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is for listening"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_listened_on_at_each_of_its_addresses() {
+        let found: Vec<SocketAddr> = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.1:0", "192.0.2.1:0"]
+            .map(|addr| addr.parse().unwrap())
+            .into();
+        let sockets = all_bound(&found).unwrap();
+        let listening = Listening { sockets, unix: false, path: None };
+        let addrs = listening.local_addrs();
+        assert_eq!(addrs.len(), 2, "each once, and what this host does not have is left out");
+        let accepting = listening.accepting().unwrap();
+        for addr in &addrs {
+            assert_eq!(addr.port(), addrs[0].port());
+            let caller = TcpStream::connect(addr).await.unwrap();
+            let (_, peer) = accepting.accept().await.unwrap();
+            assert_eq!(peer, caller.local_addr().unwrap());
+        }
+        let again = Listening::adopt_all(listening.duplicates().unwrap()).unwrap();
+        assert_eq!(again.local_addrs(), addrs);
+        let taken = [SocketAddr::from(([127, 0, 0, 3], addrs[0].port())), addrs[1]];
+        assert!(all_bound(&taken).is_err(), "an address that somebody has is not left out");
+        assert!(all_bound(&found[3..]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_caller_by_ipv4_is_one_on_a_socket_for_both() {
+        let listening = Listening::open(&":0".parse().unwrap()).unwrap();
+        let port = listening.local_addrs()[0].port();
+        let accepting = listening.accepting().unwrap();
+        let caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (socket, peer) = accepting.accept().await.unwrap();
+        assert_eq!(peer, caller.local_addr().unwrap());
+        assert_eq!(local(&socket).unwrap(), caller.peer_addr().unwrap());
+        assert_eq!(remote(&socket).unwrap(), peer);
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     identity::SpiffeId,
-    lifecycle::Tasks,
+    lifecycle::{self, Tasks},
     observe::conn::{CloseReason, Direction, OpenConn},
     relay::{self, App},
     sys::{netns::Netns, sockets},
@@ -119,7 +119,7 @@ async fn open(
     let gateway = gateway.unwrap_or(Address::Tcp { host: host.clone(), port: HBONE_PORT });
     let addr = resolved(&gateway).await?;
     let authority = match host.parse::<IpAddr>() {
-        Ok(ip) => Authority::Addr(SocketAddr::new(ip, port)),
+        Ok(ip) => Authority::Addr(SocketAddr::new(ip.to_canonical(), port)),
         Err(_) => Authority::Host(host, port),
     };
     conn.facts(|f| {
@@ -136,7 +136,12 @@ async fn open(
     let hop = Hop { addr, expect: hbone.expect.clone() };
     let first = sockets::read_now(app);
     let opened = pool.open(&own, &hop, &request, &first).await;
-    let (stream, proven) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
+    let (stream, proven) = opened.map_err(|e| {
+        if let Address::Tcp { host, port } = &gateway {
+            lifecycle::dial::forget(host, *port);
+        }
+        (e.close_reason(), Some(e.to_string()))
+    })?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     conn.facts(|f| {
         f.src.id = Some(own.svid.id.clone());
@@ -155,8 +160,7 @@ async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {
     let Address::Tcp { host, port } = gateway else {
         return Err(failed("is no HOST:PORT".into()));
     };
-    let found = endpoint::resolve(host, *port).await.map_err(|e| failed(e.to_string()))?;
-    found.first().copied().ok_or_else(|| failed("the name has no address".into()))
+    lifecycle::dial::reachable(host, *port).await.map_err(|e| failed(e.to_string()))
 }
 
 /// Serves one tunnel: handshake first, then its streams.
@@ -167,7 +171,7 @@ pub(super) async fn serve(
     streams: Tasks,
     draining: CancellationToken,
 ) {
-    let local = tcp.local_addr().unwrap_or(peer);
+    let local = endpoint::local(&tcp).unwrap_or(peer);
     let refused = |reason, why: String| {
         service.counts.failed.fetch_add(1, Relaxed);
         finish(&service, service.record(peer), (reason, Some(why)));

@@ -386,11 +386,7 @@ impl Far for KernelFar {
         self.tcp.abort();
     }
 
-    fn part(&mut self) {
-        if !self.closed {
-            self.close();
-        }
-        let _ = self.flush();
-        let _ = self.tcp.finish();
+    fn unsent(&self) -> usize {
+        self.tcp.unsent()
     }
 }

@@ -7,7 +7,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
 use tokio::{io::Interest, net::TcpStream};
 
-use super::PeerCert;
+use super::{PeerCert, UNIX_PEER};
 use crate::{observe::conn::TlsFacts, sys::sockets};
 
 /// What the header tells.
@@ -74,10 +74,10 @@ pub(super) struct Told<'a> {
 /// # Errors
 /// If it were longer than a header may be.
 pub(super) fn header(mode: ProxyMode, told: &Told<'_>) -> io::Result<Vec<u8>> {
-    let known = told.from.port() != 0;
+    let known = told.from != UNIX_PEER;
     if mode == ProxyMode::V1 {
-        let family = if told.from.is_ipv4() { "TCP4" } else { "TCP6" };
         let (from, to) = alike(told);
+        let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
         return Ok(match known {
             false => b"PROXY UNKNOWN\r\n".to_vec(),
             true => format!(
@@ -154,27 +154,30 @@ fn ssl(tls: &TlsFacts, peer: Option<&PeerCert>) -> Vec<u8> {
     out
 }
 
-/// The longest header that is read.
-const LONGEST: usize = 16 + 4096;
+/// The longest header that there can be in version 2 (§2.2).
+const LONGEST: usize = 16 + 0xffff;
+/// How much of it is looked at at once.
+const LOOK: usize = 4096;
 const V1_PREFIX: &[u8] = b"PROXY ";
 /// §2.1.
 const V1_LONGEST: usize = 107;
 
-/// Reads the header that must come first, and not a byte behind it. `None` if it says that the
-/// sender itself connects (a health check).
+/// Reads the header that must come first, and not a byte behind it: who connects, and where to.
+/// `None` if it says that the sender itself connects (a health check).
 ///
 /// # Errors
-/// If there is none, it is malformed, or longer than 4 KiB.
+/// If there is none, or it is malformed.
 ///
 /// # Cancel safety
 /// Not to be read again after it was dropped.
-pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
+pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
     let mut have: Vec<u8> = Vec::new();
     loop {
         tcp.readable().await?;
-        let mut room = [0; LONGEST];
+        let mut room = [0; LOOK];
         let peeked = tcp.try_io(Interest::READABLE, || {
-            let room = &mut room[..LONGEST - have.len()];
+            let length = LOOK.min(LONGEST - have.len());
+            let room = &mut room[..length];
             Ok(recv(tcp.as_raw_fd(), room, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
         });
         let new = match peeked {
@@ -191,23 +194,35 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
             take(tcp, new)?;
             continue;
         }
-        let (length, from) = match HeaderResult::parse(&have) {
+        let (length, told) = match HeaderResult::parse(&have) {
             HeaderResult::V1(Ok(header)) => {
-                let from = match header.addresses {
-                    v1::Addresses::Tcp4(a) => Some((a.source_address, a.source_port).into()),
-                    v1::Addresses::Tcp6(a) => Some((a.source_address, a.source_port).into()),
+                let told = match header.addresses {
+                    v1::Addresses::Tcp4(a) => Some(ends(
+                        (a.source_address, a.source_port),
+                        (a.destination_address, a.destination_port),
+                    )),
+                    v1::Addresses::Tcp6(a) => Some(ends(
+                        (a.source_address, a.source_port),
+                        (a.destination_address, a.destination_port),
+                    )),
                     v1::Addresses::Unknown => None,
                 };
-                (header.header.len(), from)
+                (header.header.len(), told)
             }
             HeaderResult::V2(Ok(header)) => {
-                let from = match (header.command, header.addresses) {
+                let told = match (header.command, header.addresses) {
                     (v2::Command::Local, _) => None,
-                    (_, v2::Addresses::IPv4(a)) => Some((a.source_address, a.source_port).into()),
-                    (_, v2::Addresses::IPv6(a)) => Some((a.source_address, a.source_port).into()),
+                    (_, v2::Addresses::IPv4(a)) => Some(ends(
+                        (a.source_address, a.source_port),
+                        (a.destination_address, a.destination_port),
+                    )),
+                    (_, v2::Addresses::IPv6(a)) => Some(ends(
+                        (a.source_address, a.source_port),
+                        (a.destination_address, a.destination_port),
+                    )),
                     _ => None,
                 };
-                (header.len(), from)
+                (header.len(), told)
             }
             // A line that has ended is whole, whatever the parser still hopes for.
             unfinished if unfinished.is_incomplete() && !started && have.len() < LONGEST => {
@@ -222,8 +237,13 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
             }
         };
         take(tcp, length.saturating_sub(before))?;
-        return Ok(from);
+        return Ok(told);
     }
+}
+
+/// Both ends, in the one spelling that an address has.
+fn ends<A: Into<SocketAddr>>(from: A, to: A) -> (SocketAddr, SocketAddr) {
+    (sockets::canonical(from.into()), sockets::canonical(to.into()))
 }
 
 /// Takes what was peeked at.
@@ -279,9 +299,59 @@ mod tests {
                     drop(near);
                 };
                 let ((read, rest), ()) = tokio::join!(reading, writing);
-                assert_eq!((read.unwrap(), rest.as_str()), (Some(from.parse().unwrap()), "hi"));
+                let read = read.unwrap().map(|(from, to)| (from.to_string(), to.port()));
+                assert_eq!((read, rest.as_str()), (Some((from.to_owned(), 6)), "hi"));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn addresses_of_a_header_have_one_spelling() {
+        for (header, from, to) in [
+            ("PROXY TCP6 ::ffff:10.0.0.1 ::ffff:10.0.0.2 5 6\r\n", "10.0.0.1:5", "10.0.0.2:6"),
+            ("PROXY TCP4 10.0.0.1 10.0.0.2 0 6\r\n", "10.0.0.1:0", "10.0.0.2:6"),
+        ] {
+            let (mut near, far) = pair().await;
+            near.write_all(header.as_bytes()).await.unwrap();
+            let ends = (from.parse().unwrap(), to.parse().unwrap());
+            assert_eq!(read(&far).await.unwrap(), Some(ends), "{header}");
+        }
+    }
+
+    #[test]
+    fn version_1_says_tcp4_of_ipv4_however_it_came() {
+        for (from, to, line) in [
+            ("[::ffff:10.0.0.1]:5", "[::ffff:10.0.0.2]:6", "PROXY TCP4 10.0.0.1 10.0.0.2 5 6\r\n"),
+            ("10.0.0.1:0", "10.0.0.2:6", "PROXY TCP4 10.0.0.1 10.0.0.2 0 6\r\n"),
+            ("0.0.0.0:0", "10.0.0.2:6", "PROXY UNKNOWN\r\n"),
+        ] {
+            let header = header(ProxyMode::V1, &told(from, to)).unwrap();
+            assert_eq!(String::from_utf8(header).unwrap(), line);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_header_that_we_write_is_one_that_we_read() {
+        let peer = PeerCert { der: vec![7; 24_000], ..PeerCert::default() };
+        let tls =
+            TlsFacts { version: "TLSv1.3", group: "X25519", cipher: "x", mutual: true, path: None };
+        let mut told = told("10.0.0.1:5", "10.0.0.2:6");
+        (told.tls, told.peer) = (Some(&tls), Some(&peer));
+        let header = header(ProxyMode::TlsFull, &told).unwrap();
+        let (mut near, mut far) = pair().await;
+        let writing = async {
+            near.write_all(&header).await.unwrap();
+            near.write_all(b"hi").await.unwrap();
+            drop(near);
+        };
+        let reading = async {
+            let read = read(&far).await.unwrap();
+            let mut rest = String::new();
+            far.read_to_string(&mut rest).await.unwrap();
+            (read, rest)
+        };
+        let (_, (read, rest)) = tokio::join!(writing, reading);
+        assert_eq!((read, rest.as_str()), (Some((told.from, told.to)), "hi"));
     }
 
     #[tokio::test]

@@ -38,6 +38,8 @@ pub enum Breach {
     NobodyAsked,
     /// Pins beside other names.
     PinsAndNames,
+    /// Everybody, and beside that somebody.
+    AllAndNames,
     /// Policies that only forbid, and nobody is named.
     OnlyDenied,
     /// A client's tunnel without the identity at its other end.
@@ -69,10 +71,12 @@ impl Breach {
             Self::NoTime => "timeouts",
             Self::ClientIntroduces => "proxyProtocol",
             Self::HealthUrl(_) => "health",
-            Self::NobodyNamed | Self::PinsAndNames | Self::OnlyDenied => match role {
-                Role::Server => "allow",
-                Role::Client => "verify",
-            },
+            Self::NobodyNamed | Self::PinsAndNames | Self::AllAndNames | Self::OnlyDenied => {
+                match role {
+                    Role::Server => "allow",
+                    Role::Client => "verify",
+                }
+            }
         }
     }
 
@@ -126,6 +130,13 @@ impl Breach {
                 (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
                 (_, false) => "pins replace all other names",
             }
+            .into(),
+            Self::AllAndNames => or(
+                "--allow-all admits everybody, so the other --allow flags would mean nothing: \
+                 leave it out, or them",
+                "`all: true` admits everybody, so the other names would mean nothing: leave it \
+                 out, or them",
+            )
             .into(),
             Self::OnlyDenied => format!(
                 "none of the policies is an ALLOW, so nobody is admitted; {} admits whom they do \
@@ -194,7 +205,7 @@ impl ServiceConfig {
                 (Role::Server, Address::Systemd(_)) => {
                     breaches.push(Breach::NoTarget(target.clone()));
                 }
-                (Role::Server, _) if !target.is_local() && !self.unsafe_target => {
+                (Role::Server, _) if !target.is_local_target() && !self.unsafe_target => {
                     breaches.push(Breach::PlaintextLeaves(target.clone()));
                 }
                 (Role::Client, Address::Unix(_) | Address::Systemd(_)) => {
@@ -212,7 +223,7 @@ impl ServiceConfig {
             Some(http) if http.at.is_some() && self.targets.len() > 1 => {
                 Some("with several targets name the path alone, such as /healthz")
             }
-            Some(http) if http.at.as_ref().is_some_and(|at| !at.is_local()) => {
+            Some(http) if http.at.as_ref().is_some_and(|at| !at.is_local_target()) => {
                 (!self.unsafe_target).then_some("it is not on this host")
             }
             _ => None,
@@ -228,6 +239,9 @@ impl ServiceConfig {
         }
         if self.pinned() && named {
             breaches.push(Breach::PinsAndNames);
+        }
+        if self.access.all_and_names() {
+            breaches.push(Breach::AllAndNames);
         }
         if self.role == Role::Server {
             match (self.tls.authenticate, named || self.pinned()) {

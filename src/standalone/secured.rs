@@ -224,6 +224,16 @@ impl SecuredFar {
         self.part();
     }
 
+    /// Says in order that nothing more comes, as far as that takes no waiting.
+    fn part(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            let _ = self.records.close();
+        }
+        let _ = self.records.flush(self.tcp.socket());
+        let _ = self.tcp.finish();
+    }
+
     fn last_words(&mut self, error: &io::Error) {
         let cause = error.get_ref().and_then(|e| e.downcast_ref());
         if let (Machine::Tls13(records), Some(cause)) = (&mut self.records, cause) {
@@ -337,13 +347,8 @@ impl Far for SecuredFar {
         self.tcp.abort();
     }
 
-    fn part(&mut self) {
-        if !self.closed {
-            self.closed = true;
-            let _ = self.records.close();
-        }
-        let _ = self.records.flush(self.tcp.socket());
-        let _ = self.tcp.finish();
+    fn unsent(&self) -> usize {
+        self.tcp.unsent()
     }
 }
 

@@ -28,9 +28,10 @@ impl Sockets {
     pub fn open(&mut self, address: &Address) -> Result<Listening, String> {
         let failed = |e: std::io::Error| format!("listen on {address}: {e}");
         let text = address.to_string();
-        if let Some(at) = self.inherited.iter().position(|(of, _)| *of == text) {
-            let mut listening =
-                Listening::adopt(self.inherited.swap_remove(at).1).map_err(failed)?;
+        let ours = self.inherited.extract_if(.., |(of, _)| *of == text);
+        let ours: Vec<OwnedFd> = ours.map(|(_, fd)| fd).collect();
+        if !ours.is_empty() {
+            let mut listening = Listening::adopt_all(ours).map_err(failed)?;
             if let Address::Unix(path) = address {
                 listening.own_path(path.clone());
             }

@@ -246,6 +246,38 @@ fn a_refusal_in_tls_12_is_no_end_in_order() {
     assert_eq!(echo.taken(), 0);
 }
 
+/// `--listen :PORT` is one socket for both families, where IPv4 comes in IPv6's dress; and a policy
+/// may dress it so, too.
+#[test]
+fn a_policy_by_address_holds_on_a_listener_for_both_families() {
+    let pki = Pki::new();
+    for block in ["127.0.0.0/8", "::ffff:127.0.0.0/104"] {
+        for when in ["source.ip", "destination.ip", "ipBlocks"] {
+            let rule = match when {
+                "ipBlocks" => format!("from: [{{ source: {{ ipBlocks: ['{block}'] }} }}]"),
+                key => format!("when: [{{ key: {key}, values: ['{block}'] }}]"),
+            };
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                 metadata: {{ name: d }}\nspec: {{ action: DENY, rules: [{{ {rule} }}] }}\n"
+            );
+            std::fs::write(pki.path("deny.yaml"), text).unwrap();
+            let echo = Backend::echo();
+            let adit = Adit::start(format!(
+                "server --listen :0 --target {} {} --allow-all --allow-authorization-policy {}",
+                echo.addr,
+                pki.showing("server"),
+                pki.at("deny.yaml")
+            ));
+            let to = std::net::SocketAddr::from(([127, 0, 0, 1], adit.addr.port()));
+            let said = Caller::new(&pki.ca, Some(&pki.app)).says(to, "hello");
+            assert!(said.is_err(), "{block} by {when}: {said:?}");
+            adit.logs("policy_denied");
+            assert_eq!(echo.taken(), 0);
+        }
+    }
+}
+
 #[test]
 fn bytes_that_are_not_tls_are_refused() {
     let (pki, echo) = (Pki::new(), Backend::echo());

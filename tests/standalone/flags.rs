@@ -149,6 +149,8 @@ fn rails_of_the_server() {
         (format!("{local} {pin} --disable-authentication"), "excludes all --allow"),
         (format!("{local} {pin} --allow-cn a"), "--allow-spki-pin replaces"),
         (format!("{local} {pin} --allow-all"), "--allow-spki-pin replaces"),
+        (format!("{local} --allow-all --allow-cn a"), "--allow-all admits everybody"),
+        (format!("{local} --allow-all --allow-id spiffe://td/a"), "--allow-all admits everybody"),
         (
             format!("server --listen 127.0.0.1:0 --target 192.0.2.1:1 {shown} --allow-all"),
             "--unsafe-target",

@@ -107,11 +107,14 @@ impl Seen {
     /// Lets a successor have these listeners, and that of the status endpoint.
     pub(super) fn offer<'a>(&self, listeners: impl Iterator<Item = (String, &'a Listening)>) {
         let Some(succession) = &self.succession else { return };
-        let copied = |address, listening: &Listening| Ok((address, listening.duplicate()?));
+        let copied = |address: String, listening: &Listening| {
+            let copies = listening.duplicates()?.into_iter();
+            Ok(copies.map(|copy| (address.clone(), copy)).collect::<Vec<_>>())
+        };
         let status = self.endpoint.iter().map(|(address, l)| copied(address.clone(), l));
         let all = listeners.map(|(address, listening)| copied(address, listening)).chain(status);
-        match all.collect::<std::io::Result<_>>() {
-            Ok(all) => succession.offer(all),
+        match all.collect::<std::io::Result<Vec<_>>>() {
+            Ok(all) => succession.offer(all.into_iter().flatten().collect()),
             Err(error) => tracing::error!(%error, "a successor cannot be offered our listeners"),
         }
     }

@@ -17,7 +17,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
-    net::{TcpStream, UnixStream},
+    net::UnixStream,
     sync::{Notify, watch},
     time::timeout,
 };
@@ -35,6 +35,7 @@ use crate::{
         },
     },
     identity::{BundleSet, Purpose, X509Svid, verify_svid},
+    lifecycle::dial,
 };
 
 /// How long a connection may take, handshake included.
@@ -78,7 +79,7 @@ fn connect(socket: &BrokerEndpoint, tls: &Arc<ClientConfig>) -> Channel {
                 let stream = match &socket {
                     BrokerEndpoint::Unix(path) => Either::Left(UnixStream::connect(path).await?),
                     BrokerEndpoint::Tcp { host, port } => {
-                        let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                        let tcp = dial::connect(host, *port).await?;
                         tcp.set_nodelay(true)?;
                         Either::Right(tcp)
                     }

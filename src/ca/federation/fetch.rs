@@ -12,10 +12,11 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use pki_types::ServerName;
 use rustls::ClientConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{error::FetchError, relation::EndpointUrl};
+use crate::lifecycle::dial;
 
 /// How long a visit may take, redirects included.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ enum Answer {
 async fn visit(url: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<Answer, FetchError> {
     let http =
         |e: &dyn std::fmt::Display| FetchError::Http { url: url.clone(), why: e.to_string() };
-    let tcp = TcpStream::connect((url.host(), url.port())).await;
+    let tcp = dial::connect(url.host(), url.port()).await;
     let tcp = tcp.map_err(|source| FetchError::Connect { url: url.clone(), source })?;
     let name = ServerName::try_from(url.host().to_owned())
         .map_err(|e| FetchError::NotProven { url: url.clone(), why: e.to_string() })?;

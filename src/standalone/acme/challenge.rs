@@ -17,7 +17,7 @@ use rustls::{
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
-    standalone::{Accepting, proxy_protocol},
+    standalone::{Accepting, endpoint, proxy_protocol},
     tls::{classic_provider, secured},
 };
 
@@ -71,7 +71,7 @@ impl Challenge {
 
     /// Answers a caller who asks for it.
     pub(in crate::standalone) async fn answer(&self, socket: TcpStream) {
-        let from = socket.peer_addr().map_or_else(|_| "?".into(), |addr| addr.to_string());
+        let from = endpoint::remote(&socket).map_or_else(|| "?".into(), |addr| addr.to_string());
         match secured::accept(socket, Arc::clone(&self.config), WITHIN).await {
             Ok(_) => tracing::info!(target: "svid", from, "ACME challenge answered"),
             Err(error) => {

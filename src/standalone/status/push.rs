@@ -7,13 +7,12 @@ use http::Method;
 use rustls::ClientConfig;
 use tokio::{
     io::AsyncWriteExt as _,
-    net::TcpStream,
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{Address, HttpUrl, Status, http_url::exchange, metrics::Gathered, unix_now};
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Tasks, dial},
     standalone::{endpoint::connect, material::root_store, tls::web_client},
 };
 
@@ -80,7 +79,7 @@ async fn post(
 ) -> Result<(), String> {
     let gathered = Gathered::of(&status.services());
     let body = gathered.to_json(&status.config.prefix, &status.hostname, unix_now()).to_string();
-    let tcp = TcpStream::connect((url.host.as_str(), url.port)).await;
+    let tcp = dial::connect(&url.host, url.port).await;
     let tcp = tcp.map_err(|e| e.to_string())?;
     let answer = exchange(url, tcp, tls, Method::POST, Bytes::from(body)).await?;
     if answer.is_success() { Ok(()) } else { Err(format!("answered {answer}")) }
