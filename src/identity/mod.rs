@@ -13,6 +13,7 @@ mod jwt;
 pub mod key_files;
 pub mod lint;
 mod oidc;
+pub mod pem;
 mod revocation;
 mod spiffe_id;
 mod strict_json;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,7 +15,7 @@ use crate::{
     ca::Credential,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid,
-        key_files::{at, bytes, certificates, keystore_chain, password_in, private_key},
+        key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
     standalone::{PeerCert, Stamp, stamp},
@@ -43,7 +43,8 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
     let mut svid = None;
-    let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
+    let crls: Vec<_> =
+        crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
     let ordered;
     if let Some(shown) = credential {
@@ -168,24 +169,6 @@ pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCe
         }
     }
     Ok(store)
-}
-
-fn crls_in(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let bytes = bytes(path)?;
-    let all = if bytes.windows(11).any(|w| w == b"-----BEGIN ") {
-        let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-        all.map_err(|e| at(path, e))?
-    } else {
-        vec![CertificateRevocationListDer::from(bytes.to_vec())]
-    };
-    if all.is_empty() {
-        return Err(at(path, "holds no CRL in PEM"));
-    }
-    for crl in &all {
-        webpki::BorrowedCertRevocationList::from_der(crl)
-            .map_err(|e| at(path, format!("holds no CRL that can be used: {e}")))?;
-    }
-    Ok(all)
 }
 
 /// What to say when they took longer.

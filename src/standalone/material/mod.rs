@@ -338,6 +338,6 @@ fn certified(
         rustls::Error::InconsistentKeys(_) => {
             "the private key is not that of the certificate".to_owned()
         }
-        other => other.to_string(),
+        _ => "certificate and private key cannot be used for TLS".to_owned(),
     })
 }
