@@ -31,5 +31,6 @@ pub use revocation::Revocations;
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
+pub(crate) use verify::check_signer;
 pub use verify::{Purpose, verify_svid};
 pub use x509::{Leaf, SvidError, parse_leaf};

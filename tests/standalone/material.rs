@@ -139,3 +139,24 @@ fn an_encrypted_key_and_a_second_key_are_named_with_their_cure() {
         assert!(code != 0 && said.contains(says), "{said}");
     }
 }
+
+/// X509-SVID §4.3: what may sign certificates is not a workload, whatever it is called.
+#[test]
+fn a_leaf_that_breaks_the_rules_of_svids_is_not_admitted_by_its_id() {
+    use rcgen::KeyUsagePurpose as Ku;
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let of = |uses: Vec<Ku>| {
+        pki.ca.leaf("app", |p| {
+            crate::pki::as_app(p);
+            p.key_usages = uses;
+        })
+    };
+    let good = of(vec![Ku::DigitalSignature]);
+    let bad = of(vec![Ku::DigitalSignature, Ku::KeyCertSign]);
+    for flag in ["--allow-id spiffe://td.test/apps/billing/7", "--allow-trust-domain td.test"] {
+        let adit = Adit::start(pki.server(echo.addr) + flag);
+        assert!(gets_in(&pki, &adit, &good), "{flag}");
+        assert!(!gets_in(&pki, &adit, &bad), "{flag}");
+        adit.logs("has keyCertSign");
+    }
+}

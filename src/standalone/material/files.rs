@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, CertificateRevocationListDer};
+use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,7 +19,7 @@ use crate::{
         parse_leaf,
     },
     standalone::{PeerCert, Stamp, stamp},
-    tls::{PeerTrust, pkcs11},
+    tls::{PeerTrust, ending, pkcs11},
     tunnel::Own,
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn read(
 }
 
 fn read_now(config: &MaterialConfig) -> Result<Material, String> {
-    let MaterialConfig::Files { credential, password, roots, crls, pins } = config else {
+    let MaterialConfig::Files { credential, password, roots, crls, stale, pins } = config else {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
@@ -89,7 +89,13 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         }
     }
     let trust = if pins.is_empty() {
-        PeerTrust::Roots { roots: Arc::new(root_store(roots.as_ref())?), crls: crls.into() }
+        let trusted = trusted(roots.as_ref())?;
+        // The system's list is its distributor's to keep.
+        let watched = if roots.is_some() { &trusted[..] } else { &[] };
+        for text in ending(watched, &crls, UnixTime::now(), SOON) {
+            tracing::warn!(target: "svid", ?stale, "{text}");
+        }
+        PeerTrust::Roots { roots: trusted.into(), crls: crls.into(), stale: *stale }
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
@@ -149,6 +155,19 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
     let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
+}
+
+/// How long before its end a root or CRL is warned of.
+pub(super) const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// The roots of a file, each of which can be one, or those of the system.
+fn trusted(file: Option<&PathBuf>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
+    let all = certificates(path)?;
+    for root in &all {
+        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, e))?;
+    }
+    Ok(all)
 }
 
 pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {

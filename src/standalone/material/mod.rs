@@ -30,7 +30,7 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::PrivateKey,
-    tls::{PeerTrust, Pin, classic_provider},
+    tls::{PeerTrust, Pin, StaleCrls, classic_provider},
     tunnel::Own,
 };
 
@@ -47,6 +47,8 @@ pub enum MaterialConfig {
         roots: Option<PathBuf>,
         /// CRLs, PEM or DER.
         crls: Vec<PathBuf>,
+        /// What a CRL past its nextUpdate means.
+        stale: StaleCrls,
         /// Keys that are trusted instead of roots.
         pins: Vec<Pin>,
     },
