@@ -3,12 +3,12 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use pki_types::{CertificateDer, ServerName, pem::PemObject};
+use pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::lifecycle::dial;
+use crate::{identity::pem, lifecycle::dial};
 
 /// The longest file with roots or a token that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -62,10 +62,9 @@ pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 fn roots(path: &Path) -> io::Result<RootCertStore> {
     let bad =
         |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()));
-    let pem = read_small(path)?;
+    let text = read_small(path)?;
     let mut store = RootCertStore::empty();
-    for der in CertificateDer::pem_slice_iter(&pem) {
-        let der = der.map_err(|e| bad(format!("is no PEM: {e}")))?;
+    for der in pem::certificates(&text).map_err(|e| bad(e.to_string()))? {
         store.add(der).map_err(|e| bad(format!("a certificate is no trust anchor: {e}")))?;
     }
     if store.is_empty() {

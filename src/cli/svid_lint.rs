@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use pki_types::{CertificateDer, pem::PemObject};
+use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
 use crate::identity::{
     BundleSet, JwtAuthority, TrustBundle, TrustDomain,
     lint::{self, Given, Report},
+    pem::{self, PemError},
 };
 
 /// The largest file that is read, bytes.
@@ -114,6 +115,7 @@ fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
             Subject::Chain(chain) => reports.push((of, lint::x509_svid(&chain, &given))),
             Subject::Jwt(token) => reports.push((of, lint::jwt_svid(&token, &given))),
             Subject::Bundle => reports.push((of, lint::bundle_document(&bytes, &given))),
+            Subject::Broken(error) => reports.push((of, lint::broken_pem(error))),
         }
     }
     Ok(reports)
@@ -124,6 +126,8 @@ enum Subject {
     Chain(Vec<CertificateDer<'static>>),
     Jwt(String),
     Bundle,
+    /// PEM that is not read whole.
+    Broken(PemError),
 }
 
 impl Subject {
@@ -133,7 +137,10 @@ impl Subject {
             Some(b'{') if contains(text, b"\"payload\"") => Self::Jwt(token(bytes)),
             Some(b'{' | b'[') => Self::Bundle,
             Some(0x30) if !text.is_ascii() => Self::Chain(der(bytes)),
-            _ if contains(text, b"-----BEGIN") => Self::Chain(pem(bytes)),
+            _ if contains(text, b"-----BEGIN") => match pem::certificates(bytes) {
+                Ok(all) => Self::Chain(all),
+                Err(error) => Self::Broken(error),
+            },
             Some(_) if text.is_ascii() && contains(text, b".") => Self::Jwt(token(bytes)),
             _ => Self::Chain(der(bytes)),
         }
@@ -143,7 +150,7 @@ impl Subject {
         match self {
             Self::Chain(chain) => lint::claimed_by_certificate(chain.first()?),
             Self::Jwt(token) => lint::claimed_by_token(token),
-            Self::Bundle => None,
+            Self::Bundle | Self::Broken(_) => None,
         }
     }
 }
@@ -155,12 +162,6 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 /// A token as in a file, where an editor ends the line.
 fn token(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
-}
-
-/// The certificates of a PEM text; a block that is broken stays as it is, to be judged.
-fn pem(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
-    let all = CertificateDer::pem_slice_iter(bytes).take(MOST);
-    all.map(|der| der.unwrap_or_else(|_| CertificateDer::from(Vec::new()))).collect()
 }
 
 /// Concatenated DER; what cannot be read stays with the last, to be judged.
@@ -200,6 +201,7 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
             }
             Ok(TrustBundle::new(domain, authorities))
         }
+        Subject::Broken(error) => Err(error.into()),
         Subject::Jwt(_) => bail!("is no bundle: neither certificates nor a JWK Set"),
     }
 }

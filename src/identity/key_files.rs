@@ -10,11 +10,11 @@ use aws_lc_rs::{
         ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
     },
 };
-use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
-use super::PrivateKey;
+use super::{PrivateKey, pem};
 
 /// The largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -44,28 +44,52 @@ pub fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 /// Names the file and what is wrong.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = bytes(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(at(path, "holds no certificate in PEM")),
-        Ok(all) => Ok(all),
-        Err(e) => Err(at(path, format!("is no PEM: {e}"))),
+    match pem::certificates(&text).map_err(|e| at(path, e))? {
+        none if none.is_empty() => Err(at(path, "contains no PEM certificate")),
+        all => Ok(all),
     }
 }
 
-/// The first private key of a PEM file: PKCS#8, SEC1 or PKCS#1, fit for TLS.
+/// The CRLs of a file, PEM or one in DER, in its order; at least one, and each can be read.
+///
+/// # Errors
+/// Names the file and what is wrong.
+pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let bytes = bytes(path)?;
+    let all = match bytes.first() {
+        Some(0x30) => vec![CertificateRevocationListDer::from(bytes.to_vec())],
+        _ => pem::crls(&bytes).map_err(|e| at(path, e))?,
+    };
+    if all.is_empty() {
+        return Err(at(path, "contains no CRL in PEM"));
+    }
+    for crl in &all {
+        webpki::BorrowedCertRevocationList::from_der(crl)
+            .map_err(|e| at(path, format!("contains a CRL that cannot be used: {e}")))?;
+    }
+    Ok(all)
+}
+
+/// The only private key of a PEM file: PKCS#8, SEC1 or PKCS#1, fit for TLS.
 ///
 /// # Errors
 /// Names the file and what is wrong; never what is in it.
 pub fn private_key(path: &Path) -> Result<PrivateKey, String> {
     let text = bytes(path)?;
-    let key = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|e| at(path, format!("holds no private key in PEM: {e}")))?;
+    let key = pem::private_key(&text).map_err(|e| at(path, e))?;
+    let key = key.ok_or_else(|| at(path, "contains no private key in PEM"))?;
     let pkcs8 = pkcs8(&key).ok_or_else(|| {
         at(path, "holds a private key of a kind not known here; `openssl pkcs8 -topk8` converts it")
     })?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
     // Whatever it is: TLS must be able to sign with it.
-    any_supported_type(&key).map_err(|e| at(path, format!("is of no use for TLS: {e}")))?;
+    any_supported_type(&key).map_err(|_| {
+        at(
+            path,
+            "contains a private key that TLS cannot use: it is damaged, or not RSA of 2048 \
+                  to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519",
+        )
+    })?;
     Ok(PrivateKey::from_pkcs8(pkcs8))
 }
 
@@ -112,9 +136,15 @@ pub fn keystore_chain(
     password: &str,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
     let store = p12_keystore::KeyStore::from_pkcs12(&bytes(path)?, password, Default::default())
-        .map_err(|e| at(path, format!("cannot be opened (a wrong password?): {e}")))?;
+        .map_err(|_| at(path, "cannot be opened: not PKCS#12, damaged, or a wrong password"))?;
+    if store.private_key_chain().is_some()
+        && let 2.. = store.entries().filter(|(_, entry)| is_key(entry)).count()
+    {
+        let why = "contains several private keys; leave only the one that is to be used";
+        return Err(at(path, why));
+    }
     let Some((_, entry)) = store.private_key_chain() else {
-        return Err(at(path, "holds no private key with its chain"));
+        return Err(at(path, "contains no private key with its chain"));
     };
     let chain: Vec<_> =
         entry.certs().iter().map(|c| CertificateDer::from(c.as_der().to_vec())).collect();
@@ -124,9 +154,13 @@ pub fn keystore_chain(
         _ => chain,
     };
     if chain.is_empty() {
-        return Err(at(path, "holds no certificate"));
+        return Err(at(path, "contains no certificate"));
     }
     Ok((chain, PrivateKey::from_pkcs8(entry.key().as_der().to_vec())))
+}
+
+fn is_key(entry: &p12_keystore::KeyStoreEntry) -> bool {
+    matches!(entry, p12_keystore::KeyStoreEntry::PrivateKeyChain(_))
 }
 
 fn is_self_issued(der: &CertificateDer<'_>) -> bool {

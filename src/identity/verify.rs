@@ -81,15 +81,17 @@ pub(super) fn check_path(
         .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
     let revocations = bundles.revocations(leaf.id.trust_domain());
     // An authority that cannot be read cannot be anybody's anchor; the others still can.
-    let anchors: Vec<_> = bundle
+    let (trusted, anchors): (Vec<_>, Vec<_>) = bundle
         .authorities
         .iter()
         .filter(|der| !revocations.is_some_and(|r| r.has_withdrawn(der)))
-        .filter_map(|der| webpki::anchor_from_trusted_cert(der).ok())
-        .collect();
+        .filter_map(|der| Some((der, webpki::anchor_from_trusted_cert(der).ok()?)))
+        .unzip();
     for ca in intermediates {
         check_signer(ca)?;
     }
+    // A root's own dates count as those of the chain below it do.
+    let outside = Cell::new(None);
     let usage = match purpose {
         Purpose::Server => KeyUsage::server_auth(),
         Purpose::Client => KeyUsage::client_auth(),
@@ -97,22 +99,32 @@ pub(super) fn check_path(
     // Where several paths lead up, one that is not revoked is enough.
     let revoked = Cell::new(None);
     let find = |path: &VerifiedPath<'_>| match revocations.and_then(|r| r.find(path)) {
-        None => Ok(()),
+        None => {
+            let at = anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
+            match at.and_then(|at| outside_validity(trusted[at], now)) {
+                None => Ok(()),
+                some => {
+                    outside.set(some);
+                    Err(webpki::Error::UnknownIssuer)
+                }
+            }
+        }
         found => {
             revoked.set(found);
             Err(webpki::Error::CertRevoked)
         }
     };
-    let untrusted = |e: webpki::Error| match e {
-        webpki::Error::CertRevoked => {
+    let untrusted = |e: webpki::Error| match (e, outside.take()) {
+        (webpki::Error::UnknownIssuer, Some(why)) => SvidError::Untrusted(why),
+        (webpki::Error::CertRevoked, _) => {
             let (what, serial) = match revoked.take() {
                 Some(by) if !by.leaf => ("the intermediate", by.serial),
                 by => ("the leaf", by.map_or(leaf.serial.clone(), |by| by.serial)),
             };
             SvidError::Revoked { id: leaf.id.clone(), what, serial }
         }
-        webpki::Error::RequiredEkuNotFoundContext(_) => SvidError::Purpose,
-        other => SvidError::Untrusted(other.to_string()),
+        (webpki::Error::RequiredEkuNotFoundContext(_), _) => SvidError::Purpose,
+        (other, _) => SvidError::Untrusted(other.to_string()),
     };
     EndEntityCert::try_from(leaf_der)
         .map_err(untrusted)?
@@ -129,8 +141,20 @@ pub(super) fn check_path(
     Ok(())
 }
 
+/// Says so if an authority is not valid at `now`, or cannot be read.
+pub(super) fn outside_validity(der: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let Ok((_, authority)) = X509Certificate::from_der(der) else {
+        return Some("its authority cannot be read".into());
+    };
+    let (from, until) = (authority.validity().not_before, authority.validity().not_after);
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let valid = (from.timestamp()..=until.timestamp()).contains(&now);
+    (!valid).then(|| format!("its authority is not valid now, but from {from} until {until}"))
+}
+
 /// A signing certificate has `cA` and `keyCertSign` (X509-SVID §4.1, §4.3).
-pub(super) fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
+pub(crate) fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let unreadable = || SvidError::Untrusted("an intermediate cannot be read".into());
     let (_, ca) = X509Certificate::from_der(der).map_err(|_| unreadable())?;

@@ -108,6 +108,9 @@ impl Access {
     /// Dropping the future leaves a Rego policy to come to its end by itself, within its time.
     pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
         let mut why = format!("{} is named by no rule", peer.name());
+        if let Some(fault) = &peer.id_fault {
+            why = format!("{why}; its SPIFFE ID does not count: {fault}");
+        }
         let rules = self.policies.as_ref().map(|policies| policies.rules());
         let verdict = rules.as_ref().map(|rules| policy::authorize(rules, flow));
         let allowed = match &verdict {
@@ -124,7 +127,8 @@ impl Access {
         if let Some(rule) = self.by_name(peer) {
             return Ok(rule.into());
         }
-        if let Some(policy) = allowed {
+        // A policy may have gone by the ID.
+        if let Some(policy) = allowed.filter(|_| peer.id_fault.is_none()) {
             return Ok(policy);
         }
         if let Some(rego) = &self.rego {
@@ -153,7 +157,7 @@ impl Access {
 
     fn by_name(&self, peer: &PeerCert) -> Option<&'static str> {
         let any = |wanted: &[String], has: &[String]| wanted.iter().any(|w| has.contains(w));
-        let id = peer.id.as_ref();
+        let id = peer.id.as_ref().filter(|_| peer.id_fault.is_none());
         if self.all {
             Some("all")
         } else if peer.cn.as_ref().is_some_and(|cn| self.cn.contains(cn)) {

@@ -11,7 +11,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::identity::SpiffeId;
+use crate::identity::{SpiffeId, parse_leaf};
 
 /// The leaf of a chain that was verified.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -28,6 +28,9 @@ pub struct PeerCert {
     pub ips: Vec<IpAddr>,
     /// The SPIFFE ID, if there is exactly one URI and that is one.
     pub id: Option<SpiffeId>,
+    /// Why that ID proves nobody, if it does not: a rule for X.509-SVIDs that the leaf breaks. It
+    /// can still be denied.
+    pub id_fault: Option<String>,
     /// The whole subject, RFC 4514.
     pub subject: String,
     /// The certificate.
@@ -62,6 +65,9 @@ impl PeerCert {
         }
         if let [uri] = found.uris.as_slice() {
             found.id = uri.parse().ok();
+        }
+        if found.id.is_some() {
+            found.id_fault = parse_leaf(leaf).err().map(|e| e.to_string());
         }
         Some(found)
     }

@@ -49,7 +49,7 @@ impl TlsError {
                 let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
                 match cause.downcast_ref::<SvidError>() {
                     Some(svid) => Self::Svid(svid.clone()),
-                    None => Self::Other(error.to_string()),
+                    None => Self::Other(format!("invalid peer certificate: {cause}")),
                 }
             }
             other => Self::Other(match other.source() {

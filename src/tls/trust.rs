@@ -7,20 +7,16 @@ use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{verify_tls12_signature, verify_tls13_signature},
-    server::{
-        WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::provider::classic_provider;
+use super::{
+    provider::classic_provider,
+    roots::{Judge, StaleCrls},
+};
 use crate::identity::{BundleSet, Purpose, SvidError, verify_svid};
 
 /// The digest of a key, `sha256:BASE64` (RFC 7469 §2.4), or with sha384, sha512: of the
@@ -93,9 +89,11 @@ pub enum PeerTrust {
     /// its name (RFC 6125).
     Roots {
         /// The roots.
-        roots: Arc<RootCertStore>,
-        /// CRLs; one that has passed its nextUpdate is used all the same.
+        roots: Arc<[CertificateDer<'static>]>,
+        /// CRLs.
         crls: Arc<[CertificateRevocationListDer<'static>]>,
+        /// What one that has passed its nextUpdate means.
+        stale: StaleCrls,
     },
     /// An X.509-SVID of a trust domain that has a bundle here (X509-SVID §5).
     Spiffe(Arc<BundleSet>),
@@ -115,8 +113,8 @@ impl PeerTrust {
 #[derive(Debug)]
 pub struct PeerVerifier {
     trust: PeerTrust,
-    client: Option<Arc<dyn ClientCertVerifier>>,
-    server: Option<Arc<dyn ServerCertVerifier>>,
+    judge: Option<Judge>,
+    hints: Vec<DistinguishedName>,
     demanded: bool,
 }
 
@@ -125,28 +123,17 @@ impl PeerVerifier {
     /// `demanded`.
     ///
     /// # Errors
-    /// If there is no root, or a CRL cannot be read.
+    /// If there is no root that is valid, or a CRL cannot be read.
     pub fn new(trust: PeerTrust, demanded: bool) -> Result<Arc<Self>, String> {
         if trust.is_empty() {
             return Err("there are no trusted roots; name a CA bundle".into());
         }
-        let (mut client, mut server) = (None, None);
-        if let PeerTrust::Roots { roots, crls } = &trust {
-            let provider = classic_provider();
-            let built =
-                WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-                    .with_crls(crls.iter().cloned())
-                    .allow_unknown_revocation_status()
-                    .build();
-            client = Some(built.map_err(|e| e.to_string())?);
-            let built = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider)
-                .with_crls(crls.iter().cloned())
-                .allow_unknown_revocation_status()
-                .build();
-            let built: Arc<dyn ServerCertVerifier> = built.map_err(|e| e.to_string())?;
-            server = Some(built);
-        }
-        Ok(Arc::new(Self { trust, client, server, demanded }))
+        let judge = match &trust {
+            PeerTrust::Roots { roots, crls, stale } => Some(Judge::new(roots, crls, *stale)?),
+            _ => None,
+        };
+        let hints = judge.as_ref().map(|judge| judge.client().root_hint_subjects().to_vec());
+        Ok(Arc::new(Self { trust, judge, hints: hints.unwrap_or_default(), demanded }))
     }
 
     fn other(
@@ -196,11 +183,11 @@ impl ServerCertVerifier for PeerVerifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
+        _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match &self.server {
-            Some(webpki) => webpki.verify_server_cert(leaf, intermediates, name, ocsp, now),
+        match &self.judge {
+            Some(judge) => judge.verify_server(leaf, intermediates, name, now),
             None => self
                 .other(leaf, intermediates, now, Purpose::Server)
                 .map(|()| ServerCertVerified::assertion()),
@@ -236,7 +223,7 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.client.as_ref().map_or(&[], |webpki| webpki.root_hint_subjects())
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -245,8 +232,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match &self.client {
-            Some(webpki) => webpki.verify_client_cert(leaf, intermediates, now),
+        match &self.judge {
+            Some(judge) => judge.verify_client(leaf, intermediates, now),
             None => self
                 .other(leaf, intermediates, now, Purpose::Client)
                 .map(|()| ClientCertVerified::assertion()),

@@ -112,9 +112,15 @@ fn files_that_are_missing_or_wrong_are_named() {
         (format!("--cert {crt} --key {key} --cacert {none}"), "none.pem"),
         (format!("--cert {crt} --key {key} --cacert {ca} --crl {none}"), "none.pem"),
         (format!("--keystore {none} --cacert {ca}"), "none.pem"),
-        (format!("--cert {text} --key {key} --cacert {ca}"), "text.pem: holds no certificate"),
-        (format!("--cert {crt} --key {text} --cacert {ca}"), "text.pem: holds no private key"),
-        (format!("--cert {crt} --key {key} --cacert {text}"), "text.pem: holds no certificate"),
+        (
+            format!("--cert {text} --key {key} --cacert {ca}"),
+            "text.pem: contains no PEM certificate",
+        ),
+        (format!("--cert {crt} --key {text} --cacert {ca}"), "text.pem: contains no private key"),
+        (
+            format!("--cert {crt} --key {key} --cacert {text}"),
+            "text.pem: contains no PEM certificate",
+        ),
         (format!("--cert {crt} --key {key} --cacert {ca} --crl {text}"), "text.pem"),
         (format!("--cert {crt} --key {app} --cacert {ca}"), "is not that of the certificate"),
     ] {

@@ -10,6 +10,7 @@ mod flags;
 mod forward;
 mod hbone;
 mod kernel_tls;
+mod material;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;

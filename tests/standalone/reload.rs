@@ -127,12 +127,12 @@ fn what_is_wrong_changes_nothing_and_is_told() {
     let (roots, crl) = (pki.path("ca.pem"), pki.path("revoked.crl"));
     let (roots, crl) = (std::fs::read(roots).unwrap(), std::fs::read(crl).unwrap());
     for (file, bad, was, says) in [
-        ("server.crt", &b""[..], &good, "server.crt: holds no certificate"),
+        ("server.crt", &b""[..], &good, "server.crt: contains no PEM certificate"),
         ("server.crt", &good[..good.len() / 2], &good, "server.crt"),
         ("server.key", &other_key, &good_key, "is not that of the certificate"),
         ("server.key", b"-----BEGIN PRIVATE KEY-----\n", &good_key, "server.key"),
         ("server.crt", &expired, &good, "server.crt"),
-        ("ca.pem", b"nothing", &roots, "ca.pem: holds no certificate"),
+        ("ca.pem", b"nothing", &roots, "ca.pem: contains no PEM certificate"),
         ("revoked.crl", b"nothing", &crl, "revoked.crl"),
         ("revoked.crl", &roots, &crl, "revoked.crl"),
     ] {

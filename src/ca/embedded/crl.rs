@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams};
 use time::{Duration, OffsetDateTime};
 use x509_parser::{
@@ -18,9 +18,12 @@ use super::{
     state::State,
     store::{Lock, Store},
 };
+use crate::identity::pem;
 
 const PEM: &str = "crl.pem";
 const DER: &str = "crl.der";
+/// Of which number the two are: they themselves hold CRLs and nothing else, as others read them.
+const NUMBER: &str = "crl.number";
 /// How long a CRL says that it is current …
 const LIFETIME: Duration = Duration::days(7);
 /// … and how old it may be before it is signed anew.
@@ -29,13 +32,14 @@ const RENEWED: std::time::Duration = std::time::Duration::from_secs(86_400);
 /// The file whose change is looked for.
 pub(super) const FILE: &str = PEM;
 
-fn headline(number: u64) -> String {
-    format!("# CRL number {number}\n")
-}
-
-/// Whether the files are those of this number.
+/// Whether the files are those of this number, and hold CRLs and nothing else.
 pub(super) fn current(store: &Store, number: u64) -> bool {
-    store.text(PEM).is_ok_and(|text| text.starts_with(&headline(number)))
+    let bare = |text: String| {
+        let read = pem::crls(text.as_bytes());
+        read.is_ok() && (text.is_empty() || text.starts_with("-----BEGIN "))
+    };
+    store.text(NUMBER).is_ok_and(|text| text.trim() == number.to_string())
+        && store.text(PEM).is_ok_and(bare)
 }
 
 /// Whether it is time to sign them anew, with the next number.
@@ -45,9 +49,17 @@ pub(super) fn aged(store: &Store) -> bool {
 }
 
 /// The CRLs for the bundle.
-pub(super) fn read(store: &Store) -> Vec<CertificateRevocationListDer<'static>> {
-    let Ok(text) = store.text(PEM) else { return Vec::new() };
-    CertificateRevocationListDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
+///
+/// # Errors
+/// If the file is there and cannot be read whole: half of it would let the revoked in.
+pub(super) fn read(store: &Store) -> Result<Vec<CertificateRevocationListDer<'static>>, CaError> {
+    let path = store.path(PEM);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    pem::crls(store.text(PEM)?.as_bytes()).map_err(|e| {
+        CaError::file(path, format!("{e}; restore it, or remove it to have it made anew"))
+    })
 }
 
 /// Writes both files: a CRL of each of `signers`, the active one first. An authority that may not
@@ -58,7 +70,7 @@ pub(super) fn write(
     state: &State,
     signers: &[Arc<Signer>],
 ) -> Result<(), CaError> {
-    let mut pem = headline(state.crl_number);
+    let mut pem = String::new();
     let mut der = Vec::new();
     for signer in signers {
         match sign(state, signer) {
@@ -73,12 +85,13 @@ pub(super) fn write(
             }
         }
     }
-    for crl in last_ones(store, state, signers) {
+    for crl in last_ones(store, state, signers)? {
         pem.push_str(&published::armour("X509 CRL", &crl));
     }
     store.write_atomically(DER, &der, 0o644)?;
-    // Last, as its first line says that all is there.
-    store.write_atomically(PEM, pem.as_bytes(), 0o644)
+    store.write_atomically(PEM, pem.as_bytes(), 0o644)?;
+    // Last, as it says that all is there.
+    store.write_atomically(NUMBER, format!("{}\n", state.crl_number).as_bytes(), 0o644)
 }
 
 /// The last CRLs of authorities that are trusted and cannot sign another, as their keys are away:
@@ -87,20 +100,23 @@ fn last_ones(
     store: &Store,
     state: &State,
     signers: &[Arc<Signer>],
-) -> Vec<CertificateRevocationListDer<'static>> {
+) -> Result<Vec<CertificateRevocationListDer<'static>>, CaError> {
     let unable = state.x509.iter().filter(|a| signers.iter().all(|s| *s.id != *a.id));
-    let unable: Vec<_> = unable
-        .filter_map(|a| read_certificate(&store.path(a.certificate.as_ref()?)).ok())
-        .collect();
+    let unable = unable.filter_map(|a| a.certificate.as_ref());
+    let unable: Vec<_> =
+        unable.map(|name| read_certificate(&store.path(name))).collect::<Result<_, _>>()?;
+    if unable.is_empty() {
+        return Ok(Vec::new());
+    }
     let by = |crl: &CertificateRevocationListDer<'_>, authority: &CertificateDer<'_>| {
         let crl = CertificateRevocationList::from_der(crl);
         let authority = X509Certificate::from_der(authority);
         let (Ok((_, crl)), Ok((_, authority))) = (crl, authority) else { return false };
         crl.issuer().as_raw() == authority.subject().as_raw()
     };
-    let mut all = read(store);
+    let mut all = read(store)?;
     all.retain(|crl| unable.iter().any(|authority| by(crl, authority)));
-    all
+    Ok(all)
 }
 
 fn sign(state: &State, signer: &Signer) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {

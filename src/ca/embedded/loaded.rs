@@ -65,7 +65,7 @@ impl Loaded {
         let jwt = load_jwt(store, active)?;
         let mut bundle = TrustBundle::new(trust_domain.clone(), authorities);
         bundle.jwt_authorities = jwt_authorities(store, &state, &jwt)?;
-        bundle.crls = crl::read(store);
+        bundle.crls = crl::read(store)?;
         bundle.sequence = Some(state.sequence);
         bundle.refresh_hint = Some(REFRESH_HINT);
         let banned = state.banned.iter().map(|id| id.parse()).collect::<Result<_, _>>();

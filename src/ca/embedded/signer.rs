@@ -9,7 +9,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use pki_types::{CertificateDer, pem::PemObject};
+use pki_types::CertificateDer;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
@@ -23,7 +23,7 @@ use super::{
     state::{Authority, Status},
     store::{self, Stamp, Store, stamp},
 };
-use crate::identity::{JwtAuthority, PrivateKey, TrustDomain};
+use crate::identity::{JwtAuthority, PrivateKey, TrustDomain, pem};
 
 const ROOT_YEARS: i32 = 10;
 /// A JWT authority is only a key in the bundle: it is changed more often than a root.
@@ -138,16 +138,23 @@ pub(super) fn read_key(path: &Path) -> Result<(KeyPair, Stamp), CaError> {
         return Err(CaError::file(path, why));
     }
     let before = stamp(path).map_err(|e| unreadable(&e))?;
-    let pem = zeroize::Zeroizing::new(store::read(path)?);
-    let key = KeyPair::from_pem(&pem)
-        .map_err(|e| CaError::file(path, format!("is no private key in PEM: {e}")))?;
+    let text = zeroize::Zeroizing::new(store::read(path)?);
+    let key = pem::private_key(text.as_bytes()).map_err(|e| CaError::file(path, e.to_string()))?;
+    let key = key.ok_or_else(|| CaError::file(path, "contains no private key in PEM"))?;
+    let key = KeyPair::try_from(&key)
+        .map_err(|_| CaError::file(path, "is a private key that cannot sign certificates"))?;
     Ok((key, before))
 }
 
 pub(super) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, CaError> {
-    let bad =
-        |e: &dyn std::fmt::Display| CaError::file(path, format!("is no certificate in PEM: {e}"));
-    CertificateDer::from_pem_slice(store::read(path)?.as_bytes()).map_err(|e| bad(&e))
+    let all = pem::certificates(store::read(path)?.as_bytes());
+    match <[_; 1]>::try_from(all.map_err(|e| CaError::file(path, e.to_string()))?) {
+        Ok([certificate]) => Ok(certificate),
+        Err(all) => {
+            let why = format!("contains {} certificates in PEM, expected one", all.len());
+            Err(CaError::file(path, why))
+        }
+    }
 }
 
 fn half(missing: &Path, present: &Path) -> CaError {

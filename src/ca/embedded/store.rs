@@ -169,7 +169,10 @@ impl Store {
 pub(super) fn read(path: &Path) -> Result<String, CaError> {
     let mut text = String::new();
     File::open(path)
-        .and_then(|f| f.take(LARGEST).read_to_string(&mut text))
+        .and_then(|f| f.take(LARGEST + 1).read_to_string(&mut text))
         .map_err(|e| CaError::io(path, &e, "cannot be read"))?;
+    if text.len() as u64 > LARGEST {
+        return Err(CaError::file(path, format!("is larger than {LARGEST} bytes")));
+    }
     Ok(text)
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use pki_types::{CertificateDer, UnixTime};
 use rcgen::{Issuer, KeyPair};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
@@ -17,7 +17,7 @@ use super::{
     signer::{Signer, at, check_ca, hex, key_id, read_key, validity},
     store,
 };
-use crate::identity::{BundleSet, Purpose, SpiffeId, TrustBundle, TrustDomain, verify_svid};
+use crate::identity::{BundleSet, Purpose, SpiffeId, TrustBundle, TrustDomain, pem, verify_svid};
 
 /// Where an intermediate is found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,14 +95,13 @@ impl Upstream {
 
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let text = store::read(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    match all {
+    match pem::certificates(text.as_bytes()) {
         Ok(all) if (1..=16).contains(&all.len()) => Ok(all),
         Ok(all) => Err(CaError::file(
             path,
             format!("has {} certificates in PEM, expected 1 to 16", all.len()),
         )),
-        Err(e) => Err(CaError::file(path, format!("is not PEM: {e}"))),
+        Err(e) => Err(CaError::file(path, e.to_string())),
     }
 }
 

@@ -1,9 +1,7 @@
 //! Bundles as text: the SPIFFE document, or for files also certificates in PEM.
 
-use pki_types::{CertificateDer, pem::PemObject};
-
 use super::error::FetchError;
-use crate::identity::{TrustBundle, TrustDomain};
+use crate::identity::{TrustBundle, TrustDomain, pem};
 
 /// Reads a bundle document.
 pub(super) fn read(trust_domain: &TrustDomain, text: &[u8]) -> Result<TrustBundle, FetchError> {
@@ -19,9 +17,8 @@ pub(super) fn read_file(
     if text.trim_ascii_start().starts_with(b"{") {
         return read(trust_domain, text);
     }
-    let authorities: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let bad = |why: String| FetchError::NotBundle(why);
-    let authorities = authorities.map_err(|e| bad(format!("not PEM: {e}")))?;
+    let authorities = pem::certificates(text).map_err(|e| bad(e.to_string()))?;
     match authorities.is_empty() {
         true => Err(bad("neither a bundle document nor certificates in PEM".into())),
         false => Ok(TrustBundle::new(trust_domain.clone(), authorities)),

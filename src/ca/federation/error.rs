@@ -16,6 +16,9 @@ pub enum FetchError {
         /// What is wrong.
         why: String,
     },
+    /// A file; the text names it.
+    #[error("{0}")]
+    Read(String),
     /// Nobody to check the endpoint's SVID against.
     #[error("no bundle of {0}, whose SVID the endpoint shows; name one in `bundle`")]
     NoBundle(TrustDomain),
@@ -110,6 +113,11 @@ impl FetchError {
             why = format!("{why}: {cause}");
         }
         Self::NotProven { url, why }
+    }
+
+    /// What is wrong with a file that the text names.
+    pub(super) fn read(why: String) -> Self {
+        Self::Read(why)
     }
 
     /// What the kernel said about a file.

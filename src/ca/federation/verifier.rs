@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
     SignatureScheme,
@@ -14,7 +14,9 @@ use rustls::{
 };
 
 use super::error::FetchError;
-use crate::identity::{BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, verify_svid};
+use crate::identity::{
+    BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, key_files, verify_svid,
+};
 
 /// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
 pub(in crate::ca) fn provider() -> Arc<CryptoProvider> {
@@ -26,14 +28,8 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
     let mut store = RootCertStore::empty();
     match roots {
         Some(path) => {
-            let read = |e: &dyn std::fmt::Display| {
-                FetchError::file(path, format!("holds no certificates in PEM: {e}"))
-            };
-            for root in CertificateDer::pem_file_iter(path).map_err(|e| read(&e))? {
-                store.add(root.map_err(|e| read(&e))?).map_err(|e| read(&e))?;
-            }
-            if store.is_empty() {
-                return Err(read(&"none found"));
+            for root in key_files::certificates(path).map_err(FetchError::read)? {
+                store.add(root).map_err(|e| FetchError::file(path, e))?;
             }
         }
         None => {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::{BundleSet, Leaf, Purpose, SpiffeId, TrustBundle, parse_leaf, verify_svid};
+use crate::identity::{
+    BundleSet, Leaf, Purpose, SpiffeId, TrustBundle, parse_leaf, pem, verify_svid,
+};
 
 /// How many elements an answer may have: a leaf, intermediates, the roots.
 const MOST_ELEMENTS: usize = 8;
@@ -42,16 +44,14 @@ pub(super) fn check(
     if elements.iter().any(|e| e.len() > LONGEST_ELEMENT) {
         return Err(format!("an element of more than {LONGEST_ELEMENT} bytes"));
     }
-    let roots = CertificateDer::pem_slice_iter(last.as_bytes())
-        .take(MOST_ROOTS + 1)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format!("its last element is no PEM: {e}"))?;
+    let roots = pem::certificates(last.as_bytes()).map_err(|e| format!("its last element: {e}"))?;
     if roots.is_empty() || roots.len() > MOST_ROOTS {
         return Err(format!("{} roots, expected 1 to {MOST_ROOTS}", roots.len()));
     }
-    let mut chain = vec![one(first)?];
+    // Intermediates that belong together may share an element.
+    let mut chain = several(first)?;
     for element in between {
-        chain.push(one(element)?);
+        chain.append(&mut several(element)?);
     }
     // Some send the root among the intermediates as well.
     chain.retain(|der| !roots.contains(der));
@@ -73,7 +73,9 @@ pub(super) fn check(
     Ok(Answer { chain, leaf, bundle })
 }
 
-fn one(pem: &str) -> Result<CertificateDer<'static>, String> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|e| format!("an element is no certificate in PEM: {e}"))
+fn several(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    match pem::certificates(text.as_bytes()).map_err(|e| format!("an element: {e}"))? {
+        none if none.is_empty() => Err("an element contains no certificate in PEM".into()),
+        all => Ok(all),
+    }
 }

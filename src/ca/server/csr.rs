@@ -1,6 +1,5 @@
 //! What a certificate signing request must be before its key is certified.
 
-use pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use rcgen::SubjectPublicKeyInfo;
 use x509_parser::{
     certification_request::X509CertificationRequest,
@@ -13,7 +12,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use crate::identity::SpiffeId;
+use crate::identity::{SpiffeId, pem};
 
 /// The longest CSR that is looked at.
 pub(super) const LONGEST: usize = 16 << 10;
@@ -39,12 +38,13 @@ pub enum CsrError {
 ///
 /// # Errors
 /// The first rule it breaks.
-pub(super) fn check(pem: &str, wanted: &SpiffeId) -> Result<SubjectPublicKeyInfo, CsrError> {
+pub(super) fn check(text: &str, wanted: &SpiffeId) -> Result<SubjectPublicKeyInfo, CsrError> {
     let bad = |e: &dyn std::fmt::Display| CsrError::Malformed(e.to_string());
-    if pem.len() > LONGEST {
+    if text.len() > LONGEST {
         return Err(bad(&"longer than 16 KiB"));
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| bad(&e))?;
+    let der = pem::request(text.as_bytes()).map_err(|e| bad(&e))?;
+    let der = der.ok_or_else(|| bad(&"there is not exactly one item"))?;
     let (rest, csr) = X509CertificationRequest::from_der(&der).map_err(|e| bad(&e))?;
     if !rest.is_empty() {
         return Err(bad(&"something follows it"));
@@ -135,7 +135,7 @@ mod tests {
             assert!(check(&request(&key, &[]), &id).is_ok(), "{kind:?}");
         }
         let pem = request(&KeyPair::generate().unwrap(), &[uri(id.as_str())]);
-        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let der = pem::request(pem.as_bytes()).unwrap().unwrap();
         let encode = |der: &[u8]| {
             use base64::{Engine, engine::general_purpose::STANDARD};
             let base64 = STANDARD.encode(der);

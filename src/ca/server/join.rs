@@ -100,7 +100,8 @@ impl JoinTokens {
             Err(_) => return Err(JoinError::Unknown),
         };
         let bad = |e: &dyn std::fmt::Display| JoinError::Folder(format!("{name}.token: {e}"));
-        let written: Written = serde_json::from_slice(&read).map_err(|e| bad(&e))?;
+        let written: Written =
+            serde_json::from_slice(&read).map_err(|_| bad(&"is damaged; make another token"))?;
         let now = unix(now);
         if written.expires <= now {
             return Err(JoinError::Expired(now - written.expires));

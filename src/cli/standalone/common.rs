@@ -17,7 +17,7 @@ use crate::{
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
-    tls::Pin,
+    tls::{Pin, StaleCrls},
 };
 
 /// `1h30m`, `500ms`, `0`: as Go writes durations.
@@ -42,6 +42,15 @@ pub(super) enum QuietValue {
     ConnErrs,
     /// Handshakes that failed
     HandshakeErrs,
+}
+
+/// What a CRL past its nextUpdate means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Stale {
+    /// Whom its issuer certified is refused
+    Refuse,
+    /// It is used all the same
+    Warn,
 }
 
 /// TLS 1.2 or 1.3.
@@ -143,6 +152,9 @@ pub(super) struct CredentialArgs {
     /// A CRL, PEM or DER: who is named there is refused. May be repeated
     #[arg(long, value_name = "PATH")]
     pub(super) crl: Vec<PathBuf>,
+    /// What a CRL past its nextUpdate means: refuse whom its issuer certified, or warn and use it
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
+    crl_stale: Stale,
     /// Certificate, key and roots from the SPIFFE Workload API
     #[arg(long)]
     pub(super) use_workload_api: bool,
@@ -408,6 +420,10 @@ impl CredentialArgs {
             password: self.storepass.clone().map(|p| Password(Zeroizing::new(p))),
             roots: self.cacert.clone(),
             crls: self.crl.clone(),
+            stale: match self.crl_stale {
+                Stale::Refuse => StaleCrls::Refuse,
+                Stale::Warn => StaleCrls::Warn,
+            },
             pins,
         })
     }

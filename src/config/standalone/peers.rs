@@ -10,8 +10,10 @@ use crate::{
         Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, Policies, Rego, Role, Shown,
         Token, UriPattern, default_storage, one_credential,
     },
-    tls::Pin,
+    tls::{Pin, StaleCrls},
 };
+
+const STALE: [(&str, StaleCrls); 2] = [("refuse", StaleCrls::Refuse), ("warn", StaleCrls::Warn)];
 
 const NAMED: &[&str] = &[
     "all",
@@ -94,6 +96,7 @@ pub(super) fn material(
         password: None,
         roots: None,
         crls: Vec::new(),
+        stale: StaleCrls::Refuse,
         pins: pins.clone(),
     };
     let needed = role == Role::Server || authenticate;
@@ -111,6 +114,7 @@ pub(super) fn material(
         "workloadApi",
         "roots",
         "crls",
+        "crl",
     ]);
     let path = |key: &str| credential.get(key).and_then(|i| i.text()).map(PathBuf::from);
     let has = |key: &str| credential.get(key).is_some();
@@ -129,7 +133,7 @@ pub(super) fn material(
     }
     if let Some(api) = credential.get("workloadApi") {
         let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
-        for key in ["roots", "crls", "passwordFile"] {
+        for key in ["roots", "crls", "crl", "passwordFile"] {
             if let Some(wrong) = credential.get(key) {
                 wrong.fault("is not for workloadApi, which gives the roots itself");
             }
@@ -169,8 +173,15 @@ pub(super) fn material(
     };
     let crls = credential.list("crls");
     let crls = crls.iter().filter_map(|c| c.text()).map(PathBuf::from).collect();
+    let stale = match credential.get("crl") {
+        Some(crl) => match crl.map(&["stale"]).get("stale") {
+            Some(stale) => stale.word(&STALE)?,
+            None => StaleCrls::Refuse,
+        },
+        None => StaleCrls::Refuse,
+    };
     let roots = path("roots");
-    Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, pins })
+    Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
 }
 
 /// `{ module: …, tokenLabel: …, pinFile: … }`

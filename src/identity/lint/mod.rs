@@ -198,6 +198,15 @@ pub fn claimed_by_token(token: &str) -> Option<TrustDomain> {
     jwt::claimed_id(token).map(|id| id.trust_domain().clone())
 }
 
+/// What there is to say of a file in PEM that cannot be read whole.
+#[must_use]
+pub fn broken_pem(error: super::pem::PemError) -> Report {
+    let mut report = Report::new("PEM");
+    let advice = "every line belongs to an item or to the text around items: restore the file";
+    report.fail("the file can be read whole", "RFC 7468 §2", error.to_string(), advice);
+    report
+}
+
 fn first_id(uris: &[&str]) -> Option<SpiffeId> {
     uris.iter().find_map(|uri| uri.parse().ok())
 }

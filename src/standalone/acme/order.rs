@@ -10,13 +10,14 @@ use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
     OrderStatus, RetryPolicy,
 };
-use pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use pki_types::PrivateKeyDer;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use rustls::sign::CertifiedKey;
 
 use super::{AcmeConfig, Challenge, storage::Storage};
 use crate::{
+    identity::pem,
     standalone::{material::root_store, tls::web_client},
     tls::classic_provider,
 };
@@ -51,8 +52,8 @@ pub(super) async fn place(
     if chain.len() > LONGEST_CHAIN {
         return Err(format!("the CA's chain is longer than {LONGEST_CHAIN} bytes"));
     }
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-    let read = read.map_err(|e| format!("the CA's chain is no PEM: {e}"))?;
+    let read = pem::certificates(chain.as_bytes());
+    let read = read.map_err(|e| format!("the CA's chain cannot be read: {e}"))?;
     let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     CertifiedKey::from_der(read, private, &classic_provider())
         .and_then(|certified| certified.keys_match())

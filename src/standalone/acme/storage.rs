@@ -78,8 +78,12 @@ impl Storage {
             Ok(false) => Ok(None),
             Ok(true) => {
                 let text = bytes(&path)?;
+                // The parser's own words would hold what it read: the account's key.
                 let read = serde_json::from_slice(&text);
-                read.map(Some).map_err(|e| at(&path, format!("is no account: {e}")))
+                read.map(Some).map_err(|e: serde_json::Error| {
+                    let (line, column) = (e.line(), e.column());
+                    at(&path, format!("line {line}, column {column}: not an ACME account; remove the file to make another"))
+                })
             }
             Err(e) => Err(at(&path, e)),
         }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,11 +15,11 @@ use crate::{
     ca::Credential,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid,
-        key_files::{at, bytes, certificates, keystore_chain, password_in, private_key},
+        key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
     standalone::{PeerCert, Stamp, stamp},
-    tls::{PeerTrust, pkcs11},
+    tls::{PeerTrust, ending, pkcs11},
     tunnel::Own,
 };
 
@@ -38,12 +38,13 @@ pub(super) async fn read(
 }
 
 fn read_now(config: &MaterialConfig) -> Result<Material, String> {
-    let MaterialConfig::Files { credential, password, roots, crls, pins } = config else {
+    let MaterialConfig::Files { credential, password, roots, crls, stale, pins } = config else {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
     let mut svid = None;
-    let crls: Vec<_> = crls.iter().map(|path| crls_in(path)).collect::<Result<Vec<_>, _>>()?;
+    let crls: Vec<_> =
+        crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
     let ordered;
     if let Some(shown) = credential {
@@ -88,7 +89,13 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         }
     }
     let trust = if pins.is_empty() {
-        PeerTrust::Roots { roots: Arc::new(root_store(roots.as_ref())?), crls: crls.into() }
+        let trusted = trusted(roots.as_ref())?;
+        // The system's list is its distributor's to keep.
+        let watched = if roots.is_some() { &trusted[..] } else { &[] };
+        for text in ending(watched, &crls, UnixTime::now(), SOON) {
+            tracing::warn!(target: "svid", ?stale, "{text}");
+        }
+        PeerTrust::Roots { roots: trusted.into(), crls: crls.into(), stale: *stale }
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
@@ -150,6 +157,19 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
 
+/// How long before its end a root or CRL is warned of.
+pub(super) const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// The roots of a file, each of which can be one, or those of the system.
+fn trusted(file: Option<&PathBuf>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
+    let all = certificates(path)?;
+    for root in &all {
+        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, e))?;
+    }
+    Ok(all)
+}
+
 pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match file {
@@ -168,24 +188,6 @@ pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCe
         }
     }
     Ok(store)
-}
-
-fn crls_in(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let bytes = bytes(path)?;
-    let all = if bytes.windows(11).any(|w| w == b"-----BEGIN ") {
-        let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-        all.map_err(|e| at(path, e))?
-    } else {
-        vec![CertificateRevocationListDer::from(bytes.to_vec())]
-    };
-    if all.is_empty() {
-        return Err(at(path, "holds no CRL in PEM"));
-    }
-    for crl in &all {
-        webpki::BorrowedCertRevocationList::from_der(crl)
-            .map_err(|e| at(path, format!("holds no CRL that can be used: {e}")))?;
-    }
-    Ok(all)
 }
 
 /// What to say when they took longer.

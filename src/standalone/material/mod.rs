@@ -30,7 +30,7 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::PrivateKey,
-    tls::{PeerTrust, Pin, classic_provider},
+    tls::{PeerTrust, Pin, StaleCrls, classic_provider},
     tunnel::Own,
 };
 
@@ -47,6 +47,8 @@ pub enum MaterialConfig {
         roots: Option<PathBuf>,
         /// CRLs, PEM or DER.
         crls: Vec<PathBuf>,
+        /// What a CRL past its nextUpdate means.
+        stale: StaleCrls,
         /// Keys that are trusted instead of roots.
         pins: Vec<Pin>,
     },
@@ -338,6 +340,6 @@ fn certified(
         rustls::Error::InconsistentKeys(_) => {
             "the private key is not that of the certificate".to_owned()
         }
-        other => other.to_string(),
+        _ => "certificate and private key cannot be used for TLS".to_owned(),
     })
 }

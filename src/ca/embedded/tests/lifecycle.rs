@@ -137,8 +137,42 @@ fn a_crash_between_any_two_writes_is_understood() {
         assert!(verifies(&ca.issue(&web()).unwrap(), &ca), "{what}");
         assert_eq!(ca.bundle().crls.len(), 1, "{what}");
         let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 9, "{what}: leftovers are swept");
+        assert_eq!(left, 10, "{what}: leftovers are swept");
     }
+}
+
+/// Other parsers than ours read them, and some refuse a text around the items.
+#[test]
+fn the_files_that_others_read_are_pem_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    ca.issue(&web()).unwrap();
+    let only_pem = || {
+        for name in ["crl.pem", "bundle.pem", ROOT] {
+            let text = fs::read_to_string(dir.path().join(name)).unwrap();
+            assert!(text.starts_with("-----BEGIN "), "{name}: {text:.40}");
+            let mut within = false;
+            for line in text.lines() {
+                within |= line.starts_with("-----BEGIN ");
+                assert!(within, "{name}: {line}");
+                within &= !line.starts_with("-----END ");
+            }
+        }
+    };
+    only_pem();
+    steps.ban(&web()).unwrap();
+    only_pem();
+    // As it was written before.
+    let path = dir.path().join("crl.pem");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("# CRL number 2\n{text}")).unwrap();
+    ca.refresh().unwrap();
+    only_pem();
+    assert_eq!(ca.bundle().crls.len(), 1);
+    // Damaged: made anew, and never read in half.
+    fs::write(&path, text.replace("-----END X509 CRL-----\n", "")).unwrap();
+    drop(open(dir.path()).unwrap());
+    only_pem();
 }
 
 fn empty_state(dir: &Path, gone: &[&str]) {

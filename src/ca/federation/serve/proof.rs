@@ -1,12 +1,11 @@
 //! What our servers show: a certificate from files, an X.509-SVID of this node, or nothing.
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{
     ServerConfig,
     server::NoServerSessionStorage,
@@ -21,7 +20,7 @@ use crate::{
         Svids,
         federation::{FetchError, verifier::provider},
     },
-    identity::{SpiffeId, X509Svid},
+    identity::{SpiffeId, X509Svid, key_files},
 };
 
 /// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
@@ -118,16 +117,16 @@ fn stamp(files: &KeyPairFiles) -> Stamp {
 }
 
 fn read(files: &KeyPairFiles) -> Result<Arc<ServerConfig>, FetchError> {
-    let bad = |path: &Path, e: &dyn std::fmt::Display| FetchError::file(path, e);
-    let path = &files.certificate;
-    let chain = CertificateDer::pem_file_iter(path).map_err(|e| bad(path, &e))?;
-    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|e| bad(path, &e))?;
-    if chain.is_empty() {
-        return Err(bad(path, &"holds no certificate in PEM"));
-    }
-    let path = &files.private_key;
-    let key = PrivateKeyDer::from_pem_file(path).map_err(|e| bad(path, &e))?;
-    config(chain, &key).map_err(|e| bad(path, &e))
+    let chain = key_files::certificates(&files.certificate).map_err(FetchError::read)?;
+    let key = key_files::private_key(&files.private_key).map_err(FetchError::read)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8()));
+    config(chain, &key).map_err(|e| {
+        let why = match e {
+            rustls::Error::InconsistentKeys(_) => "is not the private key of the certificate",
+            _ => "cannot be used for TLS together with the certificate",
+        };
+        FetchError::file(&files.private_key, why)
+    })
 }
 
 fn config(

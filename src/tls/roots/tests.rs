@@ -1,0 +1,172 @@
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose as Ku,
+    SerialNumber,
+};
+use time::{Duration as Span, OffsetDateTime};
+
+use super::*;
+use crate::identity::{BundleSet, Purpose, TrustBundle, verify_svid};
+
+type Der = CertificateDer<'static>;
+
+fn params(name: &str, ca: bool) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params.is_ca, params.key_usages) = match ca {
+        true => {
+            let uses = vec![Ku::KeyCertSign, Ku::CrlSign];
+            (IsCa::Ca(BasicConstraints::Unconstrained), uses)
+        }
+        false => {
+            params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+            params.subject_alt_names =
+                vec![rcgen::SanType::URI("spiffe://td/a".try_into().unwrap())];
+            (IsCa::ExplicitNoCa, vec![Ku::DigitalSignature])
+        }
+    };
+    params.not_before = OffsetDateTime::now_utc() - Span::days(9);
+    params
+}
+
+fn root(change: impl FnOnce(&mut CertificateParams)) -> (Der, Issuer<'static, KeyPair>) {
+    let (mut params, key) = (params("root", true), KeyPair::generate().unwrap());
+    change(&mut params);
+    (params.self_signed(&key).unwrap().der().clone(), Issuer::new(params, key))
+}
+
+fn below(
+    by: &Issuer<'static, KeyPair>,
+    mut params: CertificateParams,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (Der, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    change(&mut params);
+    (params.signed_by(&key, by).unwrap().der().clone(), Issuer::new(params, key))
+}
+
+fn judge(
+    roots: &[&Der],
+    crls: Vec<CertificateRevocationListDer<'static>>,
+    stale: StaleCrls,
+) -> Judge {
+    let roots: Vec<Der> = roots.iter().map(|der| (*der).clone()).collect();
+    Judge::new(&roots.into(), &crls.into(), stale).unwrap()
+}
+
+fn verdict(judge: &Judge, chain: &[&Der]) -> Result<(), String> {
+    let above: Vec<Der> = chain[1..].iter().map(|der| (*der).clone()).collect();
+    let judged = judge.verify_client(chain[0], &above, UnixTime::now());
+    judged.map(drop).map_err(|e| crate::tls::TlsError::from_rustls(e).to_string())
+}
+
+#[test]
+fn an_expired_root_vouches_for_nobody_whoever_asks() {
+    let ended = |p: &mut CertificateParams| p.not_after = OffsetDateTime::now_utc() - Span::days(1);
+    let ((old, by), (other, _)) = (
+        root(ended),
+        root(|p| {
+            p.distinguished_name.push(DnType::OrganizationName, "other");
+        }),
+    );
+    let (leaf, _) = below(&by, params("leaf", false), |_| {});
+    let refused = verdict(&judge(&[&old, &other], vec![], StaleCrls::Refuse), &[&leaf]);
+    assert!(
+        refused.as_ref().is_err_and(|e| e.contains("CN=root") && e.contains("not valid now")),
+        "{refused:?}"
+    );
+    let none = Judge::new(&vec![old.clone()].into(), &vec![].into(), StaleCrls::Refuse);
+    assert!(none.unwrap_err().contains("expired"));
+    let bundle = TrustBundle::new("td".parse().unwrap(), vec![old.clone()]);
+    let bundles: BundleSet = [bundle].into_iter().collect();
+    for purpose in [Purpose::Client, Purpose::Server] {
+        let refused = verify_svid(&[leaf.clone()], &bundles, UnixTime::now(), purpose);
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("authority is not valid now"), "{why}");
+    }
+    assert!(ending(&[old], &[], UnixTime::now(), Duration::ZERO)[0].contains("has expired"));
+    // One that ends while it is held.
+    let soon = |p: &mut CertificateParams| p.not_after = OffsetDateTime::now_utc() + Span::hours(1);
+    let (ends, by) = root(soon);
+    let (leaf, _) = below(&by, params("leaf", false), |_| {});
+    let judge = judge(&[&ends, &other], vec![], StaleCrls::Refuse);
+    assert_eq!(verdict(&judge, &[&leaf]), Ok(()));
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + 7200));
+    assert!(judge.verify_client(&leaf, &[], later).is_err());
+    assert_eq!(verdict(&judge, &[&leaf]), Ok(()), "the clock went back");
+    let told = ending(&[ends], &[], UnixTime::now(), Duration::from_secs(7200));
+    assert!(told[0].contains("expires soon"), "{told:?}");
+}
+
+#[test]
+fn a_crl_past_its_next_update_refuses_unless_the_operator_says_otherwise() {
+    let (ca, by) = root(|_| {});
+    let (leaf, _) = below(&by, params("leaf", false), |_| {});
+    let crl = |until: Span| {
+        let now = OffsetDateTime::now_utc();
+        let list = CertificateRevocationListParams {
+            this_update: now - Span::days(3),
+            next_update: now + until,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&by).unwrap().der().clone()
+    };
+    for (until, stale, accepted) in [
+        (Span::days(1), StaleCrls::Refuse, true),
+        (Span::days(-1), StaleCrls::Refuse, false),
+        (Span::days(-1), StaleCrls::Warn, true),
+    ] {
+        let got = verdict(&judge(&[&ca], vec![crl(until)], stale), &[&leaf]);
+        assert_eq!(got.is_ok(), accepted, "{until} {stale:?}: {got:?}");
+    }
+    let told = ending(&[], &[crl(Span::days(1))], UnixTime::now(), Duration::from_secs(172_800));
+    assert!(told[0].contains("CRL of CN=root expires soon"), "{told:?}");
+}
+
+#[test]
+fn an_intermediate_signs_only_with_key_cert_sign() {
+    let (ca, by) = root(|_| {});
+    for (uses, accepted) in [
+        (vec![Ku::KeyCertSign], true),
+        (vec![Ku::CrlSign, Ku::DigitalSignature], false),
+        (vec![], false),
+    ] {
+        let (between, between_by) =
+            below(&by, params("between", true), |p| p.key_usages = uses.clone());
+        let (leaf, _) = below(&between_by, params("leaf", false), |_| {});
+        let got = verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf, &between]);
+        assert_eq!(got.is_ok(), accepted, "{uses:?}: {got:?}");
+        assert!(accepted || got.unwrap_err().contains("keyCertSign"));
+    }
+}
+
+/// What `openssl req -x509` makes.
+#[test]
+fn a_self_signed_ca_certificate_is_taken_where_exactly_it_is_trusted() {
+    let own = |name: &str, uses: Vec<Ku>| {
+        root(|p| {
+            p.distinguished_name = rcgen::DistinguishedName::new();
+            p.distinguished_name.push(DnType::CommonName, name);
+            p.subject_alt_names = vec![rcgen::SanType::DnsName("db.example".try_into().unwrap())];
+            p.key_usages = uses;
+        })
+        .0
+    };
+    let (one, same_name, other) = (own("db", vec![]), own("db", vec![]), own("other", vec![]));
+    let judge_one = judge(&[&one], vec![], StaleCrls::Refuse);
+    assert_eq!(verdict(&judge_one, &[&one]), Ok(()));
+    for stranger in [&same_name, &other] {
+        let why = verdict(&judge_one, &[stranger]).unwrap_err();
+        assert!(why.contains("trust exactly this certificate"), "{why}");
+    }
+    let named = |name: &'static str| {
+        judge_one.verify_server(&one, &[], &name.try_into().unwrap(), UnixTime::now()).is_ok()
+    };
+    assert!(named("db.example") && !named("web.example"));
+    let signs_only = own("db", vec![Ku::KeyCertSign]);
+    assert!(verdict(&judge(&[&signs_only], vec![], StaleCrls::Warn), &[&signs_only]).is_err());
+}
