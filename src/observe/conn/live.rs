@@ -144,6 +144,8 @@ impl LiveConn {
 pub struct LiveTable {
     next: AtomicU64,
     conns: Mutex<HashMap<u64, Arc<LiveConn>>>,
+    /// What may still be written of connections that fail.
+    pub(super) log_shares: super::log_share::LogShares,
 }
 
 impl LiveTable {

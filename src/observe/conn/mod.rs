@@ -7,6 +7,7 @@ mod close_reason;
 mod facts;
 mod flow;
 mod live;
+mod log_share;
 mod open;
 
 pub use close_reason::CloseReason;

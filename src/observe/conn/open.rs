@@ -4,6 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use super::{CloseReason, Direction, Facts, LiveConn, PeerAddr};
@@ -75,14 +76,22 @@ impl Drop for OpenConn {
         self.live.flush_bytes();
         self.facts(|facts| {
             self.telemetry.metrics.closed(self.live.direction, facts, self.reason);
-            if !self.unlogged {
-                write_line(&self.live, facts, self.reason);
+            let peer = self.live.peer.0.ip();
+            let shares = &self.telemetry.live.log_shares;
+            let left_out = match facts.error {
+                _ if self.unlogged => None,
+                Some(_) => shares.take(self.reason, peer, Instant::now()),
+                None => Some(0),
+            };
+            if let Some(left_out) = left_out {
+                write_line(&self.live, facts, self.reason, left_out);
             }
         });
     }
 }
 
-fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
+/// `left_out`: how many lines of this reason and peer there were no room for before this one.
+fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason, left_out: u64) {
     let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
     let src_addr = tracing::field::display(live.peer.0);
     let direction = live.direction.as_str();
@@ -121,6 +130,7 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason) {
                 tls.path = f.tls.as_ref().and_then(|t| t.path).map(super::TlsPath::as_str),
                 reason = reason.as_str(),
                 error = f.error.as_deref(),
+                lines_left_out = (left_out > 0).then_some(left_out),
                 },
                 "connection complete"
             )

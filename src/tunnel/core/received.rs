@@ -114,8 +114,10 @@ impl Core {
                 self.streams.values_mut().for_each(Stream::wake);
             }
             Event::GoAway { last, code } => {
+                // RFC 9113 §6.8: it speaks of streams that we opened, not of the peer's own.
+                let ours = |id: u32| self.http2.opens(id);
                 for (id, stream) in &mut self.streams {
-                    if *id > last {
+                    if *id > last && ours(*id) {
                         stream.unprocessed = true;
                         stream.reset = Some(Code::REFUSED_STREAM);
                         stream.wake();

@@ -88,3 +88,18 @@ async fn data_before_an_error_is_handed_over() {
     assert!(matches!(ends.says(&frames), Err(Over::Http2(_))));
     assert_eq!(ends.core.streams[&1].queue, b"hello");
 }
+
+/// RFC 9113 §6.8: the last stream in a GOAWAY is one that its receiver opened. A client that says
+/// it with 0 wants no pushes, and goes on with its own streams.
+#[tokio::test]
+async fn a_clients_goaway_leaves_its_own_streams_alone() {
+    let mut ends = Ends::new(Limits::default()).await;
+    ends.says(&connect(1)).unwrap();
+    let mut frames = Vec::new();
+    put(&mut frames, kind::GOAWAY, 0, 0, &[0; 8]);
+    put(&mut frames, kind::DATA, 0, 1, b"hello");
+    ends.says(&frames).unwrap();
+    let stream = &ends.core.streams[&1];
+    assert!(stream.reset.is_none() && !stream.unprocessed);
+    assert_eq!(stream.queue, b"hello");
+}

@@ -5,6 +5,13 @@ use std::time::Instant;
 
 use super::{Code, Failure};
 
+/// How many WINDOW_UPDATEs may be free at once, whatever was sent before.
+const MOST_UPDATES: u32 = 1 << 16;
+/// So many bytes of DATA make one more WINDOW_UPDATE reasonable, beyond two for each frame.
+const BYTES_PER_UPDATE: usize = 1024;
+/// What a refused request costs.
+const REFUSAL: u32 = 2;
+
 /// How much idle work a peer may cause.
 #[derive(Clone, Copy, Debug)]
 pub struct FloodLimits {
@@ -26,11 +33,74 @@ pub(super) struct Budget {
     limits: FloodLimits,
     left: u32,
     filled: Instant,
+    /// WINDOW_UPDATEs that our own DATA and streams have earned the peer.
+    updates: u32,
+    /// PINGs and SETTINGS of ours that the peer has not acknowledged.
+    pings: u32,
+    settings: u32,
+    /// Requests refused since the last one was paid for.
+    refused: u32,
 }
 
 impl Budget {
+    /// Our first SETTINGS are on their way.
     pub(super) fn new(limits: FloodLimits, now: Instant) -> Self {
-        Self { limits, left: limits.burst, filled: now }
+        let left = limits.burst;
+        Self { limits, left, filled: now, updates: 0, pings: 0, settings: 1, refused: 0 }
+    }
+
+    /// DATA of ours: its reader gives credit for it, on the stream and on the connection.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let earned = 2 + u32::try_from(bytes / BYTES_PER_UPDATE).unwrap_or(MOST_UPDATES);
+        self.updates = self.updates.saturating_add(earned).min(MOST_UPDATES);
+    }
+
+    /// A stream: its reader may widen its window.
+    pub(super) fn opened(&mut self) {
+        self.sent(0);
+    }
+
+    /// A PING of ours.
+    pub(super) fn pinged(&mut self) {
+        self.pings = self.pings.saturating_add(1);
+    }
+
+    /// A request that we refuse; [`Budget::request`] has it paid for.
+    pub(super) fn refused(&mut self) {
+        self.refused = self.refused.saturating_add(1);
+    }
+
+    /// A WINDOW_UPDATE came.
+    pub(super) fn update(&mut self, now: Instant) -> Result<(), Failure> {
+        match self.updates.checked_sub(1) {
+            Some(left) => self.updates = left,
+            None => self.pay(1, "WINDOW_UPDATE flood", now)?,
+        }
+        Ok(())
+    }
+
+    /// An acknowledgement of a PING came.
+    pub(super) fn pong(&mut self, now: Instant) -> Result<(), Failure> {
+        match self.pings.checked_sub(1) {
+            Some(left) => self.pings = left,
+            None => self.pay(1, "flood of PING acknowledgements", now)?,
+        }
+        Ok(())
+    }
+
+    /// An acknowledgement of SETTINGS came.
+    pub(super) fn settings_ack(&mut self, now: Instant) -> Result<(), Failure> {
+        match self.settings.checked_sub(1) {
+            Some(left) => self.settings = left,
+            None => self.pay(1, "flood of SETTINGS acknowledgements", now)?,
+        }
+        Ok(())
+    }
+
+    /// A request came: those before it that were refused are paid for.
+    pub(super) fn request(&mut self, now: Instant) -> Result<(), Failure> {
+        let refused = std::mem::take(&mut self.refused);
+        self.pay(refused.saturating_mul(REFUSAL), "flood of requests that are refused", now)
     }
 
     /// Pays for something, or says that the peer must be cut off.

@@ -199,6 +199,10 @@ impl Http2 {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.answered = true;
         let remote_closed = stream.remote_closed;
+        // What is too large is paid for where it is read.
+        if status >= 400 && status != 431 {
+            self.budget.refused();
+        }
         let status = status.to_string();
         self.headers(id, end, &[&[(":status", status.as_str())], fields].concat());
         if end && remote_closed {
@@ -214,6 +218,7 @@ impl Http2 {
     }
 
     pub(super) fn insert(&mut self, id: u32, remote_closed: bool) {
+        self.budget.opened();
         self.streams.insert(
             id,
             Stream {
@@ -240,6 +245,7 @@ impl Http2 {
     pub fn data_head(&mut self, id: u32, length: usize) -> [u8; HEADER] {
         debug_assert!(length <= self.sendable(id));
         self.send.used(length);
+        self.budget.sent(length);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send.used(length);
         }
@@ -312,6 +318,7 @@ impl Http2 {
 
     /// Asks whether the peer is there.
     pub fn ping(&mut self, opaque: [u8; 8]) {
+        self.budget.pinged();
         put(&mut self.control, kind::PING, 0, 0, &opaque);
     }
 
@@ -323,6 +330,12 @@ impl Http2 {
         self.leaving = Some(last);
         let payload = [last.to_be_bytes(), code.0.to_be_bytes()].concat();
         put(&mut self.control, kind::GOAWAY, 0, 0, &payload);
+    }
+
+    /// Whether a stream of this number is one that this end opens (§5.1.1).
+    #[must_use]
+    pub fn opens(&self, id: u32) -> bool {
+        id.is_multiple_of(2) != (self.role == Role::Client)
     }
 
     /// Whether this end has said that it goes.

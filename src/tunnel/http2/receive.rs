@@ -108,8 +108,7 @@ impl Http2 {
 
     /// Whether a stream was never opened (§5.1: idle).
     fn is_idle(&self, id: u32) -> bool {
-        let ours = id.is_multiple_of(2) != (self.role == Role::Client);
-        if ours { id >= self.next_local } else { id > self.last_peer }
+        if self.opens(id) { id >= self.next_local } else { id > self.last_peer }
     }
 
     /// §5.4.2: ends one stream for the peer's fault.
@@ -209,6 +208,7 @@ impl Http2 {
             return Err(Failure::protocol("a client's stream with an even number"));
         }
         self.last_peer = id;
+        self.budget.request(now)?;
         if self.leaving.is_some_and(|last| id > last) {
             self.late += u64::from(self.limits.stream_window);
             return self.budget.pay(1, "streams after GOAWAY", now).map(|()| None); // §6.8: unseen
@@ -274,7 +274,8 @@ impl Http2 {
 
     fn settings_came(&mut self, head: Head, payload: &[u8], now: Instant) -> Received {
         if head.has(flag::ACK) {
-            return sized(head.length == 0).map(|()| None);
+            sized(head.length == 0)?;
+            return self.budget.settings_ack(now).map(|()| None);
         }
         sized(head.length.is_multiple_of(6) && head.length == payload.len())?;
         self.budget.pay(1, "SETTINGS flood", now)?;
@@ -320,6 +321,7 @@ impl Http2 {
         let mut opaque = [0; 8];
         opaque.copy_from_slice(payload);
         if head.has(flag::ACK) {
+            self.budget.pong(now)?;
             return Ok(Some(Event::Pong(opaque)));
         }
         self.budget.pay(1, "PING flood", now)?;
@@ -337,6 +339,7 @@ impl Http2 {
 
     fn window_came(&mut self, head: Head, payload: &[u8], now: Instant) -> Received {
         let by = number(payload)? & 0x7fff_ffff;
+        self.budget.update(now)?;
         if head.stream == 0 {
             if by == 0 {
                 return Err(Failure::protocol("WINDOW_UPDATE by 0"));

@@ -39,6 +39,19 @@ fn idle_work_is_cut_off() {
     calmed("PRIORITY flood", |_, _| frame(kind::PRIORITY, 0, 9, &[0; 5]));
     calmed("flood of unknown frames", |_, _| frame(77, 0, 0, &[]));
     calmed("GOAWAY flood", |_, _| go_away(0));
+    let pong = frame(kind::PING, flag::ACK, 0, &[0; 8]);
+    calmed("flood of PING acknowledgements", |_, _| pong.clone());
+    calmed("flood of SETTINGS acknowledgements", |_, _| frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    let update = |stream| frame(kind::WINDOW_UPDATE, 0, stream, &[0, 0, 0, 1]);
+    calmed("WINDOW_UPDATE flood", |_, _| update(0));
+    calmed("WINDOW_UPDATE flood", |_, n| if n == 0 { connect(1) } else { update(1) });
+    calmed("flood of requests that are refused", |end, n| {
+        if n > 0 {
+            end.respond(2 * n - 1, 401, &[], true);
+            end.take_control();
+        }
+        connect(2 * n + 1)
+    });
     calmed("rapid reset", |_, n| [connect(2 * n + 1), rst(2 * n + 1)].concat());
     calmed("RST_STREAM flood", |_, n| if n == 0 { connect(1) } else { rst(1) });
     let too_many = |_: &mut Http2, n: u32| connect(2 * n + 1);
