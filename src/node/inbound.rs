@@ -155,7 +155,10 @@ async fn admit(
     });
     // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
     if let Some(no) = proven.condemned() {
-        return Err(refuse(incoming, StatusCode::UNAUTHORIZED, no.reason, &no.why));
+        return Err(match no.reason {
+            CloseReason::SvidExpired => expired(incoming, &no.why),
+            reason => refuse(incoming, StatusCode::UNAUTHORIZED, reason, &no.why),
+        });
     }
     let Some(workload) = mesh.workload(&pod.uid) else {
         return Err(refuse(
@@ -174,8 +177,7 @@ async fn admit(
         Err((status, reason, why)) => return Err(refuse(incoming, status, reason, why)),
     };
     if caller.has_ended() {
-        let why = "the caller's SVID expired while its tunnel was open";
-        return Err(refuse(incoming, StatusCode::UNAUTHORIZED, CloseReason::SvidExpired, why));
+        return Err(expired(incoming, "the caller's SVID expired while its tunnel was open"));
     }
     name_service(conn, &mesh, workload, &incoming);
     let foreign = caller.id.trust_domain() != workload.id.trust_domain();
@@ -224,6 +226,12 @@ pub(super) fn authorize(
 fn refuse(incoming: Incoming, status: StatusCode, reason: CloseReason, why: &str) -> Outcome {
     incoming.refuse(status);
     (reason, Some(why.to_owned()))
+}
+
+/// The tunnel says GOAWAY ahead of this; a caller that has a new SVID may come back with it.
+fn expired(incoming: Incoming, why: &str) -> Outcome {
+    incoming.turn_away();
+    (CloseReason::SvidExpired, Some(why.to_owned()))
 }
 
 /// The application that is meant: on this very pod, and never a port of ours.

@@ -135,21 +135,37 @@ impl Policy {
     }
 }
 
+/// What a match means, and whether `principals` names the caller beside it.
+type How = (Action, bool);
+
 impl Rule {
     pub(super) fn matches(&self, action: Action, flow: &Flow) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|s| s.matches(action, flow, &mut NoNotes)))
+        let (from, when) = self.named();
+        let (from, when) = ((action, from), (action, when));
+        (self.from.is_empty() || self.from.iter().any(|s| s.matches(from, flow, &mut NoNotes)))
             && (self.to.is_empty() || self.to.iter().any(|o| o.matches(flow, &mut NoNotes)))
-            && self.when.iter().all(|c| c.matches(action, flow, &mut NoNotes))
+            && self.when.iter().all(|c| c.matches(when, flow, &mut NoNotes))
+    }
+
+    /// Whether whoever reaches a `from`, and a `when`, is named by a principal elsewhere.
+    fn named(&self) -> (bool, bool) {
+        let when = self
+            .when
+            .iter()
+            .any(|c| matches!(c, Condition::SourcePrincipal(f) if !f.any.is_empty()));
+        let from = &self.from;
+        (when, when || !from.is_empty() && from.iter().all(|s| !s.principals.any.is_empty()))
     }
 
     /// What keeps this rule of an `ALLOW` from matching: for `from` and `to` the alternative
     /// that comes closest.
     pub(super) fn misses(&self, flow: &Flow) -> Vec<String> {
-        let allow = Action::Allow;
-        let from = self.from.iter().map(|s| noted(|notes| s.matches(allow, flow, notes)));
+        let (from, when) = self.named();
+        let (from, when) = ((Action::Allow, from), (Action::Allow, when));
+        let from = self.from.iter().map(|s| noted(|notes| s.matches(from, flow, notes)));
         let mut all = closest(from);
         all.extend(closest(self.to.iter().map(|o| noted(|notes| o.matches(flow, notes)))));
-        self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(allow, flow, notes))));
+        self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(when, flow, notes))));
         all
     }
 
@@ -213,16 +229,18 @@ fn principals(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Not
 
 /// A field that names no trust domain. It admits (what an `ALLOW` names, what a `DENY` leaves
 /// out) those of our own only, and it refuses those of any: another trust domain may call its
-/// namespaces as it likes.
+/// namespaces as it likes. So an `ALLOW` that only leaves some out admits our own, but for a caller
+/// that `principals` beside it names (`named`).
 fn of_our_own<T>(
     field: &FieldMatch<T>,
-    action: Action,
+    (action, named): How,
     flow: &Flow,
     hit: impl Fn(&T) -> bool,
 ) -> bool {
     let admits = |item: &T| !flow.foreign && hit(item);
     match action {
-        Action::Allow => field.matches(admits, &hit),
+        Action::Allow if field.is_empty() || named => field.matches(admits, &hit),
+        Action::Allow => !flow.foreign && field.holds(hit),
         Action::Deny => field.matches(&hit, admits),
     }
 }
@@ -233,7 +251,7 @@ fn of_elsewhere(flow: &Flow) -> &'static str {
 
 fn namespaces(
     field: &FieldMatch<StringMatch>,
-    action: Action,
+    action: How,
     flow: &Flow,
     notes: &mut impl Notes,
 ) -> bool {
@@ -245,7 +263,7 @@ fn namespaces(
 
 fn accounts(
     field: &FieldMatch<ServiceAccountMatch>,
-    action: Action,
+    action: How,
     flow: &Flow,
     notes: &mut impl Notes,
 ) -> bool {
@@ -268,7 +286,8 @@ fn port(field: &FieldMatch<u16>, flow: &Flow, notes: &mut impl Notes) -> bool {
 
 impl Source {
     /// Whether it matches; with real notes, whether all was looked at.
-    fn matches(&self, action: Action, flow: &Flow, notes: &mut impl Notes) -> bool {
+    fn matches(&self, (action, named): How, flow: &Flow, notes: &mut impl Notes) -> bool {
+        let action = (action, named || !self.principals.any.is_empty());
         principals(&self.principals, flow, notes)
             && namespaces(&self.namespaces, action, flow, notes)
             && accounts(&self.service_accounts, action, flow, notes)
@@ -304,7 +323,7 @@ impl Operation {
 }
 
 impl Condition {
-    fn matches(&self, action: Action, flow: &Flow, notes: &mut impl Notes) -> bool {
+    fn matches(&self, action: How, flow: &Flow, notes: &mut impl Notes) -> bool {
         match self {
             Self::SourceIp(field) => source_ip(field, flow, notes),
             Self::SourceNamespace(field) => namespaces(field, action, flow, notes),

@@ -286,7 +286,11 @@ async fn begin(
         refused => refused,
     };
     if let Err(outcome) = admitted {
-        incoming.refuse(StatusCode::UNAUTHORIZED);
+        match outcome.0 {
+            // The tunnel says GOAWAY ahead of this; a caller with a new SVID may come back.
+            CloseReason::SvidExpired => incoming.turn_away(),
+            _ => incoming.refuse(StatusCode::UNAUTHORIZED),
+        }
         return Err(outcome);
     }
     let mut header = Vec::new();

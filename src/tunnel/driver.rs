@@ -14,6 +14,7 @@ use tokio::{io::Interest, net::TcpStream, time::sleep};
 use super::{
     core::{Core, Over},
     http2::{Code, Limits, Request, Role},
+    patience::{ANSWER, Next, Patience},
     record::RecordError,
     stream::TunnelStream,
 };
@@ -36,10 +37,6 @@ impl Drop for Driven {
 
 /// How many reads in a row before others get their turn.
 const TURNS: usize = 4;
-/// A peer that was silent for so long is asked whether it is there …
-const PING_AFTER: Duration = Duration::from_secs(10);
-/// … and given up after so long.
-const SILENT: Duration = Duration::from_secs(30);
 
 impl Tunnel {
     pub(super) fn new(role: Role, limits: Limits, session: Session) -> Result<Arc<Self>, Over> {
@@ -115,19 +112,20 @@ impl Tunnel {
 
     /// Ends when the peer no longer answers. Cancel safe.
     pub(super) async fn silence(&self) -> Over {
+        let mut patience = Patience::default();
         loop {
             let heard = self.core().heard;
-            let quiet = heard.elapsed();
-            if quiet >= SILENT {
-                return Over::Silent(format!("no answer to PING in {:?}", SILENT - PING_AFTER));
-            }
-            if quiet >= PING_AFTER {
-                let mut core = self.core();
-                core.http2.ping(*b"adit:ask");
-                core.wake_driver();
-            }
-            let next = if quiet >= PING_AFTER { SILENT } else { PING_AFTER };
-            tokio::time::sleep_until((heard + next).max(Instant::now()).into()).await;
+            let until = match patience.look(Instant::now(), heard) {
+                Next::GiveUp => return Over::Silent(format!("no answer to PING in {ANSWER:?}")),
+                Next::Wait(until) => until,
+                Next::Ask(until) => {
+                    let mut core = self.core();
+                    core.http2.ping(*b"adit:ask");
+                    core.wake_driver();
+                    until
+                }
+            };
+            tokio::time::sleep_until(until.into()).await;
         }
     }
 

@@ -24,6 +24,7 @@ mod core;
 mod driver;
 mod error;
 pub mod http2;
+mod patience;
 mod pool;
 mod proven;
 pub mod record;

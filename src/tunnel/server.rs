@@ -1,9 +1,14 @@
 //! The server end of a tunnel: takes CONNECT streams and hands each to a handler.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::StatusCode;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -60,6 +65,11 @@ impl Incoming {
         let _ = self.stream.respond(status.as_u16(), &[], true);
     }
 
+    /// Says that it was not looked at: the caller may ask another tunnel (RFC 9113 §8.7).
+    pub fn turn_away(self) {
+        self.stream.turn_away();
+    }
+
     /// Waits until the caller gives up. Cancel safe.
     pub async fn abandoned(&mut self) {
         self.stream.abandoned().await;
@@ -80,7 +90,8 @@ pub struct Broken {
 }
 
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
-/// streams have ended (GOAWAY first, RFC 9113 §6.8).
+/// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID runs out soon is told
+/// to go while there is time to dial anew; what it has open goes on.
 ///
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
@@ -96,6 +107,7 @@ where
     H: Fn(Box<Incoming>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let until = Until::new(SystemTime::now(), session.peer.end());
     let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
     let tunnel = Tunnel::new(Role::Server, config.limits, session);
     let tunnel = tunnel.map_err(|e| broken(e.to_string(), 0))?;
@@ -111,50 +123,87 @@ where
     }
     let mut streams = 0;
     let mut leaving = Leaving::No;
+    let mut drained = false;
     let mut silence = std::pin::pin!(tunnel.silence());
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = std::pin::pin!(sleep(until.next_look(SystemTime::now())));
+    let mut pause = LAST_CALL;
     let mut used = Instant::now();
     loop {
-        tokio::select! {
+        let now = tokio::select! {
             request = tunnel.next_request() => match request {
                 Err(over) => return orderly(&over).map_err(|why| broken(why, streams)),
                 Ok((stream, request)) => {
                     streams += 1;
                     tasks.spawn(handle(Box::new(Incoming { request, stream })));
+                    // The clock may have been set, and the look be late.
+                    leaving == Leaving::No && until.is_over(SystemTime::now())
                 }
             },
-            () = draining.cancelled(), if leaving == Leaving::No => {
-                leaving = Leaving::Announced;
-                tunnel.leave(true);
-                look.reset_after(LAST_CALL);
+            () = draining.cancelled(), if !drained => {
+                drained = true;
+                pause = LAST_CALL;
+                true
             }
-            _ = look.tick() => {
-                let empty = tunnel.core().http2.open_streams() == 0;
-                match leaving {
-                    Leaving::No if !empty => used = Instant::now(),
-                    Leaving::No if used.elapsed() < IDLE => {}
-                    Leaving::No => {
-                        leaving = Leaving::Announced;
-                        tunnel.leave(true);
-                    }
-                    Leaving::Announced => {
-                        leaving = Leaving::Last;
-                        tunnel.leave(false);
-                        look = tokio::time::interval(LAST_CALL);
-                    }
-                    Leaving::Last if empty => {
-                        tunnel.close(FLUSH).await;
-                        return Ok(());
-                    }
-                    Leaving::Last => {}
-                }
-            }
+            () = &mut look => true,
             over = &mut silence => {
                 let why = over.to_string();
                 tunnel.end(over);
                 return Err(broken(why, streams));
             }
+        };
+        if !now {
+            continue;
         }
+        let empty = tunnel.core().http2.open_streams() == 0;
+        let goes = drained || until.is_over(SystemTime::now());
+        match leaving {
+            Leaving::No if !goes && !(empty && used.elapsed() >= IDLE) => {
+                if !empty {
+                    used = Instant::now();
+                }
+                look.as_mut().reset(Instant::now() + until.next_look(SystemTime::now()));
+                continue;
+            }
+            Leaving::No => {
+                leaving = Leaving::Announced(Instant::now());
+                tunnel.leave(true);
+            }
+            Leaving::Announced(at) if at.elapsed() >= LAST_CALL => {
+                leaving = Leaving::Last;
+                tunnel.leave(false);
+            }
+            Leaving::Last if empty => {
+                tunnel.close(FLUSH).await;
+                return Ok(());
+            }
+            Leaving::Announced(_) | Leaving::Last => {}
+        }
+        look.as_mut().reset(Instant::now() + pause);
+        if leaving == Leaving::Last {
+            pause = (pause * 2).min(LONGEST_PAUSE); // its last stream may live for weeks
+        }
+    }
+}
+
+/// How long a tunnel takes new streams, by its caller's SVID.
+#[derive(Clone, Copy, Debug)]
+struct Until(SystemTime);
+
+impl Until {
+    /// Ahead of `end`, but a caller that has nothing newer to show yet is not sent round and
+    /// round: each of its tunnels serves most of the time that is left when it begins.
+    fn new(now: SystemTime, end: SystemTime) -> Self {
+        let left = end.duration_since(now).unwrap_or_default();
+        Self(end.checked_sub((left / 4).min(AHEAD)).unwrap_or(end))
+    }
+
+    fn is_over(self, now: SystemTime) -> bool {
+        now >= self.0
+    }
+
+    /// When to look again: the clock may be set meanwhile.
+    fn next_look(self, now: SystemTime) -> Duration {
+        self.0.duration_since(now).unwrap_or_default().min(LOOK)
     }
 }
 
@@ -163,10 +212,15 @@ where
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Leaving {
     No,
-    Announced,
+    Announced(Instant),
     Last,
 }
 
+/// How long before its caller's SVID runs out a tunnel is told to go: a renewed one has been
+/// there since half of its time.
+const AHEAD: Duration = Duration::from_secs(60);
+/// How often a tunnel that goes is looked at in the end.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often an idle tunnel is noticed.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long requests on their way have: more than a round trip.
@@ -180,5 +234,24 @@ fn orderly(over: &Over) -> Result<(), String> {
         Over::Closed | Over::GoAway(_) | Over::Io(_) => Ok(()),
         Over::Record(RecordError::Truncated) => Ok(()),
         over => Err(over.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_is_told_to_go_ahead_of_the_end_and_not_at_its_beginning() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for (left, serves) in [(3600, 3540), (240, 180), (8, 6), (0, 0)]
+            .map(|(left, serves)| (Duration::from_secs(left), Duration::from_secs(serves)))
+        {
+            let until = Until::new(now, now + left);
+            assert_eq!(until.0, now + serves, "{left:?}");
+            assert_eq!(until.next_look(now), serves.min(LOOK));
+            assert!(until.is_over(now + serves) && until.is_over(now + 2 * left));
+        }
+        assert!(Until::new(now, now - LOOK).is_over(now), "it has run out");
     }
 }

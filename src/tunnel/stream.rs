@@ -96,6 +96,11 @@ impl TunnelStream {
         true
     }
 
+    /// Says that the request was not looked at (server).
+    pub(super) fn turn_away(self) {
+        self.tunnel.core().http2.reset(self.id, Code::REFUSED_STREAM);
+    }
+
     /// Waits until the peer resets the stream or the tunnel is over. Cancel safe.
     pub(super) async fn abandoned(&mut self) {
         poll_fn(|cx| {

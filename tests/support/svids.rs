@@ -116,7 +116,16 @@ impl Root {
         name: &str,
         suite: SupportedCipherSuite,
     ) -> rustls::ClientConfig {
-        let leaf = self.leaf(name);
+        self.rustls_client_for(name, suite, Duration::from_secs(3600))
+    }
+
+    pub(crate) fn rustls_client_for(
+        &self,
+        name: &str,
+        suite: SupportedCipherSuite,
+        lifetime: Duration,
+    ) -> rustls::ClientConfig {
+        let leaf = self.leaf_for(name, lifetime);
         let mut config = rustls::ClientConfig::builder_with_provider(only(suite))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod endings;
+mod expiry;
 #[path = "../support/harness.rs"]
 mod harness;
 #[path = "../support/pattern.rs"]
@@ -20,5 +21,5 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
-    harness::run(&[transfers::TESTS, endings::TESTS, pool::TESTS].concat());
+    harness::run(&[transfers::TESTS, endings::TESTS, expiry::TESTS, pool::TESTS].concat());
 }

@@ -104,6 +104,11 @@ fn a_foreign_namesake_is_admitted_by_principals_only_and_refused_by_every_field(
     let accounts = |field| from(Source { service_accounts: field, ..Source::default() });
     let when = |condition| Rule { when: vec![condition], ..Rule::default() };
     let everybody = || policy("all", Action::Allow, vec![Rule::default()]);
+    let other = || ServiceAccountMatch { account: "other".into(), ..account() };
+    let named_and_not = || {
+        let (principals, namespaces) = (any(text(NAMESAKE)), none(text("x")));
+        from(Source { principals, namespaces, ..Source::default() })
+    };
     for (name, action, rule, own, foreign) in [
         ("principals", Action::Allow, principals(any(text(NAMESAKE))), false, true),
         ("namespaces", Action::Allow, namespaces(any(text("shop"))), true, false),
@@ -111,6 +116,10 @@ fn a_foreign_namesake_is_admitted_by_principals_only_and_refused_by_every_field(
         ("accounts", Action::Allow, accounts(any(account())), true, false),
         ("when", Action::Allow, when(Condition::SourceNamespace(any(text("shop")))), true, false),
         ("not namespaces", Action::Allow, namespaces(none(text("shop"))), false, false),
+        ("not others", Action::Allow, namespaces(none(text("x"))), true, false),
+        ("not other accounts", Action::Allow, accounts(none(other())), true, false),
+        ("when not", Action::Allow, when(Condition::SourceNamespace(none(text("x")))), true, false),
+        ("named and not", Action::Allow, named_and_not(), false, true),
         ("deny namespaces", Action::Deny, namespaces(any(text("shop"))), false, false),
         ("deny accounts", Action::Deny, accounts(any(account())), false, false),
         ("deny not namespaces", Action::Deny, namespaces(none(text("shop"))), true, false),
