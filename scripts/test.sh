@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change lands. Installs what is missing
-# (Debian packages), then fmt, clippy, tests, demo, interop, identity storms, bench,
+# (Debian packages), then fmt, clippy, tests, demo, interop, identity storms, attacks, bench,
 # instruction counts, docs. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,7 @@ step scripts/interop/run.sh target/release/adit
 step scripts/interop/standalone.sh --quick target/release/adit
 step scripts/interop/workload_api.sh --quick target/release/adit
 step scripts/identity_storms.sh target/release/adit --quick
+step scripts/attacks.sh target/release/adit --quick
 step scripts/bench.sh --quick --out target/bench-quick
 step scripts/instructions.sh
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet

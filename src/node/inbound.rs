@@ -12,7 +12,7 @@ use super::{
     telemetry::{baggage, party},
 };
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Tasks, source},
     mesh::{MtlsMode, Snapshot, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
@@ -39,13 +39,26 @@ pub(super) async fn serve(
     let Ok(local) = tcp.local_addr() else { return };
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
-    let Ok(_place) = Arc::clone(&pod.tunnel_places).try_acquire_owned() else {
-        let why = format!("{} tunnels to this pod are open already", node.tunnel.max_tunnels);
-        return refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
+    let overloaded = |why| refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
+    let Some(unproven) = pod.handshakes.take(source(peer.0.ip())) else {
+        return overloaded("too many handshakes with this pod are under way".to_owned());
     };
-    let (session, proven) = match handshake(&node, &pod, tcp).await {
+    let shaken = tokio::select! {
+        shaken = handshake(&node, &pod, tcp) => shaken,
+        () = unproven.given_up() => {
+            return overloaded("the handshake was given up for a newer one".to_owned());
+        }
+    };
+    drop(unproven);
+    let (session, proven) = match shaken {
         Ok(done) => done,
         Err((reason, error)) => return refused(&node, &pod, peer, local, reason, error),
+    };
+    let Ok(_place) = Arc::clone(&pod.tunnel_places).try_acquire_owned() else {
+        return overloaded(format!(
+            "{} tunnels to this pod are open already",
+            node.tunnel.max_tunnels
+        ));
     };
     let own = Arc::clone(&proven);
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };

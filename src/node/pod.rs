@@ -19,7 +19,7 @@ use super::{
     outbound, plaintext,
 };
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
     relay::{App, ShortWay},
@@ -36,6 +36,8 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
+    /// Callers that have not proven who they are: they take no place of a tunnel.
+    pub(super) handshakes: Places<IpAddr>,
     watched: Option<Arc<Watched>>,
     accepting: CancellationToken,
     conns: Tasks,
@@ -69,6 +71,7 @@ impl Pod {
             netns,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
+            handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             watched,
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
@@ -197,6 +200,11 @@ impl Pod {
         left
     }
 }
+
+/// How many handshakes with a pod are under way at once …
+const HANDSHAKES: usize = 4_096;
+/// … and from one source: then its own oldest is given up.
+const HANDSHAKES_OF_ONE: usize = 1_024;
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);

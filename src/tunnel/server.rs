@@ -157,7 +157,7 @@ where
         let empty = tunnel.core().http2.open_streams() == 0;
         let goes = drained || until.is_over(SystemTime::now());
         match leaving {
-            Leaving::No if !goes && !(empty && used.elapsed() >= IDLE) => {
+            Leaving::No if !(goes || empty && used.elapsed() >= IDLE) => {
                 if !empty {
                     used = Instant::now();
                 }

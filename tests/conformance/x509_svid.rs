@@ -77,23 +77,23 @@ fn no_certificate_proves_nothing_and_an_old_root_is_trusted_beside_the_new() {
 fn the_clock_that_counts_is_the_one_given_to_the_second() {
     let root = root();
     let middle = intermediate(&root, |p| {
-        (p.not_before, p.not_after) = (at(1_999_990), at(2_003_000));
+        (p.not_before, p.not_after) = (at(1_701_999_990), at(1_702_003_000));
     });
     let bundles: BundleSet = [bundle("td", &[&root])].into_iter().collect();
     let valid = |p: &mut CertificateParams| {
-        (p.not_before, p.not_after) = (at(2_000_000), at(2_003_600));
+        (p.not_before, p.not_after) = (at(1_702_000_000), at(1_702_003_600));
     };
     let direct = [leaf(&root, valid)];
     let longer_than_its_issuer = [leaf(&middle, valid), middle.der.clone()];
     let cases: [(&[CertificateDer<'_>], u64, &str); 8] = [
-        (&direct, 1_999_999, "not valid yet, for another 1 s"),
-        (&direct, 2_000_000, ""),
-        (&direct, 2_003_600, ""),
-        (&direct, 2_003_601, "expired 1 s ago"),
-        (&direct, 2_007_200, "expired 3600 s ago"),
-        (&longer_than_its_issuer, 2_003_000, ""),
-        (&longer_than_its_issuer, 2_003_001, "CertExpired"),
-        (&longer_than_its_issuer, 2_003_601, "expired 1 s ago"),
+        (&direct, 1_701_999_999, "not valid yet, for another 1 s"),
+        (&direct, 1_702_000_000, ""),
+        (&direct, 1_702_003_600, ""),
+        (&direct, 1_702_003_601, "expired 1 s ago"),
+        (&direct, 1_702_007_200, "expired 3600 s ago"),
+        (&longer_than_its_issuer, 1_702_003_000, ""),
+        (&longer_than_its_issuer, 1_702_003_001, "CertExpired"),
+        (&longer_than_its_issuer, 1_702_003_601, "expired 1 s ago"),
     ];
     for (chain, now, expected) in cases {
         let clock = UnixTime::since_unix_epoch(Duration::from_secs(now));

@@ -16,6 +16,7 @@ use crate::{
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("strict::a_stop_and_a_crash_leave_the_pods_closed_to_plaintext", stopped),
     ("strict::a_namespace_that_cannot_be_looked_at_has_not_moved", cannot_look),
+    ("strict::silent_callers_lock_nobody_out", silent),
     ("strict::plaintext_that_nat_never_saw_is_dropped", not_redirected),
     ("strict::the_address_of_probes_passes_only_where_the_file_says_so", probes),
 ];
@@ -82,6 +83,19 @@ fn cannot_look() {
     limit(4096);
     assert!(!lab.log().contains("pod released"), "{}", lab.log());
     lab.wait("new connections", || lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+/// More of them than the pod has places for tunnels.
+fn silent() {
+    let mut lab = Lab::new(crate::mesh::PODS);
+    lab.echo("db", 8080);
+    lab.start(&format!("{}limits: {{ tunnels: 4 }}\n", allow(&["web"])));
+    let to: SocketAddr = "10.77.0.2:15008".parse().unwrap();
+    let dial = || TcpStream::connect_timeout(&to, Duration::from_secs(5));
+    let spy = lab.netns("bridge");
+    ip("-n bridge addr add 10.77.0.200/24 dev br0");
+    let _held: Vec<_> = (0..8).map(|_| spy.run(dial).unwrap().unwrap()).collect();
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
 fn not_redirected() {

@@ -81,7 +81,7 @@ fn an_expired_root_vouches_for_nobody_whoever_asks() {
     let bundle = TrustBundle::new("td".parse().unwrap(), vec![old.clone()]);
     let bundles: BundleSet = [bundle].into_iter().collect();
     for purpose in [Purpose::Client, Purpose::Server] {
-        let refused = verify_svid(&[leaf.clone()], &bundles, UnixTime::now(), purpose);
+        let refused = verify_svid(std::slice::from_ref(&leaf), &bundles, UnixTime::now(), purpose);
         let why = refused.unwrap_err().to_string();
         assert!(why.contains("authority is not valid now"), "{why}");
     }
