@@ -172,7 +172,7 @@ pub(crate) fn server_serial(socket: TcpStream, forged: Forged) -> String {
     })
 }
 
-/// Two requests through one tunnel, `pause` apart: their statuses.
+/// Two requests through one tunnel, `pause` apart: their statuses, 0 where the tunnel takes no more.
 pub(crate) fn two_requests(
     socket: TcpStream,
     forged: Forged,
@@ -188,7 +188,8 @@ pub(crate) fn two_requests(
             if n == 1 {
                 tokio::time::sleep(pause).await;
             }
-            send = send.ready().await.expect("room for a stream");
+            let Ok(ready) = send.ready().await else { break };
+            send = ready;
             let connect = Request::builder().method(http::Method::CONNECT).uri(authority);
             let connect = connect.body(()).expect("a request");
             let (answer, _) = send.send_request(connect, true).expect("sent");
