@@ -107,7 +107,7 @@ fn write_mesh(lab: &Lab, node: char, callers: &[&str]) -> Result<()> {
 
 fn http(lab: &Lab, netns: &str, at: &str, request: &str) -> Result<String> {
     let mut socket = lab.connect(netns, at)?;
-    write!(socket, "{request} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n")?;
+    write!(socket, "{request} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer)?;
     Ok(answer)
@@ -164,7 +164,9 @@ fn rotate(lab: &Lab) -> Result<Value> {
         Some(own["serialNumber"].as_str()?.to_owned())
     };
     let before = serial().context("no certificate of web in /certs")?;
-    http(lab, "node-a", "127.0.0.1:15000", &format!("POST /certs/rotate?id={id}"))?;
+    let answer = http(lab, "node-a", "127.0.0.1:15000", &format!("POST /certs/rotate?id={id}"))?;
+    let status = answer.lines().next().unwrap_or_default();
+    ensure!(status.contains(" 200 ") || status.contains(" 202 "), "POST /certs/rotate: {status}");
     lab.wait("a new certificate", || serial().is_some_and(|s| s != before))?;
     Ok(
         json!({ "identity": id, "before": before, "after": serial(), "runningConnectionKept": true }),
