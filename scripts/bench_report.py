@@ -1,4 +1,4 @@
-"""From raw.jsonl to summary.json, table.md and plot.svg. Usage: bench_report.py DIR ROUNDS SECONDS"""
+"""From raw.jsonl to summary.json, table.md and (bench_plot.py) plot.svg. Usage: bench_report.py DIR ROUNDS SECONDS"""
 import collections, datetime, json, os, platform, statistics, subprocess, sys
 
 folder, rounds, seconds = sys.argv[1:4]
@@ -39,15 +39,5 @@ lines += [f"| {m} | " + " | ".join(cell(p, m) for p in proxies) + " |" for m in 
 text = "\n".join(lines) + "\n"
 open(f"{folder}/table.md", "w").write(text)
 print(text)
-chosen = [m for m in metrics if m.startswith(("bulk", "reverse", "requests", "new"))]
-base = summary.get("none") or summary[proxies[0]]
-with open(f"{folder}/plot.dat", "w") as data:
-    data.write("metric " + " ".join(proxies) + "\n")
-    for m in chosen:
-        share = [summary[p].get(m, {}).get("median", 0) / base[m]["median"] for p in proxies]
-        data.write(f'"{m}" ' + " ".join(f"{s:.4f}" for s in share) + "\n")
-script = (f'set terminal svg size 1000,420; set output "{folder}/plot.svg"; set style data histograms; '
-          'set style fill solid 0.8; set yrange [0:*]; set ylabel "relative to no proxy"; set key outside; '
-          f'plot for [i=2:{len(proxies) + 1}] "{folder}/plot.dat" using i:xtic(1) title columnhead')
-if subprocess.run(["gnuplot", "-e", script]).returncode == 0:
-    os.remove(f"{folder}/plot.dat")
+subprocess.run([sys.executable, f"{os.path.dirname(os.path.abspath(__file__))}/bench_plot.py", folder,
+                "adit between two pods"], check=False)

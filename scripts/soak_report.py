@@ -2,7 +2,7 @@
 
 Usage: soak_report.py DIR OUT MINUTES EDITS LOAD…
 """
-import csv, json, os, platform, subprocess, sys
+import csv, datetime, json, os, platform, subprocess, sys
 
 folder, out, minutes, edits, names = *sys.argv[1:5], sys.argv[5:]
 faults, loads = [], {}
@@ -40,8 +40,9 @@ summary = {
     "growth": growth, "faults": faults, "loads": loads,
 }
 json.dump(summary, open(f"{out}/summary.json", "w"), indent=1)
-plot = (f'set terminal svg size 1000,600; set output "{out}/plot.svg"; set datafile separator ","; set key outside; '
-        'set multiplot layout 2,1; set xlabel "seconds"; set yrange [0:*]; set ylabel "resident KB"; '
+title = f'adit under load: {datetime.date.today()}, {os.cpu_count()} cores, Linux {platform.release()}'
+plot = (f'set terminal svg noenhanced background rgb "white" size 1000,600; set output "{out}/plot.svg"; set datafile separator ","; set key outside; '
+        f'set multiplot layout 2,1 title "{title}"; set xlabel "seconds"; set yrange [0:*]; set ylabel "resident KB"; '
         f'plot for [i in "2 4"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i)); set ylabel "descriptors"; '
         f'plot for [i in "3 5"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i))')
 if subprocess.run(["gnuplot", "-e", plot]).returncode != 0:
