@@ -36,7 +36,7 @@ mod kernel;
 mod material;
 mod peer_cert;
 mod probe;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod rails;
 mod recheck;
 mod rego;

@@ -170,7 +170,7 @@ const V1_LONGEST: usize = 107;
 ///
 /// # Cancel safety
 /// Not to be read again after it was dropped.
-pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
+pub(super) async fn read(tcp: &TcpStream) -> io::Result<Ends> {
     let mut have: Vec<u8> = Vec::new();
     loop {
         tcp.readable().await?;
@@ -188,56 +188,63 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<(SocketAddr, Sock
         };
         let before = have.len();
         have.extend_from_slice(&room[..new]);
-        // The parser takes a line that has not ended for a wrong one.
-        let started = have.iter().zip(V1_PREFIX).all(|(is, wanted)| is == wanted);
-        if started && have.len() < V1_LONGEST && !have.contains(&b'\n') {
+        let Some((length, told)) = parse(&have)? else {
             take(tcp, new)?;
             continue;
-        }
-        let (length, told) = match HeaderResult::parse(&have) {
-            HeaderResult::V1(Ok(header)) => {
-                let told = match header.addresses {
-                    v1::Addresses::Tcp4(a) => Some(ends(
-                        (a.source_address, a.source_port),
-                        (a.destination_address, a.destination_port),
-                    )),
-                    v1::Addresses::Tcp6(a) => Some(ends(
-                        (a.source_address, a.source_port),
-                        (a.destination_address, a.destination_port),
-                    )),
-                    v1::Addresses::Unknown => None,
-                };
-                (header.header.len(), told)
-            }
-            HeaderResult::V2(Ok(header)) => {
-                let told = match (header.command, header.addresses) {
-                    (v2::Command::Local, _) => None,
-                    (_, v2::Addresses::IPv4(a)) => Some(ends(
-                        (a.source_address, a.source_port),
-                        (a.destination_address, a.destination_port),
-                    )),
-                    (_, v2::Addresses::IPv6(a)) => Some(ends(
-                        (a.source_address, a.source_port),
-                        (a.destination_address, a.destination_port),
-                    )),
-                    _ => None,
-                };
-                (header.len(), told)
-            }
-            // A line that has ended is whole, whatever the parser still hopes for.
-            unfinished if unfinished.is_incomplete() && !started && have.len() < LONGEST => {
-                take(tcp, new)?;
-                continue;
-            }
-            HeaderResult::V1(Err(e)) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, e.to_string()));
-            }
-            HeaderResult::V2(Err(e)) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, e.to_string()));
-            }
         };
         take(tcp, length.saturating_sub(before))?;
         return Ok(told);
+    }
+}
+
+/// What a header says of both ends; `None` where it says that the sender itself connects.
+pub type Ends = Option<(SocketAddr, SocketAddr)>;
+
+/// The header at the start of `have`, with its length; `None` if more of it must come first.
+///
+/// # Errors
+/// If what is there begins no header.
+pub fn parse(have: &[u8]) -> io::Result<Option<(usize, Ends)>> {
+    // The parser takes a line that has not ended for a wrong one.
+    let started = have.iter().zip(V1_PREFIX).all(|(is, wanted)| is == wanted);
+    if started && have.len() < V1_LONGEST && !have.contains(&b'\n') {
+        return Ok(None);
+    }
+    let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    match HeaderResult::parse(have) {
+        HeaderResult::V1(Ok(header)) => {
+            let told = match header.addresses {
+                v1::Addresses::Tcp4(a) => Some(ends(
+                    (a.source_address, a.source_port),
+                    (a.destination_address, a.destination_port),
+                )),
+                v1::Addresses::Tcp6(a) => Some(ends(
+                    (a.source_address, a.source_port),
+                    (a.destination_address, a.destination_port),
+                )),
+                v1::Addresses::Unknown => None,
+            };
+            Ok(Some((header.header.len(), told)))
+        }
+        HeaderResult::V2(Ok(header)) => {
+            let told = match (header.command, header.addresses) {
+                (v2::Command::Local, _) => None,
+                (_, v2::Addresses::IPv4(a)) => Some(ends(
+                    (a.source_address, a.source_port),
+                    (a.destination_address, a.destination_port),
+                )),
+                (_, v2::Addresses::IPv6(a)) => Some(ends(
+                    (a.source_address, a.source_port),
+                    (a.destination_address, a.destination_port),
+                )),
+                _ => None,
+            };
+            Ok(Some((header.len(), told)))
+        }
+        // A line that has ended is whole, whatever the parser still hopes for.
+        unfinished if unfinished.is_incomplete() && !started && have.len() < LONGEST => Ok(None),
+        HeaderResult::V1(Err(e)) => Err(wrong(e.to_string())),
+        HeaderResult::V2(Err(e)) => Err(wrong(e.to_string())),
     }
 }
 
