@@ -9,10 +9,10 @@
 //! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
 //! - [`observe`]: one record per connection, metrics, access log, logging
 //! - [`rpc`]: gRPC messages, and the way to a Unix socket
+//! - [`tls`]: mutual TLS 1.3 between SVIDs
 //! - [`ca`]: where SVIDs come from, and when they are renewed
 //! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
 //! - [`mesh`]: workloads, services and policies in one immutable snapshot
-//! - [`tls`]: mutual TLS 1.3 between SVIDs
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection

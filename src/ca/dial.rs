@@ -4,11 +4,15 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls::{ClientConfig, crypto::aws_lc_rs, sign::CertifiedKey};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{identity::pem, lifecycle::dial};
+use crate::{
+    identity::pem,
+    lifecycle::dial,
+    tls::{PeerTrust, PeerVerifier},
+};
 
 /// The longest file with roots or a token that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -58,19 +62,20 @@ pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// The certificates of a PEM file, at least one.
-fn roots(path: &Path) -> io::Result<RootCertStore> {
+/// Who is believed by the certificates of a PEM file, at least one.
+fn roots(path: &Path) -> io::Result<Arc<PeerVerifier>> {
     let bad =
         |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()));
     let text = read_small(path)?;
-    let mut store = RootCertStore::empty();
-    for der in pem::certificates(&text).map_err(|e| bad(e.to_string()))? {
-        store.add(der).map_err(|e| bad(format!("a certificate is no trust anchor: {e}")))?;
+    let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
+    for der in &roots {
+        let anchor = webpki::anchor_from_trusted_cert(der);
+        anchor.map_err(|e| bad(format!("a certificate is no trust anchor: {e}")))?;
     }
-    if store.is_empty() {
+    if roots.is_empty() {
         return Err(bad("has no certificate in PEM".into()));
     }
-    Ok(store)
+    PeerVerifier::new(PeerTrust::roots(roots), true).map_err(bad)
 }
 
 /// Connects, with the roots as they are in the file now.
@@ -87,7 +92,8 @@ pub(super) async fn dial(
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
-        .with_root_certificates(roots(trusted)?);
+        .dangerous()
+        .with_custom_certificate_verifier(roots(trusted)?);
     let mut config = match own {
         Some(own) => {
             config.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own)))

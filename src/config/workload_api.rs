@@ -107,6 +107,13 @@ fn selectors(item: &Item<'_>, workloads: &[Workload]) -> Option<Selectors> {
         }
         Some(uid)
     });
+    if path.is_some() && map.get("uid").is_none() && map.get("gid").is_none() {
+        item.fault(
+            "path says nothing alone, as anybody who may run a program can lend it to another; \
+             add uid or gid",
+        );
+        return None;
+    }
     // A selector that is there and wrong must not count as absent.
     Some(Selectors {
         uid: number(&map, "uid").map_or(Some(None), |n| n.map(Some))?,
@@ -160,7 +167,18 @@ mod tests {
             ),
             ("{ socket: /s, entries: [{ id: /a, selectors: { uid: -1 } }] }", "uid"),
             ("{ socket: /s, entries: [{ id: /a, selectors: { user: 1 } }] }", "unknown key"),
-            ("{ socket: /s, entries: [{ id: /a, selectors: { path: tool } }] }", "absolute path"),
+            (
+                "{ socket: /s, entries: [{ id: /a, selectors: { uid: 1, path: tool } }] }",
+                "absolute path",
+            ),
+            (
+                "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b } }] }",
+                "entries[0].selectors: path says nothing alone",
+            ),
+            (
+                "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b, podUid: x } }] }",
+                "add uid or gid",
+            ),
             (
                 "{ socket: /s, entries: [{ id: /a, selectors: { workload: shop/db } }] }",
                 "there is no workload shop/db",

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod bundle_document;
+mod constraints;
 mod jwk;
 mod jwt;
 pub mod key_files;
@@ -24,6 +25,7 @@ mod x509;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
+pub(crate) use constraints::explain as explain_constraints;
 pub use jwk::{Curve, KeyError, PublicKey};
 pub use jwt::{JwtError, JwtSignError, JwtSigner, JwtSvid, MAX_TOKEN, validate_jwt_svid};
 pub use oidc::{InvalidIssuer, OidcIssuer};

@@ -14,7 +14,7 @@ use pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    BundleSet, SpiffeId, SvidError,
+    BundleSet, SpiffeId, SvidError, constraints,
     x509::{Leaf, parse_leaf},
 };
 
@@ -124,6 +124,11 @@ pub(super) fn check_path(
             SvidError::Revoked { id: leaf.id.clone(), what, serial }
         }
         (webpki::Error::RequiredEkuNotFoundContext(_), _) => SvidError::Purpose,
+        (webpki::Error::NameConstraintViolation, _) => {
+            let why = constraints::explain(chain, &bundle.authorities);
+            let broken = "it breaks the name constraints of an authority above it";
+            SvidError::Untrusted(why.unwrap_or_else(|| broken.into()))
+        }
         (other, _) => SvidError::Untrusted(other.to_string()),
     };
     EndEntityCert::try_from(leaf_der)

@@ -144,7 +144,7 @@ impl Leaf {
 }
 
 /// The tag of a uniformResourceIdentifier (RFC 5280 §4.2.1.6).
-const URI_TAG: Tag = Tag(6);
+pub(super) const URI_TAG: Tag = Tag(6);
 
 /// Every URI SAN counts, in every SAN extension, duplicates too.
 pub(super) fn uris<'a>(cert: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, SvidError> {

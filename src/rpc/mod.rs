@@ -35,3 +35,9 @@ pub use workload::spiffe::broker;
 pub mod istio_ca {
     tonic::include_proto!("istio.v1.auth");
 }
+
+/// Who is banned, beside the Istio CA API: adit's own.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod bans {
+    tonic::include_proto!("adit.ca.v1");
+}

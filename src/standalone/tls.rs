@@ -6,8 +6,9 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use pki_types::CertificateDer;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     client::Resumption,
     crypto::CryptoProvider,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -16,7 +17,7 @@ use rustls::{
 };
 
 use super::{Material, Role};
-use crate::tls::{PeerVerifier, classic_provider};
+use crate::tls::{PeerTrust, PeerVerifier, classic_provider};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -194,9 +195,11 @@ pub(super) fn build(
 }
 
 /// A client of ordinary web servers that shows nothing.
-pub(super) fn web_client(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+pub(super) fn web_client(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(classic_provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|e| e.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    let verifier = PeerVerifier::new(PeerTrust::roots(roots), true)?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    Ok(Arc::new(builder.with_no_client_auth()))
 }

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules,
+    RestrictSelfError, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
+    RulesetStatus, path_beneath_rules,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -62,6 +63,9 @@ pub enum Extent {
     Partial,
     /// It has no Landlock, or it is off.
     None,
+    /// As far as those that started this process, and no further: there are as many layers of
+    /// rules as the kernel takes.
+    Before,
 }
 
 /// Confines files and ports.
@@ -69,7 +73,7 @@ pub enum Extent {
 /// # Errors
 /// What the kernel refused.
 pub fn landlock(needs: &Needs) -> Result<Extent, String> {
-    let wrong = |e: landlock::RulesetError| e.to_string();
+    let wrong = |e: RulesetError| e.to_string();
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     let mut handled = BitFlags::<AccessFs>::empty();
     if !needs.any_file {
@@ -105,7 +109,15 @@ pub fn landlock(needs: &Needs) -> Result<Extent, String> {
             rules = rules.add_rule(NetPort::new(*port, access)).map_err(wrong)?;
         }
     }
-    let status = rules.restrict_self().map_err(wrong)?;
+    let status = match rules.restrict_self() {
+        Ok(status) => status,
+        Err(RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall { source, .. }))
+            if source.raw_os_error() == Some(libc::E2BIG) =>
+        {
+            return Ok(Extent::Before);
+        }
+        Err(e) => return Err(wrong(e)),
+    };
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => Extent::Full,
         RulesetStatus::PartiallyEnforced => Extent::Partial,
@@ -140,6 +152,8 @@ pub fn seccomp(execute: bool) -> Result<(), String> {
     let new = spaces.map(|flag| rule(&[(0, SeccompCmpOp::MaskedEq(flag), flag)]));
     rules.insert(libc::SYS_clone, new.into_iter().collect::<Result<_, _>>()?);
     apply(rules, refused)?;
+    #[cfg(target_arch = "x86_64")]
+    seccompiler::apply_filter(&other_numbers(refused)).map_err(|e| e.to_string())?;
     // Its flags are in memory, where a filter cannot look; the C library then takes clone.
     apply([(libc::SYS_clone3, Vec::new())].into(), not_here)
 }
@@ -169,6 +183,20 @@ fn apply(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: u32) -> Result<(), Strin
     let program: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
     let program = program.map_err(|e| e.to_string())?;
     seccompiler::apply_filter(&program).map_err(|e| e.to_string())
+}
+
+/// Refuses the numbers of x32, which to a filter is the same processor: the list has none of them,
+/// and a kernel that knows them takes each as another way to the same call.
+#[cfg(target_arch = "x86_64")]
+fn other_numbers(errno: u32) -> [seccompiler::sock_filter; 4] {
+    let op = |code: u32, jf, k| seccompiler::sock_filter { code: code as u16, jt: 0, jf, k };
+    [
+        // The number is the first word of what a filter sees.
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0x4000_0000),
+        op(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno),
+        op(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 const NEVER: &[i64] = &[
@@ -319,6 +347,15 @@ mod tests {
     }
 
     #[test]
+    fn layers_add_up_until_the_kernel_takes_no_more() {
+        confined(|| {
+            let needs = Needs { read_all: true, ..Needs::default() };
+            let layers = (0..100).take_while(|_| landlock(&needs) != Ok(Extent::Before)).count();
+            assert!((1..100).contains(&layers), "{layers}");
+        });
+    }
+
+    #[test]
     fn system_calls_of_no_proxy_are_refused() {
         confined(|| {
             seccomp(false).unwrap();
@@ -334,6 +371,22 @@ mod tests {
         confined(|| {
             seccomp(true).unwrap();
             assert!(Command::new("/bin/true").status().unwrap().success());
+        });
+    }
+
+    /// Without the filter the kernel runs them, or says that it does not know them.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn numbers_of_x32_are_refused() {
+        fn getpid(flag: i64) -> Result<i64, Errno> {
+            // SAFETY: getpid(2) takes nothing.
+            Errno::result(unsafe { libc::syscall(libc::SYS_getpid | flag) })
+        }
+        confined(|| {
+            assert_ne!(getpid(0x4000_0000), Err(Errno::EPERM));
+            seccomp(true).unwrap();
+            assert_eq!(getpid(0x4000_0000), Err(Errno::EPERM));
+            assert_eq!(getpid(0), Ok(std::process::id().into()));
         });
     }
 }

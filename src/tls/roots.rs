@@ -21,7 +21,7 @@ use x509_parser::{
 };
 
 use super::provider::classic_provider;
-use crate::identity::check_signer;
+use crate::identity::{check_signer, explain_constraints};
 
 /// What a CRL past its nextUpdate means.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -198,6 +198,11 @@ impl Judge {
     ) -> Error {
         let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let Ok((_, cert)) = X509Certificate::from_der(leaf) else { return error };
+        if breaks_constraints(&error) {
+            let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+            let why = explain_constraints(&chain, &*self.roots);
+            return why.map_or(error, |why| Refusal::Signer(why).into());
+        }
         if error != unknown {
             return error;
         }
@@ -216,6 +221,13 @@ impl Judge {
         }
         error
     }
+}
+
+fn breaks_constraints(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
+        return false;
+    };
+    cause.downcast_ref::<webpki::Error>() == Some(&webpki::Error::NameConstraintViolation)
 }
 
 /// The intermediates that the leaf can lead to by the names of issuers.

@@ -102,6 +102,12 @@ pub enum PeerTrust {
 }
 
 impl PeerTrust {
+    /// Roots without CRLs.
+    #[must_use]
+    pub fn roots(roots: Vec<CertificateDer<'static>>) -> Self {
+        Self::Roots { roots: roots.into(), crls: Arc::default(), stale: StaleCrls::default() }
+    }
+
     /// Whether there is no root that anybody could be checked against.
     #[must_use]
     pub fn is_empty(&self) -> bool {

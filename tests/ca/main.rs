@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod away;
+mod bans;
 mod callers;
 mod issuer;
 mod raw;

@@ -156,6 +156,19 @@ fn a_signing_certificate_is_judged_as_one() {
 }
 
 #[test]
+fn an_authority_below_which_nobody_is_trusted_is_faulty() {
+    let given = Given::at(SystemTime::now());
+    // Permitted: the trust domain td, as a URI, and as a DNS name.
+    for (tag, verdict) in [(0x86, Verdict::Fail), (0x82, Verdict::Warn)] {
+        let tree = [0x30, 8, 0xa0, 6, 0x30, 4, tag, 2, b't', b'd'];
+        let constraints = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], tree.into());
+        let constrained = intermediate(&root(), |p| p.custom_extensions.push(constraints));
+        let report = authority(&constrained.der, &given);
+        assert_eq!(finding(&report, "authority: name constraints").verdict, verdict);
+    }
+}
+
+#[test]
 fn all_faults_of_a_token_are_named_at_once() {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as B64};
     let header = r#"{"alg":"none","typ":"x","jku":"https://evil"}"#;

@@ -93,6 +93,41 @@ async fn https_web_goes_by_roots_and_host_name() {
     ours.until("fetched", |o| o.sequence("other.td") == Some(1)).await;
 }
 
+/// What `openssl req -x509` makes: a CA by its form, and nobody's but its own.
+fn self_signed(dir: &std::path::Path) -> (Shown, std::path::PathBuf) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let own = params.self_signed(&key).unwrap();
+    let path = dir.join("self-signed.pem");
+    std::fs::write(&path, own.pem()).unwrap();
+    let key = pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    (Shown { chain: vec![own.der().clone()], key }, path)
+}
+
+#[tokio::test]
+async fn a_self_signed_ca_certificate_is_taken_where_it_is_the_root() {
+    let other = Foreign::new("other.td");
+    let (_, another) = self_signed(other.dir.path());
+    std::fs::rename(&another, other.dir.path().join("another.pem")).unwrap();
+    let another = other.dir.path().join("another.pem");
+    let (shown, own) = self_signed(other.dir.path());
+    let endpoint = Endpoint::start(shown).await;
+    endpoint.gives(&other.document(1));
+    let at = |roots: &std::path::Path| {
+        let url = endpoint.url("/").parse().unwrap();
+        let profile = Profile::Web { roots: Some(roots.to_owned()) };
+        let from = BundleFrom::Endpoint { url, profile };
+        [Relation { trust_domain: other.domain.clone(), from }]
+    };
+    let ours = Ours::new(None);
+    ours.federation.apply(&at(&another));
+    ours.until_error("other.td", "trust exactly this certificate").await;
+    assert_eq!(ours.bundle("other.td"), None);
+    ours.federation.apply(&at(&own));
+    ours.until("fetched", |o| o.sequence("other.td") == Some(1)).await;
+}
+
 #[tokio::test]
 async fn an_endpoint_with_tls_1_2_only_is_spoken_to() {
     let other = Foreign::new("other.td");

@@ -8,7 +8,7 @@ use crate::{
     backends::Backend,
     peers::Caller,
     pki::{Pki, as_server},
-    process::{Adit, refused},
+    process::{Adit, command, refused},
 };
 
 /// A field of each thread's status.
@@ -37,6 +37,20 @@ fn it_is_confined_unless_told_otherwise() {
     let open = Adit::start(flags + " --disable-landlock --disable-seccomp");
     open.logs("sandbox … landlock=\"off\" … seccomp=\"off\"");
     assert!(of_threads(&open, "Seccomp:").iter().all(|is| is == "0"));
+}
+
+/// Whoever starts it cannot talk it out of its sandbox: it looks at nothing that it was given.
+#[test]
+fn what_its_environment_says_confines_nobody() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let mut said = command(&(pki.server(echo.addr) + "--allow-all --require-sandbox"));
+    said.env("ADIT_CONFINED", "x");
+    let adit = Adit::spawn(said);
+    adit.logs("sandbox … landlock=\"on\" … seccomp=\"on\" … files=\"only those that are named\"");
+    for (field, value) in [("Seccomp:", "2"), ("NoNewPrivs:", "1")] {
+        let all = of_threads(&adit, field);
+        assert!(all.iter().all(|is| is == value), "{field} {all:?}");
+    }
 }
 
 /// A certificate that becomes a link to somewhere else is not followed there.

@@ -182,7 +182,7 @@ fn source() {
 fn nobody_elses_identity() {
     let own = std::env::current_exe().unwrap();
     let served = Served::start(&format!(
-        "  - {{ id: /test, selectors: {{ path: {} }} }}\n  - {{ id: /adit, selectors: {{ path: {} }} }}",
+        "  - {{ id: /test, selectors: {{ uid: 0, path: {} }} }}\n  - {{ id: /adit, selectors: {{ uid: 0, path: {} }} }}",
         own.display(),
         env!("CARGO_BIN_EXE_adit"),
     ));

@@ -8,9 +8,6 @@ use crate::{
     sys::confine::{self, Extent, Needs},
 };
 
-/// Set for a successor: it has inherited what this process may not do, and kernels count layers.
-pub(super) const INHERITED: &str = "ADIT_CONFINED";
-
 /// Of the system: the resolver and what it loads, roots, time zones, and facts about ourselves.
 const SYSTEM: &[&str] = &[
     "/etc",
@@ -48,16 +45,14 @@ impl Confined {
     }
 }
 
-/// Confines this process as the plan allows. Call it before any thread starts.
+/// Confines this process as the plan allows, whatever it was started by: what a process before it
+/// was not allowed, it is not either, and what it adds is its own. Call it before any thread
+/// starts.
 ///
 /// # Errors
 /// If more is required than the kernel does.
 pub(super) fn confine(plan: &Plan) -> Result<Confined, String> {
     let sandbox = plan.globals.sandbox;
-    if std::env::var_os(INHERITED).is_some() {
-        let same = || "that of the process before this one".to_owned();
-        return Ok(Confined { landlock: same(), seccomp: same(), files: "" });
-    }
     let needs = needs(plan);
     let mut missing = Vec::new();
     let mut lacks = |why: String| {
@@ -68,6 +63,10 @@ pub(super) fn confine(plan: &Plan) -> Result<Confined, String> {
         None => "off".to_owned(),
         Some(Ok(Extent::Full)) => "on".to_owned(),
         Some(Ok(Extent::Partial)) => lacks("in part: this kernel knows not all rules".into()),
+        Some(Ok(Extent::Before)) => lacks(
+            "that of the processes before this one: the kernel takes no more, so start adit anew"
+                .into(),
+        ),
         Some(Ok(Extent::None)) => lacks("off: this kernel has no Landlock".into()),
         Some(Err(why)) => lacks(format!("off: Landlock: {why}")),
     };

@@ -25,12 +25,7 @@ impl Itself {
         };
         // It answers to the watchdog in our place once it is the main process.
         let mut command = Command::new(program);
-        match command
-            .args(&self.args)
-            .env_remove("WATCHDOG_PID")
-            .env(super::confined::INHERITED, "1")
-            .spawn()
-        {
+        match command.args(&self.args).env_remove("WATCHDOG_PID").spawn() {
             Err(error) => tracing::error!(program = %program.display(), %error, "no successor"),
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "a successor starts");

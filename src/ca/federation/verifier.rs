@@ -4,8 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -14,8 +13,9 @@ use rustls::{
 };
 
 use super::error::FetchError;
-use crate::identity::{
-    BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, key_files, verify_svid,
+use crate::{
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, key_files, verify_svid},
+    tls::{PeerTrust, PeerVerifier},
 };
 
 /// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
@@ -25,29 +25,34 @@ pub(in crate::ca) fn provider() -> Arc<CryptoProvider> {
 
 /// `https_web`: a certificate for the host name, from the roots in a file or from the system's.
 pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError> {
-    let mut store = RootCertStore::empty();
-    match roots {
+    let (path, trusted) = match roots {
         Some(path) => {
-            for root in key_files::certificates(path).map_err(FetchError::read)? {
-                store.add(root).map_err(|e| FetchError::file(path, e))?;
+            let trusted = key_files::certificates(path).map_err(FetchError::read)?;
+            for root in &trusted {
+                webpki::anchor_from_trusted_cert(root).map_err(|e| FetchError::file(path, e))?;
             }
+            (path, trusted)
         }
         None => {
-            let system = rustls_native_certs::load_native_certs();
-            store.add_parsable_certificates(system.certs);
-            if store.is_empty() {
+            let (path, system) =
+                (Path::new("/etc/ssl/certs"), rustls_native_certs::load_native_certs());
+            if system.certs.is_empty() {
                 let why = format!(
                     "the system has no roots for the public web ({} errors); name some in `roots`",
                     system.errors.len()
                 );
-                return Err(FetchError::file(Path::new("/etc/ssl/certs"), why));
+                return Err(FetchError::file(path, why));
             }
+            (path, system.certs)
         }
-    }
+    };
+    let verifier = PeerVerifier::new(PeerTrust::roots(trusted), true);
+    let verifier = verifier.map_err(|e| FetchError::file(path, e))?;
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
-        .with_root_certificates(store)
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     Ok(finished(config))
 }

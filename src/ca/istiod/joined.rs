@@ -37,6 +37,12 @@ impl Joined {
         usable.then(|| Arc::clone(&held.key))
     }
 
+    /// What to show for the node itself: any that is valid.
+    pub(super) fn any(&self) -> Option<Arc<CertifiedKey>> {
+        let (all, now) = (self.lock(), SystemTime::now());
+        all.values().find(|held| held.not_after > now).map(|held| Arc::clone(&held.key))
+    }
+
     /// Keeps it for its workload, and drops what has expired.
     pub(super) fn keep(&self, wanted: &Wanted, svid: &X509Svid) {
         let der = PrivateKeyDer::Pkcs8(svid.key.pkcs8().into());

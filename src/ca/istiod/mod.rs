@@ -5,6 +5,8 @@
 //! finds a new connection. Not here: when to ask again ([`super::rotation`]).
 
 mod answer;
+mod bans;
+mod credentials;
 mod joined;
 mod news;
 mod queue;
@@ -12,6 +14,7 @@ mod queue;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -25,10 +28,8 @@ use rustls::sign::CertifiedKey;
 use tokio::{sync::watch, time::timeout};
 use tonic::{
     Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use zeroize::Zeroizing;
 
 use super::{
     Source, SourceError, Urgency, Wanted,
@@ -68,10 +69,11 @@ pub struct IstiodConfig {
 pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
-    joined: joined::Joined,
+    joined: Arc<joined::Joined>,
     news: news::News,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
+    bans: bans::Bans,
 }
 
 /// The connection that calls share.
@@ -94,15 +96,11 @@ impl Istiod {
     pub fn new(config: IstiodConfig) -> Self {
         let channel =
             Mutex::new(Line { channel: connect(&config, None), generation: 0, proven: false });
-        let (bundles, _) = watch::channel(Arc::default());
-        Self {
-            config,
-            queue: queue::Queue::default(),
-            joined: Default::default(),
-            news: news::News::new(),
-            channel,
-            bundles,
-        }
+        let (bundles, first) = watch::channel(Arc::default());
+        let joined = Arc::default();
+        let bans = bans::Bans::follow(&config, &joined, first);
+        let (queue, news) = (queue::Queue::default(), news::News::new());
+        Self { config, queue, joined, news, channel, bundles, bans }
     }
 
     fn name(&self) -> String {
@@ -150,8 +148,7 @@ impl Istiod {
     }
 
     fn shows_join_token(&self) -> bool {
-        let bearer = self.bearer().ok();
-        bearer.is_some_and(|b| b.as_encoded_bytes().starts_with(b"Bearer adit-join."))
+        credentials::bearer(&self.config).is_ok_and(|b| credentials::is_join_token(&b))
     }
 
     async fn call(
@@ -218,7 +215,8 @@ impl Istiod {
         let headers = request.metadata_mut();
         let own = self.joined.of(wanted);
         if own.is_none() {
-            headers.insert("authorization", self.bearer()?);
+            let bearer = credentials::bearer(&self.config);
+            headers.insert("authorization", bearer.map_err(|e| self.unavailable(e))?);
         }
         if let Some(cluster) = &self.config.cluster_id {
             let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
@@ -236,25 +234,6 @@ impl Istiod {
             IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
         let answer = client.create_certificate(request).await;
         Ok((generation, proven, answer.map(tonic::Response::into_inner)))
-    }
-
-    /// The token as the file has it now.
-    fn bearer(&self) -> Result<MetadataValue<Ascii>, SourceError> {
-        let token = dial::read_small(&self.config.token)
-            .map(Zeroizing::new)
-            .map_err(|e| self.unavailable(format!("its token cannot be read: {e}")))?;
-        let bad = |why: &str| {
-            self.unavailable(format!("token file {} {why}", self.config.token.display()))
-        };
-        let token = std::str::from_utf8(&token).map_err(|_| bad("is no text"))?.trim();
-        if token.is_empty() {
-            return Err(bad("is empty"));
-        }
-        let header = Zeroizing::new(format!("Bearer {token}"));
-        let mut value: MetadataValue<Ascii> =
-            header.parse().map_err(|_| bad("has more than one line, or what is not ASCII"))?;
-        value.set_sensitive(true);
-        Ok(value)
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -283,6 +262,10 @@ impl Source for Istiod {
 
     fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
         self.bundles.subscribe()
+    }
+
+    fn banned(&self) -> Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>> {
+        Some(self.bans.banned())
     }
 
     fn fetch<'a>(

@@ -5,6 +5,7 @@
 //! ([`Attestors::pods`]): watching the Kubernetes API is not done here.
 
 pub mod authorize;
+mod bans;
 mod conn;
 mod csr;
 mod https;
@@ -39,7 +40,10 @@ pub use token::{Expected, TokenError};
 use super::EmbeddedCa;
 use crate::{
     lifecycle::{Tasks, clock_set, watch_clock},
-    rpc::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
+    rpc::{
+        bans::bans_server::BansServer,
+        istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
+    },
 };
 use authorize::{Pod, Rules};
 
@@ -140,15 +144,16 @@ pub async fn serve(
     tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));
     let clock = watch_clock(tasks);
     tasks.spawn(renew(own, Arc::clone(ca), config.names.clone(), clock));
-    let service = service::CaService::new(
+    let service = Arc::new(service::CaService::new(
         Arc::clone(ca),
         config.rules,
         config.svid_lifetime,
         config.attestors,
         Arc::clone(metrics),
-    );
+    ));
+    let bans = BansServer::new(bans::BansService::new(Arc::clone(&service)));
     let service =
-        IstioCertificateServiceServer::new(service).max_decoding_message_size(LONGEST_REQUEST);
+        IstioCertificateServiceServer::from_arc(service).max_decoding_message_size(LONGEST_REQUEST);
     tasks.spawn(async move {
         let served = tonic::transport::Server::builder()
             .timeout(CALL)
@@ -158,6 +163,7 @@ pub async fn serve(
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_connection_age(CONNECTION_AGE)
             .add_service(service)
+            .add_service(bans.max_decoding_message_size(LONGEST_REQUEST))
             .serve_with_incoming(ReceiverStream::new(conns))
             .await;
         if let Err(error) = served {

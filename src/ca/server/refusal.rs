@@ -83,6 +83,8 @@ impl Refusal {
             },
             Self::RateLimited => "rate_limited",
             Self::Busy => "busy",
+            Self::Ca(CaError::Banned(_)) => "banned",
+            Self::Ca(CaError::NotOurs { .. }) => "other_trust_domain",
             Self::Ca(_) => "ca_failed",
         }
     }
@@ -93,17 +95,23 @@ impl Refusal {
         let code = match self {
             Self::Token(TokenError::NoKeys(_) | TokenError::NoReview(_))
             | Self::Join(JoinError::Folder(_))
-            | Self::Ca(_) => Code::Unavailable,
+            | Self::Ca(CaError::File { .. } | CaError::Step(_) | CaError::Sign(_)) => {
+                Code::Unavailable
+            }
             Self::NoCredentials(_) | Self::Token(_) | Self::Join(_) | Self::Svid(_) => {
                 Code::Unauthenticated
             }
             Self::NotYours(_) => Code::PermissionDenied,
+            // An operator's word, and no fault that passes.
+            Self::Ca(CaError::Banned(_) | CaError::NotOurs { .. }) => Code::PermissionDenied,
             Self::Wanted(_) | Self::Csr(_) => Code::InvalidArgument,
             Self::RateLimited | Self::Busy => Code::ResourceExhausted,
         };
         // What is wrong inside the CA is for its log.
         let message = match self {
-            Self::Ca(_) => "the CA cannot sign now; its log says why".to_owned(),
+            Self::Ca(CaError::File { .. } | CaError::Step(_) | CaError::Sign(_)) => {
+                "the CA cannot sign now; its log says why".to_owned()
+            }
             other => other.to_string(),
         };
         Status::new(code, message)

@@ -2,8 +2,9 @@
 //! One log line and one count each.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,7 +12,10 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use pki_types::{CertificateDer, UnixTime};
 use prost_types::value::Kind;
 use rcgen::SubjectPublicKeyInfo;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::timeout,
+};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
@@ -23,8 +27,8 @@ use super::{
     token,
 };
 use crate::{
-    ca::{EmbeddedCa, Source},
-    identity::{Purpose, SpiffeId, parse_leaf, verify_svid},
+    ca::{CaError, EmbeddedCa, Source},
+    identity::{Purpose, SpiffeId, SvidError, parse_leaf, verify_svid},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_server::IstioCertificateService,
@@ -39,12 +43,12 @@ const SHORTEST: Duration = Duration::from_secs(10);
 
 /// The CA behind the API.
 pub(super) struct CaService {
-    ca: std::sync::Arc<EmbeddedCa>,
+    ca: Arc<EmbeddedCa>,
     rules: Rules,
     longest: Duration,
     attestors: Attestors,
     keys: Option<Keys>,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
     rates: Mutex<Buckets>,
     turns: Semaphore,
 }
@@ -64,11 +68,11 @@ struct Issued {
 
 impl CaService {
     pub(super) fn new(
-        ca: std::sync::Arc<EmbeddedCa>,
+        ca: Arc<EmbeddedCa>,
         rules: Rules,
         longest: Duration,
         attestors: Attestors,
-        metrics: std::sync::Arc<Metrics>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let keys = attestors.kubernetes.as_ref().and_then(|k| k.keys.clone()).map(Keys::new);
         let (rates, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
@@ -81,18 +85,7 @@ impl CaService {
         peer: &Peer,
         trace: &mut Trace,
     ) -> Result<Issued, Refusal> {
-        peer.stay.asked();
-        let from = format!("from {}", peer.addr.ip());
-        if self.rates().is_empty(&from, Instant::now()) {
-            return Err(Refusal::RateLimited);
-        }
-        let turn = timeout(PATIENCE, self.turns.acquire()).await;
-        let _turn = turn.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
-        let authenticated = self.authenticate(&request, peer).await;
-        let (caller, join) = authenticated.inspect_err(|_| {
-            self.rates().take(&from, Instant::now());
-        })?;
-        peer.stay.proven();
+        let (_turn, caller, join) = self.who(&request, peer).await?;
         trace.caller = Some(caller.clone());
         if !self.rates().take(&caller.to_string(), Instant::now()) {
             return Err(Refusal::RateLimited);
@@ -102,6 +95,9 @@ impl CaService {
         trace.wanted = Some(wanted.clone());
         authorize(&caller, &wanted, &self.rules, &self.attestors.pods.load())?;
         let key = csr::check(&request.csr, &wanted)?;
+        if self.ca.banned().borrow().contains(&wanted) {
+            return Err(CaError::Banned(wanted).into());
+        }
         // Last of all, so that nothing but the CA itself can fail once the token is used up.
         if let (Some(valid), Some(tokens)) = (&join, &self.attestors.join) {
             tokens.consume(valid)?;
@@ -109,9 +105,35 @@ impl CaService {
         self.sign(&wanted, &key, request.validity_duration)
     }
 
-    async fn authenticate(
+    /// Who calls, within the limits of its address; the permit is its turn.
+    pub(super) async fn who<T>(
         &self,
-        request: &Request<IstioCertificateRequest>,
+        request: &Request<T>,
+        peer: &Peer,
+    ) -> Result<(SemaphorePermit<'_>, Caller, Option<join::Valid>), Refusal> {
+        peer.stay.asked();
+        let from = format!("from {}", peer.addr.ip());
+        if self.rates().is_empty(&from, Instant::now()) {
+            return Err(Refusal::RateLimited);
+        }
+        let turn = timeout(PATIENCE, self.turns.acquire()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+        let authenticated = self.authenticate(request, peer).await;
+        let (caller, join) = authenticated.inspect_err(|_| {
+            self.rates().take(&from, Instant::now());
+        })?;
+        peer.stay.proven();
+        Ok((turn, caller, join))
+    }
+
+    /// Who is banned, now and after each change.
+    pub(super) fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
+        self.ca.banned()
+    }
+
+    async fn authenticate<T>(
+        &self,
+        request: &Request<T>,
         peer: &Peer,
     ) -> Result<(Caller, Option<join::Valid>), Refusal> {
         let header = request.metadata().get("authorization");
@@ -148,7 +170,14 @@ impl CaService {
         let none = Refusal::NoCredentials("neither a token nor an SVID");
         let chain = peer.chain.as_ref().filter(|_| self.attestors.svid).ok_or(none)?;
         let bundles = self.ca.bundles().borrow().clone();
-        Ok(Caller::Svid(verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client)?))
+        match verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client) {
+            Ok(id) => Ok(Caller::Svid(id)),
+            // A ban revokes what there was.
+            Err(SvidError::Revoked { id, .. }) if self.ca.banned().borrow().contains(&id) => {
+                Err(CaError::Banned(id).into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What `ImpersonatedIdentity` says, or else the caller's own.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, verify_svid},
+    identity::{Purpose, SvidError, verify_svid},
     lifecycle::{Places, Tasks, source},
 };
 
@@ -206,7 +206,12 @@ impl ClientCertVerifier for SvidIfAny {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
         let bundles = self.ca.bundles().borrow().clone();
-        verify_svid(&chain, &bundles, now, Purpose::Client).map_err(|e| {
+        let judged = match verify_svid(&chain, &bundles, now, Purpose::Client) {
+            // A ban revokes what there was. Each call is judged anew, and that answer says why.
+            Err(SvidError::Revoked { id, .. }) if self.ca.banned().borrow().contains(&id) => Ok(id),
+            judged => judged,
+        };
+        judged.map_err(|e| {
             let reason = Refusal::from(e.clone()).reason();
             self.metrics.refused.with_label_values(&[reason]).inc();
             tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why = %e, "refused");

@@ -4,7 +4,7 @@ use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Given, Report, shown};
-use crate::identity::{SpiffeId, verify::check_signer, x509::uris};
+use crate::identity::{SpiffeId, constraints, verify::check_signer, x509::uris};
 
 /// Judges an authority of a trust domain by itself.
 #[must_use]
@@ -116,8 +116,13 @@ pub(super) fn signer(
     let found = if key_id { Ok("present".into()) } else { Err("it is missing".into()) };
     let advice = "an authority sets it, so that leaves can name it";
     report.expect(&rule("subject key identifier"), "RFC 5280 §4.2.1.2", found, advice);
-    if cert.name_constraints().ok().flatten().is_some() {
-        let advice = "URI name constraints are not understood everywhere: test with all peers";
+    if constraints::on_uris(&cert) {
+        let advice = "adit refuses every SVID below it, as others do that do not judge them: issue \
+                      it without";
+        let found = "there are some on URIs";
+        report.fail(&rule("name constraints"), "RFC 5280 §4.2.1.10", found, advice);
+    } else if cert.name_constraints().ok().flatten().is_some() {
+        let advice = "name constraints are not understood everywhere: test with all peers";
         report.warn(&rule("name constraints"), "X509-SVID §4.2", "there are some", advice);
     }
 }

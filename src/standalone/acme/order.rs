@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use super::{AcmeConfig, Challenge, storage::Storage};
 use crate::{
     identity::pem,
-    standalone::{material::root_store, tls::web_client},
+    standalone::{material::trusted, tls::web_client},
     tls::classic_provider,
 };
 
@@ -65,7 +65,7 @@ pub(super) async fn place(
 const LONGEST_CHAIN: usize = 256 << 10;
 
 async fn account(config: &AcmeConfig, storage: &Storage) -> Result<Account, String> {
-    let tls = web_client(root_store(None)?)?;
+    let tls = web_client(trusted(None)?)?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     let connector = HttpsConnectorBuilder::new().with_tls_config((*tls).clone()).https_only();

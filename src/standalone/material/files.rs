@@ -7,7 +7,7 @@ use std::{
 };
 
 use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use rustls::{RootCertStore, sign::CertifiedKey};
+use rustls::sign::CertifiedKey;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
@@ -161,33 +161,15 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
 pub(super) const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The roots of a file, each of which can be one, or those of the system.
-fn trusted(file: Option<&PathBuf>) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(in crate::standalone) fn trusted(
+    file: Option<&PathBuf>,
+) -> Result<Vec<CertificateDer<'static>>, String> {
     let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let all = certificates(path)?;
     for root in &all {
         webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, e))?;
     }
     Ok(all)
-}
-
-pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    match file {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                store.add(certificate).map_err(|e| at(path, e))?;
-            }
-        }
-        None => {
-            let system = rustls_native_certs::load_native_certs();
-            let (added, _) = store.add_parsable_certificates(system.certs);
-            // Whether that is enough depends on whether anybody is checked.
-            if added == 0 {
-                tracing::debug!(target: "svid", "the system has no trusted roots");
-            }
-        }
-    }
-    Ok(store)
 }
 
 /// What to say when they took longer.

@@ -14,7 +14,7 @@ use pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Semaphore, watch};
 
-pub(super) use files::root_store;
+pub(super) use files::trusted;
 
 use self::{
     files::{paths, read, stamps, unread},

@@ -13,7 +13,7 @@ use tokio::{
 use super::{Address, HttpUrl, Status, http_url::exchange, metrics::Gathered, unix_now};
 use crate::{
     lifecycle::{Tasks, dial},
-    standalone::{endpoint::connect, material::root_store, tls::web_client},
+    standalone::{endpoint::connect, material::trusted, tls::web_client},
 };
 
 /// How long an attempt may take.
@@ -34,7 +34,7 @@ pub fn push(status: &Arc<Status>, tasks: &Tasks) -> Result<(), String> {
         });
     }
     if let Some(url) = status.config.url.clone() {
-        let roots = url.tls.then(|| root_store(status.config.roots.as_ref())).transpose()?;
+        let roots = url.tls.then(|| trusted(status.config.roots.as_ref())).transpose()?;
         let tls = roots.map(web_client).transpose()?;
         let status = Arc::clone(status);
         tasks.spawn(async move {

@@ -170,3 +170,43 @@ fn a_self_signed_ca_certificate_is_taken_where_exactly_it_is_trusted() {
     let signs_only = own("db", vec![Ku::KeyCertSign]);
     assert!(verdict(&judge(&[&signs_only], vec![], StaleCrls::Warn), &[&signs_only]).is_err());
 }
+
+/// They are refused before they are understood; who has them issued without is told how.
+#[test]
+fn name_constraints_on_uris_are_named() {
+    let constrained = |tag: u8, name: &[u8]| {
+        let wrap = |tag: u8, inner: Vec<u8>| [&[tag, inner.len() as u8], &*inner].concat();
+        let tree = wrap(0x30, wrap(0xa0, wrap(0x30, wrap(tag, name.to_vec()))));
+        let mut constraints = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], tree);
+        constraints.set_criticality(true);
+        constraints
+    };
+    let (plain, plain_by) = root(|_| {});
+    let uris = || constrained(0x86, b"td");
+    let (root_has, root_by) = root(|p| p.custom_extensions.push(uris()));
+    let between = || {
+        let mut params = params("between", true);
+        params.custom_extensions.push(uris());
+        below(&plain_by, params, |_| {})
+    };
+    let (between, between_by) = between();
+    let (of_root, _) = below(&root_by, params("leaf", false), |_| {});
+    let (of_between, _) = below(&between_by, params("leaf", false), |_| {});
+    for (top, chain, who) in [
+        (&root_has, vec![&of_root], "CN=root"),
+        (&plain, vec![&of_between, &between], "CN=between"),
+    ] {
+        let why = verdict(&judge(&[top], vec![], StaleCrls::Refuse), &chain).unwrap_err();
+        let named = format!("the authority {who} has name constraints on URIs");
+        assert!(why.contains(&named), "{why}");
+        let bundle = TrustBundle::new("td".parse().unwrap(), vec![top.clone()]);
+        let bundles: BundleSet = [bundle].into_iter().collect();
+        let chain: Vec<Der> = chain.into_iter().cloned().collect();
+        let why = verify_svid(&chain, &bundles, UnixTime::now(), Purpose::Client).unwrap_err();
+        assert!(why.to_string().contains(&named), "{why}");
+    }
+    // Those on other names concern nobody without such a name.
+    let (dns, by) = root(|p| p.custom_extensions.push(constrained(0x82, b"td")));
+    let (leaf, _) = below(&by, params("leaf", false), |_| {});
+    assert_eq!(verdict(&judge(&[&dns], vec![], StaleCrls::Refuse), &[&leaf]), Ok(()));
+}

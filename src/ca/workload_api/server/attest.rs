@@ -1,6 +1,6 @@
 //! Attesting callers (Workload Endpoint §5): nobody shows a secret; the kernel says who
-//! connected, and `/proc` what that process is. Looked at anew for each call and each update,
-//! so that a process that became another is treated as that one.
+//! connected, and `/proc` what that process was then. It is looked at once: whoever connects and
+//! then becomes another program (fork, and exec in the parent) stays what it was.
 
 use std::{
     io,
@@ -11,9 +11,12 @@ use std::{
 use super::entitled::Facts;
 use crate::sys::peer::Peer;
 
-/// Who made a connection.
+/// Who made a connection, as it was then.
 #[derive(Debug)]
-pub(super) struct Caller(Peer);
+pub(super) struct Caller {
+    peer: Peer,
+    facts: Result<Facts, CallerGone>,
+}
 
 /// The process that connected has ended: who speaks now is not known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -22,27 +25,10 @@ pub(super) struct CallerGone;
 
 impl Caller {
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
-        Peer::of(socket.as_fd()).map(Self)
-    }
-
-    pub(super) fn uid(&self) -> u32 {
-        self.0.uid
-    }
-
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.0.pid
-    }
-
-    /// Its network namespace now, for what is no question of identity.
-    pub(super) fn netns(&self) -> Option<(u64, u64)> {
-        netns(Path::new(&format!("/proc/{}", self.0.pid?)))
-    }
-
-    /// What is known of it now. Of a process in a PID namespace that cannot be seen from here
-    /// only the user and the group are.
-    pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
-        let mut facts = Facts { uid: self.0.uid, gid: self.0.gid, ..Facts::default() };
-        if let Some(pid) = self.0.pid {
+        let peer = Peer::of(socket.as_fd())?;
+        let mut facts = Facts { uid: peer.uid, gid: peer.gid, ..Facts::default() };
+        // Of a process in a PID namespace that cannot be seen from here, that is all.
+        if let Some(pid) = peer.pid {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let cgroups = std::fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
             facts.pod_uid = pod_uid(&cgroups);
@@ -50,7 +36,26 @@ impl Caller {
             facts.path = executable(&proc.join("exe"));
         }
         // Last: while it runs, its ID was not used again, and the facts are its own.
-        if self.0.alive() { Ok(facts) } else { Err(CallerGone) }
+        let facts = if peer.alive() { Ok(facts) } else { Err(CallerGone) };
+        Ok(Self { peer, facts })
+    }
+
+    pub(super) fn uid(&self) -> u32 {
+        self.peer.uid
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.peer.pid
+    }
+
+    /// Its network namespace.
+    pub(super) fn netns(&self) -> Option<(u64, u64)> {
+        self.facts.as_ref().ok()?.netns
+    }
+
+    /// What was known of it when it connected, as long as it runs.
+    pub(super) fn facts(&self) -> Result<Facts, CallerGone> {
+        if self.peer.alive() { self.facts.clone() } else { Err(CallerGone) }
     }
 }
 
@@ -103,6 +108,8 @@ fn uid_of_part(part: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
@@ -153,5 +160,39 @@ mod tests {
         assert_eq!(facts.netns, Some((netns.dev(), netns.ino())));
         assert_eq!(facts.path, std::env::current_exe().ok());
         assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
+    }
+
+    /// The kernel's word on who connected is of that moment, and so is the program: one that is
+    /// run in its place afterwards gets nothing for being that program.
+    #[test]
+    fn a_caller_that_becomes_another_program_stays_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let script = format!(
+            "import os, socket, sys; s = socket.socket(1); s.connect({path:?}); \
+             s.set_inheritable(True); sys.stdin.readline(); os.execv('/bin/cat', ['cat'])"
+        );
+        let mut command = std::process::Command::new("python3");
+        let piped = std::process::Stdio::piped;
+        let command = command.args(["-c", &script]).stdin(piped()).stdout(piped());
+        let Ok(mut child) = command.spawn() else {
+            return; // no Python here
+        };
+        let caller = Caller::of(&listener.accept().unwrap().0).unwrap();
+        let before = caller.facts().unwrap();
+        let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        to.write_all(b"\n").unwrap();
+        let exe = format!("/proc/{}/exe", child.id());
+        let was = before.path.clone().unwrap();
+        while std::fs::read_link(&exe).is_ok_and(|now| now == was) {
+            std::thread::yield_now();
+        }
+        assert_eq!(caller.facts(), Ok(before));
+        drop(to);
+        let mut said = String::new();
+        from.read_to_string(&mut said).unwrap();
+        child.wait().unwrap();
+        assert_eq!(caller.facts(), Err(CallerGone));
     }
 }

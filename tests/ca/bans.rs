@@ -1,0 +1,86 @@
+//! Who is banned, on nodes that have the CA only by its API.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use adit::{
+    ca::{Istiod, Source, SourceError},
+    identity::SpiffeId,
+    rpc::istio_ca::IstioCertificateRequest,
+};
+use tokio::sync::watch;
+use tonic::Code;
+
+use crate::{
+    issuer::{Issuer, claims},
+    raw::{call, csr},
+    server::{CaServer, fetch, id},
+};
+
+type Banned = watch::Receiver<Arc<BTreeSet<SpiffeId>>>;
+
+fn follow(client: &Istiod) -> Banned {
+    client.banned().expect("a source that may ban")
+}
+
+async fn becomes(banned: &mut Banned, ids: &[&SpiffeId]) {
+    let so = banned.wait_for(|now| now.iter().collect::<Vec<_>>() == ids);
+    let so = tokio::time::timeout(Duration::from_secs(5), so).await;
+    drop(so.unwrap_or_else(|_| panic!("not told within 5 s: {ids:?}")));
+}
+
+#[tokio::test]
+async fn a_ban_reaches_nodes_that_ask_over_the_api() {
+    let issuer = Issuer::new("k1");
+    let mut server = CaServer::start(&[&issuer]);
+    let (web, db) = (id("ns/shop/sa/web"), id("ns/shop/sa/db"));
+    let token = issuer.sign(&claims("shop", "web", "web-1", "n1"));
+    let node = server.client(&token);
+    fetch(&node, &web).await.unwrap();
+    let mut told = follow(&node);
+    assert!(told.borrow().is_empty());
+    server.ca(&["ban", db.as_str()]);
+    becomes(&mut told, &[&db]).await;
+    // Whoever is banned hears so, and not that the CA is away.
+    server.ca(&["ban", web.as_str()]);
+    becomes(&mut told, &[&db, &web]).await;
+    let refused = fetch(&node, &web).await.unwrap_err();
+    assert!(matches!(&refused, SourceError::Refused { .. }), "{refused}");
+    assert!(refused.to_string().contains("is banned"), "{refused}");
+    let request = IstioCertificateRequest { csr: csr(&[web.as_str()]), ..Default::default() };
+    let status = call(&server, Some(&token), None, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert_eq!(server.decision(1)["reason"], "banned");
+    // What was told last holds while the server is away, and it is followed again.
+    server.stop();
+    server.ca(&["unban", db.as_str()]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(told.borrow().len(), 2);
+    server.crash_and_restart();
+    becomes(&mut told, &[&web]).await;
+    server.ca(&["unban", web.as_str()]);
+    becomes(&mut told, &[]).await;
+    fetch(&node, &web).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_joined_is_told_as_well() {
+    let server = CaServer::start(&[]);
+    let (host, other) = (id("host/db1"), id("host/db2"));
+    let client = server.client(&server.join_token(&host, "10m"));
+    fetch(&client, &host).await.unwrap();
+    let mut told = follow(&client);
+    server.ca(&["ban", other.as_str()]);
+    becomes(&mut told, &[&other]).await;
+    // A join token for somebody who is banned is not used up by it.
+    let token = server.join_token(&other, "10m");
+    let (unlucky, lucky) = (server.client(&token), server.client(&token));
+    let refused = fetch(&unlucky, &other).await.unwrap_err();
+    assert!(refused.to_string().contains("is banned"), "{refused}");
+    server.ca(&["unban", other.as_str()]);
+    becomes(&mut told, &[]).await;
+    fetch(&lucky, &other).await.unwrap();
+    server.ca(&["ban", host.as_str()]);
+    becomes(&mut told, &[&host]).await;
+    let refused = fetch(&client, &host).await.unwrap_err();
+    assert!(refused.to_string().contains("is banned"), "{refused}");
+}
