@@ -68,5 +68,5 @@ pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
-pub use tls::{CipherGroup, TlsOptions};
+pub use tls::{Alpn, CipherGroup, TlsOptions};
 pub use via::ForwardProxy;

@@ -17,6 +17,8 @@ const MOST: usize = 128 * 1024;
 /// In records; a real handshake has less than ten. rustls looks through all fragments of a
 /// message whenever one more comes.
 const MOST_RECORDS: usize = 256;
+/// The most pieces of output that are left when a handshake fails.
+const MOST_LEFT: usize = 64;
 const HEADER: usize = 5;
 /// RFC 8446 §5.2: 2^14 + 256.
 const LARGEST_RECORD: usize = 16_384 + 256;
@@ -77,8 +79,12 @@ fn drain(
             Ok(None) => {}
             Ok(Some(step)) => return (used, Ok(step)),
             Err(error) => {
-                // What is left to say is an alert; it is in the output already or comes now.
-                let _ = once(&mut []);
+                // What is left to say is an alert, behind what was to be said before it.
+                for _ in 0..MOST_LEFT {
+                    if !matches!(once(&mut []), (_, Ok(None))) {
+                        break;
+                    }
+                }
                 return (used, Err(error));
             }
         }

@@ -44,6 +44,9 @@ impl TlsError {
     pub(super) fn from_rustls(error: rustls::Error) -> Self {
         match &error {
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
+            rustls::Error::NoApplicationProtocol => {
+                Self::Other("the peer offers none of our protocols (ALPN)".into())
+            }
             rustls::Error::AlertReceived(alert) => Self::Alert(format!("{alert:?}")),
             rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
                 let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();

@@ -5,6 +5,7 @@
 mod access;
 mod access_client;
 mod acme;
+mod alpn;
 mod backends;
 mod flags;
 mod forward;
