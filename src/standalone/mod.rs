@@ -38,6 +38,7 @@ mod peer_cert;
 mod probe;
 mod proxy_protocol;
 mod rails;
+mod reach;
 mod recheck;
 mod rego;
 mod secured;

@@ -204,7 +204,7 @@ where
         records: 0,
     };
     if !H::BEGINS {
-        record(&tcp, &mut at).await?;
+        hello(&tcp, &mut at).await?;
     }
     loop {
         let (back, step) = aside(at).await?;
@@ -221,6 +221,15 @@ where
             Step::Read => record(&tcp, &mut at).await?,
             Step::Done => return Ok(Finished { tcp, tls: at.tls, early: at.input }),
         }
+    }
+}
+
+/// Waits for a caller's first record. One that ends before its first byte only looked whether
+/// somebody is here.
+async fn hello<H>(tcp: &TcpStream, at: &mut Progress<H>) -> Result<(), TlsError> {
+    match record(tcp, at).await {
+        Err(TlsError::Closed | TlsError::Reset(_)) if at.input.is_empty() => Err(TlsError::Silent),
+        other => other,
     }
 }
 
@@ -264,7 +273,7 @@ async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
     loop {
         tcp.readable().await.map_err(lost)?;
         match tcp.try_read_buf(input) {
-            Ok(0) => return Err(TlsError::Other("closed during the handshake".into())),
+            Ok(0) => return Err(TlsError::Closed),
             Ok(_) => return Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(lost(e)),
@@ -273,5 +282,8 @@ async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
 }
 
 fn lost(error: std::io::Error) -> TlsError {
-    TlsError::Other(error.to_string())
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset => TlsError::Reset(error.to_string()),
+        _ => TlsError::Other(error.to_string()),
+    }
 }
