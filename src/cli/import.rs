@@ -6,9 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::{FAILED, OK, USAGE};
 use crate::{
-    config::{check_standalone, import_stunnel},
+    config::{ImportedCertificate, check_standalone, import_stunnel},
     identity::key_files::certificates,
-    tls::Pin,
 };
 
 /// The longest file that is read, bytes.
@@ -41,7 +40,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
             return USAGE;
         }
     };
-    let imported = import_stunnel(&text, &pins_of);
+    let imported = import_stunnel(&text, &certificates_of);
     for remark in &imported.remarks {
         let weight = if remark.grave { "NOT CARRIED" } else { "note" };
         eprintln!("{}:{}: {weight}: {}", file.display(), remark.line, remark.message);
@@ -54,16 +53,18 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     if imported.is_grave() || checked.is_err() { FAILED } else { OK }
 }
 
+/// The whole file. Comments may be in any encoding.
 fn read(file: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    use std::io::{Error, Read as _};
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::other(format!("has more than {MAX_FILE} bytes")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn pins_of(file: &Path) -> Result<Vec<String>, String> {
-    let certificates = certificates(file)?;
-    let pin = |c| Pin::of(c).map(|pin| pin.to_string());
-    let pins: Option<Vec<String>> = certificates.iter().map(pin).collect();
-    pins.ok_or_else(|| format!("{}: a certificate cannot be read", file.display()))
+fn certificates_of(file: &Path) -> Result<Vec<ImportedCertificate>, String> {
+    let all: Option<Vec<_>> = certificates(file)?.iter().map(ImportedCertificate::of).collect();
+    all.ok_or_else(|| format!("{}: a certificate cannot be read", file.display()))
 }

@@ -26,5 +26,5 @@ pub use settings::Settings;
 pub use standalone::{
     Globals, StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
 };
-pub use stunnel::{Imported, import as import_stunnel};
+pub use stunnel::{Certificate as ImportedCertificate, Imported, import as import_stunnel};
 pub use workload_api::WorkloadApiConfig;

@@ -145,6 +145,7 @@ const SERVICE: &[&str] = &[
     "timeouts",
     "maxConnections",
     "closeNotify",
+    "alpn",
     "unsafeTarget",
     "unsafeListen",
 ];
@@ -201,6 +202,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let tls12_only = tls12_only.unwrap_or(false);
     let ciphers = tls.map(|t| t.list("cipherSuites")).unwrap_or_default();
     let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
+    let alpn = map.list("alpn").iter().filter_map(|proto| proto.parse("h2")).collect();
     let config = ServiceConfig {
         name: name?,
         role,
@@ -212,7 +214,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation },
+        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation, alpn },
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,

@@ -113,8 +113,12 @@ fn refused(
     reason: CloseReason,
     error: String,
 ) {
-    let failures = &node.telemetry.metrics.handshake_failures;
-    failures.with_label_values(&[Direction::Inbound.reporter(), reason.as_str()]).inc();
+    // Who ended before it said anything only looked whether somebody is here.
+    let silent = reason == CloseReason::Silent;
+    if !silent {
+        let failures = &node.telemetry.metrics.handshake_failures;
+        failures.with_label_values(&[Direction::Inbound.reporter(), reason.as_str()]).inc();
+    }
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let mesh = node.mesh.load();
     conn.facts(|f| {
@@ -123,7 +127,10 @@ fn refused(
         f.local_uid = Some(pod.uid.clone());
         f.protocol = Some("HBONE");
     });
-    conn.fail(reason, error);
+    match silent {
+        true => conn.close(reason),
+        false => conn.fail(reason, error),
+    }
 }
 
 /// One CONNECT stream, from request to close.

@@ -7,15 +7,14 @@ use std::{
     time::Duration,
 };
 
-use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{
-    Address, PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
+    PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
+    reach::{self, unreached},
     targets::Target,
     tls::{Config, noting},
-    via,
 };
 use crate::{
     identity::SpiffeId,
@@ -69,9 +68,11 @@ struct Caller {
 /// Who connected, as the PROXY header says.
 async fn told(socket: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<Caller, Outcome> {
     let wrong = |why: String| (CloseReason::BadProxyHeader, Some(format!("PROXY header: {why}")));
+    let silent = io::ErrorKind::ConnectionAborted;
     match tokio::time::timeout_at(deadline, proxy_protocol::read(socket)).await {
         Ok(Ok(Some((peer, called)))) => Ok(Caller { peer, called: Some(called) }),
         Ok(Ok(None)) => Ok(Caller { peer, called: None }),
+        Ok(Err(error)) if error.kind() == silent => Err((CloseReason::Silent, None)),
         Ok(Err(error)) => Err(wrong(error.to_string())),
         Err(_) => Err(wrong("it did not come in time".into())),
     }
@@ -174,14 +175,14 @@ async fn begin(
             Err((CloseReason::ConnectTimeout, Some(why)))
         }
     };
-    let count = match &begun {
-        Ok(_) => &service.counts.succeeded,
+    match &begun {
+        Ok(_) => service.counts.succeeded.fetch_add(1, Relaxed),
+        Err((CloseReason::Silent, _)) => 0,
         Err((CloseReason::TlsTimeout | CloseReason::ConnectTimeout, _)) => {
-            &service.counts.timed_out
+            service.counts.timed_out.fetch_add(1, Relaxed)
         }
-        Err(_) => &service.counts.failed,
+        Err(_) => service.counts.failed.fetch_add(1, Relaxed),
     };
-    count.fetch_add(1, Relaxed);
     let (app, far) = begun?;
     conn.count_opened();
     let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
@@ -271,16 +272,12 @@ async fn towards(
     peer: SocketAddr,
     conn: &OpenConn,
 ) -> Result<Box<SecuredFar>, Outcome> {
-    let limit = service.config.connect;
-    let Config::Client(config) = service.tls().map_err(own)? else {
-        return Err(own("the role changed".into()));
+    let mut begun = Instant::now();
+    let dialled = |tcp: &TcpStream| {
+        begun = Instant::now();
+        conn.facts(|f| f.dst_addr = endpoint::remote(tcp));
     };
-    let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
-    let tcp = tcp.map_err(|e| unreached(target, &e))?;
-    conn.facts(|f| f.dst_addr = endpoint::remote(&tcp));
-    let name = server_name(service, target)?;
-    let begun = Instant::now();
-    let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
+    let secured = reach::tls(service, target, dialled).await?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
@@ -402,35 +399,18 @@ pub(super) async fn dial(
     Err(tries.outcome())
 }
 
-fn unreached(target: &Target, error: &io::Error) -> Outcome {
-    (CloseReason::ConnectFailure, Some(format!("connect to {}: {error}", target.address)))
-}
-
-/// The name that the target's certificate must have.
-pub(super) fn server_name(
-    service: &Service,
-    target: &Target,
-) -> Result<ServerName<'static>, Outcome> {
-    let named = match (&service.config.server_name, &target.address) {
-        (Some(name), _) => name.clone(),
-        (None, Address::Tcp { host, .. }) if !host.is_empty() => host.clone(),
-        _ => "localhost".into(),
-    };
-    let shown = named.clone();
-    ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is no name of a server")))
-}
-
 pub(super) fn local_of(secured: &Secured) -> SocketAddr {
     let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
     endpoint::local(&secured.tcp).unwrap_or(unknown)
 }
 
-fn own(why: String) -> Outcome {
+pub(super) fn own(why: String) -> Outcome {
     (CloseReason::NoIdentity, Some(why))
 }
 
-fn failed(error: &TlsError) -> Outcome {
-    (error.close_reason(), Some(error.to_string()))
+pub(super) fn failed(error: &TlsError) -> Outcome {
+    let why = (!matches!(error, TlsError::Silent)).then(|| error.to_string());
+    (error.close_reason(), why)
 }
 
 fn lost(error: &io::Error) -> Outcome {

@@ -24,7 +24,7 @@ use crate::{
     observe::conn::{CloseReason, Direction, OpenConn},
     relay::{self, App},
     sys::{netns::Netns, sockets},
-    tls::Acceptor,
+    tls::{Acceptor, TlsError},
     tunnel::{
         HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
         connect::{Authority, ConnectRequest},
@@ -183,6 +183,9 @@ pub(super) async fn serve(
     let accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect).await;
     let session = match accepted {
         Ok(session) => session,
+        Err(TlsError::Silent) => {
+            return finish(&service, service.record(peer), (CloseReason::Silent, None));
+        }
         Err(error) => return refused(error.close_reason(), error.to_string()),
     };
     let (id, theirs) = (own.svid.id.clone(), session.peer.clone());

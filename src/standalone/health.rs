@@ -1,4 +1,5 @@
-//! Asks targets now and then whether they are well: a TCP connect, or a GET that must answer 200.
+//! Asks targets now and then whether they are well: a connection, with TLS or a PROXY header where
+//! they expect one, or a GET that must answer 200.
 
 use std::{str::FromStr, time::Duration};
 
@@ -8,7 +9,11 @@ use hyper::{Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
-use super::{Address, ForwardProxy, Service, endpoint, targets::Target, via};
+use super::{
+    Address, Role, SecuredFar, Service, endpoint,
+    reach::{self, Parting},
+    targets::Target,
+};
 
 /// How targets are asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,12 +65,18 @@ impl FromStr for HttpCheck {
 /// Asks all targets for ever.
 pub(super) async fn follow(service: &Service, config: &HealthConfig) {
     let targets = &service.targets;
-    let proxy = service.config.proxy.as_ref();
     loop {
         join_all(targets.all().iter().map(|target| async {
-            let found = tokio::time::timeout(config.timeout, ask(target, config, proxy)).await;
+            let asked = tokio::time::timeout(config.timeout, ask(service, target, config)).await;
             let late = |_| Err(format!("no answer within {:?}", config.timeout));
-            targets.checked(target, found.unwrap_or_else(late));
+            let (found, parting) = match asked.unwrap_or_else(late) {
+                Ok(parting) => (Ok(()), parting),
+                Err(why) => (Err(why), None),
+            };
+            targets.checked(target, found);
+            if let Some(parting) = parting {
+                parting.leave().await;
+            }
         }))
         .await;
         // Many processes that started together do not stay together.
@@ -74,16 +85,29 @@ pub(super) async fn follow(service: &Service, config: &HealthConfig) {
     }
 }
 
+/// Asks one target as it wants to be spoken to: with TLS, or with a PROXY header first.
 async fn ask(
+    service: &Service,
     target: &Target,
     config: &HealthConfig,
-    proxy: Option<&ForwardProxy>,
-) -> Result<(), String> {
+) -> Result<Option<Parting>, String> {
+    if service.config.role == Role::Client {
+        let secured = reach::tls(service, target, |_| ()).await;
+        let secured = secured.map_err(|(_, why)| why.unwrap_or_default())?;
+        let far = SecuredFar::new(secured).map_err(|e| e.to_string())?;
+        return Ok(Some(Parting::Tls(Box::new(far))));
+    }
+    let failed = |e: std::io::Error| e.to_string();
     let Some(check) = &config.http else {
-        return via::connect(proxy, &target.address).await.map(drop).map_err(|e| e.to_string());
+        let tcp = reach::plain(service, &target.address).await.map_err(failed)?;
+        return Ok(Some(Parting::Plain(tcp)));
     };
     let address = check.at.as_ref().unwrap_or(&target.address);
-    let stream = endpoint::connect(address).await.map_err(|e| e.to_string())?;
+    let stream = match &check.at {
+        None => reach::plain(service, address).await,
+        Some(elsewhere) => endpoint::connect(elsewhere).await,
+    };
+    let stream = stream.map_err(failed)?;
     let wrong = |e: hyper::Error| e.to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
     let host = match address {
@@ -107,7 +131,7 @@ async fn ask(
         }
     };
     match answer.status() {
-        StatusCode::OK => Ok(()),
+        StatusCode::OK => Ok(None),
         other => Err(format!("GET {} answered {other}", check.path)),
     }
 }

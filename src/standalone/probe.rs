@@ -8,16 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tokio::net::TcpStream;
 
 use super::{
     Address, PeerCert, Role, SecuredFar, Service, TlsOptions, connection, endpoint,
+    reach::{self, Parting},
     status::{HttpUrl, exchange},
-    targets::Target,
     tls::{Config, build},
-    via,
 };
-use crate::{tls::secured, tunnel::HBONE_PORT};
+use crate::tunnel::HBONE_PORT;
 
 /// The longest a check takes, whatever the connect timeout.
 const MOST: Duration = Duration::from_secs(10);
@@ -36,17 +34,20 @@ impl Service {
         let asked = async {
             match (self.config.role, &self.config.hbone) {
                 (Role::Server, _) => self.probe_plain().await,
-                (Role::Client, None) => self.probe_tls(limit).await,
+                (Role::Client, None) => self.probe_tls().await.map(Some),
                 (Role::Client, Some(hbone)) => {
                     let gateway = hbone.gateway.clone().or_else(|| self.own_gateway());
                     let gateway = gateway.ok_or("the target is no HOST:PORT")?;
                     endpoint::connect(&gateway).await.map_err(|e| format!("{gateway}: {e}"))?;
-                    Ok(())
+                    Ok(None)
                 }
             }
         };
         let late = |_| format!("no answer within {}", humantime::format_duration(limit));
-        tokio::time::timeout(limit, asked).await.map_err(late)?
+        if let Some(parting) = tokio::time::timeout(limit, asked).await.map_err(late)?? {
+            parting.leave().await;
+        }
+        Ok(())
     }
 
     fn own_gateway(&self) -> Option<Address> {
@@ -58,20 +59,19 @@ impl Service {
         }
     }
 
-    async fn reach(&self) -> Result<(TcpStream, &Target), String> {
-        let mut last = String::from("there is no target");
+    async fn probe_plain(&self) -> Result<Option<Parting>, String> {
+        let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {
-            match via::connect(self.config.proxy.as_ref(), &target.address).await {
-                Ok(stream) => return Ok((stream, target)),
-                Err(error) => last = format!("connect to {}: {error}", target.address),
+            let tcp = reach::plain(self, &target.address).await;
+            reached = tcp.map_err(|e| format!("connect to {}: {e}", target.address));
+            if reached.is_ok() {
+                break;
             }
         }
-        Err(last)
-    }
-
-    async fn probe_plain(&self) -> Result<(), String> {
-        let (stream, _) = self.reach().await?;
-        let Some(url) = &self.config.target_status else { return Ok(()) };
+        let stream = reached?;
+        let Some(url) = &self.config.target_status else {
+            return Ok(Some(Parting::Plain(stream)));
+        };
         let tls = url.tls.then(|| {
             let options = TlsOptions::default();
             match build(&self.keeper.current(), Role::Client, &options)? {
@@ -81,18 +81,21 @@ impl Service {
         });
         let status = exchange(url, stream, tls.transpose()?, Method::GET, Bytes::new()).await?;
         match status {
-            StatusCode::OK => Ok(()),
+            StatusCode::OK => Ok(None),
             other => Err(format!("{}: answered {other}", HttpUrl::to_string(url))),
         }
     }
 
-    async fn probe_tls(&self, limit: Duration) -> Result<(), String> {
-        let Config::Client(config) = self.tls()? else { return Err("the role changed".into()) };
-        let said = |(_, why): connection::Outcome| why.unwrap_or_default();
-        let (tcp, target) = self.reach().await?;
-        let name = connection::server_name(self, target).map_err(said)?;
-        let secured = secured::connect(tcp, config, name, limit).await;
-        let secured = secured.map_err(|e| e.to_string())?;
+    async fn probe_tls(&self) -> Result<Parting, String> {
+        let mut reached = Err(String::from("there is no target"));
+        for target in self.targets.all() {
+            let secured = reach::tls(self, target, |_| ()).await;
+            reached = secured.map_err(|(_, why)| why.unwrap_or_default());
+            if reached.is_ok() {
+                break;
+            }
+        }
+        let secured = reached?;
         let found = PeerCert::of(&secured.chain).map(Arc::new);
         let local = connection::local_of(&secured);
         let far = SecuredFar::new(secured).map_err(|e| e.to_string())?;
@@ -104,7 +107,6 @@ impl Service {
                 return Err(why);
             }
         }
-        far.end();
-        Ok(())
+        Ok(Parting::Tls(Box::new(far)))
     }
 }

@@ -154,6 +154,17 @@ fn ssl(tls: &TlsFacts, peer: Option<&PeerCert>) -> Vec<u8> {
     out
 }
 
+/// The header of a connection that carries nobody, as health checks make them: `LOCAL`, or in
+/// version 1 `UNKNOWN`.
+///
+/// # Errors
+/// Never: it is short.
+pub(super) fn of_nobody(mode: ProxyMode) -> io::Result<Vec<u8>> {
+    let told =
+        Told { from: UNIX_PEER, to: UNIX_PEER, tls: None, alpn: None, authority: None, peer: None };
+    header(mode, &told)
+}
+
 /// The longest header that there can be in version 2 (§2.2).
 const LONGEST: usize = 16 + 0xffff;
 /// How much of it is looked at at once.
@@ -166,7 +177,8 @@ const V1_LONGEST: usize = 107;
 /// `None` if it says that the sender itself connects (a health check).
 ///
 /// # Errors
-/// If there is none, or it is malformed.
+/// If there is none, or it is malformed; `ConnectionAborted` if the sender ended before it said
+/// anything.
 ///
 /// # Cancel safety
 /// Not to be read again after it was dropped.
@@ -181,8 +193,12 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Ends> {
             Ok(recv(tcp.as_raw_fd(), room, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
         });
         let new = match peeked {
+            Ok(0) if have.is_empty() => return Err(io::ErrorKind::ConnectionAborted.into()),
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "ended in it")),
             Ok(new) => new,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset && have.is_empty() => {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => return Err(e),
         };

@@ -6,6 +6,9 @@ use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
 
+/// The most protocols of ALPN.
+const MOST_PROTOCOLS: usize = 16;
+
 /// How the one who reads an error has written the service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wording {
@@ -50,6 +53,8 @@ pub enum Breach {
     TunnelExcludes(&'static str, &'static str),
     /// No time to connect.
     NoTime,
+    /// More protocols than a ClientHello should name, or one twice.
+    Protocols,
     /// A client cannot say in a PROXY header who called.
     ClientIntroduces,
     /// A check by HTTP where it cannot be asked.
@@ -69,6 +74,7 @@ impl Breach {
             Self::TunnelIdentity => "tunnel",
             Self::TunnelExcludes(_, key) => key,
             Self::NoTime => "timeouts",
+            Self::Protocols => "alpn",
             Self::ClientIntroduces => "proxyProtocol",
             Self::HealthUrl(_) => "health",
             Self::NobodyNamed | Self::PinsAndNames | Self::AllAndNames | Self::OnlyDenied => {
@@ -158,6 +164,10 @@ impl Breach {
                 "of this only ids go with a tunnel".into()
             }
             Self::TunnelExcludes(_, key) => format!("{key}: this does not go with a tunnel"),
+            Self::Protocols => format!(
+                "{}at most {MOST_PROTOCOLS} protocols are possible, each once",
+                or("--alpn: ", "")
+            ),
             Self::NoTime => or("--connect-timeout must not be 0", "connect must not be 0").into(),
             Self::ClientIntroduces => "send is for `mode: server`: a client's target reads TLS \
                                        first"
@@ -179,6 +189,11 @@ impl ServiceConfig {
         self.check_access(&mut breaches);
         if self.connect.is_zero() {
             breaches.push(Breach::NoTime);
+        }
+        let alpn = &self.tls.alpn;
+        let twice = alpn.iter().enumerate().any(|(n, proto)| alpn[..n].contains(proto));
+        if twice || alpn.len() > MOST_PROTOCOLS {
+            breaches.push(Breach::Protocols);
         }
         if self.role == Role::Client && self.proxy_out.is_some() {
             breaches.push(Breach::ClientIntroduces);
@@ -280,6 +295,7 @@ impl ServiceConfig {
             (client && self.server_name.is_some(), "--override-server-name", "serverName"),
             (self.proxy.is_some(), "--proxy", "proxy"),
             (self.proxy_in, "--accept-proxy-protocol", "proxyProtocol"),
+            (!self.tls.alpn.is_empty(), "--alpn", "alpn"),
             (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
         ];
         let given = excluded.iter().filter(|(given, ..)| *given);

@@ -219,9 +219,10 @@ impl SecuredFar {
         Ok((Box::new(KernelFar::new(handed)?), TlsPath::Kernel))
     }
 
-    /// Says that there is nothing to say, and ends.
-    pub(super) fn end(mut self) {
+    /// Says that there is nothing to say: what the peer still says is of no interest.
+    pub(super) fn end(mut self) -> Arc<TcpStream> {
         self.part();
+        Arc::clone(self.tcp.socket())
     }
 
     /// Says in order that nothing more comes, as far as that takes no waiting.

@@ -75,7 +75,7 @@ impl Quiet {
     /// Whether a connection that ended so leaves a line.
     pub(super) fn logs(self, reason: CloseReason) -> bool {
         match (reason, reason.response_flags()) {
-            (CloseReason::Completed, _) => !self.conns,
+            (CloseReason::Completed | CloseReason::Silent, _) => !self.conns,
             (_, "TLS_FAILURE" | "IDENTITY_ERROR" | "DENY") => !self.handshake_errs,
             _ => !self.conn_errs,
         }

@@ -1,6 +1,7 @@
 //! Material as rustls wants it, made once per change.
 
 use std::{
+    fmt,
     str::FromStr,
     sync::{Arc, OnceLock},
 };
@@ -52,6 +53,35 @@ impl CipherGroup {
     }
 }
 
+/// A protocol's name as ALPN has it (RFC 7301 §3.1): `h2`, `http/1.1`, `postgresql`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Alpn(String);
+
+/// The longest name that ALPN can carry.
+const LONGEST_ALPN: usize = 255;
+
+impl FromStr for Alpn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let legal = text.bytes().all(|byte| byte.is_ascii_graphic());
+        match text {
+            "acme-tls/1" => Err(format!("{text:?} is what a CA of ACME asks for, nobody else")),
+            "" => Err("the name of a protocol is empty".into()),
+            _ if text.len() > LONGEST_ALPN || !legal => {
+                Err(format!("{text:?} is no protocol's name, such as h2 or postgresql"))
+            }
+            _ => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Alpn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What the handshake offers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TlsOptions {
@@ -64,6 +94,16 @@ pub struct TlsOptions {
     /// Whether the peer may end without close_notify, as nginx' stream proxy does: somebody who can
     /// cut a connection can then make a part look like the whole (RFC 8446 §6.1).
     pub truncation: bool,
+    /// The protocols that ALPN agrees on, the best first. A client offers them; a server takes the
+    /// first of them that its client offers, and refuses a client that offers others alone. None
+    /// named: a server says nothing, whatever is offered.
+    pub alpn: Vec<Alpn>,
+}
+
+impl TlsOptions {
+    fn protocols(&self) -> Vec<Vec<u8>> {
+        self.alpn.iter().map(|Alpn(name)| name.clone().into_bytes()).collect()
+    }
 }
 
 /// By role.
@@ -174,6 +214,7 @@ pub(super) fn build(
             config.ignore_client_order = !options.ciphers.is_empty();
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
+            config.alpn_protocols = options.protocols();
             config.enable_secret_extraction = true;
             Ok(Config::Server(Arc::new(config)))
         }
@@ -188,6 +229,7 @@ pub(super) fn build(
                 None => builder.with_no_client_auth(),
             };
             config.resumption = Resumption::disabled();
+            config.alpn_protocols = options.protocols();
             config.enable_secret_extraction = true;
             Ok(Config::Client(Arc::new(config)))
         }

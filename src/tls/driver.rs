@@ -17,6 +17,8 @@ const MOST: usize = 128 * 1024;
 /// In records; a real handshake has less than ten. rustls looks through all fragments of a
 /// message whenever one more comes.
 const MOST_RECORDS: usize = 256;
+/// The most pieces of output that are left when a handshake fails.
+const MOST_LEFT: usize = 64;
 const HEADER: usize = 5;
 /// RFC 8446 §5.2: 2^14 + 256.
 const LARGEST_RECORD: usize = 16_384 + 256;
@@ -77,8 +79,12 @@ fn drain(
             Ok(None) => {}
             Ok(Some(step)) => return (used, Ok(step)),
             Err(error) => {
-                // What is left to say is an alert; it is in the output already or comes now.
-                let _ = once(&mut []);
+                // What is left to say is an alert, behind what was to be said before it.
+                for _ in 0..MOST_LEFT {
+                    if !matches!(once(&mut []), (_, Ok(None))) {
+                        break;
+                    }
+                }
                 return (used, Err(error));
             }
         }
@@ -198,7 +204,7 @@ where
         records: 0,
     };
     if !H::BEGINS {
-        record(&tcp, &mut at).await?;
+        hello(&tcp, &mut at).await?;
     }
     loop {
         let (back, step) = aside(at).await?;
@@ -215,6 +221,15 @@ where
             Step::Read => record(&tcp, &mut at).await?,
             Step::Done => return Ok(Finished { tcp, tls: at.tls, early: at.input }),
         }
+    }
+}
+
+/// Waits for a caller's first record. One that ends before its first byte only looked whether
+/// somebody is here.
+async fn hello<H>(tcp: &TcpStream, at: &mut Progress<H>) -> Result<(), TlsError> {
+    match record(tcp, at).await {
+        Err(TlsError::Closed | TlsError::Reset(_)) if at.input.is_empty() => Err(TlsError::Silent),
+        other => other,
     }
 }
 
@@ -258,7 +273,7 @@ async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
     loop {
         tcp.readable().await.map_err(lost)?;
         match tcp.try_read_buf(input) {
-            Ok(0) => return Err(TlsError::Other("closed during the handshake".into())),
+            Ok(0) => return Err(TlsError::Closed),
             Ok(_) => return Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(lost(e)),
@@ -267,5 +282,8 @@ async fn receive(tcp: &TcpStream, input: &mut Vec<u8>) -> Result<(), TlsError> {
 }
 
 fn lost(error: std::io::Error) -> TlsError {
-    TlsError::Other(error.to_string())
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset => TlsError::Reset(error.to_string()),
+        _ => TlsError::Other(error.to_string()),
+    }
 }

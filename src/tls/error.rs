@@ -10,6 +10,9 @@ pub enum TlsError {
     /// The peer took too long.
     #[error("TLS handshake not finished after {0:?}")]
     Timeout(Duration),
+    /// The caller ended before it said anything.
+    #[error("the caller ended before its ClientHello")]
+    Silent,
     /// The peer presented no certificate.
     #[error("the peer presented no certificate; mutual TLS needs one on both sides")]
     NoPeerCertificate,
@@ -19,7 +22,13 @@ pub enum TlsError {
     /// The peer ended the handshake with an alert.
     #[error("the peer ended the TLS handshake with alert {0}")]
     Alert(String),
-    /// Anything else: not TLS, a version or cipher that is not offered, a reset.
+    /// The peer closed the connection.
+    #[error("TLS handshake failed: closed during the handshake")]
+    Closed,
+    /// The peer reset the connection.
+    #[error("TLS handshake failed: {0}")]
+    Reset(String),
+    /// Anything else: not TLS, a version or cipher that is not offered.
     #[error("TLS handshake failed: {0}")]
     Other(String),
     /// Our own SVID could not be made into a TLS configuration.
@@ -33,9 +42,12 @@ impl TlsError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Timeout(_) => CloseReason::TlsTimeout,
+            Self::Silent => CloseReason::Silent,
             Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
             Self::Svid(error) => svid_close_reason(error),
-            Self::Alert(_) | Self::Other(_) => CloseReason::TlsFailure,
+            Self::Alert(_) | Self::Closed | Self::Reset(_) | Self::Other(_) => {
+                CloseReason::TlsFailure
+            }
             Self::OwnSvid(_) => CloseReason::NoIdentity,
         }
     }
@@ -44,6 +56,9 @@ impl TlsError {
     pub(super) fn from_rustls(error: rustls::Error) -> Self {
         match &error {
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
+            rustls::Error::NoApplicationProtocol => {
+                Self::Other("the peer offers none of our protocols (ALPN)".into())
+            }
             rustls::Error::AlertReceived(alert) => Self::Alert(format!("{alert:?}")),
             rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
                 let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();

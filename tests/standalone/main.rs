@@ -5,6 +5,7 @@
 mod access;
 mod access_client;
 mod acme;
+mod alpn;
 mod backends;
 mod flags;
 mod forward;
@@ -17,6 +18,7 @@ mod peers;
 mod pki;
 #[path = "../support/ports.rs"]
 mod ports;
+mod probes;
 mod process;
 mod proxy;
 mod rego;

@@ -63,6 +63,13 @@ impl Caller {
         Self { config: Arc::new(config), name: "localhost" }
     }
 
+    /// Offers these by ALPN.
+    pub(crate) fn offering(mut self, protocols: &[&str]) -> Self {
+        let offered = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::make_mut(&mut self.config).alpn_protocols = offered;
+        self
+    }
+
     pub(crate) fn over(&self, socket: TcpStream) -> io::Result<Session<ClientConnection>> {
         let name = ServerName::try_from(self.name).unwrap();
         let tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
@@ -166,7 +173,26 @@ pub(crate) fn tls_backend(
             WebPkiClientVerifier::builder_with_provider(roots(ca), provider()).build().unwrap(),
         ),
     };
+    tls_backend_of(builder.with_single_cert(leaf.chain.clone(), leaf.key()).unwrap(), serve)
+}
+
+/// One that agrees on a protocol by ALPN, and asks no certificate.
+pub(crate) fn alpn_backend(
+    leaf: &Leaf,
+    protocols: &[&str],
+    serve: impl Fn(Session<ServerConnection>) + Send + Sync + 'static,
+) -> Backend {
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(BOTH);
+    let builder = builder.unwrap().with_no_client_auth();
     let mut config = builder.with_single_cert(leaf.chain.clone(), leaf.key()).unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    tls_backend_of(config, serve)
+}
+
+fn tls_backend_of(
+    mut config: ServerConfig,
+    serve: impl Fn(Session<ServerConnection>) + Send + Sync + 'static,
+) -> Backend {
     config.send_tls13_tickets = 2;
     let config = Arc::new(config);
     Backend::start(move |socket| {

@@ -78,6 +78,30 @@ fn what_would_protect_less_is_said_and_fails() {
     assert_eq!(code, 2);
 }
 
+#[test]
+fn files_are_read_whole_and_what_is_in_the_certificates_they_name_is_said() {
+    let world = World::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "mail.example");
+    let alone = world.write("alone.crt", &params.self_signed(&key).unwrap().pem());
+    let conf = format!(
+        "; caf\u{e9}\n[s]\nclient = yes\naccept = localhost:1\nconnect = mail.example:2\n\
+         verifyChain = yes\nCAfile = {}\n",
+        alone.display()
+    );
+    let latin: Vec<u8> = conf.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    std::fs::write(world.file("stunnel.conf"), latin).unwrap();
+    let path = world.file("stunnel.conf");
+    let (code, yaml, stderr) = run(&["import", "stunnel", path.to_str().unwrap()]);
+    assert!(code == 1 && yaml.contains("target: \"mail.example:2\""), "{yaml}");
+    let said = "7: NOT CARRIED: CAfile";
+    assert!(stderr.contains(said) && stderr.contains("CN=mail.example is self-signed"), "{stderr}");
+    std::fs::write(&path, "; padding of a comment\n".repeat(60_000)).unwrap();
+    let (code, yaml, stderr) = run(&["import", "stunnel", path.to_str().unwrap()]);
+    assert!(code == 2 && yaml.is_empty() && stderr.contains("more than"), "{code} {stderr}");
+}
+
 proptest::proptest! {
     /// Whatever a stunnel.conf says, what is printed is YAML with our keys, and faults name lines.
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     },
     config::Globals,
     standalone::{
-        AcmeConfig, Address, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
+        AcmeConfig, Address, Alpn, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
         Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
@@ -258,6 +258,10 @@ pub(super) struct CommonArgs {
     /// Groups of cipher suites for TLS 1.2, the best first: AES, CHACHA
     #[arg(long, hide = true, value_name = "GROUPS", value_delimiter = ',')]
     pub(super) cipher_suites: Vec<CipherGroup>,
+    /// A protocol that is agreed on by ALPN, such as h2 or postgresql; may be repeated, the best
+    /// first. A server refuses a client that offers others alone
+    #[arg(long, value_name = "PROTO")]
+    pub(super) alpn: Vec<Alpn>,
     #[arg(long, hide = true)]
     pub(super) allow_unsafe_cipher_suites: bool,
     /// The newest version of TLS that is spoken
@@ -331,6 +335,7 @@ impl CommonArgs {
             ciphers: self.cipher_suites.clone(),
             authenticate,
             truncation: self.close_notify == CloseNotify::Optional,
+            alpn: self.alpn.clone(),
         }
     }
 

@@ -37,6 +37,7 @@ fn a_whole_file() {
   serverName: db.example
   proxy: 'socks5://10.0.0.1:1080'
   tls: { maxVersion: TLS1.2, cipherSuites: [CHACHA] }
+  alpn: [postgresql, h2]
   quiet: [conns, handshake-errs]
   timeouts: { connect: 3s, close: 0, lifetime: 1h }
   maxConnections: 9
@@ -57,6 +58,9 @@ takeover: unix:/run/t
     assert_eq!((file.globals.shutdown.as_secs(), file.globals.workers), (7, Some(3)));
     assert!(file.globals.sandbox.required && file.globals.sandbox.landlock);
     assert_eq!(file.globals.log_format, LogFormat::Json);
+    let alpn = file.services.iter().find(|s| s.name == "out").map(|s| s.tls.alpn.clone());
+    let alpn: Vec<String> = alpn.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(alpn, ["postgresql", "h2"]);
     let status = &file.globals.status;
     assert!(status.shutdown && status.address.is_some() && status.graphite.is_some());
     assert_eq!((status.prefix.as_str(), status.every.as_secs()), ("shop", 10));

@@ -2,12 +2,16 @@
 //! [`text`] reads the lines, [`service`] carries one section; the manual is stunnel(8), 5.7x.
 
 mod address;
+mod certificate;
 mod options;
+mod peers;
 mod service;
 mod text;
+mod versions;
 
 use std::path::Path;
 
+pub use certificate::Certificate;
 use text::Section;
 
 /// A line that is not carried as it stands.
@@ -38,12 +42,12 @@ impl Imported {
     }
 }
 
-/// Reads a file's pins for `verifyPeer`: one for each certificate, or what is wrong.
-type PinsOf<'a> = &'a dyn Fn(&Path) -> Result<Vec<String>, String>;
+/// Reads the certificates of a file, or says what is wrong.
+type CertificatesOf<'a> = &'a dyn Fn(&Path) -> Result<Vec<Certificate>, String>;
 
 /// Translates a stunnel.conf.
 #[must_use]
-pub fn import(conf: &str, pins_of: PinsOf<'_>) -> Imported {
+pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
     let (sections, mut remarks) = text::sections(conf);
     let Some((global, services)) = sections.split_first() else {
         return Imported { yaml: "services: []\n".into(), remarks };
@@ -54,14 +58,22 @@ pub fn import(conf: &str, pins_of: PinsOf<'_>) -> Imported {
         yaml.push_str(&format!("# line {}: {}\n", remark.line, remark.message));
     }
     let mut body = String::new();
-    let inetd = Section { name: "stunnel".into(), ..global.clone() };
-    let only_global = services.is_empty() && global.get("accept").is_some();
-    let all = if only_global { std::slice::from_ref(&inetd) } else { services };
+    let inetd = Section { name: "stunnel".into(), line: 1, ..global.clone() };
+    // What stands before the sections is the default of each; without any it is the service.
+    let whole: Vec<Section> = match services {
+        [] if inetd.options.is_empty() => {
+            let message = "there is no service in it: no [section], no accept";
+            let remark = Remark { line: 1, message: message.into(), grave: true };
+            yaml.push_str(&format!("# line 1: {message}\n"));
+            remarks.push(remark);
+            Vec::new()
+        }
+        [] => vec![inetd],
+        all => all.iter().map(|section| section.over(global)).collect(),
+    };
     let mut names = Vec::new();
-    for section in all {
-        // What stands before the sections is the default of each.
-        let whole = if only_global { section.clone() } else { section.over(global) };
-        let carried = service::carry(&whole, &mut names, pins_of);
+    for section in whole.iter().flat_map(Section::each_accept) {
+        let carried = service::carry(&section, &mut names, certificates_of);
         for remark in carried.remarks {
             // A note on a line that many services inherit is made once.
             let said = remarks.contains(&remark);

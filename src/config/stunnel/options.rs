@@ -1,6 +1,6 @@
 //! What becomes of the options that are not carried by [`super::service`].
 
-use super::{Remark, text::Line};
+use super::{Remark, text::Line, versions::switch};
 
 /// What an option is for adit.
 pub(super) enum Fate {
@@ -70,29 +70,18 @@ fn fate(line: &Line) -> Fate {
     let (yes, no) = (value == "yes", value == "no");
     match line.option.to_ascii_lowercase().as_str() {
         "client" | "accept" | "connect" | "cert" | "key" | "cafile" | "crlfile" | "verify"
-        | "verifychain" | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "failover"
-        | "timeoutclose" | "timeoutconnect" | "protocol" | "capath" => Carried,
+        | "verifychain" | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "checkemail"
+        | "failover" | "timeoutclose" | "timeoutconnect" | "protocol" | "capath" => Carried,
         // `sni` of a client is a name; of a server it is one of several hosts behind one address.
         "sni" => Carried,
-        "sslversion" => match value.as_str() {
-            "all" | "tlsv1.2" | "tlsv1.3" | "" => version(&value),
-            _ => Lost("adit speaks TLS 1.2 and 1.3, never less"),
-        },
-        "sslversionmin" if value == "tlsv1.3" => {
-            Grave("adit would take TLS 1.2 as well; a file cannot forbid it")
-        }
-        "sslversionmin" if value == "tlsv1.2" => Needless,
-        "sslversionmin" => Lost("adit speaks TLS 1.2 and 1.3, never less"),
-        "sslversionmax" if value == "tlsv1.2" => Lost("adit speaks TLS 1.3 too"),
-        "sslversionmax" if matches!(value.as_str(), "all" | "tlsv1.3") => Needless,
-        "sslversionmax" => Lost("adit speaks TLS 1.2 and 1.3, never less"),
+        "sslversion" | "sslversionmin" | "sslversionmax" => Carried,
+        "options" if switch(&value).is_some() => Carried,
         "options" => ssl_option(&value),
         "ciphers" | "ciphersuites" | "curves" | "securitylevel" | "sigalgs" => {
             Lost("adit chooses itself: AEAD suites with forward secrecy, nothing else")
         }
         "fips" if no => Needless,
         "fips" => Grave("adit has no FIPS mode"),
-        "checkemail" => Grave("adit does not look at mail addresses; name uris, dnsNames or pins"),
         "crlpath" => Grave("name the CRLs one by one under crls"),
         "ocsp" | "ocspflag" | "ocspnonce" => Grave("adit asks no OCSP responder; use crls"),
         "ocspaia" | "ocsprequire" if no => Needless,
@@ -157,20 +146,52 @@ fn fate(line: &Line) -> Fate {
     }
 }
 
-fn version(value: &str) -> Fate {
-    match value {
-        "tlsv1.3" => Fate::Grave("adit would take TLS 1.2 as well; a file cannot forbid it"),
-        "tlsv1.2" => Fate::Lost("adit speaks TLS 1.3 too"),
-        _ => Fate::Needless,
-    }
-}
+/// Those that say what adit does anyway, or concern what it lacks.
+const NEEDLESS: &[&str] = &[
+    "no_sslv2",
+    "no_sslv3",
+    "no_tlsv1",
+    "no_tlsv1.1",
+    "no_tlsv1_1",
+    "no_compression",
+    "no_renegotiation",
+    "no_ticket",
+    "no_session_resumption_on_renegotiation",
+    "no_encrypt_then_mac",
+    "cipher_server_preference",
+    "prioritize_chacha",
+    "single_dh_use",
+    "single_ecdh_use",
+    "dont_insert_empty_fragments",
+    "cryptopro_tlsext_bug",
+    "tls_rollback_bug",
+    "enable_middlebox_compat",
+    "cookie_exchange",
+    "microsoft_sess_id_bug",
+    "netscape_challenge_bug",
+    "netscape_reuse_cipher_change_bug",
+    "sslref2_reuse_cert_type_bug",
+    "microsoft_big_sslv3_buffer",
+    "msie_sslv2_rsa_padding",
+    "ssleay_080_client_dh_bug",
+    "tls_d5_bug",
+    "tls_block_padding_bug",
+    "safari_ecdhe_ecdsa_bug",
+    "ephemeral_rsa",
+    "pkcs1_check_1",
+    "pkcs1_check_2",
+    "netscape_ca_dn_bug",
+    "netscape_demo_cipher_change_bug",
+];
 
 fn ssl_option(value: &str) -> Fate {
-    match value {
-        "no_tlsv1.2" | "no_tlsv1_2" => {
-            Fate::Grave("adit would take TLS 1.2 as well; a file cannot forbid it")
+    // Older versions, compression, renegotiation and the like: adit has none of them to allow.
+    match value.trim_start_matches('-') {
+        "all" => Fate::Needless,
+        known if NEEDLESS.contains(&known) => Fate::Needless,
+        "allow_unsafe_legacy_renegotiation" | "legacy_server_connect" => {
+            Fate::Lost("adit never renegotiates")
         }
-        "no_tlsv1.3" | "no_tlsv1_3" => Fate::Lost("adit speaks TLS 1.3 too"),
-        _ => Fate::Needless,
+        _ => Fate::Lost("is no option of OpenSSL that adit has a use for"),
     }
 }

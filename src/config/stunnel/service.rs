@@ -1,17 +1,13 @@
 //! One section of a stunnel.conf as one service.
 
-use std::path::Path;
-
 use super::{
-    PinsOf, Remark,
+    CertificatesOf, Remark,
     address::{Host, address},
     options::{is_global, remark},
     text::{Line, Section, is_plain},
+    versions::versions,
 };
 use crate::standalone::Address;
-
-/// What stunnel's users name as `CApath` to trust what the system trusts.
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs";
 
 /// What became of a section.
 #[derive(Default)]
@@ -21,22 +17,26 @@ pub(super) struct Carried {
 }
 
 /// The entry of `services` while it is made.
-struct Entry<'a> {
-    section: &'a Section,
-    client: bool,
-    lines: Vec<String>,
-    remarks: Vec<Remark>,
+pub(super) struct Entry<'a> {
+    pub(super) section: &'a Section,
+    pub(super) client: bool,
+    pub(super) lines: Vec<String>,
+    pub(super) remarks: Vec<Remark>,
 }
 
 /// Makes the entry; one that cannot listen or connect is left out with a remark.
-pub(super) fn carry(section: &Section, names: &mut Vec<String>, pins_of: PinsOf<'_>) -> Carried {
+pub(super) fn carry(
+    section: &Section,
+    names: &mut Vec<String>,
+    certificates_of: CertificatesOf<'_>,
+) -> Carried {
     let client = section.get("client").is_some_and(yes);
     let mut entry = Entry { section, client, lines: Vec::new(), remarks: Vec::new() };
     let others = section.options.iter().filter(|line| !is_global(line)).filter_map(remark);
     entry.remarks.extend(others);
     let made = entry.places().is_some();
     if made {
-        entry.peers(pins_of);
+        entry.peers(certificates_of);
         entry.wire();
     } else {
         entry.grave_at(section.line, format!("[{}] is left out", section.name));
@@ -52,12 +52,12 @@ pub(super) fn carry(section: &Section, names: &mut Vec<String>, pins_of: PinsOf<
     Carried { yaml, remarks }
 }
 
-fn yes(line: &Line) -> bool {
+pub(super) fn yes(line: &Line) -> bool {
     line.value.eq_ignore_ascii_case("yes")
 }
 
 /// JSON's texts are YAML's, but for characters that YAML wants escaped.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     json.chars().fold(String::new(), |mut out, c| {
         match is_plain(c) {
@@ -68,7 +68,7 @@ fn quoted(text: &str) -> String {
     })
 }
 
-fn list(texts: &[String]) -> String {
+pub(super) fn list(texts: &[String]) -> String {
     texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
 }
 
@@ -89,7 +89,7 @@ fn unique(name: &str, names: &mut Vec<String>) -> String {
 }
 
 impl Entry<'_> {
-    fn grave_at(&mut self, line: usize, message: String) {
+    pub(super) fn grave_at(&mut self, line: usize, message: String) {
         self.remarks.push(Remark { line, message, grave: true });
     }
 
@@ -159,205 +159,12 @@ impl Entry<'_> {
         read.ok()
     }
 
-    /// Certificates, and who is checked against what.
-    fn peers(&mut self, pins_of: PinsOf<'_>) {
-        let section = self.section;
-        let level = section.get("verify").map(|line| line.value.clone()).unwrap_or_default();
-        let on = |option: &str| section.get(option).is_some_and(yes);
-        let (chain, peer) = (
-            on("verifyChain") || matches!(level.as_str(), "2" | "3"),
-            on("verifyPeer") || matches!(level.as_str(), "3" | "4"),
-        );
-        if let Some(line) = section.get("verify").filter(|l| l.value == "1") {
-            self.remarks.push(line.remark(
-                true,
-                "a certificate is demanded or not asked for; adit has nothing in between",
-            ));
-        }
-        if let Some(line) = section.get("requireCert").filter(|l| yes(l) && !chain && !peer) {
-            self.remarks.push(line.remark(true, "needs verifyChain or verifyPeer beside it"));
-        }
-        if let Some(line) = section.get("CApath") {
-            let system = line.value.trim_end_matches('/') == SYSTEM_ROOTS;
-            let both = section.get("CAfile").is_some();
-            let why = match (system && !both, chain || peer) {
-                (true, _) => "the system's roots are trusted, as no roots are named",
-                (false, _) => "a folder of roots is not read; name one file with all",
-            };
-            self.remarks.push(line.remark(!system || both, why));
-        }
-        let mut credential = self.credential();
-        let ca = section.get("CAfile");
-        let rooted = ca.is_some()
-            || section.get("CApath").is_some_and(|l| l.value.trim_end_matches('/') == SYSTEM_ROOTS);
-        let pins = match (ca, peer) {
-            (Some(ca), true) => match pins_of(Path::new(&ca.value)) {
-                Ok(pins) if !pins.is_empty() => pins,
-                Ok(_) => {
-                    self.remarks.push(ca.remark(true, "verifyPeer: it holds no certificate"));
-                    Vec::new()
-                }
-                Err(why) => {
-                    let why = format!("verifyPeer admits its certificates, but {why}");
-                    self.remarks.push(ca.remark(true, &why));
-                    Vec::new()
-                }
-            },
-            (None, true) => {
-                let missing = "verifyPeer without a CAfile admits nobody here".to_owned();
-                self.grave_at(section.line, missing);
-                Vec::new()
-            }
-            _ => Vec::new(),
-        };
-        if let Some(ca) = ca {
-            credential.push(format!("roots: {}", quoted(&ca.value)));
-        } else if chain && section.get("CApath").is_none() && !self.client {
-            let missing = "verifyChain without a CAfile: name the roots, and whom to allow";
-            self.grave_at(section.line, missing.into());
-        }
-        let crls: Vec<String> = section.all("CRLfile").map(|line| line.value.clone()).collect();
-        if !crls.is_empty() {
-            credential.push(format!("crls: [{}]", list(&crls)));
-            if !pins.is_empty() {
-                let why = "is not asked about pins (verifyPeer)";
-                let line = section.get("CRLfile").map(|line| line.remark(true, why));
-                self.remarks.extend(line);
-            }
-        }
-        if !credential.is_empty() {
-            self.lines.push(format!("credential: {{ {} }}", credential.join(", ")));
-        }
-        let hosts: Vec<String> = section.all("checkHost").map(|l| l.value.clone()).collect();
-        let ips: Vec<String> = section.all("checkIP").map(|l| l.value.clone()).collect();
-        match self.client {
-            true => self.server(chain, peer, &pins, &hosts, &ips),
-            // Nobody, until the operator says whose callers: the system's roots vouch for anybody.
-            false if chain && !peer && !rooted => self.lines.push("allow: {}".into()),
-            false => self.clients(chain, peer, &pins, &hosts, &ips),
-        }
-    }
-
-    fn credential(&mut self) -> Vec<String> {
-        let section = self.section;
-        let (cert, key) = (section.get("cert"), section.get("key"));
-        for line in [cert, key].into_iter().flatten() {
-            if line.value.starts_with("pkcs11:") {
-                self.remarks.push(line.remark(true, "a key of a token is not carried"));
-            }
-        }
-        match (cert, key) {
-            (Some(cert), Some(key)) => vec![
-                format!("certificate: {}", quoted(&cert.value)),
-                format!("privateKey: {}", quoted(&key.value)),
-            ],
-            // Certificate and key in one file, PEM or PKCS#12.
-            (Some(cert), None) => vec![format!("keystore: {}", quoted(&cert.value))],
-            (None, key) => {
-                if let Some(key) = key {
-                    self.remarks.push(key.remark(true, "has no cert beside it"));
-                }
-                if self.client {
-                    self.lines.push("authentication: disabled".into());
-                } else {
-                    self.grave_at(section.line, "a server needs a cert".into());
-                }
-                Vec::new()
-            }
-        }
-    }
-
-    /// A server's callers.
-    fn clients(
-        &mut self,
-        chain: bool,
-        peer: bool,
-        pins: &[String],
-        hosts: &[String],
-        ips: &[String],
-    ) {
-        let named = match (chain || peer, peer, hosts, ips) {
-            (false, ..) => {
-                for line in self.section.all("checkHost").chain(self.section.all("checkIP")) {
-                    let why = "no certificate is asked for without verifyChain";
-                    self.remarks.push(line.remark(true, why));
-                }
-                self.lines.push("authentication: disabled".into());
-                return;
-            }
-            (true, true, ..) => {
-                self.too_much(hosts, ips);
-                format!("pins: [{}]", list(pins))
-            }
-            (true, false, [], []) => "all: true".into(),
-            (true, false, hosts, ips) => {
-                for line in self.section.all("checkHost").filter(|l| l.value.contains('*')) {
-                    self.remarks.push(line.remark(true, "a DNS name is compared as it is"));
-                }
-                let dns = (!hosts.is_empty()).then(|| format!("dnsNames: [{}]", list(hosts)));
-                let ips = (!ips.is_empty()).then(|| format!("ips: [{}]", list(ips)));
-                dns.into_iter().chain(ips).collect::<Vec<_>>().join(", ")
-            }
-        };
-        self.lines.push(format!("allow: {{ {named} }}"));
-    }
-
-    /// A client's target.
-    fn server(
-        &mut self,
-        chain: bool,
-        peer: bool,
-        pins: &[String],
-        hosts: &[String],
-        ips: &[String],
-    ) {
-        let section = self.section;
-        let sni = section.get("sni").map(|line| line.value.clone());
-        if peer {
-            self.too_much(hosts, ips);
-            self.lines.push(format!("verify: {{ pins: [{}] }}", list(pins)));
-            let name = sni.map(|sni| format!("serverName: {}", quoted(&sni)));
-            return self.lines.extend(name);
-        }
-        if !chain {
-            let message =
-                "stunnel did not check the target's certificate; adit does, with its name";
-            self.remarks.push(Remark { line: section.line, message: message.into(), grave: false });
-        }
-        let checked: Vec<&String> = hosts.iter().chain(ips).collect();
-        let name = match (checked.as_slice(), &sni) {
-            ([], sni) => {
-                if let Some(line) = section.get("verifyChain").filter(|_| chain) {
-                    let why = "its name is checked as well: that of sni, else that of connect";
-                    self.remarks.push(line.remark(false, why));
-                }
-                sni.clone()
-            }
-            ([one], None) => Some((*one).clone()),
-            ([one], Some(sni)) if *one == sni => Some(sni.clone()),
-            ([one, ..], _) => {
-                for line in section.all("checkHost").chain(section.all("checkIP")) {
-                    let why = "one name only is possible, which is SNI too: serverName";
-                    self.remarks.push(line.remark(true, why));
-                }
-                Some((*one).clone())
-            }
-        };
-        self.lines.extend(name.map(|name| format!("serverName: {}", quoted(&name))));
-    }
-
-    /// Pins replace names.
-    fn too_much(&mut self, hosts: &[String], ips: &[String]) {
-        if !hosts.is_empty() || !ips.is_empty() {
-            for line in self.section.all("checkHost").chain(self.section.all("checkIP")) {
-                self.remarks.push(line.remark(false, "the peer's key is checked instead"));
-            }
-        }
-    }
-
     /// Protocols, timeouts, names of virtual hosts.
     fn wire(&mut self) {
         let section = self.section;
+        let (tls, said) = versions(section);
+        self.lines.extend(tls.map(ToOwned::to_owned));
+        self.remarks.extend(said);
         if let Some(line) = section.get("protocol") {
             match (line.value.to_ascii_lowercase().as_str(), self.client) {
                 ("proxy", false) => self.lines.push("proxyProtocol: { send: v1 }".into()),

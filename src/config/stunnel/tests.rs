@@ -1,11 +1,27 @@
 use super::*;
 use crate::config::check_standalone;
 
-fn pins(path: &Path) -> Result<Vec<String>, String> {
-    match path.ends_with("missing.pem") {
-        true => Err("missing.pem: no such file".into()),
-        false => Ok(vec![format!("sha256:{}=", "A".repeat(43))]),
+/// What files have, by the ends of their names.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let ends = |end: &str| path.to_string_lossy().ends_with(end);
+    if ends("missing.pem") {
+        return Err("missing.pem: no such file".into());
     }
+    let of = |letter: &str, subject: &str| Certificate {
+        pin: format!("sha256:{}=", letter.repeat(43)),
+        subject: subject.into(),
+        not_after: "Jan  1 00:00:00 2100 +00:00".into(),
+        named: true,
+        ..Certificate::default()
+    };
+    let good = of("A", "CN=good");
+    Ok(match () {
+        () if ends("old.pem") => vec![Certificate { expired: true, ..of("C", "CN=old") }, good],
+        () if ends("cn.pem") => {
+            vec![Certificate { named: false, self_signed: true, ..of("A", "CN=alone") }]
+        }
+        () => vec![good],
+    })
 }
 
 /// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave remarks.
@@ -48,7 +64,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "OpenVPN over TLS with one pinned client",
         "[openvpn]\naccept = 443\nconnect = 127.0.0.1:1194\ncert = s.pem\nverifyPeer = yes\nCAfile = clients.pem\n",
-        &["pins: [\"sha256:"],
+        &["pins: [\"sha256:", "a pin here does not expire"],
         &[],
     ),
     (
@@ -123,6 +139,88 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         ],
     ),
     (
+        "what stands before the sections adds up with them",
+        "options = NO_TLSv1_2\noptions = NO_SSLv3\ncheckHost = a.example\nconnect = 1\nCRLfile = g.crl\n\
+         [web]\naccept = 8443\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\n\
+         checkHost = b.example\nCRLfile = s.crl\noptions = CIPHER_SERVER_PREFERENCE\n",
+        &[
+            "targets: [\"localhost:1\", \"localhost:2\"]",
+            "crls: [\"g.crl\", \"s.crl\"]",
+            "dnsNames: [\"a.example\", \"b.example\"]",
+        ],
+        &["options = NO_TLSv1_2: adit would take TLS 1.2 as well"],
+    ),
+    (
+        "several addresses to listen at, one of them before the sections",
+        "accept = 1\n[web]\naccept = 127.0.0.1:2\nconnect = 3\ncert = c\n",
+        &["name: \"web\"", "name: \"web-2\"", "listen: \":1\"", "listen: \"127.0.0.1:2\""],
+        &[],
+    ),
+    (
+        "the newest version is carried, by either name",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nsslVersionMax = TLSv1.2\n[b]\naccept = 3\n\
+         sslVersion = TLSv1.2\n[c]\naccept = 4\noptions = NO_TLSv1_3\n",
+        &["tls: { maxVersion: TLS1.2 }"],
+        &[],
+    ),
+    (
+        "what a section says of versions replaces, an option that is taken back is none",
+        "cert = c\nconnect = 1\nsslVersion = TLSv1.3\noptions = NO_TLSv1.3\n\
+         [a]\naccept = 2\nsslVersionMin = TLSv1.2\noptions = -NO_TLSv1.3\n",
+        &["listen: \":2\""],
+        &[],
+    ),
+    (
+        "a pinned certificate that has expired, and one that will",
+        "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverifyPeer = yes\nCAfile = old.pem\n",
+        &["pins: [\"sha256:AAAA", "stunnel refuses CN=good from Jan  1 00:00:00 2100 +00:00 on"],
+        &["CAfile = old.pem: verifyPeer: CN=old is not valid now and is left out"],
+    ),
+    (
+        "a pin beside a chain and a name",
+        "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverify = 3\nCAfile = ca.pem\ncheckHost = a\n",
+        &["pins: [\"sha256:"],
+        &["verifyChain beside verifyPeer", "checkHost = a: the peer's key is checked instead"],
+    ),
+    (
+        "a target whose certificate has a common name alone",
+        "[x]\nclient = yes\naccept = localhost:1\nconnect = h:2\nverifyChain = yes\nCAfile = cn.pem\n",
+        &["roots: \"cn.pem\""],
+        &["CN=alone is self-signed and without a DNS name or an address (subjectAltName)"],
+    ),
+    (
+        "our own certificate has a common name alone",
+        "[x]\naccept = 1\nconnect = 2\ncert = cn.pem\n",
+        &["cert = cn.pem: CN=alone is self-signed and without a DNS name"],
+        &[],
+    ),
+    (
+        "mail addresses",
+        "checkEmail = a@b\n[x]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\n\
+         checkEmail = c@d\ncheckHost = e\n",
+        &["allow: { dnsNames: [\"e\"] }"],
+        &["checkEmail = a@b", "checkEmail = c@d"],
+    ),
+    (
+        "no section, no accept: a program of inetd's",
+        "cert = both.pem\nexec = /usr/sbin/imapd\nexecargs = imapd\n",
+        &["services: []"],
+        &["exec = /usr/sbin", "execargs = imapd", "accept is missing", "[stunnel] is left out"],
+    ),
+    (
+        "only what stands before sections",
+        "cert = /x.pem\nnonsense = 1\nPSKsecrets = /x\n",
+        &["services: []"],
+        &["nonsense = 1", "PSKsecrets = /x", "accept is missing", "[stunnel] is left out"],
+    ),
+    ("nothing", "; nothing\n", &["services: []"], &["there is no service in it"]),
+    (
+        "bytes of another encoding, in a comment and in a line",
+        "; caf\u{fffd}\n[x]\naccept = 1\nconnect = 2\ncert = c\nCAfile = /caf\u{fffd}\n",
+        &["listen: \":1\""],
+        &["is not written in UTF-8"],
+    ),
+    (
         "no sections: what stands before them is the service",
         "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
         &["- name: \"stunnel\"", "target: \"h:2\""],
@@ -133,7 +231,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
 #[test]
 fn what_is_found_in_the_wild() {
     for (case, conf, lines, grave) in CASES {
-        let imported = import(conf, &pins);
+        let imported = import(conf, &certificates);
         for line in *lines {
             assert!(imported.yaml.contains(line), "{case}: {line:?} is not in\n{}", imported.yaml);
         }
@@ -157,17 +255,30 @@ fn what_is_found_in_the_wild() {
 }
 
 #[test]
+fn the_newest_version_is_carried_by_each_of_its_names() {
+    let (_, conf, ..) = CASES.iter().find(|(case, ..)| case.starts_with("the newest")).unwrap();
+    let imported = import(conf, &certificates);
+    assert_eq!(imported.yaml.matches("maxVersion: TLS1.2").count(), 3, "{}", imported.yaml);
+    for none in ["sslVersionMax = TLSv1.1", "options = NO_TLSv1_2\noptions = NO_TLSv1_3"] {
+        let conf = format!("cert = c\nconnect = 1\n[a]\naccept = 2\n{none}\n");
+        let imported = import(&conf, &certificates);
+        assert!(imported.is_grave() && !imported.yaml.contains("maxVersion"), "{}", imported.yaml);
+    }
+}
+
+#[test]
 fn pins_of_nobody_are_refused_by_our_reader() {
     let (_, conf, ..) = CASES[4];
-    assert!(check_standalone("imported", &import(conf, &pins).yaml).is_err());
+    assert!(check_standalone("imported", &import(conf, &certificates).yaml).is_err());
 }
 
 /// The system's roots vouch for whoever has a certificate of the Web's: no replacement.
 #[test]
 fn callers_whose_roots_are_not_carried_are_refused_by_our_reader() {
-    for roots in ["", "CApath = /etc/stunnel/roots\n", "checkHost = a.example\n"] {
+    let mail = "CAfile = ca\ncheckEmail = a@b\n";
+    for roots in ["", "CApath = /etc/stunnel/roots\n", "checkHost = a.example\n", mail] {
         let conf = format!("[in]\naccept = 1\nconnect = 2\ncert = c\nverify = 2\n{roots}");
-        let imported = import(&conf, &pins);
+        let imported = import(&conf, &certificates);
         assert!(imported.is_grave(), "{conf}");
         assert!(check_standalone("imported", &imported.yaml).is_err(), "{}", imported.yaml);
     }
@@ -176,7 +287,7 @@ fn callers_whose_roots_are_not_carried_are_refused_by_our_reader() {
 #[test]
 fn nothing_of_a_line_gets_out_of_its_comment_or_its_quotes() {
     let conf = "[a\u{1}b]\naccept = 1\nconnect = 2\ncert = c\" } evil: \u{7}x\nodd = \u{1b}[31m\n";
-    let imported = import(conf, &pins);
+    let imported = import(conf, &certificates);
     assert!(imported.yaml.contains(r#"keystore: "c\" } evil: \u0007x""#), "{}", imported.yaml);
     assert!(!imported.yaml.contains('\u{1b}'));
     let comments = imported.yaml.lines().filter(|line| line.contains("odd"));

@@ -34,6 +34,21 @@ pub(super) fn is_plain(c: char) -> bool {
     matches!(c, ' '..='~') || (!c.is_ascii() && c.is_alphanumeric())
 }
 
+/// What a section adds to what stands before all sections; all else it replaces. The versions of
+/// TLS are reckoned together, in the order of their lines.
+const ADD_UP: &[&str] = &[
+    "accept",
+    "checkEmail",
+    "checkHost",
+    "checkIP",
+    "connect",
+    "CRLfile",
+    "options",
+    "sslVersion",
+    "sslVersionMax",
+    "sslVersionMin",
+];
+
 /// The lines under one `[name]`; the first has none and stands before all others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Section {
@@ -52,9 +67,26 @@ impl Section {
         self.options.iter().rfind(|line| line.is(option))
     }
 
-    /// This section, and what `global` says where it says nothing itself.
+    /// The section once for each address where it listens.
+    pub(super) fn each_accept(&self) -> Vec<Self> {
+        let accepts = self.all("accept").count().max(1);
+        let only = |nth: usize| {
+            let mut at = 0;
+            let mut one = self.clone();
+            one.options.retain(|line| {
+                at += usize::from(line.is("accept"));
+                !line.is("accept") || at == nth
+            });
+            one
+        };
+        (1..=accepts).map(only).collect()
+    }
+
+    /// This section, and what `global` says where it says nothing itself, or both add up.
     pub(super) fn over(&self, global: &Self) -> Self {
-        let inherited = global.options.iter().filter(|line| self.get(&line.option).is_none());
+        let adds = |line: &&Line| ADD_UP.iter().any(|option| line.is(option));
+        let inherited =
+            global.options.iter().filter(|line| adds(line) || self.get(&line.option).is_none());
         let mut options: Vec<Line> = inherited.cloned().collect();
         options.extend(self.options.iter().cloned());
         Self { name: self.name.clone(), line: self.line, options }
@@ -68,6 +100,11 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
     for (n, text) in conf.lines().enumerate() {
         let (line, text) = (n + 1, text.trim());
         if text.is_empty() || text.starts_with([';', '#']) {
+            continue;
+        }
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            let message = format!("{}: is not written in UTF-8", shown(text));
+            remarks.push(Remark { line, message, grave: true });
             continue;
         }
         if let Some(name) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {

@@ -27,6 +27,8 @@ macro_rules! close_reasons {
 close_reasons! {
     /// Both directions ended with a FIN.
     Completed = "completed" / "-";
+    /// The caller ended before it said anything, as probes do.
+    Silent = "silent" / "-";
     /// The local application reset its connection.
     AppReset = "app_reset" / "-";
     /// The other side of the tunnel, or the plain upstream, reset.

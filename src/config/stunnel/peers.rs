@@ -1,0 +1,294 @@
+//! Certificates of a section, and who is checked against what.
+
+use std::path::Path;
+
+use super::{
+    Certificate, CertificatesOf, Remark,
+    service::{Entry, list, quoted, yes},
+    text::Line,
+};
+
+/// What stunnel's users name as `CApath` to trust what the system trusts.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs";
+
+impl Entry<'_> {
+    /// Certificates, and who is checked against what.
+    pub(super) fn peers(&mut self, certificates_of: CertificatesOf<'_>) {
+        let section = self.section;
+        let level = section.get("verify").map(|line| line.value.clone()).unwrap_or_default();
+        let on = |option: &str| section.get(option).is_some_and(yes);
+        let (chain, peer) = (
+            on("verifyChain") || matches!(level.as_str(), "2" | "3"),
+            on("verifyPeer") || matches!(level.as_str(), "3" | "4"),
+        );
+        if let Some(line) = section.get("verify").filter(|l| l.value == "1") {
+            self.remarks.push(line.remark(
+                true,
+                "a certificate is demanded or not asked for; adit has nothing in between",
+            ));
+        }
+        if let Some(line) = section.get("requireCert").filter(|l| yes(l) && !chain && !peer) {
+            self.remarks.push(line.remark(true, "needs verifyChain or verifyPeer beside it"));
+        }
+        if let Some(line) = section.get("CApath") {
+            let system = line.value.trim_end_matches('/') == SYSTEM_ROOTS;
+            let both = section.get("CAfile").is_some();
+            let why = match (system && !both, chain || peer) {
+                (true, _) => "the system's roots are trusted, as no roots are named",
+                (false, _) => "a folder of roots is not read; name one file with all",
+            };
+            self.remarks.push(line.remark(!system || both, why));
+        }
+        let mut credential = self.credential();
+        let ca = section.get("CAfile");
+        let rooted = ca.is_some()
+            || section.get("CApath").is_some_and(|l| l.value.trim_end_matches('/') == SYSTEM_ROOTS);
+        let pins = match (ca, peer) {
+            (Some(ca), true) => match certificates_of(Path::new(&ca.value)) {
+                Ok(all) if !all.is_empty() => self.pins(ca, &all, chain),
+                Ok(_) => {
+                    self.remarks.push(ca.remark(true, "verifyPeer: it holds no certificate"));
+                    Vec::new()
+                }
+                Err(why) => {
+                    let why = format!("verifyPeer admits its certificates, but {why}");
+                    self.remarks.push(ca.remark(true, &why));
+                    Vec::new()
+                }
+            },
+            (None, true) => {
+                let missing = "verifyPeer without a CAfile admits nobody here".to_owned();
+                self.grave_at(section.line, missing);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        if !peer {
+            self.names(certificates_of);
+        }
+        if let Some(ca) = ca {
+            credential.push(format!("roots: {}", quoted(&ca.value)));
+        } else if chain && section.get("CApath").is_none() && !self.client {
+            let missing = "verifyChain without a CAfile: name the roots, and whom to allow";
+            self.grave_at(section.line, missing.into());
+        }
+        let mut crls: Vec<String> = Vec::new();
+        for line in section.all("CRLfile") {
+            if !crls.contains(&line.value) {
+                crls.push(line.value.clone());
+            }
+        }
+        if !crls.is_empty() {
+            credential.push(format!("crls: [{}]", list(&crls)));
+            if !pins.is_empty() {
+                let why = "is not asked about pins (verifyPeer)";
+                let line = section.get("CRLfile").map(|line| line.remark(true, why));
+                self.remarks.extend(line);
+            }
+        }
+        if !credential.is_empty() {
+            self.lines.push(format!("credential: {{ {} }}", credential.join(", ")));
+        }
+        let once = |option: &str| {
+            let mut all: Vec<String> = Vec::new();
+            for line in section.all(option).filter(|line| !line.value.is_empty()) {
+                if !all.contains(&line.value) {
+                    all.push(line.value.clone());
+                }
+            }
+            all
+        };
+        let (hosts, ips) = (once("checkHost"), once("checkIP"));
+        for line in section.all("checkEmail") {
+            let why = "adit does not look at mail addresses; name uris, dnsNames or pins";
+            self.remarks.push(line.remark(true, why));
+        }
+        let mailed = hosts.is_empty() && ips.is_empty() && section.get("checkEmail").is_some();
+        match self.client {
+            true => self.server(chain, peer, &pins, &hosts, &ips),
+            // Nobody, until the operator says whose callers: the system's roots vouch for anybody.
+            // So with those whose mail addresses alone would tell who they are.
+            false if chain && !peer && (!rooted || mailed) => self.lines.push("allow: {}".into()),
+            false => self.clients(chain, peer, &pins, &hosts, &ips),
+        }
+    }
+
+    /// `verifyPeer`: a pin for each certificate.
+    fn pins(&mut self, ca: &Line, all: &[Certificate], chain: bool) -> Vec<String> {
+        if chain {
+            let why = "verifyChain beside verifyPeer: a pin replaces the chain, so its roots and \
+                       its expiry are not checked";
+            self.remarks.push(ca.remark(true, why));
+        }
+        let mut pins: Vec<String> = Vec::new();
+        for certificate in all {
+            let Certificate { subject, not_after, .. } = certificate;
+            if certificate.expired {
+                let why = format!("verifyPeer: {subject} is not valid now and is left out");
+                self.remarks.push(ca.remark(true, &why));
+                continue;
+            }
+            let why = format!(
+                "verifyPeer: stunnel refuses {subject} from {not_after} on; a pin here does not \
+                 expire, take it out then"
+            );
+            self.remarks.push(ca.remark(false, &why));
+            if !pins.contains(&certificate.pin) {
+                pins.push(certificate.pin.clone());
+            }
+        }
+        pins
+    }
+
+    /// Certificates whose names are in their subject alone, which stunnel takes and adit does not.
+    fn names(&mut self, certificates_of: CertificatesOf<'_>) {
+        let option = if self.client { "CAfile" } else { "cert" };
+        let Some(line) = self.section.get(option) else { return };
+        // What cannot be read is said when it is needed.
+        let all = certificates_of(Path::new(&line.value)).unwrap_or_default();
+        let looked_at = if self.client { &all[..] } else { &all[..all.len().min(1)] };
+        for Certificate { subject, authority, self_signed, named, .. } in looked_at {
+            if *named || (self.client && !self_signed) {
+                continue;
+            }
+            let kind = if *self_signed { "self-signed and " } else { "" };
+            let (grave, why) = match (self.client, *authority) {
+                (true, false) => (true, "a target that shows it is refused"),
+                (true, true) => (false, "a target that shows it itself is refused"),
+                (false, _) => (false, "a client that checks names refuses it, adit's too"),
+            };
+            let message = format!(
+                "{subject} is {kind}without a DNS name or an address (subjectAltName), its common \
+                 name does not count: {why}"
+            );
+            self.remarks.push(line.remark(grave, &message));
+        }
+    }
+
+    fn credential(&mut self) -> Vec<String> {
+        let section = self.section;
+        let (cert, key) = (section.get("cert"), section.get("key"));
+        for line in [cert, key].into_iter().flatten() {
+            if line.value.starts_with("pkcs11:") {
+                self.remarks.push(line.remark(true, "a key of a token is not carried"));
+            }
+        }
+        match (cert, key) {
+            (Some(cert), Some(key)) => vec![
+                format!("certificate: {}", quoted(&cert.value)),
+                format!("privateKey: {}", quoted(&key.value)),
+            ],
+            // Certificate and key in one file, PEM or PKCS#12.
+            (Some(cert), None) => vec![format!("keystore: {}", quoted(&cert.value))],
+            (None, key) => {
+                if let Some(key) = key {
+                    self.remarks.push(key.remark(true, "has no cert beside it"));
+                }
+                if self.client {
+                    self.lines.push("authentication: disabled".into());
+                } else {
+                    self.grave_at(section.line, "a server needs a cert".into());
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// A server's callers.
+    fn clients(
+        &mut self,
+        chain: bool,
+        peer: bool,
+        pins: &[String],
+        hosts: &[String],
+        ips: &[String],
+    ) {
+        let named = match (chain || peer, peer, hosts, ips) {
+            (false, ..) => {
+                let checked = self.section.all("checkHost").chain(self.section.all("checkIP"));
+                for line in checked {
+                    let why = "no certificate is asked for without verifyChain";
+                    self.remarks.push(line.remark(true, why));
+                }
+                self.lines.push("authentication: disabled".into());
+                return;
+            }
+            (true, true, ..) => {
+                self.too_much(hosts, ips);
+                format!("pins: [{}]", list(pins))
+            }
+            (true, false, [], []) => "all: true".into(),
+            (true, false, hosts, ips) => {
+                for line in self.section.all("checkHost").filter(|l| !l.value.contains('*')) {
+                    let why = "a common name does not count here, nor does a wildcard in the \
+                               certificate";
+                    self.remarks.push(line.remark(false, why));
+                }
+                for line in self.section.all("checkHost").filter(|l| l.value.contains('*')) {
+                    self.remarks.push(line.remark(true, "a DNS name is compared as it is"));
+                }
+                let dns = (!hosts.is_empty()).then(|| format!("dnsNames: [{}]", list(hosts)));
+                let ips = (!ips.is_empty()).then(|| format!("ips: [{}]", list(ips)));
+                dns.into_iter().chain(ips).collect::<Vec<_>>().join(", ")
+            }
+        };
+        self.lines.push(format!("allow: {{ {named} }}"));
+    }
+
+    /// A client's target.
+    fn server(
+        &mut self,
+        chain: bool,
+        peer: bool,
+        pins: &[String],
+        hosts: &[String],
+        ips: &[String],
+    ) {
+        let section = self.section;
+        let sni = section.get("sni").map(|line| line.value.clone());
+        if peer {
+            self.too_much(hosts, ips);
+            self.lines.push(format!("verify: {{ pins: [{}] }}", list(pins)));
+            let name = sni.map(|sni| format!("serverName: {}", quoted(&sni)));
+            return self.lines.extend(name);
+        }
+        if !chain {
+            let message =
+                "stunnel did not check the target's certificate; adit does, with its name";
+            self.remarks.push(Remark { line: section.line, message: message.into(), grave: false });
+        }
+        for line in section.all("checkHost") {
+            self.remarks.push(line.remark(false, "a common name does not count here"));
+        }
+        let checked: Vec<&String> = hosts.iter().chain(ips).collect();
+        let name = match (checked.as_slice(), &sni) {
+            ([], sni) => {
+                if let Some(line) = section.get("verifyChain").filter(|_| chain) {
+                    let why = "its name is checked as well: that of sni, else that of connect";
+                    self.remarks.push(line.remark(false, why));
+                }
+                sni.clone()
+            }
+            ([one], None) => Some((*one).clone()),
+            ([one], Some(sni)) if *one == sni => Some(sni.clone()),
+            ([one, ..], _) => {
+                for line in section.all("checkHost").chain(section.all("checkIP")) {
+                    let why = "one name only is possible, which is SNI too: serverName";
+                    self.remarks.push(line.remark(true, why));
+                }
+                Some((*one).clone())
+            }
+        };
+        self.lines.extend(name.map(|name| format!("serverName: {}", quoted(&name))));
+    }
+
+    /// Pins replace names.
+    fn too_much(&mut self, hosts: &[String], ips: &[String]) {
+        if !hosts.is_empty() || !ips.is_empty() {
+            for line in self.section.all("checkHost").chain(self.section.all("checkIP")) {
+                let why = "the peer's key is checked instead: see that only those are in CAfile";
+                self.remarks.push(line.remark(true, why));
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `sslVersion`, `sslVersionMin`, `sslVersionMax` and what `options` says of versions, as one.
+
+use super::{
+    Remark,
+    text::{Line, Section},
+};
+
+const TLS12_ALONE: &str = "tls: { maxVersion: TLS1.2 }";
+const NEVER_LESS: &str = "adit speaks TLS 1.2 and 1.3, never less";
+
+/// The order of versions; those below 1.2 are one.
+fn place(version: &str) -> Option<u8> {
+    match version {
+        "tlsv1.3" => Some(3),
+        "tlsv1.2" => Some(2),
+        "sslv2" | "sslv3" | "tlsv1" | "tlsv1.1" => Some(1),
+        _ => None,
+    }
+}
+
+/// Whether a value of `options` is about TLS 1.2 or 1.3: which, and whether it is taken back.
+pub(super) fn switch(value: &str) -> Option<(u8, bool)> {
+    let (name, back) = value.strip_prefix('-').map_or((value, false), |name| (name, true));
+    match name.to_ascii_lowercase().as_str() {
+        "no_tlsv1.2" | "no_tlsv1_2" => Some((2, back)),
+        "no_tlsv1.3" | "no_tlsv1_3" => Some((3, back)),
+        _ => None,
+    }
+}
+
+/// The line for the service, if one is needed, and what is to be said.
+pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Remark>) {
+    let mut remarks = Vec::new();
+    let (mut least, mut most) = (0, u8::MAX);
+    // The lines that leave 1.2 or 1.3 out: of bounds the last counts, `options` add up.
+    let mut leaving_out: Vec<(&Line, u8)> = Vec::new();
+    for line in &section.options {
+        let (min, max) = (line.is("sslVersionMin"), line.is("sslVersionMax"));
+        if !(min || max || line.is("sslVersion")) {
+            continue;
+        }
+        let value = line.value.to_ascii_lowercase();
+        let version = place(&value);
+        if version.is_none() && !matches!(value.as_str(), "all" | "") {
+            remarks.push(line.remark(true, "is no version of TLS"));
+            continue;
+        }
+        if !max {
+            least = version.unwrap_or(0);
+        }
+        if !min {
+            most = version.unwrap_or(u8::MAX);
+        }
+        let bounds = |v: &u8| version.is_some_and(|it| (!max && *v < it) || (!min && *v > it));
+        leaving_out.extend([2, 3].iter().filter(|v| bounds(v)).map(|v| (line, *v)));
+        if version == Some(1) && !max {
+            remarks.push(line.remark(false, NEVER_LESS));
+        }
+    }
+    let mut off = [false; 4];
+    for back in [false, true] {
+        for line in section.all("options") {
+            if let Some((version, taken_back)) = switch(&line.value)
+                && taken_back == back
+            {
+                off[usize::from(version)] = !back;
+                leaving_out.extend((!back).then_some((line, version)));
+            }
+        }
+    }
+    let takes = |version: u8| (least..=most).contains(&version) && !off[usize::from(version)];
+    let why = match (takes(2), takes(3)) {
+        (true, true) => return (None, remarks),
+        (true, false) => return (Some(TLS12_ALONE), remarks),
+        (false, true) => "adit would take TLS 1.2 as well; a file cannot forbid it",
+        (false, false) => NEVER_LESS,
+    };
+    let only_12 = takes(3);
+    for (line, version) in leaving_out {
+        let remark = line.remark(true, why);
+        if (version == 2 || !only_12) && !remarks.contains(&remark) {
+            remarks.push(remark);
+        }
+    }
+    (None, remarks)
+}

@@ -1,0 +1,102 @@
+//! The way to a target, which connections, health checks and probes have in common.
+
+use std::{io, net::Shutdown, sync::Arc, time::Duration};
+
+use pki_types::ServerName;
+use socket2::SockRef;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+
+use super::{
+    Address, SecuredFar, Service,
+    connection::{Outcome, failed, own},
+    endpoint, proxy_protocol,
+    targets::Target,
+    tls::Config,
+    via,
+};
+use crate::{
+    observe::conn::CloseReason,
+    tls::secured::{self, Secured},
+};
+
+/// How long a target that was only asked how it is may take to end as well.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// TLS to one target; whether it is whom we want, beyond its certificate's name, is not asked.
+/// `dialled` sees the socket before the handshake.
+pub(super) async fn tls(
+    service: &Service,
+    target: &Target,
+    dialled: impl FnOnce(&TcpStream),
+) -> Result<Secured, Outcome> {
+    let Config::Client(config) = service.tls().map_err(own)? else {
+        return Err(own("the role changed".into()));
+    };
+    let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
+    let tcp = tcp.map_err(|e| unreached(target, &e))?;
+    dialled(&tcp);
+    let name = server_name(service, target)?;
+    let secured = secured::connect(tcp, config, name, service.config.connect).await;
+    secured.map_err(|e| failed(&e))
+}
+
+/// A plain connection to a target by which nobody is carried: where a PROXY header must come
+/// first, it says so.
+pub(super) async fn plain(service: &Service, address: &Address) -> io::Result<TcpStream> {
+    let mut tcp = endpoint::connect(address).await?;
+    if let Some(mode) = service.config.proxy_out {
+        tcp.write_all(&proxy_protocol::of_nobody(mode)?).await?;
+    }
+    Ok(tcp)
+}
+
+pub(super) fn unreached(target: &Target, error: &io::Error) -> Outcome {
+    (CloseReason::ConnectFailure, Some(format!("connect to {}: {error}", target.address)))
+}
+
+/// The name that the target's certificate must have.
+fn server_name(service: &Service, target: &Target) -> Result<ServerName<'static>, Outcome> {
+    let named = match (&service.config.server_name, &target.address) {
+        (Some(name), _) => name.clone(),
+        (None, Address::Tcp { host, .. }) if !host.is_empty() => host.clone(),
+        _ => "localhost".into(),
+    };
+    let shown = named.clone();
+    ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is no name of a server")))
+}
+
+/// A target that was asked how it is and is left now, in order: what would end in a reset is an
+/// error in its log.
+pub(super) enum Parting {
+    /// After a handshake.
+    Tls(Box<SecuredFar>),
+    /// Without one.
+    Plain(TcpStream),
+}
+
+impl Parting {
+    /// Ends our side, and hears the other out.
+    pub(super) async fn leave(self) {
+        let tcp = match self {
+            Self::Tls(far) => far.end(),
+            Self::Plain(tcp) => {
+                let _ = SockRef::from(&tcp).shutdown(Shutdown::Write);
+                Arc::new(tcp)
+            }
+        };
+        let _ = timeout(PARTING, heard_out(&tcp)).await;
+    }
+}
+
+async fn heard_out(tcp: &TcpStream) -> io::Result<()> {
+    let mut room = [0; 4096];
+    loop {
+        tcp.readable().await?;
+        match tcp.try_read(&mut room) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
