@@ -9,18 +9,16 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use super::turns::Turns;
 use crate::{
     ca::{
         CarriedAs,
         workload_api::server::{CarriedPod, HELD_AS},
     },
     config::Capture,
-    lifecycle::{Tasks, aside},
+    lifecycle::Tasks,
     mesh::{NetnsRef, Workload},
-    node::{
-        Node, Pod,
-        capture::{self, CaptureError},
-    },
+    node::{Node, Pod, capture},
     sys::netns::Netns,
 };
 
@@ -87,8 +85,10 @@ pub(super) struct Carrier {
     pub(super) hurry: CancellationToken,
     /// Pods that take nothing new and end what they have.
     draining: Tasks,
-    /// Whose turn it is to change capture rules: nobody removes what a successor has applied.
-    rules: tokio::sync::Mutex<()>,
+    /// Whose turn it is to change capture rules.
+    rules: Turns,
+    /// Fires when nothing is started any more.
+    closing: CancellationToken,
 }
 
 impl Carrier {
@@ -98,7 +98,8 @@ impl Carrier {
             pods: Mutex::default(),
             hurry: CancellationToken::new(),
             draining: Tasks::default(),
-            rules: tokio::sync::Mutex::default(),
+            rules: Turns::default(),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -106,8 +107,8 @@ impl Carrier {
     /// identity; who is stopped drains beside this. Returns what could not be started, which a
     /// later call tries again.
     pub(super) async fn reconcile(
-        self: &Arc<Self>,
-        wanted: &[Arc<Workload>],
+        self: Arc<Self>,
+        wanted: Vec<Arc<Workload>>,
         rules: Capture,
         grace: Duration,
     ) -> Vec<String> {
@@ -131,7 +132,7 @@ impl Carrier {
             pods.values_mut().filter_map(leaves).collect()
         });
         for (uid, after) in &gone {
-            let (this, uid, after) = (Arc::clone(self), Arc::clone(uid), *after);
+            let (this, uid, after) = (Arc::clone(&self), Arc::clone(uid), *after);
             let Some(carried) = self.with(|pods| pods.remove(&uid)) else { continue };
             // From here on nothing new arrives at it, also before its task first runs.
             carried.pod.stop_accepting();
@@ -141,29 +142,24 @@ impl Carrier {
         self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let mut failed = Vec::new();
-        let mut hung = false;
-        for workload in wanted {
+        for workload in &wanted {
+            if self.closing.is_cancelled() {
+                break;
+            }
             if self.with(|pods| pods.contains_key(&workload.uid)) {
                 if let Err(error) = self.renew_rules(&workload.uid, options).await {
-                    failed.push(format!("pod {}: {error}", workload.uid));
+                    failed.push(format!("pod {}: {error:#}", workload.uid));
                 }
                 continue;
             }
             self.node.svids.watch(&workload.uid, &workload.id);
-            if hung {
-                failed.push(format!("pod {}: waits for its capture rules", workload.uid));
-                continue;
-            }
             match self.start(workload, options).await {
-                Ok(carried) => {
+                Ok((carried, less)) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
+                    failed.extend(less.map(|why| format!("pod {}: {why:#}", workload.uid)));
                 }
-                Err(error) => {
-                    // One that hangs for each pod would hold up everything else.
-                    hung = matches!(error.downcast_ref(), Some(CaptureError::Hung { .. }));
-                    failed.push(format!("pod {}: {error}", workload.uid));
-                }
+                Err(error) => failed.push(format!("pod {}: {error:#}", workload.uid)),
             }
         }
         // Those without a slash are adit's own, no workload's.
@@ -192,6 +188,20 @@ impl Carrier {
         self.with(|pods| pods.values_mut().any(Carried::moved))
     }
 
+    /// Where the address of probes is admitted, in order.
+    pub(super) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
+        let admits = |c: &&Carried| c.captured.is_some_and(|options| options.kubelet_probes);
+        let of = |c: &Carried| (Arc::clone(&c.workload.uid), Arc::clone(&c.pod.netns));
+        let mut all: Vec<_> = self.with(|pods| pods.values().filter(admits).map(of).collect());
+        all.sort_by(|a: &(Arc<str>, _), b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Starts nothing from here on; what is being started is given up.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
+    }
+
     /// Stops all pods side by side, and waits for those that drain already.
     pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, rules: Capture) {
         let remove = matches!(rules, Capture::Nft { remove_on_stop: true, .. });
@@ -208,17 +218,9 @@ impl Carrier {
     async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
         if carried.captured.is_some() && after == After::Remove {
-            let _turn = self.rules.lock().await;
-            let netns = Arc::clone(&carried.pod.netns);
-            let key = netns.key();
-            // A successor in the same namespace is protected by the same rules.
-            if !self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
-                let removed = aside(move || capture::remove(&netns)).await;
-                if let Err(error) =
-                    removed.map_err(Into::into).and_then(|r| r.map_err(anyhow::Error::from))
-                {
-                    tracing::warn!(workload = uid, %error, "capture rules not removed");
-                }
+            if let Err(error) = self.release(&carried.pod.netns).await {
+                let error = format!("{error:#}");
+                tracing::warn!(workload = uid, error, "capture rules not removed");
             }
         }
         let left = carried.captured.is_some() && after == After::Keep;
@@ -236,10 +238,19 @@ impl Carrier {
             Some(Arc::clone(&carried.pod.netns))
         });
         let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
-        let _turn = self.rules.lock().await;
-        aside(move || capture::apply(&netns, wanted)).await??;
-        self.with(|pods| pods.get_mut(uid).map(|c| c.captured = options));
-        Ok(())
+        let (applied, less) = self.rules.take(&self.closing).await?.apply(&netns, wanted).await?;
+        self.with(|pods| pods.get_mut(uid).map(|c| c.captured = Some(applied)));
+        less.map_or(Ok(()), Err)
+    }
+
+    /// Takes the rules away. A successor in the same namespace is protected by the same ones.
+    async fn release(&self, netns: &Arc<Netns>) -> anyhow::Result<()> {
+        let mut turn = self.rules.take(&self.hurry).await?;
+        let key = netns.key();
+        match self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
+            true => Ok(()),
+            false => turn.remove(Arc::clone(netns)).await,
+        }
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
@@ -247,7 +258,7 @@ impl Carrier {
         &self,
         workload: &Arc<Workload>,
         options: Option<capture::Options>,
-    ) -> anyhow::Result<Carried> {
+    ) -> anyhow::Result<(Carried, Option<anyhow::Error>)> {
         let netns = match &workload.netns {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
@@ -260,20 +271,20 @@ impl Carrier {
         if let Some(other) = taken {
             anyhow::bail!("its network namespace is that of {other}, which is carried already");
         }
-        let _turn = self.rules.lock().await;
+        let mut turn = self.rules.take(&self.closing).await?;
         let pod = Pod::start(&self.node, workload, netns)?;
+        let (mut captured, mut less) = (None, None);
         if let Some(options) = options {
-            let netns = Arc::clone(&pod.netns);
-            let applied = aside(move || capture::apply(&netns, options)).await;
-            if let Err(error) =
-                applied.map_err(Into::into).and_then(|a| a.map_err(anyhow::Error::from))
-            {
-                pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
-                return Err(error);
+            match turn.apply(&pod.netns, options).await {
+                Ok((applied, why)) => (captured, less) = (Some(applied), why),
+                Err(error) => {
+                    pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
+                    return Err(error);
+                }
             }
         }
         let workload = Arc::clone(workload);
-        Ok(Carried { pod, workload, captured: options, missing: None, unknown: false })
+        Ok((Carried { pod, workload, captured, missing: None, unknown: false }, less))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Carried>) -> T) -> T {

@@ -6,9 +6,11 @@ mod carrier;
 mod demo;
 mod ebb;
 mod fleet;
+mod probed;
 mod run;
 mod source;
 pub mod standalone;
+mod turns;
 mod workers;
 mod workload_api;
 

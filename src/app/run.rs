@@ -7,12 +7,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
 };
 
-use super::{carrier::Carrier, ebb::Ebb, source, workers::Workers, workload_api::Served};
+use super::{
+    carrier::Carrier, ebb::Ebb, probed::watch_probes, source, workers::Workers,
+    workload_api::Served,
+};
 use crate::{
     admin::{self, State},
     ca::{
@@ -125,12 +129,14 @@ async fn serve(
         settings: fixed(&settings, &federation),
         federated,
         carrier,
+        starting: FuturesUnordered::new(),
+        again: false,
         workload_api,
         node,
         state,
     };
-    live.start_pods().await;
-    live.accepted();
+    tasks.spawn(watch_probes(Arc::clone(&live.carrier)));
+    live.start_pods();
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
@@ -138,24 +144,31 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => live.reload().await,
+            _ = hangup.recv() => live.reload(),
+            Some(failed) = live.starting.next() => live.started(failed),
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
                 ebb.look(&live.node.telemetry.live);
                 if live.settled() {
-                    live.reload().await;
-                } else if live.carrier.any_moved()
-                    || (ticks.is_multiple_of(10) && live.state.pending())
+                    live.reload();
+                } else if live.starting.is_empty()
+                    && (live.carrier.any_moved()
+                        || (ticks.is_multiple_of(10) && live.state.pending()))
                 {
-                    live.start_pods().await;
+                    live.start_pods();
                 }
             }
         }
     }
     tracing::info!(grace = ?live.grace, "stopping: no new connections, draining");
     live.state.set_draining();
+    live.carrier.close();
     let hurry = live.carrier.hurry.clone();
-    let mut stopped = std::pin::pin!(live.carrier.stop_all(live.grace, live.capture));
+    let mut stopped = std::pin::pin!(async {
+        // What is being started ends at once, and is stopped with the rest.
+        while live.starting.next().await.is_some() {}
+        live.carrier.stop_all(live.grace, live.capture).await;
+    });
     loop {
         tokio::select! {
             () = &mut stopped => break,
@@ -198,6 +211,10 @@ struct Live {
     settings: String,
     federated: Arc<Federation>,
     carrier: Arc<Carrier>,
+    /// The change of pods that is under way, beside everything else: one at a time.
+    starting: FuturesUnordered<BoxFuture<'static, Vec<String>>>,
+    /// Whether another has to follow it.
+    again: bool,
     workload_api: Served,
     node: Arc<Node>,
     state: Arc<State>,
@@ -215,15 +232,32 @@ impl Live {
         std::mem::replace(&mut self.changing, now) == now
     }
 
-    async fn start_pods(&self) {
-        let failed = self.carrier.reconcile(&self.wanted, self.capture, self.grace).await;
+    /// Begins to carry what is wanted. What needs no rules is done when this returns.
+    fn start_pods(&mut self) {
+        if !self.starting.is_empty() {
+            self.again = true;
+            return;
+        }
+        let carrier = Arc::clone(&self.carrier);
+        let work = carrier.reconcile(self.wanted.clone(), self.capture, self.grace);
+        self.starting.push(work.boxed());
+        if let Some(Some(failed)) = self.starting.next().now_or_never() {
+            self.started(failed);
+        }
+    }
+
+    fn started(&mut self, failed: Vec<String>) {
         failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
         self.state.set_pending(failed);
+        self.state.set_loaded();
         self.workload_api.register(&self.carrier);
+        if std::mem::take(&mut self.again) {
+            self.start_pods();
+        }
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
-    async fn reload(&mut self) {
+    fn reload(&mut self) {
         let seen = stamp(&self.file);
         let checked = match config::load(&self.file) {
             Ok(checked) => checked,
@@ -255,7 +289,7 @@ impl Live {
         self.federated.apply(&checked.federation.trust_domains);
         self.node.mesh.store(Arc::new(checked.snapshot));
         let closed = recheck(&self.node);
-        self.start_pods().await;
+        self.start_pods();
         tracing::info!(file = %self.file.display(), connections_closed = closed, "configuration reloaded");
         self.accepted();
     }
@@ -273,7 +307,6 @@ impl Live {
         metrics.config_loads.with_label_values(&["accepted"]).inc();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        self.state.set_loaded();
     }
 
     fn rejected(&self, error: &str) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
 
 use super::{FAILED, OK};
 use crate::{mesh::NetnsRef, node::capture, sys::netns::Netns};
@@ -52,9 +53,15 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
 
 fn act(args: &RedirectArgs) -> anyhow::Result<()> {
     let netns = Arc::new(Netns::open(&args.netns.path())?);
+    let patience = CancellationToken::new();
     match args.verb {
-        Verb::Apply => capture::apply(&netns, args.options())?,
-        Verb::Remove => capture::remove(&netns)?,
+        Verb::Apply => {
+            if args.kubelet_probes {
+                capture::guard_probes(&patience)?;
+            }
+            capture::apply(&netns, args.options(), &patience)?;
+        }
+        Verb::Remove => capture::remove(&netns, &patience)?,
         Verb::Show => println!("{:#}", capture::show(&netns)?),
     }
     Ok(())

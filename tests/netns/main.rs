@@ -10,6 +10,7 @@ mod corpus;
 mod forge;
 #[path = "../support/harness.rs"]
 mod harness;
+mod hold_ups;
 mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
@@ -35,6 +36,7 @@ fn main() {
         impersonation::TESTS,
         stalls::TESTS,
         strict::TESTS,
+        hold_ups::TESTS,
         short_way::TESTS,
         workers::TESTS,
         shortage::TESTS,

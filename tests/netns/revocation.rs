@@ -23,6 +23,7 @@ use rcgen::{
     KeyUsagePurpose as Ku, RevokedCertParams, SerialNumber,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     forge::{forge, forge_by, hold, issuer, uncaptured},
@@ -138,7 +139,7 @@ fn running() -> Running {
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, &workload.id);
         let pod = Pod::start(&node, workload, lab.netns(&workload.name)).unwrap();
-        capture::apply(&pod.netns, capture::Options::default()).unwrap();
+        capture::apply(&pod.netns, capture::Options::default(), &CancellationToken::new()).unwrap();
         pod
     });
     let pods = pods.collect();

@@ -104,27 +104,117 @@ fn not_redirected() {
     assert!(!outsider_is_answered(&lab));
 }
 
+/// The addresses of probes, and where db is in the same family.
+const PROBES: [(&str, &str); 2] = [
+    ("169.254.7.127", "10.77.0.2:8080"),
+    ("fd16:9254:7127:1337:ffff:ffff:ffff:ffff", "[fd77::2]:8080"),
+];
+
+fn dial_as_probe(from: &str, to: &str) -> std::io::Result<TcpStream> {
+    let (from, to): (std::net::IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_mark(0x539)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), Duration::from_millis(500))?;
+    Ok(socket.into())
+}
+
+/// The node, which is where adit runs, and somebody beside it, who reaches the pods over a bridge
+/// of the node and through the node.
+struct NodeAndStray;
+
+impl NodeAndStray {
+    fn new() -> Self {
+        // Else what is bridged is seen by the rules of what is routed too.
+        for family in ["ip", "ip6"] {
+            let _ =
+                std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables"), "0");
+        }
+        ip("link add br9 type bridge");
+        ip("link add n0 type veth peer name v9 netns bridge");
+        ip("-n bridge link set v9 master br0 up");
+        ip("link set n0 master br9 up");
+        ip("addr add 10.77.0.250/24 dev br9");
+        ip("addr add fd77::fa/64 dev br9 nodad");
+        ip("link set br9 up");
+        ip("netns add stray");
+        for (name, near) in [("bridged", "master br9"), ("routed", "")] {
+            ip(&format!("link add {name} type veth peer name {name} netns stray"));
+            ip(&format!("link set {name} {near} up"));
+            ip(&format!("-n stray link set {name} up"));
+        }
+        Self
+    }
+
+    fn stray_is_answered(&self, lab: &Lab, (from, to): (&str, &str)) -> bool {
+        lab.netns("stray").run(|| dial_as_probe(from, to)).unwrap().is_ok_and(answered)
+    }
+}
+
+impl Drop for NodeAndStray {
+    fn drop(&mut self) {
+        for rest in ["netns del stray", "link del n0", "link del br9"] {
+            let _ = Command::new("ip").args(rest.split(' ')).output();
+        }
+        let _ = Command::new("nft").args(["delete", "table", "inet", "adit-probes"]).output();
+        let _ = Command::new("nft").args(["delete", "table", "bridge", "adit-probes"]).output();
+    }
+}
+
 fn probes() {
     let mut lab = lab(&["web"]);
-    ip("-n spy addr add 169.254.7.127/32 dev eth0");
-    ip("-n db route add 169.254.7.127/32 dev eth0");
-    let from_probes = |lab: &Lab| {
-        let dial = || {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_mark(0x539)?;
-            socket.bind(&"169.254.7.127:0".parse::<SocketAddr>().unwrap().into())?;
-            let to: SocketAddr = "10.77.0.2:8080".parse().unwrap();
-            socket.connect_timeout(&to.into(), Duration::from_millis(500))?;
-            Ok::<TcpStream, std::io::Error>(socket.into())
-        };
-        lab.netns("spy").run(dial).unwrap().is_ok_and(answered)
-    };
-    assert!(!from_probes(&lab), "nobody said that there are probes");
+    let world = NodeAndStray::new();
+    for (address, _) in PROBES {
+        let bits = if address.contains(':') { "128 nodad" } else { "32" };
+        ip(&format!("addr add {address}/{bits} dev br9"));
+        ip(&format!("-n db route add {address} dev eth0"));
+    }
+    let node_is_answered = |(from, to)| dial_as_probe(from, to).is_ok_and(answered);
+    for probe in PROBES {
+        assert!(!node_is_answered(probe), "nobody said that there are probes: {probe:?}");
+    }
     lab.stop();
     lab.capture = "rules: nft, probes: kubelet";
     lab.start(&allow(&["web"]));
-    assert!(from_probes(&lab));
-    let counted = lab.tool("db", "nft list counter inet adit-nat adit-probes");
-    assert!(!counted.contains("packets 0 "), "{counted}");
+    for (n, probe) in PROBES.into_iter().enumerate() {
+        assert!(node_is_answered(probe), "{probe:?}");
+        let counted = lab.tool("db", "nft list counter inet adit-nat adit-probes");
+        assert!(counted.contains(&format!("packets {} ", n + 1)), "{probe:?}: {counted}");
+    }
     assert!(!outsider_is_answered(&lab), "any other address is refused");
+    let said = "plaintext from the address of the kubelet's probes was admitted";
+    lab.wait("said", || lab.log().contains(said));
+    let line = lab.log().lines().find(|line| line.contains(said)).unwrap().to_owned();
+    assert!(line.contains("shop/db"), "{line}");
+
+    // Whoever else has the address is dropped at the node.
+    ip("-n stray addr add 10.77.0.201/24 dev bridged");
+    ip("-n stray addr add fd77::c9/64 dev bridged nodad");
+    for (address, _) in PROBES {
+        let (bits, nodad) = if address.contains(':') { ("128", "nodad") } else { ("32", "") };
+        ip(&format!("addr del {address}/{bits} dev br9"));
+        ip(&format!("-n stray addr add {address}/{bits} dev bridged {nodad}"));
+        ip("-n db neigh flush all");
+    }
+    for probe in PROBES {
+        assert!(!world.stray_is_answered(&lab, probe), "bridged: {probe:?}");
+    }
+    let bridged = ["nft", "delete", "table", "bridge", "adit-probes"];
+    assert!(Command::new(bridged[0]).args(&bridged[1..]).status().unwrap().success());
+    for probe in PROBES {
+        // Neighbours are asked for again after a second.
+        lab.wait("answered without the node's rules", || world.stray_is_answered(&lab, probe));
+    }
+    ip("-n stray link set bridged down");
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    ip("addr add 10.78.0.1/24 dev routed");
+    ip("-n stray addr add 10.78.0.2/24 dev routed");
+    ip("-n stray route add 10.77.0.0/24 via 10.78.0.1");
+    ip("route add 169.254.7.127 via 10.78.0.2");
+    ip("-n db route replace 169.254.7.127 via 10.77.0.250");
+    assert!(!world.stray_is_answered(&lab, PROBES[0]), "routed");
+    let routed = ["nft", "delete", "table", "inet", "adit-probes"];
+    assert!(Command::new(routed[0]).args(&routed[1..]).status().unwrap().success());
+    lab.wait("answered without the node's rules", || world.stray_is_answered(&lab, PROBES[0]));
 }

@@ -43,6 +43,10 @@ pub(crate) struct Lab {
     pub(crate) ca: Option<String>,
     /// The section `capture`, without its braces.
     pub(crate) capture: &'static str,
+    /// How long connections may go on at a stop.
+    pub(crate) drain: &'static str,
+    /// Where adit looks for tools first.
+    pub(crate) tools: Option<PathBuf>,
     adit: Option<Child>,
 }
 
@@ -60,6 +64,8 @@ impl Lab {
             lifetime: "1h",
             ca: None,
             capture: "rules: nft",
+            drain: "2s",
+            tools: None,
             adit: None,
         }
     }
@@ -85,8 +91,8 @@ impl Lab {
         let ca = self.ca.clone().unwrap_or_else(embedded);
         let head = format!(
             "trustDomain: cluster.local\nca: {ca}\n\
-             capture: {{ {} }}\ndrain: {{ deadline: 2s }}\naccessLog: {{ format: json }}\n",
-            self.capture
+             capture: {{ {} }}\ndrain: {{ deadline: {} }}\naccessLog: {{ format: json }}\n",
+            self.capture, self.drain
         );
         fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
         fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
@@ -106,7 +112,10 @@ impl Lab {
     pub(crate) fn launch(&mut self, body: &str) {
         self.write_mesh(body);
         let log = fs::File::create(self.file("log")).expect("log file");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let first = self.tools.as_ref().map(|tools| format!("{}:", tools.display()));
         let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .env("PATH", first.unwrap_or_default() + &path)
             .args(["run", "-c"])
             .arg(self.file("mesh.yaml"))
             .stdout(log.try_clone().expect("log file"))
@@ -215,15 +224,18 @@ impl Lab {
 
     /// Stops adit as an operator does, and waits for it.
     pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
-        let mut adit = self.adit.take().expect("adit runs");
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(adit.id()).expect("a pid"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal sent");
-        adit.wait().expect("adit ends")
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.stop_dead()
     }
 
-    /// Forgets an adit that was killed.
-    pub(crate) fn stop_dead(&mut self) {
-        let _ = self.adit.take().expect("adit ran").wait();
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("signal sent");
+    }
+
+    /// Waits for an adit that was told to end, or killed.
+    pub(crate) fn stop_dead(&mut self) -> std::process::ExitStatus {
+        self.adit.take().expect("adit ran").wait().expect("adit ends")
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -28,8 +28,6 @@ pub(super) fn ruleset(options: Options) -> String {
     let probed_in = probes(&|family, address| {
         format!("meta l4proto tcp {family} saddr {address} counter name adit-probes accept")
     });
-    let probed_out =
-        probes(&|family, address| format!("meta l4proto tcp {family} daddr {address} accept"));
     let probed = probes(&|family, address| format!("{family} saddr {address} accept"));
     // What nat has not redirected is from before it, as nat looks at new connections only.
     let filter = if options.strict {
@@ -67,7 +65,7 @@ table inet adit-mangle {{
   }}
   chain adit-output {{
     type nat hook output priority -100; policy accept;
-{probed_out}    meta l4proto tcp meta mark & 0xfff == 0x111 accept
+    meta l4proto tcp meta mark & 0xfff == 0x111 accept
     oifname lo ip daddr != 127.0.0.1 accept
     oifname lo ip6 daddr != ::1 accept
     meta l4proto tcp ip daddr != 127.0.0.1 meta mark & 0xfff != 0x539 redirect to :15001
@@ -77,6 +75,31 @@ table inet adit-mangle {{
 "
     )
 }
+
+/// Whether a packet was sent by the node or by somebody else is seen on the node alone: a pod sees
+/// its source only. What arrives at the node, over a wire or a bridge, was not sent by it.
+pub(super) fn guard() -> String {
+    let table = |family, hook, lo| {
+        let drops: String = PROBES
+            .iter()
+            .map(|(family, address)| format!("    {lo}{family} saddr {address} counter drop\n"))
+            .collect();
+        format!(
+            "add table {family} {GUARD}
+delete table {family} {GUARD}
+table {family} {GUARD} {{
+  chain adit-prerouting {{
+    type filter hook prerouting priority {hook}; policy accept;
+{drops}  }}
+}}
+"
+        )
+    };
+    table("inet", "raw", "iifname != lo ") + &table("bridge", "-300", "")
+}
+
+/// The table of [`guard`] in each family.
+const GUARD: &str = "adit-probes";
 
 /// Adding before deleting makes this right whether or not the tables are there.
 pub(super) const REMOVE: &str = "

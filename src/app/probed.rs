@@ -1,0 +1,49 @@
+//! Says in the log what capture rules have admitted from the address of the kubelet's probes.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::carrier::Carrier;
+use crate::{lifecycle::aside, node::capture};
+
+/// How often it looks …
+const EVERY: Duration = Duration::from_secs(5);
+/// … at how many pods at most, in turn: each look starts a process.
+const AT_ONCE: usize = 5;
+/// A pod is named once in this time.
+const NAMED_EVERY: Duration = Duration::from_mins(5);
+
+struct Told {
+    admitted: u64,
+    at: Instant,
+}
+
+/// Looks until it is dropped.
+pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
+    let mut told: HashMap<Arc<str>, Told> = HashMap::new();
+    let mut last: Option<Arc<str>> = None;
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let pods = carrier.probed();
+        told.retain(|uid, _| pods.iter().any(|(of, _)| of == uid));
+        let after = pods.partition_point(|(uid, _)| Some(uid) <= last.as_ref());
+        for (uid, netns) in pods[after..].iter().chain(&pods[..after]).take(AT_ONCE) {
+            last = Some(Arc::clone(uid));
+            let netns = Arc::clone(netns);
+            let looked =
+                aside(move || capture::probes_admitted(&netns, &CancellationToken::new())).await;
+            let Ok(Ok(admitted)) = looked else { break };
+            let before = told.get(uid);
+            let new = admitted.saturating_sub(before.map_or(0, |told| told.admitted));
+            if new == 0 || before.is_some_and(|told| told.at.elapsed() < NAMED_EVERY) {
+                continue;
+            }
+            tracing::info!(workload = %uid, connections = new, "plaintext from the address of the kubelet's probes was admitted");
+            told.insert(Arc::clone(uid), Told { admitted, at: Instant::now() });
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Changes of capture rules, one after the other: nobody removes what a successor has applied.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    lifecycle::aside,
+    node::capture::{self, CaptureError, Options},
+    sys::netns::Netns,
+};
+
+/// How long after a tool has hung nobody else waits for it: one that hangs for each pod would
+/// hold up what needs none.
+const AFTER_A_HANG: Duration = Duration::from_secs(3);
+
+/// Whose turn it is to change rules.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    hung: Option<Instant>,
+    /// Whether the node drops what others send from the address of probes.
+    guarded: bool,
+}
+
+impl Turns {
+    /// Waits for the turn.
+    ///
+    /// # Errors
+    /// If `stop` fires first, or a tool has hung a moment ago.
+    pub(super) async fn take<'a>(
+        &'a self,
+        stop: &'a CancellationToken,
+    ) -> anyhow::Result<Turn<'a>> {
+        let seen = tokio::select! {
+            biased;
+            () = stop.cancelled() => anyhow::bail!("adit stops"),
+            seen = self.0.lock() => seen,
+        };
+        if seen.hung.is_some_and(|at| at.elapsed() < AFTER_A_HANG) {
+            anyhow::bail!("waits for its capture rules, as nft hangs");
+        }
+        Ok(Turn { seen, stop })
+    }
+}
+
+/// A turn; the next one comes when it is dropped.
+pub(super) struct Turn<'a> {
+    seen: MutexGuard<'a, Seen>,
+    stop: &'a CancellationToken,
+}
+
+impl Turn<'_> {
+    /// Applies the rules. What they then let by, and why that is less than it should be.
+    pub(super) async fn apply(
+        &mut self,
+        netns: &Arc<Netns>,
+        wanted: Options,
+    ) -> anyhow::Result<(Options, Option<anyhow::Error>)> {
+        let (mut options, mut less) = (wanted, None);
+        if wanted.kubelet_probes && !self.seen.guarded {
+            match self.tool(capture::guard_probes).await {
+                Ok(()) => self.seen.guarded = true,
+                Err(error) if self.seen.hung.is_some() => return Err(error),
+                Err(error) => {
+                    options.kubelet_probes = false;
+                    less = Some(error.context(
+                        "the kubelet's probes are not admitted, as the node cannot keep others \
+                         from their address",
+                    ));
+                }
+            }
+        }
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| capture::apply(&netns, options, stop)).await?;
+        Ok((options, less))
+    }
+
+    /// Removes them.
+    pub(super) async fn remove(&mut self, netns: Arc<Netns>) -> anyhow::Result<()> {
+        self.tool(move |stop| capture::remove(&netns, stop)).await
+    }
+
+    async fn tool(
+        &mut self,
+        work: impl FnOnce(&CancellationToken) -> Result<(), CaptureError> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let stop = self.stop.clone();
+        let done = aside(move || work(&stop)).await?;
+        self.seen.hung = matches!(done, Err(CaptureError::Hung { .. })).then(Instant::now);
+        Ok(done?)
+    }
+}
