@@ -290,7 +290,12 @@ fn destination(
     Ok(SocketAddr::new(local.ip(), port))
 }
 
-fn service_port(mesh: &Snapshot, workload: &Workload, host: &str, port: u16) -> Option<u16> {
+pub(super) fn service_port(
+    mesh: &Snapshot,
+    workload: &Workload,
+    host: &str,
+    port: u16,
+) -> Option<u16> {
     let service = mesh.services().find(|s| &*s.hostname == host)?;
     service.workloads.contains(&workload.uid).then(|| service.target_port(port))?
 }

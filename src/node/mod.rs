@@ -32,6 +32,8 @@ mod pod;
 mod recheck;
 pub mod route;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

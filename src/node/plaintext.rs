@@ -68,7 +68,10 @@ async fn carry(
     ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, node.idle).await)
 }
 
-fn admissible(own: &[std::net::IpAddr], dst: SocketAddr) -> Result<(), (CloseReason, String)> {
+pub(super) fn admissible(
+    own: &[std::net::IpAddr],
+    dst: SocketAddr,
+) -> Result<(), (CloseReason, String)> {
     if OWN_PORTS.contains(&dst.port()) {
         let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));

@@ -421,3 +421,27 @@ fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
     labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
     labels
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many as a caller can make up: names of services, trust domains.
+    #[test]
+    fn series_are_bounded_and_what_is_left_over_is_counted() {
+        let metrics = Metrics::new().unwrap();
+        for n in 0..MAX_SERIES + 500 {
+            let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
+            metrics.series(Direction::Inbound, &facts).opened();
+            metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+        }
+        let text = metrics.render(&LiveTable::default());
+        for what in ["opened", "closed", "failed"] {
+            let name = format!("istio_tcp_connections_{what}_total{{");
+            let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&name)).collect();
+            assert!(lines.len() <= MAX_SERIES + 2, "{what}: {} series", lines.len());
+            let over = lines.iter().find(|l| l.contains("destination_service=\"overflow\""));
+            assert!(over.unwrap().ends_with(" 500"), "{what}: {over:?}");
+        }
+    }
+}

@@ -41,10 +41,11 @@ impl Incoming {
         self.request.authority.parse().ok()
     }
 
-    /// The `:authority` as sent, for the record only; at most 300 characters.
+    /// The `:authority` as sent, for the record only; at most 300 printable characters.
     #[must_use]
     pub fn authority_text(&self) -> String {
-        self.request.authority.chars().take(300).collect()
+        let shown = |c: char| if c.is_control() { ' ' } else { c };
+        self.request.authority.chars().take(300).map(shown).collect()
     }
 
     /// The service that the caller says it meant (telemetry only).

@@ -11,6 +11,7 @@ mod harness;
 mod pattern;
 mod peer;
 mod pool;
+mod silence;
 #[path = "../support/svids.rs"]
 #[allow(dead_code, reason = "PEM is for other tests")]
 mod svids;
@@ -21,5 +22,6 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
-    harness::run(&[transfers::TESTS, endings::TESTS, expiry::TESTS, pool::TESTS].concat());
+    let all = [transfers::TESTS, endings::TESTS, expiry::TESTS, pool::TESTS, silence::TESTS];
+    harness::run(&all.concat());
 }

@@ -40,6 +40,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("pool::a_request_that_is_reset_costs_no_tunnel", reset_requests),
     ("pool::a_tunnel_that_broke_is_let_go_of", broken_tunnel),
     ("pool::nothing_begins_under_an_svid_that_has_ended", expired_peer),
+    ("pool::a_renewed_svid_has_tunnels_of_its_own", renewed),
+    ("pool::each_peer_proves_itself_anew", tickets),
 ];
 
 /// A pool, and a peer that does with each connection what it is told to.
@@ -219,5 +221,75 @@ fn expired_peer() {
         let Err(late) = ends.open().await else { panic!("opened under an expired SVID") };
         assert!(late.to_string().contains("expired"), "{late}");
         assert_eq!(ends.dials(), 2);
+    });
+}
+
+/// Under the new one is asked as the new one: the peer sees its serial number.
+fn renewed() {
+    run(async {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let say = Arc::clone(&seen);
+        let mut ends = Ends::new(move |tcp, tasks| {
+            let seen = Arc::clone(&say);
+            async move {
+                let (own, within) = (ROOT.own("far"), Duration::from_secs(10));
+                let peer = tcp.peer_addr().unwrap();
+                let acceptor = Acceptor::default();
+                let accepted = acceptor.accept(tcp, &own.svid, &own.bundles, within).await;
+                let session = accepted.unwrap();
+                let serial = adit::identity::parse_leaf(&session.peer.chain[0]).unwrap().serial;
+                let handle = move |incoming: Box<Incoming>| {
+                    seen.lock().unwrap().push(serial.clone());
+                    async {
+                        let _held = incoming.accept("");
+                        std::future::pending::<()>().await;
+                    }
+                };
+                let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
+                let _ = serve(session, peer, &config, &tasks, draining, handle).await;
+            }
+        })
+        .await;
+        let mut held = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..2 {
+            for _ in 0..3 {
+                held.push(ends.open().await.unwrap());
+                expected.push(ends.own.svid.serial.clone());
+            }
+            ends.own = ROOT.own("near");
+        }
+        assert_eq!(ends.dials(), 2);
+        assert_eq!(*seen.lock().unwrap(), expected);
+    });
+}
+
+/// What resumes a session shows no certificate.
+fn tickets() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let tasks = Tasks::default();
+        let spawner = tasks.clone();
+        tasks.spawn(async move {
+            let own = ROOT.own("far");
+            while let Ok((tcp, _)) = listener.accept().await {
+                spawner.spawn(adit(tcp, spawner.clone(), own.clone()));
+            }
+        });
+        let config = Arc::new(ROOT.rustls_client("near", SUITE));
+        for n in 0..2 {
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+            let tcp = TcpStream::connect(addr).await.unwrap();
+            let tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
+            let mut tls = tls;
+            let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            tls.write_all(preface).await.unwrap();
+            tls.read_exact(&mut [0; 9]).await.expect("its SETTINGS, behind any ticket");
+            let session = tls.get_ref().1;
+            assert_eq!(session.tls13_tickets_received(), 0, "connection {n}");
+            assert_eq!(session.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        }
+        tasks.cut();
     });
 }

@@ -5,7 +5,7 @@ use pki_types::UnixTime;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::identity::{BundleSet, Purpose, verify_svid};
+use crate::identity::{BundleSet, Purpose, parse_leaf, verify_svid};
 
 fn domain() -> TrustDomain {
     "cluster.local".parse().unwrap()
@@ -114,6 +114,23 @@ fn it_issues_only_workloads_of_its_own_trust_domain_and_only_with_its_key() {
     assert!(matches!(ca.issue(&id), Err(CaError::File { .. })));
     fs::rename(dir.path().join("away"), dir.path().join(KEY)).unwrap();
     assert!(ca.issue(&id).is_ok());
+}
+
+#[test]
+fn nothing_that_it_issues_outlives_its_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = open(dir.path()).unwrap();
+    let x509 = CaDirectory::open(dir.path()).unwrap().show().unwrap().x509.swap_remove(0);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(x509.not_after);
+    let (id, key) =
+        ("spiffe://cluster.local/ns/a/sa/b".parse().unwrap(), KeyPair::generate().unwrap());
+    let century = Duration::from_secs(100 * 365 * 86_400);
+    for lifetime in [century, Duration::MAX] {
+        let chain = ca.sign(&id, &key, lifetime).unwrap();
+        assert_eq!(parse_leaf(&chain[0]).unwrap().not_after, end, "{lifetime:?}");
+    }
+    let named = ca.certify_names(&["ca.test".to_owned()], &key, century).unwrap();
+    assert!(named.not_after <= end);
 }
 
 #[test]

@@ -274,3 +274,47 @@ fn pem(der: &CertificateDer<'_>) -> String {
     }
     text + "-----END CERTIFICATE-----\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{ca::server::conn::Stay, lifecycle::Places};
+
+    fn ca(dir: &std::path::Path) -> Arc<EmbeddedCa> {
+        let domain = "td".parse().unwrap();
+        Arc::new(EmbeddedCa::open(dir, &domain, Duration::from_secs(60)).unwrap())
+    }
+
+    fn service(ca: &Arc<EmbeddedCa>, svid: bool) -> CaService {
+        let trust_domain = "td".parse().unwrap();
+        let rules = Rules { trust_domain, trusted_node_accounts: Default::default() };
+        let attestors = Attestors { kubernetes: None, join: None, svid, pods: Arc::default() };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        CaService::new(Arc::clone(ca), rules, Duration::from_secs(60), attestors, metrics)
+    }
+
+    fn showing(chain: &[CertificateDer<'static>]) -> Peer {
+        let addr: std::net::SocketAddr = "10.0.0.9:999".parse().unwrap();
+        let place = Places::new(1, 1).take(addr.ip()).unwrap();
+        Peer { addr, chain: Some(chain.into()), stay: Stay::new(place) }
+    }
+
+    /// Whatever the handshake thought of it, and only where the file offers it.
+    #[test]
+    fn a_chain_is_proof_once_it_is_verified_and_where_it_is_asked_for() {
+        let (here, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
+        let (ca, stranger) = (ca(here.path()), ca(elsewhere.path()));
+        let own = showing(&ca.issue(&id).unwrap().chain);
+        assert_eq!(service(&ca, true).by_svid(&own).unwrap(), Caller::Svid(id.clone()));
+        let refused = |svid, peer: &Peer| service(&ca, svid).by_svid(peer).unwrap_err().reason();
+        assert_eq!(refused(false, &own), "no_credentials");
+        let nobody = Peer { chain: None, ..own };
+        assert_eq!(refused(true, &nobody), "no_credentials");
+        let forged = showing(&stranger.issue(&id).unwrap().chain);
+        assert_eq!(refused(true, &forged), "svid_not_valid");
+        assert_eq!(refused(true, &showing(&[])), "svid_not_valid");
+    }
+}

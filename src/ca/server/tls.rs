@@ -16,7 +16,7 @@ use rustls::{
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
     server::danger::{ClientCertVerified, ClientCertVerifier},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
@@ -131,6 +131,9 @@ pub(super) fn acceptor(
     };
     let mut config = config.with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A session that is resumed shows no chain.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -183,6 +183,75 @@ fn from_and_to_must_both_match_and_each_has_alternatives() {
 }
 
 #[test]
+fn all_lines_of_when_must_hold() {
+    let (here, elsewhere) =
+        (Condition::DestinationPort(any(5432)), Condition::DestinationPort(any(1)));
+    let (own, other) =
+        (Condition::SourcePrincipal(any(text(WEB))), Condition::SourcePrincipal(any(text("td/x"))));
+    for (when, allowed) in [
+        (vec![here.clone(), own.clone()], true),
+        (vec![here.clone(), other.clone()], false),
+        (vec![other.clone(), here], false),
+        (vec![elsewhere.clone(), own], false),
+        (vec![elsewhere, other], false),
+    ] {
+        let rule = |when: &Vec<_>| Rule { when: when.clone(), ..Rule::default() };
+        let rules = compile(vec![policy("p", Action::Allow, vec![rule(&when)])]);
+        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), allowed, "{when:?}");
+        let rules = compile(vec![policy("p", Action::Deny, vec![rule(&when)])]);
+        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), !allowed, "DENY {when:?}");
+    }
+}
+
+/// By its place among the rules of its own policy, and by that policy's name.
+#[test]
+fn the_rule_that_decided_is_the_one_that_is_named() {
+    let rules = || {
+        let misses = || principals(any(text("td/x")));
+        vec![misses(), misses(), principals(any(text(WEB))), Rule::default()]
+    };
+    let nobody = || vec![principals(any(text("td/y")))];
+    let dry = |name, action, rules| Policy { dry_run: true, ..policy(name, action, rules) };
+    for (action, allowed) in [(Action::Allow, true), (Action::Deny, false)] {
+        let all = vec![
+            policy("first", action, nobody()),
+            policy("p", action, rules()),
+            policy("last", action, vec![Rule::default()]),
+            dry("dry", action, rules()),
+        ];
+        let rules = compile(all);
+        let verdict = authorize(&rules, &flow(Some(WEB)));
+        assert_eq!(verdict.allowed(), allowed);
+        assert_eq!(verdict.policy().map(|by| &**by), Some("shop/p rule 2"), "{action:?}");
+        let would = if allowed { "allowed" } else { "denied" };
+        assert_eq!(verdict.dry_run(), [format!("would be {would} by shop/dry rule 2")]);
+    }
+}
+
+#[test]
+fn a_policy_protects_its_own_namespace_and_from_the_root_all() {
+    let labels = |app: &str| [("app".to_owned(), app.to_owned())].into();
+    let selector = |everywhere| Scope::Selector { labels: labels("db"), everywhere };
+    let own = ("shop", "db");
+    // (scope, workloads that it is about, of all)
+    let all = [own, ("bank", "db"), ("shop", "web"), ("bank", "web")];
+    for (scope, about) in [
+        (selector(false), vec![own]),
+        (selector(true), vec![own, ("bank", "db")]),
+        (Scope::Namespace, vec![own, ("shop", "web")]),
+        (Scope::Global, all.to_vec()),
+    ] {
+        let policy = Policy { scope, ..policy("p", Action::Allow, vec![]) };
+        let found = all.into_iter().filter(|(ns, app)| policy.applies_to(ns, &labels(app)));
+        assert_eq!(found.collect::<Vec<_>>(), about, "{:?}", policy.scope);
+    }
+    let both = [("app".to_owned(), "db".to_owned()), ("tier".to_owned(), "one".to_owned())];
+    let scope = Scope::Selector { labels: both.into(), everywhere: true };
+    let policy = Policy { scope, ..policy("p", Action::Allow, vec![]) };
+    assert!(!policy.applies_to("shop", &labels("db")), "all labels of a selector count");
+}
+
+#[test]
 fn a_denial_names_the_closest_rule_and_what_it_missed() {
     let far = Rule {
         to: vec![Operation { ports: any(80) }],

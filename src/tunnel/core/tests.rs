@@ -26,16 +26,20 @@ struct Ends {
 
 impl Ends {
     async fn new(limits: Limits) -> Self {
+        let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        put(&mut greeting, kind::SETTINGS, 0, 0, &[]);
+        Self::greeted(Role::Server, limits, &greeting).await
+    }
+
+    async fn greeted(role: Role, limits: Limits, greeting: &[u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let (peer_tcp, tcp) = tokio::join!(TcpStream::connect(to), listener.accept());
         let (ours, theirs) = keys(Aead::Aes128Gcm);
-        let core = Core::new(Role::Server, limits, ours).unwrap();
+        let core = Core::new(role, limits, ours).unwrap();
         let peer = Records::new(theirs).unwrap();
         let mut ends = Self { core, tcp: tcp.unwrap().0, peer, _peer_tcp: peer_tcp.unwrap() };
-        let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        put(&mut greeting, kind::SETTINGS, 0, 0, &[]);
-        ends.says(&greeting).unwrap();
+        ends.says(greeting).unwrap();
         ends
     }
 
@@ -102,4 +106,56 @@ async fn a_clients_goaway_leaves_its_own_streams_alone() {
     let stream = &ends.core.streams[&1];
     assert!(stream.reset.is_none() && !stream.unprocessed);
     assert_eq!(stream.queue, b"hello");
+}
+
+/// Those up to the last one that it names go on, whatever the peer says of the others.
+#[tokio::test]
+async fn a_servers_goaway_ends_the_streams_behind_it_and_no_others() {
+    let mut settings = Vec::new();
+    put(&mut settings, kind::SETTINGS, 0, 0, &[]);
+    let mut ends = Ends::greeted(Role::Client, Limits::default(), &settings).await;
+    for id in [1, 3, 5] {
+        assert_eq!(ends.core.http2.open("10.0.0.1:80", &[]), Some(id));
+        ends.core.streams.insert(id, Stream::default());
+    }
+    let mut frames = Vec::new();
+    put(&mut frames, kind::GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    ends.says(&frames).unwrap();
+    assert!(
+        ends.core.streams.values().all(|s| s.reset.is_none() && !s.unprocessed),
+        "a first word"
+    );
+    let (mut frames, mut block) = (Vec::new(), Vec::new());
+    put(&mut frames, kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0]);
+    hpack::encode(&mut block, ":status", "200");
+    put(&mut frames, kind::HEADERS, flag::END_HEADERS, 3, &block);
+    put(&mut frames, kind::DATA, 0, 3, b"hello");
+    ends.says(&frames).unwrap();
+    let told = |id: u32| (ends.core.streams[&id].reset, ends.core.streams[&id].unprocessed);
+    assert_eq!([told(1), told(3)], [(None, false); 2]);
+    assert_eq!(told(5), (Some(Code::REFUSED_STREAM), true), "it may be asked again elsewhere");
+    assert_eq!(ends.core.streams[&3].queue, b"hello");
+}
+
+/// What does not open ends the tunnel, whatever sound records are before and behind it.
+#[tokio::test]
+async fn a_record_that_does_not_open_is_not_skipped() {
+    for flipped in [5, 20] {
+        let mut ends = Ends::new(Limits::default()).await;
+        ends.says(&connect(1)).unwrap();
+        let mut record = |bytes: &[u8]| {
+            let mut frame = Vec::new();
+            put(&mut frame, kind::DATA, 0, 1, bytes);
+            ends.peer.sealer.append(&frame).unwrap();
+            let sealed = ends.peer.pending().unwrap().to_vec();
+            ends.peer.sealer.written(sealed.len());
+            sealed
+        };
+        let (first, mut bad, last) = (record(b"first"), record(b"bad"), record(b"last"));
+        bad[flipped] ^= 1;
+        let mut input = [first, bad, last].concat();
+        let told = ends.core.received(&mut input);
+        assert!(matches!(told, Err(Over::Record(RecordError::BadMac))), "{told:?}");
+        assert_eq!(ends.core.streams[&1].queue, b"first");
+    }
 }

@@ -284,8 +284,8 @@ impl Sealer {
         self.seal(kind).unwrap();
     }
 
-    pub(super) fn empty_record(&mut self) {
+    pub(super) fn empty_record(&mut self, kind: u8) {
         self.open_record();
-        self.seal(APPLICATION_DATA).unwrap();
+        self.seal(kind).unwrap();
     }
 }

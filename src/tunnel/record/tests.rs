@@ -279,12 +279,91 @@ fn empty_records_are_borne_in_moderation() {
     let (mut a, mut b) = pair(Aead::Aes128Gcm);
     let mut empty = |n| {
         for _ in 0..n {
-            a.sealer.empty_record();
+            a.sealer.empty_record(APPLICATION_DATA);
         }
         take(&mut a)
     };
     assert!(open_all(&mut b, empty(32)).is_ok());
     assert!(matches!(open_all(&mut b, empty(1)), Err(RecordError::Unexpected(_))));
+}
+
+/// RFC 8446 §5.1: an empty fragment of a handshake or alert is none.
+#[test]
+fn empty_records_of_another_type_are_refused() {
+    for kind in [HANDSHAKE, ALERT, 20, 24, 0] {
+        let (mut a, mut b) = pair(Aead::Aes128Gcm);
+        a.sealer.empty_record(kind);
+        assert!(open_all(&mut b, take(&mut a)).is_err(), "type {kind}");
+    }
+}
+
+/// Each kind of message that says nothing to an application, as a flood and between data.
+#[test]
+fn messages_to_tls_are_borne_in_moderation() {
+    type Say = fn(&mut Records);
+    let kinds: [(&str, Say); 4] = [
+        ("KeyUpdate", |a| a.update_key(false).unwrap()),
+        ("KeyUpdate that asks", |a| a.update_key(true).unwrap()),
+        ("ticket", |a| {
+            a.sealer.append(&[4, 0, 0, 1, 7]).unwrap();
+            a.sealer.seal_as(HANDSHAKE);
+        }),
+        ("user_canceled", |a| {
+            a.sealer.append(&[1, 90]).unwrap();
+            a.sealer.seal_as(ALERT);
+        }),
+    ];
+    for (name, say) in kinds {
+        let (mut a, mut b) = pair(Aead::Aes128Gcm);
+        let mut came = |a: &mut Records| open_all(&mut b, take(a));
+        for _ in 0..8 {
+            (0..10).for_each(|_| say(&mut a));
+            a.sealer.append(b"x").unwrap();
+            came(&mut a).unwrap_or_else(|e| panic!("{name} between data: {e}"));
+        }
+        let borne = (0..100).take_while(|_| {
+            say(&mut a);
+            came(&mut a).is_ok()
+        });
+        assert!(borne.count() <= 32, "{name} without data");
+    }
+}
+
+/// RFC 8446 §5.1, §5.2: padding included in what is sealed, and not in what it holds.
+#[test]
+fn one_byte_more_than_a_record_may_hold_is_too_long() {
+    for (plain, padding, held) in [
+        (MAX_PLAINTEXT, 0, Ok(MAX_PLAINTEXT)),
+        (MAX_PLAINTEXT + 1, 0, Err(RecordError::Overflow)),
+        (MAX_PLAINTEXT + 1, 20, Err(RecordError::Overflow)),
+        (MAX_PLAINTEXT, 256 - TAIL, Ok(MAX_PLAINTEXT)),
+        (MAX_PLAINTEXT, 257 - TAIL, Err(RecordError::Overflow)),
+        (1, MAX_PLAINTEXT + 255 - TAIL, Ok(1)),
+        (1, MAX_PLAINTEXT + 256 - TAIL, Err(RecordError::Overflow)),
+        (0, 100, Ok(0)),
+    ] {
+        let secrets = || numbered(Aead::Aes128Gcm, 0x51, 0);
+        // The type stands behind the plaintext, and zeros behind it up to the tag.
+        let mut inner = vec![7; plain];
+        inner.push(APPLICATION_DATA);
+        inner.resize(plain + 1 + padding, 0);
+        let last = inner.pop().unwrap();
+        let length = u16::try_from(inner.len() + TAIL).unwrap();
+        let [high, low] = length.to_be_bytes();
+        let header = [APPLICATION_DATA, 3, 3, high, low];
+        let mut tail = [0; TAIL];
+        key::SequencedKey::new(secrets())
+            .unwrap()
+            .seal(header, &mut inner, last, &mut tail)
+            .unwrap();
+        let mut record = [&header[..], &inner, &tail].concat();
+        let opened = Opener::new(secrets()).unwrap().open(&mut record);
+        let opened = opened.map(|opened| match opened {
+            Some((used, Opened::Data(at))) if used == record.len() => at.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(opened, held, "{plain} bytes and {padding} of padding");
+    }
 }
 
 #[test]

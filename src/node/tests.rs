@@ -1,0 +1,206 @@
+//! Whom a node believes, without a network: on one snapshot, with records that were never sockets.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use super::{Node, inbound, plaintext, recheck};
+use crate::{
+    ca::{EmbeddedCa, Svids},
+    identity::SpiffeId,
+    lifecycle::Tasks,
+    mesh::{
+        AppHop, MtlsMode, Protocol, Service, ServicePort, Snapshot, SnapshotParts, Workload, names,
+    },
+    observe::{
+        Telemetry,
+        conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    },
+    policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
+    tunnel::{LiveTunnels, TunnelConfig},
+};
+
+fn workload(namespace: &str, name: &str, address: &str) -> Workload {
+    let labels = [("app".to_owned(), name.to_owned())].into();
+    Workload {
+        uid: format!("{namespace}/{name}").into(),
+        name: name.into(),
+        pod_uid: None,
+        namespace: namespace.into(),
+        service_account: name.into(),
+        id: format!("spiffe://td/ns/{namespace}/sa/{name}").parse().unwrap(),
+        addresses: vec![address.parse().unwrap()],
+        node: None,
+        names: names(namespace, name, &labels),
+        labels,
+        protocol: Protocol::Hbone,
+        netns: None,
+        app_hop: AppHop::Tcp,
+    }
+}
+
+fn service(hostname: &str, port: u16, workloads: &[&str]) -> Service {
+    Service {
+        hostname: hostname.into(),
+        namespace: "shop".into(),
+        addresses: vec![],
+        ports: vec![ServicePort { port, target_port: 8080 }],
+        workloads: workloads.iter().map(|uid| (*uid).into()).collect(),
+    }
+}
+
+/// Whoever is of the namespace may call everybody.
+fn from_namespace(namespace: &str) -> Policy {
+    let any = vec![StringMatch::parse(namespace).unwrap()];
+    let namespaces = FieldMatch { any, none: vec![] };
+    let source = Source { namespaces, ..Source::default() };
+    Policy {
+        name: "callers".into(),
+        namespace: "shop".into(),
+        scope: Scope::Global,
+        action: Action::Allow,
+        dry_run: false,
+        rules: vec![Rule { from: vec![source], ..Rule::default() }],
+    }
+}
+
+fn snapshot(mtls: MtlsMode, policies: Vec<Policy>) -> Snapshot {
+    Snapshot::build(SnapshotParts {
+        trust_domain: "td".parse().unwrap(),
+        mtls,
+        workloads: vec![workload("shop", "db", "10.0.0.2"), workload("shop", "api", "10.0.0.3")],
+        services: vec![
+            service("db.shop", 80, &["shop/db"]),
+            service("api.shop", 81, &["shop/api"]),
+        ],
+        policies,
+    })
+}
+
+struct World {
+    node: Node,
+    _ca: tempfile::TempDir,
+}
+
+fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = EmbeddedCa::open(dir.path(), &"td".parse().unwrap(), Duration::from_secs(60));
+    let telemetry = Telemetry::new().unwrap();
+    let metrics = Arc::clone(&telemetry.metrics);
+    let node = Node {
+        mesh: ArcSwap::from_pointee(snapshot(mtls, policies)),
+        svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
+        tunnels: Arc::new(LiveTunnels::default()),
+        telemetry,
+        tunnel: TunnelConfig::default(),
+        idle: None,
+        sockmap: None,
+        workers: Vec::new(),
+    };
+    World { node, _ca: dir }
+}
+
+impl World {
+    /// An open connection to `db`, admitted if it may be; `caller` is who has proven itself.
+    fn open(&self, caller: Option<&str>) -> (OpenConn, Result<(), CloseReason>) {
+        let peer = PeerAddr("10.0.0.9:999".parse().unwrap());
+        let conn = OpenConn::open(&self.node.telemetry, Direction::Inbound, peer);
+        let own: SpiffeId = "spiffe://td/ns/shop/sa/db".parse().unwrap();
+        let caller: Option<SpiffeId> = caller.map(|id| id.parse().unwrap());
+        let foreign = caller.as_ref().is_some_and(|id| id.trust_domain() != own.trust_domain());
+        conn.facts(|f| {
+            f.src.id = caller.clone();
+            f.dst.id = caller.is_some().then_some(own);
+            f.local_uid = Some("shop/db".into());
+        });
+        let dst: SocketAddr = "10.0.0.2:8080".parse().unwrap();
+        let flow = Flow { direction: Direction::Inbound, peer, peer_id: caller, foreign, dst };
+        let admitted = inbound::authorize(&self.node, "shop/db", flow, &conn);
+        (conn, admitted.map_err(|(reason, _)| reason))
+    }
+
+    fn now(&self, mtls: MtlsMode, policies: Vec<Policy>) -> usize {
+        self.node.mesh.store(Arc::new(snapshot(mtls, policies)));
+        recheck(&self.node)
+    }
+}
+
+const WEB: &str = "spiffe://td/ns/shop/sa/web";
+
+#[test]
+fn plaintext_is_refused_and_closed_where_mtls_is_strict() {
+    let world = world(MtlsMode::Permissive, vec![]);
+    let (plain, admitted) = world.open(None);
+    assert_eq!(admitted, Ok(()));
+    let (proven, admitted) = world.open(Some(WEB));
+    assert_eq!(admitted, Ok(()));
+    assert_eq!(world.now(MtlsMode::Permissive, vec![]), 0);
+    assert_eq!(world.now(MtlsMode::Strict, vec![]), 1);
+    assert_eq!(plain.live().was_cut(), Some(CloseReason::PolicyChanged));
+    assert_eq!(proven.live().was_cut(), None);
+    let (_late, admitted) = world.open(None);
+    assert_eq!(admitted, Err(CloseReason::PlaintextRefused));
+}
+
+/// Its namesake of another trust domain is nobody here, at the start and at each look after.
+#[test]
+fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
+    let foreign = WEB.replace("td", "other.td");
+    let world = world(MtlsMode::Strict, vec![from_namespace("shop")]);
+    assert_eq!(world.open(Some(&foreign)).1, Err(CloseReason::PolicyDenied));
+    assert_eq!(world.open(Some(WEB)).1, Ok(()));
+    let empty = vec![];
+    world.now(MtlsMode::Strict, empty);
+    let (stranger, admitted) = world.open(Some(&foreign));
+    assert_eq!(admitted, Ok(()), "without any policy");
+    let (own, _) = world.open(Some(WEB));
+    assert_eq!(world.now(MtlsMode::Strict, vec![from_namespace("shop")]), 1);
+    assert_eq!(stranger.live().was_cut(), Some(CloseReason::PolicyChanged));
+    assert_eq!(own.live().was_cut(), None);
+    assert_eq!(own.facts(|f| f.policy.clone()).as_deref(), None, "as it was admitted");
+    assert_eq!(
+        world.now(MtlsMode::Strict, vec![from_namespace("bank")]),
+        2,
+        "and what is cut stays"
+    );
+}
+
+#[test]
+fn a_name_is_for_the_pods_behind_it_only() {
+    let mesh = snapshot(MtlsMode::Strict, vec![]);
+    for (uid, host, port, target) in [
+        ("shop/db", "db.shop", 80, Some(8080)),
+        ("shop/db", "db.shop", 8080, None),
+        ("shop/db", "api.shop", 81, None),
+        ("shop/api", "api.shop", 81, Some(8080)),
+        ("shop/api", "db.shop", 80, None),
+        ("shop/db", "db", 80, None),
+        ("shop/db", "nobody.shop", 80, None),
+    ] {
+        let workload = mesh.workload(uid).unwrap();
+        let found = inbound::service_port(&mesh, workload, host, port);
+        assert_eq!(found, target, "{host}:{port} at {uid}");
+    }
+}
+
+#[test]
+fn plaintext_is_for_the_pods_own_addresses_and_not_for_our_ports() {
+    let own = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    for (dst, taken) in [
+        ("10.0.0.2:8080", true),
+        ("[fd00::2]:8080", true),
+        ("10.0.0.3:8080", false),
+        ("[fd00::3]:8080", false),
+        ("127.0.0.1:8080", false),
+        ("10.0.0.2:15001", false),
+        ("10.0.0.2:15006", false),
+        ("10.0.0.2:15008", false),
+    ] {
+        let admitted = plaintext::admissible(&own, dst.parse().unwrap());
+        assert_eq!(
+            admitted.map_err(|(reason, _)| reason).err(),
+            (!taken).then_some(CloseReason::DirectCall),
+            "{dst}"
+        );
+    }
+}
