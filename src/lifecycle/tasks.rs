@@ -1,6 +1,6 @@
 //! Every task has an owner, and every owner can end its tasks and wait for them.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, pin::pin, task::Context, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
@@ -11,6 +11,12 @@ use tokio_util::{future::FutureExt as _, sync::CancellationToken, task::TaskTrac
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Wakes the task once others have had their turn and sockets that became ready meanwhile were
+/// seen: one that wakes itself goes before those, again and again.
+pub fn behind_others(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl Tasks {

@@ -1,6 +1,6 @@
 //! HBONE that arrives for a pod: proven, authorised, and only then dialled.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -40,6 +40,9 @@ pub(super) async fn serve(
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
     let overloaded = |why| refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
+    if let Some(why) = pod.callers.unwelcome(peer.0.ip(), Instant::now()) {
+        return overloaded(why);
+    }
     let Some(unproven) = pod.handshakes.take(source(peer.0.ip())) else {
         return overloaded("too many handshakes with this pod are under way".to_owned());
     };
@@ -60,12 +63,20 @@ pub(super) async fn serve(
             node.tunnel.max_tunnels
         ));
     };
+    let caller = match pod.callers.enter(&proven.peer.id, peer.0.ip(), Instant::now()) {
+        Ok(caller) => caller,
+        Err(why) => {
+            server::turn_away(session, &node.tunnel);
+            return overloaded(why);
+        }
+    };
     let own = Arc::clone(&proven);
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
     let tunnel = Arc::new(tunnel);
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
+    let serve = server::serve(session, peer.0, &node.tunnel, &caller, &streams, draining, handle);
     let served = tokio::select! {
-        served = server::serve(session, peer.0, &node.tunnel, &streams, draining, handle) => served,
+        served = serve => served,
         () = own.ended() => return,
     };
     match served {

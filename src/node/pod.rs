@@ -25,7 +25,7 @@ use crate::{
     relay::{App, ShortWay},
     sys::{descriptors::is_reserved, netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
-    tunnel::{HBONE_PORT, Pool},
+    tunnel::{Callers, HBONE_PORT, Pool},
 };
 
 /// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].
@@ -36,6 +36,7 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
+    pub(super) callers: Callers,
     /// Callers that have not proven who they are: they take no place of a tunnel.
     pub(super) handshakes: Places<IpAddr>,
     watched: Option<Arc<Watched>>,
@@ -71,6 +72,7 @@ impl Pod {
             netns,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
+            callers: Callers::new(node.tunnel.caller),
             handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             watched,
             accepting: CancellationToken::new(),

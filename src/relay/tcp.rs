@@ -19,7 +19,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{App, Broken, Far, with_scratch};
-use crate::{observe::conn::Meter, sys::sockmap::must_wait};
+use crate::{lifecycle::behind_others, observe::conn::Meter, sys::sockmap::must_wait};
 
 /// How much is read at once.
 const READ: usize = 128 * 1024;
@@ -126,6 +126,6 @@ fn poll_copy(
             return Poll::Ready(Ok(()));
         }
     }
-    cx.waker().wake_by_ref();
+    behind_others(cx);
     Poll::Pending
 }

@@ -5,6 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use http::StatusCode;
@@ -176,6 +177,9 @@ pub(super) async fn serve(
         service.counts.failed.fetch_add(1, Relaxed);
         finish(&service, service.record(peer), (reason, Some(why)));
     };
+    if let Some(why) = service.callers.unwelcome(peer.ip(), Instant::now()) {
+        return refused(CloseReason::Overloaded, why);
+    }
     let own = match identity(&service.keeper.current()) {
         Ok(own) => own,
         Err(why) => return refused(CloseReason::NoIdentity, why),
@@ -197,6 +201,13 @@ pub(super) async fn serve(
     let cert = PeerCert::of(&chain).map(Arc::new);
     let caller = Caller { cert, proven: Arc::clone(&proven), peer, local };
     let tunnel = config(&service);
+    let taken = match service.callers.enter(&proven.peer.id, peer.ip(), Instant::now()) {
+        Ok(taken) => taken,
+        Err(why) => {
+            server::turn_away(session, &tunnel);
+            return refused(CloseReason::Overloaded, why);
+        }
+    };
     let handle = |incoming: Box<Incoming>| {
         let (service, caller) = (Arc::clone(&service), caller.clone());
         async move {
@@ -210,8 +221,9 @@ pub(super) async fn serve(
             finish(&service, conn, carried);
         }
     };
+    let serve = server::serve(session, peer, &tunnel, &taken, &streams, draining, handle);
     let served = tokio::select! {
-        served = server::serve(session, peer, &tunnel, &streams, draining, handle) => served,
+        served = serve => served,
         () = proven.ended() => return,
     };
     if let Err(broken) = served

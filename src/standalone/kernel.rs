@@ -15,6 +15,7 @@ use std::{
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
+    lifecycle::behind_others,
     observe::conn::Meter,
     relay::{App, Broken, Far, with_scratch},
     sys::{
@@ -352,7 +353,7 @@ impl Far for KernelFar {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Poll::Pending
     }
 
@@ -374,7 +375,7 @@ impl Far for KernelFar {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Poll::Pending
     }
 

@@ -11,6 +11,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use super::kernel::{Handed, KernelFar};
 use crate::{
+    lifecycle::behind_others,
     observe::conn::{Meter, TlsPath},
     relay::{App, Broken, Far, with_scratch},
     sys::{
@@ -274,7 +275,7 @@ impl Far for SecuredFar {
                 Err(e) => return Poll::Ready(Err(Broken::App(e))),
             }
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Poll::Pending
     }
 
@@ -336,7 +337,7 @@ impl Far for SecuredFar {
                 self.records.flush(self.tcp.socket()).map_err(Broken::Far)?;
             }
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Poll::Pending
     }
 

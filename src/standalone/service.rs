@@ -37,7 +37,7 @@ use crate::{
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
     },
     tls::Acceptor,
-    tunnel::Pool,
+    tunnel::{Callers, Pool},
 };
 
 /// Which side speaks TLS.
@@ -165,6 +165,7 @@ pub struct Service {
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
     pub(super) held: Held,
+    pub(super) callers: Callers,
     configs: Configs,
     slots: Option<Arc<Semaphore>>,
     stop: CancellationToken,
@@ -198,6 +199,7 @@ impl Service {
         let service = Self {
             config,
             held,
+            callers: Callers::default(),
             keeper,
             counts: Counts::default(),
             targets: Arc::new(targets),

@@ -93,6 +93,10 @@ pub(super) struct Core {
     pub(super) incoming: VecDeque<(u32, Request)>,
     /// The start of a record whose rest has not come.
     pub(super) partial: Vec<u8>,
+    /// What was opened, and is for the next turn.
+    rest: received::Rest,
+    /// What was done in this turn.
+    work: usize,
     pub(super) over: Option<Over>,
     /// The peer has said close_notify.
     pub(super) peer_closed: bool,
@@ -113,6 +117,8 @@ impl Core {
             turns: Turns::default(),
             incoming: VecDeque::new(),
             partial: Vec::new(),
+            rest: received::Rest::default(),
+            work: 0,
             over: None,
             peer_closed: false,
             heard: now,

@@ -18,7 +18,7 @@ use super::{
     record::RecordError,
     stream::TunnelStream,
 };
-use crate::{relay::with_scratch, sys::sockets, tls::Session};
+use crate::{lifecycle::behind_others, relay::with_scratch, sys::sockets, tls::Session};
 
 /// A tunnel, shared by its driver and its streams.
 pub(super) struct Tunnel {
@@ -83,12 +83,19 @@ impl Tunnel {
     /// Why the tunnel is over.
     pub(super) async fn next_request(self: &Arc<Self>) -> Result<(TunnelStream, Request), Over> {
         poll_fn(|cx| {
-            let over = self.poll_io(cx);
-            if let Some((id, request)) = self.core().incoming.pop_front() {
-                cx.waker().wake_by_ref(); // there may be more
-                return Poll::Ready(Ok((TunnelStream::new(Arc::clone(self), id), request)));
+            // Those that wait go before more is read.
+            let mut next = self.core().incoming.pop_front();
+            let mut over = Poll::Pending;
+            if next.is_none() {
+                over = self.poll_io(cx);
+                next = self.core().incoming.pop_front();
             }
-            over.map(Err)
+            match next {
+                Some((id, request)) => {
+                    Poll::Ready(Ok((TunnelStream::new(Arc::clone(self), id), request)))
+                }
+                None => over.map(Err),
+            }
         })
         .await
     }
@@ -213,7 +220,15 @@ impl Tunnel {
     }
 
     fn poll_read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+        core.next_turn()?;
         for _ in 0..TURNS {
+            if core.turn_is_over() {
+                break;
+            }
+            // What has not ended by now never will.
+            if core.peer_closed {
+                return Err(Over::Closed);
+            }
             match self.tcp.poll_read_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return Ok(()),
@@ -235,11 +250,10 @@ impl Tunnel {
                 if have + read == buffer.len() {
                     core.full = Some(core.heard);
                 }
-                // What has not ended by now never will.
-                if core.peer_closed { Err(Over::Closed) } else { Ok(()) }
+                Ok(())
             })?;
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Ok(())
     }
 }

@@ -18,6 +18,7 @@
 //! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
 
 pub(crate) mod buffers;
+mod callers;
 mod client;
 pub mod connect;
 mod core;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use http2::Limits;
 
+pub use callers::{Caller, CallerLimits, Callers};
 pub use error::ConnectError;
 pub use pool::{Hop, Own, Pool};
 pub use proven::{Condemned, LiveTunnels, PeerExpiry, Proven, Trust};
@@ -59,6 +61,8 @@ pub struct TunnelConfig {
     /// Tunnels that may be open towards one pod, handshakes included: its callers cannot use
     /// up the descriptors of the other pods.
     pub max_tunnels: usize,
+    /// What one caller may have.
+    pub caller: CallerLimits,
     /// What a peer may do in a tunnel.
     pub limits: Limits,
     /// A tunnel without streams is closed after this.
@@ -79,6 +83,7 @@ impl Default for TunnelConfig {
             response: seconds(15),
             max_streams: 100,
             max_tunnels: 4096,
+            caller: CallerLimits::default(),
             limits: Limits::default(),
             idle: seconds(300),
             peer_expiry: PeerExpiry::default(),

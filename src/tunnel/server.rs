@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TunnelConfig,
+    Caller, TunnelConfig,
     connect::{Authority, forwarded_host},
     core::Over,
     driver::{Driven, Tunnel},
-    http2::{Request, Role},
+    http2::{Code, Failure, Request, Role},
     record::RecordError,
     stream::TunnelStream,
 };
@@ -81,6 +81,9 @@ impl Incoming {
 /// of ours keeps one.
 const IDLE: Duration = Duration::from_secs(600);
 
+/// How many requests are taken up before others get their turn.
+const IN_A_ROW: usize = 8;
+
 /// A tunnel that did not end in order.
 #[derive(Debug)]
 pub struct Broken {
@@ -92,7 +95,8 @@ pub struct Broken {
 
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
 /// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID runs out soon is told
-/// to go while there is time to dial anew; what it has open goes on.
+/// to go while there is time to dial anew; what it has open goes on. A caller that floods is cut
+/// off for a while.
 ///
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
@@ -100,6 +104,7 @@ pub async fn serve<H, F>(
     session: Session,
     peer: SocketAddr,
     config: &TunnelConfig,
+    caller: &Caller,
     tasks: &Tasks,
     draining: CancellationToken,
     handle: H,
@@ -110,12 +115,20 @@ where
 {
     let until = Until::new(SystemTime::now(), session.peer.end());
     let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
-    let tunnel = Tunnel::new(Role::Server, config.limits, session);
-    let tunnel = tunnel.map_err(|e| broken(e.to_string(), 0))?;
+    let ended = |over: &Over, streams| {
+        if matches!(over, Over::Http2(failure) if failure.code == Code::ENHANCE_YOUR_CALM) {
+            caller.cut_off(std::time::Instant::now());
+        }
+        orderly(over).map_err(|why| broken(why, streams))
+    };
+    let tunnel = match Tunnel::new(Role::Server, config.limits, session) {
+        Ok(tunnel) => tunnel,
+        Err(over) => return ended(&over, 0),
+    };
     let _ends = Driven(Arc::clone(&tunnel));
     match timeout(config.http2, tunnel.settings()).await {
         Ok(Ok(())) => {}
-        Ok(Err(over)) => return orderly(&over).map_err(|why| broken(why, 0)),
+        Ok(Err(over)) => return ended(&over, 0),
         Err(_) => {
             let why = format!("no HTTP/2 preface in {:?}", config.http2);
             tunnel.end(Over::Silent(why.clone()));
@@ -132,10 +145,13 @@ where
     loop {
         let now = tokio::select! {
             request = tunnel.next_request() => match request {
-                Err(over) => return orderly(&over).map_err(|why| broken(why, streams)),
+                Err(over) => return ended(&over, streams),
                 Ok((stream, request)) => {
                     streams += 1;
                     tasks.spawn(handle(Box::new(Incoming { request, stream })));
+                    if streams % IN_A_ROW == 0 {
+                        tokio::task::yield_now().await;
+                    }
                     // The clock may have been set, and the look be late.
                     leaving == Leaving::No && until.is_over(SystemTime::now())
                 }
@@ -183,6 +199,13 @@ where
         if leaving == Leaving::Last {
             pause = (pause * 2).min(LONGEST_PAUSE); // its last stream may live for weeks
         }
+    }
+}
+
+/// Closes a tunnel that is not served, with a word to its caller.
+pub fn turn_away(session: Session, config: &TunnelConfig) {
+    if let Ok(tunnel) = Tunnel::new(Role::Server, config.limits, session) {
+        tunnel.end(Over::Http2(Failure::new(Code::ENHANCE_YOUR_CALM, "its caller flooded")));
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     record::MOST_READ,
 };
 use crate::{
+    lifecycle::behind_others,
     observe::conn::Meter,
     relay::{App, Broken, Far},
     sys::sockets,
@@ -216,7 +217,7 @@ impl Far for TunnelStream {
                 return Poll::Ready(Ok(()));
             }
         }
-        cx.waker().wake_by_ref();
+        behind_others(cx);
         Poll::Pending
     }
 

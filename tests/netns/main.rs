@@ -6,6 +6,7 @@ mod authorities;
 mod ca_server;
 #[path = "../support/corpus.rs"]
 mod corpus;
+mod floods;
 #[path = "../support/forge.rs"]
 mod forge;
 #[path = "../support/harness.rs"]
@@ -34,6 +35,7 @@ fn main() {
         ca_server::TESTS,
         refusals::TESTS,
         impersonation::TESTS,
+        floods::TESTS,
         stalls::TESTS,
         strict::TESTS,
         hold_ups::TESTS,

@@ -59,7 +59,8 @@ async fn far(tcp: TcpStream, tasks: Tasks) {
         }
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
-    let _ = serve(session, peer, &config, &tasks, draining, handle).await;
+    let who = crate::tunnel::caller(&session, peer);
+    let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
 }
 
 struct Caller {

@@ -5,6 +5,7 @@
 
 mod endings;
 mod expiry;
+mod fairness;
 #[path = "../support/harness.rs"]
 mod harness;
 #[path = "../support/pattern.rs"]
@@ -22,6 +23,13 @@ fn main() {
     adit::sys::sandbox::enter().expect("root, or user namespaces");
     let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
-    let all = [transfers::TESTS, endings::TESTS, expiry::TESTS, pool::TESTS, silence::TESTS];
+    let all = [
+        transfers::TESTS,
+        endings::TESTS,
+        expiry::TESTS,
+        fairness::TESTS,
+        pool::TESTS,
+        silence::TESTS,
+    ];
     harness::run(&all.concat());
 }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     harness::Test,
     svids::ROOT,
-    tunnel::{pool_to, run},
+    tunnel::{caller, pool_to, run},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -207,7 +207,8 @@ async fn adit(tcp: TcpStream, tasks: Tasks, own: Own) {
         std::future::pending::<()>().await;
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
-    let _ = serve(session, peer, &config, &tasks, draining, handle).await;
+    let who = caller(&session, peer);
+    let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
 }
 
 /// The peer's lasts for three seconds and is never renewed.

@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use adit::{
@@ -12,9 +12,9 @@ use adit::{
     observe::conn::Meter,
     relay::{self, App},
     sys::netns::Netns,
-    tls::Acceptor,
+    tls::{Acceptor, Session},
     tunnel::{
-        Hop, Own, Pool, TunnelConfig,
+        Caller, Callers, Hop, Own, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         server::{Incoming, serve},
     },
@@ -91,6 +91,15 @@ impl Tunnel {
                 Near::Adit { pool: Box::new(pool), own: ROOT.own("near"), hop }
             }
         };
+        Self { near, tasks, meters, taken, wire }
+    }
+
+    /// From adit to the worker that listens there, by a wire that is not cut.
+    pub(crate) async fn to(addr: SocketAddr) -> Self {
+        let tasks = Tasks::default();
+        let (pool, hop) = pool_to(addr, &tasks);
+        let near = Near::Adit { pool: Box::new(pool), own: ROOT.own("near"), hop };
+        let (meters, taken, wire) = Default::default();
         Self { near, tasks, meters, taken, wire }
     }
 
@@ -192,6 +201,13 @@ async fn cuttable(to: SocketAddr, tasks: &Tasks, cut: CancellationToken) -> Sock
     addr
 }
 
+/// The far end by itself, and where it listens.
+pub(crate) async fn worker(here: std::sync::mpsc::Sender<SocketAddr>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    here.send(listener.local_addr().unwrap()).unwrap();
+    adit_server(listener, Tasks::default(), Default::default()).await;
+}
+
 async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Meters, Taken)) {
     let own = ROOT.own("far");
     while let Ok((tcp, peer)) = listener.accept().await {
@@ -214,9 +230,17 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
                 deliver(incoming, meter)
             };
             let draining = CancellationToken::new();
-            let _ = serve(session, peer, &TunnelConfig::default(), &tasks, draining, handle).await;
+            let config = TunnelConfig::default();
+            let who = caller(&session, peer);
+            let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
         });
     }
+}
+
+/// One of a pod that has no other.
+pub(crate) fn caller(session: &Session, peer: SocketAddr) -> Caller {
+    let callers = Callers::default();
+    callers.enter(&session.peer.id, peer.ip(), Instant::now()).unwrap()
 }
 
 /// As the inbound side of a node: the application is the relay's far socket.
@@ -357,7 +381,9 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
             tokio::join!(say, relay::run(&mut near, &mut stream, &meter, None));
         };
         let config = TunnelConfig::default();
-        let _ = serve(session.unwrap(), peer, &config, &tasks, stop, handle).await;
+        let session = session.unwrap();
+        let who = caller(&session, peer);
+        let _ = serve(session, peer, &config, &who, &tasks, stop, handle).await;
     });
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(32 * 1024).unwrap();

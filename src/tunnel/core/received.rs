@@ -19,15 +19,45 @@ use crate::{
 };
 
 impl Core {
-    /// Opens what came (sealed records, the last one perhaps not whole) and acts on it.
+    /// Opens what came (sealed records, the last one perhaps not whole) and acts on it, as far as
+    /// this turn goes; the rest is for the next one.
     pub(in crate::tunnel) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
         self.heard = Instant::now();
         buffers::with_ranges(|plain| {
             let opened = self.open(bytes, plain);
-            // What was sound before an error still counts.
-            self.frames(bytes, plain)?;
+            self.work += plain.len();
+            // What was sound before an error still counts, and there is no next turn.
+            let most = if opened.is_ok() { MOST_WORK } else { usize::MAX };
+            self.frames(bytes, plain, most)?;
             opened
         })
+    }
+
+    /// Begins a turn, with what the last one has left.
+    pub(in crate::tunnel) fn next_turn(&mut self) -> Result<(), Over> {
+        self.work = 0;
+        if self.rest.bytes.is_empty() {
+            return Ok(());
+        }
+        let Rest { bytes, mut at } = std::mem::take(&mut self.rest);
+        let mut batch = Batch { id: 0, slices: Vec::new() };
+        let read = self.read(&bytes[at..], &mut batch, MOST_WORK);
+        self.deliver(&mut batch);
+        at += read?;
+        if at < bytes.len() {
+            self.rest = Rest { bytes, at };
+        }
+        Ok(())
+    }
+
+    /// Whether this tunnel has had its turn, and others come first.
+    pub(in crate::tunnel) fn turn_is_over(&self) -> bool {
+        self.work >= MOST_WORK || self.has_rest()
+    }
+
+    /// Whether something came that nothing was done about yet.
+    pub(in crate::tunnel) fn has_rest(&self) -> bool {
+        !self.rest.bytes.is_empty()
     }
 
     fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), Over> {
@@ -50,22 +80,41 @@ impl Core {
         Ok(())
     }
 
-    fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>]) -> Result<(), Over> {
+    fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>], most: usize) -> Result<(), Over> {
         let mut batch = Batch { id: 0, slices: Vec::new() };
-        let read = plain.iter().try_for_each(|range| self.read(&bytes[range.clone()], &mut batch));
+        for (n, range) in plain.iter().enumerate() {
+            let read = self.read(&bytes[range.clone()], &mut batch, most);
+            if !matches!(read, Ok(used) if used == range.len()) {
+                self.deliver(&mut batch);
+                let kept = &mut self.rest.bytes;
+                kept.extend_from_slice(&bytes[range.start + read?..range.end]);
+                for range in &plain[n + 1..] {
+                    kept.extend_from_slice(&bytes[range.clone()]);
+                }
+                return Ok(());
+            }
+        }
         self.deliver(&mut batch);
-        read
+        Ok(())
     }
 
-    fn read<'a>(&mut self, mut rest: &'a [u8], batch: &mut Batch<'a>) -> Result<(), Over> {
-        while !rest.is_empty() {
+    /// How much of `input` was acted on: less than all of it if the turn was over.
+    fn read<'a>(
+        &mut self,
+        input: &'a [u8],
+        batch: &mut Batch<'a>,
+        most: usize,
+    ) -> Result<usize, Over> {
+        let mut rest = input;
+        while !rest.is_empty() && self.work < most {
             let (used, event) = self.http2.receive(rest, self.heard)?;
+            self.work += 1;
             if let Some(event) = event {
                 self.event(event, rest, batch)?;
             }
             rest = &rest[used..];
         }
-        Ok(())
+        Ok(input.len() - rest.len())
     }
 
     fn event<'a>(
@@ -111,6 +160,7 @@ impl Core {
             }
             Event::Window(Some(id)) => self.with_stream(id, |_| {}),
             Event::Window(None) | Event::Settings => {
+                self.work += self.streams.len() / STREAMS_PER_WORK;
                 self.streams.values_mut().for_each(Stream::wake);
             }
             Event::GoAway { last, code } => {
@@ -153,6 +203,7 @@ impl Core {
             && let Some(outlet) = &stream.outlet
         {
             for slices in batch.slices.chunks(MOST_SLICES) {
+                self.work += WORK_OF_A_WRITE;
                 let length: usize = slices.iter().map(|s| s.len()).sum();
                 match outlet.socket.try_write_vectored(slices) {
                     Ok(n) => {
@@ -199,5 +250,19 @@ struct Batch<'a> {
     slices: Vec<IoSlice<'a>>,
 }
 
+/// What the last turn left: plaintext, of which so much was acted on.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
 /// What one writev takes (IOV_MAX is 1024).
 const MOST_SLICES: usize = 512;
+/// How much is done for one tunnel in a turn, a frame or a record counted as one: well
+/// below a millisecond of what costs most. Bulk stays far below it.
+const MOST_WORK: usize = 512;
+/// A write to an application's socket counts as so many.
+const WORK_OF_A_WRITE: usize = 8;
+/// So many streams that are woken count as one.
+const STREAMS_PER_WORK: usize = 8;

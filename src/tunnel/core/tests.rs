@@ -159,3 +159,35 @@ async fn a_record_that_does_not_open_is_not_skipped() {
         assert_eq!(ends.core.streams[&1].queue, b"first");
     }
 }
+
+/// However much comes at once, a tunnel does so much for its peer and lets others go first.
+#[tokio::test]
+async fn many_small_frames_take_several_turns() {
+    let mut ends = Ends::new(Limits::default()).await;
+    ends.says(&connect(1)).unwrap();
+    let (mut frames, mut sent) = (Vec::new(), Vec::new());
+    for n in 0..5_000_u32 {
+        put(&mut frames, kind::DATA, 0, 1, &[n as u8]);
+        sent.push(n as u8);
+    }
+    ends.core.next_turn().unwrap();
+    ends.says(&frames).unwrap();
+    let mut turns = 1;
+    while ends.core.has_rest() {
+        assert!(ends.core.turn_is_over());
+        assert!(ends.core.streams[&1].queue.len() < turns * 600, "in turn {turns}");
+        ends.core.next_turn().unwrap();
+        turns += 1;
+    }
+    assert_eq!(ends.core.streams[&1].queue, sent);
+    assert!(turns >= 9, "{turns}");
+    // There is no next turn for a tunnel that ends.
+    put(&mut frames, kind::PUSH_PROMISE, 0, 1, &[]);
+    let mut sealed = Vec::new();
+    ends.peer.sealer.append(&frames).unwrap();
+    sealed.extend_from_slice(ends.peer.pending().unwrap());
+    let last = sealed.len() - 1;
+    sealed[last] ^= 1;
+    assert!(matches!(ends.core.received(&mut sealed), Err(Over::Record(_))));
+    assert!(ends.core.streams[&1].queue.len() > 5_000 + 4_000);
+}

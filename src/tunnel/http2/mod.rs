@@ -49,7 +49,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(code: Code, why: &'static str) -> Self {
+    pub(super) fn new(code: Code, why: &'static str) -> Self {
         Self { code, why }
     }
 
