@@ -30,7 +30,8 @@ fn get(at: SocketAddr, path: &str) -> String {
 #[test]
 fn a_caller_that_ends_before_it_says_anything_is_no_error() {
     let (pki, echo, status) = (Pki::new(), Backend::echo(), ports::free());
-    let adit = Adit::start(pki.server(echo.addr) + &format!("--allow-all --status http://{status}"));
+    let adit =
+        Adit::start(pki.server(echo.addr) + &format!("--allow-all --status http://{status}"));
     drop(dial(adit.addr));
     reset(dial(adit.addr));
     eventually("both are recorded", || adit.count("reason=\"silent\"") == 2);
