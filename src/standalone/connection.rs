@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
     reach::{self, unreached},
+    service::Unproven,
     targets::Target,
     tls::{Config, noting},
 };
@@ -36,23 +37,38 @@ pub(super) type Outcome = (CloseReason, Option<String>);
 /// Dropping the future resets both sides; the record says `dropped`.
 pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: SocketAddr) {
     let deadline = Instant::now() + service.config.connect;
+    let unproven = match service.unproven(peer) {
+        Ok(place) => place,
+        Err(outcome) => {
+            service.counts.failed.fetch_add(1, Relaxed);
+            return finish(&service, service.record(peer), outcome);
+        }
+    };
     let told = match service.config.proxy_in {
         false => Ok(Caller { peer, called: None }),
-        true => Box::pin(told(&socket, peer, deadline)).await,
+        true => tokio::select! {
+            told = Box::pin(told(&socket, peer, deadline)) => told,
+            outcome = unproven.given_up() => Err(outcome),
+        },
     };
-    if let (Ok(_), Some(challenge)) = (&told, service.keeper.challenge())
-        && challenge.is_asked(&socket).await
-    {
-        return challenge.answer(socket).await;
+    if let (Ok(_), Some(challenge)) = (&told, service.keeper.challenge()) {
+        let asked = tokio::select! {
+            asked = challenge.is_asked(&socket) => asked,
+            // Who is given up hears it below.
+            _ = unproven.given_up() => false,
+        };
+        if asked {
+            return challenge.answer(socket).await;
+        }
     }
     let conn = service.record(told.as_ref().map_or(peer, |told| told.peer));
     // What only the beginning needs is gone when the bytes flow.
     let begun = match told {
-        Ok(caller) => Box::pin(begin(&service, socket, caller, &conn, deadline)).await,
+        Ok(caller) => Box::pin(begin(&service, socket, caller, &conn, (unproven, deadline))).await,
         Err(outcome) => Err(outcome),
     };
     let outcome = match begun {
-        Ok((app, far)) => carry(&service, app, far, &conn).await,
+        Ok((app, far, _slot)) => carry(&service, app, far, &conn).await,
         Err(outcome) => outcome,
     };
     finish(&service, conn, outcome);
@@ -153,26 +169,21 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     }
 }
 
-/// Handshake, who is there, may they, and the other end: all within the connect timeout.
+/// Handshake, who is there, may they, and the other end: all within the connect timeout, but for
+/// the time in which a server's caller waits for a place.
 async fn begin(
     service: &Service,
     socket: TcpStream,
     caller: Caller,
     conn: &OpenConn,
-    deadline: Instant,
-) -> Result<(App, Box<dyn Far>), Outcome> {
-    let limit = service.config.connect;
-    let begun = async {
-        match service.config.role {
-            Role::Server => server(service, socket, caller, conn, deadline).await,
-            Role::Client => client(service, socket, caller.peer, conn, deadline).await,
-        }
-    };
-    let begun = match tokio::time::timeout_at(deadline, begun).await {
-        Ok(begun) => begun,
-        Err(_) => {
-            let why = format!("not connected after {limit:?}");
-            Err((CloseReason::ConnectTimeout, Some(why)))
+    (unproven, deadline): (Unproven, Instant),
+) -> Result<(App, Box<dyn Far>, Option<OwnedSemaphorePermit>), Outcome> {
+    let begun = match service.config.role {
+        Role::Server => server(service, socket, caller, conn, (unproven, deadline)).await,
+        Role::Client => {
+            let begun = client(service, socket, caller.peer, conn, deadline);
+            let begun = in_time(service, deadline, begun).await;
+            begun.map(|(app, far)| (app, far, None))
         }
     };
     match &begun {
@@ -183,20 +194,53 @@ async fn begin(
         }
         Err(_) => service.counts.failed.fetch_add(1, Relaxed),
     };
-    let (app, far) = begun?;
+    let (app, far, slot) = begun?;
     conn.count_opened();
     let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
     conn.facts(|f| f.tls.iter_mut().for_each(|tls| Arc::make_mut(tls).path = Some(path)));
-    Ok((app, far))
+    Ok((app, far, slot))
+}
+
+async fn in_time<T>(
+    service: &Service,
+    deadline: Instant,
+    what: impl Future<Output = Result<T, Outcome>>,
+) -> Result<T, Outcome> {
+    let late = |_| {
+        let why = format!("not connected after {:?}", service.config.connect);
+        Err((CloseReason::ConnectTimeout, Some(why)))
+    };
+    tokio::time::timeout_at(deadline, what).await.unwrap_or_else(late)
 }
 
 async fn server(
     service: &Service,
     socket: TcpStream,
+    caller: Caller,
+    conn: &OpenConn,
+    (unproven, deadline): (Unproven, Instant),
+) -> Result<(App, Box<SecuredFar>, Option<OwnedSemaphorePermit>), Outcome> {
+    let admitted = Box::pin(admitted(service, socket, caller, conn));
+    let (far, header) = tokio::select! {
+        admitted = in_time(service, deadline, admitted) => admitted?,
+        outcome = unproven.given_up() => return Err(outcome),
+    };
+    let proven = Instant::now();
+    let cut = async { (conn.live().until_cut().await, None) };
+    let slot = unproven.slot(service, cut).await?;
+    // What the handshake has left, however long the wait was.
+    let deadline = deadline + proven.elapsed();
+    let app = in_time(service, deadline, dial(service, conn, deadline, &header)).await?;
+    Ok((App::new(app), far, slot))
+}
+
+/// The handshake of a server's caller who may be here, and the header for its target.
+async fn admitted(
+    service: &Service,
+    socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
-    deadline: Instant,
-) -> Result<(App, Box<SecuredFar>), Outcome> {
+) -> Result<(Box<SecuredFar>, Vec<u8>), Outcome> {
     let limit = service.config.connect;
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
@@ -237,8 +281,7 @@ async fn server(
         let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
         header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
-    let app = dial(service, conn, deadline, &header).await?;
-    Ok((App::new(app), Box::new(far)))
+    Ok((Box::new(far), header))
 }
 
 async fn client(

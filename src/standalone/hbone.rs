@@ -180,11 +180,19 @@ pub(super) async fn serve(
     if let Some(why) = service.callers.unwelcome(peer.ip(), Instant::now()) {
         return refused(CloseReason::Overloaded, why);
     }
+    let gone = |(reason, why): Outcome| refused(reason, why.unwrap_or_default());
+    let unproven = match service.unproven(peer) {
+        Ok(place) => place,
+        Err(outcome) => return gone(outcome),
+    };
     let own = match identity(&service.keeper.current()) {
         Ok(own) => own,
         Err(why) => return refused(CloseReason::NoIdentity, why),
     };
-    let accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect).await;
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect) => accepted,
+        outcome = unproven.given_up() => return gone(outcome),
+    };
     let session = match accepted {
         Ok(session) => session,
         Err(TlsError::Silent) => {
@@ -196,6 +204,13 @@ pub(super) async fn serve(
     let proven = match service.held.live.admit(Direction::Inbound, id, theirs, &own.bundles) {
         Ok(proven) => proven,
         Err(no) => return refused(no.reason, no.why.to_string()),
+    };
+    let _slot = tokio::select! {
+        slot = unproven.slot(&service, std::future::pending()) => match slot {
+            Ok(slot) => slot,
+            Err(outcome) => return gone(outcome),
+        },
+        () = proven.ended() => return,
     };
     let chain: Vec<CertificateDer<'_>> = session.peer.chain.to_vec();
     let cert = PeerCert::of(&chain).map(Arc::new);

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Accepting, Access, Address, ForwardProxy, Keeper, Listening, MaterialConfig, ProxyMode,
-    TlsOptions, connection,
+    TlsOptions,
+    connection::{self, Outcome},
     hbone::{self, Hbone},
     health::{self, HealthConfig},
     held::Held,
@@ -31,7 +32,7 @@ use super::{
     tls::{Config, Configs},
 };
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Place, Places, Tasks, source},
     observe::{
         Telemetry,
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
@@ -39,6 +40,11 @@ use crate::{
     tls::Acceptor,
     tunnel::{Callers, Pool},
 };
+
+/// How many callers of a server may be there that have not proven who they are …
+const UNPROVEN: usize = 4_096;
+/// … and from one source: then its own oldest is given up.
+const UNPROVEN_OF_ONE: usize = 1_024;
 
 /// Which side speaks TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -119,7 +125,8 @@ pub struct ServiceConfig {
     pub close: Duration,
     /// How long a connection may last after its handshake.
     pub lifetime: Option<Duration>,
-    /// How many connections at once; more wait to be accepted.
+    /// How many connections at once; more wait: to be accepted, or with a server behind their
+    /// handshake.
     pub max_connections: Option<usize>,
     /// A PROXY header comes first on what is accepted.
     pub proxy_in: bool,
@@ -168,6 +175,8 @@ pub struct Service {
     pub(super) callers: Callers,
     configs: Configs,
     slots: Option<Arc<Semaphore>>,
+    /// Callers that have not proven who they are: they take no slot.
+    unproven: Places<IpAddr>,
     stop: CancellationToken,
     accepting: Tasks,
     conns: Tasks,
@@ -196,6 +205,8 @@ impl Service {
         let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
         let held = Held::new(&keeper.current());
+        // A balancer is the source of all that comes through it.
+        let of_one = if config.proxy_in { UNPROVEN } else { UNPROVEN_OF_ONE };
         let service = Self {
             config,
             held,
@@ -207,6 +218,7 @@ impl Service {
             names: Arc::new(names),
             configs: Configs::default(),
             slots,
+            unproven: Places::new(UNPROVEN, of_one),
             stop: CancellationToken::new(),
             accepting: Tasks::default(),
             conns: Tasks::default(),
@@ -308,13 +320,11 @@ impl Service {
         };
         let acceptor = Arc::default();
         loop {
-            // Before accept: who is too many waits in the kernel's queue.
-            let slot = match &self.slots {
-                None => None,
-                Some(slots) => match Arc::clone(slots).acquire_owned().await {
-                    Ok(slot) => Some(slot),
-                    Err(_) => return,
-                },
+            // Before accept: who is too many waits in the kernel's queue. Who calls a server waits
+            // behind its proof, that silent callers may keep nobody out.
+            let slot = match self.config.role {
+                Role::Client => self.slot().await,
+                Role::Server => None,
             };
             match listener.accept().await {
                 Ok((socket, peer)) => {
@@ -332,6 +342,26 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// A place among the connections at once, once there is one. Cancel safe.
+    pub(super) async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.slots {
+            None => None,
+            Some(slots) => Arc::clone(slots).acquire_owned().await.ok(),
+        }
+    }
+
+    /// A place for a caller who has to prove who that is, of a server.
+    pub(super) fn unproven(&self, peer: SocketAddr) -> Result<Unproven, Outcome> {
+        let place = match self.config.role {
+            Role::Client => None,
+            Role::Server => {
+                let place = self.unproven.take(source(peer.ip()));
+                Some(place.ok_or_else(|| overloaded("too many connections wait for a place"))?)
+            }
+        };
+        Ok(Unproven(place))
     }
 
     /// This worker's tunnels, if it makes any.
@@ -359,8 +389,13 @@ impl Service {
         let Some(pool) = pool.map(Arc::clone) else {
             let (streams, stop) = (self.conns.clone(), self.stop.clone());
             let acceptor = Arc::clone(acceptor);
-            let served = hbone::serve(service, acceptor, (socket, peer), streams, stop);
-            return self.conns.spawn(served.map(|()| drop(slot)));
+            return self.conns.spawn(hbone::serve(
+                service,
+                acceptor,
+                (socket, peer),
+                streams,
+                stop,
+            ));
         };
         let conn = self.record(peer);
         self.conns.spawn(async move {
@@ -391,6 +426,39 @@ impl Service {
         });
         conn
     }
+}
+
+/// The place of a caller of a server until it has proven who it is, and has a slot.
+pub(super) struct Unproven(Option<Place<IpAddr>>);
+
+impl Unproven {
+    /// Ends when somebody else needs the place. Cancel safe.
+    pub(super) async fn given_up(&self) -> Outcome {
+        match &self.0 {
+            Some(place) => place.given_up().await,
+            None => std::future::pending().await,
+        }
+        overloaded("it was given up for a newer one before it had proven who it is")
+    }
+
+    /// Waits for a slot, as somebody who has proven who that is; not beyond `cut`.
+    pub(super) async fn slot(
+        self,
+        service: &Service,
+        cut: impl Future<Output = Outcome>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Outcome> {
+        self.0.iter().for_each(Place::prove);
+        tokio::select! {
+            biased;
+            outcome = cut => Err(outcome),
+            slot = service.slot() => Ok(slot),
+            outcome = self.given_up() => Err(outcome),
+        }
+    }
+}
+
+fn overloaded(why: &str) -> Outcome {
+    (CloseReason::Overloaded, Some(why.to_owned()))
 }
 
 fn of_one_connection(error: &io::Error) -> bool {

@@ -285,6 +285,24 @@ fn places_taken_by_silent_ones_are_given_back() {
     drop(silent);
 }
 
+/// Silent ones take no place of those who have proven who they are, and where there are too many
+/// of them the oldest goes: a good caller does not even wait.
+#[test]
+fn silent_callers_keep_nobody_out() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let flags = "--allow-cn app --max-concurrent-conns 2 --connect-timeout 60s";
+    let adit = Adit::start(pki.server(echo.addr) + flags);
+    let silent: Vec<_> = (0..1100).map(|_| TcpStream::connect(adit.addr).unwrap()).collect();
+    let caller = Caller::new(&pki.ca, Some(&pki.app));
+    for _ in 0..3 {
+        assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
+    }
+    adit.logs("reason=\"overloaded\" … it was given up for a newer one");
+    assert_eq!(adit.count("tls_timeout"), 0);
+    eventually("the others are still there", || adit.descriptors() > 1000);
+    drop(silent);
+}
+
 /// The one who holds the only place is drained; who waits in the queue is not served by a server
 /// that is about to go.
 #[test]

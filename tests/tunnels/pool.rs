@@ -247,7 +247,8 @@ fn renewed() {
                     }
                 };
                 let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
-                let _ = serve(session, peer, &config, &tasks, draining, handle).await;
+                let who = caller(&session, peer);
+                let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
             }
         })
         .await;

@@ -94,7 +94,9 @@ async fn idle(tasks: &Tasks) -> Ends {
             adit::relay::run(&mut socket, &mut stream, &Arc::default(), None).await;
         };
         let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
-        let _ = serve(session.unwrap(), peer, &config, &streams, draining, handle).await;
+        let session = session.unwrap();
+        let who = crate::tunnel::caller(&session, peer);
+        let _ = serve(session, peer, &config, &who, &streams, draining, handle).await;
         let _ = say.send(());
     });
     let (pool, hop) = pool_to(way(to, tasks, Arc::clone(&frozen)).await, tasks);

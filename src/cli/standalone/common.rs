@@ -206,7 +206,8 @@ pub(super) struct CommonArgs {
     /// How long a connection may last; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) max_conn_lifetime: Duration,
-    /// How many connections at once, the rest waits; 0 for any number
+    /// How many connections at once, the rest waits; 0 for any number. Callers of a server count
+    /// when they have proven who they are
     #[arg(long, value_name = "N", default_value = "0")]
     pub(super) max_concurrent_conns: usize,
     /// Do not resolve the target's name at start
