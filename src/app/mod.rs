@@ -6,6 +6,7 @@ mod carrier;
 mod demo;
 mod ebb;
 mod fleet;
+mod opened;
 mod probed;
 mod run;
 mod source;
@@ -16,4 +17,5 @@ mod workload_api;
 
 pub use ca_serve::ca_serve;
 pub use demo::demo;
+pub use opened::{opened_mesh, opened_services};
 pub use run::{RunError, run};

@@ -100,6 +100,7 @@ async fn serve(
         warnings,
         ca: ca_config,
         federation,
+        sections: _,
     } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
     let node = Arc::new(Node {

@@ -1,107 +1,154 @@
-//! `adit check`: is this mesh file right, or this file of `adit proxy`?
+//! `adit check`: is this mesh file right, or this file of `adit proxy`, and what it names?
 
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{BAD_CONFIG, OK};
+use super::{BAD_CONFIG, FAILED, OK, findings::Output};
 use crate::{
-    config::{self, Checked, LoadError, StandaloneFile},
+    app::{opened_mesh, opened_services},
+    config::{self, Checked, Fault, Faults, Files, LoadError, StandaloneFile},
     standalone::Role,
 };
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --json mesh.yaml | jq .faults"
+    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them.\n\nExit codes: 0 right, 1 warnings and --strict, 2 usage, 3 faults"
 )]
 pub(super) struct CheckArgs {
-    /// The mesh file, or the file of `adit proxy`
+    /// The mesh file, or the file of `adit proxy`; - is standard input
     file: PathBuf,
-    /// Print the result as JSON
+    /// Open no file that it names: it is for another machine
     #[arg(long)]
+    no_files: bool,
+    /// Fail for warnings too
+    #[arg(long)]
+    strict: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+    /// As --output json
+    #[arg(long, hide = true)]
     json: bool,
 }
 
-pub(super) fn run(args: &CheckArgs) -> u8 {
-    if config::is_standalone(&args.file) {
-        return standalone(args);
-    }
-    let loaded = config::load(&args.file);
-    if args.json {
-        println!("{:#}", as_json(&loaded));
-    } else {
-        match &loaded {
-            Ok(checked) => print(args, checked),
-            Err(error) => eprintln!("{error}"),
-        }
-    }
-    if loaded.is_ok() { OK } else { BAD_CONFIG }
+/// What was found.
+#[derive(Default)]
+struct Found {
+    faults: Option<LoadError>,
+    warnings: Vec<Fault>,
+    /// For people and for scripts, where nothing is wrong.
+    summary: Option<(String, Value)>,
 }
 
-/// The same for services that stand in front of others.
-fn standalone(args: &CheckArgs) -> u8 {
-    let loaded = config::load_standalone(&args.file);
-    if args.json {
-        println!("{:#}", standalone_as_json(&loaded));
+impl Found {
+    /// What a right file needs of other files.
+    fn and(mut self, file: &str, opened: Vec<Fault>) -> Self {
+        if !opened.is_empty() {
+            self.faults = Some(Faults { file: file.into(), faults: opened, more: 0 }.into());
+        }
+        self
+    }
+}
+
+impl From<LoadError> for Found {
+    fn from(error: LoadError) -> Self {
+        Self { faults: Some(error), ..Self::default() }
+    }
+}
+
+pub(super) fn run(args: &CheckArgs) -> u8 {
+    let file = args.file.display().to_string();
+    let found = match config::read_text(&args.file) {
+        Err(error) => error.into(),
+        Ok(text) if config::is_standalone(&text) => standalone(args, &file, &text),
+        Ok(text) => mesh(args, &file, &text),
+    };
+    if args.json || args.output == Output::Json {
+        println!("{:#}", as_json(&found));
     } else {
-        match &loaded {
-            Ok(read) => {
-                let (servers, all) = (servers(read), read.services.len());
-                let file = args.file.display();
-                println!(
-                    "{file}: right. {all} services ({servers} servers, {} clients)",
-                    all - servers
-                );
-            }
-            Err(error) => eprintln!("{error}"),
+        found.warnings.iter().for_each(|w| println!("{file}:{w} (warning)"));
+        match (&found.faults, &found.summary) {
+            (Some(error), _) => eprintln!("{error}"),
+            (None, Some((summary, _))) => println!("{file}: right. {summary}"),
+            (None, None) => {}
         }
     }
-    if loaded.is_ok() { OK } else { BAD_CONFIG }
+    match (&found.faults, args.strict && !found.warnings.is_empty()) {
+        (Some(_), _) => BAD_CONFIG,
+        (None, true) => FAILED,
+        (None, false) => OK,
+    }
+}
+
+/// Services that stand in front of others.
+fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
+    let files = if args.no_files { Files::Elsewhere } else { Files::Here };
+    let read = match config::check_standalone_for(file, text, files) {
+        Ok(read) => read,
+        Err(faults) => return LoadError::from(faults).into(),
+    };
+    let (servers, all) = (servers(&read), read.services.len());
+    let words = format!("{all} services ({servers} servers, {} clients)", all - servers);
+    let summary = Some((words, json!({ "services": all, "servers": servers })));
+    let found = Found { summary, ..Found::default() };
+    match args.no_files {
+        true => found,
+        false => {
+            let failed = |error: anyhow::Error| vec![Fault::at_start(error.to_string())];
+            found.and(file, opened_services(&read).unwrap_or_else(failed))
+        }
+    }
 }
 
 fn servers(read: &StandaloneFile) -> usize {
     read.services.iter().filter(|service| service.role == Role::Server).count()
 }
 
-fn standalone_as_json(loaded: &Result<StandaloneFile, LoadError>) -> serde_json::Value {
-    match loaded {
-        Ok(read) => json!({
-            "ok": true,
-            "faults": [],
-            "summary": { "services": read.services.len(), "servers": servers(read) },
-        }),
-        Err(LoadError::Faults(faults)) => json!({ "ok": false, "faults": faults.faults }),
-        Err(error) => json!({ "ok": false, "error": error.to_string() }),
+fn mesh(args: &CheckArgs, file: &str, text: &str) -> Found {
+    let mut checked = match config::parse(file, text) {
+        Ok(checked) => checked,
+        Err(faults) => return LoadError::from(faults).into(),
+    };
+    let warnings = std::mem::take(&mut checked.warnings);
+    let mut found = Found { warnings, summary: Some(summary(&checked)), ..Found::default() };
+    if args.no_files {
+        return found;
     }
+    let (faults, warnings) = opened_mesh(&checked);
+    found.warnings.extend(warnings);
+    found.and(file, faults)
 }
 
-fn print(args: &CheckArgs, checked: &Checked) {
-    let file = args.file.display();
-    checked.warnings.iter().for_each(|w| println!("{file}:{w} (warning)"));
-    println!(
-        "{file}: right. {} workloads ({} carried by this process), {} services, {} policies",
-        checked.snapshot.workloads().count(),
-        checked.local_workloads().len(),
-        checked.snapshot.services().count(),
-        checked.snapshot.policies().count(),
+fn summary(checked: &Checked) -> (String, Value) {
+    let mesh = &checked.snapshot;
+    let (workloads, services) = (mesh.workloads().count(), mesh.services().count());
+    let (carried, policies) = (checked.local_workloads().len(), mesh.policies().count());
+    let words = format!(
+        "{workloads} workloads ({carried} carried by this process), {services} services, \
+         {policies} policies"
     );
+    let counts = json!({
+        "workloads": workloads,
+        "carried": carried,
+        "services": services,
+        "policies": policies,
+    });
+    (words, counts)
 }
 
-fn as_json(loaded: &Result<Checked, LoadError>) -> serde_json::Value {
-    match loaded {
-        Ok(checked) => json!({
+fn as_json(found: &Found) -> Value {
+    match &found.faults {
+        None => json!({
             "ok": true,
             "faults": [],
-            "warnings": checked.warnings,
-            "summary": {
-                "workloads": checked.snapshot.workloads().count(),
-                "carried": checked.local_workloads().len(),
-                "services": checked.snapshot.services().count(),
-                "policies": checked.snapshot.policies().count(),
-            },
+            "warnings": found.warnings,
+            "summary": found.summary.as_ref().map(|(_, counts)| counts),
         }),
-        Err(LoadError::Faults(faults)) => json!({ "ok": false, "faults": faults.faults }),
-        Err(error) => json!({ "ok": false, "error": error.to_string() }),
+        Some(LoadError::Faults(faults)) => {
+            json!({ "ok": false, "faults": faults.faults, "warnings": found.warnings })
+        }
+        Some(error) => json!({ "ok": false, "error": error.to_string() }),
     }
 }

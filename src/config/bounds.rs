@@ -1,7 +1,7 @@
 //! What a file may demand of its reader: bytes, nesting, values. Asked before anything is built
 //! of it, by a parser that keeps its place on the heap; the one that builds recurses.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
 use saphyr_parser::{Event, Parser};
 
@@ -19,12 +19,18 @@ pub(super) fn read(path: &Path, max: u64) -> Result<String, LoadError> {
     let failed = |source| LoadError::Read { path: path.into(), source };
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
-    let too_large = |size| LoadError::TooLarge { path: path.into(), size, max };
     if size > max {
-        return Err(too_large(size));
+        return Err(LoadError::TooLarge { path: path.into(), size, max });
     }
+    read_from(file, path, max)
+}
+
+/// The text of at most `max` bytes that `from` has; `path` is its name in errors.
+pub(super) fn read_from(from: impl Read, path: &Path, max: u64) -> Result<String, LoadError> {
+    let failed = |source| LoadError::Read { path: path.into(), source };
+    let too_large = |size| LoadError::TooLarge { path: path.into(), size, max };
     let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    from.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max {
         return Err(too_large(bytes.len() as u64));
     }
@@ -76,7 +82,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f.yaml");
         std::fs::write(&file, text).unwrap();
-        assert!(!config::is_standalone(&file));
+        assert!(!config::is_standalone(text));
         vec![
             config::load(&file).unwrap_err().to_string(),
             config::load_standalone(&file).unwrap_err().to_string(),
@@ -117,7 +123,11 @@ mod tests {
         assert!(faults.faults.len() <= 50, "{}", faults.faults.len());
         let said = faults.to_string();
         assert!(said.ends_with("of them not listed") && said.len() < 20_000, "{said}");
-        assert_eq!(faults.faults.len() + faults.more, 200_002, "and two that are missing");
+        assert_eq!(
+            faults.faults.len() + faults.more,
+            200_001,
+            "and one that is missing and not misspelt"
+        );
         let long = format!("{}: x\n", "k".repeat(100_000));
         let said = config::parse("f", &long).unwrap_err().to_string();
         assert!(said.len() < 10_000, "{}", said.len());

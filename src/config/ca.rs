@@ -45,7 +45,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
             return None;
         }
         (None, _) => {
-            ca.of.fault(format!("which source? One of {}", SOURCES.join(", ")));
+            ca.of.lacks(format!("which source? One of {}", SOURCES.join(", ")));
             return None;
         }
     };

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use pki_types::ServerName;
+
 use super::{
     Faults, LoadError, bounds,
     ca::MIN_LIFETIME,
@@ -63,15 +65,15 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
 
 pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&path.display().to_string(), &text, read)?)
+    Ok(parse(&path.display().to_string(), &text, Notes::default(), read)?)
 }
 
 pub(super) fn parse<T>(
     file: &str,
     text: &str,
+    notes: Notes,
     read: impl Fn(&Item<'_>) -> Option<T>,
 ) -> Result<T, Faults> {
-    let notes = Notes::default();
     let documents = documents(text).map_err(|fault| Faults::one(file, fault))?;
     let [document] = documents.as_slice() else {
         return Err(Faults::at_start(file, "expected one YAML document"));
@@ -104,7 +106,13 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
         top.require("trustDomain").and_then(|t| t.parse("cluster.local"));
     let dir = path(&top, "dir");
     let names: Vec<String> = top.list("serverNames").iter().filter_map(|n| n.text()).collect();
-    if names.is_empty() {
+    for item in top.list("serverNames") {
+        let name = item.text().filter(|name| ServerName::try_from(name.as_str()).is_err());
+        if let Some(name) = name {
+            item.fault(format!("{name:?} is neither a DNS name nor an IP address"));
+        }
+    }
+    if names.is_empty() && top.get("serverNames").is_none() {
         root.fault("serverNames is missing: the DNS names and IP addresses that clients call");
     }
     let lifetime = top.get("svidLifetime");

@@ -17,6 +17,14 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// One that is about the whole file.
+    #[must_use]
+    pub fn at_start(message: String) -> Self {
+        Self { line: 1, column: 1, key: String::new(), message }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.line, self.column)?;
@@ -41,8 +49,7 @@ pub struct Faults {
 impl Faults {
     /// One that is about the whole file.
     pub(super) fn at_start(file: &str, message: &str) -> Self {
-        let fault = Fault { line: 1, column: 1, key: String::new(), message: message.into() };
-        Self::one(file, fault)
+        Self::one(file, Fault::at_start(message.into()))
     }
 
     /// A single one.

@@ -68,7 +68,7 @@ fn relation(item: &Item<'_>) -> Option<Relation> {
         (Some(endpoint), None) => endpoint_of(&endpoint)?,
         (None, Some(file)) => BundleFrom::File(file.text()?.into()),
         _ => {
-            item.fault("expected either bundleEndpoint or bundleFile");
+            item.lacks("expected either bundleEndpoint or bundleFile");
             return None;
         }
     };

@@ -21,7 +21,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<FilesConfig> {
         }
         (None, None, None, Some(keystore)) => Credential::Keystore { keystore, password },
         _ => {
-            item.fault(
+            item.lacks(
                 "expected certificate and privateKey, or dir (with tls.crt, tls.key, ca.crt), or \
                  keystore",
             );
@@ -31,7 +31,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<FilesConfig> {
     match bundle.or_else(|| dir.map(|dir| dir.join("ca.crt"))) {
         Some(bundle) => Some(FilesConfig { credential, bundle }),
         None => {
-            item.fault("bundle is missing: the authorities that peers' SVIDs are checked against");
+            item.lacks("bundle is missing: the authorities that peers' SVIDs are checked against");
             None
         }
     }

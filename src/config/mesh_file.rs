@@ -10,6 +10,7 @@ use std::{
 use super::{
     CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, bounds, ca, policies,
     reader::{Item, Map, Notes, documents},
+    unmatched::Known,
     workload_api,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub struct Checked {
     pub settings: Settings,
     /// What is legal and probably not meant.
     pub warnings: Vec<Fault>,
+    /// Where the sections `ca` and `federation` stand, to say what is wrong with their files.
+    pub sections: [Option<Fault>; 2],
 }
 
 impl Checked {
@@ -81,6 +84,17 @@ impl Checked {
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
     Ok(parse(&path.display().to_string(), &text)?)
+}
+
+/// The text of a file of either kind, or of standard input, which is called `-`.
+///
+/// # Errors
+/// If it cannot be read, or is too long.
+pub fn read_text(path: &Path) -> Result<String, LoadError> {
+    match path.as_os_str() == "-" {
+        true => bounds::read_from(std::io::stdin().lock(), path, MAX_FILE),
+        false => bounds::read(path, MAX_FILE),
+    }
 }
 
 /// Checks a text; `file` is its name in faults.
@@ -152,7 +166,9 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     check_node(&top, node.as_deref(), &workloads);
     let redirects = matches!(capture, Some(Capture::Nft { .. }));
     check_namespaces(&top, node.as_deref(), &workloads, redirects);
-    check_trust_domains(&top, node.as_deref(), &domain, &workloads);
+    if trust_domain.is_some() {
+        check_trust_domains(&top, node.as_deref(), &domain, &workloads);
+    }
     if let Some(CaConfig::Broker(broker)) = &ca {
         check_references(&top, node.as_deref(), broker, &workloads);
         let entries = workload_api.as_ref().is_some_and(|api| !api.entries.is_empty());
@@ -160,8 +176,10 @@ fn read(root: &Item<'_>) -> Option<Checked> {
             item.warn("ca.broker gives SVIDs to pods only: these entries get none");
         }
     }
+    let known = Known { own: &domain, federated: &federation.trust_domains, workloads: &workloads };
     let mut names = BTreeSet::new();
     for (policy, item) in &policies {
+        known.unmatched(policy).into_iter().for_each(|why| item.warn(why));
         if !names.insert(policy.key()) {
             item.fault(format!("there is already a policy {}", policy.key()));
         }
@@ -181,6 +199,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         workload_api,
         settings,
         warnings: Vec::new(),
+        sections: ["ca", "federation"].map(|key| Some(top.get(key)?.at(""))),
     })
 }
 
@@ -350,8 +369,11 @@ fn read_workloads(
             }
         };
         let addresses = addresses(&map, &format!("workload {uid}"), taken);
-        if addresses.is_empty() {
-            item.fault("addresses is missing: at least one IP address of the pod");
+        let known = map.misspells("addresses");
+        if addresses.is_empty() && !known {
+            map.get("addresses")
+                .unwrap_or(item.clone())
+                .lacks("addresses is missing: at least one IP address of the pod");
         }
         let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
         let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect();
@@ -402,7 +424,9 @@ fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Ve
         let by_name = hostname.split('.').nth(1).unwrap_or("default").to_owned();
         let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
         let addresses = addresses(&map, &format!("service {hostname}"), taken);
-        let behind = map.list("workloads").iter().filter_map(|w| reference(w, workloads)).collect();
+        let whole = !top.get("workloads").is_some_and(|all| all.is_faulty());
+        let find = |w| reference(w, workloads, whole);
+        let behind = map.list("workloads").iter().filter_map(find).collect();
         let mut ports: Vec<ServicePort> = Vec::new();
         for item in map.list("ports") {
             let Some(port) = service_port(&item) else { continue };
@@ -422,10 +446,14 @@ fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Ve
     all
 }
 
-fn reference(item: &Item<'_>, workloads: &[Workload]) -> Option<Arc<str>> {
+/// A workload by its uid. One with a fault of its own is not known here.
+fn reference(item: &Item<'_>, workloads: &[Workload], whole: bool) -> Option<Arc<str>> {
     let uid = item.text()?;
     if let Some(found) = workloads.iter().find(|w| *w.uid == *uid) {
         return Some(found.uid.clone());
+    }
+    if !whole {
+        return None;
     }
     let near = workloads
         .iter()

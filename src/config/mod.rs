@@ -15,16 +15,19 @@ mod reader;
 mod settings;
 mod standalone;
 mod stunnel;
+mod unmatched;
 mod workload_api;
 
 pub use ca::CaConfig;
 pub use ca_server::{CaServerConfig, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
-pub use mesh_file::{Capture, Checked, load, parse};
+pub use mesh_file::{Capture, Checked, load, parse, read_text};
+pub use reader::Files;
 pub use settings::Settings;
 pub use standalone::{
-    Globals, StandaloneFile, check_standalone, is_standalone, load_policies, load_standalone,
+    Globals, StandaloneFile, check_standalone, check_standalone_for, is_standalone, load_policies,
+    load_standalone,
 };
 pub use stunnel::{Certificate as ImportedCertificate, Imported, import as import_stunnel};
 pub use workload_api::WorkloadApiConfig;

@@ -19,6 +19,15 @@ const MESSAGE: usize = 2000;
 /// Longer words are not compared with those that are known.
 const WORD: usize = 64;
 
+/// Whether the files that a text names are opened while it is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Files {
+    /// They are here.
+    Here,
+    /// The text is for another machine.
+    Elsewhere,
+}
+
 /// Collects faults and warnings while a file is read.
 #[derive(Default)]
 pub(super) struct Notes {
@@ -26,9 +35,16 @@ pub(super) struct Notes {
     /// Faults beyond those that are listed.
     more: Cell<usize>,
     warnings: RefCell<Vec<Fault>>,
+    /// Files that the text names are not opened: it is for another machine.
+    elsewhere: bool,
 }
 
 impl Notes {
+    /// For a text whose files are opened, or are not.
+    pub(super) fn of(files: Files) -> Self {
+        Self { elsewhere: files == Files::Elsewhere, ..Self::default() }
+    }
+
     /// Another fault, which is made only if it is listed.
     fn fault(&self, make: impl FnOnce() -> Fault) {
         let mut faults = self.faults.borrow_mut();
@@ -89,7 +105,13 @@ impl<'a> Item<'a> {
         Self { yaml, path: String::new(), notes }
     }
 
-    fn at(&self, message: impl Display) -> Fault {
+    /// Whether the files that it names are not to be opened.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.notes.elsewhere
+    }
+
+    /// What is said about it.
+    pub(super) fn at(&self, message: impl Display) -> Fault {
         let start = self.yaml.span.start;
         let (line, column) = (start.line(), start.col() + 1);
         let (key, message) = (cut(self.path.clone()), cut(message.to_string()));
@@ -98,6 +120,13 @@ impl<'a> Item<'a> {
 
     pub(super) fn fault(&self, message: impl Display) {
         self.notes.fault(|| self.at(message));
+    }
+
+    /// What it lacks, unless a fault in it may be why.
+    pub(super) fn lacks(&self, message: impl Display) {
+        if !self.is_faulty() {
+            self.fault(message);
+        }
     }
 
     /// Whether a fault was found in it. Where not all are listed, any may be.
@@ -124,7 +153,7 @@ impl<'a> Item<'a> {
 
     /// The entries of a mapping whose keys are all among `known`; others are faults.
     pub(super) fn map(&self, known: &'static [&'static str]) -> Map<'a> {
-        let mut entries = Vec::new();
+        let (mut entries, mut unknown_keys, mut meant) = (Vec::new(), false, Vec::new());
         if let YamlData::Mapping(mapping) = &self.yaml.data {
             for (key, value) in mapping {
                 let name = key.data.as_str().unwrap_or("?");
@@ -136,6 +165,10 @@ impl<'a> Item<'a> {
                     let item = Item { yaml: value, path: path(), notes: self.notes };
                     entries.push((name.to_owned(), item));
                 } else {
+                    unknown_keys = true;
+                    if self.notes.more.get() == 0 {
+                        meant.extend(nearest(name, known));
+                    }
                     let at = || Item { yaml: key, path: path(), notes: self.notes };
                     self.notes.fault(|| at().at(unknown(name, known)));
                 }
@@ -143,7 +176,7 @@ impl<'a> Item<'a> {
         } else {
             self.fault(format!("expected a mapping with keys such as {}", known.join(", ")));
         }
-        Map { entries, of: self.clone() }
+        Map { entries, unknown_keys, meant, of: self.clone() }
     }
 
     /// Any mapping of texts, such as labels.
@@ -236,6 +269,9 @@ impl<'a> Item<'a> {
 /// A mapping whose keys are known.
 pub(super) struct Map<'a> {
     entries: Vec<(String, Item<'a>)>,
+    unknown_keys: bool,
+    /// What unknown keys were probably to be.
+    meant: Vec<&'static str>,
     pub(super) of: Item<'a>,
 }
 
@@ -244,14 +280,21 @@ impl<'a> Map<'a> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, item)| item.clone())
     }
 
-    /// Whether no known key is there.
+    /// Whether no key is there. Unknown ones are a fault already.
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && !self.unknown_keys
+    }
+
+    /// Whether an unknown key was probably to be this one.
+    pub(super) fn misspells(&self, key: &str) -> bool {
+        self.meant.contains(&key)
     }
 
     pub(super) fn require(&self, key: &str) -> Option<Item<'a>> {
         let found = self.get(key);
-        if found.is_none() {
+        // A key that is misspelt is a fault already, and so is what is no mapping at all.
+        let known = self.misspells(key) || !matches!(self.of.yaml.data, YamlData::Mapping(_));
+        if found.is_none() && !known {
             self.of.fault(format!("{key} is missing"));
         }
         found
@@ -279,14 +322,15 @@ fn cut(mut text: String) -> String {
 }
 
 fn suggest(word: &str, among: &[&str]) -> String {
+    nearest(word, among).map_or(String::new(), |near| format!("; did you mean {near}?"))
+}
+
+/// The one of these words that was probably to be written.
+fn nearest<'a>(word: &str, among: &[&'a str]) -> Option<&'a str> {
     if word.len() > WORD {
-        return String::new();
+        return None;
     }
-    let near = among.iter().map(|w| (strsim::damerau_levenshtein(word, w), w)).min();
-    match near {
-        Some((distance, w)) if distance <= 1 + word.chars().count() / 3 => {
-            format!("; did you mean {w}?")
-        }
-        _ => String::new(),
-    }
+    let (distance, near) =
+        among.iter().map(|w| (strsim::damerau_levenshtein(word, w), *w)).min()?;
+    (distance <= 1 + word.chars().count() / 3).then_some(near)
 }

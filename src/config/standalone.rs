@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Faults, LoadError, bounds, ca_server, policies,
-    reader::{self, Item, Map, Notes, documents},
+    Fault, Faults, LoadError, bounds, ca_server, policies,
+    reader::{self, Files, Item, Map, Notes, documents},
 };
 use crate::{
     policy::Rules,
@@ -27,8 +27,6 @@ pub use process::Globals;
 
 /// The longest file of policies, bytes.
 const MAX_POLICIES: u64 = 4 << 20;
-/// The longest file that is looked at for what it is.
-const MAX_GUESSED: u64 = 32 << 20;
 /// The most services of one process.
 const MOST_SERVICES: usize = 1000;
 const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
@@ -40,6 +38,8 @@ pub struct StandaloneFile {
     pub services: Vec<ServiceConfig>,
     /// What concerns the process.
     pub globals: Globals,
+    /// Where the credential of each service stands, to say what is wrong with its files.
+    pub credentials: Vec<Fault>,
 }
 
 /// Reads and checks a file of `adit proxy`, and the files of policies that it names.
@@ -55,15 +55,26 @@ pub fn load_standalone(path: &Path) -> Result<StandaloneFile, LoadError> {
 /// # Errors
 /// All faults at once.
 pub fn check_standalone(file: &str, text: &str) -> Result<StandaloneFile, Faults> {
-    ca_server::parse(file, text, read)
+    check_standalone_for(file, text, Files::Here)
 }
 
-/// Whether a file describes services in front of others rather than a mesh. Guesses: what it is not
+/// The same, where the files that it names may be on another machine.
+///
+/// # Errors
+/// All faults at once.
+pub fn check_standalone_for(
+    file: &str,
+    text: &str,
+    files: Files,
+) -> Result<StandaloneFile, Faults> {
+    ca_server::parse(file, text, Notes::of(files), read)
+}
+
+/// Whether a text describes services in front of others rather than a mesh. Guesses: what it is not
 /// sure of is a mesh.
 #[must_use]
-pub fn is_standalone(path: &Path) -> bool {
-    let Ok(text) = bounds::read(path, MAX_GUESSED) else { return false };
-    let Ok(documents) = documents(&text) else { return false };
+pub fn is_standalone(text: &str) -> bool {
+    let Ok(documents) = documents(text) else { return false };
     let keys = documents.first().map(reader::keys).unwrap_or_default();
     let has = |key: &str| keys.contains(&key);
     has("services") && !["trustDomain", "ca", "workloads", "capture", "mtls"].into_iter().any(has)
@@ -108,7 +119,12 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
             item.fault(format!("{other} listens at {} already", service.listen));
         }
     }
+    let credential = |n: usize, item: &Item<'_>| {
+        let at = item.at("");
+        Fault { key: format!("services[{n}].credential"), ..at }
+    };
     Some(StandaloneFile {
+        credentials: services.iter().enumerate().map(|(n, (_, at))| credential(n, at)).collect(),
         services: services.into_iter().map(|(service, _)| service).collect(),
         globals: process::globals(&top),
     })
@@ -235,7 +251,8 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         let key = breach.key(role);
         let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
         // What is wrong already is not said to be missing as well.
-        if !at.as_ref().is_some_and(Item::is_faulty) {
+        let misspelt = map.misspells(key) || (key == "targets" && map.misspells("target"));
+        if !misspelt && !at.as_ref().is_some_and(Item::is_faulty) {
             at.unwrap_or(item.clone()).fault(breach.told(Wording::File, role));
         }
     };

@@ -1,6 +1,8 @@
 //! What no service may be, whether flags or a file describe it: plaintext stays on this host, one
 //! credential, somebody named who may call. Both ask here; only the words differ.
 
+use pki_types::ServerName;
+
 use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
 
 /// The most targets of one service.
@@ -29,6 +31,8 @@ pub enum Breach {
     PlaintextLeaves(Address),
     /// A client listens for other hosts.
     PlaintextComes(Address),
+    /// A client's target cannot be asked for a certificate of this name.
+    ServerName(String),
     /// A server's target is a socket of systemd.
     NoTarget(Address),
     /// A client's target is no TCP.
@@ -69,6 +73,7 @@ impl Breach {
             Self::Targets(_) | Self::Twice(_) | Self::PlaintextLeaves(_) => "targets",
             Self::NoTarget(_) | Self::NotTcp(_) | Self::TunnelTargets => "targets",
             Self::PlaintextComes(_) => "listen",
+            Self::ServerName(_) => "serverName",
             Self::NoCredential => "credential",
             Self::NobodyAsked => "authentication",
             Self::TunnelIdentity => "tunnel",
@@ -106,6 +111,12 @@ impl Breach {
                  systemd:, or {}",
                 or("--listen ", "listen "),
                 or("--unsafe-listen", "unsafeListen: true")
+            ),
+            Self::ServerName(name) => format!(
+                "{}{name:?} is neither a DNS name nor an IP address, so no certificate can have \
+                 it; a server's SPIFFE ID goes into {}",
+                or("--override-server-name ", ""),
+                or("--verify-id", "verify.ids")
             ),
             Self::NoTarget(_) if flags => "--target: systemd:NAME is for --listen".into(),
             Self::NoTarget(address) => format!("target {address}: systemd:NAME is for listen"),
@@ -185,6 +196,10 @@ impl ServiceConfig {
     pub fn checked(mut self) -> Result<Self, Vec<Breach>> {
         let mut breaches = Vec::new();
         self.check_targets(&mut breaches);
+        let named = self.server_name.as_deref();
+        if let Some(name) = named.filter(|name| ServerName::try_from(*name).is_err()) {
+            breaches.push(Breach::ServerName(name.to_owned()));
+        }
         self.check_tunnel(&mut breaches);
         self.check_access(&mut breaches);
         if self.connect.is_zero() {

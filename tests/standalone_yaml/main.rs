@@ -2,6 +2,7 @@
 //! that come and go; policies; an imported stunnel.conf; what is logged and counted of peers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod checks;
 mod counted;
 mod edits;
 mod files;

@@ -58,6 +58,14 @@ impl Upstream {
         self.files().into_iter().find(|file| real(file) == real(path))
     }
 
+    /// Whether the files fit together now.
+    ///
+    /// # Errors
+    /// Which is wrong, and how.
+    pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), CaError> {
+        self.load(trust_domain).map(drop)
+    }
+
     pub(super) fn load(&self, trust_domain: &TrustDomain) -> Result<Found, CaError> {
         let mut chain = certificates(&self.certificate)?;
         let roots = certificates(&self.bundle)?;

@@ -5,7 +5,7 @@
 mod read;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch::Receiver;
@@ -45,6 +45,14 @@ pub enum Credential {
 }
 
 impl FilesConfig {
+    /// Whether the files fit together and make an SVID now.
+    ///
+    /// # Errors
+    /// Which is wrong, and how.
+    pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), String> {
+        read::read(self, trust_domain, SystemTime::now()).map(drop)
+    }
+
     fn paths(&self) -> Vec<&PathBuf> {
         let mut paths = vec![&self.bundle];
         match &self.credential {

@@ -67,6 +67,14 @@ impl Rego {
         Ok(Self { file: followed, query: query.to_owned(), within, engine, turns })
     }
 
+    /// One whose file is on another machine; it admits nobody.
+    #[must_use]
+    pub fn unread(file: &Path, query: &str, within: Duration) -> Self {
+        let engine = ArcSwap::from_pointee(Engine::new());
+        let turns = Arc::new(Semaphore::new(MOST));
+        Self { file: Followed::new(file), query: query.to_owned(), within, engine, turns }
+    }
+
     /// Where it is from.
     #[must_use]
     pub fn file(&self) -> &Followed {

@@ -25,8 +25,8 @@ use proof::Shown;
 
 use super::error::FetchError;
 use crate::{
-    ca::Svids,
-    identity::{SpiffeId, TrustDomain},
+    ca::{Svids, workload_api::client::key_matches},
+    identity::{SpiffeId, TrustDomain, key_files},
     lifecycle::{Place, Places, Tasks, source},
     rpc::http::{self, Answer},
 };
@@ -67,6 +67,24 @@ pub struct KeyPairFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub private_key: PathBuf,
+}
+
+impl KeyPairFiles {
+    /// Whether they fit together now.
+    ///
+    /// # Errors
+    /// Which is wrong, and how.
+    pub fn check(&self) -> Result<(), String> {
+        let chain = key_files::certificates(&self.certificate)?;
+        let key = key_files::private_key(&self.private_key)?;
+        match chain.first().is_some_and(|leaf| key_matches(leaf, &key)) {
+            true => Ok(()),
+            false => {
+                let why = "the private key is not that of the certificate";
+                Err(key_files::at(&self.certificate, why))
+            }
+        }
+    }
 }
 
 /// An `OpenID` provider's public half: discovery document and keys.

@@ -1,0 +1,105 @@
+//! Whether what a file names can be opened, as `adit run` and `adit proxy` would open it.
+
+use std::{fs::File, path::Path, time::Duration};
+
+use tokio::{runtime::Builder, time::timeout};
+
+use crate::{
+    ca::federation::{BundleFrom, Profile, Proof},
+    config::{CaConfig, Checked, Fault, FederationConfig, StandaloneFile},
+    identity::key_files::{at, certificates},
+    observe::Telemetry,
+    standalone::{Keeper, MaterialConfig, Service, ServiceConfig},
+};
+
+/// How long a service's files may take to be read: one may be a pipe.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// What is wrong with the files of each service, where it stands.
+///
+/// # Errors
+/// If this machine gives no runtime.
+pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<Vec<Fault>> {
+    let telemetry = Telemetry::new()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut faults = Vec::new();
+    for (service, place) in read.services.iter().zip(&read.credentials) {
+        let opened = runtime.block_on(async { timeout(WITHIN, open(service, &telemetry)).await });
+        let late = |_| Err(format!("files could not be read within {WITHIN:?}"));
+        if let Err(message) = opened.unwrap_or_else(late) {
+            faults.push(Fault { message, ..place.clone() });
+        }
+    }
+    // A file that is still being read keeps nothing from ending.
+    runtime.shutdown_background();
+    Ok(faults)
+}
+
+async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), String> {
+    match &service.material {
+        // Who gives them may not be there yet.
+        MaterialConfig::WorkloadApi { .. } => return Ok(()),
+        material if material.acme().is_some_and(|acme| !acme.file().exists()) => return Ok(()),
+        MaterialConfig::Files { .. } => {}
+    }
+    let keeper = Keeper::open(service.material.clone()).await?;
+    Service::new(service.clone(), keeper, telemetry.clone()).map(drop)
+}
+
+/// What is wrong with the files of a mesh, and what is only missing so far.
+#[must_use]
+pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
+    let domain = checked.snapshot.trust_domain();
+    let [ca, federation] = &checked.sections;
+    let place =
+        |section: &Option<Fault>| section.clone().unwrap_or_else(|| Fault::at_start(String::new()));
+    let mut faults = Vec::new();
+    let opened = match &checked.ca {
+        CaConfig::Files(files) => files.check(domain),
+        CaConfig::Embedded { upstream: Some(upstream), .. } => {
+            upstream.check(domain).map_err(|e| e.to_string())
+        }
+        CaConfig::Istiod(istiod) => {
+            certificates(&istiod.roots).map(drop).and_then(|()| readable(&istiod.token))
+        }
+        CaConfig::Embedded { .. } | CaConfig::WorkloadApi(_) | CaConfig::Broker(_) => Ok(()),
+    };
+    faults.extend(opened.err().map(|message| Fault { message, ..place(ca) }));
+    let federated = files_of(&checked.federation).into_iter();
+    faults.extend(federated.map(|message| Fault { message, ..place(federation) }));
+    let missing = checked.local_workloads().into_iter().filter_map(|workload| {
+        let netns = workload.netns.as_ref()?.path();
+        let message = format!("{}: {} is not there", workload.uid, netns.display());
+        (!netns.exists()).then(|| Fault::at_start(message))
+    });
+    (faults, missing.collect())
+}
+
+fn files_of(federation: &FederationConfig) -> Vec<String> {
+    let mut opened = Vec::new();
+    for relation in &federation.trust_domains {
+        opened.push(match &relation.from {
+            BundleFrom::File(file) => readable(file),
+            BundleFrom::Endpoint { profile: Profile::Web { roots: Some(roots) }, .. } => {
+                certificates(roots).map(drop)
+            }
+            BundleFrom::Endpoint {
+                profile: Profile::Spiffe { bundle: Some(file), .. }, ..
+            } => readable(file),
+            BundleFrom::Endpoint { .. } => Ok(()),
+        });
+    }
+    let shown = federation.serve.bundle.as_ref().map(|endpoint| &endpoint.proof);
+    if let Some(Proof::Web(files)) = shown {
+        opened.push(files.check());
+    }
+    opened.into_iter().filter_map(Result::err).collect()
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    match File::open(path).and_then(|file| file.metadata()) {
+        Ok(meta) if meta.is_dir() => Err(at(path, "is a folder")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(at(path, error)),
+    }
+}
