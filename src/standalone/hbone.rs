@@ -376,3 +376,48 @@ fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u1
         _ => Ok(port),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ca::EmbeddedCa,
+        identity::BundleSet,
+        observe::conn::TlsFacts,
+        tls::Peer,
+        tunnel::{LiveTunnels, PeerExpiry, Trust},
+    };
+    use std::time::{Duration, SystemTime};
+
+    /// Whether its tunnel is withdrawn or its caller has run out: the next stream is told.
+    #[test]
+    fn a_caller_that_is_proven_no_more_begins_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = EmbeddedCa::open(dir.path(), &"td".parse().unwrap(), Duration::from_secs(60));
+        let svid = ca.unwrap().issue(&"spiffe://td/host/a".parse().unwrap()).unwrap();
+        let (version, group, cipher) = ("", "", "");
+        let facts = TlsFacts { version, group, cipher, mutual: true, path: None };
+        let peer = |not_after: SystemTime| Peer {
+            id: svid.id.clone(),
+            not_before: svid.not_before,
+            not_after,
+            chain: svid.chain.clone().into(),
+            tls: Arc::new(facts.clone()),
+        };
+        let live = LiveTunnels::default();
+        let addr: SocketAddr = "10.0.0.9:999".parse().unwrap();
+        let caller = |peer: Peer| {
+            let own = svid.id.clone();
+            let proven = live.admit(Direction::Inbound, own, peer, &Arc::<BundleSet>::default());
+            Caller { cert: None, proven: proven.unwrap(), peer: addr, local: addr }
+        };
+        let told = |caller: &Caller| caller.still_proven().err().map(|(reason, _)| reason);
+        let now = SystemTime::now();
+        let (good, late) =
+            (caller(peer(svid.not_after)), caller(peer(now - Duration::from_secs(5))));
+        assert_eq!(told(&good), None);
+        assert_eq!(told(&late), Some(CloseReason::SvidExpired));
+        assert_eq!(live.recheck(&Trust::default(), |_| true, PeerExpiry::Keep, now).len(), 2);
+        assert_eq!(told(&good), Some(CloseReason::TrustDomainRemoved));
+    }
+}

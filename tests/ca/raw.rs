@@ -33,6 +33,24 @@ pub(crate) fn for_identity(id: &str) -> Option<prost_types::Struct> {
     Some(prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() })
 }
 
+/// Shakes hands twice as one client: how each handshake went, and how many tickets came with it.
+pub(crate) async fn twice(server: &CaServer) -> [(Option<rustls::HandshakeKind>, u32); 2] {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let config = Arc::new(config(server, None));
+    let mut seen = [(None, 0); 2];
+    for seen in &mut seen {
+        let tcp = tokio::net::TcpStream::connect(server.addr).await.expect("connected");
+        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+        let mut tls = tls.connect("ca.test".try_into().expect("a name"), tcp).await.expect("TLS");
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        tls.write_all(preface).await.expect("sent");
+        tls.read_exact(&mut [0; 9]).await.expect("its SETTINGS, behind any ticket");
+        let session = tls.get_ref().1;
+        *seen = (session.handshake_kind(), session.tls13_tickets_received());
+    }
+    seen
+}
+
 /// A connection that has shaken hands, and says no more.
 pub(crate) async fn silent(
     server: &CaServer,

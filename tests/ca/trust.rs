@@ -88,3 +88,10 @@ async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// What resumes a session shows no chain.
+#[tokio::test]
+async fn no_ticket_is_offered() {
+    let full = (Some(rustls::HandshakeKind::Full), 0);
+    assert_eq!(crate::raw::twice(&CaServer::start(&[])).await, [full; 2]);
+}

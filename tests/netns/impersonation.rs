@@ -16,9 +16,11 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("impersonation::requests_that_are_not_for_this_pod", requests),
     ("impersonation::an_svid_that_expires_under_an_open_tunnel_opens_nothing_more", expiry),
     ("impersonation::servers_that_are_somebody_else", servers),
+    ("impersonation::workload_and_service_are_named_where_they_are_proven", named),
 ];
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const SPY: &str = "spiffe://cluster.local/ns/shop/sa/spy";
 
 fn connect(authority: &str) -> Request<()> {
     Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap()
@@ -99,5 +101,31 @@ fn servers() {
         answer_one(lab.listen("db", 15008), forge(&lab, &[uri], |_| ()));
         assert!(lab.ask("web", "10.77.0.2:8080").is_err());
         lab.record("outbound", reason);
+    }
+}
+
+/// The spy's address is the spy's, whose SVID ever is shown from there; and the service that a
+/// caller says it meant is that only if this pod is behind it.
+fn named() {
+    let lab = lab(&["web", "spy"]);
+    let nobody_listens = "10.77.0.2:9";
+    let service = |name: &str| format!("for=10.77.0.3;host={name}.shop.svc.cluster.local");
+    let cases = [
+        (WEB, service("db"), [None, Some("db.shop.svc.cluster.local")]),
+        (WEB, service("none"), [None, None]),
+        (SPY, service("db"), [Some("spy"), Some("db.shop.svc.cluster.local")]),
+        (SPY, service("nowhere"), [Some("spy"), None]),
+    ];
+    for (n, (id, forwarded, [workload, service])) in cases.into_iter().enumerate() {
+        let asked = Request::builder().method(Method::CONNECT).uri(nobody_listens);
+        let asked = asked.header("forwarded", forwarded).body(()).unwrap();
+        let socket = uncaptured(&lab, "10.77.0.2:15008");
+        assert_eq!(request(socket, forge(&lab, &[id], |_| ()), asked), Ok(503));
+        let records = || lab.records("inbound", "connect_failure");
+        lab.wait("recorded", || records().len() == n + 1);
+        let record = &records()[n];
+        assert_eq!(record["src.identity"], id);
+        assert_eq!(record["src.workload"].as_str(), workload, "{record}");
+        assert_eq!(record["dst.service"].as_str(), service, "{record}");
     }
 }

@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
     ("mesh::svids_are_renewed_at_half_life_by_themselves", half_life),
     ("mesh::stopping_drains_and_removes_the_rules_where_the_file_says_so", stopping),
+    ("mesh::a_drain_lets_what_runs_go_on", drain),
+    ("mesh::our_own_sockets_carry_the_mark", marks),
     ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
     ("mesh::callers_of_admin_and_metrics_keep_nobody_out", operators),
@@ -196,6 +198,54 @@ fn stopping() {
     // Both ends are ours: whichever is cut first resets the other.
     let drained = ["inbound", "outbound"].map(|d| lab.records(d, "drained").len());
     assert!(drained.iter().sum::<usize>() >= 1, "{}", lab.log());
+}
+
+/// Until it ends by itself, or the deadline of two seconds comes.
+fn drain() {
+    for ends in [true, false] {
+        let mut lab = lab(&["web"]);
+        let mut running = held(&lab, "web");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(lab.pid()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let begun = std::time::Instant::now();
+        while begun.elapsed().as_millis() < 1200 {
+            assert!(still_answers(&mut running), "cut after {:?}", begun.elapsed());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        if ends {
+            drop(running);
+            lab.stop_dead();
+            assert!(begun.elapsed().as_millis() < 1900, "{:?}", begun.elapsed());
+        } else {
+            lab.stop_dead();
+            assert!(begun.elapsed().as_millis() >= 1900, "{:?}", begun.elapsed());
+            assert!(!still_answers(&mut running));
+        }
+    }
+}
+
+/// Without it, what we say ourselves is captured and carried to us.
+fn marks() {
+    use adit::sys::{netns::Netns, sockets};
+    let (here, to) = (Netns::current().unwrap(), "127.0.0.1:9".parse().unwrap());
+    let mark = |socket: &dyn std::os::fd::AsFd| {
+        let copy = socket.as_fd().try_clone_to_owned().unwrap();
+        socket2::Socket::from(copy).mark().unwrap()
+    };
+    assert_eq!(mark(&sockets::local_socket(&here, to).unwrap()), 0x539);
+    assert_eq!(mark(&sockets::outbound_socket(&here, to).unwrap()), 0x539);
+    let listener = sockets::listen(&here, "127.0.0.1:0".parse().unwrap()).unwrap();
+    assert_eq!(mark(&listener), 0x539);
+    let caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let accepted = loop {
+        match listener.accept() {
+            Ok((accepted, _)) => break accepted,
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+        }
+    };
+    assert_eq!(mark(&accepted), 0x539, "what it answers with");
+    assert_eq!(mark(&caller), 0);
+    assert_eq!(mark(&sockets::plain_socket(to).unwrap()), 0, "where nothing is captured");
 }
 
 /// Callers that hold every endpoint, methods that mean nothing, and a web page in a browser here.

@@ -15,7 +15,7 @@ use adit::{
     lifecycle::Tasks,
     node::{Node, Pod, capture, guard},
     observe::Telemetry,
-    tunnel::{LiveTunnels, TunnelConfig},
+    tunnel::{LiveTunnels, PeerExpiry, Trust, TunnelConfig},
 };
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use rcgen::{
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    forge::{forge, forge_by, hold, issuer, uncaptured},
+    forge::{forge, forge_by, hold, issuer, two_requests, uncaptured},
     lab::Lab,
     mesh::{PODS, allow, held, lab, still_answers},
 };
@@ -39,6 +39,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("revocation::a_trust_domain_that_is_taken_away_takes_its_callers_along", trust_domain),
     ("revocation::a_root_that_is_taken_away_takes_its_callers_along", root_removed),
     ("revocation::an_expired_caller_goes_after_its_grace_and_not_before", expired),
+    ("revocation::a_tunnel_that_is_withdrawn_begins_no_more_streams", withdrawn),
     ("revocation::readiness_turns_only_when_an_identity_has_nothing_left", outage),
 ];
 
@@ -315,6 +316,26 @@ fn root_removed() {
     run.closes_in_a_second("destination", "untrusted_svid", 1);
     assert!(open.join().unwrap() - start < SECOND);
     assert!(still_answers(&mut web));
+}
+
+/// Also in the moment in which it is condemned and not yet ended: each end by itself.
+fn withdrawn() {
+    let run = running();
+    let condemn = |peer: &SpiffeId| {
+        let nobody = Trust::default();
+        let now = std::time::SystemTime::now();
+        run.node.tunnels.recheck(&nobody, |id| id == peer, PeerExpiry::Keep, now).len()
+    };
+    drop(held(&run.lab, "web"));
+    run.lab.wait("no connection", || run.node.telemetry.live.is_empty());
+    assert_eq!(condemn(&id("db")), 1, "the callers' end of it");
+    assert!(run.lab.ask("web", "10.96.0.10:80").is_ok());
+    assert_eq!(run.node.tunnels.len(), 4, "in a tunnel of its own");
+    let (socket, forged) = run.guest();
+    let asked = std::thread::spawn(move || two_requests(socket, forged, "10.77.0.2:8080", SECOND));
+    run.lab.wait("the first", || condemn(&GUEST.parse().unwrap()) == 1);
+    assert_eq!(asked.join().unwrap(), [200, 401]);
+    run.lab.wait("said", || run.closed("destination", "trust_domain_removed") == 1);
 }
 
 /// The caller's SVID lasts three seconds and one more, as the last is whole; then the grace.

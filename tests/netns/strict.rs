@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    forge::{forge, hold, request, uncaptured},
     lab::{Lab, ip},
     mesh::{allow, held, lab},
 };
@@ -17,6 +18,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("strict::a_stop_and_a_crash_leave_the_pods_closed_to_plaintext", stopped),
     ("strict::a_namespace_that_cannot_be_looked_at_has_not_moved", cannot_look),
     ("strict::silent_callers_lock_nobody_out", silent),
+    ("strict::one_pod_has_its_places_and_no_more", places),
     ("strict::plaintext_that_nat_never_saw_is_dropped", not_redirected),
     ("strict::the_address_of_probes_passes_only_where_the_file_says_so", probes),
 ];
@@ -96,6 +98,31 @@ fn silent() {
     ip("-n bridge addr add 10.77.0.200/24 dev br0");
     let _held: Vec<_> = (0..8).map(|_| spy.run(dial).unwrap().unwrap()).collect();
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+/// A pod that is full takes nobody else, and the pods beside it are none the worse.
+fn places() {
+    let mut lab = Lab::new(crate::mesh::PODS);
+    lab.echo("db", 8080);
+    lab.echo("spy", 8080);
+    lab.start(&format!("{}limits: {{ tunnels: 3 }}\n", allow(&["web"])));
+    let web = || forge(&lab, &["spiffe://cluster.local/ns/shop/sa/web"], |_| ());
+    let dial = |to: &str| uncaptured(&lab, to);
+    let held: Vec<_> = (0..3).map(|_| hold(dial("10.77.0.2:15008"), web(), None)).collect();
+    let connect = |authority: &str| {
+        http::Request::builder().method(http::Method::CONNECT).uri(authority).body(()).unwrap()
+    };
+    assert!(request(dial("10.77.0.2:15008"), web(), connect("10.77.0.2:8080")).is_err());
+    let record = lab.record("inbound", "overloaded");
+    assert!(record["error"].as_str().unwrap().contains("3 tunnels to this pod"), "{record}");
+    let beside = request(dial("10.77.0.3:15008"), web(), connect("10.77.0.3:8080"));
+    assert_eq!(beside, Ok(200));
+    assert!(held.iter().all(|tunnel| !tunnel.is_finished()));
+    // Those held end by themselves after ten seconds.
+    held.into_iter().for_each(|tunnel| drop(tunnel.join()));
+    lab.wait("a place is free again", || {
+        request(dial("10.77.0.2:15008"), web(), connect("10.77.0.2:8080")) == Ok(200)
+    });
 }
 
 fn not_redirected() {

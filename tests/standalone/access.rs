@@ -1,6 +1,6 @@
 //! Whom `adit server` lets in.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use rcgen::{DnType, ExtendedKeyUsagePurpose as Eku, SerialNumber};
@@ -314,4 +314,23 @@ fn names_with_line_breaks_stay_in_their_line() {
     assert!(adit.logs("policy_denied").contains("forged"));
     assert_eq!(adit.count("forged"), 1);
     assert_eq!(adit.lines(), before + 1);
+}
+
+/// What resumes a session is not judged anew.
+#[test]
+fn sessions_are_not_resumed() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app");
+    for versions in [ONLY13, ONLY12] {
+        let caller = Caller::speaking(versions, &pki.ca, Some(&pki.app));
+        for n in 0..3 {
+            let mut session = caller.dial(adit.addr).unwrap();
+            session.write_all(b"hello").unwrap();
+            assert_eq!(session.hear(5).unwrap(), b"hello");
+            assert_eq!(session.conn.handshake_kind(), Some(rustls::HandshakeKind::Full), "{n}");
+            assert_eq!(session.conn.tls13_tickets_received(), 0);
+            session.end().unwrap();
+            session.rest().unwrap();
+        }
+    }
 }

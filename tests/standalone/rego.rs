@@ -107,6 +107,19 @@ fn what_is_not_true_admits_nobody() {
     assert_eq!(echo.taken(), 0);
 }
 
+/// One that cannot be decided is no answer.
+#[test]
+fn a_policy_that_fails_admits_nobody() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    // A rule of two values at once, once there is a certificate to look at.
+    let text = "package policy\nallow = true { input.certificate.Version == 3 }\n\
+                allow = false { input.certificate.Version == 3 }\n";
+    let adit = Adit::start(pki.server(echo.addr) + &policy(&pki, "p.rego", text));
+    assert!(!hears(&pki, &adit, &pki.app));
+    adit.logs("policy_denied … the policy failed: … p.rego");
+    assert_eq!(echo.taken(), 0);
+}
+
 #[test]
 fn a_policy_that_is_wrong_at_start_is_named() {
     let pki = Pki::new();

@@ -54,6 +54,38 @@ fn what_its_environment_says_confines_nobody() {
 }
 
 /// A certificate that becomes a link to somewhere else is not followed there.
+/// A core file would hold private keys. `sleep` beside it shows that core files are written here.
+#[test]
+fn no_core_file_is_written() {
+    use std::os::unix::process::ExitStatusExt;
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let folder = tempfile::tempdir().unwrap();
+    let dumps = |command: &str, ready: &dyn Fn()| {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("ulimit -c unlimited && exec {command}")]);
+        let output = std::process::Stdio::null;
+        let mut child =
+            shell.current_dir(folder.path()).stdout(output()).stderr(output()).spawn().unwrap();
+        ready();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(6), "{command}: {status}");
+        status.core_dumped()
+    };
+    let slept = dumps("sleep 60", &|| std::thread::sleep(std::time::Duration::from_millis(300)));
+    if !slept {
+        return eprintln!("no core files here");
+    }
+    let at = crate::ports::free();
+    let line = pki.server(echo.addr).replace("127.0.0.1:0", &at.to_string());
+    let adit = format!("{} {line} --allow-all", env!("CARGO_BIN_EXE_adit"));
+    let ready = || {
+        crate::process::eventually("it listens", || std::net::TcpStream::connect(at).is_ok());
+    };
+    assert!(!dumps(&adit, &ready));
+}
+
 #[test]
 fn files_elsewhere_are_out_of_reach() {
     let (pki, elsewhere, echo) = (Pki::new(), Pki::new(), Backend::echo());

@@ -70,6 +70,30 @@ fn whoever_is_in_no_policy_is_refused() {
     assert_eq!(db.calls.load(std::sync::atomic::Ordering::SeqCst), 1, "nothing reached it");
 }
 
+/// It has the same path in another trust domain, which this CA vouches for too.
+#[test]
+fn a_namesake_of_another_trust_domain_is_nobody_at_the_start_and_under_new_policies() {
+    let world = world();
+    world.sign("guest", "guest", Some("spiffe://other/ns/shop/sa/web"));
+    let db = Backend::start("db");
+    let of_shop = policy("p", "ALLOW", "namespaces: [shop]");
+    let file = world.write("policies.yaml", &of_shop);
+    let port = free_port();
+    let allow = format!("allow: {{ policies: {} }}", file.display());
+    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    assert!(world.call("guest", port).is_err());
+    let line = adit.wait("none allowed");
+    assert!(line.contains("of another trust domain"), "{line}");
+    let named = "principals: [td/ns/shop/sa/web, other/ns/shop/sa/web]";
+    world.write("policies.yaml", &policy("p", "ALLOW", named));
+    until("named by its principal", || world.call("guest", port).is_ok());
+    let (mut web, mut guest) =
+        (world.call("web", port).unwrap(), world.call("guest", port).unwrap());
+    world.write("policies.yaml", &of_shop);
+    until("not of this shop", || guest.echo("x").is_err());
+    web.echo("others carry on").unwrap();
+}
+
 #[test]
 fn flags_name_the_file_and_its_faults_stop_the_start() {
     let world = world();
