@@ -238,7 +238,7 @@ attestors:
 
     #[test]
     fn a_whole_file() {
-        let config = parse("f", GOOD, read).unwrap();
+        let config = parse("f", GOOD, Notes::default(), read).unwrap();
         let attestors = &config.server.attestors;
         assert_eq!(attestors.kubernetes.as_ref().unwrap().expected.audience, "istio-ca");
         assert!(attestors.join.is_some() && attestors.svid);
@@ -248,7 +248,7 @@ attestors:
             "jwks: /jwks",
             "tokenReview: { apiServer: 'https://api:6443/', token: /t, roots: /r }",
         );
-        let config = parse("f", &review, read).unwrap();
+        let config = parse("f", &review, Notes::default(), read).unwrap();
         let review = config.server.attestors.kubernetes.unwrap().review.unwrap();
         assert_eq!((review.endpoint.server.port, &*review.endpoint.path), (6443, TOKEN_REVIEWS));
     }
@@ -269,11 +269,15 @@ attestors:
         ] {
             let text = GOOD.replace(was, is);
             assert_ne!(text, GOOD, "{was}");
-            let Err(faults) = parse("f", &text, read) else { panic!("{is:?} is no fault") };
+            let Err(faults) = parse("f", &text, Notes::default(), read) else {
+                panic!("{is:?} is no fault")
+            };
             assert!(faults.to_string().contains(says), "{is:?}: {faults}");
         }
         let nobody = "listen: 1.1.1.1:1\ntrustDomain: td\ndir: /d\nserverNames: [a]\nattestors: {}";
-        let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is no fault") };
+        let Err(faults) = parse("f", nobody, Notes::default(), read) else {
+            panic!("no attestor is no fault")
+        };
         assert!(faults.to_string().contains("nobody could get anything"), "{faults}");
     }
 
