@@ -30,7 +30,7 @@ impl Ends {
         let to = listener.local_addr().unwrap();
         let (peer_tcp, tcp) = tokio::join!(TcpStream::connect(to), listener.accept());
         let (ours, theirs) = keys(Aead::Aes128Gcm);
-        let core = Core::new(Role::Server, limits, ours).unwrap();
+        let core = Core::new(Role::Server, limits, ours, None).unwrap();
         let peer = Records::new(theirs).unwrap();
         let mut ends = Self { core, tcp: tcp.unwrap().0, peer, _peer_tcp: peer_tcp.unwrap() };
         let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -44,6 +44,7 @@ impl Ends {
         self.peer.sealer.append(frames).unwrap();
         let mut sealed = self.peer.pending().unwrap().to_vec();
         self.peer.sealer.written(sealed.len());
+        self.core.next_turn()?;
         self.core.received(&mut sealed)?;
         self.core.flush(&self.tcp)
     }
@@ -114,7 +115,6 @@ async fn many_small_frames_take_several_turns() {
         put(&mut frames, kind::DATA, 0, 1, &[n as u8]);
         sent.push(n as u8);
     }
-    ends.core.next_turn().unwrap();
     ends.says(&frames).unwrap();
     let mut turns = 1;
     while ends.core.has_rest() {
