@@ -104,6 +104,7 @@ async fn serve(
     } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
     let node = Arc::new(Node {
+        pods: Arc::default(),
         mesh: ArcSwap::from_pointee(snapshot),
         svids,
         tunnels: Arc::new(tunnels),

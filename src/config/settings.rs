@@ -17,6 +17,10 @@ const LIMITS: &[&str] = &[
     "tunnelBytes",
     "floodBurst",
     "floodPerSecond",
+    "callerTunnels",
+    "callerStreams",
+    "callerHeldBytes",
+    "callerTunnelsPerSecond",
 ];
 
 /// What is not about the mesh itself.
@@ -113,6 +117,16 @@ impl Settings {
         ] {
             *target = read(key, range).unwrap_or(*target);
         }
+        let caller = &mut self.tunnel.caller;
+        for (key, range, target) in [
+            ("callerTunnels", 1..=1_000_000, &mut caller.tunnels),
+            ("callerStreams", 1..=10_000_000, &mut caller.streams),
+            ("callerHeldBytes", 1 << 20..=1 << 31, &mut caller.held),
+        ] {
+            *target = read(key, range).map_or(*target, |number| number as usize);
+        }
+        let rate = read("callerTunnelsPerSecond", 1..=1_000_000);
+        caller.new_tunnels = rate.unwrap_or(caller.new_tunnels);
         if let Some(tunnels) = read("tunnels", 1..=1_000_000) {
             self.tunnel.max_tunnels = tunnels as usize;
         }

@@ -61,6 +61,11 @@ impl Desk {
         handed.into_iter().enumerate().map(desk).collect()
     }
 
+    /// How many connections of this port are live, on all workers.
+    pub(super) fn live(&self) -> usize {
+        self.all.iter().map(|load| load.live.load(Relaxed)).sum()
+    }
+
     /// Waits for a connection that another worker hands over. Cancel safe.
     ///
     /// # Errors

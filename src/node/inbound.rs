@@ -184,6 +184,10 @@ async fn admit(
         f.tls = Some(caller.tls.clone());
         f.local_uid = Some(pod.uid.clone());
     });
+    if let Some(why) = incoming.is_too_much() {
+        incoming.turn_away();
+        return Err((CloseReason::Overloaded, Some(why.to_owned())));
+    }
     // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
     if let Some(no) = proven.condemned() {
         return Err(match no.reason {

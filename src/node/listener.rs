@@ -9,8 +9,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::desk::Desk;
-use crate::{lifecycle::Tasks, observe::metrics::Metrics, sys::descriptors::is_reserved};
+use super::{Node, desk::Desk};
+use crate::{lifecycle::Tasks, sys::descriptors::is_reserved};
 
 /// A listener of one worker, and that worker's share of what arrives.
 pub(super) type Door = (std::net::TcpListener, Desk);
@@ -21,11 +21,12 @@ const IN_A_ROW: u32 = 4;
 /// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
 /// worker that has less to do.
 ///
-/// When descriptors or memory run out the loop backs off instead of spinning, and counts it.
+/// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
+/// descriptors are short, that is when this pod has its part of them.
 pub(super) async fn accept_loop<S, F>(
     (listener, mut desk): Door,
     name: &'static str,
-    metrics: &Metrics,
+    node: &Node,
     tasks: Tasks,
     stop: CancellationToken,
     serve: S,
@@ -46,7 +47,8 @@ pub(super) async fn accept_loop<S, F>(
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted.and_then(|(socket, peer)| {
-                if is_reserved(socket.as_fd()) {
+                let reserved = is_reserved(socket.as_fd());
+                if reserved || node.is_more_than_its_part(socket.as_fd(), desk.live()) {
                     return Err(nix::errno::Errno::EMFILE.into());
                 }
                 Ok(desk.take(socket, peer).map(|(socket, place)| (socket, peer, place)))
@@ -67,7 +69,7 @@ pub(super) async fn accept_loop<S, F>(
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {
-                metrics.accept_errors.with_label_values(&[name]).inc();
+                node.telemetry.metrics.accept_errors.with_label_values(&[name]).inc();
                 tracing::warn!(listener = name, %error, ?pause, "accept failed, backing off");
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));

@@ -35,7 +35,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -49,7 +49,7 @@ use crate::{
     identity::X509Svid,
     mesh::{Snapshot, Workload},
     observe::Telemetry,
-    sys::sockmap::Sockmap,
+    sys::{descriptors, sockmap::Sockmap},
     tunnel::{LiveTunnels, TunnelConfig},
 };
 
@@ -78,9 +78,18 @@ pub struct Node {
     pub sockmap: Option<Arc<Sockmap>>,
     /// One runtime per data worker.
     pub workers: Vec<Handle>,
+    /// Held once more by each pod: how many there are.
+    pub pods: Arc<()>,
 }
 
 impl Node {
+    /// Whether a pod that has `has` connections of a kind must do without the descriptor of one
+    /// more: the last of all are for pods that have fewer.
+    fn is_more_than_its_part(&self, fd: BorrowedFd<'_>, has: usize) -> bool {
+        let others = Arc::strong_count(&self.pods).saturating_sub(2);
+        descriptors::is_more_than_its_part(fd, has, others)
+    }
+
     /// The SVID of a local workload, waiting no longer than a handshake may take.
     async fn own_svid(&self, workload: &Workload) -> Result<Arc<X509Svid>, String> {
         match tokio::time::timeout(self.tunnel.tls, self.svids.ready(&workload.uid)).await {

@@ -168,6 +168,9 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
+        relay::End::FarReset(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => {
+            (CloseReason::Overloaded, Some(e.to_string()))
+        }
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))

@@ -23,7 +23,7 @@ use crate::{
     mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
     relay::{App, ShortWay},
-    sys::{descriptors::is_reserved, netns::Netns, sockets, sockmap::Watched},
+    sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
     tunnel::{Callers, HBONE_PORT, Pool},
 };
@@ -40,6 +40,7 @@ pub struct Pod {
     /// Callers that have not proven who they are: they take no place of a tunnel.
     pub(super) handshakes: Places<IpAddr>,
     watched: Option<Arc<Watched>>,
+    _counted: Arc<()>,
     accepting: CancellationToken,
     conns: Tasks,
     tunnels: Tasks,
@@ -75,6 +76,7 @@ impl Pod {
             callers: Callers::new(node.tunnel.caller),
             handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             watched,
+            _counted: Arc::clone(&node.pods),
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
@@ -127,10 +129,10 @@ impl Pod {
         S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let metrics = Arc::clone(&node.telemetry.metrics);
+        let node = Arc::clone(node);
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
-            accept_loop(door, name, &metrics, tasks, stop, serve).await;
+            accept_loop(door, name, &node, tasks, stop, serve).await;
         });
     }
 
@@ -143,7 +145,7 @@ impl Pod {
         dst: SocketAddr,
     ) -> io::Result<TcpStream> {
         let socket = sockets::local_socket(&self.netns, dst)?;
-        if is_reserved(socket.as_fd()) {
+        if node.is_more_than_its_part(socket.as_fd(), self.callers.streams()) {
             return Err(nix::errno::Errno::EMFILE.into());
         }
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();

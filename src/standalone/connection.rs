@@ -158,6 +158,9 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
+        relay::End::FarReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+            (CloseReason::Overloaded, Some(e.to_string()))
+        }
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))

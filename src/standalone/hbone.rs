@@ -302,6 +302,10 @@ async fn begin(
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
     let (cert, peer, local) = (caller.cert.as_ref(), caller.peer, caller.local);
     conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
+    if let Some(why) = incoming.is_too_much() {
+        incoming.turn_away();
+        return Err((CloseReason::Overloaded, Some(why.into())));
+    }
     let port = match meant(service, &incoming, local) {
         Ok(port) => port,
         Err(why) => {

@@ -24,6 +24,18 @@ pub fn is_reserved(fd: BorrowedFd<'_>) -> bool {
     u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= from)
 }
 
+/// Whether a descriptor that traffic has just taken is one of the last quarter. There, whoever has
+/// `has` and shares the descriptors with so many others goes without once it has its part.
+#[must_use]
+pub fn is_more_than_its_part(fd: BorrowedFd<'_>, has: usize, others: usize) -> bool {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    exceeds(u64::try_from(fd.as_raw_fd()).unwrap_or_default(), most, has as u64, others as u64)
+}
+
+fn exceeds(fd: u64, most: u64, has: u64, others: u64) -> bool {
+    most >= 4 * RESERVE && fd >= most - most / 4 && has >= most / (others + 1)
+}
+
 /// The sockets that the service manager opened for this process, with their names
 /// (sd_listen_fds(3)); the variables that told of them are unset, so that no child believes them.
 /// For the start of the process: a second call finds nothing.
@@ -84,4 +96,23 @@ pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Ve
         return Err(io::Error::other("descriptors were lost: too many are open"));
     }
     Ok((got.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_descriptors_are_for_those_that_have_few() {
+        for (fd, most, has, others, goes_without) in [
+            (749, 1_000, 900, 9, false),
+            (750, 1_000, 99, 9, false),
+            (750, 1_000, 100, 9, true),
+            (750, 1_000, 999, 0, false),
+            (200, 200, 199, 9, false),
+        ] {
+            let found = exceeds(fd, most, has, others);
+            assert_eq!(found, goes_without, "{fd} of {most}, {has} beside {others}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::netns::Netns;
+use super::{descriptors::is_reserved, netns::Netns};
 
 /// The packet mark of every socket of ours (1337).
 pub const MARK: u32 = 0x539;
@@ -98,11 +98,14 @@ pub fn plain_socket(towards: SocketAddr) -> io::Result<Socket> {
 /// A marked socket towards an application on this very host, whose kernel tells of its end.
 ///
 /// # Errors
-/// As [`outbound_socket`].
+/// As [`outbound_socket`]; the last descriptors are not for traffic.
 pub fn local_socket(netns: &Netns, towards: SocketAddr) -> io::Result<Socket> {
     netns.run(|| {
         let kind = Type::STREAM.nonblocking();
         let socket = Socket::new(Domain::for_address(towards), kind, Some(Protocol::TCP))?;
+        if is_reserved(socket.as_fd()) {
+            return Err(nix::errno::Errno::EMFILE.into());
+        }
         socket.set_tcp_nodelay(true)?;
         socket
             .set_mark(MARK)

@@ -1,5 +1,6 @@
-//! Who calls a pod, and how often: a caller that was cut off for a flood is not taken again for a
-//! while, so that it cannot have another handshake, and another allowance, for each one it used up.
+//! Who calls a pod, how often and for how much: over all its tunnels one caller has so many
+//! streams and so much memory. One that was cut off for a flood is not taken again for a while,
+//! so that it cannot have another handshake, and another allowance, for each one it used up.
 //!
 //! Counted is by identity; before there is one, by source address. Time comes in.
 
@@ -7,7 +8,10 @@ use std::{
     collections::HashMap,
     hash::Hash,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,13 +20,19 @@ use crate::{identity::SpiffeId, lifecycle::source};
 /// What one caller may have of one pod.
 #[derive(Clone, Copy, Debug)]
 pub struct CallerLimits {
+    /// Tunnels open at once.
+    pub tunnels: usize,
+    /// Streams open in all of them.
+    pub streams: usize,
+    /// Bytes in memory for readers that stall, of all of them.
+    pub held: usize,
     /// New tunnels per second; four times as many at once.
     pub new_tunnels: u32,
 }
 
 impl Default for CallerLimits {
     fn default() -> Self {
-        Self { new_tunnels: 1_000 }
+        Self { tunnels: 1_024, streams: 32_768, held: 128 << 20, new_tunnels: 1_000 }
     }
 }
 
@@ -31,28 +41,65 @@ impl Default for CallerLimits {
 pub struct Callers {
     limits: CallerLimits,
     books: Arc<Mutex<Books>>,
+    streams: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Books {
     sources: CutOff<IpAddr>,
     identities: CutOff<SpiffeId>,
-    rates: HashMap<SpiffeId, Rate>,
+    known: HashMap<SpiffeId, Known>,
 }
 
-/// A caller with a tunnel.
+#[derive(Debug)]
+struct Known {
+    rate: Rate,
+    has: Arc<Has>,
+}
+
+/// What one caller has now.
+#[derive(Debug, Default)]
+struct Has {
+    tunnels: AtomicUsize,
+    streams: AtomicUsize,
+    held: AtomicUsize,
+}
+
+/// A caller with a tunnel, until dropped.
 #[derive(Debug)]
 pub struct Caller {
     callers: Callers,
     id: SpiffeId,
     source: IpAddr,
+    has: Arc<Has>,
+}
+
+/// The place of one stream, until dropped.
+#[derive(Debug)]
+pub(super) struct StreamPlace {
+    of_caller: Arc<Has>,
+    of_all: Arc<AtomicUsize>,
+}
+
+/// What one tunnel holds of its caller's share of memory.
+#[derive(Debug)]
+pub(super) struct Share {
+    has: Arc<Has>,
+    most: usize,
+    own: usize,
 }
 
 impl Callers {
     /// Nobody has called yet.
     #[must_use]
     pub fn new(limits: CallerLimits) -> Self {
-        Self { limits, books: Arc::default() }
+        Self { limits, books: Arc::default(), streams: Arc::default() }
+    }
+
+    /// How many streams are open, of all callers.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
     }
 
     /// Why no connection is taken from there now, not even for a handshake.
@@ -67,18 +114,21 @@ impl Callers {
     /// # Errors
     /// Why it is closed instead.
     pub fn enter(&self, id: &SpiffeId, from: IpAddr, now: Instant) -> Result<Caller, String> {
+        let CallerLimits { tunnels, new_tunnels, .. } = self.limits;
         let mut books = self.lock();
         if let Some(left) = books.identities.left(id, now) {
             return Err(flooded("this caller", left));
         }
-        let caller = Caller { callers: self.clone(), id: id.clone(), source: source(from) };
-        if !books.may_open(id, self.limits.new_tunnels, now) {
-            drop(books);
+        let (may, has) = books.may_open(id, new_tunnels, now);
+        if has.tunnels.fetch_add(1, Relaxed) >= tunnels {
+            has.tunnels.fetch_sub(1, Relaxed);
+            return Err(format!("this caller has {tunnels} tunnels to this pod open already"));
+        }
+        drop(books);
+        let caller = Caller { callers: self.clone(), id: id.clone(), source: source(from), has };
+        if !may {
             caller.cut_off(now);
-            return Err(format!(
-                "this caller opens more than {} tunnels a second",
-                self.limits.new_tunnels
-            ));
+            return Err(format!("this caller opens more than {new_tunnels} tunnels a second"));
         }
         Ok(caller)
     }
@@ -95,6 +145,71 @@ impl Caller {
         books.sources.add(self.source, now);
         books.identities.add(self.id.clone(), now);
     }
+
+    /// A place for one more stream.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) fn stream(&self) -> Result<StreamPlace, &'static str> {
+        let CallerLimits { streams, held, .. } = self.callers.limits;
+        if self.has.held.load(Relaxed) > held - held / 4 {
+            return Err("this caller has too much in memory for readers that stall");
+        }
+        let of_all = Arc::clone(&self.callers.streams);
+        of_all.fetch_add(1, Relaxed);
+        let place = StreamPlace { of_caller: Arc::clone(&self.has), of_all };
+        match self.has.streams.fetch_add(1, Relaxed) < streams {
+            true => Ok(place),
+            false => Err("this caller has too many streams to this pod open"),
+        }
+    }
+
+    /// Where one of its tunnels counts what it holds.
+    pub(super) fn share(&self) -> Share {
+        Share { has: Arc::clone(&self.has), most: self.callers.limits.held, own: 0 }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.has.tunnels.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.of_caller.streams.fetch_sub(1, Relaxed);
+        self.of_all.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Share {
+    /// Whether so much more may be held; it is counted then.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        if self.has.held.fetch_add(bytes, Relaxed) + bytes > self.most {
+            self.has.held.fetch_sub(bytes, Relaxed);
+            return false;
+        }
+        self.own += bytes;
+        true
+    }
+
+    /// So much is held no more.
+    pub(super) fn release(&mut self, bytes: usize) {
+        self.own -= bytes;
+        self.has.held.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether windows should grow no further.
+    pub(super) fn is_tight(&self) -> bool {
+        self.has.held.load(Relaxed) > self.most / 2
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.has.held.fetch_sub(self.own, Relaxed);
+    }
 }
 
 fn flooded(who: &str, left: Duration) -> String {
@@ -103,29 +218,36 @@ fn flooded(who: &str, left: Duration) -> String {
 }
 
 impl Books {
-    /// Whether `id` may open a tunnel now, at most `per_second`.
-    fn may_open(&mut self, id: &SpiffeId, per_second: u32, now: Instant) -> bool {
+    /// Whether `id` may open a tunnel now, at most `per_second`; and what it has.
+    fn may_open(&mut self, id: &SpiffeId, per_second: u32, now: Instant) -> (bool, Arc<Has>) {
         let most = per_second.saturating_mul(BURST);
-        if self.rates.len() >= MOST_KNOWN && !self.rates.contains_key(id) {
-            self.rates.retain(|_, rate| {
-                rate.fill(per_second, most, now);
-                rate.left < most
+        if self.known.len() >= MOST_KNOWN && !self.known.contains_key(id) {
+            self.known.retain(|_, known| {
+                known.rate.fill(per_second, most, now);
+                known.rate.left < most || known.is_here()
             });
-            // So many in so short a time: whose count begins anew is no matter.
-            if self.rates.len() >= MOST_KNOWN
-                && let Some(any) = self.rates.keys().next().cloned()
+            // So many in so short a time: whose rate begins anew is no matter. Those that are
+            // here are as many as there are places for tunnels.
+            if self.known.len() >= MOST_KNOWN
+                && let Some((any, _)) = self.known.iter().find(|(_, known)| !known.is_here())
             {
-                self.rates.remove(&any);
+                let any = any.clone();
+                self.known.remove(&any);
             }
         }
-        let fresh = Rate { left: most, filled: now };
-        let rate = self.rates.entry(id.clone()).or_insert(fresh);
+        let fresh = || Known { rate: Rate { left: most, filled: now }, has: Arc::default() };
+        let Known { rate, has } = self.known.entry(id.clone()).or_insert_with(fresh);
         rate.fill(per_second, most, now);
-        match rate.left.checked_sub(1) {
-            Some(left) => rate.left = left,
-            None => return false,
-        }
-        true
+        let may = rate.left > 0;
+        rate.left -= u32::from(may);
+        (may, Arc::clone(has))
+    }
+}
+
+impl Known {
+    /// Whether anything counts what this caller has.
+    fn is_here(&self) -> bool {
+        Arc::strong_count(&self.has) > 1
     }
 }
 
@@ -212,6 +334,42 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
+    fn limited(change: impl FnOnce(&mut CallerLimits)) -> Callers {
+        let mut limits = CallerLimits::default();
+        change(&mut limits);
+        Callers::new(limits)
+    }
+
+    #[test]
+    fn a_caller_has_so_much_over_all_its_tunnels() {
+        let callers = limited(|l| (l.tunnels, l.streams, l.held) = (2, 3, 1_000));
+        let now = Instant::now();
+        let tunnels = [HERE, THERE].map(|from| callers.enter(&id("web"), from, now).unwrap());
+        let why = callers.enter(&id("web"), HERE, now).unwrap_err();
+        assert_eq!(why, "this caller has 2 tunnels to this pod open already");
+        let other = callers.enter(&id("cart"), HERE, now).unwrap();
+        let places: Vec<_> = [0, 1, 0].map(|n| tunnels[n].stream().unwrap()).into();
+        assert!(tunnels[1].stream().unwrap_err().contains("too many streams"));
+        assert!(other.stream().is_ok());
+        assert_eq!(callers.streams(), 3);
+        drop(places);
+        assert_eq!(callers.streams(), 0);
+        let (mut one, mut two) = (tunnels[0].share(), tunnels[1].share());
+        assert!(one.hold(500) && !one.is_tight() && two.hold(200) && one.is_tight());
+        assert!(tunnels[1].stream().is_ok());
+        assert!(two.hold(100) && tunnels[0].stream().unwrap_err().contains("memory"));
+        assert!(!one.hold(201) && other.share().hold(1_000));
+        one.release(300);
+        assert!(tunnels[0].stream().is_ok());
+        drop((one, two, tunnels));
+        assert!(callers.lock().known.values().all(|known| {
+            let Has { tunnels, streams, held } = &*known.has;
+            [tunnels, streams, held].iter().all(|n| n.load(Relaxed) <= 1)
+        }));
+        drop(callers.enter(&id("web"), HERE, now).unwrap());
+        assert_eq!(callers.lock().known[&id("web")].has.tunnels.load(Relaxed), 0);
+    }
+
     #[test]
     fn who_floods_waits_longer_each_time_and_is_forgiven() {
         let (callers, mut now) = (Callers::default(), Instant::now());
@@ -240,7 +398,7 @@ mod tests {
 
     #[test]
     fn new_tunnels_come_at_a_rate() {
-        let (callers, now) = (Callers::new(CallerLimits { new_tunnels: 10 }), Instant::now());
+        let (callers, now) = (limited(|l| l.new_tunnels = 10), Instant::now());
         let mut taken = 0;
         while callers.enter(&id("web"), HERE, now).is_ok() {
             taken += 1;
@@ -261,7 +419,7 @@ mod tests {
             caller.unwrap().cut_off(now + Duration::from_millis(n.into()));
         }
         let books = callers.lock();
-        let known = [books.sources.0.len(), books.identities.0.len(), books.rates.len()];
+        let known = [books.sources.0.len(), books.identities.0.len(), books.known.len()];
         assert!(known.iter().all(|known| *known <= MOST_KNOWN), "{known:?}");
         assert!(books.sources.0.contains_key(&IpAddr::from(8_191_u32.to_be_bytes())));
     }

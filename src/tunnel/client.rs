@@ -66,7 +66,7 @@ impl TunnelClient {
         addr: SocketAddr,
         limits: Limits,
     ) -> Result<Self, ConnectError> {
-        let tunnel = Tunnel::new(Role::Client, limits, session);
+        let tunnel = Tunnel::new(Role::Client, limits, session, None);
         let tunnel = tunnel.map_err(|e| ConnectError::broken(addr, e))?;
         Ok(Self { tunnel, addr, proven })
     }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::{
     buffers,
+    callers::Share,
     http2::{Code, FEW, Failure, Http2, Limits, Request, Role},
     record::{RecordError, Records},
     turns::Turns,
@@ -46,6 +47,8 @@ pub(super) struct Stream {
     pub(super) reset: Option<Code>,
     /// The application's socket failed while we wrote to it.
     pub(super) app_error: Option<io::Error>,
+    /// Why we ended it, if the peer asked for more than it may have.
+    pub(super) stopped: Option<&'static str>,
     /// The peer did not process it: it may be asked of another tunnel.
     pub(super) unprocessed: bool,
     /// Who waits for any of this.
@@ -95,6 +98,8 @@ pub(super) struct Core {
     pub(super) partial: Vec<u8>,
     /// What was opened, and is for the next turn.
     rest: received::Rest,
+    /// What the streams' queues hold, of what the peer may have (server).
+    pub(super) share: Option<Share>,
     /// What was done in this turn.
     work: usize,
     pub(super) over: Option<Over>,
@@ -108,7 +113,12 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(role: Role, limits: Limits, keys: Keys) -> Result<Self, RecordError> {
+    pub(super) fn new(
+        role: Role,
+        limits: Limits,
+        keys: Keys,
+        share: Option<Share>,
+    ) -> Result<Self, RecordError> {
         let now = Instant::now();
         Ok(Self {
             http2: Http2::new(role, limits, now),
@@ -118,6 +128,7 @@ impl Core {
             incoming: VecDeque::new(),
             partial: Vec::new(),
             rest: received::Rest::default(),
+            share,
             work: 0,
             over: None,
             peer_closed: false,
@@ -218,11 +229,23 @@ impl Core {
 
     /// Forgets a stream; with the last one goes the room that many took.
     pub(super) fn forget(&mut self, id: u32) {
-        self.streams.remove(&id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.queue_shrank(stream.queue.len());
+        }
         if self.streams.is_empty() && self.streams.capacity() > FEW {
             self.streams = HashMap::new();
         }
         self.leave_line(id);
+    }
+
+    /// So much of a queue was taken, or is not wanted any more.
+    pub(super) fn queue_shrank(&mut self, bytes: usize) {
+        if bytes > 0
+            && let Some(share) = &mut self.share
+        {
+            share.release(bytes);
+            self.http2.set_tight(share.is_tight());
+        }
     }
 
     /// Ends the tunnel: its streams learn why.

@@ -12,6 +12,7 @@ use std::{
 use tokio::{io::Interest, net::TcpStream, time::sleep};
 
 use super::{
+    callers::Share,
     core::{Core, Over},
     http2::{Code, Limits, Request, Role},
     patience::{ANSWER, Next, Patience},
@@ -39,8 +40,14 @@ impl Drop for Driven {
 const TURNS: usize = 4;
 
 impl Tunnel {
-    pub(super) fn new(role: Role, limits: Limits, session: Session) -> Result<Arc<Self>, Over> {
-        let mut core = Core::new(role, limits, session.keys)?;
+    /// `share`: what the peer may have held for it (server).
+    pub(super) fn new(
+        role: Role,
+        limits: Limits,
+        session: Session,
+        share: Option<Share>,
+    ) -> Result<Arc<Self>, Over> {
+        let mut core = Core::new(role, limits, session.keys, share)?;
         let mut early = session.early;
         if let Err(over) = core.received(&mut early) {
             core.last_words(&over, &session.tcp);

@@ -26,9 +26,16 @@ use crate::{lifecycle::Tasks, tls::Session};
 pub struct Incoming {
     request: Request,
     stream: TunnelStream,
+    too_much: Option<&'static str>,
 }
 
 impl Incoming {
+    /// Why it is to be turned away, if its caller has as much as it may.
+    #[must_use]
+    pub fn is_too_much(&self) -> Option<&'static str> {
+        self.too_much
+    }
+
     /// Whether the method is CONNECT.
     #[must_use]
     pub fn is_connect(&self) -> bool {
@@ -121,7 +128,7 @@ where
         }
         orderly(over).map_err(|why| broken(why, streams))
     };
-    let tunnel = match Tunnel::new(Role::Server, config.limits, session) {
+    let tunnel = match Tunnel::new(Role::Server, config.limits, session, Some(caller.share())) {
         Ok(tunnel) => tunnel,
         Err(over) => return ended(&over, 0),
     };
@@ -148,7 +155,11 @@ where
                 Err(over) => return ended(&over, streams),
                 Ok((stream, request)) => {
                     streams += 1;
-                    tasks.spawn(handle(Box::new(Incoming { request, stream })));
+                    let (stream, too_much) = match caller.stream() {
+                        Ok(place) => (stream.of(place), None),
+                        Err(why) => (stream, Some(why)),
+                    };
+                    tasks.spawn(handle(Box::new(Incoming { request, stream, too_much })));
                     if streams % IN_A_ROW == 0 {
                         tokio::task::yield_now().await;
                     }
@@ -204,8 +215,8 @@ where
 
 /// Closes a tunnel that is not served, with a word to its caller.
 pub fn turn_away(session: Session, config: &TunnelConfig) {
-    if let Ok(tunnel) = Tunnel::new(Role::Server, config.limits, session) {
-        tunnel.end(Over::Http2(Failure::new(Code::ENHANCE_YOUR_CALM, "its caller flooded")));
+    if let Ok(tunnel) = Tunnel::new(Role::Server, config.limits, session, None) {
+        tunnel.end(Over::Http2(Failure::new(Code::ENHANCE_YOUR_CALM, "this caller has enough")));
     }
 }
 

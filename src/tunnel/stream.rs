@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     buffers,
+    callers::StreamPlace,
     client::StreamSlot,
     core::{Core, Outlet, Over, Stream},
     driver::Tunnel,
@@ -34,6 +35,8 @@ pub struct TunnelStream {
     /// How much is read from the application at once.
     size: usize,
     slot: Option<StreamSlot>,
+    /// Its caller's (server).
+    place: Option<StreamPlace>,
     /// What the application said before the stream was open, while the window had no room.
     held: Vec<u8>,
 }
@@ -52,11 +55,16 @@ pub(super) struct NoAnswer {
 
 impl TunnelStream {
     pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
-        Self { tunnel, id, size: SMALLEST, slot: None, held: Vec::new() }
+        Self { tunnel, id, size: SMALLEST, slot: None, place: None, held: Vec::new() }
     }
 
     pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
         self.slot = Some(slot);
+        self
+    }
+
+    pub(super) fn of(mut self, caller: StreamPlace) -> Self {
+        self.place = Some(caller);
         self
     }
 
@@ -99,7 +107,9 @@ impl TunnelStream {
 
     /// Says that the request was not looked at (server).
     pub(super) fn turn_away(self) {
-        self.tunnel.core().http2.reset(self.id, Code::REFUSED_STREAM);
+        let mut core = self.tunnel.core();
+        core.http2.turn_away(self.id);
+        core.wake_driver();
     }
 
     /// Waits until the peer resets the stream or the tunnel is over. Cancel safe.
@@ -255,6 +265,7 @@ impl Far for TunnelStream {
             }
             let n = ready!(app.poll_write(cx, front)).map_err(Broken::App)?;
             stream.queue.drain(..n);
+            core.queue_shrank(n);
             meter.down.fetch_add(n as u64, Relaxed);
             core.http2.release(id, n, || sockets::send_room(app.socket()));
             core.wake_driver();
@@ -283,6 +294,9 @@ fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mu
     let Some(stream) = core.streams.get_mut(&id) else {
         return Err(io::ErrorKind::ConnectionReset.into());
     };
+    if let Some(why) = stream.stopped {
+        return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
+    }
     if let Some(code) = stream.reset {
         let why = format!("the tunnel stream was reset with {code:?}");
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, why));

@@ -8,13 +8,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     corpus::Forged,
-    forge::{block_on, forge, handshake, request, uncaptured},
+    forge::{block_on, forge, handshake, hold, request, uncaptured},
     lab::Lab,
-    mesh::lab,
+    mesh::{PODS, allow, lab},
 };
 
-pub(crate) const TESTS: &[(&str, fn())] =
-    &[("floods::who_was_cut_off_is_kept_off_for_a_while", kept_off)];
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("floods::who_was_cut_off_is_kept_off_for_a_while", kept_off),
+    ("floods::a_caller_has_so_many_tunnels_and_streams", tunnels_and_streams),
+    ("floods::a_caller_has_so_much_memory_for_stalled_readers", memory),
+];
 
 const SPY: &str = "spiffe://cluster.local/ns/shop/sa/spy";
 const DB: &str = "10.77.0.2:15008";
@@ -32,8 +35,11 @@ fn flood(lab: &Lab, forged: Forged) {
 }
 
 fn asks(lab: &Lab) -> Result<u16, String> {
-    let connect = Request::builder().method(Method::CONNECT).uri("10.77.0.2:8080");
-    request(uncaptured(lab, DB), forge(lab, &[SPY], |_| ()), connect.body(()).unwrap())
+    request(uncaptured(lab, DB), forge(lab, &[SPY], |_| ()), connect("10.77.0.2:8080"))
+}
+
+fn connect(authority: &str) -> Request<()> {
+    Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap()
 }
 
 fn kept_off() {
@@ -54,5 +60,91 @@ fn kept_off() {
         }
         sleep(Duration::from_millis(500));
         lab.wait("it is taken again", || asks(&lab) == Ok(401));
+    }
+}
+
+fn limited(lab: &mut Lab, limits: &str) {
+    lab.echo("db", 8080);
+    lab.start(&format!("limits: {{ {limits} }}\n{}", allow(&["web", "spy"])));
+}
+
+fn overloaded(lab: &Lab, why: &str) -> bool {
+    let records = lab.records("inbound", "overloaded");
+    records.iter().any(|record| record["error"].as_str().is_some_and(|error| error.contains(why)))
+}
+
+fn tunnels_and_streams() {
+    let mut lab = Lab::new(PODS);
+    limited(&mut lab, "callerTunnels: 2, callerStreams: 3");
+    let spy = || forge(&lab, &[SPY], |_| ());
+    let app = Some("10.77.0.2:8080");
+    let _held = [app, app].map(|app| hold(uncaptured(&lab, DB), spy(), app));
+    let asked = request(uncaptured(&lab, DB), spy(), connect("10.77.0.2:8080"));
+    assert!(asked.is_err(), "{asked:?}");
+    lab.wait("a record", || overloaded(&lab, "2 tunnels to this pod open already"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "others get in");
+    drop(lab);
+    let mut lab = Lab::new(PODS);
+    limited(&mut lab, "callerTunnels: 2, callerStreams: 3");
+    let spy = || forge(&lab, &[SPY], |_| ());
+    let _held = hold(uncaptured(&lab, DB), spy(), app);
+    let refused = block_on(async {
+        let tls = handshake(uncaptured(&lab, DB), spy()).await.expect("a handshake");
+        let (mut send, connection) = h2::client::handshake(tls).await.expect("HTTP/2");
+        let _driver = tokio::spawn(connection);
+        let (mut kept, mut answers) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            send = send.ready().await.expect("room");
+            let (answer, stream) = send.send_request(connect("10.77.0.2:8080"), false).unwrap();
+            kept.push(stream);
+            answers.push(answer.await);
+        }
+        assert!(answers[..2].iter().all(|a| a.as_ref().is_ok_and(|a| a.status() == 200)));
+        answers.pop().unwrap().expect_err("the fourth of this caller")
+    });
+    assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM), "it may be asked again");
+    assert!(overloaded(&lab, "too many streams"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "others get in");
+}
+
+/// Streams to an application that takes nothing, in two tunnels, as full as they get.
+fn memory() {
+    let mut lab = Lab::new(PODS);
+    limited(&mut lab, "callerHeldBytes: 1048576");
+    let mut open = crate::mesh::held(&lab, "web");
+    let _stalls = lab.listen("db", 9090);
+    block_on(async {
+        let (mut kept, mut senders) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let spy = forge(&lab, &[SPY], |_| ());
+            let tls = handshake(uncaptured(&lab, DB), spy).await.expect("a handshake");
+            let (mut send, connection) = h2::client::handshake(tls).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            for _ in 0..15 {
+                send = send.ready().await.expect("room");
+                let (answer, stream) = send.send_request(connect("10.77.0.2:9090"), false).unwrap();
+                kept.push(answer);
+                tokio::spawn(fill(stream));
+            }
+            senders.push(send);
+        }
+        while !overloaded(&lab, "in memory for readers that stall") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut echo = [0; 6];
+    std::io::Write::write_all(&mut open, b"still\n").unwrap();
+    std::io::Read::read_exact(&mut open, &mut echo).expect("another caller's stream goes on");
+}
+
+async fn fill(mut stream: h2::SendStream<bytes::Bytes>) {
+    loop {
+        stream.reserve_capacity(65_536);
+        let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+            return;
+        };
+        if stream.send_data(vec![7; room].into(), false).is_err() {
+            return;
+        }
     }
 }

@@ -127,6 +127,7 @@ fn running() -> Running {
     let svids = Svids::new(source, Arc::clone(&telemetry.metrics), tasks.child());
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let node = Arc::new(Node {
+        pods: Arc::default(),
         mesh: arc_swap::ArcSwap::from_pointee(checked.snapshot),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),

@@ -1,11 +1,17 @@
 //! What happens when descriptors run out.
 
-use std::process::Command;
+use std::{io::Read, process::Command, time::Duration};
 
-use crate::{lab::Lab, mesh::lab};
+use crate::{
+    lab::Lab,
+    mesh::{PODS, allow, lab},
+};
 
-pub(crate) const TESTS: &[(&str, fn())] =
-    &[("shortage::without_descriptors_it_backs_off_and_comes_back", descriptors)];
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("shortage::without_descriptors_it_backs_off_and_comes_back", descriptors),
+    ("shortage::who_asks_for_metrics_leaves_the_last_descriptors", operators),
+    ("shortage::one_pod_leaves_descriptors_to_the_others", one_pod),
+];
 
 /// So many descriptors may the proxy have open.
 fn limit(lab: &Lab, most: usize) {
@@ -40,4 +46,49 @@ fn descriptors() {
     lab.wait("nothing is left open", || {
         std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count() <= open + 6
     });
+}
+
+/// An application that opens connections without an end, beside one of another pod.
+fn one_pod() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    lab.echo("web", 8080);
+    lab.start(&allow(&["web"]));
+    limit(&lab, 1_000);
+    let mut held = Vec::new();
+    // As many as it gets.
+    for n in 0..600 {
+        let Ok(mut socket) = lab.connect("web", "10.96.0.10:80") else { break };
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        if !socket.read(&mut [0; 17]).is_ok_and(|n| n > 0) {
+            break;
+        }
+        assert!(n < 550, "it has all descriptors");
+        held.push(socket);
+    }
+    assert!(held.len() > 200, "{} connections", held.len());
+    lab.wait("it is said", || lab.log().contains("Too many open files"));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count();
+    assert!(open < 800, "{open} descriptors are taken");
+    assert!(lab.ask("db", "10.77.0.1:8080").is_ok(), "another pod's connection");
+    drop(held);
+    lab.wait("back", || lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+/// Callers of metrics that say nothing, when traffic has all descriptors it may have.
+fn operators() {
+    let lab = lab(&["web"]);
+    limit(&lab, 256);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", lab.pid())).unwrap().count();
+    let _waiting: Vec<_> =
+        (0..200).filter_map(|_| lab.connect("db", "127.0.0.1:15008").ok()).collect();
+    lab.wait("short", || lab.log().contains("accept failed, backing off"));
+    let full = open();
+    assert!((180..=193).contains(&full), "{full} descriptors are taken");
+    let _silent: Vec<_> =
+        (0..30).map(|_| std::net::TcpStream::connect("127.0.0.1:15020").unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(open() <= full + 10, "{} descriptors are taken, {full} before", open());
+    let metrics = lab.admin("127.0.0.1:15020", "GET /metrics");
+    assert!(metrics.contains("adit_accept_errors_total{"), "{metrics}");
 }

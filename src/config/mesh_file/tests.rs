@@ -153,11 +153,15 @@ workloads:
 
 #[test]
 fn limits_reach_the_tunnels() {
-    let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900 }\n";
+    let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900, \
+                  callerTunnels: 5, callerStreams: 9, callerHeldBytes: 2097152, callerTunnelsPerSecond: 3 }\n";
     let text = EXAMPLE.replace("node: node-a\nmtls", &format!("{limits}node: node-a\nmtls"));
     let tunnel = parse("f", &text).unwrap().settings.tunnel;
     let held = (tunnel.limits.stream_held, tunnel.limits.flood.burst);
     assert_eq!((tunnel.max_tunnels, tunnel.limits.max_streams), (7, 8));
+    let caller = tunnel.caller;
+    assert_eq!((caller.tunnels, caller.streams, caller.held), (5, 9, 2 << 20));
+    assert_eq!(caller.new_tunnels, 3);
     assert_eq!((held, tunnel.limits.flood.per_second), ((131_072, 900), 400));
 }
 

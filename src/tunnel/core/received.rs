@@ -227,6 +227,24 @@ impl Core {
             }
             outlet.meter.down.fetch_add(taken as u64, Relaxed);
         }
+        let left: usize = batch.slices.iter().map(|s| s.len()).sum();
+        let left = left - taken;
+        if failed {
+            batch.slices.clear(); // there is nobody to take it
+        } else if left > 0
+            && let Some(share) = &mut self.share
+        {
+            let room = share.hold(left);
+            self.http2.set_tight(share.is_tight());
+            if !room {
+                batch.slices.clear();
+                stream.stopped = Some(TOO_MUCH_HELD);
+                stream.reset = Some(Code::ENHANCE_YOUR_CALM);
+                stream.wake();
+                self.http2.reset(batch.id, Code::ENHANCE_YOUR_CALM);
+                return;
+            }
+        }
         let mut skip = taken;
         for slice in batch.slices.drain(..) {
             let here = skip.min(slice.len());
@@ -257,6 +275,8 @@ pub(super) struct Rest {
     at: usize,
 }
 
+/// Why a stream is stopped whose bytes there is no room for.
+const TOO_MUCH_HELD: &str = "this caller has too much in memory for readers that stall";
 /// What one writev takes (IOV_MAX is 1024).
 const MOST_SLICES: usize = 512;
 /// How much is done for one tunnel in a turn, a frame or a record counted as one: well

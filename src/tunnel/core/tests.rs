@@ -36,7 +36,7 @@ impl Ends {
         let to = listener.local_addr().unwrap();
         let (peer_tcp, tcp) = tokio::join!(TcpStream::connect(to), listener.accept());
         let (ours, theirs) = keys(Aead::Aes128Gcm);
-        let core = Core::new(role, limits, ours).unwrap();
+        let core = Core::new(role, limits, ours, None).unwrap();
         let peer = Records::new(theirs).unwrap();
         let mut ends = Self { core, tcp: tcp.unwrap().0, peer, _peer_tcp: peer_tcp.unwrap() };
         ends.says(greeting).unwrap();
@@ -48,6 +48,7 @@ impl Ends {
         self.peer.sealer.append(frames).unwrap();
         let mut sealed = self.peer.pending().unwrap().to_vec();
         self.peer.sealer.written(sealed.len());
+        self.core.next_turn()?;
         self.core.received(&mut sealed)?;
         self.core.flush(&self.tcp)
     }
@@ -170,7 +171,6 @@ async fn many_small_frames_take_several_turns() {
         put(&mut frames, kind::DATA, 0, 1, &[n as u8]);
         sent.push(n as u8);
     }
-    ends.core.next_turn().unwrap();
     ends.says(&frames).unwrap();
     let mut turns = 1;
     while ends.core.has_rest() {

@@ -71,6 +71,8 @@ pub struct Http2 {
     pub(super) late: u64,
     /// How much more than their first windows may be held for all streams together.
     extra: u32,
+    /// No window grows beyond what is taken at once.
+    tight: bool,
     /// Our first header block was sent.
     spoken: bool,
     /// Frames to be written, before any further DATA.
@@ -135,6 +137,7 @@ impl Http2 {
             budget: Budget::new(limits.flood, now),
             late: 0,
             extra: 0,
+            tight: false,
             spoken: false,
             control,
         }
@@ -260,6 +263,17 @@ impl Http2 {
         self.forget_if_over(id);
     }
 
+    /// Ends a request that was not looked at (server). The next one pays for it.
+    pub fn turn_away(&mut self, id: u32) {
+        self.budget.refused();
+        self.reset(id, Code::REFUSED_STREAM);
+    }
+
+    /// Says whether windows may grow, or only as much may be held as a fresh stream has.
+    pub fn set_tight(&mut self, tight: bool) {
+        self.tight = tight;
+    }
+
     /// Ends a stream abruptly, if it is not over.
     pub fn reset(&mut self, id: u32, code: Code) {
         if let Some(stream) = self.remove(id) {
@@ -287,7 +301,8 @@ impl Http2 {
         let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.remote_closed) else { return };
         let Limits { stream_window, stream_held, stream_window_most, .. } = self.limits;
         let others = self.extra - stream.extra;
-        let left = MOST_EXTRA.max(stream_held).saturating_sub(others);
+        let extra = if self.tight { 0 } else { MOST_EXTRA.max(stream_held) };
+        let left = extra.saturating_sub(others);
         let held = stream_held.min(stream_window.saturating_add(left));
         let most = || {
             let room = u32::try_from(room()).unwrap_or(u32::MAX);
