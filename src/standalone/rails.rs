@@ -202,6 +202,9 @@ impl ServiceConfig {
             self.access.all = true; // whose key is pinned is admitted
         }
         if breaches.is_empty() { Ok(self) } else { Err(breaches) }
+        if let (Some(protocol), true) = (self.tls.starttls, self.tls.alpn.is_empty()) {
+            self.tls.alpn.extend(protocol.alpn().parse());
+        }
     }
 
     fn pinned(&self) -> bool {
@@ -303,6 +306,7 @@ impl ServiceConfig {
     }
 }
 
+            (self.tls.starttls.is_some(), "--starttls", "starttls"),
 /// Of these ways to name a certificate one may be taken, if `needed` it must.
 ///
 /// # Errors

@@ -13,7 +13,8 @@ use crate::{
     config::Globals,
     standalone::{
         AcmeConfig, Address, Alpn, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
-        Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
+        Password, Quiet, Rego, ServiceConfig, Shown, StartTls, TlsOptions, Token, Wording,
+        one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
@@ -263,7 +264,12 @@ pub(super) struct CommonArgs {
     /// first. A server refuses a client that offers others alone
     #[arg(long, value_name = "PROTO")]
     pub(super) alpn: Vec<Alpn>,
-    #[arg(long, hide = true)]
+    /// A protocol that asks for TLS in the clear first: postgres. A server answers its SSLRequest,
+    /// a client sends it; --alpn is postgresql then, if not given
+    #[arg(long, value_name = "PROTO")]
+    pub(super) starttls: Option<StartTls>,
+    /// Suites with CBC: an error here, there are none
+    #[arg(long)]
     pub(super) allow_unsafe_cipher_suites: bool,
     /// The newest version of TLS that is spoken
     #[arg(long, hide = true, value_name = "VERSION")]
@@ -345,6 +351,7 @@ impl CommonArgs {
         Quiet {
             conns: has(QuietValue::Conns),
             conn_errs: has(QuietValue::ConnErrs),
+            starttls: self.starttls,
             handshake_errs: has(QuietValue::HandshakeErrs),
         }
     }

@@ -168,6 +168,7 @@ impl Entry<'_> {
         if let Some(line) = section.get("protocol") {
             match (line.value.to_ascii_lowercase().as_str(), self.client) {
                 ("proxy", false) => self.lines.push("proxyProtocol: { send: v1 }".into()),
+                ("pgsql", _) => self.lines.push("starttls: postgres".into()),
                 ("proxy", true) => self.remarks.push(line.remark(
                     true,
                     "a PROXY header inside TLS is not sent; send it to a server's target",
