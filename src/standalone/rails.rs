@@ -29,9 +29,9 @@ pub enum Breach {
     PlaintextLeaves(Address),
     /// A client listens for other hosts.
     PlaintextComes(Address),
-    /// A server's target is a socket of systemd.
+    /// A target is a socket of systemd.
     NoTarget(Address),
-    /// A client's target is no TCP.
+    /// A client's target is no TCP, and reached through a proxy or a tunnel.
     NotTcp(Address),
     /// A server shows no certificate, or a client without `authentication: disabled`.
     NoCredential,
@@ -109,8 +109,9 @@ impl Breach {
             ),
             Self::NoTarget(_) if flags => "--target: systemd:NAME is for --listen".into(),
             Self::NoTarget(address) => format!("target {address}: systemd:NAME is for listen"),
-            Self::NotTcp(_) if flags => "--target must be HOST:PORT".into(),
-            Self::NotTcp(address) => format!("target {address} must be HOST:PORT"),
+            Self::NotTcp(address) => {
+                format!("{target}{address} must be HOST:PORT behind a proxy or a tunnel")
+            }
             Self::NoCredential => match role {
                 Role::Server => "a server needs a certificate and its key".into(),
                 Role::Client => format!(
@@ -201,10 +202,10 @@ impl ServiceConfig {
         if self.role == Role::Server && self.pinned() {
             self.access.all = true; // whose key is pinned is admitted
         }
-        if breaches.is_empty() { Ok(self) } else { Err(breaches) }
         if let (Some(protocol), true) = (self.tls.starttls, self.tls.alpn.is_empty()) {
             self.tls.alpn.extend(protocol.alpn().parse());
         }
+        if breaches.is_empty() { Ok(self) } else { Err(breaches) }
     }
 
     fn pinned(&self) -> bool {
@@ -226,8 +227,14 @@ impl ServiceConfig {
                 (Role::Server, _) if !target.is_local_target() && !self.unsafe_target => {
                     breaches.push(Breach::PlaintextLeaves(target.clone()));
                 }
-                (Role::Client, Address::Unix(_) | Address::Systemd(_)) => {
+                // Who is asked to connect elsewhere, a proxy or a node, knows hosts alone.
+                (Role::Client, Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_))
+                    if self.hbone.is_some() || self.proxy.is_some() =>
+                {
                     breaches.push(Breach::NotTcp(target.clone()));
+                }
+                (Role::Client, Address::Systemd(_)) => {
+                    breaches.push(Breach::NoTarget(target.clone()));
                 }
                 _ => {}
             }
@@ -299,6 +306,7 @@ impl ServiceConfig {
             (self.proxy.is_some(), "--proxy", "proxy"),
             (self.proxy_in, "--accept-proxy-protocol", "proxyProtocol"),
             (!self.tls.alpn.is_empty(), "--alpn", "alpn"),
+            (self.tls.starttls.is_some(), "--starttls", "starttls"),
             (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
         ];
         let given = excluded.iter().filter(|(given, ..)| *given);
@@ -306,7 +314,6 @@ impl ServiceConfig {
     }
 }
 
-            (self.tls.starttls.is_some(), "--starttls", "starttls"),
 /// Of these ways to name a certificate one may be taken, if `needed` it must.
 ///
 /// # Errors

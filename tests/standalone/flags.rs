@@ -182,8 +182,12 @@ fn rails_of_the_client() {
         (format!("client --listen 0.0.0.0:0 --target 127.0.0.1:1 {shown}"), "--unsafe-listen"),
         (format!("client --listen :0 --target 127.0.0.1:1 {shown}"), "--unsafe-listen"),
         (
-            format!("client --listen 127.0.0.1:0 --target unix:/x {shown}"),
-            "--target must be HOST:PORT",
+            format!("client --listen 127.0.0.1:0 --target unix:/x --proxy http://p:1 {shown}"),
+            "unix:/x must be HOST:PORT behind a proxy",
+        ),
+        (
+            format!("client --listen 127.0.0.1:0 --target systemd:x {shown}"),
+            "systemd:NAME is for --listen",
         ),
         (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin replaces"),
         (format!("{local} --connect-timeout 0"), "--connect-timeout must not be 0"),
