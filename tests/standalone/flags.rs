@@ -430,6 +430,32 @@ fn help_and_version_answer() {
     }
 }
 
+/// What is taken, or refused with a reason, is shown: also what only moves here from ghostunnel.
+#[test]
+fn every_flag_is_shown() {
+    for (args, flags) in [
+        ("server --help", "allow-ip auto-acme-renew-check-interval auto-acme-alt-tls-alpn-port"),
+        ("client --help", "verify-ip"),
+    ] {
+        let shown = command(args).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let common = "enable-pprof eventlog keychain-identity keychain-issuer \
+                      keychain-require-token use-landlock cipher-suites \
+                      allow-unsafe-cipher-suites max-tls-version alpn starttls";
+        for flag in flags.split(' ').chain(common.split(' ')) {
+            assert!(shown.contains(&format!("--{flag}")), "{args}: {flag}");
+        }
+        let about = shown.split("--close-timeout").nth(1).unwrap();
+        let about = about.split("--").next().unwrap();
+        for says in ["no byte has moved either way", "both sides see a reset", "[default: 60s]"] {
+            assert!(
+                about.split_whitespace().collect::<Vec<_>>().join(" ").contains(says),
+                "{about}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_connection_that_takes_too_long_to_begin_is_ended() {
     let (pki, echo) = (Pki::new(), Backend::echo());
