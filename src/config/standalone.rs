@@ -162,6 +162,7 @@ const SERVICE: &[&str] = &[
     "maxConnections",
     "closeNotify",
     "alpn",
+    "starttls",
     "unsafeTarget",
     "unsafeListen",
 ];
@@ -219,6 +220,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let ciphers = tls.map(|t| t.list("cipherSuites")).unwrap_or_default();
     let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
     let alpn = map.list("alpn").iter().filter_map(|proto| proto.parse("h2")).collect();
+    let starttls = map.get("starttls").and_then(|proto| proto.parse("postgres"));
     let config = ServiceConfig {
         name: name?,
         role,
@@ -230,7 +232,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation, alpn },
+        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation, alpn, starttls },
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,

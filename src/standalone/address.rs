@@ -1,4 +1,5 @@
-//! Where to listen and where to connect, as written: `HOST:PORT`, `unix:PATH`, `systemd:NAME`.
+//! Where to listen and where to connect, as written: `HOST:PORT`, `unix:PATH`, `unix:@NAME`,
+//! `systemd:NAME`.
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -14,6 +15,8 @@ pub enum Address {
     },
     /// A Unix stream socket.
     Unix(PathBuf),
+    /// A Unix stream socket without a file, by its name in the abstract namespace (unix(7)).
+    Abstract(String),
     /// The socket that systemd opened under this `FileDescriptorName=` (sd_listen_fds(3)).
     Systemd(String),
 }
@@ -27,7 +30,7 @@ impl Address {
                 let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
                 host == "localhost" || host.parse().is_ok_and(loopback)
             }
-            Self::Unix(_) | Self::Systemd(_) => true,
+            Self::Unix(_) | Self::Abstract(_) | Self::Systemd(_) => true,
         }
     }
 
@@ -40,7 +43,9 @@ impl Address {
 
 /// Not an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is no address: {why} (expected HOST:PORT, unix:PATH or systemd:NAME)")]
+#[error(
+    "{text:?} is no address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or systemd:NAME)"
+)]
 pub struct InvalidAddress {
     text: String,
     why: &'static str,
@@ -51,6 +56,11 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let wrong = |why| InvalidAddress { text: text.into(), why };
+        if let Some(name) = text.strip_prefix("unix:@") {
+            let legal = !name.is_empty() && name.len() <= 107 && !name.contains('\0');
+            let why = "an abstract socket's name has 1 to 107 bytes";
+            return legal.then(|| Self::Abstract(name.into())).ok_or(wrong(why));
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             // sun_path holds 108 bytes with its end (unix(7)).
             return match path {
@@ -90,6 +100,7 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
@@ -111,6 +122,7 @@ mod tests {
             ("[::ffff:127.0.0.1]:80", true),
             ("[::ffff:10.0.0.1]:80", false),
             ("unix:/run/a.sock", true),
+            ("unix:@adit/db", true),
             ("systemd:tls", true),
         ] {
             let address: Address = text.parse().unwrap();
@@ -124,6 +136,7 @@ mod tests {
             ("[::1:80", "`]` is missing"),
             ("[localhost]:80", "no IPv6"),
             ("unix:", "path is empty"),
+            ("unix:@", "1 to 107 bytes"),
             ("systemd:", "name is empty"),
             ("launchd:x", "macOS"),
             ("a/b:1", "no host"),

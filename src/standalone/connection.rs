@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, 
 use super::{
     PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
     proxy_protocol::{self, Told},
-    reach::{self, unreached},
+    reach::{self, not_begun, unreached},
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
@@ -240,7 +240,7 @@ async fn server(
 /// The handshake of a server's caller who may be here, and the header for its target.
 async fn admitted(
     service: &Service,
-    socket: TcpStream,
+    mut socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
 ) -> Result<(Box<SecuredFar>, Vec<u8>), Outcome> {
@@ -255,6 +255,9 @@ async fn admitted(
         }
         _ => (config, None),
     };
+    if let Some(protocol) = service.config.tls.starttls {
+        protocol.answer(&mut socket).await.map_err(|e| not_begun(&e))?;
+    }
     let begun = Instant::now();
     let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
     service.counts.handshake.record(begun.elapsed());
@@ -455,7 +458,13 @@ pub(super) fn own(why: String) -> Outcome {
 }
 
 pub(super) fn failed(error: &TlsError) -> Outcome {
-    let why = (!matches!(error, TlsError::Silent)).then(|| error.to_string());
+    let why = match error {
+        TlsError::Silent => None,
+        TlsError::SslRequest => {
+            Some(format!("{error}; --starttls postgres (starttls: postgres) answers it"))
+        }
+        error => Some(error.to_string()),
+    };
     (error.close_reason(), why)
 }
 

@@ -7,9 +7,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _},
     os::{
         fd::OwnedFd,
+        linux::net::SocketAddrExt as _,
         unix::{
             fs::FileTypeExt as _,
-            net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+            net::{
+                SocketAddr as UnixAddr, UnixListener as StdUnixListener,
+                UnixStream as StdUnixStream,
+            },
         },
     },
     path::{Path, PathBuf},
@@ -67,6 +71,13 @@ impl Listening {
                 listener.set_nonblocking(true).map_err(failed)?;
                 let socket = Socket::from(OwnedFd::from(listener));
                 Ok(Self { sockets: vec![socket], unix: true, path: Some(path.clone()) })
+            }
+            Address::Abstract(name) => {
+                let name = UnixAddr::from_abstract_name(name).map_err(failed)?;
+                let listener = StdUnixListener::bind_addr(&name).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                let socket = Socket::from(OwnedFd::from(listener));
+                Ok(Self { sockets: vec![socket], unix: true, path: None })
             }
             Address::Systemd(_) => Err(format!(
                 "{address}: no sockets came from systemd; is the .socket unit started, and not \
@@ -311,6 +322,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
             Ok(stream)
         }
         Address::Unix(path) => as_tcp(UnixStream::connect(path).await?),
+        Address::Abstract(name) => as_tcp(UnixStream::connect(format!("\0{name}")).await?),
         Address::Systemd(_) => {
             Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is for listening"))
         }

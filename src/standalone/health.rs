@@ -112,7 +112,7 @@ async fn ask(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
     let host = match address {
         Address::Tcp { .. } => address.to_string(),
-        Address::Unix(_) | Address::Systemd(_) => "localhost".into(),
+        Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_) => "localhost".into(),
     };
     let request = Request::get(&check.path)
         .header("host", host)

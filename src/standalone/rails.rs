@@ -33,9 +33,9 @@ pub enum Breach {
     PlaintextComes(Address),
     /// A client's target cannot be asked for a certificate of this name.
     ServerName(String),
-    /// A server's target is a socket of systemd.
+    /// A target is a socket of systemd.
     NoTarget(Address),
-    /// A client's target is no TCP.
+    /// A client's target is no TCP, and reached through a proxy or a tunnel.
     NotTcp(Address),
     /// A server shows no certificate, or a client without `authentication: disabled`.
     NoCredential,
@@ -120,8 +120,9 @@ impl Breach {
             ),
             Self::NoTarget(_) if flags => "--target: systemd:NAME is for --listen".into(),
             Self::NoTarget(address) => format!("target {address}: systemd:NAME is for listen"),
-            Self::NotTcp(_) if flags => "--target must be HOST:PORT".into(),
-            Self::NotTcp(address) => format!("target {address} must be HOST:PORT"),
+            Self::NotTcp(address) => {
+                format!("{target}{address} must be HOST:PORT behind a proxy or a tunnel")
+            }
             Self::NoCredential => match role {
                 Role::Server => "a server needs a certificate and its key".into(),
                 Role::Client => format!(
@@ -216,6 +217,9 @@ impl ServiceConfig {
         if self.role == Role::Server && self.pinned() {
             self.access.all = true; // whose key is pinned is admitted
         }
+        if let (Some(protocol), true) = (self.tls.starttls, self.tls.alpn.is_empty()) {
+            self.tls.alpn.extend(protocol.alpn().parse());
+        }
         if breaches.is_empty() { Ok(self) } else { Err(breaches) }
     }
 
@@ -238,8 +242,14 @@ impl ServiceConfig {
                 (Role::Server, _) if !target.is_local_target() && !self.unsafe_target => {
                     breaches.push(Breach::PlaintextLeaves(target.clone()));
                 }
-                (Role::Client, Address::Unix(_) | Address::Systemd(_)) => {
+                // Who is asked to connect elsewhere, a proxy or a node, knows hosts alone.
+                (Role::Client, Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_))
+                    if self.hbone.is_some() || self.proxy.is_some() =>
+                {
                     breaches.push(Breach::NotTcp(target.clone()));
+                }
+                (Role::Client, Address::Systemd(_)) => {
+                    breaches.push(Breach::NoTarget(target.clone()));
                 }
                 _ => {}
             }
@@ -311,6 +321,7 @@ impl ServiceConfig {
             (self.proxy.is_some(), "--proxy", "proxy"),
             (self.proxy_in, "--accept-proxy-protocol", "proxyProtocol"),
             (!self.tls.alpn.is_empty(), "--alpn", "alpn"),
+            (self.tls.starttls.is_some(), "--starttls", "starttls"),
             (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
         ];
         let given = excluded.iter().filter(|(given, ..)| *given);

@@ -33,8 +33,11 @@ pub(super) async fn tls(
         return Err(own("the role changed".into()));
     };
     let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
-    let tcp = tcp.map_err(|e| unreached(target, &e))?;
+    let mut tcp = tcp.map_err(|e| unreached(target, &e))?;
     dialled(&tcp);
+    if let Some(protocol) = service.config.tls.starttls {
+        protocol.ask(&mut tcp).await.map_err(|e| not_begun(&e))?;
+    }
     let name = server_name(service, target)?;
     let secured = secured::connect(tcp, config, name, service.config.connect).await;
     secured.map_err(|e| failed(&e))
@@ -48,6 +51,17 @@ pub(super) async fn plain(service: &Service, address: &Address) -> io::Result<Tc
         tcp.write_all(&proxy_protocol::of_nobody(mode)?).await?;
     }
     Ok(tcp)
+}
+
+/// TLS was asked for in the clear, to no avail.
+pub(super) fn not_begun(error: &io::Error) -> Outcome {
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted => (CloseReason::Silent, None),
+        io::ErrorKind::UnexpectedEof => {
+            (CloseReason::TlsFailure, Some("closed before TLS began".into()))
+        }
+        _ => (CloseReason::TlsFailure, Some(error.to_string())),
+    }
 }
 
 pub(super) fn unreached(target: &Target, error: &io::Error) -> Outcome {

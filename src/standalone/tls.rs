@@ -17,7 +17,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Material, Role};
+use super::{Material, Role, StartTls};
 use crate::tls::{PeerTrust, PeerVerifier, classic_provider};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
@@ -98,6 +98,8 @@ pub struct TlsOptions {
     /// first of them that its client offers, and refuses a client that offers others alone. None
     /// named: a server says nothing, whatever is offered.
     pub alpn: Vec<Alpn>,
+    /// What asks for TLS in the clear first: a server answers, a client asks.
+    pub starttls: Option<StartTls>,
 }
 
 impl TlsOptions {

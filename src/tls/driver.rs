@@ -17,8 +17,8 @@ const MOST: usize = 128 * 1024;
 /// In records; a real handshake has less than ten. rustls looks through all fragments of a
 /// message whenever one more comes.
 const MOST_RECORDS: usize = 256;
-/// The most pieces of output that are left when a handshake fails.
-const MOST_LEFT: usize = 64;
+/// PostgreSQL's SSLRequest, which asks for TLS in the clear.
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const HEADER: usize = 5;
 /// RFC 8446 §5.2: 2^14 + 256.
 const LARGEST_RECORD: usize = 16_384 + 256;
@@ -45,7 +45,15 @@ impl Handshake for UnbufferedClientConnection {
     const BEGINS: bool = true;
 
     fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
-        drain(input, |input| progress(self.process_tls_records(input), out))
+        let (used, step) = drain(input, |input| progress(self.process_tls_records(input), out));
+        // What is left to say is an alert, behind what was to be said before it. Nothing else may
+        // be asked of a machine that has failed.
+        while step.is_err() && self.wants_write() {
+            if !matches!(progress(self.process_tls_records(&mut []), out), (_, Ok(None))) {
+                break;
+            }
+        }
+        (used, step)
     }
 
     fn state(&self) -> &CommonState {
@@ -57,7 +65,15 @@ impl Handshake for UnbufferedServerConnection {
     const BEGINS: bool = false;
 
     fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
-        drain(input, |input| progress(self.process_tls_records(input), out))
+        let (used, step) = drain(input, |input| progress(self.process_tls_records(input), out));
+        // What is left to say is an alert, behind what was to be said before it. Nothing else may
+        // be asked of a machine that has failed.
+        while step.is_err() && self.wants_write() {
+            if !matches!(progress(self.process_tls_records(&mut []), out), (_, Ok(None))) {
+                break;
+            }
+        }
+        (used, step)
     }
 
     fn state(&self) -> &CommonState {
@@ -78,15 +94,7 @@ fn drain(
         match step {
             Ok(None) => {}
             Ok(Some(step)) => return (used, Ok(step)),
-            Err(error) => {
-                // What is left to say is an alert, behind what was to be said before it.
-                for _ in 0..MOST_LEFT {
-                    if !matches!(once(&mut []), (_, Ok(None))) {
-                        break;
-                    }
-                }
-                return (used, Err(error));
-            }
+            Err(error) => return (used, Err(error)),
         }
     }
 }
@@ -242,6 +250,12 @@ async fn record<H>(tcp: &TcpStream, at: &mut Progress<H>) -> Result<(), TlsError
 }
 
 fn whole_record(input: &[u8]) -> Result<Option<usize>, TlsError> {
+    if input.starts_with(&SSL_REQUEST) {
+        return Err(TlsError::SslRequest);
+    }
+    if SSL_REQUEST.starts_with(input) {
+        return Ok(None);
+    }
     let Some(header) = input.get(..HEADER) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if !(20..=23).contains(&header[0]) || header[1] != 3 || length > LARGEST_RECORD {

@@ -22,6 +22,9 @@ pub enum TlsError {
     /// The peer ended the handshake with an alert.
     #[error("the peer ended the TLS handshake with alert {0}")]
     Alert(String),
+    /// A client of PostgreSQL that asks first.
+    #[error("received PostgreSQL's SSLRequest, which is no TLS")]
+    SslRequest,
     /// The peer closed the connection.
     #[error("TLS handshake failed: closed during the handshake")]
     Closed,
@@ -45,7 +48,7 @@ impl TlsError {
             Self::Silent => CloseReason::Silent,
             Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
             Self::Svid(error) => svid_close_reason(error),
-            Self::Alert(_) | Self::Closed | Self::Reset(_) | Self::Other(_) => {
+            Self::Alert(_) | Self::SslRequest | Self::Closed | Self::Reset(_) | Self::Other(_) => {
                 CloseReason::TlsFailure
             }
             Self::OwnSvid(_) => CloseReason::NoIdentity,

@@ -19,6 +19,7 @@ mod tls12;
 mod trust;
 mod verifier;
 
+pub use driver::SSL_REQUEST;
 pub use error::TlsError;
 pub use handshake::{Acceptor, Connector, Peer};
 pub use provider::{classic_provider, provider};

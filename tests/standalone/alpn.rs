@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use crate::{
     backends::{Backend, ask},
-    peers::{BOTH, Caller, Demand, ONLY12, ONLY13, alpn_backend, tls_backend, tls_echo},
+    peers::{BOTH, Caller, Demand, ONLY12, ONLY13, alpn_session, tls_backend, tls_echo},
     pki::Pki,
     process::{Adit, refused},
 };
@@ -44,7 +44,9 @@ fn a_server_without_protocols_takes_whatever_is_offered() {
 #[test]
 fn a_client_offers_its_protocols() {
     let (pki, (told, agreed)) = (Pki::new(), mpsc::channel());
-    let far = alpn_backend(&pki.server, &["postgresql"], move |session| {
+    let begin = alpn_session(&pki.server, &["postgresql"]);
+    let far = Backend::start(move |socket| {
+        let Ok(session) = begin(socket) else { return };
         told.send(session.conn.alpn_protocol().map(<[u8]>::to_vec)).unwrap();
         tls_echo(session);
     });

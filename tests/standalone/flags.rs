@@ -182,8 +182,12 @@ fn rails_of_the_client() {
         (format!("client --listen 0.0.0.0:0 --target 127.0.0.1:1 {shown}"), "--unsafe-listen"),
         (format!("client --listen :0 --target 127.0.0.1:1 {shown}"), "--unsafe-listen"),
         (
-            format!("client --listen 127.0.0.1:0 --target unix:/x {shown}"),
-            "--target must be HOST:PORT",
+            format!("client --listen 127.0.0.1:0 --target unix:/x --proxy http://p:1 {shown}"),
+            "unix:/x must be HOST:PORT behind a proxy",
+        ),
+        (
+            format!("client --listen 127.0.0.1:0 --target systemd:x {shown}"),
+            "systemd:NAME is for --listen",
         ),
         (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin replaces"),
         (format!("{local} --connect-timeout 0"), "--connect-timeout must not be 0"),
@@ -423,6 +427,32 @@ fn a_json_log_has_one_object_a_line() {
 fn help_and_version_answer() {
     for args in ["--version", "--help", "server --help", "client --help"] {
         assert_eq!(refused(args).0, 0, "{args}");
+    }
+}
+
+/// What is taken, or refused with a reason, is shown: also what only moves here from ghostunnel.
+#[test]
+fn every_flag_is_shown() {
+    for (args, flags) in [
+        ("server --help", "allow-ip auto-acme-renew-check-interval auto-acme-alt-tls-alpn-port"),
+        ("client --help", "verify-ip"),
+    ] {
+        let shown = command(args).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let common = "enable-pprof eventlog keychain-identity keychain-issuer \
+                      keychain-require-token use-landlock cipher-suites \
+                      allow-unsafe-cipher-suites max-tls-version alpn starttls";
+        for flag in flags.split(' ').chain(common.split(' ')) {
+            assert!(shown.contains(&format!("--{flag}")), "{args}: {flag}");
+        }
+        let about = shown.split("--close-timeout").nth(1).unwrap();
+        let about = about.split("--").next().unwrap();
+        for says in ["no byte has moved either way", "both sides see a reset", "[default: 60s]"] {
+            assert!(
+                about.split_whitespace().collect::<Vec<_>>().join(" ").contains(says),
+                "{about}"
+            );
+        }
     }
 }
 

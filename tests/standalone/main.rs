@@ -18,6 +18,7 @@ mod peers;
 mod pki;
 #[path = "../support/ports.rs"]
 mod ports;
+mod postgres;
 mod probes;
 mod process;
 mod proxy;

@@ -173,26 +173,7 @@ pub(crate) fn tls_backend(
             WebPkiClientVerifier::builder_with_provider(roots(ca), provider()).build().unwrap(),
         ),
     };
-    tls_backend_of(builder.with_single_cert(leaf.chain.clone(), leaf.key()).unwrap(), serve)
-}
-
-/// One that agrees on a protocol by ALPN, and asks no certificate.
-pub(crate) fn alpn_backend(
-    leaf: &Leaf,
-    protocols: &[&str],
-    serve: impl Fn(Session<ServerConnection>) + Send + Sync + 'static,
-) -> Backend {
-    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(BOTH);
-    let builder = builder.unwrap().with_no_client_auth();
     let mut config = builder.with_single_cert(leaf.chain.clone(), leaf.key()).unwrap();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    tls_backend_of(config, serve)
-}
-
-fn tls_backend_of(
-    mut config: ServerConfig,
-    serve: impl Fn(Session<ServerConnection>) + Send + Sync + 'static,
-) -> Backend {
     config.send_tls13_tickets = 2;
     let config = Arc::new(config);
     Backend::start(move |socket| {
@@ -201,6 +182,19 @@ fn tls_backend_of(
             serve(session);
         }
     })
+}
+
+/// Begins sessions that agree on a protocol by ALPN, and asks no certificate.
+pub(crate) fn alpn_session(
+    leaf: &Leaf,
+    protocols: &[&str],
+) -> impl Fn(TcpStream) -> io::Result<Session<ServerConnection>> + Send + Sync + 'static {
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(BOTH);
+    let builder = builder.unwrap().with_no_client_auth();
+    let mut config = builder.with_single_cert(leaf.chain.clone(), leaf.key()).unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let config = Arc::new(config);
+    move |socket| Session::begin(ServerConnection::new(Arc::clone(&config)).unwrap(), socket)
 }
 
 /// Says back what it hears until close_notify, and then says it too.

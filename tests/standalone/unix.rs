@@ -91,6 +91,59 @@ fn both_ends_may_be_unix_sockets() {
 }
 
 #[test]
+fn a_clients_target_may_be_a_unix_socket_by_either_kind_of_name() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let unique = pki.at("tls").replace('/', "-");
+    for there in [format!("unix:{}", pki.at("tls.sock")), format!("unix:@{unique}")] {
+        let server = Adit::start(format!(
+            "server --listen {there} --target {} {} --allow-cn app",
+            echo.addr,
+            pki.showing("server")
+        ));
+        let client = Adit::start(pki.client(&there));
+        let words = vec![7; 300_000];
+        assert_eq!(crate::backends::ask(client.addr, &words).unwrap(), words, "{there}");
+        server.logs("reason=\"completed\"");
+        let other = format!("{} --override-server-name other.example", pki.client(&there));
+        let other = Adit::start(other);
+        assert!(crate::backends::ask(other.addr, &words).map_or(true, |heard| heard.is_empty()));
+        other.logs("not valid for name … other.example");
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn abstract_sockets_need_no_file_at_either_end_of_a_pair() {
+    let pki = Pki::new();
+    let unique = pki.at("x").replace('/', "-");
+    let name = |end: &str| format!("unix:@{unique}{end}");
+    let listener = {
+        use std::os::linux::net::SocketAddrExt as _;
+        let addr = std::os::unix::net::SocketAddr::from_abstract_name(format!("{unique}db"));
+        UnixListener::bind_addr(&addr.unwrap()).unwrap()
+    };
+    thread::spawn(move || {
+        for mut socket in listener.incoming().flatten().take(1) {
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).unwrap();
+            socket.write_all(&all).unwrap();
+        }
+    });
+    let server = format!(
+        "server --listen {} --target {} {} --allow-all",
+        name("tls"),
+        name("db"),
+        pki.showing("server")
+    );
+    let first = Adit::start(&server);
+    let (code, error) = refused(&server);
+    assert!(code == 1 && error.contains("somebody listens there already"), "{error}");
+    let client = Adit::start(pki.client(name("tls")));
+    assert_eq!(crate::backends::ask(client.addr, b"hello").unwrap(), b"hello");
+    assert_eq!(first.stop(), 0);
+}
+
+#[test]
 fn a_socket_that_nobody_answers_at_is_replaced_and_one_that_lives_is_not() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     drop(UnixListener::bind(pki.path("tls.sock")).unwrap());

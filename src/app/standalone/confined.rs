@@ -203,6 +203,6 @@ fn folder(file: &Path) -> Option<PathBuf> {
 fn port(address: &Address) -> Option<u16> {
     match address {
         Address::Tcp { port, .. } => Some(*port),
-        Address::Unix(_) | Address::Systemd(_) => None,
+        Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_) => None,
     }
 }

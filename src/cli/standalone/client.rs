@@ -19,10 +19,12 @@ use crate::{
     after_help = "Example:\n  adit client --listen localhost:5432 --target db.example.org:8443 --cert tls.crt --key tls.key --cacert ca.crt\n\nThe target's certificate must have the target's name, and match any --verify-… flag."
 )]
 pub(in crate::cli) struct ClientArgs {
-    /// Where plaintext comes in: HOST:PORT, unix:PATH, systemd:NAME
+    /// Where plaintext comes in: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where TLS goes: HOST:PORT; may be repeated, the next is tried when one fails
+    /// Where TLS goes: HOST:PORT, unix:PATH or unix:@NAME (whose certificate is to be for localhost
+    /// unless --override-server-name says otherwise); may be repeated, the next is tried when one
+    /// fails
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
     /// Which of several targets is tried first
@@ -67,7 +69,8 @@ struct VerifyArgs {
     /// This URI; `*` is one segment, `**` at the end all that follow
     #[arg(long, value_name = "URI", alias = "verify-uri-san")]
     verify_uri: Vec<UriPattern>,
-    #[arg(long, value_name = "IP", hide = true, alias = "verify-ip-san")]
+    /// This IP address
+    #[arg(long, value_name = "IP", alias = "verify-ip-san")]
     verify_ip: Vec<IpAddr>,
     /// This SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]

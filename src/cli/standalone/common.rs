@@ -13,7 +13,8 @@ use crate::{
     config::Globals,
     standalone::{
         AcmeConfig, Address, Alpn, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
-        Password, Quiet, Rego, ServiceConfig, Shown, TlsOptions, Token, Wording, one_credential,
+        Password, Quiet, Rego, ServiceConfig, Shown, StartTls, TlsOptions, Token, Wording,
+        one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
@@ -176,11 +177,14 @@ pub(super) struct CredentialArgs {
     /// PKCS#11: a file whose first line is the PIN, which then is on no command line
     #[arg(long, value_name = "FILE", conflicts_with = "pkcs11_pin")]
     pub(super) pkcs11_pin_file: Option<PathBuf>,
-    #[arg(long, hide = true)]
+    /// Of macOS and Windows: an error here
+    #[arg(long)]
     pub(super) keychain_identity: Option<String>,
-    #[arg(long, hide = true)]
+    /// Likewise
+    #[arg(long)]
     pub(super) keychain_issuer: Option<String>,
-    #[arg(long, hide = true)]
+    /// Likewise
+    #[arg(long)]
     pub(super) keychain_require_token: bool,
     /// Read certificate, key, roots and policies anew every so often (they are also watched)
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -196,7 +200,9 @@ pub(super) struct CommonArgs {
     /// Handshake, access rules and dial together
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(super) connect_timeout: Duration,
-    /// How long one side may go on when the other has ended; 0 ends both at once
+    /// How long a connection may be silent when one side has ended: no byte has moved either way.
+    /// Each byte begins the time anew, and at its end both sides see a reset; 0 ends both at once.
+    /// (ghostunnel 1.11 counts from the end of the one side, moving bytes or not)
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
     /// Whether a TLS peer must say close_notify at its end, or may just close (nginx' stream proxy,
@@ -219,12 +225,14 @@ pub(super) struct CommonArgs {
     /// Log to syslog instead of stdout
     #[arg(long)]
     pub(super) syslog: bool,
-    #[arg(long, hide = true)]
+    /// Of Windows: an error here; --syslog is its like
+    #[arg(long)]
     pub(super) eventlog: bool,
     /// Serve /_status, /_metrics here: HOST:PORT (with http:// or https://), unix:, systemd:
     #[arg(long, value_name = "ADDR")]
     pub(super) status: Option<StatusAddress>,
-    #[arg(long, hide = true)]
+    /// Go's profiler: an error here; perf(1) is its like
+    #[arg(long)]
     pub(super) enable_pprof: bool,
     /// Allow POST /_shutdown on the status address
     #[arg(long, requires = "status")]
@@ -254,19 +262,25 @@ pub(super) struct CommonArgs {
     /// Do not start on a kernel that cannot confine it so
     #[arg(long, conflicts_with_all = ["disable_landlock", "disable_seccomp"])]
     pub(super) require_sandbox: bool,
-    #[arg(long, hide = true)]
+    /// Changes nothing: it is on unless --disable-landlock
+    #[arg(long)]
     pub(super) use_landlock: bool,
     /// Groups of cipher suites for TLS 1.2, the best first: AES, CHACHA
-    #[arg(long, hide = true, value_name = "GROUPS", value_delimiter = ',')]
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
     pub(super) cipher_suites: Vec<CipherGroup>,
     /// A protocol that is agreed on by ALPN, such as h2 or postgresql; may be repeated, the best
     /// first. A server refuses a client that offers others alone
     #[arg(long, value_name = "PROTO")]
     pub(super) alpn: Vec<Alpn>,
-    #[arg(long, hide = true)]
+    /// A protocol that asks for TLS in the clear first: postgres. A server answers its SSLRequest,
+    /// a client sends it; --alpn is postgresql then, if not given
+    #[arg(long, value_name = "PROTO")]
+    pub(super) starttls: Option<StartTls>,
+    /// Suites with CBC: an error here, there are none
+    #[arg(long)]
     pub(super) allow_unsafe_cipher_suites: bool,
     /// The newest version of TLS that is spoken
-    #[arg(long, hide = true, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION")]
     pub(super) max_tls_version: Option<TlsVersion>,
     /// Whether the kernel makes the TLS records where it can (module tls; TLS 1.3 from Linux 6.14
     /// on): bytes are then spliced from socket to socket. tls.path in the log says who did
@@ -337,6 +351,7 @@ impl CommonArgs {
             authenticate,
             truncation: self.close_notify == CloseNotify::Optional,
             alpn: self.alpn.clone(),
+            starttls: self.starttls,
         }
     }
 

@@ -23,10 +23,10 @@ use crate::{
     after_help = "Example:\n  adit server --listen :8443 --target localhost:5432 --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\nFlags are ghostunnel's; each --allow-… is enough alone. SIGHUP reads certificates anew,\nSIGTERM drains."
 )]
 pub(in crate::cli) struct ServerArgs {
-    /// Where TLS comes in: HOST:PORT, unix:PATH, systemd:NAME
+    /// Where TLS comes in: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where plaintext goes: HOST:PORT or unix:PATH; may be repeated, the next is tried when one
+    /// Where plaintext goes: HOST:PORT, unix:PATH or unix:@NAME; may be repeated, the next is tried when one
     /// fails
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
@@ -81,7 +81,8 @@ struct AllowArgs {
     /// This URI; `*` is one segment, `**` at the end all that follow
     #[arg(long, value_name = "URI", alias = "allow-uri-san")]
     allow_uri: Vec<UriPattern>,
-    #[arg(long, value_name = "IP", hide = true, alias = "allow-ip-san")]
+    /// This IP address
+    #[arg(long, value_name = "IP", alias = "allow-ip-san")]
     allow_ip: Vec<IpAddr>,
     /// This SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]
@@ -130,9 +131,11 @@ struct AcmeArgs {
     /// ~/.local/share/adit/acme, if not given
     #[arg(long, value_name = "DIR", requires = "auto_acme_cert")]
     auto_acme_storage: Option<PathBuf>,
-    #[arg(long, hide = true, value_name = "TIME", value_parser = duration, requires = "auto_acme_cert")]
+    /// How often it is looked whether the certificate must be renewed
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "auto_acme_cert")]
     auto_acme_renew_check_interval: Option<Duration>,
-    #[arg(long, hide = true, value_name = "PORT", requires = "auto_acme_cert")]
+    /// Where the CA's challenge is answered, if port 443 of the name leads elsewhere than to --listen
+    #[arg(long, value_name = "PORT", requires = "auto_acme_cert")]
     auto_acme_alt_tls_alpn_port: Option<u16>,
 }
 

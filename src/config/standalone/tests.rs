@@ -38,6 +38,7 @@ fn a_whole_file() {
   proxy: 'socks5://10.0.0.1:1080'
   tls: { maxVersion: TLS1.2, cipherSuites: [CHACHA] }
   alpn: [postgresql, h2]
+  starttls: postgres
   quiet: [conns, handshake-errs]
   timeouts: { connect: 3s, close: 0, lifetime: 1h }
   maxConnections: 9
@@ -61,6 +62,8 @@ takeover: unix:/run/t
     let alpn = file.services.iter().find(|s| s.name == "out").map(|s| s.tls.alpn.clone());
     let alpn: Vec<String> = alpn.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(alpn, ["postgresql", "h2"]);
+    let asking: Vec<bool> = file.services.iter().map(|s| s.tls.starttls.is_some()).collect();
+    assert_eq!(asking.iter().filter(|asking| **asking).count(), 1);
     let status = &file.globals.status;
     assert!(status.shutdown && status.address.is_some() && status.graphite.is_some());
     assert_eq!((status.prefix.as_str(), status.every.as_secs()), ("shop", 10));

@@ -111,10 +111,6 @@ impl Entry<'_> {
         let mut targets: Vec<Address> = Vec::new();
         for connect in section.all("connect") {
             let target = self.address(connect, Host::Local)?;
-            if self.client && !matches!(target, Address::Tcp { .. }) {
-                self.remarks.push(connect.remark(true, "TLS goes to HOST:PORT only"));
-                return None;
-            }
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -172,6 +168,7 @@ impl Entry<'_> {
                     true,
                     "a PROXY header inside TLS is not sent; send it to a server's target",
                 )),
+                ("pgsql", _) => self.lines.push("starttls: postgres".into()),
                 _ => self.remarks.push(line.remark(
                     true,
                     "adit speaks no protocol's STARTTLS: both ends must begin with TLS",

@@ -115,6 +115,12 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &["STARTTLS"],
     ),
     (
+        "PostgreSQL asks first",
+        "protocol = pgsql\n[db]\naccept = 5433\nconnect = 5432\ncert = s.pem\n",
+        &["starttls: postgres"],
+        &[],
+    ),
+    (
         "names checked of callers; a name and another SNI",
         "[in]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\ncheckHost = a.example\ncheckIP = 10.0.0.9\n\
          [out]\nclient = yes\naccept = localhost:3\nconnect = b:4\nverifyChain = yes\nCAfile = ca\ncheckHost = a\nsni = z\ncheckEmail = x@y\n",
