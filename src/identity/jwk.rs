@@ -251,6 +251,24 @@ impl PublicKey {
         BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
     }
 
+    /// Which key signs in TLS and on certificates, as far as its kind and size say: an ECDSA key of
+    /// a known curve, Ed25519, or RSA of 2048 to 8192 bits.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn check_signs_tls(spki: &[u8]) -> Result<String, String> {
+        match Self::from_spki(spki) {
+            Ok(Self::Ec { curve, .. }) => Ok(format!("EC {}", curve.name())),
+            Ok(Self::Ed25519(_)) => Ok("Ed25519".into()),
+            Ok(Self::Rsa { n, .. }) => {
+                let text = format!("RSA of {} bits", bits(&n));
+                if RSA_BITS.contains(&bits(&n)) { Ok(text) } else { Err(text) }
+            }
+            Err(KeyError::UnknownType(oid)) => Err(format!("of a kind that is not known, {oid}")),
+            Err(_) => Err("not readable".into()),
+        }
+    }
+
     /// Whether JWT-SVIDs can be signed with it: on its curve, or RSA of 2048 to 8192 bits.
     ///
     /// # Errors
@@ -259,9 +277,8 @@ impl PublicKey {
         let verifies_with = match self {
             Self::Ec { curve, .. } => curve.verifies_with(),
             Self::Rsa { n, .. } => {
-                let spare = n.first().map_or(0, |b| b.leading_zeros() as usize);
-                let bits = n.len() * 8 - spare;
-                if !(2048..=8192).contains(&bits) {
+                let bits = bits(n);
+                if !RSA_BITS.contains(&bits) {
                     return Err(KeyError::RsaSize(bits));
                 }
                 &RSA_PKCS1_2048_8192_SHA256
@@ -271,6 +288,14 @@ impl PublicKey {
         ParsedPublicKey::new(verifies_with, self.to_spki()).map_err(|_| KeyError::Invalid)?;
         Ok(())
     }
+}
+
+/// Which moduli count (RFC 7518 §3.3), bits.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+fn bits(modulus: &[u8]) -> usize {
+    let spare = modulus.first().map_or(0, |b| b.leading_zeros() as usize);
+    modulus.len() * 8 - spare
 }
 
 /// DER contents of the OIDs id-ecPublicKey, rsaEncryption and id-Ed25519.

@@ -10,6 +10,7 @@ use aws_lc_rs::{
         ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
     },
 };
+use p12_keystore::{CertificateBag, KeyStore, Pkcs12Archive, Pkcs12ImportPolicy, PrivateKeyBag};
 use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
@@ -135,14 +136,20 @@ pub fn keystore_chain(
     path: &Path,
     password: &str,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
-    let store = p12_keystore::KeyStore::from_pkcs12(&bytes(path)?, password, Default::default())
-        .map_err(|_| at(path, "cannot be opened: not PKCS#12, damaged, or a wrong password"))?;
-    if store.private_key_chain().is_some()
-        && let 2.. = store.entries().filter(|(_, entry)| is_key(entry)).count()
-    {
-        let why = "contains several private keys; leave only the one that is to be used";
+    let bytes = bytes(path)?;
+    let archive = Pkcs12Archive::from_pkcs12(&bytes, password);
+    let archive = archive.map_err(|e| at(path, unopened(&e, password)))?;
+    if archive.keys.len() > 1 {
+        let names = archive.keys.iter().take(8).map(|key| named(key, &archive.certs));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let why = format!(
+            "contains {} private keys ({names}) and not one: leave only the one that is to be used",
+            archive.keys.len()
+        );
         return Err(at(path, why));
     }
+    let store = KeyStore::from_pkcs12(&bytes, password, Pkcs12ImportPolicy::Strict)
+        .map_err(|e| at(path, unopened(&e, password)))?;
     let Some((_, entry)) = store.private_key_chain() else {
         return Err(at(path, "contains no private key with its chain"));
     };
@@ -159,8 +166,32 @@ pub fn keystore_chain(
     Ok((chain, PrivateKey::from_pkcs8(entry.key().as_der().to_vec())))
 }
 
-fn is_key(entry: &p12_keystore::KeyStoreEntry) -> bool {
-    matches!(entry, p12_keystore::KeyStoreEntry::PrivateKeyChain(_))
+/// Why a store cannot be opened, and what to do; nothing of what is in it.
+fn unopened(error: &p12_keystore::error::Error, password: &str) -> &'static str {
+    use p12_keystore::error::Error;
+    match error {
+        Error::UnsupportedEncryptionScheme | Error::UnsupportedMacAlgorithm => {
+            "is encrypted in a way that is not known here; `openssl pkcs12 -in OLD -nodes | openssl \
+             pkcs12 -export -out NEW` writes it anew"
+        }
+        Error::MacError(_) if password.is_empty() => {
+            "is encrypted, and there is no password for it: give --storepass or `passwordFile`"
+        }
+        Error::MacError(_) => "cannot be opened with this password",
+        _ => "cannot be opened: not PKCS#12, damaged, or a wrong password",
+    }
+}
+
+/// How the operator knows a key: its name in the store, or whom its certificate is of.
+fn named(key: &PrivateKeyBag, certificates: &[CertificateBag]) -> String {
+    let of_key = |bag: &&CertificateBag| {
+        key.local_key_id.as_ref().is_some_and(|id| bag.local_key_id.as_ref() == Some(&id.0))
+    };
+    let subject = || certificates.iter().find(of_key).map(|bag| bag.cert.subject().into());
+    match key.friendly_name.clone().filter(|name| !name.is_empty()).or_else(subject) {
+        Some(name) => format!("{:?}", name.chars().take(100).collect::<String>()),
+        None => "one without a name".to_owned(),
+    }
 }
 
 fn is_self_issued(der: &CertificateDer<'_>) -> bool {

@@ -37,6 +37,7 @@ pub struct Revocations {
 struct Crl {
     list: CertRevocationList<'static>,
     signed: Signed,
+    this_update: i64,
     next_update: Option<i64>,
     /// The authorities' keys that signed it. Intermediates are known only with a chain.
     signers: Vec<SubjectPublicKeyInfoDer<'static>>,
@@ -148,6 +149,19 @@ impl Revocations {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.crls.iter().filter(|crl| crl.next_update.is_some_and(|next| next < now)).count()
     }
+
+    /// How many more will be soon: when less than a third of their time is left, and less than two
+    /// weeks.
+    #[must_use]
+    pub fn soon_overdue(&self, now: UnixTime) -> usize {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let soon = |crl: &&Crl| {
+            let Some(next) = crl.next_update else { return false };
+            let ahead = (next.saturating_sub(crl.this_update) / 3).min(14 * 86_400);
+            (0..ahead).contains(&next.saturating_sub(now))
+        };
+        self.crls.iter().filter(soon).count()
+    }
 }
 
 impl Revoked {
@@ -164,8 +178,9 @@ impl Crl {
         let signed = Signed::read(der).ok_or("it cannot be read")?;
         let (_, dates) = x509_parser::revocation_list::CertificateRevocationList::from_der(der)
             .map_err(|e| format!("it cannot be read ({e})"))?;
+        let this_update = dates.last_update().timestamp();
         let next_update = dates.next_update().map(|t| t.timestamp());
-        Ok(Self { list: list.into(), signed, next_update, signers: Vec::new() })
+        Ok(Self { list: list.into(), signed, this_update, next_update, signers: Vec::new() })
     }
 
     /// Read whole before: an entry that cannot be read is none.

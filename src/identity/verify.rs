@@ -14,8 +14,8 @@ use pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    BundleSet, SpiffeId, SvidError, constraints,
-    x509::{Leaf, parse_leaf},
+    BundleSet, PublicKey, SpiffeId, SvidError, constraints,
+    x509::{KEYS, Leaf, parse_leaf},
 };
 
 /// The longest chain that is looked at, leaf included.
@@ -165,9 +165,12 @@ pub(crate) fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
     let (_, ca) = X509Certificate::from_der(der).map_err(|_| unreadable())?;
     let is_ca = ca.basic_constraints().ok().flatten().is_some_and(|c| c.value.ca);
     let signs = ca.key_usage().ok().flatten().is_some_and(|u| u.value.key_cert_sign());
+    let key = PublicKey::check_signs_tls(ca.public_key().raw);
     match (is_ca, signs) {
         (false, _) => Err(SvidError::Untrusted("an intermediate is not a CA".into())),
         (_, false) => Err(SvidError::Untrusted("an intermediate lacks keyCertSign".into())),
-        _ => Ok(()),
+        _ => key
+            .map(drop)
+            .map_err(|key| SvidError::Untrusted(format!("an intermediate's key is {key}; {KEYS}"))),
     }
 }

@@ -11,7 +11,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use super::{InvalidSpiffeId, SpiffeId, TrustDomain};
+use super::{InvalidSpiffeId, PublicKey, SpiffeId, TrustDomain};
 
 /// Why a certificate or its chain is not an acceptable X.509-SVID.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum SvidError {
     /// Key usage is missing or wrong (X509-SVID §4.3).
     #[error("the leaf's key usage {0} (X509-SVID §4.3)")]
     KeyUsage(&'static str),
+    /// A key with which nobody can prove anything in TLS.
+    #[error("the leaf's key is {0}; {KEYS}")]
+    Key(String),
     /// Extended key usage excludes this use (X509-SVID §4.4).
     #[error("the leaf's extended key usage does not allow this use (X509-SVID §4.4)")]
     Purpose,
@@ -93,6 +96,10 @@ pub enum SvidError {
     },
 }
 
+/// Which keys can prove something.
+pub(super) const KEYS: &str =
+    "what signs is RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
+
 fn list(ids: &[SpiffeId]) -> String {
     ids.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(" or ")
 }
@@ -128,6 +135,7 @@ pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     if id.path().is_empty() {
         return Err(SvidError::NoPath(id));
     }
+    PublicKey::check_signs_tls(cert.public_key().raw).map_err(SvidError::Key)?;
     Ok(Leaf::of(&cert, id))
 }
 

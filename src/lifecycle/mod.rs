@@ -5,11 +5,13 @@ mod aside;
 mod clock;
 pub mod dial;
 mod places;
+mod reminder;
 mod service_manager;
 mod tasks;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use places::{Place, Places, source};
+pub use reminder::Reminder;
 pub use service_manager::ServiceManager;
 pub use tasks::{Tasks, behind_others};

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     future::pending,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use pki_types::UnixTime;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::Node;
 use crate::{
     identity::{BundleSet, SpiffeId, TrustDomain},
+    lifecycle::Reminder,
     tunnel::{Proven, Trust},
 };
 
@@ -27,6 +28,7 @@ pub async fn guard(node: Arc<Node>) {
     let mut banned = node.svids.watch_banned();
     let mut look = tokio::time::interval(LOOK);
     let mut known = Arc::<BundleSet>::default();
+    let mut reminders = Reminders::new();
     loop {
         let now = Arc::clone(&bundles.borrow_and_update());
         if !Arc::ptr_eq(&now, &known) {
@@ -38,6 +40,7 @@ pub async fn guard(node: Arc<Node>) {
         } else {
             close(&node, |_| false);
         }
+        remind(&known, &mut reminders, UnixTime::now());
         tokio::select! {
             () = next(&mut bundles) => {}
             () = next_if_any(banned.as_mut()) => {}
@@ -75,12 +78,30 @@ fn tell_of_crls(node: &Node, bundles: &BundleSet, changed: &BTreeSet<TrustDomain
             continue;
         };
         crls.faults().iter().for_each(|fault| tracing::warn!(target: "svid", "{fault}"));
-        let overdue = crls.overdue(UnixTime::now());
+        let faults = i64::try_from(crls.faults().len()).unwrap_or(i64::MAX);
+        gauge.with_label_values(&[&domain.to_string()]).set(faults);
+    }
+}
+
+/// How many CRLs of each trust domain are, and soon will be, past their nextUpdate.
+type Reminders = HashMap<TrustDomain, Reminder<(usize, usize)>>;
+
+/// Says so when that changes, and once a day.
+fn remind(bundles: &BundleSet, reminders: &mut Reminders, now: UnixTime) {
+    reminders.retain(|domain, _| bundles.revocations(domain).is_some());
+    for domain in bundles.iter().map(|bundle| &bundle.trust_domain) {
+        let Some(crls) = bundles.revocations(domain) else { continue };
+        let counts = (crls.overdue(now), crls.soon_overdue(now));
+        let (overdue, soon) = counts;
+        if !reminders.entry(domain.clone()).or_default().due(&counts, Instant::now()) {
+            continue;
+        }
         if overdue > 0 {
             tracing::warn!(target: "svid", trust_domain = %domain, overdue, "CRLs are past their nextUpdate; they are used all the same");
         }
-        let faults = i64::try_from(crls.faults().len()).unwrap_or(i64::MAX);
-        gauge.with_label_values(&[&domain.to_string()]).set(faults);
+        if soon > 0 {
+            tracing::warn!(target: "svid", trust_domain = %domain, soon, "CRLs will soon be past their nextUpdate; see that newer ones come");
+        }
     }
 }
 

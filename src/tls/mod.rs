@@ -23,7 +23,7 @@ pub use driver::SSL_REQUEST;
 pub use error::TlsError;
 pub use handshake::{Acceptor, Connector, Peer};
 pub use provider::{classic_provider, provider};
-pub use roots::{StaleCrls, ending};
+pub use roots::{Ends, StaleCrls};
 pub use session::{Aead, KeySchedule, Keys, Session, TrafficSecrets};
 pub use tls12::Tls12;
 pub use trust::{PeerTrust, PeerVerifier, Pin};

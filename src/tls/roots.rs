@@ -1,7 +1,7 @@
 //! Chains to roots from files or of the system (RFC 5280 §6), judged as strictly as X.509-SVIDs
 //! are: a root counts only within its validity, and an intermediate has cA and keyCertSign.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
@@ -18,6 +18,7 @@ use rustls::{
 };
 use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
+    time::ASN1Time,
 };
 
 use super::provider::classic_provider;
@@ -298,29 +299,54 @@ impl Verifiers {
     }
 }
 
-/// What of these ends within `ahead` or has ended, one text each: roots and CRLs that are soon
-/// refused.
-#[must_use]
-pub fn ending(
-    roots: &[CertificateDer<'_>],
-    crls: &[CertificateRevocationListDer<'_>],
-    now: UnixTime,
-    ahead: Duration,
-) -> Vec<String> {
-    let now = seconds(now);
-    let by = now.saturating_add(i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX));
-    let roots = roots
-        .iter()
-        .filter_map(|der| X509Certificate::from_der(der).ok())
-        .map(|(_, c)| (format!("root {}", c.subject()), c.validity().not_after));
-    let crls = crls.iter().filter_map(|der| CertificateRevocationList::from_der(der).ok());
-    let crls = crls.filter_map(|(_, c)| Some((format!("CRL of {}", c.issuer()), c.next_update()?)));
-    let soon = roots.chain(crls).filter(|(_, until)| until.timestamp() < by);
-    soon.map(|(what, until)| match until.timestamp() < now {
-        true => format!("{what} has expired: it was valid until {until}"),
-        false => format!("{what} expires soon: it is valid until {until}"),
-    })
-    .collect()
+/// When roots and CRLs end that are refused from then on.
+#[derive(Clone, Debug, Default)]
+pub struct Ends(Vec<End>);
+
+#[derive(Clone, Debug)]
+struct End {
+    what: String,
+    from: ASN1Time,
+    until: ASN1Time,
+}
+
+/// How long before something ends it is warned of, but no longer than a third of its time.
+const AHEAD: i64 = 14 * 86_400;
+
+impl Ends {
+    /// Reads them; what cannot be read was told when it came in.
+    #[must_use]
+    pub fn of(roots: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>]) -> Self {
+        let roots = roots.iter().filter_map(|der| {
+            let (_, root) = X509Certificate::from_der(der).ok()?;
+            let (from, until) = (root.validity().not_before, root.validity().not_after);
+            Some(End { what: format!("root {}", root.subject()), from, until })
+        });
+        let crls = crls.iter().filter_map(|der| {
+            let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
+            let (from, until) = (crl.last_update(), crl.next_update()?);
+            Some(End { what: format!("CRL of {}", crl.issuer()), from, until })
+        });
+        Self(roots.chain(crls).collect())
+    }
+
+    /// What has ended at `now`, or soon will have, one text each.
+    #[must_use]
+    pub fn soon(&self, now: UnixTime) -> Vec<String> {
+        let now = seconds(now);
+        let texts = self.0.iter().filter_map(|End { what, from, until }| {
+            let left = until.timestamp().saturating_sub(now);
+            let life = until.timestamp().saturating_sub(from.timestamp());
+            match left {
+                ..0 => Some(format!("{what} has expired: it was valid until {until}")),
+                0.. if left < AHEAD.min(life / 3) => {
+                    Some(format!("{what} expires soon: it is valid until {until}"))
+                }
+                0.. => None,
+            }
+        });
+        texts.collect()
+    }
 }
 
 fn seconds(time: UnixTime) -> i64 {

@@ -4,8 +4,9 @@
 use std::time::{Duration, SystemTime};
 
 use adit::identity::{
-    BundleSet, JwtError, JwtSvid, SpiffeId, SvidError,
+    BundleSet, JwtError, JwtSvid, Purpose, SpiffeId, SvidError,
     lint::{Finding, Given, Report, Verdict, authority, bundle_document, jwt_svid, x509_svid},
+    verify_svid,
 };
 use pki_types::{CertificateDer, UnixTime};
 use rcgen::{
@@ -153,6 +154,75 @@ fn a_signing_certificate_is_judged_as_one() {
     assert_eq!(failed(&report), expected);
     let name = finding(&report, "authority: SPIFFE ID without a path");
     assert_eq!((name.verdict, name.clause), (Verdict::Warn, "X509-SVID §3.2"));
+}
+
+/// A key of a size or curve, whether or not anybody has its private half.
+struct Rsa(usize);
+
+impl rcgen::PublicKeyData for Rsa {
+    fn der_bytes(&self) -> &[u8] {
+        // SEQUENCE { INTEGER n, INTEGER 65537 }
+        let bytes = self.0.div_ceil(8);
+        let mut n = vec![0xff; bytes];
+        n[0] = (0xff_u32 >> (bytes * 8 - self.0)) as u8;
+        if n[0] & 0x80 != 0 {
+            n.insert(0, 0);
+        }
+        let head = |tag: u8, len: usize| {
+            let [high, low] = u16::try_from(len).unwrap().to_be_bytes();
+            if len < 256 { vec![tag, 0x81, low] } else { vec![tag, 0x82, high, low] }
+        };
+        let n = [head(2, n.len()), n, vec![2, 3, 1, 0, 1]].concat();
+        [head(0x30, n.len()), n].concat().leak()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+/// What no handshake takes is no warning.
+#[test]
+fn keys_are_judged_as_the_handshake_judges_them() {
+    let root = root();
+    let given = Given::at(SystemTime::now());
+    for (bits, accepted) in
+        [(1024, false), (2047, false), (2048, true), (4096, true), (8192, true), (8193, false)]
+    {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI("spiffe://td/a".try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![Ku::DigitalSignature];
+        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+        params.not_before = (SystemTime::now() - Duration::from_secs(60)).into();
+        params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+        let der = params.signed_by(&Rsa(bits), &root.issuer).unwrap().der().clone();
+        let report = x509_svid(std::slice::from_ref(&der), &given);
+        let verdict = finding(&report, "public key");
+        assert_eq!(verdict.verdict == Verdict::Ok, accepted, "{bits}: {verdict:?}");
+        assert!(verdict.found.contains(&format!("RSA of {bits} bits")), "{verdict:?}");
+        assert_eq!(report.failed(), !accepted, "{report:#?}");
+        let refused = matches!(adit::identity::parse_leaf(&der), Err(SvidError::Key(_)));
+        assert_eq!(refused, !accepted, "{bits}");
+        let bundles: BundleSet = [bundle("td", &[&root])].into_iter().collect();
+        let (chain, now) = ([der], UnixTime::now());
+        let verdict = verify_svid(&chain, &bundles, now, Purpose::Server);
+        assert_eq!(verdict.is_ok(), accepted, "{bits}: {verdict:?}");
+        agrees_on_chain(&chain, &bundles, now, &verdict);
+    }
+    // P-192 in the place of P-256, in a leaf and in an authority.
+    let (p256, p192) =
+        ([0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 1]);
+    let weak = |der: &CertificateDer<'_>| {
+        let at = der.windows(8).position(|w| w == p256).unwrap();
+        let mut der = der.to_vec();
+        der[at..at + 8].copy_from_slice(&p192);
+        CertificateDer::from(der)
+    };
+    let report = x509_svid(&[weak(&leaf(&root, |_| ()))], &given);
+    assert_eq!(finding(&report, "public key").verdict, Verdict::Fail);
+    let report = authority(&weak(&root.der), &given);
+    assert_eq!(finding(&report, "authority: public key").verdict, Verdict::Fail);
 }
 
 #[test]

@@ -193,7 +193,22 @@ fn a_crl_that_is_overdue_still_counts_and_refuses_nobody_else() {
     assert!(faults(&old).is_empty());
     let bundles: BundleSet = [old].into_iter().collect();
     let read = bundles.revocations(&"td".parse().unwrap()).unwrap();
-    assert_eq!(read.overdue(UnixTime::now()), 1);
+    assert_eq!((read.overdue(UnixTime::now()), read.soon_overdue(UnixTime::now())), (1, 0));
+}
+
+/// Ahead of its time, when somebody can still do something.
+#[test]
+fn a_crl_that_is_soon_overdue_is_known() {
+    let root = root();
+    let (until, at) = (now() + HOUR, |seconds: u64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + seconds))
+    });
+    let fresh = with(bundle("td", &[&root]), &[&crl_until(&root, &[], until)]);
+    let bundles: BundleSet = [fresh].into_iter().collect();
+    let read = bundles.revocations(&"td".parse().unwrap()).unwrap();
+    let counts = |seconds| (read.overdue(at(seconds)), read.soon_overdue(at(seconds)));
+    assert_eq!(counts(3500), (0, 1));
+    assert_eq!(counts(3700), (1, 0));
 }
 
 /// A bit that its root lacks does not let a revoked certificate in.

@@ -110,6 +110,30 @@ async fn the_last_good_bundle_survives_a_restart_and_its_sequence_too() {
     assert_eq!(ours.sequence("other.td"), Some(1));
 }
 
+/// Whoever lost all its authorities gives out a new bundle by hand, as at the first visit.
+#[tokio::test]
+async fn a_first_bundle_that_is_replaced_counts_without_a_restart() {
+    let (other, anew) = (Foreign::new("other.td"), Foreign::new("other.td"));
+    let endpoint = Endpoint::start(other.svid("ep")).await;
+    endpoint.gives(&other.document(7));
+    let ours = Ours::new(None);
+    let file = other.bundle_file(1);
+    ours.federation.apply(&[by_svid(&other.domain, &endpoint.url("/"), other.id("ep"), &file)]);
+    ours.until("fetched", |o| o.sequence("other.td") == Some(7)).await;
+    endpoint.shows(anew.svid("ep"));
+    endpoint.gives(&anew.document(2));
+    ours.refresh("other.td");
+    ours.until_error("other.td", "does not lead to the bundle").await;
+    assert_eq!(ours.sequence("other.td"), Some(7));
+    // Half a file changes nothing.
+    let whole = std::fs::read(anew.bundle_file(1)).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert_eq!(ours.sequence("other.td"), Some(7));
+    std::fs::write(&file, whole).unwrap();
+    ours.until("fetched anew", |o| o.sequence("other.td") == Some(2)).await;
+}
+
 #[tokio::test]
 async fn an_edited_endpoint_keeps_the_bundle_until_the_new_one_answers() {
     let other = Foreign::new("other.td");

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use pki_types::CertificateDer;
+
 use crate::{
     backends::{Backend, nobody},
     peers::{Caller, ONLY12, ONLY13},
-    pki::{Pki, as_server},
+    pki::{Leaf, Pki, as_server},
     process::{Adit, command, ended, refused},
 };
 
@@ -83,6 +85,39 @@ fn a_pkcs12_keystore_is_opened_with_the_password_of_the_environment() {
     let (code, error) = ended(with("guess"));
     assert!(code == 1 && error.contains("server.p12"), "{error}");
     assert!(!error.contains("guess"), "a password is never shown: {error}");
+    assert!(error.contains("cannot be opened with this password"), "{error}");
+    let (code, error) = ended(with(""));
+    assert!(code == 1 && error.contains("give --storepass or `passwordFile`"), "{error}");
+}
+
+/// Also where one of them has no certificate, or no name: which is meant, only the operator knows.
+#[test]
+fn a_keystore_with_two_keys_is_refused_and_names_both() {
+    use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let entry = |id: &str, of: &Leaf, certificates: &[&CertificateDer<'_>]| {
+        let key = PrivateKey::from_der(of.key().secret_der()).unwrap();
+        let chain = certificates.iter().map(|c| Certificate::from_der(c).unwrap());
+        KeyStoreEntry::PrivateKeyChain(PrivateKeyChain::new(id, key, chain.collect::<Vec<_>>()))
+    };
+    let certificate = &pki.server.chain[0];
+    for second in [entry("2", &pki.app, &[&pki.app.chain[0]]), entry("2", &pki.app, &[])] {
+        let mut store = KeyStore::new();
+        store.add_entry("db", entry("1", &pki.server, &[certificate]));
+        store.add_entry("spare", second);
+        pki.write("two.p12", store.writer("s3cret").write().unwrap());
+        let (code, error) = refused(&format!(
+            "server --listen 127.0.0.1:0 --target {} --allow-all --cacert {} --keystore {} \
+             --storepass s3cret",
+            echo.addr,
+            pki.at("ca.pem"),
+            pki.at("two.p12")
+        ));
+        assert_eq!(code, 1, "{error}");
+        for says in ["two.p12", "2 private keys", "\"db\"", "\"spare\"", "leave only"] {
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
 }
 
 #[test]

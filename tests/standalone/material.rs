@@ -1,5 +1,7 @@
 //! Certificates, keys and CRLs in files that are damaged, or of the kind that must not be trusted.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -159,4 +161,27 @@ fn a_leaf_that_breaks_the_rules_of_svids_is_not_admitted_by_its_id() {
         assert!(!gets_in(&pki, &adit, &bad), "{flag}");
         adit.logs("has keyCertSign");
     }
+}
+
+/// The log says so while there is time, and again when it has passed; then nobody of its issuer
+/// gets in, unless the operator says otherwise, and whom it names does not in any case.
+#[test]
+fn a_crl_that_runs_out_is_told_of_ahead() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let revoked = pki.ca.leaf("gone", |p| p.serial_number = Some(8u64.into()));
+    pki.write("short.crl", pki.ca.crl_for(&[8], Duration::from_secs(9)));
+    let flags = format!("{} --allow-all --crl {}", pki.server(echo.addr), pki.at("short.crl"));
+    let refuses = Adit::start(&flags);
+    let warns = Adit::start(flags + " --crl-stale warn");
+    let says = |adit: &Adit, leaf: &Leaf| {
+        Caller::new(&pki.ca, Some(leaf)).says(adit.addr, "hello").is_ok_and(|s| s == "hello")
+    };
+    assert!(says(&refuses, &pki.app) && !says(&refuses, &revoked));
+    assert_eq!(refuses.count("CRL of"), 0, "it has most of its time left");
+    for adit in [&refuses, &warns] {
+        adit.logs("CRL of … expires soon");
+        adit.logs("CRL of … has expired");
+    }
+    assert!(!says(&refuses, &pki.app));
+    assert!(says(&warns, &pki.app) && !says(&warns, &revoked));
 }

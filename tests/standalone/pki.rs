@@ -94,6 +94,11 @@ impl Ca {
 
     /// A list that revokes these serial numbers, PEM.
     pub(crate) fn crl(&self, serials: &[u64]) -> String {
+        self.crl_for(serials, Duration::from_secs(3600))
+    }
+
+    /// The same with a nextUpdate so far from now.
+    pub(crate) fn crl_for(&self, serials: &[u64], lasts: Duration) -> String {
         let now = OffsetDateTime::now_utc();
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
@@ -103,7 +108,7 @@ impl Ca {
         };
         let list = CertificateRevocationListParams {
             this_update: now,
-            next_update: now + Duration::from_secs(3600),
+            next_update: now + lasts,
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),

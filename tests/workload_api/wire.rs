@@ -13,6 +13,7 @@ use super::{harness::Test, served::Served};
 pub(crate) const TESTS: &[Test] = &[
     ("grpcs_c_library_names_the_socket_by_its_path", grpcs_c_library_names_the_socket_by_its_path),
     ("whatever_authority_a_client_sends_is_served", whatever_authority_a_client_sends_is_served),
+    ("an_authority_in_huffman_coding_is_served", an_authority_in_huffman_coding_is_served),
     ("who_is_gone_since_it_connected_gets_nothing", who_is_gone_since_it_connected_gets_nothing),
 ];
 
@@ -57,12 +58,55 @@ fn grpcs_c_library_names_the_socket_by_its_path() {
 /// As grpc-java sends it for a channel on a Unix socket, and what others may.
 fn whatever_authority_a_client_sends_is_served() {
     let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
-    for authority in ["/run/a/a.sock", "/tmp//x.sock", "unix:/a.so", "a@b:c:d[e]f", "_ %zz{}|^\\"] {
+    for authority in
+        ["", "/run/a/a.sock", "/tmp//x.sock", "unix:/a.so", "a@b:c:d[e]f", "_ %zz{}|^\\"]
+    {
         let was = &b"\x0ctmp%2Fa.sock"[..];
         let at = CALL.windows(was.len()).position(|part| part == was).unwrap();
         let length = [u8::try_from(authority.len()).unwrap()];
         let (before, after) = (&CALL[..at], &CALL[at + was.len()..]);
         let call = [before, &length, authority.as_bytes(), after].concat();
+        let mut socket = UnixStream::connect(served.socket()).unwrap();
+        let (kind, fields) = answer(&mut socket, &call);
+        assert_eq!((kind, fields[0]), (1, 0x88), "{authority}");
+    }
+}
+
+/// In Huffman coding (RFC 7541 appendix B), of characters that have eight bits at most.
+fn huffman(text: &str) -> Vec<u8> {
+    let codes = [
+        (5, 0x0, "012aceiost"),
+        (6, 0x14, " %-./3456789=A_bdfghlmnpru"),
+        (7, 0x5c, ":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
+        (8, 0xf8, "&*,;XZ"),
+    ];
+    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
+    for c in text.chars() {
+        let of = |(length, first, all): &(u32, u32, &str)| {
+            Some((*length, first + u32::try_from(all.find(c)?).unwrap()))
+        };
+        let (length, code) = codes.iter().find_map(of).unwrap();
+        (held, bits) = (held << length | code, bits + length);
+        while bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    if bits > 0 {
+        bytes.push((held << (8 - bits)) as u8 | 0xff >> bits);
+    }
+    bytes
+}
+
+/// As clients write it whose library codes whatever gets shorter by it.
+fn an_authority_in_huffman_coding_is_served() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    for authority in ["/run/adit/agent.sock", "tmp%2Fa_b.sock", "unix:/a=b,c;d", "localhost"] {
+        let was = &b"\x0ctmp%2Fa.sock"[..];
+        let at = CALL.windows(was.len()).position(|part| part == was).unwrap();
+        let coded = huffman(authority);
+        let length = [0x80 | u8::try_from(coded.len()).unwrap()];
+        let call = [&CALL[..at], &length, &coded, &CALL[at + was.len()..]].concat();
         let mut socket = UnixStream::connect(served.socket()).unwrap();
         let (kind, fields) = answer(&mut socket, &call);
         assert_eq!((kind, fields[0]), (1, 0x88), "{authority}");

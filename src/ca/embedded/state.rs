@@ -224,6 +224,8 @@ impl State {
                 (authority.status, authority.since) = (status, now);
             }
         }
+        // Who signs is published first: the document is another.
+        self.sequence += 1;
         Ok(next)
     }
 

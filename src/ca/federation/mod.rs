@@ -320,6 +320,21 @@ impl Shared {
         }
     }
 
+    /// The operator gave another first bundle: it counts from now on, as after a restart. `false`
+    /// if the relation was edited meanwhile.
+    fn given(&self, relation: &Relation, generation: &Arc<()>, bundle: TrustBundle) -> bool {
+        let mut known = self.lock();
+        let held = known.get_mut(&relation.trust_domain);
+        let Some(held) = held.filter(|held| Arc::ptr_eq(&held.generation, generation)) else {
+            return false;
+        };
+        tracing::info!(target: "federation", trust_domain = %relation.trust_domain, "the first bundle was replaced");
+        tell(&bundle);
+        (held.bundle, held.anew, held.error) = (Some(bundle), false, None);
+        self.combine(&known);
+        true
+    }
+
     fn keep(&self, relation: &Relation, bundle: &TrustBundle) {
         let (Some(store), Some(endpoint)) = (&self.store, poll::fingerprint(relation)) else {
             return;

@@ -1,6 +1,11 @@
 //! The driver of one [`Relation`]: waits, asks, tells; decides nothing.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use tokio::sync::Notify;
@@ -29,7 +34,7 @@ impl Poller {
         match &self.relation.from {
             BundleFrom::File(path) => self.watch(path).await,
             BundleFrom::Endpoint { url, profile } => {
-                let mut pace = Pace::default();
+                let (mut pace, mut given) = (Pace::default(), self.given());
                 if let Some(hint) = earlier {
                     pace.answered(hint);
                 }
@@ -50,10 +55,28 @@ impl Poller {
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = self.hurry.notified() => {}
+                        bundle = given.replaced() => {
+                            if !self.shared.given(&self.relation, &self.generation, bundle) {
+                                return;
+                            }
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// The first bundle that the operator gave, if it is this trust domain's.
+    fn given(&self) -> Given {
+        let trust_domain = self.relation.trust_domain.clone();
+        let path = match &self.relation.from {
+            BundleFrom::Endpoint { profile: Profile::Spiffe { endpoint_id, bundle }, .. } => {
+                bundle.clone().filter(|_| *endpoint_id.trust_domain() == trust_domain)
+            }
+            _ => None,
+        };
+        let taken = path.as_deref().and_then(|path| file(&trust_domain, path).ok());
+        Given { seen: taken.clone(), taken, path, trust_domain }
     }
 
     /// TLS that believes the endpoint and nobody else, by the bundles of now.
@@ -103,6 +126,36 @@ impl Poller {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = self.hurry.notified() => {}
+            }
+        }
+    }
+}
+
+/// A first bundle whose file may be replaced, by an operator who wants to begin anew.
+struct Given {
+    path: Option<PathBuf>,
+    trust_domain: TrustDomain,
+    seen: Option<TrustBundle>,
+    taken: Option<TrustBundle>,
+}
+
+impl Given {
+    /// Waits until the file holds another bundle and has stopped changing. Cancel safe.
+    async fn replaced(&mut self) -> TrustBundle {
+        let Some(path) = &self.path else { return pending().await };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let read = file(&self.trust_domain, path);
+            if let (Err(error), Some(_)) = (&read, &self.seen) {
+                let trust_domain = &self.trust_domain;
+                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle is not read anew; the last good one stays");
+            }
+            let now = read.ok();
+            let still = self.seen == now;
+            self.seen.clone_from(&now);
+            if let Some(bundle) = now.filter(|now| still && self.taken.as_ref() != Some(now)) {
+                self.taken = Some(bundle.clone());
+                return bundle;
             }
         }
     }

@@ -4,7 +4,7 @@ use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Given, Report, shown};
-use crate::identity::{SpiffeId, constraints, verify::check_signer, x509::uris};
+use crate::identity::{PublicKey, SpiffeId, constraints, verify::check_signer, x509::uris};
 
 /// Judges an authority of a trust domain by itself.
 #[must_use]
@@ -75,9 +75,12 @@ pub(super) fn signer(
             (false, false) => report.warn(&rule(what), clause, "it is not set", advice),
         }
     }
-    if insist && is_ca && signs && check_signer(der).is_err() {
+    let key = PublicKey::check_signs_tls(cert.public_key().raw);
+    if insist && is_ca && signs && key.is_ok() && check_signer(der).is_err() {
         report.fail(&rule("readable"), "RFC 5280 §4.2", "an extension is broken", "encode it anew");
     }
+
+    super::x509::key(report, &rule("public key"), &cert, insist);
 
     let critical = |critical: Option<bool>| match critical {
         Some(true) => Ok("critical".to_owned()),

@@ -9,7 +9,7 @@ use crate::identity::{
     PublicKey, Purpose, SvidError, parse_leaf,
     verify::{MAX_CHAIN, check_path, check_signer, check_validity},
     verify_svid,
-    x509::{Leaf, constraint_faults, uris},
+    x509::{KEYS, Leaf, constraint_faults, uris},
 };
 
 const PATH: &str = "X509-SVID §5.1, RFC 5280 §6.1";
@@ -114,14 +114,21 @@ fn form(report: &mut Report, cert: &X509Certificate<'_>) {
     let advice = "an issuer sets it, so that the right authority is found after a rotation";
     report.expect("authority key identifier", "RFC 5280 §4.2.1.1", found, advice);
 
-    let found = match PublicKey::from_spki(cert.public_key().raw) {
-        Ok(PublicKey::Ec { curve, .. }) => Ok(curve.name().to_owned()),
-        Ok(PublicKey::Rsa { n, .. }) if n.len() < 256 => Err(format!("RSA of {} bytes", n.len())),
-        Ok(PublicKey::Rsa { n, .. }) => Ok(format!("RSA of {} bits", n.len() * 8)),
-        Ok(PublicKey::Ed25519(_)) => Err("Ed25519, which some TLS libraries lack".into()),
-        Err(error) => Err(error.to_string()),
-    };
-    report.expect("public key", "RFC 5280 §4.1.2.7", found, "EC P-256 is read by everybody");
+    key(report, "public key", cert, true);
+}
+
+/// Whether a key can sign, as a handshake would have it. In a bundle nobody insists.
+pub(super) fn key(report: &mut Report, rule: &str, cert: &X509Certificate<'_>, insist: bool) {
+    const CLAUSE: &str = "RFC 5280 §4.1.2.7";
+    let advice = "EC P-256 is read by everybody";
+    match PublicKey::check_signs_tls(cert.public_key().raw) {
+        Ok(found) if found == "Ed25519" => {
+            report.warn(rule, CLAUSE, "Ed25519, which some TLS libraries lack", advice);
+        }
+        Ok(found) => report.ok(rule, CLAUSE, found),
+        Err(found) if insist => report.fail(rule, CLAUSE, format!("{found}; {KEYS}"), advice),
+        Err(found) => report.warn(rule, CLAUSE, format!("{found}; {KEYS}"), advice),
+    }
 }
 
 fn names(

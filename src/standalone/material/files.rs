@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,7 +19,7 @@ use crate::{
         parse_leaf,
     },
     standalone::{PeerCert, Stamp, stamp},
-    tls::{PeerTrust, ending, pkcs11},
+    tls::{Ends, PeerTrust, pkcs11},
     tunnel::Own,
 };
 
@@ -42,7 +42,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
-    let mut svid = None;
+    let (mut svid, mut ends) = (None, Ends::default());
     let crls: Vec<_> =
         crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
@@ -92,14 +92,12 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         let trusted = trusted(roots.as_ref())?;
         // The system's list is its distributor's to keep.
         let watched = if roots.is_some() { &trusted[..] } else { &[] };
-        for text in ending(watched, &crls, UnixTime::now(), SOON) {
-            tracing::warn!(target: "svid", ?stale, "{text}");
-        }
+        ends = Ends::of(watched, &crls);
         PeerTrust::Roots { roots: trusted.into(), crls: crls.into(), stale: *stale }
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
-    Ok(Material { key, trust, own, svid, not_after, source })
+    Ok(Material { key, trust, own, svid, not_after, source, ends })
 }
 
 /// The key of a certificate, which stays on its token.
@@ -156,9 +154,6 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
-
-/// How long before its end a root or CRL is warned of.
-pub(super) const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The roots of a file, each of which can be one, or those of the system.
 pub(in crate::standalone) fn trusted(

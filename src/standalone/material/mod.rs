@@ -7,10 +7,10 @@ mod workload_api;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer};
+use pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Semaphore, watch};
 
@@ -30,7 +30,8 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::PrivateKey,
-    tls::{PeerTrust, Pin, StaleCrls, classic_provider},
+    lifecycle::Reminder,
+    tls::{Ends, PeerTrust, Pin, StaleCrls, classic_provider},
     tunnel::Own,
 };
 
@@ -140,6 +141,8 @@ pub struct Material {
     pub not_after: Option<SystemTime>,
     /// Where it is from, for people.
     pub source: String,
+    /// When roots and CRLs of files end.
+    pub ends: Ends,
 }
 
 /// Keeps the material of one service up to date.
@@ -276,6 +279,18 @@ impl Keeper {
         }
     }
 
+    /// Warns of roots and CRLs that end soon, or have ended.
+    fn remind(&self, reminder: &mut Reminder<Vec<String>>) {
+        let soon = self.now.borrow().ends.soon(UnixTime::now());
+        if !reminder.due(&soon, Instant::now()) {
+            return;
+        }
+        let MaterialConfig::Files { stale, .. } = &self.config else { return };
+        for text in soon {
+            tracing::warn!(target: "svid", ?stale, "{text}");
+        }
+    }
+
     async fn follow_source(&self) {
         match (&self.config, &self.workload_api) {
             (MaterialConfig::WorkloadApi { endpoint, shown, .. }, Some(api)) => {
@@ -303,7 +318,9 @@ impl Keeper {
             }
             (config, _) => {
                 let (mut taken, mut before) = (self.first.clone(), None);
+                let mut reminder = Reminder::default();
                 loop {
+                    self.remind(&mut reminder);
                     tokio::time::sleep(LOOK_EVERY).await;
                     let now = stamps(config);
                     // Twice the same: whoever writes has finished.

@@ -7,7 +7,7 @@ use crate::{
     ca::{Source as _, workload_api::WorkloadApi},
     identity::{BundleSet, X509Svid},
     standalone::PeerCert,
-    tls::PeerTrust,
+    tls::{Ends, PeerTrust},
     tunnel::Own,
 };
 
@@ -39,5 +39,6 @@ pub(super) fn of_svid(
         svid: Some(Own { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
         not_after,
         source: format!("Workload API {from}"),
+        ends: Ends::default(),
     })
 }

@@ -5,6 +5,8 @@ use rcgen::{
 };
 use time::{Duration as Span, OffsetDateTime};
 
+use std::time::Duration;
+
 use super::*;
 use crate::identity::{BundleSet, Purpose, TrustBundle, verify_svid};
 
@@ -85,7 +87,7 @@ fn an_expired_root_vouches_for_nobody_whoever_asks() {
         let why = refused.unwrap_err().to_string();
         assert!(why.contains("authority is not valid now"), "{why}");
     }
-    assert!(ending(&[old], &[], UnixTime::now(), Duration::ZERO)[0].contains("has expired"));
+    assert!(Ends::of(&[old], &[]).soon(UnixTime::now())[0].contains("has expired"));
     // One that ends while it is held.
     let soon = |p: &mut CertificateParams| p.not_after = OffsetDateTime::now_utc() + Span::hours(1);
     let (ends, by) = root(soon);
@@ -95,7 +97,7 @@ fn an_expired_root_vouches_for_nobody_whoever_asks() {
     let later = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + 7200));
     assert!(judge.verify_client(&leaf, &[], later).is_err());
     assert_eq!(verdict(&judge, &[&leaf]), Ok(()), "the clock went back");
-    let told = ending(&[ends], &[], UnixTime::now(), Duration::from_secs(7200));
+    let told = Ends::of(&[ends], &[]).soon(UnixTime::now());
     assert!(told[0].contains("expires soon"), "{told:?}");
 }
 
@@ -123,8 +125,17 @@ fn a_crl_past_its_next_update_refuses_unless_the_operator_says_otherwise() {
         let got = verdict(&judge(&[&ca], vec![crl(until)], stale), &[&leaf]);
         assert_eq!(got.is_ok(), accepted, "{until} {stale:?}: {got:?}");
     }
-    let told = ending(&[], &[crl(Span::days(1))], UnixTime::now(), Duration::from_secs(172_800));
-    assert!(told[0].contains("CRL of CN=root expires soon"), "{told:?}");
+    // It lives for 13 days, and is told of when a third of them is left.
+    let ends = Ends::of(&[], &[crl(Span::days(10))]);
+    let day = 86_400;
+    for (days, says) in [(0, None), (5, None), (6, Some("expires soon")), (11, Some("has expired"))]
+    {
+        let then = Duration::from_secs(UnixTime::now().as_secs() + days * day);
+        let told = ends.soon(UnixTime::since_unix_epoch(then));
+        let expected = says.map(|says| format!("CRL of CN=root {says}"));
+        let told = told.first().map(|told| told.split(':').next().unwrap().to_owned());
+        assert_eq!(told, expected, "after {days} days");
+    }
 }
 
 #[test]

@@ -50,6 +50,37 @@ fn a_running_process_follows_every_step() {
 }
 
 #[test]
+fn the_sequence_grows_whenever_the_document_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+    let seen = std::cell::RefCell::new(Vec::new());
+    let look = |step: String| {
+        ca.refresh().unwrap();
+        let mut bundle = ca.bundle();
+        let sequence = bundle.sequence.take().unwrap();
+        let document = bundle.to_document().to_string();
+        if let Some((before, then)) = seen.borrow().last() {
+            assert_eq!(document != *before, sequence > *then, "{step}: {then} then {sequence}");
+            assert!(sequence >= *then, "{step}");
+        }
+        seen.borrow_mut().push((document, sequence));
+    };
+    look("first".into());
+    for kind in [Kind::X509, Kind::Jwt] {
+        steps.prepare(kind).unwrap();
+        look(format!("prepare {kind:?}"));
+        steps.activate(kind, Duration::ZERO).unwrap();
+        look(format!("activate {kind:?}"));
+        steps.taint(kind, None).unwrap();
+        look(format!("taint {kind:?}"));
+        steps.revoke(kind, None, true).unwrap();
+        look(format!("revoke {kind:?}"));
+    }
+    steps.ban(&web()).unwrap();
+    look("ban".into());
+}
+
+#[test]
 fn the_bundle_file_says_at_every_step_what_is_trusted() {
     use pki_types::pem::PemObject;
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use tower::Service;
 use super::{
     Shared,
     attest::Caller,
-    limits::{Place, Whose},
+    limits::{Calls, Place, Whose},
 };
 use crate::{
     lifecycle::{self, Tasks},
@@ -27,6 +27,9 @@ const HEADER: &str = "workload.spiffe.io";
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// How soon after that the first request must be here.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a connection stays on which nothing is asked for, and how long its end may take.
+const IDLE: Duration = Duration::from_secs(600);
+const ENDING: Duration = Duration::from_secs(5);
 /// How often a client is asked whether it is still there, and how long it may take to say so.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Calls at a time on one connection; the caller's share is for all its connections.
@@ -70,9 +73,11 @@ impl Conn {
         let Self { shared, routes, caller, whose, place: _place, seat } = self;
         let (seat, asked) = (Arc::new(seat), CancellationToken::new());
         let (of, first) = (Arc::clone(&seat), asked.clone());
+        let calls = Calls::none();
+        let counted = calls.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             first.cancel();
-            let admitted = admit(&shared, &caller, whose, request);
+            let admitted = admit(&shared, &caller, whose, &counted, request);
             let (mut routes, seat) = (routes.clone(), Arc::clone(&of));
             async move {
                 let answer = match admitted {
@@ -87,12 +92,17 @@ impl Conn {
             }
         });
         let served = http.serve_connection(TokioIo::new(AnyAuthority::new(socket)), answer);
+        let mut served = std::pin::pin!(served);
         tokio::select! {
             // A client that goes away in the middle concerns nobody.
-            _ = served => {}
-            () = silent(&asked) => {}
-            () = seat.given_up() => {}
+            _ = &mut served => return,
+            () = silent(&asked) => return,
+            () = seat.given_up() => return,
+            () = calls.idle_for(IDLE) => {}
         }
+        // It is told, so that no call of this moment is lost.
+        served.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(ENDING, served).await;
     }
 }
 
@@ -108,12 +118,13 @@ fn admit(
     shared: &Shared,
     caller: &Arc<Caller>,
     whose: Whose,
+    calls: &Calls,
     mut request: Request<Incoming>,
 ) -> Result<Request<Incoming>, Status> {
     if !request.uri().path().starts_with("/grpc.reflection.") {
         check_header(request.headers())?;
     }
-    let place = shared.limits.call(whose, caller.pid());
+    let place = shared.limits.call(whose, caller.pid(), calls);
     let place = place.map_err(|why| Status::unavailable(why.to_string()))?;
     request.extensions_mut().insert(Arc::clone(caller));
     request.extensions_mut().insert(Arc::new(place));

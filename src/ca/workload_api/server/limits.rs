@@ -7,8 +7,10 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 use super::entitled::Registrations;
 
@@ -101,6 +103,44 @@ pub(super) struct Place {
     what: What,
     whose: Whose,
     pid: Option<u32>,
+    /// Of a call: its connection is in use.
+    busy: Option<Busy>,
+}
+
+/// How many calls a connection has.
+#[derive(Clone, Debug)]
+pub(super) struct Calls(watch::Sender<usize>);
+
+/// One of them, until dropped.
+#[derive(Debug)]
+struct Busy(Calls);
+
+impl Calls {
+    pub(super) fn none() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    fn begin(&self) -> Busy {
+        self.0.send_modify(|calls| *calls += 1);
+        Busy(self.clone())
+    }
+
+    /// Waits until there was none for so long. A stream that waits for news is a call. Cancel safe.
+    pub(super) async fn idle_for(&self, limit: Duration) {
+        let mut calls = self.0.subscribe();
+        loop {
+            let idle = calls.wait_for(|calls| *calls == 0).await.is_ok();
+            if idle && tokio::time::timeout(limit, calls.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|calls| *calls = calls.saturating_sub(1));
+    }
 }
 
 impl Limits {
@@ -109,9 +149,11 @@ impl Limits {
         self.take(What::Connection, whose, pid, Instant::now())
     }
 
-    /// A place for a call, or for a stream as long as it lives.
-    pub(super) fn call(&self, whose: Whose, pid: Option<u32>) -> Result<Place, Shed> {
-        self.take(What::Call, whose, pid, Instant::now())
+    /// A place for a call of a connection, or for a stream as long as it lives.
+    pub(super) fn call(&self, whose: Whose, pid: Option<u32>, of: &Calls) -> Result<Place, Shed> {
+        let mut place = self.take(What::Call, whose, pid, Instant::now())?;
+        place.busy = Some(of.begin());
+        Ok(place)
     }
 
     fn take(
@@ -136,7 +178,7 @@ impl Limits {
                 What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
-        Ok(Place { limits: self.clone(), what, whose, pid })
+        Ok(Place { limits: self.clone(), what, whose, pid, busy: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -202,8 +244,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::ca::workload_api::server::CarriedPod;
 
@@ -221,6 +261,33 @@ mod tests {
         (0..400 - 65).for_each(|_| drop(call(1, now).unwrap()));
         assert_eq!(call(1, now).unwrap_err(), Shed::Rate("process"));
         assert!(call(1, now + Duration::from_millis(10)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_nothing_any_more_is_idle_and_who_waits_for_news_is_not() {
+        let (limits, calls) = (Limits::default(), Calls::none());
+        let call = || limits.call(Whose::User(7), Some(1), &calls).unwrap();
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let within =
+            async |limit| tokio::time::timeout(limit, calls.idle_for(minutes(10))).await.is_ok();
+        assert!(!within(minutes(9)).await && within(minutes(11)).await, "it never asked");
+        let stream = call();
+        assert!(!within(minutes(600)).await, "a stream that waits");
+        drop(call());
+        assert!(!within(minutes(600)).await, "beside a call that has ended");
+        drop(stream);
+        assert!(!within(minutes(9)).await && within(minutes(11)).await, "after the stream");
+        // A call now and then, however short.
+        let now_and_then = async {
+            for _ in 0..10 {
+                tokio::time::sleep(minutes(9)).await;
+                drop(call());
+            }
+        };
+        tokio::select! {
+            () = now_and_then => {}
+            () = calls.idle_for(minutes(10)) => panic!("it was in use"),
+        }
     }
 
     #[test]
