@@ -1,7 +1,7 @@
 //! What a file may demand of its reader: bytes, nesting, values. Asked before anything is built
 //! of it, by a parser that keeps its place on the heap; the one that builds recurses.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::HashMap, fs::File, io::Read, path::Path};
 
 use saphyr_parser::{Event, Parser};
 
@@ -11,7 +11,7 @@ use super::{Fault, LoadError};
 const DEPTH: usize = 64;
 /// How many values a file may have: 100,000 pods and some more.
 const VALUES: usize = 2_000_000;
-/// How many aliases. What they stand for is bounded where they are resolved.
+/// How many aliases.
 const ALIASES: usize = 10_000;
 
 /// The text of a file of at most `max` bytes, whatever it says of its size.
@@ -38,25 +38,69 @@ pub(super) fn read_from(from: impl Read, path: &Path, max: u64) -> Result<String
     String::from_utf8(bytes).map_err(|e| failed(utf8(e)))
 }
 
-/// Whether a text is shallow and small enough to be read.
+/// How much a value is, with all that its aliases stand for.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    /// How deep it is nested: 0 without anything in it.
+    depth: usize,
+    values: usize,
+}
+
+/// What has begun and not ended, outermost first, each with its anchor (0: none), and what each
+/// anchor holds.
+#[derive(Default)]
+struct Extents {
+    open: Vec<(usize, Extent)>,
+    anchored: HashMap<usize, Extent>,
+}
+
+impl Extents {
+    /// A value that is whole; the document's own is in nothing.
+    fn add(&mut self, anchor: usize, value: Extent) {
+        if anchor != 0 {
+            self.anchored.insert(anchor, value);
+        }
+        if let Some((_, within)) = self.open.last_mut() {
+            within.depth = within.depth.max(value.depth + 1);
+            within.values = within.values.saturating_add(value.values);
+        }
+    }
+}
+
+/// Whether a text is shallow and small enough to be read, its aliases as what they stand for:
+/// whoever builds it puts that in their place, and goes as deep as that goes.
 pub(super) fn check(text: &str) -> Result<(), Fault> {
-    let (mut depth, mut values, mut aliases) = (0_usize, 0_usize, 0_usize);
+    let (mut extents, mut values, mut aliases) = (Extents::default(), 0_usize, 0_usize);
+    let scalar = Extent { depth: 0, values: 1 };
     for event in Parser::new_from_str(text) {
         let at = |line, column, message| Fault { line, column, key: String::new(), message };
         let (event, span) = event.map_err(|e| {
             at(e.marker().line(), e.marker().col() + 1, format!("not YAML: {}", e.info()))
         })?;
+        let mut deepest = 0;
         match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceStart(anchor, ..) | Event::MappingStart(anchor, ..) => {
+                extents.open.push((anchor, scalar));
+            }
             Event::SequenceEnd | Event::MappingEnd => {
-                depth = depth.saturating_sub(1);
+                if let Some((anchor, value)) = extents.open.pop() {
+                    extents.add(anchor, value);
+                }
                 continue;
             }
-            Event::Alias(_) => aliases += 1,
-            Event::Scalar(..) | Event::DocumentStart(_) => {}
+            Event::Alias(anchor) => {
+                aliases += 1;
+                let value = extents.anchored.get(&anchor).copied().unwrap_or(scalar);
+                deepest = value.depth;
+                values = values.saturating_add(value.values);
+                extents.add(0, value);
+            }
+            Event::Scalar(_, _, anchor, _) => extents.add(anchor, scalar),
+            Event::DocumentStart(_) => {}
             _ => continue,
         }
         values += 1;
+        let depth = extents.open.len() + deepest;
         let why = match (depth > DEPTH, values > VALUES, aliases > ALIASES) {
             (true, ..) => format!("nested deeper than {DEPTH}"),
             (_, true, _) => format!("has more than {VALUES} values"),
@@ -131,6 +175,32 @@ mod tests {
         let long = format!("{}: x\n", "k".repeat(100_000));
         let said = config::parse("f", &long).unwrap_err().to_string();
         assert!(said.len() < 10_000, "{}", said.len());
+    }
+
+    /// An alias stands for all that its anchor holds, and anchors hold aliases.
+    #[test]
+    fn aliases_that_stand_for_very_much_end_nevertheless() {
+        let tenfold = |n: usize| {
+            (1..n).map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{}, ", n - 1).repeat(10)))
+        };
+        let deeper = |n: usize| {
+            (1..n).map(|n| format!("a{n}: &a{n} {}*a{}{}\n", "[".repeat(60), n - 1, "]".repeat(60)))
+        };
+        for (name, text) in [
+            ("ten times ten", format!("a0: &a0 x\n{}", tenfold(12).collect::<String>())),
+            ("deeper and deeper", format!("a0: &a0 x\n{}", deeper(56).collect::<String>())),
+            ("a thousand times", format!("a0: &a0 x\n{}", deeper(1000).collect::<String>())),
+            ("itself", "a: &a [*a]\n".into()),
+            ("nobody", "a: *b\n".into()),
+            ("a key", "&a k: v\n*a : w\n".into()),
+            ("merged", "x: &x { node: n }\n<<: *x\n".into()),
+        ] {
+            let begun = Instant::now();
+            for said in every_reader(&text) {
+                assert!(said.len() < 40_000, "{name}: {} bytes", said.len());
+            }
+            assert!(begun.elapsed() < 4 * SOON, "{name}: {:?}", begun.elapsed());
+        }
     }
 
     #[test]

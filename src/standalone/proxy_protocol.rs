@@ -394,6 +394,52 @@ mod tests {
         }
     }
 
+    /// A length that is not what follows it, and words that are not what they stand for.
+    #[tokio::test]
+    async fn a_header_that_lies_of_its_length_is_refused() {
+        let two = |verb: u8, family: u8, says: u16, body: &[u8]| {
+            let signature = b"\r\n\r\n\0\r\nQUIT\n";
+            [&signature[..], &[verb, family], &says.to_be_bytes(), body].concat()
+        };
+        let four = [10, 0, 0, 1, 10, 0, 0, 2, 0, 5, 0, 6];
+        let one = |line: &str| line.as_bytes().to_vec();
+        for (name, bytes) in [
+            ("no addresses", two(0x21, 0x11, 0, &[])),
+            ("half of them", two(0x21, 0x11, 4, &four)),
+            ("a byte too few", two(0x21, 0x11, 11, &four)),
+            ("those of IPv4 for IPv6", two(0x21, 0x21, 12, &four)),
+            ("a byte too few for IPv6", two(0x21, 0x21, 35, &[0; 36])),
+            ("more than comes", two(0x21, 0x11, 13, &four)),
+            ("very much more", two(0x21, 0x11, 0xffff, &four)),
+            ("nothing comes", two(0x20, 0x00, 1, &[])),
+            ("version 1 in 2", two(0x11, 0x11, 12, &four)),
+            ("version 3", two(0x31, 0x11, 12, &four)),
+            ("another command", two(0x22, 0x11, 12, &four)),
+            ("another family", two(0x21, 0x41, 12, &four)),
+            ("another protocol", two(0x21, 0x13, 12, &four)),
+            ("no end", one(&format!("PROXY TCP4 10.0.0.1 10.0.0.2 5 6{}", " ".repeat(200)))),
+            ("a long line", one(&format!("PROXY UNKNOWN {}\r\n", "x".repeat(200)))),
+            ("a line feed only", one("PROXY TCP4 10.0.0.1 10.0.0.2 5 6\n")),
+            ("a port too large", one("PROXY TCP4 10.0.0.1 10.0.0.2 5 65536\r\n")),
+            ("a port below 0", one("PROXY TCP4 10.0.0.1 10.0.0.2 -1 6\r\n")),
+            ("one of each", one("PROXY TCP4 10.0.0.1 ::1 5 6\r\n")),
+            ("another family", one("PROXY TCP6 10.0.0.1 10.0.0.2 5 6\r\n")),
+            ("too many words", one("PROXY TCP4 10.0.0.1 10.0.0.2 5 6 7\r\n")),
+            ("small letters", one("proxy TCP4 10.0.0.1 10.0.0.2 5 6\r\n")),
+        ] {
+            let (mut near, far) = pair().await;
+            near.write_all(&bytes).await.unwrap();
+            drop(near);
+            let told = read(&far).await;
+            assert!(told.is_err(), "{name}: {told:?}");
+        }
+        // What is said of a health check of the sender itself need not be understood.
+        let (mut near, far) = pair().await;
+        near.write_all(&two(0x20, 0x11, 3, &[1, 2, 3])).await.unwrap();
+        let told = read(&far).await;
+        assert!(told.is_err() || told.unwrap().is_none());
+    }
+
     #[test]
     fn tls_full_carries_certificate_and_identity() {
         let peer = PeerCert {

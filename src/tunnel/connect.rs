@@ -28,7 +28,9 @@ impl FromStr for Authority {
         }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidAuthority)?;
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-        let port = port.parse().ok().filter(|p| *p != 0).ok_or(InvalidAuthority)?;
+        // `parse` would take a sign.
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|p| digits && *p != 0).ok_or(InvalidAuthority)?;
         if host.is_empty() || host.len() > 253 || !host.bytes().all(legal) {
             return Err(InvalidAuthority);
         }
@@ -88,22 +90,51 @@ mod tests {
 
     #[test]
     fn authorities() {
+        let long = format!("{}:80", "x".repeat(254));
         for (text, printed) in [
             ("10.0.0.1:80", Some("10.0.0.1:80")),
             ("[fd00::1]:80", Some("[fd00::1]:80")),
+            ("[::ffff:10.0.0.1]:80", Some("[::ffff:10.0.0.1]:80")),
             ("db.shop.svc:5432", Some("db.shop.svc:5432")),
+            ("a_b-c.d:65535", Some("a_b-c.d:65535")),
             ("DB.shop:1", Some("db.shop:1")),
+            ("", None),
+            (":", None),
+            (":80", None),
             ("10.0.0.1", None),
+            ("10.0.0.1:", None),
             ("10.0.0.1:0", None),
             ("10.0.0.1:65536", None),
-            ("fd00::1:80", None),
-            (":80", None),
-            ("a b:80", None),
+            ("10.0.0.1:+80", None),
+            ("db:+80", None),
+            ("10.0.0.1:-1", None),
+            ("10.0.0.1: 80", None),
+            (" 10.0.0.1:80", None),
+            ("10.0.0.1:80 ", None),
+            ("10.0.0.1:80/x", None),
+            ("10.0.0.1:80?x", None),
+            ("10.0.0.1:80#x", None),
+            ("http://10.0.0.1:80", None),
             ("user@host:80", None),
-            ("", None),
+            ("user:secret@host:80", None),
+            ("fd00::1:80", None),
+            ("[fd00::1]", None),
+            ("[fd00::1:80", None),
+            ("[10.0.0.1]:80", None),
+            ("[::1]x:80", None),
+            ("a b:80", None),
+            ("a,b:80", None),
+            ("db:80:90", None),
+            ("*:80", None),
+            ("d\u{e9}:80", None),
+            ("db\0:80", None),
+            ("db\t:80", None),
+            ("db%2e:80", None),
+            ("10.0.0.1:8\u{0660}", None),
+            (&long, None),
         ] {
             let parsed = text.parse::<Authority>().ok().map(|a| a.to_string());
-            assert_eq!(parsed.as_deref(), printed, "{text}");
+            assert_eq!(parsed.as_deref(), printed, "{text:?}");
         }
     }
 

@@ -127,6 +127,56 @@ mod tests {
         }
     }
 
+    /// What else a request may ask for is not its to say, or is a reason to refuse it.
+    #[test]
+    fn what_a_csr_may_try() {
+        let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let own = || uri(id.as_str());
+        let as_ca = |params: &mut CertificateParams| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        };
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![own()];
+        as_ca(&mut params);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "spiffe://td/ns/a/sa/c");
+        // Its key, if anything: a subject, usages and constraints are the CA's to say.
+        if let Ok(request) = params.serialize_request(&key) {
+            let checked = check(&request.pem().unwrap(), &id).unwrap();
+            assert_eq!(checked.subject_public_key_info(), key.subject_public_key_info());
+        }
+        let near = ["SPIFFE://td/ns/a/sa/b", "spiffe://td/ns/a/sa/b/", "spiffe://TD/ns/a/sa/b"];
+        let mut others: Vec<_> = near.map(uri).into();
+        others.extend([
+            SanType::IpAddress([10, 0, 0, 1].into()),
+            SanType::Rfc822Name("a@a.test".try_into().unwrap()),
+            uri(""),
+            uri("spiffe://td"),
+            uri("spiffe://td/ns/a/sa/b?x"),
+        ]);
+        for other in others {
+            for sans in [vec![other.clone()], vec![own(), other.clone()], vec![other, own()]] {
+                let refused = check(&request(&key, &sans), &id);
+                assert!(matches!(refused, Err(CsrError::OtherName(_))), "{sans:?}: {refused:?}");
+            }
+        }
+        let good = request(&key, &[own()]);
+        let longer = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
+        for (name, text) in [
+            ("two", format!("{good}{good}")),
+            ("none", String::new()),
+            ("another label", good.replace("CERTIFICATE REQUEST", "CERTIFICATE")),
+            ("a key in its place", key.serialize_pem()),
+            ("a key beside it", format!("{}{good}", key.serialize_pem())),
+            ("cut", good[..good.len() / 2].to_owned()),
+            ("without its end", good.lines().take(4).collect::<Vec<_>>().join("\n")),
+            ("another curve", request(&longer, &[own()])),
+        ] {
+            assert!(check(&text, &id).is_err(), "{name}");
+        }
+    }
+
     #[test]
     fn keys_and_signatures() {
         let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
