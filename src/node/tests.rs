@@ -96,6 +96,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         idle: None,
         sockmap: None,
         workers: Vec::new(),
+        pods: Arc::default(),
     };
     World { node, _ca: dir }
 }
