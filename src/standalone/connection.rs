@@ -20,7 +20,7 @@ use super::{
 use crate::{
     identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::{self, App, Far},
+    relay::{self, App, Far, Withdrawn},
     sys::sockets,
     tls::{
         TlsError,
@@ -46,6 +46,7 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
     {
         return challenge.answer(socket).await;
     }
+    let _counted = service.counted();
     let conn = service.record(told.as_ref().map_or(peer, |told| told.peer));
     // What only the beginning needs is gone when the bytes flow.
     let begun = match told {
@@ -141,6 +142,9 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
+        relay::End::FarReset(e) if Withdrawn::is(&e) => {
+            (CloseReason::PeerDenied, Some(e.to_string()))
+        }
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
@@ -171,6 +175,10 @@ async fn begin(
         Ok(begun) => begun,
         Err(_) => {
             let why = format!("not connected after {limit:?}");
+            // A target's is counted where it is given up.
+            if service.config.role == Role::Server && conn.facts(|f| f.tls.is_none()) {
+                service.handshake_failed(CloseReason::TlsTimeout);
+            }
             Err((CloseReason::ConnectTimeout, Some(why)))
         }
     };
@@ -208,7 +216,8 @@ async fn server(
         _ => (config, None),
     };
     let begun = Instant::now();
-    let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
+    let secured = secured::accept(socket, config, limit).await;
+    let secured = secured.map_err(|e| failed(service, &e))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
@@ -280,7 +289,8 @@ async fn towards(
     conn.facts(|f| f.dst_addr = endpoint::remote(&tcp));
     let name = server_name(service, target)?;
     let begun = Instant::now();
-    let secured = secured::connect(tcp, config, name, limit).await.map_err(|e| failed(&e))?;
+    let secured = secured::connect(tcp, config, name, limit).await;
+    let secured = secured.map_err(|e| failed(service, &e))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
@@ -429,7 +439,8 @@ fn own(why: String) -> Outcome {
     (CloseReason::NoIdentity, Some(why))
 }
 
-fn failed(error: &TlsError) -> Outcome {
+fn failed(service: &Service, error: &TlsError) -> Outcome {
+    service.handshake_failed(error.close_reason());
     (error.close_reason(), Some(error.to_string()))
 }
 

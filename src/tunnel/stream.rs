@@ -21,8 +21,8 @@ use super::{
     record::MOST_READ,
 };
 use crate::{
-    observe::conn::Meter,
-    relay::{App, Broken, Far},
+    observe::conn::{CloseReason, LiveConn, Meter},
+    relay::{App, Broken, Far, Withdrawn},
     sys::sockets,
 };
 
@@ -35,6 +35,8 @@ pub struct TunnelStream {
     slot: Option<StreamSlot>,
     /// What the application said before the stream was open, while the window had no room.
     held: Vec<u8>,
+    /// The record of what it carries, which says why it was cut (server).
+    record: Option<Arc<LiveConn>>,
 }
 
 const SMALLEST: usize = 4 * 1024;
@@ -51,12 +53,35 @@ pub(super) struct NoAnswer {
 
 impl TunnelStream {
     pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
-        Self { tunnel, id, size: SMALLEST, slot: None, held: Vec::new() }
+        Self { tunnel, id, size: SMALLEST, slot: None, held: Vec::new(), record: None }
     }
 
     pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
         self.slot = Some(slot);
         self
+    }
+
+    /// Whoever cuts `record` has the caller told why, if that is its business.
+    #[must_use]
+    pub fn recorded(mut self, record: &Arc<LiveConn>) -> Self {
+        self.record = Some(Arc::clone(record));
+        self
+    }
+
+    /// What a reset of ours says. RFC 9113 has no word for an admission that was taken back; who
+    /// knows no better takes any code for a reset.
+    fn code(&self) -> Code {
+        match self.record.as_ref().and_then(|record| record.was_cut()) {
+            Some(
+                CloseReason::PolicyChanged
+                | CloseReason::SvidExpired
+                | CloseReason::SvidRevoked
+                | CloseReason::IdentityBanned
+                | CloseReason::TrustDomainRemoved
+                | CloseReason::UntrustedSvid,
+            ) => Code::INADEQUATE_SECURITY,
+            _ => Code::CANCEL,
+        }
     }
 
     /// Has this sent before anything that is read later.
@@ -261,17 +286,19 @@ impl Far for TunnelStream {
     }
 
     fn abort(&mut self) {
+        let code = self.code();
         let mut core = self.tunnel.core();
-        core.http2.reset(self.id, Code::CANCEL);
+        core.http2.reset(self.id, code);
         core.wake_driver();
     }
 }
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
+        let code = self.code();
         let mut core = self.tunnel.core();
         core.forget(self.id);
-        core.http2.reset(self.id, Code::CANCEL); // nothing, if it is over
+        core.http2.reset(self.id, code); // nothing, if it is over
         core.wake_driver();
     }
 }
@@ -283,6 +310,9 @@ fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mu
         return Err(io::ErrorKind::ConnectionReset.into());
     };
     if let Some(code) = stream.reset {
+        if code == Code::INADEQUATE_SECURITY {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, Withdrawn));
+        }
         let why = format!("the tunnel stream was reset with {code:?}");
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, why));
     }
