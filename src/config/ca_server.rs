@@ -65,10 +65,19 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
 
 pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&path.display().to_string(), &text, Notes::default(), read)?)
+    Ok(parse(&path.display().to_string(), &text, read)?)
 }
 
 pub(super) fn parse<T>(
+    file: &str,
+    text: &str,
+    read: impl Fn(&Item<'_>) -> Option<T>,
+) -> Result<T, Faults> {
+    parse_into(file, text, Notes::default(), read)
+}
+
+/// The same, with what is noted of it.
+pub(super) fn parse_into<T>(
     file: &str,
     text: &str,
     notes: Notes,
