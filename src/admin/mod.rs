@@ -76,12 +76,6 @@ impl State {
         self.ready(|r| r.pending = pending);
     }
 
-    /// Whether any pod could not be started.
-    #[must_use]
-    pub fn pending(&self) -> bool {
-        self.ready(|r| !r.pending.is_empty())
-    }
-
     fn ready<T>(&self, look: impl FnOnce(&mut Readiness) -> T) -> T {
         look(&mut self.readiness.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -77,6 +77,22 @@ fn carried_as(workload: &Workload) -> CarriedAs {
     }
 }
 
+/// A pod that is not carried as it should be.
+pub(super) struct Failed {
+    /// Which, and why.
+    pub(super) why: String,
+    /// Its namespace is not there: it has no traffic that anybody could carry.
+    pub(super) absent: bool,
+}
+
+impl Failed {
+    fn new(workload: &Workload, error: &anyhow::Error) -> Self {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        let why = format!("pod {}: {error:#}", workload.uid);
+        Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
+    }
+}
+
 /// The pods of this process.
 pub(super) struct Carrier {
     node: Arc<Node>,
@@ -111,7 +127,7 @@ impl Carrier {
         wanted: Vec<Arc<Workload>>,
         rules: Capture,
         grace: Duration,
-    ) -> Vec<String> {
+    ) -> Vec<Failed> {
         let options = match rules {
             Capture::Nft { options, .. } => Some(options),
             Capture::None => None,
@@ -148,7 +164,7 @@ impl Carrier {
             }
             if self.with(|pods| pods.contains_key(&workload.uid)) {
                 if let Err(error) = self.renew_rules(&workload.uid, options).await {
-                    failed.push(format!("pod {}: {error:#}", workload.uid));
+                    failed.push(Failed::new(workload, &error));
                 }
                 continue;
             }
@@ -157,9 +173,9 @@ impl Carrier {
                 Ok((carried, less)) => {
                     tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
-                    failed.extend(less.map(|why| format!("pod {}: {why:#}", workload.uid)));
+                    failed.extend(less.map(|why| Failed::new(workload, &why)));
                 }
-                Err(error) => failed.push(format!("pod {}: {error:#}", workload.uid)),
+                Err(error) => failed.push(Failed::new(workload, &error)),
             }
         }
         // Those without a slash are adit's own, no workload's.

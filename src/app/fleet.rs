@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use crate::{
     config::load_policies,
     lifecycle::Tasks,
-    observe::Telemetry,
+    observe::{Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
         Followed, Keeper, Listening, Service, ServiceConfig, Sockets, first_acme_certificate,
@@ -214,6 +214,14 @@ impl Fleet {
     pub(super) fn connections(&self) -> usize {
         let running = self.running.iter().map(|running| running.service.open());
         running.chain(self.leaving.iter().map(|service| service.open())).sum()
+    }
+
+    /// Traffic series of services that are gone.
+    pub(super) fn forget_unused(&self) {
+        let there = |name: &str, _: &str| {
+            self.running.iter().any(|running| running.service.config.name == name)
+        };
+        self.telemetry.metrics.forget_unused(KEPT, there);
     }
 
     /// The services that take connections.

@@ -8,6 +8,7 @@ mod ebb;
 mod fleet;
 mod opened;
 mod probed;
+mod rights;
 mod run;
 mod source;
 pub mod standalone;

@@ -1,6 +1,7 @@
 //! `adit run`: a mesh from one file, until SIGTERM.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,7 +15,12 @@ use tokio::{
 };
 
 use super::{
-    carrier::Carrier, ebb::Ebb, probed::watch_probes, source, workers::Workers,
+    carrier::{Carrier, Failed},
+    ebb::Ebb,
+    probed::watch_probes,
+    rights::may_enter,
+    source,
+    workers::Workers,
     workload_api::Served,
 };
 use crate::{
@@ -27,7 +33,7 @@ use crate::{
     lifecycle::Tasks,
     mesh::{AppHop, Workload},
     node::{Node, guard, recheck},
-    observe::{Telemetry, logging::Logging},
+    observe::{Telemetry, logging::Logging, metrics::KEPT},
     sys::sockmap::Sockmap,
     tunnel::{HBONE_PORT, LiveTunnels},
 };
@@ -51,6 +57,7 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     // Before the file is read: an edit in between is then seen as one.
     let seen = stamp(file);
     let checked = config::load(file)?;
+    may_enter(&checked.local_workloads())?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
@@ -117,6 +124,16 @@ async fn serve(
     tasks.spawn(guard(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
     admin::serve(&state, &settings, &tasks).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        %trust_domain,
+        admin = %settings.admin,
+        metrics = %settings.metrics,
+        readiness = %settings.readiness,
+        pods = wanted.len(),
+        workers = settings.workers,
+        "adit starts"
+    );
     let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
     let mut live = Live {
@@ -132,6 +149,8 @@ async fn serve(
         federated,
         carrier,
         starting: FuturesUnordered::new(),
+        incomplete: false,
+        absent: BTreeSet::new(),
         again: false,
         workload_api,
         node,
@@ -139,6 +158,7 @@ async fn serve(
     };
     tasks.spawn(watch_probes(Arc::clone(&live.carrier)));
     live.start_pods();
+    live.accepted();
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
@@ -151,18 +171,24 @@ async fn serve(
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
                 ebb.look(&live.node.telemetry.live);
+                if ticks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
+                    live.forget_unused();
+                }
                 if live.settled() {
                     live.reload();
                 } else if live.starting.is_empty()
                     && (live.carrier.any_moved()
-                        || (ticks.is_multiple_of(10) && live.state.pending()))
+                        || (ticks.is_multiple_of(10) && live.incomplete))
                 {
                     live.start_pods();
                 }
             }
         }
     }
-    tracing::info!(grace = ?live.grace, "stopping: no new connections, draining");
+    tracing::info!(
+        grace = ?live.grace,
+        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
+    );
     live.state.set_draining();
     live.carrier.close();
     let hurry = live.carrier.hurry.clone();
@@ -200,6 +226,9 @@ fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
     }
 }
 
+/// At two looks a second.
+const LOOKS_IN_TEN_MINUTES: u32 = 1200;
+
 /// What a reload changes.
 struct Live {
     file: PathBuf,
@@ -210,11 +239,14 @@ struct Live {
     wanted: Vec<Arc<Workload>>,
     capture: config::Capture,
     grace: Duration,
-    settings: String,
+    settings: Fixed,
     federated: Arc<Federation>,
     carrier: Arc<Carrier>,
     /// The change of pods that is under way, beside everything else: one at a time.
-    starting: FuturesUnordered<BoxFuture<'static, Vec<String>>>,
+    starting: FuturesUnordered<BoxFuture<'static, Vec<Failed>>>,
+    /// Whether a pod is not carried as it should be, for one of these reasons or another.
+    incomplete: bool,
+    absent: BTreeSet<String>,
     /// Whether another has to follow it.
     again: bool,
     workload_api: Served,
@@ -248,7 +280,15 @@ impl Live {
         }
     }
 
-    fn started(&mut self, failed: Vec<String>) {
+    fn started(&mut self, failed: Vec<Failed>) {
+        self.incomplete = !failed.is_empty();
+        let (absent, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|f| f.absent);
+        let absent: BTreeSet<String> = absent.into_iter().map(|f| f.why).collect();
+        for why in absent.difference(&self.absent) {
+            tracing::warn!("{why}; it is carried when that is there");
+        }
+        self.absent = absent;
+        let failed: Vec<_> = failed.into_iter().map(|f| f.why).collect();
         failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
         self.state.set_pending(failed);
         self.state.set_loaded();
@@ -273,7 +313,9 @@ impl Live {
         }
         self.seen = seen;
         if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
-            return self.rejected("trustDomain and ca cannot change while running; restart adit");
+            let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
+            let why = format!("{key} cannot change while adit runs; restart it");
+            return self.rejected(&why);
         }
         let before = std::mem::replace(&mut self.wanted, checked.local_workloads());
         if self.waits_for_restart(&before) {
@@ -282,11 +324,15 @@ impl Live {
         self.capture = checked.capture;
         self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
-        if fixed(&checked.settings, &checked.federation) != self.settings {
-            tracing::warn!(
-                "settings other than `drain` take effect when adit is restarted, also \
-                 `federation.serve` and `stateDir`"
-            );
+        let waiting = fixed(&checked.settings, &checked.federation);
+        let waiting: Vec<&str> = waiting
+            .iter()
+            .zip(&self.settings)
+            .filter_map(|(now, then)| (now != then).then_some(now.0))
+            .collect();
+        if !waiting.is_empty() {
+            let settings = waiting.join(", ");
+            tracing::warn!(settings, "these settings take effect when adit is restarted");
         }
         self.federated.apply(&checked.federation.trust_domains);
         self.node.mesh.store(Arc::new(checked.snapshot));
@@ -304,6 +350,15 @@ impl Live {
         })
     }
 
+    /// Traffic series of workloads that have left the mesh.
+    fn forget_unused(&self) {
+        let mesh = self.node.mesh.load();
+        let names = mesh.workloads().map(|w| (&*w.names.workload, &*w.names.namespace));
+        let there: HashSet<(&str, &str)> = names.collect();
+        let metrics = &self.node.telemetry.metrics;
+        metrics.forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));
+    }
+
     fn accepted(&self) {
         let metrics = &self.node.telemetry.metrics;
         metrics.config_loads.with_label_values(&["accepted"]).inc();
@@ -317,10 +372,15 @@ impl Live {
     }
 }
 
+/// Keys of the file, and what they say.
+type Fixed = Vec<(&'static str, String)>;
+
 /// The settings that a reload does not change.
-fn fixed(settings: &config::Settings, federation: &config::FederationConfig) -> String {
-    let settings = config::Settings { drain: Duration::ZERO, ..settings.clone() };
-    format!("{settings:?} {:?} {:?}", federation.serve, federation.state_dir)
+fn fixed(settings: &config::Settings, federation: &config::FederationConfig) -> Fixed {
+    let mut all = settings.fixed();
+    all.push(("federation.serve", format!("{:?}", federation.serve)));
+    all.push(("federation.stateDir", format!("{:?}", federation.state_dir)));
+    all
 }
 
 /// When a file was last written, and which it is.

@@ -29,6 +29,7 @@ use crate::{
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOKS_IN_TEN_MINUTES: u32 = 1200;
 /// How long a live edit may take to obtain what it names (a Workload API may be silent).
 const OPEN_WITHIN: Duration = Duration::from_secs(15);
 
@@ -151,7 +152,7 @@ async fn serve(
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut timed = plan.globals.timed_reload.map(timed);
     let mut look = tokio::time::interval(LOOK_EVERY);
-    let mut ebb = Ebb::default();
+    let (mut ebb, mut looks) = (Ebb::default(), 0_u32);
     let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
     let successor = {
         // One wait throughout: a reload does not disturb a process that takes over.
@@ -169,6 +170,10 @@ async fn serve(
                 () = tick(&mut timed) => again = true,
                 _ = look.tick() => {
                     ebb.look(&telemetry.live);
+                    looks = looks.wrapping_add(1);
+                    if looks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
+                        fleet.forget_unused();
+                    }
                     edited = file.as_mut().is_some_and(Watched::settled);
                 }
             }
@@ -199,7 +204,11 @@ async fn serve(
     // The paths of Unix sockets are the successor's, if there is one.
     let services = fleet.stop_accepting(successor.is_some());
     seen.stopping(grace, successor);
-    tracing::info!(connections, ?grace, "stopping: no new connections, draining");
+    tracing::info!(
+        connections,
+        ?grace,
+        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
+    );
     let cut = drain::drain(&services, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;
@@ -256,8 +265,15 @@ impl Watched {
             Ok(changes) => changes,
             Err(error) => return refused(error),
         };
-        if read.globals.lasting() != globals.lasting() {
-            tracing::warn!("all but services and drain takes effect when adit is restarted");
+        let waiting = read.globals.lasting();
+        let waiting: Vec<&str> = waiting
+            .iter()
+            .zip(globals.lasting())
+            .filter_map(|(now, then)| (*now != then).then_some(now.0))
+            .collect();
+        if !waiting.is_empty() {
+            let settings = waiting.join(", ");
+            tracing::warn!(settings, "these settings take effect when adit is restarted");
         }
         globals.shutdown = read.globals.shutdown;
         tracing::info!(

@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::{Args, Subcommand};
@@ -201,14 +201,30 @@ fn show(found: &Overview, json: bool) {
 /// What is trusted is known before it is used, and unused before it is no longer trusted.
 fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyhow::Result<()> {
     let overlap = overlap.max(SEEN);
-    let next = ca.prepare(kind)?;
+    let shown = ca.show()?;
+    let all = if kind == Kind::Jwt { &shown.jwt } else { &shown.x509 };
+    let prepared = all.iter().find(|a| a.status == Status::Prepared).map(|a| a.id.clone());
+    eprintln!(
+        "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
+         step: `adit ca rotate` then goes on with what is prepared, `adit ca revoke` ends what is \
+         tainted",
+        humantime::format_duration(2 * overlap),
+        match kind {
+            Kind::X509 => ", and then until nobody has only SVIDs under the old authority",
+            Kind::Jwt => "",
+        }
+    );
+    let next = match prepared {
+        Some(prepared) => prepared,
+        None => ca.prepare(kind)?,
+    };
     println!("prepared {next}; waiting {overlap:?} until peers know it");
-    std::thread::sleep(overlap);
+    wait(overlap);
     ca.activate(kind, SEEN)?;
     println!("activated {next}");
     let old = ca.taint(kind, None)?;
     println!("tainted {old}; waiting {overlap:?} until SVIDs are renewed");
-    std::thread::sleep(overlap);
+    wait(overlap);
     if kind == Kind::X509 {
         until_unused(ca, &old)?;
     }
@@ -218,6 +234,22 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
     }
     println!("revoked {}", ca.revoke(kind, Some(&old), false)?);
     Ok(())
+}
+
+/// How often whoever waits is told how long it takes yet.
+const TOLD_EVERY: Duration = Duration::from_secs(15);
+
+fn wait(overlap: Duration) {
+    let end = Instant::now() + overlap;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let whole = Duration::from_secs(left.as_secs_f64().round() as u64);
+        eprintln!("  {} to go", humantime::format_duration(whole));
+        std::thread::sleep(left.min(TOLD_EVERY));
+    }
 }
 
 /// Ends: each SVID under the old authority expires, and there are no new ones.

@@ -65,10 +65,19 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
 
 pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&path.display().to_string(), &text, Notes::default(), read)?)
+    Ok(parse(&path.display().to_string(), &text, read)?)
 }
 
 pub(super) fn parse<T>(
+    file: &str,
+    text: &str,
+    read: impl Fn(&Item<'_>) -> Option<T>,
+) -> Result<T, Faults> {
+    parse_into(file, text, Notes::default(), read)
+}
+
+/// The same, with what is noted of it.
+pub(super) fn parse_into<T>(
     file: &str,
     text: &str,
     notes: Notes,
@@ -238,7 +247,7 @@ attestors:
 
     #[test]
     fn a_whole_file() {
-        let config = parse("f", GOOD, Notes::default(), read).unwrap();
+        let config = parse("f", GOOD, read).unwrap();
         let attestors = &config.server.attestors;
         assert_eq!(attestors.kubernetes.as_ref().unwrap().expected.audience, "istio-ca");
         assert!(attestors.join.is_some() && attestors.svid);
@@ -248,7 +257,7 @@ attestors:
             "jwks: /jwks",
             "tokenReview: { apiServer: 'https://api:6443/', token: /t, roots: /r }",
         );
-        let config = parse("f", &review, Notes::default(), read).unwrap();
+        let config = parse("f", &review, read).unwrap();
         let review = config.server.attestors.kubernetes.unwrap().review.unwrap();
         assert_eq!((review.endpoint.server.port, &*review.endpoint.path), (6443, TOKEN_REVIEWS));
     }
@@ -269,15 +278,11 @@ attestors:
         ] {
             let text = GOOD.replace(was, is);
             assert_ne!(text, GOOD, "{was}");
-            let Err(faults) = parse("f", &text, Notes::default(), read) else {
-                panic!("{is:?} is no fault")
-            };
+            let Err(faults) = parse("f", &text, read) else { panic!("{is:?} is no fault") };
             assert!(faults.to_string().contains(says), "{is:?}: {faults}");
         }
         let nobody = "listen: 1.1.1.1:1\ntrustDomain: td\ndir: /d\nserverNames: [a]\nattestors: {}";
-        let Err(faults) = parse("f", nobody, Notes::default(), read) else {
-            panic!("no attestor is no fault")
-        };
+        let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is no fault") };
         assert!(faults.to_string().contains("nobody could get anything"), "{faults}");
     }
 

@@ -156,8 +156,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let domain = trust_domain.clone().unwrap_or(any);
     let federation = FederationConfig::read(&top, &domain);
     let mut taken = HashMap::new();
-    let workloads = read_workloads(&top, &domain, app_hop, &mut taken);
-    let services = read_services(&top, &workloads, &mut taken);
+    let (workloads, whole) = read_workloads(&top, &domain, app_hop, &mut taken);
+    let services = read_services(&top, (&workloads, whole), &mut taken);
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");
@@ -326,15 +326,17 @@ fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
     all
 }
 
+/// Those of the file, and whether these are all that it names.
 fn read_workloads(
     top: &Map<'_>,
     domain: &TrustDomain,
     app_hop: AppHop,
     taken: &mut Taken,
-) -> Vec<Workload> {
+) -> (Vec<Workload>, bool) {
     let mut uids = BTreeSet::new();
     let mut all = Vec::new();
-    for item in top.list("workloads") {
+    let items = top.list("workloads");
+    for item in &items {
         let map = item.map(&[
             "name",
             "uid",
@@ -393,7 +395,8 @@ fn read_workloads(
             app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
         });
     }
-    all
+    let whole = all.len() == items.len();
+    (all, whole)
 }
 
 /// A UID as Kubernetes assigns it, in lower case.
@@ -411,7 +414,11 @@ fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
     None
 }
 
-fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Vec<Service> {
+fn read_services(
+    top: &Map<'_>,
+    (workloads, whole): (&[Workload], bool),
+    taken: &mut Taken,
+) -> Vec<Service> {
     let mut names = BTreeSet::new();
     let mut all = Vec::new();
     for item in top.list("services") {
@@ -424,7 +431,6 @@ fn read_services(top: &Map<'_>, workloads: &[Workload], taken: &mut Taken) -> Ve
         let by_name = hostname.split('.').nth(1).unwrap_or("default").to_owned();
         let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
         let addresses = addresses(&map, &format!("service {hostname}"), taken);
-        let whole = !top.get("workloads").is_some_and(|all| all.is_faulty());
         let find = |w| reference(w, workloads, whole);
         let behind = map.list("workloads").iter().filter_map(find).collect();
         let mut ports: Vec<ServicePort> = Vec::new();

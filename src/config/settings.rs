@@ -61,6 +61,24 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What of it takes effect at a start only: keys of the file, and what they say.
+    #[must_use]
+    pub fn fixed(&self) -> Vec<(&'static str, String)> {
+        let t = &self.tunnel;
+        let timeouts = (t.connect, t.tls, t.http2, t.response, self.idle);
+        vec![
+            ("admin", self.admin.to_string()),
+            ("metrics", self.metrics.to_string()),
+            ("readiness", self.readiness.to_string()),
+            ("accessLog", format!("{:?}", self.log_format)),
+            ("workers", self.workers.to_string()),
+            ("timeouts", format!("{timeouts:?}")),
+            ("pool", format!("{:?}", (t.max_streams, t.idle))),
+            ("limits", format!("{:?}", (&t.limits, t.max_tunnels))),
+            ("peerExpiry", format!("{:?}", t.peer_expiry)),
+        ]
+    }
+
     pub(super) fn read(top: &Map<'_>) -> Self {
         let mut settings = Self::default();
         for (key, target, example) in [

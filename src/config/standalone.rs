@@ -67,7 +67,7 @@ pub fn check_standalone_for(
     text: &str,
     files: Files,
 ) -> Result<StandaloneFile, Faults> {
-    ca_server::parse(file, text, Notes::of(files), read)
+    ca_server::parse_into(file, text, Notes::of(files), read)
 }
 
 /// Whether a text describes services in front of others rather than a mesh. Guesses: what it is not

@@ -223,7 +223,7 @@ async fn admit(
     }
     let (app, incoming) = dial(node, pod, *peer, dst, incoming).await?;
     let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
-    let stream = incoming.accept(&baggage(workload)).ok_or_else(gone)?;
+    let stream = incoming.accept(&baggage(workload)).ok_or_else(gone)?.recorded(conn.live());
     conn.count_opened();
     Ok((pod.dialled_app(app), Box::new(stream)))
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
-    relay::{self, App, Far, tcp::TcpFar},
+    relay::{self, App, Far, Withdrawn, tcp::TcpFar},
     sys::sockets,
     tunnel::{
         ConnectError, Own, Pool,
@@ -133,7 +133,14 @@ async fn open(
         own = self::own(node, from).await?;
         opened = pool.open(&own, hop, request, &first).await;
     }
-    let (stream, proven) = opened.map_err(|e| (e.close_reason(), Some(e.to_string())))?;
+    let (stream, proven) = opened.map_err(|e| {
+        if e.is_handshake() {
+            let failures = &node.telemetry.metrics.handshake_failures;
+            let labels = [Direction::Outbound.reporter(), e.close_reason().as_str()];
+            failures.with_label_values(&labels).inc();
+        }
+        (e.close_reason(), Some(e.to_string()))
+    })?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
     conn.facts(|f| {
         f.src.id = Some(own.svid.id.clone());
@@ -170,6 +177,9 @@ pub(super) fn ended(end: relay::End) -> Outcome {
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
         relay::End::FarReset(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => {
             (CloseReason::Overloaded, Some(e.to_string()))
+        }
+        relay::End::FarReset(e) if Withdrawn::is(&e) => {
+            (CloseReason::PeerDenied, Some(e.to_string()))
         }
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
         relay::End::Idle(limit) => {

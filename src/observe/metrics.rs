@@ -4,9 +4,12 @@
 //! Byte counters of live connections are brought up to date when somebody scrapes, so the
 //! path of a byte touches no metric.
 
+mod unused;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use prometheus::{
@@ -19,6 +22,9 @@ use super::conn::{CloseReason, Direction, Facts, LiveTable, Names, Party};
 /// How many distinct label sets the traffic metrics keep; later ones share one set whose
 /// labels say `overflow`.
 pub const MAX_SERIES: usize = 10_000;
+
+/// The same for the counters of ended connections, which tell reasons apart.
+const MAX_ENDED: usize = 2 * MAX_SERIES;
 
 const TRAFFIC: [&str; 24] = [
     "reporter",
@@ -50,6 +56,10 @@ const TRAFFIC: [&str; 24] = [
 const OPEN: usize = TRAFFIC.len() - 1;
 
 const OVERFLOW: &str = "overflow";
+const UNKNOWN: &str = "unknown";
+
+/// How long series of somebody who has gone are kept.
+pub const KEPT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 type Labels = Vec<Arc<str>>;
 
@@ -59,6 +69,7 @@ pub struct Series {
     opened: IntCounter,
     received: IntCounter,
     sent: IntCounter,
+    used: Mutex<Instant>,
 }
 
 impl Series {
@@ -71,6 +82,12 @@ impl Series {
     pub fn add_bytes(&self, received: u64, sent: u64) {
         self.received.inc_by(received);
         self.sent.inc_by(sent);
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When it was last counted in.
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,6 +101,8 @@ pub struct Metrics {
     received: IntCounterVec,
     sent: IntCounterVec,
     known: Mutex<HashMap<Labels, Arc<Series>>>,
+    /// Label sets of ended connections, and when they were last counted in.
+    ended: Mutex<HashMap<Labels, Instant>>,
     overflowed: IntCounter,
     sockets: IntGaugeVec,
     /// Configuration loads by `result`: `accepted`, `rejected`.
@@ -270,6 +289,7 @@ impl Metrics {
             received,
             sent,
             known: Mutex::default(),
+            ended: Mutex::default(),
             overflowed,
             sockets,
             process_cpu,
@@ -292,15 +312,24 @@ impl Metrics {
                 opened: self.opened.with_label_values(&values),
                 received: self.received.with_label_values(&values),
                 sent: self.sent.with_label_values(&values),
+                used: Mutex::new(Instant::now()),
             })
         };
         Arc::clone(known.entry(labels.clone()).or_insert_with(make))
     }
 
     pub(super) fn closed(&self, direction: Direction, facts: &Facts, reason: CloseReason) {
-        let mut labels = self.bounded(direction, traffic_labels(direction, facts));
+        let mut labels = traffic_labels(direction, facts);
         labels[OPEN - 2] = reason.response_flags().into();
         labels[OPEN] = reason.as_str().into();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= MAX_ENDED && !ended.contains_key(&labels) {
+            let ends = [labels[OPEN - 2].clone(), labels[OPEN].clone()];
+            labels = overflowed(direction);
+            let [flags, reason] = ends;
+            (labels[OPEN - 2], labels[OPEN]) = (flags, reason);
+        }
+        ended.insert(labels.clone(), Instant::now());
         let values: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
         self.closed.with_label_values(&values).inc();
         if reason.response_flags() != "-" {
@@ -367,10 +396,15 @@ impl Metrics {
         if known.len() < MAX_SERIES || known.contains_key(&labels) {
             return labels;
         }
-        let mut overflow: Labels = vec![OVERFLOW.into(); TRAFFIC.len()];
-        overflow[0] = direction.reporter().into();
-        overflow
+        overflowed(direction)
     }
+}
+
+/// The labels of whatever there is no room for.
+fn overflowed(direction: Direction) -> Labels {
+    let mut overflow: Labels = vec![OVERFLOW.into(); TRAFFIC.len()];
+    overflow[0] = direction.reporter().into();
+    overflow
 }
 
 /// One accepted socket in the gauge; see [`Metrics::socket`].
@@ -384,7 +418,7 @@ impl Drop for SocketCount {
 }
 
 fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
-    let unknown: Arc<str> = "unknown".into();
+    let unknown: Arc<str> = UNKNOWN.into();
     let or_unknown = |value: &Option<Arc<str>>| value.clone().unwrap_or_else(|| unknown.clone());
     let mut labels: Labels = Vec::with_capacity(TRAFFIC.len());
     labels.push(direction.reporter().into());

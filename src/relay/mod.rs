@@ -70,6 +70,19 @@ pub enum Broken {
     Far(io::Error),
 }
 
+/// Inside an error of the far side: it took back what it had admitted.
+#[derive(Debug, thiserror::Error)]
+#[error("the far side no longer admits this connection: its policy or its trust has changed")]
+pub struct Withdrawn;
+
+impl Withdrawn {
+    /// Whether this is what the far side has said.
+    #[must_use]
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 /// How a relay ended.
 #[derive(Debug)]
 pub enum End {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::{self, App, Far},
+    relay::{self, App, Far, Withdrawn},
     sys::sockets,
     tls::{
         TlsError,
@@ -61,6 +61,7 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
             return challenge.answer(socket).await;
         }
     }
+    let _counted = service.counted();
     let conn = service.record(told.as_ref().map_or(peer, |told| told.peer));
     // What only the beginning needs is gone when the bytes flow.
     let begun = match told {
@@ -161,6 +162,9 @@ pub(super) fn ended(end: relay::End) -> Outcome {
         relay::End::FarReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
             (CloseReason::Overloaded, Some(e.to_string()))
         }
+        relay::End::FarReset(e) if Withdrawn::is(&e) => {
+            (CloseReason::PeerDenied, Some(e.to_string()))
+        }
         relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
@@ -192,7 +196,13 @@ async fn begin(
     match &begun {
         Ok(_) => service.counts.succeeded.fetch_add(1, Relaxed),
         Err((CloseReason::Silent, _)) => 0,
-        Err((CloseReason::TlsTimeout | CloseReason::ConnectTimeout, _)) => {
+        Err((reason @ (CloseReason::TlsTimeout | CloseReason::ConnectTimeout), _)) => {
+            // A target's is counted where it is given up.
+            let late =
+                *reason == CloseReason::ConnectTimeout && service.config.role == Role::Server;
+            if late && conn.facts(|f| f.tls.is_none()) {
+                service.handshake_failed(CloseReason::TlsTimeout);
+            }
             service.counts.timed_out.fetch_add(1, Relaxed)
         }
         Err(_) => service.counts.failed.fetch_add(1, Relaxed),
@@ -256,10 +266,12 @@ async fn admitted(
         _ => (config, None),
     };
     if let Some(protocol) = service.config.tls.starttls {
-        protocol.answer(&mut socket).await.map_err(|e| not_begun(&e))?;
+        let asked = protocol.answer(&mut socket).await;
+        asked.map_err(|e| counted(service, not_begun(&e)))?;
     }
     let begun = Instant::now();
-    let secured = secured::accept(socket, config, limit).await.map_err(|e| failed(&e))?;
+    let secured = secured::accept(socket, config, limit).await;
+    let secured = secured.map_err(|e| counted(service, failed(&e)))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
@@ -326,7 +338,8 @@ async fn towards(
         begun = Instant::now();
         conn.facts(|f| f.dst_addr = endpoint::remote(tcp));
     };
-    let secured = reach::tls(service, target, dialled).await?;
+    let secured = reach::tls(service, target, dialled).await;
+    let secured = secured.map_err(|outcome| counted(service, outcome))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
@@ -455,6 +468,15 @@ pub(super) fn local_of(secured: &Secured) -> SocketAddr {
 
 pub(super) fn own(why: String) -> Outcome {
     (CloseReason::NoIdentity, Some(why))
+}
+
+/// Counts what came to nothing in a handshake.
+fn counted(service: &Service, outcome: Outcome) -> Outcome {
+    use CloseReason::{ConnectFailure, NoIdentity, Silent};
+    if !matches!(outcome.0, ConnectFailure | NoIdentity | Silent) {
+        service.handshake_failed(outcome.0);
+    }
+    outcome
 }
 
 pub(super) fn failed(error: &TlsError) -> Outcome {

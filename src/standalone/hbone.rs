@@ -86,6 +86,7 @@ pub(super) async fn client(
     socket: TcpStream,
     conn: &OpenConn,
 ) -> Outcome {
+    let _counted = service.counted();
     let mut app = App::new(socket);
     let mut stream = match Box::pin(open(service, hbone, pool, app.socket(), conn)).await {
         Ok(stream) => stream,
@@ -141,6 +142,9 @@ async fn open(
         if let Address::Tcp { host, port } = &gateway {
             lifecycle::dial::forget(host, *port);
         }
+        if e.is_handshake() {
+            service.handshake_failed(e.close_reason());
+        }
         (e.close_reason(), Some(e.to_string()))
     })?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
@@ -173,7 +177,9 @@ pub(super) async fn serve(
     draining: CancellationToken,
 ) {
     let local = endpoint::local(&tcp).unwrap_or(peer);
+    let _counted = service.counted();
     let refused = |reason, why: String| {
+        service.handshake_failed(reason);
         service.counts.failed.fetch_add(1, Relaxed);
         finish(&service, service.record(peer), (reason, Some(why)));
     };
@@ -357,7 +363,7 @@ async fn begin(
     };
     let baggage = format!("service.name={}", service.config.name);
     let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
-    let stream = incoming.accept(&baggage).ok_or_else(gone)?;
+    let stream = incoming.accept(&baggage).ok_or_else(gone)?.recorded(conn.live());
     Ok((App::new(app), Box::new(stream)))
 }
 

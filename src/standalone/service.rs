@@ -36,6 +36,7 @@ use crate::{
     observe::{
         Telemetry,
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
+        metrics::SocketCount,
     },
     tls::Acceptor,
     tunnel::{Callers, Pool},
@@ -409,12 +410,26 @@ impl Service {
         });
     }
 
-    pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {
-        let direction = match self.config.role {
+    fn direction(&self) -> Direction {
+        match self.config.role {
             Role::Server => Direction::Inbound,
             Role::Client => Direction::Outbound,
-        };
-        let conn = OpenConn::open(&self.telemetry, direction, PeerAddr(peer));
+        }
+    }
+
+    /// An accepted socket, in the gauge of open ones until this is dropped.
+    pub(super) fn counted(&self) -> SocketCount {
+        self.telemetry.metrics.socket(self.direction())
+    }
+
+    /// Counts a handshake, of TLS or of a tunnel, that came to nothing.
+    pub(super) fn handshake_failed(&self, reason: CloseReason) {
+        let labels = [self.direction().reporter(), reason.as_str()];
+        self.telemetry.metrics.handshake_failures.with_label_values(&labels).inc();
+    }
+
+    pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {
+        let conn = OpenConn::open(&self.telemetry, self.direction(), PeerAddr(peer));
         conn.facts(|f| {
             f.service = Some(Arc::clone(&self.names.workload));
             f.protocol = Some("TCP");

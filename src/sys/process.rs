@@ -38,6 +38,24 @@ pub fn usage() -> Usage {
     }
 }
 
+/// Rights of Linux, by their numbers (capabilities(7)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Right {
+    /// `CAP_NET_ADMIN`
+    NetAdmin = 12,
+    /// `CAP_SYS_ADMIN`
+    SysAdmin = 21,
+}
+
+/// Whether this process may use it. Where the kernel does not say, it is not known to lack it.
+#[must_use]
+pub fn has_right(right: Right) -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_none_or(|bits| bits >> (right as u64) & 1 == 1)
+}
+
 /// How many descriptors the kernel's table has room for from the beginning.
 const TABLE: u64 = 8192;
 

@@ -78,6 +78,12 @@ impl ConnectError {
         Self::Http2 { addr, why: format!("no {what} in {within:?}"), retry: false }
     }
 
+    /// Whether TLS was begun and came to nothing.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::Condemned { .. })
+    }
+
     /// What operators see for this failure.
     #[must_use]
     pub fn close_reason(&self) -> CloseReason {

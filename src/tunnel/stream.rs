@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     lifecycle::behind_others,
-    observe::conn::Meter,
-    relay::{App, Broken, Far},
+    observe::conn::{CloseReason, LiveConn, Meter},
+    relay::{App, Broken, Far, Withdrawn},
     sys::sockets,
 };
 
@@ -39,6 +39,8 @@ pub struct TunnelStream {
     place: Option<StreamPlace>,
     /// What the application said before the stream was open, while the window had no room.
     held: Vec<u8>,
+    /// The record of what it carries, which says why it was cut (server).
+    record: Option<Arc<LiveConn>>,
 }
 
 const SMALLEST: usize = 4 * 1024;
@@ -55,7 +57,8 @@ pub(super) struct NoAnswer {
 
 impl TunnelStream {
     pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
-        Self { tunnel, id, size: SMALLEST, slot: None, place: None, held: Vec::new() }
+        let size = SMALLEST;
+        Self { tunnel, id, size, slot: None, place: None, held: Vec::new(), record: None }
     }
 
     pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
@@ -66,6 +69,29 @@ impl TunnelStream {
     pub(super) fn of(mut self, caller: StreamPlace) -> Self {
         self.place = Some(caller);
         self
+    }
+
+    /// Whoever cuts `record` has the caller told why, if that is its business.
+    #[must_use]
+    pub fn recorded(mut self, record: &Arc<LiveConn>) -> Self {
+        self.record = Some(Arc::clone(record));
+        self
+    }
+
+    /// What a reset of ours says. RFC 9113 has no word for an admission that was taken back; who
+    /// knows no better takes any code for a reset.
+    fn code(&self) -> Code {
+        match self.record.as_ref().and_then(|record| record.was_cut()) {
+            Some(
+                CloseReason::PolicyChanged
+                | CloseReason::SvidExpired
+                | CloseReason::SvidRevoked
+                | CloseReason::IdentityBanned
+                | CloseReason::TrustDomainRemoved
+                | CloseReason::UntrustedSvid,
+            ) => Code::INADEQUATE_SECURITY,
+            _ => Code::CANCEL,
+        }
     }
 
     /// Has this sent before anything that is read later.
@@ -273,17 +299,19 @@ impl Far for TunnelStream {
     }
 
     fn abort(&mut self) {
+        let code = self.code();
         let mut core = self.tunnel.core();
-        core.http2.reset(self.id, Code::CANCEL);
+        core.http2.reset(self.id, code);
         core.wake_driver();
     }
 }
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
+        let code = self.code();
         let mut core = self.tunnel.core();
         core.forget(self.id);
-        core.http2.reset(self.id, Code::CANCEL); // nothing, if it is over
+        core.http2.reset(self.id, code); // nothing, if it is over
         core.wake_driver();
     }
 }
@@ -298,6 +326,9 @@ fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mu
         return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
     }
     if let Some(code) = stream.reset {
+        if code == Code::INADEQUATE_SECURITY {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, Withdrawn));
+        }
         let why = format!("the tunnel stream was reset with {code:?}");
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, why));
     }

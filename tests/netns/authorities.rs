@@ -1,8 +1,8 @@
 //! The embedded CA's authorities while connections run: a new root, and an identity that is banned.
 
 use std::{
-    io::{Read, Write},
-    process::Command,
+    io::{BufRead as _, BufReader, Read, Write},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use crate::{
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("authorities::a_new_root_fails_no_connection", rotate),
+    ("authorities::a_rotation_says_how_long_it_takes_and_goes_on_after_an_interruption", resumed),
     ("authorities::a_banned_identity_is_cut_off_within_a_second", ban),
 ];
 
@@ -65,6 +66,34 @@ fn rotate() {
     // What was made before is trusted no more.
     let shown: serde_json::Value = serde_json::from_str(&ca(&lab, &["show", "--json"])).unwrap();
     assert_eq!(shown["x509"].as_array().unwrap().len(), 1, "{shown}");
+}
+
+fn resumed() {
+    let lab = lab();
+    let mut begun = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["ca", "rotate", "--overlap", "60s", "--dir"])
+        .arg(lab.file("ca"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(begun.stderr.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    assert!(first.starts_with("this takes 2m,") && first.contains("interrupted"), "{first}");
+    assert_eq!(said.next().unwrap().unwrap().trim(), "1m to go");
+    begun.kill().unwrap();
+    begun.wait().unwrap();
+    let shown =
+        || -> serde_json::Value { serde_json::from_str(&ca(&lab, &["show", "--json"])).unwrap() };
+    let before = shown();
+    let prepared = before["x509"].as_array().unwrap().iter().find(|a| a["status"] == "prepared");
+    let prepared = prepared.unwrap()["id"].clone();
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    ca(&lab, &["rotate", "--overlap", "3s"]);
+    let after = shown();
+    assert_eq!(after["x509"].as_array().unwrap().len(), 1, "{after}");
+    assert_eq!(after["x509"][0]["id"], prepared);
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
 fn ban() {

@@ -23,6 +23,7 @@ mod shortage;
 #[path = "../support/spiffe_ids.rs"]
 mod spiffe_ids;
 mod stalls;
+mod starts;
 mod strict;
 mod svid_corpus;
 mod workers;
@@ -39,6 +40,7 @@ fn main() {
         stalls::TESTS,
         strict::TESTS,
         hold_ups::TESTS,
+        starts::TESTS,
         short_way::TESTS,
         workers::TESTS,
         shortage::TESTS,

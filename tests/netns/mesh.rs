@@ -9,6 +9,7 @@ use crate::{
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::a_call_is_captured_and_carried_with_both_identities", carried),
+    ("mesh::the_table_of_connections_and_the_log_count_the_same_bytes", bytes),
     ("mesh::a_policy_edit_closes_exactly_the_connection_it_forbids", policy_edit),
     ("mesh::a_bad_edit_changes_nothing_and_is_counted", bad_edit),
     ("mesh::a_rotated_svid_leaves_running_connections_alone", rotation),
@@ -74,6 +75,40 @@ fn carried() {
     assert!(metrics.contains("connection_security_policy=\"mutual_tls\""), "{metrics}");
 }
 
+fn bytes() {
+    let lab = lab(&["web"]);
+    let mut open = held(&lab, "web");
+    // The greeting of 17 bytes is answered before.
+    let said = b"six\n";
+    open.write_all(said).unwrap();
+    let mut echo = [0; 4];
+    open.read_exact(&mut echo).unwrap();
+    let shown = || {
+        let answer = lab.admin("127.0.0.1:15000", "GET /connections");
+        let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()
+    };
+    lab.wait("all counted", || shown().as_array().is_some_and(|all| all.len() == 2));
+    let of = |direction: &str| {
+        let all = shown();
+        let all = all.as_array().unwrap();
+        let one = all.iter().find(|c| c["direction"] == direction).unwrap();
+        (one["bytesSent"].as_u64().unwrap(), one["bytesReceived"].as_u64().unwrap())
+    };
+    let (outbound, inbound) = (of("outbound"), of("inbound"));
+    drop(open);
+    for (direction, shown, sent, received) in
+        [("outbound", outbound, 4, 21), ("inbound", inbound, 21, 4)]
+    {
+        let record = lab.record(direction, "completed");
+        assert_eq!(
+            (&record["bytes_sent"], &record["bytes_recv"]),
+            (&sent.into(), &received.into())
+        );
+        assert_eq!(shown, (sent, received), "{direction}");
+    }
+}
+
 /// An open connection that has already answered once.
 pub(crate) fn held(lab: &Lab, pod: &str) -> std::net::TcpStream {
     let mut socket = lab.connect(pod, "10.96.0.10:80").unwrap();
@@ -97,6 +132,10 @@ fn policy_edit() {
     let record = lab.record("inbound", "policy_changed");
     assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/spy");
     assert!(!still_answers(&mut spy));
+    let told = lab.record("outbound", "peer_denied");
+    assert_eq!(told["src.identity"], "spiffe://cluster.local/ns/shop/sa/spy");
+    let why = told["error"].as_str().unwrap();
+    assert!(why.contains("no longer admits this connection"), "{why}");
     assert!(still_answers(&mut web));
     assert_eq!(lab.records("inbound", "policy_changed").len(), 1);
 }

@@ -58,6 +58,8 @@ fn what_is_counted_is_told_in_json_and_for_prometheus() {
         "tun_nel_accept_success 2",
         "tun_nel_conn_handshake_count 2",
         "tun_nel_conn_handshake_timer_count 2",
+        "istio_tcp_sockets_open{reporter=\"destination\"} 1",
+        "adit_handshake_failures_total{close_reason=\"tls_failure\",reporter=\"destination\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

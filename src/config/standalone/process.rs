@@ -32,11 +32,18 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// What of it takes effect at a start only, to be compared.
+    /// What of it takes effect at a start only: keys of the file, and what they say.
     #[must_use]
-    pub fn lasting(&self) -> String {
-        let changing = Self { shutdown: Duration::ZERO, ..self.clone() };
-        format!("{changing:?}")
+    pub fn lasting(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("accessLog", format!("{:?}", self.log_format)),
+            ("workers", format!("{:?}", self.workers)),
+            ("sandbox", format!("{:?}", self.sandbox)),
+            ("status or metrics", format!("{:?}", self.status)),
+            ("timedReload", format!("{:?}", self.timed_reload)),
+            ("syslog", format!("{:?}", self.syslog)),
+            ("takeover", format!("{:?}", self.takeover)),
+        ]
     }
 }
 

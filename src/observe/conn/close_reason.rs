@@ -47,7 +47,7 @@ close_reasons! {
     PolicyDenied = "policy_denied" / "DENY";
     /// Was allowed, then a policy edit forbade it.
     PolicyChanged = "policy_changed" / "DENY";
-    /// The peer refused our CONNECT with 401.
+    /// The peer refused our CONNECT with 401, or took back what it had admitted.
     PeerDenied = "peer_denied" / "DENY";
     /// The peer answered our CONNECT with another status than 200 or 401.
     PeerRefused = "peer_refused" / "CONNECT";

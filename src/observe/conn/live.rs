@@ -108,8 +108,14 @@ impl LiveConn {
         }
     }
 
+    /// Bytes that the local side has sent and received, as the access log counts them.
+    #[must_use]
+    pub fn sent_and_received(&self) -> (u64, u64) {
+        (self.meter.up.load(Relaxed), self.meter.down.load(Relaxed))
+    }
+
     fn to_json(&self) -> Value {
-        let (received, sent) = self.moved();
+        let (sent, received) = self.sent_and_received();
         self.facts(|f| {
             let party = |p: &super::Party| {
                 json!({

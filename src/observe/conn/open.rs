@@ -1,11 +1,7 @@
 //! The record of one connection. Dropping it writes the access-log line and the metrics,
 //! so a cancelled task, an early `?` and a clean end are each recorded exactly once.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{CloseReason, Direction, Facts, LiveConn, PeerAddr};
 use crate::observe::Telemetry;
@@ -100,7 +96,7 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason, left_out: u64) {
     let src_id = f.src.id.as_ref().map(tracing::field::display);
     let dst_id = f.dst.id.as_ref().map(tracing::field::display);
     // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
-    let (sent, received) = (live.meter.up.load(Relaxed), live.meter.down.load(Relaxed));
+    let (sent, received) = live.sent_and_received();
     let hbone_addr = f.hbone_addr.as_deref().map(bounded);
     let subject = f.subject.as_ref().map(|s| bounded(s));
     let duration = format!("{}ms", live.opened.elapsed().as_millis());
@@ -148,7 +144,10 @@ fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason, left_out: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Mutex};
+    use std::{
+        io,
+        sync::{Mutex, atomic::Ordering::Relaxed},
+    };
 
     use tracing_subscriber::fmt::MakeWriter;
 

@@ -103,7 +103,7 @@ fn draining(status: &Status, since: SystemTime) -> Value {
 }
 
 fn holder(conn: &LiveConn) -> Value {
-    let (received, sent) = conn.moved();
+    let (sent, received) = conn.sent_and_received();
     conn.facts(|f| {
         // Who speaks TLS with us: who called a server, whom a client called.
         let (ours, theirs) = match conn.direction {

@@ -1,0 +1,104 @@
+//! What an operator sees of a start, a reload and a stop.
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    lab::{Lab, ip},
+    mesh::{PODS, allow, held},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("starts::without_the_right_to_enter_namespaces_it_fails_at_once_and_makes_nothing", rights),
+    ("starts::a_pod_whose_namespace_is_missing_does_not_keep_the_node_from_being_ready", absent),
+    ("starts::what_begins_what_waits_for_a_restart_and_what_cuts_is_said", said),
+];
+
+fn rights() {
+    let lab = Lab::new(PODS);
+    lab.write_mesh(&allow(&["web"]));
+    for (right, name) in [("sys_admin", "CAP_SYS_ADMIN"), ("net_admin", "CAP_NET_ADMIN")] {
+        let without = format!("-{right}");
+        let began = Instant::now();
+        let adit = Command::new("setpriv")
+            .args(["--inh-caps", &without, "--bounding-set", &without])
+            .arg(env!("CARGO_BIN_EXE_adit"))
+            .args(["run", "-c"])
+            .arg(lab.file("mesh.yaml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut adit = adit.expect("`setpriv` of the package util-linux runs");
+        while adit.try_wait().unwrap().is_none() {
+            if began.elapsed() > Duration::from_secs(10) {
+                adit.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let done = adit.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(name), "{stderr}");
+        assert!(!lab.file("ca").exists(), "no CA is made");
+    }
+}
+
+/// Taken away also where the test fails.
+struct Late;
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", "late"]).output();
+    }
+}
+
+fn absent() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    let late = "- { name: late, namespace: shop, addresses: [10.77.0.9], netns: late }\nservices:";
+    lab.start(&allow(&["web"]).replacen("services:", late, 1));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
+    let log = lab.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("shop/late")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("WARN"), "said once: {lines:#?}");
+    let _late = Late;
+    ip("netns add late");
+    ip("-n late link set lo up");
+    let carried =
+        || lab.log().lines().any(|l| l.contains("pod carried") && l.contains("shop/late"));
+    lab.wait("carried when it is there", carried);
+}
+
+fn said() {
+    let mut lab = Lab::new(PODS);
+    lab.drain = "60s";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
+    let log = lab.log();
+    let start = log.lines().find(|line| line.contains("adit starts")).expect(&log);
+    let start: serde_json::Value = serde_json::from_str(start).unwrap();
+    assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&start["admin"], &start["pods"]), (&"127.0.0.1:15000".into(), &3.into()));
+
+    let changed = "limits: { streams: 77 }\ntimeouts: { connect: 7s }\n";
+    lab.write_mesh(&(allow(&["web"]) + changed));
+    lab.wait("reloaded", || lab.log().contains("configuration reloaded"));
+    let log = lab.log();
+    let told = log.lines().find(|l| l.contains("take effect when adit is restarted")).expect(&log);
+    let told: serde_json::Value = serde_json::from_str(told).unwrap();
+    assert_eq!(told["settings"], "timeouts, limits");
+
+    let _open = held(&lab, "web");
+    lab.signal(Signal::SIGINT);
+    lab.wait("told", || lab.log().contains("another SIGINT (Ctrl-C) cuts what is left"));
+    let began = Instant::now();
+    lab.signal(Signal::SIGINT);
+    assert!(lab.stop_dead().success());
+    assert!(began.elapsed() < Duration::from_secs(5), "it cut after {:?}", began.elapsed());
+}
