@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    identity::pem,
+    identity::{pem, stream_words},
     lifecycle::dial,
     tls::{PeerTrust, PeerVerifier},
 };
@@ -104,7 +104,8 @@ pub(super) async fn dial(
     let connect = async {
         let tcp = dial::connect(&server.host, server.port).await?;
         tcp.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await
+        let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await;
+        tls.map_err(|e| io::Error::new(e.kind(), stream_words(&e)))
     };
     timeout(CONNECT, connect).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))

@@ -21,7 +21,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use super::provider::classic_provider;
+use super::{provider::classic_provider, shown};
 use crate::identity::{check_signer, explain_constraints};
 
 /// What a CRL past its nextUpdate means.
@@ -106,6 +106,7 @@ impl Judge {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        shown::note(leaf);
         if self.is_trusted_itself(leaf) {
             return self.itself(leaf, now, false).map(|()| ClientCertVerified::assertion());
         }
@@ -121,6 +122,7 @@ impl Judge {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        shown::note(leaf);
         if self.is_trusted_itself(leaf) {
             self.itself(leaf, now, true)?;
             let leaf = webpki::EndEntityCert::try_from(leaf);

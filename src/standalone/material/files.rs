@@ -14,7 +14,7 @@ use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
 use crate::{
     ca::Credential,
     identity::{
-        BundleSet, PrivateKey, TrustBundle, X509Svid,
+        BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
@@ -162,7 +162,7 @@ pub(in crate::standalone) fn trusted(
     let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let all = certificates(path)?;
     for root in &all {
-        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, e))?;
+        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, chain_words(&e)))?;
     }
     Ok(all)
 }
