@@ -8,7 +8,10 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey}
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{identity::pem, lifecycle::dial};
+use crate::{
+    identity::{pem, stream_words},
+    lifecycle::dial,
+};
 
 /// The longest file with roots or a token that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -98,7 +101,8 @@ pub(super) async fn dial(
     let connect = async {
         let tcp = dial::connect(&server.host, server.port).await?;
         tcp.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await
+        let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await;
+        tls.map_err(|e| io::Error::new(e.kind(), stream_words(&e)))
     };
     timeout(CONNECT, connect).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))

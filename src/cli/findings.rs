@@ -24,7 +24,7 @@ Each rule is listed with its clause and one verdict:
   FAIL    broken: whoever keeps the specification refuses it
   -       not checked, and why
 
-Exit codes: 0 nothing fails, 1 a rule fails, 2 usage or a file that cannot be read.";
+Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file cannot be read.";
 
 /// Prints reports, each with where it comes from; the exit code.
 pub(super) fn print(output: Output, reports: &[(String, Report)], quiet: bool) -> u8 {

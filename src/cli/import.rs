@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{FAILED, OK, USAGE};
+use super::{BAD_CONFIG, FAILED, OK};
 use crate::{
     config::{check_standalone, import_stunnel},
     identity::key_files::certificates,
@@ -24,7 +24,7 @@ pub(super) struct ImportArgs {
 enum From {
     /// A stunnel.conf
     #[command(
-        after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not carried is named, as a comment and on stderr. Exit codes: 0 carried,\n1 something that protects a service, or that it needs, was not; 2 usage or no such file."
+        after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not carried is named, as a comment and on stderr. Exit codes: 0 carried,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
     )]
     Stunnel {
         /// The file
@@ -38,7 +38,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         Ok(text) => text,
         Err(error) => {
             eprintln!("adit: error: {}: {error}", file.display());
-            return USAGE;
+            return BAD_CONFIG;
         }
     };
     let imported = import_stunnel(&text, &pins_of);

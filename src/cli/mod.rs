@@ -20,11 +20,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// It did what was asked.
 pub const OK: u8 = 0;
-/// It ran, and failed.
+/// It ran, and failed; or what it looked at is not as it should be.
 pub const FAILED: u8 = 1;
 /// The command line is wrong; of `adit server` and `adit client`, as ghostunnel, [`FAILED`].
 pub const USAGE: u8 = 2;
-/// The mesh file, or that of `adit proxy`, has faults.
+/// A file that it was given cannot be read, or has faults.
 pub const BAD_CONFIG: u8 = 3;
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -33,7 +33,7 @@ pub const BAD_CONFIG: u8 = 3;
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file has faults"
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file cannot be read or has faults.\nadit server and adit client know 0 and 1 only, as ghostunnel."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -13,7 +13,7 @@ use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
-    USAGE,
+    BAD_CONFIG,
     findings::{self, LEGEND, Output},
 };
 use crate::identity::{
@@ -75,7 +75,7 @@ pub(super) fn run(args: &LintArgs) -> u8 {
         Ok(reports) => findings::print(args.output, &reports, args.quiet),
         Err(error) => {
             eprintln!("adit svid lint: {error:#}");
-            USAGE
+            BAD_CONFIG
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod bundle_document;
+mod handshake_words;
 mod jwk;
 mod jwt;
 pub mod key_files;
@@ -20,10 +21,12 @@ mod strict_json;
 mod svid;
 mod trust_domain;
 mod verify;
+mod words;
 mod x509;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
+pub use handshake_words::{alert_words, handshake_words, stream_words};
 pub use jwk::{Curve, KeyError, PublicKey};
 pub use jwt::{JwtError, JwtSignError, JwtSigner, JwtSvid, MAX_TOKEN, validate_jwt_svid};
 pub use oidc::{InvalidIssuer, OidcIssuer};
@@ -33,4 +36,5 @@ pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
 pub(crate) use verify::check_signer;
 pub use verify::{Purpose, verify_svid};
+pub use words::{chain_words, length, moment, moment_of};
 pub use x509::{Leaf, SvidError, parse_leaf};

@@ -15,6 +15,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
     BundleSet, SpiffeId, SvidError,
+    words::{chain_words, moment},
     x509::{Leaf, parse_leaf},
 };
 
@@ -56,12 +57,14 @@ pub(super) fn check_validity(leaf: &Leaf, now: UnixTime) -> Result<(), SvidError
     if let Ok(ago) = clock.duration_since(leaf.not_after)
         && ago > Duration::ZERO
     {
-        return Err(SvidError::Expired { id: leaf.id.clone(), ago_seconds: ago.as_secs() });
+        let (id, at) = (leaf.id.clone(), moment(leaf.not_after));
+        return Err(SvidError::Expired { id, at, ago_seconds: ago.as_secs() });
     }
     if let Ok(ahead) = leaf.not_before.duration_since(clock)
         && ahead > Duration::ZERO
     {
-        return Err(SvidError::NotYetValid { id: leaf.id.clone(), in_seconds: ahead.as_secs() });
+        let (id, at) = (leaf.id.clone(), moment(leaf.not_before));
+        return Err(SvidError::NotYetValid { id, at, in_seconds: ahead.as_secs() });
     }
     Ok(())
 }
@@ -124,7 +127,7 @@ pub(super) fn check_path(
             SvidError::Revoked { id: leaf.id.clone(), what, serial }
         }
         (webpki::Error::RequiredEkuNotFoundContext(_), _) => SvidError::Purpose,
-        (other, _) => SvidError::Untrusted(other.to_string()),
+        (other, _) => SvidError::Untrusted(chain_words(&other)),
     };
     EndEntityCert::try_from(leaf_der)
         .map_err(untrusted)?

@@ -11,7 +11,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use super::{InvalidSpiffeId, SpiffeId, TrustDomain};
+use super::{InvalidSpiffeId, SpiffeId, TrustDomain, words::length};
 
 /// Why a certificate or its chain is not an acceptable X.509-SVID.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -52,18 +52,22 @@ pub enum SvidError {
     #[error("the leaf's extended key usage does not allow this use (X509-SVID §4.4)")]
     Purpose,
     /// Past its end.
-    #[error("the SVID of {id} expired {ago_seconds} s ago")]
+    #[error("the SVID of {id} expired at {at}, {} ago", length(*ago_seconds))]
     Expired {
         /// Whose.
         id: SpiffeId,
+        /// When.
+        at: String,
         /// Since when.
         ago_seconds: u64,
     },
     /// Before its start.
-    #[error("the SVID of {id} is not valid yet, for another {in_seconds} s")]
+    #[error("the SVID of {id} is not valid yet: it begins at {at}, in {}", length(*in_seconds))]
     NotYetValid {
         /// Whose.
         id: SpiffeId,
+        /// From when.
+        at: String,
         /// Until when.
         in_seconds: u64,
     },

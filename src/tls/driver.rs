@@ -10,7 +10,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::TlsError;
+use super::{TlsError, shown};
 
 /// A handshake's flight is a few KiB; a peer may send chains of up to this.
 const MOST: usize = 128 * 1024;
@@ -69,6 +69,7 @@ fn drain(
     mut once: impl FnMut(&mut [u8]) -> (usize, Result<Option<Step>, TlsError>),
 ) -> (usize, Result<Step, TlsError>) {
     let mut used = 0;
+    shown::forget();
     loop {
         let (discard, step) = once(input);
         used += discard;
@@ -78,8 +79,9 @@ fn drain(
             Ok(Some(step)) => return (used, Ok(step)),
             Err(error) => {
                 // What is left to say is an alert; it is in the output already or comes now.
+                let peer = shown::named();
                 let _ = once(&mut []);
-                return (used, Err(error));
+                return (used, Err(error.about(peer)));
             }
         }
     }
@@ -230,7 +232,9 @@ fn whole_record(input: &[u8]) -> Result<Option<usize>, TlsError> {
     let Some(header) = input.get(..HEADER) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if !(20..=23).contains(&header[0]) || header[1] != 3 || length > LARGEST_RECORD {
-        return Err(TlsError::Other("received bytes that are not TLS".into()));
+        return Err(TlsError::Other(
+            "received bytes that are not TLS; the peer may speak plaintext".into(),
+        ));
     }
     Ok((input.len() >= HEADER + length).then_some(HEADER + length))
 }

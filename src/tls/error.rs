@@ -1,8 +1,11 @@
 //! Why a handshake failed, and what that means for the record of the connection.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
-use crate::{identity::SvidError, observe::conn::CloseReason};
+use crate::{
+    identity::{SvidError, alert_words, handshake_words},
+    observe::conn::CloseReason,
+};
 
 /// A handshake that did not end in two proven identities.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +25,14 @@ pub enum TlsError {
     /// Anything else: not TLS, a version or cipher that is not offered, a reset.
     #[error("TLS handshake failed: {0}")]
     Other(String),
+    /// One of these, after the peer had shown a certificate.
+    #[error("{error}; its certificate names {peer}")]
+    Shown {
+        /// Why.
+        error: Box<TlsError>,
+        /// Who the certificate says that it is.
+        peer: Box<str>,
+    },
     /// Our own SVID could not be made into a TLS configuration.
     #[error("own SVID cannot be used for TLS: {0}")]
     OwnSvid(String),
@@ -36,7 +47,18 @@ impl TlsError {
             Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
             Self::Svid(error) => svid_close_reason(error),
             Self::Alert(_) | Self::Other(_) => CloseReason::TlsFailure,
+            Self::Shown { error, .. } => error.close_reason(),
             Self::OwnSvid(_) => CloseReason::NoIdentity,
+        }
+    }
+
+    /// The same with whom the peer's certificate names, if it does not say so already.
+    pub(super) fn about(self, peer: Option<String>) -> Self {
+        match peer {
+            Some(peer) if !self.to_string().contains(&peer) => {
+                Self::Shown { error: Box::new(self), peer: peer.into() }
+            }
+            _ => self,
         }
     }
 
@@ -44,18 +66,15 @@ impl TlsError {
     pub(super) fn from_rustls(error: rustls::Error) -> Self {
         match &error {
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
-            rustls::Error::AlertReceived(alert) => Self::Alert(format!("{alert:?}")),
+            rustls::Error::AlertReceived(alert) => Self::Alert(alert_words(*alert)),
             rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
                 let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
                 match cause.downcast_ref::<SvidError>() {
                     Some(svid) => Self::Svid(svid.clone()),
-                    None => Self::Other(format!("invalid peer certificate: {cause}")),
+                    None => Self::Other(handshake_words(&error)),
                 }
             }
-            other => Self::Other(match other.source() {
-                Some(cause) => format!("{other}: {cause}"),
-                None => other.to_string(),
-            }),
+            other => Self::Other(handshake_words(other)),
         }
     }
 }

@@ -15,6 +15,7 @@ mod provider;
 mod roots;
 pub mod secured;
 mod session;
+mod shown;
 mod tls12;
 mod trust;
 mod verifier;

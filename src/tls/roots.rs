@@ -20,7 +20,7 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
-use super::provider::classic_provider;
+use super::{provider::classic_provider, shown};
 use crate::identity::check_signer;
 
 /// What a CRL past its nextUpdate means.
@@ -105,6 +105,7 @@ impl Judge {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        shown::note(leaf);
         if self.is_trusted_itself(leaf) {
             return self.itself(leaf, now, false).map(|()| ClientCertVerified::assertion());
         }
@@ -120,6 +121,7 @@ impl Judge {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        shown::note(leaf);
         if self.is_trusted_itself(leaf) {
             self.itself(leaf, now, true)?;
             let leaf = webpki::EndEntityCert::try_from(leaf);

@@ -16,6 +16,7 @@ use rustls::{
 use super::{
     provider::classic_provider,
     roots::{Judge, StaleCrls},
+    shown,
 };
 use crate::identity::{BundleSet, Purpose, SvidError, verify_svid};
 
@@ -143,6 +144,7 @@ impl PeerVerifier {
         now: UnixTime,
         purpose: Purpose,
     ) -> Result<(), Error> {
+        shown::note(leaf);
         match &self.trust {
             PeerTrust::Spiffe(bundles) => {
                 let chain: Vec<CertificateDer<'_>> =

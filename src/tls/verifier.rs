@@ -10,6 +10,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
+use super::shown;
 use crate::identity::{BundleSet, Purpose, SpiffeId, SvidError, verify_svid};
 
 /// Accepts a peer whose chain leads to the bundle of its own trust domain and, when
@@ -29,6 +30,7 @@ impl SvidVerifier {
         now: UnixTime,
         purpose: Purpose,
     ) -> Result<(), Error> {
+        shown::note(leaf);
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
         let refuse = |e: SvidError| {

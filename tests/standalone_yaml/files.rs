@@ -75,7 +75,7 @@ fn what_would_protect_less_is_said_and_fails() {
     }
     assert!(yaml.contains("# line 6: CApath"), "{yaml}");
     let (code, ..) = run(&["import", "stunnel", "/nowhere"]);
-    assert_eq!(code, 2);
+    assert_eq!(code, 3);
 }
 
 proptest::proptest! {

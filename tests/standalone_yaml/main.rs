@@ -11,4 +11,5 @@ mod policies;
 mod ports;
 mod rego;
 mod targets;
+mod words;
 mod world;

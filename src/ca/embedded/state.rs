@@ -98,8 +98,10 @@ pub enum StepError {
     NothingPrepared,
     /// Peers have not seen it.
     #[error(
-        "{id} was prepared only {ago} s ago and peers may not know it yet: wait at least \
-         {least} s (`adit ca rotate` does)"
+        "{id} was prepared only {} ago and peers may not know it yet: wait at least \
+         {} (`adit ca rotate` does)",
+        crate::identity::length(*ago),
+        crate::identity::length(*least)
     )]
     TooFresh {
         /// Which.
@@ -127,7 +129,8 @@ pub enum StepError {
     /// Somebody still depends on it.
     #[error(
         "{identities} identities have SVIDs under {id} only, such as {example}, for up to \
-         {seconds} s: wait, or revoke with --force if its key is in wrong hands"
+         {}: wait, or revoke with --force if its key is in wrong hands",
+        crate::identity::length(*seconds)
     )]
     InUse {
         /// Which.

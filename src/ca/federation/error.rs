@@ -1,9 +1,9 @@
 //! Why a bundle could not be had; the last good one stays.
 
-use std::{error::Error as _, io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use super::relation::{EndpointUrl, InvalidUrl};
-use crate::identity::{SvidError, TrustDomain};
+use crate::identity::{SvidError, TrustDomain, handshake_words};
 
 /// Why there is no newer bundle.
 #[derive(Debug, thiserror::Error)]
@@ -102,15 +102,13 @@ impl FetchError {
         let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
             return Self::Connect { url, source: error };
         };
-        let mut why = tls.to_string();
+        let mut why = handshake_words(tls);
         if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = tls {
             let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
             match cause.downcast_ref::<SvidError>() {
                 Some(svid) => why = svid.to_string(),
-                None => why = cause.to_string(),
+                None => {}
             }
-        } else if let Some(cause) = tls.source() {
-            why = format!("{why}: {cause}");
         }
         Self::NotProven { url, why }
     }

@@ -36,7 +36,7 @@ pub enum JoinError {
     #[error("the join token was used before")]
     Replayed,
     /// Too late.
-    #[error("the join token expired {0} s ago")]
+    #[error("the join token expired {} ago", crate::identity::length(*.0))]
     Expired(u64),
     /// The folder does not work.
     #[error("join token folder: {0}")]

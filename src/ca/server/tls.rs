@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, verify_svid},
+    identity::{Purpose, stream_words, verify_svid},
     lifecycle::{Places, Tasks, source},
 };
 
@@ -171,6 +171,7 @@ pub(super) async fn accept(
                     let _ = to.send(Ok(Conn::new(tls, peer))).await;
                 }
                 Ok(Err(error)) => {
+                    let error = stream_words(&error);
                     tracing::debug!(target: "ca", peer = %addr, %error, "no TLS handshake");
                 }
                 Err(_) => tracing::debug!(target: "ca", peer = %addr, "no TLS handshake in 5 s"),

@@ -53,10 +53,10 @@ pub enum TokenError {
     #[error("the token is not for audience {0:?}")]
     Audience(String),
     /// Too late.
-    #[error("the token expired {0} s ago")]
+    #[error("the token expired {} ago", crate::identity::length(*.0))]
     Expired(u64),
     /// Too early.
-    #[error("the token is not valid yet, for another {0} s")]
+    #[error("the token is not valid yet, for another {}", crate::identity::length(*.0))]
     NotYet(u64),
     /// Not bound to a pod: it would outlive it.
     #[error("the token is bound to no pod (name and UID)")]

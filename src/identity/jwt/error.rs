@@ -1,6 +1,6 @@
 //! Why a token is no acceptable JWT-SVID: one variant per rule, with the clause it comes from.
 
-use crate::identity::{InvalidSpiffeId, KeyError, SpiffeId, TrustDomain};
+use crate::identity::{InvalidSpiffeId, KeyError, SpiffeId, TrustDomain, length};
 
 /// Why a token is no acceptable JWT-SVID. Texts of the token are cut to 64 characters.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -101,7 +101,10 @@ pub enum JwtError {
     #[error("the token's signature is wrong (JWT-SVID §4)")]
     Signature,
     /// `exp` is now or past.
-    #[error("the JWT-SVID of {id} expired {ago_seconds} s ago (JWT-SVID §3.3, RFC 7519 §4.1.4)")]
+    #[error(
+        "the JWT-SVID of {id} expired {} ago (JWT-SVID §3.3, RFC 7519 §4.1.4)",
+        length(*ago_seconds)
+    )]
     Expired {
         /// Whose.
         id: SpiffeId,
@@ -109,7 +112,10 @@ pub enum JwtError {
         ago_seconds: u64,
     },
     /// `nbf` is in the future.
-    #[error("the JWT-SVID of {id} is not valid yet, for another {in_seconds} s (RFC 7519 §4.1.5)")]
+    #[error(
+        "the JWT-SVID of {id} is not valid yet, for another {} (RFC 7519 §4.1.5)",
+        length(*in_seconds)
+    )]
     NotYetValid {
         /// Whose.
         id: SpiffeId,

@@ -9,7 +9,7 @@ use crate::identity::{
         CLAIMS, HEADER, Header, Parts, audiences, authority, check_signature, check_time,
         claim_type_faults, decode, expires, object, subject,
     },
-    validate_jwt_svid,
+    length, validate_jwt_svid,
 };
 
 const KEY: &str = "signing key is in the bundle of its trust domain";
@@ -170,7 +170,8 @@ fn claim_rules(
     };
     let svid = JwtSvid { id, audiences: aud.unwrap_or_default(), expires, claims };
     let left = svid.expires.duration_since(given.now).unwrap_or_default();
-    let found = check_time(&svid, given.now).map(|()| format!("for another {} s", left.as_secs()));
+    let found =
+        check_time(&svid, given.now).map(|()| format!("for another {}", length(left.as_secs())));
     report.judge("validity", clause, found, "fetch a new one, and see that the clocks agree");
     Some(svid)
 }

@@ -6,7 +6,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Given, Report, authority::intermediate, first_id, name, shown, unix_time};
 use crate::identity::{
-    PublicKey, Purpose, SvidError, parse_leaf,
+    PublicKey, Purpose, SvidError, length, parse_leaf,
     verify::{MAX_CHAIN, check_path, check_signer, check_validity},
     verify_svid,
     x509::{Leaf, constraint_faults, uris},
@@ -63,7 +63,7 @@ fn certificate(report: &mut Report, der: &CertificateDer<'_>, given: &Given<'_>)
         Some(leaf) => {
             let valid = check_validity(leaf, given.unix_time());
             let left = leaf.not_after.duration_since(given.now).unwrap_or_default();
-            let valid = valid.map(|()| format!("for another {} s", left.as_secs()));
+            let valid = valid.map(|()| format!("for another {}", length(left.as_secs())));
             let advice = "have a new one issued, and see that the clocks agree";
             report.judge("validity", "RFC 5280 §4.1.2.5", valid, advice);
         }

@@ -14,7 +14,7 @@ use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
 use crate::{
     ca::Credential,
     identity::{
-        BundleSet, PrivateKey, TrustBundle, X509Svid,
+        BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words, handshake_words,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
@@ -165,7 +165,7 @@ fn trusted(file: Option<&PathBuf>) -> Result<Vec<CertificateDer<'static>>, Strin
     let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let all = certificates(path)?;
     for root in &all {
-        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, e))?;
+        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, chain_words(&e)))?;
     }
     Ok(all)
 }
@@ -175,7 +175,7 @@ pub(in crate::standalone) fn root_store(file: Option<&PathBuf>) -> Result<RootCe
     match file {
         Some(path) => {
             for certificate in certificates(path)? {
-                store.add(certificate).map_err(|e| at(path, e))?;
+                store.add(certificate).map_err(|e| at(path, handshake_words(&e)))?;
             }
         }
         None => {

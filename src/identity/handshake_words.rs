@@ -1,0 +1,208 @@
+//! Why a handshake failed, in sentences, with the library's name for it behind.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+
+use super::{chain_words, moment_of};
+
+/// What a person can do something about. Every text about TLS goes through here.
+#[must_use]
+pub fn handshake_words(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(why) => certificate_words(why),
+        Error::PeerIncompatible(why) => incompatible(why),
+        Error::AlertReceived(alert) => {
+            format!("the peer ended the TLS handshake with alert {}", alert_words(*alert))
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "what the peer sent is not TLS; it may speak plaintext (InvalidContentType)".into()
+        }
+        Error::InvalidMessage(why) => format!("the peer sent malformed TLS ({why:?})"),
+        Error::PeerMisbehaved(why) => format!("the peer broke the rules of TLS ({why:?})"),
+        Error::NoApplicationProtocol => {
+            "no application protocol (ALPN) is offered by both sides (NoApplicationProtocol)".into()
+        }
+        Error::DecryptError => {
+            "a record of the handshake could not be decrypted (DecryptError)".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The same for what a stream over TLS says.
+#[must_use]
+pub fn stream_words(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(tls) => handshake_words(tls),
+        None => error.to_string(),
+    }
+}
+
+/// An alert, and what it means where that helps.
+#[must_use]
+pub fn alert_words(alert: AlertDescription) -> String {
+    let means = match alert {
+        AlertDescription::HandshakeFailure => "the two have no cipher, key or version in common",
+        AlertDescription::ProtocolVersion => "no TLS version is offered by both sides",
+        AlertDescription::UnknownCA => "it does not trust the CA of our certificate",
+        AlertDescription::CertificateExpired => "our certificate has ended by its clock",
+        AlertDescription::CertificateRevoked => "our certificate is revoked",
+        AlertDescription::CertificateRequired => "it wants a certificate of ours",
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate => "it does not accept our certificate",
+        AlertDescription::AccessDenied => "it does not admit whom our certificate names",
+        AlertDescription::UnrecognisedName => "it has no certificate for the name that was called",
+        _ => return format!("{alert:?}"),
+    };
+    format!("{alert:?}: {means}")
+}
+
+fn incompatible(why: &PeerIncompatible) -> String {
+    let said = match why {
+        PeerIncompatible::NoKxGroupsInCommon => {
+            "the peer offers no key exchange that is accepted here: those are X25519MLKEM768, \
+             X25519, P-256 and P-384"
+        }
+        PeerIncompatible::NoCipherSuitesInCommon => "no cipher suite is offered by both sides",
+        PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+            "the peer names no signature algorithms, so it speaks a TLS older than 1.2"
+        }
+        PeerIncompatible::NoSignatureSchemesInCommon
+        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
+            "no signature algorithm is accepted by both sides: a certificate's key is of a kind \
+             that the other side does not know"
+        }
+        PeerIncompatible::Tls12NotOffered
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        | PeerIncompatible::SupportedVersionsExtensionRequired
+        | PeerIncompatible::ServerDoesNotSupportTls12Or13
+        | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => {
+            "no TLS version is offered by both sides"
+        }
+        PeerIncompatible::ExtendedMasterSecretExtensionRequired => {
+            "the peer speaks TLS 1.2 without the extended master secret (RFC 7627), which is unsafe"
+        }
+        _ => "the peer's TLS lacks what is needed here",
+    };
+    format!("{said} ({why:?})")
+}
+
+fn certificate_words(why: &CertificateError) -> String {
+    let said = match why {
+        CertificateError::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
+            Some(webpki) => return chain_words(webpki),
+            None => return other.0.to_string(),
+        },
+        CertificateError::ExpiredContext { time, not_after } => {
+            let (end, now) = (moment_of(*not_after), moment_of(*time));
+            return format!("the peer's certificate ended at {end}, and it is {now} (CertExpired)");
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let (start, now) = (moment_of(*not_before), moment_of(*time));
+            return format!(
+                "the peer's certificate begins at {start}, and it is {now} (CertNotValidYet)"
+            );
+        }
+        CertificateError::ExpiredRevocationListContext { time, next_update } => {
+            let (end, now) = (moment_of(*next_update), moment_of(*time));
+            return format!("a CRL was to be renewed by {end}, and it is {now} (CrlExpired)");
+        }
+        CertificateError::NotValidForNameContext { .. } => {
+            return format!("the peer's {why}");
+        }
+        CertificateError::Expired => return "the peer's certificate has ended (Expired)".into(),
+        CertificateError::NotValidYet => {
+            return "the peer's certificate has not begun (NotValidYet)".into();
+        }
+        CertificateError::UnknownIssuer => return chain_words(&webpki::Error::UnknownIssuer),
+        CertificateError::BadEncoding => return chain_words(&webpki::Error::BadDer),
+        CertificateError::Revoked => return chain_words(&webpki::Error::CertRevoked),
+        CertificateError::UnknownRevocationStatus => {
+            return chain_words(&webpki::Error::UnknownRevocationStatus);
+        }
+        CertificateError::UnhandledCriticalExtension => {
+            return chain_words(&webpki::Error::UnsupportedCriticalExtension);
+        }
+        CertificateError::BadSignature => {
+            "a signature by the peer, or in its chain, is not by the key that it should be by"
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the usage of the peer's certificate does not allow this: serverAuth is for servers, \
+             clientAuth for clients"
+        }
+        CertificateError::ApplicationVerificationFailure => {
+            "the peer's key is none of those that are pinned"
+        }
+        CertificateError::NotValidForName => {
+            "the peer's certificate is not valid for name that was called"
+        }
+        other => return format!("invalid peer certificate: {other}"),
+    };
+    let name = format!("{why:?}");
+    format!("{said} ({})", name.split([' ', '{']).next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::OtherError;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_named() {
+        let webpki = |error: webpki::Error| {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        };
+        for (error, cause, name) in [
+            (
+                PeerIncompatible::NoKxGroupsInCommon.into(),
+                "no key exchange that is accepted here",
+                "NoKxGroupsInCommon",
+            ),
+            (
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired.into(),
+                "a TLS older than 1.2",
+                "SignatureAlgorithmsExtensionRequired",
+            ),
+            (webpki(webpki::Error::CaUsedAsEndEntity), "is that of a CA", "CaUsedAsEndEntity"),
+            (
+                webpki(webpki::Error::UnsupportedCertVersion),
+                "X.509 version 1",
+                "UnsupportedCertVersion",
+            ),
+            (
+                webpki(webpki::Error::MaximumPathDepthExceeded),
+                "more intermediates",
+                "MaximumPathDepthExceeded",
+            ),
+            (
+                Error::InvalidCertificate(CertificateError::UnknownIssuer),
+                "none of the trusted roots",
+                "UnknownIssuer",
+            ),
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                "is not TLS",
+                "InvalidContentType",
+            ),
+            (Error::AlertReceived(AlertDescription::UnknownCA), "does not trust", "UnknownCA"),
+        ] {
+            let said = handshake_words(&error);
+            assert!(said.contains(cause) && said.contains(name), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_certificates_end_is_a_time() {
+        let at = |seconds| {
+            pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
+        };
+        let ended = CertificateError::ExpiredContext { time: at(1_700_000_000), not_after: at(0) };
+        let said = handshake_words(&Error::InvalidCertificate(ended));
+        assert!(said.contains("1970-01-01T00:00:00Z, and it is 2023-11-14T22:13:20Z"), "{said}");
+    }
+}

@@ -1,0 +1,136 @@
+//! What is wrong with certificates, in sentences, with the library's name for it behind.
+
+use std::time::{Duration, SystemTime};
+
+use pki_types::UnixTime;
+use webpki::Error;
+
+/// A moment as people write it (RFC 3339); what lies outside of the years 1970 to 9999 is the
+/// nearest of them.
+#[must_use]
+pub fn moment(at: SystemTime) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().min(LAST);
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// The same, as certificates name it.
+#[must_use]
+pub fn moment_of(at: UnixTime) -> String {
+    moment(SystemTime::UNIX_EPOCH + Duration::from_secs(at.as_secs().min(1 << 40)))
+}
+
+/// A length of time as people say it.
+#[must_use]
+pub fn length(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+/// Why a chain is refused.
+#[must_use]
+pub fn chain_words(error: &Error) -> String {
+    let why = match error {
+        Error::BadDer | Error::BadDerTime | Error::TrailingData(_) => {
+            "a certificate is not well-formed DER"
+        }
+        Error::MalformedExtensions | Error::ExtensionValueInvalid => {
+            "an extension of a certificate is malformed"
+        }
+        Error::CaUsedAsEndEntity => {
+            "the certificate is that of a CA (CA:TRUE), and a CA does not stand for a server or a \
+             client: issue one without CA:TRUE"
+        }
+        Error::EndEntityUsedAsCa => {
+            "a certificate above the leaf is not that of a CA, so it may certify nobody: it needs \
+             CA:TRUE"
+        }
+        Error::UnsupportedCertVersion => {
+            "a certificate is of X.509 version 1, as `openssl x509 -req` makes one that has no \
+             extensions: issue one of version 3, with -extfile or -copy_extensions copy"
+        }
+        Error::MaximumPathDepthExceeded => {
+            "there are more intermediates between the certificate and its root than are followed"
+        }
+        Error::MaximumPathBuildCallsExceeded
+        | Error::MaximumSignatureChecksExceeded
+        | Error::MaximumNameConstraintComparisonsExceeded => {
+            "the chain takes more work to check than anybody may cause"
+        }
+        Error::PathLenConstraintViolated => {
+            "there are more intermediates below a CA than its pathLen allows"
+        }
+        Error::NameConstraintViolation => {
+            "a name in the certificate is outside of the name constraints of a CA above it"
+        }
+        Error::UnknownIssuer => {
+            "it leads to none of the trusted roots: its issuer is not among them, or an \
+             intermediate was not sent with it"
+        }
+        Error::InvalidSignatureForPublicKey => {
+            "a signature in the chain is not by the key of the CA of that name: it is another CA's, \
+             or the certificate was changed"
+        }
+        Error::RequiredEkuNotFoundContext(_) => {
+            "the certificate's extended key usage does not allow this use: serverAuth is for \
+             servers, clientAuth for clients"
+        }
+        Error::UnsupportedCriticalExtension => {
+            "a certificate has a critical extension that is not understood here"
+        }
+        Error::CertRevoked => "a CRL names the certificate or one above it: it is revoked",
+        Error::UnknownRevocationStatus => "no CRL says whether the certificate is revoked",
+        Error::CertExpired { time, not_after } => {
+            let (end, now) = (moment_of(*not_after), moment_of(*time));
+            return format!(
+                "a certificate of the chain ended at {end}, and it is {now} (CertExpired)"
+            );
+        }
+        Error::CertNotValidYet { time, not_before } => {
+            let (start, now) = (moment_of(*not_before), moment_of(*time));
+            return format!(
+                "a certificate of the chain begins at {start}, and it is {now} (CertNotValidYet)"
+            );
+        }
+        Error::CrlExpired { time, next_update } => {
+            let (end, now) = (moment_of(*next_update), moment_of(*time));
+            return format!("a CRL was to be renewed by {end}, and it is {now} (CrlExpired)");
+        }
+        Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a certificate is signed by an algorithm or key that is not accepted, such as SHA-1 or \
+             RSA below 2048 bits"
+        }
+        other => return other.to_string(),
+    };
+    let name = format!("{error:?}");
+    let name = name.split(['(', ' ', '{']).next().unwrap_or_default();
+    format!("{why} ({name})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_names_its_cause_and_keeps_the_librarys_name() {
+        for (error, cause) in [
+            (Error::CaUsedAsEndEntity, "is that of a CA"),
+            (Error::UnsupportedCertVersion, "X.509 version 1"),
+            (Error::MaximumPathDepthExceeded, "more intermediates"),
+            (Error::UnknownIssuer, "none of the trusted roots"),
+        ] {
+            let said = chain_words(&error);
+            assert!(said.contains(cause) && said.ends_with(&format!(" ({error:?})")), "{said}");
+        }
+    }
+
+    #[test]
+    fn times_are_times() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let said = chain_words(&Error::CertExpired { time: at(86_400), not_after: at(0) });
+        assert!(said.contains("at 1970-01-01T00:00:00Z, and it is 1970-01-02T00:00:00Z"), "{said}");
+        assert_eq!(moment_of(at(u64::MAX)), "9999-12-31T23:59:59Z");
+        assert_eq!(length(90), "1m 30s");
+    }
+}
