@@ -233,11 +233,12 @@ impl Carrier {
 
     async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
-        if carried.captured.is_some() && after == After::Remove {
-            if let Err(error) = self.release(&carried.pod.netns).await {
-                let error = format!("{error:#}");
-                tracing::warn!(workload = uid, error, "capture rules not removed");
-            }
+        if carried.captured.is_some()
+            && after == After::Remove
+            && let Err(error) = self.release(&carried.pod.netns).await
+        {
+            let error = format!("{error:#}");
+            tracing::warn!(workload = uid, error, "capture rules not removed");
         }
         let left = carried.captured.is_some() && after == After::Keep;
         tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");

@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// … at how many pods at most, in turn: each look starts a process.
 const AT_ONCE: usize = 5;
 /// A pod is named once in this time.
-const NAMED_EVERY: Duration = Duration::from_mins(5);
+const NAMED_EVERY: Duration = Duration::from_secs(300);
 
 struct Told {
     admitted: u64,

@@ -105,9 +105,8 @@ impl FetchError {
         let mut why = handshake_words(tls);
         if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = tls {
             let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
-            match cause.downcast_ref::<SvidError>() {
-                Some(svid) => why = svid.to_string(),
-                None => {}
+            if let Some(svid) = cause.downcast_ref::<SvidError>() {
+                why = svid.to_string();
             }
         }
         Self::NotProven { url, why }
