@@ -119,8 +119,8 @@ mod tests {
     use super::*;
     use crate::config;
 
-    /// Far more than it takes on a busy machine, far less than what is not bounded.
-    const SOON: Duration = Duration::from_secs(5);
+    /// Far more than it takes on the busiest machine: what is not bounded never ends.
+    const SOON: Duration = Duration::from_secs(60);
 
     fn every_reader(text: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ mod tests {
         let text: String = (0..200_000).map(|n| format!("trustDomian{n}: x\n")).collect();
         let begun = Instant::now();
         let faults = config::parse("f", &text).unwrap_err();
-        assert!(begun.elapsed() < 4 * SOON, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
         assert!(faults.faults.len() <= 50, "{}", faults.faults.len());
         let said = faults.to_string();
         assert!(said.ends_with("of them not listed") && said.len() < 20_000, "{said}");
@@ -199,7 +199,7 @@ mod tests {
             for said in every_reader(&text) {
                 assert!(said.len() < 40_000, "{name}: {} bytes", said.len());
             }
-            assert!(begun.elapsed() < 4 * SOON, "{name}: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < SOON, "{name}: {:?}", begun.elapsed());
         }
     }
 
