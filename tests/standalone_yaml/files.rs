@@ -99,7 +99,7 @@ fn files_are_read_whole_and_what_is_in_the_certificates_they_name_is_said() {
     assert!(stderr.contains(said) && stderr.contains("CN=mail.example is self-signed"), "{stderr}");
     std::fs::write(&path, "; padding of a comment\n".repeat(60_000)).unwrap();
     let (code, yaml, stderr) = run(&["import", "stunnel", path.to_str().unwrap()]);
-    assert!(code == 2 && yaml.is_empty() && stderr.contains("more than"), "{code} {stderr}");
+    assert!(code == 3 && yaml.is_empty() && stderr.contains("more than"), "{code} {stderr}");
 }
 
 proptest::proptest! {
