@@ -195,7 +195,7 @@ fn files_are_judged_by_what_they_hold() {
         (&["lint", "document"], 0, "SPIFFE bundle"),
         (&["lint", "document", "--output", "json"], 0, "\"failed\": false"),
         (&["lint", "svid.0.pem", "--bundle", "document"], 1, "FAIL chain leads to the bundle"),
-        (&["lint", "no-such-file"], 2, ""),
+        (&["lint", "no-such-file"], 3, ""),
         (&["lint"], 2, ""),
     ] {
         let (exit, text) = adit(args);
