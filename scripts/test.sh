@@ -22,7 +22,7 @@ step scripts/interop/run.sh target/release/adit
 step scripts/interop/standalone.sh --quick target/release/adit
 step scripts/interop/workload_api.sh --quick target/release/adit
 step scripts/identity_storms.sh target/release/adit --quick
-step scripts/attacks.sh target/release/adit --quick descriptors stops silent
+step scripts/attacks.sh target/release/adit --quick
 step scripts/bench.sh --quick --out target/bench-quick
 step scripts/instructions.sh
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --quiet
