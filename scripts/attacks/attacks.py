@@ -164,7 +164,10 @@ def frames(field):
     for kind in ("ping", "window", "settings", "refused", "bytes"):
         # A node that knows nothing of the flood before: who was cut off is kept off.
         field.nodes()
+        # An attacker has a machine of its own: what it takes of this one is not the node's doing.
+        apart = field.attacker("flood", "none", DB, field.seconds, field.identity, "")
         quiet = field.attacker("trip", OWN, APP, field.seconds, pod="web").result()
+        apart.result()
         authority = f"{DB}:{APP}" if kind != "refused" else "10.99.9.9:1"
         before, began = field.mesh[1].size(), time.monotonic()
         attacker = field.attacker("flood", kind, DB, field.seconds, field.identity, authority)
