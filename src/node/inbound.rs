@@ -40,9 +40,6 @@ pub(super) async fn serve(
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
     let overloaded = |why| refused(&node, &pod, peer, local, CloseReason::Overloaded, why);
-    if let Some(why) = pod.callers.unwelcome(peer.0.ip(), Instant::now()) {
-        return overloaded(why);
-    }
     let Some(unproven) = pod.handshakes.take(source(peer.0.ip())) else {
         return overloaded("too many handshakes with this pod are under way".to_owned());
     };

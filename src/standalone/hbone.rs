@@ -183,9 +183,6 @@ pub(super) async fn serve(
         service.counts.failed.fetch_add(1, Relaxed);
         finish(&service, service.record(peer), (reason, Some(why)));
     };
-    if let Some(why) = service.callers.unwelcome(peer.ip(), Instant::now()) {
-        return refused(CloseReason::Overloaded, why);
-    }
     let gone = |(reason, why): Outcome| refused(reason, why.unwrap_or_default());
     let unproven = match service.unproven(peer) {
         Ok(place) => place,

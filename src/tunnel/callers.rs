@@ -2,7 +2,8 @@
 //! streams and so much memory. One that was cut off for a flood is not taken again for a while,
 //! so that it cannot have another handshake, and another allowance, for each one it used up.
 //!
-//! Counted is by identity; before there is one, by source address. Time comes in.
+//! Counted is by identity; who is kept off is an identity at its address: neither others of that
+//! address nor, of a workload with many replicas, those elsewhere pay for it. Time comes in.
 
 use std::{
     collections::HashMap,
@@ -46,8 +47,7 @@ pub struct Callers {
 
 #[derive(Debug, Default)]
 struct Books {
-    sources: CutOff<IpAddr>,
-    identities: CutOff<SpiffeId>,
+    cut_off: CutOff<(SpiffeId, IpAddr)>,
     known: HashMap<SpiffeId, Known>,
 }
 
@@ -69,8 +69,7 @@ struct Has {
 #[derive(Debug)]
 pub struct Caller {
     callers: Callers,
-    id: SpiffeId,
-    source: IpAddr,
+    at: (SpiffeId, IpAddr),
     has: Arc<Has>,
 }
 
@@ -102,35 +101,30 @@ impl Callers {
         self.streams.load(Relaxed)
     }
 
-    /// Why no connection is taken from there now, not even for a handshake.
-    #[must_use]
-    pub fn unwelcome(&self, from: IpAddr, now: Instant) -> Option<String> {
-        let left = self.lock().sources.left(&source(from), now)?;
-        Some(flooded("this address", left))
-    }
-
     /// Takes a tunnel of `id`, whose handshake is done.
     ///
     /// # Errors
     /// Why it is closed instead.
     pub fn enter(&self, id: &SpiffeId, from: IpAddr, now: Instant) -> Result<Caller, String> {
         let CallerLimits { tunnels, new_tunnels, .. } = self.limits;
+        let at = (id.clone(), source(from));
         let mut books = self.lock();
-        if let Some(left) = books.identities.left(id, now) {
-            return Err(flooded("this caller", left));
+        if let Some(left) = books.cut_off.left(&at, now) {
+            let left = left.as_secs_f64().ceil();
+            return Err(format!(
+                "this caller was cut off for a flood, and is taken again in {left} s"
+            ));
         }
         let (may, has) = books.may_open(id, new_tunnels, now);
+        if !may {
+            return Err(format!("this caller opens more than {new_tunnels} tunnels a second"));
+        }
         if has.tunnels.fetch_add(1, Relaxed) >= tunnels {
             has.tunnels.fetch_sub(1, Relaxed);
             return Err(format!("this caller has {tunnels} tunnels to this pod open already"));
         }
         drop(books);
-        let caller = Caller { callers: self.clone(), id: id.clone(), source: source(from), has };
-        if !may {
-            caller.cut_off(now);
-            return Err(format!("this caller opens more than {new_tunnels} tunnels a second"));
-        }
-        Ok(caller)
+        Ok(Caller { callers: self.clone(), at, has })
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -139,11 +133,9 @@ impl Callers {
 }
 
 impl Caller {
-    /// It flooded its tunnel: neither it nor its address gets another one for a while.
+    /// It flooded its tunnel, and gets no other one from its address for a while.
     pub fn cut_off(&self, now: Instant) {
-        let mut books = self.callers.lock();
-        books.sources.add(self.source, now);
-        books.identities.add(self.id.clone(), now);
+        self.callers.lock().cut_off.add(self.at.clone(), now);
     }
 
     /// A place for one more stream.
@@ -210,11 +202,6 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.has.held.fetch_sub(self.own, Relaxed);
     }
-}
-
-fn flooded(who: &str, left: Duration) -> String {
-    let left = left.as_secs_f64().ceil();
-    format!("{who} was cut off for a flood, and is taken again in {left} s")
 }
 
 impl Books {
@@ -380,20 +367,18 @@ mod tests {
             web.cut_off(now); // another tunnel, cut off together with the first
             let pause = pause * second;
             for soon in [Duration::ZERO, pause - second / 10] {
-                assert!(callers.unwelcome(HERE, now + soon).is_some());
-                assert!(callers.enter(&id("web"), THERE, now + soon).is_err());
+                assert!(callers.enter(&id("web"), HERE, now + soon).is_err());
             }
-            assert!(callers.unwelcome(THERE, now).is_none());
-            assert!(callers.enter(&id("cart"), THERE, now).is_ok());
+            assert!(callers.enter(&id("web"), THERE, now).is_ok(), "another replica of it");
+            assert!(callers.enter(&id("cart"), HERE, now).is_ok(), "others behind that address");
             now += pause;
-            assert!(callers.unwelcome(HERE, now).is_none());
             assert!(callers.enter(&id("web"), HERE, now).is_ok());
         }
         now += FORGIVEN;
         web.cut_off(now);
-        let why = callers.unwelcome(HERE, now).unwrap();
-        assert_eq!(why, "this address was cut off for a flood, and is taken again in 1 s");
-        assert!(callers.unwelcome(HERE, now + second).is_none());
+        let why = callers.enter(&id("web"), HERE, now).unwrap_err();
+        assert_eq!(why, "this caller was cut off for a flood, and is taken again in 1 s");
+        assert!(callers.enter(&id("web"), HERE, now + second).is_ok());
     }
 
     #[test]
@@ -404,8 +389,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, 40);
-        assert!(callers.unwelcome(HERE, now).is_some(), "its handshakes are spared too");
-        assert!(callers.enter(&id("cart"), THERE, now).is_ok());
+        assert!(callers.enter(&id("cart"), HERE, now).is_ok());
         let later = now + Duration::from_secs(2);
         assert!((0..20).all(|_| callers.enter(&id("web"), HERE, later).is_ok()));
         assert!(callers.enter(&id("web"), HERE, later).is_err());
@@ -419,8 +403,9 @@ mod tests {
             caller.unwrap().cut_off(now + Duration::from_millis(n.into()));
         }
         let books = callers.lock();
-        let known = [books.sources.0.len(), books.identities.0.len(), books.known.len()];
+        let known = [books.cut_off.0.len(), books.known.len()];
         assert!(known.iter().all(|known| *known <= MOST_KNOWN), "{known:?}");
-        assert!(books.sources.0.contains_key(&IpAddr::from(8_191_u32.to_be_bytes())));
+        let last = (id("8191"), IpAddr::from(8_191_u32.to_be_bytes()));
+        assert!(books.cut_off.0.contains_key(&last));
     }
 }
