@@ -202,8 +202,9 @@ impl Http2 {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.answered = true;
         let remote_closed = stream.remote_closed;
-        // What is too large is paid for where it is read.
-        if status >= 400 && status != 431 {
+        // What is too large is paid for where it is read. That an application cannot be reached is
+        // nothing that the caller does.
+        if (400..500).contains(&status) && status != 431 {
             self.budget.refused();
         }
         let status = status.to_string();

@@ -31,6 +31,17 @@ fn calmed(why: &str, nth: impl FnMut(&mut Http2, u32) -> Vec<u8>) {
     assert_eq!((failure.code, failure.why), (Code::ENHANCE_YOUR_CALM, why));
 }
 
+/// A caller of an application that is away for a while floods nobody.
+#[test]
+fn an_application_that_is_away_is_not_the_callers_offence() {
+    let mut end = greeted(Role::Server, Limits::default());
+    for n in 0..20_000 {
+        tell_at(&mut end, &connect(2 * n + 1), moment(n)).unwrap();
+        end.respond(2 * n + 1, 503, &[], true);
+        end.take_control();
+    }
+}
+
 #[test]
 fn idle_work_is_cut_off() {
     let ping = frame(kind::PING, 0, 0, &[0; 8]);
