@@ -27,8 +27,8 @@ pub struct PemError {
 /// What can be wrong with a PEM text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PemFault {
-    /// UTF-16 or UTF-32.
-    #[error("the file is not UTF-8 text; save it as UTF-8")]
+    /// UTF-16 or UTF-32, or DER.
+    #[error("the file, or a part of it, is not UTF-8 text; save it as UTF-8")]
     NotUtf8,
     /// An item on a line with its boundary.
     #[error(
@@ -39,6 +39,9 @@ pub enum PemFault {
     /// A boundary with too few dashes or an unreadable label.
     #[error("a BEGIN or END line is damaged")]
     Boundary,
+    /// What stands in items, outside of them.
+    #[error("base64 outside of BEGIN and END lines")]
+    Outside,
     /// A label that is not read.
     #[error("an item of a kind that is not read here")]
     UnknownLabel,
@@ -271,6 +274,8 @@ fn take<'a>(
     match open {
         Some(item) => item.add(line).map_err(here),
         None if is_damaged(line) => Err(here(PemFault::Boundary)),
+        None if !is_text(line) => Err(here(PemFault::NotUtf8)),
+        None if is_base64(line) => Err(here(PemFault::Outside)),
         None => Ok(()),
     }
 }
@@ -315,9 +320,23 @@ fn boundary<'a>(line: &'a [u8], start: &[u8]) -> Result<Option<(&'a str, &'a [u8
 
 /// Whether a line outside of items looks as if it had been a boundary.
 fn is_damaged(line: &[u8]) -> bool {
-    let has = |part: &str| line.windows(part.len()).any(|w| w == part.as_bytes());
-    let dashes = ["-", "\u{2013}", "\u{2014}"];
-    dashes.iter().any(|dash| has(&format!("{dash}BEGIN ")) || has(&format!("{dash}END ")))
+    let line = String::from_utf8_lossy(line).to_ascii_lowercase();
+    ["begin", "end"].iter().any(|word| {
+        line.match_indices(word)
+            .any(|(at, _)| line[..at].ends_with(['-', '=', '\u{2013}', '\u{2014}']))
+    })
+}
+
+/// Whether a line outside of items may be a remark: DER and UTF-16 behind an item are none.
+fn is_text(line: &[u8]) -> bool {
+    line.iter().all(|b| *b >= b' ' && *b != 0x7F || *b == b'\t')
+}
+
+/// Whether a line outside of items is what is inside one.
+fn is_base64(line: &[u8]) -> bool {
+    let end = line.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
+    let is = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    line.len() >= 60 && line.len() - end <= 2 && line[..end].iter().all(is)
 }
 
 /// One tag and length (X.690 §8.1), and exactly as many bytes as that says.

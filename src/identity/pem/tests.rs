@@ -50,9 +50,10 @@ fn what_cannot_be_read_whole_is_refused_with_its_line() {
     for (text, line, fault) in [
         (without(lines), 1, PemFault::NotEnded),
         (format!("{}{pem}", without(lines)), 1, PemFault::NotEnded),
-        (without(1), lines - 1, PemFault::NotBegun),
+        (without(1), 1, PemFault::Outside),
         (without(2), 1, PemFault::NotDer),
-        (format!("{pem}{}", without(1)), 2 * lines - 1, PemFault::NotBegun),
+        (format!("{pem}{}", without(1)), lines + 1, PemFault::Outside),
+        ("-----END X509 CRL-----".into(), 1, PemFault::NotBegun),
         (pem.replace('\n', " "), 1, PemFault::NotAlone),
         (pem.replace('\n', ""), 1, PemFault::NotAlone),
         (pem.replace('\n', "\\n"), 1, PemFault::NotAlone),
@@ -82,6 +83,29 @@ fn what_cannot_be_read_whole_is_refused_with_its_line() {
     let misplaced = PemFault::Misplaced("private key", "CRLs");
     assert_eq!(crls(format!("{crl}{key}").as_bytes()).unwrap_err().fault, misplaced);
     assert_eq!(crls(crl.repeat(3).replace("-\n-", "--").as_bytes()).unwrap().len(), 3);
+}
+
+/// What was added to a file in another way than it was begun is not left out without a word.
+#[test]
+fn what_is_behind_an_item_and_is_no_remark_is_refused() {
+    let (pem, der) = certificate();
+    let utf16: Vec<u8> = pem.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let after = |more: &[u8]| [pem.as_bytes(), more].concat();
+    for (text, fault) in [
+        (after(&utf16), PemFault::NotUtf8),
+        (after(&der), PemFault::NotUtf8),
+        (after(pem.lines().nth(1).unwrap().as_bytes()), PemFault::Outside),
+        (after(pem.replace("BEGIN CERT", "BEGINCERT").as_bytes()), PemFault::Boundary),
+        (after(pem.to_lowercase().as_bytes()), PemFault::Boundary),
+        (after(pem.replace("-----", "=====").as_bytes()), PemFault::Boundary),
+    ] {
+        let refused = certificates(&text).unwrap_err();
+        assert_eq!(refused.fault, fault, "{}", String::from_utf8_lossy(&text));
+        assert!(refused.line > pem.lines().count(), "{refused}");
+    }
+    let remarks =
+        "# Root of the shop\nSubject: C=DE, O=caf\u{e9}\n====\nModulus=C0FFEE\n\tthe end\n";
+    assert_eq!(certificates(&after(remarks.as_bytes())).unwrap().len(), 1);
 }
 
 #[test]
