@@ -32,9 +32,18 @@ pub(super) fn carry(
 ) -> Carried {
     let client = section.get("client").is_some_and(yes);
     let mut entry = Entry { section, client, lines: Vec::new(), remarks: Vec::new() };
-    let others = section.options.iter().filter(|line| !is_global(line)).filter_map(remark);
-    entry.remarks.extend(others);
-    let made = entry.places().is_some();
+    // What holds for all sections is named once, where it stands.
+    let inherited = |line: &&Line| is_global(line) && line.line <= section.line;
+    let others = section.options.iter().filter(|line| section.line == 0 || !inherited(line));
+    entry
+        .remarks
+        .extend(others.filter(|line| section.line > 0 || !is_global(line)).filter_map(remark));
+    let unknown = section.options.iter().find(|line| is_unknown(line));
+    if let Some(line) = unknown {
+        let why = format!("stunnel takes no {} = {}", line.option, line.value);
+        entry.grave_at(line.line, why);
+    }
+    let made = unknown.is_none() && entry.places().is_some();
     if made {
         entry.peers(certificates_of);
         entry.wire();
@@ -50,6 +59,16 @@ pub(super) fn carry(
         entry.lines.iter().for_each(|line| yaml.push_str(&format!("    {line}\n")));
     }
     Carried { yaml, remarks }
+}
+
+/// Whether it decides who is let in, with a value that stunnel refuses.
+fn is_unknown(line: &Line) -> bool {
+    let value = line.value.to_ascii_lowercase();
+    match line.option.to_ascii_lowercase().as_str() {
+        "client" | "verifychain" | "verifypeer" | "requirecert" => value != "yes" && value != "no",
+        "verify" => !["0", "1", "2", "3", "4"].contains(&value.as_str()),
+        _ => false,
+    }
 }
 
 pub(super) fn yes(line: &Line) -> bool {
@@ -171,7 +190,7 @@ impl Entry<'_> {
                 ("pgsql", _) => self.lines.push("starttls: postgres".into()),
                 _ => self.remarks.push(line.remark(
                     true,
-                    "adit speaks no protocol's STARTTLS: both ends must begin with TLS",
+                    "adit speaks STARTTLS of PostgreSQL only: both ends must begin with TLS",
                 )),
             }
         }

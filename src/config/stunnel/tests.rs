@@ -232,6 +232,26 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &["- name: \"stunnel\"", "target: \"h:2\""],
         &["no line: is no line of a stunnel.conf"],
     ),
+    (
+        "options of the process within a section are named",
+        "[x]\naccept = 1\nconnect = 2\ncert = c\ninclude = /d\nfips = yes\n",
+        &["name: \"x\""],
+        &["the files of this folder are not read", "FIPS"],
+    ),
+    (
+        "what stunnel refuses opens nothing",
+        "[x]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = true\nCAfile = c\n\
+         [y]\naccept = 3\nconnect = 4\ncert = c\nverify = two\nCAfile = c\n",
+        &[],
+        &["verifyChain = true", "[x] is left out", "verify = two", "[y] is left out"],
+    ),
+    (
+        "a section with an odd name adds nothing to the one before",
+        "[x]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = c\n\
+         [caf\u{fffd}]\naccept = 3\nconnect = 4\ncert = c\n[z] ; note\naccept = 5\nconnect = 6\ncert = c\n",
+        &["target: \"localhost:2\"", "target: \"localhost:4\"", "target: \"localhost:6\""],
+        &["is not written in UTF-8", "is no name of a section"],
+    ),
 ];
 
 #[test]

@@ -105,9 +105,19 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
         if text.contains(char::REPLACEMENT_CHARACTER) {
             let message = format!("{}: is not written in UTF-8", shown(text));
             remarks.push(Remark { line, message, grave: true });
-            continue;
+            if !text.starts_with('[') {
+                continue;
+            }
         }
         if let Some(name) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
+            continue;
+        }
+        // What follows belongs to no section before it, however its name is written.
+        if let Some(name) = text.strip_prefix('[') {
+            let message = format!("{}: is no name of a section", shown(text));
+            remarks.push(Remark { line, message, grave: true });
+            let name = name.split(']').next().unwrap_or_default();
             sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
             continue;
         }
