@@ -29,6 +29,9 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
     loop {
         every.tick().await;
         let pods = carrier.probed();
+        if !pods.is_empty() {
+            stand_guard().await;
+        }
         told.retain(|uid, _| pods.iter().any(|(of, _)| of == uid));
         let after = pods.partition_point(|(uid, _)| Some(uid) <= last.as_ref());
         for (uid, netns) in pods[after..].iter().chain(&pods[..after]).take(AT_ONCE) {
@@ -44,6 +47,29 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
             }
             tracing::info!(workload = %uid, connections = new, "plaintext from the address of the kubelet's probes was admitted");
             told.insert(Arc::clone(uid), Told { admitted, at: Instant::now() });
+        }
+    }
+}
+
+/// The node's rules go where its firewall is loaded anew, and the pods' stay.
+async fn stand_guard() {
+    let again = aside(|| {
+        let stop = CancellationToken::new();
+        match capture::probes_guarded(&stop) {
+            true => Ok(false),
+            false => capture::guard_probes(&stop).map(|()| true),
+        }
+    });
+    match again.await {
+        Ok(Ok(false)) => {}
+        Ok(Ok(true)) => tracing::warn!(
+            "the rules that keep others from the address of the kubelet's probes were gone; they stand again"
+        ),
+        Ok(Err(error)) => tracing::error!(
+            %error, "others may use the address of the kubelet's probes: the rules against it are gone"
+        ),
+        Err(error) => {
+            tracing::error!(%error, "the rules about the kubelet's probes were not looked at")
         }
     }
 }

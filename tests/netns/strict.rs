@@ -189,6 +189,10 @@ impl Drop for NodeAndStray {
     }
 }
 
+fn nft(line: &str) {
+    assert!(Command::new("nft").args(line.split(' ')).status().unwrap().success(), "{line}");
+}
+
 fn probes() {
     let mut lab = lab(&["web"]);
     let world = NodeAndStray::new();
@@ -227,11 +231,16 @@ fn probes() {
     for probe in PROBES {
         assert!(!world.stray_is_answered(&lab, probe), "bridged: {probe:?}");
     }
-    let bridged = ["nft", "delete", "table", "bridge", "adit-probes"];
-    assert!(Command::new(bridged[0]).args(&bridged[1..]).status().unwrap().success());
+    nft("insert rule bridge adit-probes adit-prerouting accept");
     for probe in PROBES {
         // Neighbours are asked for again after a second.
         lab.wait("answered without the node's rules", || world.stray_is_answered(&lab, probe));
+    }
+    // A firewall that is loaded anew takes all with it.
+    nft("delete table bridge adit-probes");
+    lab.wait("said", || lab.log().contains("they stand again"));
+    for probe in PROBES {
+        assert!(!world.stray_is_answered(&lab, probe), "{probe:?}");
     }
     ip("-n stray link set bridged down");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
@@ -241,7 +250,6 @@ fn probes() {
     ip("route add 169.254.7.127 via 10.78.0.2");
     ip("-n db route replace 169.254.7.127 via 10.77.0.250");
     assert!(!world.stray_is_answered(&lab, PROBES[0]), "routed");
-    let routed = ["nft", "delete", "table", "inet", "adit-probes"];
-    assert!(Command::new(routed[0]).args(&routed[1..]).status().unwrap().success());
+    nft("insert rule inet adit-probes adit-prerouting accept");
     lab.wait("answered without the node's rules", || world.stray_is_answered(&lab, PROBES[0]));
 }

@@ -6,7 +6,7 @@
 mod probes;
 mod rules;
 
-pub use probes::{guard_probes, probes_admitted};
+pub use probes::{guard_probes, probes_admitted, probes_guarded};
 
 use std::{
     io::{self, Write},

@@ -17,6 +17,18 @@ pub fn guard_probes(stop: &CancellationToken) -> Result<(), CaptureError> {
     Tools { netns: &node, stop }.nft(&["-f", "-"], &rules::guard()).map(drop)
 }
 
+/// Whether the rules of [`guard_probes`] stand.
+#[must_use]
+pub fn probes_guarded(stop: &CancellationToken) -> bool {
+    let Ok(node) = Netns::current().map(Arc::new) else { return false };
+    let tools = Tools { netns: &node, stop };
+    let stands = |family| {
+        let listed = tools.nft(&["list", "table", family, rules::GUARD], "");
+        listed.is_ok_and(|text| rules::PROBES.iter().all(|(_, address)| text.contains(address)))
+    };
+    stands("inet") && stands("bridge")
+}
+
 /// How many connections the rules of `netns` have admitted by the address of probes.
 ///
 /// # Errors

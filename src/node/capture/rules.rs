@@ -14,7 +14,7 @@ pub(super) const TABLES: [&str; 3] = ["adit-nat", "adit-mangle", "adit-filter"];
 pub(super) const ALWAYS: [&str; 2] = ["adit-nat", "adit-mangle"];
 
 /// The kubelet's address when it probes a pod, as istio-cni translates it, in both families.
-const PROBES: [(&str, &str); 2] =
+pub(super) const PROBES: [(&str, &str); 2] =
     [("ip", "169.254.7.127"), ("ip6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff")];
 
 /// All rules in place of those that are there, in one transaction: no packet meets a namespace
@@ -95,11 +95,15 @@ table {family} {GUARD} {{
 "
         )
     };
-    table("inet", "raw", "iifname != lo ") + &table("bridge", "-300", "")
+    // Tags of VLAN 0 are stripped by whoever receives them, one after the other; a bridge sees
+    // behind the first only.
+    let tagged = "add rule bridge adit-probes adit-prerouting meta protocol { 8021q, 8021ad } \
+                  @nh,4,12 0 counter drop\n";
+    table("inet", "raw", "iifname != lo ") + &table("bridge", "-300", "") + tagged
 }
 
 /// The table of [`guard`] in each family.
-const GUARD: &str = "adit-probes";
+pub(super) const GUARD: &str = "adit-probes";
 
 /// Adding before deleting makes this right whether or not the tables are there.
 pub(super) const REMOVE: &str = "
