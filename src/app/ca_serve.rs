@@ -53,6 +53,12 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
 async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // They end a process that does not wait for them.
+    let mut others = [
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+    ];
     let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
     let trust_domain = server.rules.trust_domain.clone();
     let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
@@ -73,9 +79,16 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
         tasks.spawn(serve_metrics(listener, metrics, tasks.clone()));
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let [hangup, user, upgrade] = &mut others;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {}
+            _ = user.recv() => {}
+            _ = upgrade.recv() => {}
+        }
+        tracing::warn!(target: "ca", "only the file of pods is read anew; for the rest, restart");
     }
     // Whoever is cut asks again; nothing was promised that is not on disk.
     tasks.cut();

@@ -81,6 +81,8 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user = signal(SignalKind::user_defined1())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
     let telemetry = Telemetry::new()?;
     let trust_domain = checked.snapshot.trust_domain().clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
@@ -167,6 +169,10 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => live.reload(),
+            _ = user.recv() => live.reload(),
+            _ = upgrade.recv() => {
+                tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
+            }
             Some(failed) = live.starting.next() => live.started(failed),
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
