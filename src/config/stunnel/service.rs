@@ -34,14 +34,11 @@ pub(super) fn carry(
     let mut entry = Entry { section, client, lines: Vec::new(), remarks: Vec::new() };
     // What holds for all sections is named once, where it stands.
     let inherited = |line: &&Line| is_global(line) && line.line <= section.line;
-    let others = section.options.iter().filter(|line| section.line == 0 || !inherited(line));
-    entry
-        .remarks
-        .extend(others.filter(|line| section.line > 0 || !is_global(line)).filter_map(remark));
+    let others = section.options.iter().filter(|line| !inherited(line));
+    entry.remarks.extend(others.filter_map(remark));
     let unknown = section.options.iter().find(|line| is_unknown(line));
     if let Some(line) = unknown {
-        let why = format!("stunnel takes no {} = {}", line.option, line.value);
-        entry.grave_at(line.line, why);
+        entry.remarks.push(line.remark(true, "stunnel refuses this value"));
     }
     let made = unknown.is_none() && entry.places().is_some();
     if made {
