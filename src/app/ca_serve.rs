@@ -88,7 +88,7 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
             _ = user.recv() => {}
             _ = upgrade.recv() => {}
         }
-        tracing::warn!(target: "ca", "only the file of pods is read anew; for the rest, restart");
+        tracing::warn!(target: "ca", "signals reload nothing here: the pods file is watched, other settings take effect at a restart");
     }
     // Whoever is cut asks again; nothing was promised that is not on disk.
     tasks.cut();

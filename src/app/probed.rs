@@ -51,7 +51,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
     }
 }
 
-/// The node's rules go where its firewall is loaded anew, and the pods' stay.
+/// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
 async fn stand_guard() {
     let again = aside(|| {
         let stop = CancellationToken::new();

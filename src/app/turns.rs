@@ -1,4 +1,4 @@
-//! Changes of capture rules, one after the other: nobody removes what a successor has applied.
+//! Capture rules are changed one after the other, so that no task removes what a later one applied.
 
 use std::{
     sync::Arc,
@@ -14,8 +14,8 @@ use crate::{
     sys::netns::Netns,
 };
 
-/// How long after a tool has hung nobody else waits for it: one that hangs for each pod would
-/// hold up what needs none.
+/// After a tool has hung, other pods fail at once for this long instead of waiting for it too: it
+/// would hold up what needs no tool.
 const AFTER_A_HANG: Duration = Duration::from_secs(3);
 
 /// Whose turn it is to change rules.
