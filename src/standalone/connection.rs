@@ -305,12 +305,11 @@ async fn admitted(
 
 async fn client(
     service: &Service,
-    socket: TcpStream,
+    mut socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
     deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
-    let app = App::new(socket);
     // Nothing of the application is read before a target has proven itself, so another may be
     // tried whatever went wrong with one.
     let mut tries = service.targets.tries(deadline);
@@ -318,13 +317,32 @@ async fn client(
         match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
             Ok(Ok(far)) => {
                 tries.worked(target);
-                return Ok((app, far));
+                if let Some(protocol) = service.config.tls.starttls {
+                    plain_side(service, deadline, protocol.decline(&mut socket)).await?;
+                }
+                return Ok((App::new(socket), far));
             }
             Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
             Err(_) => tries.late(target, share, service.config.connect),
         }
     }
     Err(tries.outcome())
+}
+
+/// What the application and we say to each other before its bytes are carried.
+async fn plain_side(
+    service: &Service,
+    deadline: Instant,
+    said: impl Future<Output = io::Result<()>>,
+) -> Result<(), Outcome> {
+    match tokio::time::timeout_at(deadline, said).await {
+        Ok(said) => said.map_err(|e| (CloseReason::AppReset, Some(format!("plain side: {e}")))),
+        Err(_) => {
+            let within = service.config.connect;
+            let why = format!("the application has not said how it begins within {within:?}");
+            Err((CloseReason::ConnectTimeout, Some(why)))
+        }
+    }
 }
 
 /// TLS to one target, which must be whom we want.
