@@ -11,7 +11,8 @@ use crate::{
     observe::{Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        Followed, Keeper, Listening, Service, ServiceConfig, Sockets, first_acme_certificate,
+        Followed, Keeper, Listening, MaterialConfig, Service, ServiceConfig, Sockets,
+        first_acme_certificate,
     },
 };
 
@@ -53,6 +54,20 @@ pub(super) struct Fleet {
     draining: Tasks,
 }
 
+/// Why services cannot be opened.
+#[derive(Debug)]
+pub(super) struct NotOpened {
+    pub(super) why: String,
+    /// What a configuration names is at fault, as `adit check` would find it.
+    pub(super) files: bool,
+}
+
+impl NotOpened {
+    fn of(config: &ServiceConfig, why: &str, files: bool) -> Self {
+        Self { why: format!("service {}: {why}", config.name), files }
+    }
+}
+
 /// What an exchange has done, by name.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -84,7 +99,7 @@ impl Fleet {
         &mut self,
         configs: Vec<ServiceConfig>,
         grace: Duration,
-    ) -> Result<Changes, String> {
+    ) -> Result<Changes, NotOpened> {
         let mut opened: Vec<Running> = Vec::new();
         let mut same: Vec<(String, ServiceConfig)> = Vec::new();
         for config in configs {
@@ -98,7 +113,7 @@ impl Fleet {
             // Old and new take from the same queue until the old stops.
             if let Err(error) = new.service.start(&new.listening, &self.workers).await {
                 opened[..=n].iter().for_each(|begun| begun.service.stop_accepting());
-                return Err(format!("service {}: {error}", new.service.config.name));
+                return Err(NotOpened::of(&new.service.config, &error.to_string(), false));
             }
         }
         Ok(self.exchange(opened, &same, grace))
@@ -157,8 +172,10 @@ impl Fleet {
         changes
     }
 
-    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, String> {
-        let named = |error: String| format!("service {}: {error}", config.name);
+    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, NotOpened> {
+        let named = |error: String| NotOpened::of(&config, &error, false);
+        let files = matches!(&config.material, MaterialConfig::Files { .. });
+        let of_files = |error: String| NotOpened::of(&config, &error, files);
         let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
         let listening = match held {
             Some(old) => Arc::clone(&old.listening),
@@ -167,9 +184,9 @@ impl Fleet {
         if let Some(acme) = config.material.acme() {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
-        let keeper = Keeper::open(config.material.clone()).await.map_err(named)?;
+        let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
         let service = Service::new(config.clone(), Arc::clone(&keeper), self.telemetry.clone());
-        let service = service.map_err(named)?;
+        let service = service.map_err(of_files)?;
         let following = Following::of(keeper);
         Ok(Running { service, listening, following, written })
     }

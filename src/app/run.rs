@@ -26,7 +26,7 @@ use super::{
 use crate::{
     admin::{self, State},
     ca::{
-        Svids,
+        CaError, Svids,
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, LoadError},
@@ -44,9 +44,21 @@ pub enum RunError {
     /// The mesh file.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// A file or folder that it names.
+    #[error("{0:#}")]
+    Named(anyhow::Error),
     /// Anything else.
     #[error("{0:#}")]
-    Start(#[from] anyhow::Error),
+    Start(anyhow::Error),
+}
+
+impl From<anyhow::Error> for RunError {
+    fn from(error: anyhow::Error) -> Self {
+        match error.is::<LoadError>() || error.is::<CaError>() {
+            true => Self::Named(error),
+            false => Self::Start(error),
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.

@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use self::{seen::Seen, upgrade::Itself};
-use super::{ebb::Ebb, fleet::Fleet, workers::Workers};
+use super::{
+    ebb::Ebb,
+    fleet::{Fleet, NotOpened},
+    workers::Workers,
+};
 use crate::{
     config::{self, Globals, LoadError},
     lifecycle::Tasks,
@@ -60,11 +64,34 @@ impl Plan {
     }
 }
 
+/// Why services did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file that the configuration names.
+    #[error("{0}")]
+    Files(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for StartError {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+impl From<NotOpened> for StartError {
+    fn from(NotOpened { why, files }: NotOpened) -> Self {
+        if files { Self::Files(why) } else { Self::Other(why) }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(plan: Plan) -> Result<u8, String> {
+pub fn run(plan: Plan) -> Result<u8, StartError> {
     // First of all: it changes the environment, which no thread may read meanwhile.
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
@@ -125,7 +152,7 @@ async fn serve(
     mut sockets: Sockets,
     predecessor: Option<Predecessor>,
     itself: &Itself,
-) -> Result<u8, String> {
+) -> Result<u8, StartError> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
@@ -260,10 +287,13 @@ impl Watched {
             Err(error) => return refused(error.to_string()),
         };
         let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
-        let late = |_| Err(format!("not all services were ready within {OPEN_WITHIN:?}"));
+        let late = |_| {
+            let why = format!("not all services were ready within {OPEN_WITHIN:?}");
+            Err(NotOpened { why, files: false })
+        };
         let changes = match applied.unwrap_or_else(late) {
             Ok(changes) => changes,
-            Err(error) => return refused(error),
+            Err(error) => return refused(error.why),
         };
         let waiting = read.globals.lasting();
         let waiting: Vec<&str> = waiting

@@ -12,6 +12,7 @@ mod forward;
 mod hbone;
 mod kernel_tls;
 mod material;
+mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;
