@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    begun::{ENDS, Stop},
     carrier::{Carrier, Failed},
     ebb::Ebb,
     probed::watch_probes,
@@ -140,13 +141,14 @@ async fn serve(
     admin::serve(&state, &settings, &tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
         %trust_domain,
         admin = %settings.admin,
         metrics = %settings.metrics,
         readiness = %settings.readiness,
         pods = wanted.len(),
         workers = settings.workers,
-        "adit starts"
+        "adit starts; {ENDS}"
     );
     let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
@@ -176,10 +178,10 @@ async fn serve(
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
-    loop {
+    let stop = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break Stop::Terminate,
+            _ = interrupt.recv() => break Stop::Interrupt,
             _ = hangup.recv() => live.reload(),
             _ = user.recv() => live.reload(),
             _ = upgrade.recv() => {
@@ -202,11 +204,8 @@ async fn serve(
                 }
             }
         }
-    }
-    tracing::info!(
-        grace = ?live.grace,
-        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
-    );
+    };
+    tracing::info!(grace = ?live.grace, "{}", stop.words());
     live.state.set_draining();
     live.carrier.close();
     let hurry = live.carrier.hurry.clone();
@@ -219,7 +218,7 @@ async fn serve(
         tokio::select! {
             () = &mut stopped => break,
             _ = interrupt.recv() => {
-                tracing::warn!("second SIGINT: not waiting for connections");
+                tracing::warn!("SIGINT while draining: not waiting for connections");
                 hurry.cancel();
             }
         }

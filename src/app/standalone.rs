@@ -17,8 +17,12 @@ use tokio::{
     time::timeout,
 };
 
-use self::{seen::Seen, upgrade::Itself};
+use self::{
+    seen::{Seen, joined},
+    upgrade::Itself,
+};
 use super::{
+    begun::{ENDS, Stop},
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
     workers::Workers,
@@ -27,7 +31,7 @@ use crate::{
     config::{self, Globals, LoadError},
     lifecycle::Tasks,
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp},
+    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets, Stamp, stamp},
     sys::{descriptors, ktls},
 };
 
@@ -61,6 +65,31 @@ impl Plan {
         let read = config::load_standalone(path)?;
         let file = Some((path.to_owned(), seen));
         Ok(Self { globals: read.globals, services: read.services, resolve: false, file })
+    }
+}
+
+/// As many services as a start names.
+const MOST_NAMED: usize = 8;
+
+impl Plan {
+    /// What the process is to do, for people.
+    fn words(&self) -> String {
+        let named = self.services.iter().take(MOST_NAMED).map(|service| {
+            let (takes, hands) = match service.role {
+                Role::Server => ("TLS", "plaintext"),
+                Role::Client => ("plaintext", "TLS"),
+            };
+            let (name, listen, to) = (&service.name, &service.listen, joined(&service.targets));
+            format!("{name}: {takes} on {listen}, {hands} to {to}")
+        });
+        let mut all: Vec<String> = named.collect();
+        if let Some(more) = self.services.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+            all.push(format!("and {more} more"));
+        }
+        if let Some((file, _)) = &self.file {
+            all.push(format!("as {} says", file.display()));
+        }
+        all.join("; ")
     }
 }
 
@@ -106,6 +135,12 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
         false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
     };
     crate::sys::process::harden();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        services = plan.words(),
+        "adit starts; {ENDS}"
+    );
     confined.log();
     match kernel_tls {
         Ok(found) => tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS in the kernel"),
@@ -181,16 +216,16 @@ async fn serve(
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut ebb, mut looks) = (Ebb::default(), 0_u32);
     let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
-    let successor = {
+    let stop = {
         // One wait throughout: a reload does not disturb a process that takes over.
         let mut succeeded = std::pin::pin!(seen.until_succeeded());
         loop {
             let (mut again, mut edited) = (false, false);
             tokio::select! {
-                _ = signals.terminate.recv() => break None,
-                _ = signals.interrupt.recv() => break None,
-                () = seen.status.until_shutdown() => break None,
-                pid = &mut succeeded => break Some(pid),
+                _ = signals.terminate.recv() => break Stop::Terminate,
+                _ = signals.interrupt.recv() => break Stop::Interrupt,
+                () = seen.status.until_shutdown() => break Stop::Asked,
+                pid = &mut succeeded => break Stop::Succeeded(pid),
                 _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
                 _ = signals.hangup.recv() => again = true,
                 _ = signals.user.recv() => again = true,
@@ -210,8 +245,8 @@ async fn serve(
             if let Some(file) = file.as_mut().filter(|_| again || edited) {
                 let taken = tokio::select! {
                     taken = file.take(&mut fleet, &mut plan.globals) => taken,
-                    _ = signals.terminate.recv() => break None,
-                    _ = signals.interrupt.recv() => break None,
+                    _ = signals.terminate.recv() => break Stop::Terminate,
+                    _ = signals.interrupt.recv() => break Stop::Interrupt,
                 };
                 let result = if taken { "accepted" } else { "rejected" };
                 telemetry.metrics.config_loads.with_label_values(&[result]).inc();
@@ -228,14 +263,14 @@ async fn serve(
     };
     let grace = plan.globals.shutdown;
     let connections = fleet.connections();
+    let successor = match stop {
+        Stop::Succeeded(pid) => Some(pid),
+        _ => None,
+    };
     // The paths of Unix sockets are the successor's, if there is one.
     let services = fleet.stop_accepting(successor.is_some());
     seen.stopping(grace, successor);
-    tracing::info!(
-        connections,
-        ?grace,
-        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
-    );
+    tracing::info!(connections, ?grace, "{}", stop.words());
     let cut = drain::drain(&services, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;

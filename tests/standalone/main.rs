@@ -26,6 +26,7 @@ mod proxy;
 mod rego;
 mod reload;
 mod sandbox;
+mod starts;
 mod storms;
 mod streams;
 mod tokens;
