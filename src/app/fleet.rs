@@ -135,6 +135,8 @@ impl Fleet {
             let policies = now.and_then(|(_, config)| config.access.policies.as_ref());
             if let Some(policies) = policies {
                 take(&running.service, policies.rules());
+                let own = running.service.config.access.policies.as_ref();
+                own.iter().for_each(|own| own.file().refusal.taken());
             }
         }
         for new in &opened {
@@ -212,7 +214,7 @@ impl Fleet {
         for running in &self.running {
             let service = &running.service;
             // Each is looked at: one that has been read again is not read twice.
-            if !policy_files(service).any(Followed::changed) {
+            if !service.config.access.files().any(Followed::changed) {
                 continue;
             }
             let name = service.config.name.as_str();
@@ -302,21 +304,21 @@ impl Running {
 /// Reads a service's policies again.
 fn reread(service: &Service) -> Result<(), String> {
     // What changes from here on is seen at the next look.
-    policy_files(service).for_each(Followed::look);
+    service.config.access.files().for_each(Followed::look);
     let access = &service.config.access;
-    let rego = access.rego.as_ref().map_or(Ok(()), |rego| rego.reload());
-    if let Some(policies) = &access.policies {
-        let rules = load_policies(policies.file().file()).map_err(|e| e.to_string())?;
-        take(service, rules);
-    }
-    rego
-}
-
-/// The files that its access rules are from.
-fn policy_files(service: &Service) -> impl Iterator<Item = &Followed> {
-    let access = &service.config.access;
-    let policies = access.policies.as_ref().map(|policies| policies.file());
-    policies.into_iter().chain(access.rego.as_ref().map(|rego| rego.file()))
+    let told = |file: &Followed, read: Result<(), String>| {
+        match &read {
+            Ok(()) => file.refusal.taken(),
+            Err(error) => file.refusal.refused(error),
+        }
+        read
+    };
+    let rego = access.rego.as_ref().map_or(Ok(()), |rego| told(rego.file(), rego.reload()));
+    let policies = access.policies.as_ref().map_or(Ok(()), |policies| {
+        let read = load_policies(policies.file().file()).map_err(|e| e.to_string());
+        told(policies.file(), read.map(|rules| take(service, rules)))
+    });
+    policies.and(rego)
 }
 
 fn take(service: &Service, rules: Arc<Rules>) {

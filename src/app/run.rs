@@ -379,12 +379,14 @@ impl Live {
     fn accepted(&self) {
         let metrics = &self.node.telemetry.metrics;
         metrics.config_loads.with_label_values(&["accepted"]).inc();
+        self.state.file.taken();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     fn rejected(&self, error: &str) {
         self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
+        self.state.file.refused(error);
         tracing::error!(file = %self.file.display(), error, "configuration refused, the last good one stays");
     }
 }

@@ -248,7 +248,8 @@ async fn serve(
                     _ = signals.terminate.recv() => break Stop::Terminate,
                     _ = signals.interrupt.recv() => break Stop::Interrupt,
                 };
-                let result = if taken { "accepted" } else { "rejected" };
+                seen.status.file_read(taken.as_ref().err().map(String::as_str));
+                let result = if taken.is_ok() { "accepted" } else { "rejected" };
                 telemetry.metrics.config_loads.with_label_values(&[result]).inc();
                 seen.status.set_services(fleet.services());
                 seen.offer(fleet.listeners());
@@ -310,12 +311,15 @@ impl Watched {
     }
 
     /// Takes the file if it is right and all of it can be opened, else keeps what was.
-    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> bool {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> Result<(), String> {
         self.seen = stamp(&self.path);
         let file = self.path.display();
         let refused = |error: String| {
             tracing::error!(%file, error, "configuration refused, the last good one stays");
-            false
+            Err(error)
         };
         let read = match config::load_standalone(&self.path) {
             Ok(read) => read,
@@ -348,7 +352,7 @@ impl Watched {
             removed = changes.removed.join(", "),
             "configuration read"
         );
-        true
+        Ok(())
     }
 }
 
