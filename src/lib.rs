@@ -34,6 +34,8 @@
 //! In each pod's namespace 15001 (outbound capture), 15006 (inbound plaintext capture) and
 //! 15008 (HBONE); in adit's own 15000 (admin, loopback), 15020 (metrics), 15021 (readiness).
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod app;
 pub mod ca;

@@ -21,7 +21,7 @@ use crate::{
     config::Settings,
     lifecycle::{Places, Tasks, aside, source},
     node::Node,
-    observe::logging::Logging,
+    observe::{Refusal, Refused, logging::Logging},
     rpc::http::{self, Answer, answer, text},
     sys::descriptors::is_reserved,
 };
@@ -40,6 +40,8 @@ pub struct State {
     federation: Arc<Federation>,
     logging: Logging,
     readiness: Mutex<Readiness>,
+    /// Whether the mesh file is what is in force.
+    pub file: Refusal,
     /// The metrics as last written, and when that began.
     metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
@@ -58,7 +60,7 @@ impl State {
     #[must_use]
     pub fn new(node: Arc<Node>, federation: Arc<Federation>, logging: Logging) -> Self {
         let (readiness, metrics) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { node, federation, logging, readiness, metrics }
+        Self { node, federation, logging, readiness, file: Refusal::default(), metrics }
     }
 
     /// The configuration is in force.
@@ -174,6 +176,7 @@ async fn route(
         (Endpoint::Admin, "/config_dump") => {
             let mut dump = state.node.mesh.load().dump();
             dump["certificates"] = json!(state.node.svids.statuses());
+            dump["config"] = config(state);
             dump["version"] = json!({ "version": env!("CARGO_PKG_VERSION") });
             json_answer(&dump)
         }
@@ -215,6 +218,7 @@ fn exposition(state: &State) -> String {
     telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
     let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
     telemetry.metrics.log_lines_dropped.set(lost);
+    telemetry.metrics.reload_refused.set(i64::from(state.file.get().is_some()));
     set_outage_budget(state);
     telemetry.metrics.render(&telemetry.live)
 }
@@ -225,6 +229,18 @@ fn set_outage_budget(state: &State) {
     gauge.reset();
     if let Some(seconds) = state.node.svids.outage_budget().seconds {
         gauge.with_label_values(&[] as &[&str]).set(Duration::from_secs(seconds).as_secs_f64());
+    }
+}
+
+/// Whether what is on disk is what is in force.
+fn config(state: &State) -> serde_json::Value {
+    match state.file.get() {
+        None => json!({ "state": "current" }),
+        Some(Refused { since, error }) => json!({
+            "state": "refused",
+            "since": humantime::format_rfc3339_seconds(since).to_string(),
+            "error": error,
+        }),
     }
 }
 
@@ -241,7 +257,7 @@ fn certs(state: &State) -> serde_json::Value {
 }
 
 const INDEX: &str = "adit admin\n\
-  GET  /config_dump           the mesh in force\n\
+  GET  /config_dump           the mesh in force, and whether it is what the file says\n\
   GET  /connections           open connections\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
@@ -269,7 +285,11 @@ fn readiness(state: &State) -> Answer {
     match waiting {
         None => {
             state.ready(|r| r.started = true);
-            text(StatusCode::OK, "ready\n".into())
+            let refused = state.file.get().map(|Refused { since, error }| {
+                let since = humantime::format_rfc3339_seconds(since);
+                format!("the mesh file is not what runs; refused since {since}: {error}\n")
+            });
+            text(StatusCode::OK, format!("ready\n{}", refused.unwrap_or_default()))
         }
         Some(what) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {what}\n"))

@@ -61,6 +61,13 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     ];
     let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
     let trust_domain = server.rules.trust_domain.clone();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        %trust_domain,
+        dir = %dir.display(),
+        "adit ca serve starts: it issues SVIDs; SIGTERM or Ctrl-C (SIGINT) ends it at once"
+    );
     let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
     ca.keep_fresh();
     let tasks = Tasks::default();

@@ -11,7 +11,8 @@ use crate::{
     observe::{Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        Followed, Keeper, Listening, Service, ServiceConfig, Sockets, first_acme_certificate,
+        Followed, Keeper, Listening, MaterialConfig, Service, ServiceConfig, Sockets,
+        first_acme_certificate,
     },
 };
 
@@ -53,6 +54,20 @@ pub(super) struct Fleet {
     draining: Tasks,
 }
 
+/// Why services cannot be opened.
+#[derive(Debug)]
+pub(super) struct NotOpened {
+    pub(super) why: String,
+    /// What a configuration names is at fault, as `adit check` would find it.
+    pub(super) files: bool,
+}
+
+impl NotOpened {
+    fn of(config: &ServiceConfig, why: &str, files: bool) -> Self {
+        Self { why: format!("service {}: {why}", config.name), files }
+    }
+}
+
 /// What an exchange has done, by name.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -84,7 +99,7 @@ impl Fleet {
         &mut self,
         configs: Vec<ServiceConfig>,
         grace: Duration,
-    ) -> Result<Changes, String> {
+    ) -> Result<Changes, NotOpened> {
         let mut opened: Vec<Running> = Vec::new();
         let mut same: Vec<(String, ServiceConfig)> = Vec::new();
         for config in configs {
@@ -98,7 +113,7 @@ impl Fleet {
             // Old and new take from the same queue until the old stops.
             if let Err(error) = new.service.start(&new.listening, &self.workers).await {
                 opened[..=n].iter().for_each(|begun| begun.service.stop_accepting());
-                return Err(format!("service {}: {error}", new.service.config.name));
+                return Err(NotOpened::of(&new.service.config, &error.to_string(), false));
             }
         }
         Ok(self.exchange(opened, &same, grace))
@@ -120,6 +135,8 @@ impl Fleet {
             let policies = now.and_then(|(_, config)| config.access.policies.as_ref());
             if let Some(policies) = policies {
                 take(&running.service, policies.rules());
+                let own = running.service.config.access.policies.as_ref();
+                own.iter().for_each(|own| own.file().refusal.taken());
             }
         }
         for new in &opened {
@@ -157,8 +174,10 @@ impl Fleet {
         changes
     }
 
-    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, String> {
-        let named = |error: String| format!("service {}: {error}", config.name);
+    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, NotOpened> {
+        let named = |error: String| NotOpened::of(&config, &error, false);
+        let files = matches!(&config.material, MaterialConfig::Files { .. });
+        let of_files = |error: String| NotOpened::of(&config, &error, files);
         let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
         let listening = match held {
             Some(old) => Arc::clone(&old.listening),
@@ -167,9 +186,9 @@ impl Fleet {
         if let Some(acme) = config.material.acme() {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
-        let keeper = Keeper::open(config.material.clone()).await.map_err(named)?;
+        let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
         let service = Service::new(config.clone(), Arc::clone(&keeper), self.telemetry.clone());
-        let service = service.map_err(named)?;
+        let service = service.map_err(of_files)?;
         let following = Following::of(keeper);
         Ok(Running { service, listening, following, written })
     }
@@ -195,7 +214,7 @@ impl Fleet {
         for running in &self.running {
             let service = &running.service;
             // Each is looked at: one that has been read again is not read twice.
-            if !policy_files(service).any(Followed::changed) {
+            if !service.config.access.files().any(Followed::changed) {
                 continue;
             }
             let name = service.config.name.as_str();
@@ -285,21 +304,21 @@ impl Running {
 /// Reads a service's policies again.
 fn reread(service: &Service) -> Result<(), String> {
     // What changes from here on is seen at the next look.
-    policy_files(service).for_each(Followed::look);
+    service.config.access.files().for_each(Followed::look);
     let access = &service.config.access;
-    let rego = access.rego.as_ref().map_or(Ok(()), |rego| rego.reload());
-    if let Some(policies) = &access.policies {
-        let rules = load_policies(policies.file().file()).map_err(|e| e.to_string())?;
-        take(service, rules);
-    }
-    rego
-}
-
-/// The files that its access rules are from.
-fn policy_files(service: &Service) -> impl Iterator<Item = &Followed> {
-    let access = &service.config.access;
-    let policies = access.policies.as_ref().map(|policies| policies.file());
-    policies.into_iter().chain(access.rego.as_ref().map(|rego| rego.file()))
+    let told = |file: &Followed, read: Result<(), String>| {
+        match &read {
+            Ok(()) => file.refusal.taken(),
+            Err(error) => file.refusal.refused(error),
+        }
+        read
+    };
+    let rego = access.rego.as_ref().map_or(Ok(()), |rego| told(rego.file(), rego.reload()));
+    let policies = access.policies.as_ref().map_or(Ok(()), |policies| {
+        let read = load_policies(policies.file().file()).map_err(|e| e.to_string());
+        told(policies.file(), read.map(|rules| take(service, rules)))
+    });
+    policies.and(rego)
 }
 
 fn take(service: &Service, rules: Arc<Rules>) {

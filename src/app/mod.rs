@@ -1,5 +1,6 @@
 //! The composition root: the only room that knows every other.
 
+mod begun;
 pub mod bench;
 mod ca_serve;
 mod carrier;

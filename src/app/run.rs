@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    begun::{ENDS, Stop},
     carrier::{Carrier, Failed},
     ebb::Ebb,
     probed::watch_probes,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     admin::{self, State},
     ca::{
-        Svids,
+        CaError, Svids,
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, LoadError},
@@ -44,9 +45,21 @@ pub enum RunError {
     /// The mesh file.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// A file or folder that it names.
+    #[error("{0:#}")]
+    Named(anyhow::Error),
     /// Anything else.
     #[error("{0:#}")]
-    Start(#[from] anyhow::Error),
+    Start(anyhow::Error),
+}
+
+impl From<anyhow::Error> for RunError {
+    fn from(error: anyhow::Error) -> Self {
+        match error.is::<LoadError>() || error.is::<CaError>() {
+            true => Self::Named(error),
+            false => Self::Start(error),
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -128,13 +141,14 @@ async fn serve(
     admin::serve(&state, &settings, &tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
         %trust_domain,
         admin = %settings.admin,
         metrics = %settings.metrics,
         readiness = %settings.readiness,
         pods = wanted.len(),
         workers = settings.workers,
-        "adit starts"
+        "adit starts; {ENDS}"
     );
     let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
@@ -164,10 +178,10 @@ async fn serve(
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
-    loop {
+    let stop = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break Stop::Terminate,
+            _ = interrupt.recv() => break Stop::Interrupt,
             _ = hangup.recv() => live.reload(),
             _ = user.recv() => live.reload(),
             _ = upgrade.recv() => {
@@ -190,11 +204,8 @@ async fn serve(
                 }
             }
         }
-    }
-    tracing::info!(
-        grace = ?live.grace,
-        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
-    );
+    };
+    tracing::info!(grace = ?live.grace, "{}", stop.words());
     live.state.set_draining();
     live.carrier.close();
     let hurry = live.carrier.hurry.clone();
@@ -207,7 +218,7 @@ async fn serve(
         tokio::select! {
             () = &mut stopped => break,
             _ = interrupt.recv() => {
-                tracing::warn!("second SIGINT: not waiting for connections");
+                tracing::warn!("SIGINT while draining: not waiting for connections");
                 hurry.cancel();
             }
         }
@@ -368,12 +379,14 @@ impl Live {
     fn accepted(&self) {
         let metrics = &self.node.telemetry.metrics;
         metrics.config_loads.with_label_values(&["accepted"]).inc();
+        self.state.file.taken();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     fn rejected(&self, error: &str) {
         self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
+        self.state.file.refused(error);
         tracing::error!(file = %self.file.display(), error, "configuration refused, the last good one stays");
     }
 }

@@ -17,13 +17,21 @@ use tokio::{
     time::timeout,
 };
 
-use self::{seen::Seen, upgrade::Itself};
-use super::{ebb::Ebb, fleet::Fleet, workers::Workers};
+use self::{
+    seen::{Seen, joined},
+    upgrade::Itself,
+};
+use super::{
+    begun::{ENDS, Stop},
+    ebb::Ebb,
+    fleet::{Fleet, NotOpened},
+    workers::Workers,
+};
 use crate::{
     config::{self, Globals, LoadError},
     lifecycle::Tasks,
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Predecessor, ServiceConfig, Sockets, Stamp, stamp},
+    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets, Stamp, stamp},
     sys::{descriptors, ktls},
 };
 
@@ -60,11 +68,59 @@ impl Plan {
     }
 }
 
+/// As many services as a start names.
+const MOST_NAMED: usize = 8;
+
+impl Plan {
+    /// What the process is to do, for people.
+    fn words(&self) -> String {
+        let named = self.services.iter().take(MOST_NAMED).map(|service| {
+            let (takes, hands) = match service.role {
+                Role::Server => ("TLS", "plaintext"),
+                Role::Client => ("plaintext", "TLS"),
+            };
+            let (name, listen, to) = (&service.name, &service.listen, joined(&service.targets));
+            format!("{name}: {takes} on {listen}, {hands} to {to}")
+        });
+        let mut all: Vec<String> = named.collect();
+        if let Some(more) = self.services.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+            all.push(format!("and {more} more"));
+        }
+        if let Some((file, _)) = &self.file {
+            all.push(format!("as {} says", file.display()));
+        }
+        all.join("; ")
+    }
+}
+
+/// Why services did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file that the configuration names.
+    #[error("{0}")]
+    Files(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for StartError {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+impl From<NotOpened> for StartError {
+    fn from(NotOpened { why, files }: NotOpened) -> Self {
+        if files { Self::Files(why) } else { Self::Other(why) }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT, then drains. The exit code: 0 if all connections ended in time.
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(plan: Plan) -> Result<u8, String> {
+pub fn run(plan: Plan) -> Result<u8, StartError> {
     // First of all: it changes the environment, which no thread may read meanwhile.
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
@@ -79,6 +135,12 @@ pub fn run(plan: Plan) -> Result<u8, String> {
         false => Logging::start(format, &filter).map_err(|e| format!("RUST_LOG: {e}"))?,
     };
     crate::sys::process::harden();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        services = plan.words(),
+        "adit starts; {ENDS}"
+    );
     confined.log();
     match kernel_tls {
         Ok(found) => tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS in the kernel"),
@@ -125,7 +187,7 @@ async fn serve(
     mut sockets: Sockets,
     predecessor: Option<Predecessor>,
     itself: &Itself,
-) -> Result<u8, String> {
+) -> Result<u8, StartError> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
@@ -154,16 +216,16 @@ async fn serve(
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut ebb, mut looks) = (Ebb::default(), 0_u32);
     let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
-    let successor = {
+    let stop = {
         // One wait throughout: a reload does not disturb a process that takes over.
         let mut succeeded = std::pin::pin!(seen.until_succeeded());
         loop {
             let (mut again, mut edited) = (false, false);
             tokio::select! {
-                _ = signals.terminate.recv() => break None,
-                _ = signals.interrupt.recv() => break None,
-                () = seen.status.until_shutdown() => break None,
-                pid = &mut succeeded => break Some(pid),
+                _ = signals.terminate.recv() => break Stop::Terminate,
+                _ = signals.interrupt.recv() => break Stop::Interrupt,
+                () = seen.status.until_shutdown() => break Stop::Asked,
+                pid = &mut succeeded => break Stop::Succeeded(pid),
                 _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
                 _ = signals.hangup.recv() => again = true,
                 _ = signals.user.recv() => again = true,
@@ -183,10 +245,11 @@ async fn serve(
             if let Some(file) = file.as_mut().filter(|_| again || edited) {
                 let taken = tokio::select! {
                     taken = file.take(&mut fleet, &mut plan.globals) => taken,
-                    _ = signals.terminate.recv() => break None,
-                    _ = signals.interrupt.recv() => break None,
+                    _ = signals.terminate.recv() => break Stop::Terminate,
+                    _ = signals.interrupt.recv() => break Stop::Interrupt,
                 };
-                let result = if taken { "accepted" } else { "rejected" };
+                seen.status.file_read(taken.as_ref().err().map(String::as_str));
+                let result = if taken.is_ok() { "accepted" } else { "rejected" };
                 telemetry.metrics.config_loads.with_label_values(&[result]).inc();
                 seen.status.set_services(fleet.services());
                 seen.offer(fleet.listeners());
@@ -201,14 +264,14 @@ async fn serve(
     };
     let grace = plan.globals.shutdown;
     let connections = fleet.connections();
+    let successor = match stop {
+        Stop::Succeeded(pid) => Some(pid),
+        _ => None,
+    };
     // The paths of Unix sockets are the successor's, if there is one.
     let services = fleet.stop_accepting(successor.is_some());
     seen.stopping(grace, successor);
-    tracing::info!(
-        connections,
-        ?grace,
-        "stopping: no new connections, draining; another SIGINT (Ctrl-C) cuts what is left"
-    );
+    tracing::info!(connections, ?grace, "{}", stop.words());
     let cut = drain::drain(&services, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;
@@ -248,22 +311,28 @@ impl Watched {
     }
 
     /// Takes the file if it is right and all of it can be opened, else keeps what was.
-    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> bool {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> Result<(), String> {
         self.seen = stamp(&self.path);
         let file = self.path.display();
         let refused = |error: String| {
             tracing::error!(%file, error, "configuration refused, the last good one stays");
-            false
+            Err(error)
         };
         let read = match config::load_standalone(&self.path) {
             Ok(read) => read,
             Err(error) => return refused(error.to_string()),
         };
         let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
-        let late = |_| Err(format!("not all services were ready within {OPEN_WITHIN:?}"));
+        let late = |_| {
+            let why = format!("not all services were ready within {OPEN_WITHIN:?}");
+            Err(NotOpened { why, files: false })
+        };
         let changes = match applied.unwrap_or_else(late) {
             Ok(changes) => changes,
-            Err(error) => return refused(error),
+            Err(error) => return refused(error.why),
         };
         let waiting = read.globals.lasting();
         let waiting: Vec<&str> = waiting
@@ -283,7 +352,7 @@ impl Watched {
             removed = changes.removed.join(", "),
             "configuration read"
         );
-        true
+        Ok(())
     }
 }
 

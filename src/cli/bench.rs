@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{FAILED, OK};
+use super::{
+    FAILED, OK, USAGE,
+    output::{self, complain, say},
+};
 use crate::app::bench::{self, Load, MOST_SIZE, Mode};
 
 #[derive(Debug, Args)]
@@ -53,18 +56,18 @@ struct RunArgs {
     /// Bytes of a message
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE)))]
     size: u32,
-    /// Messages (churn: connections) per second, of all connections together
+    /// Messages (churn: connections) per second, of all connections together (ping, churn, mixed)
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
-    /// Bytes per second that a slow reader takes; 0 takes none
-    #[arg(long, value_name = "BYTES", default_value_t = 100_000)]
-    read_rate: u64,
-    /// Readers that stall (mixed)
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=10_000))]
-    stalled: u16,
-    /// Bulk streams, half of them in each direction (mixed)
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(..=10_000))]
-    bulk: u16,
+    /// Bytes per second that a slow reader takes; 0 takes none, 100000 if not given (slow)
+    #[arg(long, value_name = "BYTES")]
+    read_rate: Option<u64>,
+    /// Readers that stall; 1 if not given (mixed)
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..=10_000))]
+    stalled: Option<u16>,
+    /// Bulk streams, half of them in each direction; 10 if not given (mixed)
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..=10_000))]
+    bulk: Option<u16>,
     /// Measure the small messages alone first, and compare (mixed)
     #[arg(long)]
     baseline: bool,
@@ -80,6 +83,21 @@ struct RunArgs {
     /// No progress bar
     #[arg(long)]
     quiet: bool,
+}
+
+impl RunArgs {
+    /// The flag that this mode does nothing with, and the modes that do.
+    fn without_effect(&self) -> Option<(&'static str, &'static str)> {
+        let (mixed, slow) = (self.mode == Mode::Mixed, self.mode == Mode::Slow);
+        let given = [
+            (self.rate.is_some() && !self.mode.is_paced(), "--rate", "ping, churn and mixed"),
+            (self.read_rate.is_some() && !slow, "--read-rate", "slow"),
+            (self.stalled.is_some() && !mixed, "--stalled", "mixed"),
+            (self.bulk.is_some() && !mixed, "--bulk", "mixed"),
+            (self.baseline && !mixed, "--baseline", "mixed"),
+        ];
+        given.into_iter().find_map(|(wrong, flag, of)| wrong.then_some((flag, of)))
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -98,12 +116,16 @@ pub(super) fn run(args: BenchArgs) -> u8 {
         BenchCommand::Run(args) => load(&args),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("adit bench: {error:#}");
+        complain!("adit bench: {error:#}");
         FAILED
     })
 }
 
 fn load(args: &RunArgs) -> anyhow::Result<u8> {
+    if let Some((flag, modes)) = args.without_effect() {
+        complain!("adit bench: {flag} is of --mode {modes}, and would do nothing here");
+        return Ok(USAGE);
+    }
     let measured = bench::run(&Load {
         target: args.target,
         mode: args.mode,
@@ -112,18 +134,18 @@ fn load(args: &RunArgs) -> anyhow::Result<u8> {
         warmup: args.warmup,
         size: args.size,
         rate: args.rate.map(f64::from),
-        read_rate: args.read_rate,
-        stalled: args.stalled.into(),
-        bulk: args.bulk.into(),
+        read_rate: args.read_rate.unwrap_or(100_000),
+        stalled: args.stalled.unwrap_or(1).into(),
+        bulk: args.bulk.unwrap_or(10).into(),
         baseline: args.baseline,
         workers: args.workers.into(),
         verify: args.verify,
         progress: !args.quiet,
     })?;
     if args.json {
-        println!("{}", measured.json);
+        say!("{}", measured.json);
     } else {
-        print!("{}", measured.table);
+        output::text(&measured.table);
     }
     Ok(if measured.sound { OK } else { FAILED })
 }

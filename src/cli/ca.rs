@@ -9,7 +9,10 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{FAILED, OK, ca_serve};
+use super::{
+    BAD_CONFIG, FAILED, OK, USAGE, ca_serve,
+    output::{complain, say},
+};
 use crate::{
     ca::{CaDirectory, Kind, Overview, Status},
     identity::SpiffeId,
@@ -109,59 +112,70 @@ impl Which {
     fn kind(&self) -> Kind {
         if self.jwt { Kind::Jwt } else { Kind::X509 }
     }
+}
 
-    fn open(&self) -> anyhow::Result<CaDirectory> {
-        open(&self.at.dir)
+impl Verb {
+    /// The CA's directory; `None` where there is a file of the CA server instead.
+    fn dir(&self) -> Option<&Path> {
+        let at = match self {
+            Self::Serve(_) | Self::Token(_) => return None,
+            Self::Show { at, .. } => at,
+            Self::Prepare(which) | Self::Activate(which) | Self::Rotate { which, .. } => &which.at,
+            Self::Taint(named) | Self::Revoke { named, .. } => &named.which.at,
+            Self::Ban(who) | Self::Unban(who) => &who.at,
+        };
+        Some(&at.dir)
     }
 }
 
 pub(super) fn run(args: &CaArgs) -> u8 {
-    let done = match &args.verb {
+    match &args.verb {
         Verb::Serve(args) => return ca_serve::serve(args),
         Verb::Token(args) => return ca_serve::token(args),
-        verb => act(verb),
+        _ => {}
+    }
+    let Some(opened) = args.verb.dir().map(CaDirectory::open) else { return USAGE };
+    let ca = match opened {
+        Ok(ca) => ca,
+        Err(error) => {
+            complain!("{error:#}");
+            return BAD_CONFIG;
+        }
     };
-    match done {
+    match act(&args.verb, &ca) {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("{error:#}");
+            complain!("{error:#}");
             FAILED
         }
     }
 }
 
-fn act(verb: &Verb) -> anyhow::Result<()> {
+fn act(verb: &Verb, ca: &CaDirectory) -> anyhow::Result<()> {
     match verb {
         Verb::Serve(_) | Verb::Token(_) => {} // done before
-        Verb::Show { at, json } => show(&open(&at.dir)?.show()?, *json),
-        Verb::Prepare(which) => println!("prepared {}", which.open()?.prepare(which.kind())?),
-        Verb::Activate(which) => {
-            println!("activated {}", which.open()?.activate(which.kind(), SEEN)?);
-        }
+        Verb::Show { json, .. } => show(&ca.show()?, *json),
+        Verb::Prepare(which) => say!("prepared {}", ca.prepare(which.kind())?),
+        Verb::Activate(which) => say!("activated {}", ca.activate(which.kind(), SEEN)?),
         Verb::Taint(Named { which, id }) => {
-            println!("tainted {}", which.open()?.taint(which.kind(), id.as_deref())?);
+            say!("tainted {}", ca.taint(which.kind(), id.as_deref())?);
         }
         Verb::Revoke { named: Named { which, id }, force } => {
-            let done = which.open()?.revoke(which.kind(), id.as_deref(), *force)?;
-            println!("revoked {done}");
+            say!("revoked {}", ca.revoke(which.kind(), id.as_deref(), *force)?);
         }
         Verb::Rotate { which, overlap, no_revoke } => {
-            rotate(&which.open()?, which.kind(), *overlap, !no_revoke)?;
+            rotate(ca, which.kind(), *overlap, !no_revoke)?;
         }
         Verb::Ban(who) => {
-            let revoked = open(&who.at.dir)?.ban(&who.id)?;
-            println!("banned {}; {revoked} SVIDs revoked", who.id);
+            let revoked = ca.ban(&who.id)?;
+            say!("banned {}; {revoked} SVIDs revoked", who.id);
         }
         Verb::Unban(who) => {
-            let was = open(&who.at.dir)?.unban(&who.id)?;
-            println!("{} {}", who.id, if was { "is banned no more" } else { "was not banned" });
+            let was = ca.unban(&who.id)?;
+            say!("{} {}", who.id, if was { "is banned no more" } else { "was not banned" });
         }
     }
     Ok(())
-}
-
-fn open(dir: &Path) -> anyhow::Result<CaDirectory> {
-    Ok(CaDirectory::open(dir)?)
 }
 
 fn show(found: &Overview, json: bool) {
@@ -175,11 +189,11 @@ fn show(found: &Overview, json: bool) {
             "banned": found.banned,
             "revokedSerials": found.revoked,
         });
-        return println!("{text:#}");
+        return say!("{text:#}");
     }
-    println!("{} (sequence {})", found.trust_domain, found.sequence);
+    say!("{} (sequence {})", found.trust_domain, found.sequence);
     if found.upstream {
-        println!("x509  signed by the upstream's intermediate");
+        say!("x509  signed by the upstream's intermediate");
     }
     for (kind, all) in [("x509", &found.x509), ("jwt ", &found.jwt)] {
         for authority in all {
@@ -191,11 +205,11 @@ fn show(found: &Overview, json: bool) {
             };
             let end = SystemTime::UNIX_EPOCH + Duration::from_secs(authority.not_after);
             let end = humantime::format_rfc3339_seconds(end);
-            println!("{kind}  {}  {status:<8}  until {end}", authority.id);
+            say!("{kind}  {}  {status:<8}  until {end}", authority.id);
         }
     }
-    found.banned.iter().for_each(|id| println!("banned  {id}"));
-    println!("{} serial numbers revoked", found.revoked);
+    found.banned.iter().for_each(|id| say!("banned  {id}"));
+    say!("{} serial numbers revoked", found.revoked);
 }
 
 /// What is trusted is known before it is used, and unused before it is no longer trusted.
@@ -204,7 +218,7 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
     let shown = ca.show()?;
     let all = if kind == Kind::Jwt { &shown.jwt } else { &shown.x509 };
     let prepared = all.iter().find(|a| a.status == Status::Prepared).map(|a| a.id.clone());
-    eprintln!(
+    complain!(
         "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
          step: `adit ca rotate` then goes on with what is prepared, `adit ca revoke` ends what is \
          tainted",
@@ -218,21 +232,21 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
         Some(prepared) => prepared,
         None => ca.prepare(kind)?,
     };
-    println!("prepared {next}; waiting {overlap:?} until peers know it");
+    say!("prepared {next}; waiting {overlap:?} until peers know it");
     wait(overlap);
     ca.activate(kind, SEEN)?;
-    println!("activated {next}");
+    say!("activated {next}");
     let old = ca.taint(kind, None)?;
-    println!("tainted {old}; waiting {overlap:?} until SVIDs are renewed");
+    say!("tainted {old}; waiting {overlap:?} until SVIDs are renewed");
     wait(overlap);
     if kind == Kind::X509 {
         until_unused(ca, &old)?;
     }
     if !revoke {
-        println!("{old} stays trusted for what began under it, until `adit ca revoke`");
+        say!("{old} stays trusted for what began under it, until `adit ca revoke`");
         return Ok(());
     }
-    println!("revoked {}", ca.revoke(kind, Some(&old), false)?);
+    say!("revoked {}", ca.revoke(kind, Some(&old), false)?);
     Ok(())
 }
 
@@ -247,7 +261,7 @@ fn wait(overlap: Duration) {
             return;
         }
         let whole = Duration::from_secs(left.as_secs_f64().round() as u64);
-        eprintln!("  {} to go", humantime::format_duration(whole));
+        complain!("  {} to go", humantime::format_duration(whole));
         std::thread::sleep(left.min(TOLD_EVERY));
     }
 }
@@ -261,7 +275,7 @@ fn until_unused(ca: &CaDirectory, old: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if left != said {
-            println!("{left} identities have only SVIDs under {old} yet");
+            say!("{left} identities have only SVIDs under {old} yet");
             said = left;
         }
         std::thread::sleep(Duration::from_secs(1));

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{BAD_CONFIG, FAILED, OK};
+use super::{
+    BAD_CONFIG, FAILED, OK,
+    output::{complain, say},
+};
 use crate::{app::RunError, ca::server::JoinTokens, identity::SpiffeId};
 
 #[derive(Debug, Args)]
@@ -46,8 +49,11 @@ pub(super) fn serve(args: &ServeArgs) -> u8 {
     match crate::app::ca_serve(&args.config) {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("{error}");
-            if matches!(error, RunError::Config(_)) { BAD_CONFIG } else { FAILED }
+            complain!("{error}");
+            match error {
+                RunError::Config(_) | RunError::Named(_) => BAD_CONFIG,
+                RunError::Start(_) => FAILED,
+            }
         }
     }
 }
@@ -56,11 +62,11 @@ pub(super) fn token(args: &TokenArgs) -> u8 {
     let TokenCommand::Create { id, ttl, dir } = &args.command;
     match (JoinTokens { dir: dir.clone() }).create(id, (*ttl).min(LONGEST)) {
         Ok(token) => {
-            println!("{}", *token);
+            say!("{}", *token);
             OK
         }
         Err(error) => {
-            eprintln!("adit ca token create: {error}");
+            complain!("adit ca token create: {error}");
             FAILED
         }
     }

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{BAD_CONFIG, FAILED, OK, findings::Output};
+use super::{
+    BAD_CONFIG, FAILED, OK,
+    findings::Output,
+    output::{complain, say},
+};
 use crate::{
     app::{opened_mesh, opened_services},
     config::{self, Checked, Fault, Faults, Files, LoadError, StandaloneFile},
@@ -66,12 +70,12 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         Ok(text) => mesh(args, &file, &text),
     };
     if args.json || args.output == Output::Json {
-        println!("{:#}", as_json(&found));
+        say!("{:#}", as_json(&found));
     } else {
-        found.warnings.iter().for_each(|w| println!("{file}:{w} (warning)"));
+        found.warnings.iter().for_each(|w| say!("{file}:{w} (warning)"));
         match (&found.faults, &found.summary) {
-            (Some(error), _) => eprintln!("{error}"),
-            (None, Some((summary, _))) => println!("{file}: right. {summary}"),
+            (Some(error), _) => complain!("{error}"),
+            (None, Some((summary, _))) => say!("{file}: right. {summary}"),
             (None, None) => {}
         }
     }

@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{FAILED, OK};
+use super::{
+    FAILED, OK,
+    output::{complain, say},
+};
 
 #[derive(Debug, Args)]
 #[command(
@@ -16,17 +19,17 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs) -> u8 {
-    match crate::app::demo(&|step| eprintln!("· {step}")) {
+    match crate::app::demo(&|step| complain!("· {step}")) {
         Ok(report) => {
             if args.json {
-                println!("{report:#}");
+                say!("{report:#}");
             } else {
                 print(&report);
             }
             OK
         }
         Err(error) => {
-            eprintln!("the demonstration failed: {error:#}");
+            complain!("the demonstration failed: {error:#}");
             FAILED
         }
     }
@@ -35,33 +38,33 @@ pub(super) fn run(args: &DemoArgs) -> u8 {
 fn print(report: &Value) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let (call, denied) = (&report["call"], &report["denied"]);
-    println!("\nWho talked to whom");
-    println!("  {}", text(&call["src.identity"]));
-    println!("    → {}  ({})", text(&call["dst.identity"]), text(&call["dst.service"]));
-    println!(
+    say!("\nWho talked to whom");
+    say!("  {}", text(&call["src.identity"]));
+    say!("    → {}  ({})", text(&call["dst.identity"]), text(&call["dst.service"]));
+    say!(
         "    {}, {}, {}",
         text(&call["tls.version"]),
         text(&call["tls.group"]),
         text(&call["tls.cipher"])
     );
-    println!("    allowed by {}", text(&call["policy"]));
-    println!("\nWho was refused");
-    println!("  {}", text(&denied["src.identity"]));
-    println!("    {}", text(&denied["error"]));
+    say!("    allowed by {}", text(&call["policy"]));
+    say!("\nWho was refused");
+    say!("  {}", text(&denied["src.identity"]));
+    say!("    {}", text(&denied["error"]));
     let rotation = &report["rotation"];
-    println!("\nA certificate rotated under a running connection");
-    println!(
+    say!("\nA certificate rotated under a running connection");
+    say!(
         "  serial {} → {}; the connection went on, new ones use the new one",
         text(&rotation["before"]),
         text(&rotation["after"])
     );
     let edit = &report["policyEdit"];
-    println!("\nA policy edited live");
-    println!("  closed exactly {}: {}", edit["closed"], text(&edit["record"]["src.identity"]));
-    println!("    {}", text(&edit["record"]["error"]));
+    say!("\nA policy edited live");
+    say!("  closed exactly {}: {}", edit["closed"], text(&edit["record"]["src.identity"]));
+    say!("    {}", text(&edit["record"]["error"]));
     let wire = &report["wire"];
-    println!("\nOn the wire between the nodes");
-    println!(
+    say!("\nOn the wire between the nodes");
+    say!(
         "  {} packets, {} bytes, {} beginning a TLS record, {} with readable HTTP, {} off port 15008",
         wire["packets"],
         wire["bytes"],

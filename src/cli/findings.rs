@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 
-use super::{FAILED, OK};
+use super::{FAILED, OK, output};
 use crate::identity::lint::{Report, Verdict, printable, printable_json};
 
 /// How to print.
@@ -27,13 +27,12 @@ Each rule is listed with its clause and one verdict:
 Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file cannot be read.";
 
 /// Prints reports, each with where it comes from; the exit code.
-pub(super) fn print(output: Output, reports: &[(String, Report)], quiet: bool) -> u8 {
+pub(super) fn print(how: Output, reports: &[(String, Report)], quiet: bool) -> u8 {
     let failed = reports.iter().any(|(_, report)| report.failed());
-    // Who stops reading needs no more.
-    let _ = match output {
+    output::write(|| match how {
         Output::Json => json(reports, failed),
         Output::Text => text(reports, quiet),
-    };
+    });
     if failed { FAILED } else { OK }
 }
 

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{BAD_CONFIG, FAILED, OK};
+use super::{
+    BAD_CONFIG, FAILED, OK,
+    output::{self, complain},
+};
 use crate::{
     config::{ImportedCertificate, check_standalone, import_stunnel},
     identity::key_files::certificates,
@@ -36,19 +39,19 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     let text = match read(file) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("adit: error: {}: {error}", file.display());
+            complain!("adit: error: {}: {error}", file.display());
             return BAD_CONFIG;
         }
     };
     let imported = import_stunnel(&text, &certificates_of);
     for remark in &imported.remarks {
         let weight = if remark.grave { "NOT CARRIED" } else { "note" };
-        eprintln!("{}:{}: {weight}: {}", file.display(), remark.line, remark.message);
+        complain!("{}:{}: {weight}: {}", file.display(), remark.line, remark.message);
     }
-    print!("{}", imported.yaml);
+    output::text(&imported.yaml);
     let checked = check_standalone("imported", &imported.yaml);
     if let Err(faults) = &checked {
-        eprintln!("{faults}");
+        complain!("{faults}");
     }
     if imported.is_grave() || checked.is_err() { FAILED } else { OK }
 }

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod findings;
 mod import;
+mod output;
 mod proxy;
 mod redirect;
 mod standalone;
@@ -18,13 +19,16 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::output::{complain, say};
+
 /// It did what was asked.
 pub const OK: u8 = 0;
 /// It ran, and failed; or what it looked at is not as it should be.
 pub const FAILED: u8 = 1;
 /// The command line is wrong; of `adit server` and `adit client`, as ghostunnel, [`FAILED`].
 pub const USAGE: u8 = 2;
-/// A file that it was given cannot be read, or has faults.
+/// A file (or folder, or socket) that it was given, or that such a file names, cannot be read or
+/// has faults.
 pub const BAD_CONFIG: u8 = 3;
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -33,7 +37,7 @@ pub const BAD_CONFIG: u8 = 3;
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file cannot be read or has faults.\nadit server and adit client know 0 and 1 only, as ghostunnel."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 what it was given, or what that\nnames, cannot be read or has faults. adit server and adit client know 0 and 1 only, as ghostunnel."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -86,18 +90,21 @@ enum Command {
 /// Parses the command line and does what it says; returns the exit code.
 #[must_use]
 pub fn main() -> u8 {
+    output::finished(done())
+}
+
+fn done() -> u8 {
     let args = standalone::reordered(std::env::args_os().collect());
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help that was asked for may go into a pipe that is closed.
+            if !error.use_stderr() {
+                output::write(|| error.print());
+                return OK;
+            }
             let _ = error.print();
-            return match (error.use_stderr(), as_ghostunnel) {
-                (false, _) => OK,
-                (true, true) => FAILED,
-                (true, false) => USAGE,
-            };
+            return if as_ghostunnel { FAILED } else { USAGE };
         }
     };
     match cli.command {
@@ -114,11 +121,13 @@ pub fn main() -> u8 {
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "adit", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "adit", &mut script);
+            output::text(&String::from_utf8_lossy(&script));
             OK
         }
         Command::Version => {
-            println!("adit {}", env!("CARGO_PKG_VERSION"));
+            say!("adit {}", env!("CARGO_PKG_VERSION"));
             OK
         }
     }
@@ -128,9 +137,9 @@ fn run(config: &std::path::Path) -> u8 {
     match crate::app::run(config) {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             match error {
-                crate::app::RunError::Config(_) => BAD_CONFIG,
+                crate::app::RunError::Config(_) | crate::app::RunError::Named(_) => BAD_CONFIG,
                 crate::app::RunError::Start(_) => FAILED,
             }
         }

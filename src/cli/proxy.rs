@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{BAD_CONFIG, FAILED};
-use crate::app::standalone::{Plan, run as run_plan};
+use super::{BAD_CONFIG, FAILED, output::complain};
+use crate::app::standalone::{Plan, StartError, run as run_plan};
 
 #[derive(Debug, Args)]
 #[command(
@@ -21,12 +21,15 @@ pub(super) fn run(args: &ProxyArgs) -> u8 {
     let plan = match Plan::of_file(&args.config) {
         Ok(plan) => plan,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             return BAD_CONFIG;
         }
     };
     run_plan(plan).unwrap_or_else(|error| {
-        eprintln!("adit: error: {error}");
-        FAILED
+        complain!("adit: error: {error}");
+        match error {
+            StartError::Files(_) => BAD_CONFIG,
+            StartError::Other(_) => FAILED,
+        }
     })
 }

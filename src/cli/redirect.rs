@@ -5,7 +5,10 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::{FAILED, OK};
+use super::{
+    FAILED, OK,
+    output::{complain, say},
+};
 use crate::{mesh::NetnsRef, node::capture, sys::netns::Netns};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -45,7 +48,7 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
     match act(args) {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("{}: {error:#}", args.netns);
+            complain!("{}: {error:#}", args.netns);
             FAILED
         }
     }
@@ -62,7 +65,7 @@ fn act(args: &RedirectArgs) -> anyhow::Result<()> {
             capture::apply(&netns, args.options(), &patience)?;
         }
         Verb::Remove => capture::remove(&netns, &patience)?,
-        Verb::Show => println!("{:#}", capture::show(&netns)?),
+        Verb::Show => say!("{:#}", capture::show(&netns)?),
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -15,7 +15,12 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use zeroize::Zeroizing;
 
-use super::{FAILED, OK, findings::Output, svid_lint};
+use super::{
+    BAD_CONFIG, FAILED, OK,
+    findings::Output,
+    output::{self, complain, say},
+    svid_lint,
+};
 use crate::{
     ca::workload_api::{
         Endpoint,
@@ -100,16 +105,38 @@ struct Where {
     output: Output,
 }
 
+impl SvidCommand {
+    /// Whether the socket that it was given is there, as far as a file tells.
+    fn socket(&self) -> Result<(), String> {
+        let at = match self {
+            Self::Fetch(Fetch::X509 { at, .. } | Fetch::Jwt { at, .. })
+            | Self::Validate(Validate::Jwt { at, .. })
+            | Self::Watch(at) => at,
+            Self::Lint(_) => return Ok(()),
+        };
+        let Endpoint::Unix(path) = &at.socket else { return Ok(()) };
+        match fs::metadata(path) {
+            Ok(found) if found.file_type().is_socket() => Ok(()),
+            Ok(_) => Err(format!("{} is no socket", path.display())),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
 pub(super) fn run(args: SvidArgs) -> u8 {
     if let SvidCommand::Lint(args) = &args.command {
         return svid_lint::run(args);
+    }
+    if let Err(error) = args.command.socket() {
+        complain!("adit svid: {error}");
+        return BAD_CONFIG;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(act(args.command)));
     match done {
         Ok(()) => OK,
         Err(error) => {
-            eprintln!("adit svid: {}", printable(&format!("{error:#}")));
+            complain!("adit svid: {}", printable(&format!("{error:#}")));
             FAILED
         }
     }
@@ -142,19 +169,20 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
             let mut updates = Client::new(&at.socket).x509().await?;
             loop {
                 let context = updates.next().await?;
-                let _ =
-                    writeln!(io::stdout(), "{}", printable_json(&described(&context).to_string()));
+                say!("{}", printable_json(&described(&context).to_string()));
+                if output::is_lost() {
+                    break;
+                }
             }
         }
     }
     Ok(())
 }
 
-fn print(output: Output, value: &Value) {
-    let list = value["svids"].as_array().filter(|_| output == Output::Text);
+fn print(how: Output, value: &Value) {
+    let list = value["svids"].as_array().filter(|_| how == Output::Text);
     let Some(list) = list else {
-        let _ = writeln!(io::stdout(), "{}", printable_json(&format!("{value:#}")));
-        return;
+        return say!("{}", printable_json(&format!("{value:#}")));
     };
     for svid in list {
         let text = |key: &str| printable(svid[key].as_str().unwrap_or_default());
@@ -165,7 +193,7 @@ fn print(output: Output, value: &Value) {
         };
         let hint = text("hint");
         let hint = if hint.is_empty() { hint } else { format!(" ({hint})") };
-        let _ = writeln!(io::stdout(), "{}{hint} {rest}", text("id"));
+        say!("{}{hint} {rest}", text("id"));
     }
 }
 

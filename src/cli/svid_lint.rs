@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     BAD_CONFIG,
     findings::{self, LEGEND, Output},
+    output::complain,
 };
 use crate::identity::{
     BundleSet, JwtAuthority, TrustBundle, TrustDomain,
@@ -74,7 +75,7 @@ pub(super) fn run(args: &LintArgs) -> u8 {
     match lint(args) {
         Ok(reports) => findings::print(args.output, &reports, args.quiet),
         Err(error) => {
-            eprintln!("adit svid lint: {error:#}");
+            complain!("adit svid lint: {error:#}");
             BAD_CONFIG
         }
     }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     FAILED,
     findings::{self, LEGEND, Output},
+    output::complain,
 };
 use crate::ca::workload_api::{
     check::{Options, check},
@@ -65,7 +66,7 @@ pub(super) fn run(args: WorkloadApiArgs) -> u8 {
     let report = match runtime {
         Ok(runtime) => runtime.block_on(check(&args.socket, &options)),
         Err(error) => {
-            eprintln!("adit workload-api check: {error}");
+            complain!("adit workload-api check: {error}");
             return FAILED;
         }
     };

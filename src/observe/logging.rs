@@ -15,7 +15,7 @@ use std::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::ParseError,
+    filter::{LevelFilter, ParseError},
     fmt::{
         MakeWriter,
         time::{FormatTime, UtcTime},
@@ -88,6 +88,26 @@ fn queue(sink: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(sink)
 }
 
+/// What our lines are of, beside modules (`adit::…`).
+const TARGETS: [&str; 6] = ["access", "ca", "federation", "svid", "tunnel", "workload_api"];
+
+/// A filter. A word alone that is no level would be taken for a part of the program, and everything
+/// else would be silent.
+fn parsed(filter: &str) -> Result<EnvFilter, String> {
+    for word in filter.split(',').map(str::trim) {
+        let ours = word == "adit" || word.starts_with("adit::") || TARGETS.contains(&word);
+        let alone = !word.is_empty() && !word.contains(['=', '[', ']', '{', '}']);
+        if alone && !ours && word.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "{word:?} is no level (off, error, warn, info, debug, trace); for one part of the \
+                 program write PART=LEVEL, such as svid=debug"
+            ));
+        }
+    }
+    let filter = if filter.trim().is_empty() { "info" } else { filter };
+    filter.parse().map_err(|e: ParseError| e.to_string())
+}
+
 /// The running log: changes the filter, and flushes when dropped.
 #[derive(Clone)]
 pub struct Logging {
@@ -135,8 +155,7 @@ impl Logging {
         W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
         T: FormatTime + Send + Sync + 'static,
     {
-        let filter: EnvFilter = filter.parse().map_err(|e: ParseError| e.to_string())?;
-        let (filter, handle) = reload::Layer::new(filter);
+        let (filter, handle) = reload::Layer::new(parsed(filter)?);
         let layer = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_writer(writer)
@@ -176,7 +195,40 @@ impl Logging {
     /// # Errors
     /// If `filter` cannot be parsed; the old one stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), String> {
-        let filter: EnvFilter = filter.parse().map_err(|e: ParseError| e.to_string())?;
-        self.filter.reload(filter).map_err(|e| e.to_string())
+        self.filter.reload(parsed(filter)?).map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parsed;
+
+    #[test]
+    fn a_word_that_is_no_level_silences_nothing() {
+        for right in [
+            "info",
+            "WARN",
+            "off",
+            "3",
+            "",
+            "adit",
+            "adit::node",
+            "svid",
+            "svid=debug,info",
+            "info,access=off",
+            "h2=trace",
+            "info,[conn{id=1}]=debug",
+        ] {
+            assert!(parsed(right).is_ok(), "{right}: {:?}", parsed(right).err());
+        }
+        for (wrong, says) in [
+            ("inof", "\"inof\" is no level (off, error,"),
+            ("svid=debug,wran", "\"wran\" is no level"),
+            ("adit=inof", "invalid"),
+        ] {
+            let error = parsed(wrong).err().unwrap_or_default();
+            assert!(error.contains(says), "{wrong}: {error}");
+        }
+        assert_eq!(parsed("").unwrap().to_string(), "info");
     }
 }

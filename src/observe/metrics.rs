@@ -109,6 +109,8 @@ pub struct Metrics {
     pub config_loads: IntCounterVec,
     /// When the configuration in use was loaded, Unix seconds.
     pub config_loaded: IntGauge,
+    /// What was read and not taken, so that not what is on disk runs.
+    pub reload_refused: IntGauge,
     /// Tunnels closed as their peer is believed no more, by `reporter` and `close_reason`.
     pub tunnels_closed: IntCounterVec,
     /// CRLs that cannot be used and so revoke nothing, per trust domain that has CRLs.
@@ -231,6 +233,10 @@ impl Metrics {
             config_loaded: gauge(
                 "adit_config_loaded_timestamp_seconds",
                 "When the configuration in use was loaded",
+            )?,
+            reload_refused: gauge(
+                "adit_reload_refused",
+                "Files that were read and not taken: what runs is what was read before",
             )?,
             svid_renewals: counters(
                 "adit_svid_renewals_total",

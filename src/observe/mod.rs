@@ -6,9 +6,12 @@
 pub mod conn;
 pub mod logging;
 pub mod metrics;
+mod refused;
 mod syslog;
 
 use std::sync::Arc;
+
+pub use refused::{Refusal, Refused};
 
 /// Where connections are recorded: the live table and the metrics, shared by the process.
 #[derive(Clone, Debug)]

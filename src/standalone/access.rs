@@ -84,6 +84,12 @@ impl Access {
         self.all && !names.is_empty()
     }
 
+    /// The files that it is from.
+    pub fn files(&self) -> impl Iterator<Item = &Followed> {
+        let policies = self.policies.as_ref().map(|policies| policies.file());
+        policies.into_iter().chain(self.rego.as_ref().map(|rego| rego.file()))
+    }
+
     /// Whether nothing is named.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -168,7 +174,7 @@ impl Access {
             Some("dns")
         } else if self.uri.iter().any(|p| peer.uris.iter().any(|uri| p.matches(uri))) {
             Some("uri")
-        } else if self.ip.iter().any(|ip| peer.ips.contains(ip)) {
+        } else if self.ip.iter().any(|ip| peer.ips.contains(&ip.to_canonical())) {
             Some("ip")
         } else if id.is_some_and(|id| self.ids.contains(id)) {
             Some("id")

@@ -10,7 +10,9 @@ use std::{
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    PeerCert, ProxyMode, Role, SecuredFar, Service, endpoint,
+    PeerCert, ProxyMode, Role, SecuredFar, Service,
+    admission::admit,
+    endpoint,
     proxy_protocol::{self, Told},
     reach::{self, not_begun, unreached},
     service::Unproven,
@@ -18,8 +20,7 @@ use super::{
     tls::{Config, noting},
 };
 use crate::{
-    identity::SpiffeId,
-    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    observe::conn::{CloseReason, OpenConn},
     relay::{self, App, Far, Withdrawn},
     sys::sockets,
     tls::{
@@ -304,12 +305,11 @@ async fn admitted(
 
 async fn client(
     service: &Service,
-    socket: TcpStream,
+    mut socket: TcpStream,
     peer: SocketAddr,
     conn: &OpenConn,
     deadline: Instant,
 ) -> Result<(App, Box<SecuredFar>), Outcome> {
-    let app = App::new(socket);
     // Nothing of the application is read before a target has proven itself, so another may be
     // tried whatever went wrong with one.
     let mut tries = service.targets.tries(deadline);
@@ -317,13 +317,32 @@ async fn client(
         match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
             Ok(Ok(far)) => {
                 tries.worked(target);
-                return Ok((app, far));
+                if let Some(protocol) = service.config.tls.starttls {
+                    plain_side(service, deadline, protocol.decline(&mut socket)).await?;
+                }
+                return Ok((App::new(socket), far));
             }
             Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
             Err(_) => tries.late(target, share, service.config.connect),
         }
     }
     Err(tries.outcome())
+}
+
+/// What the application and we say to each other before its bytes are carried.
+async fn plain_side(
+    service: &Service,
+    deadline: Instant,
+    said: impl Future<Output = io::Result<()>>,
+) -> Result<(), Outcome> {
+    match tokio::time::timeout_at(deadline, said).await {
+        Ok(said) => said.map_err(|e| (CloseReason::AppReset, Some(format!("plain side: {e}")))),
+        Err(_) => {
+            let within = service.config.connect;
+            let why = format!("the application has not said how it begins within {within:?}");
+            Err((CloseReason::ConnectTimeout, Some(why)))
+        }
+    }
 }
 
 /// TLS to one target, which must be whom we want.
@@ -359,76 +378,6 @@ async fn towards(
         });
     }
     Ok(Box::new(far))
-}
-
-/// Asks the access rules about the TLS peer.
-pub(super) async fn admit(
-    service: &Service,
-    peer: Option<&Arc<PeerCert>>,
-    addr: SocketAddr,
-    local: SocketAddr,
-    conn: &OpenConn,
-) -> Result<(), Outcome> {
-    let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
-    let peer = peer.ok_or_else(none)?;
-    let server = service.config.role == Role::Server;
-    let own = own_id(service);
-    conn.facts(|f| {
-        let (theirs, ours) =
-            if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
-        theirs.id.clone_from(&peer.id);
-        ours.id.clone_from(&own);
-        f.flow_dst = server.then_some(local);
-        f.subject = peer.shown_subject();
-    });
-    let flow = flow(service, peer, addr, local);
-    let dry_run = service.config.access.dry_run(&flow);
-    conn.facts(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
-    let policies = service.config.access.policies.as_ref();
-    let before = policies.map(|policies| policies.rules());
-    match service.config.access.admit(peer, &flow).await {
-        Ok(rule) => {
-            conn.facts(|f| f.policy = Some(rule));
-            // Policies that were replaced meanwhile have not seen this connection.
-            let after = policies.map(|policies| policies.rules());
-            let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
-            if !same && service.judge_again(conn.live()) {
-                return Err((CloseReason::PolicyChanged, None));
-            }
-            Ok(())
-        }
-        Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
-    }
-}
-
-/// The rule that admits the TLS peer, or why none does.
-pub(super) async fn judged(
-    service: &Service,
-    peer: &Arc<PeerCert>,
-    addr: SocketAddr,
-    local: SocketAddr,
-) -> Result<Arc<str>, String> {
-    service.config.access.admit(peer, &flow(service, peer, addr, local)).await
-}
-
-fn own_id(service: &Service) -> Option<SpiffeId> {
-    service.keeper.current().own.as_ref().and_then(|own| own.id.clone())
-}
-
-/// What the access rules are asked about.
-fn flow(service: &Service, peer: &PeerCert, addr: SocketAddr, local: SocketAddr) -> Flow {
-    let own = own_id(service);
-    let foreign = match (&peer.id, &own) {
-        (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
-        (peer, _) => peer.is_some(),
-    };
-    Flow {
-        direction: Direction::Inbound,
-        peer: PeerAddr(addr),
-        peer_id: peer.id.clone(),
-        foreign,
-        dst: local,
-    }
 }
 
 /// Connects to the first target that takes it, and says `header` there before anything else.

@@ -356,6 +356,27 @@ mod tests {
         assert!(all_bound(&found[3..]).is_err());
     }
 
+    /// As `localhost` is on most hosts: both families of one interface, in either order.
+    #[tokio::test]
+    async fn a_name_of_both_families_is_listened_on_at_both() {
+        let here = std::net::TcpListener::bind("[::1]:0").is_ok();
+        for found in [["127.0.0.1:0", "[::1]:0"], ["[::1]:0", "127.0.0.1:0"]] {
+            let found = found.map(|addr| addr.parse().unwrap());
+            let listening =
+                Listening { sockets: all_bound(&found).unwrap(), unix: false, path: None };
+            let addrs = listening.local_addrs();
+            assert_eq!(addrs.len(), if here { 2 } else { 1 }, "{addrs:?}");
+            let accepting = listening.accepting().unwrap();
+            for addr in &addrs {
+                assert_eq!(addr.port(), addrs[0].port());
+                let caller = TcpStream::connect(addr).await.unwrap();
+                let (socket, peer) = accepting.accept().await.unwrap();
+                assert_eq!(peer, caller.local_addr().unwrap());
+                assert_eq!((peer.is_ipv4(), local(&socket).unwrap()), (addr.is_ipv4(), *addr));
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_caller_by_ipv4_is_one_on_a_socket_for_both() {
         let listening = Listening::open(&":0".parse().unwrap()).unwrap();

@@ -7,6 +7,8 @@ use std::{
     time::SystemTime,
 };
 
+use crate::observe::Refusal;
+
 /// Which file it is, how long, and when it was last written; `None` if it is not there.
 pub type Stamp = Option<(u64, u64, SystemTime)>;
 
@@ -23,6 +25,8 @@ pub fn stamp(file: &Path) -> Stamp {
 pub struct Followed {
     file: PathBuf,
     seen: Mutex<Stamp>,
+    /// Whether what was read last is in use.
+    pub refusal: Refusal,
 }
 
 /// The path alone: services are compared by it, and one whose files change stays the same.
@@ -36,7 +40,8 @@ impl Followed {
     /// Before the file is read for the first time.
     #[must_use]
     pub fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), seen: Mutex::new(stamp(file)) }
+        let seen = Mutex::new(stamp(file));
+        Self { file: file.to_owned(), seen, refusal: Refusal::default() }
     }
 
     /// Where it is.

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Address, Material, PeerCert, Service,
-    connection::{Outcome, admit, dial, ended, finish, within_lifetime},
+    admission::admit,
+    connection::{Outcome, dial, ended, finish, within_lifetime},
     endpoint,
     proxy_protocol::{self, Told},
 };

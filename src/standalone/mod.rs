@@ -25,6 +25,7 @@
 mod access;
 mod acme;
 mod address;
+mod admission;
 mod connection;
 mod endpoint;
 mod followed;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Address, PeerCert, Role, SecuredFar, Service, TlsOptions, connection, endpoint,
+    Address, PeerCert, Role, SecuredFar, Service, TlsOptions, admission, connection, endpoint,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
@@ -102,7 +102,7 @@ impl Service {
         if !self.config.access.is_empty() {
             let found = found.ok_or("the target showed no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
-            if let Err(why) = connection::judged(self, &found, ours, local).await {
+            if let Err(why) = admission::judged(self, &found, ours, local).await {
                 far.refuse();
                 return Err(why);
             }

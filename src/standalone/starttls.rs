@@ -1,9 +1,10 @@
 //! Protocols that ask for TLS in the clear before they begin it.
 
-use std::{fmt, io, str::FromStr};
+use std::{fmt, io, os::fd::AsRawFd as _, str::FromStr};
 
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
 };
 
@@ -11,6 +12,8 @@ use crate::tls::SSL_REQUEST;
 
 /// GSSENCRequest: the same for encryption by GSSAPI, which libpq asks for first where it could.
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
+/// How a CancelRequest begins, which carries a key of 8 bytes.
+const CANCEL_REQUEST: [u8; 8] = [0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e];
 /// The first byte of a ClientHello's record.
 const HANDSHAKE: u8 = 22;
 
@@ -63,12 +66,37 @@ impl StartTls {
             match asked {
                 SSL_REQUEST => return tcp.write_all(b"S").await,
                 GSS_REQUEST => tcp.write_all(b"N").await?,
+                CANCEL_REQUEST => {
+                    let why = "received PostgreSQL's CancelRequest in the clear, which no \
+                               certificate vouches for: libpq before 17 sends it so, unless it \
+                               goes through adit client --starttls postgres";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
                 _ => break,
             }
         }
         let why = "received neither PostgreSQL's SSLRequest nor TLS; the client must ask for TLS \
                    (sslmode=require)";
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+
+    /// Tells an application that asks for encryption first that there is none on this side. What
+    /// else it says first (a startup, a CancelRequest) is left for the target, and not a byte of it
+    /// is read.
+    ///
+    /// # Errors
+    /// If the application is gone.
+    pub(super) async fn decline(self, app: &mut TcpStream) -> io::Result<()> {
+        // Each question comes at most once; a target refuses whoever goes on asking.
+        for _ in 0..2 {
+            if !asks(app).await? {
+                break;
+            }
+            let mut asked = [0; 8];
+            app.read_exact(&mut asked).await?;
+            app.write_all(b"N").await?;
+        }
+        Ok(())
     }
 
     /// Asks a target for TLS, and reads its answer and not a byte more.
@@ -83,6 +111,30 @@ impl StartTls {
             _ => "the target has not answered an SSLRequest as PostgreSQL does",
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+}
+
+/// Whether a question for encryption comes first. It may come in pieces; who ends before it is
+/// whole has asked nothing.
+async fn asks(app: &TcpStream) -> io::Result<bool> {
+    loop {
+        let ready = app.ready(Interest::READABLE).await?;
+        let looked = app.try_io(Interest::READABLE, || {
+            let mut room = [0; 8];
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            let length = recv(app.as_raw_fd(), &mut room, flags)?;
+            let have = &room[..length];
+            let begun = [SSL_REQUEST, GSS_REQUEST].iter().any(|asked| asked.starts_with(have));
+            match begun && have.len() < SSL_REQUEST.len() && !ready.is_read_closed() {
+                // The rest of it wakes us.
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(begun && have.len() == SSL_REQUEST.len()),
+            }
+        });
+        match looked {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            asked => return asked,
+        }
     }
 }
 

@@ -68,6 +68,10 @@ impl FromStr for Alpn {
         match text {
             "acme-tls/1" => Err(format!("{text:?} is what a CA of ACME asks for, nobody else")),
             "" => Err("the name of a protocol is empty".into()),
+            _ if text.contains(',') => Err(format!(
+                "{text:?} is one name, not a list: write --alpn once for each protocol, or a list \
+                 in YAML (alpn: [h2, http/1.1])"
+            )),
             _ if text.len() > LONGEST_ALPN || !legal => {
                 Err(format!("{text:?} is no protocol's name, such as h2 or postgresql"))
             }

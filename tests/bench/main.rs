@@ -172,3 +172,55 @@ fn a_stranger_at_the_far_end_is_closed() {
     assert!(matches!(stranger.read(&mut [0; 10]), Ok(0) | Err(_)));
     assert_eq!(load(far.addr, "--mode ping --seconds 0.2").0, 0, "and others are served");
 }
+
+/// Runs `adit bench` with these arguments; its exit code, and what it said.
+fn bench(args: &str) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .arg("bench")
+        .args(args.split_whitespace())
+        .output()
+        .unwrap();
+    let [out, error] =
+        [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+    (output.status.code().unwrap(), out, error)
+}
+
+#[test]
+fn a_second_far_end_does_not_share_an_address_unnoticed() {
+    let far = Far::start();
+    for workers in [1, 2] {
+        let (code, _, error) = bench(&format!("serve --listen {} --workers {workers}", far.addr));
+        assert!(code == 1 && error.contains("cannot listen on"), "{code}: {error}");
+    }
+}
+
+#[test]
+fn a_flag_that_does_nothing_in_a_mode_is_refused() {
+    for (args, flag) in [
+        ("--mode bulk-up --rate 100", "--rate"),
+        ("--mode idle --rate 100", "--rate"),
+        ("--mode ping --read-rate 100", "--read-rate"),
+        ("--mode ping --stalled 2", "--stalled"),
+        ("--mode duplex --bulk 2", "--bulk"),
+        ("--mode churn --baseline", "--baseline"),
+    ] {
+        let (code, out, error) = bench(&format!("run 127.0.0.1:1 {args} --seconds 0.1"));
+        assert_eq!((code, out.as_str()), (2, ""), "{args}: {error}");
+        assert!(error.contains(&format!("{flag} is of --mode ")), "{error}");
+    }
+}
+
+#[test]
+fn the_table_says_what_was_verified() {
+    let far = Far::start();
+    for (mode, flag, said) in
+        [("ping", "--verify", true), ("mixed", "--verify", true), ("ping", "", false)]
+    {
+        let args =
+            format!("run {} --mode {mode} --seconds 0.2 --warmup 0.1 --quiet {flag}", far.addr);
+        let (code, out, error) = bench(&args);
+        assert_eq!(code, 0, "{out}{error}");
+        let line = out.lines().any(|l| l == "  verified        every byte, at both ends");
+        assert_eq!(line, said, "{out}");
+    }
+}

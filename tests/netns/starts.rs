@@ -94,6 +94,20 @@ fn said() {
     let told: serde_json::Value = serde_json::from_str(told).unwrap();
     assert_eq!(told["settings"], "timeouts, limits");
 
+    // What was refused is said until it is mended, and the node stays ready.
+    lab.write_mesh(&allow(&["web"]).replacen("services:", "sevices:", 1));
+    lab.wait("refused", || lab.log().contains("configuration refused"));
+    let refused = lab.readiness();
+    assert!(refused.contains("200 OK") && refused.contains("the mesh file is not"), "{refused}");
+    assert!(refused.contains("sevices"), "{refused}");
+    let dump = lab.admin("127.0.0.1:15000", "GET /config_dump");
+    assert!(dump.contains("\"state\": \"refused\""), "{dump}");
+    let metrics = |lab: &Lab| lab.admin("127.0.0.1:15020", "GET /metrics");
+    assert!(metrics(&lab).contains("\nadit_reload_refused 1\n"));
+    lab.write_mesh(&(allow(&["web"]) + changed));
+    lab.wait("mended", || lab.readiness().ends_with("\r\n\r\nready\n"));
+    assert!(metrics(&lab).contains("\nadit_reload_refused 0\n"));
+
     let _open = held(&lab, "web");
     lab.signal(Signal::SIGINT);
     lab.wait("told", || lab.log().contains("another SIGINT (Ctrl-C) cuts what is left"));

@@ -367,3 +367,43 @@ fn a_certificate_that_is_no_svid_is_told_of_at_start() {
     let (code, error) = refused(&(pki.server("127.0.0.1:1") + "--allow-all --tunnel hbone"));
     assert!(code == 1 && error.contains("X.509-SVID"), "{error}");
 }
+
+/// A gateway on `:PORT` is one socket for both families, where IPv4 comes in IPv6's dress.
+#[test]
+fn a_policy_by_address_holds_at_a_gateway_for_both_families() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (block, admitted) in
+        [("127.0.0.0/8", false), ("::ffff:127.0.0.0/104", false), ("10.0.0.0/8", true)]
+    {
+        for when in ["source.ip", "ipBlocks"] {
+            let rule = match when {
+                "ipBlocks" => format!("from: [{{ source: {{ ipBlocks: ['{block}'] }} }}]"),
+                key => format!("when: [{{ key: {key}, values: ['{block}'] }}]"),
+            };
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                 metadata: {{ name: d }}\nspec: {{ action: DENY, rules: [{{ {rule} }}] }}\n"
+            );
+            pki.write("deny.yaml", text);
+            let server = Adit::start(format!(
+                "server --listen :0 --target {} {} --tunnel hbone --allow-all \
+                 --allow-authorization-policy {}",
+                echo.addr,
+                pki.showing("server"),
+                pki.at("deny.yaml")
+            ));
+            let to = SocketAddr::from(([127, 0, 0, 1], server.addr.port()));
+            let gateway = format!("--tunnel hbone --tunnel-address {to} {DB}");
+            let client = Adit::start(format!("{} {gateway}", pki.client(echo.addr)));
+            let taken = echo.taken();
+            let heard = ask(client.addr, b"hello");
+            assert_eq!(heard.is_ok_and(|h| h == b"hello"), admitted, "{block} by {when}");
+            if admitted {
+                server.logs("completed … src.addr=127.0.0.1:");
+            } else {
+                server.logs("policy_denied … src.addr=127.0.0.1:");
+                assert_eq!(echo.taken(), taken, "the application heard of it");
+            }
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod forward;
 mod hbone;
 mod kernel_tls;
 mod material;
+mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;
@@ -25,6 +26,7 @@ mod proxy;
 mod rego;
 mod reload;
 mod sandbox;
+mod starts;
 mod storms;
 mod streams;
 mod tokens;

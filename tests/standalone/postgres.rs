@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::mpsc,
+    time::Duration,
 };
 
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
+/// With the process and the key whose work is to be cancelled.
+const CANCEL_REQUEST: [u8; 16] =
+    [0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e, 0, 0, 0x30, 0x39, 1, 2, 3, 4];
 
 /// What is answered to this question, one byte.
 fn answer(socket: &mut TcpStream, question: &[u8]) -> u8 {
@@ -48,7 +52,7 @@ fn a_server_answers_who_asks_and_takes_who_begins() {
         // In pieces, and after the refusal of GSSAPI without another question.
         let mut socket = dial(adit.addr);
         socket.write_all(&SSL_REQUEST[..3]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert_eq!(answer(&mut socket, &SSL_REQUEST[3..]), b'S');
         echoes(caller.over(socket).unwrap());
         let mut socket = dial(adit.addr);
@@ -137,4 +141,75 @@ fn a_client_asks_its_target() {
     let server = Adit::start(pki.server(echo.addr) + "--allow-all --starttls postgres");
     let client = Adit::start(pki.client(server.addr) + " --starttls postgres");
     assert_eq!(ask(client.addr, b"hello").unwrap(), b"hello");
+}
+
+/// An application's questions are answered here, and what it says first of all else goes to the
+/// target, behind the TLS that was asked for.
+#[test]
+fn an_application_that_asks_is_told_that_there_is_no_tls_on_its_side() {
+    let pki = Pki::new();
+    let (db, _) = postgres(&pki, b'S');
+    let adit = Adit::start(pki.client(db.addr) + " --starttls postgres --connect-timeout 3s");
+    let startup = *b"\0\0\0\x0a\0\x03\0\0\0\0";
+    let questions: [&[[u8; 8]]; 5] = [
+        &[],
+        &[SSL_REQUEST],
+        &[GSS_REQUEST],
+        &[GSS_REQUEST, SSL_REQUEST],
+        &[SSL_REQUEST, GSS_REQUEST],
+    ];
+    for asked in questions {
+        for first in [&startup[..], &CANCEL_REQUEST] {
+            let mut socket = dial(adit.addr);
+            for question in asked {
+                assert_eq!(answer(&mut socket, question), b'N');
+            }
+            socket.write_all(first).unwrap();
+            let mut heard = vec![0; first.len()];
+            socket.read_exact(&mut heard).unwrap();
+            assert_eq!(heard, first, "{asked:?}");
+        }
+    }
+    // In pieces; what only begins as a question is none, and an end is an end.
+    let mut socket = dial(adit.addr);
+    for piece in [&SSL_REQUEST[..1], &SSL_REQUEST[1..5]] {
+        socket.write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(answer(&mut socket, &SSL_REQUEST[5..]), b'N');
+    for words in [&SSL_REQUEST[..6], b"Q", &SSL_REQUEST.repeat(3)] {
+        let heard = ask(adit.addr, words).unwrap();
+        let all = [&[b'N'; 2][..words.len() / 12], &words[words.len() / 12 * 8..]].concat();
+        assert_eq!(heard, all);
+    }
+    // Who says nothing, or half a question, is not waited for.
+    for words in [&b""[..], &SSL_REQUEST[..6]] {
+        let seen = adit.lines();
+        let mut socket = dial(adit.addr);
+        socket.write_all(words).unwrap();
+        assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap_or_default(), 0);
+        adit.logs_since(seen, "the application has not said how it begins within 3s");
+    }
+}
+
+/// A cancellation is of somebody who has shown a certificate, or of nobody.
+#[test]
+fn a_cancel_request_goes_to_the_target_behind_tls_alone() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app --starttls postgres");
+    let caller = Caller::new(&pki.ca, Some(&pki.app));
+    let mut socket = dial(adit.addr);
+    assert_eq!(answer(&mut socket, &SSL_REQUEST), b'S');
+    let mut session = caller.over(socket).unwrap();
+    session.write_all(&CANCEL_REQUEST).unwrap();
+    assert_eq!(session.hear(CANCEL_REQUEST.len()).unwrap(), CANCEL_REQUEST);
+    session.end().unwrap();
+    let mut socket = dial(adit.addr);
+    socket.write_all(&CANCEL_REQUEST).unwrap();
+    assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap_or_default(), 0);
+    adit.logs("tls_failure … PostgreSQL's CancelRequest in the clear");
+    assert_eq!(echo.taken(), 1);
+    // Both ends of it.
+    let client = Adit::start(pki.client(adit.addr) + " --starttls postgres");
+    assert_eq!(ask(client.addr, &CANCEL_REQUEST).unwrap(), CANCEL_REQUEST);
 }

@@ -9,5 +9,6 @@ mod pki;
 #[path = "../support/ports.rs"]
 mod ports;
 mod process;
+mod refused;
 mod systemd;
 mod takeover;

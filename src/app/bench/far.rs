@@ -1,6 +1,7 @@
 //! The far end: takes what the load sends, checks it, and answers.
 
 use std::{
+    io::{Write as _, stderr},
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
@@ -26,7 +27,7 @@ pub(super) async fn accept_loop(listener: TcpListener, tasks: Tasks, streams: Ha
                 tasks.spawn(serve(socket, peer, tasks.clone(), streams.clone()));
             }
             Err(error) => {
-                eprintln!("accept: {error}");
+                let _ = writeln!(stderr(), "accept: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
@@ -35,7 +36,9 @@ pub(super) async fn accept_loop(listener: TcpListener, tasks: Tasks, streams: Ha
 
 async fn serve(socket: TcpStream, peer: SocketAddr, tasks: Tasks, streams: Handle) {
     let tell = move |ended: Result<(), Failed>| match ended {
-        Err(failed) if failed.kind == "corrupt" => eprintln!("{peer}: {}", failed.text),
+        Err(failed) if failed.kind == "corrupt" => {
+            let _ = writeln!(stderr(), "{peer}: {}", failed.text);
+        }
         _ => {}
     };
     let hello = match hello(&socket).await {

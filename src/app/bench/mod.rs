@@ -12,6 +12,7 @@ mod report;
 mod wire;
 
 use std::{
+    io::{Write as _, stderr},
     net::SocketAddr,
     sync::{
         Arc,
@@ -33,6 +34,14 @@ pub(crate) use wire::MOST_SIZE;
 
 /// What a stream reads and writes at once.
 const BUFFER: usize = 256 * 1024;
+
+impl Mode {
+    /// Whether it is of messages (or connections) that can be due at a rate.
+    #[must_use]
+    pub fn is_paced(self) -> bool {
+        matches!(self, Self::Ping | Self::Churn | Self::Mixed)
+    }
+}
 
 /// What the load does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -104,16 +113,22 @@ pub struct Measured {
 /// # Errors
 /// If an address cannot be listened on.
 pub fn serve(addrs: &[SocketAddr], workers: usize) -> anyhow::Result<()> {
+    // Our threads share an address, and a second process could share it too, unnoticed.
+    let free = |addr: &SocketAddr| std::net::TcpListener::bind(addr).map(drop);
+    for addr in addrs.iter().filter(|_| workers > 1) {
+        free(addr).with_context(|| format!("cannot listen on {addr}"))?;
+    }
+    let shared = workers > 1;
     let others = (1..workers).map(|_| {
         let addrs = addrs.to_vec();
-        std::thread::spawn(move || listen(&addrs))
+        std::thread::spawn(move || listen(&addrs, shared))
     });
     // They end with the process.
     let _others: Vec<_> = others.collect();
-    listen(addrs)
+    listen(addrs, shared)
 }
 
-fn listen(addrs: &[SocketAddr]) -> anyhow::Result<()> {
+fn listen(addrs: &[SocketAddr], shared: bool) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let streams = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
@@ -124,10 +139,10 @@ fn listen(addrs: &[SocketAddr]) -> anyhow::Result<()> {
                 SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
             }?;
             socket.set_reuseaddr(true)?;
-            socket.set_reuseport(true)?;
+            socket.set_reuseport(shared)?;
             socket.bind(*addr).with_context(|| format!("cannot listen on {addr}"))?;
             let listener = socket.listen(1024).with_context(|| format!("listen on {addr}"))?;
-            eprintln!("listening on {}", listener.local_addr()?);
+            let _ = writeln!(stderr(), "listening on {}", listener.local_addr()?);
             tasks.spawn(far::accept_loop(listener, tasks.clone(), streams.handle().clone()));
         }
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -161,7 +176,13 @@ pub fn run(load: &Load) -> anyhow::Result<Measured> {
     let mut json = part.json();
     json["target"] = json!(load.target);
     json["verified"] = json!(load.verify);
-    Ok(Measured { json, table: part.table(), sound: part.is_sound() })
+    let table = part.table() + verified(load);
+    Ok(Measured { json, table, sound: part.is_sound() })
+}
+
+/// The line that says what was checked, if it was.
+fn verified(load: &Load) -> &'static str {
+    if load.verify { "  verified        every byte, at both ends\n" } else { "" }
 }
 
 /// Small messages beside much that is large or does not move.
@@ -186,6 +207,7 @@ fn mixed(load: &Load) -> anyhow::Result<Measured> {
         json["p99_ratio"] = json!(ratio);
         table += &format!("  p99 of the small messages: {ratio:.2} × what it is alone\n");
     }
+    table += verified(load);
     Ok(Measured { json, table, sound: all().all(Part::is_sound) })
 }
 

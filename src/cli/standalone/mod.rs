@@ -12,17 +12,15 @@ use clap::CommandFactory as _;
 pub(super) use client::ClientArgs;
 pub(super) use server::ServerArgs;
 
-use super::FAILED;
+use super::{FAILED, output::complain};
 use crate::app::standalone::{Plan, run};
 
 pub(super) fn serve(plan: Result<Plan, String>) -> u8 {
-    match plan.and_then(run) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("adit: error: {error}");
-            FAILED
-        }
-    }
+    let ran = plan.and_then(|plan| run(plan).map_err(|error| error.to_string()));
+    ran.unwrap_or_else(|error| {
+        complain!("adit: error: {error}");
+        FAILED
+    })
 }
 
 /// Puts `server` or `client` in front of flags that were written before it.

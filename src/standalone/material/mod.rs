@@ -31,6 +31,7 @@ use crate::{
     },
     identity::PrivateKey,
     lifecycle::Reminder,
+    observe::{Refusal, Refused},
     tls::{Ends, PeerTrust, Pin, StaleCrls, classic_provider},
     tunnel::Own,
 };
@@ -158,6 +159,8 @@ pub struct Keeper {
     reading: Arc<Semaphore>,
     /// The files before they were first read.
     first: Vec<Stamp>,
+    /// Whether what was read last of them is in use.
+    refusal: Refusal,
 }
 
 impl Keeper {
@@ -189,7 +192,18 @@ impl Keeper {
         let reading = Arc::new(Semaphore::new(1));
         let (error, obtained) = (Mutex::default(), Mutex::new(SystemTime::now()));
         let acme = config.acme().cloned().map(Renewal::of);
-        Ok(Arc::new(Self { config, now, error, obtained, workload_api, acme, reading, first }))
+        let refusal = Refusal::default();
+        Ok(Arc::new(Self {
+            config,
+            now,
+            error,
+            obtained,
+            workload_api,
+            acme,
+            reading,
+            first,
+            refusal,
+        }))
     }
 
     /// What is in use.
@@ -213,6 +227,12 @@ impl Keeper {
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why what is in its files is not what is in use, if so.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        self.refusal.get()
     }
 
     /// When what is in use was obtained.
@@ -257,10 +277,12 @@ impl Keeper {
             Ok(material) => {
                 *error = None;
                 self.take(material);
+                self.refusal.taken();
                 Ok(())
             }
             Err(why) => {
                 *error = Some(why.clone());
+                self.refusal.refused(&why);
                 Err(why)
             }
         }

@@ -183,6 +183,10 @@ mod tests {
         params.serial_number = Some(rcgen::SerialNumber::from(vec![0x7f; 20]));
         let uri = "spiffe://td/app".try_into().unwrap();
         params.subject_alt_names.push(rcgen::SanType::URI(uri));
+        // Go writes an IPv4 address as one, in 4 bytes or in 16.
+        for ip in ["192.0.2.1", "::ffff:192.0.2.2", "2001:db8::1"] {
+            params.subject_alt_names.push(rcgen::SanType::IpAddress(ip.parse().unwrap()));
+        }
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = params.self_signed(&key).unwrap();
         let peer = PeerCert::of(&[leaf.der().clone()]).unwrap();
@@ -194,6 +198,8 @@ mod tests {
         assert_eq!(certificate["Subject"]["Organization"], Json::Null);
         assert_eq!(certificate["DNSNames"], json!(["a.example"]));
         assert_eq!(certificate["URIs"][0]["Host"], "td");
+        let ips = json!(["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+        assert_eq!(certificate["IPAddresses"], ips);
         assert_eq!(certificate["EmailAddresses"], Json::Null);
         assert!(certificate["SerialNumber"].is_number());
         assert!(certificate["NotAfter"].as_str().unwrap().ends_with('Z'));

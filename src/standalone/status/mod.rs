@@ -31,7 +31,7 @@ pub use {
 };
 
 use super::{Address, Service};
-use crate::observe::Telemetry;
+use crate::observe::{Refusal, Refused, Telemetry};
 
 /// What is shown, where, and what may be done there.
 #[derive(Clone, Debug)]
@@ -102,6 +102,8 @@ pub struct Status {
     shutdown: CancellationToken,
     /// Another process answers from now on.
     retired: CancellationToken,
+    /// Whether the file that describes the services is what runs.
+    file: Refusal,
     /// The last check of the targets: when it began, and what it found.
     checked: tokio::sync::Mutex<Option<(Instant, Checked)>>,
 }
@@ -128,6 +130,7 @@ impl Status {
             state: Mutex::new(State { phase: Phase::Initializing, since: SystemTime::now() }),
             shutdown: CancellationToken::new(),
             retired: CancellationToken::new(),
+            file: Refusal::default(),
             checked: tokio::sync::Mutex::default(),
         })
     }
@@ -149,6 +152,26 @@ impl Status {
         if state.phase != Phase::Stopping {
             (state.phase, state.since) = (phase, SystemTime::now());
         }
+    }
+
+    /// The file that describes the services was read: what is wrong with it, if it was not taken.
+    pub fn file_read(&self, fault: Option<&str>) {
+        match fault {
+            Some(fault) => self.file.refused(fault),
+            None => self.file.taken(),
+        }
+    }
+
+    /// All that is on disk and was not taken, and what that is.
+    fn refused(&self) -> Vec<(String, Refused)> {
+        let file = self.file.get().map(|refused| ("the configuration".to_owned(), refused));
+        let services = self.services();
+        let of_services = services.iter().flat_map(|service| {
+            let policies = service.config.access.files().filter_map(|file| file.refusal.get());
+            let all = service.keeper.refused().into_iter().chain(policies);
+            all.map(|refused| (format!("service {}", service.config.name), refused))
+        });
+        file.into_iter().chain(of_services).collect()
     }
 
     /// Waits for `POST /_shutdown`. Cancel safe.

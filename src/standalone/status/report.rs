@@ -51,6 +51,7 @@ pub(super) fn report(
     }
     put("time", json!(moment(SystemTime::now())));
     put("last_reload", json!(last_reload.map(moment)));
+    put("config", config(status));
     put("hostname", json!(status.hostname));
     put("message", json!(phase.as_str()));
     put("revision", json!(env!("CARGO_PKG_VERSION")));
@@ -62,6 +63,20 @@ pub(super) fn report(
         put("draining", draining(status, since));
     }
     (ok, Value::Object(all))
+}
+
+/// Whether what is on disk is what runs.
+fn config(status: &Status) -> Value {
+    let refused = status.refused();
+    let Some(since) = refused.iter().map(|(_, refused)| refused.since).min() else {
+        return json!({ "state": "current" });
+    };
+    let why = refused.iter().map(|(what, refused)| format!("{what}: {}", refused.error));
+    json!({
+        "state": "refused",
+        "since": moment(since),
+        "error": why.collect::<Vec<_>>().join("; "),
+    })
 }
 
 fn named(service: &Service, why: &str) -> String {

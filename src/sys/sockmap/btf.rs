@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn fields_of_the_running_kernel() {
         let Ok(btf) = Btf::of_kernel() else {
-            return eprintln!("this kernel has no type information");
+            return; // this kernel has no type information
         };
         // `struct sock` starts with `struct sock_common`, and that with the addresses.
         assert_eq!(btf.offset("sock", &["__sk_common", "skc_daddr"]), Some(0));
