@@ -5,6 +5,11 @@
 //! Counted is by identity; who is kept off, and whose tunnels share their turns on a worker
 //! ([`super::readers`]), is an identity at its address: neither others of that address nor, of a
 //! workload with many replicas, those elsewhere pay for it. Time comes in.
+//!
+//! Who is kept off is known once its handshake is done, and may repeat that. It gets what every
+//! stranger gets, who needs no SVID to have a whole handshake made and refused: so many places for
+//! handshakes of a source, where its own oldest goes first. A rate for its source would keep off
+//! its neighbours there, whom nothing tells from it before they have shown who they are.
 
 use std::{
     collections::HashMap,
