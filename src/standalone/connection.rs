@@ -21,7 +21,7 @@ use crate::{
     identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     relay::{self, App, Far, Withdrawn},
-    sys::sockets,
+    sys::{descriptors::of_traffic, sockets},
     tls::{
         TlsError,
         secured::{self, Secured},
@@ -337,6 +337,7 @@ async fn towards(
     let dialled = |tcp: &TcpStream| {
         begun = Instant::now();
         conn.facts(|f| f.dst_addr = endpoint::remote(tcp));
+        of_traffic(tcp).map(drop)
     };
     let secured = reach::tls(service, target, dialled).await;
     let secured = secured.map_err(|outcome| counted(service, outcome))?;
@@ -441,7 +442,7 @@ pub(super) async fn dial(
     let mut tries = service.targets.tries(deadline);
     while let Some((target, share)) = tries.next() {
         let dialled = async {
-            let mut stream = endpoint::connect(&target.address).await?;
+            let mut stream = of_traffic(endpoint::connect(&target.address).await?)?;
             stream.write_all(header).await?;
             Ok(stream)
         };
