@@ -4,7 +4,6 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,18 +18,15 @@ use tokio::net::TcpListener;
 use crate::{
     ca::federation::Federation,
     config::Settings,
-    lifecycle::{Places, Tasks, aside, source},
+    lifecycle::{EndpointPlaces, Tasks, aside, source},
     node::Node,
     observe::{Refusal, Refused, logging::Logging},
     rpc::http::{self, Answer, answer, text},
-    sys::descriptors::is_reserved,
 };
 
 /// How many connections each endpoint has, and of one source: beyond it the oldest is closed.
 const PLACES: usize = 64;
 const OF_ONE: usize = 32;
-/// How many connections each endpoint has of descriptors that are kept for other things.
-const FEW: usize = 8;
 /// How long a connection may last, with all its requests.
 const WHOLE: Duration = Duration::from_secs(30);
 
@@ -119,21 +115,13 @@ async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
-    let places = Places::new(PLACES, OF_ONE);
-    let last = Places::new(FEW, FEW);
+    let places = EndpointPlaces::new(PLACES, OF_ONE);
     loop {
         let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = places.take(source(peer.ip())) else { continue };
-        // Where no others are left, a few descriptors at a time: the rest is for what keeps pods.
-        let scarce = is_reserved(socket.as_fd()).then(|| last.take(source(peer.ip())));
-        let scarce = match scarce {
-            Some(None) => continue,
-            Some(place) => place,
-            None => None,
-        };
+        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
         let Ok(bound) = socket.local_addr() else { continue };
         let state = Arc::clone(&state);
         conns.spawn(async move {
@@ -141,16 +129,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, endpoint: Endpoint, co
                 let state = Arc::clone(&state);
                 async move { route(&state, endpoint, bound, &request).await }
             };
-            let needed = async {
-                match &scarce {
-                    Some(place) => place.given_up().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = http::serve(socket, WHOLE, &place, route) => {}
-                () = needed => {}
-            }
+            http::serve(socket, WHOLE, place.given_up(), route).await;
         });
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         server::{self, Metrics, authorize::Pod},
     },
     config::{CaServerConfig, load_ca_server, load_pods},
-    lifecycle::{Places, Tasks, source},
+    lifecycle::{EndpointPlaces, Tasks, source},
     observe::logging::Logging,
     rpc::http,
 };
@@ -133,13 +133,13 @@ async fn watch_pods(file: PathBuf, mut seen: Option<Stamp>, pods: Arc<ArcSwap<Ve
 }
 
 async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Tasks) {
-    let places = Places::new(METRICS_PLACES, METRICS_PLACES / 2);
+    let places = EndpointPlaces::new(METRICS_PLACES, METRICS_PLACES / 2);
     loop {
         let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = places.take(source(peer.ip())) else { continue };
+        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
         let metrics = Arc::clone(&metrics);
         tasks.spawn(async move {
             let page = |request: Request<Incoming>| {
@@ -153,7 +153,7 @@ async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Task
                 });
                 std::future::ready(page)
             };
-            http::serve(socket, METRICS_WHOLE, &place, page).await;
+            http::serve(socket, METRICS_WHOLE, place.given_up(), page).await;
         });
     }
 }

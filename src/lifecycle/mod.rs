@@ -4,6 +4,7 @@
 mod aside;
 mod clock;
 pub mod dial;
+mod endpoint_places;
 mod places;
 mod reminder;
 mod service_manager;
@@ -11,6 +12,7 @@ mod tasks;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
+pub use endpoint_places::{EndpointPlace, EndpointPlaces};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

@@ -17,8 +17,6 @@ use tokio::{
     time::timeout,
 };
 
-use crate::lifecycle::Place;
-
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(2);
 
@@ -26,9 +24,13 @@ const HEAD: Duration = Duration::from_secs(2);
 pub type Answer = Response<Full<Bytes>>;
 
 /// Answers on one connection until the caller is done, `whole` has passed (whoever does not read
-/// is closed then at the latest), or the place is needed for somebody else.
-pub async fn serve<S, F, A>(stream: S, whole: Duration, place: &Place<IpAddr>, answer: F)
-where
+/// is closed then at the latest), or its place is given up for somebody else.
+pub async fn serve<S, F, A>(
+    stream: S,
+    whole: Duration,
+    given_up: impl Future<Output = ()>,
+    answer: F,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Answer>,
@@ -43,7 +45,7 @@ where
     tokio::select! {
         // A client that goes away in the middle concerns nobody.
         _ = timeout(whole, served) => {}
-        () = place.given_up() => {}
+        () = given_up => {}
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     observe::conn::{CloseReason, OpenConn},
     relay::{self, App, Far, Withdrawn},
-    sys::sockets,
+    sys::{descriptors::of_traffic, sockets},
     tls::{
         TlsError,
         secured::{self, Secured},
@@ -356,6 +356,7 @@ async fn towards(
     let dialled = |tcp: &TcpStream| {
         begun = Instant::now();
         conn.facts(|f| f.dst_addr = endpoint::remote(tcp));
+        of_traffic(tcp).map(drop)
     };
     let secured = reach::tls(service, target, dialled).await;
     let secured = secured.map_err(|outcome| counted(service, outcome))?;
@@ -390,7 +391,7 @@ pub(super) async fn dial(
     let mut tries = service.targets.tries(deadline);
     while let Some((target, share)) = tries.next() {
         let dialled = async {
-            let mut stream = endpoint::connect(&target.address).await?;
+            let mut stream = of_traffic(endpoint::connect(&target.address).await?)?;
             stream.write_all(header).await?;
             Ok(stream)
         };

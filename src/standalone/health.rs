@@ -92,7 +92,7 @@ async fn ask(
     config: &HealthConfig,
 ) -> Result<Option<Parting>, String> {
     if service.config.role == Role::Client {
-        let secured = reach::tls(service, target, |_| ()).await;
+        let secured = reach::tls(service, target, |_| Ok(())).await;
         let secured = secured.map_err(|(_, why)| why.unwrap_or_default())?;
         let far = SecuredFar::new(secured).map_err(|e| e.to_string())?;
         return Ok(Some(Parting::Tls(Box::new(far))));

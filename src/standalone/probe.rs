@@ -89,7 +89,7 @@ impl Service {
     async fn probe_tls(&self) -> Result<Parting, String> {
         let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {
-            let secured = reach::tls(self, target, |_| ()).await;
+            let secured = reach::tls(self, target, |_| Ok(())).await;
             reached = secured.map_err(|(_, why)| why.unwrap_or_default());
             if reached.is_ok() {
                 break;

@@ -23,18 +23,18 @@ use crate::{
 const PARTING: Duration = Duration::from_secs(1);
 
 /// TLS to one target; whether it is whom we want, beyond its certificate's name, is not asked.
-/// `dialled` sees the socket before the handshake.
+/// `dialled` sees the socket before the handshake, and may have it closed.
 pub(super) async fn tls(
     service: &Service,
     target: &Target,
-    dialled: impl FnOnce(&TcpStream),
+    dialled: impl FnOnce(&TcpStream) -> io::Result<()>,
 ) -> Result<Secured, Outcome> {
     let Config::Client(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
     let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
     let mut tcp = tcp.map_err(|e| unreached(target, &e))?;
-    dialled(&tcp);
+    dialled(&tcp).map_err(|e| unreached(target, &e))?;
     if let Some(protocol) = service.config.tls.starttls {
         protocol.ask(&mut tcp).await.map_err(|e| not_begun(&e))?;
     }

@@ -38,6 +38,7 @@ use crate::{
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
         metrics::SocketCount,
     },
+    sys::descriptors::of_traffic,
     tls::Acceptor,
     tunnel::{Callers, Pool},
 };
@@ -327,7 +328,8 @@ impl Service {
                 Role::Client => self.slot().await,
                 Role::Server => None,
             };
-            match listener.accept().await {
+            let accepted = listener.accept().await;
+            match accepted.and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer))) {
                 Ok((socket, peer)) => {
                     pause = Duration::from_millis(5);
                     self.counts.accepted.fetch_add(1, Relaxed);

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -22,6 +22,17 @@ pub fn is_reserved(fd: BorrowedFd<'_>) -> bool {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let from = if most < 4 * RESERVE { most } else { most - RESERVE };
     u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= from)
+}
+
+/// What traffic has just taken, unless its descriptor is one of those that are kept.
+///
+/// # Errors
+/// EMFILE: it is closed again.
+pub fn of_traffic<T: AsFd>(taken: T) -> io::Result<T> {
+    match is_reserved(taken.as_fd()) {
+        true => Err(nix::errno::Errno::EMFILE.into()),
+        false => Ok(taken),
+    }
 }
 
 /// Whether a descriptor that traffic has just taken is one of the last quarter. There, whoever has

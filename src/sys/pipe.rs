@@ -11,6 +11,8 @@ use nix::{
     unistd::pipe2,
 };
 
+use super::descriptors::of_traffic;
+
 /// How many idle ones a thread keeps.
 const KEPT: usize = 64;
 /// What one read takes at most: what a pipe holds unless somebody makes it larger (pipe(7)).
@@ -31,13 +33,13 @@ impl Pipe {
     /// An empty one.
     ///
     /// # Errors
-    /// No descriptors.
+    /// No descriptors; the last of them are not for traffic.
     pub fn take() -> io::Result<Self> {
         if let Some(pipe) = IDLE.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
         let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok(Self { out, into, inside: 0 })
+        Ok(Self { out: of_traffic(out)?, into: of_traffic(into)?, inside: 0 })
     }
 
     /// For whoever needs one next; one that is not empty is closed.

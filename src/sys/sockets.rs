@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::{descriptors::is_reserved, netns::Netns};
+use super::{descriptors::of_traffic, netns::Netns};
 
 /// The packet mark of every socket of ours (1337).
 pub const MARK: u32 = 0x539;
@@ -86,10 +86,11 @@ pub fn outbound_socket(netns: &Netns, towards: SocketAddr) -> io::Result<Socket>
 /// A socket in our own namespace, without a mark: nothing is captured there.
 ///
 /// # Errors
-/// No descriptors.
+/// No descriptors; the last of them are not for traffic.
 pub fn plain_socket(towards: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(towards), kind, Some(Protocol::TCP))?;
+    let socket = of_traffic(socket)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
     Ok(socket)
@@ -103,9 +104,7 @@ pub fn local_socket(netns: &Netns, towards: SocketAddr) -> io::Result<Socket> {
     netns.run(|| {
         let kind = Type::STREAM.nonblocking();
         let socket = Socket::new(Domain::for_address(towards), kind, Some(Protocol::TCP))?;
-        if is_reserved(socket.as_fd()) {
-            return Err(nix::errno::Errno::EMFILE.into());
-        }
+        let socket = of_traffic(socket)?;
         socket.set_tcp_nodelay(true)?;
         socket
             .set_mark(MARK)

@@ -2,20 +2,29 @@
 //! streams and so much memory. One that was cut off for a flood is not taken again for a while,
 //! so that it cannot have another handshake, and another allowance, for each one it used up.
 //!
-//! Counted is by identity; who is kept off is an identity at its address: neither others of that
-//! address nor, of a workload with many replicas, those elsewhere pay for it. Time comes in.
+//! Counted is by identity; who is kept off, and whose tunnels share their turns on a worker
+//! ([`super::readers`]), is an identity at its address: neither others of that address nor, of a
+//! workload with many replicas, those elsewhere pay for it. Time comes in.
+//!
+//! Who is kept off is known once its handshake is done, and may repeat that. It gets what every
+//! stranger gets, who needs no SVID to have a whole handshake made and refused: so many places for
+//! handshakes of a source, where its own oldest goes first. A rate for its source would keep off
+//! its neighbours there, whom nothing tells from it before they have shown who they are.
 
 use std::{
     collections::HashMap,
     hash::Hash,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Context,
+    thread::ThreadId,
     time::{Duration, Instant},
 };
 
+use super::readers::{Reader, Readers};
 use crate::{identity::SpiffeId, lifecycle::source};
 
 /// What one caller may have of one pod.
@@ -49,7 +58,11 @@ pub struct Callers {
 struct Books {
     cut_off: CutOff<(SpiffeId, IpAddr)>,
     known: HashMap<SpiffeId, Known>,
+    /// Of those that have tunnels on a worker.
+    readers: HashMap<OnWorker, Weak<Readers>>,
 }
+
+type OnWorker = (SpiffeId, IpAddr, ThreadId);
 
 #[derive(Debug)]
 struct Known {
@@ -63,6 +76,8 @@ struct Has {
     tunnels: AtomicUsize,
     streams: AtomicUsize,
     held: AtomicUsize,
+    /// Bytes that came and that nothing was done about yet.
+    unread: AtomicUsize,
 }
 
 /// A caller with a tunnel, until dropped.
@@ -80,12 +95,16 @@ pub(super) struct StreamPlace {
     of_all: Arc<AtomicUsize>,
 }
 
-/// What one tunnel holds of its caller's share of memory.
+/// What one tunnel has of its caller's share: of memory, and of its worker's time.
 #[derive(Debug)]
 pub(super) struct Share {
     has: Arc<Has>,
     most: usize,
     own: usize,
+    unread: usize,
+    reader: Option<Reader>,
+    callers: Callers,
+    at: OnWorker,
 }
 
 impl Callers {
@@ -156,9 +175,27 @@ impl Caller {
         }
     }
 
-    /// Where one of its tunnels counts what it holds.
+    /// Where one of its tunnels, that this worker serves, counts what it holds and does.
     pub(super) fn share(&self) -> Share {
-        Share { has: Arc::clone(&self.has), most: self.callers.limits.held, own: 0 }
+        let (id, from) = self.at.clone();
+        let at = (id, from, std::thread::current().id());
+        let mut books = self.callers.lock();
+        let known = books.readers.entry(at.clone()).or_default();
+        let readers = known.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::default();
+            *known = Arc::downgrade(&fresh);
+            fresh
+        });
+        drop(books);
+        Share {
+            has: Arc::clone(&self.has),
+            most: self.callers.limits.held,
+            own: 0,
+            unread: 0,
+            reader: Some(Reader::new(readers)),
+            callers: self.callers.clone(),
+            at,
+        }
     }
 }
 
@@ -196,11 +233,48 @@ impl Share {
     pub(super) fn is_tight(&self) -> bool {
         self.has.held.load(Relaxed) > self.most / 2
     }
+
+    /// So many bytes came that nothing was done about yet.
+    pub(super) fn set_unread(&mut self, bytes: usize) {
+        self.has.unread.fetch_add(bytes, Relaxed);
+        self.has.unread.fetch_sub(self.unread, Relaxed);
+        self.unread = bytes;
+    }
+
+    /// Whether its caller's tunnels are to read no more than they must.
+    pub(super) fn has_much_unread(&self) -> bool {
+        self.has.unread.load(Relaxed) > MOST_UNREAD
+    }
+
+    /// How much may be done for this tunnel now, as [`Reader::may`].
+    pub(super) fn may_read(&mut self, cx: &mut Context<'_>) -> Option<usize> {
+        self.reader.as_mut().map_or(Some(usize::MAX), |reader| reader.may(cx))
+    }
+
+    /// A turn is over, as [`Reader::done`].
+    pub(super) fn has_read(&mut self, work: usize, again: bool, cx: &mut Context<'_>) {
+        if let Some(reader) = &mut self.reader {
+            reader.done(work, again, cx);
+        }
+    }
+
+    /// There is nothing to read, or will never be.
+    pub(super) fn reads_nothing(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.leave();
+        }
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.has.held.fetch_sub(self.own, Relaxed);
+        self.has.unread.fetch_sub(self.unread, Relaxed);
+        self.reader = None;
+        let mut books = self.callers.lock();
+        if books.readers.get(&self.at).is_some_and(|readers| readers.strong_count() == 0) {
+            books.readers.remove(&self.at);
+        }
     }
 }
 
@@ -307,6 +381,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const FORGIVEN: Duration = Duration::from_secs(120);
 /// So many seconds' worth of new tunnels may come at once.
 const BURST: u32 = 4;
+/// With so much unread, the tunnels of a caller read a record at a time.
+const MOST_UNREAD: usize = 4 << 20;
 /// How many callers are remembered.
 const MOST_KNOWN: usize = 4_096;
 
@@ -350,8 +426,8 @@ mod tests {
         assert!(tunnels[0].stream().is_ok());
         drop((one, two, tunnels));
         assert!(callers.lock().known.values().all(|known| {
-            let Has { tunnels, streams, held } = &*known.has;
-            [tunnels, streams, held].iter().all(|n| n.load(Relaxed) <= 1)
+            let Has { tunnels, streams, held, unread } = &*known.has;
+            [tunnels, streams, held, unread].iter().all(|n| n.load(Relaxed) <= 1)
         }));
         drop(callers.enter(&id("web"), HERE, now).unwrap());
         assert_eq!(callers.lock().known[&id("web")].has.tunnels.load(Relaxed), 0);

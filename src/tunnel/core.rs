@@ -18,6 +18,7 @@ use super::{
     buffers,
     callers::Share,
     http2::{Code, FEW, Failure, Http2, Limits, Request, Role},
+    readers::TURN,
     record::{RecordError, Records},
     turns::Turns,
 };
@@ -98,10 +99,14 @@ pub(super) struct Core {
     pub(super) partial: Vec<u8>,
     /// What was opened, and is for the next turn.
     rest: received::Rest,
-    /// What the streams' queues hold, of what the peer may have (server).
+    /// What the streams' queues hold and the turns take, of what the peer may have (server).
     pub(super) share: Option<Share>,
     /// What was done in this turn.
     work: usize,
+    /// What may be done in this turn.
+    most: usize,
+    /// How many turns without a rest it takes until reads are large again.
+    narrow: u8,
     pub(super) over: Option<Over>,
     /// The peer has said close_notify.
     pub(super) peer_closed: bool,
@@ -130,6 +135,8 @@ impl Core {
             rest: received::Rest::default(),
             share,
             work: 0,
+            most: TURN,
+            narrow: 0,
             over: None,
             peer_closed: false,
             heard: now,
@@ -252,6 +259,7 @@ impl Core {
     pub(super) fn end(&mut self, over: Over) {
         self.over.get_or_insert(over);
         self.incoming.clear();
+        self.drop_unread();
         self.streams.values_mut().for_each(Stream::wake);
         self.wake_driver();
     }

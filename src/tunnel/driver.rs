@@ -19,7 +19,7 @@ use super::{
     record::RecordError,
     stream::TunnelStream,
 };
-use crate::{lifecycle::behind_others, relay::with_scratch, sys::sockets, tls::Session};
+use crate::{relay::with_scratch, sys::sockets, tls::Session};
 
 /// A tunnel, shared by its driver and its streams.
 pub(super) struct Tunnel {
@@ -227,20 +227,41 @@ impl Tunnel {
     }
 
     fn poll_read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+        if !core.has_rest() && !self.is_readable(core, cx)? {
+            core.reads_nothing();
+            return Ok(());
+        }
+        if core.may_read(cx) {
+            let again = self.read(core, cx)?;
+            core.has_read(again, cx);
+        }
+        Ok(())
+    }
+
+    fn is_readable(&self, core: &Core, cx: &mut Context<'_>) -> Result<bool, Over> {
+        // What has not ended by now never will.
+        if core.peer_closed {
+            return Err(Over::Closed);
+        }
+        match self.tcp.poll_read_ready(cx) {
+            Poll::Ready(ready) => ready.map(|()| true).map_err(Over::from),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// One turn; whether there is more to read.
+    fn read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<bool, Over> {
         core.next_turn()?;
         for _ in 0..TURNS {
             if core.turn_is_over() {
                 break;
             }
-            // What has not ended by now never will.
-            if core.peer_closed {
-                return Err(Over::Closed);
-            }
-            match self.tcp.poll_read_ready(cx) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => return Ok(()),
+            if !self.is_readable(core, cx)? {
+                return Ok(false);
             }
             with_scratch(|buffer| {
+                let most = core.next_read(buffer.len());
+                let buffer = &mut buffer[..most];
                 let have = core.partial.len();
                 buffer[..have].copy_from_slice(&core.partial);
                 let read = match self.tcp.try_read(&mut buffer[have..]) {
@@ -260,11 +281,13 @@ impl Tunnel {
                 Ok(())
             })?;
         }
-        behind_others(cx);
-        Ok(())
+        Ok(true)
     }
 }
 
 fn ended(orderly: bool) -> Over {
     if orderly { Over::Closed } else { RecordError::Truncated.into() }
 }
+
+#[cfg(test)]
+mod tests;

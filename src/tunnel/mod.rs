@@ -28,6 +28,7 @@ pub mod http2;
 mod patience;
 mod pool;
 mod proven;
+mod readers;
 pub mod record;
 pub mod server;
 pub mod stream;

@@ -9,5 +9,6 @@ mod issuer;
 mod raw;
 mod refusals;
 mod server;
+mod shortage;
 mod trust;
 mod web;

@@ -1,13 +1,15 @@
 //! Plain servers on threads, as legacy applications are: they know nothing of TLS.
 
 use std::{
-    io::{Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use crate::process::PATIENCE;
@@ -88,6 +90,59 @@ impl Drop for Backend {
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
+    }
+}
+
+/// Answers a question, and once its caller has ended goes on speaking for longer than `limit`, but
+/// is never silent for so long; then it says nothing more and ends nothing.
+pub(crate) struct Fading {
+    backend: Backend,
+    limit: Duration,
+    /// When it had said the last, and what became of its side of the connection.
+    told: mpsc::Receiver<(Instant, Option<io::Error>)>,
+}
+
+impl Fading {
+    pub(crate) fn start(limit: Duration) -> Self {
+        let (tell, told) = mpsc::channel();
+        let backend = Backend::start(move |mut socket| {
+            let mut question = [0; 8];
+            let asked = socket.read_exact(&mut question).and_then(|()| socket.write_all(b"answer"));
+            let _ = asked.and_then(|()| socket.read_to_end(&mut Vec::new()));
+            for _ in 0..12 {
+                thread::sleep(limit / 8);
+                let _ = socket.write_all(&[7; 1000]);
+            }
+            let last = Instant::now();
+            let mut became = None;
+            while became.is_none() && last.elapsed() < PATIENCE {
+                thread::sleep(Duration::from_millis(10));
+                became = socket.take_error().unwrap();
+            }
+            let _ = tell.send((last, became));
+        });
+        Self { backend, limit, told }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.backend.addr
+    }
+
+    /// Asks through whoever listens there, where silence is cut after the limit: not before, and
+    /// with a reset on both sides.
+    pub(crate) fn is_cut(&self, through: SocketAddr) {
+        let mut socket = dial(through);
+        thread::sleep(Duration::from_millis(200));
+        socket.write_all(b"question").unwrap();
+        socket.read_exact(&mut [0; 6]).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        let mut heard = Vec::new();
+        let end = socket.read_to_end(&mut heard).map_err(|e| e.kind());
+        let at = Instant::now();
+        assert_eq!((heard.len(), end), (12_000, Err(ErrorKind::ConnectionReset)));
+        let (last, became) = self.told.recv().unwrap();
+        assert!(at - last >= self.limit, "cut {:?} after the last byte", at - last);
+        assert!(became.is_some(), "the backend is told nothing, or of an end in order");
     }
 }
 

@@ -11,13 +11,14 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    backends::{Backend, ask, dial, nobody, reset},
+    backends::{Backend, Fading, ask, dial, nobody, reset},
     pattern::Pattern,
     peers::{BOTH, Caller, Demand, tls_backend, tls_echo},
     pki::{Pki, as_app, as_server},
     process::{Adit, eventually, refused},
 };
 
+const HALF_CLOSED: Duration = Duration::from_millis(1500);
 const DB: &str = "--verify-id spiffe://td.test/db";
 
 /// A server of tunnels in front of `target`, and a client into it that asks for `asked`.
@@ -76,6 +77,22 @@ fn half_closes_go_through_a_tunnel() {
     socket.write_all(b"and so on").unwrap();
     socket.shutdown(Shutdown::Write).unwrap();
     client.logs("completed");
+}
+
+#[test]
+fn a_half_closed_stream_lasts_while_it_moves_and_is_reset_when_it_is_silent() {
+    let pki = Pki::new();
+    let cut = |flags: [&str; 2], which: usize| {
+        let fading = Fading::start(HALF_CLOSED);
+        let (server, client) = pair(&pki, fading.addr(), fading.addr(), flags);
+        fading.is_cut(client.addr);
+        [server, client][which].logs("half_close_timeout … 1.5s");
+    };
+    let by_client = format!("{DB} --close-timeout 1500ms");
+    thread::scope(|all| {
+        all.spawn(|| cut(["--allow-all --close-timeout 1500ms", DB], 0));
+        all.spawn(|| cut(["--allow-all", &by_client], 1));
+    });
 }
 
 #[test]

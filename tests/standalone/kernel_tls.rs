@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    backends::{Backend, dial},
+    backends::{Backend, Fading, dial},
     pattern::Pattern,
     peers::{Caller, ONLY12, ONLY13},
     pki::Pki,
@@ -79,6 +79,31 @@ fn bytes_arrive_as_they_were_sent_both_ways_at_once() {
         server.logs("completed");
         client.logs("completed");
     }
+}
+
+/// adit is both ends of TLS, and either of them may be who cuts.
+#[test]
+fn a_half_closed_connection_lasts_while_it_moves_and_is_reset_when_it_is_silent() {
+    let (pki, limit) = (Pki::new(), Duration::from_millis(1500));
+    let cut = |version: &str, path: &str, flags: [&str; 2], which: usize| {
+        let fading = Fading::start(limit);
+        let version = format!(" --allow-all --max-tls-version {version} ");
+        let server = Adit::start(pki.server(fading.addr()) + &version + flags[0]);
+        let target = format!("localhost:{}", server.addr.port());
+        let client = Adit::start(pki.client(target) + flags[1]);
+        fading.is_cut(client.addr);
+        let seen = [server, client];
+        seen[which].logs("half_close_timeout … 1.5s");
+        seen[0].logs(&format!("tls.path=\"{path}\""));
+    };
+    let flag = " --close-timeout 1500ms";
+    let cut = &cut;
+    thread::scope(|all| {
+        for (version, path) in ["TLS1.2", "TLS1.3"].into_iter().zip(expected()) {
+            all.spawn(move || cut(version, path, [flag, ""], 0));
+            all.spawn(move || cut(version, path, ["", flag], 1));
+        }
+    });
 }
 
 /// rustls asks for an answer each time; what is in flight is opened under the right key.

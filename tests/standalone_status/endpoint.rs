@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -201,6 +202,34 @@ fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
     let error = status.1["services"][0]["last_reload_error"].as_str().unwrap();
     assert!(error.contains("server.crt"), "{error}");
     connect(&pki, listen).unwrap();
+}
+
+/// Callers that say nothing, until traffic has all descriptors it may have: who asks how it is gets
+/// a few of the others, and a reload still reads files.
+#[test]
+fn the_last_descriptors_are_for_status_and_reload() {
+    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let url = format!("http://{at}");
+    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    until_status(at, "listening");
+    let pid = adit.pid().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &pid, "--nofile=300:"]).status();
+    assert!(limited.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
+    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let _silent: Vec<_> = (0..300).map(|_| TcpStream::connect(listen).unwrap()).collect();
+    adit.says("accept failed, backing off");
+    let full = open();
+    assert!((200..=240).contains(&full), "{full} descriptors are taken");
+    let _asking: Vec<_> = (0..30).map(|_| TcpStream::connect(at).unwrap()).collect();
+    thread::sleep(Duration::from_millis(500));
+    assert!(open() <= full + 12, "{} descriptors are taken, {full} before", open());
+    let (code, status) = status_of(at).unwrap();
+    assert_eq!(code, 200, "{status:#}");
+    std::fs::write(pki.path("server.crt"), "nonsense").unwrap();
+    adit.signal(Signal::SIGHUP);
+    let told = |s: &serde_json::Value| s["services"][0]["last_reload_error"].to_string();
+    let error = until("the error", || Some(told(&status_of(at)?.1)).filter(|e| e != "null"));
+    assert!(error.contains("server.crt") && !error.contains("open files"), "{error}");
 }
 
 #[test]

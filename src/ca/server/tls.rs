@@ -30,6 +30,7 @@ use crate::{
     ca::{CaError, EmbeddedCa, Source},
     identity::{Purpose, SvidError, stream_words, verify_svid},
     lifecycle::{Places, Tasks, source},
+    sys::descriptors::of_traffic,
 };
 
 /// How many connections are open at once, and of one address: as many as a node with a thousand
@@ -146,7 +147,9 @@ pub(super) async fn accept(
 ) {
     let places = Places::new(CONNECTIONS, EACH);
     loop {
-        let (tcp, addr) = match listener.accept().await {
+        let accepted = listener.accept().await;
+        let accepted = accepted.and_then(|(tcp, addr)| Ok((of_traffic(tcp)?, addr)));
+        let (tcp, addr) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(target: "ca", %error, "cannot accept");

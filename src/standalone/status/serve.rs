@@ -1,10 +1,6 @@
 //! The endpoint: few connections at once, each with a limit on its time.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -22,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Status, metrics::Gathered, report, unix_now};
 use crate::{
-    lifecycle::{Place, Places, Tasks, source},
+    lifecycle::{EndpointPlace, EndpointPlaces, Tasks, source},
     rpc::http::{self, Answer},
     standalone::{Accepting, Listening, UNIX_PEER},
     tls::classic_provider,
@@ -58,13 +54,13 @@ pub fn serve(
 }
 
 async fn accept(listener: &Accepting, status: &Arc<Status>, https: bool, conns: &Tasks) {
-    let places = Places::new(MOST, MOST);
+    let places = EndpointPlaces::new(MOST, MOST);
     loop {
         let Ok((socket, peer)) = listener.accept().await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = places.take(source(peer.ip())) else { continue };
+        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
         // Where only this machine is served, only its own names are; a certificate has its own.
         let named = !https && peer != UNIX_PEER;
         let bound = socket.local_addr().ok().filter(|at| named && at.ip().is_loopback());
@@ -104,13 +100,13 @@ async fn answer(
     status: &Arc<Status>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     bound: Option<SocketAddr>,
-    place: &Place<IpAddr>,
+    place: &EndpointPlace,
 ) {
     let route = |request| {
         let status = Arc::clone(status);
         async move { route(&status, bound, &request).await }
     };
-    http::serve(stream, WHOLE, place, route).await;
+    http::serve(stream, WHOLE, place.given_up(), route).await;
 }
 
 async fn route(status: &Status, bound: Option<SocketAddr>, request: &Request<Incoming>) -> Answer {

@@ -3,18 +3,23 @@
 
 use std::{
     io::{self, IoSlice},
+    iter,
     ops::Range,
     sync::atomic::Ordering::Relaxed,
+    task::Context,
     time::Instant,
 };
 
 use super::{Core, Over, Stream};
 use crate::{
+    lifecycle::behind_others,
     sys::{sockets, sockmap::must_wait},
     tunnel::{
         buffers,
+        callers::Share,
         http2::{Code, Event},
-        record::Opened,
+        readers::TURN,
+        record::{MAX_RECORD, Opened},
     },
 };
 
@@ -26,8 +31,13 @@ impl Core {
         buffers::with_ranges(|plain| {
             let opened = self.open(bytes, plain);
             self.work += plain.len();
-            // What was sound before an error still counts, and there is no next turn.
-            let most = if opened.is_ok() { MOST_WORK } else { usize::MAX };
+            // What was sound before an error still counts, and there is no next turn. Who leaves
+            // no rests leaves none here: bulk is a few frames, however late in its caller's turn.
+            let most = match opened {
+                Ok(()) if self.narrow > 0 => self.most,
+                Ok(()) => TURN,
+                Err(_) => usize::MAX,
+            };
             self.frames(bytes, plain, most)?;
             opened
         })
@@ -36,28 +46,85 @@ impl Core {
     /// Begins a turn, with what the last one has left.
     pub(in crate::tunnel) fn next_turn(&mut self) -> Result<(), Over> {
         self.work = 0;
+        self.narrow = self.narrow.saturating_sub(1);
         if self.rest.bytes.is_empty() {
             return Ok(());
         }
         let Rest { bytes, mut at } = std::mem::take(&mut self.rest);
         let mut batch = Batch { id: 0, slices: Vec::new() };
-        let read = self.read(&bytes[at..], &mut batch, MOST_WORK);
+        let read = self.read(&bytes[at..], &mut batch, self.most);
         self.deliver(&mut batch);
         at += read?;
-        if at < bytes.len() {
-            self.rest = Rest { bytes, at };
-        }
+        let rest = if at < bytes.len() { Rest { bytes, at } } else { Rest::default() };
+        self.leave_rest(rest);
         Ok(())
+    }
+
+    fn leave_rest(&mut self, rest: Rest) {
+        if let Some(share) = &mut self.share {
+            share.set_unread(rest.bytes.len());
+        }
+        if !rest.bytes.is_empty() {
+            self.narrow = NARROW;
+        }
+        self.rest = rest;
+    }
+
+    /// How much of `room` the next read may fill: of a peer that says more at once than a turn
+    /// does, or that has much unread elsewhere, one record. More would only lie here.
+    pub(in crate::tunnel) fn next_read(&self, room: usize) -> usize {
+        if self.narrow > 0 || self.share.as_ref().is_some_and(Share::has_much_unread) {
+            room.min(MAX_RECORD.max(self.partial.len() + 1))
+        } else {
+            room
+        }
+    }
+
+    /// Whether this tunnel's turn has come; if not, it is woken.
+    pub(in crate::tunnel) fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let may = self.share.as_mut().map_or(Some(TURN), |share| share.may_read(cx));
+        self.most = may.unwrap_or(TURN);
+        may.is_some()
+    }
+
+    /// The turn is over; there is more to read if it goes on `again`.
+    pub(in crate::tunnel) fn has_read(&mut self, again: bool, cx: &mut Context<'_>) {
+        match &mut self.share {
+            Some(share) => share.has_read(self.work, again, cx),
+            None if again => behind_others(cx),
+            None => {}
+        }
+    }
+
+    /// There is nothing to read now.
+    pub(in crate::tunnel) fn reads_nothing(&mut self) {
+        if let Some(share) = &mut self.share {
+            share.reads_nothing();
+        }
+    }
+
+    /// What came and was not acted on never will be.
+    pub(super) fn drop_unread(&mut self) {
+        (self.rest, self.partial) = (Rest::default(), Vec::new());
+        if let Some(share) = &mut self.share {
+            share.set_unread(0);
+            share.reads_nothing();
+        }
     }
 
     /// Whether this tunnel has had its turn, and others come first.
     pub(in crate::tunnel) fn turn_is_over(&self) -> bool {
-        self.work >= MOST_WORK || self.has_rest()
+        self.work >= self.most || self.has_rest()
     }
 
     /// Whether something came that nothing was done about yet.
     pub(in crate::tunnel) fn has_rest(&self) -> bool {
         !self.rest.bytes.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(in crate::tunnel) fn unread(&self) -> usize {
+        self.rest.bytes.capacity()
     }
 
     fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), Over> {
@@ -86,11 +153,11 @@ impl Core {
             let read = self.read(&bytes[range.clone()], &mut batch, most);
             if !matches!(read, Ok(used) if used == range.len()) {
                 self.deliver(&mut batch);
-                let kept = &mut self.rest.bytes;
-                kept.extend_from_slice(&bytes[range.start + read?..range.end]);
-                for range in &plain[n + 1..] {
-                    kept.extend_from_slice(&bytes[range.clone()]);
-                }
+                let first = range.start + read?..range.end;
+                let kept = || iter::once(&first).chain(&plain[n + 1..]).cloned();
+                let mut rest = Vec::with_capacity(kept().map(|range| range.len()).sum());
+                kept().for_each(|range| rest.extend_from_slice(&bytes[range]));
+                self.leave_rest(Rest { bytes: rest, at: 0 });
                 return Ok(());
             }
         }
@@ -279,9 +346,8 @@ pub(super) struct Rest {
 const TOO_MUCH_HELD: &str = "this caller has too much in memory for readers that stall";
 /// What one writev takes (IOV_MAX is 1024).
 const MOST_SLICES: usize = 512;
-/// How much is done for one tunnel in a turn, a frame or a record counted as one: well
-/// below a millisecond of what costs most. Bulk stays far below it.
-const MOST_WORK: usize = 512;
+/// After so many turns without a rest reads are large again.
+const NARROW: u8 = 16;
 /// A write to an application's socket counts as so many.
 const WORK_OF_A_WRITE: usize = 8;
 /// So many streams that are woken count as one.

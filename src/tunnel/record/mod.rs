@@ -26,6 +26,8 @@ pub const HEADER: usize = 5;
 pub const TAIL: usize = 1 + 16;
 /// The most that follows a header (RFC 8446 §5.2).
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 256;
+/// The longest record on the wire.
+pub const MAX_RECORD: usize = HEADER + MAX_CIPHERTEXT;
 /// After so many records a direction takes its next key: a quarter of what AES-GCM bears
 /// (RFC 8446 §5.5: 2^24.5 full records).
 const REKEY_AFTER: u64 = 1 << 22;

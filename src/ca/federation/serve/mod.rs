@@ -29,6 +29,7 @@ use crate::{
     identity::{SpiffeId, TrustDomain, key_files},
     lifecycle::{Place, Places, Tasks, source},
     rpc::http::{self, Answer},
+    sys::descriptors::of_traffic,
 };
 
 /// What is served.
@@ -189,7 +190,8 @@ async fn start(
 async fn accept(listener: TcpListener, shown: Arc<Shown>, site: Arc<Site>, conns: Tasks) {
     let places = Places::new(MOST_AT_ONCE, MOST_AT_ONCE / 4);
     loop {
-        let Ok((tcp, peer)) = listener.accept().await else {
+        let accepted = listener.accept().await;
+        let Ok((tcp, peer)) = accepted.and_then(|(tcp, peer)| Ok((of_traffic(tcp)?, peer))) else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -217,11 +219,11 @@ async fn one(
 ) -> Result<(), String> {
     let page = |request: Request<Incoming>| std::future::ready(site.page(&request));
     match shown.acceptor(&site.svids).await? {
-        None => http::serve(tcp, WITHIN, place, page).await,
+        None => http::serve(tcp, WITHIN, place.given_up(), page).await,
         Some(tls) => {
             let stream = timeout(HANDSHAKE, tls.accept(tcp)).await;
             let stream = stream.map_err(|_| format!("no TLS handshake in {HANDSHAKE:?}"))?;
-            http::serve(stream.map_err(|e| e.to_string())?, WITHIN, place, page).await;
+            http::serve(stream.map_err(|e| e.to_string())?, WITHIN, place.given_up(), page).await;
         }
     }
     Ok(())
