@@ -29,14 +29,30 @@ pub(super) fn ruleset(options: Options) -> String {
         format!("meta l4proto tcp {family} saddr {address} counter name adit-probes accept")
     });
     let probed = probes(&|family, address| format!("{family} saddr {address} accept"));
-    // What nat has not redirected is from before it, as nat looks at new connections only.
+    let answered = probes(&|family, address| format!("{family} daddr {address} accept"));
+    // What nat has not redirected is from before it, as nat looks at new connections only, or a
+    // segment that conntrack makes no connection of: one with FIN is such, and may carry data. One
+    // with RST carries none, and ends what the rules have cut. What leaves is looked at when it is
+    // known by which interface, and while answers of ours still come from our own ports.
     let filter = if options.strict {
         format!(
             "table inet adit-filter {{
   chain adit-input {{
     type filter hook input priority filter; policy accept;
     iifname lo accept
-{probed}    meta l4proto tcp ct direction original tcp dport != {{ 15001, 15006, 15008 }} counter drop
+{probed}    meta l4proto != tcp accept
+    tcp flags & rst == rst accept
+    tcp dport {{ 15001, 15006, 15008 }} accept
+    ct direction original counter drop
+    ct state invalid,untracked counter drop
+  }}
+  chain adit-postrouting {{
+    type filter hook postrouting priority filter; policy accept;
+    oifname lo accept
+{answered}    meta l4proto != tcp accept
+    tcp flags & rst == rst accept
+    tcp sport {{ 15001, 15006, 15008 }} accept
+    meta mark & 0xfff != 0x539 counter drop
   }}
 }}
 "
