@@ -16,6 +16,7 @@ mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
 mod mesh;
+mod redirects;
 mod refusals;
 mod revocation;
 mod short_way;
@@ -34,6 +35,7 @@ fn main() {
         authorities::TESTS,
         mesh::TESTS,
         ca_server::TESTS,
+        redirects::TESTS,
         refusals::TESTS,
         impersonation::TESTS,
         floods::TESTS,
