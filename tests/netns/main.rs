@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod authorities;
+mod bans;
 mod ca_server;
 #[path = "../support/corpus.rs"]
 mod corpus;
@@ -33,6 +34,7 @@ fn main() {
     lab::become_root();
     let all = [
         authorities::TESTS,
+        bans::TESTS,
         mesh::TESTS,
         ca_server::TESTS,
         redirects::TESTS,
