@@ -63,6 +63,8 @@ impl Carried {
 enum After {
     /// Traffic that they redirect is refused until a successor listens.
     Keep,
+    /// The same; and as no pod is expected in that namespace, nobody probes it either.
+    Shut,
     Remove,
 }
 
@@ -141,7 +143,7 @@ impl Carrier {
                 let stays = now.is_some_and(|w| same(w, &c.workload)) && !c.moved();
                 // The operator has taken it out of the mesh, or redirects by other means.
                 let opted_out = now.is_none() || options.is_none();
-                let after = if opted_out { After::Remove } else { After::Keep };
+                let after = if opted_out { After::Remove } else { After::Shut };
                 let stays = stays && c.captured.is_some() == options.is_some();
                 (!stays).then(|| (Arc::clone(&c.workload.uid), after))
             };
@@ -233,14 +235,13 @@ impl Carrier {
 
     async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
-        if carried.captured.is_some()
-            && after == After::Remove
-            && let Err(error) = self.release(&carried.pod.netns).await
+        if let Some(options) = carried.captured
+            && let Err(error) = self.release(&carried.pod.netns, options, after).await
         {
             let error = format!("{error:#}");
             tracing::warn!(workload = uid, error, "capture rules not removed");
         }
-        let left = carried.captured.is_some() && after == After::Keep;
+        let left = carried.captured.is_some() && after != After::Remove;
         tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");
     }
 
@@ -260,13 +261,26 @@ impl Carrier {
         less.map_or(Ok(()), Err)
     }
 
-    /// Takes the rules away. A successor in the same namespace is protected by the same ones.
-    async fn release(&self, netns: &Arc<Netns>) -> anyhow::Result<()> {
+    /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
+    /// by the same ones.
+    async fn release(
+        &self,
+        netns: &Arc<Netns>,
+        options: capture::Options,
+        after: After,
+    ) -> anyhow::Result<()> {
+        if after == After::Keep || (after == After::Shut && !options.kubelet_probes) {
+            return Ok(());
+        }
         let mut turn = self.rules.take(&self.hurry).await?;
         let key = netns.key();
         match self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
             true => Ok(()),
-            false => turn.remove(Arc::clone(netns)).await,
+            false if after == After::Remove => turn.remove(Arc::clone(netns)).await,
+            false => {
+                let unprobed = capture::Options { kubelet_probes: false, ..options };
+                turn.shut(Arc::clone(netns), unprobed).await
+            }
         }
     }
 
@@ -289,6 +303,9 @@ impl Carrier {
             anyhow::bail!("its network namespace is that of {other}, which is carried already");
         }
         let mut turn = self.rules.take(&self.closing).await?;
+        if options.is_none() {
+            capture::reachable(&netns)?;
+        }
         let pod = Pod::start(&self.node, workload, netns)?;
         let (mut captured, mut less) = (None, None);
         if let Some(options) = options {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::carrier::Carrier;
-use crate::{lifecycle::aside, node::capture};
+use crate::{lifecycle::aside, node::capture, sys::netns::Netns};
 
 /// How often it looks …
 const EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
         every.tick().await;
         let pods = carrier.probed();
         if !pods.is_empty() {
-            stand_guard().await;
+            stand_guard(pods.iter().map(|(_, netns)| Arc::clone(netns)).collect()).await;
         }
         told.retain(|uid, _| pods.iter().any(|(of, _)| of == uid));
         let after = pods.partition_point(|(uid, _)| Some(uid) <= last.as_ref());
@@ -52,15 +52,9 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
 }
 
 /// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
-async fn stand_guard() {
-    let again = aside(|| {
-        let stop = CancellationToken::new();
-        match capture::probes_guarded(&stop) {
-            true => Ok(false),
-            false => capture::guard_probes(&stop).map(|()| true),
-        }
-    });
-    match again.await {
+async fn stand_guard(admitting: Vec<Arc<Netns>>) {
+    let again = aside(move || capture::restore_guard(&admitting, &CancellationToken::new())).await;
+    match again {
         Ok(Ok(false)) => {}
         Ok(Ok(true)) => tracing::warn!(
             "the rules that keep others from the address of the kubelet's probes were gone; they stand again"

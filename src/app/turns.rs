@@ -25,8 +25,6 @@ pub(super) struct Turns(Mutex<Seen>);
 #[derive(Default)]
 struct Seen {
     hung: Option<Instant>,
-    /// Whether the node drops what others send from the address of probes.
-    guarded: bool,
 }
 
 impl Turns {
@@ -64,9 +62,10 @@ impl Turn<'_> {
         wanted: Options,
     ) -> anyhow::Result<(Options, Option<anyhow::Error>)> {
         let (mut options, mut less) = (wanted, None);
-        if wanted.kubelet_probes && !self.seen.guarded {
-            match self.tool(capture::guard_probes).await {
-                Ok(()) => self.seen.guarded = true,
+        if wanted.kubelet_probes {
+            let admitting = Arc::clone(netns);
+            match self.tool(move |stop| capture::guard_probes(&admitting, stop)).await {
+                Ok(()) => {}
                 Err(error) if self.seen.hung.is_some() => return Err(error),
                 Err(error) => {
                     options.kubelet_probes = false;
@@ -77,9 +76,32 @@ impl Turn<'_> {
                 }
             }
         }
-        let netns = Arc::clone(netns);
-        self.tool(move |stop| capture::apply(&netns, options, stop)).await?;
+        let of = Arc::clone(netns);
+        if let Err(error) = self.tool(move |stop| capture::apply(&of, options, stop)).await {
+            if self.seen.hung.is_none() {
+                self.after_a_failure(netns, options).await;
+            }
+            return Err(error);
+        }
         Ok((options, less))
+    }
+
+    /// Who cannot be carried is closed to plaintext all the same.
+    async fn after_a_failure(&mut self, netns: &Arc<Netns>, options: Options) {
+        let netns = Arc::clone(netns);
+        let done = match (options.strict, options.kubelet_probes) {
+            (true, _) => self.shut(netns, Options { kubelet_probes: false, ..options }).await,
+            (false, true) => self.tool(move |stop| capture::reconsider_guard(&netns, stop)).await,
+            (false, false) => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "nor can the rest be done");
+        }
+    }
+
+    /// Applies what keeps plaintext out of a namespace that nobody is carried in.
+    pub(super) async fn shut(&mut self, netns: Arc<Netns>, options: Options) -> anyhow::Result<()> {
+        self.tool(move |stop| capture::shut(&netns, options, stop)).await
     }
 
     /// Removes them.

@@ -1,15 +1,25 @@
 //! `adit redirect`: the capture rules of one network namespace.
 
-use std::sync::Arc;
+use std::{
+    io::{
+        self,
+        ErrorKind::{InvalidInput, NotADirectory, NotFound},
+    },
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FAILED, OK,
+    BAD_CONFIG, FAILED, OK,
     output::{complain, say},
 };
-use crate::{mesh::NetnsRef, node::capture, sys::netns::Netns};
+use crate::{
+    mesh::NetnsRef,
+    node::capture::{self, CaptureError},
+    sys::netns::Netns,
+};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Verb {
@@ -23,7 +33,7 @@ enum Verb {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`."
+    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\nWhat cannot be applied whole is not applied."
 )]
 pub(super) struct RedirectArgs {
     verb: Verb,
@@ -33,7 +43,8 @@ pub(super) struct RedirectArgs {
     /// Let plaintext connections that are older than the rules go on (mtls: permissive)
     #[arg(long)]
     permissive: bool,
-    /// Let the kubelet's probes pass, from the address that istio-cni gives them
+    /// Let the kubelet's probes pass, from the address that istio-cni gives them. The node's rules
+    /// against others who use it go when its firewall is loaded anew: run this again then
     #[arg(long)]
     kubelet_probes: bool,
 }
@@ -45,27 +56,52 @@ impl RedirectArgs {
 }
 
 pub(super) fn run(args: &RedirectArgs) -> u8 {
-    match act(args) {
-        Ok(()) => OK,
+    let failed = |error: &dyn std::fmt::Display, code| {
+        complain!("{}: {error}", args.netns);
+        code
+    };
+    let netns = match open(&args.netns) {
+        Ok(netns) => Arc::new(netns),
         Err(error) => {
-            complain!("{}: {error:#}", args.netns);
-            FAILED
+            let names_none = [NotFound, InvalidInput, NotADirectory].contains(&error.kind());
+            return failed(&error, if names_none { BAD_CONFIG } else { FAILED });
         }
+    };
+    match act(args, &netns) {
+        Ok(()) => OK,
+        Err(error) => failed(&error, FAILED),
     }
 }
 
-fn act(args: &RedirectArgs) -> anyhow::Result<()> {
-    let netns = Arc::new(Netns::open(&args.netns.path())?);
+/// What nobody does for whom this command has left.
+const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where others \
+     use it, by rules that go when its firewall is loaded anew: run this again then (`adit run` \
+     restores them by itself)";
+
+fn open(named: &NetnsRef) -> io::Result<Netns> {
+    let netns = Netns::open(&named.path())?;
+    netns.run(|| ())?;
+    Ok(netns)
+}
+
+fn act(args: &RedirectArgs, netns: &Arc<Netns>) -> Result<(), CaptureError> {
     let patience = CancellationToken::new();
     match args.verb {
         Verb::Apply => {
+            capture::reachable(netns)?;
             if args.kubelet_probes {
-                capture::guard_probes(&patience)?;
+                capture::guard_probes(netns, &patience)?;
             }
-            capture::apply(&netns, args.options(), &patience)?;
+            let applied = capture::apply(netns, args.options(), &patience);
+            match (args.kubelet_probes, &applied) {
+                (false, _) => {}
+                (true, Ok(())) => complain!("{}: {AFTER_A_FLUSH}", args.netns),
+                (true, Err(_)) => capture::reconsider_guard(netns, &patience)?,
+            }
+            applied?;
         }
-        Verb::Remove => capture::remove(&netns, &patience)?,
-        Verb::Show => say!("{:#}", capture::show(&netns)?),
+        Verb::Remove => capture::remove(netns, &patience)?,
+        Verb::Show => say!("{:#}", capture::show(netns)?),
     }
     Ok(())
 }

@@ -7,7 +7,11 @@ use std::{
     path::Path,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sched::{CloneFlags, setns},
+};
 
 /// An open network namespace; it lives at least as long as this.
 #[derive(Debug)]
@@ -62,6 +66,15 @@ impl Netns {
         self.key
     }
 
+    /// Whether one of its interfaces is set up. One that is not there is not.
+    ///
+    /// # Errors
+    /// As [`Netns::run`], and if the interfaces cannot be listed.
+    pub fn is_up(&self, interface: &str) -> io::Result<bool> {
+        let mut all = self.run(getifaddrs)??;
+        Ok(all.any(|i| i.interface_name == interface && i.flags.contains(InterfaceFlags::IFF_UP)))
+    }
+
     /// Runs `work` on this thread inside the namespace. `work` must not block for long, as
     /// it holds up the thread, and must not keep the thread's namespace for later.
     ///
@@ -78,7 +91,11 @@ impl Netns {
                 return Ok(work());
             }
             enter(self).map_err(|e| {
-                io::Error::new(e.kind(), format!("setns: {e} (needs CAP_SYS_ADMIN)"))
+                let why = match e.kind() {
+                    io::ErrorKind::InvalidInput => "it is no network namespace",
+                    _ => "needs CAP_SYS_ADMIN",
+                };
+                io::Error::new(e.kind(), format!("setns: {e} ({why})"))
             })?;
             let _back = WayBack(home);
             Ok(work())

@@ -19,7 +19,7 @@ pub(crate) const TESTS: &[(&str, fn())] =
     &[("ca_server::a_node_gets_its_svids_from_another_adit_and_carries_traffic", carried)];
 
 /// Ends with the scenario.
-struct CaServer(Child);
+pub(crate) struct CaServer(Child);
 
 impl Drop for CaServer {
     fn drop(&mut self) {
@@ -38,28 +38,41 @@ attestors:
   kubernetes: { issuer: 'https://kubernetes.test', jwks: DIR/jwks, trustedNodeAccounts: [sys/adit], pods: DIR/pods }
 ";
 
-/// The token of the node proxy's pod on node n1, and the key that proves it.
-fn write_token(lab: &Lab) {
+/// The tokens of the node proxies' pods, in a file for each node, and the key that proves them.
+pub(crate) fn write_tokens(lab: &Lab, nodes: &[&str]) {
     let key = KeyPair::generate().unwrap();
     let key = EncodingKey::from_ec_der(&key.serialize_der());
     let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
     jwk.common.key_id = Some("k".into());
     fs::write(lab.file("jwks"), json!({ "keys": [jwk] }).to_string()).unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({
-        "iss": "https://kubernetes.test", "aud": ["istio-ca"], "iat": now, "exp": now + 600,
-        "sub": "system:serviceaccount:sys:adit",
-        "kubernetes.io": {
-            "namespace": "sys", "serviceaccount": { "name": "adit" },
-            "pod": { "name": "adit-1", "uid": "u" }, "node": { "name": "n1" },
-        },
-    });
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some("k".into());
-    fs::write(lab.file("token"), jsonwebtoken::encode(&header, &claims, &key).unwrap()).unwrap();
+    for node in nodes {
+        let claims = json!({
+            "iss": "https://kubernetes.test", "aud": ["istio-ca"], "iat": now, "exp": now + 600,
+            "sub": "system:serviceaccount:sys:adit",
+            "kubernetes.io": {
+                "namespace": "sys", "serviceaccount": { "name": "adit" },
+                "pod": { "name": format!("adit-{node}"), "uid": node }, "node": { "name": node },
+            },
+        });
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        fs::write(lab.file(&format!("token-{node}")), token).unwrap();
+    }
 }
 
-fn start_ca(lab: &Lab) -> CaServer {
+/// The section `ca` of a node that asks this server.
+pub(crate) fn asks(lab: &Lab, node: &str) -> String {
+    format!(
+        "{{ istiod: {{ address: 'https://127.0.0.1:15012', serverName: ca.test, token: {}, \
+         roots: {}, svidLifetime: 10s }} }}",
+        lab.file(&format!("token-{node}")).display(),
+        lab.file("ca/bundle.pem").display()
+    )
+}
+
+pub(crate) fn start_ca(lab: &Lab) -> CaServer {
     let text = CA.replace("DIR", &lab.dir.path().display().to_string());
     fs::write(lab.file("ca.yaml"), text).unwrap();
     let log = fs::File::create(lab.file("ca-log")).unwrap();
@@ -75,7 +88,7 @@ fn start_ca(lab: &Lab) -> CaServer {
 fn carried() {
     let mut lab = Lab::new(PODS);
     lab.echo("db", 8080);
-    write_token(&lab);
+    write_tokens(&lab, &["n1"]);
     // The spy is on another node: this one does not get its identity.
     let pods = "pods:
 - { namespace: shop, serviceAccount: web, node: n1, name: web, uid: w }
@@ -84,12 +97,7 @@ fn carried() {
 ";
     fs::write(lab.file("pods"), pods).unwrap();
     let _ca = start_ca(&lab);
-    lab.ca = Some(format!(
-        "{{ istiod: {{ address: 'https://127.0.0.1:15012', serverName: ca.test, token: {}, \
-         roots: {}, svidLifetime: 10s }} }}",
-        lab.file("token").display(),
-        lab.file("ca/bundle.pem").display()
-    ));
+    lab.ca = Some(asks(&lab, "n1"));
     lab.launch(&allow(&["web"]));
     // Not ready as long as a pod has no identity, and it says which.
     lab.wait("all but one identity there", || {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod authorities;
+mod bans;
 mod ca_server;
 #[path = "../support/corpus.rs"]
 mod corpus;
@@ -16,6 +17,7 @@ mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
 mod mesh;
+mod redirects;
 mod refusals;
 mod revocation;
 mod short_way;
@@ -32,8 +34,10 @@ fn main() {
     lab::become_root();
     let all = [
         authorities::TESTS,
+        bans::TESTS,
         mesh::TESTS,
         ca_server::TESTS,
+        redirects::TESTS,
         refusals::TESTS,
         impersonation::TESTS,
         floods::TESTS,

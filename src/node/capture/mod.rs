@@ -5,58 +5,18 @@
 
 mod probes;
 mod rules;
+mod tools;
 
-pub use probes::{guard_probes, probes_admitted, probes_guarded};
+pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
+pub use tools::CaptureError;
 
-use std::{
-    io::{self, Write},
-    process::{Command, Stdio},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::sys::netns::Netns;
-
-/// Why rules could not be applied, removed or shown.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The tool is not there.
-    #[error(
-        "{tool} is not installed; install the package {package} (Debian) or set `capture: {{ rules: none }}` and redirect by other means"
-    )]
-    NoTool {
-        /// `nft` or `ip`.
-        tool: &'static str,
-        /// Where it comes from.
-        package: &'static str,
-    },
-    /// The tool refused.
-    #[error("{tool} failed: {stderr}")]
-    Tool {
-        /// `nft` or `ip`.
-        tool: &'static str,
-        /// What it said.
-        stderr: String,
-    },
-    /// The tool did not end in time, and was ended.
-    #[error("{tool} did not end within {} s and was stopped", TOOL_DEADLINE.as_secs())]
-    Hung {
-        /// `nft` or `ip`.
-        tool: &'static str,
-    },
-    /// Nobody waits for it any longer.
-    #[error("{tool} was stopped, as adit is")]
-    Stopped {
-        /// `nft` or `ip`.
-        tool: &'static str,
-    },
-    /// The namespace could not be entered, or a process not started.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
+use tools::Tools;
 
 /// What the rules let by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,20 +33,69 @@ impl Default for Options {
     }
 }
 
-/// Applies the rules inside `netns`, in place of those that are there. Tools end when `stop`
-/// fires.
+/// Applies the rules inside `netns`, in place of those that are there: all of them, or none. Where
+/// the address of probes is to pass, [`guard_probes`] comes first. Tools end when `stop` fires.
 ///
 /// # Errors
-/// [`CaptureError`]; the nft rules are then as they were, or new. None are ever removed: what
-/// protects the pod stays.
+/// [`CaptureError`]; rules that were there are then as they were.
 pub fn apply(
     netns: &Arc<Netns>,
     options: Options,
     stop: &CancellationToken,
 ) -> Result<(), CaptureError> {
+    reachable(netns)?;
     let tools = Tools { netns, stop };
-    tools.nft(&["-f", "-"], &rules::ruleset(options))?;
-    policy_routing(tools)
+    // Without the rules of nft, which come last and in one step, the rest of it does nothing.
+    let before = routed(tools);
+    let applied = policy_routing(tools).and_then(|()| shut(netns, options, stop));
+    if applied.is_err() && !before {
+        unroute(tools)?;
+    }
+    applied
+}
+
+/// Applies the rules of nft alone: nobody is carried by them, and plaintext is kept out as
+/// [`apply`] does it.
+///
+/// # Errors
+/// [`CaptureError`]; the rules are then as they were. None are ever removed: what protects the pod
+/// stays.
+pub fn shut(
+    netns: &Arc<Netns>,
+    options: Options,
+    stop: &CancellationToken,
+) -> Result<(), CaptureError> {
+    Tools { netns, stop }.nft(&["-f", "-"], &rules::ruleset(options))?;
+    if !options.kubelet_probes
+        && let Err(error) = probes::unguard(netns, stop)
+    {
+        // They keep others from an address that nobody admits here any longer.
+        tracing::warn!(%error, "the node's rules about the kubelet's probes were not looked at");
+    }
+    Ok(())
+}
+
+/// Whether what is redirected inside `netns` can reach anybody.
+///
+/// # Errors
+/// [`CaptureError::LoDown`], or that the namespace cannot be entered.
+pub fn reachable(netns: &Netns) -> Result<(), CaptureError> {
+    match netns.is_up("lo")? {
+        true => Ok(()),
+        false => Err(CaptureError::LoDown),
+    }
+}
+
+/// Whether the policy routing of an earlier start is there.
+fn routed(tools: Tools<'_>) -> bool {
+    let families = if has_ipv6(tools.netns).unwrap_or(true) { &["-4", "-6"][..] } else { &["-4"] };
+    let stands = |family: &&str| !ip_rules(tools, family).is_empty();
+    families.iter().all(stands)
+}
+
+fn ip_rules(tools: Tools<'_>, family: &str) -> Vec<String> {
+    let text = tools.ip(&[family, "rule", "show", "priority", "32764"], "").unwrap_or_default();
+    text.lines().map(ToOwned::to_owned).collect()
 }
 
 fn policy_routing(tools: Tools<'_>) -> Result<(), CaptureError> {
@@ -102,13 +111,7 @@ fn policy_routing(tools: Tools<'_>) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Removes the rules from `netns`. Tools end when `stop` fires.
-///
-/// # Errors
-/// [`CaptureError`] if a tool is missing or the namespace cannot be entered.
-pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
-    let tools = Tools { netns, stop };
-    tools.nft(&["-f", "-"], rules::REMOVE)?;
+fn unroute(tools: Tools<'_>) -> Result<(), CaptureError> {
     for family in ["-4", "-6"] {
         // Each line may name something that is not there: -force goes on to the next.
         match tools.ip(&[family, "-force", "-batch", "-"], rules::UNROUTING) {
@@ -117,6 +120,18 @@ pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Captur
         }
     }
     Ok(())
+}
+
+/// Removes the rules from `netns`, and the node's own about the address of probes once no namespace
+/// admits it. Tools end when `stop` fires.
+///
+/// # Errors
+/// [`CaptureError`] if a tool is missing or the namespace cannot be entered.
+pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let tools = Tools { netns, stop };
+    tools.nft(&["-f", "-"], rules::REMOVE)?;
+    unroute(tools)?;
+    probes::unguard(netns, stop)
 }
 
 /// What is applied inside `netns`: `applied`, the nft tables, and the policy routing.
@@ -132,13 +147,9 @@ pub fn show(netns: &Arc<Netns>) -> Result<Value, CaptureError> {
             ruleset.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
         }
     }
-    let routing: Vec<String> = ["-4", "-6"]
-        .iter()
-        .filter_map(|family| tools.ip(&[family, "rule", "show", "priority", "32764"], "").ok())
-        .flat_map(|text| text.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
-        .collect();
+    let routing: Vec<String> = ["-4", "-6"].iter().flat_map(|f| ip_rules(tools, f)).collect();
     Ok(json!({
-        "applied": rules::ALWAYS.iter().all(|t| tables.contains(t)) && !routing.is_empty(),
+        "applied": rules::ALWAYS.iter().all(|t| tables.contains(t)) && routed(tools),
         "nft": ruleset,
         "ipRules": routing,
     }))
@@ -149,63 +160,4 @@ fn has_ipv6(netns: &Arc<Netns>) -> io::Result<bool> {
         let disabled = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
         std::fs::read_to_string(disabled).is_ok_and(|text| text.trim() == "0")
     })
-}
-
-/// How long `nft` or `ip` may take.
-const TOOL_DEADLINE: Duration = Duration::from_secs(5);
-
-/// `nft` and `ip` inside a namespace, for as long as somebody waits for them.
-#[derive(Clone, Copy)]
-struct Tools<'a> {
-    netns: &'a Arc<Netns>,
-    stop: &'a CancellationToken,
-}
-
-impl Tools<'_> {
-    fn nft(self, args: &[&str], input: &str) -> Result<String, CaptureError> {
-        self.run("nft", "nftables", args, input)
-    }
-
-    fn ip(self, args: &[&str], input: &str) -> Result<String, CaptureError> {
-        self.run("ip", "iproute2", args, input)
-    }
-
-    /// Runs a tool inside the namespace: the child inherits it from this thread.
-    fn run(
-        self,
-        tool: &'static str,
-        package: &'static str,
-        args: &[&str],
-        input: &str,
-    ) -> Result<String, CaptureError> {
-        let mut command = Command::new(tool);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.netns.run(|| command.spawn())?.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => CaptureError::NoTool { tool, package },
-            _ => CaptureError::Io(e),
-        })?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // The tool may refuse before it has read all; its own words say why.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let began = Instant::now();
-        while child.try_wait()?.is_none() {
-            let stopped = self.stop.is_cancelled();
-            if stopped || began.elapsed() > TOOL_DEADLINE {
-                child.kill()?;
-                child.wait()?;
-                return Err(match stopped {
-                    true => CaptureError::Stopped { tool },
-                    false => CaptureError::Hung { tool },
-                });
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(CaptureError::Tool { tool, stderr })
-    }
 }

@@ -1,32 +1,101 @@
 //! The address of the kubelet's probes: only the node itself may use it.
+//!
+//! The kernel is who knows whether the node's rules stand, and for whom: each namespace that admits
+//! the address is an element of a map beside them, by its inode. Each element refers to a chain,
+//! and the kernel deletes no chain that is referred to: so the rules go with the last of them,
+//! whichever process has put it there.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, Tools, rules};
+use super::{CaptureError, rules, tools::Tools};
 use crate::sys::netns::Netns;
 
+/// What stands for namespaces that are not known: rules with it are not removed.
+const UNKNOWN: u32 = 0;
+
+/// A namespace as an element.
+fn element(netns: &Netns) -> u32 {
+    u32::try_from(netns.key().1).unwrap_or(UNKNOWN)
+}
+
 /// Has the node, which is the namespace of this process, drop what others send from the address of
-/// probes. Packets that never pass through the node are not seen by this.
+/// probes, for as long as `admitting` may admit it. Packets that never pass through the node are
+/// not seen by this.
 ///
 /// # Errors
 /// [`CaptureError`]; then nobody may be admitted by that address.
-pub fn guard_probes(stop: &CancellationToken) -> Result<(), CaptureError> {
-    let node = Arc::new(Netns::current()?);
-    Tools { netns: &node, stop }.nft(&["-f", "-"], &rules::guard()).map(drop)
+pub fn guard_probes(admitting: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
+    make(&[element(admitting)], stop)
 }
 
-/// Whether the rules of [`guard_probes`] stand.
-#[must_use]
-pub fn probes_guarded(stop: &CancellationToken) -> bool {
-    let Ok(node) = Netns::current().map(Arc::new) else { return false };
+fn make(elements: &[u32], stop: &CancellationToken) -> Result<(), CaptureError> {
+    let node = Arc::new(Netns::current()?);
+    Tools { netns: &node, stop }.nft(&["-f", "-"], &rules::guard(elements)).map(drop)
+}
+
+/// Restores the rules of [`guard_probes`] if they do not stand as these namespaces need them, and
+/// says whether that was so. Whoever else needed them may not be known then: they stay for good.
+///
+/// # Errors
+/// As [`guard_probes`].
+pub fn restore_guard(
+    admitting: &[Arc<Netns>],
+    stop: &CancellationToken,
+) -> Result<bool, CaptureError> {
+    let node = Arc::new(Netns::current()?);
     let tools = Tools { netns: &node, stop };
-    let stands = |family| {
-        let listed = tools.nft(&["list", "table", family, rules::GUARD], "");
-        listed.is_ok_and(|text| rules::PROBES.iter().all(|(_, address)| text.contains(address)))
+    let mut elements: Vec<u32> = admitting.iter().map(|netns| element(netns)).collect();
+    let list = |family| match tools.nft(&["-nn", "list", "table", family, rules::GUARD], "") {
+        Err(CaptureError::Tool { .. }) => Ok(String::new()),
+        listed => listed,
     };
-    stands("inet") && stands("bridge")
+    let (routed, bridged) = (list("inet")?, list("bridge")?);
+    let drops = |text: &str| rules::PROBES.iter().all(|(_, address)| text.contains(address));
+    let known = |of: &u32| routed.contains(&rules::element(*of));
+    if drops(&routed) && drops(&bridged) && elements.iter().all(known) {
+        return Ok(false);
+    }
+    if !elements.iter().all(known) {
+        elements.push(UNKNOWN);
+    }
+    make(&elements, stop)?;
+    Ok(true)
+}
+
+/// Takes back [`guard_probes`] after its rules could not be applied, unless older ones admit.
+///
+/// # Errors
+/// As [`guard_probes`].
+pub fn reconsider_guard(left: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let tools = Tools { netns: left, stop };
+    let rules = match tools.nft(&["list", "table", "inet", "adit-nat"], "") {
+        Err(CaptureError::Tool { .. }) => String::new(),
+        listed => listed?,
+    };
+    match rules::PROBES.iter().any(|(_, address)| rules.contains(address)) {
+        true => Ok(()),
+        false => unguard(left, stop),
+    }
+}
+
+/// This namespace admits the address no longer. The node's rules go if nobody else does.
+pub(super) fn unguard(left: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let node = Arc::new(Netns::current()?);
+    let tools = Tools { netns: &node, stop };
+    match tools.nft(&["list", "table", "inet", rules::GUARD], "") {
+        Ok(_) => {}
+        // There are none.
+        Err(CaptureError::Tool { .. }) => return Ok(()),
+        Err(other) => return Err(other),
+    }
+    tools.nft(&["-f", "-"], &rules::forget(element(left)))?;
+    match tools.nft(&["-f", "-"], rules::UNGUARD) {
+        // The chain is referred to.
+        Err(CaptureError::Tool { stderr, .. }) if stderr.contains("busy") => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// How many connections the rules of `netns` have admitted by the address of probes.

@@ -29,14 +29,30 @@ pub(super) fn ruleset(options: Options) -> String {
         format!("meta l4proto tcp {family} saddr {address} counter name adit-probes accept")
     });
     let probed = probes(&|family, address| format!("{family} saddr {address} accept"));
-    // What nat has not redirected is from before it, as nat looks at new connections only.
+    let answered = probes(&|family, address| format!("{family} daddr {address} accept"));
+    // What nat has not redirected is from before it, as nat looks at new connections only, or a
+    // segment that conntrack makes no connection of: one with FIN is such, and may carry data. One
+    // with RST carries none, and ends what the rules have cut. What leaves is looked at when it is
+    // known by which interface, and while answers of ours still come from our own ports.
     let filter = if options.strict {
         format!(
             "table inet adit-filter {{
   chain adit-input {{
     type filter hook input priority filter; policy accept;
     iifname lo accept
-{probed}    meta l4proto tcp ct direction original tcp dport != {{ 15001, 15006, 15008 }} counter drop
+{probed}    meta l4proto != tcp accept
+    tcp flags & rst == rst accept
+    tcp dport {{ 15001, 15006, 15008 }} accept
+    ct direction original counter drop
+    ct state invalid,untracked counter drop
+  }}
+  chain adit-postrouting {{
+    type filter hook postrouting priority filter; policy accept;
+    oifname lo accept
+{answered}    meta l4proto != tcp accept
+    tcp flags & rst == rst accept
+    tcp sport {{ 15001, 15006, 15008 }} accept
+    meta mark & 0xfff != 0x539 counter drop
   }}
 }}
 "
@@ -78,7 +94,8 @@ table inet adit-mangle {{
 
 /// Whether a packet was sent by the node or by somebody else is seen on the node alone: a pod sees
 /// its source only. What arrives at the node, over a wire or a bridge, was not sent by it.
-pub(super) fn guard() -> String {
+/// Elements that are there stay.
+pub(super) fn guard(needed_by: &[u32]) -> String {
     let table = |family, hook, lo| {
         let drops: String = PROBES
             .iter()
@@ -86,10 +103,10 @@ pub(super) fn guard() -> String {
             .collect();
         format!(
             "add table {family} {GUARD}
-delete table {family} {GUARD}
+add chain {family} {GUARD} adit-prerouting {{ type filter hook prerouting priority {hook}; policy accept; }}
+flush chain {family} {GUARD} adit-prerouting
 table {family} {GUARD} {{
   chain adit-prerouting {{
-    type filter hook prerouting priority {hook}; policy accept;
 {drops}  }}
 }}
 "
@@ -99,11 +116,49 @@ table {family} {GUARD} {{
     // behind the first only.
     let tagged = "add rule bridge adit-probes adit-prerouting meta protocol { 8021q, 8021ad } \
                   @nh,4,12 0 counter drop\n";
-    table("inet", "raw", "iifname != lo ") + &table("bridge", "-300", "") + tagged
+    let needed: String = needed_by
+        .iter()
+        .map(|of| format!("add element inet {GUARD} needed-by {{ {} }}\n", element(*of)))
+        .collect();
+    table("inet", "raw", "iifname != lo ")
+        + &table("bridge", "-300", "")
+        + tagged
+        + NEEDED
+        + &needed
 }
 
 /// The table of [`guard`] in each family.
 pub(super) const GUARD: &str = "adit-probes";
+
+/// A chain that nothing passes through: it is there to be referred to.
+const NEEDED: &str = "add chain inet adit-probes needed
+add map inet adit-probes needed-by { type mark : verdict; }
+";
+
+/// An element as nft prints it too.
+pub(super) fn element(of: u32) -> String {
+    format!("{of:#010x} : jump needed")
+}
+
+/// Takes an element out, whether or not it is there.
+pub(super) fn forget(of: u32) -> String {
+    let of = element(of);
+    format!(
+        "{NEEDED}add element inet {GUARD} needed-by {{ {of} }}
+delete element inet {GUARD} needed-by {{ {of} }}
+"
+    )
+}
+
+/// Removes what [`guard`] has made, unless an element refers to the chain.
+pub(super) const UNGUARD: &str = "
+add table inet adit-probes
+add chain inet adit-probes needed
+delete chain inet adit-probes needed
+delete table inet adit-probes
+add table bridge adit-probes
+delete table bridge adit-probes
+";
 
 /// Adding before deleting makes this right whether or not the tables are there.
 pub(super) const REMOVE: &str = "

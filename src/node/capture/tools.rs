@@ -1,0 +1,120 @@
+//! `nft` and `ip` inside a namespace, and how they fail.
+
+use std::{
+    io::{self, Write},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::sys::netns::Netns;
+
+/// Why rules could not be applied, removed or shown.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The tool is not there.
+    #[error(
+        "{tool} is not installed; install the package {package} (Debian) or set `capture: {{ rules: none }}` and redirect by other means"
+    )]
+    NoTool {
+        /// `nft` or `ip`.
+        tool: &'static str,
+        /// Where it comes from.
+        package: &'static str,
+    },
+    /// The tool refused.
+    #[error("{tool} failed: {stderr}")]
+    Tool {
+        /// `nft` or `ip`.
+        tool: &'static str,
+        /// What it said.
+        stderr: String,
+    },
+    /// The tool did not end in time, and was ended.
+    #[error("{tool} did not end within {} s and was stopped", TOOL_DEADLINE.as_secs())]
+    Hung {
+        /// `nft` or `ip`.
+        tool: &'static str,
+    },
+    /// Nobody waits for it any longer.
+    #[error("{tool} was stopped, as adit is")]
+    Stopped {
+        /// `nft` or `ip`.
+        tool: &'static str,
+    },
+    /// What is redirected goes over `lo`.
+    #[error(
+        "the interface lo is down in this network namespace, and what is redirected goes over it; set it up with `ip link set lo up` inside the namespace"
+    )]
+    LoDown,
+    /// The namespace could not be entered, or a process not started.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How long `nft` or `ip` may take.
+const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The tools, for as long as somebody waits for them.
+#[derive(Clone, Copy)]
+pub(super) struct Tools<'a> {
+    pub(super) netns: &'a Arc<Netns>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Tools<'_> {
+    pub(super) fn nft(self, args: &[&str], input: &str) -> Result<String, CaptureError> {
+        self.run("nft", "nftables", args, input)
+    }
+
+    pub(super) fn ip(self, args: &[&str], input: &str) -> Result<String, CaptureError> {
+        self.run("ip", "iproute2", args, input)
+    }
+
+    /// Runs a tool inside the namespace: the child inherits it from this thread.
+    fn run(
+        self,
+        tool: &'static str,
+        package: &'static str,
+        args: &[&str],
+        input: &str,
+    ) -> Result<String, CaptureError> {
+        let mut command = Command::new(tool);
+        // What it says is read in one language.
+        command
+            .args(args)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = self.netns.run(|| command.spawn())?.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => CaptureError::NoTool { tool, package },
+            _ => CaptureError::Io(e),
+        })?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // The tool may refuse before it has read all; its own words say why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let began = Instant::now();
+        while child.try_wait()?.is_none() {
+            let stopped = self.stop.is_cancelled();
+            if stopped || began.elapsed() > TOOL_DEADLINE {
+                child.kill()?;
+                child.wait()?;
+                return Err(match stopped {
+                    true => CaptureError::Stopped { tool },
+                    false => CaptureError::Hung { tool },
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(CaptureError::Tool { tool, stderr })
+    }
+}

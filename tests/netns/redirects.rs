@@ -1,0 +1,214 @@
+//! `adit redirect`, and what rules of `adit run` leave behind: nothing half, nothing unneeded.
+
+use std::process::{Command, Output};
+
+use crate::{
+    lab::{Lab, ip},
+    mesh::{PODS, allow},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("redirects::the_nodes_rules_about_probes_go_with_the_last_who_needs_them", guard),
+    ("redirects::a_namespace_whose_lo_is_down_is_named_and_closed", lo_down),
+    ("redirects::what_cannot_be_applied_whole_is_not_applied", whole),
+    ("redirects::what_names_no_namespace_is_a_wrong_command_line", names_none),
+];
+
+fn redirect(words: &str) -> Output {
+    redirect_with("", words)
+}
+
+/// With tools that are looked for here first.
+fn redirect_with(tools: &str, words: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_adit"))
+        .env("PATH", format!("{tools}:{}", std::env::var("PATH").unwrap_or_default()))
+        .arg("redirect")
+        .args(words.split(' '))
+        .output()
+        .expect("adit runs")
+}
+
+fn redirected(words: &str) -> String {
+    let done = redirect(words);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{words}: {said}");
+    said
+}
+
+/// In both families of tables, or in neither.
+fn guarded() -> bool {
+    let done = Command::new("nft").args(["list", "tables"]).output().expect("nft runs");
+    let tables = String::from_utf8_lossy(&done.stdout).into_owned();
+    let [routed, bridged] = ["inet", "bridge"]
+        .map(|family| tables.lines().any(|line| line == format!("table {family} adit-probes")));
+    assert_eq!(routed, bridged, "{tables}");
+    routed
+}
+
+/// A namespace that goes with the test.
+struct Other;
+
+impl Other {
+    fn new() -> Self {
+        ip("netns add other");
+        Self
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", "other"]).output();
+        for family in ["inet", "bridge"] {
+            let _ = Command::new("nft").args(["delete", "table", family, "adit-probes"]).output();
+        }
+    }
+}
+
+fn guard() {
+    let _other = Other::new();
+    ip("-n other link set lo up");
+    let mut lab = Lab::new(PODS);
+    lab.capture = "rules: nft, probes: kubelet, onStop: remove";
+    lab.start(&allow(&["web"]));
+    assert!(guarded());
+    assert!(lab.stop().success());
+    assert!(!guarded(), "nobody is left");
+
+    let said = redirected("apply --kubelet-probes --netns other");
+    assert!(said.contains("run this again"), "{said}");
+    lab.start(&allow(&["web"]));
+    redirected("apply --kubelet-probes --netns other");
+    assert!(lab.stop().success());
+    assert!(guarded(), "another command's exception stands");
+    // Said anew without probes, it is no exception any more.
+    redirected("apply --netns other");
+    assert!(!guarded());
+
+    // An edit takes the pods' exceptions away, and a pod that is made anew leaves none.
+    lab.start(&allow(&["web"]));
+    lab.remake("spy", 3);
+    lab.wait("carried again", || lab.log().matches("pod carried").count() == PODS.len() + 1);
+    assert!(guarded());
+    lab.capture = "rules: nft, onStop: remove";
+    lab.write_mesh(&allow(&["web"]));
+    lab.wait("gone", || !guarded());
+
+    // Who is killed takes nothing away; by hand it goes with the last pod.
+    lab.capture = "rules: nft, probes: kubelet";
+    lab.write_mesh(&allow(&["web"]));
+    lab.wait("back", guarded);
+    lab.wait("applied", || {
+        PODS.iter().all(|(pod, _)| {
+            lab.tool(pod, "nft list table inet adit-nat").contains("saddr 169.254.7.127")
+        })
+    });
+    lab.signal(nix::sys::signal::Signal::SIGKILL);
+    lab.stop_dead();
+    for (pod, _) in PODS {
+        assert!(guarded(), "before {pod}");
+        redirected(&format!("remove --netns {pod}"));
+    }
+    assert!(!guarded());
+
+    // A firewall that is loaded anew forgets who needs them: then they stay.
+    lab.start(&allow(&["web"]));
+    for family in ["inet", "bridge"] {
+        let done = Command::new("nft").args(["delete", "table", family, "adit-probes"]).status();
+        assert!(done.expect("nft runs").success());
+    }
+    lab.wait("restored", || lab.log().contains("they stand again"));
+    for (pod, _) in PODS {
+        redirected(&format!("remove --netns {pod}"));
+    }
+    assert!(guarded(), "somebody who is not known may need them");
+}
+
+fn lo_down() {
+    let mut lab = Lab::new(PODS);
+    lab.echo("db", 8080);
+    ip("-n db link set lo down");
+    lab.launch(&allow(&["web"]));
+    lab.wait("named", || {
+        let log = lab.log();
+        log.lines().any(|line| {
+            line.contains("pod shop/db: the interface lo is down")
+                && line.contains("ip link set lo up")
+        })
+    });
+    assert!(lab.tool("db", "nft list tables").contains("adit-filter"), "it is closed meanwhile");
+    lab.wait("the others are carried", || lab.log().matches("pod carried").count() == 2);
+    ip("-n db link set lo up");
+    lab.wait("carried", || lab.log().matches("pod carried").count() == 3);
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+/// A tool that fails where `when` is true in a shell, and else does what it is for.
+fn failing(dir: &std::path::Path, tool: &str, when: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir(dir).unwrap();
+    let script = format!(
+        "#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in '-f -' | *'-batch -') text=$(cat) ;; esac\n\
+         if {when}; then echo no >&2; exit 1; fi\nprintf '%s\\n' \"$text\" | {tool} \"$@\"\n"
+    );
+    std::fs::write(dir.join(tool), script).unwrap();
+    std::fs::set_permissions(dir.join(tool), std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn whole() {
+    let lab = Lab::new(PODS);
+    let _other = Other::new();
+    let tools = lab.file("tools");
+    let fails = |why: &str| {
+        let done = redirect_with(tools.to_str().unwrap(), "apply --kubelet-probes --netns other");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("other: ") && said.contains(why), "{said}");
+    };
+    let nothing_is_left = || {
+        assert_eq!(lab.tool("other", "nft list tables"), "");
+        assert!(!guarded());
+        for family in ["-4", "-6"] {
+            assert_eq!(lab.tool("other", &format!("ip {family} rule show priority 32764")), "");
+            assert_eq!(lab.tool("other", &format!("ip {family} route show table 100")), "");
+        }
+        let shown = redirect("show --netns other").stdout;
+        let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+        assert_eq!(shown["applied"], false);
+    };
+    fails("the interface lo is down");
+    nothing_is_left();
+    ip("-n other link set lo up");
+    let cases = [
+        ("ip", "[ \"$1 $2\" = '-6 -batch' ]", "ip failed: no"),
+        ("nft", "[ \"${text#*adit-mangle}\" != \"$text\" ]", "nft failed: no"),
+    ];
+    for (tool, when, why) in cases {
+        failing(&tools, tool, when);
+        fails(why);
+        nothing_is_left();
+    }
+    // What stood before stands as it did.
+    redirected("apply --permissive --kubelet-probes --netns other");
+    let before = lab.tool("other", "nft list ruleset");
+    let rules = |family| lab.tool("other", &format!("ip {family} rule show priority 32764"));
+    let routed = [rules("-4"), rules("-6")];
+    for (tool, when, why) in cases {
+        failing(&tools, tool, when);
+        fails(why);
+        assert_eq!(lab.tool("other", "nft list ruleset"), before);
+        assert_eq!([rules("-4"), rules("-6")], routed);
+        assert!(guarded());
+    }
+}
+
+fn names_none() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let file = format!("show --netns {}", file.path().display());
+    for words in ["apply --netns nosuch", "show --netns pid:999999999", &file] {
+        let done = redirect(words);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(3), "{words}: {said}");
+        assert!(said.contains("network namespace"), "{words}: {said}");
+    }
+}
