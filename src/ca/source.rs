@@ -87,6 +87,16 @@ pub enum SourceError {
         /// What it said.
         why: String,
     },
+    /// An operator banned the identity: nothing that was given for it may be used any more.
+    #[error(
+        "{source_name} says that {id} is banned: it is not used until `adit ca unban` lifts that"
+    )]
+    Banned {
+        /// Which source, with its address.
+        source_name: String,
+        /// Who is banned.
+        id: SpiffeId,
+    },
     /// It gives no JWT-SVIDs.
     #[error("{0} gives no JWT-SVIDs")]
     NoJwt(&'static str),
@@ -96,6 +106,14 @@ pub enum SourceError {
     /// The embedded CA could not.
     #[error(transparent)]
     Ca(#[from] super::CaError),
+}
+
+impl SourceError {
+    /// Whether an operator banned the identity; no error of a network is one.
+    #[must_use]
+    pub fn is_ban(&self) -> bool {
+        matches!(self, Self::Banned { .. } | Self::Ca(super::CaError::Banned(_)))
+    }
 }
 
 /// Where SVIDs come from. Implemented by the embedded CA, istiod, the SPIFFE Workload API, the

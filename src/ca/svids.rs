@@ -2,7 +2,8 @@
 //!
 //! Keys are kept by workload and handed out for that workload only, also where several share
 //! a service account and so a SPIFFE ID. A failed renewal keeps the
-//! last good SVID until it expires, and says so; an expired one is never handed out.
+//! last good SVID until it expires, and says so; an expired one is never handed out, nor that of
+//! an identity that is banned.
 
 mod follow;
 mod renewal;
@@ -85,7 +86,7 @@ pub struct SvidStatus {
     pub workload: String,
     /// The SPIFFE ID.
     pub identity: String,
-    /// `Available`, `Initializing`, or `Unavailable: …`.
+    /// `Available`, `Initializing`, `Banned: …` or `Unavailable: …`.
     pub state: String,
     /// Which kind of source issues it.
     pub source: &'static str,
@@ -195,6 +196,7 @@ impl Svids {
             metrics: Arc::clone(&self.metrics),
             hurry: Arc::clone(&hurry),
             demand: Arc::clone(&demand),
+            bans: self.source.banned(),
             clock: self.clock.get_or_init(|| watch_clock(&self.tasks)).clone(),
             back: self.back.clone(),
             say,
@@ -283,6 +285,7 @@ fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidSt
     let svid = held.svid.as_ref();
     let state = match (held.valid(), &held.error) {
         (Some(_), _) => "Available".to_owned(),
+        (None, Some(error)) if error.is_ban() => format!("Banned: {error}"),
         (None, Some(error)) => format!("Unavailable: {error}"),
         (None, None) => "Initializing".to_owned(),
     };

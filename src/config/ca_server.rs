@@ -176,6 +176,12 @@ fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
             item.fault("pods is missing: trustedNodeAccounts may ask for pods of their node only");
         }
     }
+    if let Some(item) = map.get("joinTokens").filter(|_| !svid) {
+        item.fault(
+            "svid is missing: a host that joins renews its SVID and hears of bans by showing that \
+             SVID, so beside joinTokens stands svid: true",
+        );
+    }
     if kubernetes.is_none() && join.is_none() && !svid {
         item.fault("nobody could get anything: name kubernetes, joinTokens or svid");
     }
@@ -275,6 +281,8 @@ attestors:
             ("[sys/adit]", "[adit]", "NAMESPACE/SERVICEACCOUNT"),
             (", pods: /pods", "", "pods is missing"),
             ("svid: true", "svid: yes", "none of true, false"),
+            ("\n  svid: true", "", "beside joinTokens stands svid: true"),
+            ("svid: true", "svid: false", "beside joinTokens stands svid: true"),
         ] {
             let text = GOOD.replace(was, is);
             assert_ne!(text, GOOD, "{was}");

@@ -36,6 +36,9 @@ pub mod istio_ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// The metadata of a refusal because of a ban: the SPIFFE ID that is banned.
+pub const BANNED: &str = "adit-banned";
+
 /// Who is banned, beside the Istio CA API: adit's own.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod bans {

@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use adit::{
-    ca::{Istiod, Source, SourceError},
+    ca::{Istiod, Source, SourceError, Svids},
     identity::SpiffeId,
+    lifecycle::Tasks,
+    observe::metrics::Metrics,
     rpc::istio_ca::IstioCertificateRequest,
 };
 use tokio::sync::watch;
@@ -44,7 +46,7 @@ async fn a_ban_reaches_nodes_that_ask_over_the_api() {
     server.ca(&["ban", web.as_str()]);
     becomes(&mut told, &[&db, &web]).await;
     let refused = fetch(&node, &web).await.unwrap_err();
-    assert!(matches!(&refused, SourceError::Refused { .. }), "{refused}");
+    assert!(matches!(&refused, SourceError::Banned { .. }), "{refused}");
     assert!(refused.to_string().contains("is banned"), "{refused}");
     let request = IstioCertificateRequest { csr: csr(&[web.as_str()]), ..Default::default() };
     let status = call(&server, Some(&token), None, request).await.unwrap_err();
@@ -83,4 +85,77 @@ async fn a_host_that_joined_is_told_as_well() {
     becomes(&mut told, &[&host]).await;
     let refused = fetch(&client, &host).await.unwrap_err();
     assert!(refused.to_string().contains("is banned"), "{refused}");
+}
+
+/// What a node holds whose source is `client`.
+fn node(client: Istiod) -> Svids {
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    Svids::new(Arc::new(client), metrics, Tasks::default())
+}
+
+async fn soon(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 5 s: {what}");
+}
+
+#[tokio::test]
+async fn a_node_uses_no_identity_that_is_banned_and_takes_no_silence_for_a_ban() {
+    let issuer = Issuer::new("k1");
+    let mut server = CaServer::start(&[&issuer]);
+    let web = id("ns/shop/sa/web");
+    let svids = node(server.client(&issuer.sign(&claims("shop", "web", "web-1", "n1"))));
+    let uid: Arc<str> = "shop/web-1".into();
+    svids.watch(&uid, &web);
+    svids.ready(&uid).await.unwrap();
+    let state = || svids.statuses().remove(0).state;
+    // A CA that is away bans nobody.
+    server.stop();
+    svids.rotate_now(&web);
+    soon("a failure", || svids.statuses()[0].last_error.is_some()).await;
+    assert_eq!(state(), "Available");
+    svids.ready(&uid).await.unwrap();
+    server.crash_and_restart();
+    svids.rotate_now(&web);
+    soon("renewed", || svids.statuses()[0].last_error.is_none()).await;
+    server.ca(&["ban", web.as_str()]);
+    soon("banned", || state().starts_with("Banned: ")).await;
+    let refused = svids.ready(&uid).await.unwrap_err();
+    assert!(refused.is_ban(), "{refused}");
+    let lost = svids.outage_budget().lost;
+    assert!(lost.len() == 1 && lost[0].contains("is banned"), "{lost:?}");
+    assert_eq!(svids.statuses()[0].serial_number, None, "nothing of it is held");
+    server.ca(&["unban", web.as_str()]);
+    soon("available", || state() == "Available").await;
+    svids.ready(&uid).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_because_of_a_ban_counts_where_no_bans_are_told() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let (web, db) = (id("ns/shop/sa/web"), id("ns/shop/sa/db"));
+    let client = server.client(&issuer.sign(&claims("shop", "web", "web-1", "n1")));
+    server.ca(&["ban", web.as_str()]);
+    // Bans are followed once the CA has given something: here it never does.
+    let told = follow(&client);
+    assert!(told.borrow().is_empty());
+    let other = fetch(&client, &db).await.unwrap_err();
+    assert!(!other.is_ban() && told.borrow().is_empty(), "{other}");
+    let refused = fetch(&client, &web).await.unwrap_err();
+    assert!(refused.is_ban(), "{refused}");
+    assert_eq!(told.borrow().iter().collect::<Vec<_>>(), [&web]);
+    server.ca(&["unban", web.as_str()]);
+    // The server sees so in a moment.
+    for _ in 0..50 {
+        if fetch(&client, &web).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(told.borrow().is_empty());
 }

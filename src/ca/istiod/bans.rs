@@ -1,16 +1,23 @@
 //! Who is banned, as an `adit ca serve` tells it. istiod has no such thing, and is asked now and
 //! then whether it has become one that does. What was told last holds while nobody tells more.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Request, Status};
 
-use super::{IstiodConfig, connect, credentials, joined::Joined, said};
+use super::{IstiodConfig, connect, credentials, joined::Joined, said_to};
 use crate::{
     identity::{BundleSet, SpiffeId},
     lifecycle::Tasks,
-    rpc::bans::{Banned, WatchRequest, bans_client::BansClient},
+    rpc::{
+        BANNED,
+        bans::{Banned, WatchRequest, bans_client::BansClient},
+    },
 };
 
 /// The longest message: all bans that a CA's directory can hold.
@@ -23,8 +30,40 @@ const UNKNOWN: Duration = Duration::from_secs(300);
 
 /// Follows them until dropped.
 pub(super) struct Bans {
-    known: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
+    known: Arc<Known>,
     tasks: Tasks,
+}
+
+/// Whom the CA bans, by what it told, and by what it said when it was asked for an SVID.
+#[derive(Default)]
+struct Known {
+    say: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
+    by: Mutex<By>,
+}
+
+#[derive(Default)]
+struct By {
+    told: BTreeSet<SpiffeId>,
+    refused: BTreeSet<SpiffeId>,
+}
+
+impl Known {
+    fn change(&self, change: impl FnOnce(&mut By)) {
+        let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut by);
+        let ids: BTreeSet<_> = by.told.union(&by.refused).cloned().collect();
+        self.say.send_if_modified(|known| {
+            let changed = **known != ids;
+            *known = Arc::new(ids);
+            changed
+        });
+    }
+}
+
+/// Whom a refusal says to be banned. Nothing else that fails says so.
+pub(super) fn named(status: &Status) -> Option<SpiffeId> {
+    let id = status.metadata().get(BANNED).filter(|_| status.code() == Code::PermissionDenied)?;
+    id.to_str().ok()?.parse().ok()
 }
 
 impl Bans {
@@ -34,9 +73,9 @@ impl Bans {
         joined: &Arc<Joined>,
         mut bundles: watch::Receiver<Arc<BundleSet>>,
     ) -> Self {
-        let (known, tasks) = (watch::Sender::new(Arc::default()), Tasks::default());
+        let (known, tasks) = (Arc::<Known>::default(), Tasks::default());
         let follower = Follower { config: config.clone(), joined: Arc::clone(joined) };
-        let say = known.clone();
+        let say = Arc::clone(&known);
         tasks.spawn(async move {
             if bundles.wait_for(|known| known.iter().next().is_some()).await.is_ok() {
                 drop(bundles);
@@ -47,7 +86,19 @@ impl Bans {
     }
 
     pub(super) fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
-        self.known.subscribe()
+        self.known.say.subscribe()
+    }
+
+    /// The CA refused an SVID because of a ban. It counts until one is given, or bans are told.
+    pub(super) fn refused(&self, id: &SpiffeId) {
+        self.known.change(|by| by.refused.extend([id.clone()]));
+    }
+
+    /// The CA gave an SVID.
+    pub(super) fn issued(&self, id: &SpiffeId) {
+        if self.known.say.borrow().contains(id) {
+            self.known.change(|by| by.refused.retain(|refused| refused != id));
+        }
     }
 }
 
@@ -63,16 +114,17 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(&self, say: &watch::Sender<Arc<BTreeSet<SpiffeId>>>) {
+    async fn run(&self, known: &Known) {
         let (mut wait, mut told) = (AGAIN, String::new());
         loop {
-            let heard = self.stream(say).await;
+            let heard = self.stream(known).await;
             wait = match &heard {
                 Ok(()) => AGAIN,
                 Err(status) if status.code() == Code::Unimplemented => UNKNOWN,
                 Err(_) => (wait * 2).min(FAILED),
             };
-            let error = heard.err().map(|status| said(&status)).unwrap_or_default();
+            let joins = self.joined.any(&known.say.borrow()).is_some();
+            let error = heard.err().map(|status| said_to(&status, joins)).unwrap_or_default();
             if wait != UNKNOWN && !error.is_empty() && error != told {
                 tracing::warn!(target: "svid", error, "bans are not told; those of before hold");
             }
@@ -82,20 +134,25 @@ impl Follower {
     }
 
     /// Until it ends; an error if it told nothing.
-    async fn stream(&self, say: &watch::Sender<Arc<BTreeSet<SpiffeId>>>) -> Result<(), Status> {
+    async fn stream(&self, known: &Known) -> Result<(), Status> {
         let mut request = Request::new(WatchRequest {});
-        let own = self.joined.any();
+        let own = self.joined.any(&known.say.borrow());
         if own.is_none() {
             let bearer = credentials::bearer(&self.config).map_err(Status::unavailable)?;
             request.metadata_mut().insert("authorization", bearer);
         }
         let channel = connect(&self.config, own);
         let mut client = BansClient::new(channel).max_decoding_message_size(LONGEST);
-        let mut stream = client.watch(request).await?.into_inner();
+        let watched = client.watch(request).await.inspect_err(|status| {
+            if let Some(id) = named(status) {
+                known.change(|by| by.refused.extend([id]));
+            }
+        });
+        let mut stream = watched?.into_inner();
         let mut told = false;
         loop {
             match stream.message().await {
-                Ok(Some(message)) => take(message, say)?,
+                Ok(Some(message)) => take(message, known)?,
                 Ok(None) => return Ok(()),
                 Err(_) if told => return Ok(()),
                 Err(status) => return Err(status),
@@ -106,14 +163,10 @@ impl Follower {
 }
 
 /// The whole of it, or nothing.
-fn take(message: Banned, say: &watch::Sender<Arc<BTreeSet<SpiffeId>>>) -> Result<(), Status> {
+fn take(message: Banned, known: &Known) -> Result<(), Status> {
     let ids = message.ids.iter().map(|id| id.parse::<SpiffeId>());
     let ids = ids.collect::<Result<BTreeSet<_>, _>>();
     let ids = ids.map_err(|e| Status::internal(format!("it bans what is no SPIFFE ID: {e}")))?;
-    say.send_if_modified(|known| {
-        let changed = **known != ids;
-        *known = Arc::new(ids);
-        changed
-    });
+    known.change(|by| *by = By { told: ids, refused: BTreeSet::new() });
     Ok(())
 }

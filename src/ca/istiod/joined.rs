@@ -1,7 +1,7 @@
 //! A join token serves once: an SVID that came by one is renewed by showing that SVID itself.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -37,10 +37,11 @@ impl Joined {
         usable.then(|| Arc::clone(&held.key))
     }
 
-    /// What to show for the node itself: any that is valid.
-    pub(super) fn any(&self) -> Option<Arc<CertifiedKey>> {
+    /// What to show for the node itself: any that is valid, of nobody who is banned if it can be.
+    pub(super) fn any(&self, banned: &BTreeSet<SpiffeId>) -> Option<Arc<CertifiedKey>> {
         let (all, now) = (self.lock(), SystemTime::now());
-        all.values().find(|held| held.not_after > now).map(|held| Arc::clone(&held.key))
+        let valid = all.values().filter(|held| held.not_after > now);
+        valid.min_by_key(|held| banned.contains(&held.id)).map(|held| Arc::clone(&held.key))
     }
 
     /// Keeps it for its workload, and drops what has expired.

@@ -144,6 +144,7 @@ impl Istiod {
         if joins {
             self.joined.keep(wanted, &svid);
         }
+        self.bans.issued(id);
         Ok(svid)
     }
 
@@ -187,6 +188,12 @@ impl Istiod {
         if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) {
             self.reconnect(generation);
         }
+        if bans::named(&status).as_ref() == Some(&wanted.id) {
+            self.bans.refused(&wanted.id);
+            let (source_name, id) = (self.name(), wanted.id.clone());
+            return Err(SourceError::Banned { source_name, id });
+        }
+        let joins = self.joined.of(wanted).is_some();
         if status.code() == Code::Unauthenticated {
             self.joined.forget(wanted);
         }
@@ -198,7 +205,7 @@ impl Istiod {
             | Code::Unimplemented => SourceError::Refused {
                 source_name: self.name(),
                 id: wanted.id.clone(),
-                why: said(&status),
+                why: said_to(&status, joins),
             },
             _ => self.unavailable(said(&status)),
         })
@@ -323,6 +330,18 @@ fn origin(server: &Server) -> http::Uri {
     format!("https://{name}:{}", server.port)
         .parse()
         .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
+}
+
+/// The same for a caller that shows an SVID, as hosts that joined do.
+fn said_to(status: &Status, shows_svid: bool) -> String {
+    let cure = match status.code() {
+        Code::Unauthenticated if shows_svid => {
+            "; a host that joined renews and hears of bans by its SVID: that needs `attestors: { \
+             svid: true }` in the file of `adit ca serve`"
+        }
+        _ => "",
+    };
+    format!("{}{cure}", said(status))
 }
 
 /// What a status says, with the causes that tonic keeps behind it.

@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use super::{authorize::NotYours, csr::CsrError, join::JoinError, token::TokenError};
-use crate::{ca::CaError, identity::SvidError};
+use crate::{ca::CaError, identity::SvidError, rpc::BANNED};
 
 /// Why a call gets no certificate.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -114,6 +114,13 @@ impl Refusal {
             }
             other => other.to_string(),
         };
-        Status::new(code, message)
+        let mut status = Status::new(code, message);
+        // Nodes take this for a ban, and no text.
+        if let Self::Ca(CaError::Banned(id)) = self
+            && let Ok(id) = id.as_str().parse()
+        {
+            status.metadata_mut().insert(BANNED, id);
+        }
+        status
     }
 }

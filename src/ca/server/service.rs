@@ -167,7 +167,12 @@ impl CaService {
 
     /// A connection may outlive the SVID that it was made with: it is judged at each call.
     fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
-        let none = Refusal::NoCredentials("neither a token nor an SVID");
+        let none = Refusal::NoCredentials(match self.attestors.svid {
+            true => "neither a token nor an SVID",
+            false => {
+                "no token, and SVIDs are taken only with `attestors: { svid: true }` in its file"
+            }
+        });
         let chain = peer.chain.as_ref().filter(|_| self.attestors.svid).ok_or(none)?;
         let bundles = self.ca.bundles().borrow().clone();
         match verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client) {

@@ -1,6 +1,6 @@
 //! The task that keeps one identity's SVID: it does what its [`Rotation`] says.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, future::pending, sync::Arc, time::SystemTime};
 
 use tokio::{
     sync::{Notify, watch},
@@ -10,7 +10,7 @@ use tokio::{
 use super::{Held, validity};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, rotation::Rotation},
-    identity::{X509Svid, length},
+    identity::{SpiffeId, X509Svid, length},
     lifecycle::clock_set,
     observe::metrics::Metrics,
 };
@@ -23,6 +23,8 @@ pub(super) struct Renewal {
     pub(super) hurry: Arc<Notify>,
     pub(super) demand: Arc<Notify>,
     pub(super) clock: watch::Receiver<()>,
+    /// Who is banned, if the source bans anybody ever.
+    pub(super) bans: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
     /// Told by whoever gets an SVID after it got none: the source is back for all.
     pub(super) back: watch::Sender<()>,
     pub(super) say: watch::Sender<Held>,
@@ -33,9 +35,18 @@ impl Renewal {
         let mut plan = Rotation::new(SystemTime::now());
         let mut urgency = Urgency::WarmUp;
         let mut back = self.back.subscribe();
+        let (mut bans, mut banned) = (self.bans.clone(), false);
         loop {
             let wait = plan.due().duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
+                now = turned(&mut bans, &self.wanted.id, banned) => {
+                    banned = now;
+                    if banned {
+                        self.failed(&mut plan, self.ban());
+                        continue;
+                    }
+                    plan.hurry(SystemTime::now());
+                }
                 () = sleep(wait) => {}
                 () = self.hurry.notified() => {
                     plan.hurry(SystemTime::now());
@@ -59,7 +70,18 @@ impl Renewal {
                     continue;
                 }
             }
-            let fetched = self.source.fetch(&self.wanted, urgency).await;
+            // What is held is not used for the time that an answer takes.
+            let fetched = tokio::select! {
+                biased;
+                now = turned(&mut bans, &self.wanted.id, banned), if !banned => {
+                    banned = now;
+                    Err(self.ban())
+                }
+                fetched = self.source.fetch(&self.wanted, urgency) => {
+                    banned = self.is_banned();
+                    fetched.and_then(|svid| if banned { Err(self.ban()) } else { Ok(svid) })
+                }
+            };
             urgency = Urgency::Background;
             match fetched.and_then(|svid| self.in_time(svid)) {
                 Ok(svid) => {
@@ -71,6 +93,15 @@ impl Renewal {
                 Err(error) => self.failed(&mut plan, error),
             }
         }
+    }
+
+    fn is_banned(&self) -> bool {
+        self.bans.as_ref().is_some_and(|bans| bans.borrow().contains(&self.wanted.id))
+    }
+
+    fn ban(&self) -> SourceError {
+        let (source_name, id) = (self.source.kind().to_owned(), self.wanted.id.clone());
+        SourceError::Banned { source_name, id }
     }
 
     /// Nobody who follows what is held needs to hear of this.
@@ -123,7 +154,7 @@ impl Renewal {
         plan.on_failure(now, rand::random());
         self.metrics.svid_renewals.with_label_values(&["failed", self.source.kind()]).inc();
         self.say.send_modify(|held| {
-            if matches!(error, SourceError::Withdrawn { .. }) {
+            if error.is_ban() || matches!(error, SourceError::Withdrawn { .. }) {
                 held.svid = None;
             }
             let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
@@ -137,4 +168,17 @@ impl Renewal {
             held.next = Some(plan.due());
         });
     }
+}
+
+/// Waits until `id` is banned where it `was` not, or the other way round. Cancel safe.
+async fn turned(
+    bans: &mut Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
+    id: &SpiffeId,
+    was: bool,
+) -> bool {
+    let Some(bans) = bans else { return pending().await };
+    if bans.wait_for(|banned| banned.contains(id) != was).await.is_ok() {
+        return !was;
+    }
+    pending().await
 }

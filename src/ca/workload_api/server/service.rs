@@ -166,6 +166,7 @@ fn status(error: &SourceError) -> Status {
     match error {
         SourceError::NoJwt(_) => Status::unimplemented(error.to_string()),
         SourceError::Refused { .. } => Status::permission_denied(error.to_string()),
+        banned if banned.is_ban() => Status::permission_denied(error.to_string()),
         _ => Status::unavailable(error.to_string()),
     }
 }
