@@ -250,7 +250,7 @@ impl Watched {
     /// Takes the file if it is right and all of it can be opened, else keeps what was.
     async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> bool {
         self.seen = stamp(&self.path);
-        let file = self.path.display();
+        let file = crate::identity::shown(&self.path);
         let refused = |error: String| {
             tracing::error!(%file, error, "configuration refused, the last good one stays");
             false

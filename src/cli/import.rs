@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{BAD_CONFIG, FAILED, OK};
 use crate::{
     config::{ImportedCertificate, check_standalone, import_stunnel},
-    identity::key_files::certificates,
+    identity::{key_files::certificates, shown},
 };
 
 /// The longest file that is read, bytes.
@@ -36,14 +36,14 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     let text = match read(file) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("adit: error: {}: {error}", file.display());
+            eprintln!("adit: error: {}: {error}", shown(file));
             return BAD_CONFIG;
         }
     };
     let imported = import_stunnel(&text, &certificates_of);
     for remark in &imported.remarks {
         let weight = if remark.grave { "NOT CARRIED" } else { "note" };
-        eprintln!("{}:{}: {weight}: {}", file.display(), remark.line, remark.message);
+        eprintln!("{}:{}: {weight}: {}", shown(file), remark.line, remark.message);
     }
     print!("{}", imported.yaml);
     let checked = check_standalone("imported", &imported.yaml);
@@ -66,5 +66,5 @@ fn read(file: &Path) -> std::io::Result<String> {
 
 fn certificates_of(file: &Path) -> Result<Vec<ImportedCertificate>, String> {
     let all: Option<Vec<_>> = certificates(file)?.iter().map(ImportedCertificate::of).collect();
-    all.ok_or_else(|| format!("{}: a certificate cannot be read", file.display()))
+    all.ok_or_else(|| format!("{}: a certificate cannot be read", shown(file)))
 }

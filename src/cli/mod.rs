@@ -18,6 +18,8 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::identity::without_keys;
+
 /// It did what was asked.
 pub const OK: u8 = 0;
 /// It ran, and failed; or what it looked at is not as it should be.
@@ -91,8 +93,12 @@ pub fn main() -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help that was asked for may go into a pipe that is closed.
-            let _ = error.print();
+            let told = error.render().to_string();
+            match without_keys(&told) {
+                // Help that was asked for may go into a pipe that is closed.
+                whole if whole == told => drop(error.print()),
+                without => eprintln!("{without}"),
+            }
             return match (error.use_stderr(), as_ghostunnel) {
                 (false, _) => OK,
                 (true, true) => FAILED,

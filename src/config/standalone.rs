@@ -86,7 +86,7 @@ pub fn is_standalone(text: &str) -> bool {
 /// All faults at once, with fields of HTTP among them; a file without policies.
 pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
     let text = bounds::read(path, MAX_POLICIES)?;
-    let file = path.display().to_string();
+    let file = crate::identity::shown(path);
     let documents = documents(&text).map_err(|fault| Faults::one(&file, fault))?;
     let notes = Notes::default();
     let filled = documents.iter().filter(|document| !document.data.is_null());

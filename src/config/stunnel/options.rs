@@ -64,6 +64,14 @@ pub(super) fn is_global(line: &Line) -> bool {
     GLOBAL.contains(&line.option.to_ascii_lowercase().as_str())
 }
 
+const UNKNOWN: &str = "is no option that adit knows of";
+
+/// Whether adit knows what an option is for.
+pub(super) fn is_known(option: &str) -> bool {
+    let line = Line { line: 0, option: option.to_owned(), value: String::new() };
+    !matches!(fate(&line), Fate::Grave(UNKNOWN))
+}
+
 fn fate(line: &Line) -> Fate {
     use Fate::{Carried, Grave, Lost, Needless};
     let value = line.value.to_ascii_lowercase();
@@ -142,7 +150,7 @@ fn fate(line: &Line) -> Fate {
         | "ecdh"
         | "xforwardedfor"
         | "stack" => Needless,
-        _ => Grave("is no option that adit knows of"),
+        _ => Grave(UNKNOWN),
     }
 }
 

@@ -103,10 +103,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "pre-shared keys",
         "[psk]\naccept = 4433\nconnect = 22\nciphers = PSK\nPSKsecrets = /etc/stunnel/psk.txt\n",
         &["mode: server"],
-        &[
-            "PSKsecrets = /etc/stunnel/psk.txt: adit has no pre-shared keys",
-            "a server needs a cert",
-        ],
+        &["PSKsecrets: adit has no pre-shared keys", "a server needs a cert"],
     ),
     (
         "STARTTLS, and a client without checks",
@@ -217,7 +214,12 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "only what stands before sections",
         "cert = /x.pem\nnonsense = 1\nPSKsecrets = /x\n",
         &["services: []"],
-        &["nonsense = 1", "PSKsecrets = /x", "accept is missing", "[stunnel] is left out"],
+        &[
+            "nonsense: is no option",
+            "PSKsecrets: adit has no",
+            "accept is missing",
+            "[stunnel] is left out",
+        ],
     ),
     ("nothing", "; nothing\n", &["services: []"], &["there is no service in it"]),
     (
@@ -230,7 +232,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "no sections: what stands before them is the service",
         "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
         &["- name: \"stunnel\"", "target: \"h:2\""],
-        &["no line: is no line of a stunnel.conf"],
+        &["this is no line of a stunnel.conf"],
     ),
     (
         "options of the process within a section are named",
@@ -318,4 +320,46 @@ fn nothing_of_a_line_gets_out_of_its_comment_or_its_quotes() {
     assert!(!imported.yaml.contains('\u{1b}'));
     let comments = imported.yaml.lines().filter(|line| line.contains("odd"));
     comments.for_each(|line| assert!(line.trim_start().starts_with('#'), "{line}"));
+}
+
+/// Passwords, PINs, headers and keys stand in such files; what is printed goes into logs.
+#[test]
+fn no_secret_of_a_stunnel_conf_is_copied() {
+    let service = "[x]\nclient = yes\naccept = 127.0.0.1:1\nconnect = h:2\n";
+    for (option, value) in [
+        ("engineCtrl", "PIN:s3cret"),
+        ("engineCtrl", "s3cret"),
+        ("protocolPassword", "s3cret"),
+        ("protocolHeader", "Proxy-Authorization: Basic s3cret"),
+        ("PSKsecrets", "s3cret"),
+        ("PSKidentity", "s3cret"),
+        ("ticketKeySecret", "s3cret"),
+        ("ticketMacSecret", "s3cret"),
+        ("key", "pkcs11:token=t;object=k?pin-value=s3cret"),
+        ("cert", "PKCS11:token=t?pin-value=s3cret"),
+        ("CAfile", "pkcs11:token=t?pin-value=s3cret"),
+        ("setEnv", "PIN=s3cret"),
+        ("execArgs", "p -p s3cret"),
+        ("config", "PIN:s3cret"),
+        ("providerParameter", "pkcs11:pin=s3cret"),
+        ("protocolPasword", "s3cret"),
+        ("MC4CAQAwBQYDK2VwBCIEIs3cretAAAAAAAAA", ""),
+        ("MIIs3cret/", "="),
+        ("debug", "s3cret-password"),
+    ] {
+        for conf in [
+            format!("{service}{option} = {value}\n"),
+            format!("{option} = {value}\n{service}"),
+            format!("{service}{option} = \u{fffd}{value}\n"),
+            format!("{service}{option} {value}\n"),
+        ] {
+            let Imported { yaml, remarks } = import(&conf, &certificates);
+            assert!(!yaml.contains("s3cret"), "{conf}\n{yaml}");
+            assert!(!remarks.is_empty(), "{conf}");
+            let copied = remarks.iter().any(|remark| remark.message.contains("s3cret"));
+            assert!(!copied, "{conf}\n{remarks:?}");
+        }
+    }
+    let named = import(&format!("{service}protocolPassword = s3cret\n"), &certificates);
+    assert!(named.remarks.iter().any(|r| r.message.starts_with("protocolPassword: ")));
 }
