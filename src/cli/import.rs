@@ -26,7 +26,7 @@ enum From {
         after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not carried is named, as a comment and on stderr. Exit codes: 0 carried,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
     )]
     Stunnel {
-        /// The file
+        /// The file; - is standard input
         file: PathBuf,
     },
 }
@@ -57,7 +57,10 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
 fn read(file: &Path) -> std::io::Result<String> {
     use std::io::{Error, Read as _};
     let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes)?,
+        false => std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?,
+    };
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::other(format!("has more than {MAX_FILE} bytes")));
     }

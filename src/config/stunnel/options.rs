@@ -130,14 +130,14 @@ fn fate(line: &Line) -> Fate {
         "sessiond" => Grave("sessions are not shared: adit does not resume"),
         "compression" if value != "deflate" && value != "zlib" => Needless,
         "compression" => Lost("adit never compresses"),
-        "renegotiation"
-        | "reset"
-        | "session"
+        "renegotiation" | "reset" if (value == "no") == (line.is("renegotiation")) => Needless,
+        "renegotiation" => Lost("adit never renegotiates"),
+        "reset" => Lost("what is cut is always reset, so that a part is not taken for the whole"),
+        "ticketkeysecret" | "ticketmacsecret" => Lost("adit has no tickets: nothing is resumed"),
+        "session"
         | "sessioncachesize"
         | "sessioncachetimeout"
         | "sessionresume"
-        | "ticketkeysecret"
-        | "ticketmacsecret"
         | "rndbytes"
         | "rndfile"
         | "rndoverwrite"

@@ -125,19 +125,18 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &["checkHost = a: one name only", "checkEmail = x@y"],
     ),
     (
-        "only TLS 1.3, wrappers, a program, a half-checked peer, a virtual host",
-        "sslVersion = TLSv1.3\n[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
+        "wrappers, a program, a half-checked peer, a virtual host",
+        "[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
          [b]\naccept = 3\nexec = /bin/sh\ncert = c\n[c]\nsni = a:*.example\nconnect = 5\nnonsense = 1\n",
         &["- name: \"a\""],
         &[
-            "sslVersion = TLSv1.3",
             "libwrap = yes",
             "verify = 1",
-            "exec = /bin/sh",
+            "exec: adit starts",
             "connect is missing",
             "[b] is left out",
             "accept is missing",
-            "nonsense = 1",
+            "nonsense: is no option",
             "[c] is left out",
         ],
     ),
@@ -150,8 +149,9 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
             "targets: [\"localhost:1\", \"localhost:2\"]",
             "crls: [\"g.crl\", \"s.crl\"]",
             "dnsNames: [\"a.example\", \"b.example\"]",
+            "tls: { minVersion: TLS1.3 }",
         ],
-        &["options = NO_TLSv1_2: adit would take TLS 1.2 as well"],
+        &[],
     ),
     (
         "several addresses to listen at, one of them before the sections",
@@ -164,6 +164,43 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "cert = c\nconnect = 1\n[a]\naccept = 2\nsslVersionMax = TLSv1.2\n[b]\naccept = 3\n\
          sslVersion = TLSv1.2\n[c]\naccept = 4\noptions = NO_TLSv1_3\n",
         &["tls: { maxVersion: TLS1.2 }"],
+        &[],
+    ),
+    (
+        "TLS 1.3 alone is carried, by each of its names",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nsslVersionMin = TLSv1.3\n[b]\naccept = 3\n\
+         sslVersion = TLSv1.3\n[c]\naccept = 4\noptions = NO_TLSv1_2\n",
+        &["tls: { minVersion: TLS1.3 }"],
+        &[],
+    ),
+    (
+        "what softens a check is named, and the check stays",
+        "verifyChain = yes\nCAfile = c\ncert = c\nconnect = 1\n[a]\naccept = 2\nverify = 0\n\
+         [b]\naccept = 3\nrequireCert = no\n[c]\naccept = 4\nverify = 2\nverifyChain = no\n",
+        &["allow: { all: true }"],
+        &[
+            "verify = 0: what another",
+            "requireCert = no: a caller",
+            "verifyChain = no: what another",
+        ],
+    ),
+    (
+        "a demand after requireCert = no is one",
+        "requireCert = no\nCAfile = c\ncert = c\nconnect = 1\n[a]\naccept = 2\nverifyChain = yes\n",
+        &["allow: { all: true }"],
+        &[],
+    ),
+    (
+        "names that a client cannot ask for",
+        "client = yes\nverifyChain = yes\nCAfile = c\nconnect = h:1\n[a]\naccept = localhost:2\n\
+         checkHost = *.example\n[b]\naccept = localhost:3\nsni =\n",
+        &["sni = : the target is always told"],
+        &["checkHost = *.example: is no name that a target can be asked for"],
+    ),
+    (
+        "what is lost and protects nothing is said",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nreset = no\nrenegotiation = yes\nticketKeySecret = x\n",
+        &["reset = no: ", "renegotiation = yes: ", "ticketKeySecret: "],
         &[],
     ),
     (
@@ -287,6 +324,9 @@ fn the_newest_version_is_carried_by_each_of_its_names() {
     let (_, conf, ..) = CASES.iter().find(|(case, ..)| case.starts_with("the newest")).unwrap();
     let imported = import(conf, &certificates);
     assert_eq!(imported.yaml.matches("maxVersion: TLS1.2").count(), 3, "{}", imported.yaml);
+    let (_, conf, ..) = CASES.iter().find(|(case, ..)| case.starts_with("TLS 1.3 alone")).unwrap();
+    let imported = import(conf, &certificates);
+    assert_eq!(imported.yaml.matches("minVersion: TLS1.3").count(), 3, "{}", imported.yaml);
     for none in ["sslVersionMax = TLSv1.1", "options = NO_TLSv1_2\noptions = NO_TLSv1_3"] {
         let conf = format!("cert = c\nconnect = 1\n[a]\naccept = 2\n{none}\n");
         let imported = import(&conf, &certificates);
