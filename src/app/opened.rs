@@ -69,7 +69,8 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
     faults.extend(federated.map(|message| Fault { message, ..place(federation) }));
     let missing = checked.local_workloads().into_iter().filter_map(|workload| {
         let netns = workload.netns.as_ref()?.path();
-        let message = format!("{}: {} is not there", workload.uid, netns.display());
+        let message =
+            format!("{}: {} is not there", workload.uid, crate::identity::shown(Path::new(&netns)));
         (!netns.exists()).then(|| Fault::at_start(message))
     });
     (faults, missing.collect())

@@ -124,7 +124,7 @@ async fn serve(
         federation,
         sections: _,
     } = checked;
-    warnings.iter().for_each(|w| tracing::warn!(file = %file.display(), "{w}"));
+    warnings.iter().for_each(|w| tracing::warn!(file = %crate::identity::shown(file), "{w}"));
     let node = Arc::new(Node {
         pods: Arc::default(),
         mesh: ArcSwap::from_pointee(snapshot),
@@ -355,7 +355,7 @@ impl Live {
         self.node.mesh.store(Arc::new(checked.snapshot));
         let closed = recheck(&self.node);
         self.start_pods();
-        tracing::info!(file = %self.file.display(), connections_closed = closed, "configuration reloaded");
+        tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
         self.accepted();
     }
 
@@ -387,7 +387,7 @@ impl Live {
     fn rejected(&self, error: &str) {
         self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
         self.state.file.refused(error);
-        tracing::error!(file = %self.file.display(), error, "configuration refused, the last good one stays");
+        tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
     }
 }
 

@@ -316,7 +316,7 @@ impl Watched {
     /// What is wrong with it.
     async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> Result<(), String> {
         self.seen = stamp(&self.path);
-        let file = self.path.display();
+        let file = crate::identity::shown(&self.path);
         let refused = |error: String| {
             tracing::error!(%file, error, "configuration refused, the last good one stays");
             Err(error)

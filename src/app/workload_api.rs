@@ -7,7 +7,7 @@ use super::carrier::Carrier;
 use crate::{
     ca::workload_api::server::{Registrar, Registrations, WorkloadApi},
     config::WorkloadApiConfig,
-    identity::TrustDomain,
+    identity::{TrustDomain, shown},
     lifecycle::Tasks,
     node::Node,
 };
@@ -31,7 +31,7 @@ impl Served {
         };
         let svids = Arc::clone(&node.svids);
         let api = WorkloadApi::open(socket, *mode, svids, trust_domain.clone())?;
-        tracing::info!(socket = %socket.display(), "Workload API served");
+        tracing::info!(socket = %shown(socket), "Workload API served");
         let registrar = Some(api.registrar());
         tasks.spawn(api.serve(tasks.child()));
         Ok(Self { config, registrar })

@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    identity::{pem, stream_words},
+    identity::{pem, shown, stream_words},
     lifecycle::dial,
     tls::{PeerTrust, PeerVerifier},
 };
@@ -50,7 +50,7 @@ impl Server {
 /// Reads a small file whole.
 pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
-    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", shown(path)));
     let mut all = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut all))
@@ -65,7 +65,7 @@ pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 /// Who is believed by the certificates of a PEM file, at least one.
 fn roots(path: &Path) -> io::Result<Arc<PeerVerifier>> {
     let bad =
-        |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()));
+        |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", shown(path)));
     let text = read_small(path)?;
     let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
     for der in &roots {

@@ -63,7 +63,7 @@ impl From<LoadError> for Found {
 }
 
 pub(super) fn run(args: &CheckArgs) -> u8 {
-    let file = args.file.display().to_string();
+    let file = crate::identity::shown(&args.file);
     let found = match config::read_text(&args.file) {
         Err(error) => error.into(),
         Ok(text) if config::is_standalone(&text) => standalone(args, &file, &text),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{ImportedCertificate, check_standalone, import_stunnel},
-    identity::key_files::certificates,
+    identity::{key_files::certificates, shown},
 };
 
 /// The longest file that is read, bytes.
@@ -29,7 +29,7 @@ enum From {
         after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not carried is named, as a comment and on stderr. Exit codes: 0 carried,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
     )]
     Stunnel {
-        /// The file
+        /// The file; - is standard input
         file: PathBuf,
     },
 }
@@ -39,14 +39,14 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     let text = match read(file) {
         Ok(text) => text,
         Err(error) => {
-            complain!("adit: error: {}: {error}", file.display());
+            complain!("adit: error: {}: {error}", shown(file));
             return BAD_CONFIG;
         }
     };
     let imported = import_stunnel(&text, &certificates_of);
     for remark in &imported.remarks {
         let weight = if remark.grave { "NOT CARRIED" } else { "note" };
-        complain!("{}:{}: {weight}: {}", file.display(), remark.line, remark.message);
+        complain!("{}:{}: {weight}: {}", shown(file), remark.line, remark.message);
     }
     output::text(&imported.yaml);
     let checked = check_standalone("imported", &imported.yaml);
@@ -60,7 +60,10 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
 fn read(file: &Path) -> std::io::Result<String> {
     use std::io::{Error, Read as _};
     let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes)?,
+        false => std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?,
+    };
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::other(format!("has more than {MAX_FILE} bytes")));
     }
@@ -69,5 +72,5 @@ fn read(file: &Path) -> std::io::Result<String> {
 
 fn certificates_of(file: &Path) -> Result<Vec<ImportedCertificate>, String> {
     let all: Option<Vec<_>> = certificates(file)?.iter().map(ImportedCertificate::of).collect();
-    all.ok_or_else(|| format!("{}: a certificate cannot be read", file.display()))
+    all.ok_or_else(|| format!("{}: a certificate cannot be read", shown(file)))
 }

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::output::{complain, say};
+use crate::identity::without_keys;
 
 /// It did what was asked.
 pub const OK: u8 = 0;
@@ -103,7 +104,11 @@ fn done() -> u8 {
                 output::write(|| error.print());
                 return OK;
             }
-            let _ = error.print();
+            let told = error.render().to_string();
+            match without_keys(&told) {
+                whole if whole == told => drop(error.print()),
+                without => complain!("{without}"),
+            }
             return if as_ghostunnel { FAILED } else { USAGE };
         }
     };

@@ -87,15 +87,15 @@ fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
     let mut reports = Vec::new();
     for path in &args.files {
         let bytes = read(path)?;
-        let of = path.display().to_string();
+        let of = crate::identity::shown(path);
         let subject = if args.jwt { Subject::Jwt(token(&bytes)) } else { Subject::of(&bytes) };
         let domain = args.trust_domain.clone().or_else(|| subject.claims());
         let bundles = match (&bundle, domain) {
             (None, _) => None,
             (Some(bytes), Some(domain)) => {
                 let path = args.bundle.as_deref().unwrap_or(Path::new("-"));
-                let bundle =
-                    trusted(domain, bytes).with_context(|| format!("{}", path.display()))?;
+                let bundle = trusted(domain, bytes)
+                    .with_context(|| format!("{}", crate::identity::shown(path)))?;
                 Some(BundleSet::from_iter([bundle]))
             }
             (Some(_), None) => Some(BundleSet::default()),
@@ -210,16 +210,18 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let input: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(io::stdin()),
-        _ => Box::new(File::open(path).with_context(|| format!("{}", path.display()))?),
+        _ => {
+            Box::new(File::open(path).with_context(|| format!("{}", crate::identity::shown(path)))?)
+        }
     };
     let mut bytes = Vec::new();
     let read = input.take(MAX_FILE + 1).read_to_end(&mut bytes);
-    read.with_context(|| format!("{}", path.display()))?;
+    read.with_context(|| format!("{}", crate::identity::shown(path)))?;
     if bytes.len() as u64 > MAX_FILE {
-        bail!("{} is larger than {MAX_FILE} bytes", path.display());
+        bail!("{} is larger than {MAX_FILE} bytes", crate::identity::shown(path));
     }
     if bytes.trim_ascii().is_empty() {
-        bail!("{} is empty", path.display());
+        bail!("{} is empty", crate::identity::shown(path));
     }
     Ok(bytes)
 }

@@ -21,7 +21,7 @@ use crate::{
         TOKEN_REVIEWS,
         authorize::{Pod, Rules},
     },
-    identity::TrustDomain,
+    identity::{TrustDomain, shown},
     observe::logging::LogFormat,
 };
 
@@ -65,7 +65,7 @@ pub fn load_pods(path: &Path) -> Result<Vec<Pod>, LoadError> {
 
 pub(super) fn load<T>(path: &Path, read: impl Fn(&Item<'_>) -> Option<T>) -> Result<T, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&path.display().to_string(), &text, read)?)
+    Ok(parse(&shown(path), &text, read)?)
 }
 
 pub(super) fn parse<T>(

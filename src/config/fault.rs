@@ -4,6 +4,8 @@ use std::{fmt, io, path::PathBuf};
 
 use serde::Serialize;
 
+use crate::identity::shown;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Fault {
@@ -79,7 +81,7 @@ impl std::error::Error for Faults {}
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It could not be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = shown(path))]
     Read {
         /// Which.
         path: PathBuf,
@@ -87,7 +89,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// It is longer than anything sensible.
-    #[error("{path} has {size} bytes, the limit is {max}", path = path.display())]
+    #[error("{path} has {size} bytes, the limit is {max}", path = shown(path))]
     TooLarge {
         /// Which.
         path: PathBuf,

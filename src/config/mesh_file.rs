@@ -14,7 +14,7 @@ use super::{
     workload_api,
 };
 use crate::{
-    identity::{SpiffeId, TrustDomain},
+    identity::{SpiffeId, TrustDomain, shown},
     mesh::{
         AppHop, MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts,
         Workload, names,
@@ -83,7 +83,7 @@ impl Checked {
 /// All faults at once.
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&path.display().to_string(), &text)?)
+    Ok(parse(&shown(path), &text)?)
 }
 
 /// The text of a file of either kind, or of standard input, which is called `-`.

@@ -9,6 +9,7 @@ use std::{
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::{Fault, Faults, bounds};
+use crate::identity::{without, without_keys};
 
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 86_400);
 
@@ -88,7 +89,7 @@ pub(super) fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, Fault> {
         line: e.marker().line(),
         column: e.marker().col() + 1,
         key: String::new(),
-        message: format!("not YAML: {}", e.info()),
+        message: without_keys(&format!("not YAML: {}", e.info())).into_owned(),
     })
 }
 
@@ -114,7 +115,10 @@ impl<'a> Item<'a> {
     pub(super) fn at(&self, message: impl Display) -> Fault {
         let start = self.yaml.span.start;
         let (line, column) = (start.line(), start.col() + 1);
-        let (key, message) = (cut(self.path.clone()), cut(message.to_string()));
+        // A key where its path belongs is quoted by whoever finds that it is none.
+        let value = self.yaml.data.as_str().unwrap_or_default();
+        let message = without(&message.to_string(), value).into_owned();
+        let (key, message) = (cut(without_keys(&self.path).into_owned()), cut(message));
         Fault { line, column, key, message }
     }
 
@@ -157,9 +161,9 @@ impl<'a> Item<'a> {
         if let YamlData::Mapping(mapping) = &self.yaml.data {
             for (key, value) in mapping {
                 let name = key.data.as_str().unwrap_or("?");
-                let path = || match self.path.as_str() {
-                    "" => name.to_owned(),
-                    path => format!("{path}.{name}"),
+                let path = || match (self.path.as_str(), without(name, name)) {
+                    ("", name) => name.into_owned(),
+                    (path, name) => format!("{path}.{name}"),
                 };
                 if known.contains(&name) {
                     let item = Item { yaml: value, path: path(), notes: self.notes };
@@ -193,7 +197,7 @@ impl<'a> Item<'a> {
                     at.fault("a key must be a text; put it in quotes");
                     return None;
                 };
-                let path = format!("{}.{name}", self.path);
+                let path = format!("{}.{}", self.path, without(&name, &name));
                 Some((name, Item { yaml: value, path, notes: self.notes }.text()?))
             })
             .collect()

@@ -29,6 +29,9 @@ pub use process::Globals;
 const MAX_POLICIES: u64 = 4 << 20;
 /// The most services of one process.
 const MOST_SERVICES: usize = 1000;
+/// Whether it is TLS 1.3.
+const VERSIONS: &[(&str, bool)] =
+    &[("TLS1.2", false), ("TLS1.3", true), ("1.2", false), ("1.3", true)];
 const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
 
 /// A file of `adit proxy` without faults.
@@ -86,7 +89,7 @@ pub fn is_standalone(text: &str) -> bool {
 /// All faults at once, with fields of HTTP among them; a file without policies.
 pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
     let text = bounds::read(path, MAX_POLICIES)?;
-    let file = path.display().to_string();
+    let file = crate::identity::shown(path);
     let documents = documents(&text).map_err(|fault| Faults::one(&file, fault))?;
     let notes = Notes::default();
     let filled = documents.iter().filter(|document| !document.data.is_null());
@@ -213,11 +216,11 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
     let ends = [("required", false), ("optional", true)];
     let truncation = map.get("closeNotify").and_then(|c| c.word(&ends)).unwrap_or(false);
-    let tls = map.get("tls").map(|t| t.map(&["maxVersion", "cipherSuites"]));
-    let newest = tls.as_ref().and_then(|t| t.get("maxVersion"));
-    let tls12_only = newest.and_then(|v| v.word(&[("TLS1.2", true), ("TLS1.3", false)]));
-    let tls12_only = tls12_only.unwrap_or(false);
-    let ciphers = tls.map(|t| t.list("cipherSuites")).unwrap_or_default();
+    let tls = map.get("tls").map(|t| t.map(&["minVersion", "maxVersion", "cipherSuites"]));
+    let is_13 = |key: &str| tls.as_ref().and_then(|t| t.get(key)?.word(VERSIONS));
+    let (tls12_only, tls13_only) = (is_13("maxVersion") == Some(false), is_13("minVersion"));
+    let tls13_only = tls13_only.unwrap_or(false);
+    let ciphers = tls.as_ref().map(|t| t.list("cipherSuites")).unwrap_or_default();
     let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
     let alpn = map.list("alpn").iter().filter_map(|proto| proto.parse("h2")).collect();
     let starttls = map.get("starttls").and_then(|proto| proto.parse("postgres"));
@@ -232,7 +235,15 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions { tls12_only, ciphers, authenticate, truncation, alpn, starttls },
+        tls: TlsOptions {
+            tls12_only,
+            tls13_only,
+            ciphers,
+            authenticate,
+            truncation,
+            alpn,
+            starttls,
+        },
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,

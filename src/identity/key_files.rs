@@ -15,14 +15,14 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, Pri
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
-use super::{PrivateKey, pem};
+use super::{PrivateKey, pem, shown};
 
 /// The largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Names the file.
+/// Names the file, unless its name is a key.
 pub fn at(path: &Path, why: impl std::fmt::Display) -> String {
-    format!("{}: {why}", path.display())
+    format!("{}: {why}", shown(path))
 }
 
 /// What is in the file, at most 1 MiB.

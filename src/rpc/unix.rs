@@ -46,7 +46,7 @@ pub struct Listener {
 /// Names the path: something else is there, somebody serves it, or it cannot be made.
 pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
     let say = |e: io::Error, what: &str| {
-        io::Error::new(e.kind(), format!("socket {}: {what}: {e}", path.display()))
+        io::Error::new(e.kind(), format!("socket {}: {what}: {e}", crate::identity::shown(path)))
     };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| say(e, "its folder cannot be made"))?;

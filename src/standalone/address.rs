@@ -99,7 +99,7 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", crate::identity::shown(path)),
             Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
         }

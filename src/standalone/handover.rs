@@ -56,7 +56,7 @@ impl Predecessor {
     /// # Errors
     /// If there is one and it does not give them.
     pub fn find(path: &Path) -> Result<Option<(Self, Inheritance)>, String> {
-        let failed = |e: io::Error| format!("take over from {}: {e}", path.display());
+        let failed = |e: io::Error| format!("take over from {}: {e}", crate::identity::shown(path));
         let socket = match StdUnixStream::connect(path) {
             Ok(socket) => socket,
             Err(e)
@@ -122,7 +122,7 @@ impl Succession {
     /// # Errors
     /// Names the path.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let failed = |e: io::Error| format!("--takeover {}: {e}", path.display());
+        let failed = |e: io::Error| format!("--takeover {}: {e}", crate::identity::shown(path));
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);

@@ -57,6 +57,8 @@ pub enum Breach {
     TunnelExcludes(&'static str, &'static str),
     /// No time to connect.
     NoTime,
+    /// The oldest version of TLS is newer than the newest.
+    NoVersion,
     /// More protocols than a ClientHello should name, or one twice.
     Protocols,
     /// A client cannot say in a PROXY header who called.
@@ -79,6 +81,7 @@ impl Breach {
             Self::TunnelIdentity => "tunnel",
             Self::TunnelExcludes(_, key) => key,
             Self::NoTime => "timeouts",
+            Self::NoVersion => "tls",
             Self::Protocols => "alpn",
             Self::ClientIntroduces => "proxyProtocol",
             Self::HealthUrl(_) => "health",
@@ -166,6 +169,11 @@ impl Breach {
                 or("--tunnel hbone", "tunnel"),
                 or("--verify-id", "verify.ids")
             ),
+            Self::NoVersion => format!(
+                "{} is newer than {}: no version of TLS is left",
+                or("--min-tls-version", "minVersion"),
+                or("--max-tls-version", "maxVersion")
+            ),
             Self::TunnelTargets => {
                 format!("{} goes to one target", or("--tunnel hbone", "a tunnel"))
             }
@@ -205,6 +213,9 @@ impl ServiceConfig {
         self.check_access(&mut breaches);
         if self.connect.is_zero() {
             breaches.push(Breach::NoTime);
+        }
+        if self.tls.tls12_only && self.tls.tls13_only {
+            breaches.push(Breach::NoVersion);
         }
         let alpn = &self.tls.alpn;
         let twice = alpn.iter().enumerate().any(|(n, proto)| alpn[..n].contains(proto));

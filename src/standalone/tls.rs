@@ -91,6 +91,8 @@ impl fmt::Display for Alpn {
 pub struct TlsOptions {
     /// TLS 1.2 and no newer.
     pub tls12_only: bool,
+    /// TLS 1.3 and no older.
+    pub tls13_only: bool,
     /// Cipher suites of TLS 1.2, the best first; none named are all.
     pub ciphers: Vec<CipherGroup>,
     /// Whether the peer must show a certificate (server), or ours is shown (client).
@@ -201,8 +203,12 @@ pub(super) fn build(
     options: &TlsOptions,
 ) -> Result<Config, String> {
     let wrong = |e: rustls::Error| e.to_string();
-    let versions: &[&SupportedProtocolVersion] =
-        if options.tls12_only { &[&TLS12] } else { &[&TLS13, &TLS12] };
+    let versions: &[&SupportedProtocolVersion] = match (options.tls12_only, options.tls13_only) {
+        (false, false) => &[&TLS13, &TLS12],
+        (true, false) => &[&TLS12],
+        (false, true) => &[&TLS13],
+        (true, true) => return Err("no version of TLS is left".into()),
+    };
     let demanded = options.authenticate;
     let key = material.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));
     match role {

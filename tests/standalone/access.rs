@@ -303,6 +303,18 @@ fn tls_12_may_be_the_newest_version() {
     adit.logs("TLSv1.2 … completed");
 }
 
+#[test]
+fn tls_13_may_be_the_oldest_version() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for flag in ["--min-tls-version TLS1.3", "--tls-min-version 1.3"] {
+        let adit = Adit::start(pki.server(echo.addr) + "--allow-all " + flag);
+        let with = |versions| Caller::speaking(versions, &pki.ca, Some(&pki.app));
+        assert!(with(ONLY12).says(adit.addr, "hello").is_err());
+        assert_eq!(with(ONLY13).says(adit.addr, "hello").unwrap(), "hello");
+        adit.logs("TLSv1.3 … completed");
+    }
+}
+
 /// What a peer writes into its certificate cannot write into the log.
 #[test]
 fn names_with_line_breaks_stay_in_their_line() {

@@ -187,6 +187,8 @@ fn servers_of_either_version_are_spoken_to() {
         (ONLY13, "", true),
         (ONLY12, "--max-tls-version TLS1.2", true),
         (ONLY13, "--max-tls-version TLS1.2", false),
+        (ONLY12, "--min-tls-version TLS1.3", false),
+        (ONLY13, "--min-tls-version TLS1.3", true),
     ] {
         let far = tls_backend(versions, &pki.server, Demand::Of(&pki.ca), tls_echo);
         assert_eq!(through(&pki, &far, flags), answered, "{flags}");

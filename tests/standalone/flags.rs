@@ -294,6 +294,11 @@ fn a_wrong_word_is_a_usage_error_that_names_it() {
         (format!("{good} --allow-spki-pin sha256:AAAA"), "3 bytes"),
         (format!("{good} --proxy-protocol --proxy-protocol-mode tls"), "--proxy-protocol"),
         (format!("{good} --max-tls-version TLS1.1"), "TLS1.1"),
+        (format!("{good} --min-tls-version TLS1.1"), "TLS1.1"),
+        (
+            format!("{good} --min-tls-version TLS1.3 --max-tls-version TLS1.2"),
+            "no version of TLS is left",
+        ),
         (format!("{good} --enable-shutdown"), "--status"),
         ("server --target localhost:1 --allow-all".into(), "--listen"),
         ("client --listen localhost:1".into(), "--target"),

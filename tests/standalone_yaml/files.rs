@@ -79,6 +79,28 @@ fn what_would_protect_less_is_said_and_fails() {
 }
 
 #[test]
+fn standard_input_is_imported_under_the_name_of_a_dash() {
+    use std::{io::Write as _, process::Stdio};
+    let mut adit = std::process::Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["import", "stunnel", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let conf = "pid = /x\n[s]\naccept = 1\nconnect = 2\ncert = c\nsslVersionMin = TLSv1.3\n";
+    adit.stdin.take().unwrap().write_all(conf.as_bytes()).unwrap();
+    let done = adit.wait_with_output().unwrap();
+    let (yaml, told) =
+        (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!(done.status.code(), Some(0), "{told}");
+    assert!(
+        yaml.contains("minVersion: TLS1.3") && told.contains("-:1: note: pid"),
+        "{yaml} {told}"
+    );
+}
+
+#[test]
 fn files_are_read_whole_and_what_is_in_the_certificates_they_name_is_said() {
     let world = World::new();
     let key = rcgen::KeyPair::generate().unwrap();

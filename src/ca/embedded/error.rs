@@ -9,7 +9,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CaError {
     /// A file or directory; says which, and what to do.
-    #[error("CA file {path}: {why}")]
+    #[error("CA file {path}: {why}", path = crate::identity::shown(path))]
     File {
         /// Which.
         path: PathBuf,

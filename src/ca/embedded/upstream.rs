@@ -17,7 +17,9 @@ use super::{
     signer::{Signer, at, check_ca, hex, key_id, read_key, validity},
     store,
 };
-use crate::identity::{BundleSet, Purpose, SpiffeId, TrustBundle, TrustDomain, pem, verify_svid};
+use crate::identity::{
+    BundleSet, Purpose, SpiffeId, TrustBundle, TrustDomain, pem, shown, verify_svid,
+};
 
 /// Where an intermediate is found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,7 +80,7 @@ impl Upstream {
         })?;
         let (key, key_stamp) = read_key(&self.private_key)?;
         let id: Arc<str> = key_id(&key).into();
-        let key_name = self.private_key.display().to_string();
+        let key_name = shown(&self.private_key);
         let mut not_after = check_ca(&certificate, &key, &key_name, trust_domain)
             .map_err(|why| CaError::file(path, why.replace("is the root of", "is the CA of")))?;
         for der in &chain[1..] {
@@ -93,7 +95,7 @@ impl Upstream {
         let signer =
             Signer { id, issuer, certificate, chain, not_after, key_path, key_stamp, if_changed };
         probe(&signer, &roots, trust_domain).map_err(|why| {
-            let bundle = self.bundle.display();
+            let bundle = shown(&self.bundle);
             let why = format!("an SVID under it would not verify against {bundle}: {why}");
             CaError::file(path, why)
         })?;

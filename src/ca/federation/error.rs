@@ -9,7 +9,7 @@ use crate::identity::{SvidError, TrustDomain, handshake_words};
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A file; says which, and what is wrong.
-    #[error("{path}: {why}", path = path.display())]
+    #[error("{path}: {why}", path = crate::identity::shown(path))]
     File {
         /// Which.
         path: PathBuf,

@@ -38,7 +38,7 @@ pub use serve::{
 };
 
 use crate::{
-    identity::{BundleSet, TrustBundle, TrustDomain},
+    identity::{BundleSet, TrustBundle, TrustDomain, shown},
     lifecycle::Tasks,
     observe::metrics::Metrics,
 };
@@ -215,7 +215,7 @@ impl Known {
     fn status(&self) -> FederationStatus {
         let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
         let (profile, endpoint) = match &self.relation.from {
-            BundleFrom::File(path) => ("file", path.display().to_string()),
+            BundleFrom::File(path) => ("file", shown(path)),
             BundleFrom::Endpoint { url, profile } => (profile.as_str(), url.to_string()),
         };
         let bundle = self.bundle.as_ref();

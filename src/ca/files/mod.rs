@@ -12,7 +12,7 @@ use tokio::sync::watch::Receiver;
 
 use super::{Source, SourceError, Urgency, Wanted, pushed::Pushed};
 use crate::{
-    identity::{BundleSet, TrustDomain, X509Svid},
+    identity::{BundleSet, TrustDomain, X509Svid, shown},
     lifecycle::Tasks,
 };
 
@@ -80,8 +80,8 @@ impl Files {
     #[must_use]
     pub fn open(config: FilesConfig, trust_domain: TrustDomain) -> Self {
         let name = match &config.credential {
-            Credential::Pem { certificate, .. } => format!("file {}", certificate.display()),
-            Credential::Keystore { keystore, .. } => format!("keystore {}", keystore.display()),
+            Credential::Pem { certificate, .. } => format!("file {}", shown(certificate)),
+            Credential::Keystore { keystore, .. } => format!("keystore {}", shown(keystore)),
         };
         let pushed = Arc::new(Pushed::new(name));
         let tasks = Tasks::default();

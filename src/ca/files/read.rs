@@ -40,8 +40,9 @@ pub(super) fn read(
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
     for purpose in [Purpose::Client, Purpose::Server] {
-        verify_svid(&svid.chain, &bundles, clock, purpose)
-            .map_err(|e| at(path, format!("with {}: {e}", config.bundle.display())))?;
+        verify_svid(&svid.chain, &bundles, clock, purpose).map_err(|e| {
+            at(path, format!("with {}: {e}", crate::identity::shown(&config.bundle)))
+        })?;
     }
     Ok((svid, bundles))
 }

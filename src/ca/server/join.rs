@@ -15,7 +15,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{ca::dial, identity::SpiffeId, sys::files};
+use crate::{
+    ca::dial,
+    identity::{SpiffeId, shown},
+    sys::files,
+};
 
 /// What a join token begins with.
 pub(super) const PREFIX: &str = "adit-join.";
@@ -131,7 +135,7 @@ impl JoinTokens {
     }
 
     fn say(&self, e: &io::Error) -> io::Error {
-        io::Error::new(e.kind(), format!("{}: {e}", self.dir.display()))
+        io::Error::new(e.kind(), format!("{}: {e}", shown(&self.dir)))
     }
 
     /// Removes what expired long ago. Best effort.

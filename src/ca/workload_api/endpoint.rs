@@ -25,7 +25,7 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Unix(path) => write!(f, "unix://{}", crate::identity::shown(path)),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
         }
     }

@@ -57,9 +57,9 @@ pub(super) enum Stale {
 /// TLS 1.2 or 1.3.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum TlsVersion {
-    #[value(name = "TLS1.2")]
+    #[value(name = "TLS1.2", alias = "1.2")]
     Tls12,
-    #[value(name = "TLS1.3")]
+    #[value(name = "TLS1.3", alias = "1.3")]
     Tls13,
 }
 
@@ -282,6 +282,9 @@ pub(super) struct CommonArgs {
     /// The newest version of TLS that is spoken
     #[arg(long, value_name = "VERSION")]
     pub(super) max_tls_version: Option<TlsVersion>,
+    /// The oldest version of TLS that is spoken
+    #[arg(long, value_name = "VERSION", default_value = "TLS1.2", alias = "tls-min-version")]
+    pub(super) min_tls_version: TlsVersion,
     /// Whether the kernel makes the TLS records where it can (module tls; TLS 1.3 from Linux 6.14
     /// on): bytes are then spliced from socket to socket. tls.path in the log says who did
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -347,6 +350,7 @@ impl CommonArgs {
     pub(super) fn tls(&self, authenticate: bool) -> TlsOptions {
         TlsOptions {
             tls12_only: self.max_tls_version == Some(TlsVersion::Tls12),
+            tls13_only: self.min_tls_version == TlsVersion::Tls13,
             ciphers: self.cipher_suites.clone(),
             authenticate,
             truncation: self.close_notify == CloseNotify::Optional,

@@ -36,7 +36,7 @@ fn a_whole_file() {
   verify: { ids: ['spiffe://td/db'], uris: ['spiffe://td/*'], dnsNames: [d] }
   serverName: db.example
   proxy: 'socks5://10.0.0.1:1080'
-  tls: { maxVersion: TLS1.2, cipherSuites: [CHACHA] }
+  tls: { minVersion: TLS1.2, maxVersion: TLS1.2, cipherSuites: [CHACHA] }
   alpn: [postgresql, h2]
   starttls: postgres
   quiet: [conns, handshake-errs]
@@ -124,6 +124,12 @@ fn faults_say_what_to_do() {
         ("commonNames: [app]", "rego: { file: /none.rego }", "query is missing"),
         ("  allow:", "  authentication: disabled\n  allow:", "name nobody"),
         ("  allow:", "  serverName: x\n  allow:", "is of the other mode"),
+        ("  allow:", "  tls: { minVersion: TLS1.1 }\n  allow:", "none of TLS1.2, TLS1.3"),
+        (
+            "  allow:",
+            "  tls: { minVersion: '1.3', maxVersion: TLS1.2 }\n  allow:",
+            "no version of TLS is left",
+        ),
         ("  allow:", "  timeouts: { connect: 0 }\n  allow:", "connect must not be 0"),
         ("  allow:", "  tunnel: { protocol: hbon }\n  allow:", "did you mean hbone?"),
         (

@@ -64,6 +64,14 @@ pub(super) fn is_global(line: &Line) -> bool {
     GLOBAL.contains(&line.option.to_ascii_lowercase().as_str())
 }
 
+const UNKNOWN: &str = "is no option that adit knows of";
+
+/// Whether adit knows what an option is for.
+pub(super) fn is_known(option: &str) -> bool {
+    let line = Line { line: 0, option: option.to_owned(), value: String::new() };
+    !matches!(fate(&line), Fate::Grave(UNKNOWN))
+}
+
 fn fate(line: &Line) -> Fate {
     use Fate::{Carried, Grave, Lost, Needless};
     let value = line.value.to_ascii_lowercase();
@@ -122,14 +130,14 @@ fn fate(line: &Line) -> Fate {
         "sessiond" => Grave("sessions are not shared: adit does not resume"),
         "compression" if value != "deflate" && value != "zlib" => Needless,
         "compression" => Lost("adit never compresses"),
-        "renegotiation"
-        | "reset"
-        | "session"
+        "renegotiation" | "reset" if (value == "no") == (line.is("renegotiation")) => Needless,
+        "renegotiation" => Lost("adit never renegotiates"),
+        "reset" => Lost("what is cut is always reset, so that a part is not taken for the whole"),
+        "ticketkeysecret" | "ticketmacsecret" => Lost("adit has no tickets: nothing is resumed"),
+        "session"
         | "sessioncachesize"
         | "sessioncachetimeout"
         | "sessionresume"
-        | "ticketkeysecret"
-        | "ticketmacsecret"
         | "rndbytes"
         | "rndfile"
         | "rndoverwrite"
@@ -142,7 +150,7 @@ fn fate(line: &Line) -> Fate {
         | "ecdh"
         | "xforwardedfor"
         | "stack" => Needless,
-        _ => Grave("is no option that adit knows of"),
+        _ => Grave(UNKNOWN),
     }
 }
 

@@ -30,6 +30,7 @@ impl Entry<'_> {
         if let Some(line) = section.get("requireCert").filter(|l| yes(l) && !chain && !peer) {
             self.remarks.push(line.remark(true, "needs verifyChain or verifyPeer beside it"));
         }
+        self.taken_back(chain, peer);
         if let Some(line) = section.get("CApath") {
             let system = line.value.trim_end_matches('/') == SYSTEM_ROOTS;
             let both = section.get("CAfile").is_some();
@@ -110,6 +111,36 @@ impl Entry<'_> {
             // So with those whose mail addresses alone would tell who they are.
             false if chain && !peer && (!rooted || mailed) => self.lines.push("allow: {}".into()),
             false => self.clients(chain, peer, &pins, &hosts, &ips),
+        }
+    }
+
+    /// Lines that take back, or soften, what others demand. That stays demanded: who is let in is
+    /// not widened by a guess at the order in which stunnel reads them.
+    fn taken_back(&mut self, chain: bool, peer: bool) {
+        if !chain && !peer {
+            return;
+        }
+        let section = self.section;
+        let place = |option: &str| section.options.iter().rposition(|line| line.is(option));
+        let demand = ["verify", "verifyChain", "verifyPeer"].map(place).into_iter().flatten().max();
+        let stays = "what another line demands of the peer stays demanded here";
+        let off = |line: &&Line| line.value.eq_ignore_ascii_case("no");
+        let level = section.get("verify").map(|line| line.value.as_str());
+        let softened = section.get("verify").filter(|line| line.value == "0").into_iter();
+        let demands = |option: &str| match option {
+            "verifyChain" => matches!(level, Some("2" | "3")),
+            _ => matches!(level, Some("3" | "4")),
+        };
+        let options = ["verifyChain", "verifyPeer"].into_iter().filter(|option| demands(option));
+        let softened = softened.chain(options.filter_map(|o| section.get(o).filter(off)));
+        let remarks: Vec<Remark> = softened.map(|line| line.remark(true, stays)).collect();
+        self.remarks.extend(remarks);
+        if let Some(line) = section.get("requireCert").filter(off)
+            && !self.client
+            && place("requireCert") > demand
+        {
+            let why = "a caller that shows no certificate is refused here";
+            self.remarks.push(line.remark(true, why));
         }
     }
 
@@ -245,7 +276,11 @@ impl Entry<'_> {
         ips: &[String],
     ) {
         let section = self.section;
-        let sni = section.get("sni").map(|line| line.value.clone());
+        if let Some(line) = section.get("sni").filter(|line| line.value.is_empty()) {
+            let why = "the target is always told which name is wanted of it";
+            self.remarks.push(line.remark(false, why));
+        }
+        let sni = section.get("sni").map(|l| l.value.clone()).filter(|sni| !sni.is_empty());
         if peer {
             self.too_much(hosts, ips);
             self.lines.push(format!("verify: {{ pins: [{}] }}", list(pins)));
@@ -260,7 +295,14 @@ impl Entry<'_> {
         for line in section.all("checkHost") {
             self.remarks.push(line.remark(false, "a common name does not count here"));
         }
-        let checked: Vec<&String> = hosts.iter().chain(ips).collect();
+        let any = |host: &str| host.contains('*') || host.starts_with('.');
+        for line in section.all("checkHost").filter(|line| any(&line.value)) {
+            let why = "is no name that a target can be asked for; the one of sni, else that of \
+                       connect, is checked";
+            self.remarks.push(line.remark(true, why));
+        }
+        let hosts = hosts.iter().filter(|host| !any(host));
+        let checked: Vec<&String> = hosts.chain(ips).collect();
         let name = match (checked.as_slice(), &sni) {
             ([], sni) => {
                 if let Some(line) = section.get("verifyChain").filter(|_| chain) {

@@ -103,10 +103,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "pre-shared keys",
         "[psk]\naccept = 4433\nconnect = 22\nciphers = PSK\nPSKsecrets = /etc/stunnel/psk.txt\n",
         &["mode: server"],
-        &[
-            "PSKsecrets = /etc/stunnel/psk.txt: adit has no pre-shared keys",
-            "a server needs a cert",
-        ],
+        &["PSKsecrets: adit has no pre-shared keys", "a server needs a cert"],
     ),
     (
         "STARTTLS, and a client without checks",
@@ -128,19 +125,18 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &["checkHost = a: one name only", "checkEmail = x@y"],
     ),
     (
-        "only TLS 1.3, wrappers, a program, a half-checked peer, a virtual host",
-        "sslVersion = TLSv1.3\n[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
+        "wrappers, a program, a half-checked peer, a virtual host",
+        "[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
          [b]\naccept = 3\nexec = /bin/sh\ncert = c\n[c]\nsni = a:*.example\nconnect = 5\nnonsense = 1\n",
         &["- name: \"a\""],
         &[
-            "sslVersion = TLSv1.3",
             "libwrap = yes",
             "verify = 1",
-            "exec = /bin/sh",
+            "exec: adit starts",
             "connect is missing",
             "[b] is left out",
             "accept is missing",
-            "nonsense = 1",
+            "nonsense: is no option",
             "[c] is left out",
         ],
     ),
@@ -153,8 +149,9 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
             "targets: [\"localhost:1\", \"localhost:2\"]",
             "crls: [\"g.crl\", \"s.crl\"]",
             "dnsNames: [\"a.example\", \"b.example\"]",
+            "tls: { minVersion: TLS1.3 }",
         ],
-        &["options = NO_TLSv1_2: adit would take TLS 1.2 as well"],
+        &[],
     ),
     (
         "several addresses to listen at, one of them before the sections",
@@ -167,6 +164,43 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "cert = c\nconnect = 1\n[a]\naccept = 2\nsslVersionMax = TLSv1.2\n[b]\naccept = 3\n\
          sslVersion = TLSv1.2\n[c]\naccept = 4\noptions = NO_TLSv1_3\n",
         &["tls: { maxVersion: TLS1.2 }"],
+        &[],
+    ),
+    (
+        "TLS 1.3 alone is carried, by each of its names",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nsslVersionMin = TLSv1.3\n[b]\naccept = 3\n\
+         sslVersion = TLSv1.3\n[c]\naccept = 4\noptions = NO_TLSv1_2\n",
+        &["tls: { minVersion: TLS1.3 }"],
+        &[],
+    ),
+    (
+        "what softens a check is named, and the check stays",
+        "verifyChain = yes\nCAfile = c\ncert = c\nconnect = 1\n[a]\naccept = 2\nverify = 0\n\
+         [b]\naccept = 3\nrequireCert = no\n[c]\naccept = 4\nverify = 2\nverifyChain = no\n",
+        &["allow: { all: true }"],
+        &[
+            "verify = 0: what another",
+            "requireCert = no: a caller",
+            "verifyChain = no: what another",
+        ],
+    ),
+    (
+        "a demand after requireCert = no is one",
+        "requireCert = no\nCAfile = c\ncert = c\nconnect = 1\n[a]\naccept = 2\nverifyChain = yes\n",
+        &["allow: { all: true }"],
+        &[],
+    ),
+    (
+        "names that a client cannot ask for",
+        "client = yes\nverifyChain = yes\nCAfile = c\nconnect = h:1\n[a]\naccept = localhost:2\n\
+         checkHost = *.example\n[b]\naccept = localhost:3\nsni =\n",
+        &["sni = : the target is always told"],
+        &["checkHost = *.example: is no name that a target can be asked for"],
+    ),
+    (
+        "what is lost and protects nothing is said",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nreset = no\nrenegotiation = yes\nticketKeySecret = x\n",
+        &["reset = no: ", "renegotiation = yes: ", "ticketKeySecret: "],
         &[],
     ),
     (
@@ -217,7 +251,12 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "only what stands before sections",
         "cert = /x.pem\nnonsense = 1\nPSKsecrets = /x\n",
         &["services: []"],
-        &["nonsense = 1", "PSKsecrets = /x", "accept is missing", "[stunnel] is left out"],
+        &[
+            "nonsense: is no option",
+            "PSKsecrets: adit has no",
+            "accept is missing",
+            "[stunnel] is left out",
+        ],
     ),
     ("nothing", "; nothing\n", &["services: []"], &["there is no service in it"]),
     (
@@ -230,7 +269,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "no sections: what stands before them is the service",
         "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
         &["- name: \"stunnel\"", "target: \"h:2\""],
-        &["no line: is no line of a stunnel.conf"],
+        &["this is no line of a stunnel.conf"],
     ),
     (
         "options of the process within a section are named",
@@ -285,6 +324,9 @@ fn the_newest_version_is_carried_by_each_of_its_names() {
     let (_, conf, ..) = CASES.iter().find(|(case, ..)| case.starts_with("the newest")).unwrap();
     let imported = import(conf, &certificates);
     assert_eq!(imported.yaml.matches("maxVersion: TLS1.2").count(), 3, "{}", imported.yaml);
+    let (_, conf, ..) = CASES.iter().find(|(case, ..)| case.starts_with("TLS 1.3 alone")).unwrap();
+    let imported = import(conf, &certificates);
+    assert_eq!(imported.yaml.matches("minVersion: TLS1.3").count(), 3, "{}", imported.yaml);
     for none in ["sslVersionMax = TLSv1.1", "options = NO_TLSv1_2\noptions = NO_TLSv1_3"] {
         let conf = format!("cert = c\nconnect = 1\n[a]\naccept = 2\n{none}\n");
         let imported = import(&conf, &certificates);
@@ -318,4 +360,46 @@ fn nothing_of_a_line_gets_out_of_its_comment_or_its_quotes() {
     assert!(!imported.yaml.contains('\u{1b}'));
     let comments = imported.yaml.lines().filter(|line| line.contains("odd"));
     comments.for_each(|line| assert!(line.trim_start().starts_with('#'), "{line}"));
+}
+
+/// Passwords, PINs, headers and keys stand in such files; what is printed goes into logs.
+#[test]
+fn no_secret_of_a_stunnel_conf_is_copied() {
+    let service = "[x]\nclient = yes\naccept = 127.0.0.1:1\nconnect = h:2\n";
+    for (option, value) in [
+        ("engineCtrl", "PIN:s3cret"),
+        ("engineCtrl", "s3cret"),
+        ("protocolPassword", "s3cret"),
+        ("protocolHeader", "Proxy-Authorization: Basic s3cret"),
+        ("PSKsecrets", "s3cret"),
+        ("PSKidentity", "s3cret"),
+        ("ticketKeySecret", "s3cret"),
+        ("ticketMacSecret", "s3cret"),
+        ("key", "pkcs11:token=t;object=k?pin-value=s3cret"),
+        ("cert", "PKCS11:token=t?pin-value=s3cret"),
+        ("CAfile", "pkcs11:token=t?pin-value=s3cret"),
+        ("setEnv", "PIN=s3cret"),
+        ("execArgs", "p -p s3cret"),
+        ("config", "PIN:s3cret"),
+        ("providerParameter", "pkcs11:pin=s3cret"),
+        ("protocolPasword", "s3cret"),
+        ("MC4CAQAwBQYDK2VwBCIEIs3cretAAAAAAAAA", ""),
+        ("MIIs3cret/", "="),
+        ("debug", "s3cret-password"),
+    ] {
+        for conf in [
+            format!("{service}{option} = {value}\n"),
+            format!("{option} = {value}\n{service}"),
+            format!("{service}{option} = \u{fffd}{value}\n"),
+            format!("{service}{option} {value}\n"),
+        ] {
+            let Imported { yaml, remarks } = import(&conf, &certificates);
+            assert!(!yaml.contains("s3cret"), "{conf}\n{yaml}");
+            assert!(!remarks.is_empty(), "{conf}");
+            let copied = remarks.iter().any(|remark| remark.message.contains("s3cret"));
+            assert!(!copied, "{conf}\n{remarks:?}");
+        }
+    }
+    let named = import(&format!("{service}protocolPassword = s3cret\n"), &certificates);
+    assert!(named.remarks.iter().any(|r| r.message.starts_with("protocolPassword: ")));
 }

@@ -1,6 +1,28 @@
 //! The lines of a stunnel.conf: `option = value`, `[section]`, comments.
 
-use super::Remark;
+use super::{Remark, options::is_known};
+
+/// Options whose values are secrets, or may hold some: passwords, PINs, headers, commands.
+const SECRET: &[&str] = &[
+    "config",
+    "engineCtrl",
+    "exec",
+    "execArgs",
+    "protocolHeader",
+    "protocolPassword",
+    "providerParameter",
+    "PSKidentity",
+    "PSKsecrets",
+    "setEnv",
+    "ticketKeySecret",
+    "ticketMacSecret",
+];
+/// What the URI of an object in a token begins with (RFC 7512).
+const TOKEN: &str = "pkcs11:";
+
+fn is_token(value: &str) -> bool {
+    value.get(..TOKEN.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(TOKEN))
+}
 
 /// One `option = value`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -9,16 +31,51 @@ pub(super) struct Line {
     pub(super) line: usize,
     /// As written.
     pub(super) option: String,
+    /// Empty where it may be a secret: nothing of it is needed.
     pub(super) value: String,
 }
 
 impl Line {
+    fn new(line: usize, option: &str, value: &str) -> Self {
+        let (option, value) = (option.trim().to_owned(), value.trim());
+        let mut line = Self { line, option, value: value.to_owned() };
+        if !line.is_public() {
+            // A token's URI may have its PIN in it; that it is one is all that is asked.
+            line.value = if is_token(value) { TOKEN.into() } else { String::new() };
+        }
+        line
+    }
+
+    /// Whether its value may be printed. What is in an option that is not known, nobody knows.
+    fn is_public(&self) -> bool {
+        let secret = SECRET.iter().any(|option| self.is(option));
+        let printed = self.value.to_ascii_lowercase();
+        is_known(&self.option)
+            && !secret
+            && !is_token(&self.value)
+            && !["pin-value", "pin:", "pin=", "password", "-----begin"]
+                .iter()
+                .any(|word| printed.contains(word))
+    }
+
+    /// The option, unless it is none: a line of base64 has a `=` at its end too.
+    fn name(&self) -> String {
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match self.option.len() <= 30 && self.option.chars().all(legal) {
+            true => self.option.clone(),
+            false => "what stands before the =".to_owned(),
+        }
+    }
+
     pub(super) fn is(&self, option: &str) -> bool {
         self.option.eq_ignore_ascii_case(option)
     }
 
     pub(super) fn remark(&self, grave: bool, why: &str) -> Remark {
-        let message = shown(&format!("{} = {}: {why}", self.option, self.value));
+        let message = match self.is_public() {
+            true => shown(&format!("{} = {}: {why}", self.option, self.value)),
+            false => shown(&format!("{}: {why}", self.name())),
+        };
         Remark { line: self.line, message, grave }
     }
 }
@@ -103,7 +160,9 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
             continue;
         }
         if text.contains(char::REPLACEMENT_CHARACTER) {
-            let message = format!("{}: is not written in UTF-8", shown(text));
+            let option = text.split_once('=').map_or("this line", |(option, _)| option.trim());
+            let option = Line::new(line, option, "").name();
+            let message = format!("{option}: is not written in UTF-8");
             remarks.push(Remark { line, message, grave: true });
             if !text.starts_with('[') {
                 continue;
@@ -122,13 +181,11 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Remark>) {
             continue;
         }
         match (text.split_once('='), sections.last_mut()) {
-            (Some((option, value)), Some(section)) => section.options.push(Line {
-                line,
-                option: option.trim().to_owned(),
-                value: value.trim().to_owned(),
-            }),
+            (Some((option, value)), Some(section)) => {
+                section.options.push(Line::new(line, option, value));
+            }
             _ => {
-                let message = format!("{}: is no line of a stunnel.conf", shown(text));
+                let message = "this is no line of a stunnel.conf: option = value".to_owned();
                 remarks.push(Remark { line, message, grave: true });
             }
         }

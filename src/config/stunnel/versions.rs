@@ -6,6 +6,7 @@ use super::{
 };
 
 const TLS12_ALONE: &str = "tls: { maxVersion: TLS1.2 }";
+const TLS13_ALONE: &str = "tls: { minVersion: TLS1.3 }";
 const NEVER_LESS: &str = "adit speaks TLS 1.2 and 1.3, never less";
 
 /// The order of versions; those below 1.2 are one.
@@ -33,7 +34,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Remark>)
     let mut remarks = Vec::new();
     let (mut least, mut most) = (0, u8::MAX);
     // The lines that leave 1.2 or 1.3 out: of bounds the last counts, `options` add up.
-    let mut leaving_out: Vec<(&Line, u8)> = Vec::new();
+    let mut leaving_out: Vec<&Line> = Vec::new();
     for line in &section.options {
         let (min, max) = (line.is("sslVersionMin"), line.is("sslVersionMax"));
         if !(min || max || line.is("sslVersion")) {
@@ -52,7 +53,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Remark>)
             most = version.unwrap_or(u8::MAX);
         }
         let bounds = |v: &u8| version.is_some_and(|it| (!max && *v < it) || (!min && *v > it));
-        leaving_out.extend([2, 3].iter().filter(|v| bounds(v)).map(|v| (line, *v)));
+        leaving_out.extend([2, 3].iter().any(bounds).then_some(line));
         if version == Some(1) && !max {
             remarks.push(line.remark(false, NEVER_LESS));
         }
@@ -64,21 +65,20 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Remark>)
                 && taken_back == back
             {
                 off[usize::from(version)] = !back;
-                leaving_out.extend((!back).then_some((line, version)));
+                leaving_out.extend((!back).then_some(line));
             }
         }
     }
     let takes = |version: u8| (least..=most).contains(&version) && !off[usize::from(version)];
-    let why = match (takes(2), takes(3)) {
+    match (takes(2), takes(3)) {
         (true, true) => return (None, remarks),
         (true, false) => return (Some(TLS12_ALONE), remarks),
-        (false, true) => "adit would take TLS 1.2 as well; a file cannot forbid it",
-        (false, false) => NEVER_LESS,
-    };
-    let only_12 = takes(3);
-    for (line, version) in leaving_out {
-        let remark = line.remark(true, why);
-        if (version == 2 || !only_12) && !remarks.contains(&remark) {
+        (false, true) => return (Some(TLS13_ALONE), remarks),
+        (false, false) => {}
+    }
+    for line in leaving_out {
+        let remark = line.remark(true, NEVER_LESS);
+        if !remarks.contains(&remark) {
             remarks.push(remark);
         }
     }

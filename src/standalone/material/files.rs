@@ -66,7 +66,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         };
         source = match shown {
             Shown::Acme(acme) => format!("ACME {}", acme.directory),
-            _ => format!("file {}", path.display()),
+            _ => format!("file {}", crate::identity::shown(path)),
         };
         own = PeerCert::of(&chain);
         not_after = end_of(&chain);

@@ -38,6 +38,9 @@ pub(super) fn load(file: &Path) -> Result<Engine, String> {
         bundle(&mut engine, &bytes)?;
     } else {
         let text = String::from_utf8(bytes).map_err(|_| "neither tar.gz nor text")?;
+        if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY-----") {
+            return Err("holds a private key, not Rego".into());
+        }
         let name = file.file_name().map_or("policy.rego".into(), |n| n.to_string_lossy());
         engine.add_policy(name.into_owned(), text).map_err(|e| super::told(&e))?;
     }

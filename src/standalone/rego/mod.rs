@@ -117,7 +117,7 @@ impl Rego {
         engine.set_input(input::of(peer)?);
         engine.set_execution_timer_config(timer(within));
         asked(&mut engine, &self.query)
-            .map_err(|e| format!("{}: {}", self.file.file().display(), told(&e)))
+            .map_err(|e| format!("{}: {}", crate::identity::shown(self.file.file()), told(&e)))
     }
 }
 
@@ -127,7 +127,7 @@ fn timer(limit: Duration) -> ExecutionTimerConfig {
 
 /// The policy, compiled, once the query has been put to it.
 fn read(file: &Path, query: &str) -> Result<Engine, String> {
-    let shown = file.display();
+    let shown = crate::identity::shown(file);
     let mut engine = bundle::load(file).map_err(|e| format!("{shown}: {e}"))?;
     engine.set_input(Value::new_object());
     engine.set_execution_timer_config(timer(TRIED_FOR));
@@ -158,5 +158,6 @@ fn told(error: &anyhow::Error) -> String {
         return format!("not decided within {limit:?}");
     }
     let text = format!("{error:#}");
+    let text = crate::identity::without_keys(&text);
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
 }

@@ -15,7 +15,7 @@ use cryptoki::{
 };
 
 use super::TokenConfig;
-use crate::identity::key_files::at;
+use crate::identity::{key_files::at, shown};
 
 /// A module in use; never unloaded, as sessions may live anywhere.
 pub(super) struct Module {
@@ -80,7 +80,7 @@ impl Module {
         config: &TokenConfig,
     ) -> Result<Session, String> {
         let label = token.label().trim_end();
-        let named = |why: String| format!("{}: token {label:?}: {why}", self.path.display());
+        let named = |why: String| format!("{}: token {label:?}: {why}", shown(&self.path));
         let session = self.context.open_ro_session(slot);
         let session = session.map_err(|e| named(told(&e)))?;
         if !token.login_required() {

@@ -20,7 +20,7 @@ use crate::{
         Svids,
         federation::{FetchError, verifier::provider},
     },
-    identity::{SpiffeId, X509Svid, key_files},
+    identity::{SpiffeId, X509Svid, key_files, shown},
 };
 
 /// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
@@ -95,7 +95,7 @@ impl FromFiles {
             return;
         }
         self.stamp = now;
-        let certificate = files.certificate.display();
+        let certificate = shown(&files.certificate);
         match read(files) {
             Ok(config) => {
                 tracing::info!(target: "federation", %certificate, "new certificate");

@@ -1,0 +1,99 @@
+//! Paths and texts as they may be printed: where somebody gave a key itself for the path of its
+//! file (`--key "$(cat key.pem)"`, `privateKey: |`), not a byte of it.
+
+use std::{borrow::Cow, path::Path};
+
+/// The longest path that Linux takes, and the longest name in one, bytes.
+const LONGEST: (usize, usize) = (4096, 255);
+/// What every item of PEM begins with.
+const BEGIN: &str = "-----BEGIN";
+/// And what its last line begins with.
+const END: &str = "-----END";
+/// The shortest base64 that may be a key.
+const SHORTEST_KEY: usize = 40;
+
+/// A path as it is printed.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let bytes = path.as_os_str().len();
+    let text = path.to_string_lossy();
+    let long = bytes > LONGEST.0 || text.split('/').any(|name| name.len() > LONGEST.1);
+    match long || is_key(&text) {
+        true => {
+            format!("a path that is the text of a key ({bytes} bytes), not the path of a file")
+        }
+        false => text.into_owned(),
+    }
+}
+
+/// Whether a text that stands where something short belongs may be a key: PEM, or DER in base64.
+fn is_key(text: &str) -> bool {
+    let base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=');
+    // The first bytes of a sequence of ASN.1.
+    let der = text.starts_with('M') && text.len() >= SHORTEST_KEY && text.bytes().all(base64);
+    text.contains(['\n', '\r']) || text.contains(BEGIN) || der
+}
+
+/// A message without the keys that are quoted in it, as they are or escaped.
+#[must_use]
+pub fn without_keys(message: &str) -> Cow<'_, str> {
+    let Some(start) = message.find(BEGIN) else { return message.into() };
+    let end = message.rfind(END).filter(|end| *end > start).map(|end| end + END.len());
+    // The rest of the last line: ` PRIVATE KEY-----`.
+    let end = end.and_then(|end| Some(end + message[end..].find("-----")? + 5));
+    let end = end.unwrap_or(message.len());
+    let (before, after) = (&message[..start], &message[end..]);
+    format!("{before}(the text of a key, {} bytes){after}", end - start).into()
+}
+
+/// A message about `value`, without it where it may be a key.
+#[must_use]
+pub fn without<'a>(message: &'a str, value: &str) -> Cow<'a, str> {
+    if !is_key(value) || value.trim().is_empty() {
+        return without_keys(message);
+    }
+    let instead = format!("(the text of a key, {} bytes)", value.len());
+    let plain = message.replace(&format!("{value:?}"), &instead).replace(value, &instead);
+    without_keys(&plain).into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIHsecrethsecret\n\
+                       -----END PRIVATE KEY-----";
+
+    #[test]
+    fn the_text_of_a_key_is_no_path_that_is_shown() {
+        let one_line = KEY.replace('\n', " ");
+        let der = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQghsecret";
+        let (long, deep) = ("hsecret".repeat(40), "hsecret/".repeat(600));
+        for text in [KEY, &KEY[28..], &one_line, der, &long, &deep] {
+            let told = shown(Path::new(text));
+            let said = format!("a path that is the text of a key ({} bytes)", text.len());
+            assert!(told.contains(&said) && !told.contains("hsecret"), "{told}");
+        }
+        let under = Path::new(KEY).join("tls.key");
+        assert!(!shown(&under).contains("hsecret"));
+        for path in ["/etc/adit/key.pem", "Mail/keys/server.pem", "MIGHTY", "a b.pem", ""] {
+            assert_eq!(shown(Path::new(path)), path);
+        }
+    }
+
+    #[test]
+    fn messages_lose_the_keys_that_they_quote() {
+        let quoted = format!("{KEY:?}: is no address; for example a:1");
+        for message in [quoted, format!("{KEY}: is no address; for example a:1")] {
+            let told = without_keys(&message);
+            assert!(told.contains("is no address; for example a:1"), "{told}");
+            assert!(!told.contains("hsecret"), "{told}");
+        }
+        let cut = format!("no name: {}", &KEY[..50]);
+        assert!(without_keys(&cut).ends_with("(the text of a key, 50 bytes)"));
+        let lines = "line of hsecret\nline of hsecret";
+        let told = without(&format!("{lines:?}: no"), lines).into_owned();
+        assert_eq!(told, "(the text of a key, 31 bytes): no");
+        assert_eq!(without("\"a\": no", "a"), "\"a\": no");
+    }
+}
