@@ -2,7 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -10,6 +14,7 @@ use adit::tunnel::http2::{
     frame::{flag, kind, put},
     hpack,
 };
+use futures_util::future::join_all;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,10 +28,10 @@ use crate::{
     tunnel::{Tunnel, run, worker},
 };
 
-pub(crate) const TESTS: &[Test] =
-    &[("fairness::small_frames_on_many_streams_delay_nobody_else", small_frames)];
-
-const STREAMS: u32 = 150;
+pub(crate) const TESTS: &[Test] = &[
+    ("fairness::small_frames_on_many_streams_delay_nobody_else", small_frames),
+    ("fairness::small_frames_in_many_tunnels_take_one_callers_share", many_tunnels),
+];
 
 /// Runs `work` on a thread of its own until `stop`.
 fn aside<F>(stop: &CancellationToken, work: impl FnOnce() -> F + Send + 'static)
@@ -36,13 +41,19 @@ where
     let stop = stop.clone();
     std::thread::spawn(move || {
         run(async {
-            tokio::select! { () = work() => {}, () = stop.cancelled() => {} }
+            // Whoever is stopped does not look at what others have left.
+            tokio::select! { biased; () = stop.cancelled() => {}, () = work() => {} }
         });
     });
 }
 
 /// An application that takes whatever comes, or says it back.
 fn application(stop: &CancellationToken, echoes: bool) -> SocketAddr {
+    counting(stop, echoes, Arc::default())
+}
+
+/// One that counts the bytes.
+fn counting(stop: &CancellationToken, echoes: bool, count: Arc<AtomicUsize>) -> SocketAddr {
     let (here, at) = mpsc::channel();
     aside(stop, move || async move {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -50,9 +61,11 @@ fn application(stop: &CancellationToken, echoes: bool) -> SocketAddr {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
             socket.set_nodelay(true).unwrap();
+            let count = Arc::clone(&count);
             tokio::spawn(async move {
                 let mut buffer = vec![0; 4096];
                 while let Ok(n @ 1..) = socket.read(&mut buffer).await {
+                    count.fetch_add(n, Relaxed);
                     if echoes && socket.write_all(&buffer[..n]).await.is_err() {
                         return;
                     }
@@ -64,8 +77,8 @@ fn application(stop: &CancellationToken, echoes: bool) -> SocketAddr {
 }
 
 /// A byte for one stream, then one for the next, as fast as they are taken.
-async fn flood(to: SocketAddr, sink: SocketAddr) {
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client("near", SUITE)));
+async fn flood(to: SocketAddr, sink: SocketAddr, who: &str, streams: u32) {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(ROOT.rustls_client(who, SUITE)));
     let tcp = TcpStream::connect(to).await.unwrap();
     let tls = connector.connect("127.0.0.1".try_into().unwrap(), tcp).await.expect("TLS");
     let (mut read, mut write) = tokio::io::split(tls);
@@ -74,18 +87,18 @@ async fn flood(to: SocketAddr, sink: SocketAddr) {
     let mut block = Vec::new();
     hpack::encode(&mut block, ":method", "CONNECT");
     hpack::encode(&mut block, ":authority", &sink.to_string());
-    for n in 0..STREAMS {
+    for n in 0..streams {
         put(&mut frames, kind::HEADERS, flag::END_HEADERS, 1 + 2 * n, &block);
     }
     write.write_all(&frames).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut round = Vec::new();
-    (0..STREAMS).for_each(|n| put(&mut round, kind::DATA, 0, 1 + 2 * n, &[7]));
+    (0..streams).for_each(|n| put(&mut round, kind::DATA, 0, 1 + 2 * n, &[7]));
     let burst = round.repeat(100);
     let mut sink = vec![0; 65_536];
     tokio::select! {
         () = async { while read.read(&mut sink).await.is_ok_and(|n| n > 0) {} } => {}
-        () = async { for _ in 0..600 { write.write_all(&burst).await.unwrap(); } } => {}
+        () = async { for _ in 0..usize::MAX { write.write_all(&burst).await.unwrap(); } } => {}
     }
     panic!("it ends before the test does");
 }
@@ -117,11 +130,43 @@ fn small_frames() {
         let mut app = good.connect(echo).await.unwrap();
         app.set_nodelay(true).unwrap();
         let quiet = p99(&mut app).await;
-        aside(&stop, move || flood(to, sink));
+        aside(&stop, move || flood(to, sink, "near", 150));
         tokio::time::sleep(Duration::from_secs(1)).await;
         let beside = p99(&mut app).await;
         // Without turns it is seconds. Much runs beside this on few cores, in a debug build.
         let most = (2 * quiet).max(Duration::from_millis(300));
         assert!(beside <= most, "p99 {beside:?}, quiet {quiet:?}");
     });
+}
+
+/// Two who say as much as is taken: what is done for them is compared, not how long it takes.
+fn many_tunnels() {
+    let stop = CancellationToken::new();
+    let _stops = stop.clone().drop_guard();
+    let (by_many, by_one) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let sink_of_many = counting(&stop, false, Arc::clone(&by_many));
+    let sink_of_one = counting(&stop, false, Arc::clone(&by_one));
+    let (here, at) = mpsc::channel();
+    aside(&stop, move || worker(here));
+    let to = at.recv().unwrap();
+    aside(&stop, move || async move {
+        join_all((0..50).map(|_| flood(to, sink_of_many, "many", 3))).await;
+    });
+    let reaches = |count: &AtomicUsize, bytes: usize| {
+        let begun = Instant::now();
+        while count.load(Relaxed) < bytes {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{bytes} bytes have not come");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    reaches(&by_many, 5_000);
+    aside(&stop, move || flood(to, sink_of_one, "near", 3));
+    reaches(&by_one, 500);
+    let before = by_many.load(Relaxed);
+    reaches(&by_one, 5_500);
+    let meanwhile = by_many.load(Relaxed) - before;
+    assert!(
+        (1_000..4 * 5_000).contains(&meanwhile),
+        "{meanwhile} bytes of many tunnels, 5000 of one"
+    );
 }

@@ -210,8 +210,10 @@ pub(crate) async fn worker(here: std::sync::mpsc::Sender<SocketAddr>) {
 
 async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Meters, Taken)) {
     let own = ROOT.own("far");
+    let callers = Callers::default();
     while let Ok((tcp, peer)) = listener.accept().await {
         tcp.set_nodelay(true).unwrap();
+        let callers = callers.clone();
         let within = Duration::from_secs(10);
         let (own, tasks, meters) = (own.clone(), tasks.clone(), Arc::clone(&meters));
         let taken = Arc::clone(&taken);
@@ -220,7 +222,7 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
             let Ok(session) = accept.accept(tcp, &own.svid, &own.bundles, within).await else {
                 return;
             };
-            assert_eq!(session.peer.id, spiffe("near"));
+            assert!([spiffe("near"), spiffe("many")].contains(&session.peer.id));
             taken.lock().unwrap().push(0);
             let which = taken.lock().unwrap().len() - 1;
             let handle = |incoming: Box<Incoming>| {
@@ -231,7 +233,7 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
             };
             let draining = CancellationToken::new();
             let config = TunnelConfig::default();
-            let who = caller(&session, peer);
+            let who = callers.enter(&session.peer.id, peer.ip(), Instant::now()).unwrap();
             let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
         });
     }
