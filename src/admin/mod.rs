@@ -3,7 +3,8 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,15 +14,19 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 use crate::{
     ca::federation::Federation,
-    config::Settings,
+    config::{AdminAddress, Settings},
     lifecycle::{EndpointPlaces, Tasks, aside, source},
     node::Node,
     observe::{Refusal, Refused, logging::Logging},
-    rpc::http::{self, Answer, answer, text},
+    rpc::{
+        self,
+        http::{self, Answer, answer, text},
+    },
 };
 
 /// How many connections each endpoint has, and of one source: beyond it the oldest is closed.
@@ -91,18 +96,63 @@ enum Endpoint {
 /// # Errors
 /// An address that cannot be bound.
 pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io::Result<()> {
+    let tcp = AdminAddress::Tcp;
     for (addr, endpoint, name) in [
-        (settings.admin, Endpoint::Admin, "admin"),
-        (settings.metrics, Endpoint::Metrics, "metrics"),
-        (settings.readiness, Endpoint::Readiness, "readiness"),
+        (settings.admin.clone(), Endpoint::Admin, "admin"),
+        (tcp(settings.metrics), Endpoint::Metrics, "metrics"),
+        (tcp(settings.readiness), Endpoint::Readiness, "readiness"),
     ] {
-        let listener = bind(addr)
+        let door = Door::open(&addr)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
         let (state, conns) = (Arc::clone(state), tasks.child());
-        tasks.spawn(async move { accept(listener, state, endpoint, conns).await });
+        tasks.spawn(async move { accept(door, state, endpoint, conns).await });
     }
     Ok(())
+}
+
+/// What an endpoint listens on.
+enum Door {
+    Tcp(TcpListener),
+    Unix(rpc::Listener),
+}
+
+/// A connection, whom it counts for, and the address that it came to.
+struct Caller {
+    socket: Either<TcpStream, UnixStream>,
+    source: IpAddr,
+    bound: SocketAddr,
+}
+
+impl Door {
+    async fn open(addr: &AdminAddress) -> io::Result<Self> {
+        match addr {
+            AdminAddress::Tcp(addr) => bind(*addr).await.map(Self::Tcp),
+            AdminAddress::Unix(path) => rpc::listen(path, 0o600).map(Self::Unix),
+        }
+    }
+
+    /// The next caller; none where one is not to be served.
+    async fn accept(&self) -> io::Result<Option<Caller>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                let Ok(bound) = socket.local_addr() else { return Ok(None) };
+                let (socket, source) = (Either::Left(socket), source(peer.ip()));
+                Ok(Some(Caller { socket, source, bound }))
+            }
+            Self::Unix(listener) => {
+                let socket = listener.accept().await?;
+                // Whoever came before the socket had its mode.
+                let ours = |uid: u32| uid == 0 || uid == nix::unistd::geteuid().as_raw();
+                if !socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
+                    return Ok(None);
+                }
+                let (socket, source) = (Either::Right(socket), Ipv4Addr::LOCALHOST.into());
+                Ok(Some(Caller { socket, source, bound: SocketAddr::new(source, 0) }))
+            }
+        }
+    }
 }
 
 async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -114,15 +164,22 @@ async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
+async fn accept(door: Door, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
     let places = EndpointPlaces::new(PLACES, OF_ONE);
     loop {
-        let Ok((socket, peer)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let Caller { socket, source, bound } = match door.accept().await {
+            Ok(Some(caller)) => caller,
+            Ok(None) => continue,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         };
-        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
-        let Ok(bound) = socket.local_addr() else { continue };
+        let fd = match &socket {
+            Either::Left(socket) => socket.as_fd(),
+            Either::Right(socket) => socket.as_fd(),
+        };
+        let Some(place) = places.take(&fd, source) else { continue };
         let state = Arc::clone(&state);
         conns.spawn(async move {
             let route = |request| {

@@ -215,6 +215,17 @@ impl Carrier {
         all
     }
 
+    /// Restores the node's rules about the address of probes if a pod admits it; whether they were
+    /// gone. In a turn, as who admits it changes with the rules of pods.
+    pub(super) async fn stand_guard(&self) -> anyhow::Result<bool> {
+        let mut turn = self.rules.take(&self.hurry).await?;
+        let admitting: Vec<_> = self.probed().into_iter().map(|(_, netns)| netns).collect();
+        match admitting.is_empty() {
+            true => Ok(false),
+            false => turn.restore_guard(admitting).await,
+        }
+    }
+
     /// Starts nothing from here on; what is being started is given up.
     pub(super) fn close(&self) {
         self.closing.cancel();

@@ -6,7 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::carrier::Carrier;
-use crate::{lifecycle::aside, node::capture, sys::netns::Netns};
+use crate::{lifecycle::aside, node::capture};
 
 /// How often it looks …
 const EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
         every.tick().await;
         let pods = carrier.probed();
         if !pods.is_empty() {
-            stand_guard(pods.iter().map(|(_, netns)| Arc::clone(netns)).collect()).await;
+            stand_guard(&carrier).await;
         }
         told.retain(|uid, _| pods.iter().any(|(of, _)| of == uid));
         let after = pods.partition_point(|(uid, _)| Some(uid) <= last.as_ref());
@@ -52,18 +52,15 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
 }
 
 /// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
-async fn stand_guard(admitting: Vec<Arc<Netns>>) {
-    let again = aside(move || capture::restore_guard(&admitting, &CancellationToken::new())).await;
-    match again {
-        Ok(Ok(false)) => {}
-        Ok(Ok(true)) => tracing::warn!(
+async fn stand_guard(carrier: &Carrier) {
+    match carrier.stand_guard().await {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
             "the rules that keep others from the address of the kubelet's probes were gone; they stand again"
         ),
-        Ok(Err(error)) => tracing::error!(
-            %error, "others may use the address of the kubelet's probes: the rules against it are gone"
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "others may use the address of the kubelet's probes: the rules against it could not be seen to"
         ),
-        Err(error) => {
-            tracing::error!(%error, "the rules about the kubelet's probes were not looked at")
-        }
     }
 }

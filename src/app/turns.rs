@@ -104,15 +104,23 @@ impl Turn<'_> {
         self.tool(move |stop| capture::shut(&netns, options, stop)).await
     }
 
+    /// Restores the node's rules that these namespaces need; whether they were gone.
+    pub(super) async fn restore_guard(
+        &mut self,
+        admitting: Vec<Arc<Netns>>,
+    ) -> anyhow::Result<bool> {
+        self.tool(move |stop| capture::restore_guard(&admitting, stop)).await
+    }
+
     /// Removes them.
     pub(super) async fn remove(&mut self, netns: Arc<Netns>) -> anyhow::Result<()> {
         self.tool(move |stop| capture::remove(&netns, stop)).await
     }
 
-    async fn tool(
+    async fn tool<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&CancellationToken) -> Result<(), CaptureError> + Send + 'static,
-    ) -> anyhow::Result<()> {
+        work: impl FnOnce(&CancellationToken) -> Result<T, CaptureError> + Send + 'static,
+    ) -> anyhow::Result<T> {
         let stop = self.stop.clone();
         let done = aside(move || work(&stop)).await?;
         self.seen.hung = matches!(done, Err(CaptureError::Hung { .. })).then(Instant::now);

@@ -24,7 +24,7 @@ pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
 pub use mesh_file::{Capture, Checked, load, parse, read_text};
 pub use reader::Files;
-pub use settings::Settings;
+pub use settings::{AdminAddress, Settings};
 pub use standalone::{
     Globals, StandaloneFile, check_standalone, check_standalone_for, is_standalone, load_policies,
     load_standalone,

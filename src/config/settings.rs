@@ -1,6 +1,6 @@
 //! The optional sections of the mesh file, with their defaults.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use super::reader::Map;
 use crate::{
@@ -23,11 +23,51 @@ const LIMITS: &[&str] = &[
     "callerTunnelsPerSecond",
 ];
 
+/// Where the admin endpoint listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AdminAddress {
+    /// For all users of the machine, or of the network.
+    Tcp(SocketAddr),
+    /// A Unix socket, for the user of this process and root.
+    Unix(PathBuf),
+}
+
+/// The longest path that a Unix socket can have.
+const LONGEST_PATH: usize = 107;
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            None => {
+                text.parse().map(Self::Tcp).map_err(|e: std::net::AddrParseError| e.to_string())
+            }
+            Some(path) if !path.starts_with('/') || path.contains('\0') => {
+                Err("after unix: comes an absolute path".into())
+            }
+            Some(path) if path.len() > LONGEST_PATH => {
+                Err(format!("the path of a Unix socket has {LONGEST_PATH} bytes at most"))
+            }
+            Some(path) => Ok(Self::Unix(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// What is not about the mesh itself.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Admin endpoint; default `127.0.0.1:15000`.
-    pub admin: SocketAddr,
+    pub admin: AdminAddress,
     /// Metrics endpoint; default `[::]:15020`.
     pub metrics: SocketAddr,
     /// Readiness endpoint; default `[::]:15021`.
@@ -48,7 +88,7 @@ impl Default for Settings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            admin: ([127, 0, 0, 1], 15000).into(),
+            admin: AdminAddress::Tcp(([127, 0, 0, 1], 15000).into()),
             metrics: ([0u16; 8], 15020).into(),
             readiness: ([0u16; 8], 15021).into(),
             drain: Duration::from_secs(5),
@@ -81,8 +121,11 @@ impl Settings {
 
     pub(super) fn read(top: &Map<'_>) -> Self {
         let mut settings = Self::default();
+        let admin = top.get("admin").map(|item| item.map(&["address"]));
+        if let Some(addr) = admin.and_then(|s| s.require("address")?.parse("127.0.0.1:15000")) {
+            settings.admin = addr;
+        }
         for (key, target, example) in [
-            ("admin", &mut settings.admin, "127.0.0.1:15000"),
             ("metrics", &mut settings.metrics, "[::]:15020"),
             ("readiness", &mut settings.readiness, "[::]:15021"),
         ] {
@@ -199,6 +242,22 @@ impl Settings {
                     None => {}
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_endpoint_is_an_address_or_an_absolute_path() {
+        for text in ["127.0.0.1:15000", "[::1]:1", "unix:/run/adit/admin.sock"] {
+            assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
+        }
+        let long = format!("unix:/{}", "a".repeat(LONGEST_PATH));
+        for text in ["", "15000", "localhost:1", "unix:", "unix:admin.sock", "unix:@a", &long] {
+            text.parse::<AdminAddress>().unwrap_err();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! user namespaces are allowed: the process moves into fresh ones before its first thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod admin;
 mod authorities;
 mod bans;
 mod ca_server;
@@ -33,6 +34,7 @@ mod workers;
 fn main() {
     lab::become_root();
     let all = [
+        admin::TESTS,
         authorities::TESTS,
         bans::TESTS,
         mesh::TESTS,

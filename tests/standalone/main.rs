@@ -7,6 +7,7 @@ mod access_client;
 mod acme;
 mod alpn;
 mod backends;
+mod expiry;
 mod flags;
 mod forward;
 mod hbone;

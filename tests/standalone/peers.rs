@@ -70,6 +70,11 @@ impl Caller {
         self
     }
 
+    /// How it speaks TLS.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     pub(crate) fn over(&self, socket: TcpStream) -> io::Result<Session<ClientConnection>> {
         let name = ServerName::try_from(self.name).unwrap();
         let tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();

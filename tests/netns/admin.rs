@@ -1,0 +1,101 @@
+//! The admin endpoint on a Unix socket.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, symlink},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    lab::Lab,
+    mesh::{PODS, allow},
+};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("admin::a_unix_socket_is_for_the_user_of_adit_alone_and_is_replaced_when_stale", socket),
+    ("admin::what_is_no_stale_socket_is_left_alone", others),
+];
+
+fn ask(path: &Path, request: &str) -> String {
+    let mut socket = UnixStream::connect(path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let host = if request.contains("host:") { "" } else { "host: localhost\r\n" };
+    write!(socket, "{request} HTTP/1.1\r\n{host}connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn body(path: &Path) -> String {
+    format!("admin: {{ address: 'unix:{}' }}\n{}", path.display(), allow(&["web"]))
+}
+
+fn socket() {
+    let mut lab = Lab::new(PODS);
+    let path = lab.file("run/admin.sock");
+    // The mode of the socket is no matter of the umask.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    lab.start(&body(&path));
+    nix::sys::stat::umask(before);
+    let is = fs::symlink_metadata(&path).unwrap();
+    assert!(is.file_type().is_socket());
+    assert_eq!((is.mode() & 0o777, is.uid()), (0o600, nix::unistd::geteuid().as_raw()));
+    assert!(ask(&path, "GET /certs").starts_with("HTTP/1.1 200 OK"));
+    assert!(ask(&path, "POST /logging?level=info").starts_with("HTTP/1.1 200 OK"));
+    let foreign = ask(&path, "POST /logging?level=off HTTP/1.1\r\nhost: evil.example\r\nx: y");
+    assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
+    assert_eq!(lab.admin("127.0.0.1:15000", "GET /certs"), "", "nobody listens there");
+    // Another process leaves it alone.
+    let done = Command::new(env!("CARGO_BIN_EXE_adit"))
+        .args(["run", "-c"])
+        .arg(lab.file("mesh.yaml"))
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("another process serves it"), "{said}");
+    assert!(ask(&path, "GET /certs").starts_with("HTTP/1.1 200 OK"));
+
+    lab.signal(Signal::SIGKILL);
+    lab.stop_dead();
+    assert!(path.exists(), "a stale one");
+    lab.start(&body(&path));
+    assert!(ask(&path, "GET /connections").starts_with("HTTP/1.1 200 OK"));
+    assert!(lab.stop().success());
+    assert!(!path.exists());
+}
+
+fn others() {
+    let lab = Lab::new(PODS);
+    let (path, secret) = (lab.file("admin.sock"), lab.file("secret"));
+    fs::write(&secret, "text").unwrap();
+    let refused = |says: &str| {
+        lab.write_mesh(&body(&path));
+        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
+        let done = adit.args(["run", "-c"]).arg(lab.file("mesh.yaml")).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(1) && said.contains(says), "{said}");
+    };
+    symlink(&secret, &path).unwrap();
+    refused("is no socket");
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "text");
+    // Nor is what a link leads to taken for a stale one.
+    let stale = lab.file("stale");
+    drop(UnixListener::bind(&stale).unwrap());
+    fs::remove_file(&path).unwrap();
+    symlink(&stale, &path).unwrap();
+    refused("is no socket");
+    assert!(stale.exists());
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "text").unwrap();
+    refused("is no socket");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+}
