@@ -103,6 +103,7 @@ async fn serve(
     let Checked {
         snapshot,
         node: _,
+        places: _,
         settings,
         capture,
         workload_api,
