@@ -1,38 +1,60 @@
 //! Whether what a file names can be opened, as `adit run` and `adit proxy` would open it.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{runtime::Builder, time::timeout};
 
 use crate::{
     ca::federation::{BundleFrom, Profile, Proof},
-    config::{CaConfig, Checked, Fault, FederationConfig, StandaloneFile},
+    config::{
+        CaConfig, Checked, Fault, FederationConfig, StandaloneFile, policies_that_never_match,
+    },
     identity::key_files::{at, certificates},
     observe::Telemetry,
-    standalone::{Keeper, MaterialConfig, Service, ServiceConfig},
+    standalone::{Address, Keeper, MaterialConfig, Service, ServiceConfig, look},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// What is wrong with the files of each service, where it stands.
+/// What is wrong with the files of each service, where it stands, and what is probably not meant.
 ///
 /// # Errors
 /// If this machine gives no runtime.
-pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<Vec<Fault>> {
+pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec<Fault>)> {
     let telemetry = Telemetry::new()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let mut faults = Vec::new();
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     for (service, place) in read.services.iter().zip(&read.credentials) {
         let opened = runtime.block_on(async { timeout(WITHIN, open(service, &telemetry)).await });
         let late = |_| Err(format!("files could not be read within {WITHIN:?}"));
         if let Err(message) = opened.unwrap_or_else(late) {
             faults.push(Fault { message, ..place.clone() });
+            continue;
         }
+        let told = look(&service.material, SystemTime::now());
+        let placed = |message| Fault { message, ..place.clone() };
+        faults.extend(told.faults.into_iter().map(placed));
+        warnings.extend(told.warnings.into_iter().map(placed));
+        let port = match &service.listen {
+            // A balancer's header says at which port somebody called, and so does a tunnel.
+            Address::Tcp { port, .. } if !service.proxy_in && service.hbone.is_none() => {
+                Some(*port)
+            }
+            _ => None,
+        };
+        let policies = service.access.policies.iter();
+        let policies =
+            policies.flat_map(|file| policies_that_never_match(file.file().file(), port));
+        warnings.extend(policies.map(placed));
     }
     // A file that is still being read keeps nothing from ending.
     runtime.shutdown_background();
-    Ok(faults)
+    Ok((faults, warnings))
 }
 
 async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), String> {
@@ -71,7 +93,9 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
         let netns = workload.netns.as_ref()?.path();
         let message =
             format!("{}: {} is not there", workload.uid, crate::identity::shown(Path::new(&netns)));
-        (!netns.exists()).then(|| Fault::at_start(message))
+        let place = checked.places.iter().find(|(uid, _)| *uid == workload.uid);
+        let place = place.map_or_else(|| Fault::at_start(String::new()), |(_, at)| at.clone());
+        (!netns.exists()).then(|| Fault { message, ..place })
     });
     (faults, missing.collect())
 }

@@ -116,6 +116,7 @@ async fn serve(
     let Checked {
         snapshot,
         node: _,
+        places: _,
         settings,
         capture,
         workload_api,

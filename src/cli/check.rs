@@ -1,4 +1,5 @@
-//! `adit check`: is this mesh file right, or this file of `adit proxy`, and what it names?
+//! `adit check`: is this file of `adit run`, `adit proxy` or `adit ca serve` right, and what it
+//! names?
 
 use std::path::PathBuf;
 
@@ -12,16 +13,16 @@ use super::{
 };
 use crate::{
     app::{opened_mesh, opened_services},
-    config::{self, Checked, Fault, Faults, Files, LoadError, StandaloneFile},
+    config::{self, Checked, Fault, Faults, Files, Kind, LoadError, StandaloneFile},
     standalone::Role,
 };
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them.\n\nExit codes: 0 right, 1 warnings and --strict, 2 usage, 3 faults"
+    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check ca.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them; roots and CRLs are looked at, whether they can do\nwhat they are named for. Which kind a file is, its keys tell.\n\nExit codes: 0 right, 1 warnings and --strict, 2 usage, 3 faults"
 )]
 pub(super) struct CheckArgs {
-    /// The mesh file, or the file of `adit proxy`; - is standard input
+    /// The file of `adit run`, `adit proxy` or `adit ca serve`; - is standard input
     file: PathBuf,
     /// Open no file that it names: it is for another machine
     #[arg(long)]
@@ -66,8 +67,11 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     let file = crate::identity::shown(&args.file);
     let found = match config::read_text(&args.file) {
         Err(error) => error.into(),
-        Ok(text) if config::is_standalone(&text) => standalone(args, &file, &text),
-        Ok(text) => mesh(args, &file, &text),
+        Ok(text) => match config::kind(&text) {
+            Some(Kind::Services) => standalone(args, &file, &text),
+            Some(Kind::CaServer) => ca_server(args, &file, &text),
+            Some(Kind::Mesh) | None => mesh(args, &file, &text),
+        },
     };
     if args.json || args.output == Output::Json {
         say!("{:#}", as_json(&found));
@@ -88,7 +92,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
 
 /// Services that stand in front of others.
 fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
-    let files = if args.no_files { Files::Elsewhere } else { Files::Here };
+    let files = if args.no_files { Files::Elsewhere } else { Files::LookedAt };
     let read = match config::check_standalone_for(file, text, files) {
         Ok(read) => read,
         Err(faults) => return LoadError::from(faults).into(),
@@ -100,14 +104,30 @@ fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
     match args.no_files {
         true => found,
         false => {
-            let failed = |error: anyhow::Error| vec![Fault::at_start(error.to_string())];
-            found.and(file, opened_services(&read).unwrap_or_else(failed))
+            let failed =
+                |error: anyhow::Error| (vec![Fault::at_start(error.to_string())], Vec::new());
+            let (faults, warnings) = opened_services(&read).unwrap_or_else(failed);
+            Found { warnings, ..found }.and(file, faults)
         }
     }
 }
 
 fn servers(read: &StandaloneFile) -> usize {
     read.services.iter().filter(|service| service.role == Role::Server).count()
+}
+
+/// The CA of other nodes.
+fn ca_server(args: &CheckArgs, file: &str, text: &str) -> Found {
+    let read = match config::check_ca_server(file, text) {
+        Ok(read) => read,
+        Err(faults) => return LoadError::from(faults).into(),
+    };
+    let domain = read.server.rules.trust_domain.to_string();
+    let words = format!("a CA of trust domain {domain}");
+    let summary = Some((words, json!({ "trustDomain": domain })));
+    let pods = read.pods.filter(|_| !args.no_files);
+    let faults = pods.map(|pods| config::load_pods(&pods)).and_then(Result::err);
+    Found { faults, summary, ..Found::default() }
 }
 
 fn mesh(args: &CheckArgs, file: &str, text: &str) -> Found {
@@ -153,6 +173,11 @@ fn as_json(found: &Found) -> Value {
         Some(LoadError::Faults(faults)) => {
             json!({ "ok": false, "faults": faults.faults, "warnings": found.warnings })
         }
-        Some(error) => json!({ "ok": false, "error": error.to_string() }),
+        Some(error) => json!({
+            "ok": false,
+            "error": error.to_string(),
+            "faults": [Fault::at_start(error.to_string())],
+            "warnings": found.warnings,
+        }),
     }
 }

@@ -56,7 +56,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
     },
-    /// Check a mesh file, or one of `adit proxy`, without running it
+    /// Check a file of `adit run`, `adit proxy` or `adit ca serve` without running it
     Check(check::CheckArgs),
     /// The embedded CA
     Ca(ca::CaArgs),

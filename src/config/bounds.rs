@@ -126,7 +126,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f.yaml");
         std::fs::write(&file, text).unwrap();
-        assert!(!config::is_standalone(text));
+        assert_ne!(config::kind(text), Some(config::Kind::Services));
         vec![
             config::load(&file).unwrap_err().to_string(),
             config::load_standalone(&file).unwrap_err().to_string(),

@@ -13,6 +13,7 @@ use pki_types::ServerName;
 use super::{
     Faults, LoadError, bounds,
     ca::MIN_LIFETIME,
+    kind::{Kind, or_other},
     reader::{Item, Map, Notes, documents},
 };
 use crate::{
@@ -48,7 +49,16 @@ pub struct CaServerConfig {
 /// # Errors
 /// All faults at once.
 pub fn load_ca_server(path: &Path) -> Result<CaServerConfig, LoadError> {
-    load(path, read)
+    let text = bounds::read(path, MAX_FILE)?;
+    Ok(check_ca_server(&shown(path), &text).map_err(|f| or_other(f, &text, Kind::CaServer))?)
+}
+
+/// Checks a text; `file` is its name in faults.
+///
+/// # Errors
+/// All faults at once.
+pub fn check_ca_server(file: &str, text: &str) -> Result<CaServerConfig, Faults> {
+    parse(file, text, read)
 }
 
 /// Reads the file with the cluster's pods.

@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, bounds, ca, policies,
+    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, bounds, ca,
+    kind::{Kind, or_other},
+    policies,
     reader::{Item, Map, Notes, documents},
     unmatched::Known,
     workload_api,
@@ -62,6 +64,8 @@ pub struct Checked {
     pub warnings: Vec<Fault>,
     /// Where the sections `ca` and `federation` stand, to say what is wrong with their files.
     pub sections: [Option<Fault>; 2],
+    /// Where each workload stands, in the order of the file, by uid.
+    pub places: Vec<(Arc<str>, Fault)>,
 }
 
 impl Checked {
@@ -83,7 +87,7 @@ impl Checked {
 /// All faults at once.
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&shown(path), &text)?)
+    Ok(parse(&shown(path), &text).map_err(|f| or_other(f, &text, Kind::Mesh))?)
 }
 
 /// The text of a file of either kind, or of standard input, which is called `-`.
@@ -189,6 +193,8 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     }
     let policies = policies.into_iter().map(|(policy, _)| policy).collect();
     let trust_domain = trust_domain?;
+    let uids = workloads.iter().map(|w| w.uid.clone());
+    let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
     let parts = SnapshotParts { trust_domain, mtls, workloads, services, policies };
     Some(Checked {
         snapshot: Snapshot::build(parts),
@@ -199,6 +205,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         workload_api,
         settings,
         warnings: Vec::new(),
+        places,
         sections: ["ca", "federation"].map(|key| Some(top.get(key)?.at(""))),
     })
 }

@@ -9,7 +9,9 @@ mod fault;
 mod federation;
 mod files;
 mod istiod;
+mod kind;
 mod mesh_file;
+mod opening;
 mod policies;
 mod reader;
 mod settings;
@@ -19,15 +21,16 @@ mod unmatched;
 mod workload_api;
 
 pub use ca::CaConfig;
-pub use ca_server::{CaServerConfig, load_ca_server, load_pods};
+pub use ca_server::{CaServerConfig, check_ca_server, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
+pub use kind::{Kind, kind};
 pub use mesh_file::{Capture, Checked, load, parse, read_text};
 pub use reader::Files;
 pub use settings::{AdminAddress, Settings};
 pub use standalone::{
-    Globals, StandaloneFile, check_standalone, check_standalone_for, is_standalone, load_policies,
-    load_standalone,
+    Globals, StandaloneFile, check_standalone, check_standalone_for, load_policies, load_standalone,
 };
 pub use stunnel::{Certificate as ImportedCertificate, Imported, import as import_stunnel};
+pub use unmatched::policies_that_never_match;
 pub use workload_api::WorkloadApiConfig;

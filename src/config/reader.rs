@@ -25,6 +25,8 @@ const WORD: usize = 64;
 pub enum Files {
     /// They are here.
     Here,
+    /// They are here, and each is opened where it is named.
+    LookedAt,
     /// The text is for another machine.
     Elsewhere,
 }
@@ -38,12 +40,18 @@ pub(super) struct Notes {
     warnings: RefCell<Vec<Fault>>,
     /// Files that the text names are not opened: it is for another machine.
     elsewhere: bool,
+    /// They are opened where they are named.
+    looked_at: bool,
 }
 
 impl Notes {
     /// For a text whose files are opened, or are not.
     pub(super) fn of(files: Files) -> Self {
-        Self { elsewhere: files == Files::Elsewhere, ..Self::default() }
+        Self {
+            elsewhere: files == Files::Elsewhere,
+            looked_at: files == Files::LookedAt,
+            ..Self::default()
+        }
     }
 
     /// Another fault, which is made only if it is listed.
@@ -109,6 +117,18 @@ impl<'a> Item<'a> {
     /// Whether the files that it names are not to be opened.
     pub(super) fn is_elsewhere(&self) -> bool {
         self.notes.elsewhere
+    }
+
+    /// Whether a file that it names is opened at once.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.notes.looked_at
+    }
+
+    /// What a mapping has under `key`, whether that is known or not.
+    pub(super) fn find(&self, key: &str) -> Option<Self> {
+        let YamlData::Mapping(mapping) = &self.yaml.data else { return None };
+        let (_, yaml) = mapping.iter().find(|(name, _)| name.data.as_str() == Some(key))?;
+        Some(Item { yaml, path: format!("{}.{key}", self.path), notes: self.notes })
     }
 
     /// What is said about it.
@@ -333,6 +353,12 @@ fn suggest(word: &str, among: &[&str]) -> String {
 fn nearest<'a>(word: &str, among: &[&'a str]) -> Option<&'a str> {
     if word.len() > WORD {
         return None;
+    }
+    // What is cut short is meant rather than what has as many letters.
+    let lower = word.to_ascii_lowercase();
+    let begins = |known: &&&str| word.len() > 1 && known.to_ascii_lowercase().starts_with(&lower);
+    if let Some(whole) = among.iter().filter(begins).min_by_key(|known| known.len()) {
+        return Some(whole);
     }
     let (distance, near) =
         among.iter().map(|w| (strsim::damerau_levenshtein(word, w), *w)).min()?;

@@ -4,19 +4,16 @@
 mod peers;
 mod process;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Fault, Faults, LoadError, bounds, ca_server, policies,
-    reader::{self, Files, Item, Map, Notes, documents},
+    Fault, Faults, LoadError, bounds, ca_server,
+    kind::{Kind, or_other},
+    policies,
+    reader::{Files, Item, Map, Notes, documents},
 };
 use crate::{
-    policy::Rules,
+    policy::{Policy, Rules},
     standalone::{
         Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Wording,
@@ -25,6 +22,8 @@ use crate::{
 use peers::{access, material};
 pub use process::Globals;
 
+/// The longest file that is read, bytes.
+const MAX_FILE: u64 = 32 << 20;
 /// The longest file of policies, bytes.
 const MAX_POLICIES: u64 = 4 << 20;
 /// The most services of one process.
@@ -50,7 +49,9 @@ pub struct StandaloneFile {
 /// # Errors
 /// All faults at once.
 pub fn load_standalone(path: &Path) -> Result<StandaloneFile, LoadError> {
-    ca_server::load(path, read)
+    let text = bounds::read(path, MAX_FILE)?;
+    let file = crate::identity::shown(path);
+    Ok(check_standalone(&file, &text).map_err(|f| or_other(f, &text, Kind::Services))?)
 }
 
 /// Checks a text; `file` is its name in faults.
@@ -73,21 +74,16 @@ pub fn check_standalone_for(
     ca_server::parse_into(file, text, Notes::of(files), read)
 }
 
-/// Whether a text describes services in front of others rather than a mesh. Guesses: what it is not
-/// sure of is a mesh.
-#[must_use]
-pub fn is_standalone(text: &str) -> bool {
-    let Ok(documents) = documents(text) else { return false };
-    let keys = documents.first().map(reader::keys).unwrap_or_default();
-    let has = |key: &str| keys.contains(&key);
-    has("services") && !["trustDomain", "ca", "workloads", "capture", "mtls"].into_iter().any(has)
-}
-
 /// Reads Istio `AuthorizationPolicy` documents; all of them apply.
 ///
 /// # Errors
 /// All faults at once, with fields of HTTP among them; a file without policies.
 pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
+    Ok(Arc::new(Rules::compile(read_policies(path)?.iter())))
+}
+
+/// The policies of a file, at least one.
+pub(super) fn read_policies(path: &Path) -> Result<Vec<Arc<Policy>>, LoadError> {
     let text = bounds::read(path, MAX_POLICIES)?;
     let file = crate::identity::shown(path);
     let documents = documents(&text).map_err(|fault| Faults::one(&file, fault))?;
@@ -102,7 +98,7 @@ pub fn load_policies(path: &Path) -> Result<Arc<Rules>, LoadError> {
         let why = "expected AuthorizationPolicy documents: without one nobody is named";
         return Err(Faults::at_start(&file, why).into());
     }
-    Ok(Arc::new(Rules::compile(read.iter())))
+    Ok(read)
 }
 
 fn read(root: &Item<'_>) -> Option<StandaloneFile> {
@@ -113,23 +109,34 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
         return None;
     }
     let services: Vec<_> = items.iter().filter_map(|i| Some((service(i)?, i))).collect();
-    let (mut names, mut places) = (HashSet::new(), HashMap::new());
+    let globals = process::globals(&top);
+    let (mut names, mut places) = (HashSet::new(), Vec::new());
+    let taken = |places: &[(&Address, &str)], at: &Address| {
+        let other = places.iter().find(|(other, _)| other.collides(at));
+        other.map(|(at, name)| format!("{name} listens at {at} already"))
+    };
     for (service, item) in &services {
         if !names.insert(&service.name) {
             item.fault(format!("there is already a service {}", service.name));
         }
-        if let Some(other) = places.insert(&service.listen, &service.name) {
-            item.fault(format!("{other} listens at {} already", service.listen));
+        if let Some(why) = taken(&places, &service.listen) {
+            item.find("listen").unwrap_or((*item).clone()).fault(why);
         }
+        places.push((&service.listen, &service.name));
     }
-    let credential = |n: usize, item: &Item<'_>| {
-        let at = item.at("");
-        Fault { key: format!("services[{n}].credential"), ..at }
+    if let (Some(status), Some(item)) = (&globals.status.address, top.get("status"))
+        && let Some(why) = taken(&places, &status.address)
+    {
+        item.find("listen").unwrap_or(item.clone()).fault(why);
+    }
+    let credential = |item: &Item<'_>| {
+        let at = item.find("credential").unwrap_or(item.clone()).at("");
+        Fault { key: format!("{}.credential", item.path), ..at }
     };
     Some(StandaloneFile {
-        credentials: services.iter().enumerate().map(|(n, (_, at))| credential(n, at)).collect(),
+        credentials: services.iter().map(|(_, item)| credential(item)).collect(),
         services: services.into_iter().map(|(service, _)| service).collect(),
-        globals: process::globals(&top),
+        globals,
     })
 }
 

@@ -1,14 +1,47 @@
 //! What policies name and nothing of the mesh file is: legal, as it may come later, and probably
 //! misspelt.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::Path};
 
 use crate::{
     ca::federation::Relation,
-    identity::TrustDomain,
+    identity::{TrustDomain, shown},
     mesh::Workload,
-    policy::{Condition, FieldMatch, Policy, ServiceAccountMatch, StringMatch},
+    policy::{Condition, FieldMatch, Policy, Rule, Scope, ServiceAccountMatch, StringMatch},
 };
+
+/// What in a file of policies never matches at a service that is reached at `port`, one text each.
+/// Who its callers are is not known; a file that cannot be read was told by whoever opened it.
+#[must_use]
+pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> {
+    let mut found = Vec::new();
+    for policy in super::standalone::read_policies(path).unwrap_or_default() {
+        let named = format!("{}: policy {}", shown(path), policy.key());
+        if policy.rules.is_empty() {
+            found.push(format!("{named} has no rules: it matches nobody"));
+        }
+        if matches!(policy.scope, Scope::Selector { .. }) {
+            found.push(format!("{named} has a selector, which selects nothing here: it applies"));
+        }
+        let Some(port) = port else { continue };
+        let elsewhere =
+            |ports: &FieldMatch<u16>| !ports.any.is_empty() && !ports.any.contains(&port);
+        let never = |rule: &Rule| {
+            let to = !rule.to.is_empty() && rule.to.iter().all(|to| elsewhere(&to.ports));
+            to || rule
+                .when
+                .iter()
+                .any(|when| matches!(when, Condition::DestinationPort(ports) if elsewhere(ports)))
+        };
+        if policy.rules.iter().any(never) {
+            found.push(format!(
+                "{named} has a rule about other ports than {port}, at which the service listens: \
+                 it never matches"
+            ));
+        }
+    }
+    found
+}
 
 /// Who may be named.
 pub(super) struct Known<'a> {

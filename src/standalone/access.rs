@@ -229,6 +229,9 @@ impl FromStr for UriPattern {
         if open_end {
             segments.pop();
         }
+        if segments.first().is_some_and(|first| first != "*" && !first.contains(':')) {
+            return Err("a URI begins with its scheme, such as spiffe://".into());
+        }
         match segments.iter().find(|s| s.contains('*') && *s != "*") {
             Some(segment) if segment == "**" => Err("`**` can only be the last segment".into()),
             Some(segment) => Err(format!("{segment:?}: a `*` stands for a whole segment")),

@@ -1,7 +1,12 @@
 //! Where to listen and where to connect, as written: `HOST:PORT`, `unix:PATH`, `unix:@NAME`,
 //! `systemd:NAME`.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 /// An endpoint.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -34,10 +39,40 @@ impl Address {
         }
     }
 
+    /// Whether two processes, or two services of one, could not listen at both.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        let (Self::Tcp { host, port }, Self::Tcp { host: theirs, port: their_port }) =
+            (self, other)
+        else {
+            return self == other;
+        };
+        let overlap = |a: IpAddr, b: IpAddr| {
+            // `::` takes IPv4 as well.
+            let all =
+                |any: IpAddr, one: IpAddr| any.is_unspecified() && (any.is_ipv6() || one.is_ipv4());
+            a == b || all(a, b) || all(b, a)
+        };
+        let (ours, others) = (listens_at(host), listens_at(theirs));
+        let met = ours.iter().any(|a| others.iter().any(|b| overlap(*a, *b)));
+        port == their_port && *port != 0 && (met || host.eq_ignore_ascii_case(theirs))
+    }
+
     /// The same for what is connected to: no host at all is this one.
     #[must_use]
     pub fn is_local_target(&self) -> bool {
         self.is_local() || matches!(self, Self::Tcp { host, .. } if host.is_empty())
+    }
+}
+
+/// The addresses of a host where somebody listens, as far as its name says; without one all.
+fn listens_at(host: &str) -> Vec<IpAddr> {
+    match host {
+        "" => vec![Ipv6Addr::UNSPECIFIED.into()],
+        host if host.eq_ignore_ascii_case("localhost") => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        host => host.parse().map(|ip: IpAddr| ip.to_canonical()).into_iter().collect(),
     }
 }
 
@@ -109,6 +144,33 @@ impl fmt::Display for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_where_two_cannot_listen_collide() {
+        for (a, b, collide) in [
+            (":8443", "0.0.0.0:8443", true),
+            (":8443", "[::]:8443", true),
+            ("0.0.0.0:8443", "[::]:8443", true),
+            ("0.0.0.0:8443", "127.0.0.1:8443", true),
+            ("[::]:8443", "127.0.0.1:8443", true),
+            ("localhost:8443", "127.0.0.1:8443", true),
+            ("localhost:8443", "[::1]:8443", true),
+            ("[::ffff:127.0.0.1]:8443", "127.0.0.1:8443", true),
+            ("LOCALHOST:8443", "localhost:8443", true),
+            ("db.example:1", "DB.example:1", true),
+            ("unix:/a", "unix:/a", true),
+            ("0.0.0.0:8443", "[::1]:8443", false),
+            ("127.0.0.1:8443", "127.0.0.2:8443", false),
+            (":8443", ":8444", false),
+            (":0", ":0", false),
+            ("unix:/a", "unix:/b", false),
+            ("unix:/a", ":1", false),
+        ] {
+            let read = |text: &str| text.parse::<Address>().unwrap();
+            assert_eq!(read(a).collides(&read(b)), collide, "{a} {b}");
+            assert_eq!(read(b).collides(&read(a)), collide, "{b} {a}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_and_shown_alike() {

@@ -61,7 +61,7 @@ pub use followed::{Followed, Stamp, stamp};
 pub use handover::{Inheritance, Predecessor, Succession};
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
-pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token};
+pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token, Told, look};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use rails::{Breach, MOST_TARGETS, Wording, one_credential};

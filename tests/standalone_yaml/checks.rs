@@ -204,3 +204,206 @@ fn a_fault_that_follows_from_another_is_not_listed() {
         assert_eq!(json["faults"].as_array().unwrap().len(), 1, "{is}: {json:#}");
     }
 }
+
+/// What `adit check` says of a file, as JSON.
+fn told(path: &str) -> serde_json::Value {
+    let (_, stdout, stderr) = run(&["check", "--output", "json", path]);
+    serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"))
+}
+
+/// A CA of this name, and a CRL by it that is due so many days from now.
+fn authority(name: &str, days: i64) -> (rcgen::Certificate, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let root = params.self_signed(&key).unwrap();
+    let now = std::time::SystemTime::now();
+    let day = std::time::Duration::from_secs(86_400);
+    let due = match u32::try_from(days) {
+        Ok(days) => now + day * days,
+        Err(_) => now - day * u32::try_from(-days).unwrap(),
+    };
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: (now - day * 90).into(),
+        next_update: due.into(),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap();
+    (root, list.pem().unwrap())
+}
+
+#[test]
+fn crls_and_roots_that_cannot_do_their_work_are_said() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let own = std::fs::read_to_string(world.file("ca.crt")).unwrap();
+    let (root, current) = authority("other", 60);
+    let (stale_root, stale) = authority("stale", -1);
+    let (_, forged) = authority("other", 60);
+    let with = |roots: &str, crl: &str, more: &str| {
+        world.write("ca.crt", roots);
+        world.write("list.crl", crl);
+        let good = world.server("s", 8443, db.addr, "allow: { all: true }");
+        let crls = format!(", crls: [{}]{more} }},", world.file("list.crl").display());
+        let path = world.write("f.yaml", &format!("services:\n{}", good.replacen(" },", &crls, 1)));
+        let json = told(path.to_str().unwrap());
+        let all = |kind: &str| json[kind].as_array().unwrap().clone();
+        (all("faults"), all("warnings"))
+    };
+    let says = |found: &[serde_json::Value], what: &str| {
+        found.len() == 1
+            && found[0]["message"].as_str().unwrap().contains(what)
+            && found[0]["line"] == 2
+            && found[0]["key"] == "services[0].credential"
+    };
+    let both = own.clone() + &root.pem();
+    let (faults, warnings) = with(&both, &current, "");
+    assert!(faults.is_empty() && warnings.is_empty(), "{faults:?} {warnings:?}");
+    let (faults, warnings) = with(&own, &current, "");
+    let by_nobody = "the CRL of CN=other is by none of the roots";
+    assert!(faults.is_empty() && says(&warnings, by_nobody), "{faults:?} {warnings:?}");
+    let (faults, _) = with(&both, &forged, "");
+    assert!(says(&faults, "is not signed by the authority of that name"), "{faults:?}");
+    let of_stale = own.clone() + &stale_root.pem();
+    let (faults, _) = with(&of_stale, &stale, "");
+    assert!(says(&faults, "the CRL of CN=stale is not current"), "{faults:?}");
+    let (faults, warnings) = with(&of_stale, &stale, ", crl: { stale: warn }");
+    assert!(faults.is_empty() && says(&warnings, "is not current"), "{faults:?} {warnings:?}");
+    // Roots: leaves of somebody else's authority, beside one, and one that is its own.
+    let leaf = std::fs::read_to_string(world.file("server.crt")).unwrap();
+    let (faults, _) = with(&leaf, &current, "");
+    assert!(says(&faults, "holds no certificate of an authority"), "{faults:?}");
+    let (faults, warnings) = with(&(both.clone() + &leaf), &current, "");
+    assert!(faults.is_empty() && says(&warnings, "is a leaf and no authority"), "{warnings:?}");
+}
+
+#[test]
+fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
+    let world = World::new();
+    let path = world.write(
+        "f.yaml",
+        "services:\n- name: s\n  mode: server\n  listen: localhost:1\n  target: localhost:2\n  \
+         credential:\n    certificate: /none.crt\n    privateKey: /none.key\n    roots: /none.ca\n    \
+         crls: [/none.crl]\n  allow: { al: true }\n- name: k\n  mode: client\n  listen: localhost:3\n  \
+         target: h:4\n  credential: { keystore: /none.p12, passwordFile: /none.pw }\n",
+    );
+    let json = told(path.to_str().unwrap());
+    let found: Vec<_> = json["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| (fault["line"].as_u64().unwrap(), fault["key"].as_str().unwrap().to_owned()))
+        .collect();
+    let credential = "services[0].credential.";
+    for (line, key) in [
+        (7, format!("{credential}certificate")),
+        (8, format!("{credential}privateKey")),
+        (9, format!("{credential}roots")),
+        (10, format!("{credential}crls[0]")),
+        (11, "services[0].allow.al".to_owned()),
+        (16, "services[1].credential.keystore".to_owned()),
+        (16, "services[1].credential.passwordFile".to_owned()),
+    ] {
+        assert!(found.contains(&(line, key.clone())), "{line} {key}: {json:#}");
+    }
+    assert_eq!(found.len(), 7, "{json:#}");
+    let none = told(world.file("none.yaml").to_str().unwrap());
+    assert!(none["faults"][0]["message"].as_str().unwrap().contains("none.yaml"), "{none}");
+}
+
+#[test]
+fn places_that_collide_are_refused_however_they_are_written() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let one = world.server("one", 8443, db.addr, "allow: { all: true }");
+    let two = world.server("two", 8444, db.addr, "allow: { all: true }");
+    for (a, b) in [(":8443", "0.0.0.0:8443"), ("localhost:8443", "127.0.0.1:8443")] {
+        let two = two.replacen("127.0.0.1:8444", b, 1);
+        let text = format!("services:\n{}{two}", one.replacen("127.0.0.1:8443", a, 1));
+        let path = world.write("f.yaml", &text);
+        refused(&["check", path.to_str().unwrap()], &format!("one listens at {a} already"));
+    }
+    let path = world.write("f.yaml", &format!("services:\n{one}status: {{ listen: ':8443' }}\n"));
+    refused(&["check", path.to_str().unwrap()], "3:");
+}
+
+#[test]
+fn a_policy_that_never_matches_is_warned_of() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let policy = |spec: &str| {
+        world.write("p.yaml", &format!("metadata: {{ name: p, namespace: shop }}\nspec: {spec}\n"));
+        let allow = format!("allow: {{ policies: {} }}", world.file("p.yaml").display());
+        let text = format!("services:\n{}", world.server("s", 8443, db.addr, &allow));
+        let path = world.write("f.yaml", &text);
+        run(&["check", path.to_str().unwrap()])
+    };
+    let principal = "from: [{ source: { principals: [td/ns/a/sa/b] } }]";
+    for (spec, says) in [
+        (format!("{{ rules: [{{ {principal} }}] }}"), ""),
+        (
+            format!(
+                "{{ rules: [{{ {principal}, to: [{{ operation: {{ ports: ['8443'] }} }}] }}] }}"
+            ),
+            "",
+        ),
+        (
+            format!("{{ rules: [{{ {principal}, to: [{{ operation: {{ ports: ['80'] }} }}] }}] }}"),
+            "other ports than 8443",
+        ),
+        (
+            format!("{{ selector: {{ matchLabels: {{ a: b }} }}, rules: [{{ {principal} }}] }}"),
+            "has a selector",
+        ),
+        (
+            format!(
+                "{{ rules: [] }}\n---\nmetadata: {{ name: q }}\nspec: {{ rules: [{{ {principal} }}] }}"
+            ),
+            "has no rules",
+        ),
+    ] {
+        let (code, stdout, stderr) = policy(&spec);
+        assert!(code == 0, "{spec}: {stdout}{stderr}");
+        assert!(stdout.contains("(warning)") != says.is_empty(), "{spec}: {stdout}");
+        assert!(stdout.contains(says), "{spec}: {stdout}");
+    }
+}
+
+#[test]
+fn each_kind_of_file_is_known_and_the_wrong_command_names_the_right_one() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let good = world.server("s", 8443, db.addr, "allow: { all: true }");
+    let services = world.write("services.yaml", &format!("services:\n{good}"));
+    let mesh = world.write("mesh.yaml", MESH);
+    let ca = world.write(
+        "ca.yaml",
+        "trustDomain: td\nlisten: 127.0.0.1:15012\ndir: /var/lib/adit/ca\nserverNames: [ca.example]\n\
+         attestors: { svid: true }\n",
+    );
+    let [services, mesh, ca] = [&services, &mesh, &ca].map(|path| path.to_str().unwrap());
+    let (code, stdout, stderr) = run(&["check", ca]);
+    assert!(code == 0 && stdout.contains("a CA of trust domain td"), "{stdout}{stderr}");
+    world.write("ca.yaml", "trustDomain: td\nserverNames: [a]\nlisten: nowhere\n");
+    refused(&["check", ca], "ca.yaml:3:");
+    for (command, file, says) in [
+        (&["run"][..], services, "`adit proxy -c"),
+        (&["run"], ca, "`adit ca serve -c"),
+        (&["proxy"], mesh, "`adit run -c"),
+        (&["proxy"], ca, "`adit ca serve -c"),
+        (&["ca", "serve"], services, "`adit proxy -c"),
+        (&["ca", "serve"], mesh, "`adit run -c"),
+    ] {
+        let (code, stdout, stderr) = run(&[command, &["-c", file]].concat());
+        assert!(code != 0 && stderr.contains(says), "{command:?}: {stdout}{stderr}");
+    }
+    let netns = MESH.replace("addresses", "netns: there-is-none, addresses");
+    world.write("mesh.yaml", &netns);
+    let (_, stdout, _) = run(&["check", mesh]);
+    assert!(stdout.contains("mesh.yaml:5:") && stdout.contains("is not there"), "{stdout}");
+}

@@ -12,6 +12,7 @@ use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::{
         LoadError,
+        opening::{self, Holds},
         reader::{Item, Map},
     },
     policy::{Action, Policy, Rule, Rules, Scope},
@@ -147,7 +148,7 @@ pub(super) fn material(
         "crls",
         "crl",
     ]);
-    let path = |key: &str| credential.get(key).and_then(|i| i.text()).map(PathBuf::from);
+    let path = |key: &str, holds| credential.get(key).and_then(|i| opening::path(&i, holds));
     let has = |key: &str| credential.get(key).is_some();
     let ways = [
         ("keystore", has("keystore")),
@@ -187,9 +188,14 @@ pub(super) fn material(
         Some(token) => Some(token_of(&token)?),
         None => None,
     };
-    let shown = match (path("keystore"), path("certificate"), path("privateKey"), token) {
+    let shown = match (
+        path("keystore", Holds::Something),
+        path("certificate", Holds::Certificates),
+        path("privateKey", Holds::PrivateKey),
+        token,
+    ) {
         (Some(keystore), ..) => {
-            let password = path("passwordFile");
+            let password = path("passwordFile", Holds::Something);
             Some(Shown::Files(Credential::Keystore { keystore, password }))
         }
         (None, Some(certificate), Some(private_key), None) => {
@@ -203,7 +209,7 @@ pub(super) fn material(
         }
     };
     let crls = credential.list("crls");
-    let crls = crls.iter().filter_map(|c| c.text()).map(PathBuf::from).collect();
+    let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
     let stale = match credential.get("crl") {
         Some(crl) => match crl.map(&["stale"]).get("stale") {
             Some(stale) => stale.word(&STALE)?,
@@ -211,7 +217,7 @@ pub(super) fn material(
         },
         None => StaleCrls::Refuse,
     };
-    let roots = path("roots");
+    let roots = path("roots", Holds::Certificates);
     Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
 }
 
@@ -219,13 +225,9 @@ pub(super) fn material(
 fn token_of(item: &Item<'_>) -> Option<Token> {
     let map = item.map(&["module", "tokenLabel", "pinFile"]);
     let text = |key: &str| map.get(key).and_then(|i| i.text());
-    let module = map.require("module")?.text()?.into();
-    Some(Token {
-        module,
-        label: text("tokenLabel"),
-        pin: None,
-        pin_file: text("pinFile").map(Into::into),
-    })
+    let module = opening::path(&map.require("module")?, Holds::Something)?;
+    let pin_file = map.get("pinFile").and_then(|i| opening::path(&i, Holds::Something));
+    Some(Token { module, label: text("tokenLabel"), pin: None, pin_file })
 }
 
 /// `{ name: …, email: …, agreeToTerms: true, directory: …, storage: … }`

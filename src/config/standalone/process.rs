@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{TRUTH, number};
 use crate::{
-    config::reader::{Item, Map},
+    config::{
+        opening::{self, Holds},
+        reader::{Item, Map},
+    },
     observe::logging::LogFormat,
     standalone::{Address, status::StatusConfig},
     sys::confine::Sandbox,
@@ -117,6 +120,6 @@ fn status(top: &Map<'_>) -> StatusConfig {
         graphite: metrics.get("graphite").and_then(|g| g.parse("localhost:2003")),
         url: metrics.get("url").and_then(|u| u.parse("https://metrics.example.org/adit")),
         every: every.unwrap_or(default.every),
-        roots: metrics.get("roots").and_then(|r| r.text()).map(PathBuf::from),
+        roots: metrics.get("roots").and_then(|r| opening::path(&r, Holds::Certificates)),
     }
 }

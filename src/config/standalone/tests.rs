@@ -117,6 +117,8 @@ fn faults_say_what_to_do() {
         ("  allow: { commonNames: [app] }", "", "who may call?"),
         ("commonNames: [app]", "", "names nobody"),
         ("commonNames", "comonNames", "did you mean commonNames?"),
+        ("commonNames: [app]", "uris: [td/ns/shop]", "begins with its scheme"),
+        ("commonNames: [app]", "dns: [app]", "did you mean dnsNames?"),
         ("commonNames: [app]", "ips: [app]", "for example 10.0.0.1"),
         ("commonNames: [app]", "all: yes", "none of true, false"),
         ("commonNames: [app]", "policies: /nowhere", "/nowhere"),
@@ -269,6 +271,6 @@ fn the_kind_of_a_file_is_seen() {
         ("policies: []".into(), false),
         (": {".into(), false),
     ] {
-        assert_eq!(is_standalone(&text), standalone, "{text}");
+        assert_eq!(crate::config::kind(&text) == Some(Kind::Services), standalone, "{text}");
     }
 }

@@ -130,7 +130,7 @@ fn svid_of(
 }
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.
-fn keystore_or_pem(
+pub(super) fn keystore_or_pem(
     path: &Path,
     password: &str,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {

@@ -2,6 +2,7 @@
 //! replaced as a whole, and only by something that fits together.
 
 mod files;
+mod look;
 mod workload_api;
 
 use std::{
@@ -15,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::{Semaphore, watch};
 
 pub(super) use files::trusted;
+pub use look::{Told, look};
 
 use self::{
     files::{paths, read, stamps, unread},

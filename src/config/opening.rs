@@ -1,0 +1,45 @@
+//! Files that are named in a file, each opened where it is named if that is asked for: so that all
+//! that are missing are said at once, each in its place.
+
+use std::path::{Path, PathBuf};
+
+use super::reader::Item;
+use crate::identity::key_files;
+
+/// What a file is to hold.
+#[derive(Clone, Copy)]
+pub(super) enum Holds {
+    Certificates,
+    PrivateKey,
+    Crls,
+    /// What cannot be read without more, such as a password.
+    Something,
+}
+
+/// The path that an item names.
+pub(super) fn path(item: &Item<'_>, holds: Holds) -> Option<PathBuf> {
+    let path = PathBuf::from(item.text()?);
+    if item.is_looked_at()
+        && let Err(why) = open(&path, holds)
+    {
+        item.fault(why);
+    }
+    Some(path)
+}
+
+fn open(path: &Path, holds: Holds) -> Result<(), String> {
+    let meta = std::fs::metadata(path).map_err(|e| key_files::at(path, e))?;
+    if meta.is_dir() {
+        return Err(key_files::at(path, "is a folder"));
+    }
+    if !meta.is_file() {
+        // Who opens a pipe waits for its writer.
+        return Ok(());
+    }
+    match holds {
+        Holds::Certificates => key_files::certificates(path).map(drop),
+        Holds::PrivateKey => key_files::private_key(path).map(drop),
+        Holds::Crls => key_files::crls(path).map(drop),
+        Holds::Something => std::fs::File::open(path).map(drop).map_err(|e| key_files::at(path, e)),
+    }
+}
