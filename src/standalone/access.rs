@@ -251,6 +251,49 @@ impl fmt::Display for UriPattern {
 mod tests {
     use super::*;
 
+    /// An ID that breaks a rule for SVIDs is no ID to go by, whoever names it; it can be denied.
+    #[tokio::test]
+    async fn an_id_that_proves_nobody_is_admitted_by_no_name_and_no_policy() {
+        use crate::{
+            observe::conn::{Direction, PeerAddr},
+            policy::{Action, Policy, Rule, Scope},
+        };
+        let id: SpiffeId = "spiffe://td/app".parse().unwrap();
+        let peer = |fault: Option<&str>| {
+            let (id, id_fault) = (Some(id.clone()), fault.map(ToOwned::to_owned));
+            Arc::new(PeerCert { id, id_fault, ..PeerCert::default() })
+        };
+        let policies = |action| {
+            let (name, namespace, rules) = ("p".into(), "n".into(), vec![Rule::default()]);
+            let scope = Scope::Global;
+            let policy = Policy { name, namespace, scope, action, dry_run: false, rules };
+            let rules = Arc::new(Rules::compile([Arc::new(policy)].iter()));
+            let opened = Policies::open(Path::new("/nowhere"), |_| Ok::<_, ()>(rules));
+            Access { policies: Some(Arc::new(opened.unwrap())), ..Access::default() }
+        };
+        let flow = Flow {
+            direction: Direction::Inbound,
+            peer: PeerAddr("10.0.0.9:999".parse().unwrap()),
+            peer_id: Some(id.clone()),
+            foreign: false,
+            dst: "10.0.0.1:443".parse().unwrap(),
+        };
+        let by_id = Access { ids: vec![id.clone()], ..Access::default() };
+        let by_domain =
+            Access { trust_domains: vec![id.trust_domain().clone()], ..Access::default() };
+        for (what, access, sound, faulty) in [
+            ("an ID", by_id, true, false),
+            ("a trust domain", by_domain, true, false),
+            ("an ALLOW", policies(Action::Allow), true, false),
+            ("a DENY", policies(Action::Deny), false, false),
+            ("everybody", Access { all: true, ..Access::default() }, true, true),
+        ] {
+            assert_eq!(access.admit(&peer(None), &flow).await.is_ok(), sound, "{what}");
+            let faulted = access.admit(&peer(Some("it has two URIs")), &flow).await;
+            assert_eq!(faulted.is_ok(), faulty, "{what}: {faulted:?}");
+        }
+    }
+
     #[test]
     fn wildcards_stand_for_whole_segments() {
         for (pattern, uri, matches) in [

@@ -374,6 +374,43 @@ mod tests {
         });
     }
 
+    /// `unshare` is not the only way to a namespace of one's own.
+    #[test]
+    fn no_namespace_is_made_by_clone_either() {
+        fn clone(flags: i32) -> Result<(), Errno> {
+            let flags = i64::from(flags | libc::SIGCHLD);
+            // SAFETY: without CLONE_VM the child has its own copy of all memory, and goes on from
+            // here; it does nothing but end.
+            let child =
+                Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+            if child == 0 {
+                // SAFETY: ends the child at once, and runs nothing of the parent's.
+                unsafe { libc::_exit(0) }
+            }
+            let child = nix::unistd::Pid::from_raw(i32::try_from(child).unwrap());
+            nix::sys::wait::waitpid(child, None).map(drop)
+        }
+        confined(|| {
+            seccomp(true).unwrap();
+            for space in [
+                libc::CLONE_NEWUSER,
+                libc::CLONE_NEWNS,
+                libc::CLONE_NEWNET,
+                libc::CLONE_NEWPID,
+                libc::CLONE_NEWIPC,
+                libc::CLONE_NEWUTS,
+                libc::CLONE_NEWCGROUP,
+            ] {
+                assert_eq!(clone(space), Err(Errno::EPERM), "{space:#x}");
+                assert_eq!(clone(space | libc::CLONE_NEWUSER), Err(Errno::EPERM), "{space:#x}");
+            }
+            assert_eq!(clone(0), Ok(()), "a process without one is made");
+            // SAFETY: there is nothing at the address, which the kernel sees if it looks.
+            let newer = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
+            assert_eq!(Errno::result(newer), Err(Errno::ENOSYS));
+        });
+    }
+
     /// Without the filter the kernel runs them, or says that it does not know them.
     #[test]
     #[cfg(target_arch = "x86_64")]

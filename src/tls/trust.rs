@@ -270,3 +270,30 @@ impl ClientCertVerifier for PeerVerifier {
         schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All of it counts, in each of the three.
+    #[test]
+    fn a_pin_fits_its_own_key_to_the_last_bit() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let digests = [&digest::SHA256, &digest::SHA384, &digest::SHA512];
+        for (name, algorithm) in ["sha256", "sha384", "sha512"].into_iter().zip(digests) {
+            let own =
+                digest::digest(algorithm, &rcgen::PublicKeyData::subject_public_key_info(&key));
+            let pin = |value: &[u8]| format!("{name}:{}", BASE64.encode(value)).parse::<Pin>();
+            assert!(pin(own.as_ref()).unwrap().fits(cert.der()), "{name}");
+            for at in 0..own.as_ref().len() {
+                let mut other = own.as_ref().to_vec();
+                other[at] ^= 1;
+                assert!(!pin(&other).unwrap().fits(cert.der()), "{name}, byte {at}");
+            }
+            assert!(pin(&own.as_ref()[1..]).unwrap_err().contains("bytes"), "{name}");
+        }
+        assert_eq!(Pin::of(cert.der()).unwrap().name, "sha256");
+        assert!(Pin::of(cert.der()).unwrap().fits(cert.der()));
+    }
+}

@@ -82,6 +82,19 @@ mod tests {
         assert_eq!((after + LOOK, next), (ANSWER, Next::GiveUp));
     }
 
+    /// However often it stops, and however short each time: only a look's length of it counts.
+    #[test]
+    fn many_short_pauses_of_ours_are_not_the_peers_silence() {
+        let (mut patience, heard) = (Patience::default(), Instant::now());
+        let mut now = heard + PING_AFTER;
+        assert_eq!(patience.look(now, heard), Next::Ask(now + LOOK));
+        for _ in 1..ANSWER.as_secs() {
+            now += PING_AFTER - LOOK;
+            assert_eq!(patience.look(now, heard), Next::Wait(now + LOOK), "{:?}", now - heard);
+        }
+        assert_eq!(patience.look(now + LOOK, heard), Next::GiveUp);
+    }
+
     #[test]
     fn a_pause_of_ours_is_not_the_peers_silence() {
         let (mut patience, heard) = (Patience::default(), Instant::now());

@@ -35,6 +35,20 @@ fn judge(chain: &[CertificateDer<'_>], bundles: &BundleSet) -> Result<String, Sv
     verdict.map(|id| id.to_string())
 }
 
+/// However right it is: building paths from many certificates is work that a peer chooses.
+#[test]
+fn a_chain_of_eight_is_looked_at_and_a_longer_one_is_not() {
+    let (top, id) = (root(), ID.to_owned());
+    let between = intermediate(&top, |_| {});
+    let bundles: BundleSet = [bundle("td", &[&top])].into_iter().collect();
+    let chain = |n: usize| {
+        let above = std::iter::repeat_n(between.der.clone(), n - 1);
+        [leaf(&between, |_| {})].into_iter().chain(above).collect::<Vec<_>>()
+    };
+    assert_eq!(judge(&chain(8), &bundles), Ok(id));
+    assert_eq!(judge(&chain(9), &bundles), Err(SvidError::ChainTooLong(9)));
+}
+
 /// The same list meets adit's live ends in `tests/netns/svid_corpus.rs`.
 #[test]
 fn the_whole_corpus_is_judged_each_with_its_own_rule() {

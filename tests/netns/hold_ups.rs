@@ -11,12 +11,13 @@ use nix::sys::signal::Signal;
 
 use crate::{
     lab::Lab,
-    mesh::{MESH, PODS, allow, held},
+    mesh::{MESH, PODS, allow, held, still_answers},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("hold_ups::an_nft_that_hangs_keeps_no_edit_and_no_signal_waiting", hanging_tool),
     ("hold_ups::a_pod_that_drains_keeps_no_edit_and_no_signal_waiting", draining_pod),
+    ("hold_ups::a_pod_that_leaves_takes_nobody_elses_connections_along", leaving_pod),
 ];
 
 /// An `nft` that hangs, and says so, while there is a file of the name `hang` beside it.
@@ -100,4 +101,21 @@ fn draining_pod() {
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
+}
+
+/// What it has open is cut after its grace, and says so; what others have open is theirs.
+fn leaving_pod() {
+    let mut lab = Lab::new(PODS);
+    lab.drain = "1s";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web", "spy"]));
+    let (_web, mut spy) = (held(&lab, "web"), held(&lab, "spy"));
+    let kept = allow(&["web", "spy"]);
+    let kept = kept.lines().filter(|line| !line.contains("name: web,"));
+    lab.write_mesh(&kept.map(|line| format!("{line}\n")).collect::<String>());
+    let cut = lab.record("outbound", "drained");
+    assert_eq!(cut["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");
+    assert!(still_answers(&mut spy));
+    let all = |direction| lab.records(direction, "drained").len();
+    assert_eq!((all("outbound"), all("inbound")), (1, 0));
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     harness::Test,
-    svids::ROOT,
+    svids::{ROOT, spiffe},
     tunnel::{caller, pool_to, run},
 };
 
@@ -41,6 +41,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("pool::a_tunnel_that_broke_is_let_go_of", broken_tunnel),
     ("pool::nothing_begins_under_an_svid_that_has_ended", expired_peer),
     ("pool::a_renewed_svid_has_tunnels_of_its_own", renewed),
+    ("pool::a_request_that_was_refused_is_asked_on_a_tunnel_of_its_own", refused_once),
+    ("pool::another_peer_at_the_same_address_is_asked_who_it_is", another_peer),
     ("pool::each_peer_proves_itself_anew", tickets),
 ];
 
@@ -263,6 +265,45 @@ fn renewed() {
         }
         assert_eq!(ends.dials(), 2);
         assert_eq!(*seen.lock().unwrap(), expected);
+    });
+}
+
+/// Who refused it may do so again: only what was dialled since is sure to know better.
+fn refused_once() {
+    run(async {
+        let first = AtomicUsize::new(0);
+        let ends = Ends::new(move |tcp, tasks| {
+            let refuses = first.fetch_add(1, Relaxed) == 0;
+            async move {
+                if !refuses {
+                    return ten_places(tcp, tasks).await;
+                }
+                let handshake = h2::server::handshake(tls(tcp).await);
+                let mut connection = handshake.await.expect("HTTP/2");
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            }
+        })
+        .await;
+        let opened = ends.open().await.map(drop);
+        assert!(opened.is_ok(), "{opened:?}");
+        assert_eq!(ends.dials(), 2);
+    });
+}
+
+/// The tunnel that is open belongs to whom it was dialled for, not to who is expected now.
+fn another_peer() {
+    run(async {
+        let own = ROOT.own("far");
+        let mut ends = Ends::new(move |tcp, tasks| adit(tcp, tasks, own.clone())).await;
+        let _held = ends.open().await.expect("whom it expects");
+        let before = std::mem::replace(&mut ends.hop.expect, vec![spiffe("other")]);
+        let Err(refused) = ends.open().await else { panic!("opened towards somebody else") };
+        assert!(refused.to_string().contains("/sa/far"), "{refused}");
+        ends.hop.expect = before;
+        assert!(ends.open().await.is_ok());
+        assert_eq!(ends.dials(), 2, "the first tunnel still serves whom it was for");
     });
 }
 

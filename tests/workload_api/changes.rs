@@ -25,6 +25,7 @@ use super::{
 pub(crate) const TESTS: &[Test] = &[
     ("a_trust_domain_that_is_taken_out_is_in_no_message", a_trust_domain_that_is_taken_out),
     ("who_is_banned_gets_nothing_and_all_hear_of_it", banned),
+    ("of_another_trust_domains_token_only_the_standards_claims_are_told", foreign_claims),
     ("reflection_needs_no_header", reflection_needs_no_header),
     ("one_process_has_its_share_of_streams", one_process_has_its_share_of_streams),
     ("a_socket_goes_with_adit_and_one_that_a_crash_left_is_replaced", socket),
@@ -63,6 +64,35 @@ fn a_trust_domain_that_is_taken_out() {
         let less = svids.message().await.unwrap().unwrap();
         assert_eq!((less.svids.len(), less.federated_bundles.len()), (2, 0));
         assert_eq!(bundles.message().await.unwrap().unwrap().bundles.len(), 1);
+    });
+}
+
+/// What else it says is said to those of its own trust domain.
+fn foreign_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, _) = foreign(dir.path());
+    let domain = "example-federated.org".parse().unwrap();
+    let ca = EmbeddedCa::open(&dir.path().join("ca"), &domain, Duration::from_secs(60)).unwrap();
+    let theirs = ca.sign_jwt(&"spiffe://example-federated.org/x".parse().unwrap(), &["db".into()]);
+    let served = Served::start(&format!(
+        "{TWO}\nfederation:\n  trustDomains: [{{ name: example-federated.org, bundleFile: {file} }}]"
+    ));
+    block(async {
+        let mut client = Client::new(served.channel());
+        let of_one = JwtsvidRequest {
+            audience: vec!["db".into()],
+            spiffe_id: "spiffe://example.org/one".into(),
+        };
+        let ours = client.fetch_jwtsvid(with_header(of_one, &["true"])).await.unwrap();
+        let ours = ours.into_inner().svids.remove(0).svid;
+        let mut names = Vec::new();
+        for svid in [ours, theirs.unwrap()] {
+            let judge = ValidateJwtsvidRequest { audience: "db".into(), svid };
+            let judged = client.validate_jwtsvid(with_header(judge, &["true"])).await.unwrap();
+            let claims = judged.into_inner().claims.unwrap().fields;
+            names.push(claims.into_keys().collect::<Vec<_>>());
+        }
+        assert_eq!(names, [vec!["aud", "exp", "iat", "sub"], vec!["aud", "exp", "sub"]]);
     });
 }
 

@@ -74,11 +74,14 @@ fn a_link_in_the_directory_leads_nowhere() {
 #[test]
 fn refusals_name_the_file_and_the_reason() {
     type Spoil = fn(&Path);
-    let cases: [(&str, Spoil); 5] = [
+    let cases: [(&str, Spoil); 6] = [
         ("root-key.pem: is missing while", |d| fs::remove_file(d.join(KEY)).unwrap()),
         ("root.pem: is missing while", |d| fs::remove_file(d.join(ROOT)).unwrap()),
         ("root-key.pem: others than its owner", |d| {
-            fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+            fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o604)).unwrap();
+        }),
+        ("root-key.pem: others than its owner", |d| {
+            fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
         }),
         ("root.pem: does not belong to the key", |d| {
             let other = KeyPair::generate().unwrap().serialize_pem();

@@ -322,4 +322,49 @@ mod tests {
         assert_eq!(refused(true, &forged), "svid_not_valid");
         assert_eq!(refused(true, &showing(&[])), "svid_not_valid");
     }
+
+    /// By its address as long as it proves nothing, by its name then.
+    #[tokio::test]
+    async fn who_asks_too_often_is_not_looked_at_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
+        let ca = ca(dir.path());
+        let service = service(&ca, true);
+        let own = showing(&ca.issue(&id).unwrap().chain);
+        let nobody = Peer { chain: None, ..own.clone() };
+        let address = format!("from {}", own.addr.ip());
+        let who = async |peer: &Peer| {
+            let asked = service.who(&Request::new(()), peer).await;
+            asked.map(drop).map_err(|refusal| refusal.reason())
+        };
+        let drained = |whose: &str| {
+            let took = |_: &u32| service.rates().take(whose, Instant::now());
+            (0..).take_while(took).count()
+        };
+        // A good caller uses nothing of its address's up, a bad one does.
+        assert_eq!(who(&own).await, Ok(()));
+        assert!(drained(&address) >= 2_000);
+        let ask = async |peer: &Peer| {
+            let request = Request::new(IstioCertificateRequest::default());
+            let answered = service.answer(request, peer, &mut Trace::default()).await;
+            answered.map(drop).map_err(|refusal| refusal.reason())
+        };
+        let elsewhere = Peer { addr: "10.0.0.8:999".parse().unwrap(), ..own.clone() };
+        let (mut bad, mut good, mut busy) = (false, false, false);
+        // Some of it comes back in each hundredth of a second that we are kept from running.
+        for _ in 0..1_000 {
+            drained(&address);
+            bad |= who(&nobody).await == Err("rate_limited");
+            drained(&address);
+            good |= who(&own).await == Err("rate_limited");
+            drained(id.as_str());
+            busy |= ask(&elsewhere).await == Err("rate_limited");
+            if bad && good && busy {
+                break;
+            }
+        }
+        assert!(bad && good, "nothing of that address is looked at");
+        assert!(busy, "nor of that caller, wherever it is");
+        assert_eq!(who(&elsewhere).await, Ok(()), "others may ask");
+    }
 }

@@ -252,6 +252,16 @@ mod tests {
                 Err(TokenError::Malformed(_))
             ));
         }
+        // RFC 7515 §4.1.11: what must be understood and is not makes the whole of it wrong.
+        for (header, taken) in [
+            (r#"{"alg":"ES256","kid":"k"}"#, true),
+            (r#"{"alg":"ES256","kid":"k","crit":["exp"]}"#, false),
+            (r#"{"alg":"ES256"}"#, false),
+            (r#"{"alg":"ES256","kid":""}"#, false),
+        ] {
+            let read = super::header(&format!("{}.e30.", B64.encode(header)));
+            assert_eq!(read.is_ok(), taken, "{header}");
+        }
         assert!(super::header(&"x".repeat(LONGEST + 1)).is_err());
     }
 }

@@ -26,6 +26,24 @@ policies:
       to: [{ operation: { ports: [\"5432\"] } }]
 ";
 
+/// A policy that decides nothing says so itself, in exactly Istio's word.
+#[test]
+fn only_true_is_a_dry_run() {
+    for (said, decides) in
+        [("", true), ("\"false\"", true), ("\"True\"", true), ("\"true\"", false)]
+    {
+        let annotations = format!("annotations: {{ istio.io/dry-run: {said} }}");
+        let annotations = if said.is_empty() { String::new() } else { format!(", {annotations}") };
+        let text = EXAMPLE.replace(
+            "namespace: shop }\n  spec",
+            &format!("namespace: shop{annotations} }}\n  spec"),
+        );
+        assert_eq!(text.contains("dry-run"), !said.is_empty());
+        let checked = parse("mesh.yaml", &text).unwrap();
+        assert_eq!(checked.snapshot.rules("shop/db").allows(), decides, "{said:?}");
+    }
+}
+
 #[test]
 fn the_example_of_the_design_is_legal() {
     let checked = parse("mesh.yaml", EXAMPLE).unwrap();

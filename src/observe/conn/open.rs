@@ -243,4 +243,24 @@ mod tests {
             assert!(line.len() < 2000, "{} bytes", line.len());
         }
     }
+
+    /// Each counts, and not each has its line; whoever ends in order always has.
+    #[test]
+    fn a_peer_that_is_refused_without_end_fills_no_log() {
+        let telemetry = Telemetry::new().unwrap();
+        let lines = logged(true, || {
+            for _ in 0..3_000 {
+                open(&telemetry, Direction::Inbound).fail(CloseReason::PolicyDenied, "no");
+            }
+            open(&telemetry, Direction::Inbound).close(CloseReason::Completed);
+        });
+        let denied = lines.lines().filter(|line| line.contains("policy_denied")).count();
+        assert!((1_000..2_000).contains(&denied), "{denied} lines");
+        assert_eq!(lines.lines().filter(|line| line.contains("\"completed\"")).count(), 1);
+        let text = telemetry.metrics.render(&telemetry.live);
+        let closed = text.lines().filter(|l| l.starts_with("istio_tcp_connections_closed_total{"));
+        let counts = closed.map(|l| l.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
+        assert_eq!(counts.sum::<u64>(), 3_001);
+        assert!(telemetry.live.all().is_empty(), "none is left in the table");
+    }
 }

@@ -148,3 +148,47 @@ async fn caller(socket: TcpStream, pending: &ArcSwapOption<Challenge>, proxy_hea
         challenge.answer(socket).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+
+    fn hello(protocols: &[&str]) -> Vec<u8> {
+        let config = ClientConfig::builder_with_provider(classic_provider());
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(RootCertStore::empty());
+        let mut config = config.with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        let name = "db.example.org".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// While a name is proven, all others are served as before.
+    #[tokio::test]
+    async fn only_who_offers_the_challenges_protocol_asks_for_it() {
+        let challenge = Challenge::new("db.example.org", &[7; 32]).unwrap();
+        for (what, bytes, asks) in [
+            ("the challenge", hello(&["acme-tls/1"]), true),
+            ("among others", hello(&["h2", "acme-tls/1"]), true),
+            ("another protocol", hello(&["h2", "http/1.1"]), false),
+            ("one of a longer name", hello(&["acme-tls/1.1"]), false),
+            ("none", hello(&[]), false),
+            ("no TLS", b"GET / HTTP/1.1\r\n\r\n".to_vec(), false),
+            ("nothing", vec![], false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (far, _) = listener.accept().await.unwrap();
+            near.write_all(&bytes).await.unwrap();
+            near.shutdown().await.unwrap();
+            assert_eq!(challenge.is_asked(&far).await, asks, "{what}");
+        }
+        assert!(Challenge::new("db.example.org", &[7; 31]).is_err());
+    }
+}

@@ -182,6 +182,55 @@ fn a_self_signed_ca_certificate_is_taken_where_exactly_it_is_trusted() {
     assert!(verdict(&judge(&[&signs_only], vec![], StaleCrls::Warn), &[&signs_only]).is_err());
 }
 
+/// It has no authority above it that could run out or revoke for it: what it says of itself and
+/// what a CRL in its name says is all there is.
+#[test]
+fn a_self_signed_ca_certificate_has_its_time_and_may_be_revoked() {
+    let from = |begin: Span, end: Span| {
+        root(|p| {
+            let now = OffsetDateTime::now_utc();
+            (p.key_usages, p.serial_number) = (vec![], Some(SerialNumber::from(7)));
+            p.subject_alt_names = vec![rcgen::SanType::DnsName("db.example".try_into().unwrap())];
+            (p.not_before, p.not_after) = (now + begin, now + end);
+        })
+    };
+    let revoking = |serial: u64| {
+        let (mut params, now) = (params("root", true), OffsetDateTime::now_utc());
+        params.key_usages = vec![Ku::CrlSign];
+        let revoked = rcgen::RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + Span::days(1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let by = Issuer::new(params, KeyPair::generate().unwrap());
+        list.signed_by(&by).unwrap().der().clone()
+    };
+    let (day, hour) = (Span::days(1), Span::hours(1));
+    let (other, _) = root(|p| p.distinguished_name.push(DnType::OrganizationName, "other"));
+    for (what, (cert, _), crls, accepted) in [
+        ("in its time", from(-day, day), vec![], true),
+        ("over", from(-day, -hour), vec![], false),
+        ("not yet", from(hour, day), vec![], false),
+        ("another revoked", from(-day, day), vec![revoking(8)], true),
+        ("revoked", from(-day, day), vec![revoking(8), revoking(7)], false),
+    ] {
+        let judge = judge(&[&cert, &other], crls, StaleCrls::Refuse);
+        assert_eq!(verdict(&judge, &[&cert]).is_ok(), accepted, "{what}, as a client");
+        let name = "db.example".try_into().unwrap();
+        let server = judge.verify_server(&cert, &[], &name, UnixTime::now());
+        assert_eq!(server.is_ok(), accepted, "{what}, as a server: {server:?}");
+    }
+}
+
 /// They are refused before they are understood; who has them issued without is told how.
 #[test]
 fn name_constraints_on_uris_are_named() {

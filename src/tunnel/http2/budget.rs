@@ -124,3 +124,47 @@ impl Budget {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How many a peer is let in one moment.
+    fn borne(budget: &mut Budget, now: Instant) -> u32 {
+        (0..).take_while(|_| budget.pay(1, "flood", now).is_ok()).count() as u32
+    }
+
+    #[test]
+    fn what_was_used_up_comes_back_at_its_rate_and_no_further_than_it_was() {
+        let (limits, begun) = (FloodLimits { burst: 100, per_second: 10 }, Instant::now());
+        let mut budget = Budget::new(limits, begun);
+        assert_eq!(borne(&mut budget, begun), 100);
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert_eq!(borne(&mut budget, after(3)), 30);
+        assert_eq!(borne(&mut budget, after(3)), 0);
+        assert_eq!(borne(&mut budget, after(10_000)), 100);
+        assert!(budget.pay(101, "flood", after(20_000)).is_err());
+        assert_eq!(borne(&mut budget, after(20_000)), 100, "what was refused cost nothing");
+    }
+
+    /// Each is good for one, and what our own DATA earned is bounded.
+    #[test]
+    fn answers_are_free_as_often_as_they_were_asked_for() {
+        let now = Instant::now();
+        let mut budget = Budget::new(FloodLimits { burst: 0, per_second: 0 }, now);
+        assert!(budget.settings_ack(now).is_ok() && budget.settings_ack(now).is_err());
+        assert!(budget.pong(now).is_err());
+        budget.pinged();
+        assert!(budget.pong(now).is_ok() && budget.pong(now).is_err());
+        assert!(budget.update(now).is_err());
+        budget.sent(10 * BYTES_PER_UPDATE);
+        assert_eq!((0..100).take_while(|_| budget.update(now).is_ok()).count(), 12);
+        (0..1_000).for_each(|_| budget.sent(1 << 20));
+        let free = (0..).take_while(|_| budget.update(now).is_ok()).count();
+        assert_eq!(free, MOST_UPDATES as usize);
+        budget.refused();
+        assert!(budget.request(now).is_err() && budget.request(now).is_ok());
+    }
+}

@@ -1,6 +1,7 @@
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose as Ku, RevokedCertParams, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair, KeyUsagePurpose as Ku,
+    RevokedCertParams, SanType,
 };
 
 use super::*;
@@ -28,6 +29,10 @@ impl Domain {
     }
 
     fn peer(&self, who: &str) -> Peer {
+        self.peer_for(who, vec![])
+    }
+
+    fn peer_for(&self, who: &str, purposes: Vec<Eku>) -> Peer {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         let now = time::OffsetDateTime::now_utc();
@@ -36,6 +41,7 @@ impl Domain {
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![Ku::DigitalSignature];
+        params.extended_key_usages = purposes;
         let cert = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let leaf = parse_leaf(&cert).unwrap();
         Peer {
@@ -140,6 +146,29 @@ fn exactly_those_concerned_are_condemned() {
     assert_eq!(all.with(&[&revoked]), removed, "both ways, and b is not told twice");
     let other_root = TrustBundle { authorities: vec![], ..all.td.bundle.clone() };
     assert_eq!(all.with(&[&other_root]), ["/a untrusted_svid", "/c untrusted_svid"]);
+}
+
+/// A callee whose SVID is for servers only is no worse for that when bundles change.
+#[test]
+fn each_end_is_judged_again_as_what_it_was() {
+    let td = Domain::new("td");
+    let bundles = set(&[&td.bundle]);
+    let live = LiveTunnels::new(watch::channel(Arc::clone(&bundles)).1, None);
+    let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+    let (server, client) = (vec![Eku::ServerAuth], vec![Eku::ClientAuth]);
+    let held: Vec<_> = [
+        (outbound, td.peer_for("callee", server.clone())),
+        (inbound, td.peer_for("caller", client.clone())),
+        (outbound, td.peer_for("no-server", client)),
+        (inbound, td.peer_for("no-client", server)),
+    ]
+    .into_iter()
+    .map(|(direction, peer)| live.admit(direction, own(), peer, &bundles).unwrap())
+    .collect();
+    let open = Open { td, other: Domain::new("other"), live, held };
+    let faults = open.with(&[&open.td.bundle]);
+    let whom: Vec<_> = faults.iter().map(|f| f.split(' ').next().unwrap()).collect();
+    assert_eq!(whom, ["/no-client", "/no-server"], "{faults:?}");
 }
 
 #[test]

@@ -162,6 +162,31 @@ mod tests {
         assert_eq!(facts.uid, nix::unistd::geteuid().as_raw());
     }
 
+    /// In a mount namespace of its own anybody has any file at any path.
+    #[test]
+    fn what_a_caller_mounts_for_itself_is_not_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, mounted) = (dir.path().join("own"), dir.path().join("mounted"));
+        std::fs::copy("/bin/sleep", &own).unwrap();
+        std::fs::write(&mounted, "another program").unwrap();
+        for (path, setup, found) in [
+            (&own, String::new(), Some(own.clone())),
+            (&mounted, format!("mount --bind {own:?} {mounted:?} && "), None),
+        ] {
+            let mut command = std::process::Command::new("unshare");
+            let run = format!("{setup}exec {path:?} 60");
+            let mut child = command.args(["-rm", "sh", "-c", &run]).spawn().expect("unshare");
+            let link = PathBuf::from(format!("/proc/{}/exe", child.id()));
+            while std::fs::read_link(&link).is_ok_and(|now| now != *path) {
+                assert!(child.try_wait().unwrap().is_none(), "{run} has ended");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            assert_eq!(executable(&link), found, "{run}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
     /// The kernel's word on who connected is of that moment, and so is the program: one that is
     /// run in its place afterwards gets nothing for being that program.
     #[test]

@@ -154,6 +154,29 @@ fn s6_1_data() {
     ]);
 }
 
+/// What nobody takes is taken as it comes: a stream of padding never runs out of window.
+#[test]
+fn s6_1_padding_is_given_back() {
+    let limits = Limits { stream_window: 100, ..Limits::default() };
+    let mut server = greeted(Role::Server, limits);
+    tell(&mut server, &connect(1)).unwrap();
+    server.respond(1, 200, &[], false);
+    let mut left = 100_i64;
+    for n in 0..50 {
+        let frame = data(flag::PADDED, 1, &[&[9, b'x'], &[0; 9][..]].concat());
+        left -= 11;
+        assert!(left >= 0, "no window is left after {n} frames");
+        let told = tell(&mut server, &frame).unwrap();
+        assert!(matches!(told[..], [Event::Data { .. }]), "{told:?}");
+        server.release(1, 1, || 100);
+        for (kind, _, stream, by) in frames(&server.take_control()) {
+            if (kind, stream) == (kind::WINDOW_UPDATE, 1) {
+                left += i64::from(u32::from_be_bytes(by.try_into().unwrap()));
+            }
+        }
+    }
+}
+
 #[test]
 fn s6_2_and_6_10_headers() {
     let head = |flags, payload: &[u8]| frame(kind::HEADERS, flags, 3, payload);
