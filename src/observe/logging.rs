@@ -224,7 +224,7 @@ mod tests {
         for (wrong, says) in [
             ("inof", "\"inof\" is no level (off, error,"),
             ("svid=debug,wran", "\"wran\" is no level"),
-            ("adit=inof", "invalid"),
+            ("adit=inof", "expected one of"),
         ] {
             let error = parsed(wrong).err().unwrap_or_default();
             assert!(error.contains(says), "{wrong}: {error}");

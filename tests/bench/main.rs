@@ -214,7 +214,7 @@ fn a_flag_that_does_nothing_in_a_mode_is_refused() {
 fn the_table_says_what_was_verified() {
     let far = Far::start();
     for (mode, flag, said) in
-        [("ping", "--verify", true), ("mixed", "--verify", true), ("ping", "", false)]
+        [("ping", "--verify", true), ("churn", "--verify", true), ("ping", "", false)]
     {
         let args =
             format!("run {} --mode {mode} --seconds 0.2 --warmup 0.1 --quiet {flag}", far.addr);

@@ -58,7 +58,7 @@ fn whoever_stops_reading_ends_nothing_and_a_full_disk_is_an_error() {
         format!("svid lint {} --authority --output json", pki.at("ca.pem")),
         format!("import stunnel {}", pki.at("stunnel.conf")),
     ] {
-        let (code, _) = refused(&args);
+        let (code, _) = with_stdout(&args, Stdio::null());
         let (read, error) = with_stdout(&args, closed());
         assert_eq!((read, error.contains("standard output")), (code, false), "{args}: {error}");
         let (lost, error) = with_stdout(&args, full());
@@ -130,7 +130,9 @@ fn each_command_has_the_same_exit_codes() {
     ] {
         let (found, error) = refused(&args);
         assert_eq!(found, code, "{args}: {error}");
-        assert!(code == 0 || !error.trim().is_empty(), "{args}: it says why");
+        // A load says in its table what failed.
+        let elsewhere = code == 0 || args.starts_with("bench run 127");
+        assert!(elsewhere || !error.trim().is_empty(), "{args}: it says why");
     }
 }
 

@@ -16,7 +16,7 @@ fn a_start_says_what_runs_and_how_it_is_ended() {
         "services:\n- name: db\n  mode: server\n  listen: \"127.0.0.1:0\"\n  target: \"{0}\"\n  \
          credential: {{ certificate: {1}, privateKey: {2}, roots: {3} }}\n  \
          allow: {{ all: true }}\n\
-         - name: out\n  mode: client\n  listen: \"127.0.0.1:0\"\n  target: \"{0}\"\n  \
+         - name: out\n  mode: client\n  listen: \"127.0.0.2:0\"\n  target: \"{0}\"\n  \
          credential: {{ certificate: {1}, privateKey: {2}, roots: {3} }}\n",
         echo.addr,
         pki.at("server.crt"),
@@ -32,7 +32,7 @@ fn a_start_says_what_runs_and_how_it_is_ended() {
         (
             format!("proxy -c {yaml}"),
             format!(
-                "db: TLS on 127.0.0.1:0, plaintext to {0}; out: plaintext on 127.0.0.1:0, TLS to \
+                "db: TLS on 127.0.0.1:0, plaintext to {0}; out: plaintext on 127.0.0.2:0, TLS to \
                  {0}; as {yaml} says",
                 echo.addr
             ),
