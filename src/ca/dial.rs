@@ -9,9 +9,9 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    identity::{pem, shown, stream_words},
+    identity::{chain_words, pem, shown, stream_words},
     lifecycle::dial,
-    tls::{PeerTrust, PeerVerifier},
+    tls::{Naming, PeerTrust, PeerVerifier},
 };
 
 /// The longest file with roots or a token that is read.
@@ -70,7 +70,8 @@ fn roots(path: &Path) -> io::Result<Arc<PeerVerifier>> {
     let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
     for der in &roots {
         let anchor = webpki::anchor_from_trusted_cert(der);
-        anchor.map_err(|e| bad(format!("a certificate is no trust anchor: {e}")))?;
+        anchor
+            .map_err(|e| bad(format!("a certificate is no trust anchor: {}", chain_words(&e))))?;
     }
     if roots.is_empty() {
         return Err(bad("has no certificate in PEM".into()));
@@ -93,7 +94,7 @@ pub(super) async fn dial(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(roots(trusted)?);
+        .with_custom_certificate_verifier(Arc::new(Naming(roots(trusted)?)));
     let mut config = match own {
         Some(own) => {
             config.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own)))

@@ -123,6 +123,12 @@ impl SvidCommand {
     }
 }
 
+impl Where {
+    fn named(&self) -> String {
+        format!("the Workload API at {}", self.socket)
+    }
+}
+
 pub(super) fn run(args: SvidArgs) -> u8 {
     if let SvidCommand::Lint(args) = &args.command {
         return svid_lint::run(args);
@@ -147,28 +153,31 @@ async fn act(command: SvidCommand) -> anyhow::Result<()> {
         SvidCommand::Lint(_) => {} // needs no runtime, and was done before
         SvidCommand::Fetch(Fetch::X509 { at, write }) => {
             let first = async { Client::new(&at.socket).x509().await?.next().await };
-            let context =
-                tokio::time::timeout(FIRST, first).await.context("no answer in 15 s")??;
+            let context = tokio::time::timeout(FIRST, first).await.context("no answer in 15 s");
+            let context = context.and_then(|c| Ok(c?)).with_context(|| at.named())?;
             if let Some(dir) = &write {
                 write_all(dir, &context)?;
             }
             print(at.output, &described(&context));
         }
         SvidCommand::Fetch(Fetch::Jwt { at, audience, spiffe_id }) => {
-            let tokens = Client::new(&at.socket).jwt(&audience, spiffe_id.as_ref()).await?;
+            let tokens = Client::new(&at.socket).jwt(&audience, spiffe_id.as_ref()).await;
+            let tokens = tokens.with_context(|| at.named())?;
             let svids = tokens.iter();
             let svids =
                 svids.map(|t| json!({ "id": t.id.as_str(), "hint": t.hint, "token": t.token }));
             print(at.output, &json!({ "svids": svids.collect::<Vec<_>>() }));
         }
         SvidCommand::Validate(Validate::Jwt { at, audience, token }) => {
-            let (id, claims) = Client::new(&at.socket).validate_jwt(&audience, &token).await?;
+            let judged = Client::new(&at.socket).validate_jwt(&audience, &token).await;
+            let (id, claims) = judged.with_context(|| at.named())?;
             print(at.output, &json!({ "id": id.as_str(), "claims": claims }));
         }
         SvidCommand::Watch(at) => {
-            let mut updates = Client::new(&at.socket).x509().await?;
+            let updates = Client::new(&at.socket).x509().await;
+            let mut updates = updates.with_context(|| at.named())?;
             loop {
-                let context = updates.next().await?;
+                let context = updates.next().await.with_context(|| at.named())?;
                 say!("{}", printable_json(&described(&context).to_string()));
                 if output::is_lost() {
                     break;

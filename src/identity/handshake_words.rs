@@ -2,9 +2,12 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+use rustls::{
+    AlertDescription, CertRevocationListError, CertificateError, Error, InvalidMessage,
+    PeerIncompatible,
+};
 
-use super::{chain_words, moment_of};
+use super::{chain_words, moment_of, words::names};
 
 /// What a person can do something about. Every text about TLS goes through here.
 #[must_use]
@@ -26,7 +29,28 @@ pub fn handshake_words(error: &Error) -> String {
         Error::DecryptError => {
             "a record of the handshake could not be decrypted (DecryptError)".into()
         }
-        other => other.to_string(),
+        Error::NoCertificatesPresented => {
+            "the peer showed no certificate (NoCertificatesPresented)".into()
+        }
+        Error::InvalidCertRevocationList(why) => crl_words(why),
+        Error::PeerSentOversizedRecord => {
+            "the peer sent a longer record than TLS allows (PeerSentOversizedRecord)".into()
+        }
+        Error::InappropriateMessage { got_type, .. } => {
+            format!("the peer sent out of turn: {got_type:?} (InappropriateMessage)")
+        }
+        Error::InappropriateHandshakeMessage { got_type, .. } => {
+            format!("the peer sent out of turn: {got_type:?} (InappropriateHandshakeMessage)")
+        }
+        Error::InconsistentKeys(_) => {
+            format!("our own key is not that of our certificate ({error:?})")
+        }
+        Error::General(why) => why.clone(),
+        Error::Other(why) => why.0.to_string(),
+        Error::EncryptError | Error::HandshakeNotComplete | Error::BadMaxFragmentSize => {
+            format!("our own side failed ({error:?})")
+        }
+        other => format!("the TLS handshake failed: {other}"),
     }
 }
 
@@ -109,8 +133,13 @@ fn certificate_words(why: &CertificateError) -> String {
             let (end, now) = (moment_of(*next_update), moment_of(*time));
             return format!("a CRL was to be renewed by {end}, and it is {now} (CrlExpired)");
         }
-        CertificateError::NotValidForNameContext { .. } => {
-            return format!("the peer's {why}");
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            return format!(
+                "the peer's certificate is not valid for {}, the name that was called: it is for \
+                 {} (NotValidForName)",
+                expected.to_str(),
+                names(presented)
+            );
         }
         CertificateError::Expired => return "the peer's certificate has ended (Expired)".into(),
         CertificateError::NotValidYet => {
@@ -126,22 +155,65 @@ fn certificate_words(why: &CertificateError) -> String {
             return chain_words(&webpki::Error::UnsupportedCriticalExtension);
         }
         CertificateError::BadSignature => {
-            "a signature by the peer, or in its chain, is not by the key that it should be by"
+            "a signature by the peer, or in its chain, is not by the key that it should be by: a \
+             certificate that was changed, or one of another CA of that name"
         }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "the usage of the peer's certificate does not allow this: serverAuth is for servers, \
-             clientAuth for clients"
+        CertificateError::InvalidPurposeContext { required, presented } => {
+            let has: Vec<_> = presented.iter().map(ToString::to_string).collect();
+            let has = if has.is_empty() { "nothing".to_owned() } else { has.join(", ") };
+            return format!(
+                "the extended key usage of a certificate in the peer's chain does not allow this \
+                 use: it is for {has}, and {required} is needed (InvalidPurpose)"
+            );
         }
+        CertificateError::InvalidPurpose => {
+            "the extended key usage of a certificate in the peer's chain does not allow this use: \
+             serverAuth is for servers, clientAuth for clients"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "a certificate of the peer's chain is signed by an algorithm or key that is not \
+             accepted, such as SHA-1 or RSA below 2048 bits"
+        }
+        CertificateError::ExpiredRevocationList => {
+            "a CRL was to be renewed before now (ExpiredRevocationList)"
+        }
+        CertificateError::InvalidOcspResponse => "the peer sent an OCSP answer that is not valid",
         CertificateError::ApplicationVerificationFailure => {
             "the peer's key is none of those that are pinned"
         }
         CertificateError::NotValidForName => {
-            "the peer's certificate is not valid for name that was called"
+            "the peer's certificate is not valid for the name that was called"
         }
-        other => return format!("invalid peer certificate: {other}"),
+        other => return format!("the peer's certificate is not accepted: {other}"),
     };
     let name = format!("{why:?}");
     format!("{said} ({})", name.split([' ', '{']).next().unwrap_or_default())
+}
+
+/// Why a CRL is of no use.
+#[must_use]
+pub fn crl_words(error: &CertRevocationListError) -> String {
+    use CertRevocationListError as Crl;
+    chain_words(&match error {
+        Crl::BadSignature => webpki::Error::InvalidCrlSignatureForPublicKey,
+        Crl::InvalidCrlNumber => webpki::Error::InvalidCrlNumber,
+        Crl::InvalidRevokedCertSerialNumber => webpki::Error::InvalidSerialNumber,
+        Crl::IssuerInvalidForCrl => webpki::Error::IssuerNotCrlSigner,
+        Crl::UnsupportedCrlVersion => webpki::Error::UnsupportedCrlVersion,
+        Crl::UnsupportedCriticalExtension => webpki::Error::UnsupportedCriticalExtension,
+        Crl::UnsupportedDeltaCrl => webpki::Error::UnsupportedDeltaCrl,
+        Crl::UnsupportedIndirectCrl => webpki::Error::UnsupportedIndirectCrl,
+        Crl::UnsupportedRevocationReason => webpki::Error::UnsupportedRevocationReason,
+        Crl::ParseError => return "a CRL is not well-formed DER (ParseError)".into(),
+        Crl::UnsupportedSignatureAlgorithmContext { .. }
+        | Crl::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            return "a CRL is signed by an algorithm or key that is not accepted, such as SHA-1 or \
+                    RSA below 2048 bits (UnsupportedSignatureAlgorithm)"
+                .into();
+        }
+        other => return format!("a CRL is of no use ({other:?})"),
+    })
 }
 
 #[cfg(test)]
@@ -193,6 +265,46 @@ mod tests {
         ] {
             let said = handshake_words(&error);
             assert!(said.contains(cause) && said.contains(name), "{said}");
+        }
+    }
+
+    /// No name of the library's alone, and no debug form of it.
+    #[test]
+    fn what_else_reaches_people_is_said_in_sentences() {
+        use rustls::{CertRevocationListError as Crl, ExtendedKeyPurpose as Eku};
+        let called = CertificateError::NotValidForNameContext {
+            expected: "db.example".try_into().unwrap(),
+            presented: vec!["DnsName(\"web.example\")".into()],
+        };
+        let purpose = CertificateError::InvalidPurposeContext {
+            required: Eku::ServerAuth,
+            presented: vec![Eku::ClientAuth],
+        };
+        for (error, says) in [
+            (called.into(), "for db.example, the name that was called: it is for web.example ("),
+            (
+                purpose.into(),
+                "it is for client authentication, and server authentication is needed",
+            ),
+            (CertificateError::InvalidPurpose.into(), "serverAuth is for servers"),
+            (Crl::IssuerInvalidForCrl.into(), "lacks cRLSign has signed a CRL"),
+            (Crl::BadSignature.into(), "a CRL is not signed by the key of the CA"),
+            (Crl::UnsupportedDeltaCrl.into(), "only complete ones are read"),
+            (Crl::ParseError.into(), "a CRL is not well-formed"),
+            (Error::NoCertificatesPresented, "the peer showed no certificate"),
+            (Error::PeerSentOversizedRecord, "a longer record than TLS allows"),
+        ] {
+            let said = handshake_words(&error);
+            assert!(said.contains(says), "{said}");
+        }
+        for error in [
+            webpki::Error::InvalidSerialNumber,
+            webpki::Error::EmptyEkuExtension,
+            webpki::Error::SignatureAlgorithmMismatch,
+            webpki::Error::InvalidCertValidity,
+        ] {
+            let said = chain_words(&error);
+            assert!(said.starts_with("a certificate") && said.len() > 40, "{said}");
         }
     }
 

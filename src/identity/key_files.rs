@@ -15,7 +15,7 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, Pri
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use zeroize::Zeroizing;
 
-use super::{PrivateKey, pem, shown};
+use super::{PrivateKey, chain_words, pem, shown};
 
 /// The largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -65,8 +65,9 @@ pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, S
         return Err(at(path, "contains no CRL in PEM"));
     }
     for crl in &all {
-        webpki::BorrowedCertRevocationList::from_der(crl)
-            .map_err(|e| at(path, format!("contains a CRL that cannot be used: {e}")))?;
+        webpki::BorrowedCertRevocationList::from_der(crl).map_err(|e| {
+            at(path, format!("contains a CRL that cannot be used: {}", chain_words(&e)))
+        })?;
     }
     Ok(all)
 }

@@ -23,7 +23,7 @@ use webpki::{
 };
 use x509_parser::asn1_rs::{Any, FromDer};
 
-use super::TrustBundle;
+use super::{TrustBundle, chain_words};
 
 /// The CRLs of one bundle, read and checked once.
 #[derive(Default)]
@@ -174,7 +174,7 @@ impl Crl {
     fn read(der: &[u8]) -> Result<Self, String> {
         let list = BorrowedCertRevocationList::from_der(der)
             .and_then(|list| list.to_owned())
-            .map_err(|e| format!("it cannot be read ({e:?})"))?;
+            .map_err(|e| format!("it cannot be read: {}", chain_words(&e)))?;
         let signed = Signed::read(der).ok_or("it cannot be read")?;
         let (_, dates) = x509_parser::revocation_list::CertificateRevocationList::from_der(der)
             .map_err(|e| format!("it cannot be read ({e})"))?;

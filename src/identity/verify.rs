@@ -83,11 +83,13 @@ pub(super) fn check_path(
         .get(leaf.id.trust_domain())
         .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
     let revocations = bundles.revocations(leaf.id.trust_domain());
-    // An authority that cannot be read cannot be anybody's anchor; the others still can.
+    // An authority that cannot be read, or certifies nobody, cannot be anybody's anchor; the others
+    // still can.
     let (trusted, anchors): (Vec<_>, Vec<_>) = bundle
         .authorities
         .iter()
         .filter(|der| !revocations.is_some_and(|r| r.has_withdrawn(der)))
+        .filter(|der| check_root(der).is_ok())
         .filter_map(|der| Some((der, webpki::anchor_from_trusted_cert(der).ok()?)))
         .unzip();
     for ca in intermediates {
@@ -119,6 +121,13 @@ pub(super) fn check_path(
     };
     let untrusted = |e: webpki::Error| match (e, outside.take()) {
         (webpki::Error::UnknownIssuer, Some(why)) => SvidError::Untrusted(why),
+        (webpki::Error::UnknownIssuer, None) => {
+            let barred = barred(chain, &bundle.authorities).map(|(name, why)| {
+                format!("the authority {name} that it leads to certifies nobody: {why}")
+            });
+            let unknown = || chain_words(&webpki::Error::UnknownIssuer);
+            SvidError::Untrusted(barred.unwrap_or_else(unknown))
+        }
         (webpki::Error::CertRevoked, _) => {
             let (what, serial) = match revoked.take() {
                 Some(by) if !by.leaf => ("the intermediate", by.serial),
@@ -176,4 +185,42 @@ pub(crate) fn check_signer(der: &CertificateDer<'_>) -> Result<(), SvidError> {
             .map(drop)
             .map_err(|key| SvidError::Untrusted(format!("an intermediate's key is {key}; {KEYS}"))),
     }
+}
+
+/// Whether a trusted certificate may certify others: it need not say so, but must not say that it
+/// may not, and its key must be one that proves something.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_root(der: &CertificateDer<'_>) -> Result<(), String> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let Ok((_, root)) = X509Certificate::from_der(der) else {
+        return Err("it cannot be read".into());
+    };
+    let constraints = root.basic_constraints().map_err(|e| e.to_string())?;
+    let usage = root.key_usage().map_err(|e| e.to_string())?;
+    if constraints.is_some_and(|c| !c.value.ca) {
+        return Err("it is not that of a CA (CA:FALSE)".into());
+    }
+    if usage.is_some_and(|u| !u.value.key_cert_sign()) {
+        return Err("its key usage lacks keyCertSign".into());
+    }
+    let key = PublicKey::check_signs_tls(root.public_key().raw);
+    key.map(drop).map_err(|key| format!("its key is {key}; {KEYS}"))
+}
+
+/// The root above this chain that may certify nobody, and why, if there is one by its name.
+pub(crate) fn barred(
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'_>],
+) -> Option<(String, String)> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let parsed = |der| Some(X509Certificate::from_der(der).ok()?.1);
+    let issuers: Vec<_> = chain.iter().take(MAX_CHAIN).filter_map(|der| parsed(der)).collect();
+    roots.iter().find_map(|der| {
+        let root = parsed(der)?;
+        let above = issuers.iter().any(|cert| cert.issuer() == root.subject());
+        let why = check_root(der).err().filter(|_| above)?;
+        Some((root.subject().to_string().chars().take(256).collect(), why))
+    })
 }

@@ -27,7 +27,22 @@ pub fn length(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-/// Why a chain is refused.
+/// The names of a certificate as the library lists them, `DnsName("a")`, for people.
+pub(super) fn names(presented: &[String]) -> String {
+    let one = |name: &String| {
+        let inner = name.split_once('(').map_or(name.as_str(), |(_, inner)| inner);
+        inner.trim_end_matches(')').trim_matches('"').chars().take(256).collect::<String>()
+    };
+    match presented {
+        [] => "no name that a server can be called by".into(),
+        some => {
+            let more = if some.len() > 8 { " and others" } else { "" };
+            format!("{}{more}", some.iter().take(8).map(one).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// Why a chain or a CRL is refused.
 #[must_use]
 pub fn chain_words(error: &Error) -> String {
     let why = match error {
@@ -101,7 +116,51 @@ pub fn chain_words(error: &Error) -> String {
             "a certificate is signed by an algorithm or key that is not accepted, such as SHA-1 or \
              RSA below 2048 bits"
         }
-        other => return other.to_string(),
+        Error::CertNotValidForName(context) => {
+            let (called, names) = (context.expected.to_str(), names(&context.presented));
+            return format!(
+                "the certificate is not valid for {called}, the name that was called: it is for \
+                 {names} (CertNotValidForName)"
+            );
+        }
+        Error::InvalidCertValidity => "a certificate ends before it begins",
+        Error::EmptyEkuExtension => "a certificate's extended key usage names no use at all",
+        Error::InvalidSerialNumber => {
+            "a certificate's serial number is negative, or longer than 20 bytes"
+        }
+        Error::SignatureAlgorithmMismatch => {
+            "a certificate names two different algorithms for its one signature"
+        }
+        Error::MalformedDnsIdentifier | Error::UnsupportedNameType => {
+            "a name in a certificate is not well-formed"
+        }
+        Error::MalformedNameConstraint | Error::InvalidNetworkMaskConstraint => {
+            "a CA's name constraints are not well-formed"
+        }
+        Error::CertDistrusted => "a certificate is trusted by nobody any more",
+        Error::InvalidCrlSignatureForPublicKey => {
+            "a CRL is not signed by the key of the CA that it names as its issuer"
+        }
+        Error::IssuerNotCrlSigner => {
+            "a CA whose key usage lacks cRLSign has signed a CRL: issue that CA with cRLSign"
+        }
+        Error::InvalidCrlNumber => "a CRL's number is not well-formed",
+        Error::UnsupportedCrlVersion => "a CRL is not of version 2",
+        Error::UnsupportedDeltaCrl => "a CRL is a delta CRL: only complete ones are read",
+        Error::UnsupportedIndirectCrl => {
+            "a CRL is an indirect one: only those that a CA makes of its own certificates are read"
+        }
+        Error::UnsupportedCrlIssuingDistributionPoint
+        | Error::UnsupportedRevocationReasonsPartitioning => {
+            "a CRL is for a part of its CA's certificates only, in a way that is not understood here"
+        }
+        Error::UnsupportedRevocationReason => "a CRL names a reason that is not known",
+        Error::UnsupportedCrlSignatureAlgorithmContext(_)
+        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
+            "a CRL is signed by an algorithm or key that is not accepted, such as SHA-1 or RSA \
+             below 2048 bits"
+        }
+        other => return format!("a certificate or CRL is not accepted ({other:?})"),
     };
     let name = format!("{error:?}");
     let name = name.split(['(', ' ', '{']).next().unwrap_or_default();

@@ -101,7 +101,7 @@ pub enum SvidError {
 }
 
 /// Which keys can prove something.
-pub(super) const KEYS: &str =
+pub(crate) const KEYS: &str =
     "what signs is RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
 
 fn list(ids: &[SpiffeId]) -> String {

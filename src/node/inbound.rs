@@ -103,7 +103,7 @@ async fn handshake(
     let workload = mesh
         .workload(&pod.uid)
         .ok_or((CloseReason::Internal, "the workload has left the mesh".to_owned()))?;
-    let svid = node.own_svid(workload).await.map_err(|e| (CloseReason::NoIdentity, e))?;
+    let svid = node.own_svid(workload).await?;
     let bundles = node.svids.bundles();
     let accepted = pod.acceptor.accept(tcp, &svid, &bundles, node.tunnel.tls).await;
     let session = accepted.map_err(|e| (e.close_reason(), e.to_string()))?;

@@ -48,7 +48,7 @@ use crate::{
     ca::Svids,
     identity::X509Svid,
     mesh::{Snapshot, Workload},
-    observe::Telemetry,
+    observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
     tunnel::{LiveTunnels, TunnelConfig},
 };
@@ -91,11 +91,16 @@ impl Node {
     }
 
     /// The SVID of a local workload, waiting no longer than a handshake may take.
-    async fn own_svid(&self, workload: &Workload) -> Result<Arc<X509Svid>, String> {
-        match tokio::time::timeout(self.tunnel.tls, self.svids.ready(&workload.uid)).await {
-            Ok(Ok(svid)) => Ok(svid),
-            Ok(Err(error)) => Err(format!("no SVID for {}: {error}", workload.id)),
-            Err(_) => Err(format!("no SVID for {} in {:?}", workload.id, self.tunnel.tls)),
-        }
+    async fn own_svid(&self, workload: &Workload) -> Result<Arc<X509Svid>, (CloseReason, String)> {
+        let (reason, why) =
+            match tokio::time::timeout(self.tunnel.tls, self.svids.ready(&workload.uid)).await {
+                Ok(Ok(svid)) => return Ok(svid),
+                Ok(Err(error)) if error.is_ban() => {
+                    (CloseReason::IdentityBanned, format!(": {error}"))
+                }
+                Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
+                Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
+            };
+        Err((reason, format!("no SVID for {}{why}", workload.id)))
     }
 }

@@ -157,7 +157,7 @@ async fn open(
 /// Who the workload is now, and whom it trusts.
 async fn own(node: &Node, from: &Workload) -> Result<Own, Outcome> {
     let svid = node.own_svid(from).await;
-    let svid = svid.map_err(|error| (CloseReason::NoIdentity, Some(error)))?;
+    let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
     Ok(Own { svid, bundles: node.svids.bundles() })
 }
 

@@ -23,7 +23,7 @@ pub struct Access {
     pub ou: Vec<String>,
     /// A DNS name, exactly.
     pub dns: Vec<String>,
-    /// A URI.
+    /// A URI; one of SPIFFE counts in an X.509-SVID only.
     pub uri: Vec<UriPattern>,
     /// An IP address in the certificate.
     pub ip: Vec<IpAddr>,
@@ -114,7 +114,7 @@ impl Access {
     /// Dropping the future leaves a Rego policy to come to its end by itself, within its time.
     pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
         let mut why = format!("{} is named by no rule", peer.name());
-        if let Some(fault) = &peer.id_fault {
+        if let Some(fault) = peer.id_fault.as_deref().or(peer.spiffe_fault.as_deref()) {
             why = format!("{why}; its SPIFFE ID does not count: {fault}");
         }
         let rules = self.policies.as_ref().map(|policies| policies.rules());
@@ -172,7 +172,7 @@ impl Access {
             Some("ou")
         } else if any(&self.dns, &peer.dns) {
             Some("dns")
-        } else if self.uri.iter().any(|p| peer.uris.iter().any(|uri| p.matches(uri))) {
+        } else if self.uri.iter().any(|p| peer.proven_uris().any(|uri| p.matches(uri))) {
             Some("uri")
         } else if self.ip.iter().any(|ip| peer.ips.contains(&ip.to_canonical())) {
             Some("ip")

@@ -31,6 +31,8 @@ pub struct PeerCert {
     /// Why that ID proves nobody, if it does not: a rule for X.509-SVIDs that the leaf breaks. It
     /// can still be denied.
     pub id_fault: Option<String>,
+    /// The same where a URI is one of SPIFFE's, whether or not it is an ID.
+    pub spiffe_fault: Option<String>,
     /// The whole subject, RFC 4514.
     pub subject: String,
     /// The certificate.
@@ -66,10 +68,17 @@ impl PeerCert {
         if let [uri] = found.uris.as_slice() {
             found.id = uri.parse().ok();
         }
-        if found.id.is_some() {
-            found.id_fault = parse_leaf(leaf).err().map(|e| e.to_string());
+        if found.uris.iter().any(|uri| is_spiffe(uri)) {
+            found.spiffe_fault = parse_leaf(leaf).err().map(|e| e.to_string());
         }
+        found.id_fault = found.spiffe_fault.clone().filter(|_| found.id.is_some());
         Some(found)
+    }
+
+    /// The URIs that say who it is: those of SPIFFE do so in an X.509-SVID only.
+    pub fn proven_uris(&self) -> impl Iterator<Item = &str> {
+        let proves = |uri: &&String| self.spiffe_fault.is_none() || !is_spiffe(uri);
+        self.uris.iter().filter(proves).map(String::as_str)
     }
 
     /// The subject for a record, where there is no SPIFFE ID to name the peer: at most 256
@@ -89,6 +98,10 @@ impl PeerCert {
             None => self.uris.first().or(self.dns.first()).cloned().unwrap_or_default(),
         }
     }
+}
+
+fn is_spiffe(uri: &str) -> bool {
+    uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -8,8 +8,10 @@
 //! Not here: where SVIDs come from ([`crate::ca`]) and what runs inside ([`crate::tunnel`]).
 
 mod driver;
+mod ends;
 mod error;
 mod handshake;
+mod naming;
 pub mod pkcs11;
 mod provider;
 mod roots;
@@ -21,10 +23,12 @@ mod trust;
 mod verifier;
 
 pub use driver::SSL_REQUEST;
+pub use ends::Ends;
 pub use error::TlsError;
 pub use handshake::{Acceptor, Connector, Peer};
+pub use naming::{Naming, about};
 pub use provider::{classic_provider, provider};
-pub use roots::{Ends, StaleCrls};
+pub use roots::StaleCrls;
 pub use session::{Aead, KeySchedule, Keys, Session, TrafficSecrets};
 pub use tls12::Tls12;
 pub use trust::{PeerTrust, PeerVerifier, Pin};

@@ -1,14 +1,15 @@
 //! Chains to roots from files or of the system (RFC 5280 §6), judged as strictly as X.509-SVIDs
-//! are: a root counts only within its validity, and an intermediate has cA and keyCertSign.
+//! are: a root counts only within its validity and if it may certify others, and an intermediate
+//! has cA and keyCertSign.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, Error, OtherError, RootCertStore,
+    CertificateError, DistinguishedName, Error, OtherError, RootCertStore,
     client::{
-        WebPkiServerVerifier,
+        VerifierBuilderError, WebPkiServerVerifier,
         danger::{ServerCertVerified, ServerCertVerifier},
     },
     server::{
@@ -22,7 +23,9 @@ use x509_parser::{
 };
 
 use super::{provider::classic_provider, shown};
-use crate::identity::{check_signer, explain_constraints};
+use crate::identity::{
+    KEYS, PublicKey, barred, check_root, check_signer, crl_words, explain_constraints, moment_of,
+};
 
 /// What a CRL past its nextUpdate means.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -39,6 +42,14 @@ pub enum StaleCrls {
 enum Refusal {
     #[error("the root {0} that the certificate leads to is not valid now (from {1} until {2})")]
     Root(String, String, String),
+    #[error("the root {0} that the certificate leads to certifies nobody: {1}")]
+    Bars(String, String),
+    #[error("the certificate's key is {0}; {KEYS}")]
+    Key(String),
+    #[error("the certificate's {0} does not allow this use: {1}")]
+    Usage(&'static str, &'static str),
+    #[error("the intermediate {0}, above the peer's certificate, {1}, and it is {2}")]
+    Time(String, String, String),
     #[error("{0}")]
     Signer(String),
     #[error(
@@ -66,11 +77,17 @@ pub(super) struct Judge {
 /// Those of the roots that are valid.
 #[derive(Debug)]
 struct Verifiers {
-    client: Arc<dyn ClientCertVerifier>,
-    server: Arc<dyn ServerCertVerifier>,
+    /// By those that certify others; `None` if each is trusted for itself alone.
+    below: Option<Below>,
     /// They hold good in these seconds.
     from: i64,
     until: i64,
+}
+
+#[derive(Debug)]
+struct Below {
+    client: Arc<dyn ClientCertVerifier>,
+    server: Arc<dyn ServerCertVerifier>,
 }
 
 impl Judge {
@@ -84,9 +101,10 @@ impl Judge {
         Ok(Self { roots, crls, stale, now: ArcSwap::from_pointee(now) })
     }
 
-    /// The verifiers with the roots that are valid now.
-    pub(super) fn client(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.now.load().client)
+    /// The names of the roots that are valid now, for clients to choose by.
+    pub(super) fn hints(&self) -> Vec<DistinguishedName> {
+        let now = self.now.load();
+        now.below.as_ref().map_or(Vec::new(), |b| b.client.root_hint_subjects().to_vec())
     }
 
     fn at(&self, now: UnixTime) -> Result<Arc<Verifiers>, Error> {
@@ -111,7 +129,11 @@ impl Judge {
             return self.itself(leaf, now, false).map(|()| ClientCertVerified::assertion());
         }
         self.refusable(leaf, intermediates)?;
-        let judged = self.at(now)?.client.verify_client_cert(leaf, intermediates, now);
+        let verifiers = self.at(now)?;
+        let judged = match &verifiers.below {
+            Some(below) => below.client.verify_client_cert(leaf, intermediates, now),
+            None => Err(unknown_issuer()),
+        };
         judged.map_err(|e| self.named(e, leaf, intermediates, now))
     }
 
@@ -131,15 +153,21 @@ impl Judge {
             return named.map(|()| ServerCertVerified::assertion()).map_err(wrong);
         }
         self.refusable(leaf, intermediates)?;
-        let judged = self.at(now)?.server.verify_server_cert(leaf, intermediates, name, &[], now);
+        let verifiers = self.at(now)?;
+        let judged = match &verifiers.below {
+            Some(below) => below.server.verify_server_cert(leaf, intermediates, name, &[], now),
+            None => Err(unknown_issuer()),
+        };
         judged.map_err(|e| self.named(e, leaf, intermediates, now))
     }
 
-    /// Whether it is a CA's certificate by its form, and exactly one of the trusted ones: what
-    /// `openssl req -x509` makes. Any other that is trusted is its own chain anyway.
+    /// Whether it is exactly one of the trusted ones, and a CA's certificate by its form, as
+    /// `openssl req -x509` makes it, or one that certifies nobody else. Any other that is trusted
+    /// is its own chain anyway.
     fn is_trusted_itself(&self, leaf: &CertificateDer<'_>) -> bool {
         let listed = self.roots.iter().any(|root| root.as_ref() == leaf.as_ref());
-        listed && X509Certificate::from_der(leaf).is_ok_and(|(_, leaf)| leaf.is_ca())
+        let is_ca = || X509Certificate::from_der(leaf).is_ok_and(|(_, leaf)| leaf.is_ca());
+        listed && (is_ca() || check_root(leaf).is_err())
     }
 
     /// What a chain of one certificate must keep: its time, its use, and no CRL names it.
@@ -148,6 +176,7 @@ impl Judge {
         let Ok((_, cert)) = X509Certificate::from_der(leaf) else {
             return refused(CertificateError::BadEncoding);
         };
+        check_key(&cert)?;
         if seconds(now) > cert.validity().not_after.timestamp() {
             return refused(CertificateError::Expired);
         }
@@ -160,8 +189,13 @@ impl Judge {
             let p = p.value;
             p.any || if server { p.server_auth } else { p.client_auth }
         });
-        if !usage.is_none_or(|u| u.value.digital_signature()) || !purpose {
-            return refused(CertificateError::InvalidPurpose);
+        if !usage.is_none_or(|u| u.value.digital_signature()) {
+            return Err(Refusal::Usage("key usage", "it lacks digitalSignature").into());
+        }
+        if !purpose {
+            let wants =
+                if server { "a server needs serverAuth" } else { "a client needs clientAuth" };
+            return Err(Refusal::Usage("extended key usage", wants).into());
         }
         for crl in &*self.crls {
             let Ok((_, crl)) = CertificateRevocationList::from_der(crl) else {
@@ -185,6 +219,7 @@ impl Judge {
         if cert.is_ca() {
             return Err(Refusal::Ca.into());
         }
+        check_key(&cert)?;
         for der in signers(&cert, intermediates) {
             check_signer(der).map_err(|e| Refusal::Signer(e.to_string()))?;
         }
@@ -199,15 +234,21 @@ impl Judge {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Error {
-        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let Ok((_, cert)) = X509Certificate::from_der(leaf) else { return error };
+        let chain = || -> Vec<_> { std::iter::once(leaf).chain(intermediates).cloned().collect() };
+        if is_of_time(&error) && covers(&cert, now) {
+            return out_of_time(&signers(&cert, intermediates), now).unwrap_or(error);
+        }
         if breaks_constraints(&error) {
-            let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+            let chain = chain();
             let why = explain_constraints(&chain, &*self.roots);
             return why.map_or(error, |why| Refusal::Signer(why).into());
         }
-        if error != unknown {
+        if error != unknown_issuer() {
             return error;
+        }
+        if let Some((name, why)) = barred(&chain(), &self.roots) {
+            return Refusal::Bars(name, why).into();
         }
         let above = signers(&cert, intermediates);
         let above = above.iter().filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1));
@@ -216,14 +257,64 @@ impl Judge {
         for der in &*self.roots {
             let Ok((_, root)) = X509Certificate::from_der(der) else { continue };
             let (from, until) = (root.validity().not_before, root.validity().not_after);
-            let valid = (from.timestamp()..=until.timestamp()).contains(&seconds(now));
-            if !valid && issuers.iter().any(|issuer| issuer == root.subject().as_raw()) {
+            if !covers(&root, now) && issuers.iter().any(|issuer| issuer == root.subject().as_raw())
+            {
                 let name = root.subject().to_string().chars().take(256).collect();
                 return Refusal::Root(name, from.to_string(), until.to_string()).into();
             }
         }
         error
     }
+}
+
+fn unknown_issuer() -> Error {
+    Error::InvalidCertificate(CertificateError::UnknownIssuer)
+}
+
+/// The same for a leaf that nothing else is asked of.
+pub(super) fn check_leaf_key(leaf: &CertificateDer<'_>) -> Result<(), Error> {
+    X509Certificate::from_der(leaf).map_or(Ok(()), |(_, leaf)| check_key(&leaf))
+}
+
+/// A key that proves nothing is named as such; by its signature it would only be a bad one.
+fn check_key(leaf: &X509Certificate<'_>) -> Result<(), Error> {
+    let checked = PublicKey::check_signs_tls(leaf.public_key().raw);
+    checked.map(drop).map_err(|key| Refusal::Key(key).into())
+}
+
+fn is_of_time(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        )
+    )
+}
+
+fn covers(cert: &X509Certificate<'_>, now: UnixTime) -> bool {
+    let (from, until) = (cert.validity().not_before, cert.validity().not_after);
+    (from.timestamp()..=until.timestamp()).contains(&seconds(now))
+}
+
+/// Which of those above the peer's certificate is not valid now.
+fn out_of_time(above: &[&CertificateDer<'_>], now: UnixTime) -> Option<Error> {
+    above.iter().find_map(|der| {
+        let (_, cert) = X509Certificate::from_der(der).ok().filter(|(_, c)| !covers(c, now))?;
+        let (from, until) = (cert.validity().not_before, cert.validity().not_after);
+        let at = |time: ASN1Time| {
+            let since = u64::try_from(time.timestamp()).unwrap_or(0);
+            moment_of(UnixTime::since_unix_epoch(std::time::Duration::from_secs(since)))
+        };
+        let when = match until.timestamp() < seconds(now) {
+            true => format!("ended at {}", at(until)),
+            false => format!("begins at {}", at(from)),
+        };
+        let name = cert.subject().to_string().chars().take(256).collect();
+        Some(Refusal::Time(name, when, moment_of(now)).into())
+    })
 }
 
 fn breaks_constraints(error: &Error) -> bool {
@@ -266,6 +357,7 @@ impl Verifiers {
     ) -> Result<Self, String> {
         let mut store = RootCertStore::empty();
         let (mut from, mut until) = (i64::MIN, i64::MAX);
+        let (mut ended, mut early, mut alone) = (0, 0, 0);
         for root in roots {
             // Of the system's some cannot be read; those of a file were read before.
             let Ok((_, cert)) = X509Certificate::from_der(root) else { continue };
@@ -273,14 +365,28 @@ impl Verifiers {
             let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
             if now < begin {
                 until = until.min(begin - 1);
+                early += 1;
             } else if now > end {
                 from = from.max(end + 1);
+                ended += 1;
+            } else if check_root(root).is_err() {
+                (from, until) = (from.max(begin), until.min(end));
+                alone += 1;
             } else if store.add(root.clone()).is_ok() {
                 (from, until) = (from.max(begin), until.min(end));
             }
         }
+        if store.is_empty() && alone == 0 {
+            let why = match (ended, early) {
+                (0, 0) => "they cannot be read",
+                (_, 0) => "they have expired",
+                (0, _) => "they are not valid yet by our clock",
+                _ => "some have expired, and the others are not valid yet by our clock",
+            };
+            return Err(format!("none of the trusted roots is valid now: {why}"));
+        }
         if store.is_empty() {
-            return Err("none of the trusted roots is valid now: they have expired".into());
+            return Ok(Self { below: None, from, until });
         }
         let (store, provider) = (Arc::new(store), classic_provider());
         let client = WebPkiClientVerifier::builder_with_provider(store.clone(), provider.clone())
@@ -295,63 +401,20 @@ impl Verifiers {
             }
             StaleCrls::Warn => (client, server),
         };
-        let client = client.build().map_err(|e| e.to_string())?;
-        let server: Arc<dyn ServerCertVerifier> = server.build().map_err(|e| e.to_string())?;
-        Ok(Self { client, server, from, until })
+        let client = client.build().map_err(|e| builder_words(&e))?;
+        let server: Arc<dyn ServerCertVerifier> = server.build().map_err(|e| builder_words(&e))?;
+        Ok(Self { below: Some(Below { client, server }), from, until })
     }
 }
 
-/// When roots and CRLs end that are refused from then on.
-#[derive(Clone, Debug, Default)]
-pub struct Ends(Vec<End>);
-
-#[derive(Clone, Debug)]
-struct End {
-    what: String,
-    from: ASN1Time,
-    until: ASN1Time,
-}
-
-/// How long before something ends it is warned of, but no longer than a third of its time.
-const AHEAD: i64 = 14 * 86_400;
-
-impl Ends {
-    /// Reads them; what cannot be read was told when it came in.
-    #[must_use]
-    pub fn of(roots: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>]) -> Self {
-        let roots = roots.iter().filter_map(|der| {
-            let (_, root) = X509Certificate::from_der(der).ok()?;
-            let (from, until) = (root.validity().not_before, root.validity().not_after);
-            Some(End { what: format!("root {}", root.subject()), from, until })
-        });
-        let crls = crls.iter().filter_map(|der| {
-            let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
-            let (from, until) = (crl.last_update(), crl.next_update()?);
-            Some(End { what: format!("CRL of {}", crl.issuer()), from, until })
-        });
-        Self(roots.chain(crls).collect())
-    }
-
-    /// What has ended at `now`, or soon will have, one text each.
-    #[must_use]
-    pub fn soon(&self, now: UnixTime) -> Vec<String> {
-        let now = seconds(now);
-        let texts = self.0.iter().filter_map(|End { what, from, until }| {
-            let left = until.timestamp().saturating_sub(now);
-            let life = until.timestamp().saturating_sub(from.timestamp());
-            match left {
-                ..0 => Some(format!("{what} has expired: it was valid until {until}")),
-                0.. if left < AHEAD.min(life / 3) => {
-                    Some(format!("{what} expires soon: it is valid until {until}"))
-                }
-                0.. => None,
-            }
-        });
-        texts.collect()
+fn builder_words(error: &VerifierBuilderError) -> String {
+    match error {
+        VerifierBuilderError::InvalidCrl(crl) => crl_words(crl),
+        other => other.to_string(),
     }
 }
 
-fn seconds(time: UnixTime) -> i64 {
+pub(super) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -27,8 +27,12 @@ pub(super) fn forget() {
 
 /// Who the leaf of this step says that it is, which proves nothing.
 pub(super) fn named() -> Option<String> {
-    let leaf = SHOWN.with_borrow_mut(Option::take)?;
-    let (_, cert) = X509Certificate::from_der(&leaf).ok()?;
+    name_in(&SHOWN.with_borrow_mut(Option::take)?)
+}
+
+/// The same of this leaf.
+pub(super) fn name_in(leaf: &CertificateDer<'_>) -> Option<String> {
+    let (_, cert) = X509Certificate::from_der(leaf).ok()?;
     let names = cert.subject_alternative_name().ok().flatten();
     let uri = names.and_then(|names| {
         names.value.general_names.iter().find_map(|name| match name {

@@ -15,7 +15,7 @@ use rustls::{
 
 use super::{
     provider::classic_provider,
-    roots::{Judge, StaleCrls},
+    roots::{Judge, StaleCrls, check_leaf_key},
     shown,
 };
 use crate::identity::{BundleSet, Purpose, SvidError, verify_svid};
@@ -139,8 +139,8 @@ impl PeerVerifier {
             PeerTrust::Roots { roots, crls, stale } => Some(Judge::new(roots, crls, *stale)?),
             _ => None,
         };
-        let hints = judge.as_ref().map(|judge| judge.client().root_hint_subjects().to_vec());
-        Ok(Arc::new(Self { trust, judge, hints: hints.unwrap_or_default(), demanded }))
+        let hints = judge.as_ref().map(Judge::hints).unwrap_or_default();
+        Ok(Arc::new(Self { trust, judge, hints, demanded }))
     }
 
     fn other(
@@ -160,7 +160,9 @@ impl PeerVerifier {
                 };
                 verify_svid(&chain, bundles, now, purpose).map(drop).map_err(refuse)
             }
-            PeerTrust::Pinned(pins) if pins.iter().any(|pin| pin.fits(leaf)) => Ok(()),
+            PeerTrust::Pinned(pins) if pins.iter().any(|pin| pin.fits(leaf)) => {
+                check_leaf_key(leaf)
+            }
             PeerTrust::Pinned(_) => {
                 Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
             }

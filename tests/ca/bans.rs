@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::{
     issuer::{Issuer, claims},
-    raw::{call, csr},
+    raw::{call, csr, watch},
     server::{CaServer, fetch, id},
 };
 
@@ -158,4 +158,31 @@ async fn a_refusal_because_of_a_ban_counts_where_no_bans_are_told() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(told.borrow().is_empty());
+}
+
+/// Each stream begins with all that are banned, so a caller begins no more than it needs.
+#[tokio::test]
+async fn a_caller_watches_so_many_times_and_so_often() {
+    let server = CaServer::start(&[]);
+    let host = id("host/db1");
+    let token = server.join_token(&host, "10m");
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for n in 0..60 {
+        match watch(&server, Some(&token), None).await {
+            // Those that went leave their places.
+            Ok(stream) if n < 20 => open.push(stream),
+            Ok(_) => open.clear(),
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(open.len() <= 16 && (4..58).contains(&refused), "{} {refused}", open.len());
+    // Others are told all the same, and what the watcher may have otherwise it gets.
+    let other = server.join_token(&id("host/db2"), "10m");
+    watch(&server, Some(&other), None).await.unwrap();
+    let svid = fetch(&server.client(&token), &host).await.unwrap();
+    let by_svid = watch(&server, None, Some(&svid)).await.map(drop).unwrap_err();
+    assert_eq!(by_svid.code(), Code::ResourceExhausted, "the same caller by its SVID");
 }

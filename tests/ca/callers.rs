@@ -132,7 +132,10 @@ async fn an_svid_renews_itself_and_nobody_else() {
     let token = stranger.join_token(&host, "10m");
     let forged = fetch(&stranger.client(&token), &host).await.unwrap();
     assert!(call(&server, None, Some(&forged), ask(None)).await.is_err());
-    assert_eq!(server.decision(5)["reason"], "svid_not_valid");
+    let decision = server.decision(5);
+    assert_eq!(decision["reason"], "svid_not_valid");
+    let why = decision["why"].as_str().unwrap();
+    assert!(why.ends_with("its certificate names spiffe://td/host/db1"), "{why}");
 }
 
 #[tokio::test]

@@ -4,15 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use adit::{
     identity::X509Svid,
-    rpc::istio_ca::{
-        IstioCertificateRequest, IstioCertificateResponse,
-        istio_certificate_service_client::IstioCertificateServiceClient,
+    rpc::{
+        bans::{Banned, WatchRequest, bans_client::BansClient},
+        istio_ca::{
+            IstioCertificateRequest, IstioCertificateResponse,
+            istio_certificate_service_client::IstioCertificateServiceClient,
+        },
     },
 };
 use hyper_util::rt::TokioIo;
 use pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
-use tonic::{Request, Status, transport::Endpoint};
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::server::CaServer;
 
@@ -80,6 +86,41 @@ fn config(server: &CaServer, svid: Option<&X509Svid>) -> rustls::ClientConfig {
     config
 }
 
+/// A connection, once it is used.
+fn channel(server: &CaServer, svid: Option<&X509Svid>) -> Channel {
+    let (config, addr) = (Arc::new(config(server, svid)), server.addr);
+    Endpoint::from_static("https://ca.test").connect_with_connector_lazy(tower::service_fn(
+        move |_| {
+            let tls = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+            async move {
+                let tcp = tokio::net::TcpStream::connect(addr).await?;
+                tls.connect("ca.test".try_into().expect("a name"), tcp).await.map(TokioIo::new)
+            }
+        },
+    ))
+}
+
+fn showing<T>(token: Option<&str>, request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    if let Some(token) = token {
+        let bearer = format!("Bearer {token}").parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    request
+}
+
+/// Begins to watch who is banned, and hears the first of it.
+pub(crate) async fn watch(
+    server: &CaServer,
+    token: Option<&str>,
+    svid: Option<&X509Svid>,
+) -> Result<tonic::Streaming<Banned>, Status> {
+    let mut client = BansClient::new(channel(server, svid));
+    let mut told = client.watch(showing(token, WatchRequest {})).await?.into_inner();
+    told.message().await?;
+    Ok(told)
+}
+
 /// One call.
 pub(crate) async fn call(
     server: &CaServer,
@@ -87,24 +128,8 @@ pub(crate) async fn call(
     svid: Option<&X509Svid>,
     request: IstioCertificateRequest,
 ) -> Result<IstioCertificateResponse, Status> {
-    let config = config(server, svid);
-    let (config, addr) = (Arc::new(config), server.addr);
-    let channel = Endpoint::from_static("https://ca.test").connect_with_connector_lazy(
-        tower::service_fn(move |_| {
-            let tls = tokio_rustls::TlsConnector::from(Arc::clone(&config));
-            async move {
-                let tcp = tokio::net::TcpStream::connect(addr).await?;
-                tls.connect("ca.test".try_into().expect("a name"), tcp).await.map(TokioIo::new)
-            }
-        }),
-    );
-    let mut request = Request::new(request);
-    if let Some(token) = token {
-        let bearer = format!("Bearer {token}").parse().expect("ASCII");
-        request.metadata_mut().insert("authorization", bearer);
-    }
-    let mut client = IstioCertificateServiceClient::new(channel);
-    let answer = client.create_certificate(request);
+    let mut client = IstioCertificateServiceClient::new(channel(server, svid));
+    let answer = client.create_certificate(showing(token, request));
     let answer = tokio::time::timeout(Duration::from_secs(20), answer).await.expect("an end");
     answer.map(tonic::Response::into_inner)
 }

@@ -84,7 +84,7 @@ async fn https_web_goes_by_roots_and_host_name() {
         [Relation { trust_domain: other.domain.clone(), from }]
     };
     ours.federation.apply(&at(Some(elsewhere_roots)));
-    ours.until_error("other.td", "not valid for name").await;
+    ours.until_error("other.td", "is not valid for ").await;
     endpoint.shows(shown);
     ours.federation.apply(&at(None));
     ours.until_error("other.td", "UnknownIssuer").await;

@@ -68,7 +68,7 @@ async fn an_endpoint_that_is_somebody_else_is_told_nothing() {
     let first = other.bundle_file(1);
     for (shown, expected) in [
         (other.svid("web"), "spiffe://other.td/web"),
-        (evil.svid("ep"), "is not believed"),
+        (evil.svid("ep"), "its certificate names spiffe://other.td/ep"),
         (third.svid("ep"), "third.td"),
     ] {
         let endpoint = Endpoint::start(shown).await;

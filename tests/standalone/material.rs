@@ -155,7 +155,12 @@ fn a_leaf_that_breaks_the_rules_of_svids_is_not_admitted_by_its_id() {
     };
     let good = of(vec![Ku::DigitalSignature]);
     let bad = of(vec![Ku::DigitalSignature, Ku::KeyCertSign]);
-    for flag in ["--allow-id spiffe://td.test/apps/billing/7", "--allow-trust-domain td.test"] {
+    for flag in [
+        "--allow-id spiffe://td.test/apps/billing/7",
+        "--allow-trust-domain td.test",
+        "--allow-uri spiffe://td.test/apps/billing/7",
+        "--allow-uri spiffe://td.test/**",
+    ] {
         let adit = Adit::start(pki.server(echo.addr) + flag);
         assert!(gets_in(&pki, &adit, &good), "{flag}");
         assert!(!gets_in(&pki, &adit, &bad), "{flag}");

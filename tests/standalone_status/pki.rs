@@ -45,6 +45,7 @@ impl Pki {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names.extend(uri.map(|u| SanType::URI(u.try_into().unwrap())));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         let certificate = params.signed_by(&key, &self.ca).unwrap();
         std::fs::write(self.path(&format!("{file}.crt")), certificate.pem()).unwrap();
         std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();

@@ -7,6 +7,8 @@ mod changes;
 mod check;
 #[path = "../support/harness.rs"]
 mod harness;
+#[path = "../support/hpack.rs"]
+mod hpack;
 #[path = "../support/jwt_corpus.rs"]
 mod jwt_corpus;
 mod jwt_live;

@@ -8,12 +8,20 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use super::{harness::Test, served::Served};
+use super::{
+    harness::Test,
+    hpack::{frame, huffman},
+    served::Served,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("grpcs_c_library_names_the_socket_by_its_path", grpcs_c_library_names_the_socket_by_its_path),
     ("whatever_authority_a_client_sends_is_served", whatever_authority_a_client_sends_is_served),
     ("an_authority_in_huffman_coding_is_served", an_authority_in_huffman_coding_is_served),
+    (
+        "an_authority_that_comes_in_a_continuation_is_served",
+        an_authority_that_comes_in_a_continuation_is_served,
+    ),
     ("who_is_gone_since_it_connected_gets_nothing", who_is_gone_since_it_connected_gets_nothing),
 ];
 
@@ -28,12 +36,13 @@ const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The kind of the first frame on a stream, and its payload, after a call with these fields.
 fn answer(socket: &mut UnixStream, block: &[u8]) -> (u8, Vec<u8>) {
+    answer_to(socket, frame(1, 4, 1, block))
+}
+
+/// The same after these frames.
+fn answer_to(socket: &mut UnixStream, call: Vec<u8>) -> (u8, Vec<u8>) {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let frame = |kind, flags, stream, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
-    };
-    let (settings, call) = (frame(4, 0, 0, &[]), frame(1, 4, 1, block));
+    let settings = frame(4, 0, 0, &[]);
     socket.write_all(&[START, &settings, &call, &frame(0, 1, 1, &[0; 5])].concat()).unwrap();
     loop {
         let mut head = [0; 9];
@@ -72,44 +81,43 @@ fn whatever_authority_a_client_sends_is_served() {
     }
 }
 
-/// In Huffman coding (RFC 7541 appendix B), of characters that have eight bits at most.
-fn huffman(text: &str) -> Vec<u8> {
-    let codes = [
-        (5, 0x0, "012aceiost"),
-        (6, 0x14, " %-./3456789=A_bdfghlmnpru"),
-        (7, 0x5c, ":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
-        (8, 0xf8, "&*,;XZ"),
-    ];
-    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
-    for c in text.chars() {
-        let of = |(length, first, all): &(u32, u32, &str)| {
-            Some((*length, first + u32::try_from(all.find(c)?).unwrap()))
-        };
-        let (length, code) = codes.iter().find_map(of).unwrap();
-        (held, bits) = (held << length | code, bits + length);
-        while bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits) as u8);
-        }
-    }
-    if bits > 0 {
-        bytes.push((held << (8 - bits)) as u8 | 0xff >> bits);
-    }
-    bytes
-}
-
 /// As clients write it whose library codes whatever gets shorter by it.
 fn an_authority_in_huffman_coding_is_served() {
     let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
-    for authority in ["/run/adit/agent.sock", "tmp%2Fa_b.sock", "unix:/a=b,c;d", "localhost"] {
+    for authority in [
+        "/run/adit/agent.sock",
+        "tmp%2Fa_b.sock",
+        "unix:/a=b,c;d",
+        "localhost",
+        "",
+        "unix:/home/a@b/~x (1)/{a|b}.sock",
+        "#<[\\]>\u{1}\n",
+    ] {
         let was = &b"\x0ctmp%2Fa.sock"[..];
         let at = CALL.windows(was.len()).position(|part| part == was).unwrap();
-        let coded = huffman(authority);
+        let coded = huffman(authority.as_bytes());
         let length = [0x80 | u8::try_from(coded.len()).unwrap()];
         let call = [&CALL[..at], &length, &coded, &CALL[at + was.len()..]].concat();
         let mut socket = UnixStream::connect(served.socket()).unwrap();
         let (kind, fields) = answer(&mut socket, &call);
         assert_eq!((kind, fields[0]), (1, 0x88), "{authority}");
+    }
+}
+
+/// Wherever the fields are cut, with nothing in the authority and with something.
+fn an_authority_that_comes_in_a_continuation_is_served() {
+    let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    let was = &b"\x0ctmp%2Fa.sock"[..];
+    let at = CALL.windows(was.len()).position(|part| part == was).unwrap();
+    let empty = [&CALL[..at], &[0], &CALL[at + was.len()..]].concat();
+    for block in [CALL, &empty] {
+        for cut in [1, at, at + 1, at + 5, block.len()] {
+            let (one, two) = block.split_at(cut.min(block.len()));
+            let call = [frame(1, 0, 1, one), frame(9, 4, 1, two)].concat();
+            let mut socket = UnixStream::connect(served.socket()).unwrap();
+            let (kind, fields) = answer_to(&mut socket, call);
+            assert_eq!((kind, fields[0]), (1, 0x88), "cut at {cut}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use super::relation::{EndpointUrl, InvalidUrl};
-use crate::identity::{SvidError, TrustDomain, handshake_words};
+use crate::identity::{TrustDomain, handshake_words};
 
 /// Why there is no newer bundle.
 #[derive(Debug, thiserror::Error)]
@@ -102,14 +102,7 @@ impl FetchError {
         let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
             return Self::Connect { url, source: error };
         };
-        let mut why = handshake_words(tls);
-        if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = tls {
-            let cause: &(dyn std::error::Error + 'static) = other.0.as_ref();
-            if let Some(svid) = cause.downcast_ref::<SvidError>() {
-                why = svid.to_string();
-            }
-        }
-        Self::NotProven { url, why }
+        Self::NotProven { url, why: handshake_words(tls) }
     }
 
     /// What is wrong with a file that the text names.

@@ -14,8 +14,10 @@ use rustls::{
 
 use super::error::FetchError;
 use crate::{
-    identity::{BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, key_files, verify_svid},
-    tls::{PeerTrust, PeerVerifier},
+    identity::{
+        BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, chain_words, key_files, verify_svid,
+    },
+    tls::{Naming, PeerTrust, PeerVerifier},
 };
 
 /// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
@@ -29,7 +31,8 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
         Some(path) => {
             let trusted = key_files::certificates(path).map_err(FetchError::read)?;
             for root in &trusted {
-                webpki::anchor_from_trusted_cert(root).map_err(|e| FetchError::file(path, e))?;
+                webpki::anchor_from_trusted_cert(root)
+                    .map_err(|e| FetchError::file(path, chain_words(&e)))?;
             }
             (path, trusted)
         }
@@ -52,7 +55,7 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(Naming(verifier)))
         .with_no_client_auth();
     Ok(finished(config))
 }
@@ -74,7 +77,7 @@ pub(super) fn spiffe(
 
 /// The server that has exactly this SPIFFE ID, by the bundle of its trust domain.
 pub(in crate::ca) fn only(expected: SpiffeId, bundles: BundleSet) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Endpoint { expected, bundles, provider: provider() })
+    Arc::new(Naming(Arc::new(Endpoint { expected, bundles, provider: provider() })))
 }
 
 fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {

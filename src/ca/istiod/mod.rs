@@ -36,7 +36,7 @@ use super::{
     dial::{self, Server},
 };
 use crate::{
-    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid},
+    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid, stream_words},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_client::IstioCertificateServiceClient,
@@ -349,7 +349,10 @@ pub(super) fn said(status: &Status) -> String {
     let mut text = status.message().chars().take(500).collect::<String>();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause.filter(|_| text.len() < 1000) {
-        let more = error.to_string();
+        let more = match error.downcast_ref::<std::io::Error>() {
+            Some(io) => stream_words(io),
+            None => error.to_string(),
+        };
         if !text.contains(&more) {
             text = format!("{text}: {more}");
         }

@@ -42,6 +42,17 @@ impl fmt::Display for Caller {
     }
 }
 
+impl Caller {
+    /// Who it is, the same by a token and by an SVID.
+    #[must_use]
+    pub fn one(&self) -> String {
+        match self {
+            Self::Pod(_) => self.to_string(),
+            Self::Joined(id) | Self::Svid(id) => id.to_string(),
+        }
+    }
+}
+
 /// A pod of the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pod {

@@ -10,16 +10,19 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{CONNECTION_AGE, Peer, service::CaService};
+use super::{CONNECTION_AGE, Peer, Refusal, service::CaService};
 use crate::{
     identity::SpiffeId,
     lifecycle::{Place, Places},
     rpc::bans::{Banned, WatchRequest, bans_server::Bans},
 };
 
-/// How many are told at a time, and how many of one caller.
+/// How many are told at a time, and how many of one caller, however it proves who it is.
 const WATCHERS: usize = 4096;
 const OF_ONE: usize = 16;
+/// One begins with all that are banned: it costs as much as so many other calls, so a caller
+/// begins one every half second, and 40 at once.
+const COST: f64 = 50.0;
 /// How often a watcher shows that its connection is in use.
 const USED: Duration = Duration::from_secs(60);
 
@@ -86,8 +89,12 @@ impl Bans for BansService {
             tracing::debug!(target: "ca", peer = %peer.addr.ip(), reason, why, "bans not told");
             refusal.status()
         })?;
+        let of = caller.one();
+        if !self.ca.may_watch(&of, COST) {
+            return Err(Refusal::RateLimited.status());
+        }
         let full = || Status::resource_exhausted("too many watchers of this caller");
-        let place = self.places.take(caller.to_string()).ok_or_else(full)?;
+        let place = self.places.take(of).ok_or_else(full)?;
         place.prove();
         let until = Instant::now() + CONNECTION_AGE;
         let watcher = Watcher { peer, banned: self.ca.banned(), place, told: false, until };

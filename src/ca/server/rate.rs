@@ -27,6 +27,11 @@ pub(super) struct Buckets(HashMap<String, Bucket>);
 impl Buckets {
     /// Takes one from the caller's bucket; `false` if it is empty.
     pub(super) fn take(&mut self, caller: &str, now: Instant) -> bool {
+        self.take_many(caller, 1.0, now)
+    }
+
+    /// Takes what costs as much as `cost` others; `false` if the bucket does not hold that.
+    pub(super) fn take_many(&mut self, caller: &str, cost: f64, now: Instant) -> bool {
         if !self.0.contains_key(caller) && self.0.len() >= MOST {
             // Full ones say no more than absent ones.
             self.0.retain(|_, bucket| bucket.now(now) < BURST);
@@ -37,10 +42,10 @@ impl Buckets {
         let bucket = self.0.entry(caller.to_owned()).or_insert(Bucket { left: BURST, at: now });
         let left = bucket.now(now);
         (bucket.left, bucket.at) = (left, now);
-        if left < 1.0 {
+        if left < cost {
             return false;
         }
-        bucket.left -= 1.0;
+        bucket.left -= cost;
         true
     }
 
@@ -69,6 +74,15 @@ mod tests {
         assert!(buckets.take("b", start));
         let later = start + refill(5.5);
         assert_eq!((0..10).filter(|_| buckets.take("a", later)).count(), 5);
+    }
+
+    #[test]
+    fn what_costs_more_takes_more() {
+        let (mut buckets, start) = (Buckets::default(), Instant::now());
+        let at_once = (0..100).filter(|_| buckets.take_many("a", 50.0, start)).count();
+        assert_eq!(at_once, 40);
+        let later = start + refill(120.0);
+        assert_eq!((0..10).filter(|_| buckets.take_many("a", 50.0, later)).count(), 2);
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl CaService {
         Ok((turn, caller, join))
     }
 
+    /// Whether this caller may begin another stream of bans, which costs so much; charged to it.
+    pub(super) fn may_watch(&self, caller: &str, cost: f64) -> bool {
+        self.rates().take_many(&format!("bans to {caller}"), cost, Instant::now())
+    }
+
     /// Who is banned, now and after each change.
     pub(super) fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
         self.ca.banned()

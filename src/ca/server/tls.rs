@@ -28,9 +28,10 @@ use super::{
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, SvidError, stream_words, verify_svid},
+    identity::{Purpose, SvidError, handshake_words, stream_words, verify_svid},
     lifecycle::{Places, Tasks, source},
     sys::descriptors::of_traffic,
+    tls::about,
 };
 
 /// How many connections are open at once, and of one address: as many as a node with a thousand
@@ -221,8 +222,11 @@ impl ClientCertVerifier for SvidIfAny {
         judged.map_err(|e| {
             let reason = Refusal::from(e.clone()).reason();
             self.metrics.refused.with_label_values(&[reason]).inc();
-            tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why = %e, "refused");
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
+            let error = Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))));
+            let error = about(error, leaf);
+            let why = handshake_words(&error);
+            tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why, "refused");
+            error
         })?;
         Ok(ClientCertVerified::assertion())
     }

@@ -45,6 +45,8 @@ impl Renewal {
                         self.failed(&mut plan, self.ban());
                         continue;
                     }
+                    // Who asks from here on waits for what comes.
+                    self.say.send_modify(|held| held.error = None);
                     plan.hurry(SystemTime::now());
                 }
                 () = sleep(wait) => {}

@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Endpoint;
 use crate::{
+    ca::istiod::said,
     identity::{
         BundleSet, PrivateKey, SpiffeId, SvidError, TrustBundle, TrustDomain, X509Svid, parse_leaf,
     },
@@ -43,7 +44,7 @@ const MOST_AUTHORITIES: usize = 1000;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// What the server, or the connection to it, said.
-    #[error("{}: {}", code_name(.0.code()), .0.message())]
+    #[error("{}: {}", code_name(.0.code()), said(.0))]
     Status(Box<Status>),
     /// The server ended the stream without a reason.
     #[error("the server ended the stream")]

@@ -68,8 +68,10 @@ pub(super) fn signer(
         ("it is a CA", "X509-SVID §3.2, §4.1", is_ca, "set cA in basic constraints", length),
         ("keyCertSign", "X509-SVID §3.2, §4.3", signs, "set keyCertSign", "set".to_owned()),
     ];
-    for (what, clause, kept, advice, found) in musts {
-        match (kept, insist) {
+    // What says that it certifies nobody is nobody's root.
+    let said = [constraints.is_some(), usage.is_some()];
+    for ((what, clause, kept, advice, found), said) in musts.into_iter().zip(said) {
+        match (kept, insist || said) {
             (true, _) => report.ok(&rule(what), clause, found),
             (false, true) => report.fail(&rule(what), clause, "it is not set", advice),
             (false, false) => report.warn(&rule(what), clause, "it is not set", advice),

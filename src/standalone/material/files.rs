@@ -42,7 +42,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
-    let (mut svid, mut ends) = (None, Ends::default());
+    let (mut svid, mut ends, mut shown_chain) = (None, Ends::default(), Vec::new());
     let crls: Vec<_> =
         crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
@@ -69,6 +69,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
             _ => format!("file {}", crate::identity::shown(path)),
         };
         own = PeerCert::of(&chain);
+        shown_chain.clone_from(&chain);
         not_after = end_of(&chain);
         if not_after.is_some_and(|end| end <= SystemTime::now()) {
             return Err(at(path, "the certificate has expired"));
@@ -97,6 +98,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     } else {
         PeerTrust::Pinned(pins.as_slice().into())
     };
+    let ends = ends.and_own(&shown_chain);
     Ok(Material { key, trust, own, svid, not_after, source, ends })
 }
 

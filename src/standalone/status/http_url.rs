@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use crate::identity::stream_words;
+
 /// `http://` or `https://`, host, port and path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HttpUrl {
@@ -79,7 +81,8 @@ pub(in crate::standalone) async fn exchange(
     let tls = tls.ok_or_else(|| format!("{url}: no roots to check its certificate against"))?;
     let name = ServerName::try_from(url.host.clone()).map_err(|e| format!("{url}: {e}"))?;
     let stream = TlsConnector::from(tls).connect(name, tcp).await;
-    ask(url, stream.map_err(|e| format!("{url}: {e}"))?, method, body).await
+    let stream = stream.map_err(|e| format!("{url}: {}", stream_words(&e)))?;
+    ask(url, stream, method, body).await
 }
 
 async fn ask(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::{BundleSet, Purpose, TrustBundle, verify_svid};
+use crate::tls::Ends;
 
 type Der = CertificateDer<'static>;
 
@@ -155,6 +156,85 @@ fn an_intermediate_signs_only_with_key_cert_sign() {
     }
 }
 
+/// The same judgement of files and of bundles, whoever asks.
+#[test]
+fn a_root_that_says_that_it_certifies_nobody_is_believed() {
+    let no_ca = |p: &mut CertificateParams| p.is_ca = IsCa::ExplicitNoCa;
+    let usage = |uses: Vec<Ku>| move |p: &mut CertificateParams| p.key_usages = uses;
+    for ((ca, by), why) in [
+        (root(usage(vec![Ku::KeyCertSign])), None),
+        (root(usage(vec![])), None),
+        (root(usage(vec![Ku::CrlSign, Ku::DigitalSignature])), Some("lacks keyCertSign")),
+        (root(no_ca), Some("CA:FALSE")),
+    ] {
+        let (leaf, _) = below(&by, params("leaf", false), |_| {});
+        let (other, _) = root(|p| p.distinguished_name.push(DnType::OrganizationName, "other"));
+        let bundle = TrustBundle::new("td".parse().unwrap(), vec![ca.clone()]);
+        let bundles: BundleSet = [bundle].into_iter().collect();
+        let chain = std::slice::from_ref(&leaf);
+        let by_bundle = verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client);
+        for got in [
+            verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf]),
+            verdict(&judge(&[&ca, &other], vec![], StaleCrls::Refuse), &[&leaf]),
+            by_bundle.map(drop).map_err(|e| e.to_string()),
+        ] {
+            match why {
+                None => assert_eq!(got, Ok(())),
+                Some(why) => {
+                    let said = got.unwrap_err();
+                    let named = "CN=root that";
+                    assert!(said.contains(why) && said.contains("certifies nobody"), "{said}");
+                    assert!(said.contains(named), "{said}");
+                }
+            }
+        }
+    }
+    // It is trusted for itself.
+    let (own, _) = root(|p| {
+        p.is_ca = IsCa::ExplicitNoCa;
+        p.key_usages = vec![Ku::DigitalSignature];
+    });
+    assert_eq!(verdict(&judge(&[&own], vec![], StaleCrls::Refuse), &[&own]), Ok(()));
+}
+
+#[test]
+fn what_is_wrong_with_the_chain_that_we_show_is_told() {
+    let (_, by) = root(|_| {});
+    let uses = |uses: Vec<Ku>| {
+        let (between, by) = below(&by, params("between", true), |p| p.key_usages = uses);
+        let (leaf, _) = below(&by, params("leaf", false), |_| {});
+        Ends::default().and_own(&[leaf, between]).soon(UnixTime::now())
+    };
+    assert!(uses(vec![Ku::KeyCertSign]).is_empty());
+    let told = uses(vec![Ku::CrlSign]);
+    assert!(told[0].contains("CN=between") && told[0].contains("keyCertSign"), "{told:?}");
+}
+
+/// Not as the peer's own certificate, and not before it began as if it had ended.
+#[test]
+fn what_is_not_of_this_time_is_named() {
+    let now = OffsetDateTime::now_utc();
+    let ended = |p: &mut CertificateParams| p.not_after = now - Span::days(1);
+    let early = |p: &mut CertificateParams| p.not_before = now + Span::days(1);
+    let (ca, by) = root(|_| {});
+    for (change, says) in [(&ended as &dyn Fn(&mut _), "ended at"), (&early, "begins at")] {
+        let (between, between_by) = below(&by, params("between", true), |p| change(p));
+        let (leaf, _) = below(&between_by, params("leaf", false), |_| {});
+        let said = verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf, &between]);
+        let said = said.unwrap_err();
+        assert!(said.contains("the intermediate CN=between") && said.contains(says), "{said}");
+        let (leaf, _) = below(&by, params("leaf", false), |p| change(p));
+        let said = verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf]).unwrap_err();
+        assert!(said.contains("the peer's certificate ") && said.contains(says), "{said}");
+    }
+    let (early, _) = root(early);
+    let none = Judge::new(&vec![early.clone()].into(), &vec![].into(), StaleCrls::Refuse);
+    let said = none.unwrap_err();
+    assert!(said.contains("not valid yet") && !said.contains("expired"), "{said}");
+    let told = Ends::of(&[early], &[]).soon(UnixTime::now());
+    assert!(told.len() == 1 && told[0].contains("not valid yet"), "{told:?}");
+}
+
 /// What `openssl req -x509` makes.
 #[test]
 fn a_self_signed_ca_certificate_is_taken_where_exactly_it_is_trusted() {
@@ -179,7 +259,8 @@ fn a_self_signed_ca_certificate_is_taken_where_exactly_it_is_trusted() {
     };
     assert!(named("db.example") && !named("web.example"));
     let signs_only = own("db", vec![Ku::KeyCertSign]);
-    assert!(verdict(&judge(&[&signs_only], vec![], StaleCrls::Warn), &[&signs_only]).is_err());
+    let said = verdict(&judge(&[&signs_only], vec![], StaleCrls::Warn), &[&signs_only]);
+    assert!(said.unwrap_err().contains("lacks digitalSignature"));
 }
 
 /// It has no authority above it that could run out or revoke for it: what it says of itself and
