@@ -95,7 +95,7 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
             format!("{}: {} is not there", workload.uid, crate::identity::shown(Path::new(&netns)));
         let place = checked.places.iter().find(|(uid, _)| *uid == workload.uid);
         let place = place.map_or_else(|| Fault::at_start(String::new()), |(_, at)| at.clone());
-        (!netns.exists()).then(|| Fault { message, ..place })
+        (!netns.exists()).then_some(Fault { message, ..place })
     });
     (faults, missing.collect())
 }

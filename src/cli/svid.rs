@@ -117,8 +117,8 @@ impl SvidCommand {
         let Endpoint::Unix(path) = &at.socket else { return Ok(()) };
         match fs::metadata(path) {
             Ok(found) if found.file_type().is_socket() => Ok(()),
-            Ok(_) => Err(format!("{} is no socket", path.display())),
-            Err(error) => Err(format!("{}: {error}", path.display())),
+            Ok(_) => Err(format!("{} is no socket", crate::identity::shown(path))),
+            Err(error) => Err(format!("{}: {error}", crate::identity::shown(path))),
         }
     }
 }
@@ -232,7 +232,7 @@ fn described(context: &X509Context) -> Value {
 }
 
 fn write_all(dir: &Path, context: &X509Context) -> anyhow::Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("{}", crate::identity::shown(dir)))?;
+    fs::create_dir_all(dir).with_context(|| crate::identity::shown(dir))?;
     for (n, HintedSvid { svid, .. }) in context.svids.iter().enumerate() {
         let key = Zeroizing::new(pem("PRIVATE KEY", svid.key.pkcs8()));
         write(&dir.join(format!("svid.{n}.key")), &key, 0o600)?;
@@ -266,5 +266,5 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::rename(&temp, path)
     };
-    written().with_context(|| format!("{}", crate::identity::shown(path)))
+    written().with_context(|| crate::identity::shown(path))
 }

@@ -94,8 +94,8 @@ fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
             (None, _) => None,
             (Some(bytes), Some(domain)) => {
                 let path = args.bundle.as_deref().unwrap_or(Path::new("-"));
-                let bundle = trusted(domain, bytes)
-                    .with_context(|| format!("{}", crate::identity::shown(path)))?;
+                let bundle =
+                    trusted(domain, bytes).with_context(|| crate::identity::shown(path))?;
                 Some(BundleSet::from_iter([bundle]))
             }
             (Some(_), None) => Some(BundleSet::default()),
@@ -210,13 +210,11 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let input: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(io::stdin()),
-        _ => {
-            Box::new(File::open(path).with_context(|| format!("{}", crate::identity::shown(path)))?)
-        }
+        _ => Box::new(File::open(path).with_context(|| crate::identity::shown(path))?),
     };
     let mut bytes = Vec::new();
     let read = input.take(MAX_FILE + 1).read_to_end(&mut bytes);
-    read.with_context(|| format!("{}", crate::identity::shown(path)))?;
+    read.with_context(|| crate::identity::shown(path))?;
     if bytes.len() as u64 > MAX_FILE {
         bail!("{} is larger than {MAX_FILE} bytes", crate::identity::shown(path));
     }

@@ -43,3 +43,51 @@ pub(super) fn or_other(faults: Faults, text: &str, wanted: Kind) -> Faults {
     let file = &faults.file;
     Faults::at_start(file, &format!("is the file of {what}; `{command} {file}` takes it"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Files, check_ca_server, check_standalone_for, parse};
+
+    /// Files that readers copy.
+    #[test]
+    fn the_files_in_the_guide_are_right() {
+        let guide = include_str!("../../README.md");
+        let blocks = guide.split("```yaml\n").skip(1).filter_map(|b| Some(b.split_once("```")?.0));
+        let (mut services, mut authorities, mut meshes) = (0, 0, 0);
+        for block in blocks {
+            match kind(block) {
+                Some(Kind::Services) => {
+                    check_standalone_for("README", block, Files::Elsewhere).unwrap();
+                    services += 1;
+                }
+                Some(Kind::CaServer) => {
+                    check_ca_server("README", block).map(drop).unwrap();
+                    authorities += 1;
+                }
+                // Others are parts of one.
+                Some(Kind::Mesh) if block.starts_with("trustDomain:") => {
+                    parse("README", block).unwrap();
+                    meshes += 1;
+                }
+                Some(Kind::Mesh) | None => {}
+            }
+        }
+        assert_eq!((services, authorities, meshes), (2, 1, 1));
+    }
+
+    #[test]
+    fn keys_tell_what_a_file_is_for() {
+        for (text, is) in [
+            ("trustDomain: td\nca: {}\nservices: []\n", Some(Kind::Mesh)),
+            ("services: []\ndrain: {}\n", Some(Kind::Services)),
+            ("trustDomain: td\nattestors: {}\n", Some(Kind::CaServer)),
+            ("trustDomain: td\nservices: []\n", Some(Kind::Mesh)),
+            ("a: b\n", None),
+            ("- 1\n", None),
+            ("[", None),
+        ] {
+            assert_eq!(kind(text), is, "{text}");
+        }
+    }
+}

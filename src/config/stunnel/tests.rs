@@ -132,7 +132,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         &[
             "libwrap = yes",
             "verify = 1",
-            "exec: adit starts",
+            "exec = /bin/sh",
             "connect is missing",
             "[b] is left out",
             "accept is missing",
@@ -245,7 +245,12 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "no section, no accept: a program of inetd's",
         "cert = both.pem\nexec = /usr/sbin/imapd\nexecargs = imapd\n",
         &["services: []"],
-        &["exec = /usr/sbin", "execargs = imapd", "accept is missing", "[stunnel] is left out"],
+        &[
+            "exec = /usr/sbin",
+            "execargs: adit starts",
+            "accept is missing",
+            "[stunnel] is left out",
+        ],
     ),
     (
         "only what stands before sections",

@@ -6,7 +6,6 @@ use super::{Remark, options::is_known};
 const SECRET: &[&str] = &[
     "config",
     "engineCtrl",
-    "exec",
     "execArgs",
     "protocolHeader",
     "protocolPassword",
