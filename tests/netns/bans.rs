@@ -97,12 +97,15 @@ fn banned() {
     let answer = dialled(&lab, WEB);
     assert!(!matches!(answer, Ok(200)), "the other node refuses it too: {answer:?}");
     assert_eq!(dialled(&lab, SPY), Ok(200));
-    // Its SVID is due for renewal soon; the CA says that it is refused, not that it is away.
+    // Its own node uses it no more, and says so; the CA is not said to be away.
     let certs = || lab.admin("127.0.0.1:15000", "GET /certs");
     lab.wait("told", || certs().contains("is banned"));
     let certs = certs();
     let told = certs.lines().find(|line| line.contains("is banned")).unwrap();
-    assert!(told.contains("refuses") && !told.to_lowercase().contains("unavailable"), "{told}");
+    assert!(
+        told.contains("not used until") && !told.to_lowercase().contains("unavailable"),
+        "{told}"
+    );
     assert!(lab.ask("spy", "10.96.0.10:80").is_ok());
     assert!(still_answers(&mut spy));
     let log = second_log();
