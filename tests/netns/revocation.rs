@@ -283,6 +283,7 @@ fn banned() {
     run.lab.wait("refused", || run.closed("source", "identity_banned") == 2);
     assert!(still_answers(&mut spy));
     run.ban(&[]);
+    run.lab.wait("an SVID is had again", || run.lab.ask("web", "10.96.0.10:80").is_ok());
     assert!(still_answers(&mut held(&run.lab, "web")));
 }
 
