@@ -341,13 +341,13 @@ fn every_flag_of_ghostunnel_is_known() {
         --cipher-suites AES,CHACHA --allow-unsafe-cipher-suites --max-tls-version TLS1.3 \
         --eventlog";
     let server = "--target a:1 --unsafe-target --target-status http://a --proxy-protocol \
-        --allow-all --allow-cn a --allow-ou a --allow-dns a --allow-dns-san a --allow-uri a \
-        --allow-uri-san a --allow-ip 1.2.3.4 --allow-ip-san 1.2.3.4 --allow-policy p \
+        --allow-all --allow-cn a --allow-ou a --allow-dns a --allow-dns-san a --allow-uri s://a \
+        --allow-uri-san s://a --allow-ip 1.2.3.4 --allow-ip-san 1.2.3.4 --allow-policy p \
         --allow-query q --disable-authentication --auto-acme-cert a --auto-acme-email a \
         --auto-acme-agree-to-tos --auto-acme-ca a --auto-acme-testca a";
     let client = "--target a:1 --unsafe-listen --override-server-name a --proxy http://a \
-        --verify-cn a --verify-ou a --verify-dns a --verify-dns-san a --verify-uri a \
-        --verify-uri-san a --verify-ip 1.2.3.4 --verify-ip-san 1.2.3.4 --verify-policy p \
+        --verify-cn a --verify-ou a --verify-dns a --verify-dns-san a --verify-uri s://a \
+        --verify-uri-san s://a --verify-ip 1.2.3.4 --verify-ip-san 1.2.3.4 --verify-policy p \
         --verify-query q --disable-authentication";
     for args in [
         format!("server {server} {globals}"),
