@@ -5,7 +5,7 @@
 mod received;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     sync::Arc,
     task::Waker,
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::{
     buffers,
     callers::Share,
-    http2::{Code, FEW, Failure, Http2, Limits, Request, Role},
+    http2::{ByStream, Code, FEW, Failure, Http2, Limits, Request, Role},
     readers::TURN,
     record::{RecordError, Records},
     turns::Turns,
@@ -91,7 +91,7 @@ impl From<io::Error> for Over {
 pub(super) struct Core {
     pub(super) http2: Http2,
     pub(super) records: Records,
-    pub(super) streams: HashMap<u32, Stream>,
+    pub(super) streams: ByStream<Stream>,
     turns: Turns,
     /// Requests that nobody has taken up yet (server).
     pub(super) incoming: VecDeque<(u32, Request)>,
@@ -128,7 +128,7 @@ impl Core {
         Ok(Self {
             http2: Http2::new(role, limits, now),
             records: Records::new(keys)?,
-            streams: HashMap::new(),
+            streams: ByStream::default(),
             turns: Turns::default(),
             incoming: VecDeque::new(),
             partial: Vec::new(),
@@ -240,7 +240,7 @@ impl Core {
             self.queue_shrank(stream.queue.len());
         }
         if self.streams.is_empty() && self.streams.capacity() > FEW {
-            self.streams = HashMap::new();
+            self.streams = ByStream::default();
         }
         self.leave_line(id);
     }

@@ -47,6 +47,10 @@ pub(super) struct PeerSettings {
     pub(super) max_streams: u32,
 }
 
+/// What is kept for each stream that is open. The peer chooses its IDs, but has few streams at
+/// once: they need no hash that withstands an attack, and one is looked up for every frame.
+pub(in crate::tunnel) type ByStream<T> = HashMap<u32, T, foldhash::fast::RandomState>;
+
 /// One end of one connection.
 #[derive(Debug)]
 pub struct Http2 {
@@ -57,7 +61,7 @@ pub struct Http2 {
     pub(super) block: Option<Block>,
     /// The DATA frame that is being read, if anybody wants it.
     pub(super) data: Option<DataFrame>,
-    pub(super) streams: HashMap<u32, Stream>,
+    pub(super) streams: ByStream<Stream>,
     pub(super) peer: PeerSettings,
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
@@ -121,7 +125,7 @@ impl Http2 {
             hpack: hpack::Decoder::default(),
             block: None,
             data: None,
-            streams: HashMap::new(),
+            streams: ByStream::default(),
             peer: PeerSettings {
                 seen: false,
                 initial_window: DEFAULT_WINDOW,
@@ -327,7 +331,7 @@ impl Http2 {
         let stream = self.streams.remove(&id)?;
         self.extra -= stream.extra;
         if self.streams.is_empty() && self.streams.capacity() > FEW {
-            self.streams = HashMap::new();
+            self.streams = ByStream::default();
         }
         Some(stream)
     }

@@ -32,8 +32,8 @@ mod terms;
 mod tests;
 
 pub use budget::FloodLimits;
-pub(super) use connection::FEW;
 pub use connection::Http2;
+pub(super) use connection::{ByStream, FEW};
 pub use frame::Code;
 pub use headers::Request;
 pub use terms::{Event, Limits, Role};
