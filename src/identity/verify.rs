@@ -92,7 +92,8 @@ pub(super) fn check_path(
         .filter(|der| check_root(der).is_ok())
         .filter_map(|der| Some((der, webpki::anchor_from_trusted_cert(der).ok()?)))
         .unzip();
-    for ca in intermediates {
+    // A peer may send its root along: that is trusted as it is.
+    for ca in intermediates.iter().filter(|ca| !trusted.iter().any(|root| root == ca)) {
         check_signer(ca)?;
     }
     // A root's own dates count as those of the chain below it do.

@@ -220,7 +220,9 @@ impl Judge {
             return Err(Refusal::Ca.into());
         }
         check_key(&cert)?;
-        for der in signers(&cert, intermediates) {
+        // A peer may send its root along: that is trusted as it is.
+        let is_root = |der: &CertificateDer<'_>| self.roots.iter().any(|root| root == der);
+        for der in signers(&cert, intermediates).into_iter().filter(|der| !is_root(der)) {
             check_signer(der).map_err(|e| Refusal::Signer(e.to_string()))?;
         }
         Ok(())

@@ -173,6 +173,11 @@ fn a_root_that_says_that_it_certifies_nobody_is_believed() {
         let bundles: BundleSet = [bundle].into_iter().collect();
         let chain = std::slice::from_ref(&leaf);
         let by_bundle = verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client);
+        // Sent along, as OpenSSL does, a root is what it is without.
+        let along = [leaf.clone(), ca.clone()];
+        let along_by_bundle = verify_svid(&along, &bundles, UnixTime::now(), Purpose::Client);
+        let along = verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf, &ca]);
+        assert_eq!([along.is_ok(), along_by_bundle.is_ok()], [why.is_none(); 2], "{why:?}");
         for got in [
             verdict(&judge(&[&ca], vec![], StaleCrls::Refuse), &[&leaf]),
             verdict(&judge(&[&ca, &other], vec![], StaleCrls::Refuse), &[&leaf]),
