@@ -56,7 +56,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
             let is = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(say(is, "something that is no socket is there; name another path"));
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if !is_stale(path).map_err(|e| say(e, "whether it is served cannot be known"))? {
             let is = io::Error::from(io::ErrorKind::AddrInUse);
             return Err(say(is, "another process serves it"));
         }
@@ -65,6 +65,17 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
     let socket = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
     let file = share_socket(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
     Ok(Listener { socket, path: path.into(), file })
+}
+
+/// Whether nobody serves a socket any more: only the kernel's refusal says so, at once. Whoever
+/// does not take connections now (its backlog is full), or takes no streams, serves it.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    let caller = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    caller.set_nonblocking(true)?;
+    match caller.connect(&socket2::SockAddr::unix(path)?) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        _ => Ok(false),
+    }
 }
 
 impl Listener {
@@ -83,5 +94,32 @@ impl Drop for Listener {
         if there.is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener as Std};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_serves_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let [full, datagrams, stale] = ["full", "datagrams", "stale"].map(|n| dir.path().join(n));
+        let busy =
+            socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        busy.bind(&socket2::SockAddr::unix(&full).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        // It accepts nobody: its backlog is full with the first.
+        let _first = std::os::unix::net::UnixStream::connect(&full).unwrap();
+        let _other = UnixDatagram::bind(&datagrams).unwrap();
+        for served in [&full, &datagrams] {
+            let error = listen(served, 0o600).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+            assert!(served.exists());
+        }
+        drop(Std::bind(&stale).unwrap());
+        assert!(listen(&stale, 0o600).is_ok());
     }
 }
