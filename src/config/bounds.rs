@@ -1,7 +1,7 @@
 //! What a file may demand of its reader: bytes, nesting, values. Asked before anything is built
 //! of it, by a parser that keeps its place on the heap; the one that builds recurses.
 
-use std::{collections::HashMap, fs::File, io::Read, path::Path};
+use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::FileTypeExt, path::Path};
 
 use saphyr_parser::{Event, Parser};
 
@@ -17,6 +17,11 @@ const ALIASES: usize = 10_000;
 /// The text of a file of at most `max` bytes, whatever it says of its size.
 pub(super) fn read(path: &Path, max: u64) -> Result<String, LoadError> {
     let failed = |source| LoadError::Read { path: path.into(), source };
+    // Who opens a pipe waits for its writer, if need be for ever; one that a shell made is written.
+    let is_pipe = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+    if is_pipe && !path.starts_with("/dev") && !path.starts_with("/proc") {
+        return Err(failed(std::io::Error::other("is a pipe: name a file")));
+    }
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     if size > max {
@@ -201,6 +206,15 @@ mod tests {
             }
             assert!(begun.elapsed() < SOON, "{name}: {:?}", begun.elapsed());
         }
+    }
+
+    #[test]
+    fn a_pipe_is_waited_for_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("f.yaml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = config::load(&pipe).err().unwrap().to_string();
+        assert!(error.contains("is a pipe: name a file"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     Faults, LoadError, bounds,
     ca::MIN_LIFETIME,
     kind::{Kind, or_other},
+    opening::{self, Holds},
     reader::{Item, Map, Notes, documents},
 };
 use crate::{
@@ -213,7 +214,7 @@ fn read_kubernetes(map: &Map<'_>) -> Option<Kubernetes> {
     let keys = jwks.and_then(|item| {
         let text = item.text()?;
         if !text.contains("://") {
-            return Some(KeysFrom::File(text.into()));
+            return opening::path(&item, Holds::Something).map(KeysFrom::File);
         }
         endpoint(&item, &text, path(map, "jwksRoots")?).map(KeysFrom::Url)
     });
