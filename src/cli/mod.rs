@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::output::{complain, say};
-use crate::identity::without_keys;
+use crate::identity::{without_keys, without_lines_of_keys};
 
 /// It did what was asked.
 pub const OK: u8 = 0;
@@ -105,7 +105,7 @@ fn done() -> u8 {
                 return OK;
             }
             let told = error.render().to_string();
-            match without_keys(&told) {
+            match without_lines_of_keys(&without_keys(&told)) {
                 whole if whole == told => drop(error.print()),
                 without => complain!("{without}"),
             }

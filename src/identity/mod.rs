@@ -34,7 +34,7 @@ pub use jwk::{Curve, KeyError, PublicKey};
 pub use jwt::{JwtError, JwtSignError, JwtSigner, JwtSvid, MAX_TOKEN, validate_jwt_svid};
 pub use oidc::{InvalidIssuer, OidcIssuer};
 pub use revocation::Revocations;
-pub use shown::{shown, without, without_keys};
+pub use shown::{shown, without, without_keys, without_lines_of_keys};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};

@@ -9,8 +9,9 @@ const LONGEST: (usize, usize) = (4096, 255);
 const BEGIN: &str = "-----BEGIN";
 /// And what its last line begins with.
 const END: &str = "-----END";
-/// The shortest base64 that may be a key.
+/// The shortest base64 that may be a key, and the shortest part of one between its slashes.
 const SHORTEST_KEY: usize = 40;
+const SHORTEST_LINE: usize = 32;
 
 /// A path as it is printed.
 #[must_use]
@@ -18,7 +19,8 @@ pub fn shown(path: &Path) -> String {
     let bytes = path.as_os_str().len();
     let text = path.to_string_lossy();
     let long = bytes > LONGEST.0 || text.split('/').any(|name| name.len() > LONGEST.1);
-    match long || is_key(&text) {
+    let hides = is_key(&text) || text.split('/').any(is_line_of_key);
+    match long || hides {
         true => {
             format!("a path that is the text of a key ({bytes} bytes), not the path of a file")
         }
@@ -32,6 +34,36 @@ fn is_key(text: &str) -> bool {
     // The first bytes of a sequence of ASN.1.
     let der = text.starts_with('M') && text.len() >= SHORTEST_KEY && text.bytes().all(base64);
     text.contains(['\n', '\r']) || text.contains(BEGIN) || der
+}
+
+/// Whether a name in a path may be a line of a key: base64, which mixes what names seldom mix.
+/// Hashes, in hexadecimal or base32, do not.
+fn is_line_of_key(name: &str) -> bool {
+    let base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'=');
+    let has = |of: fn(&u8) -> bool| name.bytes().any(|c| of(&c));
+    name.len() >= SHORTEST_LINE
+        && name.bytes().all(base64)
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+}
+
+/// A message in which nothing that somebody typed may be a line of a key.
+#[must_use]
+pub fn without_lines_of_keys(message: &str) -> String {
+    let base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let (mut told, mut rest) = (String::new(), message);
+    while let Some(start) = rest.find(base64) {
+        let length = rest[start..].find(|c| !base64(c)).unwrap_or(rest.len() - start);
+        let (word, after) = rest[start..].split_at(length);
+        told.push_str(&rest[..start]);
+        match word.split('/').any(is_line_of_key) {
+            true => told.push_str(&format!("(the text of a key, {length} bytes)")),
+            false => told.push_str(word),
+        }
+        rest = after;
+    }
+    told + rest
 }
 
 /// A message without the keys that are quoted in it, as they are or escaped.
@@ -76,6 +108,17 @@ mod tests {
         }
         let under = Path::new(KEY).join("tls.key");
         assert!(!shown(&under).contains("hsecret"));
+        let line = "AwEHoUQDQgAEjhJDsecrethsecretQ29tcGxldGVseQ";
+        for of in [line.to_owned(), format!("/etc/{line}"), format!("keys/{line}")] {
+            assert!(!shown(Path::new(&of)).contains("hsecret"), "{of}");
+            let told = without_lines_of_keys(&format!("unexpected argument '{of}' found"));
+            assert!(told.ends_with(" bytes)' found") && !told.contains("hsecret"), "{told}");
+        }
+        let hash = "3b1f2c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f809";
+        assert_eq!(shown(&Path::new("/var/lib").join(hash)), format!("/var/lib/{hash}"));
+        let usage =
+            "error: unexpected argument '--certt' found\n\nUsage: adit server --target <ADDR>";
+        assert_eq!(without_lines_of_keys(usage), usage);
         for path in ["/etc/adit/key.pem", "Mail/keys/server.pem", "MIGHTY", "a b.pem", ""] {
             assert_eq!(shown(Path::new(path)), path);
         }
