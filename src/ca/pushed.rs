@@ -223,8 +223,14 @@ impl Pushed {
     /// The first SVID of the set, for a process that is one workload and needs no other.
     pub(super) fn first(&self) -> Result<X509Svid, SourceError> {
         let state = Arc::clone(&self.state.borrow());
-        let why = || state.error.as_ref().map_or("nothing came yet", |(_, why)| why).to_owned();
-        state.svids.first().map(|given| copy(&given.svid)).ok_or_else(|| self.unavailable(why()))
+        let svid = state.svids.first().map(|given| copy(&given.svid));
+        svid.ok_or_else(|| match &state.error {
+            Some((Meaning::Withdrawn, why)) => {
+                SourceError::Withdrawn { source_name: self.name.clone(), why: why.clone() }
+            }
+            Some((_, why)) => self.unavailable(why.clone()),
+            None => self.unavailable("nothing came yet".to_owned()),
+        })
     }
 
     /// Waits for a set or a failure that is newer than `seen`, and takes note of it. Cancel safe.

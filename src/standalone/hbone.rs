@@ -61,12 +61,19 @@ fn config(service: &Service) -> TunnelConfig {
 /// # Errors
 /// The certificate is none for it.
 pub(super) fn identity(material: &Material) -> Result<Own, String> {
+    if let Some(why) = &material.gone {
+        return Err(why.clone());
+    }
     material.svid.clone().ok_or_else(|| {
         format!(
             "{}: HBONE needs an X.509-SVID, a certificate with one spiffe:// URI, and its roots",
             material.source
         )
     })
+}
+
+fn no_identity(why: String) -> Outcome {
+    (CloseReason::NoIdentity, Some(why))
 }
 
 /// One worker's tunnels towards others.
@@ -111,7 +118,6 @@ async fn open(
     app: &TcpStream,
     conn: &OpenConn,
 ) -> Result<TunnelStream, Outcome> {
-    let no_identity = |why| (CloseReason::NoIdentity, Some(why));
     let own = identity(&service.keeper.current()).map_err(no_identity)?;
     let target = service.config.targets.first();
     let (host, port) = match target {
@@ -319,14 +325,15 @@ async fn begin(
     };
     // Policies are about the application's port, not about that of the tunnel.
     let called = SocketAddr::new(local.ip(), port);
-    let admitted = match caller.still_proven() {
+    let shown = || identity(&service.keeper.current()).map_err(no_identity);
+    let admitted = match caller.still_proven().and_then(|()| shown().map(drop)) {
         Ok(()) => admit(service, cert, peer, called, conn).await,
         refused => refused,
     };
     if let Err(outcome) = admitted {
         match outcome.0 {
             // The tunnel says GOAWAY ahead of this; a caller with a new SVID may come back.
-            CloseReason::SvidExpired => incoming.turn_away(),
+            CloseReason::SvidExpired | CloseReason::NoIdentity => incoming.turn_away(),
             _ => incoming.refuse(StatusCode::UNAUTHORIZED),
         }
         return Err(outcome);

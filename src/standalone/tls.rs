@@ -202,6 +202,9 @@ pub(super) fn build(
     role: Role,
     options: &TlsOptions,
 ) -> Result<Config, String> {
+    if let Some(why) = &material.gone {
+        return Err(why.clone());
+    }
     let wrong = |e: rustls::Error| e.to_string();
     let versions: &[&SupportedProtocolVersion] = match (options.tls12_only, options.tls13_only) {
         (false, false) => &[&TLS13, &TLS12],

@@ -32,3 +32,4 @@ mod storms;
 mod streams;
 mod tokens;
 mod unix;
+mod workload_api;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What an HTTP GET of this path hears.
-fn get(at: SocketAddr, path: &str) -> String {
+pub(crate) fn get(at: SocketAddr, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     let mut socket = dial(at);
     socket.write_all(request.as_bytes()).unwrap();

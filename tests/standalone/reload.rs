@@ -293,7 +293,8 @@ fn reload_signals_while_draining_change_nothing() {
     }
     session.write_all(b"still").unwrap();
     assert_eq!(session.hear(5).unwrap(), b"still");
-    assert_eq!(adit.count("reload"), 0);
+    // What is logged is that nothing is; a line may come between the two looks.
+    assert!(adit.count("reload") <= adit.count("nothing is reloaded"));
     session.end().unwrap();
     session.rest().unwrap();
     assert_eq!(adit.exit_code(), 0);

@@ -99,7 +99,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         PeerTrust::Pinned(pins.as_slice().into())
     };
     let ends = ends.and_own(&shown_chain);
-    Ok(Material { key, trust, own, svid, not_after, source, ends })
+    Ok(Material { key, trust, own, svid, not_after, source, ends, gone: None })
 }
 
 /// The key of a certificate, which stays on its token.

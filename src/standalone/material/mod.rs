@@ -146,6 +146,25 @@ pub struct Material {
     pub source: String,
     /// When roots and CRLs of files end.
     pub ends: Ends,
+    /// Why nothing of it may be used any more, if its source has taken it back: new connections
+    /// are refused.
+    pub gone: Option<String>,
+}
+
+impl Material {
+    /// The same where its source has taken back what is shown.
+    fn without_identity(&self, why: &str) -> Self {
+        Self {
+            key: None,
+            trust: self.trust.clone(),
+            own: self.own.clone(),
+            svid: None,
+            not_after: None,
+            source: self.source.clone(),
+            ends: self.ends.clone(),
+            gone: Some(why.to_owned()),
+        }
+    }
 }
 
 /// Keeps the material of one service up to date.
@@ -315,29 +334,58 @@ impl Keeper {
         }
     }
 
+    /// The source has given something, which is used if it can be.
+    fn given(&self, made: Result<Material, String>) {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(material) => {
+                if self.now.borrow().gone.is_some() {
+                    tracing::info!(target: "svid", source = material.source, "an SVID was given again and is used");
+                }
+                self.take(material);
+                *error = None;
+            }
+            Err(why) => {
+                if error.as_ref() != Some(&why) {
+                    tracing::warn!(target: "svid", error = why, "what the Workload API gave is not used");
+                }
+                *error = Some(why);
+            }
+        }
+    }
+
+    /// The source has taken back what it gave: new connections are refused until it gives again.
+    fn taken_back(&self, why: &str) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        let first = self.now.send_if_modified(|now| {
+            let first = now.gone.is_none();
+            if first {
+                *now = Arc::new(now.without_identity(why));
+            }
+            first
+        });
+        if first {
+            let source = &self.current().source;
+            tracing::warn!(target: "svid", source, error = why, "the SVID was taken back: new connections are refused");
+        }
+    }
+
     async fn follow_source(&self) {
         match (&self.config, &self.workload_api) {
             (MaterialConfig::WorkloadApi { endpoint, shown, .. }, Some(api)) => {
-                let mut seen = 0;
+                let (from, mut seen, mut bundles) = (endpoint.to_string(), 0, api.bundles());
                 loop {
-                    api.news(&mut seen).await;
-                    let made = api.default_svid().map_err(|e| e.to_string());
-                    let made = made.and_then(|svid| {
-                        of_svid(
-                            svid,
-                            &api.bundles().borrow().clone(),
-                            *shown,
-                            &endpoint.to_string(),
-                        )
-                    });
-                    let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-                    *error = match made {
-                        Ok(material) => {
-                            self.take(material);
-                            None
-                        }
-                        Err(why) => Some(why),
-                    };
+                    tokio::select! {
+                        () = api.news(&mut seen) => {}
+                        // Whom to believe no more is told before the SVIDs have settled.
+                        Ok(()) = bundles.changed() => {}
+                    }
+                    let trusted = bundles.borrow_and_update().clone();
+                    match api.default_svid() {
+                        Ok(svid) => self.given(of_svid(svid, &trusted, *shown, &from)),
+                        // There was one, and its failures leave it: it was taken back.
+                        Err(error) => self.taken_back(&error.to_string()),
+                    }
                 }
             }
             (config, _) => {

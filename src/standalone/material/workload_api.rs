@@ -40,5 +40,6 @@ pub(super) fn of_svid(
         not_after,
         source: format!("Workload API {from}"),
         ends: Ends::default(),
+        gone: None,
     })
 }

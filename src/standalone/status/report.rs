@@ -35,7 +35,8 @@ pub(super) fn report(
         })
         .collect();
     let backend_ok = faults.is_empty() && !services.is_empty();
-    let ok = backend_ok && matches!(phase, Phase::Listening | Phase::Reloading);
+    let shows = services.iter().all(|s| s.keeper.current().gone.is_none());
+    let ok = backend_ok && shows && matches!(phase, Phase::Listening | Phase::Reloading);
     let word = |ok: bool| if ok { "ok" } else { "critical" };
     let (listen, forward) = status.addresses(services);
     let mut all = Map::new();
@@ -100,6 +101,7 @@ fn of_one(service: &Service, backend: &Result<(), String>) -> Value {
             "spiffe_id": material.own.as_ref().and_then(|own| own.id.as_ref()).map(ToString::to_string),
             "source": material.source,
             "not_after": material.not_after.map(moment),
+            "taken_back": material.gone,
         },
         "last_reload_error": service.keeper.last_error(),
     })
