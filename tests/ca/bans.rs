@@ -244,3 +244,34 @@ async fn whoever_is_banned_is_told_no_more() {
     }
     assert!(end(aside).await.is_none(), "others are told");
 }
+
+#[tokio::test]
+async fn a_host_that_is_banned_no_more_comes_back_with_a_new_join_token() {
+    let server = CaServer::start(&[]);
+    let host = id("host/db1");
+    let file = server.file("token");
+    std::fs::write(&file, server.join_token(&host, "10m")).unwrap();
+    let client = Istiod::new(server.config(file.clone()));
+    fetch(&client, &host).await.unwrap();
+    let mut told = follow(&client);
+    server.ca(&["ban", host.as_str()]);
+    becomes(&mut told, &[&host]).await;
+    assert!(fetch(&client, &host).await.unwrap_err().is_ban());
+    server.ca(&["unban", host.as_str()]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Its SVID stays revoked, and its token has been used.
+    for _ in 0..2 {
+        let refused = fetch(&client, &host).await.unwrap_err().to_string();
+        let says = "the CA refuses this host's SVID (revoked or expired); a new join token is \
+                    made by `adit ca token create`";
+        assert!(refused.contains(says), "{refused}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let refused = fetch(&client, &host).await.unwrap_err().to_string();
+    assert!(refused.contains("a new join token is made by"), "{refused}");
+    std::fs::write(&file, server.join_token(&host, "10m")).unwrap();
+    fetch(&client, &host).await.unwrap();
+    fetch(&client, &host).await.unwrap();
+    let told = told.wait_for(|now| now.is_empty());
+    drop(tokio::time::timeout(Duration::from_secs(20), told).await.expect("told of the end"));
+}
