@@ -178,8 +178,12 @@ async fn a_caller_begins_to_watch_so_often() {
     let other = server.join_token(&id("host/db2"), "10m");
     watch(&server, Some(&other), None).await.unwrap();
     let svid = fetch(&server.client(&token), &host).await.unwrap();
-    let by_svid = watch(&server, None, Some(&svid)).await.map(drop).unwrap_err();
-    assert_eq!(by_svid.code(), Code::ResourceExhausted, "the same caller by its SVID");
+    // Another caller would have 40.
+    let mut by_svid = 0;
+    while by_svid < 30 && watch(&server, None, Some(&svid)).await.is_ok() {
+        by_svid += 1;
+    }
+    assert!(by_svid < 30, "the same caller by its SVID");
 }
 
 /// How a stream ends, if it does so soon; what it tells before is left out.
