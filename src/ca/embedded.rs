@@ -346,14 +346,15 @@ impl EmbeddedCa {
             );
         }
         let set: Arc<BundleSet> = Arc::new([new.bundle.clone()].into_iter().collect());
-        self.bundles.send_if_modified(|held| {
-            let changed = *held != set;
-            *held = set;
-            changed
-        });
+        // First, so that whoever sees a revocation sees the ban that it is of.
         self.banned.send_if_modified(|held| {
             let changed = *held != new.banned;
             *held = Arc::clone(&new.banned);
+            changed
+        });
+        self.bundles.send_if_modified(|held| {
+            let changed = *held != set;
+            *held = set;
             changed
         });
         self.turns.send_replace(());

@@ -25,6 +25,8 @@ const LONGEST: usize = 32 << 20;
 /// After a stream that told something, and the longest after failures.
 const AGAIN: Duration = Duration::from_secs(1);
 const FAILED: Duration = Duration::from_secs(60);
+/// After a refusal because of a ban, which may be lifted.
+const BANNED_AGAIN: Duration = Duration::from_secs(5);
 /// Until a server without the API is asked again.
 const UNKNOWN: Duration = Duration::from_secs(300);
 
@@ -121,6 +123,7 @@ impl Follower {
             wait = match &heard {
                 Ok(()) => AGAIN,
                 Err(status) if status.code() == Code::Unimplemented => UNKNOWN,
+                Err(status) if named(status).is_some() => BANNED_AGAIN,
                 Err(_) => (wait * 2).min(FAILED),
             };
             let joins = self.joined.any(&known.say.borrow()).is_some();
@@ -141,11 +144,17 @@ impl Follower {
             let bearer = credentials::bearer(&self.config).map_err(Status::unavailable)?;
             request.metadata_mut().insert("authorization", bearer);
         }
-        let channel = connect(&self.config, own);
+        let (channel, refused) = connect(&self.config, own.clone());
         let mut client = BansClient::new(channel).max_decoding_message_size(LONGEST);
-        let watched = client.watch(request).await.inspect_err(|status| {
+        let by_ban = |status: &Status| {
             if let Some(id) = named(status) {
                 known.change(|by| by.refused.extend([id]));
+            }
+        };
+        let watched = client.watch(request).await.inspect_err(|status| {
+            by_ban(status);
+            if let Some(own) = own.filter(|_| refused.seen()) {
+                self.joined.refused(&own);
             }
         });
         let mut stream = watched?.into_inner();
@@ -154,7 +163,10 @@ impl Follower {
             match stream.message().await {
                 Ok(Some(message)) => take(message, known)?,
                 Ok(None) => return Ok(()),
-                Err(_) if told => return Ok(()),
+                Err(status) if told => {
+                    by_ban(&status);
+                    return Ok(());
+                }
                 Err(status) => return Err(status),
             }
             told = true;

@@ -18,6 +18,8 @@ struct Held {
     id: SpiffeId,
     not_after: SystemTime,
     key: Arc<CertifiedKey>,
+    /// The CA takes it no more: only a token helps.
+    refused: bool,
 }
 
 /// The SVIDs that can renew themselves, by workload.
@@ -33,14 +35,14 @@ impl Joined {
     pub(super) fn of(&self, wanted: &Wanted) -> Option<Arc<CertifiedKey>> {
         let all = self.lock();
         let held = all.get(&wanted.uid)?;
-        let usable = held.id == wanted.id && held.not_after > SystemTime::now();
+        let usable = held.id == wanted.id && held.not_after > SystemTime::now() && !held.refused;
         usable.then(|| Arc::clone(&held.key))
     }
 
     /// What to show for the node itself: any that is valid, of nobody who is banned if it can be.
     pub(super) fn any(&self, banned: &BTreeSet<SpiffeId>) -> Option<Arc<CertifiedKey>> {
         let (all, now) = (self.lock(), SystemTime::now());
-        let valid = all.values().filter(|held| held.not_after > now);
+        let valid = all.values().filter(|held| held.not_after > now && !held.refused);
         valid.min_by_key(|held| banned.contains(&held.id)).map(|held| Arc::clone(&held.key))
     }
 
@@ -49,7 +51,7 @@ impl Joined {
         let der = PrivateKeyDer::Pkcs8(svid.key.pkcs8().into());
         let Ok(key) = any_supported_type(&der) else { return };
         let key = Arc::new(CertifiedKey::new(svid.chain.clone(), key));
-        let held = Held { id: wanted.id.clone(), not_after: svid.not_after, key };
+        let held = Held { id: wanted.id.clone(), not_after: svid.not_after, key, refused: false };
         let mut all = self.lock();
         let now = SystemTime::now();
         all.retain(|_, held| held.not_after > now);
@@ -59,6 +61,19 @@ impl Joined {
     /// The workload has left: so does its key.
     pub(super) fn gone(&self, uid: &str) {
         self.lock().remove(uid);
+    }
+
+    /// The CA does not take this one any more: the token counts again.
+    pub(super) fn refused(&self, key: &Arc<CertifiedKey>) {
+        for held in self.lock().values_mut().filter(|held| Arc::ptr_eq(&held.key, key)) {
+            held.refused = true;
+        }
+    }
+
+    /// Whether the one of this workload is such, or has expired, so that it waits for a token.
+    pub(super) fn is_refused(&self, wanted: &Wanted) -> bool {
+        let now = SystemTime::now();
+        self.lock().get(&wanted.uid).is_some_and(|held| held.refused || held.not_after <= now)
     }
 
     /// It is not taken any more: the token counts again.

@@ -10,6 +10,7 @@ mod credentials;
 mod joined;
 mod news;
 mod queue;
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use self::refused::{Heard, Refused};
 use super::{
     Source, SourceError, Urgency, Wanted,
     dial::{self, Server},
@@ -47,6 +49,10 @@ use crate::{
 const CALL: Duration = Duration::from_secs(10);
 /// The longest answer.
 const LONGEST: usize = 1 << 20;
+
+/// What a host that joined hears once its SVID does not serve any more, nor its token.
+const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); a new join token \
+                         is made by `adit ca token create`";
 
 /// Where istiod is, and what is shown to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,7 +101,7 @@ impl Istiod {
     #[must_use]
     pub fn new(config: IstiodConfig) -> Self {
         let channel =
-            Mutex::new(Line { channel: connect(&config, None), generation: 0, proven: false });
+            Mutex::new(Line { channel: connect(&config, None).0, generation: 0, proven: false });
         let (bundles, first) = watch::channel(Arc::default());
         let joined = Arc::default();
         let bans = bans::Bans::follow(&config, &joined, first);
@@ -158,8 +164,13 @@ impl Istiod {
         message: IstioCertificateRequest,
     ) -> Result<IstioCertificateResponse, SourceError> {
         let answer = timeout(CALL, async {
+            let own = self.joined.of(wanted);
             let (generation, proven, answer) = self.call_once(wanted, message.clone()).await?;
             match answer {
+                // Refused with the SVID that it had: the token counts again.
+                Err(_) if own.is_some() && self.joined.is_refused(wanted) => {
+                    self.call_once(wanted, message).await
+                }
                 // Broken since it last answered: that says nothing of the server now.
                 Err(status) if proven && is_broken(&status) => {
                     self.reconnect(generation);
@@ -194,7 +205,8 @@ impl Istiod {
             return Err(SourceError::Banned { source_name, id });
         }
         let joins = self.joined.of(wanted).is_some();
-        if status.code() == Code::Unauthenticated {
+        let waits = self.joined.is_refused(wanted);
+        if status.code() == Code::Unauthenticated && !waits {
             self.joined.forget(wanted);
         }
         Err(match status.code() {
@@ -205,7 +217,10 @@ impl Istiod {
             | Code::Unimplemented => SourceError::Refused {
                 source_name: self.name(),
                 id: wanted.id.clone(),
-                why: said_to(&status, joins),
+                why: match waits {
+                    true => format!("{NEW_TOKEN}: {}", said(&status)),
+                    false => said_to(&status, joins),
+                },
             },
             _ => self.unavailable(said(&status)),
         })
@@ -223,7 +238,11 @@ impl Istiod {
         let own = self.joined.of(wanted);
         if own.is_none() {
             let bearer = credentials::bearer(&self.config);
-            headers.insert("authorization", bearer.map_err(|e| self.unavailable(e))?);
+            let bearer = bearer.map_err(|e| match self.joined.is_refused(wanted) {
+                true => self.unavailable(format!("{NEW_TOKEN}: {e}")),
+                false => self.unavailable(e),
+            });
+            headers.insert("authorization", bearer?);
         }
         if let Some(cluster) = &self.config.cluster_id {
             let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
@@ -233,13 +252,16 @@ impl Istiod {
             let line = self.line();
             (line.channel.clone(), line.generation, line.proven)
         };
-        let channel = match own {
+        let (channel, refused) = match own.clone() {
             Some(own) => connect(&self.config, Some(own)),
-            None => channel,
+            None => (channel, Refused::default()),
         };
         let mut client =
             IstioCertificateServiceClient::new(channel).max_decoding_message_size(LONGEST);
         let answer = client.create_certificate(request).await;
+        if let Some(own) = own.filter(|_| answer.is_err() && refused.seen()) {
+            self.joined.refused(&own);
+        }
         Ok((generation, proven, answer.map(tonic::Response::into_inner)))
     }
 
@@ -256,7 +278,7 @@ impl Istiod {
     fn reconnect(&self, failed: u64) {
         let mut line = self.line();
         if line.generation == failed {
-            let channel = connect(&self.config, None);
+            let (channel, _) = connect(&self.config, None);
             *line = Line { channel, generation: failed + 1, proven: false };
         }
     }
@@ -303,16 +325,24 @@ impl Source for Istiod {
     }
 }
 
-fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> Channel {
+/// A connection once it is used, and whether the CA refuses `own` on it.
+fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
+    let refused = Refused::default();
+    let hears = refused.clone();
     let (server, roots) = (config.server.clone(), config.roots.clone());
     let endpoint = Endpoint::from_static("https://istiod")
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .origin(origin(&config.server));
-    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
-        async move { dial::dial(&server, &roots, b"h2", own).await.map(TokioIo::new) }
-    }))
+        let refused = hears.clone();
+        async move {
+            let stream = dial::dial(&server, &roots, b"h2", own).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(Heard { stream, refused }))
+        }
+    }));
+    (channel, refused)
 }
 
 /// Whether the connection failed, not the server.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, SpiffeId, SvidError, parse_leaf, verify_svid},
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, parse_leaf, verify_svid},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_server::IstioCertificateService,
@@ -131,6 +131,11 @@ impl CaService {
         self.rates().take_many(&format!("bans to {caller}"), cost, Instant::now())
     }
 
+    /// The CA's bundle, which has what is revoked as well.
+    pub(super) fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.ca.bundles()
+    }
+
     /// Who is banned, now and after each change.
     pub(super) fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
         self.ca.banned()
@@ -171,7 +176,7 @@ impl CaService {
     }
 
     /// A connection may outlive the SVID that it was made with: it is judged at each call.
-    fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
+    pub(super) fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
         let none = Refusal::NoCredentials(match self.attestors.svid {
             true => "neither a token nor an SVID",
             false => {
