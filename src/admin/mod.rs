@@ -143,7 +143,7 @@ impl Door {
             }
             Self::Unix(listener) => {
                 let socket = listener.accept().await?;
-                // Whoever came before the socket had its mode.
+                // A caller may have connected before the mode of the socket was set.
                 let ours = |uid: u32| uid == 0 || uid == nix::unistd::geteuid().as_raw();
                 if !socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
                     return Ok(None);

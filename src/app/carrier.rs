@@ -63,7 +63,7 @@ impl Carried {
 enum After {
     /// Traffic that they redirect is refused until a successor listens.
     Keep,
-    /// The same; and as no pod is expected in that namespace, nobody probes it either.
+    /// They stay, without the exception for probes: no pod is expected in that namespace.
     Shut,
     Remove,
 }

@@ -41,7 +41,7 @@ pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec
         faults.extend(told.faults.into_iter().map(placed));
         warnings.extend(told.warnings.into_iter().map(placed));
         let port = match &service.listen {
-            // A balancer's header says at which port somebody called, and so does a tunnel.
+            // Otherwise a PROXY header or the tunnel's request says which port was called.
             Address::Tcp { port, .. } if !service.proxy_in && service.hbone.is_none() => {
                 Some(*port)
             }
