@@ -214,8 +214,12 @@ handshakes() { # full handshakes of mutual TLS, one after the other; none is res
   local ca=$dir/eca before done_
   [ "${proxy%%-*}" != adit ] || ca=$dir/ca
   scripts/interop/svid.sh "$ca" spiffe://cluster.local/ns/bench/sa/pod1 $dir/caller 2> /dev/null
-  # adit would capture this call too; the peers here capture the applications' ports only.
-  [ "$ca" = $dir/eca ] || at 1 nft insert rule inet adit-nat adit-output tcp dport 15008 accept
+  # adit would capture this call, or drop it where it is not captured; the peers here capture the
+  # applications' ports only.
+  if [ "$ca" = $dir/ca ]; then
+    at 1 nft "insert rule inet adit-nat adit-output tcp dport 15008 accept
+      insert rule inet adit-filter adit-postrouting tcp dport 15008 accept"
+  fi
   before=$(cpu)
   done_=$(at 1 openssl s_time -connect 10.77.0.2:15008 -new -tls1_3 -cert $dir/caller.pem -key $dir/caller-key.pem \
     -CAfile "$ca/root.pem" -time "$seconds" 2> /dev/null | grep -oP '^[0-9]+(?= connections in .* real)')
