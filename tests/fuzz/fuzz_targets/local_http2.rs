@@ -1,5 +1,6 @@
 //! HTTP/2 of a local client of the Workload API, whose `:authority` is made one that `h2` takes:
-//! arbitrary bytes never panic, come out the same however they are cut, and barely grow.
+//! arbitrary bytes never panic, come out the same however they are cut, and grow by half
+//! at most (an empty authority, two octets, becomes one of one character).
 #![no_main]
 
 use std::{
@@ -59,5 +60,5 @@ fuzz_target!(|parts: Vec<&[u8]>| {
     let whole = [PREFACE, &parts.concat()].concat();
     let out = seen_by_h2(cut);
     assert_eq!(out, seen_by_h2([&whole[..]].into()));
-    assert!(out.len() <= whole.len() + whole.len() / 9);
+    assert!(out.len() <= whole.len() + whole.len() / 2, "{} from {}", out.len(), whole.len());
 });

@@ -1,0 +1,68 @@
+//! What breaks a rule for now: lines are struck here, and none is added.
+
+/// By the file of a circle that comes first.
+pub(crate) const CIRCLES: &[&str] = &[
+    "app::bench -> ",
+    "app::standalone -> ",
+    "ca::broker -> ",
+    "ca::embedded -> ",
+    "ca::federation::error -> ",
+    "ca::federation::serve -> ",
+    "ca::server::conn -> ",
+    "ca::svids -> ",
+    "ca::workload_api::server -> ",
+    "cli -> ",
+    "config::broker -> ",
+    "config::standalone -> ",
+    "config::stunnel -> ",
+    "identity::bundle -> ",
+    "identity::constraints -> ",
+    "identity::lint::authority -> ",
+    "node::inbound -> ",
+    "observe::conn::live -> ",
+    "standalone::acme -> ",
+    "standalone::admission -> ",
+    "standalone::material -> ",
+    "tls::handshake -> ",
+    "tunnel::client -> ",
+];
+
+pub(crate) const LONG_FILES: &[&str] = &[
+    "src/app/run.rs has",
+    "src/ca/istiod/mod.rs has",
+    "src/ca/workload_api/client.rs has",
+    "src/cli/standalone/common.rs has",
+    "src/config/mesh_file.rs has",
+    "src/observe/metrics.rs has",
+    "src/standalone/connection.rs has",
+    "src/standalone/hbone.rs has",
+    "src/standalone/material/mod.rs has",
+    "src/standalone/proxy_protocol.rs has",
+    "src/standalone/secured.rs has",
+    "src/standalone/service.rs has",
+    "src/sys/confine.rs has",
+    "src/tls/roots.rs has",
+    "src/tunnel/callers.rs has",
+];
+
+pub(crate) const LONG_FUNCTIONS: &[&str] = &[
+    "src/app/run.rs: `serve` has",
+    "src/app/standalone.rs: `serve` has",
+    "src/config/mesh_file.rs: `read` has",
+    "src/config/standalone/peers.rs: `material` has",
+    "src/config/standalone.rs: `service` has",
+    "src/config/stunnel/options.rs: `fate` has",
+    "src/config/stunnel/peers.rs: `peers` has",
+    "src/identity/lint/authority.rs: `signer` has",
+    "src/identity/verify.rs: `check_path` has",
+    "src/identity/words.rs: `chain_words` has",
+    "src/node/outbound.rs: `open` takes",
+    "src/observe/metrics.rs: `new` has",
+    "src/standalone/hbone.rs: `serve` has",
+    "src/standalone/rails.rs: `told` has",
+    "src/tunnel/http2/reader.rs: `next` has",
+    "src/tunnel/server.rs: `serve` has",
+    "src/tunnel/server.rs: `serve` takes",
+];
+
+pub(crate) const TEXT_ERRORS: &[&str] = &["src/tunnel/callers.rs:", "src/tunnel/server.rs:"];
