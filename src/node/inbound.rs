@@ -64,14 +64,16 @@ pub(super) async fn serve(
         Ok(caller) => caller,
         Err(why) => {
             server::turn_away(session, &node.tunnel);
-            return overloaded(why);
+            return overloaded(why.to_string());
         }
     };
     let own = Arc::clone(&proven);
     let tunnel = Tunnel { node: Arc::clone(&node), pod: Arc::clone(&pod), peer, local, proven };
     let tunnel = Arc::new(tunnel);
     let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
-    let serve = server::serve(session, peer.0, &node.tunnel, &caller, &streams, draining, handle);
+    let config = &node.tunnel;
+    let with = server::Service { peer: peer.0, config, caller: &caller, tasks: &streams, draining };
+    let serve = server::serve(session, with, handle);
     let served = tokio::select! {
         served = serve => served,
         () = own.ended() => return,

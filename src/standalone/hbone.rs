@@ -230,7 +230,7 @@ pub(super) async fn serve(
         Ok(taken) => taken,
         Err(why) => {
             server::turn_away(session, &tunnel);
-            return refused(CloseReason::Overloaded, why);
+            return refused(CloseReason::Overloaded, why.to_string());
         }
     };
     let handle = |incoming: Box<Incoming>| {
@@ -246,7 +246,9 @@ pub(super) async fn serve(
             finish(&service, conn, carried);
         }
     };
-    let serve = server::serve(session, peer, &tunnel, &taken, &streams, draining, handle);
+    let config = &tunnel;
+    let with = server::Service { peer, config, caller: &taken, tasks: &streams, draining };
+    let serve = server::serve(session, with, handle);
     let served = tokio::select! {
         served = serve => served,
         () = proven.ended() => return,

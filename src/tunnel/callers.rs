@@ -22,7 +22,7 @@ use std::{
     },
     task::Context,
     thread::ThreadId,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cut_off::{CutOff, MOST_KNOWN};
@@ -47,6 +47,29 @@ impl Default for CallerLimits {
     fn default() -> Self {
         Self { tunnels: 1_024, streams: 32_768, held: 128 << 20, new_tunnels: 1_000 }
     }
+}
+
+/// Why a tunnel of a caller, whose handshake is done, is closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CallerRefused {
+    /// It has flooded a tunnel before.
+    #[error("this caller was cut off for a flood, and is taken again in {} s", .left.as_secs_f64().ceil())]
+    CutOff {
+        /// Until it is taken again.
+        left: Duration,
+    },
+    /// [`CallerLimits::new_tunnels`].
+    #[error("this caller opens more than {per_second} tunnels a second")]
+    TooFast {
+        /// The limit.
+        per_second: u32,
+    },
+    /// [`CallerLimits::tunnels`].
+    #[error("this caller has {tunnels} tunnels to this pod open already")]
+    TooMany {
+        /// The limit.
+        tunnels: usize,
+    },
 }
 
 /// The callers of one pod.
@@ -127,23 +150,25 @@ impl Callers {
     ///
     /// # Errors
     /// Why it is closed instead.
-    pub fn enter(&self, id: &SpiffeId, from: IpAddr, now: Instant) -> Result<Caller, String> {
+    pub fn enter(
+        &self,
+        id: &SpiffeId,
+        from: IpAddr,
+        now: Instant,
+    ) -> Result<Caller, CallerRefused> {
         let CallerLimits { tunnels, new_tunnels, .. } = self.limits;
         let at = (id.clone(), source(from));
         let mut books = self.lock();
         if let Some(left) = books.cut_off.left(&at, now) {
-            let left = left.as_secs_f64().ceil();
-            return Err(format!(
-                "this caller was cut off for a flood, and is taken again in {left} s"
-            ));
+            return Err(CallerRefused::CutOff { left });
         }
         let (may, has) = books.may_open(id, new_tunnels, now);
         if !may {
-            return Err(format!("this caller opens more than {new_tunnels} tunnels a second"));
+            return Err(CallerRefused::TooFast { per_second: new_tunnels });
         }
         if has.tunnels.fetch_add(1, Relaxed) >= tunnels {
             has.tunnels.fetch_sub(1, Relaxed);
-            return Err(format!("this caller has {tunnels} tunnels to this pod open already"));
+            return Err(CallerRefused::TooMany { tunnels });
         }
         drop(books);
         Ok(Caller { callers: self.clone(), at, has })

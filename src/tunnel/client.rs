@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use super::{
     http2::{Limits, Role},
     proven::Proven,
     stream::TunnelStream,
+    usage::{StreamSlot, Usage},
 };
 use crate::tls::Session;
 
@@ -29,33 +30,6 @@ pub(super) struct TunnelClient {
     tunnel: Arc<Tunnel>,
     addr: SocketAddr,
     pub(super) proven: Arc<Proven>,
-}
-
-/// How much a tunnel is used; shared by the pool, the streams and the driver.
-#[derive(Debug, Default)]
-pub(super) struct Usage {
-    pub(super) streams: AtomicUsize,
-    /// It takes no new streams, and ends with its last.
-    pub(super) closed: AtomicBool,
-    /// How many tunnels to the same peer have no stream.
-    pub(super) unused: Arc<AtomicUsize>,
-}
-
-/// One stream's place in its tunnel, given back on drop.
-#[derive(Debug)]
-pub(super) struct StreamSlot(Arc<Usage>);
-
-impl StreamSlot {
-    pub(super) fn take(usage: &Arc<Usage>) -> Self {
-        usage.streams.fetch_add(1, Relaxed);
-        Self(Arc::clone(usage))
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
-    }
 }
 
 impl TunnelClient {
@@ -105,9 +79,12 @@ impl TunnelClient {
         let full = "the tunnel takes no more streams".to_owned();
         let opened =
             request.with_fields(|authority, fields| self.tunnel.open(authority, fields, first));
-        let stream = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
+        let (id, sent) = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
         let usage = Arc::clone(&slot.0);
-        let mut stream = stream.holding(slot);
+        let mut stream = TunnelStream::new(Arc::clone(&self.tunnel), id).holding(slot);
+        if !sent {
+            stream.hold(first);
+        }
         match timeout(config.response, stream.status()).await {
             Err(_) => {
                 usage.closed.store(true, Relaxed); // mute

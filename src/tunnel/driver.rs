@@ -17,7 +17,6 @@ use super::{
     http2::{Code, Limits, Request, Role},
     patience::{ANSWER, Next, Patience},
     record::RecordError,
-    stream::TunnelStream,
 };
 use crate::{relay::with_scratch, sys::sockets, tls::Session};
 
@@ -60,14 +59,14 @@ impl Tunnel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream; `None` if the tunnel takes no more. `first` goes with the request, if the
-    /// peer's window has room for all of it: one record carries both.
+    /// Opens a stream: its id, and whether `first` goes with the request, as it does if the peer's
+    /// window has room for all of it: one record carries both. `None` if the tunnel takes no more.
     pub(super) fn open(
-        self: &Arc<Self>,
+        &self,
         authority: &str,
         fields: &[(&str, &str)],
         first: &[u8],
-    ) -> Option<TunnelStream> {
+    ) -> Option<(u32, bool)> {
         let mut core = self.core();
         if core.over.is_some() {
             return None;
@@ -76,19 +75,14 @@ impl Tunnel {
         core.streams.insert(id, super::core::Stream::default());
         let sent = first.is_empty() || core.send(id, first).unwrap_or(false);
         core.wake_driver();
-        drop(core); // a stream that is dropped takes the lock
-        let mut stream = TunnelStream::new(Arc::clone(self), id);
-        if !sent {
-            stream.hold(first);
-        }
-        Some(stream)
+        Some((id, sent))
     }
 
-    /// The next request (server). Cancel safe; must be called for the tunnel to move.
+    /// The next request and its stream (server). Cancel safe; must be called for the tunnel to move.
     ///
     /// # Errors
     /// Why the tunnel is over.
-    pub(super) async fn next_request(self: &Arc<Self>) -> Result<(TunnelStream, Request), Over> {
+    pub(super) async fn next_request(&self) -> Result<(u32, Request), Over> {
         poll_fn(|cx| {
             // Those that wait go before more is read.
             let mut next = self.core().incoming.pop_front();
@@ -98,9 +92,7 @@ impl Tunnel {
                 next = self.core().incoming.pop_front();
             }
             match next {
-                Some((id, request)) => {
-                    Poll::Ready(Ok((TunnelStream::new(Arc::clone(self), id), request)))
-                }
+                Some(next) => Poll::Ready(Ok(next)),
                 None => over.map(Err),
             }
         })

@@ -33,12 +33,13 @@ pub mod record;
 pub mod server;
 pub mod stream;
 mod turns;
+mod usage;
 
 use std::time::Duration;
 
 use http2::Limits;
 
-pub use callers::{Caller, CallerLimits, Callers};
+pub use callers::{Caller, CallerLimits, CallerRefused, Callers};
 pub use error::ConnectError;
 pub use pool::{Hop, Own, Pool};
 pub use proven::{Condemned, LiveTunnels, PeerExpiry, Proven, Trust};

@@ -24,9 +24,10 @@ use choice::{Entry, Rank, State, Tunnels};
 
 use super::{
     ConnectError, LiveTunnels, Proven, TunnelConfig,
-    client::{StreamSlot, TunnelClient, Usage, drive},
+    client::{TunnelClient, drive},
     connect::ConnectRequest,
     stream::TunnelStream,
+    usage::{StreamSlot, Usage},
 };
 use crate::{
     identity::{BundleSet, SpiffeId, X509Svid},

@@ -100,6 +100,43 @@ pub struct Broken {
     pub streams: usize,
 }
 
+/// What a tunnel is served with.
+pub struct Service<'a> {
+    /// Where its caller is.
+    pub peer: SocketAddr,
+    /// Limits and deadlines.
+    pub config: &'a TunnelConfig,
+    /// Whose it is.
+    pub caller: &'a Caller,
+    /// Own the streams.
+    pub tasks: &'a Tasks,
+    /// Fires when no more streams are to be taken.
+    pub draining: CancellationToken,
+}
+
+impl Service<'_> {
+    fn broken(&self, why: impl std::fmt::Display, streams: usize) -> Broken {
+        Broken { why: format!("{}: {why}", self.peer), streams }
+    }
+
+    /// How the tunnel ended, after so many streams; one that floods is cut off for a while.
+    fn ended(&self, over: &Over, streams: usize) -> Result<(), Broken> {
+        if matches!(over, Over::Http2(failure) if failure.code == Code::ENHANCE_YOUR_CALM) {
+            self.caller.cut_off(std::time::Instant::now());
+        }
+        if is_orderly(over) { Ok(()) } else { Err(self.broken(over, streams)) }
+    }
+
+    /// With its place among those of its caller, if there is one.
+    fn incoming(&self, stream: TunnelStream, request: Request) -> Box<Incoming> {
+        let (stream, too_much) = match self.caller.stream() {
+            Ok(place) => (stream.of(place), None),
+            Err(why) => (stream, Some(why)),
+        };
+        Box::new(Incoming { request, stream, too_much })
+    }
+}
+
 /// Serves one tunnel until the peer ends it, falls silent, or `draining` fires and its
 /// streams have ended (GOAWAY first, RFC 9113 §6.8). A caller whose SVID runs out soon is told
 /// to go while there is time to dial anew; what it has open goes on. A caller that floods is cut
@@ -107,109 +144,64 @@ pub struct Broken {
 ///
 /// # Errors
 /// What broke the tunnel; streams in flight have then been reset.
-pub async fn serve<H, F>(
-    session: Session,
-    peer: SocketAddr,
-    config: &TunnelConfig,
-    caller: &Caller,
-    tasks: &Tasks,
-    draining: CancellationToken,
-    handle: H,
-) -> Result<(), Broken>
+pub async fn serve<H, F>(session: Session, with: Service<'_>, handle: H) -> Result<(), Broken>
 where
     H: Fn(Box<Incoming>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let until = Until::new(SystemTime::now(), session.peer.end());
-    let broken = |why: String, streams| Broken { why: format!("{peer}: {why}"), streams };
-    let ended = |over: &Over, streams| {
-        if matches!(over, Over::Http2(failure) if failure.code == Code::ENHANCE_YOUR_CALM) {
-            caller.cut_off(std::time::Instant::now());
-        }
-        orderly(over).map_err(|why| broken(why, streams))
-    };
-    let tunnel = match Tunnel::new(Role::Server, config.limits, session, Some(caller.share())) {
+    let mut farewell = Farewell::new(Until::new(SystemTime::now(), session.peer.end()));
+    let config = with.config;
+    let share = Some(with.caller.share());
+    let tunnel = match Tunnel::new(Role::Server, config.limits, session, share) {
         Ok(tunnel) => tunnel,
-        Err(over) => return ended(&over, 0),
+        Err(over) => return with.ended(&over, 0),
     };
     let _ends = Driven(Arc::clone(&tunnel));
     match timeout(config.http2, tunnel.settings()).await {
         Ok(Ok(())) => {}
-        Ok(Err(over)) => return ended(&over, 0),
+        Ok(Err(over)) => return with.ended(&over, 0),
         Err(_) => {
             let why = format!("no HTTP/2 preface in {:?}", config.http2);
             tunnel.end(Over::Silent(why.clone()));
-            return Err(broken(why, 0));
+            return Err(with.broken(why, 0));
         }
     }
     let mut streams = 0;
-    let mut leaving = Leaving::No;
-    let mut drained = false;
     let mut silence = std::pin::pin!(tunnel.silence());
-    let mut look = std::pin::pin!(sleep(until.next_look(SystemTime::now())));
-    let mut pause = LAST_CALL;
-    let mut used = Instant::now();
+    let mut look = std::pin::pin!(sleep(farewell.until.next_look(SystemTime::now())));
     loop {
         let now = tokio::select! {
             request = tunnel.next_request() => match request {
-                Err(over) => return ended(&over, streams),
-                Ok((stream, request)) => {
+                Err(over) => return with.ended(&over, streams),
+                Ok((id, request)) => {
                     streams += 1;
-                    let (stream, too_much) = match caller.stream() {
-                        Ok(place) => (stream.of(place), None),
-                        Err(why) => (stream, Some(why)),
-                    };
-                    tasks.spawn(handle(Box::new(Incoming { request, stream, too_much })));
+                    let stream = TunnelStream::new(Arc::clone(&tunnel), id);
+                    with.tasks.spawn(handle(with.incoming(stream, request)));
                     if streams % IN_A_ROW == 0 {
                         tokio::task::yield_now().await;
                     }
-                    // The clock may have been set, and the look be late.
-                    leaving == Leaving::No && until.is_over(SystemTime::now())
+                    farewell.is_overdue()
                 }
             },
-            () = draining.cancelled(), if !drained => {
-                drained = true;
-                pause = LAST_CALL;
+            () = with.draining.cancelled(), if !farewell.drained => {
+                farewell.drain();
                 true
             }
             () = &mut look => true,
             over = &mut silence => {
-                let why = over.to_string();
+                let broken = with.broken(&over, streams);
                 tunnel.end(over);
-                return Err(broken(why, streams));
+                return Err(broken);
             }
         };
         if !now {
             continue;
         }
-        let empty = tunnel.core().http2.open_streams() == 0;
-        let goes = drained || until.is_over(SystemTime::now());
-        match leaving {
-            Leaving::No if !(goes || empty && used.elapsed() >= IDLE) => {
-                if !empty {
-                    used = Instant::now();
-                }
-                look.as_mut().reset(Instant::now() + until.next_look(SystemTime::now()));
-                continue;
-            }
-            Leaving::No => {
-                leaving = Leaving::Announced(Instant::now());
-                tunnel.leave(true);
-            }
-            Leaving::Announced(at) if at.elapsed() >= LAST_CALL => {
-                leaving = Leaving::Last;
-                tunnel.leave(false);
-            }
-            Leaving::Last if empty => {
-                tunnel.close(FLUSH).await;
-                return Ok(());
-            }
-            Leaving::Announced(_) | Leaving::Last => {}
-        }
-        look.as_mut().reset(Instant::now() + pause);
-        if leaving == Leaving::Last {
-            pause = (pause * 2).min(LONGEST_PAUSE); // its last stream may live for weeks
-        }
+        let Some(again) = farewell.step(&tunnel) else {
+            tunnel.close(FLUSH).await;
+            return Ok(());
+        };
+        look.as_mut().reset(Instant::now() + again);
     }
 }
 
@@ -251,6 +243,64 @@ enum Leaving {
     Last,
 }
 
+/// When a tunnel takes its leave, and how.
+struct Farewell {
+    until: Until,
+    leaving: Leaving,
+    /// Whether it goes whatever its caller's SVID says.
+    drained: bool,
+    pause: Duration,
+    /// When a stream was seen last.
+    used: Instant,
+}
+
+impl Farewell {
+    fn new(until: Until) -> Self {
+        let (leaving, used) = (Leaving::No, Instant::now());
+        Self { until, leaving, drained: false, pause: LAST_CALL, used }
+    }
+
+    fn drain(&mut self) {
+        self.drained = true;
+        self.pause = LAST_CALL;
+    }
+
+    /// The clock may have been set, and the look be late.
+    fn is_overdue(&self) -> bool {
+        self.leaving == Leaving::No && self.until.is_over(SystemTime::now())
+    }
+
+    /// Goes a step further if it is time: when to look again, or `None` if the tunnel is to be
+    /// closed.
+    fn step(&mut self, tunnel: &Tunnel) -> Option<Duration> {
+        let empty = tunnel.core().http2.open_streams() == 0;
+        let goes = self.drained || self.until.is_over(SystemTime::now());
+        match self.leaving {
+            Leaving::No if !(goes || empty && self.used.elapsed() >= IDLE) => {
+                if !empty {
+                    self.used = Instant::now();
+                }
+                return Some(self.until.next_look(SystemTime::now()));
+            }
+            Leaving::No => {
+                self.leaving = Leaving::Announced(Instant::now());
+                tunnel.leave(true);
+            }
+            Leaving::Announced(at) if at.elapsed() >= LAST_CALL => {
+                self.leaving = Leaving::Last;
+                tunnel.leave(false);
+            }
+            Leaving::Last if empty => return None,
+            Leaving::Announced(_) | Leaving::Last => {}
+        }
+        let pause = self.pause;
+        if self.leaving == Leaving::Last {
+            self.pause = (pause * 2).min(LONGEST_PAUSE); // its last stream may live for weeks
+        }
+        Some(pause)
+    }
+}
+
 /// How long before its caller's SVID runs out a tunnel is told to go: a renewed one has been
 /// there since half of its time.
 const AHEAD: Duration = Duration::from_secs(60);
@@ -264,12 +314,11 @@ const LAST_CALL: Duration = Duration::from_millis(50);
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// Whether a tunnel ended as tunnels do: the peer left, in order or not.
-fn orderly(over: &Over) -> Result<(), String> {
-    match over {
-        Over::Closed | Over::GoAway(_) | Over::Io(_) => Ok(()),
-        Over::Record(RecordError::Truncated) => Ok(()),
-        over => Err(over.to_string()),
-    }
+fn is_orderly(over: &Over) -> bool {
+    matches!(
+        over,
+        Over::Closed | Over::GoAway(_) | Over::Io(_) | Over::Record(RecordError::Truncated)
+    )
 }
 
 #[cfg(test)]

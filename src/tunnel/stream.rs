@@ -15,11 +15,11 @@ use std::{
 use super::{
     buffers,
     callers::StreamPlace,
-    client::StreamSlot,
     core::{Core, Outlet, Over, Stream},
     driver::Tunnel,
     http2::Code,
     record::MOST_READ,
+    usage::StreamSlot,
 };
 use crate::{
     lifecycle::behind_others,

@@ -24,7 +24,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "standalone::admission -> ",
     "standalone::material -> ",
     "tls::handshake -> ",
-    "tunnel::client -> ",
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
@@ -42,7 +41,6 @@ pub(crate) const LONG_FILES: &[&str] = &[
     "src/standalone/service.rs has",
     "src/sys/confine.rs has",
     "src/tls/roots.rs has",
-    "src/tunnel/callers.rs has",
 ];
 
 pub(crate) const LONG_FUNCTIONS: &[&str] = &[
@@ -60,9 +58,6 @@ pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/observe/metrics.rs: `new` has",
     "src/standalone/hbone.rs: `serve` has",
     "src/standalone/rails.rs: `told` has",
-    "src/tunnel/http2/reader.rs: `next` has",
-    "src/tunnel/server.rs: `serve` has",
-    "src/tunnel/server.rs: `serve` takes",
 ];
 
-pub(crate) const TEXT_ERRORS: &[&str] = &["src/tunnel/callers.rs:", "src/tunnel/server.rs:"];
+pub(crate) const TEXT_ERRORS: &[&str] = &[];

@@ -13,7 +13,7 @@ use adit::{
     tls::Acceptor,
     tunnel::{
         TunnelConfig,
-        server::{Incoming, serve},
+        server::{Incoming, Service, serve},
     },
 };
 use bytes::Bytes;
@@ -60,7 +60,12 @@ async fn far(tcp: TcpStream, tasks: Tasks) {
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
     let who = crate::tunnel::caller(&session, peer);
-    let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
+    let _ = serve(
+        session,
+        Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+        handle,
+    )
+    .await;
 }
 
 struct Caller {

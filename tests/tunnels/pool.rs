@@ -14,7 +14,7 @@ use adit::{
     tunnel::{
         ConnectError, Hop, Own, Pool, TunnelConfig,
         connect::ConnectRequest,
-        server::{Incoming, serve},
+        server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
 };
@@ -210,7 +210,12 @@ async fn adit(tcp: TcpStream, tasks: Tasks, own: Own) {
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
     let who = caller(&session, peer);
-    let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
+    let _ = serve(
+        session,
+        Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+        handle,
+    )
+    .await;
 }
 
 /// The peer's lasts for three seconds and is never renewed.
@@ -250,7 +255,12 @@ fn renewed() {
                 };
                 let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
                 let who = caller(&session, peer);
-                let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
+                let _ = serve(
+                    session,
+                    Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+                    handle,
+                )
+                .await;
             }
         })
         .await;

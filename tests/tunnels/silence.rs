@@ -15,7 +15,7 @@ use adit::{
     tunnel::{
         TunnelConfig,
         connect::ConnectRequest,
-        server::{Incoming, serve},
+        server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
 };
@@ -96,7 +96,12 @@ async fn idle(tasks: &Tasks) -> Ends {
         let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
         let session = session.unwrap();
         let who = crate::tunnel::caller(&session, peer);
-        let _ = serve(session, peer, &config, &who, &streams, draining, handle).await;
+        let _ = serve(
+            session,
+            Service { peer, config: &config, caller: &who, tasks: &streams, draining },
+            handle,
+        )
+        .await;
         let _ = say.send(());
     });
     let (pool, hop) = pool_to(way(to, tasks, Arc::clone(&frozen)).await, tasks);

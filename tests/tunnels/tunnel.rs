@@ -16,7 +16,7 @@ use adit::{
     tunnel::{
         Caller, Callers, Hop, Own, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
-        server::{Incoming, serve},
+        server::{Incoming, Service, serve},
     },
 };
 use bytes::Bytes;
@@ -234,7 +234,12 @@ async fn adit_server(listener: TcpListener, tasks: Tasks, (meters, taken): (Mete
             let draining = CancellationToken::new();
             let config = TunnelConfig::default();
             let who = callers.enter(&session.peer.id, peer.ip(), Instant::now()).unwrap();
-            let _ = serve(session, peer, &config, &who, &tasks, draining, handle).await;
+            let _ = serve(
+                session,
+                Service { peer, config: &config, caller: &who, tasks: &tasks, draining },
+                handle,
+            )
+            .await;
         });
     }
 }
@@ -385,7 +390,12 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
         let config = TunnelConfig::default();
         let session = session.unwrap();
         let who = caller(&session, peer);
-        let _ = serve(session, peer, &config, &who, &tasks, stop, handle).await;
+        let _ = serve(
+            session,
+            Service { peer, config: &config, caller: &who, tasks: &tasks, draining: stop },
+            handle,
+        )
+        .await;
     });
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(32 * 1024).unwrap();

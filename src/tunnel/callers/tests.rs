@@ -1,7 +1,5 @@
 //! Callers, with time that comes in.
 
-use std::time::Duration;
-
 use super::{cut_off::FORGIVEN, *};
 
 fn id(name: &str) -> SpiffeId {
@@ -23,7 +21,8 @@ fn a_caller_has_so_much_over_all_its_tunnels() {
     let now = Instant::now();
     let tunnels = [HERE, THERE].map(|from| callers.enter(&id("web"), from, now).unwrap());
     let why = callers.enter(&id("web"), HERE, now).unwrap_err();
-    assert_eq!(why, "this caller has 2 tunnels to this pod open already");
+    assert_eq!(why, CallerRefused::TooMany { tunnels: 2 });
+    assert_eq!(why.to_string(), "this caller has 2 tunnels to this pod open already");
     let other = callers.enter(&id("cart"), HERE, now).unwrap();
     let places: Vec<_> = [0, 1, 0].map(|n| tunnels[n].stream().unwrap()).into();
     assert!(tunnels[1].stream().unwrap_err().contains("too many streams"));
@@ -67,7 +66,7 @@ fn who_floods_waits_longer_each_time_and_is_forgiven() {
     now += FORGIVEN;
     web.cut_off(now);
     let why = callers.enter(&id("web"), HERE, now).unwrap_err();
-    assert_eq!(why, "this caller was cut off for a flood, and is taken again in 1 s");
+    assert_eq!(why.to_string(), "this caller was cut off for a flood, and is taken again in 1 s");
     assert!(callers.enter(&id("web"), HERE, now + second).is_ok());
 }
 

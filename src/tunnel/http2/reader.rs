@@ -70,12 +70,7 @@ impl Reader {
             let rest = &input[used..];
             match &mut self.state {
                 State::Preface(have) => {
-                    let n = rest.len().min(PREFACE.len() - *have);
-                    if rest[..n] != PREFACE[*have..*have + n] {
-                        return Err(Failure::protocol("not an HTTP/2 preface"));
-                    }
-                    *have += n;
-                    used += n;
+                    used += preface(have, rest)?;
                     if *have < PREFACE.len() {
                         return Ok((used, Piece::Partial));
                     }
@@ -186,4 +181,14 @@ impl Reader {
         };
         Ok(())
     }
+}
+
+/// Takes of the preface what has come.
+fn preface(have: &mut usize, rest: &[u8]) -> Result<usize, Failure> {
+    let n = rest.len().min(PREFACE.len() - *have);
+    if rest[..n] != PREFACE[*have..*have + n] {
+        return Err(Failure::protocol("not an HTTP/2 preface"));
+    }
+    *have += n;
+    Ok(n)
 }

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tunnel::{
     ConnectError,
-    client::{StreamSlot, TunnelClient, Usage},
+    client::TunnelClient,
+    usage::{StreamSlot, Usage},
 };
 
 #[derive(Clone)]
