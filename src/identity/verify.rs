@@ -15,12 +15,10 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
     BundleSet, PublicKey, SpiffeId, SvidError, constraints,
+    svid_error::{KEYS, MAX_CHAIN},
     words::{chain_words, moment},
-    x509::{KEYS, Leaf, parse_leaf},
+    x509::{Leaf, parse_leaf},
 };
-
-/// The longest chain that is looked at, leaf included.
-pub(super) const MAX_CHAIN: usize = 8;
 
 /// What the peer's certificate is used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

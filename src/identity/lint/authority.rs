@@ -3,7 +3,7 @@
 use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Given, Report, shown};
+use super::{Given, Report, public_key::public_key, shown};
 use crate::identity::{PublicKey, SpiffeId, constraints, verify::check_signer, x509::uris};
 
 /// Judges an authority of a trust domain by itself.
@@ -82,7 +82,7 @@ pub(super) fn signer(
         report.fail(&rule("readable"), "RFC 5280 §4.2", "an extension is broken", "encode it anew");
     }
 
-    super::x509::key(report, &rule("public key"), &cert, insist);
+    public_key(report, &rule("public key"), &cert, insist);
 
     let critical = |critical: Option<bool>| match critical {
         Some(true) => Ok("critical".to_owned()),
