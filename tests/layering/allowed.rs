@@ -6,8 +6,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "app::standalone -> ",
     "ca::broker -> ",
     "ca::embedded -> ",
-    "ca::federation::error -> ",
-    "ca::federation::serve -> ",
     "ca::server::conn -> ",
     "ca::svids -> ",
     "ca::workload_api::server -> ",
