@@ -28,13 +28,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use conn::Peer;
 pub use csr::CsrError;
 pub use https::Endpoint;
 pub use join::{JoinError, JoinTokens};
 pub use keys::KeysFrom;
 pub use refusal::Refusal;
 pub use review::{PATH as TOKEN_REVIEWS, Review};
-pub use tls::Peer;
 pub use token::{Expected, TokenError};
 
 use super::EmbeddedCa;

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, RwLock},
     time::{Duration, SystemTime},
 };
@@ -24,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Metrics, Refusal,
-    conn::{Conn, Stay},
+    conn::{Conn, Peer, Stay},
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
@@ -45,17 +44,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const OWN: Duration = Duration::from_secs(24 * 3600);
 /// How soon after another at least.
 const SOONEST: Duration = Duration::from_secs(10);
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// From where.
-    pub addr: SocketAddr,
-    /// The chain it showed in the handshake, leaf first.
-    pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
-    /// For how long it may be here.
-    pub(super) stay: Arc<Stay>,
-}
 
 /// The server's own certificate, which can be replaced.
 #[derive(Debug)]
