@@ -7,6 +7,7 @@
 
 mod follow;
 mod renewal;
+mod state;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,33 +23,14 @@ use tokio::sync::{Notify, watch};
 
 pub use follow::Following;
 use renewal::Renewal;
+use state::{Held, validity};
 
-use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted, rotation::Validity};
+use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::{Tasks, watch_clock},
     observe::metrics::Metrics,
 };
-
-/// What is held of one identity.
-#[derive(Clone, Debug, Default)]
-struct Held {
-    svid: Option<Arc<X509Svid>>,
-    error: Option<Arc<SourceError>>,
-    next: Option<SystemTime>,
-    /// When `svid` was obtained.
-    obtained: Option<SystemTime>,
-}
-
-impl Held {
-    fn valid(&self) -> Option<&Arc<X509Svid>> {
-        self.svid.as_ref().filter(|svid| validity(svid).covers(SystemTime::now()))
-    }
-}
-
-fn validity(svid: &X509Svid) -> Validity {
-    Validity { from: svid.not_before, until: svid.not_after }
-}
 
 struct Entry {
     id: SpiffeId,

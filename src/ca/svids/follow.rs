@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Held, Svids};
+use super::{Svids, state::Held};
 use crate::{
     ca::{SourceError, Wanted},
     identity::{BundleSet, X509Svid},

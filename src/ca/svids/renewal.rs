@@ -7,7 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Held, validity};
+use super::state::{Held, validity};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, rotation::Rotation},
     identity::{SpiffeId, X509Svid, length},
