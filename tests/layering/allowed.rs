@@ -6,7 +6,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "app::standalone -> ",
     "ca::broker -> ",
     "ca::embedded -> ",
-    "ca::workload_api::server -> ",
     "cli -> ",
     "config::broker -> ",
     "config::standalone -> ",
