@@ -11,6 +11,7 @@
 
 mod answers;
 mod client;
+mod config;
 mod endpoint;
 mod follower;
 mod own;
@@ -25,6 +26,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, watch};
 
+pub use config::BrokerConfig;
 pub use endpoint::{BrokerEndpoint, InvalidBrokerEndpoint, SOCKET_VARIABLE};
 
 use self::{
@@ -36,23 +38,12 @@ use self::{
 use super::{
     CarriedAs, Source, SourceError, Urgency, Wanted,
     pushed::{Meaning, Pushed},
-    workload_api::{Endpoint, client::Client as WorkloadApi},
+    workload_api::client::Client as WorkloadApi,
 };
 use crate::{
-    identity::{BundleSet, SpiffeId, X509Svid},
+    identity::{BundleSet, X509Svid},
     lifecycle::Tasks,
 };
-
-/// Which provider, and who adit is to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BrokerConfig {
-    /// Where the Broker API is served.
-    pub socket: BrokerEndpoint,
-    /// Where adit gets its own SVID.
-    pub workload_api: Endpoint,
-    /// Who must serve it.
-    pub provider_id: SpiffeId,
-}
 
 /// The source.
 pub struct Broker {

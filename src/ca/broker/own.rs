@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{BrokerConfig, BrokerEndpoint};
+use super::{config::BrokerConfig, endpoint::BrokerEndpoint};
 use crate::{
     ca::{
         federation::verifier,
