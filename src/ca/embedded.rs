@@ -7,6 +7,7 @@ mod directory;
 mod error;
 mod issued;
 mod keeping;
+mod last_fetch;
 mod leaf;
 mod loaded;
 mod names;
@@ -43,9 +44,9 @@ pub use self::{
 use self::{
     issued::Issued,
     keeping::Signs,
+    last_fetch::Given,
     loaded::Loaded,
     signer::seconds,
-    source::Given,
     state::State,
     store::{Lock, Store},
 };
@@ -57,13 +58,6 @@ use crate::{
     lifecycle::Tasks,
 };
 
-/// The first authority of a directory, also of one that an older adit made.
-const ROOT: &str = "root.pem";
-const KEY: &str = "root-key.pem";
-/// Clocks of peers may be this much behind.
-const BACKDATE: Duration = Duration::from_secs(10);
-/// How often peers elsewhere should look for a newer bundle (`spiffe_refresh_hint`).
-const REFRESH_HINT: Duration = Duration::from_secs(60);
 /// How long a JWT-SVID serves: nobody can take one back.
 const JWT_LIFETIME: Duration = Duration::from_secs(300);
 /// How often a running process looks into the directory.

@@ -4,7 +4,6 @@
 pub(crate) const CIRCLES: &[&str] = &[
     "app::bench -> ",
     "app::standalone -> ",
-    "ca::embedded -> ",
     "cli -> ",
     "config::broker -> ",
     "config::standalone -> ",

@@ -10,13 +10,12 @@ use std::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    ROOT,
     error::CaError,
     issued,
-    keeping::{self, Signs},
-    signer::{create_jwt, create_x509, domain_of, read_certificate, seconds},
+    keeping::{self, Signs, prepare},
+    signer::{domain_of, read_certificate, seconds},
     state::{Authority, Kind, Revoked, State, Status, StepError},
-    store::{Lock, STATE, Store},
+    store::{Lock, ROOT, STATE, Store},
 };
 use crate::identity::{SpiffeId, TrustDomain};
 
@@ -263,23 +262,6 @@ impl CaDirectory {
     fn finish(&self, lock: &Lock, before: State, state: State) -> Result<(), CaError> {
         keeping::write(&self.store, lock, &self.trust_domain, &before, state)
     }
-}
-
-/// Makes an authority's files and publishes it in `state`.
-pub(super) fn prepare(
-    store: &Store,
-    state: &mut State,
-    kind: Kind,
-    trust_domain: &TrustDomain,
-) -> Result<String, CaError> {
-    state.may_prepare(kind)?;
-    let authority = match kind {
-        Kind::X509 => create_x509(store, trust_domain, None, Status::Prepared)?,
-        Kind::Jwt => create_jwt(store, Status::Prepared)?,
-    };
-    let id = authority.id.clone();
-    state.publish(kind, authority);
-    Ok(id)
 }
 
 /// The trust domain that the root of a directory without a state names.

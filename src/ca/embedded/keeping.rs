@@ -5,14 +5,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    KEY, ROOT, crl,
-    directory::prepare,
+    crl,
     error::CaError,
     plan::{self, Due},
     published,
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
     state::{Kind, State, Status},
-    store::{Lock, STATE, Store},
+    store::{KEY, Lock, ROOT, STATE, Store},
     upstream::{Found, Upstream},
 };
 use crate::identity::TrustDomain;
@@ -107,6 +106,23 @@ pub(super) fn keep(
         }
     }
     write_with(store, lock, trust_domain, &before, state, found)
+}
+
+/// Makes an authority's files and publishes it in `state`.
+pub(super) fn prepare(
+    store: &Store,
+    state: &mut State,
+    kind: Kind,
+    trust_domain: &TrustDomain,
+) -> Result<String, CaError> {
+    state.may_prepare(kind)?;
+    let authority = match kind {
+        Kind::X509 => create_x509(store, trust_domain, None, Status::Prepared)?,
+        Kind::Jwt => create_jwt(store, Status::Prepared)?,
+    };
+    let id = authority.id.clone();
+    state.publish(kind, authority);
+    Ok(id)
 }
 
 /// Writes a changed state, and the CRLs if they are behind it.

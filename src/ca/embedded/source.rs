@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use super::{EmbeddedCa, loaded::Loaded};
+use super::{EmbeddedCa, last_fetch::Given, loaded::Loaded};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted},
     identity::{BundleSet, SpiffeId, X509Svid},
@@ -20,14 +20,6 @@ use crate::{
 const REFUSED: Duration = Duration::from_secs(86_400);
 /// More than a node carries.
 const MOST: usize = 100_000;
-
-/// How things stood when a workload last asked.
-pub(super) struct Given {
-    /// The authority that was active.
-    under: Arc<str>,
-    banned: bool,
-    until: SystemTime,
-}
 
 impl EmbeddedCa {
     fn note(&self, wanted: &Wanted, loaded: &Loaded, until: Option<SystemTime>) {
