@@ -19,8 +19,6 @@ pub(crate) const CIRCLES: &[&str] = &[
 
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/app/run.rs has",
-    "src/ca/istiod/mod.rs has",
-    "src/ca/workload_api/client.rs has",
     "src/cli/standalone/common.rs has",
     "src/config/mesh_file.rs has",
     "src/observe/metrics.rs has",

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Request, Status};
 
-use super::{IstiodConfig, connect, credentials, joined::Joined, said_to};
+use super::{channel::connect, config::IstiodConfig, credentials, joined::Joined, status::said_to};
 use crate::{
     identity::{BundleSet, SpiffeId},
     lifecycle::Tasks,
