@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 pub use follow::Following;
 use renewal::Renewal;
-use state::{Held, validity};
+use state::{SvidState, validity};
 
 use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted};
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 
 struct Entry {
     id: SpiffeId,
-    held: watch::Receiver<Held>,
+    held: watch::Receiver<SvidState>,
     hurry: Arc<Notify>,
     /// A connection was refused for want of it.
     demand: Arc<Notify>,
@@ -169,7 +169,7 @@ impl Svids {
         if let Some(old) = entries.remove(uid) {
             self.end(uid, &old, &entries);
         }
-        let (say, held) = watch::channel(Held::default());
+        let (say, held) = watch::channel(SvidState::default());
         let (hurry, demand) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let tasks = self.tasks.child();
         let renewal = Renewal {
@@ -227,7 +227,7 @@ impl Svids {
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
         let (mut held, hurry, demand) = found.ok_or_else(gone)?;
         match &*held.borrow() {
-            Held { svid: None, .. } => self.source.urge(uid),
+            SvidState { svid: None, .. } => self.source.urge(uid),
             // The clock was set a moment ago.
             h if h.valid().is_none() && h.error.is_none() => hurry.notify_one(),
             _ => {}
@@ -262,7 +262,7 @@ impl Svids {
     }
 }
 
-fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
+fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &SvidState) -> SvidStatus {
     let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
     let svid = held.svid.as_ref();
     let state = match (held.valid(), &held.error) {

@@ -9,7 +9,7 @@ use crate::{
 
 /// What is held of one identity.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct SvidState {
     pub(super) svid: Option<Arc<X509Svid>>,
     pub(super) error: Option<Arc<SourceError>>,
     pub(super) next: Option<SystemTime>,
@@ -17,7 +17,7 @@ pub(super) struct Held {
     pub(super) obtained: Option<SystemTime>,
 }
 
-impl Held {
+impl SvidState {
     pub(super) fn valid(&self) -> Option<&Arc<X509Svid>> {
         self.svid.as_ref().filter(|svid| validity(svid).covers(SystemTime::now()))
     }
