@@ -58,7 +58,7 @@ const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); a
 pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
-    joined: Arc<joined::Joined>,
+    joined: Arc<joined::JoinedSvids>,
     news: news::News,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
