@@ -6,10 +6,10 @@ mod crl;
 mod directory;
 mod error;
 mod issued;
-mod keeping;
 mod last_fetch;
 mod leaf;
 mod loaded;
+mod maintenance;
 mod names;
 mod plan;
 mod published;
@@ -43,9 +43,9 @@ pub use self::{
 };
 use self::{
     issued::Issued,
-    keeping::Signs,
     last_fetch::Given,
     loaded::Loaded,
+    maintenance::Signs,
     signer::seconds,
     state::State,
     store::{Lock, Store},
@@ -130,7 +130,7 @@ impl EmbeddedCa {
         }
         let lock = store.lock()?;
         let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
-        keeping::ready(&store, &lock, trust_domain, signs)?;
+        maintenance::ready(&store, &lock, trust_domain, signs)?;
         let loaded = Loaded::read(&store, trust_domain, upstream.as_ref(), None)?;
         drop(lock);
         let bundles = Arc::new([loaded.bundle.clone()].into_iter().collect());
@@ -262,7 +262,7 @@ impl EmbeddedCa {
         drop(lock);
         if self.is_due(&loaded, now) {
             let lock = self.store.lock()?;
-            keeping::keep(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
+            maintenance::maintain(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
             self.current(&lock)?;
         }
         self.forget_given();

@@ -12,7 +12,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::{
     error::CaError,
     issued,
-    keeping::{self, Signs, prepare},
+    maintenance::{self, Signs, prepare},
     signer::{domain_of, read_certificate, seconds},
     state::{Authority, Kind, Revoked, State, Status, StepError},
     store::{Lock, ROOT, STATE, Store},
@@ -80,7 +80,7 @@ impl CaDirectory {
             .parse()
             .map_err(|e| CaError::file(dir, format!("is of trust domain {name:?}: {e}")))?;
         let signs = Signs::like(state.as_ref());
-        keeping::ready(&store, &lock, &trust_domain, signs)?;
+        maintenance::ready(&store, &lock, &trust_domain, signs)?;
         drop(lock);
         Ok(Self { store, trust_domain })
     }
@@ -260,7 +260,7 @@ impl CaDirectory {
     }
 
     fn finish(&self, lock: &Lock, before: State, state: State) -> Result<(), CaError> {
-        keeping::write(&self.store, lock, &self.trust_domain, &before, state)
+        maintenance::write(&self.store, lock, &self.trust_domain, &before, state)
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) fn ready(
 }
 
 /// What is due by the clock; `found` is what an upstream's files say now.
-pub(super) fn keep(
+pub(super) fn maintain(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
