@@ -45,7 +45,7 @@ use self::{
     issued::Issued,
     last_fetch::Given,
     loaded::Loaded,
-    maintenance::Signs,
+    maintenance::SigningSource,
     signer::seconds,
     state::State,
     store::{Lock, Store},
@@ -129,8 +129,8 @@ impl EmbeddedCa {
             return Err(CaError::file(theirs, why));
         }
         let lock = store.lock()?;
-        let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
-        maintenance::ready(&store, &lock, trust_domain, signs)?;
+        let source = upstream.as_ref().map_or(SigningSource::Local, SigningSource::Upstream);
+        maintenance::ready(&store, &lock, trust_domain, source)?;
         let loaded = Loaded::read(&store, trust_domain, upstream.as_ref(), None)?;
         drop(lock);
         let bundles = Arc::new([loaded.bundle.clone()].into_iter().collect());

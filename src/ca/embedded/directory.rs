@@ -12,7 +12,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::{
     error::CaError,
     issued,
-    maintenance::{self, Signs, prepare},
+    maintenance::{self, SigningSource, prepare},
     signer::{domain_of, read_certificate, seconds},
     state::{Authority, Kind, Revoked, State, Status, StepError},
     store::{Lock, ROOT, STATE, Store},
@@ -79,8 +79,8 @@ impl CaDirectory {
         let trust_domain: TrustDomain = name
             .parse()
             .map_err(|e| CaError::file(dir, format!("is of trust domain {name:?}: {e}")))?;
-        let signs = Signs::like(state.as_ref());
-        maintenance::ready(&store, &lock, &trust_domain, signs)?;
+        let source = SigningSource::like(state.as_ref());
+        maintenance::ready(&store, &lock, &trust_domain, source)?;
         drop(lock);
         Ok(Self { store, trust_domain })
     }

@@ -22,7 +22,7 @@ const REVOKED_AFTER: u64 = 86_400;
 
 /// What signs X.509-SVIDs.
 #[derive(Clone, Copy)]
-pub(super) enum Signs<'a> {
+pub(super) enum SigningSource<'a> {
     /// An authority of the directory.
     Local,
     /// An intermediate from elsewhere.
@@ -31,7 +31,7 @@ pub(super) enum Signs<'a> {
     Elsewhere,
 }
 
-impl Signs<'_> {
+impl SigningSource<'_> {
     /// As it was.
     pub(super) fn like(state: Option<&State>) -> Self {
         match state {
@@ -46,11 +46,11 @@ pub(super) fn ready(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
-    signs: Signs<'_>,
+    source: SigningSource<'_>,
 ) -> Result<(), CaError> {
-    let found = match signs {
-        Signs::Upstream(upstream) => Some(upstream.load(trust_domain)?),
-        Signs::Local | Signs::Elsewhere => None,
+    let found = match source {
+        SigningSource::Upstream(upstream) => Some(upstream.load(trust_domain)?),
+        SigningSource::Local | SigningSource::Elsewhere => None,
     };
     let mut state = match store.read()? {
         Some(state) => state,
@@ -59,9 +59,9 @@ pub(super) fn ready(
     check_domain(store, &state, trust_domain)?;
     let before = state.clone();
     let now = seconds(SystemTime::now());
-    match (signs, &found) {
-        (Signs::Upstream(_), Some(found)) => under_upstream(&mut state, found),
-        (Signs::Local, _) => under_own_root(store, &mut state, trust_domain, now)?,
+    match (source, &found) {
+        (SigningSource::Upstream(_), Some(found)) => under_upstream(&mut state, found),
+        (SigningSource::Local, _) => under_own_root(store, &mut state, trust_domain, now)?,
         _ => {}
     }
     if state.with(Kind::Jwt, Status::Active).is_none() && state.activate(Kind::Jwt, now).is_err() {
