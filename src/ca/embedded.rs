@@ -130,7 +130,7 @@ impl EmbeddedCa {
         }
         let lock = store.lock()?;
         let source = upstream.as_ref().map_or(SigningSource::Local, SigningSource::Upstream);
-        maintenance::ready(&store, &lock, trust_domain, source)?;
+        maintenance::initialize(&store, &lock, trust_domain, source)?;
         let loaded = Loaded::read(&store, trust_domain, upstream.as_ref(), None)?;
         drop(lock);
         let bundles = Arc::new([loaded.bundle.clone()].into_iter().collect());

@@ -80,7 +80,7 @@ impl CaDirectory {
             .parse()
             .map_err(|e| CaError::file(dir, format!("is of trust domain {name:?}: {e}")))?;
         let source = SigningSource::like(state.as_ref());
-        maintenance::ready(&store, &lock, &trust_domain, source)?;
+        maintenance::initialize(&store, &lock, &trust_domain, source)?;
         drop(lock);
         Ok(Self { store, trust_domain })
     }

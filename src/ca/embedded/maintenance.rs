@@ -42,7 +42,7 @@ impl SigningSource<'_> {
 }
 
 /// Makes the directory complete: a state, an active authority of each kind, CRLs.
-pub(super) fn ready(
+pub(super) fn initialize(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
