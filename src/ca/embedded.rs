@@ -75,7 +75,7 @@ pub struct EmbeddedCa {
     bundles: watch::Sender<Arc<BundleSet>>,
     banned: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
     /// Says that `loaded` is another.
-    turns: watch::Sender<()>,
+    changes: watch::Sender<()>,
     given: Mutex<HashMap<Arc<str>, Given>>,
     unsynced: AtomicBool,
     pruned: AtomicU64,
@@ -141,7 +141,7 @@ impl EmbeddedCa {
             upstream,
             bundles: watch::channel(bundles).0,
             banned: watch::channel(Arc::clone(&loaded.banned)).0,
-            turns: watch::channel(()).0,
+            changes: watch::channel(()).0,
             loaded: ArcSwap::from_pointee(loaded),
             reload: Mutex::default(),
             given: Mutex::default(),
@@ -280,7 +280,7 @@ impl EmbeddedCa {
     /// Waits until what `authority` signed should be made anew, as peers are about to believe it
     /// no more: it is tainted, or gone. Cancel safe.
     pub(super) async fn leaves(&self, authority: &str) {
-        let mut turns = self.turns.subscribe();
+        let mut changes = self.changes.subscribe();
         let stays = || {
             let loaded = self.loaded.load();
             let own = loaded.state.x509.iter();
@@ -288,7 +288,7 @@ impl EmbeddedCa {
                 || own.clone().any(|a| *a.id == *authority && a.status != Status::Tainted)
         };
         while stays() {
-            if turns.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 std::future::pending().await
             }
         }
@@ -351,7 +351,7 @@ impl EmbeddedCa {
             *held = set;
             changed
         });
-        self.turns.send_replace(());
+        self.changes.send_replace(());
         Ok(new)
     }
 }

@@ -74,10 +74,10 @@ impl Source for EmbeddedCa {
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        let mut turns = self.turns.subscribe();
+        let mut changes = self.changes.subscribe();
         async move {
             while !self.is_stale(wanted) {
-                if turns.changed().await.is_err() {
+                if changes.changed().await.is_err() {
                     pending().await
                 }
             }
