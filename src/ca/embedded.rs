@@ -43,7 +43,7 @@ pub use self::{
 };
 use self::{
     issued::Issued,
-    last_fetch::Given,
+    last_fetch::LastFetch,
     loaded::Loaded,
     maintenance::SigningSource,
     signer::seconds,
@@ -76,7 +76,7 @@ pub struct EmbeddedCa {
     banned: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
     /// Says that `loaded` is another.
     changes: watch::Sender<()>,
-    given: Mutex<HashMap<Arc<str>, Given>>,
+    last_fetches: Mutex<HashMap<Arc<str>, LastFetch>>,
     unsynced: AtomicBool,
     pruned: AtomicU64,
     tasks: Tasks,
@@ -144,7 +144,7 @@ impl EmbeddedCa {
             changes: watch::channel(()).0,
             loaded: ArcSwap::from_pointee(loaded),
             reload: Mutex::default(),
-            given: Mutex::default(),
+            last_fetches: Mutex::default(),
             unsynced: AtomicBool::new(false),
             pruned: AtomicU64::new(0),
             tasks: Tasks::default(),
@@ -265,7 +265,7 @@ impl EmbeddedCa {
             maintenance::maintain(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
             self.current(&lock)?;
         }
-        self.forget_given();
+        self.forget_old_fetches();
         Ok(())
     }
 

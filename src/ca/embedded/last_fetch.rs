@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 /// How things stood when a workload last asked.
-pub(super) struct Given {
+pub(super) struct LastFetch {
     /// The authority that was active.
     pub(super) under: Arc<str>,
     /// Whether its identity was banned.
