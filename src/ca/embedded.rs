@@ -6,9 +6,10 @@ mod crl;
 mod directory;
 mod error;
 mod issued;
-mod keeping;
+mod last_fetch;
 mod leaf;
 mod loaded;
+mod maintenance;
 mod names;
 mod plan;
 mod published;
@@ -42,10 +43,10 @@ pub use self::{
 };
 use self::{
     issued::Issued,
-    keeping::Signs,
+    last_fetch::LastFetch,
     loaded::Loaded,
+    maintenance::SigningSource,
     signer::seconds,
-    source::Given,
     state::State,
     store::{Lock, Store},
 };
@@ -57,13 +58,6 @@ use crate::{
     lifecycle::Tasks,
 };
 
-/// The first authority of a directory, also of one that an older adit made.
-const ROOT: &str = "root.pem";
-const KEY: &str = "root-key.pem";
-/// Clocks of peers may be this much behind.
-const BACKDATE: Duration = Duration::from_secs(10);
-/// How often peers elsewhere should look for a newer bundle (`spiffe_refresh_hint`).
-const REFRESH_HINT: Duration = Duration::from_secs(60);
 /// How long a JWT-SVID serves: nobody can take one back.
 const JWT_LIFETIME: Duration = Duration::from_secs(300);
 /// How often a running process looks into the directory.
@@ -81,8 +75,8 @@ pub struct EmbeddedCa {
     bundles: watch::Sender<Arc<BundleSet>>,
     banned: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
     /// Says that `loaded` is another.
-    turns: watch::Sender<()>,
-    given: Mutex<HashMap<Arc<str>, Given>>,
+    changes: watch::Sender<()>,
+    last_fetches: Mutex<HashMap<Arc<str>, LastFetch>>,
     unsynced: AtomicBool,
     pruned: AtomicU64,
     tasks: Tasks,
@@ -135,8 +129,8 @@ impl EmbeddedCa {
             return Err(CaError::file(theirs, why));
         }
         let lock = store.lock()?;
-        let signs = upstream.as_ref().map_or(Signs::Local, Signs::Upstream);
-        keeping::ready(&store, &lock, trust_domain, signs)?;
+        let source = upstream.as_ref().map_or(SigningSource::Local, SigningSource::Upstream);
+        maintenance::initialize(&store, &lock, trust_domain, source)?;
         let loaded = Loaded::read(&store, trust_domain, upstream.as_ref(), None)?;
         drop(lock);
         let bundles = Arc::new([loaded.bundle.clone()].into_iter().collect());
@@ -147,10 +141,10 @@ impl EmbeddedCa {
             upstream,
             bundles: watch::channel(bundles).0,
             banned: watch::channel(Arc::clone(&loaded.banned)).0,
-            turns: watch::channel(()).0,
+            changes: watch::channel(()).0,
             loaded: ArcSwap::from_pointee(loaded),
             reload: Mutex::default(),
-            given: Mutex::default(),
+            last_fetches: Mutex::default(),
             unsynced: AtomicBool::new(false),
             pruned: AtomicU64::new(0),
             tasks: Tasks::default(),
@@ -268,10 +262,10 @@ impl EmbeddedCa {
         drop(lock);
         if self.is_due(&loaded, now) {
             let lock = self.store.lock()?;
-            keeping::keep(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
+            maintenance::maintain(&self.store, &lock, &self.trust_domain, loaded.found.as_ref())?;
             self.current(&lock)?;
         }
-        self.forget_given();
+        self.forget_old_fetches();
         Ok(())
     }
 
@@ -286,7 +280,7 @@ impl EmbeddedCa {
     /// Waits until what `authority` signed should be made anew, as peers are about to believe it
     /// no more: it is tainted, or gone. Cancel safe.
     pub(super) async fn leaves(&self, authority: &str) {
-        let mut turns = self.turns.subscribe();
+        let mut changes = self.changes.subscribe();
         let stays = || {
             let loaded = self.loaded.load();
             let own = loaded.state.x509.iter();
@@ -294,7 +288,7 @@ impl EmbeddedCa {
                 || own.clone().any(|a| *a.id == *authority && a.status != Status::Tainted)
         };
         while stays() {
-            if turns.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 std::future::pending().await
             }
         }
@@ -357,7 +351,7 @@ impl EmbeddedCa {
             *held = set;
             changed
         });
-        self.turns.send_replace(());
+        self.changes.send_replace(());
         Ok(new)
     }
 }

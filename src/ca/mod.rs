@@ -9,6 +9,7 @@ mod dial;
 mod embedded;
 pub mod federation;
 mod files;
+mod grpc_status;
 mod istiod;
 mod pushed;
 pub mod rotation;

@@ -7,6 +7,7 @@
 
 mod follow;
 mod renewal;
+mod state;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,37 +23,18 @@ use tokio::sync::{Notify, watch};
 
 pub use follow::Following;
 use renewal::Renewal;
+use state::{SvidState, validity};
 
-use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted, rotation::Validity};
+use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::{Tasks, watch_clock},
     observe::metrics::Metrics,
 };
 
-/// What is held of one identity.
-#[derive(Clone, Debug, Default)]
-struct Held {
-    svid: Option<Arc<X509Svid>>,
-    error: Option<Arc<SourceError>>,
-    next: Option<SystemTime>,
-    /// When `svid` was obtained.
-    obtained: Option<SystemTime>,
-}
-
-impl Held {
-    fn valid(&self) -> Option<&Arc<X509Svid>> {
-        self.svid.as_ref().filter(|svid| validity(svid).covers(SystemTime::now()))
-    }
-}
-
-fn validity(svid: &X509Svid) -> Validity {
-    Validity { from: svid.not_before, until: svid.not_after }
-}
-
 struct Entry {
     id: SpiffeId,
-    held: watch::Receiver<Held>,
+    held: watch::Receiver<SvidState>,
     hurry: Arc<Notify>,
     /// A connection was refused for want of it.
     demand: Arc<Notify>,
@@ -187,7 +169,7 @@ impl Svids {
         if let Some(old) = entries.remove(uid) {
             self.end(uid, &old, &entries);
         }
-        let (say, held) = watch::channel(Held::default());
+        let (say, held) = watch::channel(SvidState::default());
         let (hurry, demand) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let tasks = self.tasks.child();
         let renewal = Renewal {
@@ -245,7 +227,7 @@ impl Svids {
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
         let (mut held, hurry, demand) = found.ok_or_else(gone)?;
         match &*held.borrow() {
-            Held { svid: None, .. } => self.source.urge(uid),
+            SvidState { svid: None, .. } => self.source.urge(uid),
             // The clock was set a moment ago.
             h if h.valid().is_none() && h.error.is_none() => hurry.notify_one(),
             _ => {}
@@ -280,7 +262,7 @@ impl Svids {
     }
 }
 
-fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &Held) -> SvidStatus {
+fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &SvidState) -> SvidStatus {
     let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
     let svid = held.svid.as_ref();
     let state = match (held.valid(), &held.error) {

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod bundle_document;
+mod bundle_set;
 mod constraints;
 mod handshake_words;
 mod jwk;
@@ -21,13 +22,15 @@ mod shown;
 mod spiffe_id;
 mod strict_json;
 mod svid;
+mod svid_error;
 mod trust_domain;
 mod verify;
 mod words;
 mod x509;
 
-pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
+pub use bundle::{JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
+pub use bundle_set::BundleSet;
 pub(crate) use constraints::explain as explain_constraints;
 pub use handshake_words::{alert_words, crl_words, handshake_words, stream_words};
 pub use jwk::{Curve, KeyError, PublicKey};
@@ -37,9 +40,10 @@ pub use revocation::Revocations;
 pub use shown::{shown, without, without_keys, without_lines_of_keys};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use svid::{PrivateKey, X509Svid};
+pub(crate) use svid_error::KEYS;
+pub use svid_error::SvidError;
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
 pub use verify::{Purpose, verify_svid};
 pub(crate) use verify::{barred, check_root, check_signer};
 pub use words::{chain_words, length, moment, moment_of};
-pub(crate) use x509::KEYS;
-pub use x509::{Leaf, SvidError, parse_leaf};
+pub use x509::{Leaf, parse_leaf};

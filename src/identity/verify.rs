@@ -10,17 +10,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, UnixTime};
+use pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    BundleSet, PublicKey, SpiffeId, SvidError, constraints,
+    BundleSet, PublicKey, Revocations, SpiffeId, SvidError, TrustBundle, constraints,
+    revocation::Revoked,
+    svid_error::{KEYS, MAX_CHAIN},
     words::{chain_words, moment},
-    x509::{KEYS, Leaf, parse_leaf},
+    x509::{Leaf, parse_leaf},
 };
-
-/// The longest chain that is looked at, leaf included.
-pub(super) const MAX_CHAIN: usize = 8;
 
 /// What the peer's certificate is used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,29 +82,16 @@ pub(super) fn check_path(
         .get(leaf.id.trust_domain())
         .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
     let revocations = bundles.revocations(leaf.id.trust_domain());
-    // An authority that cannot be read, or certifies nobody, cannot be anybody's anchor; the others
-    // still can.
-    let (trusted, anchors): (Vec<_>, Vec<_>) = bundle
-        .authorities
-        .iter()
-        .filter(|der| !revocations.is_some_and(|r| r.has_withdrawn(der)))
-        .filter(|der| check_root(der).is_ok())
-        .filter_map(|der| Some((der, webpki::anchor_from_trusted_cert(der).ok()?)))
-        .unzip();
+    let (trusted, anchors) = trust_anchors(bundle, revocations);
     // A peer may send its root along: that is trusted as it is.
     for ca in intermediates.iter().filter(|ca| !trusted.iter().any(|root| root == ca)) {
         check_signer(ca)?;
     }
-    // A root's own dates count as those of the chain below it do.
-    let outside = Cell::new(None);
-    let usage = match purpose {
-        Purpose::Server => KeyUsage::server_auth(),
-        Purpose::Client => KeyUsage::client_auth(),
-    };
-    // Where several paths lead up, one that is not revoked is enough.
-    let revoked = Cell::new(None);
-    let find = |path: &VerifiedPath<'_>| match revocations.and_then(|r| r.find(path)) {
+    // Where several paths lead up, one that is accepted is enough.
+    let (outside, revoked) = (Cell::new(None), Cell::new(None));
+    let accept = |path: &VerifiedPath<'_>| match revocations.and_then(|r| r.find(path)) {
         None => {
+            // A root's own dates count as those of the chain below it do.
             let at = anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
             match at.and_then(|at| outside_validity(trusted[at], now)) {
                 None => Ok(()),
@@ -120,7 +106,60 @@ pub(super) fn check_path(
             Err(webpki::Error::CertRevoked)
         }
     };
-    let untrusted = |e: webpki::Error| match (e, outside.take()) {
+    let usage = match purpose {
+        Purpose::Server => KeyUsage::server_auth(),
+        Purpose::Client => KeyUsage::client_auth(),
+    };
+    let algorithms = webpki::ALL_VERIFICATION_ALGS;
+    let found = EndEntityCert::try_from(leaf_der).and_then(|leaf| {
+        let path = leaf.verify_for_usage(
+            algorithms,
+            &anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            Some(&accept),
+        );
+        path.map(drop)
+    });
+    found.map_err(|error| {
+        let rejected = Rejected { outside: outside.take(), revoked: revoked.take() };
+        path_error(error, chain, leaf, bundle, rejected)
+    })
+}
+
+/// The authorities of a bundle that can be a path's end, each with what the path builder takes.
+/// One that cannot be read, certifies nobody or is withdrawn is left out; the others still count.
+fn trust_anchors<'a>(
+    bundle: &'a TrustBundle,
+    revocations: Option<&Revocations>,
+) -> (Vec<&'a CertificateDer<'static>>, Vec<TrustAnchor<'a>>) {
+    bundle
+        .authorities
+        .iter()
+        .filter(|der| !revocations.is_some_and(|r| r.has_withdrawn(der)))
+        .filter(|der| check_root(der).is_ok())
+        .filter_map(|der| Some((der, webpki::anchor_from_trusted_cert(der).ok()?)))
+        .unzip()
+}
+
+/// Why the last path that led to an authority was not accepted.
+struct Rejected {
+    /// The authority is not valid now.
+    outside: Option<String>,
+    revoked: Option<Revoked>,
+}
+
+/// Why no path leads from `leaf` to `bundle`.
+fn path_error(
+    error: webpki::Error,
+    chain: &[CertificateDer<'_>],
+    leaf: &Leaf,
+    bundle: &TrustBundle,
+    rejected: Rejected,
+) -> SvidError {
+    match (error, rejected.outside) {
         (webpki::Error::UnknownIssuer, Some(why)) => SvidError::Untrusted(why),
         (webpki::Error::UnknownIssuer, None) => {
             let barred = barred(chain, &bundle.authorities).map(|(name, why)| {
@@ -130,7 +169,7 @@ pub(super) fn check_path(
             SvidError::Untrusted(barred.unwrap_or_else(unknown))
         }
         (webpki::Error::CertRevoked, _) => {
-            let (what, serial) = match revoked.take() {
+            let (what, serial) = match rejected.revoked {
                 Some(by) if !by.leaf => ("the intermediate", by.serial),
                 by => ("the leaf", by.map_or(leaf.serial.clone(), |by| by.serial)),
             };
@@ -143,20 +182,7 @@ pub(super) fn check_path(
             SvidError::Untrusted(why.unwrap_or_else(|| broken.into()))
         }
         (other, _) => SvidError::Untrusted(chain_words(&other)),
-    };
-    EndEntityCert::try_from(leaf_der)
-        .map_err(untrusted)?
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &anchors,
-            intermediates,
-            now,
-            usage,
-            None,
-            Some(&find),
-        )
-        .map_err(untrusted)?;
-    Ok(())
+    }
 }
 
 /// Says so if an authority is not valid at `now`, or cannot be read.

@@ -45,13 +45,18 @@ pub(super) fn names(presented: &[String]) -> String {
 /// Why a chain or a CRL is refused.
 #[must_use]
 pub fn chain_words(error: &Error) -> String {
-    let why = match error {
-        Error::BadDer | Error::BadDerTime | Error::TrailingData(_) => {
-            "a certificate is not well-formed DER"
-        }
-        Error::MalformedExtensions | Error::ExtensionValueInvalid => {
-            "an extension of a certificate is malformed"
-        }
+    let fault = path_fault(error).or_else(|| certificate_fault(error)).or_else(|| crl_fault(error));
+    let Some(why) = fault.map(ToOwned::to_owned).or_else(|| fault_with_values(error)) else {
+        return format!("a certificate or CRL is not accepted ({error:?})");
+    };
+    let name = format!("{error:?}");
+    let name = name.split(['(', ' ', '{']).next().unwrap_or_default();
+    format!("{why} ({name})")
+}
+
+/// What is wrong with the path from the leaf to a trusted root.
+fn path_fault(error: &Error) -> Option<&'static str> {
+    Some(match error {
         Error::CaUsedAsEndEntity => {
             "the certificate is that of a CA (CA:TRUE), and a CA does not stand for a server or a \
              client: issue one without CA:TRUE"
@@ -59,10 +64,6 @@ pub fn chain_words(error: &Error) -> String {
         Error::EndEntityUsedAsCa => {
             "a certificate above the leaf is not that of a CA, so it may certify nobody: it needs \
              CA:TRUE"
-        }
-        Error::UnsupportedCertVersion => {
-            "a certificate is of X.509 version 1, as `openssl x509 -req` makes one that has no \
-             extensions: issue one of version 3, with -extfile or -copy_extensions copy"
         }
         Error::MaximumPathDepthExceeded => {
             "there are more intermediates between the certificate and its root than are followed"
@@ -90,38 +91,31 @@ pub fn chain_words(error: &Error) -> String {
             "the certificate's extended key usage does not allow this use: serverAuth is for \
              servers, clientAuth for clients"
         }
+        Error::CertDistrusted => "a certificate is trusted by nobody any more",
+        _ => return None,
+    })
+}
+
+/// What is wrong with one certificate.
+fn certificate_fault(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::BadDer | Error::BadDerTime | Error::TrailingData(_) => {
+            "a certificate is not well-formed DER"
+        }
+        Error::MalformedExtensions | Error::ExtensionValueInvalid => {
+            "an extension of a certificate is malformed"
+        }
+        Error::UnsupportedCertVersion => {
+            "a certificate is of X.509 version 1, as `openssl x509 -req` makes one that has no \
+             extensions: issue one of version 3, with -extfile or -copy_extensions copy"
+        }
         Error::UnsupportedCriticalExtension => {
             "a certificate has a critical extension that is not understood here"
-        }
-        Error::CertRevoked => "a CRL names the certificate or one above it: it is revoked",
-        Error::UnknownRevocationStatus => "no CRL says whether the certificate is revoked",
-        Error::CertExpired { time, not_after } => {
-            let (end, now) = (moment_of(*not_after), moment_of(*time));
-            return format!(
-                "a certificate of the chain ended at {end}, and it is {now} (CertExpired)"
-            );
-        }
-        Error::CertNotValidYet { time, not_before } => {
-            let (start, now) = (moment_of(*not_before), moment_of(*time));
-            return format!(
-                "a certificate of the chain begins at {start}, and it is {now} (CertNotValidYet)"
-            );
-        }
-        Error::CrlExpired { time, next_update } => {
-            let (end, now) = (moment_of(*next_update), moment_of(*time));
-            return format!("a CRL was to be renewed by {end}, and it is {now} (CrlExpired)");
         }
         Error::UnsupportedSignatureAlgorithmContext(_)
         | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
             "a certificate is signed by an algorithm or key that is not accepted, such as SHA-1 or \
              RSA below 2048 bits"
-        }
-        Error::CertNotValidForName(context) => {
-            let (called, names) = (context.expected.to_str(), names(&context.presented));
-            return format!(
-                "the certificate is not valid for {called}, the name that was called: it is for \
-                 {names} (CertNotValidForName)"
-            );
         }
         Error::InvalidCertValidity => "a certificate ends before it begins",
         Error::EmptyEkuExtension => "a certificate's extended key usage names no use at all",
@@ -137,7 +131,15 @@ pub fn chain_words(error: &Error) -> String {
         Error::MalformedNameConstraint | Error::InvalidNetworkMaskConstraint => {
             "a CA's name constraints are not well-formed"
         }
-        Error::CertDistrusted => "a certificate is trusted by nobody any more",
+        _ => return None,
+    })
+}
+
+/// What is wrong with a CRL, or what it says.
+fn crl_fault(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::CertRevoked => "a CRL names the certificate or one above it: it is revoked",
+        Error::UnknownRevocationStatus => "no CRL says whether the certificate is revoked",
         Error::InvalidCrlSignatureForPublicKey => {
             "a CRL is not signed by the key of the CA that it names as its issuer"
         }
@@ -160,11 +162,34 @@ pub fn chain_words(error: &Error) -> String {
             "a CRL is signed by an algorithm or key that is not accepted, such as SHA-1 or RSA \
              below 2048 bits"
         }
-        other => return format!("a certificate or CRL is not accepted ({other:?})"),
-    };
-    let name = format!("{error:?}");
-    let name = name.split(['(', ' ', '{']).next().unwrap_or_default();
-    format!("{why} ({name})")
+        _ => return None,
+    })
+}
+
+/// What is wrong with a date or a name, which the sentence names.
+fn fault_with_values(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::CertExpired { time, not_after } => {
+            let (end, now) = (moment_of(*not_after), moment_of(*time));
+            format!("a certificate of the chain ended at {end}, and it is {now}")
+        }
+        Error::CertNotValidYet { time, not_before } => {
+            let (start, now) = (moment_of(*not_before), moment_of(*time));
+            format!("a certificate of the chain begins at {start}, and it is {now}")
+        }
+        Error::CrlExpired { time, next_update } => {
+            let (end, now) = (moment_of(*next_update), moment_of(*time));
+            format!("a CRL was to be renewed by {end}, and it is {now}")
+        }
+        Error::CertNotValidForName(context) => {
+            let (called, names) = (context.expected.to_str(), names(&context.presented));
+            format!(
+                "the certificate is not valid for {called}, the name that was called: it is for \
+                 {names}"
+            )
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

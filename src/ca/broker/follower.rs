@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     answers::{Answer, Answers},
     client::Client,
-    own::{Line, Own},
+    local_identity::{LocalIdentity, ProviderConnections},
     reference::Reference,
     refusal::{Judged, judge},
 };
@@ -42,7 +42,7 @@ pub(super) struct Follower {
     pub(super) wanted: Wanted,
     pub(super) reference: Arc<Reference>,
     pub(super) pushed: Arc<Pushed>,
-    pub(super) own: watch::Receiver<Own>,
+    pub(super) own: watch::Receiver<LocalIdentity>,
     pub(super) refresh: Arc<Notify>,
     pub(super) answers: Arc<Answers>,
     pub(super) slot: usize,
@@ -78,8 +78,8 @@ impl Follower {
         let mut waits_left = waits();
         let mut had = false;
         loop {
-            let line = self.line().await;
-            let judged = match self.open(&line).await {
+            let connections = self.connections().await;
+            let judged = match self.open(&connections).await {
                 Err(error) => judge(&error),
                 Ok(opened) => {
                     let (judged, taken) = self.read(opened, had).await;
@@ -100,10 +100,10 @@ impl Follower {
     }
 
     /// The way to the provider, once there is one.
-    async fn line(&mut self) -> Arc<Line> {
+    async fn connections(&mut self) -> Arc<ProviderConnections> {
         loop {
             match self.own.borrow_and_update().clone() {
-                Some(Ok(line)) => return line,
+                Some(Ok(connections)) => return connections,
                 Some(Err(why)) => self.pushed.failed(why),
                 None => {}
             }
@@ -114,9 +114,10 @@ impl Follower {
     }
 
     /// A stream with its first message, which comes without delay (Broker API §4.4).
-    async fn open(&self, line: &Line) -> Result<Opened, ClientError> {
+    async fn open(&self, connections: &ProviderConnections) -> Result<Opened, ClientError> {
         begun(async {
-            let mut updates = Client::new(line.channel(self.slot), &self.reference).x509().await?;
+            let mut updates =
+                Client::new(connections.channel(self.slot), &self.reference).x509().await?;
             match updates.next().await {
                 Err(error) if !matches!(error, ClientError::Unusable(_)) => Err(error),
                 first => Ok((updates, first)),
@@ -145,7 +146,7 @@ impl Follower {
                 let own = self.own.borrow_and_update().clone();
                 let moved = match own {
                     None => continue,
-                    Some(Ok(line)) => self.open(&line).await,
+                    Some(Ok(connections)) => self.open(&connections).await,
                     Some(Err(why)) => return (Judged { why, ..judge(&ClientError::Ended) }, taken),
                 };
                 match moved {
@@ -216,8 +217,8 @@ impl Follower {
     async fn jwt_bundles(mut self) {
         let mut waits_left = waits();
         loop {
-            let line = self.quiet_line().await;
-            let client = Client::new(line.channel(self.slot), &self.reference);
+            let connections = self.connections_silently().await;
+            let client = Client::new(connections.channel(self.slot), &self.reference);
             let error = match begun(client.jwt_bundles()).await {
                 Err(error) => Some(error),
                 Ok(mut updates) => loop {
@@ -245,10 +246,10 @@ impl Follower {
         }
     }
 
-    async fn quiet_line(&mut self) -> Arc<Line> {
+    async fn connections_silently(&mut self) -> Arc<ProviderConnections> {
         loop {
-            if let Some(Ok(line)) = self.own.borrow_and_update().clone() {
-                return line;
+            if let Some(Ok(connections)) = self.own.borrow_and_update().clone() {
+                return connections;
             }
             if self.own.changed().await.is_err() {
                 std::future::pending::<()>().await;

@@ -2,7 +2,7 @@
 //!
 //! **Incubating**: written to spiffe/spiffe at 665a28f (2026-07-01), `SPIFFE_Broker_API.md` and
 //! `SPIFFE_Broker_Endpoint.md`; it may change with them. adit gets an SVID of its own from the
-//! Workload API ([`own`]), shows it to the provider, whose SPIFFE ID it checks, and keeps one
+//! Workload API ([`local_identity`]), shows it to the provider, whose SPIFFE ID it checks, and keeps one
 //! subscription per carried pod ([`follower`]), by a reference to that pod ([`mod@reference`]).
 //!
 //! What an answer says concerns its pod only (Broker API §4.2): its key is given to that pod, and
@@ -11,9 +11,10 @@
 
 mod answers;
 mod client;
+mod config;
 mod endpoint;
 mod follower;
-mod own;
+mod local_identity;
 mod reference;
 mod refusal;
 
@@ -25,40 +26,30 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, watch};
 
+pub use config::BrokerConfig;
 pub use endpoint::{BrokerEndpoint, InvalidBrokerEndpoint, SOCKET_VARIABLE};
 
 use self::{
     answers::Answers,
     follower::Follower,
-    own::{Own, OwnFollower},
+    local_identity::{LocalIdentity, LocalIdentityFollower},
     reference::Reference,
 };
 use super::{
     CarriedAs, Source, SourceError, Urgency, Wanted,
     pushed::{Meaning, Pushed},
-    workload_api::{Endpoint, client::Client as WorkloadApi},
+    workload_api::client::Client as WorkloadApi,
 };
 use crate::{
-    identity::{BundleSet, SpiffeId, X509Svid},
+    identity::{BundleSet, X509Svid},
     lifecycle::Tasks,
 };
-
-/// Which provider, and who adit is to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BrokerConfig {
-    /// Where the Broker API is served.
-    pub socket: BrokerEndpoint,
-    /// Where adit gets its own SVID.
-    pub workload_api: Endpoint,
-    /// Who must serve it.
-    pub provider_id: SpiffeId,
-}
 
 /// The source.
 pub struct Broker {
     name: String,
     remote: bool,
-    own: watch::Sender<Own>,
+    own: watch::Sender<LocalIdentity>,
     refresh: Arc<Notify>,
     answers: Arc<Answers>,
     tasks: Tasks,
@@ -96,8 +87,12 @@ impl Broker {
         let (refresh, tasks) = (Arc::<Notify>::default(), Tasks::default());
         let remote = config.socket.is_remote();
         let client = WorkloadApi::new(&config.workload_api);
-        let follower =
-            OwnFollower { client, config, say: own.clone(), refresh: Arc::clone(&refresh) };
+        let follower = LocalIdentityFollower {
+            client,
+            config,
+            say: own.clone(),
+            refresh: Arc::clone(&refresh),
+        };
         tasks.spawn(follower.run());
         let (answers, pods) = (Arc::default(), Mutex::default());
         Self { name, remote, own, refresh, answers, tasks, pods }
@@ -157,8 +152,8 @@ impl Broker {
         }
         let own = self.own.borrow().clone();
         let own = own.unwrap_or_else(|| Err("adit has no SVID of its own yet".into()));
-        let line = own.map_err(|why| pushed.error(wanted, &(Meaning::Later, why)))?;
-        let client = client::Client::new(line.channel(slot), &reference);
+        let connections = own.map_err(|why| pushed.error(wanted, &(Meaning::Later, why)))?;
+        let client = client::Client::new(connections.channel(slot), &reference);
         let tokens = client.jwt(audiences, &wanted.id).await.map_err(|error| {
             let judged = refusal::judge(&error);
             if judged.refresh {

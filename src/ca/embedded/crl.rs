@@ -14,7 +14,7 @@ use x509_parser::{
 use super::{
     error::CaError,
     published,
-    signer::{Signer, read_certificate},
+    signer::{BACKDATE, Signer, read_certificate},
     state::State,
     store::{Lock, Store},
 };
@@ -132,7 +132,7 @@ fn sign(state: &State, signer: &Signer) -> Result<rcgen::CertificateRevocationLi
     });
     let now = OffsetDateTime::now_utc();
     let params = CertificateRevocationListParams {
-        this_update: now - super::BACKDATE,
+        this_update: now - BACKDATE,
         next_update: now + LIFETIME,
         crl_number: state.crl_number.into(),
         issuing_distribution_point: None,

@@ -10,13 +10,12 @@ use std::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    ROOT,
     error::CaError,
     issued,
-    keeping::{self, Signs},
-    signer::{create_jwt, create_x509, domain_of, read_certificate, seconds},
+    maintenance::{self, SigningSource, prepare},
+    signer::{domain_of, read_certificate, seconds},
     state::{Authority, Kind, Revoked, State, Status, StepError},
-    store::{Lock, STATE, Store},
+    store::{Lock, ROOT, STATE, Store},
 };
 use crate::identity::{SpiffeId, TrustDomain};
 
@@ -80,8 +79,8 @@ impl CaDirectory {
         let trust_domain: TrustDomain = name
             .parse()
             .map_err(|e| CaError::file(dir, format!("is of trust domain {name:?}: {e}")))?;
-        let signs = Signs::like(state.as_ref());
-        keeping::ready(&store, &lock, &trust_domain, signs)?;
+        let source = SigningSource::like(state.as_ref());
+        maintenance::initialize(&store, &lock, &trust_domain, source)?;
         drop(lock);
         Ok(Self { store, trust_domain })
     }
@@ -261,25 +260,8 @@ impl CaDirectory {
     }
 
     fn finish(&self, lock: &Lock, before: State, state: State) -> Result<(), CaError> {
-        keeping::write(&self.store, lock, &self.trust_domain, &before, state)
+        maintenance::write(&self.store, lock, &self.trust_domain, &before, state)
     }
-}
-
-/// Makes an authority's files and publishes it in `state`.
-pub(super) fn prepare(
-    store: &Store,
-    state: &mut State,
-    kind: Kind,
-    trust_domain: &TrustDomain,
-) -> Result<String, CaError> {
-    state.may_prepare(kind)?;
-    let authority = match kind {
-        Kind::X509 => create_x509(store, trust_domain, None, Status::Prepared)?,
-        Kind::Jwt => create_jwt(store, Status::Prepared)?,
-    };
-    let id = authority.id.clone();
-    state.publish(kind, authority);
-    Ok(id)
 }
 
 /// The trust domain that the root of a directory without a state names.

@@ -8,10 +8,7 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-use super::{
-    BACKDATE,
-    signer::{Signer, hex, named, random_serial, uri},
-};
+use super::signer::{BACKDATE, Signer, hex, named, random_serial, uri};
 use crate::identity::SpiffeId;
 
 /// A chain, and what to remember of it.

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{
-    REFRESH_HINT, crl,
+    crl,
     error::CaError,
+    plan::REFRESH_HINT,
     published,
     signer::{JwtKey, Signer, load_jwt, load_x509},
     state::{Kind, State, Status},

@@ -10,8 +10,8 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, P
 use time::OffsetDateTime;
 
 use super::{
-    BACKDATE, CaError, EmbeddedCa,
-    signer::{named, random_serial},
+    CaError, EmbeddedCa,
+    signer::{BACKDATE, named, random_serial},
 };
 
 /// A certificate for host names.

@@ -4,11 +4,15 @@
 //! before its end, and signs when a sixth is left, at most 7 days: so an SVID of up to a sixth
 //! always fits. What expired leaves the bundle a day later.
 
+use std::time::Duration;
+
 use super::state::{Authority, Kind, Status};
 
+/// How often peers elsewhere should look for a newer bundle (`spiffe_refresh_hint`).
+pub(super) const REFRESH_HINT: Duration = Duration::from_secs(60);
 const DAY: u64 = 86_400;
 /// How long an authority must have been published before it signs: three times the refresh hint.
-const PUBLISHED: u64 = 3 * super::REFRESH_HINT.as_secs();
+const PUBLISHED: u64 = 3 * REFRESH_HINT.as_secs();
 
 /// What is to be done.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -18,13 +18,14 @@ use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use super::{
-    BACKDATE, KEY, ROOT,
     error::CaError,
     state::{Authority, Status},
-    store::{self, Stamp, Store, stamp},
+    store::{self, KEY, ROOT, Stamp, Store, stamp},
 };
 use crate::identity::{JwtAuthority, PrivateKey, TrustDomain, pem};
 
+/// Clocks of peers may be this much behind: what is signed is valid from so long ago.
+pub(super) const BACKDATE: Duration = Duration::from_secs(10);
 const ROOT_YEARS: i32 = 10;
 /// A JWT authority is only a key in the bundle: it is changed more often than a root.
 const JWT_DAYS: u64 = 90;

@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use super::{EmbeddedCa, loaded::Loaded};
+use super::{EmbeddedCa, last_fetch::LastFetch, loaded::Loaded};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted},
     identity::{BundleSet, SpiffeId, X509Svid},
@@ -21,40 +21,32 @@ const REFUSED: Duration = Duration::from_secs(86_400);
 /// More than a node carries.
 const MOST: usize = 100_000;
 
-/// How things stood when a workload last asked.
-pub(super) struct Given {
-    /// The authority that was active.
-    under: Arc<str>,
-    banned: bool,
-    until: SystemTime,
-}
-
 impl EmbeddedCa {
     fn note(&self, wanted: &Wanted, loaded: &Loaded, until: Option<SystemTime>) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.len() >= MOST && !given.contains_key(&wanted.uid) {
+        let mut fetches = self.last_fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetches.len() >= MOST && !fetches.contains_key(&wanted.uid) {
             return;
         }
-        let note = Given {
+        let note = LastFetch {
             under: Arc::clone(&loaded.signer.id),
             banned: loaded.banned.contains(&wanted.id),
             until: until.unwrap_or_else(|| SystemTime::now() + REFUSED),
         };
-        given.insert(Arc::clone(&wanted.uid), note);
+        fetches.insert(Arc::clone(&wanted.uid), note);
     }
 
     /// Forgets workloads that have long not asked.
-    pub(super) fn forget_given(&self) {
+    pub(super) fn forget_old_fetches(&self) {
         let now = SystemTime::now();
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.retain(|_, g| g.until > now);
+        let mut fetches = self.last_fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.retain(|_, g| g.until > now);
     }
 
     /// Whether another authority signs now than for this workload's SVID, or a ban came or went.
     fn is_stale(&self, wanted: &Wanted) -> bool {
         let loaded = self.loaded.load();
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.get(&wanted.uid).is_some_and(|g| {
+        let fetches = self.last_fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.get(&wanted.uid).is_some_and(|g| {
             g.under != loaded.signer.id || g.banned != loaded.banned.contains(&wanted.id)
         })
     }
@@ -82,10 +74,10 @@ impl Source for EmbeddedCa {
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        let mut turns = self.turns.subscribe();
+        let mut changes = self.changes.subscribe();
         async move {
             while !self.is_stale(wanted) {
-                if turns.changed().await.is_err() {
+                if changes.changed().await.is_err() {
                     pending().await
                 }
             }

@@ -15,6 +15,10 @@ use super::{
 };
 use crate::sys::files;
 
+/// The certificate of the first authority of a directory, also of one that an older adit made.
+pub(super) const ROOT: &str = "root.pem";
+/// The private key of the first authority of a directory.
+pub(super) const KEY: &str = "root-key.pem";
 /// The state of the authorities.
 pub(super) const STATE: &str = "authorities.json";
 const LOCK: &str = ".lock";
@@ -133,7 +137,7 @@ impl Store {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let ours = name.starts_with("x509-") || name.starts_with("jwt-");
-            let root = name == super::ROOT || name == super::KEY;
+            let root = name == ROOT || name == KEY;
             let temporary = name.ends_with(".adit-tmp");
             if (ours && name.ends_with(".pem") || root || temporary) && !named(name) {
                 tracing::info!(file = %entry.path().display(), "removed: no authority needs it");

@@ -4,7 +4,10 @@ use pki_types::UnixTime;
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::*;
+use super::{
+    store::{KEY, ROOT},
+    *,
+};
 use crate::identity::{BundleSet, Purpose, parse_leaf, verify_svid};
 
 fn domain() -> TrustDomain {

@@ -5,6 +5,11 @@ use std::{io, path::PathBuf, time::Duration};
 use super::relation::{EndpointUrl, InvalidUrl};
 use crate::identity::{TrustDomain, handshake_words};
 
+/// The longest answer of a bundle endpoint that is read, in bytes.
+pub(super) const MOST_BYTES: usize = 4 << 20;
+/// How many redirects are followed in one visit to a bundle endpoint.
+pub(super) const MOST_REDIRECTS: usize = 3;
+
 /// Why there is no newer bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -65,13 +70,13 @@ pub enum FetchError {
         why: InvalidUrl,
     },
     /// It points on and on.
-    #[error("{url} redirects once more after {0} redirects", super::fetch::MOST_REDIRECTS)]
+    #[error("{url} redirects once more after {0} redirects", MOST_REDIRECTS)]
     TooManyRedirects {
         /// The last address.
         url: EndpointUrl,
     },
     /// Its answer is longer than any bundle.
-    #[error("{url} answered more than {0} bytes", super::fetch::MOST_BYTES)]
+    #[error("{url} answered more than {0} bytes", MOST_BYTES)]
     TooLarge {
         /// Its address.
         url: EndpointUrl,

@@ -15,15 +15,14 @@ use rustls::ClientConfig;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{error::FetchError, relation::EndpointUrl};
+use super::{
+    error::{FetchError, MOST_BYTES, MOST_REDIRECTS},
+    relation::EndpointUrl,
+};
 use crate::lifecycle::dial;
 
 /// How long a visit may take, redirects included.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The longest answer that is read.
-pub(super) const MOST_BYTES: usize = 4 << 20;
-/// How many redirects are followed.
-pub(super) const MOST_REDIRECTS: usize = 3;
 
 /// The document at `url`. Redirects are followed for this visit only; each endpoint on the way
 /// must satisfy `tls`, so with `https_spiffe` all have the same SPIFFE ID.

@@ -11,7 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{document, error::FetchError, fetch::MOST_BYTES};
+use super::{
+    document,
+    error::{FetchError, MOST_BYTES},
+};
 use crate::{
     identity::{TrustBundle, TrustDomain},
     sys::files,

@@ -10,7 +10,9 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Request, Status};
 
-use super::{IstiodConfig, connect, credentials, joined::Joined, said_to};
+use super::{
+    channel::connect, config::IstiodConfig, credentials, joined::JoinedSvids, status::said_to,
+};
 use crate::{
     identity::{BundleSet, SpiffeId},
     lifecycle::Tasks,
@@ -72,7 +74,7 @@ impl Bans {
     /// From the first answer of the CA on, which `bundles` tells of.
     pub(super) fn follow(
         config: &IstiodConfig,
-        joined: &Arc<Joined>,
+        joined: &Arc<JoinedSvids>,
         mut bundles: watch::Receiver<Arc<BundleSet>>,
     ) -> Self {
         let (known, tasks) = (Arc::<Known>::default(), Tasks::default());
@@ -112,7 +114,7 @@ impl Drop for Bans {
 
 struct Follower {
     config: IstiodConfig,
-    joined: Arc<Joined>,
+    joined: Arc<JoinedSvids>,
 }
 
 impl Follower {

@@ -14,7 +14,7 @@ use crate::{
     identity::{SpiffeId, X509Svid},
 };
 
-struct Held {
+struct JoinedSvid {
     id: SpiffeId,
     not_after: SystemTime,
     key: Arc<CertifiedKey>,
@@ -24,10 +24,10 @@ struct Held {
 
 /// The SVIDs that can renew themselves, by workload.
 #[derive(Default)]
-pub(super) struct Joined(Mutex<HashMap<Arc<str>, Held>>);
+pub(super) struct JoinedSvids(Mutex<HashMap<Arc<str>, JoinedSvid>>);
 
-impl Joined {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Held>> {
+impl JoinedSvids {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, JoinedSvid>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,7 +51,8 @@ impl Joined {
         let der = PrivateKeyDer::Pkcs8(svid.key.pkcs8().into());
         let Ok(key) = any_supported_type(&der) else { return };
         let key = Arc::new(CertifiedKey::new(svid.chain.clone(), key));
-        let held = Held { id: wanted.id.clone(), not_after: svid.not_after, key, refused: false };
+        let held =
+            JoinedSvid { id: wanted.id.clone(), not_after: svid.not_after, key, refused: false };
         let mut all = self.lock();
         let now = SystemTime::now();
         all.retain(|_, held| held.not_after > now);
@@ -96,7 +97,7 @@ mod tests {
         let ca = EmbeddedCa::open(dir.path(), &domain, Duration::from_secs(60)).unwrap();
         let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
         let wanted = Wanted { uid: "a".into(), id: id.clone() };
-        let joined = Joined::default();
+        let joined = JoinedSvids::default();
         joined.keep(&wanted, &ca.issue(&id).unwrap());
         assert!(joined.of(&wanted).is_some());
         joined.gone("b");

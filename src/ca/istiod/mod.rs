@@ -6,39 +6,39 @@
 
 mod answer;
 mod bans;
+mod channel;
+mod config;
 mod credentials;
 mod joined;
 mod news;
 mod queue;
 mod refused;
+mod request;
+mod status;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
-use hyper_util::rt::TokioIo;
-use prost_types::{Struct, Value, value::Kind};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
-use rustls::sign::CertifiedKey;
+use rcgen::{KeyPair, PublicKeyData};
 use tokio::{sync::watch, time::timeout};
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, transport::Channel};
 
-use self::refused::{Heard, Refused};
-use super::{
-    Source, SourceError, Urgency, Wanted,
-    dial::{self, Server},
+pub use self::config::IstiodConfig;
+use self::{
+    channel::connect,
+    refused::Refused,
+    request::{csr, message},
+    status::{is_broken, said_to},
 };
+use super::{Source, SourceError, Urgency, Wanted, grpc_status::said};
 use crate::{
-    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid, stream_words},
+    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_client::IstioCertificateServiceClient,
@@ -54,28 +54,11 @@ const LONGEST: usize = 1 << 20;
 const NEW_TOKEN: &str = "the CA refuses this host's SVID (revoked or expired); a new join token \
                          is made by `adit ca token create`";
 
-/// Where istiod is, and what is shown to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct IstiodConfig {
-    /// As written, for messages.
-    pub address: String,
-    /// Where and who it is.
-    pub server: Server,
-    /// The file with the bearer token; read for each call.
-    pub token: PathBuf,
-    /// What its certificate is checked against, PEM; read for each connection.
-    pub roots: PathBuf,
-    /// Which cluster this is.
-    pub cluster_id: Option<String>,
-    /// What lifetime is asked for.
-    pub svid_lifetime: Duration,
-}
-
 /// The source.
 pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
-    joined: Arc<joined::Joined>,
+    joined: Arc<joined::JoinedSvids>,
     news: news::News,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
@@ -322,89 +305,5 @@ impl Source for Istiod {
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
         self.news.overdue(&wanted.uid).boxed()
-    }
-}
-
-/// A connection once it is used, and whether the CA refuses `own` on it.
-fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
-    let refused = Refused::default();
-    let hears = refused.clone();
-    let (server, roots) = (config.server.clone(), config.roots.clone());
-    let endpoint = Endpoint::from_static("https://istiod")
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .origin(origin(&config.server));
-    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
-        let refused = hears.clone();
-        async move {
-            let stream = dial::dial(&server, &roots, b"h2", own).await?;
-            Ok::<_, std::io::Error>(TokioIo::new(Heard { stream, refused }))
-        }
-    }));
-    (channel, refused)
-}
-
-/// Whether the connection failed, not the server.
-fn is_broken(status: &Status) -> bool {
-    let transport = std::error::Error::source(status).is_some();
-    transport && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
-}
-
-/// The `:authority` of its requests.
-fn origin(server: &Server) -> http::Uri {
-    let name = match &server.name {
-        pki_types::ServerName::DnsName(name) => name.as_ref().to_owned(),
-        _ => format!("[{}]", server.host),
-    };
-    format!("https://{name}:{}", server.port)
-        .parse()
-        .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
-}
-
-/// The same for a caller that shows an SVID, as hosts that joined do.
-fn said_to(status: &Status, shows_svid: bool) -> String {
-    let cure = match status.code() {
-        Code::Unauthenticated if shows_svid => {
-            "; a host that joined renews and hears of bans by its SVID: that needs `attestors: { \
-             svid: true }` in the file of `adit ca serve`"
-        }
-        _ => "",
-    };
-    format!("{}{cure}", said(status))
-}
-
-/// What a status says, with the causes that tonic keeps behind it.
-pub(super) fn said(status: &Status) -> String {
-    let mut text = status.message().chars().take(500).collect::<String>();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause.filter(|_| text.len() < 1000) {
-        let more = match error.downcast_ref::<std::io::Error>() {
-            Some(io) => stream_words(io),
-            None => error.to_string(),
-        };
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    if text.is_empty() { format!("{:?}", status.code()) } else { text }
-}
-
-/// PKCS#10: no subject, and so one critical URI SAN (RFC 5280 §4.2.1.6).
-fn csr(id: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-    params.serialize_request(key)?.pem()
-}
-
-fn message(id: &SpiffeId, csr: String, lifetime: Duration) -> IstioCertificateRequest {
-    let asked_for = Value { kind: Some(Kind::StringValue(id.to_string())) };
-    let fields = [("ImpersonatedIdentity".to_owned(), asked_for)];
-    IstioCertificateRequest {
-        csr,
-        validity_duration: i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX),
-        metadata: Some(Struct { fields: fields.into_iter().collect() }),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
+use pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -18,13 +19,23 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use super::Peer;
 use crate::lifecycle::Place;
 
 /// How soon after the handshake the first request must be here.
 const FIRST: Duration = Duration::from_secs(10);
 /// How long a connection stays without another.
 const IDLE: Duration = Duration::from_secs(600);
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// From where.
+    pub addr: SocketAddr,
+    /// The chain it showed in the handshake, leaf first.
+    pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
+    /// For how long it may be here.
+    pub(super) stay: Arc<Stay>,
+}
 
 /// What a connection has to show for its place.
 #[derive(Debug)]

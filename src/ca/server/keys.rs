@@ -33,7 +33,7 @@ pub enum KeysFrom {
 type KeySet = HashMap<String, Jwk>;
 
 #[derive(Default)]
-struct Held {
+struct CachedKeys {
     keys: KeySet,
     error: Option<String>,
     asked: Option<Instant>,
@@ -43,18 +43,18 @@ struct Held {
 /// The keys.
 pub(super) struct Keys {
     from: KeysFrom,
-    held: Mutex<Held>,
+    cached: Mutex<CachedKeys>,
     /// Held by the one that asks a URL; who has a known key does not wait for it.
     asking: tokio::sync::Mutex<()>,
 }
 
 impl Keys {
     pub(super) fn new(from: KeysFrom) -> Self {
-        Self { from, held: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self { from, cached: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CachedKeys> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key of this `kid`.
@@ -63,18 +63,18 @@ impl Keys {
             KeysFrom::File(path) => self.lock().read_changed(path),
             KeysFrom::Url(endpoint) => self.refresh(endpoint, kid).await,
         }
-        let held = self.lock();
-        match (held.keys.get(kid), &held.error) {
+        let cached = self.lock();
+        match (cached.keys.get(kid), &cached.error) {
             (Some(key), _) => Ok(key.clone()),
-            (None, Some(error)) if held.keys.is_empty() => Err(TokenError::NoKeys(error.clone())),
+            (None, Some(error)) if cached.keys.is_empty() => Err(TokenError::NoKeys(error.clone())),
             (None, _) => Err(TokenError::UnknownKey(kid.to_owned())),
         }
     }
 
     async fn refresh(&self, endpoint: &Endpoint, kid: &str) {
         let (due, known) = {
-            let held = self.lock();
-            (held.is_due(kid), held.keys.contains_key(kid))
+            let cached = self.lock();
+            (cached.is_due(kid), cached.keys.contains_key(kid))
         };
         if !due {
             return;
@@ -94,7 +94,7 @@ impl Keys {
     }
 }
 
-impl Held {
+impl CachedKeys {
     fn is_due(&self, kid: &str) -> bool {
         let due = if self.keys.contains_key(kid) { FRESH } else { SELDOM };
         self.asked.is_none_or(|at| at.elapsed() >= due)

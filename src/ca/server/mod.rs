@@ -28,13 +28,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use conn::Peer;
 pub use csr::CsrError;
 pub use https::Endpoint;
 pub use join::{JoinError, JoinTokens};
 pub use keys::KeysFrom;
 pub use refusal::Refusal;
 pub use review::{PATH as TOKEN_REVIEWS, Review};
-pub use tls::Peer;
 pub use token::{Expected, TokenError};
 
 use super::EmbeddedCa;
@@ -133,7 +133,7 @@ pub async fn serve(
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> io::Result<SocketAddr> {
-    let own = Arc::new(tls::OwnCert::make(ca, &config.names).map_err(io::Error::other)?);
+    let own = Arc::new(tls::ServerCertificate::make(ca, &config.names).map_err(io::Error::other)?);
     let acceptor = tls::acceptor(Arc::clone(&own), ca, metrics, config.attestors.svid)
         .map_err(io::Error::other)?;
     let listener = TcpListener::bind(config.listen)
@@ -176,7 +176,7 @@ pub async fn serve(
 /// Its own certificate is made anew when it is due, and when the clock was set: by the new time it
 /// may not be valid.
 async fn renew(
-    own: Arc<tls::OwnCert>,
+    own: Arc<tls::ServerCertificate>,
     ca: Arc<EmbeddedCa>,
     names: Vec<String>,
     mut clock: watch::Receiver<()>,

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, RwLock},
     time::{Duration, SystemTime},
 };
@@ -24,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Metrics, Refusal,
-    conn::{Conn, Stay},
+    conn::{Conn, Peer, Stay},
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
@@ -42,35 +41,24 @@ const EACH: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long its own certificate is valid, unless its authority ends before; it is made anew at
 /// half of it.
-const OWN: Duration = Duration::from_secs(24 * 3600);
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How soon after another at least.
 const SOONEST: Duration = Duration::from_secs(10);
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// From where.
-    pub addr: SocketAddr,
-    /// The chain it showed in the handshake, leaf first.
-    pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
-    /// For how long it may be here.
-    pub(super) stay: Arc<Stay>,
-}
-
 /// The server's own certificate, which can be replaced.
 #[derive(Debug)]
-pub(super) struct OwnCert(RwLock<Own>);
+pub(super) struct ServerCertificate(RwLock<IssuedCertificate>);
 
-/// One version of it.
+/// One version of the server's certificate.
 #[derive(Clone, Debug)]
-struct Own {
+struct IssuedCertificate {
     key: Arc<CertifiedKey>,
     /// The authority that signed it.
     under: Arc<str>,
     not_after: SystemTime,
 }
 
-impl OwnCert {
+impl ServerCertificate {
     /// Has the CA make one for `names`.
     pub(super) fn make(ca: &EmbeddedCa, names: &[String]) -> Result<Self, CaError> {
         Ok(Self(RwLock::new(certified(ca, names)?)))
@@ -83,7 +71,7 @@ impl OwnCert {
         Ok(())
     }
 
-    fn now(&self) -> Own {
+    fn now(&self) -> IssuedCertificate {
         self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
@@ -100,25 +88,25 @@ impl OwnCert {
     }
 }
 
-impl ResolvesServerCert for OwnCert {
+impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.now().key)
     }
 }
 
-fn certified(ca: &EmbeddedCa, names: &[String]) -> Result<Own, CaError> {
+fn certified(ca: &EmbeddedCa, names: &[String]) -> Result<IssuedCertificate, CaError> {
     let key = KeyPair::generate().map_err(|e| CaError::Sign(e.to_string()))?;
-    let named = ca.certify_names(names, &key, OWN)?;
+    let named = ca.certify_names(names, &key, LIFETIME)?;
     let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let key =
         aws_lc_rs::sign::any_supported_type(&der).map_err(|e| CaError::Sign(e.to_string()))?;
     let key = Arc::new(CertifiedKey::new(named.chain, key));
-    Ok(Own { key, under: named.under, not_after: named.not_after })
+    Ok(IssuedCertificate { key, under: named.under, not_after: named.not_after })
 }
 
 /// TLS 1.3 with that certificate.
 pub(super) fn acceptor(
-    own: Arc<OwnCert>,
+    own: Arc<ServerCertificate>,
     ca: &Arc<EmbeddedCa>,
     metrics: &Arc<Metrics>,
     svid: bool,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Held, Svids};
+use super::{Svids, state::SvidState};
 use crate::{
     ca::{SourceError, Wanted},
     identity::{BundleSet, X509Svid},
@@ -12,7 +12,7 @@ use crate::{
 
 /// What is held for one workload, now and after each change.
 #[derive(Debug)]
-pub struct Following(watch::Receiver<Held>);
+pub struct Following(watch::Receiver<SvidState>);
 
 impl Following {
     /// The valid SVID, or why there is none; `None` before the first attempt has ended. What is

@@ -7,7 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Held, validity};
+use super::state::{SvidState, validity};
 use crate::{
     ca::{Source, SourceError, Urgency, Wanted, rotation::Rotation},
     identity::{SpiffeId, X509Svid, length},
@@ -27,7 +27,7 @@ pub(super) struct Renewal {
     pub(super) bans: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
     /// Told by whoever gets an SVID after it got none: the source is back for all.
     pub(super) back: watch::Sender<()>,
-    pub(super) say: watch::Sender<Held>,
+    pub(super) say: watch::Sender<SvidState>,
 }
 
 impl Renewal {
@@ -147,7 +147,7 @@ impl Renewal {
         let gauge = self.metrics.svid_last_success.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(at.as_secs_f64());
         let (svid, next) = (Some(Arc::new(svid)), Some(plan.due()));
-        let held = Held { svid, error: None, next, obtained: Some(now) };
+        let held = SvidState { svid, error: None, next, obtained: Some(now) };
         self.say.send_replace(held);
     }
 

@@ -2,29 +2,35 @@
 //! keep the rules. It does not reconnect or retry: who holds a stream decides that, by
 //! [`ClientError::retry`]. Not here: keeping SVIDs ([`crate::ca::Svids`]).
 
+mod decode;
+mod error;
+mod types;
+
 use std::time::Duration;
 
-use pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Map, Value};
 use tonic::{
-    Code, Request, Status, Streaming,
+    Request, Status, Streaming,
     metadata::MetadataValue,
     transport::{Channel, Endpoint as Tcp},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use self::decode::{add_crls, bundle_set, json, parse_id, x509_context};
+pub(super) use self::decode::{certificates, domain_of_key};
+pub(in crate::ca) use self::decode::{key_matches, tokens};
+pub use self::{
+    error::{ClientError, code_name},
+    types::{HintedSvid, HintedToken, KeySets, X509Context},
+};
 use super::Endpoint;
 use crate::{
-    ca::istiod::said,
-    identity::{
-        BundleSet, PrivateKey, SpiffeId, SvidError, TrustBundle, TrustDomain, X509Svid, parse_leaf,
-    },
+    identity::{BundleSet, SpiffeId},
     rpc::{
         self,
         workload::{
-            JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse,
-            ValidateJwtsvidRequest, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
-            X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+            JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, ValidateJwtsvidRequest,
+            X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+            spiffe_workload_api_client::SpiffeWorkloadApiClient,
         },
     },
 };
@@ -35,91 +41,6 @@ pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 const MESSAGE: usize = 16 << 20;
 /// How long a call that is no stream may take.
 const CALL: Duration = Duration::from_secs(15);
-/// As many SVIDs and trust domains as anybody needs.
-const MOST: usize = 10_000;
-/// As many certificates as a bundle may have.
-const MOST_AUTHORITIES: usize = 1000;
-
-/// Why a call gave nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// What the server, or the connection to it, said.
-    #[error("{}: {}", code_name(.0.code()), said(.0))]
-    Status(Box<Status>),
-    /// The server ended the stream without a reason.
-    #[error("the server ended the stream")]
-    Ended,
-    /// The answer breaks a rule, and all of it is discarded (Workload API §4.5).
-    #[error("the answer is not used: {0}")]
-    Unusable(String),
-    /// No answer in time.
-    #[error("no answer in {0:?}")]
-    Slow(Duration),
-}
-
-impl ClientError {
-    /// Whether trying again, after a while, may help (Workload Endpoint §6).
-    #[must_use]
-    pub fn retry(&self) -> bool {
-        match self {
-            Self::Status(status) => {
-                !matches!(status.code(), Code::InvalidArgument | Code::Unimplemented)
-            }
-            Self::Ended | Self::Slow(_) | Self::Unusable(_) => true,
-        }
-    }
-
-    /// Whether the server says that the caller has no identity, or none any more: what was
-    /// received must not be used further (Workload API §5.2.1).
-    #[must_use]
-    pub fn denied(&self) -> bool {
-        matches!(self, Self::Status(status) if status.code() == Code::PermissionDenied)
-    }
-}
-
-impl From<Status> for ClientError {
-    fn from(status: Status) -> Self {
-        Self::Status(Box::new(status))
-    }
-}
-
-/// The name of a code as the specification writes it.
-#[must_use]
-pub fn code_name(code: Code) -> String {
-    format!("{code:?}")
-}
-
-/// One SVID with what it is for.
-#[derive(Debug)]
-pub struct HintedSvid {
-    /// The SVID.
-    pub svid: X509Svid,
-    /// May be empty.
-    pub hint: String,
-}
-
-/// All that a workload may have of X.509.
-#[derive(Debug)]
-pub struct X509Context {
-    /// At least one, the default one first.
-    pub svids: Vec<HintedSvid>,
-    /// By trust domain, the own and the federated ones; with the CRLs in the own.
-    pub bundles: BundleSet,
-}
-
-/// One JWT-SVID.
-#[derive(Clone, Debug)]
-pub struct HintedToken {
-    /// Whose.
-    pub id: SpiffeId,
-    /// JWS Compact.
-    pub token: String,
-    /// May be empty.
-    pub hint: String,
-}
-
-/// Key sets by trust domain, as they came.
-pub type KeySets = Vec<(TrustDomain, Vec<u8>)>;
 
 /// A client.
 #[derive(Clone, Debug)]
@@ -282,159 +203,4 @@ pub(in crate::ca) async fn in_time<M>(
 ) -> Result<M, ClientError> {
     let answer = tokio::time::timeout(CALL, call).await.map_err(|_| ClientError::Slow(CALL))?;
     Ok(answer?.into_inner())
-}
-
-/// The tokens of an answer: at least one, and of `id` only if that is given.
-pub(in crate::ca) fn tokens(
-    answer: JwtsvidResponse,
-    id: Option<&SpiffeId>,
-) -> Result<Vec<HintedToken>, ClientError> {
-    let svids = answer.svids.into_iter().map(|svid| {
-        let of = parse_id(&svid.spiffe_id)?;
-        if svid.svid.is_empty() {
-            return Err(unusable(format!("the token of {of} is empty")));
-        }
-        Ok(HintedToken { id: of, token: svid.svid, hint: svid.hint })
-    });
-    let svids: Vec<_> = svids.collect::<Result<_, ClientError>>()?;
-    match id {
-        _ if svids.is_empty() => Err(unusable("it has no JWT-SVID".into())),
-        Some(id) if svids.iter().any(|svid| svid.id != *id) => {
-            Err(unusable(format!("it has a JWT-SVID of another than {id}")))
-        }
-        _ => Ok(svids),
-    }
-}
-
-fn x509_context(message: X509svidResponse) -> Result<X509Context, ClientError> {
-    if message.svids.is_empty() {
-        return Err(unusable("it has no SVID (Workload API §5.2.1)".into()));
-    }
-    if message.svids.len() > MOST {
-        return Err(unusable(format!("it has {} SVIDs", message.svids.len())));
-    }
-    let mut bundles = bundle_set(message.federated_bundles)?;
-    let mut svids = Vec::with_capacity(message.svids.len());
-    for mut svid in message.svids {
-        let key = PrivateKey::from_pkcs8(std::mem::take(&mut svid.x509_svid_key));
-        let id = parse_id(&svid.spiffe_id)?;
-        let about = |why: String| unusable(format!("{id}: {why}"));
-        let chain = certificates(&svid.x509_svid, 8).map_err(about)?;
-        let own = x509_svid(&id, chain, key).map_err(about)?;
-        let authorities = certificates(&svid.bundle, MOST_AUTHORITIES).map_err(about)?;
-        bundles.insert(TrustBundle::new(id.trust_domain().clone(), authorities));
-        svids.push(HintedSvid { svid: own, hint: svid.hint });
-    }
-    add_crls(&mut bundles, message.crl);
-    Ok(X509Context { svids, bundles })
-}
-
-fn x509_svid(
-    id: &SpiffeId,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKey,
-) -> Result<X509Svid, String> {
-    let leaf_der = chain.first().ok_or("it has no certificate")?;
-    let leaf = parse_leaf(leaf_der).map_err(|e: SvidError| e.to_string())?;
-    if leaf.id != *id {
-        return Err(format!("its certificate is of {}", leaf.id));
-    }
-    if !key_matches(leaf_der, &key) {
-        return Err("its key is no PKCS#8 key of its certificate".into());
-    }
-    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
-    Ok(X509Svid { id: leaf.id, chain, key, not_before, not_after, serial })
-}
-
-/// Whether `key` is the private key of the certificate.
-pub(in crate::ca) fn key_matches(certificate: &CertificateDer<'_>, key: &PrivateKey) -> bool {
-    use rcgen::PublicKeyData;
-    let der = pki_types::PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8()));
-    let (Ok(pair), Ok((_, certificate))) =
-        (rcgen::KeyPair::try_from(&der), X509Certificate::from_der(certificate))
-    else {
-        return false;
-    };
-    certificate.public_key().subject_public_key.data.as_ref() == pair.der_bytes()
-}
-
-/// Concatenated DER, taken apart.
-pub(super) fn certificates(
-    mut der: &[u8],
-    most: usize,
-) -> Result<Vec<CertificateDer<'static>>, String> {
-    let mut all = Vec::new();
-    while !der.is_empty() {
-        let (rest, _) = X509Certificate::from_der(der)
-            .map_err(|e| format!("certificate {} of the list is broken: {e}", all.len() + 1))?;
-        if all.len() == most {
-            return Err(format!("more than {most} certificates"));
-        }
-        all.push(CertificateDer::from(der[..der.len() - rest.len()].to_vec()));
-        der = rest;
-    }
-    if all.is_empty() { Err("no certificate where one must be".into()) } else { Ok(all) }
-}
-
-fn bundle_set(
-    bundles: impl IntoIterator<Item = (String, Vec<u8>)>,
-) -> Result<BundleSet, ClientError> {
-    let bundle = |(key, der): (String, Vec<u8>)| {
-        let domain = domain_of_key(&key)?;
-        let authorities = certificates(&der, MOST_AUTHORITIES)
-            .map_err(|why| unusable(format!("the bundle of {domain}: {why}")))?;
-        Ok(TrustBundle::new(domain, authorities))
-    };
-    bundles.into_iter().map(bundle).collect()
-}
-
-/// CRLs come without the name of a trust domain: each goes to the bundles that have its issuer.
-fn add_crls(bundles: &mut BundleSet, crls: Vec<Vec<u8>>) {
-    use x509_parser::revocation_list::CertificateRevocationList;
-    let of = |crl: &[u8], bundle: &TrustBundle| {
-        let Ok((_, list)) = CertificateRevocationList::from_der(crl) else { return false };
-        bundle.authorities.iter().any(|authority| {
-            let issuer = X509Certificate::from_der(authority);
-            issuer.is_ok_and(|(_, ca)| ca.subject().as_raw() == list.issuer().as_raw())
-        })
-    };
-    let mut changed: Vec<TrustBundle> = bundles.iter().cloned().collect();
-    for bundle in &mut changed {
-        let own = crls.iter().filter(|crl| of(crl, bundle)).cloned();
-        bundle.crls = own.map(Into::into).collect();
-    }
-    *bundles = changed.into_iter().collect();
-}
-
-/// The key of a map is the SPIFFE ID of a trust domain.
-pub(super) fn domain_of_key(key: &str) -> Result<TrustDomain, ClientError> {
-    let id = parse_id(key)?;
-    if id.path().is_empty() {
-        return Ok(id.trust_domain().clone());
-    }
-    Err(unusable(format!("{id} is no trust domain")))
-}
-
-fn parse_id(text: &str) -> Result<SpiffeId, ClientError> {
-    text.parse().map_err(|e| unusable(format!("{text:?}: {e}")))
-}
-
-fn unusable(why: String) -> ClientError {
-    ClientError::Unusable(why)
-}
-
-fn json(value: prost_types::Value) -> Value {
-    use prost_types::value::Kind;
-    match value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(bool)) => bool.into(),
-        // Whole numbers, such as times, as such.
-        Some(Kind::NumberValue(n)) if n.fract() == 0.0 && n.abs() < 9e15 => (n as i64).into(),
-        Some(Kind::NumberValue(n)) => n.into(),
-        Some(Kind::StringValue(text)) => text.into(),
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(json).collect(),
-        Some(Kind::StructValue(map)) => {
-            Value::Object(map.fields.into_iter().map(|(k, v)| (k, json(v))).collect())
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Given, Report, shown};
+use super::{Given, Report, public_key::public_key, shown};
 use crate::identity::{PublicKey, SpiffeId, constraints, verify::check_signer, x509::uris};
 
 /// Judges an authority of a trust domain by itself.
@@ -58,6 +58,24 @@ pub(super) fn signer(
     };
     report.expect(&encoding, "RFC 5280 §4.1", whole, "take away what follows it");
 
+    may_certify(report, label, der, &cert, insist);
+    public_key(report, &rule("public key"), &cert, insist);
+    critical_extensions(report, label, &cert);
+    spiffe_id(report, label, &cert);
+    validity(report, label, &cert, given);
+    key_identifier(report, label, &cert);
+    name_constraints(report, label, &cert);
+}
+
+/// Whether a certificate says that it may certify others.
+fn may_certify(
+    report: &mut Report,
+    label: &str,
+    der: &CertificateDer<'_>,
+    cert: &X509Certificate<'_>,
+    insist: bool,
+) {
+    let rule = |what: &str| format!("{label}: {what}");
     let constraints = cert.basic_constraints().ok().flatten();
     let usage = cert.key_usage().ok().flatten();
     let is_ca = constraints.as_ref().is_some_and(|c| c.value.ca);
@@ -81,22 +99,27 @@ pub(super) fn signer(
     if insist && is_ca && signs && key.is_ok() && check_signer(der).is_err() {
         report.fail(&rule("readable"), "RFC 5280 §4.2", "an extension is broken", "encode it anew");
     }
+}
 
-    super::x509::key(report, &rule("public key"), &cert, insist);
-
+/// Whether the extensions that limit an authority are critical.
+fn critical_extensions(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let critical = |critical: Option<bool>| match critical {
         Some(true) => Ok("critical".to_owned()),
         Some(false) => Err("it is not critical".to_owned()),
         None => Err("there is none".to_owned()),
     };
-    let found = critical(usage.map(|u| u.critical));
+    let found = critical(cert.key_usage().ok().flatten().map(|u| u.critical));
     let advice = "mark it critical; most validators do not mind";
-    report.expect(&rule("key usage is critical"), "X509-SVID §4.3", found, advice);
-    let found = critical(constraints.map(|c| c.critical));
-    let name = rule("basic constraints are critical");
+    let name = format!("{label}: key usage is critical");
+    report.expect(&name, "X509-SVID §4.3", found, advice);
+    let found = critical(cert.basic_constraints().ok().flatten().map(|c| c.critical));
+    let name = format!("{label}: basic constraints are critical");
     report.expect(&name, "RFC 5280 §4.2.1.9", found, advice);
+}
 
-    let names = uris(&cert).unwrap_or_default();
+/// The SPIFFE ID of an authority is that of its trust domain, or there is none.
+fn spiffe_id(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
+    let names = uris(cert).unwrap_or_default();
     let ids = names.iter().map(|uri| uri.parse::<SpiffeId>());
     let found = match ids.collect::<Vec<_>>().as_slice() {
         [] => Ok("none, which is allowed".to_owned()),
@@ -106,8 +129,11 @@ pub(super) fn signer(
         many => Err(format!("{} URI SANs", many.len())),
     };
     let advice = "name the trust domain itself or nothing; no authority is refused for it";
-    report.expect(&rule("SPIFFE ID without a path"), "X509-SVID §3.2", found, advice);
+    let name = format!("{label}: SPIFFE ID without a path");
+    report.expect(&name, "X509-SVID §3.2", found, advice);
+}
 
+fn validity(report: &mut Report, label: &str, cert: &X509Certificate<'_>, given: &Given<'_>) {
     let now = i64::try_from(given.unix_time().as_secs()).unwrap_or(i64::MAX);
     let (from, until) = (cert.validity().not_before, cert.validity().not_after);
     let valid = (from.timestamp()..=until.timestamp()).contains(&now);
@@ -115,19 +141,26 @@ pub(super) fn signer(
     let found = if valid { Ok(found) } else { Err(found) };
     let advice =
         "publish its successor before it ends; whether a chain still holds is judged below";
-    report.expect(&rule("validity"), "RFC 5280 §4.1.2.5", found, advice);
+    report.expect(&format!("{label}: validity"), "RFC 5280 §4.1.2.5", found, advice);
+}
 
+fn key_identifier(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let key_id = cert.extensions().iter().any(|e| e.oid.to_id_string() == "2.5.29.14");
     let found = if key_id { Ok("present".into()) } else { Err("it is missing".into()) };
     let advice = "an authority sets it, so that leaves can name it";
-    report.expect(&rule("subject key identifier"), "RFC 5280 §4.2.1.2", found, advice);
-    if constraints::on_uris(&cert) {
+    let name = format!("{label}: subject key identifier");
+    report.expect(&name, "RFC 5280 §4.2.1.2", found, advice);
+}
+
+fn name_constraints(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
+    let name = format!("{label}: name constraints");
+    if constraints::on_uris(cert) {
         let advice = "adit refuses every SVID below it, as others do that do not judge them: issue \
                       it without";
         let found = "there are some on URIs";
-        report.fail(&rule("name constraints"), "RFC 5280 §4.2.1.10", found, advice);
+        report.fail(&name, "RFC 5280 §4.2.1.10", found, advice);
     } else if cert.name_constraints().ok().flatten().is_some() {
         let advice = "name constraints are not understood everywhere: test with all peers";
-        report.warn(&rule("name constraints"), "X509-SVID §4.2", "there are some", advice);
+        report.warn(&name, "X509-SVID §4.2", "there are some", advice);
     }
 }

@@ -9,6 +9,7 @@ mod authority;
 mod document;
 mod jwt;
 mod name;
+mod public_key;
 mod x509;
 
 use std::time::SystemTime;

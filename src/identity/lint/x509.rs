@@ -4,12 +4,16 @@
 use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Given, Report, authority::intermediate, first_id, name, shown, unix_time};
+use super::{
+    Given, Report, authority::intermediate, first_id, name, public_key::public_key, shown,
+    unix_time,
+};
 use crate::identity::{
-    PublicKey, Purpose, SvidError, length, parse_leaf,
-    verify::{MAX_CHAIN, check_path, check_signer, check_validity},
+    Purpose, SvidError, length, parse_leaf,
+    svid_error::MAX_CHAIN,
+    verify::{check_path, check_signer, check_validity},
     verify_svid,
-    x509::{KEYS, Leaf, constraint_faults, uris},
+    x509::{Leaf, constraint_faults, uris},
 };
 
 const PATH: &str = "X509-SVID §5.1, RFC 5280 §6.1";
@@ -114,21 +118,7 @@ fn form(report: &mut Report, cert: &X509Certificate<'_>) {
     let advice = "an issuer sets it, so that the right authority is found after a rotation";
     report.expect("authority key identifier", "RFC 5280 §4.2.1.1", found, advice);
 
-    key(report, "public key", cert, true);
-}
-
-/// Whether a key can sign, as a handshake would have it. In a bundle nobody insists.
-pub(super) fn key(report: &mut Report, rule: &str, cert: &X509Certificate<'_>, insist: bool) {
-    const CLAUSE: &str = "RFC 5280 §4.1.2.7";
-    let advice = "EC P-256 is read by everybody";
-    match PublicKey::check_signs_tls(cert.public_key().raw) {
-        Ok(found) if found == "Ed25519" => {
-            report.warn(rule, CLAUSE, "Ed25519, which some TLS libraries lack", advice);
-        }
-        Ok(found) => report.ok(rule, CLAUSE, found),
-        Err(found) if insist => report.fail(rule, CLAUSE, format!("{found}; {KEYS}"), advice),
-        Err(found) => report.warn(rule, CLAUSE, format!("{found}; {KEYS}"), advice),
-    }
+    public_key(report, "public key", cert, true);
 }
 
 fn names(

@@ -14,7 +14,7 @@ use rustls::{
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{KeyPairFiles, WITHIN};
+use super::config::KeyPairFiles;
 use crate::{
     ca::{
         Svids,
@@ -25,6 +25,9 @@ use crate::{
 
 /// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
 const UID: &str = "bundle-endpoint";
+/// How long a connection may take from its handshake to the end of the answer; so long a handshake
+/// waits for an SVID.
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// How often files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -13,10 +13,10 @@ use tokio::{sync::watch, time::Instant};
 use tonic::Status;
 
 use super::{
-    Shared,
     attest::Caller,
     entitled::{Entitlement, Registrations, entitled},
     limits::Place,
+    shared::Shared,
 };
 use crate::{
     ca::{Following, SourceError},

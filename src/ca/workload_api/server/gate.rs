@@ -12,9 +12,9 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    Shared,
     attest::Caller,
     limits::{Calls, Place, Whose},
+    shared::Shared,
 };
 use crate::{
     lifecycle::{self, Tasks},

@@ -12,6 +12,7 @@ mod gate;
 mod limits;
 mod messages;
 mod service;
+mod shared;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use self::{
     attest::Caller,
     limits::{CONNECTIONS, CONNECTIONS_OF_ONE, Limits, Whose},
     service::Service,
+    shared::Shared,
 };
 use crate::{
     ca::Svids,
@@ -35,15 +37,6 @@ use crate::{
 
 /// The longest request, bytes: a token with its audience fits many times.
 const REQUEST: usize = 128 << 10;
-
-/// What all calls share.
-struct Shared {
-    svids: Arc<Svids>,
-    trust_domain: TrustDomain,
-    /// `None` until the configuration is in force.
-    registered: watch::Sender<Option<Arc<Registrations>>>,
-    limits: Limits,
-}
 
 /// A Workload API server.
 pub struct WorkloadApi {

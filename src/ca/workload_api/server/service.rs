@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Shared,
     attest::Caller,
     feed::{Message, Watcher, feed},
     limits::Place,
+    shared::Shared,
 };
 use crate::{
     ca::SourceError,

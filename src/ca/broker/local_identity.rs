@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{BrokerConfig, BrokerEndpoint};
+use super::{config::BrokerConfig, endpoint::BrokerEndpoint};
 use crate::{
     ca::{
         federation::verifier,
@@ -45,16 +45,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PODS_PER_CONNECTION: usize = 40;
 
 /// The way to the provider, or why there is none; `None` before the Workload API has answered.
-pub(super) type Own = Option<Result<Arc<Line>, String>>;
+pub(super) type LocalIdentity = Option<Result<Arc<ProviderConnections>, String>>;
 
 /// Connections that show one SVID of adit's.
-pub(super) struct Line {
+pub(super) struct ProviderConnections {
     socket: BrokerEndpoint,
     tls: Arc<ClientConfig>,
     channels: Mutex<Vec<Channel>>,
 }
 
-impl Line {
+impl ProviderConnections {
     /// The connection for the pod in this place. Needs a running runtime.
     pub(super) fn channel(&self, slot: usize) -> Channel {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,15 +95,15 @@ fn connect(socket: &BrokerEndpoint, tls: &Arc<ClientConfig>) -> Channel {
 }
 
 /// Follows the Workload API.
-pub(super) struct OwnFollower {
+pub(super) struct LocalIdentityFollower {
     pub(super) client: Client,
     pub(super) config: BrokerConfig,
-    pub(super) say: watch::Sender<Own>,
+    pub(super) say: watch::Sender<LocalIdentity>,
     /// The provider does not take what is there.
     pub(super) refresh: Arc<Notify>,
 }
 
-impl OwnFollower {
+impl LocalIdentityFollower {
     pub(super) async fn run(self) {
         let mut waits_left = waits();
         let mut known = None;
@@ -161,8 +161,9 @@ impl OwnFollower {
             "adit's own SVID for the Broker API"
         );
         let socket = self.config.socket.clone();
-        let line = Line { socket, tls: Arc::new(tls), channels: Mutex::default() };
-        self.say.send_replace(Some(Ok(Arc::new(line))));
+        let connections =
+            ProviderConnections { socket, tls: Arc::new(tls), channels: Mutex::default() };
+        self.say.send_replace(Some(Ok(Arc::new(connections))));
         *known = now;
         Ok(())
     }

@@ -5,14 +5,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    KEY, ROOT, crl,
-    directory::prepare,
+    crl,
     error::CaError,
     plan::{self, Due},
     published,
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
     state::{Kind, State, Status},
-    store::{Lock, STATE, Store},
+    store::{KEY, Lock, ROOT, STATE, Store},
     upstream::{Found, Upstream},
 };
 use crate::identity::TrustDomain;
@@ -23,7 +22,7 @@ const REVOKED_AFTER: u64 = 86_400;
 
 /// What signs X.509-SVIDs.
 #[derive(Clone, Copy)]
-pub(super) enum Signs<'a> {
+pub(super) enum SigningSource<'a> {
     /// An authority of the directory.
     Local,
     /// An intermediate from elsewhere.
@@ -32,7 +31,7 @@ pub(super) enum Signs<'a> {
     Elsewhere,
 }
 
-impl Signs<'_> {
+impl SigningSource<'_> {
     /// As it was.
     pub(super) fn like(state: Option<&State>) -> Self {
         match state {
@@ -43,15 +42,15 @@ impl Signs<'_> {
 }
 
 /// Makes the directory complete: a state, an active authority of each kind, CRLs.
-pub(super) fn ready(
+pub(super) fn initialize(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
-    signs: Signs<'_>,
+    source: SigningSource<'_>,
 ) -> Result<(), CaError> {
-    let found = match signs {
-        Signs::Upstream(upstream) => Some(upstream.load(trust_domain)?),
-        Signs::Local | Signs::Elsewhere => None,
+    let found = match source {
+        SigningSource::Upstream(upstream) => Some(upstream.load(trust_domain)?),
+        SigningSource::Local | SigningSource::Elsewhere => None,
     };
     let mut state = match store.read()? {
         Some(state) => state,
@@ -60,9 +59,9 @@ pub(super) fn ready(
     check_domain(store, &state, trust_domain)?;
     let before = state.clone();
     let now = seconds(SystemTime::now());
-    match (signs, &found) {
-        (Signs::Upstream(_), Some(found)) => under_upstream(&mut state, found),
-        (Signs::Local, _) => under_own_root(store, &mut state, trust_domain, now)?,
+    match (source, &found) {
+        (SigningSource::Upstream(_), Some(found)) => under_upstream(&mut state, found),
+        (SigningSource::Local, _) => under_own_root(store, &mut state, trust_domain, now)?,
         _ => {}
     }
     if state.with(Kind::Jwt, Status::Active).is_none() && state.activate(Kind::Jwt, now).is_err() {
@@ -73,7 +72,7 @@ pub(super) fn ready(
 }
 
 /// What is due by the clock; `found` is what an upstream's files say now.
-pub(super) fn keep(
+pub(super) fn maintain(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
@@ -107,6 +106,23 @@ pub(super) fn keep(
         }
     }
     write_with(store, lock, trust_domain, &before, state, found)
+}
+
+/// Makes an authority's files and publishes it in `state`.
+pub(super) fn prepare(
+    store: &Store,
+    state: &mut State,
+    kind: Kind,
+    trust_domain: &TrustDomain,
+) -> Result<String, CaError> {
+    state.may_prepare(kind)?;
+    let authority = match kind {
+        Kind::X509 => create_x509(store, trust_domain, None, Status::Prepared)?,
+        Kind::Jwt => create_jwt(store, Status::Prepared)?,
+    };
+    let id = authority.id.clone();
+    state.publish(kind, authority);
+    Ok(id)
 }
 
 /// Writes a changed state, and the CRLs if they are behind it.
