@@ -2,9 +2,9 @@
 
 mod cases;
 
-use adit::{
-    tls::{Aead, KeySchedule, Keys, TlsError, TrafficSecrets},
-    tunnel::record::{Opened, Records},
+use adit::tls::{
+    Aead, KeySchedule, Keys, TlsError, TrafficSecrets,
+    record::{Opened, Records},
 };
 
 struct NoMore;

@@ -1,5 +1,5 @@
 //! What a finished handshake leaves: traffic secrets, and the schedule that yields the next
-//! ones. The record layer is ours from here on ([`crate::tunnel`]); rustls keeps the rest.
+//! ones. The record layer is ours from here on ([`super::record`]); rustls keeps the rest.
 
 use rustls::{
     ConnectionTrafficSecrets, SupportedCipherSuite,

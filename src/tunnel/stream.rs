@@ -19,13 +19,13 @@ use super::{
     core::{Core, Outlet, Over, Stream},
     driver::Tunnel,
     http2::Code,
-    record::MOST_READ,
 };
 use crate::{
     lifecycle::behind_others,
     observe::conn::{CloseReason, LiveConn, Meter},
     relay::{App, Broken, Far, Withdrawn},
     sys::sockets,
+    tls::record::MOST_READ,
 };
 
 /// A stream of a tunnel. Dropping it before both directions have ended resets it.

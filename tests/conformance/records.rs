@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use adit::{
-    tls::{Acceptor, Connector, Session},
-    tunnel::record::RecordError,
-};
+use adit::tls::{Acceptor, Connector, Session, record::RecordError};
 use rustls::{SupportedCipherSuite, crypto::aws_lc_rs::cipher_suite as suite};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},

@@ -46,7 +46,7 @@ fn pair(aead: Aead) -> (Records, Records) {
 }
 
 /// What two ends would have agreed on.
-pub(in crate::tunnel) fn keys(aead: Aead) -> (Keys, Keys) {
+pub(crate) fn keys(aead: Aead) -> (Keys, Keys) {
     let end = |sends: u8| {
         let schedule = Box::new(Counted { aead, sends, sending: 0, receiving: 0 });
         Keys { send: numbered(aead, sends, 0), receive: numbered(aead, sends ^ 1, 0), schedule }
