@@ -27,6 +27,30 @@ pub enum Aead {
     ChaCha20Poly1305,
 }
 
+impl Aead {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "AES-128-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+        }
+    }
+
+    /// The bytes of its key.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
+}
+
 /// One direction's write key and IV (RFC 8446 §7.3), with the number of its next record.
 /// Neither `Debug` nor `Clone`: there is one owner of a key and its sequence.
 pub struct TrafficSecrets {

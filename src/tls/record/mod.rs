@@ -5,6 +5,8 @@
 //! what arrives here are its traffic secrets. All state is plain, so that a live connection
 //! can be described in full.
 
+mod aead;
+mod choice;
 mod key;
 mod messages;
 mod open;
@@ -12,6 +14,8 @@ mod seal;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use aead::Implementation;
+pub use choice::{AeadSetting, Choice, Found, choices, choose, prefer};
 pub use messages::{Messages, Opened};
 pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};
