@@ -27,6 +27,7 @@ use crate::{
         self,
         http::{self, Answer, answer, text},
     },
+    tls::record::{Choice, choices},
 };
 
 /// How many connections each endpoint has, and of one source: beyond it the oldest is closed.
@@ -213,6 +214,8 @@ async fn route(
             let mut dump = state.node.mesh.load().dump();
             dump["certificates"] = json!(state.node.svids.statuses());
             dump["config"] = config(state);
+            let aead = choices().iter().map(Choice::to_json).collect::<Vec<_>>();
+            dump["tls"] = json!({ "aead": aead });
             dump["version"] = json!({ "version": env!("CARGO_PKG_VERSION") });
             json_answer(&dump)
         }

@@ -75,6 +75,7 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     let logging = Logging::start(checked.settings.log_format, &filter)
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
+    crate::tls::record::choose(checked.settings.aead).map_err(anyhow::Error::msg)?;
     let workers = Workers::start(checked.settings.workers)?;
     let control =
         Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;

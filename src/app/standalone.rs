@@ -33,6 +33,7 @@ use crate::{
     observe::{Telemetry, logging::Logging},
     standalone::{Address, Predecessor, Role, ServiceConfig, Sockets, Stamp, stamp},
     sys::{descriptors, ktls},
+    tls::record,
 };
 
 /// How often files are looked at.
@@ -146,6 +147,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
         Ok(found) => tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS in the kernel"),
         Err(why) => tracing::debug!(why, "no TLS in the kernel"),
     }
+    record::choose(plan.globals.aead)?;
     let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
     let sockets = Sockets::new(named, inherited.unwrap_or_default());

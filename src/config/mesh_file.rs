@@ -141,6 +141,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         "drain",
         "accessLog",
         "workers",
+        "tls",
         "timeouts",
         "pool",
         "limits",
@@ -192,10 +193,9 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         }
     }
     let policies = policies.into_iter().map(|(policy, _)| policy).collect();
-    let trust_domain = trust_domain?;
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
-    let parts = SnapshotParts { trust_domain, mtls, workloads, services, policies };
+    let parts = SnapshotParts { trust_domain: trust_domain?, mtls, workloads, services, policies };
     Some(Checked {
         snapshot: Snapshot::build(parts),
         node,

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 use super::reader::Map;
 use crate::{
     observe::logging::LogFormat,
+    tls::record::AeadSetting,
     tunnel::{PeerExpiry, TunnelConfig},
 };
 
@@ -63,6 +64,14 @@ impl fmt::Display for AdminAddress {
     }
 }
 
+/// `tls: { aead: … }`, in a mesh file and in a file of services.
+pub(super) fn aead(top: &Map<'_>) -> AeadSetting {
+    let words =
+        [("auto", AeadSetting::Auto), ("aws-lc", AeadSetting::AwsLc), ("ring", AeadSetting::Ring)];
+    let tls = top.get("tls").map(|item| item.map(&["aead"]));
+    tls.and_then(|tls| tls.require("aead")?.word(&words)).unwrap_or_default()
+}
+
 /// What is not about the mesh itself.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -80,6 +89,8 @@ pub struct Settings {
     pub workers: usize,
     /// A relay in which nothing moves ends after this; default never.
     pub idle: Option<Duration>,
+    /// Who seals and opens TLS records; default who is faster here.
+    pub aead: AeadSetting,
     /// Limits and deadlines of tunnels.
     pub tunnel: TunnelConfig,
 }
@@ -95,6 +106,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             workers: (cores / 4).max(2),
             idle: None,
+            aead: AeadSetting::default(),
             tunnel: TunnelConfig::default(),
         }
     }
@@ -112,6 +124,7 @@ impl Settings {
             ("readiness", self.readiness.to_string()),
             ("accessLog", format!("{:?}", self.log_format)),
             ("workers", self.workers.to_string()),
+            ("tls", format!("{:?}", self.aead)),
             ("timeouts", format!("{timeouts:?}")),
             ("pool", format!("{:?}", (t.max_streams, t.idle))),
             ("limits", format!("{:?}", (&t.limits, t.max_tunnels))),
@@ -150,6 +163,7 @@ impl Settings {
                 None => {}
             }
         }
+        settings.aead = aead(top);
         settings.read_tunnel(top);
         settings.read_limits(top);
         settings.read_peer_expiry(top);

@@ -22,8 +22,10 @@ use crate::{
         ktls::{self, Cipher, Key, Version, Way},
         pipe::Pipe,
     },
-    tls::{Aead, KeySchedule, TrafficSecrets},
-    tunnel::record::{ALERT, APPLICATION_DATA, HANDSHAKE, Messages, Opened, RecordError},
+    tls::{
+        Aead, KeySchedule, TrafficSecrets,
+        record::{ALERT, APPLICATION_DATA, HANDSHAKE, Messages, Opened, RecordError},
+    },
 };
 
 /// How many moves in a row before others get their turn.

@@ -20,12 +20,10 @@ use crate::{
     },
     tls::{
         Keys, Tls12,
+        record::{MOST_READ, Messages, Opened, Records},
         secured::{Secured, SecuredRecords},
     },
-    tunnel::{
-        buffers,
-        record::{MOST_READ, Messages, Opened, Records},
-    },
+    tunnel::buffers,
 };
 
 /// How many reads in a row before others get their turn.
@@ -305,7 +303,7 @@ impl Far for SecuredFar {
                         return Ok(());
                     }
                     Ok(0) => {
-                        let why = crate::tunnel::record::RecordError::Truncated;
+                        let why = crate::tls::record::RecordError::Truncated;
                         return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
                     }
                     Ok(n) => n,

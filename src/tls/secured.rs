@@ -1,6 +1,6 @@
 //! A handshake with a peer that speaks plain TLS, 1.3 or 1.2, and may hold any certificate, or
 //! none: whom the configuration lets pass. In TLS 1.3 the records are ours afterwards
-//! ([`crate::tunnel::record`]); in 1.2 rustls keeps them ([`Tls12`]).
+//! ([`super::record`]); in 1.2 rustls keeps them ([`Tls12`]).
 
 use std::{sync::Arc, time::Duration};
 

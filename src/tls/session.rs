@@ -1,5 +1,5 @@
 //! What a finished handshake leaves: traffic secrets, and the schedule that yields the next
-//! ones. The record layer is ours from here on ([`crate::tunnel`]); rustls keeps the rest.
+//! ones. The record layer is ours from here on ([`super::record`]); rustls keeps the rest.
 
 use rustls::{
     ConnectionTrafficSecrets, SupportedCipherSuite,
@@ -25,6 +25,30 @@ pub enum Aead {
     Aes256Gcm,
     /// `TLS_CHACHA20_POLY1305_SHA256`
     ChaCha20Poly1305,
+}
+
+impl Aead {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "AES-128-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+        }
+    }
+
+    /// The bytes of its key.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
 }
 
 /// One direction's write key and IV (RFC 8446 §7.3), with the number of its next record.

@@ -19,10 +19,15 @@ use super::{
     callers::Share,
     http2::{ByStream, Code, FEW, Failure, Http2, Limits, Request, Role},
     readers::TURN,
-    record::{RecordError, Records},
     turns::Turns,
 };
-use crate::{observe::conn::Meter, tls::Keys};
+use crate::{
+    observe::conn::Meter,
+    tls::{
+        Keys,
+        record::{RecordError, Records},
+    },
+};
 
 /// Where a stream's bytes go as they arrive, and where they are counted.
 #[derive(Debug)]

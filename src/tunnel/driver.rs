@@ -16,9 +16,12 @@ use super::{
     core::{Core, Over},
     http2::{Code, Limits, Request, Role},
     patience::{ANSWER, Next, Patience},
-    record::RecordError,
 };
-use crate::{relay::with_scratch, sys::sockets, tls::Session};
+use crate::{
+    relay::with_scratch,
+    sys::sockets,
+    tls::{Session, record::RecordError},
+};
 
 /// A tunnel, shared by its driver and its streams.
 pub(super) struct Tunnel {

@@ -2,7 +2,7 @@
 //!
 //! [`Pool`] opens streams towards other nodes, [`server::serve`] takes them; both hand out a
 //! [`stream::TunnelStream`], the far side of a relay. Below that lie, from the wire up:
-//! `record` (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`, which
+//! [`crate::tls::record`] (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`, which
 //! joins them to the streams; `driver`, which moves bytes between core and socket.
 //!
 //! Why both layers are ours (two cores, two pods on a veth pair, medians of five interleaved
@@ -29,7 +29,6 @@ mod patience;
 mod pool;
 mod proven;
 mod readers;
-pub mod record;
 pub mod server;
 pub mod stream;
 mod turns;

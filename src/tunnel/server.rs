@@ -17,10 +17,12 @@ use super::{
     core::Over,
     driver::{Driven, Tunnel},
     http2::{Code, Failure, Request, Role},
-    record::RecordError,
     stream::TunnelStream,
 };
-use crate::{lifecycle::Tasks, tls::Session};
+use crate::{
+    lifecycle::Tasks,
+    tls::{Session, record::RecordError},
+};
 
 /// One request that came through a tunnel, not answered yet. Dropping it resets the stream.
 pub struct Incoming {

@@ -18,7 +18,6 @@ use super::{
     core::{Core, Outlet, Over, Stream},
     driver::Tunnel,
     http2::Code,
-    record::MOST_READ,
     usage::StreamSlot,
 };
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
     observe::conn::{CloseReason, LiveConn, Meter},
     relay::{App, Broken, Far, Withdrawn},
     sys::sockets,
+    tls::record::MOST_READ,
 };
 
 /// A stream of a tunnel. Dropping it before both directions have ended resets it.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::MOST_READ;
+use crate::tls::record::MOST_READ;
 
 /// What may wait to be written before streams must wait, in bytes.
 const WAITING: usize = 64 * 1024;

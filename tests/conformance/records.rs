@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use adit::{
-    tls::{Acceptor, Connector, Session},
-    tunnel::record::RecordError,
+use adit::tls::{
+    Acceptor, Connector, Session,
+    record::{Implementation, RecordError, prefer},
 };
 use rustls::{SupportedCipherSuite, crypto::aws_lc_rs::cipher_suite as suite};
 use tokio::{
@@ -154,15 +154,18 @@ async fn carry(tls: &mut TlsStream<TcpStream>, mut plan: Plan) -> usize {
 
 #[test]
 fn bytes_pass_in_every_suite_and_role_with_key_updates_on_both_sides() {
-    for suite in SUITES {
+    for (by, suite) in
+        Implementation::ALL.into_iter().flat_map(|by| SUITES.map(|suite| (by, suite)))
+    {
         for we in [We::Call, We::Answer] {
+            prefer(by);
             run(async {
                 let (mut ours, mut tls) = handshake(we, suite).await;
                 let (up, down) = (Pattern::new(1), Pattern::new(2));
                 let plan = Plan { sends: up, expects: down, bytes: BYTES, rekey: 7 };
                 let other = Plan { sends: down, expects: up, rekey: 5, ..plan };
                 let (ended, received) = tokio::join!(ours.run(plan), carry(&mut tls, other));
-                assert_eq!(ended, Ok(()), "{we:?} {suite:?}");
+                assert_eq!(ended, Ok(()), "{by:?} {we:?} {suite:?}");
                 assert_eq!((ours.seen.received, received), (BYTES, BYTES));
                 // rustls asks for ours whenever it takes its next key; the others are answers.
                 let Seen { key_updates, requested, .. } = ours.seen;

@@ -102,6 +102,7 @@ fn said() {
     assert!(refused.contains("sevices"), "{refused}");
     let dump = lab.admin("127.0.0.1:15000", "GET /config_dump");
     assert!(dump.contains("\"state\": \"refused\""), "{dump}");
+    assert!(dump.contains("\"cipher\": \"AES-256-GCM\""), "{dump}");
     let metrics = |lab: &Lab| lab.admin("127.0.0.1:15020", "GET /metrics");
     assert!(metrics(&lab).contains("\nadit_reload_refused 1\n"));
     lab.write_mesh(&(allow(&["web"]) + changed));

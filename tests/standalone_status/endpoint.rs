@@ -37,6 +37,13 @@ fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
     for field in ["time", "last_reload", "hostname", "revision"] {
         assert!(!status[field].as_str().unwrap().is_empty(), "{field}: {status:#}");
     }
+    let aead = status["tls"]["aead"].as_array().unwrap();
+    let ciphers: Vec<_> = aead.iter().map(|of| of["cipher"].as_str().unwrap()).collect();
+    assert_eq!(ciphers, ["AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305"]);
+    for of in aead {
+        let by = of["implementation"].as_str().unwrap();
+        assert!(of["megabytesPerSecond"][by].as_u64().unwrap() > 0, "{status:#}");
+    }
     assert!(status["compiler"].as_str().unwrap().starts_with("rustc "), "{status:#}");
     assert!(status.get("backend_error").is_none() && status.get("draining").is_none());
     let service = &status["services"][0];

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use adit::{
-    tls::Session,
-    tunnel::record::{Opened, RecordError, Records},
+use adit::tls::{
+    Session,
+    record::{Opened, RecordError, Records},
 };
 use rand::Rng;
 use tokio::{io::Interest, net::TcpStream};

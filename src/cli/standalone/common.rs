@@ -18,7 +18,7 @@ use crate::{
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
-    tls::{Pin, StaleCrls},
+    tls::{Pin, StaleCrls, record::AeadSetting},
 };
 
 /// `1h30m`, `500ms`, `0`: as Go writes durations.
@@ -289,6 +289,9 @@ pub(super) struct CommonArgs {
     /// on): bytes are then spliced from socket to socket. tls.path in the log says who did
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) kernel_tls: KernelTls,
+    /// Who seals and opens TLS records: auto (who is faster on this CPU), aws-lc or ring
+    #[arg(long, value_name = "IMPLEMENTATION", default_value = "auto")]
+    pub(super) aead: AeadSetting,
     /// How access-log lines look: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: crate::observe::logging::LogFormat,
@@ -315,6 +318,7 @@ impl CommonArgs {
             log_format: self.log_format,
             syslog: self.syslog,
             workers: None,
+            aead: self.aead,
             sandbox: Sandbox {
                 landlock: !self.disable_landlock,
                 seccomp: !self.disable_seccomp,

@@ -132,6 +132,7 @@ fn what_would_silently_mean_something_else_is_a_fault() {
             "limits: { floodBurst: 1 }\nnode: node-a\nmtls",
             "limits.floodBurst: expected 100 to 10000000",
         ),
+        ("node: node-a\nmtls", "tls: { aead: openssl }\nnode: node-a\nmtls", "tls.aead: "),
         ("targetPort: 5432 }", "targetPort: 5432 }, { port: 5432 }", "port 5432 is there already"),
         ("targetPort: 5432 }", "protocol: UDP }", "\"UDP\" is none of TCP"),
         ("[10.77.0.9]", "[127.0.0.1]", "no address that others can call"),
@@ -172,9 +173,11 @@ workloads:
 #[test]
 fn limits_reach_the_tunnels() {
     let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900, \
-                  callerTunnels: 5, callerStreams: 9, callerHeldBytes: 2097152, callerTunnelsPerSecond: 3 }\n";
+                  callerTunnels: 5, callerStreams: 9, callerHeldBytes: 2097152, callerTunnelsPerSecond: 3 }\ntls: { aead: ring }\n";
     let text = EXAMPLE.replace("node: node-a\nmtls", &format!("{limits}node: node-a\nmtls"));
-    let tunnel = parse("f", &text).unwrap().settings.tunnel;
+    let settings = parse("f", &text).unwrap().settings;
+    assert_eq!(settings.aead, crate::tls::record::AeadSetting::Ring);
+    let tunnel = settings.tunnel;
     let held = (tunnel.limits.stream_held, tunnel.limits.flood.burst);
     assert_eq!((tunnel.max_tunnels, tunnel.limits.max_streams), (7, 8));
     let caller = tunnel.caller;

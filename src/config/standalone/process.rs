@@ -7,10 +7,12 @@ use crate::{
     config::{
         opening::{self, Holds},
         reader::{Item, Map},
+        settings,
     },
     observe::logging::LogFormat,
     standalone::{Address, status::StatusConfig},
     sys::confine::Sandbox,
+    tls::record::AeadSetting,
 };
 
 /// What concerns the process, whether flags or a file say it.
@@ -26,6 +28,8 @@ pub struct Globals {
     pub syslog: bool,
     /// Data workers; one per core if not given.
     pub workers: Option<usize>,
+    /// Who seals and opens TLS records.
+    pub aead: AeadSetting,
     /// What operators see.
     pub status: StatusConfig,
     /// The socket at which processes take over from each other.
@@ -41,6 +45,7 @@ impl Globals {
         vec![
             ("accessLog", format!("{:?}", self.log_format)),
             ("workers", format!("{:?}", self.workers)),
+            ("tls", format!("{:?}", self.aead)),
             ("sandbox", format!("{:?}", self.sandbox)),
             ("status or metrics", format!("{:?}", self.status)),
             ("timedReload", format!("{:?}", self.timed_reload)),
@@ -55,6 +60,7 @@ pub(super) const KEYS: &[&str] = &[
     "drain",
     "accessLog",
     "workers",
+    "tls",
     "sandbox",
     "status",
     "metrics",
@@ -90,6 +96,7 @@ pub(super) fn globals(top: &Map<'_>) -> Globals {
         log_format,
         syslog: top.get("syslog").and_then(|s| s.word(&TRUTH)).unwrap_or(false),
         workers: top.get("workers").and_then(|w| number(&w, 1024)),
+        aead: settings::aead(top),
         status: status(top),
         takeover,
         sandbox: top.get("sandbox").and_then(|s| s.word(&sandboxes)).unwrap_or_default(),

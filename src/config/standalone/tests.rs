@@ -3,6 +3,7 @@ use crate::{
     ca::Credential,
     observe::logging::LogFormat,
     standalone::{CipherGroup, LETS_ENCRYPT, MaterialConfig, Shown},
+    tls::record::AeadSetting,
 };
 
 const SERVER: &str = "
@@ -49,6 +50,7 @@ fn a_whole_file() {
 drain: { deadline: 7s }
 accessLog: { format: json }
 workers: 3
+tls: { aead: ring }
 sandbox: required
 status: { listen: 'http://localhost:6060', shutdown: true }
 metrics: { prefix: shop, graphite: 'localhost:2003', interval: 10s }
@@ -57,6 +59,7 @@ takeover: unix:/run/t
 ";
     let file = check(&text).unwrap();
     assert_eq!((file.globals.shutdown.as_secs(), file.globals.workers), (7, Some(3)));
+    assert_eq!(file.globals.aead, AeadSetting::Ring);
     assert!(file.globals.sandbox.required && file.globals.sandbox.landlock);
     assert_eq!(file.globals.log_format, LogFormat::Json);
     let alpn = file.services.iter().find(|s| s.name == "out").map(|s| s.tls.alpn.clone());

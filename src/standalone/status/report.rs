@@ -8,6 +8,7 @@ use super::{Phase, Status};
 use crate::{
     observe::conn::{Direction, LiveConn},
     standalone::{Role, Service},
+    tls::record::{Choice, choices},
 };
 
 /// The most connections that are listed while draining.
@@ -59,6 +60,8 @@ pub(super) fn report(
     put("compiler", json!(env!("ADIT_COMPILER")));
     let services: Vec<Value> =
         services.iter().zip(backends).map(|(service, backend)| of_one(service, backend)).collect();
+    let aead = choices().iter().map(Choice::to_json).collect::<Vec<_>>();
+    put("tls", json!({ "aead": aead }));
     put("services", Value::Array(services));
     if phase == Phase::Stopping {
         put("draining", draining(status, since));

@@ -14,12 +14,12 @@ use super::{Core, Over, Stream};
 use crate::{
     lifecycle::behind_others,
     sys::{sockets, sockmap::must_wait},
+    tls::record::{MAX_RECORD, Opened},
     tunnel::{
         buffers,
         callers::Share,
         http2::{Code, Event},
         readers::TURN,
-        record::{MAX_RECORD, Opened},
     },
 };
 

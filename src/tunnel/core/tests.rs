@@ -5,14 +5,11 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    tls::Aead,
-    tunnel::{
-        http2::{
-            FloodLimits,
-            frame::{flag, kind, put},
-            hpack,
-        },
-        record::tests::keys,
+    tls::{Aead, record::tests::keys},
+    tunnel::http2::{
+        FloodLimits,
+        frame::{flag, kind, put},
+        hpack,
     },
 };
 

@@ -6,14 +6,16 @@ use tokio::{io::AsyncWriteExt, net::TcpSocket, task::yield_now};
 use super::*;
 use crate::{
     lifecycle::Tasks,
-    tls::Aead,
+    tls::{
+        Aead,
+        record::{MAX_RECORD, Records, tests::keys},
+    },
     tunnel::{
         Caller, Callers,
         http2::{
             frame::{flag, kind, put},
             hpack,
         },
-        record::{MAX_RECORD, Records, tests::keys},
     },
 };
 

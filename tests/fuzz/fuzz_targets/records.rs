@@ -2,10 +2,7 @@
 //! changed it yields nothing but a true beginning of what was sent.
 #![no_main]
 
-use adit::{
-    tls::{Aead, KeySchedule, Keys, TlsError, TrafficSecrets},
-    tunnel::record::{Opened, RecordError, Records},
-};
+use adit::tls::{Aead, KeySchedule, Keys, TlsError, TrafficSecrets, record::{Opened, RecordError, Records}};
 use libfuzzer_sys::fuzz_target;
 
 /// Keys that both ends count up by themselves.

@@ -1,16 +1,16 @@
 //! One direction's key with its sequence number. There is no way to seal or open under a
 //! chosen nonce: every use takes the next number, and the owner is not `Clone`.
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+use super::{
+    HEADER, RecordError,
+    aead::{Key, TAG},
+    choice::implementation,
 };
-
-use super::{HEADER, RecordError, TAIL};
-use crate::tls::{Aead, TrafficSecrets};
+use crate::tls::TrafficSecrets;
 
 /// A key and the number of the next record under it.
 pub(super) struct SequencedKey {
-    key: LessSafeKey,
+    key: Key,
     iv: [u8; 12],
     sequence: u64,
     /// The key itself, where it may be handed on.
@@ -19,19 +19,9 @@ pub(super) struct SequencedKey {
 
 impl SequencedKey {
     pub(super) fn new(secrets: TrafficSecrets) -> Result<Self, RecordError> {
-        let algorithm = match secrets.aead {
-            Aead::Aes128Gcm => &AES_128_GCM,
-            Aead::Aes256Gcm => &AES_256_GCM,
-            Aead::ChaCha20Poly1305 => &CHACHA20_POLY1305,
-        };
-        let key = UnboundKey::new(algorithm, &secrets.key)
+        let key = Key::new(implementation(secrets.aead), secrets.aead, &secrets.key)
             .map_err(|_| RecordError::Keys("the key does not fit its cipher".into()))?;
-        Ok(Self {
-            key: LessSafeKey::new(key),
-            iv: secrets.iv,
-            sequence: secrets.sequence,
-            lent: None,
-        })
+        Ok(Self { key, iv: secrets.iv, sequence: secrets.sequence, lent: None })
     }
 
     /// Keeps what it was made of, to be handed on.
@@ -56,28 +46,29 @@ impl SequencedKey {
     }
 
     /// RFC 8446 §5.3: the IV with the sequence number in its last eight bytes.
-    fn next_nonce(&mut self) -> Result<Nonce, RecordError> {
+    fn next_nonce(&mut self) -> Result<[u8; 12], RecordError> {
         let number = self.sequence;
         let exhausted = || RecordError::Keys("sequence numbers are used up".into());
         self.sequence = number.checked_add(1).ok_or_else(exhausted)?;
         let mut nonce = self.iv;
         nonce[4..].iter_mut().zip(number.to_be_bytes()).for_each(|(byte, n)| *byte ^= n);
-        Ok(Nonce::assume_unique_for_key(nonce))
+        Ok(nonce)
     }
 
-    /// Seals `body` in place under `header`; `tail` takes the inner type and the tag.
+    /// Seals in place what stands before the last [`super::TAIL`] bytes of `record`, under `header`;
+    /// those take the inner type and the tag.
     pub(super) fn seal(
         &mut self,
         header: [u8; HEADER],
-        body: &mut [u8],
+        record: &mut [u8],
         inner_type: u8,
-        tail: &mut [u8],
     ) -> Result<(), RecordError> {
-        debug_assert_eq!(tail.len(), TAIL);
+        let failed = || RecordError::Keys("sealing failed".into());
         let nonce = self.next_nonce()?;
-        self.key
-            .seal_in_place_scatter(nonce, Aad::from(header), body, &[inner_type], tail)
-            .map_err(|_| RecordError::Keys("sealing failed".into()))
+        let (text, tag) = record.split_last_chunk_mut::<TAG>().ok_or_else(failed)?;
+        *text.last_mut().ok_or_else(failed)? = inner_type;
+        *tag = self.key.seal(nonce, &header, text).map_err(|_| failed())?;
+        Ok(())
     }
 
     /// Opens `record` in place; the length of what was inside, inner type included.
@@ -87,7 +78,6 @@ impl SequencedKey {
         record: &mut [u8],
     ) -> Result<usize, RecordError> {
         let nonce = self.next_nonce()?;
-        let opened = self.key.open_in_place(nonce, Aad::from(header), record);
-        opened.map(|plain| plain.len()).map_err(|_| RecordError::BadMac)
+        self.key.open(nonce, &header, record).map_err(|_| RecordError::BadMac)
     }
 }

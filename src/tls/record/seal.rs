@@ -265,8 +265,9 @@ impl Sealer {
         let [high, low] = length.to_be_bytes();
         let header = [APPLICATION_DATA, 3, 3, high, low];
         self.storage[open..body].copy_from_slice(&header);
-        let (plain, rest) = self.storage[body..].split_at_mut(end - body);
-        self.key.seal(header, plain, kind, &mut rest[..TAIL])?;
+        // If that fails nothing of it may be written.
+        self.end = open;
+        self.key.seal(header, &mut self.storage[body..end + TAIL], kind)?;
         self.end = end + TAIL;
         Ok(())
     }

@@ -1,17 +1,21 @@
 //! TLS 1.3 records (RFC 8446 §5) without I/O: plaintext in, sealed bytes out, and back.
 //!
 //! [`Sealer`] and [`Opener`] are the two directions; [`Records`] joins them where one answers
-//! the other: a key update that the peer asks for. The handshake is rustls' ([`crate::tls`]);
+//! the other: a key update that the peer asks for. The handshake is rustls' ([`super`]);
 //! what arrives here are its traffic secrets. All state is plain, so that a live connection
 //! can be described in full.
 
+mod aead;
+mod choice;
 mod key;
 mod messages;
 mod open;
 mod seal;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
+pub use aead::Implementation;
+pub use choice::{AeadSetting, Choice, Found, choices, choose, prefer};
 pub use messages::{Messages, Opened};
 pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};
