@@ -1,5 +1,5 @@
 //! The file of `adit proxy`: services that stand in front of others, each as the flags of
-//! `adit server` and `adit client` describe one. Its rails are theirs ([`ServiceConfig::checked`]).
+//! `adit server` and `adit client` describe one. It is validated as they are ([`ServiceConfig::checked`]).
 
 mod peers;
 mod process;
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     policy::{Policy, Rules},
     standalone::{
-        Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
-        TlsOptions, Wording,
+        Address, Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
+        TlsOptions, Violation,
     },
 };
 use peers::{access, material};
@@ -270,16 +270,16 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
             .unwrap_or(true),
         target_status: None,
     };
-    let told = |breach: &Breach| {
-        let key = breach.key(role);
+    let told = |violation: &Violation| {
+        let key = violation.key(role);
         let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
         // What is wrong already is not said to be missing as well.
         let misspelt = map.misspells(key) || (key == "targets" && map.misspells("target"));
         if !misspelt && !at.as_ref().is_some_and(Item::is_faulty) {
-            at.unwrap_or(item.clone()).fault(breach.told(Wording::File, role));
+            at.unwrap_or(item.clone()).fault(violation.message(ConfigSyntax::File, role));
         }
     };
-    config.checked().map_err(|breaches| breaches.iter().for_each(told)).ok()
+    config.checked().map_err(|violations| violations.iter().for_each(told)).ok()
 }
 
 /// Names stand in logs and metrics.

@@ -16,7 +16,7 @@
 //! elsewhere (systemd, a process before this one) are [`Sockets`].
 //! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
 //! A client may reach them through a forward proxy (`via`).
-//! What a service may not be is written once (`rails`).
+//! What a service may not be is written once (`validate`).
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
@@ -38,7 +38,6 @@ mod material;
 mod peer_cert;
 mod probe;
 pub mod proxy_protocol;
-mod rails;
 mod reach;
 mod recheck;
 mod rego;
@@ -50,6 +49,7 @@ pub mod status;
 mod targets;
 mod timer;
 mod tls;
+mod validate;
 mod via;
 
 pub use access::{Access, Policies, UriPattern};
@@ -64,7 +64,6 @@ pub use health::{HealthConfig, HttpCheck};
 pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token, Told, look};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
-pub use rails::{Breach, MOST_TARGETS, Wording, one_credential};
 pub use rego::Rego;
 pub use secured::SecuredFar;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
@@ -73,4 +72,5 @@ pub use starttls::StartTls;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
 pub use tls::{Alpn, CipherGroup, TlsOptions};
+pub use validate::{ConfigSyntax, MOST_TARGETS, Violation, one_credential};
 pub use via::ForwardProxy;

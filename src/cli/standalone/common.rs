@@ -12,8 +12,8 @@ use crate::{
     },
     config::Globals,
     standalone::{
-        AcmeConfig, Address, Alpn, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
-        Password, Quiet, Rego, ServiceConfig, Shown, StartTls, TlsOptions, Token, Wording,
+        AcmeConfig, Address, Alpn, Balance, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck,
+        MaterialConfig, Password, Quiet, Rego, ServiceConfig, Shown, StartTls, TlsOptions, Token,
         one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
@@ -123,11 +123,13 @@ pub(super) fn rego(
     Ok(Some(Arc::new(rego)))
 }
 
-/// The service, if it breaks no rail; else the first that it breaks.
+/// The service, if it is valid; else its first violation.
 pub(super) fn checked(service: ServiceConfig) -> Result<ServiceConfig, String> {
     let role = service.role;
-    let told = |breaches: Vec<crate::standalone::Breach>| {
-        breaches.first().map_or_else(String::new, |breach| breach.told(Wording::Flags, role))
+    let told = |violations: Vec<crate::standalone::Violation>| {
+        violations
+            .first()
+            .map_or_else(String::new, |violation| violation.message(ConfigSyntax::Flags, role))
     };
     service.checked().map_err(told)
 }

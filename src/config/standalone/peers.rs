@@ -133,7 +133,7 @@ pub(super) fn material(
     };
     let needed = role == Role::Server || authenticate;
     let Some(item) = map.get("credential") else {
-        // What is missing is said by the rails.
+        // What is missing is said by the validation.
         return Some(none);
     };
     let credential = item.map(&[
