@@ -1,5 +1,5 @@
 //! The file of `adit proxy`: services that stand in front of others, each as the flags of
-//! `adit server` and `adit client` describe one. It is validated as they are ([`ServiceConfig::checked`]).
+//! `adit server` and `adit client` describe one. It is validated as they are ([`ServiceConfig::violations`]).
 
 mod peers;
 mod process;
@@ -210,7 +210,8 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
-    let (access, pins) = map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
+    let (access, pins, policies) =
+        map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
     let ids = access.ids.clone();
     let material = material(&map, role, authenticate, pins);
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
@@ -279,7 +280,9 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
             at.unwrap_or(item.clone()).fault(violation.message(ConfigSyntax::File, role));
         }
     };
-    config.checked().map_err(|violations| violations.iter().for_each(told)).ok()
+    let violations = config.violations(policies.as_deref());
+    violations.iter().for_each(told);
+    violations.is_empty().then_some(config)
 }
 
 /// Names stand in logs and metrics.

@@ -6,7 +6,7 @@
 //! 1. `service` accepts it, within the limit of connections, and opens its record
 //!    ([`crate::observe::conn::OpenConn`]);
 //! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
-//!    ([`PeerCert`]) and asks [`Access`]; only then a target is dialled (a client: dials, then asks
+//!    ([`PeerCert`]) and asks [`AccessControl`]; only then a target is dialled (a client: dials, then asks
 //!    who answered);
 //! 3. [`SecuredFar`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
 //!
@@ -23,6 +23,7 @@
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
 mod access;
+mod access_control;
 mod acme;
 mod address;
 mod admission;
@@ -52,7 +53,8 @@ mod tls;
 mod validate;
 mod via;
 
-pub use access::{Access, Policies, UriPattern};
+pub use access::{Access, UriPattern};
+pub use access_control::{AccessControl, Policies};
 pub(crate) use acme::first as first_acme_certificate;
 pub use acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage};
 pub use address::{Address, InvalidAddress};
@@ -64,7 +66,7 @@ pub use health::{HealthConfig, HttpCheck};
 pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token, Told, look};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
-pub use rego::Rego;
+pub use rego::{Rego, RegoConfig};
 pub use secured::SecuredFar;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;

@@ -4,6 +4,7 @@
 use pki_types::ServerName;
 
 use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
+use crate::policy::Rules;
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
@@ -198,11 +199,10 @@ impl Violation {
 }
 
 impl ServiceConfig {
-    /// Checks the service against these rules.
-    ///
-    /// # Errors
-    /// All that it violates.
-    pub fn checked(mut self) -> Result<Self, Vec<Violation>> {
+    /// What the service violates of these rules; `policies` is what is in the file of policies that
+    /// it names.
+    #[must_use]
+    pub fn violations(&self, policies: Option<&Rules>) -> Vec<Violation> {
         let mut violations = Vec::new();
         self.check_targets(&mut violations);
         let named = self.server_name.as_deref();
@@ -210,7 +210,7 @@ impl ServiceConfig {
             violations.push(Violation::ServerName(name.to_owned()));
         }
         self.check_tunnel(&mut violations);
-        self.check_access(&mut violations);
+        self.check_access(policies, &mut violations);
         if self.connect.is_zero() {
             violations.push(Violation::NoTime);
         }
@@ -225,13 +225,12 @@ impl ServiceConfig {
         if self.role == Role::Client && self.proxy_out.is_some() {
             violations.push(Violation::ClientIntroduces);
         }
-        if self.role == Role::Server && self.pinned() {
-            self.access.all = true; // whose key is pinned is admitted
-        }
-        if let (Some(protocol), true) = (self.tls.starttls, self.tls.alpn.is_empty()) {
-            self.tls.alpn.extend(protocol.alpn().parse());
-        }
-        if violations.is_empty() { Ok(self) } else { Err(violations) }
+        violations
+    }
+
+    /// Whether it is a server that admits whose key is pinned.
+    pub(super) fn admits_by_pin(&self) -> bool {
+        self.role == Role::Server && self.pinned()
     }
 
     fn pinned(&self) -> bool {
@@ -282,7 +281,7 @@ impl ServiceConfig {
         violations.extend(wrong.map(Violation::HealthUrl));
     }
 
-    fn check_access(&self, violations: &mut Vec<Violation>) {
+    fn check_access(&self, policies: Option<&Rules>, violations: &mut Vec<Violation>) {
         let named = !self.access.is_empty();
         let shows = !matches!(&self.material, MaterialConfig::Files { credential: None, .. });
         if !shows && (self.role == Role::Server || self.tls.authenticate) {
@@ -298,7 +297,9 @@ impl ServiceConfig {
             match (self.tls.authenticate, named || self.pinned()) {
                 (false, true) => violations.push(Violation::NobodyAsked),
                 (true, false) => violations.push(Violation::NobodyNamed),
-                (true, true) if self.access.only_denies() => violations.push(Violation::OnlyDenied),
+                (true, true) if self.access.only_denies(policies) => {
+                    violations.push(Violation::OnlyDenied)
+                }
                 _ => {}
             }
         }
