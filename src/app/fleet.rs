@@ -11,8 +11,8 @@ use crate::{
     observe::{Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        Followed, Keeper, Listening, MaterialConfig, Service, ServiceConfig, Sockets,
-        first_acme_certificate,
+        AccessControl, Followed, Keeper, Listening, MaterialConfig, Service, ServiceConfig,
+        Sockets, first_acme_certificate,
     },
 };
 
@@ -22,8 +22,6 @@ pub(super) struct Running {
     listening: Arc<Listening>,
     /// Renews its material.
     following: Following,
-    /// The configuration, to be compared.
-    written: String,
 }
 
 /// A keeper at work, until this is dropped.
@@ -101,12 +99,11 @@ impl Fleet {
         grace: Duration,
     ) -> Result<Changes, NotOpened> {
         let mut opened: Vec<Running> = Vec::new();
-        let mut same: Vec<(String, ServiceConfig)> = Vec::new();
+        let mut same: Vec<ServiceConfig> = Vec::new();
         for config in configs {
-            let written = format!("{config:?}");
-            match self.running.iter().any(|running| running.written == written) {
-                true => same.push((written, config)),
-                false => opened.push(self.open(config, written).await?),
+            match self.running.iter().any(|running| running.service.config == config) {
+                true => same.push(config),
+                false => opened.push(self.open(config).await?),
             }
         }
         for (n, new) in opened.iter().enumerate() {
@@ -123,22 +120,13 @@ impl Fleet {
     fn exchange(
         &mut self,
         opened: Vec<Running>,
-        same: &[(String, ServiceConfig)],
+        same: &[ServiceConfig],
         grace: Duration,
     ) -> Changes {
         let mut changes = Changes::default();
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running)
             .into_iter()
-            .partition(|old| same.iter().any(|(written, _)| *written == old.written));
-        for running in &kept {
-            let now = same.iter().find(|(written, _)| *written == running.written);
-            let policies = now.and_then(|(_, config)| config.access.policies.as_ref());
-            if let Some(policies) = policies {
-                take(&running.service, policies.rules());
-                let own = running.service.config.access.policies.as_ref();
-                own.iter().for_each(|own| own.file().refusal.taken());
-            }
-        }
+            .partition(|old| same.contains(&old.service.config));
         for new in &opened {
             new.announce();
             let name = new.service.config.name.clone();
@@ -174,7 +162,7 @@ impl Fleet {
         changes
     }
 
-    async fn open(&mut self, config: ServiceConfig, written: String) -> Result<Running, NotOpened> {
+    async fn open(&mut self, config: ServiceConfig) -> Result<Running, NotOpened> {
         let named = |error: String| NotOpened::of(&config, &error, false);
         let files = matches!(&config.material, MaterialConfig::Files { .. });
         let of_files = |error: String| NotOpened::of(&config, &error, files);
@@ -187,10 +175,13 @@ impl Fleet {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
         let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
-        let service = Service::new(config.clone(), Arc::clone(&keeper), self.telemetry.clone());
+        let access = AccessControl::open(&config, load_policies);
+        let access = access.map_err(|e| NotOpened::of(&config, &e, true))?;
+        let telemetry = self.telemetry.clone();
+        let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);
         let service = service.map_err(of_files)?;
         let following = Following::of(keeper);
-        Ok(Running { service, listening, following, written })
+        Ok(Running { service, listening, following })
     }
 
     /// Reads certificates, keys, roots and policies again; what is wrong changes nothing.
@@ -214,7 +205,7 @@ impl Fleet {
         for running in &self.running {
             let service = &running.service;
             // Each is looked at: one that has been read again is not read twice.
-            if !service.config.access.files().any(Followed::changed) {
+            if !service.access.files().any(Followed::changed) {
                 continue;
             }
             let name = service.config.name.as_str();
@@ -304,8 +295,8 @@ impl Running {
 /// Reads a service's policies again.
 fn reread(service: &Service) -> Result<(), String> {
     // What changes from here on is seen at the next look.
-    service.config.access.files().for_each(Followed::look);
-    let access = &service.config.access;
+    service.access.files().for_each(Followed::look);
+    let access = &service.access;
     let told = |file: &Followed, read: Result<(), String>| {
         match &read {
             Ok(()) => file.refusal.taken(),
@@ -313,8 +304,8 @@ fn reread(service: &Service) -> Result<(), String> {
         }
         read
     };
-    let rego = access.rego.as_ref().map_or(Ok(()), |rego| told(rego.file(), rego.reload()));
-    let policies = access.policies.as_ref().map_or(Ok(()), |policies| {
+    let rego = access.rego().map_or(Ok(()), |rego| told(rego.file(), rego.reload()));
+    let policies = access.policies().map_or(Ok(()), |policies| {
         let read = load_policies(policies.file().file()).map_err(|e| e.to_string());
         told(policies.file(), read.map(|rules| take(service, rules)))
     });

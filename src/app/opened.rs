@@ -11,11 +11,12 @@ use tokio::{runtime::Builder, time::timeout};
 use crate::{
     ca::federation::{BundleFrom, Profile, Proof},
     config::{
-        CaConfig, Checked, Fault, FederationConfig, StandaloneFile, policies_that_never_match,
+        CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_policies,
+        policies_that_never_match,
     },
     identity::key_files::{at, certificates},
     observe::Telemetry,
-    standalone::{Address, Keeper, MaterialConfig, Service, ServiceConfig, look},
+    standalone::{AccessControl, Address, Keeper, MaterialConfig, Service, ServiceConfig, look},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.
@@ -48,8 +49,7 @@ pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec
             _ => None,
         };
         let policies = service.access.policies.iter();
-        let policies =
-            policies.flat_map(|file| policies_that_never_match(file.file().file(), port));
+        let policies = policies.flat_map(|file| policies_that_never_match(file, port));
         warnings.extend(policies.map(placed));
     }
     // A file that is still being read keeps nothing from ending.
@@ -65,7 +65,8 @@ async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), Stri
         MaterialConfig::Files { .. } => {}
     }
     let keeper = Keeper::open(service.material.clone()).await?;
-    Service::new(service.clone(), keeper, telemetry.clone()).map(drop)
+    let access = AccessControl::open(service, load_policies)?;
+    Service::new(service.clone(), access, keeper, telemetry.clone()).map(drop)
 }
 
 /// What is wrong with the files of a mesh, and what is only missing so far.

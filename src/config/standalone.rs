@@ -1,5 +1,5 @@
 //! The file of `adit proxy`: services that stand in front of others, each as the flags of
-//! `adit server` and `adit client` describe one. Its rails are theirs ([`ServiceConfig::checked`]).
+//! `adit server` and `adit client` describe one. It is validated as they are ([`ServiceConfig::violations`]).
 
 mod peers;
 mod process;
@@ -7,7 +7,7 @@ mod process;
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Fault, Faults, LoadError, bounds, ca_server,
+    Fault, Faults, KeyLines, LoadError, bounds, ca_server,
     kind::{Kind, or_other},
     policies,
     reader::{Files, Item, Map, Notes, documents},
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     policy::{Policy, Rules},
     standalone::{
-        Address, Balance, Breach, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
-        TlsOptions, Wording,
+        Address, Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
+        TlsOptions, Violation,
     },
 };
 use peers::{access, material};
@@ -40,6 +40,8 @@ pub struct StandaloneFile {
     pub services: Vec<ServiceConfig>,
     /// What concerns the process.
     pub globals: Globals,
+    /// Where the settings of the process stand.
+    pub lines: KeyLines,
     /// Where the credential of each service stands, to say what is wrong with its files.
     pub credentials: Vec<Fault>,
 }
@@ -137,6 +139,7 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
         credentials: services.iter().map(|(_, item)| credential(item)).collect(),
         services: services.into_iter().map(|(service, _)| service).collect(),
         globals,
+        lines: KeyLines::of(root),
     })
 }
 
@@ -207,7 +210,8 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
-    let (access, pins) = map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
+    let (access, pins, policies) =
+        map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
     let ids = access.ids.clone();
     let material = material(&map, role, authenticate, pins);
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
@@ -267,16 +271,18 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
             .unwrap_or(true),
         target_status: None,
     };
-    let told = |breach: &Breach| {
-        let key = breach.key(role);
+    let told = |violation: &Violation| {
+        let key = violation.key(role);
         let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
         // What is wrong already is not said to be missing as well.
         let misspelt = map.misspells(key) || (key == "targets" && map.misspells("target"));
         if !misspelt && !at.as_ref().is_some_and(Item::is_faulty) {
-            at.unwrap_or(item.clone()).fault(breach.told(Wording::File, role));
+            at.unwrap_or(item.clone()).fault(violation.message(ConfigSyntax::File, role));
         }
     };
-    config.checked().map_err(|breaches| breaches.iter().for_each(told)).ok()
+    let violations = config.violations(policies.as_deref());
+    violations.iter().for_each(told);
+    violations.is_empty().then_some(config)
 }
 
 /// Names stand in logs and metrics.

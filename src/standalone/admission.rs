@@ -29,11 +29,11 @@ pub(super) async fn admit(
         f.subject = peer.shown_subject();
     });
     let flow = flow(service, peer, addr, local);
-    let dry_run = service.config.access.dry_run(&flow);
+    let dry_run = service.access.dry_run(&flow);
     conn.facts(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
-    let policies = service.config.access.policies.as_ref();
+    let policies = service.access.policies();
     let before = policies.map(|policies| policies.rules());
-    match service.config.access.admit(peer, &flow).await {
+    match service.access.admit(peer, &flow).await {
         Ok(rule) => {
             conn.facts(|f| f.policy = Some(rule));
             // Policies that were replaced meanwhile have not seen this connection.
@@ -55,7 +55,7 @@ pub(super) async fn judged(
     addr: SocketAddr,
     local: SocketAddr,
 ) -> Result<Arc<str>, String> {
-    service.config.access.admit(peer, &flow(service, peer, addr, local)).await
+    service.access.admit(peer, &flow(service, peer, addr, local)).await
 }
 
 fn own_id(service: &Service) -> Option<SpiffeId> {

@@ -6,7 +6,7 @@
 //! 1. `service` accepts it, within the limit of connections, and opens its record
 //!    ([`crate::observe::conn::OpenConn`]);
 //! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
-//!    ([`PeerCert`]) and asks [`Access`]; only then a target is dialled (a client: dials, then asks
+//!    ([`PeerCert`]) and asks [`AccessControl`]; only then a target is dialled (a client: dials, then asks
 //!    who answered);
 //! 3. [`SecuredFar`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
 //!
@@ -16,13 +16,14 @@
 //! elsewhere (systemd, a process before this one) are [`Sockets`].
 //! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
 //! A client may reach them through a forward proxy (`via`).
-//! What a service may not be is written once (`rails`).
+//! What a service may not be is written once (`validate`).
 //!
 //! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
 //! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
 mod access;
+mod access_control;
 mod acme;
 mod address;
 mod admission;
@@ -38,7 +39,6 @@ mod material;
 mod peer_cert;
 mod probe;
 pub mod proxy_protocol;
-mod rails;
 mod reach;
 mod recheck;
 mod rego;
@@ -50,9 +50,11 @@ pub mod status;
 mod targets;
 mod timer;
 mod tls;
+mod validate;
 mod via;
 
-pub use access::{Access, Policies, UriPattern};
+pub use access::{Access, UriPattern};
+pub use access_control::{AccessControl, Policies};
 pub(crate) use acme::first as first_acme_certificate;
 pub use acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage};
 pub use address::{Address, InvalidAddress};
@@ -64,8 +66,7 @@ pub use health::{HealthConfig, HttpCheck};
 pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token, Told, look};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
-pub use rails::{Breach, MOST_TARGETS, Wording, one_credential};
-pub use rego::Rego;
+pub use rego::{Rego, RegoConfig};
 pub use secured::SecuredFar;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;
@@ -73,4 +74,5 @@ pub use starttls::StartTls;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
 pub use tls::{Alpn, CipherGroup, TlsOptions};
+pub use validate::{ConfigSyntax, MOST_TARGETS, Violation, one_credential};
 pub use via::ForwardProxy;

@@ -13,7 +13,7 @@ impl Service {
     /// From now on these policies; closes whom they do not admit and returns how many. Nothing to
     /// do for a service without policies.
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
-        let Some(policies) = &self.config.access.policies else { return 0 };
+        let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
         let live = self.telemetry.live.all();
         live.iter().filter(|conn| self.is_ours(conn) && self.judge_again(conn)).count()
@@ -27,7 +27,7 @@ impl Service {
 
     /// Whether it had to be closed. One that is being admitted meanwhile asks this itself.
     pub(super) fn judge_again(&self, conn: &LiveConn) -> bool {
-        let Some(policies) = &self.config.access.policies else { return false };
+        let Some(policies) = self.access.policies() else { return false };
         let (Some(flow), Some(by)) = (conn.flow(), conn.facts(|f| f.policy.clone())) else {
             return false;
         };

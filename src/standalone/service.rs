@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, Address, ForwardProxy, Keeper, Listening, MaterialConfig, ProxyMode,
-    TlsOptions,
+    Accepting, Access, AccessControl, Address, ForwardProxy, Keeper, Listening, MaterialConfig,
+    ProxyMode, TlsOptions,
     connection::{self, Outcome},
     hbone::{self, Hbone},
     health::{self, HealthConfig},
@@ -91,7 +91,7 @@ impl Quiet {
 }
 
 /// A service as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServiceConfig {
     /// How logs and metrics call it.
     pub name: String,
@@ -165,6 +165,8 @@ pub struct Counts {
 pub struct Service {
     /// As configured.
     pub config: ServiceConfig,
+    /// Whom it admits, or wants to find.
+    pub access: AccessControl,
     /// What is shown and trusted, as of now.
     pub keeper: Arc<Keeper>,
     /// What it has counted.
@@ -193,6 +195,7 @@ impl Service {
     /// If its material cannot be made into a TLS configuration.
     pub fn new(
         config: ServiceConfig,
+        access: AccessControl,
         keeper: Arc<Keeper>,
         telemetry: Telemetry,
     ) -> Result<Arc<Self>, String> {
@@ -211,6 +214,7 @@ impl Service {
         let of_one = if config.proxy_in { UNPROVEN } else { UNPROVEN_OF_ONE };
         let service = Self {
             config,
+            access,
             held,
             callers: Callers::default(),
             keeper,

@@ -109,8 +109,12 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
+    /// What ALPN agrees on: what is named, else what the protocol that asks for TLS is called.
     fn protocols(&self) -> Vec<Vec<u8>> {
-        self.alpn.iter().map(|Alpn(name)| name.clone().into_bytes()).collect()
+        match self.starttls {
+            Some(protocol) if self.alpn.is_empty() => vec![protocol.alpn().into()],
+            _ => self.alpn.iter().map(|Alpn(name)| name.clone().into_bytes()).collect(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Flags, environment, safety rails, exit codes.
+//! Flags, environment, validation, exit codes.
 
 use std::time::Duration;
 
@@ -178,7 +178,7 @@ fn a_certificate_that_has_expired_is_not_shown() {
 }
 
 #[test]
-fn rails_of_the_server() {
+fn what_a_server_may_not_be() {
     let pki = Pki::new();
     let shown = pki.showing("server");
     let local = format!("server --listen 127.0.0.1:0 --target 127.0.0.1:1 {shown}");
@@ -208,7 +208,7 @@ fn rails_of_the_server() {
 }
 
 #[test]
-fn rails_of_the_client() {
+fn what_a_client_may_not_be() {
     let pki = Pki::new();
     let shown = pki.showing("app");
     let local = format!("client --listen 127.0.0.1:0 --target 127.0.0.1:1 {shown}");

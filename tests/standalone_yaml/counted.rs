@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use adit::{
-    config::check_standalone,
+    config::{check_standalone, load_policies},
     observe::Telemetry,
-    standalone::{Keeper, Listening, Service},
+    standalone::{AccessControl, Keeper, Listening, Service},
 };
 
 use crate::world::{Adit, Backend, World, free_port};
@@ -68,7 +68,8 @@ async fn each_peer_has_its_series_and_each_target_its_own() {
     let telemetry = Telemetry::new().unwrap();
     let keeper = Keeper::open(config.material.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
-    let service = Service::new(config, keeper, telemetry.clone()).unwrap();
+    let access = AccessControl::open(&config, load_policies).unwrap();
+    let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
     let calling = Arc::clone(&world);
     tokio::task::spawn_blocking(move || {
@@ -115,7 +116,8 @@ async fn tls_without_a_certificate_of_the_caller_is_not_called_mutual() {
     let telemetry = Telemetry::new().unwrap();
     let keeper = Keeper::open(config.material.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
-    let service = Service::new(config, keeper, telemetry.clone()).unwrap();
+    let access = AccessControl::open(&config, load_policies).unwrap();
+    let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
     let calling = Arc::clone(&world);
     let called = move || calling.call("web", port).map(drop);

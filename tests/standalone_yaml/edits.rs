@@ -62,6 +62,83 @@ fn services_come_change_and_go_while_others_carry_on() {
     assert_eq!(adit.stop(), 0);
 }
 
+/// The sockets that listen at a port, as the kernel numbers them.
+fn listeners(port: u16) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listens = |row: &Vec<&str>| row[1].ends_with(&format!(":{port:04X}")) && row[3] == "0A";
+    rows.skip(1).filter(listens).map(|row| row[9].to_owned()).collect()
+}
+
+#[test]
+fn a_service_stays_untouched_while_only_a_comment_or_another_service_is_edited() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let [kept, other] = [free_port(), free_port()];
+    let rego = world.write("p.rego", "package p\nok { true }");
+    let rego = format!("allow: {{ rego: {{ file: {}, query: data.p.ok }} }}", rego.display());
+    let kept_yaml = world.server("kept", kept, db.addr, &rego);
+    let other_yaml = |more: &str| world.server("other", other, db.addr, &format!("{ALL}{more}"));
+    let mut adit = Adit::proxy(&world, &format!("{kept_yaml}{}{DRAIN}", other_yaml("")));
+    let mut long = world.call("a", kept).unwrap();
+    let sockets = listeners(kept);
+    assert_eq!(sockets.len(), 1);
+
+    let commented = format!("# About this service.\n{kept_yaml}");
+    for (file, changed) in [
+        (format!("{commented}{}{DRAIN}", other_yaml("")), ""),
+        (format!("\n\n{commented}{}# The end.\n{DRAIN}", other_yaml("")), ""),
+        (format!("{commented}{}{DRAIN}", other_yaml(", maxConnections: 7")), "other"),
+        (format!("{}{commented}{DRAIN}", other_yaml(", maxConnections: 7")), ""),
+    ] {
+        let line = adit.edit(&file);
+        let says = format!("added=\"\" changed=\"{changed}\" removed=\"\"");
+        assert!(line.contains(&says), "{file}: {line}");
+        long.echo("still here").unwrap();
+        assert_eq!(listeners(kept), sockets, "the same socket listens");
+    }
+    let made = |line: &&String| line.contains("listening") && line.contains("service=\"kept\"");
+    assert_eq!(adit.seen.iter().filter(made).count(), 1, "{:#?}", adit.seen);
+    drop(long);
+    assert_eq!(adit.stop(), 0);
+}
+
+/// What no log shows is compared like anything else.
+#[test]
+fn a_new_password_of_a_forward_proxy_is_a_change() {
+    let world = World::new();
+    let (proxy, plain) = (free_port(), free_port());
+    let out = |password: &str| {
+        format!(
+            "- {{ name: out, mode: client, listen: 'localhost:{plain}', \
+             target: 'db.example.org:5432', {}, proxy: 'http://me:{password}@127.0.0.1:{proxy}' }}\n",
+            world.credential("server")
+        )
+    };
+    let mut adit = Adit::proxy(&world, &out("one"));
+    let line = adit.edit(&out("two"));
+    assert!(line.contains("changed=\"out\""), "{line}");
+    let line = adit.edit(&format!("{}#\n", out("two")));
+    assert!(line.contains("changed=\"\""), "{line}");
+    assert!(!adit.seen.concat().contains("me:"), "a password is in the log");
+}
+
+/// What waits for a restart is named with its key and its line.
+#[test]
+fn each_setting_that_waits_for_a_restart_is_named_with_its_line() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let server = world.server("s", free_port(), db.addr, ALL);
+    let mut adit = Adit::proxy(&world, &format!("{server}workers: 2\n"));
+    adit.edit(&format!("{server}workers: 2\n\naccessLog:\n  format: json\n"));
+    let line = 1 + server.lines().count() + 3;
+    adit.says(&format!("services.yaml:{line}): takes effect after a restart"));
+    let said = |line: &&String| line.contains("after a restart");
+    let said: Vec<_> = adit.seen.iter().filter(said).collect();
+    assert!(said.len() == 1 && said[0].contains("accessLog (/"), "{said:?}");
+}
+
 #[test]
 fn a_changed_listener_never_refuses() {
     let world = World::new();

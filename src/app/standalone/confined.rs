@@ -148,9 +148,7 @@ fn of_service(
     for file in service.material.files() {
         needs.read_file(&file);
     }
-    let access = &service.access;
-    access.policies.iter().for_each(|policies| needs.read_file(policies.file().file()));
-    access.rego.iter().for_each(|rego| needs.read_file(rego.file().file()));
+    service.access.files().for_each(|file| needs.read_file(file));
     match &service.material {
         MaterialConfig::WorkloadApi { endpoint, .. } => connect.extend(endpoint.port()),
         MaterialConfig::Files { .. } if service.material.on_token() => needs.any_file = true,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, health, rego,
+    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, health, rego, valid,
 };
 use crate::{
     app::standalone::Plan,
@@ -148,6 +148,6 @@ impl ClientArgs {
             target_status: None,
         };
         let resolve = !self.common.skip_resolve && self.proxy.is_none();
-        Ok(Plan { globals, services: vec![checked(service)?], resolve, file: None })
+        Ok(Plan { globals, services: vec![valid(service, None)?], resolve, file: None })
     }
 }

@@ -1,6 +1,6 @@
 //! The flags that `adit server` and `adit client` share.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
@@ -11,10 +11,11 @@ use crate::{
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
     config::Globals,
+    policy::Rules,
     standalone::{
-        AcmeConfig, Address, Alpn, Balance, CipherGroup, HealthConfig, HttpCheck, MaterialConfig,
-        Password, Quiet, Rego, ServiceConfig, Shown, StartTls, TlsOptions, Token, Wording,
-        one_credential,
+        AcmeConfig, Address, Alpn, Balance, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck,
+        MaterialConfig, Password, Quiet, RegoConfig, ServiceConfig, Shown, StartTls, TlsOptions,
+        Token, one_credential,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
@@ -117,19 +118,23 @@ pub(super) fn rego(
     file: &Option<PathBuf>,
     query: &Option<String>,
     within: Duration,
-) -> Result<Option<Arc<Rego>>, String> {
-    let (Some(file), Some(query)) = (file, query) else { return Ok(None) };
-    let rego = Rego::open(file, query, within).map_err(|e| format!("{flag} {e}"))?;
-    Ok(Some(Arc::new(rego)))
+) -> Result<Option<RegoConfig>, String> {
+    let (Some(file), Some(query)) = (file.clone(), query.clone()) else { return Ok(None) };
+    let rego = RegoConfig { file, query, within };
+    rego.check().map_err(|e| format!("{flag} {e}"))?;
+    Ok(Some(rego))
 }
 
-/// The service, if it breaks no rail; else the first that it breaks.
-pub(super) fn checked(service: ServiceConfig) -> Result<ServiceConfig, String> {
-    let role = service.role;
-    let told = |breaches: Vec<crate::standalone::Breach>| {
-        breaches.first().map_or_else(String::new, |breach| breach.told(Wording::Flags, role))
-    };
-    service.checked().map_err(told)
+/// The service, if it is valid; else its first violation. `policies` is what is in the file of
+/// policies that it names.
+pub(super) fn valid(
+    service: ServiceConfig,
+    policies: Option<&Rules>,
+) -> Result<ServiceConfig, String> {
+    match service.violations(policies).first() {
+        Some(violation) => Err(violation.message(ConfigSyntax::Flags, service.role)),
+        None => Ok(service),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,19 +1,19 @@
 //! `adit server`: TLS in, plaintext out.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, duration, health, rego,
+    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, duration, health, rego, valid,
 };
 use crate::{
     app::standalone::Plan,
     config::load_policies,
     identity::{SpiffeId, TrustDomain},
     standalone::{
-        Access, AcmeConfig, Address, CHECK_EVERY, Hbone, HttpCheck, LETS_ENCRYPT, Policies,
-        ProxyMode, Role, ServiceConfig, UriPattern, default_storage, status::HttpUrl,
+        Access, AcmeConfig, Address, CHECK_EVERY, Hbone, HttpCheck, LETS_ENCRYPT, ProxyMode, Role,
+        ServiceConfig, UriPattern, default_storage, status::HttpUrl,
     },
     tls::Pin,
 };
@@ -159,19 +159,13 @@ impl AcmeArgs {
             check_every: every.unwrap_or(CHECK_EVERY),
             challenge_port: self.auto_acme_alt_tls_alpn_port,
         };
-        config.checked().map(Some).map_err(|why| format!("--auto-acme-…: {why}"))
+        config.check().map_err(|why| format!("--auto-acme-…: {why}"))?;
+        Ok(Some(config))
     }
 }
 
 impl AllowArgs {
     fn access(&self, within: Duration) -> Result<Access, String> {
-        let policies = match &self.allow_authorization_policy {
-            None => None,
-            Some(file) => {
-                let policies = Policies::open(file, load_policies);
-                Some(Arc::new(policies.map_err(|e| e.to_string())?))
-            }
-        };
         Ok(Access {
             all: self.allow_all,
             cn: self.allow_cn.clone(),
@@ -181,7 +175,7 @@ impl AllowArgs {
             ip: self.allow_ip.clone(),
             ids: self.allow_id.clone(),
             trust_domains: self.allow_trust_domain.clone(),
-            policies,
+            policies: self.allow_authorization_policy.clone(),
             rego: rego("--allow-policy", &self.allow_policy, &self.allow_query, within)?,
         })
     }
@@ -233,7 +227,9 @@ impl ServerArgs {
             quiet: self.common.quiet(),
             target_status: asked,
         };
-        let services = vec![checked(service)?];
+        let policies = service.access.policies.as_deref().map(load_policies);
+        let policies = policies.transpose().map_err(|e| e.to_string())?;
+        let services = vec![valid(service, policies.as_deref())?];
         Ok(Plan { globals, services, resolve: !self.common.skip_resolve, file: None })
     }
 }

@@ -1,23 +1,17 @@
 //! Whom a service shows what, and whom it admits: `credential`, `allow`, `verify`.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use super::{TRUTH, load_policies};
 use crate::{
     ca::{Credential, workload_api::Endpoint},
     config::{
-        LoadError,
         opening::{self, Holds},
         reader::{Item, Map},
     },
     policy::{Action, Policy, Rule, Rules, Scope},
     standalone::{
-        Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, Policies, Rego, Role, Shown,
+        Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, RegoConfig, Role, Shown,
         Token, UriPattern, default_storage, one_credential,
     },
     tls::{Pin, StaleCrls},
@@ -39,7 +33,12 @@ const NAMED: &[&str] = &[
     "policies",
 ];
 
-pub(super) fn access(item: &Item<'_>, role: Role, within: Duration) -> (Access, Vec<Pin>) {
+/// Who is named, which keys are pinned, and what is in the file of policies.
+pub(super) fn access(
+    item: &Item<'_>,
+    role: Role,
+    within: Duration,
+) -> (Access, Vec<Pin>, Option<Arc<Rules>>) {
     let map = match role {
         Role::Server => item.map(NAMED),
         Role::Client => item.map(&NAMED[1..NAMED.len() - 1]),
@@ -48,6 +47,8 @@ pub(super) fn access(item: &Item<'_>, role: Role, within: Duration) -> (Access, 
         item.fault("names nobody");
     }
     let texts = |key: &str| map.list(key).iter().filter_map(|i| i.text()).collect();
+    let policies = map.get("policies").and_then(|p| policies_of(&p));
+    let (policies, rules) = policies.unzip();
     let access = Access {
         all: map.get("all").and_then(|a| a.word(&TRUTH)).unwrap_or(false),
         cn: texts("commonNames"),
@@ -57,10 +58,10 @@ pub(super) fn access(item: &Item<'_>, role: Role, within: Duration) -> (Access, 
         ip: all(&map, "ips", "10.0.0.1"),
         ids: all(&map, "ids", "spiffe://td/web"),
         trust_domains: all(&map, "trustDomains", "cluster.local"),
-        policies: map.get("policies").and_then(|p| policies_of(&p)),
+        policies,
         rego: map.get("rego").and_then(|rego| rego_of(&rego, within)),
     };
-    (access, all(&map, "pins", "sha256:BASE64"))
+    (access, all(&map, "pins", "sha256:BASE64"), rules)
 }
 
 fn all<T: FromStr>(map: &Map<'_>, key: &str, example: &str) -> Vec<T>
@@ -82,39 +83,26 @@ fn some_allow() -> Policy {
     }
 }
 
-fn policies_of(item: &Item<'_>) -> Option<Arc<Policies>> {
+fn policies_of(item: &Item<'_>) -> Option<(PathBuf, Arc<Rules>)> {
     let file = PathBuf::from(item.text()?);
-    let read = |file: &Path| match item.is_elsewhere() {
+    if item.is_elsewhere() {
         // They may be an ALLOW, which is all that anybody asks of them here.
-        true => Ok::<_, LoadError>(Arc::new(Rules::compile([Arc::new(some_allow())].iter()))),
-        false => load_policies(file),
-    };
-    match Policies::open(&file, read) {
-        Ok(policies) => Some(Arc::new(policies)),
-        Err(error) => {
-            item.fault(error);
-            None
-        }
+        return Some((file, Arc::new(Rules::compile([Arc::new(some_allow())].iter()))));
     }
+    let rules = load_policies(&file).map_err(|error| item.fault(error)).ok()?;
+    Some((file, rules))
 }
 
 /// `{ file: …, query: data.policy.allow }`; an evaluation may take as long as connecting.
-fn rego_of(item: &Item<'_>, within: Duration) -> Option<Arc<Rego>> {
+fn rego_of(item: &Item<'_>, within: Duration) -> Option<RegoConfig> {
     let map = item.map(&["file", "query"]);
     let (file, query) = (map.require("file"), map.require("query"));
-    let (file, query) = (file?.text()?, query?.text()?);
-    let file = Path::new(&file);
-    let opened = match item.is_elsewhere() {
-        true => Ok(Rego::unread(file, &query, within)),
-        false => Rego::open(file, &query, within),
-    };
-    match opened {
-        Ok(rego) => Some(Arc::new(rego)),
-        Err(error) => {
-            item.fault(error);
-            None
-        }
+    let (file, query) = (file?.text()?.into(), query?.text()?);
+    let rego = RegoConfig { file, query, within };
+    if !item.is_elsewhere() {
+        rego.check().map_err(|error| item.fault(error)).ok()?;
     }
+    Some(rego)
 }
 
 pub(super) fn material(
@@ -133,7 +121,7 @@ pub(super) fn material(
     };
     let needed = role == Role::Server || authenticate;
     let Some(item) = map.get("credential") else {
-        // What is missing is said by the rails.
+        // What is missing is said by the validation.
         return Some(none);
     };
     let credential = item.map(&[
@@ -253,11 +241,6 @@ fn acme_of(item: &Item<'_>) -> Option<AcmeConfig> {
         check_every: CHECK_EVERY,
         challenge_port: None,
     };
-    match config.checked() {
-        Ok(config) => Some(config),
-        Err(why) => {
-            item.fault(why);
-            None
-        }
-    }
+    config.check().map_err(|why| item.fault(why)).ok()?;
+    Some(config)
 }

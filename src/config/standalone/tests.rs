@@ -262,7 +262,7 @@ fn a_rego_policy_is_a_name_too() {
     std::fs::write(&file, "package p\nok { true }").unwrap();
     let rego = format!("rego: {{ file: {}, query: data.p.ok }}", file.display());
     let read = check(&services(&SERVER.replace("commonNames: [app]", &rego))).unwrap();
-    assert_eq!(read.services[0].access.rego.as_ref().unwrap().file().file(), file);
+    assert_eq!(read.services[0].access.rego.as_ref().unwrap().file, file);
 }
 
 #[test]

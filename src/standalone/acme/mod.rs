@@ -56,7 +56,7 @@ impl AcmeConfig {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn checked(self) -> Result<Self, String> {
+    pub fn check(&self) -> Result<(), String> {
         let name = self.name.as_str();
         if DnsName::try_from(name).is_err() || !name.contains('.') || name.contains('/') {
             return Err(format!("{name:?} is no name that a CA certifies, such as db.example.org"));
@@ -64,7 +64,7 @@ impl AcmeConfig {
         if !self.directory.starts_with("https://") {
             return Err(format!("the CA's directory {:?} must be an https:// URL", self.directory));
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The port of the CA.

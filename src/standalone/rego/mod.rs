@@ -10,7 +10,7 @@ mod input;
 
 use std::{
     num::NonZeroU32,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,45 +34,46 @@ const MOST: usize = 16;
 /// ([`aside`]), where names are looked up too.
 static ALL: Semaphore = Semaphore::const_new(48);
 
-/// A policy of one file and what is asked of it; replaced when the file changes.
+/// A policy as configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RegoConfig {
+    /// A bundle of Open Policy Agent (tar.gz), or one file of Rego (version 0, as ghostunnel reads
+    /// it, unless it says `import rego.v1`).
+    pub file: PathBuf,
+    /// What is asked of it.
+    pub query: String,
+    /// How long a decision may take.
+    pub within: Duration,
+}
+
+impl RegoConfig {
+    /// Whether the file can be read and the query be put to it.
+    ///
+    /// # Errors
+    /// What is wrong, and in which file.
+    pub fn check(&self) -> Result<(), String> {
+        read(&self.file, &self.query).map(drop)
+    }
+}
+
+/// A policy in use; replaced when its file changes.
 pub struct Rego {
+    config: RegoConfig,
     file: Followed,
-    query: String,
-    within: Duration,
     engine: ArcSwap<Engine>,
     turns: Arc<Semaphore>,
 }
 
-/// Services are compared by what this says: not by what is in the file.
-impl std::fmt::Debug for Rego {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rego")
-            .field("file", &self.file)
-            .field("query", &self.query)
-            .field("within", &self.within)
-            .finish()
-    }
-}
-
 impl Rego {
-    /// Reads `file`: a bundle of Open Policy Agent (tar.gz), or one file of Rego (version 0, as
-    /// ghostunnel reads it, unless it says `import rego.v1`). A decision may take `within`.
+    /// Reads the file.
     ///
     /// # Errors
-    /// What is wrong, and in which file.
-    pub fn open(file: &Path, query: &str, within: Duration) -> Result<Self, String> {
-        let followed = Followed::new(file);
-        let engine = ArcSwap::from_pointee(read(file, query)?);
+    /// As [`RegoConfig::check`].
+    pub fn open(config: &RegoConfig) -> Result<Self, String> {
+        let file = Followed::new(&config.file);
+        let engine = ArcSwap::from_pointee(read(&config.file, &config.query)?);
         let turns = Arc::new(Semaphore::new(MOST));
-        Ok(Self { file: followed, query: query.to_owned(), within, engine, turns })
-    }
-
-    /// One whose file is on another machine; it admits nobody.
-    #[must_use]
-    pub fn unread(file: &Path, query: &str, within: Duration) -> Self {
-        let engine = ArcSwap::from_pointee(Engine::new());
-        let turns = Arc::new(Semaphore::new(MOST));
-        Self { file: Followed::new(file), query: query.to_owned(), within, engine, turns }
+        Ok(Self { config: config.clone(), file, engine, turns })
     }
 
     /// Where it is from.
@@ -84,9 +85,9 @@ impl Rego {
     /// Reads it again; what is wrong changes nothing.
     ///
     /// # Errors
-    /// As [`Rego::open`].
+    /// As [`RegoConfig::check`].
     pub fn reload(&self) -> Result<(), String> {
-        self.engine.store(read(self.file.file(), &self.query)?.into());
+        self.engine.store(read(&self.config.file, &self.config.query)?.into());
         Ok(())
     }
 
@@ -105,7 +106,7 @@ impl Rego {
         let turn = (own, ALL.acquire().await.map_err(gone)?);
         let rego = Arc::clone(self);
         let decided = aside(move || {
-            let decided = rego.decide(&peer, rego.within.saturating_sub(begun.elapsed()));
+            let decided = rego.decide(&peer, rego.config.within.saturating_sub(begun.elapsed()));
             drop(turn);
             decided
         });
@@ -116,8 +117,8 @@ impl Rego {
         let mut engine = Engine::clone(&self.engine.load());
         engine.set_input(input::of(peer)?);
         engine.set_execution_timer_config(timer(within));
-        asked(&mut engine, &self.query)
-            .map_err(|e| format!("{}: {}", crate::identity::shown(self.file.file()), told(&e)))
+        asked(&mut engine, &self.config.query)
+            .map_err(|e| format!("{}: {}", crate::identity::shown(&self.config.file), told(&e)))
     }
 }
 

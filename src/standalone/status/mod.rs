@@ -34,7 +34,7 @@ use super::{Address, Service};
 use crate::observe::{Refusal, Refused, Telemetry};
 
 /// What is shown, where, and what may be done there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StatusConfig {
     /// Where it listens, if it does.
     pub address: Option<StatusAddress>,
@@ -167,7 +167,7 @@ impl Status {
         let file = self.file.get().map(|refused| ("the configuration".to_owned(), refused));
         let services = self.services();
         let of_services = services.iter().flat_map(|service| {
-            let policies = service.config.access.files().filter_map(|file| file.refusal.get());
+            let policies = service.access.files().filter_map(|file| file.refusal.get());
             let all = service.keeper.refused().into_iter().chain(policies);
             all.map(|refused| (format!("service {}", service.config.name), refused))
         });

@@ -4,6 +4,7 @@
 use pki_types::ServerName;
 
 use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
+use crate::policy::Rules;
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;
@@ -13,16 +14,16 @@ const MOST_PROTOCOLS: usize = 16;
 
 /// How the one who reads an error has written the service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wording {
+pub enum ConfigSyntax {
     /// `--target`
     Flags,
     /// `target:`
     File,
 }
 
-/// A rail that a service breaks.
+/// A rule of configuration that a service violates.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Breach {
+pub enum Violation {
     /// No target, or too many.
     Targets(usize),
     /// The same target twice.
@@ -67,7 +68,7 @@ pub enum Breach {
     HealthUrl(&'static str),
 }
 
-impl Breach {
+impl Violation {
     /// The key of a file that it is about.
     #[must_use]
     pub fn key(&self, role: Role) -> &'static str {
@@ -96,8 +97,8 @@ impl Breach {
 
     /// What is wrong, and what to do, in the words of whoever wrote it.
     #[must_use]
-    pub fn told(&self, wording: Wording, role: Role) -> String {
-        let flags = wording == Wording::Flags;
+    pub fn message(&self, syntax: ConfigSyntax, role: Role) -> String {
+        let flags = syntax == ConfigSyntax::Flags;
         let or = |flag: &'static str, key: &'static str| if flags { flag } else { key };
         let target = or("--target ", "target ");
         match self {
@@ -198,75 +199,73 @@ impl Breach {
 }
 
 impl ServiceConfig {
-    /// Holds the service against the rails.
-    ///
-    /// # Errors
-    /// All that it breaks.
-    pub fn checked(mut self) -> Result<Self, Vec<Breach>> {
-        let mut breaches = Vec::new();
-        self.check_targets(&mut breaches);
+    /// What the service violates of these rules; `policies` is what is in the file of policies that
+    /// it names.
+    #[must_use]
+    pub fn violations(&self, policies: Option<&Rules>) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        self.check_targets(&mut violations);
         let named = self.server_name.as_deref();
         if let Some(name) = named.filter(|name| ServerName::try_from(*name).is_err()) {
-            breaches.push(Breach::ServerName(name.to_owned()));
+            violations.push(Violation::ServerName(name.to_owned()));
         }
-        self.check_tunnel(&mut breaches);
-        self.check_access(&mut breaches);
+        self.check_tunnel(&mut violations);
+        self.check_access(policies, &mut violations);
         if self.connect.is_zero() {
-            breaches.push(Breach::NoTime);
+            violations.push(Violation::NoTime);
         }
         if self.tls.tls12_only && self.tls.tls13_only {
-            breaches.push(Breach::NoVersion);
+            violations.push(Violation::NoVersion);
         }
         let alpn = &self.tls.alpn;
         let twice = alpn.iter().enumerate().any(|(n, proto)| alpn[..n].contains(proto));
         if twice || alpn.len() > MOST_PROTOCOLS {
-            breaches.push(Breach::Protocols);
+            violations.push(Violation::Protocols);
         }
         if self.role == Role::Client && self.proxy_out.is_some() {
-            breaches.push(Breach::ClientIntroduces);
+            violations.push(Violation::ClientIntroduces);
         }
-        if self.role == Role::Server && self.pinned() {
-            self.access.all = true; // whose key is pinned is admitted
-        }
-        if let (Some(protocol), true) = (self.tls.starttls, self.tls.alpn.is_empty()) {
-            self.tls.alpn.extend(protocol.alpn().parse());
-        }
-        if breaches.is_empty() { Ok(self) } else { Err(breaches) }
+        violations
+    }
+
+    /// Whether it is a server that admits whose key is pinned.
+    pub(super) fn admits_by_pin(&self) -> bool {
+        self.role == Role::Server && self.pinned()
     }
 
     fn pinned(&self) -> bool {
         matches!(&self.material, MaterialConfig::Files { pins, .. } if !pins.is_empty())
     }
 
-    fn check_targets(&self, breaches: &mut Vec<Breach>) {
+    fn check_targets(&self, violations: &mut Vec<Violation>) {
         if !(1..=MOST_TARGETS).contains(&self.targets.len()) {
-            breaches.push(Breach::Targets(self.targets.len()));
+            violations.push(Violation::Targets(self.targets.len()));
         }
         for (n, target) in self.targets.iter().enumerate() {
             if self.targets[..n].contains(target) {
-                breaches.push(Breach::Twice(target.clone()));
+                violations.push(Violation::Twice(target.clone()));
             }
             match (self.role, target) {
                 (Role::Server, Address::Systemd(_)) => {
-                    breaches.push(Breach::NoTarget(target.clone()));
+                    violations.push(Violation::NoTarget(target.clone()));
                 }
                 (Role::Server, _) if !target.is_local_target() && !self.unsafe_target => {
-                    breaches.push(Breach::PlaintextLeaves(target.clone()));
+                    violations.push(Violation::PlaintextLeaves(target.clone()));
                 }
                 // Who is asked to connect elsewhere, a proxy or a node, knows hosts alone.
                 (Role::Client, Address::Unix(_) | Address::Abstract(_) | Address::Systemd(_))
                     if self.hbone.is_some() || self.proxy.is_some() =>
                 {
-                    breaches.push(Breach::NotTcp(target.clone()));
+                    violations.push(Violation::NotTcp(target.clone()));
                 }
                 (Role::Client, Address::Systemd(_)) => {
-                    breaches.push(Breach::NoTarget(target.clone()));
+                    violations.push(Violation::NoTarget(target.clone()));
                 }
                 _ => {}
             }
         }
         if self.role == Role::Client && !self.listen.is_local() && !self.unsafe_listen {
-            breaches.push(Breach::PlaintextComes(self.listen.clone()));
+            violations.push(Violation::PlaintextComes(self.listen.clone()));
         }
         let http = self.health.as_ref().and_then(|health| health.http.as_ref());
         let wrong = match http {
@@ -279,38 +278,40 @@ impl ServiceConfig {
             }
             _ => None,
         };
-        breaches.extend(wrong.map(Breach::HealthUrl));
+        violations.extend(wrong.map(Violation::HealthUrl));
     }
 
-    fn check_access(&self, breaches: &mut Vec<Breach>) {
+    fn check_access(&self, policies: Option<&Rules>, violations: &mut Vec<Violation>) {
         let named = !self.access.is_empty();
         let shows = !matches!(&self.material, MaterialConfig::Files { credential: None, .. });
         if !shows && (self.role == Role::Server || self.tls.authenticate) {
-            breaches.push(Breach::NoCredential);
+            violations.push(Violation::NoCredential);
         }
         if self.pinned() && named {
-            breaches.push(Breach::PinsAndNames);
+            violations.push(Violation::PinsAndNames);
         }
         if self.access.all_and_names() {
-            breaches.push(Breach::AllAndNames);
+            violations.push(Violation::AllAndNames);
         }
         if self.role == Role::Server {
             match (self.tls.authenticate, named || self.pinned()) {
-                (false, true) => breaches.push(Breach::NobodyAsked),
-                (true, false) => breaches.push(Breach::NobodyNamed),
-                (true, true) if self.access.only_denies() => breaches.push(Breach::OnlyDenied),
+                (false, true) => violations.push(Violation::NobodyAsked),
+                (true, false) => violations.push(Violation::NobodyNamed),
+                (true, true) if self.access.only_denies(policies) => {
+                    violations.push(Violation::OnlyDenied)
+                }
                 _ => {}
             }
         }
     }
 
-    fn check_tunnel(&self, breaches: &mut Vec<Breach>) {
+    fn check_tunnel(&self, violations: &mut Vec<Violation>) {
         let Some(hbone) = &self.hbone else { return };
         if self.role == Role::Client && hbone.expect.is_empty() {
-            breaches.push(Breach::TunnelIdentity);
+            violations.push(Violation::TunnelIdentity);
         }
         if self.targets.len() > 1 {
-            breaches.push(Breach::TunnelTargets);
+            violations.push(Violation::TunnelTargets);
         }
         // Mutual TLS 1.3 between X.509-SVIDs: whoever is at its other end has an ID, and a caller's
         // address is that of its tunnel.
@@ -336,7 +337,7 @@ impl ServiceConfig {
             (self.tls.tls12_only, "--max-tls-version TLS1.2", "tunnel"),
         ];
         let given = excluded.iter().filter(|(given, ..)| *given);
-        breaches.extend(given.map(|(_, flag, key)| Breach::TunnelExcludes(flag, key)));
+        violations.extend(given.map(|(_, flag, key)| Violation::TunnelExcludes(flag, key)));
     }
 }
 
