@@ -53,6 +53,7 @@ struct Readiness {
     loaded: bool,
     draining: bool,
     pending: Vec<String>,
+    unprotected: Vec<String>,
     /// It was ready once.
     started: bool,
 }
@@ -78,6 +79,11 @@ impl State {
     /// Pods that could not be started.
     pub fn set_pending(&self, pending: Vec<String>) {
         self.ready(|r| r.pending = pending);
+    }
+
+    /// Pods whose capture rules were changed by somebody else and could not be restored.
+    pub fn set_unprotected(&self, unprotected: Vec<String>) {
+        self.ready(|r| r.unprotected = unprotected);
     }
 
     fn ready<T>(&self, look: impl FnOnce(&mut Readiness) -> T) -> T {
@@ -306,11 +312,13 @@ const INDEX: &str = "adit admin\n\
   POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
 
 fn readiness(state: &State) -> Answer {
-    let waiting = state.ready(|r| match (r.draining, r.loaded, r.pending.is_empty()) {
-        (true, ..) => Some("draining".to_owned()),
-        (_, false, _) => Some("configuration".to_owned()),
-        (_, _, false) => Some(r.pending.join("; ")),
-        _ => None,
+    let waiting = state.ready(|r| match (r.draining, r.loaded) {
+        (true, _) => Some("draining".to_owned()),
+        (_, false) => Some("configuration".to_owned()),
+        _ => {
+            let all = [&r.pending[..], &r.unprotected[..]].concat();
+            (!all.is_empty()).then(|| all.join("; "))
+        }
     });
     // Beside a source that is down all is well until an identity in use has nothing left. At the
     // start all pods must have theirs; a pod that comes later and gets none is not held against

@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::turns::Turns;
+use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
     ca::{
         CarriedAs,
@@ -104,19 +104,24 @@ pub(super) struct Carrier {
     /// Pods that take nothing new and end what they have.
     draining: Tasks,
     /// Whose turn it is to change capture rules.
-    rules: Turns,
+    rules: Arc<Turns>,
+    /// What has been applied stays.
+    watch: Arc<RuleWatch>,
     /// Fires when nothing is started any more.
     closing: CancellationToken,
 }
 
 impl Carrier {
     pub(super) fn new(node: Arc<Node>) -> Self {
+        let rules = Arc::new(Turns::default());
+        let watch = RuleWatch::new(Arc::clone(&rules), Arc::clone(&node.telemetry.metrics));
         Self {
             node,
             pods: Mutex::default(),
             hurry: CancellationToken::new(),
             draining: Tasks::default(),
-            rules: Turns::default(),
+            rules,
+            watch: Arc::new(watch),
             closing: CancellationToken::new(),
         }
     }
@@ -242,6 +247,12 @@ impl Carrier {
         });
         futures_util::future::join_all(stops).await;
         self.draining.ended().await;
+        self.watch.end_all().await;
+    }
+
+    /// Pods whose capture rules somebody else has changed and adit cannot restore, and why.
+    pub(super) fn unprotected(&self) -> Vec<String> {
+        self.watch.faults()
     }
 
     async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
@@ -267,7 +278,9 @@ impl Carrier {
             Some(Arc::clone(&carried.pod.netns))
         });
         let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
-        let (applied, less) = self.rules.take(&self.closing).await?.apply(&netns, wanted).await?;
+        let mut turn = self.rules.take(&self.closing).await?;
+        let (applied, less) = turn.apply(&netns, wanted).await?;
+        self.watch.begin(&mut turn, uid, &netns, applied).await;
         self.with(|pods| pods.get_mut(uid).map(|c| c.captured = Some(applied)));
         less.map_or(Ok(()), Err)
     }
@@ -280,18 +293,23 @@ impl Carrier {
         options: capture::Options,
         after: After,
     ) -> anyhow::Result<()> {
-        if after == After::Keep || (after == After::Shut && !options.kubelet_probes) {
+        if after == After::Keep {
             return Ok(());
         }
-        let mut turn = self.rules.take(&self.hurry).await?;
+        let turn = self.rules.take(&self.hurry).await;
         let key = netns.key();
-        match self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
-            true => Ok(()),
-            false if after == After::Remove => turn.remove(Arc::clone(netns)).await,
-            false => {
+        if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
+            return Ok(());
+        }
+        self.watch.end(netns);
+        let mut turn = turn?;
+        match after {
+            After::Remove => turn.remove(Arc::clone(netns)).await,
+            After::Shut if options.kubelet_probes => {
                 let unprobed = capture::Options { kubelet_probes: false, ..options };
                 turn.shut(Arc::clone(netns), unprobed).await
             }
+            After::Shut | After::Keep => Ok(()),
         }
     }
 
@@ -315,13 +333,17 @@ impl Carrier {
         }
         let mut turn = self.rules.take(&self.closing).await?;
         if options.is_none() {
+            self.watch.end(&netns);
             capture::reachable(&netns)?;
         }
         let pod = Pod::start(&self.node, workload, netns)?;
         let (mut captured, mut less) = (None, None);
         if let Some(options) = options {
             match turn.apply(&pod.netns, options).await {
-                Ok((applied, why)) => (captured, less) = (Some(applied), why),
+                Ok((applied, why)) => {
+                    self.watch.begin(&mut turn, &pod.uid, &pod.netns, applied).await;
+                    (captured, less) = (Some(applied), why);
+                }
                 Err(error) => {
                     pod.stop(&self.node, Duration::ZERO, &self.hurry).await;
                     return Err(error);

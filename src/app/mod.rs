@@ -10,6 +10,7 @@ mod fleet;
 mod opened;
 mod probed;
 mod rights;
+mod rule_watch;
 mod run;
 mod source;
 pub mod standalone;

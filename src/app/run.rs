@@ -195,6 +195,7 @@ async fn serve(
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
                 ebb.look(&live.node.telemetry.live);
+                live.state.set_unprotected(live.carrier.unprotected());
                 if ticks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
                     live.forget_unused();
                 }

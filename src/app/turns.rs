@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lifecycle::aside,
-    node::capture::{self, CaptureError, Options},
+    node::capture::{self, CaptureError, Options, Standing},
     sys::netns::Netns,
 };
 
@@ -84,6 +84,12 @@ impl Turn<'_> {
             return Err(error);
         }
         Ok((options, less))
+    }
+
+    /// What stands there.
+    pub(super) async fn standing(&mut self, netns: &Arc<Netns>) -> anyhow::Result<Standing> {
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| Standing::look(&netns, stop)).await
     }
 
     /// Who cannot be carried is closed to plaintext all the same.

@@ -132,6 +132,8 @@ pub struct Metrics {
     pub pods: IntGauge,
     /// Pods that could not be started yet.
     pub pods_pending: IntGauge,
+    /// Capture rules that somebody else has changed, by `result`: `restored`, `failed`.
+    pub rules_restored: IntCounterVec,
     /// Log lines lost because nobody read them fast enough.
     pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
@@ -278,6 +280,11 @@ impl Metrics {
             pods_pending: gauge(
                 "workload_manager_pending_proxy_count",
                 "Pods that could not be started yet (unstable)",
+            )?,
+            rules_restored: counters(
+                "adit_capture_rules_restored_total",
+                "Capture rules of pods that somebody else has changed, by result",
+                &["result"],
             )?,
             log_lines_dropped: gauge(
                 "adit_log_lines_dropped",

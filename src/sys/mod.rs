@@ -5,6 +5,7 @@ pub mod confine;
 pub mod descriptors;
 pub mod files;
 pub mod ktls;
+pub mod netlink;
 pub mod netns;
 pub mod packet;
 pub mod peer;

@@ -29,6 +29,7 @@ mod stalls;
 mod starts;
 mod strict;
 mod svid_corpus;
+mod tampering;
 mod workers;
 
 fn main() {
@@ -45,6 +46,7 @@ fn main() {
         floods::TESTS,
         stalls::TESTS,
         strict::TESTS,
+        tampering::TESTS,
         hold_ups::TESTS,
         starts::TESTS,
         short_way::TESTS,

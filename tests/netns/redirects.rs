@@ -117,6 +117,8 @@ fn guard() {
         assert!(done.expect("nft runs").success());
     }
     lab.wait("restored", || lab.log().contains("they stand again"));
+    lab.signal(nix::sys::signal::Signal::SIGKILL);
+    lab.stop_dead();
     for (pod, _) in PODS {
         redirected(&format!("remove --netns {pod}"));
     }

@@ -31,7 +31,7 @@ fn answered(mut socket: TcpStream) -> bool {
     socket.read(&mut [0; 64]).is_ok_and(|n| n > 0)
 }
 
-fn outsider_is_answered(lab: &Lab) -> bool {
+pub(crate) fn outsider_is_answered(lab: &Lab) -> bool {
     let to: SocketAddr = "10.77.0.2:8080".parse().unwrap();
     let dial = || {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

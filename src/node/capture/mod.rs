@@ -5,9 +5,11 @@
 
 mod probes;
 mod rules;
+mod standing;
 mod tools;
 
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
+pub use standing::{AwaitedChanges, Changes, Standing};
 pub use tools::CaptureError;
 
 use std::{io, sync::Arc};

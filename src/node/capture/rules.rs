@@ -10,6 +10,9 @@ use super::Options;
 /// The tables that are ours.
 pub(super) const TABLES: [&str; 3] = ["adit-nat", "adit-mangle", "adit-filter"];
 
+/// The one of them that is there under strict mTLS only.
+pub(super) const FILTER: &str = "adit-filter";
+
 /// Those that are there whatever the options are.
 pub(super) const ALWAYS: [&str; 2] = ["adit-nat", "adit-mangle"];
 
@@ -178,6 +181,15 @@ rule add fwmark 0x111/0xfff lookup 100 priority 32764
 pub(super) const ROUTING_V6: &str = "
 route replace local ::/0 dev lo table 100
 rule add fwmark 0x111/0xfff lookup 100 priority 32764
+";
+
+/// Where answers to a caller's address are led back to us.
+pub(super) const TABLE: u8 = 100;
+
+/// Shows what the two above have made.
+pub(super) const ROUTED: &str = "
+rule show priority 32764
+route show table 100
 ";
 
 pub(super) const UNROUTING: &str = "

@@ -1,0 +1,286 @@
+//! Capture rules stay as adit has applied them: what anybody else does to them is undone, said and
+//! counted. The kernel says when to look, and nothing is done where all stands as it did.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::{future::FutureExt as _, sync::CancellationToken};
+
+use super::turns::{Turn, Turns};
+use crate::{
+    lifecycle::{Tasks, aside},
+    node::capture::{AwaitedChanges, Changes, Options, Standing},
+    observe::metrics::Metrics,
+    sys::netns::Netns,
+};
+
+/// How long it waits after news for more of it: whoever removes rules does so in several steps.
+const MORE_TO_COME: Duration = Duration::from_millis(20);
+/// Where news comes and comes, it waits twice as long each time after so many looks, …
+const AT_ONCE: u32 = 10;
+/// … this long at most, …
+const SELDOM: Duration = Duration::from_millis(500);
+/// … until there was none for so long.
+const QUIET: Duration = Duration::from_secs(10);
+/// How soon it tries again what has failed.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often it looks where the kernel says nothing.
+const WITHOUT_NEWS: Duration = Duration::from_secs(5);
+/// A pod is named in the log once in this time.
+const NAMED_EVERY: Duration = Duration::from_secs(10);
+
+/// The namespaces whose rules are watched.
+pub(super) struct RuleWatch {
+    turns: Arc<Turns>,
+    metrics: Arc<Metrics>,
+    watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
+    tasks: Tasks,
+}
+
+/// One namespace, and the rules that are to stand there.
+struct Watched {
+    uid: Arc<str>,
+    netns: Arc<Netns>,
+    options: Options,
+    /// Fires when others than these rules are to stand there, or none.
+    over: CancellationToken,
+    /// Why they do not stand.
+    fault: Mutex<Option<String>>,
+}
+
+impl Watched {
+    fn fault(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RuleWatch {
+    pub(super) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
+        Self { turns, metrics, watched: Mutex::default(), tasks: Tasks::default() }
+    }
+
+    /// Watches the rules that this turn has just applied, in place of those before.
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        turn: &mut Turn<'_>,
+        uid: &Arc<str>,
+        netns: &Arc<Netns>,
+        options: Options,
+    ) {
+        let changes = open(netns, uid).await;
+        let standing = turn.standing(netns).await.ok().filter(|found| found.is_whole(options));
+        let watched = Arc::new(Watched {
+            uid: Arc::clone(uid),
+            netns: Arc::clone(netns),
+            options,
+            over: CancellationToken::new(),
+            fault: Mutex::default(),
+        });
+        let before = self.with(|all| all.insert(netns.key(), Arc::clone(&watched)));
+        before.inspect(|before| before.over.cancel());
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let over = watched.over.clone();
+            this.follow(&watched, changes, standing).with_cancellation_token(&over).await;
+        });
+    }
+
+    /// What becomes of the rules of this namespace is no concern from here on. Whoever removes them
+    /// says so in the turn for that.
+    pub(super) fn end(&self, netns: &Netns) {
+        let before = self.with(|all| all.remove(&netns.key()));
+        before.inspect(|before| before.over.cancel());
+    }
+
+    /// The same for all of them, before the process ends.
+    pub(super) async fn end_all(&self) {
+        self.with(HashMap::clear);
+        self.tasks.cut();
+        self.tasks.ended().await;
+    }
+
+    /// Pods whose rules do not stand, and why.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let of = |w: &Arc<Watched>| w.fault().clone();
+        let mut all: Vec<_> = self.with(|all| all.values().filter_map(of).collect());
+        all.sort();
+        all
+    }
+
+    async fn follow(
+        &self,
+        watched: &Watched,
+        mut changes: Option<AwaitedChanges>,
+        mut standing: Option<Standing>,
+    ) {
+        let mut pace = Pace::default();
+        let mut said = Said::default();
+        let mut failed = false;
+        loop {
+            let none = changes.is_none();
+            let news = async {
+                match &changes {
+                    Some(changes) => changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let at_latest = if failed { AGAIN } else { WITHOUT_NEWS };
+            let lost = tokio::select! {
+                news = news => news.is_err(),
+                () = tokio::time::sleep(at_latest), if none || failed => none,
+                () = std::future::ready(()), if standing.is_none() && !failed => false,
+            };
+            tokio::time::sleep(pace.next(Instant::now())).await;
+            match &changes {
+                Some(changes) if !lost => changes.forget(),
+                _ => changes = open(&watched.netns, &watched.uid).await,
+            }
+            let known = standing.is_some();
+            let looked = self.look(watched, changes.as_ref(), &mut standing).await;
+            failed = looked.is_err();
+            match looked {
+                Ok(what) => {
+                    *watched.fault() = None;
+                    if let Some(what) = what.filter(|_| known) {
+                        self.count("restored");
+                        said.restored(&watched.uid, what);
+                    }
+                }
+                Err(error) => {
+                    self.count("failed");
+                    said.failed(&watched.uid, &format!("{error:#}"));
+                    *watched.fault() = Some(format!(
+                        "pod {}: its capture rules are not as adit has applied them, and cannot \
+                         be restored: {error:#}",
+                        watched.uid
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Restores the rules unless they stand; what had become of them.
+    async fn look(
+        &self,
+        watched: &Watched,
+        changes: Option<&AwaitedChanges>,
+        standing: &mut Option<Standing>,
+    ) -> anyhow::Result<Option<&'static str>> {
+        let Watched { netns, options, over, .. } = watched;
+        let mut turn = self.turns.take(over).await?;
+        let now = turn.standing(netns).await?;
+        let what = match standing {
+            Some(before) => before.became(&now),
+            None => Some("it was not known how they stood"),
+        };
+        if what.is_some() {
+            if let (_, Some(less)) = turn.apply(netns, *options).await? {
+                return Err(less);
+            }
+            // That was adit itself. What anybody does from here on is news.
+            changes.inspect(|changes| changes.forget());
+            let now = turn.standing(netns).await?;
+            anyhow::ensure!(now.is_whole(*options), "they were removed again at once");
+            *standing = Some(now);
+        }
+        Ok(what)
+    }
+
+    fn count(&self, result: &str) {
+        self.metrics.rules_restored.with_label_values(&[result]).inc();
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut HashMap<(u64, u64), Arc<Watched>>) -> T) -> T {
+        look(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn open(netns: &Arc<Netns>, uid: &str) -> Option<AwaitedChanges> {
+    let of = Arc::clone(netns);
+    let opened = match aside(move || Changes::open(&of)).await {
+        Ok(opened) => opened.and_then(Changes::awaited),
+        Err(error) => Err(error.into()),
+    };
+    let say = |error: &std::io::Error| {
+        tracing::warn!(workload = uid, %error, "the kernel does not tell of changes of this pod's capture rules; they are looked at every 5 s");
+    };
+    opened.inspect_err(say).ok()
+}
+
+/// How soon to look after news.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    looks: u32,
+}
+
+impl Pace {
+    fn next(&mut self, now: Instant) -> Duration {
+        let quiet = self.last.is_none_or(|last| now.duration_since(last) > QUIET);
+        self.looks = if quiet { 0 } else { self.looks.saturating_add(1) };
+        self.last = Some(now);
+        let doubled = self.looks.saturating_sub(AT_ONCE).min(16);
+        (MORE_TO_COME * (1 << doubled)).min(SELDOM)
+    }
+}
+
+/// What the log says of one pod, and how often.
+#[derive(Default)]
+struct Said {
+    at: Option<Instant>,
+    times: u32,
+    fault: Option<String>,
+}
+
+impl Said {
+    fn restored(&mut self, uid: &str, what: &str) {
+        self.fault = None;
+        self.times += 1;
+        if self.at.is_some_and(|at| at.elapsed() < NAMED_EVERY) {
+            return;
+        }
+        self.at = Some(Instant::now());
+        let times = std::mem::take(&mut self.times);
+        tracing::warn!(
+            workload = uid,
+            what,
+            times,
+            "somebody else has changed this pod's capture rules; adit has restored them. Find what runs `nft` or `ip rule` in its network namespace; to take the pod out of the mesh, take it out of the mesh file"
+        );
+    }
+
+    fn failed(&mut self, uid: &str, error: &str) {
+        if self.fault.as_deref() != Some(error) {
+            tracing::error!(
+                workload = uid,
+                error,
+                "this pod's capture rules are not as adit has applied them, and cannot be restored: it may be open to plaintext; trying again"
+            );
+        }
+        self.fault = Some(error.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_without_end_is_looked_at_ever_more_seldom() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        for _ in 0..=AT_ONCE {
+            assert_eq!(pace.next(now), MORE_TO_COME);
+        }
+        for _ in 0..20 {
+            now += Duration::from_secs(1);
+            pace.next(now);
+        }
+        assert_eq!(pace.next(now), SELDOM);
+        assert_eq!(pace.next(now + QUIET * 2), MORE_TO_COME);
+    }
+}
