@@ -1,10 +1,9 @@
 //! `adit ca serve`: the embedded CA for other nodes and other proxies, until SIGTERM.
 
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use ::http::{Request, StatusCode};
@@ -23,7 +22,7 @@ use crate::{
         server::{self, Metrics, authorize::Pod},
     },
     config::{CaServerConfig, load_ca_server, load_pods},
-    lifecycle::{EndpointPlaces, Tasks, source},
+    lifecycle::{EndpointPlaces, Tasks, WatchedFile, source},
     observe::logging::Logging,
     rpc::http,
 };
@@ -73,9 +72,9 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     let tasks = Tasks::default();
     if let Some(file) = pods {
         // From here on a bad edit changes nothing.
-        let seen = stamp(&file);
+        let watched = WatchedFile::new(&file);
         server.attestors.pods.store(Arc::new(load_pods(&file)?));
-        tasks.spawn(watch_pods(file, seen, Arc::clone(&server.attestors.pods)));
+        tasks.spawn(watch_pods(file, watched, Arc::clone(&server.attestors.pods)));
     }
     let metrics = Arc::new(Metrics::new()?);
     let at = server::serve(&ca, server, &metrics, &tasks).await?;
@@ -103,24 +102,16 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Stamp = (SystemTime, u64);
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
-}
-
 /// Takes the pods as the file lists them; a file that is not right changes nothing.
-async fn watch_pods(file: PathBuf, mut seen: Option<Stamp>, pods: Arc<ArcSwap<Vec<Pod>>>) {
+async fn watch_pods(file: PathBuf, mut watched: WatchedFile, pods: Arc<ArcSwap<Vec<Pod>>>) {
     let mut look = tokio::time::interval(Duration::from_millis(200));
     loop {
         look.tick().await;
-        let now = stamp(&file);
-        if now == seen {
+        if !watched.has_settled() {
             continue;
         }
-        seen = now;
-        match load_pods(&file) {
+        let Some(read) = watched.read(|| load_pods(&file)) else { continue };
+        match read {
             Ok(new) => {
                 tracing::debug!(target: "ca", pods = new.len(), "pods read");
                 pods.store(Arc::new(new));

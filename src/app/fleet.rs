@@ -7,11 +7,11 @@ use tokio::runtime::Handle;
 
 use crate::{
     config::load_policies,
-    lifecycle::Tasks,
-    observe::{Telemetry, metrics::KEPT},
+    lifecycle::{Tasks, WatchedFile},
+    observe::{Refusal, Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        AccessControl, Followed, Keeper, Listening, MaterialConfig, Service, ServiceConfig,
+        AccessControl, Keeper, Listening, MaterialConfig, Policies, Rego, Service, ServiceConfig,
         Sockets, first_acme_certificate,
     },
 };
@@ -22,6 +22,8 @@ pub(super) struct Running {
     listening: Arc<Listening>,
     /// Renews its material.
     following: Following,
+    /// The files of its policies.
+    policies: WatchedFile,
 }
 
 /// A keeper at work, until this is dropped.
@@ -175,20 +177,23 @@ impl Fleet {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
         let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
+        // Before they are read: an edit in between is then seen as one.
+        let policies = WatchedFile::of_all(config.access.files().cloned().collect());
         let access = AccessControl::open(&config, load_policies);
         let access = access.map_err(|e| NotOpened::of(&config, &e, true))?;
         let telemetry = self.telemetry.clone();
         let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);
         let service = service.map_err(of_files)?;
         let following = Following::of(keeper);
-        Ok(Running { service, listening, following })
+        Ok(Running { service, listening, following, policies })
     }
 
     /// Reads certificates, keys, roots and policies again; what is wrong changes nothing.
     pub(super) async fn reload(&mut self) {
-        for running in &self.running {
+        for running in &mut self.running {
+            let policies = running.reread();
+            let policies = policies.unwrap_or_else(|| Err("written while it was read".into()));
             let name = running.service.config.name.as_str();
-            let policies = reread(&running.service);
             match running.service.keeper.reload().await.and(policies) {
                 Ok(()) => tracing::info!(service = name, "reloaded"),
                 Err(error) => tracing::error!(
@@ -201,15 +206,15 @@ impl Fleet {
     }
 
     /// Takes files of policies that have changed.
-    pub(super) fn look_at_policies(&self) {
-        for running in &self.running {
-            let service = &running.service;
-            // Each is looked at: one that has been read again is not read twice.
-            if !service.access.files().any(Followed::changed) {
+    pub(super) fn look_at_policies(&mut self) {
+        for running in &mut self.running {
+            if !running.policies.has_settled() {
                 continue;
             }
-            let name = service.config.name.as_str();
-            match reread(service) {
+            // Written while it was read: a later look takes it.
+            let Some(read) = running.reread() else { continue };
+            let name = running.service.config.name.as_str();
+            match read {
                 Ok(()) => tracing::info!(service = name, "policies have changed and were read"),
                 Err(error) => tracing::error!(
                     service = name,
@@ -290,26 +295,32 @@ impl Running {
             "listening"
         );
     }
+
+    /// Reads its policies again; `None` if they were written meanwhile, and nothing was taken.
+    fn reread(&mut self) -> Option<Result<(), String>> {
+        let service = &self.service;
+        let (policies, rego) = (service.access.policies(), service.access.rego());
+        let read_policies = |policies: &Policies| load_policies(policies.file());
+        let read = || (policies.map(read_policies), rego.map(Rego::read));
+        let (new_policies, new_rego) = self.policies.read(read)?;
+        let rego = rego.zip(new_rego).map_or(Ok(()), |(rego, read)| {
+            judged(&rego.refusal, read.map(|engine| rego.replace(engine)))
+        });
+        let policies = policies.zip(new_policies).map_or(Ok(()), |(policies, read)| {
+            let read = read.map_err(|e| e.to_string());
+            judged(&policies.refusal, read.map(|rules| take(service, rules)))
+        });
+        Some(policies.and(rego))
+    }
 }
 
-/// Reads a service's policies again.
-fn reread(service: &Service) -> Result<(), String> {
-    // What changes from here on is seen at the next look.
-    service.access.files().for_each(Followed::look);
-    let access = &service.access;
-    let told = |file: &Followed, read: Result<(), String>| {
-        match &read {
-            Ok(()) => file.refusal.taken(),
-            Err(error) => file.refusal.refused(error),
-        }
-        read
-    };
-    let rego = access.rego().map_or(Ok(()), |rego| told(rego.file(), rego.reload()));
-    let policies = access.policies().map_or(Ok(()), |policies| {
-        let read = load_policies(policies.file().file()).map_err(|e| e.to_string());
-        told(policies.file(), read.map(|rules| take(service, rules)))
-    });
-    policies.and(rego)
+/// What was read is in use, or is not.
+fn judged(refusal: &Refusal, read: Result<(), String>) -> Result<(), String> {
+    match &read {
+        Ok(()) => refusal.taken(),
+        Err(error) => refusal.refused(error),
+    }
+    read
 }
 
 fn take(service: &Service, rules: Arc<Rules>) {

@@ -31,7 +31,7 @@ use crate::{
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, Fault, LoadError},
-    lifecycle::Tasks,
+    lifecycle::{Tasks, WatchedFile},
     mesh::{AppHop, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
@@ -68,7 +68,7 @@ impl From<anyhow::Error> for RunError {
 /// If it cannot start; once it runs, a bad edit of the file is logged and changes nothing.
 pub fn run(file: &Path) -> Result<(), RunError> {
     // Before the file is read: an edit in between is then seen as one.
-    let seen = stamp(file);
+    let watched = WatchedFile::new(file);
     let checked = config::load(file)?;
     may_enter(&checked.local_workloads())?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
@@ -79,14 +79,14 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     let workers = Workers::start(checked.settings.workers)?;
     let control =
         Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let ran = control.block_on(serve(file, seen, checked, logging, workers.handles.clone()));
+    let ran = control.block_on(serve(file, watched, checked, logging, workers.handles.clone()));
     drop(workers);
     Ok(ran?)
 }
 
 async fn serve(
     file: &Path,
-    seen: Option<Stamp>,
+    watched: WatchedFile,
     checked: Checked,
     logging: Logging,
     workers: Vec<Handle>,
@@ -157,8 +157,7 @@ async fn serve(
     let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
     let mut live = Live {
         file: file.to_owned(),
-        seen,
-        changing: None,
+        watched,
         trust_domain,
         ca: ca_config,
         wanted,
@@ -199,7 +198,7 @@ async fn serve(
                 if ticks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
                     live.forget_unused();
                 }
-                if live.settled() {
+                if live.watched.has_settled() {
                     live.reload();
                 } else if live.starting.is_empty()
                     && (live.carrier.any_moved()
@@ -256,8 +255,7 @@ const LOOKS_IN_TEN_MINUTES: u32 = 1200;
 /// What a reload changes.
 struct Live {
     file: PathBuf,
-    seen: Option<Stamp>,
-    changing: Option<Stamp>,
+    watched: WatchedFile,
     trust_domain: crate::identity::TrustDomain,
     ca: CaConfig,
     wanted: Vec<Arc<Workload>>,
@@ -281,17 +279,6 @@ struct Live {
 }
 
 impl Live {
-    /// Whether the file is another than the one in force and has stopped changing: somebody
-    /// who writes it in place is not read in the middle.
-    fn settled(&mut self) -> bool {
-        let now = stamp(&self.file);
-        if now == self.seen {
-            self.changing = None;
-            return false;
-        }
-        std::mem::replace(&mut self.changing, now) == now
-    }
-
     /// Begins to carry what is wanted. What needs no rules is done when this returns.
     fn start_pods(&mut self) {
         if !self.starting.is_empty() {
@@ -326,18 +313,13 @@ impl Live {
 
     /// Takes the file if it is whole and right, else keeps what was.
     fn reload(&mut self) {
-        let seen = stamp(&self.file);
-        let checked = match config::load(&self.file) {
-            Ok(checked) => checked,
-            Err(error) => {
-                self.seen = seen;
-                return self.rejected(&error.to_string());
-            }
+        let Some(read) = self.watched.read(|| config::load(&self.file)) else {
+            return; // written while it was read: a later look takes it
         };
-        if stamp(&self.file) != seen {
-            return; // written while it was read: the next look takes it
-        }
-        self.seen = seen;
+        let checked = match read {
+            Ok(checked) => checked,
+            Err(error) => return self.rejected(&error.to_string()),
+        };
         if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
             let place = checked.lines.place(&crate::identity::shown(&self.file), key);
@@ -409,13 +391,4 @@ impl Live {
         self.state.file.refused(error);
         tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
     }
-}
-
-/// When a file was last written, and which it is.
-type Stamp = (SystemTime, u64);
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
 }

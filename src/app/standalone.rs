@@ -6,10 +6,7 @@ mod seen;
 mod upgrade;
 mod watchdog;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use tokio::{
     runtime::Builder,
@@ -29,9 +26,9 @@ use super::{
 };
 use crate::{
     config::{self, Globals, LoadError},
-    lifecycle::Tasks,
+    lifecycle::{Tasks, WatchedFile},
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets, Stamp, stamp},
+    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
     tls::record,
 };
@@ -51,8 +48,8 @@ pub struct Plan {
     pub services: Vec<ServiceConfig>,
     /// Whether the targets' names must resolve at start.
     pub resolve: bool,
-    /// The file that describes them, if one does, and its state when it was read: it is followed.
-    pub file: Option<(PathBuf, Stamp)>,
+    /// The file that describes them, if one does: it is watched.
+    pub file: Option<WatchedFile>,
 }
 
 impl Plan {
@@ -62,9 +59,8 @@ impl Plan {
     /// All its faults.
     pub fn of_file(path: &Path) -> Result<Self, LoadError> {
         // Before it is read: an edit in between is then seen as one.
-        let seen = stamp(path);
+        let file = Some(WatchedFile::new(path));
         let read = config::load_standalone(path)?;
-        let file = Some((path.to_owned(), seen));
         Ok(Self { globals: read.globals, services: read.services, resolve: false, file })
     }
 }
@@ -87,7 +83,7 @@ impl Plan {
         if let Some(more) = self.services.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
             all.push(format!("and {more} more"));
         }
-        if let Some((file, _)) = &self.file {
+        for file in self.file.iter().flat_map(WatchedFile::paths) {
             all.push(format!("as {} says", file.display()));
         }
         all.join("; ")
@@ -217,7 +213,7 @@ async fn serve(
     let mut timed = plan.globals.timed_reload.map(timed);
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut ebb, mut looks) = (Ebb::default(), 0_u32);
-    let mut file = plan.file.map(|(path, seen)| Watched { path, seen, changing: None });
+    let mut file = plan.file;
     let stop = {
         // One wait throughout: a reload does not disturb a process that takes over.
         let mut succeeded = std::pin::pin!(seen.until_succeeded());
@@ -238,7 +234,7 @@ async fn serve(
                     if looks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
                         fleet.forget_unused();
                     }
-                    edited = file.as_mut().is_some_and(Watched::settled);
+                    edited = file.as_mut().is_some_and(WatchedFile::has_settled);
                 }
             }
             if again {
@@ -246,15 +242,17 @@ async fn serve(
             }
             if let Some(file) = file.as_mut().filter(|_| again || edited) {
                 let taken = tokio::select! {
-                    taken = file.take(&mut fleet, &mut plan.globals) => taken,
+                    taken = take(file, &mut fleet, &mut plan.globals) => taken,
                     _ = signals.terminate.recv() => break Stop::Terminate,
                     _ = signals.interrupt.recv() => break Stop::Interrupt,
                 };
-                seen.status.file_read(taken.as_ref().err().map(String::as_str));
-                let result = if taken.is_ok() { "accepted" } else { "rejected" };
-                telemetry.metrics.config_loads.with_label_values(&[result]).inc();
-                seen.status.set_services(fleet.services());
-                seen.offer(fleet.listeners());
+                if let Some(taken) = taken {
+                    seen.status.file_read(taken.as_ref().err().map(String::as_str));
+                    let result = if taken.is_ok() { "accepted" } else { "rejected" };
+                    telemetry.metrics.config_loads.with_label_values(&[result]).inc();
+                    seen.status.set_services(fleet.services());
+                    seen.offer(fleet.listeners());
+                }
             }
             if again {
                 fleet.reload().await;
@@ -291,64 +289,44 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// The file of `adit proxy`, followed.
-struct Watched {
-    path: PathBuf,
-    /// The state that was last read.
-    seen: Stamp,
-    /// The state at the last look, if it is another.
-    changing: Stamp,
-}
-
-impl Watched {
-    /// Whether it has changed and changes no more: who writes it in place is not read in the
-    /// middle.
-    fn settled(&mut self) -> bool {
-        let now = stamp(&self.path);
-        if now == self.seen {
-            self.changing = None;
-            return false;
-        }
-        std::mem::replace(&mut self.changing, now) == now
+/// Takes the file if it is right and all of it can be opened, else keeps what was; `Err` says what
+/// is wrong with it. `None` if it was written while it was read: a later look takes it.
+async fn take(
+    watched: &mut WatchedFile,
+    fleet: &mut Fleet,
+    globals: &mut Globals,
+) -> Option<Result<(), String>> {
+    let path = watched.paths().first()?.clone();
+    let file = crate::identity::shown(&path);
+    let refused = |error: String| {
+        tracing::error!(%file, error, "configuration refused, the last good one stays");
+        Some(Err(error))
+    };
+    let read = match watched.read(|| config::load_standalone(&path))? {
+        Ok(read) => read,
+        Err(error) => return refused(error.to_string()),
+    };
+    let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
+    let late = |_| {
+        let why = format!("not all services were ready within {OPEN_WITHIN:?}");
+        Err(NotOpened { why, files: false })
+    };
+    let changes = match applied.unwrap_or_else(late) {
+        Ok(changes) => changes,
+        Err(error) => return refused(error.why),
+    };
+    for key in globals.restart_keys(&read.globals) {
+        tracing::warn!("{}", read.lines.after_restart(&file, key));
     }
-
-    /// Takes the file if it is right and all of it can be opened, else keeps what was.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    async fn take(&mut self, fleet: &mut Fleet, globals: &mut Globals) -> Result<(), String> {
-        self.seen = stamp(&self.path);
-        let file = crate::identity::shown(&self.path);
-        let refused = |error: String| {
-            tracing::error!(%file, error, "configuration refused, the last good one stays");
-            Err(error)
-        };
-        let read = match config::load_standalone(&self.path) {
-            Ok(read) => read,
-            Err(error) => return refused(error.to_string()),
-        };
-        let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
-        let late = |_| {
-            let why = format!("not all services were ready within {OPEN_WITHIN:?}");
-            Err(NotOpened { why, files: false })
-        };
-        let changes = match applied.unwrap_or_else(late) {
-            Ok(changes) => changes,
-            Err(error) => return refused(error.why),
-        };
-        for key in globals.restart_keys(&read.globals) {
-            tracing::warn!("{}", read.lines.after_restart(&file, key));
-        }
-        globals.shutdown = read.globals.shutdown;
-        tracing::info!(
-            %file,
-            added = changes.added.join(", "),
-            changed = changes.changed.join(", "),
-            removed = changes.removed.join(", "),
-            "configuration read"
-        );
-        Ok(())
-    }
+    globals.shutdown = read.globals.shutdown;
+    tracing::info!(
+        %file,
+        added = changes.added.join(", "),
+        changed = changes.changed.join(", "),
+        removed = changes.removed.join(", "),
+        "configuration read"
+    );
+    Some(Ok(()))
 }
 
 async fn resolve(config: &ServiceConfig) -> Result<(), String> {

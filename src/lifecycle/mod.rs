@@ -1,5 +1,5 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
-//! manager is told; and connecting to names ([`dial`]).
+//! manager is told; files that are watched; and connecting to names ([`dial`]).
 
 mod aside;
 mod clock;
@@ -9,6 +9,7 @@ mod places;
 mod reminder;
 mod service_manager;
 mod tasks;
+mod watched_file;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
@@ -17,3 +18,4 @@ pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;
 pub use tasks::{Tasks, behind_others};
+pub use watched_file::{FileVersion, Look, Versions, WatchedFile};

@@ -1,13 +1,17 @@
 //! Who a running service admits: what its configuration names, and what the policies say whose
 //! files it names. Those are read again when they change.
 
-use std::{fmt::Display, path::Path, sync::Arc};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 
-use super::{Access, Followed, PeerCert, Rego, ServiceConfig};
+use super::{Access, PeerCert, Rego, ServiceConfig};
 use crate::{
-    observe::conn::Flow,
+    observe::{Refusal, Refused, conn::Flow},
     policy::{self, Rules},
 };
 
@@ -20,8 +24,10 @@ pub struct AccessControl {
 
 /// Istio policies of one file, replaced when it changes.
 pub struct Policies {
-    file: Followed,
+    file: PathBuf,
     rules: ArcSwap<Rules>,
+    /// Whether what was read last is in use.
+    pub refusal: Refusal,
 }
 
 impl Policies {
@@ -33,13 +39,13 @@ impl Policies {
         file: &Path,
         load: impl FnOnce(&Path) -> Result<Arc<Rules>, E>,
     ) -> Result<Self, E> {
-        let followed = Followed::new(file);
-        Ok(Self { file: followed, rules: ArcSwap::new(load(file)?) })
+        let rules = ArcSwap::new(load(file)?);
+        Ok(Self { file: file.to_owned(), rules, refusal: Refusal::default() })
     }
 
     /// Where they are from.
     #[must_use]
-    pub fn file(&self) -> &Followed {
+    pub fn file(&self) -> &Path {
         &self.file
     }
 
@@ -85,10 +91,11 @@ impl AccessControl {
         self.rego.as_deref()
     }
 
-    /// The files that it is from.
-    pub fn files(&self) -> impl Iterator<Item = &Followed> {
-        let policies = self.policies.as_ref().map(|policies| policies.file());
-        policies.into_iter().chain(self.rego.as_ref().map(|rego| rego.file()))
+    /// Why what is in its files is not what is in use, where that is so.
+    pub fn refused(&self) -> impl Iterator<Item = Refused> {
+        let policies = self.policies.as_ref().map(|policies| &policies.refusal);
+        let rego = self.rego.as_ref().map(|rego| &rego.refusal);
+        policies.into_iter().chain(rego).filter_map(Refusal::get)
     }
 
     fn rules(&self) -> Option<Arc<Rules>> {

@@ -1,6 +1,6 @@
 //! What a process has in memory of a CA's directory: read whole, checked whole, swapped whole.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     crl,
@@ -9,10 +9,13 @@ use super::{
     published,
     signer::{JwtKey, Signer, load_jwt, load_x509},
     state::{Kind, State, Status},
-    store::{STATE, Stamp, Store, stamp},
+    store::{STATE, Store},
     upstream::{Found, Upstream},
 };
-use crate::identity::{JwtAuthority, SpiffeId, TrustBundle, TrustDomain};
+use crate::{
+    identity::{JwtAuthority, SpiffeId, TrustBundle, TrustDomain},
+    lifecycle::WatchedFile,
+};
 
 /// The directory as it was when read.
 pub(super) struct Loaded {
@@ -25,7 +28,7 @@ pub(super) struct Loaded {
     pub(super) banned: Arc<BTreeSet<SpiffeId>>,
     /// Whether `bundle.pem` or the CRLs are not those of the state.
     pub(super) files_behind: bool,
-    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    files: WatchedFile,
 }
 
 impl Loaded {
@@ -38,7 +41,7 @@ impl Loaded {
         last: Option<&Self>,
     ) -> Result<Self, CaError> {
         // Before anything is read: a change in between is then seen as one.
-        let stamps = stamps(store, upstream);
+        let files = files(store, upstream);
         let missing = |what: &str| CaError::file(store.path(STATE), what.to_owned());
         let state = store.read()?.ok_or_else(|| missing("is gone; restore it from a backup"))?;
         let found = match upstream.map(|u| u.load(trust_domain)) {
@@ -73,12 +76,12 @@ impl Loaded {
         let banned = banned.map_err(|e| missing(&format!("bans what is no SPIFFE ID: {e}")))?;
         files_behind |= !crl::current(store, state.crl_number);
         let banned = Arc::new(banned);
-        Ok(Self { state, signer, found, jwt, bundle, banned, files_behind, stamps })
+        Ok(Self { state, signer, found, jwt, bundle, banned, files_behind, files })
     }
 
     /// Whether the files are still those that were read.
     pub(super) fn is_current(&self) -> bool {
-        self.stamps.iter().all(|(path, then)| stamp(path).ok() == *then)
+        !self.files.has_changed()
     }
 }
 
@@ -93,8 +96,8 @@ fn jwt_authorities(
     std::iter::once(Ok(own.clone())).chain(others).collect()
 }
 
-fn stamps(store: &Store, upstream: Option<&Upstream>) -> Vec<(PathBuf, Option<Stamp>)> {
+fn files(store: &Store, upstream: Option<&Upstream>) -> WatchedFile {
     let own = [STATE, crl::FILE, published::FILE].map(|name| store.path(name));
     let theirs = upstream.into_iter().flat_map(|u| u.files().map(Clone::clone));
-    own.into_iter().chain(theirs).map(|path| (path.clone(), stamp(&path).ok())).collect()
+    WatchedFile::of_all(own.into_iter().chain(theirs).collect())
 }

@@ -20,9 +20,12 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 use super::{
     error::CaError,
     state::{Authority, Status},
-    store::{self, KEY, ROOT, Stamp, Store, stamp},
+    store::{self, KEY, ROOT, Store},
 };
-use crate::identity::{JwtAuthority, PrivateKey, TrustDomain, pem};
+use crate::{
+    identity::{JwtAuthority, PrivateKey, TrustDomain, pem},
+    lifecycle::FileVersion,
+};
 
 /// Clocks of peers may be this much behind: what is signed is valid from so long ago.
 pub(super) const BACKDATE: Duration = Duration::from_secs(10);
@@ -40,7 +43,7 @@ pub(super) struct Signer {
     /// When the first certificate from here upwards expires.
     pub(super) not_after: SystemTime,
     pub(super) key_path: PathBuf,
-    pub(super) key_stamp: Stamp,
+    pub(super) key_version: FileVersion,
     /// What helps if the key's file is another.
     pub(super) if_changed: &'static str,
 }
@@ -49,17 +52,17 @@ impl Signer {
     /// The key in memory would go on signing after an operator withdrew it: it must not.
     pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
         let if_gone = "is gone; put it back, or restart adit for a new root";
-        check_unchanged(&self.key_path, &self.key_stamp, if_gone, self.if_changed)
+        check_unchanged(&self.key_path, &self.key_version, if_gone, self.if_changed)
     }
 }
 
 fn check_unchanged(
     path: &Path,
-    read: &Stamp,
+    read: &FileVersion,
     if_gone: &'static str,
     if_changed: &'static str,
 ) -> Result<(), CaError> {
-    let now = stamp(path).map_err(|e| CaError::io(path, &e, if_gone))?;
+    let now = FileVersion::of(path).map_err(|e| CaError::io(path, &e, if_gone))?;
     if now == *read { Ok(()) } else { Err(CaError::file(path, if_changed)) }
 }
 
@@ -69,7 +72,7 @@ pub(super) struct JwtKey {
     pub(super) key: PrivateKey,
     pub(super) not_after: SystemTime,
     key_path: PathBuf,
-    key_stamp: Stamp,
+    key_version: FileVersion,
 }
 
 impl JwtKey {
@@ -77,7 +80,7 @@ impl JwtKey {
     pub(super) fn check_key_is_still_there(&self) -> Result<(), CaError> {
         let if_gone = "is gone; put it back, or revoke its authority once it has a successor";
         let if_changed = "changed since adit started; restart adit to use it";
-        check_unchanged(&self.key_path, &self.key_stamp, if_gone, if_changed)
+        check_unchanged(&self.key_path, &self.key_version, if_gone, if_changed)
     }
 }
 
@@ -94,7 +97,7 @@ pub(super) fn load_x509(
         (false, true) => return Err(half(&cert_path, &key_path)),
         _ => {}
     }
-    let (key, key_stamp) = read_key(&key_path)?;
+    let (key, key_version) = read_key(&key_path)?;
     let certificate = read_certificate(&cert_path)?;
     let not_after = check_ca(&certificate, &key, &authority.key, trust_domain)
         .map_err(|why| CaError::file(&cert_path, why))?;
@@ -103,13 +106,13 @@ pub(super) fn load_x509(
     let id = authority.id.as_str().into();
     let if_changed = "changed since adit started; restart adit to use it";
     let chain = Vec::new();
-    Ok(Signer { id, issuer, certificate, chain, not_after, key_path, key_stamp, if_changed })
+    Ok(Signer { id, issuer, certificate, chain, not_after, key_path, key_version, if_changed })
 }
 
 /// Reads a JWT authority.
 pub(super) fn load_jwt(store: &Store, authority: &Authority) -> Result<JwtKey, CaError> {
     let path = store.path(&authority.key);
-    let (key, key_stamp) = read_key(&path)?;
+    let (key, key_version) = read_key(&path)?;
     let public_key = key.subject_public_key_info();
     if key_id(&key) != authority.id {
         return Err(CaError::file(
@@ -125,12 +128,12 @@ pub(super) fn load_jwt(store: &Store, authority: &Authority) -> Result<JwtKey, C
         key: PrivateKey::from_pkcs8(key.serialize_der()),
         not_after: at(authority.not_after),
         key_path: path,
-        key_stamp,
+        key_version,
     })
 }
 
 /// A private key that only its owner can read, and which version of its file it is.
-pub(super) fn read_key(path: &Path) -> Result<(KeyPair, Stamp), CaError> {
+pub(super) fn read_key(path: &Path) -> Result<(KeyPair, FileVersion), CaError> {
     let unreadable = |e: &std::io::Error| CaError::io(path, e, "cannot be read");
     let meta = fs::metadata(path).map_err(|e| unreadable(&e))?;
     if meta.permissions().mode() & 0o077 != 0 {
@@ -138,7 +141,7 @@ pub(super) fn read_key(path: &Path) -> Result<(KeyPair, Stamp), CaError> {
                    if they may have";
         return Err(CaError::file(path, why));
     }
-    let before = stamp(path).map_err(|e| unreadable(&e))?;
+    let before = FileVersion::of(path).map_err(|e| unreadable(&e))?;
     let text = zeroize::Zeroizing::new(store::read(path)?);
     let key = pem::private_key(text.as_bytes()).map_err(|e| CaError::file(path, e.to_string()))?;
     let key = key.ok_or_else(|| CaError::file(path, "contains no private key in PEM"))?;

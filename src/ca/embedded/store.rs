@@ -3,8 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
+    io::Read,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -26,14 +25,6 @@ const LOCK: &str = ".lock";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// No file here is larger, but for the record of what was issued.
 const LARGEST: u64 = 16 << 20;
-
-/// Which version of a file it is.
-pub(super) type Stamp = (u64, i64, i64, u64);
-
-pub(super) fn stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = fs::metadata(path)?;
-    Ok((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
-}
 
 /// The directory.
 #[derive(Clone, Debug)]

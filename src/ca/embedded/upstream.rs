@@ -78,7 +78,7 @@ impl Upstream {
             let why = "has no intermediate, only what is in the bundle; sign one with the root";
             CaError::file(path, why)
         })?;
-        let (key, key_stamp) = read_key(&self.private_key)?;
+        let (key, key_version) = read_key(&self.private_key)?;
         let id: Arc<str> = key_id(&key).into();
         let key_name = shown(&self.private_key);
         let mut not_after = check_ca(&certificate, &key, &key_name, trust_domain)
@@ -93,7 +93,7 @@ impl Upstream {
         let key_path = self.private_key.clone();
         let if_changed = "changed, and does not go with its certificate yet: replace that too";
         let signer =
-            Signer { id, issuer, certificate, chain, not_after, key_path, key_stamp, if_changed };
+            Signer { id, issuer, certificate, chain, not_after, key_path, key_version, if_changed };
         probe(&signer, &roots, trust_domain).map_err(|why| {
             let bundle = shown(&self.bundle);
             let why = format!("an SVID under it would not verify against {bundle}: {why}");

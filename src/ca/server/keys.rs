@@ -5,14 +5,14 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use serde_json::Value;
 
 use super::{https::Endpoint, token::TokenError};
-use crate::ca::dial;
+use crate::{ca::dial, lifecycle::WatchedFile};
 
 /// How many keys are taken.
 const MOST: usize = 64;
@@ -37,12 +37,13 @@ struct CachedKeys {
     keys: KeySet,
     error: Option<String>,
     asked: Option<Instant>,
-    stamp: Option<(SystemTime, u64)>,
 }
 
 /// The keys.
 pub(super) struct Keys {
     from: KeysFrom,
+    /// The file, if they are in one.
+    file: Option<Mutex<WatchedFile>>,
     cached: Mutex<CachedKeys>,
     /// Held by the one that asks a URL; who has a known key does not wait for it.
     asking: tokio::sync::Mutex<()>,
@@ -50,7 +51,11 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(from: KeysFrom) -> Self {
-        Self { from, cached: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        let file = match &from {
+            KeysFrom::File(path) => Some(Mutex::new(WatchedFile::unread(vec![path.clone()]))),
+            KeysFrom::Url(_) => None,
+        };
+        Self { from, file, cached: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, CachedKeys> {
@@ -60,7 +65,7 @@ impl Keys {
     /// The key of this `kid`.
     pub(super) async fn find(&self, kid: &str) -> Result<Jwk, TokenError> {
         match &self.from {
-            KeysFrom::File(path) => self.lock().read_changed(path),
+            KeysFrom::File(path) => self.read_changed(path),
             KeysFrom::Url(endpoint) => self.refresh(endpoint, kid).await,
         }
         let cached = self.lock();
@@ -68,6 +73,19 @@ impl Keys {
             (Some(key), _) => Ok(key.clone()),
             (None, Some(error)) if cached.keys.is_empty() => Err(TokenError::NoKeys(error.clone())),
             (None, _) => Err(TokenError::UnknownKey(kid.to_owned())),
+        }
+    }
+
+    /// Reads the file if it has changed; what is written while it is read, at the next call.
+    fn read_changed(&self, path: &Path) {
+        let Some(file) = &self.file else { return };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if !file.has_changed() {
+            return;
+        }
+        let read = || dial::read_small(path).map_err(|e| e.to_string());
+        if let Some(read) = file.read(read) {
+            self.lock().take(read.and_then(|json| parse(&json)));
         }
     }
 
@@ -100,15 +118,6 @@ impl CachedKeys {
         self.asked.is_none_or(|at| at.elapsed() >= due)
     }
 
-    fn read_changed(&mut self, path: &Path) {
-        let now = stamp(path);
-        if self.stamp.is_none() || now != self.stamp {
-            self.stamp = now;
-            let read = dial::read_small(path).map_err(|e| e.to_string());
-            self.take(read.and_then(|json| parse(&json)));
-        }
-    }
-
     fn take(&mut self, read: Result<KeySet, String>) {
         match read {
             Ok(keys) => (self.keys, self.error) = (keys, None),
@@ -118,12 +127,6 @@ impl CachedKeys {
             }
         }
     }
-}
-
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
 }
 
 /// The keys of a JWKS that sign; those that cannot be read are left out.

@@ -18,7 +18,7 @@ use crate::{
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
-    standalone::{PeerCert, Stamp, stamp},
+    standalone::PeerCert,
     tls::{Ends, PeerTrust, pkcs11},
     tunnel::Own,
 };
@@ -179,10 +179,6 @@ pub(super) fn unread(config: &MaterialConfig) -> String {
         }
         None => format!("files could not be read within {READ_WITHIN:?}"),
     }
-}
-
-pub(super) fn stamps(config: &MaterialConfig) -> Vec<Stamp> {
-    paths(config).iter().map(|path| stamp(path)).collect()
 }
 
 pub(super) fn paths(config: &MaterialConfig) -> Vec<PathBuf> {

@@ -19,11 +19,11 @@ pub(super) use files::trusted;
 pub use look::{Told, look};
 
 use self::{
-    files::{paths, read, stamps, unread},
+    files::{paths, read, unread},
     workload_api::{first_svid, of_svid},
 };
 use super::{
-    PeerCert, Stamp,
+    PeerCert,
     acme::{AcmeConfig, Challenge, Renewal},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::PrivateKey,
-    lifecycle::Reminder,
+    lifecycle::{Reminder, WatchedFile},
     observe::{Refusal, Refused},
     tls::{Ends, PeerTrust, Pin, StaleCrls, classic_provider},
     tunnel::Own,
@@ -179,7 +179,7 @@ pub struct Keeper {
     acme: Option<Renewal>,
     reading: Arc<Semaphore>,
     /// The files before they were first read.
-    first: Vec<Stamp>,
+    files: WatchedFile,
     /// Whether what was read last of them is in use.
     refusal: Refusal,
 }
@@ -191,7 +191,7 @@ impl Keeper {
     /// What is wrong, and where.
     pub async fn open(config: MaterialConfig) -> Result<Arc<Self>, String> {
         // Before they are read: what changes from here on is seen.
-        let first = stamps(&config);
+        let files = WatchedFile::of_all(paths(&config));
         let (material, workload_api) = match &config {
             MaterialConfig::Files { .. } => (read(&config, None).await?, None),
             MaterialConfig::WorkloadApi { endpoint, within, shown } => {
@@ -222,7 +222,7 @@ impl Keeper {
             workload_api,
             acme,
             reading,
-            first,
+            files,
             refusal,
         }))
     }
@@ -280,7 +280,12 @@ impl Keeper {
         let read = async {
             let turn =
                 Arc::clone(&self.reading).acquire_owned().await.map_err(|e| e.to_string())?;
-            read(&self.config, Some(turn)).await
+            let before = self.files.versions();
+            let read = read(&self.config, Some(turn)).await?;
+            match self.files.versions() == before {
+                true => Ok(read),
+                false => Err("files were written while they were read".to_owned()),
+            }
         };
         let read = match tokio::time::timeout(READ_WITHIN, read).await {
             Ok(read) => read,
@@ -388,26 +393,28 @@ impl Keeper {
                     }
                 }
             }
-            (config, _) => {
-                let (mut taken, mut before) = (self.first.clone(), None);
+            _ => {
+                let mut files = self.files.clone();
                 let mut reminder = Reminder::default();
                 loop {
                     self.remind(&mut reminder);
                     tokio::time::sleep(LOOK_EVERY).await;
-                    let now = stamps(config);
-                    // Twice the same: whoever writes has finished.
-                    if now != taken && before.as_ref() == Some(&now) {
-                        match self.reload().await {
-                            Ok(()) => {
-                                tracing::info!(target: "svid", "files have changed and were read")
-                            }
-                            Err(error) => {
-                                tracing::warn!(target: "svid", error, "files have changed and are not taken; what was read before stays")
-                            }
-                        }
-                        taken.clone_from(&now);
+                    if !files.has_settled() {
+                        continue;
                     }
-                    before = Some(now);
+                    let before = files.versions();
+                    let read = self.reload().await;
+                    if !files.take(before) {
+                        continue; // written while they were read: a later look takes them
+                    }
+                    match read {
+                        Ok(()) => {
+                            tracing::info!(target: "svid", "files have changed and were read")
+                        }
+                        Err(error) => {
+                            tracing::warn!(target: "svid", error, "files have changed and are not taken; what was read before stays")
+                        }
+                    }
                 }
             }
         }

@@ -19,8 +19,8 @@ use arc_swap::ArcSwap;
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tokio::sync::Semaphore;
 
-use super::{Followed, PeerCert};
-use crate::lifecycle::aside;
+use super::PeerCert;
+use crate::{lifecycle::aside, observe::Refusal};
 
 /// The clock is looked at every so many steps of an evaluation.
 const STEPS: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
@@ -59,8 +59,9 @@ impl RegoConfig {
 /// A policy in use; replaced when its file changes.
 pub struct Rego {
     config: RegoConfig,
-    file: Followed,
     engine: ArcSwap<Engine>,
+    /// Whether what was read last is in use.
+    pub refusal: Refusal,
     turns: Arc<Semaphore>,
 }
 
@@ -70,25 +71,22 @@ impl Rego {
     /// # Errors
     /// As [`RegoConfig::check`].
     pub fn open(config: &RegoConfig) -> Result<Self, String> {
-        let file = Followed::new(&config.file);
         let engine = ArcSwap::from_pointee(read(&config.file, &config.query)?);
         let turns = Arc::new(Semaphore::new(MOST));
-        Ok(Self { config: config.clone(), file, engine, turns })
+        Ok(Self { config: config.clone(), engine, refusal: Refusal::default(), turns })
     }
 
-    /// Where it is from.
-    #[must_use]
-    pub fn file(&self) -> &Followed {
-        &self.file
-    }
-
-    /// Reads it again; what is wrong changes nothing.
+    /// Reads the file again, to [`replace`](Self::replace) what is in use.
     ///
     /// # Errors
     /// As [`RegoConfig::check`].
-    pub fn reload(&self) -> Result<(), String> {
-        self.engine.store(read(&self.config.file, &self.config.query)?.into());
-        Ok(())
+    pub fn read(&self) -> Result<Engine, String> {
+        read(&self.config.file, &self.config.query)
+    }
+
+    /// From now on this policy.
+    pub fn replace(&self, engine: Engine) {
+        self.engine.store(engine.into());
     }
 
     /// Whether the peer may pass, decided on a thread where it keeps no data worker waiting; the

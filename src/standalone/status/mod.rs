@@ -167,7 +167,7 @@ impl Status {
         let file = self.file.get().map(|refused| ("the configuration".to_owned(), refused));
         let services = self.services();
         let of_services = services.iter().flat_map(|service| {
-            let policies = service.access.files().filter_map(|file| file.refusal.get());
+            let policies = service.access.refused();
             let all = service.keeper.refused().into_iter().chain(policies);
             all.map(|refused| (format!("service {}", service.config.name), refused))
         });

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -21,6 +21,7 @@ use crate::{
         federation::{FetchError, verifier::provider},
     },
     identity::{SpiffeId, X509Svid, key_files, shown},
+    lifecycle::WatchedFile,
 };
 
 /// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
@@ -39,17 +40,16 @@ pub(super) enum Shown {
 
 pub(super) struct FromFiles {
     config: Arc<ServerConfig>,
-    stamp: Stamp,
+    watched: WatchedFile,
     looked: Instant,
 }
-
-type Stamp = [Option<(SystemTime, u64)>; 2];
 
 impl Shown {
     /// Reads the files.
     pub(super) fn files(files: &KeyPairFiles) -> Result<Self, FetchError> {
-        let stamp = stamp(files);
-        let held = FromFiles { config: read(files)?, stamp, looked: Instant::now() };
+        let paths = vec![files.certificate.clone(), files.private_key.clone()];
+        let watched = WatchedFile::of_all(paths);
+        let held = FromFiles { config: read(files)?, watched, looked: Instant::now() };
         Ok(Self::Files { files: files.clone(), held: Mutex::new(held) })
     }
 
@@ -93,13 +93,13 @@ impl FromFiles {
             return;
         }
         self.looked = Instant::now();
-        let now = stamp(files);
-        if now == self.stamp {
+        if !self.watched.has_changed() {
             return;
         }
-        self.stamp = now;
+        // Written while they were read: the next look takes them.
+        let Some(read) = self.watched.read(|| read(files)) else { return };
         let certificate = shown(&files.certificate);
-        match read(files) {
+        match read {
             Ok(config) => {
                 tracing::info!(target: "federation", %certificate, "new certificate");
                 self.config = config;
@@ -109,14 +109,6 @@ impl FromFiles {
             }
         }
     }
-}
-
-fn stamp(files: &KeyPairFiles) -> Stamp {
-    [&files.certificate, &files.private_key].map(|path| {
-        use std::os::unix::fs::MetadataExt;
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len() ^ meta.ino().rotate_left(32)))
-    })
 }
 
 fn read(files: &KeyPairFiles) -> Result<Arc<ServerConfig>, FetchError> {
