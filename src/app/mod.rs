@@ -9,6 +9,7 @@ mod ebb;
 mod fleet;
 mod opened;
 mod probed;
+mod process;
 mod rights;
 mod run;
 mod source;

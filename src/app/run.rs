@@ -9,16 +9,18 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{
-    runtime::{Builder, Handle},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{Builder, Handle};
 
 use super::{
-    begun::{ENDS, Stop},
+    begun::ENDS,
     carrier::{Carrier, Failed},
     ebb::Ebb,
     probed::watch_probes,
+    process::{
+        readiness::Readiness,
+        signals::{Asked, Signals},
+        watchdog,
+    },
     rights::may_enter,
     source,
     workers::Workers,
@@ -31,7 +33,7 @@ use crate::{
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, LoadError},
-    lifecycle::Tasks,
+    lifecycle::{ServiceManager, Tasks},
     mesh::{AppHop, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
@@ -91,11 +93,9 @@ async fn serve(
     workers: Vec<Handle>,
 ) -> anyhow::Result<()> {
     // From here on a signal is waited for, not fatal.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut user = signal(SignalKind::user_defined1())?;
-    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut signals = Signals::new()?;
+    let manager = ServiceManager::default();
+    let mut told = Readiness::new(&manager);
     let telemetry = Telemetry::new()?;
     let trust_domain = checked.snapshot.trust_domain().clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
@@ -135,7 +135,7 @@ async fn serve(
         tunnel: settings.tunnel.clone(),
         idle: settings.idle,
         sockmap: short_way(&wanted),
-        workers,
+        workers: workers.clone(),
     });
     tasks.spawn(guard(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
@@ -179,15 +179,21 @@ async fn serve(
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
+    let mut fed = std::pin::pin!(watchdog::feed(&manager, &workers, || None));
     let stop = loop {
+        told.look(&manager, live.starting.is_empty(), || live.now());
         tokio::select! {
-            _ = terminate.recv() => break Stop::Terminate,
-            _ = interrupt.recv() => break Stop::Interrupt,
-            _ = hangup.recv() => live.reload(),
-            _ = user.recv() => live.reload(),
-            _ = upgrade.recv() => {
-                tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
-            }
+            never = &mut fed => match never {},
+            asked = signals.next() => match asked {
+                Asked::Stop(why) => break why,
+                Asked::Reload => {
+                    told.reloading(&manager);
+                    live.reload();
+                }
+                Asked::Upgrade => {
+                    tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
+                }
+            },
             Some(failed) = live.starting.next() => live.started(failed),
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
@@ -208,7 +214,9 @@ async fn serve(
     };
     tracing::info!(grace = ?live.grace, "{}", stop.words());
     live.state.set_draining();
+    manager.stopping(&draining(&live.node), live.grace + RELEASE_WITHIN);
     live.carrier.close();
+    let node = Arc::clone(&live.node);
     let hurry = live.carrier.hurry.clone();
     let mut stopped = std::pin::pin!(async {
         // What is being started ends at once, and is stopped with the rest.
@@ -218,7 +226,9 @@ async fn serve(
     loop {
         tokio::select! {
             () = &mut stopped => break,
-            _ = interrupt.recv() => {
+            never = &mut fed => match never {},
+            _ = watch.tick() => manager.status(&draining(&node)),
+            () = signals.cut() => {
                 tracing::warn!("SIGINT while draining: not waiting for connections");
                 hurry.cancel();
             }
@@ -242,6 +252,14 @@ fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
             None
         }
     }
+}
+
+/// How long capture rules and what is left may take after the connections.
+const RELEASE_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a node that stops still does, for people.
+fn draining(node: &Node) -> String {
+    format!("draining: {} connections", node.telemetry.live.len())
 }
 
 /// At two looks a second.
@@ -358,6 +376,12 @@ impl Live {
         self.start_pods();
         tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
         self.accepted();
+    }
+
+    /// What this process does, and what it waits for, for people.
+    fn now(&self) -> (String, Option<String>) {
+        let pods = self.wanted.len();
+        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
     }
 
     /// A pod's way to its application stays as it was started.

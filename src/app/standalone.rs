@@ -4,18 +4,13 @@ mod confined;
 mod drain;
 mod seen;
 mod upgrade;
-mod watchdog;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{
-    runtime::Builder,
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::{runtime::Builder, time::timeout};
 
 use self::{
     seen::{Seen, joined},
@@ -25,6 +20,7 @@ use super::{
     begun::{ENDS, Stop},
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
+    process::signals::{Asked, Signals},
     workers::Workers,
 };
 use crate::{
@@ -160,27 +156,6 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     ran
 }
 
-/// The signals that are waited for.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user: Signal,
-    upgrade: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-            upgrade: signal(SignalKind::user_defined2())?,
-        })
-    }
-}
-
 async fn serve(
     mut plan: Plan,
     workers: &Workers,
@@ -201,8 +176,7 @@ async fn serve(
     let mut fleet = Fleet::new(telemetry.clone(), workers.handles.clone(), sockets);
     tokio::select! {
         applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
-        _ = signals.terminate.recv() => return Ok(0),
-        _ = signals.interrupt.recv() => return Ok(0),
+        _ = signals.stop() => return Ok(0),
         () = seen.status.until_shutdown() => return Ok(0),
     }
     fleet.drop_unused_sockets();
@@ -222,13 +196,13 @@ async fn serve(
         loop {
             let (mut again, mut edited) = (false, false);
             tokio::select! {
-                _ = signals.terminate.recv() => break Stop::Terminate,
-                _ = signals.interrupt.recv() => break Stop::Interrupt,
+                asked = signals.next() => match asked {
+                    Asked::Stop(why) => break why,
+                    Asked::Reload => again = true,
+                    Asked::Upgrade => itself.start_again(seen.succession.is_some(), &tasks),
+                },
                 () = seen.status.until_shutdown() => break Stop::Asked,
                 pid = &mut succeeded => break Stop::Succeeded(pid),
-                _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
-                _ = signals.hangup.recv() => again = true,
-                _ = signals.user.recv() => again = true,
                 () = tick(&mut timed) => again = true,
                 _ = look.tick() => {
                     ebb.look(&telemetry.live);
@@ -245,8 +219,7 @@ async fn serve(
             if let Some(file) = file.as_mut().filter(|_| again || edited) {
                 let taken = tokio::select! {
                     taken = file.take(&mut fleet, &mut plan.globals) => taken,
-                    _ = signals.terminate.recv() => break Stop::Terminate,
-                    _ = signals.interrupt.recv() => break Stop::Interrupt,
+                    why = signals.stop() => break why,
                 };
                 seen.status.file_read(taken.as_ref().err().map(String::as_str));
                 let result = if taken.is_ok() { "accepted" } else { "rejected" };
