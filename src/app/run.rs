@@ -32,7 +32,7 @@ use crate::{
         CaError, Svids,
         federation::{self, Federation},
     },
-    config::{self, CaConfig, Checked, LoadError},
+    config::{self, CaConfig, Checked, Fault, LoadError},
     lifecycle::{ServiceManager, Tasks},
     mesh::{AppHop, Workload},
     node::{Node, guard, recheck},
@@ -124,6 +124,7 @@ async fn serve(
         ca: ca_config,
         federation,
         sections: _,
+        lines: _,
     } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %crate::identity::shown(file), "{w}"));
     let node = Arc::new(Node {
@@ -162,7 +163,8 @@ async fn serve(
         wanted,
         capture,
         grace: settings.drain,
-        settings: fixed(&settings, &federation),
+        settings,
+        federation,
         federated,
         carrier,
         starting: FuturesUnordered::new(),
@@ -262,6 +264,9 @@ fn draining(node: &Node) -> String {
     format!("draining: {} connections", node.telemetry.live.len())
 }
 
+/// As many workloads as one message each is spent on.
+const MOST_NAMED: usize = 8;
+
 /// At two looks a second.
 const LOOKS_IN_TEN_MINUTES: u32 = 1200;
 
@@ -275,7 +280,9 @@ struct Live {
     wanted: Vec<Arc<Workload>>,
     capture: config::Capture,
     grace: Duration,
-    settings: Fixed,
+    /// As they were at the start.
+    settings: config::Settings,
+    federation: config::FederationConfig,
     federated: Arc<Federation>,
     carrier: Arc<Carrier>,
     /// The change of pods that is under way, beside everything else: one at a time.
@@ -350,26 +357,15 @@ impl Live {
         self.seen = seen;
         if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
-            let why = format!("{key} cannot change while adit runs; restart it");
+            let place = checked.lines.place(&crate::identity::shown(&self.file), key);
+            let why = format!("{place} cannot change while adit runs; restart it");
             return self.rejected(&why);
         }
-        let before = std::mem::replace(&mut self.wanted, checked.local_workloads());
-        if self.waits_for_restart(&before) {
-            tracing::warn!("a change of `appHop` takes effect when adit is restarted");
-        }
+        self.warn_of_restart(&checked);
+        self.wanted = checked.local_workloads();
         self.capture = checked.capture;
         self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
-        let waiting = fixed(&checked.settings, &checked.federation);
-        let waiting: Vec<&str> = waiting
-            .iter()
-            .zip(&self.settings)
-            .filter_map(|(now, then)| (now != then).then_some(now.0))
-            .collect();
-        if !waiting.is_empty() {
-            let settings = waiting.join(", ");
-            tracing::warn!(settings, "these settings take effect when adit is restarted");
-        }
         self.federated.apply(&checked.federation.trust_domains);
         self.node.mesh.store(Arc::new(checked.snapshot));
         let closed = recheck(&self.node);
@@ -384,12 +380,34 @@ impl Live {
         (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
     }
 
+    /// Names the settings that have changed since the start and take effect at a start only.
+    fn warn_of_restart(&self, now: &Checked) {
+        let file = crate::identity::shown(&self.file);
+        let settings = self.settings.restart_keys(&now.settings);
+        let federation = self.federation.restart_keys(&now.federation);
+        let workload_api = self.workload_api.restart_keys(now.workload_api.as_ref());
+        for key in settings.into_iter().chain(federation).chain(workload_api) {
+            tracing::warn!("{}", now.lines.after_restart(&file, key));
+        }
+        let local = now.local_workloads();
+        let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
+        for workload in hops.by_ref().take(MOST_NAMED) {
+            let place = now.places.iter().find(|(uid, _)| *uid == workload.uid);
+            let Some((_, Fault { key, line, .. })) = place else { continue };
+            tracing::warn!("{key}.appHop ({file}:{line}): takes effect after a restart");
+        }
+        match hops.count() {
+            0 => {}
+            more => tracing::warn!("appHop of {more} more: takes effect after a restart"),
+        }
+    }
+
     /// A pod's way to its application stays as it was started.
-    fn waits_for_restart(&self, before: &[Arc<Workload>]) -> bool {
-        self.wanted.iter().any(|now| match before.iter().find(|then| then.uid == now.uid) {
+    fn keeps_its_hop(&self, now: &Workload) -> bool {
+        match self.wanted.iter().find(|then| then.uid == now.uid) {
             Some(then) => then.app_hop != now.app_hop,
             None => now.app_hop == AppHop::Sockmap && self.node.sockmap.is_none(),
-        })
+        }
     }
 
     /// Traffic series of workloads that have left the mesh.
@@ -414,17 +432,6 @@ impl Live {
         self.state.file.refused(error);
         tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
     }
-}
-
-/// Keys of the file, and what they say.
-type Fixed = Vec<(&'static str, String)>;
-
-/// The settings that a reload does not change.
-fn fixed(settings: &config::Settings, federation: &config::FederationConfig) -> Fixed {
-    let mut all = settings.fixed();
-    all.push(("federation.serve", format!("{:?}", federation.serve)));
-    all.push(("federation.stateDir", format!("{:?}", federation.state_dir)));
-    all
 }
 
 /// When a file was last written, and which it is.

@@ -307,15 +307,8 @@ impl Watched {
             Ok(changes) => changes,
             Err(error) => return refused(error.why),
         };
-        let waiting = read.globals.lasting();
-        let waiting: Vec<&str> = waiting
-            .iter()
-            .zip(globals.lasting())
-            .filter_map(|(now, then)| (*now != then).then_some(now.0))
-            .collect();
-        if !waiting.is_empty() {
-            let settings = waiting.join(", ");
-            tracing::warn!(settings, "these settings take effect when adit is restarted");
+        for key in globals.restart_keys(&read.globals) {
+            tracing::warn!("{}", read.lines.after_restart(&file, key));
         }
         globals.shutdown = read.globals.shutdown;
         tracing::info!(

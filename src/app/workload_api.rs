@@ -37,12 +37,23 @@ impl Served {
         Ok(Self { config, registrar })
     }
 
+    /// The keys of the settings that are others in `now`, of those that take effect at a start
+    /// only.
+    pub(super) fn restart_keys(&self, now: Option<&WorkloadApiConfig>) -> Vec<&'static str> {
+        let (then, now) = match (&self.config, now) {
+            (None, None) => return Vec::new(),
+            (Some(then), Some(now)) => (then, now),
+            _ => return vec!["workloadApi"],
+        };
+        let changed = [
+            ("workloadApi.socket", then.socket != now.socket),
+            ("workloadApi.mode", then.mode != now.mode),
+        ];
+        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+
     /// Takes over entries; a socket stays what it was.
     pub(super) fn take(&mut self, config: Option<WorkloadApiConfig>) {
-        let place = |c: &WorkloadApiConfig| (c.socket.clone(), c.mode);
-        if config.as_ref().map(place) != self.config.as_ref().map(place) {
-            tracing::warn!("socket and mode of workloadApi take effect when adit is restarted");
-        }
         let entries = config.map(|c| c.entries).unwrap_or_default();
         if let Some(served) = &mut self.config {
             served.entries = entries;

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::reader::{Item, Map};
+use super::{
+    reader::{Item, Map},
+    restart::changed,
+};
 use crate::{
     ca::federation::{
         BundleEndpoint, BundleFrom, EndpointUrl, Issuer, KeyPairFiles, Oidc, Profile, Proof,
@@ -31,6 +34,17 @@ enum Kind {
 const PROFILES: &[(&str, Kind)] = &[("https_web", Kind::Web), ("https_spiffe", Kind::Spiffe)];
 
 impl FederationConfig {
+    /// The keys of the settings that are others in `now`, of those that take effect at a start
+    /// only.
+    #[must_use]
+    pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
+        let Self { trust_domains: _, state_dir, serve } = self;
+        changed(&[
+            ("federation.serve", *serve != now.serve),
+            ("federation.stateDir", *state_dir != now.state_dir),
+        ])
+    }
+
     /// Reads the section, if it is there; `own` is the trust domain of the file.
     pub(super) fn read(top: &Map<'_>, own: &TrustDomain) -> Self {
         let Some(section) = top.get("federation") else { return Self::default() };

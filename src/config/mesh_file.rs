@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    CaConfig, Fault, Faults, FederationConfig, LoadError, Settings, bounds, ca,
+    CaConfig, Fault, Faults, FederationConfig, KeyLines, LoadError, Settings, bounds, ca,
     kind::{Kind, or_other},
     policies,
     reader::{Item, Map, Notes, documents},
@@ -64,6 +64,8 @@ pub struct Checked {
     pub warnings: Vec<Fault>,
     /// Where the sections `ca` and `federation` stand, to say what is wrong with their files.
     pub sections: [Option<Fault>; 2],
+    /// Where the settings stand.
+    pub lines: KeyLines,
     /// Where each workload stands, in the order of the file, by uid.
     pub places: Vec<(Arc<str>, Fault)>,
 }
@@ -206,6 +208,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         settings,
         warnings: Vec::new(),
         places,
+        lines: KeyLines::of(root),
         sections: ["ca", "federation"].map(|key| Some(top.get(key)?.at(""))),
     })
 }

@@ -14,6 +14,7 @@ mod mesh_file;
 mod opening;
 mod policies;
 mod reader;
+mod restart;
 mod settings;
 mod standalone;
 mod stunnel;
@@ -27,6 +28,7 @@ pub use federation::FederationConfig;
 pub use kind::{Kind, kind};
 pub use mesh_file::{Capture, Checked, load, parse, read_text};
 pub use reader::Files;
+pub use restart::KeyLines;
 pub use settings::{AdminAddress, Settings};
 pub use standalone::{
     Globals, StandaloneFile, check_standalone, check_standalone_for, load_policies, load_standalone,

@@ -203,6 +203,20 @@ impl<'a> Item<'a> {
         Map { entries, unknown_keys, meant, of: self.clone() }
     }
 
+    /// The values of a mapping, each with the line of its key; nothing, if it is none.
+    pub(super) fn keyed(&self) -> Vec<(usize, Self)> {
+        let YamlData::Mapping(mapping) = &self.yaml.data else { return Vec::new() };
+        let entry = |(key, yaml): (&'a MarkedYaml<'a>, &'a MarkedYaml<'a>)| {
+            let name = key.data.as_str()?;
+            let path = match self.path.as_str() {
+                "" => name.to_owned(),
+                path => format!("{path}.{name}"),
+            };
+            Some((key.span.start.line(), Item { yaml, path, notes: self.notes }))
+        };
+        mapping.iter().filter_map(entry).collect()
+    }
+
     /// Any mapping of texts, such as labels.
     pub(super) fn texts(&self) -> Vec<(String, String)> {
         let YamlData::Mapping(mapping) = &self.yaml.data else {

@@ -2,10 +2,10 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
-use super::reader::Map;
+use super::{reader::Map, restart::changed};
 use crate::{
     observe::logging::LogFormat,
-    tunnel::{PeerExpiry, TunnelConfig},
+    tunnel::{CallerLimits, PeerExpiry, TunnelConfig},
 };
 
 /// The keys of `limits`.
@@ -64,7 +64,7 @@ impl fmt::Display for AdminAddress {
 }
 
 /// What is not about the mesh itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// Admin endpoint; default `127.0.0.1:15000`.
     pub admin: AdminAddress,
@@ -101,22 +101,23 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What of it takes effect at a start only: keys of the file, and what they say.
+    /// The keys of the settings that are others in `now`, of those that take effect at a start
+    /// only.
     #[must_use]
-    pub fn fixed(&self) -> Vec<(&'static str, String)> {
-        let t = &self.tunnel;
-        let timeouts = (t.connect, t.tls, t.http2, t.response, self.idle);
-        vec![
-            ("admin", self.admin.to_string()),
-            ("metrics", self.metrics.to_string()),
-            ("readiness", self.readiness.to_string()),
-            ("accessLog", format!("{:?}", self.log_format)),
-            ("workers", self.workers.to_string()),
-            ("timeouts", format!("{timeouts:?}")),
-            ("pool", format!("{:?}", (t.max_streams, t.idle))),
-            ("limits", format!("{:?}", (&t.limits, t.max_tunnels))),
-            ("peerExpiry", format!("{:?}", t.peer_expiry)),
-        ]
+    pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
+        // Named one by one: of a setting that is added here it has to be said what it is.
+        let Self { admin, metrics, readiness, drain: _, log_format, workers, idle, tunnel } = self;
+        let all = [
+            ("admin", *admin != now.admin),
+            ("metrics", *metrics != now.metrics),
+            ("readiness", *readiness != now.readiness),
+            ("accessLog", *log_format != now.log_format),
+            ("workers", *workers != now.workers),
+            ("timeouts.idle", *idle != now.idle),
+        ];
+        let mut keys = changed(&all);
+        keys.extend(tunnel_keys(tunnel, &now.tunnel));
+        keys
     }
 
     pub(super) fn read(top: &Map<'_>) -> Self {
@@ -244,6 +245,34 @@ impl Settings {
             }
         }
     }
+}
+
+/// Those of the sections `timeouts`, `pool`, `limits` and `peerExpiry`.
+fn tunnel_keys(then: &TunnelConfig, now: &TunnelConfig) -> Vec<&'static str> {
+    let TunnelConfig { connect, tls, http2, response, max_streams, max_tunnels, .. } = then;
+    let TunnelConfig { caller, limits, idle, peer_expiry, .. } = then;
+    let CallerLimits { tunnels, streams, held, new_tunnels } = caller;
+    let (of_caller, of_peer) = (&now.caller, &now.limits);
+    changed(&[
+        ("timeouts.connect", *connect != now.connect),
+        ("timeouts.tls", *tls != now.tls),
+        ("timeouts.http2", *http2 != now.http2),
+        ("timeouts.response", *response != now.response),
+        ("pool.maxStreams", *max_streams != now.max_streams),
+        ("pool.idle", *idle != now.idle),
+        ("limits.tunnels", *max_tunnels != now.max_tunnels),
+        ("limits.streams", limits.max_streams != of_peer.max_streams),
+        ("limits.heldBytes", limits.stream_held != of_peer.stream_held),
+        ("limits.windowBytes", limits.stream_window_most != of_peer.stream_window_most),
+        ("limits.tunnelBytes", limits.connection_window != of_peer.connection_window),
+        ("limits.floodBurst", limits.flood.burst != of_peer.flood.burst),
+        ("limits.floodPerSecond", limits.flood.per_second != of_peer.flood.per_second),
+        ("limits.callerTunnels", *tunnels != of_caller.tunnels),
+        ("limits.callerStreams", *streams != of_caller.streams),
+        ("limits.callerHeldBytes", *held != of_caller.held),
+        ("limits.callerTunnelsPerSecond", *new_tunnels != of_caller.new_tunnels),
+        ("peerExpiry", *peer_expiry != now.peer_expiry),
+    ])
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod process;
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Fault, Faults, LoadError, bounds, ca_server,
+    Fault, Faults, KeyLines, LoadError, bounds, ca_server,
     kind::{Kind, or_other},
     policies,
     reader::{Files, Item, Map, Notes, documents},
@@ -40,6 +40,8 @@ pub struct StandaloneFile {
     pub services: Vec<ServiceConfig>,
     /// What concerns the process.
     pub globals: Globals,
+    /// Where the settings of the process stand.
+    pub lines: KeyLines,
     /// Where the credential of each service stands, to say what is wrong with its files.
     pub credentials: Vec<Fault>,
 }
@@ -137,6 +139,7 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
         credentials: services.iter().map(|(_, item)| credential(item)).collect(),
         services: services.into_iter().map(|(service, _)| service).collect(),
         globals,
+        lines: KeyLines::of(root),
     })
 }
 

@@ -28,7 +28,7 @@ use super::readers::{Reader, Readers};
 use crate::{identity::SpiffeId, lifecycle::source};
 
 /// What one caller may have of one pod.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CallerLimits {
     /// Tunnels open at once.
     pub tunnels: usize,

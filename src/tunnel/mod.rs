@@ -47,7 +47,7 @@ pub use proven::{Condemned, LiveTunnels, PeerExpiry, Proven, Trust};
 pub const HBONE_PORT: u16 = 15008;
 
 /// Limits and deadlines of tunnels, both ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TunnelConfig {
     /// TCP connect.
     pub connect: Duration,

@@ -90,9 +90,20 @@ fn said() {
     lab.write_mesh(&(allow(&["web"]) + changed));
     lab.wait("reloaded", || lab.log().contains("configuration reloaded"));
     let log = lab.log();
-    let told = log.lines().find(|l| l.contains("take effect when adit is restarted")).expect(&log);
-    let told: serde_json::Value = serde_json::from_str(told).unwrap();
-    assert_eq!(told["settings"], "timeouts, limits");
+    let told = log.lines().filter(|l| l.contains("takes effect after a restart"));
+    let told: Vec<serde_json::Value> = told.map(|l| serde_json::from_str(l).unwrap()).collect();
+    let file = std::fs::read_to_string(lab.file("mesh.yaml")).unwrap();
+    let line = |key: &str| 1 + file.lines().position(|line| line.starts_with(key)).unwrap();
+    for (key, line) in
+        [("timeouts.connect", line("timeouts:")), ("limits.streams", line("limits:"))]
+    {
+        let says = |t: &&serde_json::Value| {
+            let message = t["message"].as_str().unwrap_or_default();
+            message.starts_with(&format!("{key} ("))
+                && message.contains(&format!("mesh.yaml:{line})"))
+        };
+        assert_eq!(told.iter().filter(says).count(), 1, "{key}:{line}: {told:?}");
+    }
 
     // What was refused is said until it is mended, and the node stays ready.
     lab.write_mesh(&allow(&["web"]).replacen("services:", "sevices:", 1));

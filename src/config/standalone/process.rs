@@ -7,6 +7,7 @@ use crate::{
     config::{
         opening::{self, Holds},
         reader::{Item, Map},
+        restart::changed,
     },
     observe::logging::LogFormat,
     standalone::{Address, status::StatusConfig},
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// What concerns the process, whether flags or a file say it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Globals {
     /// How long connections may go on after SIGTERM.
     pub shutdown: Duration,
@@ -35,18 +36,30 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// What of it takes effect at a start only: keys of the file, and what they say.
+    /// The keys of the settings that are others in `now`, of those that take effect at a start
+    /// only.
     #[must_use]
-    pub fn lasting(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("accessLog", format!("{:?}", self.log_format)),
-            ("workers", format!("{:?}", self.workers)),
-            ("sandbox", format!("{:?}", self.sandbox)),
-            ("status or metrics", format!("{:?}", self.status)),
-            ("timedReload", format!("{:?}", self.timed_reload)),
-            ("syslog", format!("{:?}", self.syslog)),
-            ("takeover", format!("{:?}", self.takeover)),
-        ]
+    pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
+        // Named one by one: of a setting that is added here it has to be said what it is.
+        let Self { shutdown: _, timed_reload, log_format, syslog, workers, .. } = self;
+        let Self { status, takeover, sandbox, .. } = self;
+        let StatusConfig { address, shutdown, prefix, graphite, url, every, roots } = status;
+        let of_status = &now.status;
+        changed(&[
+            ("accessLog", *log_format != now.log_format),
+            ("workers", *workers != now.workers),
+            ("sandbox", *sandbox != now.sandbox),
+            ("status.listen", *address != of_status.address),
+            ("status.shutdown", *shutdown != of_status.shutdown),
+            ("metrics.prefix", *prefix != of_status.prefix),
+            ("metrics.graphite", *graphite != of_status.graphite),
+            ("metrics.url", *url != of_status.url),
+            ("metrics.interval", *every != of_status.every),
+            ("metrics.roots", *roots != of_status.roots),
+            ("timedReload", *timed_reload != now.timed_reload),
+            ("syslog", *syslog != now.syslog),
+            ("takeover", *takeover != now.takeover),
+        ])
     }
 }
 

@@ -34,7 +34,7 @@ use super::{Address, Service};
 use crate::observe::{Refusal, Refused, Telemetry};
 
 /// What is shown, where, and what may be done there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StatusConfig {
     /// Where it listens, if it does.
     pub address: Option<StatusAddress>,

@@ -13,7 +13,7 @@ const BYTES_PER_UPDATE: usize = 1024;
 const REFUSAL: u32 = 2;
 
 /// How much idle work a peer may cause.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FloodLimits {
     /// At once.
     pub burst: u32,

@@ -14,7 +14,7 @@ pub enum Role {
 }
 
 /// What this end allows its peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// What a fresh stream may send before it is read.
     pub stream_window: u32,
