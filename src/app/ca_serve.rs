@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::{net::TcpListener, runtime::Handle};
 
 use super::{
+    needs::confine_ca,
     process::{
         signals::{Asked, Signals},
         watchdog,
@@ -41,10 +42,12 @@ const METRICS_WHOLE: Duration = Duration::from_secs(30);
 /// If it cannot start.
 pub fn ca_serve(file: &Path) -> Result<(), RunError> {
     let config = load_ca_server(file)?;
+    let confined = confine_ca(&config).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let _logging =
         Logging::start(config.log_format, &filter).map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
+    confined.log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
         .enable_all()
@@ -56,7 +59,7 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
 async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let manager = ServiceManager::default();
-    let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
+    let CaServerConfig { dir, server, pods, metrics: metrics_at, .. } = config;
     let trust_domain = server.rules.trust_domain.clone();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -7,6 +7,7 @@ mod carrier;
 mod demo;
 mod ebb;
 mod fleet;
+mod needs;
 mod opened;
 mod probed;
 mod process;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,9 +16,11 @@ use super::{
     begun::ENDS,
     carrier::{Carrier, Failed},
     ebb::Ebb,
+    needs::{confine_node, is_of_process},
     probed::watch_probes,
     process::{
         readiness::Readiness,
+        sandbox::Confined,
         signals::{Asked, Signals},
         watchdog,
     },
@@ -73,23 +76,34 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     let seen = stamp(file);
     let checked = config::load(file)?;
     may_enter(&checked.local_workloads())?;
+    let sockmap = short_way(&checked.local_workloads());
+    let confined = confine_node(&checked).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
     let workers = Workers::start(checked.settings.workers)?;
+    confined.log();
     let control =
         Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let ran = control.block_on(serve(file, seen, checked, logging, workers.handles.clone()));
+    let early = Early { logging, confined, sockmap };
+    let ran = control.block_on(serve(file, seen, checked, early, workers.handles.clone()));
     drop(workers);
     Ok(ran?)
+}
+
+/// What is there before the first thread.
+struct Early {
+    logging: Logging,
+    confined: Confined,
+    sockmap: Option<io::Result<Arc<Sockmap>>>,
 }
 
 async fn serve(
     file: &Path,
     seen: Option<Stamp>,
     checked: Checked,
-    logging: Logging,
+    early: Early,
     workers: Vec<Handle>,
 ) -> anyhow::Result<()> {
     // From here on a signal is waited for, not fatal.
@@ -135,11 +149,11 @@ async fn serve(
         telemetry,
         tunnel: settings.tunnel.clone(),
         idle: settings.idle,
-        sockmap: short_way(&wanted),
+        sockmap: early.sockmap.and_then(taken),
         workers: workers.clone(),
     });
     tasks.spawn(guard(Arc::clone(&node)));
-    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
+    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), early.logging));
     admin::serve(&state, &settings, &tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -172,6 +186,7 @@ async fn serve(
         absent: BTreeSet::new(),
         again: false,
         workload_api,
+        alone: early.confined.alone,
         node,
         state,
     };
@@ -241,10 +256,16 @@ async fn serve(
     Ok(())
 }
 
-/// The short way to applications, if a workload asks for it and this kernel has it.
-fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
+/// The short way to applications, if a workload asks for it; before the process is confined, as
+/// programs of the kernel are loaded.
+fn short_way(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
     wanted.iter().find(|w| w.app_hop == AppHop::Sockmap)?;
-    match Sockmap::load(HBONE_PORT) {
+    Some(Sockmap::load(HBONE_PORT))
+}
+
+/// It, once there is a log.
+fn taken(loaded: io::Result<Arc<Sockmap>>) -> Option<Arc<Sockmap>> {
+    match loaded {
         Ok(sockmap) => {
             tracing::info!("appHop: sockmap is on");
             Some(sockmap)
@@ -293,6 +314,8 @@ struct Live {
     /// Whether another has to follow it.
     again: bool,
     workload_api: Served,
+    /// Whether the sandbox keeps `/proc` of other processes from this one.
+    alone: bool,
     node: Arc<Node>,
     state: Arc<State>,
 }
@@ -390,6 +413,11 @@ impl Live {
             tracing::warn!("{}", now.lines.after_restart(&file, key));
         }
         let local = now.local_workloads();
+        let out_of_reach =
+            |pod: &&Arc<Workload>| self.alone && pod.netns.as_ref().is_some_and(is_of_process);
+        if let Some(pod) = local.iter().find(out_of_reach) {
+            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox keeps /proc of others from this process");
+        }
         let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
         for workload in hops.by_ref().take(MOST_NAMED) {
             let place = now.places.iter().find(|(uid, _)| *uid == workload.uid);

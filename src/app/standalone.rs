@@ -1,7 +1,7 @@
 //! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
-mod confined;
 mod drain;
+mod needs;
 mod seen;
 mod upgrade;
 
@@ -123,7 +123,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     let itself = Itself::now();
     // Before it is confined: the kernel is asked over loopback.
     let kernel_tls = ktls::probe();
-    let confined = confined::confine(&plan)?;
+    let confined = needs::confine(&plan)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
     let _logging = match plan.globals.syslog {
