@@ -86,6 +86,36 @@ impl State {
         self.ready(|r| r.unprotected = unprotected);
     }
 
+    /// What is waited for, if the process is not ready. Told as the readiness endpoint tells it.
+    ///
+    /// Beside a source that is down all is well until an identity in use has nothing left. At the
+    /// start all pods must have theirs; a pod that comes later and gets none is not held against
+    /// the others.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let (waiting, started) = self.ready(|r| {
+            let waiting = match (r.draining, r.loaded) {
+                (true, _) => Some("draining".to_owned()),
+                (_, false) => Some("configuration".to_owned()),
+                _ => {
+                    let all = [&r.pending[..], &r.unprotected[..]].concat();
+                    (!all.is_empty()).then(|| all.join("; "))
+                }
+            };
+            (waiting, r.started)
+        });
+        let without = || {
+            let budget = self.node.svids.outage_budget();
+            let without = if started { budget.lost } else { budget.without };
+            Some(without.join("; ")).filter(|without| !without.is_empty())
+        };
+        let waiting = waiting.or_else(without);
+        if waiting.is_none() {
+            self.ready(|r| r.started = true);
+        }
+        waiting
+    }
+
     fn ready<T>(&self, look: impl FnOnce(&mut Readiness) -> T) -> T {
         look(&mut self.readiness.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -312,26 +342,8 @@ const INDEX: &str = "adit admin\n\
   POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
 
 fn readiness(state: &State) -> Answer {
-    let waiting = state.ready(|r| match (r.draining, r.loaded) {
-        (true, _) => Some("draining".to_owned()),
-        (_, false) => Some("configuration".to_owned()),
-        _ => {
-            let all = [&r.pending[..], &r.unprotected[..]].concat();
-            (!all.is_empty()).then(|| all.join("; "))
-        }
-    });
-    // Beside a source that is down all is well until an identity in use has nothing left. At the
-    // start all pods must have theirs; a pod that comes later and gets none is not held against
-    // the others.
-    let started = state.ready(|r| r.started);
-    let without = || {
-        let budget = state.node.svids.outage_budget();
-        Some(if started { budget.lost } else { budget.without }).filter(|w| !w.is_empty())
-    };
-    let waiting = waiting.or_else(|| without().map(|without| without.join("; ")));
-    match waiting {
+    match state.waits_for() {
         None => {
-            state.ready(|r| r.started = true);
             let refused = state.file.get().map(|Refused { since, error }| {
                 let since = humantime::format_rfc3339_seconds(since);
                 format!("the mesh file is not what runs; refused since {since}: {error}\n")

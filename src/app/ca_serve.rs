@@ -10,19 +10,23 @@ use ::http::{Request, StatusCode};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::{net::TcpListener, runtime::Handle};
 
-use super::run::RunError;
+use super::{
+    needs::confine_ca,
+    process::{
+        signals::{Asked, Signals},
+        watchdog,
+    },
+    run::RunError,
+};
 use crate::{
     ca::{
         EmbeddedCa,
         server::{self, Metrics, authorize::Pod},
     },
-    config::{CaServerConfig, load_ca_server, load_pods},
-    lifecycle::{EndpointPlaces, Tasks, WatchedFile, source},
+    config::{CaServerConfig, LoadError, load_ca_server, load_pods},
+    lifecycle::{EndpointPlaces, ServiceManager, Tasks, WatchedFile, source},
     observe::logging::Logging,
     rpc::http,
 };
@@ -37,10 +41,12 @@ const METRICS_WHOLE: Duration = Duration::from_secs(30);
 /// If it cannot start.
 pub fn ca_serve(file: &Path) -> Result<(), RunError> {
     let config = load_ca_server(file)?;
+    let confined = confine_ca(&config).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let _logging =
         Logging::start(config.log_format, &filter).map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
+    confined.log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
         .enable_all()
@@ -50,15 +56,9 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
 }
 
 async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // They end a process that does not wait for them.
-    let mut others = [
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::user_defined1())?,
-        signal(SignalKind::user_defined2())?,
-    ];
-    let CaServerConfig { dir, server, pods, metrics: metrics_at, log_format: _ } = config;
+    let mut signals = Signals::new()?;
+    let manager = ServiceManager::default();
+    let CaServerConfig { dir, server, pods, metrics: metrics_at, .. } = config;
     let trust_domain = server.rules.trust_domain.clone();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -70,11 +70,12 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
     ca.keep_fresh();
     let tasks = Tasks::default();
-    if let Some(file) = pods {
+    let listed = Arc::clone(&server.attestors.pods);
+    if let Some(file) = pods.clone() {
         // From here on a bad edit changes nothing.
         let watched = WatchedFile::new(&file);
-        server.attestors.pods.store(Arc::new(load_pods(&file)?));
-        tasks.spawn(watch_pods(file, watched, Arc::clone(&server.attestors.pods)));
+        listed.store(Arc::new(load_pods(&file)?));
+        tasks.spawn(watch_pods(file, watched, Arc::clone(&listed)));
     }
     let metrics = Arc::new(Metrics::new()?);
     let at = server::serve(&ca, server, &metrics, &tasks).await?;
@@ -85,17 +86,29 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
         tasks.spawn(serve_metrics(listener, metrics, tasks.clone()));
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
-    let [hangup, user, upgrade] = &mut others;
+    let status = format!("issues SVIDs of {trust_domain} on {at}");
+    manager.ready(&status);
+    let workers = [Handle::current()];
+    let mut fed = std::pin::pin!(watchdog::feed(&manager, &workers, || None));
     loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {}
-            _ = user.recv() => {}
-            _ = upgrade.recv() => {}
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            never = &mut fed => match never {},
+        };
+        match asked {
+            Asked::Stop(_) => break,
+            Asked::Upgrade => {
+                tracing::warn!(target: "ca", "SIGUSR2: the CA is not handed over to a successor; nothing is done");
+            }
+            Asked::Reload => {
+                manager.reloading();
+                pods.iter().for_each(|file| take_pods(load_pods(file), &listed));
+                tracing::info!(target: "ca", "the pods file is read; other settings take effect at a restart");
+                manager.ready(&status);
+            }
         }
-        tracing::warn!(target: "ca", "signals reload nothing here: the pods file is watched, other settings take effect at a restart");
     }
+    manager.stopping("stops", Duration::from_secs(5));
     // Whoever is cut asks again; nothing was promised that is not on disk.
     tasks.cut();
     tasks.ended().await;
@@ -110,15 +123,20 @@ async fn watch_pods(file: PathBuf, mut watched: WatchedFile, pods: Arc<ArcSwap<V
         if !watched.has_settled() {
             continue;
         }
-        let Some(read) = watched.read(|| load_pods(&file)) else { continue };
-        match read {
-            Ok(new) => {
-                tracing::debug!(target: "ca", pods = new.len(), "pods read");
-                pods.store(Arc::new(new));
-            }
-            Err(error) => {
-                tracing::error!(target: "ca", %error, "pods not read, the last good ones stay")
-            }
+        if let Some(read) = watched.read(|| load_pods(&file)) {
+            take_pods(read, &pods);
+        }
+    }
+}
+
+fn take_pods(read: Result<Vec<Pod>, LoadError>, pods: &ArcSwap<Vec<Pod>>) {
+    match read {
+        Ok(new) => {
+            tracing::debug!(target: "ca", pods = new.len(), "pods read");
+            pods.store(Arc::new(new));
+        }
+        Err(error) => {
+            tracing::error!(target: "ca", %error, "pods not read, the last good ones stay");
         }
     }
 }

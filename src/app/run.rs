@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,16 +10,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{
-    runtime::{Builder, Handle},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{Builder, Handle};
 
 use super::{
-    begun::{ENDS, Stop},
+    begun::ENDS,
     carrier::{Carrier, Failed},
     ebb::Ebb,
+    needs::{confine_node, is_of_process},
     probed::watch_probes,
+    process::{
+        readiness::Readiness,
+        sandbox::Confined,
+        signals::{Asked, Signals},
+        watchdog,
+    },
     rights::may_enter,
     source,
     workers::Workers,
@@ -31,7 +36,7 @@ use crate::{
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, Fault, LoadError},
-    lifecycle::{Tasks, WatchedFile},
+    lifecycle::{ServiceManager, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
@@ -71,32 +76,41 @@ pub fn run(file: &Path) -> Result<(), RunError> {
     let watched = WatchedFile::new(file);
     let checked = config::load(file)?;
     may_enter(&checked.local_workloads())?;
+    let sockmap = short_way(&checked.local_workloads());
+    let confined = confine_node(&checked).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
     crate::tls::record::choose(checked.settings.aead).map_err(anyhow::Error::msg)?;
     let workers = Workers::start(checked.settings.workers)?;
+    confined.log();
     let control =
         Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let ran = control.block_on(serve(file, watched, checked, logging, workers.handles.clone()));
+    let early = Early { logging, confined, sockmap };
+    let ran = control.block_on(serve(file, watched, checked, early, workers.handles.clone()));
     drop(workers);
     Ok(ran?)
+}
+
+/// What is there before the first thread.
+struct Early {
+    logging: Logging,
+    confined: Confined,
+    sockmap: Option<io::Result<Arc<Sockmap>>>,
 }
 
 async fn serve(
     file: &Path,
     watched: WatchedFile,
     checked: Checked,
-    logging: Logging,
+    early: Early,
     workers: Vec<Handle>,
 ) -> anyhow::Result<()> {
     // From here on a signal is waited for, not fatal.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut user = signal(SignalKind::user_defined1())?;
-    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut signals = Signals::new()?;
+    let manager = ServiceManager::default();
+    let mut told = Readiness::new(&manager);
     let telemetry = Telemetry::new()?;
     let trust_domain = checked.snapshot.trust_domain().clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
@@ -136,11 +150,11 @@ async fn serve(
         telemetry,
         tunnel: settings.tunnel.clone(),
         idle: settings.idle,
-        sockmap: short_way(&wanted),
-        workers,
+        sockmap: early.sockmap.and_then(taken),
+        workers: workers.clone(),
     });
     tasks.spawn(guard(Arc::clone(&node)));
-    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
+    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), early.logging));
     admin::serve(&state, &settings, &tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -172,6 +186,7 @@ async fn serve(
         absent: BTreeSet::new(),
         again: false,
         workload_api,
+        alone: early.confined.alone,
         node,
         state,
     };
@@ -181,15 +196,21 @@ async fn serve(
     let mut watch = tokio::time::interval(Duration::from_millis(500));
     let mut ticks = 0_u32;
     let mut ebb = Ebb::default();
+    let mut fed = std::pin::pin!(watchdog::feed(&manager, &workers, || None));
     let stop = loop {
+        told.look(&manager, live.starting.is_empty(), || live.now());
         tokio::select! {
-            _ = terminate.recv() => break Stop::Terminate,
-            _ = interrupt.recv() => break Stop::Interrupt,
-            _ = hangup.recv() => live.reload(),
-            _ = user.recv() => live.reload(),
-            _ = upgrade.recv() => {
-                tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
-            }
+            never = &mut fed => match never {},
+            asked = signals.next() => match asked {
+                Asked::Stop(why) => break why,
+                Asked::Reload => {
+                    told.reloading(&manager);
+                    live.reload();
+                }
+                Asked::Upgrade => {
+                    tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
+                }
+            },
             Some(failed) = live.starting.next() => live.started(failed),
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
@@ -211,7 +232,9 @@ async fn serve(
     };
     tracing::info!(grace = ?live.grace, "{}", stop.words());
     live.state.set_draining();
+    manager.stopping(&draining(&live.node), live.grace + RELEASE_WITHIN);
     live.carrier.close();
+    let node = Arc::clone(&live.node);
     let hurry = live.carrier.hurry.clone();
     let mut stopped = std::pin::pin!(async {
         // What is being started ends at once, and is stopped with the rest.
@@ -221,7 +244,9 @@ async fn serve(
     loop {
         tokio::select! {
             () = &mut stopped => break,
-            _ = interrupt.recv() => {
+            never = &mut fed => match never {},
+            _ = watch.tick() => manager.status(&draining(&node)),
+            () = signals.cut() => {
                 tracing::warn!("SIGINT while draining: not waiting for connections");
                 hurry.cancel();
             }
@@ -232,10 +257,16 @@ async fn serve(
     Ok(())
 }
 
-/// The short way to applications, if a workload asks for it and this kernel has it.
-fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
+/// The short way to applications, if a workload asks for it; before the process is confined, as
+/// programs of the kernel are loaded.
+fn short_way(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
     wanted.iter().find(|w| w.app_hop == AppHop::Sockmap)?;
-    match Sockmap::load(HBONE_PORT) {
+    Some(Sockmap::load(HBONE_PORT))
+}
+
+/// It, once there is a log.
+fn taken(loaded: io::Result<Arc<Sockmap>>) -> Option<Arc<Sockmap>> {
+    match loaded {
         Ok(sockmap) => {
             tracing::info!("appHop: sockmap is on");
             Some(sockmap)
@@ -247,8 +278,17 @@ fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
     }
 }
 
+/// How long capture rules and what is left may take after the connections.
+const RELEASE_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a node that stops still does, for people.
+fn draining(node: &Node) -> String {
+    format!("draining: {} connections", node.telemetry.live.len())
+}
+
 /// As many workloads as one message each is spent on.
 const MOST_NAMED: usize = 8;
+
 /// At two looks a second.
 const LOOKS_IN_TEN_MINUTES: u32 = 1200;
 
@@ -274,6 +314,8 @@ struct Live {
     /// Whether another has to follow it.
     again: bool,
     workload_api: Served,
+    /// Whether the sandbox keeps `/proc` of other processes from this one.
+    alone: bool,
     node: Arc<Node>,
     state: Arc<State>,
 }
@@ -339,6 +381,12 @@ impl Live {
         self.accepted();
     }
 
+    /// What this process does, and what it waits for, for people.
+    fn now(&self) -> (String, Option<String>) {
+        let pods = self.wanted.len();
+        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
+    }
+
     /// Names the settings that have changed since the start and take effect at a start only.
     fn warn_of_restart(&self, now: &Checked) {
         let file = crate::identity::shown(&self.file);
@@ -349,6 +397,11 @@ impl Live {
             tracing::warn!("{}", now.lines.after_restart(&file, key));
         }
         let local = now.local_workloads();
+        let out_of_reach =
+            |pod: &&Arc<Workload>| self.alone && pod.netns.as_ref().is_some_and(is_of_process);
+        if let Some(pod) = local.iter().find(out_of_reach) {
+            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox keeps /proc of others from this process");
+        }
         let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
         for workload in hops.by_ref().take(MOST_NAMED) {
             let place = now.places.iter().find(|(uid, _)| *uid == workload.uid);

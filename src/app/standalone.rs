@@ -1,18 +1,13 @@
 //! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
-mod confined;
 mod drain;
+mod needs;
 mod seen;
 mod upgrade;
-mod watchdog;
 
 use std::{path::Path, time::Duration};
 
-use tokio::{
-    runtime::Builder,
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::{runtime::Builder, time::timeout};
 
 use self::{
     seen::{Seen, joined},
@@ -22,6 +17,7 @@ use super::{
     begun::{ENDS, Stop},
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
+    process::signals::{Asked, Signals},
     workers::Workers,
 };
 use crate::{
@@ -124,7 +120,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     let itself = Itself::now();
     // Before it is confined: the kernel is asked over loopback.
     let kernel_tls = ktls::probe();
-    let confined = confined::confine(&plan)?;
+    let confined = needs::confine(&plan)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let format = plan.globals.log_format;
     let _logging = match plan.globals.syslog {
@@ -158,27 +154,6 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     ran
 }
 
-/// The signals that are waited for.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user: Signal,
-    upgrade: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-            upgrade: signal(SignalKind::user_defined2())?,
-        })
-    }
-}
-
 async fn serve(
     mut plan: Plan,
     workers: &Workers,
@@ -199,8 +174,7 @@ async fn serve(
     let mut fleet = Fleet::new(telemetry.clone(), workers.handles.clone(), sockets);
     tokio::select! {
         applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
-        _ = signals.terminate.recv() => return Ok(0),
-        _ = signals.interrupt.recv() => return Ok(0),
+        _ = signals.stop() => return Ok(0),
         () = seen.status.until_shutdown() => return Ok(0),
     }
     fleet.drop_unused_sockets();
@@ -220,13 +194,13 @@ async fn serve(
         loop {
             let (mut again, mut edited) = (false, false);
             tokio::select! {
-                _ = signals.terminate.recv() => break Stop::Terminate,
-                _ = signals.interrupt.recv() => break Stop::Interrupt,
+                asked = signals.next() => match asked {
+                    Asked::Stop(why) => break why,
+                    Asked::Reload => again = true,
+                    Asked::Upgrade => itself.start_again(seen.succession.is_some(), &tasks),
+                },
                 () = seen.status.until_shutdown() => break Stop::Asked,
                 pid = &mut succeeded => break Stop::Succeeded(pid),
-                _ = signals.upgrade.recv() => itself.start_again(seen.succession.is_some(), &tasks),
-                _ = signals.hangup.recv() => again = true,
-                _ = signals.user.recv() => again = true,
                 () = tick(&mut timed) => again = true,
                 _ = look.tick() => {
                     ebb.look(&telemetry.live);
@@ -243,8 +217,7 @@ async fn serve(
             if let Some(file) = file.as_mut().filter(|_| again || edited) {
                 let taken = tokio::select! {
                     taken = take(file, &mut fleet, &mut plan.globals) => taken,
-                    _ = signals.terminate.recv() => break Stop::Terminate,
-                    _ = signals.interrupt.recv() => break Stop::Interrupt,
+                    why = signals.stop() => break why,
                 };
                 if let Some(taken) = taken {
                     seen.status.file_read(taken.as_ref().err().map(String::as_str));

@@ -16,6 +16,7 @@ use super::{
     kind::{Kind, or_other},
     opening::{self, Holds},
     reader::{Item, Map, Notes, documents},
+    sandbox,
 };
 use crate::{
     ca::server::{
@@ -25,6 +26,7 @@ use crate::{
     },
     identity::{TrustDomain, shown},
     observe::logging::LogFormat,
+    sys::confine::Sandbox,
 };
 
 /// The longest file that is read, bytes: 100,000 pods.
@@ -43,6 +45,8 @@ pub struct CaServerConfig {
     pub metrics: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// How far the process confines itself.
+    pub sandbox: Sandbox,
 }
 
 /// Reads and checks the file of `adit ca serve`.
@@ -120,6 +124,7 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
         "attestors",
         "metrics",
         "accessLog",
+        "sandbox",
     ]);
     let listen = top.require("listen").and_then(|l| l.parse("0.0.0.0:15012"));
     let trust_domain: Option<TrustDomain> =
@@ -150,7 +155,14 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
     let rules = Rules { trust_domain: trust_domain?, trusted_node_accounts };
     let server =
         ServerConfig { listen: listen?, names, svid_lifetime: svid_lifetime?, rules, attestors };
-    Some(CaServerConfig { dir: dir?, server, pods, metrics, log_format })
+    Some(CaServerConfig {
+        dir: dir?,
+        server,
+        pods,
+        metrics,
+        log_format,
+        sandbox: sandbox::read(&top),
+    })
 }
 
 type Accounts = BTreeSet<(String, String)>;

@@ -144,6 +144,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         "accessLog",
         "workers",
         "tls",
+        "sandbox",
         "timeouts",
         "pool",
         "limits",
@@ -238,13 +239,15 @@ fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
     }
 }
 
+/// Those that this process carries.
+fn is_on(node: Option<&str>) -> impl Fn(&&Workload) -> bool {
+    move |w| w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
+}
+
 /// Two pods in one namespace would share its ports, and so each other's connections and keys.
 fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], redirects: bool) {
     let mut seen = HashMap::new();
-    let here = |w: &&Workload| {
-        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
-    };
-    for workload in workloads.iter().filter(here) {
+    for workload in workloads.iter().filter(is_on(node)) {
         if redirects && workload.netns.is_none() {
             top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
                 "{} has no netns, so `capture: {{ rules: nft }}` would redirect the traffic of \
@@ -270,11 +273,8 @@ fn check_trust_domains(
     own: &TrustDomain,
     workloads: &[Workload],
 ) {
-    let here = |w: &&Workload| {
-        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
-    };
     let foreign = |w: &&Workload| w.id.trust_domain() != own;
-    for workload in workloads.iter().filter(here).filter(foreign) {
+    for workload in workloads.iter().filter(is_on(node)).filter(foreign) {
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
             "{} is of trust domain {}, and this process would carry it, but has identities of \
              {own} only; name this process's `node`, and the workload's",
@@ -291,11 +291,8 @@ fn check_references(
     broker: &crate::ca::broker::BrokerConfig,
     workloads: &[Workload],
 ) {
-    let here = |w: &&Workload| {
-        w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
-    };
     let mut by_uid = HashMap::new();
-    for workload in workloads.iter().filter(here) {
+    for workload in workloads.iter().filter(is_on(node)) {
         let list = || top.get("workloads").unwrap_or(top.of.clone());
         let pid = workload.netns.as_ref().and_then(NetnsRef::pid);
         match (&workload.pod_uid, pid) {

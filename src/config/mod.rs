@@ -15,6 +15,7 @@ mod opening;
 mod policies;
 mod reader;
 mod restart;
+mod sandbox;
 mod settings;
 mod standalone;
 mod stunnel;

@@ -2,9 +2,10 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{reader::Map, restart::changed};
+use super::{reader::Map, restart::changed, sandbox};
 use crate::{
     observe::logging::LogFormat,
+    sys::confine::Sandbox,
     tls::record::AeadSetting,
     tunnel::{CallerLimits, PeerExpiry, TunnelConfig},
 };
@@ -87,6 +88,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Data workers; default the larger of 2 and a quarter of the cores.
     pub workers: usize,
+    /// How far the process confines itself.
+    pub sandbox: Sandbox,
     /// A relay in which nothing moves ends after this; default never.
     pub idle: Option<Duration>,
     /// Who seals and opens TLS records; default who is faster here.
@@ -105,6 +108,7 @@ impl Default for Settings {
             drain: Duration::from_secs(5),
             log_format: LogFormat::Text,
             workers: (cores / 4).max(2),
+            sandbox: Sandbox::default(),
             idle: None,
             aead: AeadSetting::default(),
             tunnel: TunnelConfig::default(),
@@ -118,14 +122,15 @@ impl Settings {
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
         // Named one by one: of a setting that is added here it has to be said what it is.
-        let Self { admin, metrics, readiness, drain: _, log_format, workers, idle, .. } = self;
-        let Self { aead, tunnel, .. } = self;
+        let Self { admin, metrics, readiness, drain: _, log_format, .. } = self;
+        let Self { workers, sandbox, idle, aead, tunnel, .. } = self;
         let all = [
             ("admin", *admin != now.admin),
             ("metrics", *metrics != now.metrics),
             ("readiness", *readiness != now.readiness),
             ("accessLog", *log_format != now.log_format),
             ("workers", *workers != now.workers),
+            ("sandbox", *sandbox != now.sandbox),
             ("timeouts.idle", *idle != now.idle),
             ("tls.aead", *aead != now.aead),
         ];
@@ -166,6 +171,7 @@ impl Settings {
             }
         }
         settings.aead = aead(top);
+        settings.sandbox = sandbox::read(top);
         settings.read_tunnel(top);
         settings.read_limits(top);
         settings.read_peer_expiry(top);

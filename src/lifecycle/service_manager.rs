@@ -14,9 +14,15 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
+    /// Whether anybody hears it.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// We serve, again or for the first time.
     pub fn ready(&self, status: &str) {
-        self.tell(&[State::Ready, State::Status(status)]);
+        self.tell(&[State::Ready, State::Status(&one_line(status))]);
     }
 
     /// We read our files again; [`ServiceManager::ready`] must follow.
@@ -30,12 +36,13 @@ impl ServiceManager {
     /// We take no more work, and may need so long.
     pub fn stopping(&self, status: &str, need: Duration) {
         let need = u32::try_from(need.as_micros()).unwrap_or(u32::MAX);
-        self.tell(&[State::Stopping, State::ExtendTimeoutUsec(need), State::Status(status)]);
+        let status = one_line(status);
+        self.tell(&[State::Stopping, State::ExtendTimeoutUsec(need), State::Status(&status)]);
     }
 
     /// What `systemctl status` shows.
     pub fn status(&self, status: &str) {
-        self.tell(&[State::Status(status)]);
+        self.tell(&[State::Status(&one_line(status))]);
     }
 
     /// Another process is the service now.
@@ -60,5 +67,25 @@ impl ServiceManager {
         {
             tracing::warn!(%error, "the service manager cannot be told (NOTIFY_SOCKET)");
         }
+    }
+}
+
+/// The longest status that is told, characters.
+const LONGEST: usize = 1000;
+
+/// A second line would be another thing to tell.
+fn one_line(status: &str) -> String {
+    let line = |c: char| if c.is_control() { ' ' } else { c };
+    status.chars().take(LONGEST).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_status_is_one_line_that_fits_a_datagram() {
+        let status = format!("waits for a\nMAINPID=1\r{}", "é".repeat(5000));
+        let told = super::one_line(&status);
+        assert!(told.starts_with("waits for a MAINPID=1 é"), "{told}");
+        assert_eq!(told.chars().count(), super::LONGEST);
     }
 }

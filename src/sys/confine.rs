@@ -48,6 +48,11 @@ pub struct Needs {
     pub listen: Option<Vec<u16>>,
     /// TCP ports to connect to; `None` are all.
     pub connect: Option<Vec<u16>>,
+    /// Whether threads, and what they start, enter namespaces that are there.
+    pub enter_namespaces: bool,
+    /// Whether entries of the kernel's maps are read and changed (bpf(2)); what else there is of
+    /// them is made before.
+    pub map_entries: bool,
     /// Whether any file may be read.
     pub read_all: bool,
     /// Whether files are none of ours to restrict.
@@ -126,16 +131,25 @@ pub fn landlock(needs: &Needs) -> Result<Extent, String> {
 }
 
 /// Refuses (EPERM) the system calls that no proxy makes: other kinds of sockets, namespaces,
-/// tracing, mounts, modules, clocks, keys, io_uring and, unless `execute`, programs.
+/// tracing, mounts, modules, clocks, keys, io_uring and, unless some are needed, programs.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn seccomp(execute: bool) -> Result<(), String> {
+pub fn seccomp(needs: &Needs) -> Result<(), String> {
     let not_here = libc::ENOSYS.unsigned_abs();
     let refused = libc::EPERM.unsigned_abs();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         NEVER.iter().map(|call| (*call, Vec::new())).collect();
-    if !execute {
+    if needs.enter_namespaces {
+        rules.remove(&libc::SYS_setns);
+    }
+    if needs.map_entries {
+        // BPF_MAP_LOOKUP_ELEM, _UPDATE_ELEM and _DELETE_ELEM are 1 to 3.
+        let others = [(SeccompCmpOp::Eq, 0), (SeccompCmpOp::Gt, 3)];
+        let others = others.map(|(is, command)| rule(&[(0, is, command)]));
+        rules.insert(libc::SYS_bpf, others.into_iter().collect::<Result<_, _>>()?);
+    }
+    if needs.execute.is_empty() {
         rules.extend([(libc::SYS_execve, Vec::new()), (libc::SYS_execveat, Vec::new())]);
     }
     rules.insert(libc::SYS_socket, sockets()?);
@@ -296,6 +310,10 @@ mod tests {
         thread::spawn(work).join().unwrap();
     }
 
+    fn executing() -> Needs {
+        Needs { execute: vec!["/".into()], ..Needs::default() }
+    }
+
     #[test]
     fn files_and_ports_that_are_not_named_are_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -358,7 +376,7 @@ mod tests {
     #[test]
     fn system_calls_of_no_proxy_are_refused() {
         confined(|| {
-            seccomp(false).unwrap();
+            seccomp(&Needs::default()).unwrap();
             let packet = |family, kind| socket(family, kind, SockFlag::empty(), None).map(drop);
             assert_eq!(packet(AddressFamily::Packet, SockType::Datagram), Err(Errno::EPERM));
             assert_eq!(packet(AddressFamily::Inet, SockType::Raw), Err(Errno::EPERM));
@@ -369,8 +387,33 @@ mod tests {
             thread::spawn(|| TcpListener::bind("localhost:0").unwrap()).join().unwrap();
         });
         confined(|| {
-            seccomp(true).unwrap();
+            seccomp(&executing()).unwrap();
             assert!(Command::new("/bin/true").status().unwrap().success());
+        });
+    }
+
+    #[test]
+    fn namespaces_and_maps_that_are_there_stay_open_to_who_needs_them() {
+        use std::os::fd::AsFd;
+        let no_namespace = || fs::File::open("/dev/null").unwrap();
+        let enter = move || nix::sched::setns(no_namespace().as_fd(), CloneFlags::CLONE_NEWNET);
+        // SAFETY: bpf(2) with no attributes reads and writes no memory.
+        let bpf =
+            |command: i64| Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, 0, 0) });
+        confined(move || {
+            seccomp(&Needs::default()).unwrap();
+            assert_eq!((enter(), bpf(1)), (Err(Errno::EPERM), Err(Errno::EPERM)));
+        });
+        confined(move || {
+            let needs = Needs { enter_namespaces: true, map_entries: true, ..Needs::default() };
+            seccomp(&needs).unwrap();
+            assert_eq!(enter(), Err(Errno::EINVAL));
+            assert_eq!(unshare(CloneFlags::CLONE_NEWNET), Err(Errno::EPERM));
+            // Programs are loaded (5) and attached (8, 28) by none, nor maps made (0).
+            assert_eq!([0, 5, 8, 28].map(bpf), [Err(Errno::EPERM); 4]);
+            if nix::unistd::geteuid().is_root() {
+                assert_ne!(bpf(1), Err(Errno::EPERM));
+            }
         });
     }
 
@@ -391,7 +434,7 @@ mod tests {
             nix::sys::wait::waitpid(child, None).map(drop)
         }
         confined(|| {
-            seccomp(true).unwrap();
+            seccomp(&executing()).unwrap();
             for space in [
                 libc::CLONE_NEWUSER,
                 libc::CLONE_NEWNS,
@@ -421,7 +464,7 @@ mod tests {
         }
         confined(|| {
             assert_ne!(getpid(0x4000_0000), Err(Errno::EPERM));
-            seccomp(true).unwrap();
+            seccomp(&executing()).unwrap();
             assert_eq!(getpid(0x4000_0000), Err(Errno::EPERM));
             assert_eq!(getpid(0), Ok(std::process::id().into()));
         });

@@ -6,9 +6,12 @@ mod away;
 mod bans;
 mod callers;
 mod issuer;
+#[path = "../support/manager.rs"]
+mod manager;
 mod raw;
 mod refusals;
 mod server;
+mod service;
 mod shortage;
 mod trust;
 mod web;

@@ -1,6 +1,7 @@
 //! A running `adit ca serve`, and clients for it. It ends with its owner.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::PathBuf,
@@ -48,6 +49,16 @@ impl CaServer {
     }
 
     pub(crate) fn start_in(dir: tempfile::TempDir, attestors: &str, listen: &str) -> Self {
+        Self::start_with(dir, attestors, listen, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(
+        dir: tempfile::TempDir,
+        attestors: &str,
+        listen: &str,
+        env: &[(&str, OsString)],
+    ) -> Self {
         let path = dir.path().display().to_string();
         let config = format!(
             "listen: {listen}\ntrustDomain: td\ndir: DIR/ca\nserverNames: [ca.test, 127.0.0.1]\n\
@@ -58,14 +69,15 @@ impl CaServer {
         fs::write(dir.path().join("ca.yaml"), config.replace("DIR", &path)).expect("written");
         let addr = "127.0.0.1:0".parse().expect("an address");
         let mut server = Self { dir, addr, child: None };
-        server.run();
+        server.run(env);
         server
     }
 
-    fn run(&mut self) {
+    fn run(&mut self, env: &[(&str, OsString)]) {
         let log = fs::File::create(self.file("log")).expect("a log file");
         let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
         adit.args(["ca", "serve", "-c"]).arg(self.file("ca.yaml"));
+        adit.envs(env.iter().map(|(key, value)| (key, value)));
         adit.stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
         adit::sys::process::die_with_parent(&mut adit);
         self.child = Some(adit.spawn().expect("adit starts"));
@@ -80,11 +92,16 @@ impl CaServer {
         let first = config.lines().next().expect("a line");
         let config = config.replace(first, &format!("listen: {}", self.addr));
         fs::write(self.file("ca.yaml"), config).expect("written");
-        self.run();
+        self.run(&[]);
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Waits for one that was told to end.
+    pub(crate) fn ends(&mut self) -> std::process::ExitStatus {
+        self.child.take().expect("it runs").wait().expect("it ends")
     }
 
     pub(crate) fn stop(&mut self) {

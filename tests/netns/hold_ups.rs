@@ -20,11 +20,12 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("hold_ups::a_pod_that_leaves_takes_nobody_elses_connections_along", leaving_pod),
 ];
 
-/// An `nft` that hangs, and says so, while there is a file of the name `hang` beside it.
+/// An `nft` that hangs, and says so where adit may write, while there is a file of the name `hang`
+/// beside it.
 fn nft_that_may_hang(tools: &Path) {
     let script = "#!/bin/sh
 here=$(dirname \"$0\")
-if [ -e \"$here/hang\" ]; then : > \"$here/hangs\"; exec sleep 60; fi
+if [ -e \"$here/hang\" ]; then : > \"$here/../ca/hangs\"; exec sleep 60; fi
 PATH=\"${PATH#*:}\" exec nft \"$@\"
 ";
     fs::create_dir(tools).unwrap();
@@ -47,7 +48,7 @@ fn hanging_tool() {
     fs::write(tools.join("hang"), "").unwrap();
     lab.capture = "rules: nft, onStop: remove, probes: kubelet";
     lab.write_mesh(&allow(&["web", "spy"]));
-    let hangs = |lab: &Lab| lab.wait("hanging", || tools.join("hangs").exists());
+    let hangs = |lab: &Lab| lab.wait("hanging", || lab.file("ca/hangs").exists());
     hangs(&lab);
     let began = Instant::now();
     lab.write_mesh(&allow(&["spy"]));
@@ -57,7 +58,7 @@ fn hanging_tool() {
 
     // It is tried again, until a signal comes.
     lab.wait("given up", || lab.log().contains("nft did not end within 5 s"));
-    fs::remove_file(tools.join("hangs")).unwrap();
+    fs::remove_file(lab.file("ca/hangs")).unwrap();
     hangs(&lab);
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);

@@ -17,10 +17,13 @@ mod hold_ups;
 mod impersonation;
 #[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/manager.rs"]
+mod manager;
 mod mesh;
 mod redirects;
 mod refusals;
 mod revocation;
+mod service;
 mod short_way;
 mod shortage;
 #[path = "../support/spiffe_ids.rs"]
@@ -49,6 +52,7 @@ fn main() {
         tampering::TESTS,
         hold_ups::TESTS,
         starts::TESTS,
+        service::TESTS,
         short_way::TESTS,
         workers::TESTS,
         shortage::TESTS,

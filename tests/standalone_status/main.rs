@@ -4,6 +4,8 @@
 
 mod drain;
 mod endpoint;
+#[path = "../support/manager.rs"]
+mod manager;
 mod metrics;
 mod pki;
 #[path = "../support/ports.rs"]

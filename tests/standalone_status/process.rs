@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -18,6 +18,7 @@ use nix::{
 };
 use serde_json::Value;
 
+pub(crate) use crate::manager::Manager;
 use crate::pki::Pki;
 
 /// How long anything may take before a test fails.
@@ -236,34 +237,4 @@ pub(crate) fn status_over(path: &Path) -> Option<(u16, Value)> {
 /// Waits until `/_status` says `message`.
 pub(crate) fn until_status(addr: SocketAddr, message: &str) -> Value {
     until(message, || status_of(addr).map(|(_, s)| s).filter(|s| s["message"] == message))
-}
-
-/// What systemd would hear.
-pub(crate) struct Manager {
-    socket: UnixDatagram,
-    folder: tempfile::TempDir,
-}
-
-impl Manager {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, folder }
-    }
-
-    pub(crate) fn env(&self) -> (&'static str, OsString) {
-        ("NOTIFY_SOCKET", self.folder.path().join("notify").into_os_string())
-    }
-
-    pub(crate) fn next(&self) -> String {
-        let mut room = [0; 4096];
-        let n = self.socket.recv(&mut room).expect("the manager is told");
-        String::from_utf8_lossy(&room[..n]).into_owned()
-    }
-
-    /// The next that begins so; others are passed over.
-    pub(crate) fn hears(&self, what: &str) -> String {
-        until(what, || Some(self.next()).filter(|told| told.starts_with(what)))
-    }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Lab {
     pub(crate) drain: &'static str,
     /// Where adit looks for tools first.
     pub(crate) tools: Option<PathBuf>,
+    /// What adit finds in its environment beside what is in ours.
+    pub(crate) env: Vec<(&'static str, std::ffi::OsString)>,
     adit: Option<Child>,
 }
 
@@ -66,6 +68,7 @@ impl Lab {
             capture: "rules: nft",
             drain: "2s",
             tools: None,
+            env: Vec::new(),
             adit: None,
         }
     }
@@ -116,6 +119,7 @@ impl Lab {
         let first = self.tools.as_ref().map(|tools| format!("{}:", tools.display()));
         let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
             .env("PATH", first.unwrap_or_default() + &path)
+            .envs(self.env.iter().cloned())
             .args(["run", "-c"])
             .arg(self.file("mesh.yaml"))
             .stdout(log.try_clone().expect("log file"))

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::interval;
 
-use super::Signals;
 use crate::{
+    app::process::signals::Signals,
     lifecycle::ServiceManager,
     standalone::{Service, status::Status},
 };
@@ -30,14 +30,10 @@ pub(super) async fn drain(
     loop {
         tokio::select! {
             cut = &mut drained => return hurried + cut.into_iter().sum::<usize>(),
-            _ = signals.interrupt.recv() => {
+            () = signals.cut() => {
                 hurried += services.iter().map(|service| service.cut()).sum::<usize>();
                 tracing::warn!(connections = hurried, "SIGINT while draining: cut at once");
             }
-            _ = signals.terminate.recv() => tracing::info!("draining already; SIGINT cuts"),
-            _ = signals.hangup.recv() => tracing::info!("draining: nothing is reloaded"),
-            _ = signals.user.recv() => tracing::info!("draining: nothing is reloaded"),
-            _ = signals.upgrade.recv() => tracing::info!("draining: nothing is handed over"),
             _ = told.tick() => manager.status(&status.one_line()),
         }
     }

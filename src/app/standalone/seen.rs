@@ -3,13 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Plan, watchdog};
+use super::Plan;
 use crate::{
-    app::workers::Workers,
+    app::{process::watchdog, workers::Workers},
     lifecycle::{ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Predecessor, Sockets, Succession,
+        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
         status::{self, Phase, Status},
     },
 };
@@ -81,10 +81,11 @@ impl Seen {
     }
 
     pub(super) fn feed_watchdog(&self, workers: &Workers, tasks: &Tasks) {
-        let Some(limit) = self.manager.watchdog() else { return };
         let (manager, status) = (Arc::clone(&self.manager), Arc::clone(&self.status));
         let workers = workers.handles.clone();
-        tasks.spawn(async move { watchdog::feed(&manager, limit, &status, &workers).await });
+        tasks.spawn(async move {
+            watchdog::feed(&manager, &workers, || deaf(&status.services())).await;
+        });
     }
 
     /// Takes the place of the process before this one, and waits for the one after it.
@@ -126,6 +127,12 @@ impl Seen {
             None => std::future::pending().await,
         }
     }
+}
+
+/// What is wrong with a service that accepts no more.
+fn deaf(services: &[Arc<Service>]) -> Option<String> {
+    let deaf = services.iter().find(|service| !service.accepts())?;
+    Some(format!("{} does not accept on each worker", deaf.config.listen))
 }
 
 fn shows_certificate(material: &MaterialConfig) -> bool {

@@ -8,7 +8,7 @@ use crate::{
         opening::{self, Holds},
         reader::{Item, Map},
         restart::changed,
-        settings,
+        sandbox, settings,
     },
     observe::logging::LogFormat,
     standalone::{Address, status::StatusConfig},
@@ -89,11 +89,6 @@ pub(super) fn globals(top: &Map<'_>) -> Globals {
     let log_format = section("accessLog", &["format"])
         .and_then(|l| l.require("format")?.word(&formats))
         .unwrap_or_default();
-    let sandboxes = [
-        ("bestEffort", Sandbox::default()),
-        ("required", Sandbox { required: true, ..Sandbox::default() }),
-        ("disabled", Sandbox { landlock: false, seccomp: false, required: false }),
-    ];
     let takeover = top.get("takeover").and_then(|item| {
         match item.parse::<Address>("unix:/run/adit/takeover.sock")? {
             Address::Unix(path) => Some(path),
@@ -112,7 +107,7 @@ pub(super) fn globals(top: &Map<'_>) -> Globals {
         aead: settings::aead(top),
         status: status(top),
         takeover,
-        sandbox: top.get("sandbox").and_then(|s| s.word(&sandboxes)).unwrap_or_default(),
+        sandbox: sandbox::read(top),
     }
 }
 

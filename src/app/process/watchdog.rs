@@ -1,30 +1,28 @@
 //! The watchdog of the service manager is fed while the data path answers, and not because a
 //! timer runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use crate::{
-    lifecycle::{ServiceManager, Tasks},
-    standalone::{Service, status::Status},
-};
+use crate::lifecycle::{ServiceManager, Tasks};
 
-/// Feeds it twice in its time for as long as all is well. Never returns.
-pub(super) async fn feed(
+/// Feeds it twice in its time for as long as all is well: whoever polls this turns, each worker
+/// answers, and `fault` names nothing. Never returns; where there is no watchdog, nothing is done.
+pub(in crate::app) async fn feed(
     manager: &ServiceManager,
-    limit: Duration,
-    status: &Status,
     workers: &[Handle],
-) {
+    fault: impl Fn() -> Option<String>,
+) -> Infallible {
+    let Some(limit) = manager.watchdog() else { return pending().await };
     let (half, tasks) = (limit / 2, Tasks::default());
     let mut turns = tokio::time::interval(half);
     let mut well = true;
     loop {
         turns.tick().await;
         let answered = match answers(&tasks, workers, half).await {
-            Ok(()) => deaf(&status.services()).map_or(Ok(()), Err),
+            Ok(()) => fault().map_or(Ok(()), Err),
             Err(why) => Err(why),
         };
         match &answered {
@@ -49,12 +47,6 @@ async fn answers(tasks: &Tasks, workers: &[Handle], limit: Duration) -> Result<(
         }
     });
     join_all(pings).await.into_iter().collect()
-}
-
-/// What is wrong with a service that accepts no more.
-fn deaf(services: &[Arc<Service>]) -> Option<String> {
-    let deaf = services.iter().find(|service| !service.accepts())?;
-    Some(format!("{} does not accept on each worker", deaf.config.listen))
 }
 
 #[cfg(test)]
