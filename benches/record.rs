@@ -4,30 +4,19 @@
 mod cases;
 
 use adit::tls::{
-    Aead, KeySchedule, Keys, TlsError, TrafficSecrets,
+    Aead, Keys, TrafficSecret,
     record::{
         Implementation::{self, AwsLc, Ring},
         Opened, Records, prefer,
     },
 };
 
-struct NoMore;
-
-impl KeySchedule for NoMore {
-    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError> {
-        Err(TlsError::Other("too many records for a bench".into()))
-    }
-
-    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError> {
-        self.next_sending()
-    }
-}
-
 fn records(aead: Aead) -> Records {
-    let length = if aead == Aead::Aes128Gcm { 16 } else { 32 };
-    let secrets = || TrafficSecrets { aead, key: vec![7; length].into(), iv: [7; 12], sequence: 0 };
-    let keys = Keys { send: secrets(), receive: secrets(), schedule: Box::new(NoMore) };
-    Records::new(keys).expect("keys that fit")
+    let secret = || {
+        let secret = TrafficSecret::new(aead, &vec![7; aead.secret_len()], 0);
+        secret.expect("as long as it must be")
+    };
+    Records::new(Keys { send: secret(), receive: secret() }).expect("keys that fit")
 }
 
 fn pair(by: Implementation, aead: Aead, size: usize) -> Box<dyn FnMut()> {

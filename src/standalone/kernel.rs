@@ -23,7 +23,7 @@ use crate::{
         pipe::Pipe,
     },
     tls::{
-        Aead, KeySchedule, TrafficSecrets,
+        Aead, Keys, TrafficKey,
         record::{ALERT, APPLICATION_DATA, HANDSHAKE, Messages, Opened, RecordError},
     },
 };
@@ -41,7 +41,8 @@ const RECORDS: u64 = 16;
 pub(super) struct KernelFar {
     tcp: App,
     version: Version,
-    schedule: Option<Box<dyn KeySchedule>>,
+    /// Where the next keys come from, in TLS 1.3.
+    secrets: Option<Keys>,
     messages: Messages,
     /// What the application has not taken yet of what came to us.
     held: Vec<u8>,
@@ -62,13 +63,13 @@ pub(super) struct Handed {
     pub(super) tcp: App,
     pub(super) version: Version,
     /// To send, to receive, and where the next come from.
-    pub(super) keys: (TrafficSecrets, TrafficSecrets, Option<Box<dyn KeySchedule>>),
+    pub(super) keys: (TrafficKey, TrafficKey, Option<Keys>),
     pub(super) messages: Messages,
     pub(super) held: Vec<u8>,
     pub(super) truncation: bool,
 }
 
-fn key(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
+fn key(version: Version, secrets: &TrafficKey) -> Key<'_> {
     let cipher = match secrets.aead {
         Aead::Aes128Gcm => Cipher::Aes128Gcm,
         Aead::Aes256Gcm => Cipher::Aes256Gcm,
@@ -81,7 +82,7 @@ fn key(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
 /// those of the handshake by XOR with the record's number, the kernel counts up from the one that
 /// it is given. Both from the same start would use one twice; so the kernel begins at the other
 /// end of the numbers.
-fn sending(version: Version, secrets: &TrafficSecrets) -> Key<'_> {
+fn sending(version: Version, secrets: &TrafficKey) -> Key<'_> {
     let mut key = key(version, secrets);
     if version == Version::Tls12 && key.cipher != Cipher::ChaCha20Poly1305 {
         key.iv[4] ^= 0x80;
@@ -99,7 +100,7 @@ impl KernelFar {
     /// # Errors
     /// If the kernel does not take a key: the connection must end.
     pub(super) fn new(handed: Handed) -> io::Result<Self> {
-        let Handed { tcp, version, keys: (send, receive, schedule), .. } = handed;
+        let Handed { tcp, version, keys: (send, receive, secrets), .. } = handed;
         let socket = &**tcp.socket();
         ktls::set_key(socket, Way::Send, &sending(version, &send))?;
         ktls::set_key(socket, Way::Receive, &key(version, &receive))?;
@@ -107,7 +108,7 @@ impl KernelFar {
         Ok(Self {
             tcp,
             version,
-            schedule,
+            secrets,
             messages,
             held,
             unsent: Vec::new(),
@@ -142,11 +143,12 @@ impl KernelFar {
 
     fn next_key(&mut self, way: Way) -> io::Result<()> {
         let keys = |why: String| wrong(RecordError::Keys(why));
-        let schedule = self.schedule.as_mut().ok_or_else(|| keys("TLS 1.2 has no next".into()))?;
-        let next = match way {
-            Way::Send => schedule.next_sending(),
-            Way::Receive => schedule.next_receiving(),
+        let secrets = self.secrets.as_mut().ok_or_else(|| keys("TLS 1.2 has no next".into()))?;
+        let secret = match way {
+            Way::Send => &mut secrets.send,
+            Way::Receive => &mut secrets.receive,
         };
+        let next = secret.update().and_then(|()| secret.key());
         let next = next.map_err(|e| keys(e.to_string()))?;
         ktls::set_key(&**self.tcp.socket(), way, &key(self.version, &next))
     }

@@ -19,7 +19,7 @@ use crate::{
         sockets,
     },
     tls::{
-        Keys, Tls12,
+        Tls12,
         record::{MOST_READ, Messages, Opened, Records},
         secured::{Secured, SecuredRecords},
     },
@@ -137,11 +137,9 @@ impl SecuredFar {
     /// # Errors
     /// If the keys do not fit, or the first bytes of the peer are no records of its.
     pub fn new(secured: Secured) -> io::Result<Self> {
-        let kernel = ktls::support().tls13;
         let records = match secured.records {
             SecuredRecords::Tls13(keys) => {
-                let records = if kernel { Records::lent(*keys) } else { Records::new(*keys) };
-                Machine::Tls13(Box::new(records.map_err(broken)?))
+                Machine::Tls13(Box::new(Records::new(*keys).map_err(broken)?))
             }
             SecuredRecords::Tls12(tls) => Machine::Tls12 { tls, out: Vec::new(), sent: 0 },
         };
@@ -206,8 +204,8 @@ impl SecuredFar {
             Machine::Tls13(records) => {
                 let lost = || io::Error::other("records were not between two");
                 let (keys, messages) = records.into_keys().ok_or_else(lost)?;
-                let Keys { send, receive, schedule } = keys;
-                ((send, receive, Some(schedule)), messages)
+                let (send, receive) = (keys.send.key(), keys.receive.key());
+                ((send.map_err(broken)?, receive.map_err(broken)?, Some(keys)), messages)
             }
             Machine::Tls12 { tls, .. } => {
                 let (send, receive) = tls.into_secrets().map_err(broken)?;

@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use super::{Material, Role, StartTls};
-use crate::tls::{PeerTrust, PeerVerifier, classic_provider};
+use crate::tls::{PeerTrust, PeerVerifier, classic_provider, traffic_secrets};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -235,6 +235,7 @@ pub(super) fn build(
             config.send_tls13_tickets = 0;
             config.alpn_protocols = options.protocols();
             config.enable_secret_extraction = true;
+            config.key_log = traffic_secrets();
             Ok(Config::Server(Arc::new(config)))
         }
         Role::Client => {
@@ -250,6 +251,7 @@ pub(super) fn build(
             config.resumption = Resumption::disabled();
             config.alpn_protocols = options.protocols();
             config.enable_secret_extraction = true;
+            config.key_log = traffic_secrets();
             Ok(Config::Client(Arc::new(config)))
         }
     }

@@ -10,7 +10,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{TlsError, shown};
+use super::{
+    TlsError,
+    key_schedule::{Agreed, heard},
+    shown,
+};
 
 /// A handshake's flight is a few KiB; a peer may send chains of up to this.
 const MOST: usize = 128 * 1024;
@@ -143,6 +147,8 @@ pub(super) struct Finished<H> {
     pub(super) tls: Box<H>,
     /// Records that were read together with the end of the handshake, still sealed.
     pub(super) early: Vec<u8>,
+    /// The traffic secrets of TLS 1.3.
+    pub(super) agreed: Agreed,
 }
 
 /// A handshake between two waits.
@@ -154,6 +160,7 @@ struct Progress<H> {
     offered: usize,
     /// How many records that were, all in all.
     records: usize,
+    agreed: Agreed,
 }
 
 impl<H> Progress<H> {
@@ -176,7 +183,9 @@ async fn aside<H: Handshake + Send + 'static>(
 ) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
     let stepped = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
         loop {
-            let (used, step) = at.tls.step(&mut at.input[..at.offered], &mut at.output);
+            let ((used, step), agreed) =
+                heard(|| at.tls.step(&mut at.input[..at.offered], &mut at.output));
+            at.agreed.add(agreed);
             at.input.drain(..used);
             at.offered -= used;
             // The rest of the peer's flight, if it is there: each hop costs two switches.
@@ -211,6 +220,7 @@ where
         output: Vec::new(),
         offered: 0,
         records: 0,
+        agreed: Agreed::default(),
     };
     if !H::BEGINS {
         hello(&tcp, &mut at).await?;
@@ -228,7 +238,9 @@ where
         send(&tcp, &mut at.output).await?;
         match step {
             Step::Read => record(&tcp, &mut at).await?,
-            Step::Done => return Ok(Finished { tcp, tls: at.tls, early: at.input }),
+            Step::Done => {
+                return Ok(Finished { tcp, tls: at.tls, early: at.input, agreed: at.agreed });
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Session, TlsError, driver,
+    key_schedule::traffic_secrets,
     provider::{cipher_name, group_name, provider},
     verifier::SvidVerifier,
 };
@@ -118,6 +119,7 @@ impl Acceptor {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.enable_secret_extraction = true;
+        config.key_log = traffic_secrets();
         let config = Arc::new(config);
         *cached = Some(Cached {
             svid: Arc::clone(svid),
@@ -208,6 +210,7 @@ impl Connector {
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.enable_secret_extraction = true;
+        config.key_log = traffic_secrets();
         let config = Arc::new(config);
         if configs.len() >= MOST_CONFIGS {
             configs.clear();

@@ -87,7 +87,7 @@ fn secured<H>(finished: Finished<H>, shown: bool) -> Result<Secured, TlsError>
 where
     H: Handshake + IntoKeys + Tls12 + 'static,
 {
-    let Finished { tcp, tls, early } = finished;
+    let Finished { tcp, tls, early, agreed } = finished;
     let state = tls.state();
     let chain = state.peer_certificates().unwrap_or_default().to_vec();
     let new = state.protocol_version() == Some(ProtocolVersion::TLSv1_3);
@@ -100,7 +100,7 @@ where
     });
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
     let records = if new {
-        SecuredRecords::Tls13(Box::new(tls.into_keys()?))
+        SecuredRecords::Tls13(Box::new(tls.into_keys(&agreed)?))
     } else {
         SecuredRecords::Tls12(tls)
     };

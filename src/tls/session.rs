@@ -1,11 +1,9 @@
-//! What a finished handshake leaves: traffic secrets, and the schedule that yields the next
-//! ones. The record layer is ours from here on ([`super::record`]); rustls keeps the rest.
+//! What a finished handshake leaves: traffic secrets. The records and their keys are ours from here
+//! on ([`super::record`], [`super::key_schedule`]); of rustls nothing stays.
 
 use rustls::{
-    ConnectionTrafficSecrets, SupportedCipherSuite,
-    client::{ClientConnectionData, UnbufferedClientConnection},
-    kernel::KernelConnection,
-    server::{ServerConnectionData, UnbufferedServerConnection},
+    ConnectionTrafficSecrets, ExtractedSecrets, client::UnbufferedClientConnection,
+    server::UnbufferedServerConnection,
 };
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
@@ -14,62 +12,11 @@ use super::{
     Peer, TlsError,
     driver::{Finished, Handshake},
     handshake::peer_of,
+    key_schedule::{Aead, Agreed, TrafficKey, TrafficSecret},
 };
 
-/// The AEADs of TLS 1.3 (RFC 8446 §B.4).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Aead {
-    /// `TLS_AES_128_GCM_SHA256`
-    Aes128Gcm,
-    /// `TLS_AES_256_GCM_SHA384`
-    Aes256Gcm,
-    /// `TLS_CHACHA20_POLY1305_SHA256`
-    ChaCha20Poly1305,
-}
-
-impl Aead {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
-
-    /// Its name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Aes128Gcm => "AES-128-GCM",
-            Self::Aes256Gcm => "AES-256-GCM",
-            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
-        }
-    }
-
-    /// The bytes of its key.
-    #[must_use]
-    pub fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm => 16,
-            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
-        }
-    }
-}
-
-/// One direction's write key and IV (RFC 8446 §7.3), with the number of its next record.
-/// Neither `Debug` nor `Clone`: there is one owner of a key and its sequence.
-pub struct TrafficSecrets {
-    /// Which cipher.
-    pub aead: Aead,
-    /// The key: 16 or 32 bytes.
-    pub key: Zeroizing<Vec<u8>>,
-    /// The static IV.
-    pub iv: [u8; 12],
-    /// The sequence number of the next record (0 after a key update).
-    pub sequence: u64,
-}
-
-impl TrafficSecrets {
-    /// For the one place that may hand a key on to the kernel: its own end of it is gone then.
-    pub(crate) fn copied(&self) -> Self {
-        Self { aead: self.aead, key: self.key.clone(), iv: self.iv, sequence: self.sequence }
-    }
-
+impl TrafficKey {
+    /// What rustls has of one direction.
     pub(super) fn new(
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, TlsError> {
@@ -85,48 +32,36 @@ impl TrafficSecrets {
     }
 }
 
-/// Where the next traffic secrets come from (RFC 8446 §7.2).
-pub trait KeySchedule: Send {
-    /// The next keys for sending.
-    ///
-    /// # Errors
-    /// If the schedule is exhausted or broken; the connection must end.
-    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError>;
-    /// The next keys for receiving.
-    ///
-    /// # Errors
-    /// As [`KeySchedule::next_sending`].
-    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError>;
-}
-
-impl KeySchedule for KernelConnection<ClientConnectionData> {
-    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError> {
-        TrafficSecrets::new(self.update_tx_secret().map_err(TlsError::from_rustls)?)
-    }
-
-    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError> {
-        TrafficSecrets::new(self.update_rx_secret().map_err(TlsError::from_rustls)?)
-    }
-}
-
-impl KeySchedule for KernelConnection<ServerConnectionData> {
-    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError> {
-        TrafficSecrets::new(self.update_tx_secret().map_err(TlsError::from_rustls)?)
-    }
-
-    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError> {
-        TrafficSecrets::new(self.update_rx_secret().map_err(TlsError::from_rustls)?)
-    }
-}
-
-/// Both directions' keys, and where the next come from.
+/// Both directions of a connection.
 pub struct Keys {
-    /// For what we send.
-    pub send: TrafficSecrets,
-    /// For what we receive.
-    pub receive: TrafficSecrets,
-    /// For key updates.
-    pub schedule: Box<dyn KeySchedule>,
+    /// What we send.
+    pub send: TrafficSecret,
+    /// What we receive.
+    pub receive: TrafficSecret,
+}
+
+impl Keys {
+    /// From the secrets that were agreed on, and what rustls has made of them.
+    fn new(agreed: &Agreed, client: bool, rustls: ExtractedSecrets) -> Result<Self, TlsError> {
+        let unheard = || TlsError::Other("own configuration: no traffic secrets".into());
+        let (of_client, of_server) = agreed.secrets().ok_or_else(unheard)?;
+        let (send, receive) = if client { (of_client, of_server) } else { (of_server, of_client) };
+        Ok(Self { send: direction(send, rustls.tx)?, receive: direction(receive, rustls.rx)? })
+    }
+}
+
+/// A direction that goes on where rustls ends: with the same key, or not at all.
+fn direction(
+    secret: &[u8],
+    rustls: (u64, ConnectionTrafficSecrets),
+) -> Result<TrafficSecret, TlsError> {
+    let theirs = TrafficKey::new(rustls)?;
+    let secret = TrafficSecret::new(theirs.aead, secret, theirs.sequence)?;
+    let ours = secret.key()?;
+    if ours.key != theirs.key || ours.iv != theirs.iv {
+        return Err(TlsError::Other("the key schedule has come to another key than rustls".into()));
+    }
+    Ok(secret)
 }
 
 /// A connection whose two ends are proven and whose records are ours to read and write.
@@ -144,35 +79,29 @@ pub struct Session {
 impl Session {
     /// What a finished handshake between two SVIDs leaves.
     pub(super) fn of<H: Handshake + IntoKeys>(finished: Finished<H>) -> Result<Self, TlsError> {
-        let Finished { tcp, tls, early } = finished;
+        let Finished { tcp, tls, early, agreed } = finished;
         let peer = peer_of(tls.state())?;
-        Ok(Self { tcp, keys: tls.into_keys()?, early, peer })
+        Ok(Self { tcp, keys: tls.into_keys(&agreed)?, early, peer })
     }
 }
 
 /// An end of a handshake whose records become ours.
 pub(super) trait IntoKeys {
-    fn into_keys(self) -> Result<Keys, TlsError>;
+    /// The keys; `agreed` is what was heard during the handshake.
+    fn into_keys(self, agreed: &Agreed) -> Result<Keys, TlsError>;
 }
 
 macro_rules! into_keys {
-    ($side:ty) => {
+    ($side:ty, $client:literal) => {
         impl IntoKeys for $side {
-            fn into_keys(self) -> Result<Keys, TlsError> {
-                let converted = self.dangerous_into_kernel_connection();
-                let (secrets, kernel) = converted.map_err(TlsError::from_rustls)?;
-                debug_assert!(matches!(
-                    kernel.negotiated_cipher_suite(),
-                    SupportedCipherSuite::Tls13(_)
-                ));
-                Ok(Keys {
-                    send: TrafficSecrets::new(secrets.tx)?,
-                    receive: TrafficSecrets::new(secrets.rx)?,
-                    schedule: Box::new(kernel),
-                })
+            fn into_keys(self, agreed: &Agreed) -> Result<Keys, TlsError> {
+                let extracted = self.dangerous_into_kernel_connection();
+                // What rustls would go on with is left: the key schedule is ours.
+                let (secrets, _) = extracted.map_err(TlsError::from_rustls)?;
+                Keys::new(agreed, $client, secrets)
             }
         }
     };
 }
-into_keys!(UnbufferedClientConnection);
-into_keys!(UnbufferedServerConnection);
+into_keys!(UnbufferedClientConnection, true);
+into_keys!(UnbufferedServerConnection, false);

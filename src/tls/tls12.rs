@@ -6,7 +6,7 @@ use rustls::{
     unbuffered::{ConnectionState, EncryptError, UnbufferedStatus},
 };
 
-use super::{TlsError, TrafficSecrets};
+use super::{TlsError, TrafficKey};
 
 /// The records of one TLS 1.2 connection, without I/O.
 pub trait Tls12: Send {
@@ -40,7 +40,7 @@ pub trait Tls12: Send {
     ///
     /// # Errors
     /// If rustls does not give them.
-    fn into_secrets(self: Box<Self>) -> Result<(TrafficSecrets, TrafficSecrets), TlsError>;
+    fn into_secrets(self: Box<Self>) -> Result<(TrafficKey, TrafficKey), TlsError>;
 }
 
 /// What a record adds to its plaintext at most: header, explicit nonce, tag.
@@ -143,10 +143,10 @@ macro_rules! tls12 {
                 Ok(())
             }
 
-            fn into_secrets(self: Box<Self>) -> Result<(TrafficSecrets, TrafficSecrets), TlsError> {
-                let converted = self.dangerous_into_kernel_connection();
-                let (secrets, _) = converted.map_err(TlsError::from_rustls)?;
-                Ok((TrafficSecrets::new(secrets.tx)?, TrafficSecrets::new(secrets.rx)?))
+            fn into_secrets(self: Box<Self>) -> Result<(TrafficKey, TrafficKey), TlsError> {
+                let extracted = self.dangerous_into_kernel_connection();
+                let (secrets, _) = extracted.map_err(TlsError::from_rustls)?;
+                Ok((TrafficKey::new(secrets.tx)?, TrafficKey::new(secrets.rx)?))
             }
 
             fn close(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {

@@ -18,7 +18,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     standalone::{Accepting, endpoint, proxy_protocol},
-    tls::{classic_provider, secured},
+    tls::{classic_provider, secured, traffic_secrets},
 };
 
 /// The protocol of the challenge (RFC 8737 §6.2).
@@ -58,6 +58,7 @@ impl Challenge {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.enable_secret_extraction = true;
+        config.key_log = traffic_secrets();
         Ok(Self { config: Arc::new(config) })
     }
 

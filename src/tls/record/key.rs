@@ -6,50 +6,55 @@ use super::{
     aead::{Key, TAG},
     choice::implementation,
 };
-use crate::tls::TrafficSecrets;
+use crate::tls::{TlsError, TrafficKey, TrafficSecret};
 
 /// A key and the number of the next record under it.
 pub(super) struct SequencedKey {
     key: Key,
     iv: [u8; 12],
-    sequence: u64,
-    /// The key itself, where it may be handed on.
-    lent: Option<TrafficSecrets>,
+    /// What it was made of; the number is the next record's.
+    secret: TrafficSecret,
+}
+
+fn unmade(error: &TlsError) -> RecordError {
+    RecordError::Keys(error.to_string())
 }
 
 impl SequencedKey {
-    pub(super) fn new(secrets: TrafficSecrets) -> Result<Self, RecordError> {
-        let key = Key::new(implementation(secrets.aead), secrets.aead, &secrets.key)
+    pub(super) fn new(secret: TrafficSecret) -> Result<Self, RecordError> {
+        let (key, iv) = Self::made_of(&secret)?;
+        Ok(Self { key, iv, secret })
+    }
+
+    fn made_of(secret: &TrafficSecret) -> Result<(Key, [u8; 12]), RecordError> {
+        let TrafficKey { aead, key, iv, .. } = secret.key().map_err(|e| unmade(&e))?;
+        let key = Key::new(implementation(aead), aead, &key)
             .map_err(|_| RecordError::Keys("the key does not fit its cipher".into()))?;
-        Ok(Self { key, iv: secrets.iv, sequence: secrets.sequence, lent: None })
+        Ok((key, iv))
     }
 
-    /// Keeps what it was made of, to be handed on.
-    pub(super) fn keep(&mut self, secrets: TrafficSecrets) {
-        self.lent = Some(secrets);
+    /// Takes the next key (RFC 8446 §7.2).
+    pub(super) fn update(&mut self) -> Result<(), RecordError> {
+        self.secret.update().map_err(|e| unmade(&e))?;
+        (self.key, self.iv) = Self::made_of(&self.secret)?;
+        Ok(())
     }
 
-    /// Whether it was kept.
-    pub(super) fn is_kept(&self) -> bool {
-        self.lent.is_some()
-    }
-
-    /// Hands the key on, if it was kept for that; this end of it is gone.
-    pub(super) fn into_secrets(self) -> Option<TrafficSecrets> {
-        let sequence = self.sequence;
-        self.lent.map(|secrets| TrafficSecrets { sequence, ..secrets })
+    /// Hands the direction on; this end of it is gone.
+    pub(super) fn into_secret(self) -> TrafficSecret {
+        self.secret
     }
 
     /// How many records this key has seen.
     pub(super) fn sequence(&self) -> u64 {
-        self.sequence
+        self.secret.sequence
     }
 
     /// RFC 8446 §5.3: the IV with the sequence number in its last eight bytes.
     fn next_nonce(&mut self) -> Result<[u8; 12], RecordError> {
-        let number = self.sequence;
+        let number = self.secret.sequence;
         let exhausted = || RecordError::Keys("sequence numbers are used up".into());
-        self.sequence = number.checked_add(1).ok_or_else(exhausted)?;
+        self.secret.sequence = number.checked_add(1).ok_or_else(exhausted)?;
         let mut nonce = self.iv;
         nonce[4..].iter_mut().zip(number.to_be_bytes()).for_each(|(byte, n)| *byte ^= n);
         Ok(nonce)

@@ -20,7 +20,7 @@ pub use messages::{Messages, Opened};
 pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};
 
-use crate::tls::{KeySchedule, Keys};
+use crate::tls::Keys;
 
 /// RFC 8446 §5.1: the most plaintext in one record.
 pub const MAX_PLAINTEXT: usize = 1 << 14;
@@ -114,7 +114,6 @@ pub struct Records {
     /// What we send.
     pub sealer: Sealer,
     opener: Opener,
-    schedule: Box<dyn KeySchedule>,
 }
 
 impl Records {
@@ -123,39 +122,23 @@ impl Records {
     /// # Errors
     /// If the secrets do not fit their cipher.
     pub fn new(keys: Keys) -> Result<Self, RecordError> {
-        Ok(Self {
-            sealer: Sealer::new(keys.send)?,
-            opener: Opener::new(keys.receive)?,
-            schedule: keys.schedule,
-        })
+        Ok(Self { sealer: Sealer::new(keys.send)?, opener: Opener::new(keys.receive)? })
     }
 
-    /// The same with keys that can be handed on, by [`Records::into_keys`].
-    ///
-    /// # Errors
-    /// As [`Records::new`].
-    pub fn lent(keys: Keys) -> Result<Self, RecordError> {
-        let (send, receive) = (keys.send.copied(), keys.receive.copied());
-        let mut records = Self::new(keys)?;
-        records.sealer.keep(send);
-        records.opener.keep(receive);
-        Ok(records)
-    }
-
-    /// Whether [`Records::into_keys`] would give them: of [`Records::lent`], while those keys are in
-    /// use, nothing waits to be written and no message has begun.
+    /// Whether [`Records::into_keys`] would give them: while nothing waits to be written and no
+    /// message has begun.
     #[must_use]
     pub fn can_be_handed_on(&self) -> bool {
         self.sealer.can_be_handed_on() && self.opener.can_be_handed_on()
     }
 
-    /// The keys with the numbers of their next records, and what the peer has said so far: for a
+    /// The secrets with the numbers of their next records, and what the peer has said so far: for a
     /// record layer that goes on where this one ends.
     #[must_use]
     pub fn into_keys(self) -> Option<(Keys, Messages)> {
-        let send = self.sealer.into_secrets()?;
+        let send = self.sealer.into_secret()?;
         let (receive, messages) = self.opener.into_parts()?;
-        Some((Keys { send, receive, schedule: self.schedule }, messages))
+        Some((Keys { send, receive }, messages))
     }
 
     /// Opens the first record of `input` in place; `None` if it is not whole yet. Key updates
@@ -166,8 +149,7 @@ impl Records {
     pub fn open(&mut self, input: &mut [u8]) -> Result<Option<(usize, Opened)>, RecordError> {
         let Some((used, opened)) = self.opener.open(input)? else { return Ok(None) };
         if let Opened::KeyUpdate { requested } = opened {
-            let next = self.schedule.next_receiving();
-            self.opener.rekey(next.map_err(|e| RecordError::Keys(e.to_string()))?)?;
+            self.opener.rekey()?;
             if requested && !self.sealer.rekeyed_unanswered() {
                 self.update_key(false)?;
             }
@@ -193,7 +175,6 @@ impl Records {
     /// If no further key can be made.
     pub fn update_key(&mut self, request: bool) -> Result<(), RecordError> {
         self.sealer.key_update(request)?;
-        let next = self.schedule.next_sending();
-        self.sealer.rekey(next.map_err(|e| RecordError::Keys(e.to_string()))?)
+        self.sealer.rekey()
     }
 }

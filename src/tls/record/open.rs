@@ -5,7 +5,7 @@ use super::{
     key::SequencedKey,
     messages::{Messages, Opened},
 };
-use crate::tls::TrafficSecrets;
+use crate::tls::TrafficSecret;
 
 /// The receiving direction.
 pub struct Opener {
@@ -14,18 +14,14 @@ pub struct Opener {
 }
 
 impl Opener {
-    pub(super) fn new(secrets: TrafficSecrets) -> Result<Self, RecordError> {
-        let key = SequencedKey::new(secrets)?;
+    pub(super) fn new(secret: TrafficSecret) -> Result<Self, RecordError> {
+        let key = SequencedKey::new(secret)?;
         Ok(Self { key, messages: Messages::default() })
     }
 
-    pub(super) fn keep(&mut self, secrets: TrafficSecrets) {
-        self.key.keep(secrets);
-    }
-
-    pub(super) fn rekey(&mut self, secrets: TrafficSecrets) -> Result<(), RecordError> {
-        self.key = SequencedKey::new(secrets)?;
-        Ok(())
+    /// Takes the next key.
+    pub(super) fn rekey(&mut self) -> Result<(), RecordError> {
+        self.key.update()
     }
 
     /// Opens the first record of `input` in place: how long it was and what it held.
@@ -65,12 +61,12 @@ impl Opener {
 
     /// Not while a message has begun, nor after the end.
     pub(super) fn can_be_handed_on(&self) -> bool {
-        self.messages.is_whole() && !self.messages.closed() && self.key.is_kept()
+        self.messages.is_whole() && !self.messages.closed()
     }
 
-    /// The key and what has been understood so far.
-    pub(super) fn into_parts(self) -> Option<(TrafficSecrets, Messages)> {
+    /// The secret and what has been understood so far.
+    pub(super) fn into_parts(self) -> Option<(TrafficSecret, Messages)> {
         self.can_be_handed_on().then_some(())?;
-        Some((self.key.into_secrets()?, self.messages))
+        Some((self.key.into_secret(), self.messages))
     }
 }

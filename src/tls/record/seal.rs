@@ -11,7 +11,7 @@ use std::io::{self, IoSliceMut};
 use super::{
     ALERT, APPLICATION_DATA, HANDSHAKE, HEADER, MAX_PLAINTEXT, RecordError, TAIL, key::SequencedKey,
 };
-use crate::tls::TrafficSecrets;
+use crate::tls::TrafficSecret;
 
 /// A record on the wire, full.
 const FULL: usize = HEADER + MAX_PLAINTEXT + TAIL;
@@ -34,8 +34,8 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(secrets: TrafficSecrets) -> Result<Self, RecordError> {
-        let key = SequencedKey::new(secrets)?;
+    pub(super) fn new(secret: TrafficSecret) -> Result<Self, RecordError> {
+        let key = SequencedKey::new(secret)?;
         let storage = Vec::new();
         Ok(Self { key, storage, sent: 0, open: None, end: 0, update: 0, closed: false })
     }
@@ -196,23 +196,18 @@ impl Sealer {
         Ok(())
     }
 
-    pub(super) fn keep(&mut self, secrets: TrafficSecrets) {
-        self.key.keep(secrets);
-    }
-
     /// Not while anything waits to be written, nor after the end.
     pub(super) fn can_be_handed_on(&self) -> bool {
-        self.waiting() == 0 && !self.closed && self.key.is_kept()
+        self.waiting() == 0 && !self.closed
     }
 
-    pub(super) fn into_secrets(self) -> Option<TrafficSecrets> {
-        self.can_be_handed_on().then_some(())?;
-        self.key.into_secrets()
+    pub(super) fn into_secret(self) -> Option<TrafficSecret> {
+        self.can_be_handed_on().then(|| self.key.into_secret())
     }
 
-    pub(super) fn rekey(&mut self, secrets: TrafficSecrets) -> Result<(), RecordError> {
-        self.key = SequencedKey::new(secrets)?;
-        Ok(())
+    /// Takes the next key.
+    pub(super) fn rekey(&mut self) -> Result<(), RecordError> {
+        self.key.update()
     }
 
     /// A record of its own for TLS itself.

@@ -1,7 +1,7 @@
 use std::io::{self, IoSliceMut};
 
 use super::*;
-use crate::tls::{Aead, TlsError, TrafficSecrets};
+use crate::tls::{Aead, TrafficSecret};
 use proptest::prelude::*;
 
 fn hex(text: &str) -> Vec<u8> {
@@ -10,34 +10,9 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-fn secrets(aead: Aead, key: &str, iv: &str, sequence: u64) -> TrafficSecrets {
-    TrafficSecrets { aead, key: hex(key).into(), iv: hex(iv).try_into().unwrap(), sequence }
-}
-
-/// Keys that both ends can count up by themselves.
-struct Counted {
-    aead: Aead,
-    sends: u8,
-    sending: u8,
-    receiving: u8,
-}
-
-fn numbered(aead: Aead, direction: u8, generation: u8) -> TrafficSecrets {
-    let length = if aead == Aead::Aes128Gcm { 16 } else { 32 };
-    let key = vec![direction ^ generation.wrapping_mul(3); length].into();
-    TrafficSecrets { aead, key, iv: [generation; 12], sequence: 0 }
-}
-
-impl KeySchedule for Counted {
-    fn next_sending(&mut self) -> Result<TrafficSecrets, TlsError> {
-        self.sending += 1;
-        Ok(numbered(self.aead, self.sends, self.sending))
-    }
-
-    fn next_receiving(&mut self) -> Result<TrafficSecrets, TlsError> {
-        self.receiving += 1;
-        Ok(numbered(self.aead, self.sends ^ 1, self.receiving))
-    }
+/// One direction from its beginning; both ends make the same of it.
+fn direction(aead: Aead, of: u8, sequence: u64) -> TrafficSecret {
+    TrafficSecret::new(aead, &vec![of; aead.secret_len()], sequence).unwrap()
 }
 
 fn pair(aead: Aead) -> (Records, Records) {
@@ -47,10 +22,8 @@ fn pair(aead: Aead) -> (Records, Records) {
 
 /// What two ends would have agreed on.
 pub(crate) fn keys(aead: Aead) -> (Keys, Keys) {
-    let end = |sends: u8| {
-        let schedule = Box::new(Counted { aead, sends, sending: 0, receiving: 0 });
-        Keys { send: numbered(aead, sends, 0), receive: numbered(aead, sends ^ 1, 0), schedule }
-    };
+    let end =
+        |sends| Keys { send: direction(aead, sends, 0), receive: direction(aead, sends ^ 1, 0) };
     (end(0x50), end(0x51))
 }
 
@@ -80,14 +53,10 @@ fn open_all(
 /// RFC 8448 §3: the records after the handshake, both directions, by either implementation.
 #[test]
 fn records_of_rfc_8448() {
-    let client = || {
-        let key = "17422dda596ed5d9acd890e3c63f5051";
-        secrets(Aead::Aes128Gcm, key, "5b78923dee08579033e523d9", 0)
-    };
-    let server = || {
-        let key = "9f02283b6c9c07efc26bb9f2ac92e356";
-        secrets(Aead::Aes128Gcm, key, "cf782b88dd83549aadf1e984", 1)
-    };
+    let secret =
+        |text, sequence| TrafficSecret::new(Aead::Aes128Gcm, &hex(text), sequence).unwrap();
+    let client = || secret("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5", 0);
+    let server = || secret("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643", 1);
     let payload: Vec<u8> = (0..50).collect();
     let from_client = hex(
         "17030300 43a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a
@@ -209,16 +178,9 @@ fn a_request_behind_a_written_answer_is_answered_again() {
 #[test]
 fn a_worn_key_is_replaced_by_itself() {
     let (mut a, mut b) = pair(Aead::Aes128Gcm);
-    a.sealer = Sealer::new(TrafficSecrets {
-        sequence: REKEY_AFTER - 1,
-        ..numbered(Aead::Aes128Gcm, 0x50, 0)
-    })
-    .unwrap();
-    b.opener = Opener::new(TrafficSecrets {
-        sequence: REKEY_AFTER - 1,
-        ..numbered(Aead::Aes128Gcm, 0x50, 0)
-    })
-    .unwrap();
+    let worn = || direction(Aead::Aes128Gcm, 0x50, REKEY_AFTER - 1);
+    a.sealer = Sealer::new(worn()).unwrap();
+    b.opener = Opener::new(worn()).unwrap();
     a.sealer.append(b"last").unwrap();
     assert_eq!(open_all(&mut b, take(&mut a)).unwrap().1, []);
     a.sealer.append(b"next").unwrap();
@@ -345,7 +307,7 @@ fn one_byte_more_than_a_record_may_hold_is_too_long() {
         (1, MAX_PLAINTEXT + 256 - TAIL, Err(RecordError::Overflow)),
         (0, 100, Ok(0)),
     ] {
-        let secrets = || numbered(Aead::Aes128Gcm, 0x51, 0);
+        let secret = || direction(Aead::Aes128Gcm, 0x51, 0);
         // The type stands behind the plaintext, and zeros behind it up to the tag.
         let mut inner = vec![7; plain];
         inner.push(APPLICATION_DATA);
@@ -355,9 +317,9 @@ fn one_byte_more_than_a_record_may_hold_is_too_long() {
         let [high, low] = length.to_be_bytes();
         let header = [APPLICATION_DATA, 3, 3, high, low];
         inner.extend([0; TAIL]);
-        key::SequencedKey::new(secrets()).unwrap().seal(header, &mut inner, last).unwrap();
+        key::SequencedKey::new(secret()).unwrap().seal(header, &mut inner, last).unwrap();
         let mut record = [&header[..], &inner].concat();
-        let opened = Opener::new(secrets()).unwrap().open(&mut record);
+        let opened = Opener::new(secret()).unwrap().open(&mut record);
         let opened = opened.map(|opened| match opened {
             Some((used, Opened::Data(at))) if used == record.len() => at.len(),
             other => panic!("{other:?}"),
