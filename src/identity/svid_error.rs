@@ -1,5 +1,5 @@
-//! Why an X.509-SVID is not accepted, by its leaf or by its chain, and the limits that the sentences
-//! name.
+//! Why an X.509-SVID is not accepted, by its leaf or by its chain, and the limits that the
+//! sentences name.
 
 use super::{InvalidSpiffeId, SpiffeId, TrustDomain, words::length};
 
