@@ -11,10 +11,10 @@ pub mod federation;
 mod files;
 mod grpc_status;
 mod istiod;
-mod pushed;
 pub mod rotation;
 pub mod server;
 mod source;
+mod svid_cache;
 mod svids;
 pub mod workload_api;
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ca::{
         Wanted,
-        pushed::{Meaning, Pushed},
+        svid_cache::{Meaning, SvidCache},
         workload_api::{
             client::{ClientError, Updates, X509Context},
             source::{HOPELESS, LONGEST, begun, waits},
@@ -41,7 +41,7 @@ const MOVE_AGAIN: Duration = Duration::from_secs(2);
 pub(super) struct Follower {
     pub(super) wanted: Wanted,
     pub(super) reference: Arc<Reference>,
-    pub(super) pushed: Arc<Pushed>,
+    pub(super) cache: Arc<SvidCache>,
     pub(super) own: watch::Receiver<LocalIdentity>,
     pub(super) refresh: Arc<Notify>,
     pub(super) answers: Arc<Answers>,
@@ -60,7 +60,7 @@ impl Follower {
     /// All of them, until the task is cut or the pod's process has ended.
     pub(super) async fn run(self) {
         let reference = Arc::clone(&self.reference);
-        let (answers, pushed) = (Arc::clone(&self.answers), Arc::clone(&self.pushed));
+        let (answers, cache) = (Arc::clone(&self.answers), Arc::clone(&self.cache));
         let uid = Arc::clone(&self.wanted.uid);
         let pid = tokio::select! {
             pid = ended(&reference) => pid,
@@ -70,7 +70,7 @@ impl Follower {
         answers.withdraw(&uid);
         let why = format!("process {pid}, by which the pod was asked for, has ended");
         tracing::warn!(target: "svid", workload = %uid, error = why, "SVID dropped");
-        pushed.tell(Meaning::Withdrawn, why);
+        cache.tell(Meaning::Withdrawn, why);
     }
 
     /// SVIDs with their bundles.
@@ -104,7 +104,7 @@ impl Follower {
         loop {
             match self.own.borrow_and_update().clone() {
                 Some(Ok(connections)) => return connections,
-                Some(Err(why)) => self.pushed.failed(why),
+                Some(Err(why)) => self.cache.failed(why),
                 None => {}
             }
             if self.own.changed().await.is_err() {
@@ -201,16 +201,16 @@ impl Follower {
             (Meaning::Refused, why)
         })?;
         tracing::debug!(target: "svid", workload = %self.wanted.uid, serial = svid.serial, "SVID received");
-        self.pushed.publish(vec![svid], bundles);
+        self.cache.publish(vec![svid], bundles);
         Ok(())
     }
 
     fn say(&self, meaning: Meaning, why: String) {
-        tracing::warn!(target: "svid", workload = %self.wanted.uid, source = self.pushed.name(), error = why, ?meaning, "no new SVID");
+        tracing::warn!(target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why, ?meaning, "no new SVID");
         if meaning == Meaning::Withdrawn {
             self.answers.withdraw(&self.wanted.uid);
         }
-        self.pushed.tell(meaning, why);
+        self.cache.tell(meaning, why);
     }
 
     /// JWT authorities are an extra: without them X.509 goes on.

@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     CarriedAs, Source, SourceError, Urgency, Wanted,
-    pushed::{Meaning, Pushed},
+    svid_cache::{Meaning, SvidCache},
     workload_api::client::Client as WorkloadApi,
 };
 use crate::{
@@ -70,7 +70,7 @@ struct Followed {
     reference: Arc<Reference>,
     /// Which place it has among the connections.
     slot: usize,
-    pushed: Arc<Pushed>,
+    cache: Arc<SvidCache>,
     tasks: Tasks,
 }
 
@@ -100,10 +100,10 @@ impl Broker {
     }
 
     /// The subscription of a pod, which begins with the first call.
-    fn pod(&self, wanted: &Wanted) -> Result<(Arc<Pushed>, Arc<Reference>, usize), SourceError> {
+    fn pod(&self, wanted: &Wanted) -> Result<(Arc<SvidCache>, Arc<Reference>, usize), SourceError> {
         let mut pods = self.lock();
         if let Some(pod) = pods.followed.get(&wanted.uid).filter(|pod| pod.wanted == *wanted) {
-            return Ok((Arc::clone(&pod.pushed), Arc::clone(&pod.reference), pod.slot));
+            return Ok((Arc::clone(&pod.cache), Arc::clone(&pod.reference), pod.slot));
         }
         let Some(carried) = pods.carried.get(&wanted.uid) else {
             return Err(self.refused(wanted, "it is asked for carried pods only".into()));
@@ -114,14 +114,16 @@ impl Broker {
         }
         let taken: Vec<_> = pods.followed.values().map(|pod| pod.slot).collect();
         let slot = (0..=taken.len()).find(|n| !taken.contains(n)).unwrap_or_default();
-        let (reference, pushed) =
-            (Arc::new(reference), Arc::new(Pushed::new(format!("{} ({})", self.name, wanted.uid))));
+        let (reference, cache) = (
+            Arc::new(reference),
+            Arc::new(SvidCache::new(format!("{} ({})", self.name, wanted.uid))),
+        );
         self.answers.begin(&wanted.uid);
         let tasks = self.tasks.child();
         let follower = Follower {
             wanted: wanted.clone(),
             reference: Arc::clone(&reference),
-            pushed: Arc::clone(&pushed),
+            cache: Arc::clone(&cache),
             own: self.own.subscribe(),
             refresh: Arc::clone(&self.refresh),
             answers: Arc::clone(&self.answers),
@@ -132,38 +134,38 @@ impl Broker {
             wanted: wanted.clone(),
             reference: Arc::clone(&reference),
             slot,
-            pushed: Arc::clone(&pushed),
+            cache: Arc::clone(&cache),
             tasks,
         };
         pods.followed.insert(Arc::clone(&wanted.uid), pod);
-        Ok((pushed, reference, slot))
+        Ok((cache, reference, slot))
     }
 
     /// Its streams end, and its keys are dropped (Broker API §4.9).
     fn end(&self, uid: &str, pod: &Followed) {
         pod.tasks.cut();
         self.answers.end(uid);
-        pod.pushed.tell(Meaning::Withdrawn, "the pod is gone".into());
+        pod.cache.tell(Meaning::Withdrawn, "the pod is gone".into());
     }
 
     async fn jwt(&self, wanted: &Wanted, audiences: &[String]) -> Result<String, SourceError> {
-        let (pushed, reference, slot) = self.pod(wanted)?;
+        let (cache, reference, slot) = self.pod(wanted)?;
         if let Some(pid) = reference.ended() {
             return Err(self.refused(wanted, format!("process {pid} has ended")));
         }
         let own = self.own.borrow().clone();
         let own = own.unwrap_or_else(|| Err("adit has no SVID of its own yet".into()));
-        let connections = own.map_err(|why| pushed.error(wanted, &(Meaning::Later, why)))?;
+        let connections = own.map_err(|why| cache.error(wanted, &(Meaning::Later, why)))?;
         let client = client::Client::new(connections.channel(slot), &reference);
         let tokens = client.jwt(audiences, &wanted.id).await.map_err(|error| {
             let judged = refusal::judge(&error);
             if judged.refresh {
                 self.refresh.notify_one();
             }
-            pushed.error(wanted, &(judged.first(), judged.why))
+            cache.error(wanted, &(judged.first(), judged.why))
         })?;
         let token = tokens.into_iter().next().map(|hinted| hinted.token);
-        token.ok_or_else(|| pushed.unavailable("it gave no token".to_owned()))
+        token.ok_or_else(|| cache.unavailable("it gave no token".to_owned()))
     }
 
     fn refused(&self, wanted: &Wanted, why: String) -> SourceError {
@@ -196,8 +198,8 @@ impl Source for Broker {
         _urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
         async move {
-            let (pushed, ..) = self.pod(wanted)?;
-            pushed.fetch(wanted).await
+            let (cache, ..) = self.pod(wanted)?;
+            cache.fetch(wanted).await
         }
         .boxed()
     }
@@ -234,10 +236,10 @@ impl Source for Broker {
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        let pushed = self.lock().followed.get(&wanted.uid).map(|pod| Arc::clone(&pod.pushed));
+        let cache = self.lock().followed.get(&wanted.uid).map(|pod| Arc::clone(&pod.cache));
         async move {
-            match pushed {
-                Some(pushed) => pushed.changed(wanted).await,
+            match cache {
+                Some(cache) => cache.changed(wanted).await,
                 None => std::future::pending().await,
             }
         }

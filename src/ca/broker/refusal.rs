@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::ca::{grpc_status::said, pushed::Meaning, workload_api::client::ClientError};
+use crate::ca::{grpc_status::said, svid_cache::Meaning, workload_api::client::ClientError};
 
 /// What to think of it.
 #[derive(Debug, Eq, PartialEq)]

@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch::Receiver;
 
-use super::{Source, SourceError, Urgency, Wanted, pushed::Pushed};
+use super::{Source, SourceError, Urgency, Wanted, svid_cache::SvidCache};
 use crate::{
     identity::{BundleSet, TrustDomain, X509Svid, shown},
     lifecycle::Tasks,
@@ -70,7 +70,7 @@ impl FilesConfig {
 
 /// The source.
 pub struct Files {
-    pushed: Arc<Pushed>,
+    cache: Arc<SvidCache>,
     tasks: Tasks,
 }
 
@@ -83,10 +83,10 @@ impl Files {
             Credential::Pem { certificate, .. } => format!("file {}", shown(certificate)),
             Credential::Keystore { keystore, .. } => format!("keystore {}", shown(keystore)),
         };
-        let pushed = Arc::new(Pushed::new(name));
+        let cache = Arc::new(SvidCache::new(name));
         let tasks = Tasks::default();
-        tasks.spawn(watch::run(config, trust_domain, Arc::clone(&pushed)));
-        Self { pushed, tasks }
+        tasks.spawn(watch::run(config, trust_domain, Arc::clone(&cache)));
+        Self { cache, tasks }
     }
 }
 
@@ -102,7 +102,7 @@ impl Source for Files {
     }
 
     fn bundles(&self) -> Receiver<Arc<BundleSet>> {
-        self.pushed.bundles()
+        self.cache.bundles()
     }
 
     fn fetch<'a>(
@@ -110,15 +110,15 @@ impl Source for Files {
         wanted: &'a Wanted,
         _urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
-        self.pushed.fetch(wanted).boxed()
+        self.cache.fetch(wanted).boxed()
     }
 
     fn forget(&self, uid: &str) {
-        self.pushed.forget(uid);
+        self.cache.forget(uid);
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        self.pushed.changed(wanted).boxed()
+        self.cache.changed(wanted).boxed()
     }
 }
 

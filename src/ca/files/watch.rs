@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{super::pushed::Pushed, FilesConfig, read};
+use super::{super::svid_cache::SvidCache, FilesConfig, read};
 use crate::{
     identity::TrustDomain,
     lifecycle::{Look, WatchedFile},
@@ -19,7 +19,7 @@ const RESTLESS: Duration = Duration::from_secs(5);
 /// How often files that were refused are judged again though nobody touched them.
 const ANEW: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: Arc<Pushed>) {
+pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, cache: Arc<SvidCache>) {
     let mut watched = WatchedFile::unread(config.paths().into_iter().cloned().collect());
     let (mut again, mut said) = (None::<Instant>, String::new());
     let (mut first, mut calm) = (true, Instant::now());
@@ -56,8 +56,8 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
         match read {
             Ok((svid, bundles)) => {
                 (again, said) = (None, String::new());
-                tracing::info!(target: "svid", source = pushed.name(), identity = %svid.id, serial = svid.serial, "files read");
-                pushed.publish(vec![svid], bundles);
+                tracing::info!(target: "svid", source = cache.name(), identity = %svid.id, serial = svid.serial, "files read");
+                cache.publish(vec![svid], bundles);
             }
             Err(why) => {
                 // Perhaps it is only too early for it.
@@ -66,8 +66,8 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, pushed: 
                     continue;
                 }
                 said.clone_from(&why);
-                tracing::warn!(target: "svid", source = pushed.name(), error = why, "files not taken; what was taken before stays");
-                pushed.failed(why);
+                tracing::warn!(target: "svid", source = cache.name(), error = why, "files not taken; what was taken before stays");
+                cache.failed(why);
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{
     client::{Client, ClientError, KeySets, X509Context},
 };
 use crate::{
-    ca::{Source, SourceError, Urgency, Wanted, pushed::Pushed},
+    ca::{Source, SourceError, Urgency, Wanted, svid_cache::SvidCache},
     identity::{BundleSet, JwtAuthority, Purpose, TrustBundle, X509Svid, verify_svid},
     lifecycle::Tasks,
 };
@@ -38,7 +38,7 @@ const LATEST: Duration = Duration::from_secs(2);
 /// The source.
 pub struct WorkloadApi {
     client: Client,
-    pushed: Arc<Pushed>,
+    cache: Arc<SvidCache>,
     tasks: Tasks,
 }
 
@@ -47,15 +47,15 @@ impl WorkloadApi {
     #[must_use]
     pub fn follow(endpoint: &Endpoint) -> Self {
         let client = Client::new(endpoint);
-        let pushed = Arc::new(Pushed::of_whole_states(format!("Workload API {endpoint}")));
+        let cache = Arc::new(SvidCache::of_whole_states(format!("Workload API {endpoint}")));
         let tasks = Tasks::default();
         let jwt = Arc::new(watch::Sender::new(KeySets::default()));
         let follower =
-            Follower { client: client.clone(), pushed: Arc::clone(&pushed), jwt: Arc::clone(&jwt) };
+            Follower { client: client.clone(), cache: Arc::clone(&cache), jwt: Arc::clone(&jwt) };
         tasks.spawn(follower.x509());
-        let follower = Follower { client: client.clone(), pushed: Arc::clone(&pushed), jwt };
+        let follower = Follower { client: client.clone(), cache: Arc::clone(&cache), jwt };
         tasks.spawn(follower.jwt_bundles());
-        Self { client, pushed, tasks }
+        Self { client, cache, tasks }
     }
 
     /// The default SVID (Workload API §4.4): for a process that is one workload.
@@ -63,12 +63,12 @@ impl WorkloadApi {
     /// # Errors
     /// Why there is none.
     pub fn default_svid(&self) -> Result<X509Svid, SourceError> {
-        self.pushed.first()
+        self.cache.first()
     }
 
     /// Waits for something newer than `seen`, and takes note of it. Cancel safe.
     pub async fn news(&self, seen: &mut u64) {
-        self.pushed.news(seen).await;
+        self.cache.news(seen).await;
     }
 }
 
@@ -81,7 +81,7 @@ impl Drop for WorkloadApi {
 /// Keeps one stream open.
 struct Follower {
     client: Client,
-    pushed: Arc<Pushed>,
+    cache: Arc<SvidCache>,
     jwt: Arc<watch::Sender<KeySets>>,
 }
 
@@ -121,8 +121,8 @@ impl Follower {
             }
             match denied_since {
                 None => self.say(&error.to_string()),
-                Some(since) if self.pushed.is_empty() || since.elapsed() >= SETTLE => {
-                    self.pushed.withdrawn(format!("it has no identity for this process: {error}"))
+                Some(since) if self.cache.is_empty() || since.elapsed() >= SETTLE => {
+                    self.cache.withdrawn(format!("it has no identity for this process: {error}"))
                 }
                 Some(_) => tracing::debug!(target: "svid", %error, "denied; asking once more"),
             }
@@ -134,7 +134,7 @@ impl Follower {
     /// Waits for `what`. What was denied, and not given again, is dropped meanwhile.
     async fn denied<T>(&self, since: Option<Instant>, what: impl Future<Output = T>) -> T {
         let mut what = pin!(what);
-        let latest = since.map(|since| since + LATEST).filter(|_| !self.pushed.is_empty());
+        let latest = since.map(|since| since + LATEST).filter(|_| !self.cache.is_empty());
         if let Some(latest) = latest {
             // Looked at first: what is always ready would never let it be late.
             if Instant::now() < latest
@@ -143,7 +143,7 @@ impl Follower {
                 return done;
             }
             let why = "it has no identity for this process, and has given none again";
-            self.pushed.withdrawn(why.to_owned());
+            self.cache.withdrawn(why.to_owned());
         }
         what.await
     }
@@ -158,19 +158,19 @@ impl Follower {
             tokio::select! {
                 context = updates.next() => break context?,
                 changed = jwt.changed() => if changed.is_ok() {
-                    let known = Arc::clone(&self.pushed.bundles().borrow());
+                    let known = Arc::clone(&self.cache.bundles().borrow());
                     let sets = jwt.borrow_and_update().clone();
-                    self.pushed.trust(with_jwt_authorities(&known, &sets));
+                    self.cache.trust(with_jwt_authorities(&known, &sets));
                 }
             }
         };
         let mut state = self.checked(context)?;
         let settled = Instant::now() + SETTLE;
         let ended = loop {
-            if !self.pushed.has_more_than(&state.0) || Instant::now() >= settled {
+            if !self.cache.has_more_than(&state.0) || Instant::now() >= settled {
                 break Ok(());
             }
-            self.pushed.trust(state.1.clone()); // whom to believe no more needs no second look
+            self.cache.trust(state.1.clone()); // whom to believe no more needs no second look
             let Ok(newer) = timeout_at(settled, updates.next()).await else { break Ok(()) };
             match newer.and_then(|newer| self.checked(newer)) {
                 Ok(newer) => state = newer,
@@ -178,8 +178,8 @@ impl Follower {
             }
         };
         let (svids, bundles) = state;
-        tracing::info!(target: "svid", source = self.pushed.name(), svids = svids.len(), "SVIDs received");
-        self.pushed.publish(svids, bundles);
+        tracing::info!(target: "svid", source = self.cache.name(), svids = svids.len(), "SVIDs received");
+        self.cache.publish(svids, bundles);
         ended
     }
 
@@ -196,8 +196,8 @@ impl Follower {
     }
 
     fn say(&self, why: &str) {
-        tracing::warn!(target: "svid", source = self.pushed.name(), error = why, "nothing newer; what came before stays");
-        self.pushed.failed(why.to_owned());
+        tracing::warn!(target: "svid", source = self.cache.name(), error = why, "nothing newer; what came before stays");
+        self.cache.failed(why.to_owned());
     }
 
     /// JWT authorities are an extra: without them X.509 goes on.
@@ -216,7 +216,7 @@ impl Follower {
                     }
                 },
             };
-            tracing::debug!(target: "svid", source = self.pushed.name(), %error, "no JWT bundles");
+            tracing::debug!(target: "svid", source = self.cache.name(), %error, "no JWT bundles");
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
             tokio::time::sleep(wait).await;
         }
@@ -248,7 +248,7 @@ impl Source for WorkloadApi {
     }
 
     fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
-        self.pushed.bundles()
+        self.cache.bundles()
     }
 
     fn fetch<'a>(
@@ -256,11 +256,11 @@ impl Source for WorkloadApi {
         wanted: &'a Wanted,
         _urgency: Urgency,
     ) -> BoxFuture<'a, Result<X509Svid, SourceError>> {
-        self.pushed.fetch(wanted).boxed()
+        self.cache.fetch(wanted).boxed()
     }
 
     fn forget(&self, uid: &str) {
-        self.pushed.forget(uid);
+        self.cache.forget(uid);
     }
 
     fn fetch_jwt<'a>(
@@ -270,14 +270,14 @@ impl Source for WorkloadApi {
     ) -> BoxFuture<'a, Result<String, SourceError>> {
         async move {
             let tokens = self.client.jwt(audiences, Some(&wanted.id)).await;
-            let tokens = tokens.map_err(|e| self.pushed.unavailable(e.to_string()))?;
+            let tokens = tokens.map_err(|e| self.cache.unavailable(e.to_string()))?;
             let token = tokens.into_iter().next().map(|hinted| hinted.token);
-            token.ok_or_else(|| self.pushed.unavailable("it gave no token".to_owned()))
+            token.ok_or_else(|| self.cache.unavailable("it gave no token".to_owned()))
         }
         .boxed()
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        self.pushed.changed(wanted).boxed()
+        self.cache.changed(wanted).boxed()
     }
 }

@@ -53,7 +53,7 @@ impl State {
 }
 
 /// The SVIDs of a source, and who has them.
-pub(super) struct Pushed {
+pub(super) struct SvidCache {
     /// Which source, with its path, for errors.
     name: String,
     /// Whether what a set leaves out is taken back.
@@ -82,7 +82,7 @@ struct Told {
     holds: Option<u64>,
 }
 
-impl Pushed {
+impl SvidCache {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
