@@ -20,7 +20,7 @@ const FIRST: Duration = Duration::from_secs(5);
 struct State {
     /// Grows with each set and each failure.
     news: u64,
-    svids: Vec<Given>,
+    svids: Vec<CachedSvid>,
     /// Why nothing newer came.
     error: Option<(Meaning, String)>,
 }
@@ -40,15 +40,15 @@ pub(super) enum Meaning {
 
 /// One SVID of a set.
 #[derive(Debug)]
-struct Given {
+struct CachedSvid {
     /// The news that it first came with: a later set may have it again.
     since: u64,
     svid: X509Svid,
 }
 
 impl State {
-    fn of(&self, id: &SpiffeId) -> Option<&Given> {
-        self.svids.iter().find(|given| given.svid.id == *id)
+    fn of(&self, id: &SpiffeId) -> Option<&CachedSvid> {
+        self.svids.iter().find(|cached| cached.svid.id == *id)
     }
 }
 
@@ -114,7 +114,7 @@ impl SvidCache {
     /// Whether these leave out an identity that there is.
     pub(super) fn has_more_than(&self, svids: &[X509Svid]) -> bool {
         let state = self.state.borrow();
-        state.svids.iter().any(|given| svids.iter().all(|svid| svid.id != given.svid.id))
+        state.svids.iter().any(|cached| svids.iter().all(|svid| svid.id != cached.svid.id))
     }
 
     /// A new set, already checked. The bundles are only told of if they are others.
@@ -122,11 +122,11 @@ impl SvidCache {
         self.trust(bundles);
         self.state.send_modify(|state| {
             let news = state.news + 1;
-            let given = |svid: X509Svid| {
+            let cached = |svid: X509Svid| {
                 let before = state.of(&svid.id).filter(|old| old.svid.chain == svid.chain);
-                Given { since: before.map_or(news, |old| old.since), svid }
+                CachedSvid { since: before.map_or(news, |old| old.since), svid }
             };
-            let svids = svids.into_iter().map(given).collect();
+            let svids = svids.into_iter().map(cached).collect();
             *state = Arc::new(State { news, svids, ..State::default() });
         });
     }
@@ -158,7 +158,8 @@ impl SvidCache {
             // Whoever has not heard of it yet must not take a later failure for a mere failure.
             let was = state.error.as_ref().is_some_and(|(old, _)| *old == Meaning::Withdrawn);
             let meaning = if was { Meaning::Withdrawn } else { meaning };
-            let again = |given: &Given| Given { since: given.since, svid: copy(&given.svid) };
+            let again =
+                |cached: &CachedSvid| CachedSvid { since: cached.since, svid: copy(&cached.svid) };
             let svids = match meaning {
                 Meaning::Withdrawn => Vec::new(),
                 _ => state.svids.iter().map(again).collect(),
@@ -179,10 +180,10 @@ impl SvidCache {
         let mut workloads = self.workloads();
         let last = workloads.told.get(&wanted.uid).copied().unwrap_or_default();
         let answer = self.answer(wanted, &state, &mut workloads.owners, last.holds);
-        let since = answer.as_ref().ok().map(|given| given.since);
+        let since = answer.as_ref().ok().map(|cached| cached.since);
         let holds = since.or(last.holds);
         workloads.told.insert(Arc::clone(&wanted.uid), Told { news: state.news, since, holds });
-        answer.map(|given| copy(&given.svid))
+        answer.map(|cached| copy(&cached.svid))
     }
 
     fn answer<'a>(
@@ -191,11 +192,11 @@ impl SvidCache {
         state: &'a State,
         owners: &mut HashMap<SpiffeId, Arc<str>>,
         holds: Option<u64>,
-    ) -> Result<&'a Given, SourceError> {
+    ) -> Result<&'a CachedSvid, SourceError> {
         if let Some(error @ (Meaning::Withdrawn, _)) = &state.error {
             return Err(self.error(wanted, error));
         }
-        let Some(given) = state.of(&wanted.id) else {
+        let Some(cached) = state.of(&wanted.id) else {
             if let (true, Some(error)) = (state.svids.is_empty(), &state.error) {
                 return Err(self.error(wanted, error));
             }
@@ -215,15 +216,15 @@ impl SvidCache {
             return Err(self.refused(wanted, why));
         }
         match &state.error {
-            Some(error) if holds == Some(given.since) => Err(self.error(wanted, error)),
-            _ => Ok(given),
+            Some(error) if holds == Some(cached.since) => Err(self.error(wanted, error)),
+            _ => Ok(cached),
         }
     }
 
     /// The first SVID of the set, for a process that is one workload and needs no other.
     pub(super) fn first(&self) -> Result<X509Svid, SourceError> {
         let state = Arc::clone(&self.state.borrow());
-        let svid = state.svids.first().map(|given| copy(&given.svid));
+        let svid = state.svids.first().map(|cached| copy(&cached.svid));
         svid.ok_or_else(|| match &state.error {
             Some((Meaning::Withdrawn, why)) => {
                 SourceError::Withdrawn { source_name: self.name.clone(), why: why.clone() }
@@ -248,7 +249,7 @@ impl SvidCache {
     pub(super) async fn changed(&self, wanted: &Wanted) {
         let told = self.workloads().told.get(&wanted.uid).copied().unwrap_or_default();
         let same = |state: &State| {
-            let since = state.of(&wanted.id).map(|given| given.since);
+            let since = state.of(&wanted.id).map(|cached| cached.since);
             state.error.is_none() && told.since.is_some() && since == told.since
         };
         // Another had it when this one was refused, and has left.
