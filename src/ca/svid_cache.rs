@@ -68,12 +68,12 @@ struct Workloads {
     /// The one that has an identity.
     owners: HashMap<SpiffeId, Arc<str>>,
     /// What each was told last, whatever it was: only something else is news to it.
-    told: HashMap<Arc<str>, Told>,
+    last_answers: HashMap<Arc<str>, LastAnswer>,
 }
 
 /// The last answer to a workload.
 #[derive(Clone, Copy, Default)]
-struct Told {
+struct LastAnswer {
     /// Of when.
     news: u64,
     /// The SVID, by when it came; `None` if it was an error.
@@ -178,11 +178,13 @@ impl SvidCache {
             _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
         };
         let mut workloads = self.workloads();
-        let last = workloads.told.get(&wanted.uid).copied().unwrap_or_default();
+        let last = workloads.last_answers.get(&wanted.uid).copied().unwrap_or_default();
         let answer = self.answer(wanted, &state, &mut workloads.owners, last.holds);
         let since = answer.as_ref().ok().map(|cached| cached.since);
         let holds = since.or(last.holds);
-        workloads.told.insert(Arc::clone(&wanted.uid), Told { news: state.news, since, holds });
+        workloads
+            .last_answers
+            .insert(Arc::clone(&wanted.uid), LastAnswer { news: state.news, since, holds });
         answer.map(|cached| copy(&cached.svid))
     }
 
@@ -247,20 +249,20 @@ impl SvidCache {
     /// Waits until there is something that the workload was not told: another SVID for it, or an
     /// end of what it was told, or why nothing comes.
     pub(super) async fn changed(&self, wanted: &Wanted) {
-        let told = self.workloads().told.get(&wanted.uid).copied().unwrap_or_default();
+        let last = self.workloads().last_answers.get(&wanted.uid).copied().unwrap_or_default();
         let same = |state: &State| {
             let since = state.of(&wanted.id).map(|cached| cached.since);
-            state.error.is_none() && told.since.is_some() && since == told.since
+            state.error.is_none() && last.since.is_some() && since == last.since
         };
         // Another had it when this one was refused, and has left.
         let free = |state: &State| {
-            let refused = told.news > 0 && told.since.is_none();
+            let refused = last.news > 0 && last.since.is_none();
             refused
                 && state.of(&wanted.id).is_some()
                 && !self.workloads().owners.contains_key(&wanted.id)
         };
         let mut updates = self.state.subscribe();
-        let news = updates.wait_for(|state| state.news > told.news && !same(state) || free(state));
+        let news = updates.wait_for(|state| state.news > last.news && !same(state) || free(state));
         if news.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -271,7 +273,7 @@ impl SvidCache {
         let mut workloads = self.workloads();
         let before = workloads.owners.len();
         workloads.owners.retain(|_, owner| **owner != *uid);
-        workloads.told.remove(uid);
+        workloads.last_answers.remove(uid);
         let free = workloads.owners.len() != before;
         drop(workloads);
         if free {
