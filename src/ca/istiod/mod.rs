@@ -5,12 +5,12 @@
 //! finds a new connection. Not here: when to ask again ([`super::rotation`]).
 
 mod answer;
+mod authority_probe;
 mod bans;
 mod channel;
 mod config;
 mod credentials;
 mod joined;
-mod news;
 mod queue;
 mod refused;
 mod request;
@@ -59,7 +59,7 @@ pub struct Istiod {
     config: IstiodConfig,
     queue: queue::Queue,
     joined: Arc<joined::JoinedSvids>,
-    news: news::News,
+    probe: authority_probe::AuthorityProbe,
     channel: Mutex<Line>,
     bundles: watch::Sender<Arc<BundleSet>>,
     bans: bans::Bans,
@@ -88,8 +88,8 @@ impl Istiod {
         let (bundles, first) = watch::channel(Arc::default());
         let joined = Arc::default();
         let bans = bans::Bans::follow(&config, &joined, first);
-        let (queue, news) = (queue::Queue::default(), news::News::new());
-        Self { config, queue, joined, news, channel, bundles, bans }
+        let (queue, probe) = (queue::Queue::default(), authority_probe::AuthorityProbe::new());
+        Self { config, queue, joined, probe, channel, bundles, bans }
     }
 
     fn name(&self) -> String {
@@ -288,8 +288,8 @@ impl Source for Istiod {
         let asked = self.ask(wanted, urgency);
         asked
             .inspect(|answer| match answer {
-                Ok(_) => self.news.heard(&wanted.uid),
-                Err(_) => self.news.no_more(&wanted.uid),
+                Ok(_) => self.probe.heard(&wanted.uid),
+                Err(_) => self.probe.no_more(&wanted.uid),
             })
             .boxed()
     }
@@ -300,10 +300,10 @@ impl Source for Istiod {
 
     fn forget(&self, uid: &str) {
         self.joined.gone(uid);
-        self.news.no_more(uid);
+        self.probe.no_more(uid);
     }
 
     fn changed<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, ()> {
-        self.news.overdue(&wanted.uid).boxed()
+        self.probe.overdue(&wanted.uid).boxed()
     }
 }

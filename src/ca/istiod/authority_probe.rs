@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 const EVERY: Duration = Duration::from_secs(60);
 
 /// When an answer last came, and who has an SVID.
-pub(super) struct News(Mutex<State>);
+pub(super) struct AuthorityProbe(Mutex<State>);
 
 struct State {
     last: Instant,
@@ -21,7 +21,7 @@ struct State {
     holders: HashSet<Arc<str>>,
 }
 
-impl News {
+impl AuthorityProbe {
     pub(super) fn new() -> Self {
         Self(Mutex::new(State { last: Instant::now(), holders: HashSet::new() }))
     }
@@ -71,22 +71,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_of_many_asks_when_nothing_was_heard_for_a_minute() {
-        let news = News::new();
+        let probe = AuthorityProbe::new();
         let minute = Duration::from_secs(60);
         let uids: Vec<Arc<str>> = (0..10).map(|n| n.to_string().into()).collect();
-        uids.iter().for_each(|uid| news.heard(uid));
+        uids.iter().for_each(|uid| probe.heard(uid));
         let told = async |within: Duration| {
-            let all = uids.iter().map(|uid| tokio::time::timeout(within, news.overdue(uid)));
+            let all = uids.iter().map(|uid| tokio::time::timeout(within, probe.overdue(uid)));
             let all = futures_util::future::join_all(all).await;
             all.iter().filter(|told| told.is_ok()).count()
         };
         assert_eq!(told(minute - Duration::from_secs(1)).await, 0);
         assert_eq!(told(Duration::from_secs(2)).await, 1);
         assert_eq!(told(minute / 2).await, 0);
-        news.heard(&uids[3]);
+        probe.heard(&uids[3]);
         assert_eq!(told(minute - Duration::from_secs(1)).await, 0, "counted from the last answer");
         assert_eq!(told(Duration::from_secs(2)).await, 1);
-        uids.iter().for_each(|uid| news.no_more(uid));
+        uids.iter().for_each(|uid| probe.no_more(uid));
         assert_eq!(told(10 * minute).await, 0, "who has none asks by itself");
     }
 }
