@@ -274,7 +274,7 @@ impl Shared {
         relation: &Relation,
         generation: &Arc<()>,
         arrived: Result<TrustBundle, FetchError>,
-    ) -> Option<Took> {
+    ) -> Option<FetchOutcome> {
         let mut known = self.lock();
         let held = known.get_mut(&relation.trust_domain)?;
         if !Arc::ptr_eq(&held.generation, generation) {
@@ -306,7 +306,7 @@ impl Shared {
                     held.bundle = Some(bundle);
                     self.combine(&known);
                 }
-                Some(Took::Bundle(hint))
+                Some(FetchOutcome::Bundle(hint))
             }
             Err(error) => {
                 let last_good = match &held.bundle {
@@ -315,7 +315,7 @@ impl Shared {
                 };
                 tracing::warn!(target: "federation", %trust_domain, %error, last_good, "no newer bundle");
                 held.error = Some(error.to_string());
-                Some(Took::Nothing)
+                Some(FetchOutcome::Nothing)
             }
         }
     }
@@ -353,7 +353,7 @@ impl Shared {
 }
 
 /// What became of an attempt.
-enum Took {
+enum FetchOutcome {
     /// There is a bundle, with this hint.
     Bundle(Option<Duration>),
     /// It failed.

@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use tokio::sync::Notify;
 
 use super::{
-    BundleFrom, FetchError, Profile, Relation, Shared, Took, document, fetch,
+    BundleFrom, FetchError, FetchOutcome, Profile, Relation, Shared, document, fetch,
     pace::Pace,
     store::{Store, read_bounded},
     verifier,
@@ -46,8 +46,8 @@ impl Poller {
                     let bundle =
                         arrived.and_then(|b| document::read(&self.relation.trust_domain, &b));
                     match self.shared.arrived(&self.relation, &self.generation, bundle) {
-                        Some(Took::Bundle(hint)) => pace.answered(hint),
-                        Some(Took::Nothing) => pace.failed(),
+                        Some(FetchOutcome::Bundle(hint)) => pace.answered(hint),
+                        Some(FetchOutcome::Nothing) => pace.failed(),
                         None => return,
                     }
                     let wait = pace.wait(rand::random());
