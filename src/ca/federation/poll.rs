@@ -34,7 +34,7 @@ impl Poller {
         match &self.relation.from {
             BundleFrom::File(path) => self.watch(path).await,
             BundleFrom::Endpoint { url, profile } => {
-                let (mut pace, mut given) = (Pace::default(), self.given());
+                let (mut pace, mut given) = (Pace::default(), self.first_bundle_file());
                 if let Some(hint) = earlier {
                     pace.answered(hint);
                 }
@@ -67,7 +67,7 @@ impl Poller {
     }
 
     /// The first bundle that the operator gave, if it is this trust domain's.
-    fn given(&self) -> Given {
+    fn first_bundle_file(&self) -> FirstBundleFile {
         let trust_domain = self.relation.trust_domain.clone();
         let path = match &self.relation.from {
             BundleFrom::Endpoint { profile: Profile::Spiffe { endpoint_id, bundle }, .. } => {
@@ -76,7 +76,7 @@ impl Poller {
             _ => None,
         };
         let taken = path.as_deref().and_then(|path| file(&trust_domain, path).ok());
-        Given { seen: taken.clone(), taken, path, trust_domain }
+        FirstBundleFile { seen: taken.clone(), taken, path, trust_domain }
     }
 
     /// TLS that believes the endpoint and nobody else, by the bundles of now.
@@ -132,14 +132,14 @@ impl Poller {
 }
 
 /// A first bundle whose file may be replaced, by an operator who wants to begin anew.
-struct Given {
+struct FirstBundleFile {
     path: Option<PathBuf>,
     trust_domain: TrustDomain,
     seen: Option<TrustBundle>,
     taken: Option<TrustBundle>,
 }
 
-impl Given {
+impl FirstBundleFile {
     /// Waits until the file holds another bundle and has stopped changing. Cancel safe.
     async fn replaced(&mut self) -> TrustBundle {
         let Some(path) = &self.path else { return pending().await };
