@@ -56,7 +56,7 @@ struct Use {
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct CallerUsage {
     processes: HashMap<u32, Use>,
     owners: HashMap<Whose, Use>,
 }
@@ -88,7 +88,7 @@ impl Whose {
 
 /// The books of one server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Limits(Arc<Mutex<Books>>);
+pub(super) struct Limits(Arc<Mutex<CallerUsage>>);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum What {
@@ -163,8 +163,8 @@ impl Limits {
         pid: Option<u32>,
         now: Instant,
     ) -> Result<Place, Shed> {
-        let mut books = self.lock();
-        let Books { processes, owners } = &mut *books;
+        let mut usage = self.lock();
+        let CallerUsage { processes, owners } = &mut *usage;
         let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
         let owner = entry(owners, whose, ALL_OF_ONE, now);
         // Both are asked before either is charged.
@@ -181,25 +181,25 @@ impl Limits {
         Ok(Place { limits: self.clone(), what, whose, pid, busy: None })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    fn lock(&self) -> MutexGuard<'_, CallerUsage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn entry<K: Eq + Hash>(
-    books: &mut HashMap<K, Use>,
+    usage: &mut HashMap<K, Use>,
     key: K,
     share: Share,
     now: Instant,
 ) -> &mut Use {
-    if books.len() >= REMEMBERED && !books.contains_key(&key) {
-        books.retain(|_, one| {
+    if usage.len() >= REMEMBERED && !usage.contains_key(&key) {
+        usage.retain(|_, one| {
             one.refill(share, now);
             one.connections > 0 || one.calls > 0 || one.tokens < share.burst
         });
     }
     let fresh = || Use { connections: 0, calls: 0, tokens: share.burst, at: now };
-    books.entry(key).or_insert_with(fresh)
+    usage.entry(key).or_insert_with(fresh)
 }
 
 impl Use {
@@ -230,8 +230,8 @@ impl Use {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut books = self.limits.lock();
-        let Books { processes, owners } = &mut *books;
+        let mut usage = self.limits.lock();
+        let CallerUsage { processes, owners } = &mut *usage;
         let process = self.pid.and_then(|pid| processes.get_mut(&pid));
         for one in process.into_iter().chain(owners.get_mut(&self.whose)) {
             match self.what {
@@ -302,8 +302,8 @@ mod tests {
         assert!(limits.lock().processes.len() <= REMEMBERED);
         assert_eq!(limits.lock().processes[&0].connections, 1);
         drop(kept);
-        let books = limits.lock();
-        let user = &books.owners[&Whose::User(7)];
+        let usage = limits.lock();
+        let user = &usage.owners[&Whose::User(7)];
         assert_eq!((user.connections, user.calls), (0, 0));
     }
 
