@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::{
     attest::Caller,
-    limits::{Calls, Place, Whose},
+    limits::{CallerGroup, Calls, Place},
     shared::Shared,
 };
 use crate::{
@@ -40,9 +40,9 @@ pub(super) struct Conn {
     pub(super) shared: Arc<Shared>,
     pub(super) routes: Routes,
     pub(super) caller: Arc<Caller>,
-    pub(super) whose: Whose,
+    pub(super) group: CallerGroup,
     pub(super) place: Place,
-    pub(super) seat: lifecycle::Place<Whose>,
+    pub(super) seat: lifecycle::Place<CallerGroup>,
 }
 
 /// Runs what a connection spawns among the tasks of the server.
@@ -70,14 +70,14 @@ impl Conn {
             .max_header_list_size(16 << 10)
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
-        let Self { shared, routes, caller, whose, place: _place, seat } = self;
+        let Self { shared, routes, caller, group, place: _place, seat } = self;
         let (seat, asked) = (Arc::new(seat), CancellationToken::new());
         let (of, first) = (Arc::clone(&seat), asked.clone());
         let calls = Calls::none();
         let counted = calls.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             first.cancel();
-            let admitted = admit(&shared, &caller, whose, &counted, request);
+            let admitted = admit(&shared, &caller, group, &counted, request);
             let (mut routes, seat) = (routes.clone(), Arc::clone(&of));
             async move {
                 let answer = match admitted {
@@ -117,14 +117,14 @@ async fn silent(asked: &CancellationToken) {
 fn admit(
     shared: &Shared,
     caller: &Arc<Caller>,
-    whose: Whose,
+    group: CallerGroup,
     calls: &Calls,
     mut request: Request<Incoming>,
 ) -> Result<Request<Incoming>, Status> {
     if !request.uri().path().starts_with("/grpc.reflection.") {
         check_header(request.headers())?;
     }
-    let place = shared.limits.call(whose, caller.pid(), calls);
+    let place = shared.limits.call(group, caller.pid(), calls);
     let place = place.map_err(|why| Status::unavailable(why.to_string()))?;
     request.extensions_mut().insert(Arc::clone(caller));
     request.extensions_mut().insert(Arc::new(place));

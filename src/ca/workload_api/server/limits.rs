@@ -58,19 +58,19 @@ struct Use {
 #[derive(Debug, Default)]
 struct CallerUsage {
     processes: HashMap<u32, Use>,
-    owners: HashMap<Whose, Use>,
+    owners: HashMap<CallerGroup, Use>,
 }
 
 /// Whose processes are counted together.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Whose {
+pub(super) enum CallerGroup {
     /// A pod that this node carries, by its network namespace.
     Pod((u64, u64)),
     /// Of all others, this user.
     User(u32),
 }
 
-impl Whose {
+impl CallerGroup {
     pub(super) fn of(uid: u32, netns: Option<(u64, u64)>, known: Option<&Registrations>) -> Self {
         let is_carried = |netns: &(u64, u64)| {
             known.is_some_and(|known| known.pods.iter().any(|pod| pod.netns == *netns))
@@ -101,7 +101,7 @@ enum What {
 pub(super) struct Place {
     limits: Limits,
     what: What,
-    whose: Whose,
+    group: CallerGroup,
     pid: Option<u32>,
     /// Of a call: its connection is in use.
     busy: Option<Busy>,
@@ -145,13 +145,18 @@ impl Drop for Busy {
 
 impl Limits {
     /// A place for a connection.
-    pub(super) fn connect(&self, whose: Whose, pid: Option<u32>) -> Result<Place, Shed> {
-        self.take(What::Connection, whose, pid, Instant::now())
+    pub(super) fn connect(&self, group: CallerGroup, pid: Option<u32>) -> Result<Place, Shed> {
+        self.take(What::Connection, group, pid, Instant::now())
     }
 
     /// A place for a call of a connection, or for a stream as long as it lives.
-    pub(super) fn call(&self, whose: Whose, pid: Option<u32>, of: &Calls) -> Result<Place, Shed> {
-        let mut place = self.take(What::Call, whose, pid, Instant::now())?;
+    pub(super) fn call(
+        &self,
+        group: CallerGroup,
+        pid: Option<u32>,
+        of: &Calls,
+    ) -> Result<Place, Shed> {
+        let mut place = self.take(What::Call, group, pid, Instant::now())?;
         place.busy = Some(of.begin());
         Ok(place)
     }
@@ -159,26 +164,26 @@ impl Limits {
     fn take(
         &self,
         what: What,
-        whose: Whose,
+        group: CallerGroup,
         pid: Option<u32>,
         now: Instant,
     ) -> Result<Place, Shed> {
         let mut usage = self.lock();
         let CallerUsage { processes, owners } = &mut *usage;
         let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
-        let owner = entry(owners, whose, ALL_OF_ONE, now);
+        let owner = entry(owners, group, ALL_OF_ONE, now);
         // Both are asked before either is charged.
         if let Some(process) = &mut process {
             process.room(what, PROCESS, "process", now)?;
         }
-        owner.room(what, ALL_OF_ONE, whose.name(), now)?;
+        owner.room(what, ALL_OF_ONE, group.name(), now)?;
         for one in process.into_iter().chain([owner]) {
             match what {
                 What::Connection => one.connections += 1,
                 What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
-        Ok(Place { limits: self.clone(), what, whose, pid, busy: None })
+        Ok(Place { limits: self.clone(), what, group, pid, busy: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, CallerUsage> {
@@ -213,16 +218,16 @@ impl Use {
         &mut self,
         what: What,
         share: Share,
-        whose: &'static str,
+        group: &'static str,
         now: Instant,
     ) -> Result<(), Shed> {
         self.refill(share, now);
         match what {
             What::Connection if self.connections >= share.connections => {
-                Err(Shed::Connections(whose))
+                Err(Shed::Connections(group))
             }
-            What::Call if self.calls >= share.calls => Err(Shed::Calls(whose)),
-            What::Call if self.tokens < 1.0 => Err(Shed::Rate(whose)),
+            What::Call if self.calls >= share.calls => Err(Shed::Calls(group)),
+            What::Call if self.tokens < 1.0 => Err(Shed::Rate(group)),
             What::Connection | What::Call => Ok(()),
         }
     }
@@ -233,7 +238,7 @@ impl Drop for Place {
         let mut usage = self.limits.lock();
         let CallerUsage { processes, owners } = &mut *usage;
         let process = self.pid.and_then(|pid| processes.get_mut(&pid));
-        for one in process.into_iter().chain(owners.get_mut(&self.whose)) {
+        for one in process.into_iter().chain(owners.get_mut(&self.group)) {
             match self.what {
                 What::Connection => one.connections = one.connections.saturating_sub(1),
                 What::Call => one.calls = one.calls.saturating_sub(1),
@@ -251,7 +256,7 @@ mod tests {
     fn one_process_takes_its_share_and_no_more() {
         let limits = Limits::default();
         let now = Instant::now();
-        let call = |pid, now| limits.take(What::Call, Whose::User(7), Some(pid), now);
+        let call = |pid, now| limits.take(What::Call, CallerGroup::User(7), Some(pid), now);
         let mut held: Vec<_> = (0..64).map(|_| call(1, now).unwrap()).collect();
         assert_eq!(call(1, now).unwrap_err(), Shed::Calls("process"));
         assert!(call(2, now).is_ok(), "another of the same user");
@@ -266,7 +271,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_asks_for_nothing_any_more_is_idle_and_who_waits_for_news_is_not() {
         let (limits, calls) = (Limits::default(), Calls::none());
-        let call = || limits.call(Whose::User(7), Some(1), &calls).unwrap();
+        let call = || limits.call(CallerGroup::User(7), Some(1), &calls).unwrap();
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let within =
             async |limit| tokio::time::timeout(limit, calls.idle_for(minutes(10))).await.is_ok();
@@ -294,23 +299,23 @@ mod tests {
     fn callers_at_rest_are_forgotten() {
         let limits = Limits::default();
         let now = Instant::now();
-        let kept = limits.take(What::Connection, Whose::User(7), Some(0), now).unwrap();
+        let kept = limits.take(What::Connection, CallerGroup::User(7), Some(0), now).unwrap();
         for pid in 1..5000 {
             let later = now + Duration::from_secs(u64::from(pid));
-            drop(limits.take(What::Call, Whose::User(7), Some(pid), later).unwrap());
+            drop(limits.take(What::Call, CallerGroup::User(7), Some(pid), later).unwrap());
         }
         assert!(limits.lock().processes.len() <= REMEMBERED);
         assert_eq!(limits.lock().processes[&0].connections, 1);
         drop(kept);
         let usage = limits.lock();
-        let user = &usage.owners[&Whose::User(7)];
+        let user = &usage.owners[&CallerGroup::User(7)];
         assert_eq!((user.connections, user.calls), (0, 0));
     }
 
     #[test]
     fn connections_have_limits_of_their_own() {
         let limits = Limits::default();
-        let connect = |uid, pid| limits.connect(Whose::User(uid), Some(pid));
+        let connect = |uid, pid| limits.connect(CallerGroup::User(uid), Some(pid));
         let held: Vec<_> = (0..64).map(|_| connect(7, 1).unwrap()).collect();
         assert_eq!(connect(7, 1).unwrap_err(), Shed::Connections("process"));
         let more: Vec<_> = (64..1024).map(|n| connect(7, 1 + n / 64).unwrap()).collect();
@@ -328,14 +333,14 @@ mod tests {
         };
         let pods = vec![pod("a", (4, 1)), pod("b", (4, 2))];
         let known = Registrations { pods, entries: Vec::new() };
-        let of = |netns| Whose::of(0, netns, Some(&known));
-        assert_eq!(of(Some((4, 1))), Whose::Pod((4, 1)));
+        let of = |netns| CallerGroup::of(0, netns, Some(&known));
+        assert_eq!(of(Some((4, 1))), CallerGroup::Pod((4, 1)));
         for elsewhere in [Some((4, 3)), None] {
-            assert_eq!(of(elsewhere), Whose::User(0), "of no pod that is carried");
+            assert_eq!(of(elsewhere), CallerGroup::User(0), "of no pod that is carried");
         }
-        assert_eq!(Whose::of(0, Some((4, 1)), None), Whose::User(0), "starting");
+        assert_eq!(CallerGroup::of(0, Some((4, 1)), None), CallerGroup::User(0), "starting");
         let limits = Limits::default();
-        let connect = |whose, pid| limits.connect(whose, Some(pid));
+        let connect = |group, pid| limits.connect(group, Some(pid));
         let held: Vec<_> = (0..1024).map(|n| connect(of(Some((4, 1))), n / 64).unwrap()).collect();
         assert_eq!(connect(of(Some((4, 1))), 99).unwrap_err(), Shed::Connections("pod"));
         assert!(connect(of(Some((4, 2))), 100).is_ok());

@@ -24,7 +24,7 @@ pub use self::entitled::{
 };
 use self::{
     attest::Caller,
-    limits::{CONNECTIONS, CONNECTIONS_OF_ONE, Limits, Whose},
+    limits::{CONNECTIONS, CONNECTIONS_OF_ONE, CallerGroup, Limits},
     service::Service,
     shared::Shared,
 };
@@ -43,7 +43,7 @@ pub struct WorkloadApi {
     shared: Arc<Shared>,
     routes: Routes,
     listener: rpc::Listener,
-    places: Places<Whose>,
+    places: Places<CallerGroup>,
 }
 
 /// Tells a running server what is registered.
@@ -101,17 +101,17 @@ impl WorkloadApi {
             // As soon as can be: what the kernel says is of the moment of the connect.
             let Ok(caller) = Caller::of(&socket) else { continue };
             let known = self.shared.registered.borrow().clone();
-            let whose = Whose::of(caller.uid(), caller.netns(), known.as_deref());
-            let Some(seat) = self.places.take(whose) else {
+            let group = CallerGroup::of(caller.uid(), caller.netns(), known.as_deref());
+            let Some(seat) = self.places.take(group) else {
                 let (uid, pid) = (caller.uid(), caller.pid());
                 tracing::debug!(target: "workload_api", uid, pid, "no place for a connection");
                 continue;
             };
-            match self.shared.limits.connect(whose, caller.pid()) {
+            match self.shared.limits.connect(group, caller.pid()) {
                 Ok(place) => {
                     let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
                     let caller = Arc::new(caller);
-                    let conn = gate::Conn { shared, routes, caller, whose, place, seat };
+                    let conn = gate::Conn { shared, routes, caller, group, place, seat };
                     tasks.spawn(conn.serve(socket, tasks.clone()));
                 }
                 Err(why) => {
