@@ -91,7 +91,7 @@ impl CallerGroup {
 pub(super) struct Limits(Arc<Mutex<CallerUsage>>);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum What {
+enum UseKind {
     Connection,
     Call,
 }
@@ -100,7 +100,7 @@ enum What {
 #[derive(Debug)]
 pub(super) struct Place {
     limits: Limits,
-    what: What,
+    kind: UseKind,
     group: CallerGroup,
     pid: Option<u32>,
     /// Of a call: its connection is in use.
@@ -146,7 +146,7 @@ impl Drop for Busy {
 impl Limits {
     /// A place for a connection.
     pub(super) fn connect(&self, group: CallerGroup, pid: Option<u32>) -> Result<Place, Shed> {
-        self.take(What::Connection, group, pid, Instant::now())
+        self.take(UseKind::Connection, group, pid, Instant::now())
     }
 
     /// A place for a call of a connection, or for a stream as long as it lives.
@@ -156,14 +156,14 @@ impl Limits {
         pid: Option<u32>,
         of: &Calls,
     ) -> Result<Place, Shed> {
-        let mut place = self.take(What::Call, group, pid, Instant::now())?;
+        let mut place = self.take(UseKind::Call, group, pid, Instant::now())?;
         place.busy = Some(of.begin());
         Ok(place)
     }
 
     fn take(
         &self,
-        what: What,
+        kind: UseKind,
         group: CallerGroup,
         pid: Option<u32>,
         now: Instant,
@@ -174,16 +174,16 @@ impl Limits {
         let owner = entry(owners, group, ALL_OF_ONE, now);
         // Both are asked before either is charged.
         if let Some(process) = &mut process {
-            process.room(what, PROCESS, "process", now)?;
+            process.room(kind, PROCESS, "process", now)?;
         }
-        owner.room(what, ALL_OF_ONE, group.name(), now)?;
+        owner.room(kind, ALL_OF_ONE, group.name(), now)?;
         for one in process.into_iter().chain([owner]) {
-            match what {
-                What::Connection => one.connections += 1,
-                What::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
+            match kind {
+                UseKind::Connection => one.connections += 1,
+                UseKind::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
-        Ok(Place { limits: self.clone(), what, group, pid, busy: None })
+        Ok(Place { limits: self.clone(), kind, group, pid, busy: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, CallerUsage> {
@@ -216,19 +216,19 @@ impl Use {
 
     fn room(
         &mut self,
-        what: What,
+        kind: UseKind,
         share: Share,
         group: &'static str,
         now: Instant,
     ) -> Result<(), Shed> {
         self.refill(share, now);
-        match what {
-            What::Connection if self.connections >= share.connections => {
+        match kind {
+            UseKind::Connection if self.connections >= share.connections => {
                 Err(Shed::Connections(group))
             }
-            What::Call if self.calls >= share.calls => Err(Shed::Calls(group)),
-            What::Call if self.tokens < 1.0 => Err(Shed::Rate(group)),
-            What::Connection | What::Call => Ok(()),
+            UseKind::Call if self.calls >= share.calls => Err(Shed::Calls(group)),
+            UseKind::Call if self.tokens < 1.0 => Err(Shed::Rate(group)),
+            UseKind::Connection | UseKind::Call => Ok(()),
         }
     }
 }
@@ -239,9 +239,9 @@ impl Drop for Place {
         let CallerUsage { processes, owners } = &mut *usage;
         let process = self.pid.and_then(|pid| processes.get_mut(&pid));
         for one in process.into_iter().chain(owners.get_mut(&self.group)) {
-            match self.what {
-                What::Connection => one.connections = one.connections.saturating_sub(1),
-                What::Call => one.calls = one.calls.saturating_sub(1),
+            match self.kind {
+                UseKind::Connection => one.connections = one.connections.saturating_sub(1),
+                UseKind::Call => one.calls = one.calls.saturating_sub(1),
             }
         }
     }
@@ -256,7 +256,7 @@ mod tests {
     fn one_process_takes_its_share_and_no_more() {
         let limits = Limits::default();
         let now = Instant::now();
-        let call = |pid, now| limits.take(What::Call, CallerGroup::User(7), Some(pid), now);
+        let call = |pid, now| limits.take(UseKind::Call, CallerGroup::User(7), Some(pid), now);
         let mut held: Vec<_> = (0..64).map(|_| call(1, now).unwrap()).collect();
         assert_eq!(call(1, now).unwrap_err(), Shed::Calls("process"));
         assert!(call(2, now).is_ok(), "another of the same user");
@@ -299,10 +299,10 @@ mod tests {
     fn callers_at_rest_are_forgotten() {
         let limits = Limits::default();
         let now = Instant::now();
-        let kept = limits.take(What::Connection, CallerGroup::User(7), Some(0), now).unwrap();
+        let kept = limits.take(UseKind::Connection, CallerGroup::User(7), Some(0), now).unwrap();
         for pid in 1..5000 {
             let later = now + Duration::from_secs(u64::from(pid));
-            drop(limits.take(What::Call, CallerGroup::User(7), Some(pid), later).unwrap());
+            drop(limits.take(UseKind::Call, CallerGroup::User(7), Some(pid), later).unwrap());
         }
         assert!(limits.lock().processes.len() <= REMEMBERED);
         assert_eq!(limits.lock().processes[&0].connections, 1);
