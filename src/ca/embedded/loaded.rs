@@ -10,7 +10,7 @@ use super::{
     signer::{JwtKey, Signer, load_jwt, load_x509},
     state::{Kind, State, Status},
     store::{STATE, Store},
-    upstream::{Found, Upstream},
+    upstream::{Upstream, UpstreamCredentials},
 };
 use crate::{
     identity::{JwtAuthority, SpiffeId, TrustBundle, TrustDomain},
@@ -22,7 +22,7 @@ pub(super) struct Loaded {
     pub(super) state: State,
     pub(super) signer: Arc<Signer>,
     /// What was last found right of an upstream's files.
-    pub(super) found: Option<Found>,
+    pub(super) found: Option<UpstreamCredentials>,
     pub(super) jwt: JwtKey,
     pub(super) bundle: TrustBundle,
     pub(super) banned: Arc<BTreeSet<SpiffeId>>,

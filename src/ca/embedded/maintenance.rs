@@ -12,7 +12,7 @@ use super::{
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
     state::{Kind, State, Status},
     store::{KEY, Lock, ROOT, STATE, Store},
-    upstream::{Found, Upstream},
+    upstream::{Upstream, UpstreamCredentials},
 };
 use crate::identity::TrustDomain;
 
@@ -76,7 +76,7 @@ pub(super) fn maintain(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
-    found: Option<&Found>,
+    found: Option<&UpstreamCredentials>,
 ) -> Result<(), CaError> {
     let state = store.read()?;
     let mut state = state.ok_or_else(|| CaError::file(store.path(STATE), "is gone; restore it"))?;
@@ -142,7 +142,7 @@ fn write_with(
     trust_domain: &TrustDomain,
     before: &State,
     mut state: State,
-    found: Option<&Found>,
+    found: Option<&UpstreamCredentials>,
 ) -> Result<(), CaError> {
     let now = seconds(SystemTime::now());
     state.revoked.retain(|r| r.not_after.saturating_add(REVOKED_AFTER) > now);
@@ -215,7 +215,7 @@ fn check_domain(store: &Store, state: &State, own: &TrustDomain) -> Result<(), C
 }
 
 /// The operator's intermediate signs, and what signed before is trusted until it is revoked.
-fn under_upstream(state: &mut State, found: &Found) {
+fn under_upstream(state: &mut State, found: &UpstreamCredentials) {
     for authority in &mut state.x509 {
         if matches!(authority.status, Status::Active | Status::Prepared) {
             authority.status = Status::Old;

@@ -34,12 +34,12 @@ pub struct Upstream {
 
 /// What the files said.
 #[derive(Clone)]
-pub(super) struct Found {
+pub(super) struct UpstreamCredentials {
     pub(super) signer: Arc<Signer>,
     pub(super) roots: Vec<CertificateDer<'static>>,
 }
 
-impl Found {
+impl UpstreamCredentials {
     /// What is published of it: changes when the roots or the signing key do.
     pub(super) fn digest(&self) -> String {
         let mut context = Context::new(&SHA256);
@@ -68,7 +68,7 @@ impl Upstream {
         self.load(trust_domain).map(drop)
     }
 
-    pub(super) fn load(&self, trust_domain: &TrustDomain) -> Result<Found, CaError> {
+    pub(super) fn load(&self, trust_domain: &TrustDomain) -> Result<UpstreamCredentials, CaError> {
         let mut chain = certificates(&self.certificate)?;
         let roots = certificates(&self.bundle)?;
         // Some tools write the root behind the intermediates; a chain is sent without it.
@@ -99,7 +99,7 @@ impl Upstream {
             let why = format!("an SVID under it would not verify against {bundle}: {why}");
             CaError::file(path, why)
         })?;
-        Ok(Found { signer: Arc::new(signer), roots })
+        Ok(UpstreamCredentials { signer: Arc::new(signer), roots })
     }
 }
 
