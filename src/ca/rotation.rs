@@ -100,14 +100,14 @@ impl Rotation {
     /// any more.
     pub fn on_clock_set(&mut self, now: SystemTime) {
         if self.held.is_some_and(|svid| !svid.covers(now)) {
-            self.hurry(now);
+            self.renew_now(now);
         } else {
             self.due = self.due.min(now + self.wait);
         }
     }
 
     /// Ask again now, whatever the plan said.
-    pub fn hurry(&mut self, now: SystemTime) {
+    pub fn renew_now(&mut self, now: SystemTime) {
         self.ask_in(Duration::ZERO, now);
     }
 

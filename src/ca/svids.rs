@@ -35,7 +35,7 @@ use crate::{
 struct Entry {
     id: SpiffeId,
     held: watch::Receiver<SvidState>,
-    hurry: Arc<Notify>,
+    renew_now: Arc<Notify>,
     /// A connection was refused for want of it.
     demand: Arc<Notify>,
     tasks: Tasks,
@@ -149,7 +149,7 @@ impl Svids {
             let judged = verify_svid(&svid.chain, bundles, UnixTime::now(), Purpose::Server);
             if let Err(error @ (SvidError::Revoked { .. } | SvidError::Untrusted(_))) = judged {
                 tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing at once");
-                entry.hurry.notify_one();
+                entry.renew_now.notify_one();
             }
         }
     }
@@ -170,13 +170,13 @@ impl Svids {
             self.end(uid, &old, &entries);
         }
         let (say, held) = watch::channel(SvidState::default());
-        let (hurry, demand) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (renew_now, demand) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let tasks = self.tasks.child();
         let renewal = Renewal {
             wanted: Wanted { uid: uid.clone(), id: id.clone() },
             source: Arc::clone(&self.source),
             metrics: Arc::clone(&self.metrics),
-            hurry: Arc::clone(&hurry),
+            renew_now: Arc::clone(&renew_now),
             demand: Arc::clone(&demand),
             bans: self.source.banned(),
             clock: self.clock.get_or_init(|| watch_clock(&self.tasks)).clone(),
@@ -184,7 +184,7 @@ impl Svids {
             say,
         };
         tasks.spawn(renewal.run());
-        entries.insert(uid.clone(), Entry { id: id.clone(), held, hurry, demand, tasks });
+        entries.insert(uid.clone(), Entry { id: id.clone(), held, renew_now, demand, tasks });
     }
 
     /// Keeps only the workloads that `wanted` names; the others' keys are wiped once the last
@@ -211,7 +211,7 @@ impl Svids {
     pub fn rotate_now(&self, id: &SpiffeId) -> bool {
         let entries = self.lock();
         let held = entries.values().filter(|e| e.id == *id);
-        held.map(|e| e.hurry.notify_one()).count() > 0
+        held.map(|e| e.renew_now.notify_one()).count() > 0
     }
 
     /// The SVID of a workload, waiting for the first attempt if none was made yet.
@@ -222,14 +222,14 @@ impl Svids {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<SourceError>> {
-        let handles = |e: &Entry| (e.held.clone(), Arc::clone(&e.hurry), Arc::clone(&e.demand));
+        let handles = |e: &Entry| (e.held.clone(), Arc::clone(&e.renew_now), Arc::clone(&e.demand));
         let found = self.lock().get(uid).map(handles);
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
-        let (mut held, hurry, demand) = found.ok_or_else(gone)?;
+        let (mut held, renew_now, demand) = found.ok_or_else(gone)?;
         match &*held.borrow() {
             SvidState { svid: None, .. } => self.source.urge(uid),
             // The clock was set a moment ago.
-            h if h.valid().is_none() && h.error.is_none() => hurry.notify_one(),
+            h if h.valid().is_none() && h.error.is_none() => renew_now.notify_one(),
             _ => {}
         }
         let now = held

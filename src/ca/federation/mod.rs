@@ -76,7 +76,7 @@ struct Known {
     fetched: Option<SystemTime>,
     next: Option<SystemTime>,
     error: Option<String>,
-    hurry: Arc<Notify>,
+    fetch_now: Arc<Notify>,
     tasks: Tasks,
 }
 
@@ -181,7 +181,7 @@ impl Federation {
                 (false, None, Some(error.to_string()))
             }
         };
-        let (generation, hurry, tasks) = (Arc::default(), Arc::default(), self.tasks.child());
+        let (generation, fetch_now, tasks) = (Arc::default(), Arc::default(), self.tasks.child());
         let anew = first.is_none();
         let bundle = first.or(kept);
         let hint = bundle.as_ref().filter(|_| stored).map(|b| b.refresh_hint);
@@ -189,19 +189,19 @@ impl Federation {
             relation: relation.clone(),
             shared: Arc::clone(&self.shared),
             generation: Arc::clone(&generation),
-            hurry: Arc::clone(&hurry),
+            fetch_now: Arc::clone(&fetch_now),
         };
         tasks.spawn(poller.run(hint));
         let (fetched, next) = (None, None);
         let relation = relation.clone();
-        Known { relation, bundle, anew, generation, fetched, next, error, hurry, tasks }
+        Known { relation, bundle, anew, generation, fetched, next, error, fetch_now, tasks }
     }
 
     /// Asks for the bundle of a trust domain at once; `false` if the mesh file names no such.
     #[must_use]
     pub fn refresh_now(&self, trust_domain: &TrustDomain) -> bool {
         let known = self.shared.lock();
-        known.get(trust_domain).map(|k| k.hurry.notify_one()).is_some()
+        known.get(trust_domain).map(|k| k.fetch_now.notify_one()).is_some()
     }
 
     /// What `/federation` shows.

@@ -25,7 +25,7 @@ pub(super) struct Poller {
     pub(super) relation: Relation,
     pub(super) shared: Arc<Shared>,
     pub(super) generation: Arc<()>,
-    pub(super) hurry: Arc<Notify>,
+    pub(super) fetch_now: Arc<Notify>,
 }
 
 impl Poller {
@@ -54,7 +54,7 @@ impl Poller {
                     self.shared.next(&self.relation.trust_domain, wait);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = self.hurry.notified() => {}
+                        () = self.fetch_now.notified() => {}
                         bundle = given.replaced() => {
                             if !self.shared.given(&self.relation, &self.generation, bundle) {
                                 return;
@@ -125,7 +125,7 @@ impl Poller {
             self.shared.next(&self.relation.trust_domain, LOOK);
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.hurry.notified() => {}
+                () = self.fetch_now.notified() => {}
             }
         }
     }

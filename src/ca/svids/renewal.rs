@@ -20,7 +20,7 @@ pub(super) struct Renewal {
     pub(super) wanted: Wanted,
     pub(super) source: Arc<dyn Source>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) hurry: Arc<Notify>,
+    pub(super) renew_now: Arc<Notify>,
     pub(super) demand: Arc<Notify>,
     pub(super) clock: watch::Receiver<()>,
     /// Who is banned, if the source bans anybody ever.
@@ -47,14 +47,14 @@ impl Renewal {
                     }
                     // Who asks from here on waits for what comes.
                     self.say.send_modify(|held| held.error = None);
-                    plan.hurry(SystemTime::now());
+                    plan.renew_now(SystemTime::now());
                 }
                 () = sleep(wait) => {}
-                () = self.hurry.notified() => {
-                    plan.hurry(SystemTime::now());
+                () = self.renew_now.notified() => {
+                    plan.renew_now(SystemTime::now());
                     urgency = Urgency::OnDemand;
                 }
-                () = self.source.changed(&self.wanted) => plan.hurry(SystemTime::now()),
+                () = self.source.changed(&self.wanted) => plan.renew_now(SystemTime::now()),
                 () = self.demand.notified() => {
                     plan.on_demand(SystemTime::now());
                     self.replanned(&plan);
