@@ -60,13 +60,13 @@ pub struct Istiod {
     queue: queue::Queue,
     joined: Arc<joined::JoinedSvids>,
     probe: authority_probe::AuthorityProbe,
-    channel: Mutex<Line>,
+    channel: Mutex<SharedChannel>,
     bundles: watch::Sender<Arc<BundleSet>>,
     bans: bans::Bans,
 }
 
 /// The connection that calls share.
-struct Line {
+struct SharedChannel {
     channel: Channel,
     generation: u64,
     /// It has answered: if it fails now, the server may have come back on another.
@@ -83,8 +83,11 @@ impl Istiod {
     /// Connects at the first call. Needs a running runtime.
     #[must_use]
     pub fn new(config: IstiodConfig) -> Self {
-        let channel =
-            Mutex::new(Line { channel: connect(&config, None).0, generation: 0, proven: false });
+        let channel = Mutex::new(SharedChannel {
+            channel: connect(&config, None).0,
+            generation: 0,
+            proven: false,
+        });
         let (bundles, first) = watch::channel(Arc::default());
         let joined = Arc::default();
         let bans = bans::Bans::follow(&config, &joined, first);
@@ -176,7 +179,7 @@ impl Istiod {
             Ok(Err(own)) => return Err(own),
             Err(_) => {
                 let late = Status::deadline_exceeded("no answer within 10 s");
-                (self.line().generation, late)
+                (self.shared().generation, late)
             }
         };
         if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) {
@@ -232,8 +235,8 @@ impl Istiod {
             headers.insert("clusterid", cluster);
         }
         let (channel, generation, proven) = {
-            let line = self.line();
-            (line.channel.clone(), line.generation, line.proven)
+            let shared = self.shared();
+            (shared.channel.clone(), shared.generation, shared.proven)
         };
         let (channel, refused) = match own.clone() {
             Some(own) => connect(&self.config, Some(own)),
@@ -248,21 +251,21 @@ impl Istiod {
         Ok((generation, proven, answer.map(tonic::Response::into_inner)))
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
+    fn shared(&self) -> MutexGuard<'_, SharedChannel> {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prove(&self, generation: u64) {
-        let mut line = self.line();
-        line.proven |= line.generation == generation;
+        let mut shared = self.shared();
+        shared.proven |= shared.generation == generation;
     }
 
     /// The calls under way keep theirs; the next ones get a new connection.
     fn reconnect(&self, failed: u64) {
-        let mut line = self.line();
-        if line.generation == failed {
+        let mut shared = self.shared();
+        if shared.generation == failed {
             let (channel, _) = connect(&self.config, None);
-            *line = Line { channel, generation: failed + 1, proven: false };
+            *shared = SharedChannel { channel, generation: failed + 1, proven: false };
         }
     }
 }
