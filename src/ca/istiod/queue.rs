@@ -1,4 +1,4 @@
-//! Who may call next. Pure ([`Line`]); [`Queue`] only waits.
+//! Who may call next. Pure ([`CallScheduler`]); [`Queue`] only waits.
 //!
 //! At most [`AT_ONCE`] calls run; the others stand in line by urgency, and in the order they
 //! came within one.
@@ -17,15 +17,15 @@ pub(super) const AT_ONCE: usize = 8;
 
 type Ticket = u64;
 
-/// The line. No clock, no task.
+/// Which calls run and which wait. No clock, no task.
 #[derive(Debug, Default)]
-struct Line {
+struct CallScheduler {
     running: usize,
     last: Ticket,
     waiting: [VecDeque<(Ticket, Arc<str>)>; 3],
 }
 
-impl Line {
+impl CallScheduler {
     /// Somebody comes for `uid`: `None` if it may go at once.
     fn come(&mut self, uid: &Arc<str>, urgency: Urgency) -> Option<Ticket> {
         if self.running < AT_ONCE {
@@ -62,7 +62,7 @@ impl Line {
 
 #[derive(Debug, Default)]
 struct Inner {
-    line: Line,
+    scheduler: CallScheduler,
     calls: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Queue(Mutex<Inner>);
 pub(super) struct Turn<'a>(&'a Queue);
 
 /// A place in line; dropping it gives it up, or hands the turn on that it was just given.
-struct Place<'a> {
+struct QueuedCall<'a> {
     queue: &'a Queue,
     ticket: Ticket,
     came: bool,
@@ -90,28 +90,28 @@ impl Queue {
     pub(super) async fn turn(&self, uid: &Arc<str>, urgency: Urgency) -> Turn<'_> {
         let waiting = {
             let mut inner = self.lock();
-            inner.line.come(uid, urgency).map(|ticket| {
+            inner.scheduler.come(uid, urgency).map(|ticket| {
                 let (say, called) = oneshot::channel();
                 inner.calls.insert(ticket, say);
                 (ticket, called)
             })
         };
         if let Some((ticket, called)) = waiting {
-            let mut place = Place { queue: self, ticket, came: false };
-            place.came = called.await.is_ok();
+            let mut queued = QueuedCall { queue: self, ticket, came: false };
+            queued.came = called.await.is_ok();
         }
         Turn(self)
     }
 
-    /// See [`Line::urge`].
+    /// See [`CallScheduler::urge`].
     pub(super) fn urge(&self, uid: &str) {
-        self.lock().line.urge(uid);
+        self.lock().scheduler.urge(uid);
     }
 
     fn over(&self) {
         let mut inner = self.lock();
         // Whoever does not listen any more gave up, and passes its turn on by itself.
-        if let Some(next) = inner.line.over()
+        if let Some(next) = inner.scheduler.over()
             && let Some(say) = inner.calls.remove(&next)
         {
             let _ = say.send(());
@@ -125,14 +125,14 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuedCall<'_> {
     fn drop(&mut self) {
         if self.came {
             return;
         }
         let in_line = {
             let mut inner = self.queue.lock();
-            inner.line.leave(self.ticket);
+            inner.scheduler.leave(self.ticket);
             inner.calls.remove(&self.ticket).is_some()
         };
         if !in_line {
@@ -149,32 +149,34 @@ mod tests {
         name.into()
     }
 
-    fn full() -> Line {
-        let mut line = Line::default();
-        assert!((0..AT_ONCE).all(|n| line.come(&uid(&n.to_string()), Urgency::WarmUp).is_none()));
-        line
+    fn full() -> CallScheduler {
+        let mut scheduler = CallScheduler::default();
+        assert!(
+            (0..AT_ONCE).all(|n| scheduler.come(&uid(&n.to_string()), Urgency::WarmUp).is_none())
+        );
+        scheduler
     }
 
     #[test]
     fn on_demand_goes_before_warm_up_before_background() {
-        let mut line = full();
+        let mut scheduler = full();
         let [slow, warm, warm2, now] =
             [Urgency::Background, Urgency::WarmUp, Urgency::WarmUp, Urgency::OnDemand]
-                .map(|urgency| line.come(&uid("x"), urgency));
-        let order: Vec<_> = (0..5).map(|_| line.over()).collect();
+                .map(|urgency| scheduler.come(&uid("x"), urgency));
+        let order: Vec<_> = (0..5).map(|_| scheduler.over()).collect();
         assert_eq!(order, [now, warm, warm2, slow, None]);
-        assert_eq!(line.running, AT_ONCE - 1);
+        assert_eq!(scheduler.running, AT_ONCE - 1);
     }
 
     #[test]
     fn who_is_waited_for_goes_among_the_first_and_who_gives_up_is_not_called() {
-        let mut line = full();
+        let mut scheduler = full();
         let [first, second, third] =
-            ["a", "b", "c"].map(|name| line.come(&uid(name), Urgency::WarmUp));
-        line.urge("c");
-        line.urge("nobody");
-        line.leave(first.unwrap());
-        assert_eq!([line.over(), line.over(), line.over()], [third, second, None]);
+            ["a", "b", "c"].map(|name| scheduler.come(&uid(name), Urgency::WarmUp));
+        scheduler.urge("c");
+        scheduler.urge("nobody");
+        scheduler.leave(first.unwrap());
+        assert_eq!([scheduler.over(), scheduler.over(), scheduler.over()], [third, second, None]);
     }
 
     #[tokio::test]
@@ -192,7 +194,7 @@ mod tests {
         turns.pop(); // calls `gone`,
         drop(gone); // which does not come.
         let _turn = stays.await;
-        assert_eq!(queue.lock().line.running, AT_ONCE);
+        assert_eq!(queue.lock().scheduler.running, AT_ONCE);
         assert!(queue.lock().calls.is_empty());
     }
 }
