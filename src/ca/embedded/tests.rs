@@ -76,8 +76,8 @@ fn a_link_in_the_directory_leads_nowhere() {
 
 #[test]
 fn refusals_name_the_file_and_the_reason() {
-    type Spoil = fn(&Path);
-    let cases: [(&str, Spoil); 6] = [
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage); 6] = [
         ("root-key.pem: is missing while", |d| fs::remove_file(d.join(KEY)).unwrap()),
         ("root.pem: is missing while", |d| fs::remove_file(d.join(ROOT)).unwrap()),
         ("root-key.pem: others than its owner", |d| {
@@ -94,10 +94,10 @@ fn refusals_name_the_file_and_the_reason() {
             fs::write(d.join(ROOT), "nonsense").unwrap()
         }),
     ];
-    for (expected, spoil) in cases {
+    for (expected, damage) in cases {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path()).unwrap();
-        spoil(dir.path());
+        damage(dir.path());
         let error = open(dir.path()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
