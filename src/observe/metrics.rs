@@ -4,6 +4,9 @@
 //! Byte counters of live connections are brought up to date when somebody scrapes, so the
 //! path of a byte touches no metric.
 
+#[cfg(test)]
+#[path = "metrics/tests.rs"]
+mod families;
 mod unused;
 
 use std::{

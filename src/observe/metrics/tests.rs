@@ -1,0 +1,45 @@
+//! What is on the wire: names, kinds, helps and label names, as dashboards and alerts know them.
+
+use std::fmt::Write as _;
+
+use super::*;
+use crate::observe::conn::{CloseReason, Direction, Facts, LiveTable};
+
+/// One line for each family: name, kind, label names, help.
+fn families(text: &str) -> String {
+    let mut found = String::new();
+    let mut lines = text.lines();
+    while let Some(help) = lines.by_ref().find_map(|l| l.strip_prefix("# HELP ")) {
+        let (name, help) = help.split_once(' ').unwrap();
+        let kind = lines.next().unwrap().rsplit_once(' ').unwrap().1;
+        let sample = lines.next().unwrap();
+        let labels: Vec<&str> =
+            sample.split("=\"").filter_map(|l| l.rsplit(['{', ',']).next()).collect();
+        let labels = labels[..labels.len() - 1].join(",");
+        writeln!(found, "{name} {kind} {{{labels}}} {help}").unwrap();
+    }
+    found
+}
+
+#[test]
+fn families_are_those_that_dashboards_know() {
+    let metrics = Metrics::new().unwrap();
+    let facts = Facts::default();
+    metrics.series(Direction::Inbound, &facts).opened();
+    metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+    let _counted = metrics.socket(Direction::Inbound);
+    metrics.config_loads.with_label_values(&["accepted"]).inc();
+    metrics.tunnels_closed.with_label_values(&["source", "svid_revoked"]).inc();
+    metrics.crl_faults.with_label_values(&["a.test"]).set(1);
+    metrics.svid_last_success.with_label_values(&["spiffe://a.test/x"]).set(1.0);
+    metrics.outage_budget.with_label_values(&[] as &[&str]).set(1.0);
+    metrics.svid_renewals.with_label_values(&["issued", "istiod"]).inc();
+    metrics.federation_fetches.with_label_values(&["b.test", "fetched"]).inc();
+    metrics.svid_not_after.with_label_values(&["spiffe://a.test/x"]).set(1.0);
+    metrics.handshake_failures.with_label_values(&["source", "tls_failed"]).inc();
+    metrics.target_up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
+    metrics.target_connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
+    metrics.accept_errors.with_label_values(&["db"]).inc();
+    let found = families(&metrics.render(&LiveTable::default()));
+    assert_eq!(found, include_str!("families.txt"), "{found}");
+}
