@@ -19,7 +19,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "identity::constraints -> ",
     "identity::lint::authority -> ",
     "node::inbound -> ",
-    "observe::conn::live -> ",
     "standalone::acme -> ",
     "standalone::admission -> ",
     "standalone::material -> ",

@@ -43,3 +43,23 @@ fn families_are_those_that_dashboards_know() {
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
+
+/// As many as a caller can make up: names of services, trust domains.
+#[test]
+fn series_are_bounded_and_what_is_left_over_is_counted() {
+    let metrics = Metrics::new().unwrap();
+    for n in 0..MAX_ENDED + 500 {
+        let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
+        metrics.series(Direction::Inbound, &facts).opened();
+        metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+    }
+    let text = metrics.render(&LiveTable::default());
+    for (what, most) in [("opened", MAX_SERIES), ("closed", MAX_ENDED), ("failed", MAX_ENDED)] {
+        let name = format!("istio_tcp_connections_{what}_total{{");
+        let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&name)).collect();
+        assert!(lines.len() <= most + 2, "{what}: {} series", lines.len());
+        let over = lines.iter().find(|l| l.contains("destination_service=\"overflow\""));
+        let left_over = format!(" {}", MAX_ENDED + 500 - most);
+        assert!(over.unwrap().ends_with(&left_over), "{what}: {over:?}");
+    }
+}

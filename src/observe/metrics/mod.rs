@@ -4,9 +4,9 @@
 //! Byte counters of live connections are brought up to date when somebody scrapes, so the
 //! path of a byte touches no metric.
 
+mod series;
 #[cfg(test)]
-#[path = "metrics/tests.rs"]
-mod families;
+mod tests;
 mod unused;
 
 use std::{
@@ -19,6 +19,8 @@ use prometheus::{
     CounterVec, Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use series::Series;
 
 use super::conn::{CloseReason, Direction, Facts, LiveTable, Names, Party};
 
@@ -65,34 +67,6 @@ const UNKNOWN: &str = "unknown";
 pub const KEPT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 type Labels = Vec<Arc<str>>;
-
-/// The counters of one label set of an open connection.
-#[derive(Debug)]
-pub struct Series {
-    opened: IntCounter,
-    received: IntCounter,
-    sent: IntCounter,
-    used: Mutex<Instant>,
-}
-
-impl Series {
-    /// One connection more.
-    pub fn opened(&self) {
-        self.opened.inc();
-    }
-
-    /// Bytes since the last call.
-    pub fn add_bytes(&self, received: u64, sent: u64) {
-        self.received.inc_by(received);
-        self.sent.inc_by(sent);
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    /// When it was last counted in.
-    fn used(&self) -> Instant {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Everything the process counts.
 #[derive(Debug)]
@@ -317,12 +291,11 @@ impl Metrics {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let values: Vec<&str> = labels[..OPEN].iter().map(AsRef::as_ref).collect();
-            Arc::new(Series {
-                opened: self.opened.with_label_values(&values),
-                received: self.received.with_label_values(&values),
-                sent: self.sent.with_label_values(&values),
-                used: Mutex::new(Instant::now()),
-            })
+            Arc::new(Series::new(
+                self.opened.with_label_values(&values),
+                self.received.with_label_values(&values),
+                self.sent.with_label_values(&values),
+            ))
         };
         Arc::clone(known.entry(labels.clone()).or_insert_with(make))
     }
@@ -463,29 +436,4 @@ fn traffic_labels(direction: Direction, facts: &Facts) -> Labels {
     };
     labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
     labels
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As many as a caller can make up: names of services, trust domains.
-    #[test]
-    fn series_are_bounded_and_what_is_left_over_is_counted() {
-        let metrics = Metrics::new().unwrap();
-        for n in 0..MAX_ENDED + 500 {
-            let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
-            metrics.series(Direction::Inbound, &facts).opened();
-            metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
-        }
-        let text = metrics.render(&LiveTable::default());
-        for (what, most) in [("opened", MAX_SERIES), ("closed", MAX_ENDED), ("failed", MAX_ENDED)] {
-            let name = format!("istio_tcp_connections_{what}_total{{");
-            let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&name)).collect();
-            assert!(lines.len() <= most + 2, "{what}: {} series", lines.len());
-            let over = lines.iter().find(|l| l.contains("destination_service=\"overflow\""));
-            let left_over = format!(" {}", MAX_ENDED + 500 - most);
-            assert!(over.unwrap().ends_with(&left_over), "{what}: {over:?}");
-        }
-    }
 }
