@@ -155,7 +155,7 @@ impl Fleet {
                 changes.removed.push(name);
             }
             for (service, target) in old.targets().filter(|target| !wanted.contains(target)) {
-                self.telemetry.metrics.forget_target(&service, &target);
+                self.telemetry.metrics.targets.forget(&service, &target);
             }
             // Its listener is closed now, if no other service has taken it over.
             let Running { service: old, following, .. } = old;
@@ -240,7 +240,7 @@ impl Fleet {
         let there = |name: &str, _: &str| {
             self.running.iter().any(|running| running.service.config.name == name)
         };
-        self.telemetry.metrics.forget_unused(KEPT, there);
+        self.telemetry.metrics.connections.forget_unused(KEPT, there);
     }
 
     /// The services that take connections.

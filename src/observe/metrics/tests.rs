@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::*;
+use super::{connections::MAX_ENDED, *};
 use crate::observe::conn::{CloseReason, Direction, Facts, LiveTable};
 
 /// One line for each family: name, kind, label names, help.
@@ -25,21 +25,21 @@ fn families(text: &str) -> String {
 fn families_are_those_that_dashboards_know() {
     let metrics = Metrics::new().unwrap();
     let facts = Facts::default();
-    metrics.series(Direction::Inbound, &facts).opened();
-    metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
-    let _counted = metrics.socket(Direction::Inbound);
-    metrics.config_loads.with_label_values(&["accepted"]).inc();
-    metrics.tunnels_closed.with_label_values(&["source", "svid_revoked"]).inc();
-    metrics.crl_faults.with_label_values(&["a.test"]).set(1);
-    metrics.svid_last_success.with_label_values(&["spiffe://a.test/x"]).set(1.0);
-    metrics.outage_budget.with_label_values(&[] as &[&str]).set(1.0);
-    metrics.svid_renewals.with_label_values(&["issued", "istiod"]).inc();
-    metrics.federation_fetches.with_label_values(&["b.test", "fetched"]).inc();
-    metrics.svid_not_after.with_label_values(&["spiffe://a.test/x"]).set(1.0);
-    metrics.handshake_failures.with_label_values(&["source", "tls_failed"]).inc();
-    metrics.target_up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
-    metrics.target_connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
-    metrics.accept_errors.with_label_values(&["db"]).inc();
+    metrics.connections.series(Direction::Inbound, &facts).opened();
+    metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+    let _counted = metrics.listeners.socket(Direction::Inbound);
+    metrics.config.loads.with_label_values(&["accepted"]).inc();
+    metrics.tunnels.closed.with_label_values(&["source", "svid_revoked"]).inc();
+    metrics.trust.crl_faults.with_label_values(&["a.test"]).set(1);
+    metrics.credentials.last_success.with_label_values(&["spiffe://a.test/x"]).set(1.0);
+    metrics.credentials.outage_budget.with_label_values(&[] as &[&str]).set(1.0);
+    metrics.credentials.renewals.with_label_values(&["issued", "istiod"]).inc();
+    metrics.trust.federation_fetches.with_label_values(&["b.test", "fetched"]).inc();
+    metrics.credentials.not_after.with_label_values(&["spiffe://a.test/x"]).set(1.0);
+    metrics.tunnels.handshake_failures.with_label_values(&["source", "tls_failed"]).inc();
+    metrics.targets.up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
+    metrics.targets.connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
+    metrics.listeners.accept_errors.with_label_values(&["db"]).inc();
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
@@ -50,8 +50,8 @@ fn series_are_bounded_and_what_is_left_over_is_counted() {
     let metrics = Metrics::new().unwrap();
     for n in 0..MAX_ENDED + 500 {
         let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
-        metrics.series(Direction::Inbound, &facts).opened();
-        metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+        metrics.connections.series(Direction::Inbound, &facts).opened();
+        metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
     }
     let text = metrics.render(&LiveTable::default());
     for (what, most) in [("opened", MAX_SERIES), ("closed", MAX_ENDED), ("failed", MAX_ENDED)] {

@@ -156,9 +156,9 @@ fn exposition(status: &Status) -> Answer {
         let material = service.keeper.current();
         let (Some(own), Some(end)) = (&material.own, material.not_after) else { continue };
         let since = end.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics.svid_not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
+        metrics.credentials.not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
     }
-    metrics.reload_refused.set(i64::try_from(status.refused().len()).unwrap_or(i64::MAX));
+    metrics.config.rejected_files.set(i64::try_from(status.refused().len()).unwrap_or(i64::MAX));
     let mut body = Gathered::of(&services).to_prometheus(&status.config.prefix);
     body += &metrics.render(&status.telemetry.live);
     http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
