@@ -28,7 +28,6 @@ pub(crate) const LONG_FILES: &[&str] = &[
     "src/app/run.rs has",
     "src/ca/istiod/mod.rs has",
     "src/ca/workload_api/client.rs has",
-    "src/cli/standalone/common.rs has",
     "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",

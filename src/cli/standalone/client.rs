@@ -4,8 +4,10 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, health, rego,
+use super::{
+    common::{CommonArgs, checked, health, rego},
+    credential::CredentialArgs,
+    values::{BalanceValue, KernelTls, Tunnel},
 };
 use crate::{
     app::standalone::Plan,

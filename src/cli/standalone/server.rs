@@ -4,8 +4,10 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, checked, duration, health, rego,
+use super::{
+    common::{CommonArgs, checked, health, rego},
+    credential::CredentialArgs,
+    values::{BalanceValue, KernelTls, Tunnel, duration},
 };
 use crate::{
     app::standalone::Plan,
