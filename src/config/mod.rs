@@ -5,6 +5,7 @@ mod bounds;
 mod broker;
 mod ca;
 mod ca_server;
+mod endpoint;
 mod fault;
 mod federation;
 mod files;
@@ -17,6 +18,7 @@ mod reader;
 mod settings;
 mod standalone;
 mod stunnel;
+mod svid_lifetime;
 mod unmatched;
 mod workload_api;
 

@@ -10,7 +10,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "ca::server::conn -> ",
     "ca::svids -> ",
     "ca::workload_api::server -> ",
-    "config::broker -> ",
     "config::standalone -> ",
     "config::stunnel -> ",
     "identity::bundle -> ",
