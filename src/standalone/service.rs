@@ -338,12 +338,7 @@ impl Service {
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
                     let service = self.config.name.as_str();
-                    self.telemetry
-                        .metrics
-                        .listeners
-                        .accept_errors
-                        .with_label_values(&[service])
-                        .inc();
+                    self.telemetry.metrics.listeners.accept_failed(service);
                     tracing::warn!(service, %error, ?pause, "accept failed, backing off");
                     sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));

@@ -2,7 +2,7 @@
 
 use prometheus::{Error, GaugeVec, IntCounterVec, Registry};
 
-use super::register::{counters, seconds};
+use super::register::{counters, retain, seconds};
 
 /// Own identities.
 #[derive(Debug)]
@@ -45,6 +45,14 @@ impl CredentialMetrics {
                 &[],
             )?,
         })
+    }
+
+    /// Removes the series of identities for which `is_ours` says no. One that stayed would look like
+    /// a certificate that nobody renews.
+    pub fn retain(&self, is_ours: impl Fn(&str) -> bool) {
+        for family in [&self.not_after, &self.last_success] {
+            retain(family, &["identity"], |values| is_ours(values[0]));
+        }
     }
 
     /// Removes the series of an identity that this process no longer has.

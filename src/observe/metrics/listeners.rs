@@ -2,14 +2,13 @@
 
 use prometheus::{Error, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::register::{counters, gauges};
+use super::register::{counters, gauges, retain};
 use crate::observe::conn::Direction;
 
 /// Listeners and accepted sockets.
 #[derive(Debug)]
 pub struct ListenerMetrics {
-    /// Accepts that failed (descriptors exhausted and the like), by `listener`.
-    pub accept_errors: IntCounterVec,
+    accept_errors: IntCounterVec,
     sockets: IntGaugeVec,
 }
 
@@ -29,6 +28,16 @@ impl ListenerMetrics {
                 &["reporter"],
             )?,
         })
+    }
+
+    /// Counts an accept that failed (descriptors exhausted and the like).
+    pub fn accept_failed(&self, listener: &str) {
+        self.accept_errors.with_label_values(&[listener]).inc();
+    }
+
+    /// Removes the series of listeners for which `is_there` says no.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        retain(&self.accept_errors, &["listener"], |values| is_there(values[0]));
     }
 
     /// A gauge of accepted sockets that counts itself down when dropped.

@@ -1,7 +1,8 @@
-//! How the pieces make their families.
+//! How the pieces make their families, and remove series from them.
 
 use prometheus::{
-    Error, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    Error, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, MetricVec, MetricVecBuilder},
 };
 
 /// Enters a metric into the registry and gives it back.
@@ -49,4 +50,25 @@ pub(super) fn seconds(
     labels: &[&str],
 ) -> Result<GaugeVec, Error> {
     registered(registry, GaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+/// Keeps the series for which `keep` says yes, asked with the values of `labels`, which are all
+/// labels of the family in its own order; the others are removed.
+pub(super) fn retain<T: MetricVecBuilder>(
+    family: &MetricVec<T>,
+    labels: &[&str],
+    keep: impl Fn(&[&str]) -> bool,
+) {
+    for collected in family.collect() {
+        for series in collected.get_metric() {
+            let value = |label: &&str| {
+                let pair = series.get_label().iter().find(|pair| pair.name() == *label);
+                pair.map_or("", |pair| pair.value())
+            };
+            let values: Vec<&str> = labels.iter().map(value).collect();
+            if !keep(&values) {
+                let _ = family.remove_label_values(&values);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use prometheus::{Error, IntCounterVec, IntGaugeVec, Registry};
 
-use super::register::{counters, gauges};
+use super::register::{counters, gauges, retain};
 
 /// Targets of standalone services.
 #[derive(Debug)]
@@ -29,6 +29,14 @@ impl TargetMetrics {
                 &["service", "target", "result"],
             )?,
         })
+    }
+
+    /// Removes the series of targets for which `is_there`, asked by service and target, says no: a
+    /// connection that began before its service was removed counts in them once more.
+    pub fn retain(&self, is_there: impl Fn(&str, &str) -> bool) {
+        let keep = |values: &[&str]| is_there(values[0], values[1]);
+        retain(&self.up, &["service", "target"], keep);
+        retain(&self.connects, &["service", "target", "result"], keep);
     }
 
     /// Removes the series of a target that its service no longer has.

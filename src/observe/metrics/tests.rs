@@ -39,7 +39,7 @@ fn families_are_those_that_dashboards_know() {
     metrics.tunnels.handshake_failures.with_label_values(&["source", "tls_failed"]).inc();
     metrics.targets.up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
     metrics.targets.connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
-    metrics.listeners.accept_errors.with_label_values(&["db"]).inc();
+    metrics.listeners.accept_failed("db");
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
@@ -62,4 +62,54 @@ fn series_are_bounded_and_what_is_left_over_is_counted() {
         let left_over = format!(" {}", MAX_ENDED + 500 - most);
         assert!(over.unwrap().ends_with(&left_over), "{what}: {over:?}");
     }
+}
+
+/// Labels whose values are a closed set, known when adit is built.
+const CLOSED: &[&str] =
+    &["reporter", "close_reason", "result", "source", "what", "component", "tag"];
+
+/// Families whose other labels are chosen by configuration or peers, and whose series somebody
+/// removes: `forget…`, `retain`, or the place where they are set.
+const REMOVED: &[&str] = &[
+    "adit_accept_errors_total",
+    "adit_crl_faults",
+    "adit_federation_fetches_total",
+    "adit_svid_last_success_timestamp_seconds",
+    "adit_svid_not_after_seconds",
+    "adit_target_connects_total",
+    "adit_target_up",
+    "istio_tcp_connections_closed_total",
+    "istio_tcp_connections_failed_total",
+    "istio_tcp_connections_opened_total",
+    "istio_tcp_received_bytes_total",
+    "istio_tcp_sent_bytes_total",
+];
+
+#[test]
+fn no_family_grows_for_ever() {
+    for family in include_str!("families.txt").lines() {
+        let (name, rest) = family.split_once(' ').unwrap();
+        let labels = rest.split(['{', '}']).nth(1).unwrap();
+        let closed = labels.split(',').all(|l| l.is_empty() || CLOSED.contains(&l));
+        assert!(closed || REMOVED.contains(&name), "nobody removes series of {name}: {labels}");
+    }
+}
+
+#[test]
+fn series_of_those_who_have_gone_are_removed() {
+    let metrics = Metrics::new().unwrap();
+    for name in ["db", "old"] {
+        metrics.listeners.accept_failed(name);
+        metrics.credentials.not_after.with_label_values(&[name]).set(1.0);
+        metrics.credentials.last_success.with_label_values(&[name]).set(1.0);
+        metrics.targets.up.with_label_values(&[name, "10.0.0.1:1"]).set(1);
+        metrics.targets.connects.with_label_values(&[name, "10.0.0.1:1", "failed"]).inc();
+    }
+    let count =
+        |name: &str| metrics.render(&LiveTable::default()).matches(&format!("=\"{name}\"")).count();
+    assert_eq!((count("db"), count("old")), (5, 5));
+    metrics.listeners.retain(|name| name == "db");
+    metrics.credentials.retain(|name| name == "db");
+    metrics.targets.retain(|service, target| service == "db" && target == "10.0.0.1:1");
+    assert_eq!((count("db"), count("old")), (5, 0));
 }
