@@ -97,7 +97,7 @@ pub(crate) fn node(dir: &Path, addr: &str, count: usize) {
         let source = Arc::new(source(dir, addr, dir.join("node-token")));
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let svids = Svids::new(source, Arc::clone(&metrics), Tasks::default());
-        let held = || metrics.svid_renewals.with_label_values(&["issued", "istiod"]).get();
+        let held = || metrics.credentials.renewals.with_label_values(&["issued", "istiod"]).get();
         let (begin, clock) = (Instant::now(), SystemTime::now());
         for n in 0..count {
             svids.watch(&account(n).into(), &id(n));

@@ -290,17 +290,17 @@ async fn metrics(state: &Arc<State>) -> Answer {
 fn exposition(state: &State) -> String {
     let telemetry = &state.node.telemetry;
     let tasks = state.node.workers.iter().map(|w| w.metrics().num_alive_tasks());
-    telemetry.metrics.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
+    telemetry.metrics.process.alive_tasks.set(i64::try_from(tasks.sum::<usize>()).unwrap_or(0));
     let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
-    telemetry.metrics.log_lines_dropped.set(lost);
-    telemetry.metrics.reload_refused.set(i64::from(state.file.get().is_some()));
+    telemetry.metrics.process.log_lines_dropped.set(lost);
+    telemetry.metrics.config.rejected_files.set(i64::from(state.file.get().is_some()));
     set_outage_budget(state);
     telemetry.metrics.render(&telemetry.live)
 }
 
 /// No identities, no budget: a gauge of 0 would say that all have run out.
 fn set_outage_budget(state: &State) {
-    let gauge = &state.node.telemetry.metrics.outage_budget;
+    let gauge = &state.node.telemetry.metrics.credentials.outage_budget;
     gauge.reset();
     if let Some(seconds) = state.node.svids.outage_budget().seconds {
         gauge.with_label_values(&[] as &[&str]).set(Duration::from_secs(seconds).as_secs_f64());

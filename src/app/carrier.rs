@@ -189,8 +189,8 @@ impl Carrier {
         let own = |uid: &str| uid.starts_with(HELD_AS) || !uid.contains('/');
         self.node.svids.retain(|uid| own(uid) || wanted.iter().any(|w| &*w.uid == uid));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.node.telemetry.metrics.pods.set(count(self.with(|pods| pods.len())));
-        self.node.telemetry.metrics.pods_pending.set(count(failed.len()));
+        self.node.telemetry.metrics.pods.active.set(count(self.with(|pods| pods.len())));
+        self.node.telemetry.metrics.pods.pending.set(count(failed.len()));
         failed
     }
 

@@ -145,7 +145,7 @@ impl Fleet {
                 changes.removed.push(name);
             }
             for (service, target) in old.targets().filter(|target| !wanted.contains(target)) {
-                self.telemetry.metrics.forget_target(&service, &target);
+                self.telemetry.metrics.targets.forget(&service, &target);
             }
             // Its listener is closed now, if no other service has taken it over.
             let Running { service: old, following, .. } = old;
@@ -231,12 +231,18 @@ impl Fleet {
         running.chain(self.leaving.iter().map(|service| service.open())).sum()
     }
 
-    /// Traffic series of services that are gone.
+    /// Series of services that are gone, and of their targets.
     pub(super) fn forget_unused(&self) {
-        let there = |name: &str, _: &str| {
-            self.running.iter().any(|running| running.service.config.name == name)
-        };
-        self.telemetry.metrics.forget_unused(KEPT, there);
+        let metrics = &self.telemetry.metrics;
+        let there =
+            |name: &str| self.running.iter().any(|running| running.service.config.name == name);
+        metrics.connections.forget_unused(KEPT, |name, _| there(name));
+        metrics.listeners.retain(there);
+        let targets: HashSet<(String, String)> =
+            self.running.iter().flat_map(Running::targets).collect();
+        metrics
+            .targets
+            .retain(|service, target| targets.contains(&(service.to_owned(), target.to_owned())));
     }
 
     /// The services that take connections.

@@ -191,7 +191,7 @@ impl RuleWatch {
     }
 
     fn count(&self, result: &str) {
-        self.metrics.rules_restored.with_label_values(&[result]).inc();
+        self.metrics.pods.rules_restored.with_label_values(&[result]).inc();
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<(u64, u64), Arc<Watched>>) -> T) -> T {

@@ -428,19 +428,21 @@ impl Live {
         let names = mesh.workloads().map(|w| (&*w.names.workload, &*w.names.namespace));
         let there: HashSet<(&str, &str)> = names.collect();
         let metrics = &self.node.telemetry.metrics;
-        metrics.forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));
+        metrics
+            .connections
+            .forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));
     }
 
     fn accepted(&self) {
         let metrics = &self.node.telemetry.metrics;
-        metrics.config_loads.with_label_values(&["accepted"]).inc();
+        metrics.config.loads.with_label_values(&["accepted"]).inc();
         self.state.file.taken();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        metrics.config.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     fn rejected(&self, error: &str) {
-        self.node.telemetry.metrics.config_loads.with_label_values(&["rejected"]).inc();
+        self.node.telemetry.metrics.config.loads.with_label_values(&["rejected"]).inc();
         self.state.file.refused(error);
         tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
     }

@@ -222,7 +222,7 @@ async fn serve(
                 if let Some(taken) = taken {
                     seen.status.file_read(taken.as_ref().err().map(String::as_str));
                     let result = if taken.is_ok() { "accepted" } else { "rejected" };
-                    telemetry.metrics.config_loads.with_label_values(&[result]).inc();
+                    telemetry.metrics.config.loads.with_label_values(&[result]).inc();
                     seen.status.set_services(fleet.services());
                     seen.offer(fleet.listeners());
                 }

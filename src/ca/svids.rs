@@ -203,7 +203,7 @@ impl Svids {
         old.tasks.cut();
         self.source.forget(uid);
         if !left.values().any(|e| e.id == old.id) {
-            self.metrics.forget_identity(old.id.as_str());
+            self.metrics.credentials.forget(old.id.as_str());
         }
     }
 

@@ -5,6 +5,7 @@ mod ca;
 mod ca_serve;
 mod check;
 mod demo;
+mod exit;
 mod findings;
 mod import;
 mod output;
@@ -19,18 +20,9 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub use self::exit::{BAD_CONFIG, FAILED, OK, USAGE};
 use self::output::{complain, say};
 use crate::identity::{without_keys, without_lines_of_keys};
-
-/// It did what was asked.
-pub const OK: u8 = 0;
-/// It ran, and failed; or what it looked at is not as it should be.
-pub const FAILED: u8 = 1;
-/// The command line is wrong; of `adit server` and `adit client`, as ghostunnel, [`FAILED`].
-pub const USAGE: u8 = 2;
-/// A file (or folder, or socket) that it was given, or that such a file names, cannot be read or
-/// has faults.
-pub const BAD_CONFIG: u8 = 3;
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
 #[derive(Debug, Parser)]

@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{FAILED, OK};
+use super::exit::{FAILED, OK};
 
 /// Prints a line on standard output.
 macro_rules! say {
@@ -20,13 +20,13 @@ macro_rules! say {
 macro_rules! complain {
     ($($words:tt)*) => { $crate::cli::output::aside(format_args!($($words)*)) };
 }
-pub(in crate::cli) use {complain, say};
+pub(super) use {complain, say};
 
 /// Why standard output takes no more.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// A line on standard output; see [`say`].
-pub(in crate::cli) fn line(words: fmt::Arguments<'_>) {
+pub(super) fn line(words: fmt::Arguments<'_>) {
     write(|| {
         let mut out = io::stdout().lock();
         writeln!(out, "{words}")
@@ -34,17 +34,17 @@ pub(in crate::cli) fn line(words: fmt::Arguments<'_>) {
 }
 
 /// Text on standard output, as it is.
-pub(in crate::cli) fn text(all: &str) {
+pub(super) fn text(all: &str) {
     write(|| io::stdout().lock().write_all(all.as_bytes()));
 }
 
 /// A line on standard error; see [`complain`].
-pub(in crate::cli) fn aside(words: fmt::Arguments<'_>) {
+pub(super) fn aside(words: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{words}");
 }
 
 /// Writes to standard output, unless it takes no more.
-pub(in crate::cli) fn write(what: impl FnOnce() -> io::Result<()>) {
+pub(super) fn write(what: impl FnOnce() -> io::Result<()>) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     if lost.is_none() {
         *lost = what().and_then(|()| io::stdout().flush()).err();
@@ -52,12 +52,12 @@ pub(in crate::cli) fn write(what: impl FnOnce() -> io::Result<()>) {
 }
 
 /// Whether standard output takes no more: who prints on and on ends then.
-pub(in crate::cli) fn is_lost() -> bool {
+pub(super) fn is_lost() -> bool {
     LOST.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }
 
 /// The exit code of a command that ends with this one, if its output counts too.
-pub(in crate::cli) fn finished(code: u8) -> u8 {
+pub(super) fn finished(code: u8) -> u8 {
     let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     match &*lost {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,6 +1,6 @@
 //! `ca: { broker: … }` of the mesh file (incubating, as the SPIFFE Broker API is).
 
-use super::{ca::endpoint, reader::Item};
+use super::{endpoint::endpoint, reader::Item};
 use crate::ca::{
     broker::{BrokerConfig, SOCKET_VARIABLE},
     workload_api::client::ENDPOINT_VARIABLE,

@@ -2,14 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::reader::{Item, Map};
+use super::{endpoint::endpoint, reader::Item, svid_lifetime::svid_lifetime};
 use crate::ca::{
     Upstream,
     workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
 };
 
-/// The shortest lifetime of an SVID that leaves time to renew it.
-pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where SVIDs come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,33 +62,10 @@ fn read_workload_api(item: &Item<'_>) -> Option<Endpoint> {
     endpoint(&section, "socket", ENDPOINT_VARIABLE, "unix:///run/spire/agent.sock")
 }
 
-/// An endpoint that the file names under `key`, or else the environment.
-pub(super) fn endpoint<T>(section: &Map<'_>, key: &str, variable: &str, example: &str) -> Option<T>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    match (section.get(key), std::env::var(variable)) {
-        (Some(socket), _) => socket.parse(example),
-        (None, Ok(text)) => {
-            text.parse().inspect_err(|e| section.of.fault(format!("{variable}: {e}"))).ok()
-        }
-        (None, Err(_)) => {
-            let how = format!("{key} is missing, and {variable} is not set");
-            section.of.fault(format!("{how}; for example {key}: {example}"));
-            None
-        }
-    }
-}
-
 fn read_embedded(item: &Item<'_>) -> Option<CaConfig> {
     let embedded = item.map(&["dir", "svidLifetime", "upstream"]);
     let dir = embedded.require("dir")?.text()?.into();
-    let hour = Duration::from_secs(3600);
-    let lifetime = embedded.get("svidLifetime");
-    let svid_lifetime = lifetime.as_ref().map_or(Some(hour), |l| l.duration())?;
-    if let Some(item) = lifetime.filter(|_| svid_lifetime < MIN_LIFETIME) {
-        item.fault("must be at least 10s: half of it is the time to renew");
-    }
+    let svid_lifetime = svid_lifetime(&embedded, HOUR)?;
     let upstream = embedded.get("upstream").map(|item| upstream(&item));
     let upstream = upstream.map_or(Some(None), |read| read.map(Some))?;
     Some(CaConfig::Embedded { dir, svid_lifetime, upstream })

@@ -12,11 +12,11 @@ use pki_types::ServerName;
 
 use super::{
     Faults, LoadError, bounds,
-    ca::MIN_LIFETIME,
     kind::{Kind, or_other},
     opening::{self, Holds},
     reader::{Item, Map, Notes, documents},
     sandbox,
+    svid_lifetime::svid_lifetime,
 };
 use crate::{
     ca::server::{
@@ -140,11 +140,7 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
     if names.is_empty() && top.get("serverNames").is_none() {
         root.fault("serverNames is missing: the DNS names and IP addresses that clients call");
     }
-    let lifetime = top.get("svidLifetime");
-    let svid_lifetime = lifetime.as_ref().map_or(Some(HOUR), |l| l.duration());
-    if let Some(item) = lifetime.filter(|_| svid_lifetime.is_some_and(|l| l < MIN_LIFETIME)) {
-        item.fault("must be at least 10s: half of it is the time to renew");
-    }
+    let svid_lifetime = svid_lifetime(&top, HOUR);
     let attestors = top.require("attestors").map(|item| attestors(&item));
     let metrics = top.get("metrics").map(|item| item.map(&["address"]));
     let metrics = metrics.and_then(|m| m.require("address")?.parse("[::]:15020"));

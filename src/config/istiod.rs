@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ca::MIN_LIFETIME, reader::Item};
+use super::{reader::Item, svid_lifetime::svid_lifetime};
 use crate::ca::{IstiodConfig, Server};
 
 /// istiod's own default.
@@ -40,11 +40,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
         }
         legal.then_some(id)
     });
-    let lifetime = istiod.get("svidLifetime");
-    let svid_lifetime = lifetime.as_ref().map_or(Some(DAY), |l| l.duration());
-    if let Some(item) = lifetime.filter(|_| svid_lifetime.is_some_and(|l| l < MIN_LIFETIME)) {
-        item.fault("must be at least 10s: half of it is the time to renew");
-    }
+    let svid_lifetime = svid_lifetime(&istiod, DAY);
     let (address, server) = address?;
     let svid_lifetime = svid_lifetime?;
     Some(IstiodConfig { address, server, token: token?, roots: roots?, cluster_id, svid_lifetime })

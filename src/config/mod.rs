@@ -5,6 +5,7 @@ mod bounds;
 mod broker;
 mod ca;
 mod ca_server;
+mod endpoint;
 mod fault;
 mod federation;
 mod files;
@@ -19,6 +20,7 @@ mod sandbox;
 mod settings;
 mod standalone;
 mod stunnel;
+mod svid_lifetime;
 mod unmatched;
 mod workload_api;
 

@@ -71,7 +71,7 @@ async fn next_if_any<T>(watch: Option<&mut watch::Receiver<T>>) {
 
 /// A CRL that cannot be used revokes nothing: somebody must hear of it.
 fn tell_of_crls(node: &Node, bundles: &BundleSet, changed: &BTreeSet<TrustDomain>) {
-    let gauge = &node.telemetry.metrics.crl_faults;
+    let gauge = &node.telemetry.metrics.trust.crl_faults;
     for domain in changed {
         let Some(crls) = bundles.revocations(domain) else {
             let _ = gauge.remove_label_values(&[&domain.to_string()]);
@@ -133,7 +133,7 @@ fn condemn(node: &Node, trust: &Trust, verify: impl Fn(&SpiffeId) -> bool) -> Ve
     for proven in &condemned {
         let Some(verdict) = proven.condemned() else { continue };
         let labels = [proven.direction.reporter(), verdict.reason.as_str()];
-        node.telemetry.metrics.tunnels_closed.with_label_values(&labels).inc();
+        node.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
         tracing::warn!(
             target: "tunnel",
             direction = proven.direction.as_str(),

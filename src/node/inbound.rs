@@ -35,7 +35,7 @@ pub(super) async fn serve(
     streams: Tasks,
     draining: CancellationToken,
 ) {
-    let _counted = node.telemetry.metrics.socket(Direction::Inbound);
+    let _counted = node.telemetry.metrics.listeners.socket(Direction::Inbound);
     let Ok(local) = tcp.local_addr() else { return };
     let peer = PeerAddr(sockets::canonical(peer));
     let local = sockets::canonical(local);
@@ -126,7 +126,7 @@ fn refused(
     // Who ended before it said anything only looked whether somebody is here.
     let silent = reason == CloseReason::Silent;
     if !silent {
-        let failures = &node.telemetry.metrics.handshake_failures;
+        let failures = &node.telemetry.metrics.tunnels.handshake_failures;
         failures.with_label_values(&[Direction::Inbound.reporter(), reason.as_str()]).inc();
     }
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);

@@ -69,7 +69,7 @@ pub(super) async fn accept_loop<S, F>(
             }
             Err(error) if is_one_connections_own(&error) => {}
             Err(error) => {
-                node.telemetry.metrics.accept_errors.with_label_values(&[name]).inc();
+                node.telemetry.metrics.listeners.accept_failed(name);
                 tracing::warn!(listener = name, %error, ?pause, "accept failed, backing off");
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));

@@ -35,7 +35,7 @@ pub(super) fn serve(
     app: TcpStream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
-    let counted = node.telemetry.metrics.socket(Direction::Outbound);
+    let counted = node.telemetry.metrics.listeners.socket(Direction::Outbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Outbound, peer);
     let mut app = pod.captured_app(app);
@@ -135,7 +135,7 @@ async fn open(
     }
     let (stream, proven) = opened.map_err(|e| {
         if e.is_handshake() {
-            let failures = &node.telemetry.metrics.handshake_failures;
+            let failures = &node.telemetry.metrics.tunnels.handshake_failures;
             let labels = [Direction::Outbound.reporter(), e.close_reason().as_str()];
             failures.with_label_values(&labels).inc();
         }

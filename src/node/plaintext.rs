@@ -20,7 +20,7 @@ use crate::{
 /// Serves one connection accepted on 15006.
 pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream, peer: SocketAddr) {
     let mut client = TcpFar::new(client);
-    let _counted = node.telemetry.metrics.socket(Direction::Inbound);
+    let _counted = node.telemetry.metrics.listeners.socket(Direction::Inbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let live = Arc::clone(conn.live());

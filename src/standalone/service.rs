@@ -342,7 +342,7 @@ impl Service {
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
                     let service = self.config.name.as_str();
-                    self.telemetry.metrics.accept_errors.with_label_values(&[service]).inc();
+                    self.telemetry.metrics.listeners.accept_failed(service);
                     tracing::warn!(service, %error, ?pause, "accept failed, backing off");
                     sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
@@ -425,13 +425,13 @@ impl Service {
 
     /// An accepted socket, in the gauge of open ones until this is dropped.
     pub(super) fn counted(&self) -> SocketCount {
-        self.telemetry.metrics.socket(self.direction())
+        self.telemetry.metrics.listeners.socket(self.direction())
     }
 
     /// Counts a handshake, of TLS or of a tunnel, that came to nothing.
     pub(super) fn handshake_failed(&self, reason: CloseReason) {
         let labels = [self.direction().reporter(), reason.as_str()];
-        self.telemetry.metrics.handshake_failures.with_label_values(&labels).inc();
+        self.telemetry.metrics.tunnels.handshake_failures.with_label_values(&labels).inc();
     }
 
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {

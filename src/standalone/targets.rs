@@ -159,14 +159,14 @@ impl Targets {
 
     fn show(&self, target: &Target) {
         let gauge =
-            self.metrics.target_up.with_label_values(&[self.service.as_str(), &target.name]);
+            self.metrics.targets.up.with_label_values(&[self.service.as_str(), &target.name]);
         let up = !target.unwell.load(Relaxed) && target.failures.load(Relaxed) == 0;
         gauge.set(up.into());
     }
 
     fn count(&self, target: &Target, result: &str) {
         let labels = [self.service.as_str(), &target.name, result];
-        self.metrics.target_connects.with_label_values(&labels).inc();
+        self.metrics.targets.connects.with_label_values(&labels).inc();
     }
 }
 

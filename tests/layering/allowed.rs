@@ -2,14 +2,9 @@
 
 /// By the file of a circle that comes first.
 pub(crate) const CIRCLES: &[&str] = &[
-    "app::bench -> ",
     "app::standalone -> ",
-    "cli -> ",
-    "config::broker -> ",
     "config::standalone -> ",
-    "config::stunnel -> ",
     "node::inbound -> ",
-    "observe::conn::live -> ",
     "standalone::acme -> ",
     "standalone::admission -> ",
     "standalone::material -> ",
@@ -18,9 +13,7 @@ pub(crate) const CIRCLES: &[&str] = &[
 
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/app/run.rs has",
-    "src/cli/standalone/common.rs has",
     "src/config/mesh_file.rs has",
-    "src/observe/metrics.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
     "src/standalone/material/mod.rs has",
@@ -37,10 +30,7 @@ pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/config/mesh_file.rs: `read` has",
     "src/config/standalone/peers.rs: `material` has",
     "src/config/standalone.rs: `service` has",
-    "src/config/stunnel/options.rs: `fate` has",
-    "src/config/stunnel/peers.rs: `peers` has",
     "src/node/outbound.rs: `open` takes",
-    "src/observe/metrics.rs: `new` has",
     "src/standalone/hbone.rs: `serve` has",
     "src/standalone/rails.rs: `told` has",
 ];

@@ -12,8 +12,7 @@ use tokio::{
 };
 
 use super::{
-    BUFFER,
-    io::{Failed, half_close, patiently, read_exact, read_some, write_all, write_some},
+    io::{BUFFER, Failed, half_close, patiently, read_exact, read_some, write_all, write_some},
     wire::{HELLO, Hello, Kind, Pattern, Trailer},
 };
 use crate::lifecycle::Tasks;

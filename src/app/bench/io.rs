@@ -8,6 +8,9 @@ use tokio::{net::TcpStream, time::timeout};
 /// No wait on the other end is longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a stream reads and writes at once, in bytes.
+pub(super) const BUFFER: usize = 256 * 1024;
+
 /// Why an operation failed.
 #[derive(Clone, Debug)]
 pub(super) struct Failed {

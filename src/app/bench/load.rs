@@ -12,8 +12,10 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    BUFFER,
-    io::{Failed, connect, half_close, patiently, read_exact, read_some, write_all, write_some},
+    io::{
+        BUFFER, Failed, connect, half_close, patiently, read_exact, read_some, write_all,
+        write_some,
+    },
     pace::Pace,
     report::Outcome,
     wire::{Hello, Kind, Pattern, TRAILER, Trailer},

@@ -32,9 +32,6 @@ use wire::Kind;
 use crate::lifecycle::Tasks;
 pub(crate) use wire::MOST_SIZE;
 
-/// What a stream reads and writes at once.
-const BUFFER: usize = 256 * 1024;
-
 impl Mode {
     /// Whether it is of messages (or connections) that can be due at a rate.
     #[must_use]

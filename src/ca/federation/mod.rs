@@ -151,7 +151,7 @@ impl Federation {
             let stays = relations.iter().any(|r| r.trust_domain == *trust_domain);
             if !stays {
                 old.tasks.cut();
-                self.shared.metrics.forget_federation(trust_domain.as_str());
+                self.shared.metrics.trust.forget_federation(trust_domain.as_str());
                 self.shared.store.iter().for_each(|s| s.forget(trust_domain));
                 tracing::info!(target: "federation", %trust_domain, "no longer trusted");
             }
@@ -294,7 +294,7 @@ impl Shared {
         });
         let trust_domain = &relation.trust_domain;
         let result = if taken.is_ok() { "fetched" } else { "failed" };
-        let count = &self.metrics.federation_fetches;
+        let count = &self.metrics.trust.federation_fetches;
         count.with_label_values(&[trust_domain.as_str(), result]).inc();
         match taken {
             Ok((bundle, newer)) => {

@@ -137,14 +137,20 @@ impl Renewal {
         let known = |held: &Arc<X509Svid>| held.chain == svid.chain;
         // Files and agents that have nothing newer yet give the same again.
         if !self.say.borrow().svid.as_ref().is_some_and(known) {
-            self.metrics.svid_renewals.with_label_values(&["issued", self.source.kind()]).inc();
+            self.metrics
+                .credentials
+                .renewals
+                .with_label_values(&["issued", self.source.kind()])
+                .inc();
             tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
         }
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let gauge = self.metrics.svid_not_after.with_label_values(&[self.wanted.id.as_str()]);
+        let gauge =
+            self.metrics.credentials.not_after.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(end.as_secs_f64());
         let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let gauge = self.metrics.svid_last_success.with_label_values(&[self.wanted.id.as_str()]);
+        let gauge =
+            self.metrics.credentials.last_success.with_label_values(&[self.wanted.id.as_str()]);
         gauge.set(at.as_secs_f64());
         let (svid, next) = (Some(Arc::new(svid)), Some(plan.due()));
         let held = SvidState { svid, error: None, next, obtained: Some(now) };
@@ -154,7 +160,7 @@ impl Renewal {
     fn failed(&self, plan: &mut Rotation, error: SourceError) {
         let now = SystemTime::now();
         plan.on_failure(now, rand::random());
-        self.metrics.svid_renewals.with_label_values(&["failed", self.source.kind()]).inc();
+        self.metrics.credentials.renewals.with_label_values(&["failed", self.source.kind()]).inc();
         self.say.send_modify(|held| {
             if error.is_ban() || matches!(error, SourceError::Withdrawn { .. }) {
                 held.svid = None;

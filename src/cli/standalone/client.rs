@@ -4,8 +4,10 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::common::{
-    BalanceValue, CommonArgs, CredentialArgs, KernelTls, Tunnel, health, rego, valid,
+use super::{
+    common::{CommonArgs, health, rego, valid},
+    credential::CredentialArgs,
+    values::{BalanceValue, KernelTls, Tunnel},
 };
 use crate::{
     app::standalone::Plan,

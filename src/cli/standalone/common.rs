@@ -2,110 +2,23 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
-use zeroize::Zeroizing;
+use clap::Args;
 
+use super::{
+    credential::CredentialArgs,
+    values::{CloseNotify, KernelTls, QuietValue, TlsVersion, duration},
+};
 use crate::{
-    ca::{
-        Credential,
-        workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
-    },
     config::Globals,
     policy::Rules,
     standalone::{
-        AcmeConfig, Address, Alpn, Balance, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck,
-        MaterialConfig, Password, Quiet, RegoConfig, ServiceConfig, Shown, StartTls, TlsOptions,
-        Token, one_credential,
+        Address, Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, RegoConfig,
+        ServiceConfig, StartTls, TlsOptions,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,
-    tls::{Pin, StaleCrls, record::AeadSetting},
+    tls::record::AeadSetting,
 };
-
-/// `1h30m`, `500ms`, `0`: as Go writes durations.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if text.starts_with('-') {
-        return Err("must not be negative".into());
-    }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; for example 10s, 5m, 1h"))
-}
-
-/// What is not logged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum QuietValue {
-    /// Everything below
-    All,
-    /// Connections that ended in order
-    Conns,
-    /// Connections that failed
-    ConnErrs,
-    /// Handshakes that failed
-    HandshakeErrs,
-}
-
-/// What a CRL past its nextUpdate means.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Stale {
-    /// Whom its issuer certified is refused
-    Refuse,
-    /// It is used all the same
-    Warn,
-}
-
-/// TLS 1.2 or 1.3.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum TlsVersion {
-    #[value(name = "TLS1.2", alias = "1.2")]
-    Tls12,
-    #[value(name = "TLS1.3", alias = "1.3")]
-    Tls13,
-}
-
-/// How a TLS peer must end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum CloseNotify {
-    /// Without it the other side is reset
-    Required,
-    /// The end of TCP will do
-    Optional,
-}
-
-/// Who makes TLS records.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum KernelTls {
-    /// The kernel, where it can
-    Auto,
-    /// This process
-    Off,
-}
-
-/// What is on the wire beside TLS.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Tunnel {
-    /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode
-    Hbone,
-}
-
-/// Which of several targets is tried first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum BalanceValue {
-    /// The first that works
-    First,
-    /// Each in turn
-    RoundRobin,
-}
-
-impl From<BalanceValue> for Balance {
-    fn from(value: BalanceValue) -> Self {
-        match value {
-            BalanceValue::First => Self::First,
-            BalanceValue::RoundRobin => Self::RoundRobin,
-        }
-    }
-}
 
 /// Several targets are asked whether they are well, one only if it is said how.
 pub(super) fn health(targets: usize, http: Option<HttpCheck>) -> Option<HealthConfig> {
@@ -135,65 +48,6 @@ pub(super) fn valid(
         Some(violation) => Err(violation.message(ConfigSyntax::Flags, service.role)),
         None => Ok(service),
     }
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Certificate and key")]
-pub(super) struct CredentialArgs {
-    /// Certificate and key in one file: PKCS#12, or PEM
-    #[arg(long, value_name = "PATH", env = "KEYSTORE_PATH")]
-    pub(super) keystore: Option<PathBuf>,
-    /// Certificate chain, PEM, leaf first
-    #[arg(long, value_name = "PATH", env = "CERT_PATH")]
-    pub(super) cert: Option<PathBuf>,
-    /// Private key, PEM
-    #[arg(long, value_name = "PATH", env = "KEY_PATH")]
-    pub(super) key: Option<PathBuf>,
-    /// The keystore's password
-    #[arg(long, value_name = "PASS", env = "KEYSTORE_PASS", hide_env_values = true)]
-    pub(super) storepass: Option<String>,
-    /// Trusted roots, PEM; the system's if not given
-    #[arg(long, value_name = "PATH", env = "CACERT_PATH")]
-    pub(super) cacert: Option<PathBuf>,
-    /// A CRL, PEM or DER: who is named there is refused. May be repeated
-    #[arg(long, value_name = "PATH")]
-    pub(super) crl: Vec<PathBuf>,
-    /// What a CRL past its nextUpdate means: refuse whom its issuer certified, or warn and use it
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
-    crl_stale: Stale,
-    /// Certificate, key and roots from the SPIFFE Workload API
-    #[arg(long)]
-    pub(super) use_workload_api: bool,
-    /// Its socket, unix:///PATH or tcp://IP:PORT; implies --use-workload-api
-    #[arg(long, value_name = "ADDR", env = "SPIFFE_ENDPOINT_SOCKET")]
-    pub(super) use_workload_api_addr: Option<String>,
-    /// How long the first SVID is waited for; 0 for ever
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(super) use_workload_api_timeout: Duration,
-    /// The key of --cert is on a PKCS#11 token: the module's path
-    #[arg(long, value_name = "PATH", env = "PKCS11_MODULE")]
-    pub(super) pkcs11_module: Option<PathBuf>,
-    /// PKCS#11: the token's label, if the module has several
-    #[arg(long, value_name = "LABEL", env = "PKCS11_TOKEN_LABEL")]
-    pub(super) pkcs11_token_label: Option<String>,
-    /// PKCS#11: the PIN
-    #[arg(long, value_name = "PIN", env = "PKCS11_PIN", hide_env_values = true)]
-    pub(super) pkcs11_pin: Option<String>,
-    /// PKCS#11: a file whose first line is the PIN, which then is on no command line
-    #[arg(long, value_name = "FILE", conflicts_with = "pkcs11_pin")]
-    pub(super) pkcs11_pin_file: Option<PathBuf>,
-    /// Of macOS and Windows: an error here
-    #[arg(long)]
-    pub(super) keychain_identity: Option<String>,
-    /// Likewise
-    #[arg(long)]
-    pub(super) keychain_issuer: Option<String>,
-    /// Likewise
-    #[arg(long)]
-    pub(super) keychain_require_token: bool,
-    /// Read certificate, key, roots and policies anew every so often (they are also watched)
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(super) timed_reload: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -375,100 +229,5 @@ impl CommonArgs {
             conn_errs: has(QuietValue::ConnErrs),
             handshake_errs: has(QuietValue::HandshakeErrs),
         }
-    }
-}
-
-impl CredentialArgs {
-    /// Whether the Workload API is asked for.
-    pub(super) fn workload_api(&self) -> bool {
-        self.use_workload_api || self.use_workload_api_addr.is_some()
-    }
-
-    /// The one source that is named. `needed` unless nothing need be shown.
-    pub(super) fn material(
-        &self,
-        pins: Vec<Pin>,
-        acme: Option<AcmeConfig>,
-        needed: bool,
-    ) -> Result<MaterialConfig, String> {
-        if self.keychain_identity.is_some()
-            || self.keychain_issuer.is_some()
-            || self.keychain_require_token
-        {
-            return Err("--keychain-…: keychains are of macOS and Windows".into());
-        }
-        match (&self.pkcs11_module, &self.cert, &self.key) {
-            (Some(_), _, Some(_)) => {
-                return Err("--key and --pkcs11-module exclude each other".into());
-            }
-            (Some(_), None, _) => {
-                return Err("--pkcs11-module has the key alone: name its --cert too".into());
-            }
-            (None, ..) if self.pkcs11_pin_file.is_some() => {
-                return Err("--pkcs11-pin-file goes with --pkcs11-module".into());
-            }
-            _ => {}
-        }
-        let pem = self.cert.is_some() || self.key.is_some();
-        let named = [self.keystore.is_some(), pem, self.workload_api(), acme.is_some()];
-        let ways = [
-            "--keystore",
-            "--cert with --key or --pkcs11-module",
-            "--use-workload-api",
-            "--auto-acme-cert",
-        ];
-        let ways: Vec<(&str, bool)> = ways.into_iter().zip(named).collect();
-        one_credential(&ways, needed)?;
-        if self.workload_api() {
-            if !pins.is_empty() {
-                return Err("pins replace the trust in roots: not with the Workload API".into());
-            }
-            if !self.crl.is_empty() {
-                return Err("--crl goes with roots from a file: not with the Workload API".into());
-            }
-            let addr = self.use_workload_api_addr.clone();
-            let addr = addr.ok_or_else(|| {
-                format!("--use-workload-api needs --use-workload-api-addr or {ENDPOINT_VARIABLE}")
-            })?;
-            let endpoint: Endpoint =
-                addr.parse().map_err(|e| format!("--use-workload-api-addr: {e}"))?;
-            let within = self.use_workload_api_timeout;
-            let within = (!within.is_zero()).then_some(within);
-            return Ok(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
-        }
-        let credential = match (self.keystore.clone(), self.cert.clone(), self.key.clone()) {
-            (Some(keystore), ..) => {
-                Some(Shown::Files(Credential::Keystore { keystore, password: None }))
-            }
-            (None, Some(certificate), Some(private_key)) => {
-                Some(Shown::Files(Credential::Pem { certificate, private_key }))
-            }
-            (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
-                self.token().map(|token| Shown::Token { certificate, token })
-            }
-            (None, None, None) => acme.map(Shown::Acme),
-            _ => return Err("--cert comes with --key, or --pkcs11-module that has the key".into()),
-        };
-        Ok(MaterialConfig::Files {
-            credential,
-            password: self.storepass.clone().map(|p| Password(Zeroizing::new(p))),
-            roots: self.cacert.clone(),
-            crls: self.crl.clone(),
-            stale: match self.crl_stale {
-                Stale::Refuse => StaleCrls::Refuse,
-                Stale::Warn => StaleCrls::Warn,
-            },
-            pins,
-        })
-    }
-
-    /// Where the key of `--cert` is, if it is not in a file.
-    fn token(&self) -> Option<Token> {
-        Some(Token {
-            module: self.pkcs11_module.clone()?,
-            label: self.pkcs11_token_label.clone(),
-            pin: self.pkcs11_pin.clone().map(|pin| Password(Zeroizing::new(pin))),
-            pin_file: self.pkcs11_pin_file.clone(),
-        })
     }
 }

@@ -3,7 +3,9 @@
 
 mod client;
 mod common;
+mod credential;
 mod server;
+mod values;
 
 use std::ffi::OsString;
 

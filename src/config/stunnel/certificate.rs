@@ -1,5 +1,7 @@
 //! What the import looks at in certificates that a stunnel.conf names.
 
+use std::path::Path;
+
 use pki_types::CertificateDer;
 use x509_parser::{
     extensions::GeneralName,
@@ -7,6 +9,9 @@ use x509_parser::{
 };
 
 use crate::tls::Pin;
+
+/// Reads the certificates of a file, or says what is wrong.
+pub(super) type CertificatesOf<'a> = &'a dyn Fn(&Path) -> Result<Vec<Certificate>, String>;
 
 /// One certificate of a file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -5,25 +5,16 @@ mod address;
 mod certificate;
 mod options;
 mod peers;
+mod remark;
 mod service;
+mod support;
 mod text;
 mod versions;
 
-use std::path::Path;
-
 pub use certificate::Certificate;
+use certificate::CertificatesOf;
+use remark::Remark;
 use text::Section;
-
-/// A line that is not carried as it stands.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Remark {
-    /// From 1.
-    pub line: usize,
-    /// The option and why it is not carried.
-    pub message: String,
-    /// Whether the service would protect less than before, or not work.
-    pub grave: bool,
-}
 
 /// The result of an import.
 #[derive(Debug)]
@@ -41,9 +32,6 @@ impl Imported {
         self.remarks.iter().any(|remark| remark.grave)
     }
 }
-
-/// Reads the certificates of a file, or says what is wrong.
-type CertificatesOf<'a> = &'a dyn Fn(&Path) -> Result<Vec<Certificate>, String>;
 
 /// Translates a stunnel.conf.
 #[must_use]

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Certificate, CertificatesOf, Remark,
+    certificate::{Certificate, CertificatesOf},
+    remark::Remark,
     service::{Entry, list, quoted, yes},
     text::Line,
 };
@@ -11,9 +12,44 @@ use super::{
 /// What stunnel's users name as `CApath` to trust what the system trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs";
 
+fn is_system_roots(line: &Line) -> bool {
+    line.value.trim_end_matches('/') == SYSTEM_ROOTS
+}
+
 impl Entry<'_> {
     /// Certificates, and who is checked against what.
     pub(super) fn peers(&mut self, certificates_of: CertificatesOf<'_>) {
+        let section = self.section;
+        let (chain, peer) = self.demanded();
+        let mut credential = self.credential();
+        let pins = if peer { self.pinned(chain, certificates_of) } else { Vec::new() };
+        if !peer {
+            self.names(certificates_of);
+        }
+        credential.extend(self.roots(chain));
+        credential.extend(self.crls(&pins));
+        if !credential.is_empty() {
+            self.lines.push(format!("credential: {{ {} }}", credential.join(", ")));
+        }
+        let (hosts, ips) = (self.distinct("checkHost"), self.distinct("checkIP"));
+        for line in section.all("checkEmail") {
+            let why = "adit does not look at mail addresses; name uris, dnsNames or pins";
+            self.remarks.push(line.remark(true, why));
+        }
+        let rooted =
+            section.get("CAfile").is_some() || section.get("CApath").is_some_and(is_system_roots);
+        let mailed = hosts.is_empty() && ips.is_empty() && section.get("checkEmail").is_some();
+        match self.client {
+            true => self.server(chain, peer, &pins, &hosts, &ips),
+            // Nobody, until the operator says whose callers: the system's roots vouch for anybody.
+            // So with those whose mail addresses alone would tell who they are.
+            false if chain && !peer && (!rooted || mailed) => self.lines.push("allow: {}".into()),
+            false => self.clients(chain, peer, &pins, &hosts, &ips),
+        }
+    }
+
+    /// Whether the peer's chain is checked, and whether the peer itself must be known.
+    fn demanded(&mut self) -> (bool, bool) {
         let section = self.section;
         let level = section.get("verify").map(|line| line.value.clone()).unwrap_or_default();
         let on = |option: &str| section.get(option).is_some_and(yes);
@@ -32,7 +68,7 @@ impl Entry<'_> {
         }
         self.taken_back(chain, peer);
         if let Some(line) = section.get("CApath") {
-            let system = line.value.trim_end_matches('/') == SYSTEM_ROOTS;
+            let system = is_system_roots(line);
             let both = section.get("CAfile").is_some();
             let why = match (system && !both, chain || peer) {
                 (true, _) => "the system's roots are trusted, as no roots are named",
@@ -40,78 +76,69 @@ impl Entry<'_> {
             };
             self.remarks.push(line.remark(!system || both, why));
         }
-        let mut credential = self.credential();
-        let ca = section.get("CAfile");
-        let rooted = ca.is_some()
-            || section.get("CApath").is_some_and(|l| l.value.trim_end_matches('/') == SYSTEM_ROOTS);
-        let pins = match (ca, peer) {
-            (Some(ca), true) => match certificates_of(Path::new(&ca.value)) {
-                Ok(all) if !all.is_empty() => self.pins(ca, &all, chain),
-                Ok(_) => {
-                    self.remarks.push(ca.remark(true, "verifyPeer: it holds no certificate"));
-                    Vec::new()
-                }
-                Err(why) => {
-                    let why = format!("verifyPeer admits its certificates, but {why}");
-                    self.remarks.push(ca.remark(true, &why));
-                    Vec::new()
-                }
-            },
-            (None, true) => {
-                let missing = "verifyPeer without a CAfile admits nobody here".to_owned();
-                self.grave_at(section.line, missing);
-                Vec::new()
-            }
-            _ => Vec::new(),
+        (chain, peer)
+    }
+
+    /// `verifyPeer`: the pins of whom `CAfile` has.
+    fn pinned(&mut self, chain: bool, certificates_of: CertificatesOf<'_>) -> Vec<String> {
+        let Some(ca) = self.section.get("CAfile") else {
+            let missing = "verifyPeer without a CAfile admits nobody here".to_owned();
+            self.grave_at(self.section.line, missing);
+            return Vec::new();
         };
-        if !peer {
-            self.names(certificates_of);
+        match certificates_of(Path::new(&ca.value)) {
+            Ok(all) if !all.is_empty() => return self.pins(ca, &all, chain),
+            Ok(_) => self.remarks.push(ca.remark(true, "verifyPeer: it holds no certificate")),
+            Err(why) => {
+                let why = format!("verifyPeer admits its certificates, but {why}");
+                self.remarks.push(ca.remark(true, &why));
+            }
         }
-        if let Some(ca) = ca {
-            credential.push(format!("roots: {}", quoted(&ca.value)));
-        } else if chain && section.get("CApath").is_none() && !self.client {
+        Vec::new()
+    }
+
+    /// The roots of the credential.
+    fn roots(&mut self, chain: bool) -> Option<String> {
+        let section = self.section;
+        if let Some(ca) = section.get("CAfile") {
+            return Some(format!("roots: {}", quoted(&ca.value)));
+        }
+        if chain && section.get("CApath").is_none() && !self.client {
             let missing = "verifyChain without a CAfile: name the roots, and whom to allow";
             self.grave_at(section.line, missing.into());
         }
+        None
+    }
+
+    /// The CRLs of the credential.
+    fn crls(&mut self, pins: &[String]) -> Option<String> {
+        let section = self.section;
         let mut crls: Vec<String> = Vec::new();
         for line in section.all("CRLfile") {
             if !crls.contains(&line.value) {
                 crls.push(line.value.clone());
             }
         }
-        if !crls.is_empty() {
-            credential.push(format!("crls: [{}]", list(&crls)));
-            if !pins.is_empty() {
-                let why = "is not asked about pins (verifyPeer)";
-                let line = section.get("CRLfile").map(|line| line.remark(true, why));
-                self.remarks.extend(line);
+        if crls.is_empty() {
+            return None;
+        }
+        if !pins.is_empty() {
+            let why = "is not asked about pins (verifyPeer)";
+            let line = section.get("CRLfile").map(|line| line.remark(true, why));
+            self.remarks.extend(line);
+        }
+        Some(format!("crls: [{}]", list(&crls)))
+    }
+
+    /// The values of an option, each once.
+    fn distinct(&self, option: &str) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for line in self.section.all(option).filter(|line| !line.value.is_empty()) {
+            if !all.contains(&line.value) {
+                all.push(line.value.clone());
             }
         }
-        if !credential.is_empty() {
-            self.lines.push(format!("credential: {{ {} }}", credential.join(", ")));
-        }
-        let once = |option: &str| {
-            let mut all: Vec<String> = Vec::new();
-            for line in section.all(option).filter(|line| !line.value.is_empty()) {
-                if !all.contains(&line.value) {
-                    all.push(line.value.clone());
-                }
-            }
-            all
-        };
-        let (hosts, ips) = (once("checkHost"), once("checkIP"));
-        for line in section.all("checkEmail") {
-            let why = "adit does not look at mail addresses; name uris, dnsNames or pins";
-            self.remarks.push(line.remark(true, why));
-        }
-        let mailed = hosts.is_empty() && ips.is_empty() && section.get("checkEmail").is_some();
-        match self.client {
-            true => self.server(chain, peer, &pins, &hosts, &ips),
-            // Nobody, until the operator says whose callers: the system's roots vouch for anybody.
-            // So with those whose mail addresses alone would tell who they are.
-            false if chain && !peer && (!rooted || mailed) => self.lines.push("allow: {}".into()),
-            false => self.clients(chain, peer, &pins, &hosts, &ips),
-        }
+        all
     }
 
     /// Lines that take back, or soften, what others demand. That stays demanded: who is let in is

@@ -1,9 +1,10 @@
 //! One section of a stunnel.conf as one service.
 
 use super::{
-    CertificatesOf, Remark,
     address::{Host, address},
+    certificate::CertificatesOf,
     options::{is_global, remark},
+    remark::Remark,
     text::{Line, Section, is_plain},
     versions::versions,
 };

@@ -1,6 +1,6 @@
 //! The lines of a stunnel.conf: `option = value`, `[section]`, comments.
 
-use super::{Remark, options::is_known};
+use super::{remark::Remark, support::is_known};
 
 /// Options whose values are secrets, or may hold some: passwords, PINs, headers, commands.
 const SECRET: &[&str] = &[

@@ -1,7 +1,8 @@
 //! `sslVersion`, `sslVersionMin`, `sslVersionMax` and what `options` says of versions, as one.
 
 use super::{
-    Remark,
+    remark::Remark,
+    support::switch,
     text::{Line, Section},
 };
 
@@ -15,16 +16,6 @@ fn place(version: &str) -> Option<u8> {
         "tlsv1.3" => Some(3),
         "tlsv1.2" => Some(2),
         "sslv2" | "sslv3" | "tlsv1" | "tlsv1.1" => Some(1),
-        _ => None,
-    }
-}
-
-/// Whether a value of `options` is about TLS 1.2 or 1.3: which, and whether it is taken back.
-pub(super) fn switch(value: &str) -> Option<(u8, bool)> {
-    let (name, back) = value.strip_prefix('-').map_or((value, false), |name| (name, true));
-    match name.to_ascii_lowercase().as_str() {
-        "no_tlsv1.2" | "no_tlsv1_2" => Some((2, back)),
-        "no_tlsv1.3" | "no_tlsv1_3" => Some((3, back)),
         _ => None,
     }
 }

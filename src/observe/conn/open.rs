@@ -36,7 +36,8 @@ impl OpenConn {
 
     /// Counts the connection as opened: its ends are known and it may flow.
     pub fn count_opened(&self) {
-        let series = self.facts(|facts| self.telemetry.metrics.series(self.live.direction, facts));
+        let series = self
+            .facts(|facts| self.telemetry.metrics.connections.series(self.live.direction, facts));
         series.opened();
         let _ = self.live.series.set(series);
     }
@@ -72,7 +73,7 @@ impl Drop for OpenConn {
         }
         self.live.flush_bytes();
         self.facts(|facts| {
-            self.telemetry.metrics.closed(self.live.direction, facts, self.reason);
+            self.telemetry.metrics.connections.closed(self.live.direction, facts, self.reason);
             let peer = self.live.peer.0.ip();
             let shares = &self.telemetry.live.log_shares;
             let left_out = match facts.error {

@@ -1,6 +1,6 @@
 //! The endpoint: few connections at once, each with a limit on its time.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -152,13 +152,16 @@ async fn read(status: &Status, path: &str, query: Option<&str>) -> Answer {
 fn exposition(status: &Status) -> Answer {
     let services = status.services();
     let metrics = &status.telemetry.metrics;
+    let mut own_names = HashSet::new();
     for service in services.iter() {
         let material = service.keeper.current();
         let (Some(own), Some(end)) = (&material.own, material.not_after) else { continue };
         let since = end.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics.svid_not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
+        metrics.credentials.not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
+        own_names.insert(own.name().to_owned());
     }
-    metrics.reload_refused.set(i64::try_from(status.refused().len()).unwrap_or(i64::MAX));
+    metrics.credentials.retain(|identity| own_names.contains(identity));
+    metrics.config.rejected_files.set(i64::try_from(status.refused().len()).unwrap_or(i64::MAX));
     let mut body = Gathered::of(&services).to_prometheus(&status.config.prefix);
     body += &metrics.render(&status.telemetry.live);
     http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Labels, MAX_ENDED, MAX_SERIES, Metrics, OPEN, OVERFLOW, UNKNOWN};
+use super::{
+    ConnectionMetrics, MAX_ENDED, MAX_SERIES,
+    labels::{Labels, OPEN, OVERFLOW, UNKNOWN},
+};
 
 /// Where `workload` and `namespace` of source and destination stand among the labels.
 const PARTIES: [(usize, usize); 2] = [(1, 4), (12, 15)];
 
-impl Metrics {
+impl ConnectionMetrics {
     /// Removes series that no open connection has and that have not been counted in for `idle`:
     /// those of somebody for whom `is_there` (asked by workload and namespace) says no, and all of
     /// them where half of the room is taken. Who is unknown may be there.
@@ -56,7 +59,10 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::conn::{CloseReason, Direction, Facts, LiveTable, Names, Party};
+    use crate::observe::{
+        conn::{CloseReason, Direction, Facts, LiveTable, Names, Party},
+        metrics::Metrics,
+    };
 
     fn facts(caller: &str) -> Facts {
         let named = |name: &str| Party {
@@ -72,10 +78,10 @@ mod tests {
     }
 
     fn count(metrics: &Metrics, caller: &str) -> u64 {
-        let series = metrics.series(Direction::Inbound, &facts(caller));
+        let series = metrics.connections.series(Direction::Inbound, &facts(caller));
         series.opened();
         series.add_bytes(1, 2);
-        metrics.closed(Direction::Inbound, &facts(caller), CloseReason::PolicyDenied);
+        metrics.connections.closed(Direction::Inbound, &facts(caller), CloseReason::PolicyDenied);
         drop(series);
         let text = metrics.render(&LiveTable::default());
         text.matches(&format!("source_workload=\"{caller}\"")).count() as u64
@@ -87,16 +93,16 @@ mod tests {
         assert_eq!(count(&metrics, "web"), 5, "opened, received, sent, closed, failed");
         assert_eq!(count(&metrics, "old"), 5);
         let text = || metrics.render(&LiveTable::default());
-        metrics.forget_unused(Duration::ZERO, |_, _| true);
+        metrics.connections.forget_unused(Duration::ZERO, |_, _| true);
         assert!(text().contains("\"old\""), "it is there");
         let without_old = |name: &str, namespace: &str| name != "old" && namespace == "shop";
-        metrics.forget_unused(Duration::from_secs(60), without_old);
+        metrics.connections.forget_unused(Duration::from_secs(60), without_old);
         assert!(text().contains("\"old\""), "it has gone a moment ago");
-        let open = metrics.series(Direction::Inbound, &facts("old"));
-        metrics.forget_unused(Duration::ZERO, without_old);
+        let open = metrics.connections.series(Direction::Inbound, &facts("old"));
+        metrics.connections.forget_unused(Duration::ZERO, without_old);
         assert!(text().contains("source_workload=\"old\""), "a connection is open");
         drop(open);
-        metrics.forget_unused(Duration::ZERO, without_old);
+        metrics.connections.forget_unused(Duration::ZERO, without_old);
         assert!(!text().contains("\"old\""), "{}", text());
         assert!(text().contains("\"web\""));
     }
@@ -105,12 +111,12 @@ mod tests {
     fn overflow_is_not_for_good() {
         let metrics = Metrics::new().unwrap();
         for n in 0..MAX_SERIES {
-            drop(metrics.series(Direction::Inbound, &facts(&format!("caller{n}"))));
+            drop(metrics.connections.series(Direction::Inbound, &facts(&format!("caller{n}"))));
         }
         assert_eq!(count(&metrics, "late"), 2, "what ended has room of its own");
         let overflowed = format!("source_workload=\"{OVERFLOW}\"");
         assert!(metrics.render(&LiveTable::default()).contains(&overflowed));
-        metrics.forget_unused(Duration::ZERO, |_, _| true);
+        metrics.connections.forget_unused(Duration::ZERO, |_, _| true);
         assert_eq!(count(&metrics, "late"), 5);
     }
 
@@ -119,7 +125,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         for n in 0..=MAX_ENDED {
             let facts = facts(&format!("caller{n}"));
-            metrics.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+            metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
         }
         let text = metrics.render(&LiveTable::default());
         assert!(text.matches("istio_tcp_connections_closed_total{").count() <= MAX_ENDED + 1);

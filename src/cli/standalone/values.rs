@@ -1,0 +1,92 @@
+//! The values of flags that `adit server` and `adit client` share.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::standalone::Balance;
+
+/// `1h30m`, `500ms`, `0`: as Go writes durations.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.starts_with('-') {
+        return Err("must not be negative".into());
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; for example 10s, 5m, 1h"))
+}
+
+/// What is not logged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum QuietValue {
+    /// Everything below
+    All,
+    /// Connections that ended in order
+    Conns,
+    /// Connections that failed
+    ConnErrs,
+    /// Handshakes that failed
+    HandshakeErrs,
+}
+
+/// What a CRL past its nextUpdate means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Stale {
+    /// Whom its issuer certified is refused
+    Refuse,
+    /// It is used all the same
+    Warn,
+}
+
+/// TLS 1.2 or 1.3.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum TlsVersion {
+    #[value(name = "TLS1.2", alias = "1.2")]
+    Tls12,
+    #[value(name = "TLS1.3", alias = "1.3")]
+    Tls13,
+}
+
+/// How a TLS peer must end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum CloseNotify {
+    /// Without it the other side is reset
+    Required,
+    /// The end of TCP will do
+    Optional,
+}
+
+/// Who makes TLS records.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum KernelTls {
+    /// The kernel, where it can
+    Auto,
+    /// This process
+    Off,
+}
+
+/// What is on the wire beside TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Tunnel {
+    /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode
+    Hbone,
+}
+
+/// Which of several targets is tried first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum BalanceValue {
+    /// The first that works
+    First,
+    /// Each in turn
+    RoundRobin,
+}
+
+impl From<BalanceValue> for Balance {
+    fn from(value: BalanceValue) -> Self {
+        match value {
+            BalanceValue::First => Self::First,
+            BalanceValue::RoundRobin => Self::RoundRobin,
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What the operator is told of a line.
+
+/// A line that is not carried as it stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remark {
+    /// From 1.
+    pub line: usize,
+    /// The option and why it is not carried.
+    pub message: String,
+    /// Whether the service would protect less than before, or not work.
+    pub grave: bool,
+}
