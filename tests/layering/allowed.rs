@@ -6,7 +6,7 @@ pub(crate) const CIRCLES: &[&str] = &[
     "config::standalone -> ",
     "node::inbound -> ",
     "standalone::acme -> ",
-    "standalone::admission -> ",
+    "standalone::access_control -> ",
     "standalone::material -> ",
     "tls::handshake -> ",
 ];
@@ -32,7 +32,7 @@ pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/config/standalone.rs: `service` has",
     "src/node/outbound.rs: `open` takes",
     "src/standalone/hbone.rs: `serve` has",
-    "src/standalone/rails.rs: `told` has",
+    "src/standalone/validate.rs: `message` has",
 ];
 
 pub(crate) const TEXT_ERRORS: &[&str] = &[];
