@@ -1,9 +1,10 @@
 //! Which pods are carried: makes the running pods those of the configuration.
 
 mod moved;
+mod owner;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -151,6 +152,7 @@ impl Carrier {
         wanted: &[Arc<Workload>],
         rules: Capture,
         grace: Duration,
+        failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
         let options = match rules {
             Capture::Nft { options, .. } => Some(options),
@@ -196,7 +198,8 @@ impl Carrier {
                 (None, carried) => {
                     self.node.svids.watch(&workload.uid, &workload.id);
                     let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
-                    changes.work.push(self.change(Change { workload, options, netns }));
+                    let again = failed.contains_key(&workload.uid);
+                    changes.work.push(self.change(Change { workload, options, netns }, again));
                 }
             }
         }
@@ -209,15 +212,15 @@ impl Carrier {
         changes
     }
 
-    /// Starts a pod, or applies its rules anew.
-    fn change(self: &Arc<Self>, change: Change) -> BoxFuture<'static, Changed> {
+    /// Starts a pod, perhaps again, or applies its rules anew.
+    fn change(self: &Arc<Self>, change: Change, again: bool) -> BoxFuture<'static, Changed> {
         let (this, workload) = (Arc::clone(self), Arc::clone(&change.workload));
         let (uid, options) = (Arc::clone(&workload.uid), change.options);
         self.changing(|all| all.insert(Arc::clone(&uid), change));
         let work = async move {
             let done = match this.with(|pods| pods.contains_key(&uid)) {
                 true => this.renew_rules(&uid, options).await,
-                false => this.start(&workload, options).await,
+                false => this.start(&workload, options, again).await,
             };
             this.changing(|all| all.remove(&uid));
             this.count();
@@ -374,6 +377,7 @@ impl Carrier {
         self: &Arc<Self>,
         workload: &Arc<Workload>,
         options: Option<capture::Options>,
+        again: bool,
     ) -> anyhow::Result<()> {
         let of = Arc::clone(workload);
         let opened = aside(move || match &of.netns {
@@ -383,6 +387,13 @@ impl Carrier {
         let netns = opened.await??;
         let key = netns.key();
         self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = Some(key)));
+        let netns = match workload.netns.is_some() || options.is_some() {
+            true => tokio::select! {
+                owned = owner::holds_an_address(netns, workload, again) => owned?,
+                () = self.closing.cancelled() => anyhow::bail!("adit stops"),
+            },
+            false => netns,
+        };
         let mut turn = self.rules.take(&netns, &self.closing).await?;
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {

@@ -284,7 +284,7 @@ impl Live {
 
     /// Begins to carry what is wanted.
     fn start_pods(&mut self) {
-        let changes = self.carrier.reconcile(&self.wanted, self.capture, self.grace);
+        let changes = self.carrier.reconcile(&self.wanted, self.capture, self.grace, &self.failed);
         self.again = changes.more;
         self.starting.extend(changes.work);
         self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
