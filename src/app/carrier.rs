@@ -1,12 +1,17 @@
 //! Which pods are carried: makes the running pods those of the configuration.
 
+mod moved;
+mod owner;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{rule_watch::RuleWatch, turns::Turns};
@@ -16,7 +21,7 @@ use crate::{
         workload_api::server::{CarriedPod, HELD_AS},
     },
     config::Capture,
-    lifecycle::Tasks,
+    lifecycle::{Tasks, aside},
     mesh::{NetnsRef, Workload},
     node::{Node, Pod, capture},
     sys::netns::Netns,
@@ -32,30 +37,8 @@ struct Carried {
     missing: Option<Instant>,
     /// Whether the last look at its namespace failed.
     unknown: bool,
-}
-
-/// How long the name of a namespace may be missing until its pod counts as gone.
-const MISSING_FOR: Duration = Duration::from_secs(3);
-
-impl Carried {
-    /// Whether its name stands for another namespace than when it was started, or for none for
-    /// longer than a moment: the pod was made anew, and nothing protects the new one yet. That
-    /// its namespace could not be looked at says nothing about it.
-    fn moved(&mut self) -> bool {
-        let Some(netns) = &self.workload.netns else { return false };
-        let found = Netns::key_of(&netns.path());
-        let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
-        self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
-        if let (Err(error), false, false) = (&found, missing, self.unknown) {
-            let workload = &*self.workload.uid;
-            tracing::warn!(workload, %error, "the pod's network namespace cannot be looked at; the pod stays as it is");
-        }
-        self.unknown = found.is_err() && !missing;
-        match found {
-            Ok(key) => key != self.pod.netns.key(),
-            Err(_) => self.missing.is_some_and(|since| since.elapsed() > MISSING_FOR),
-        }
-    }
+    /// What the last look at its namespace said.
+    moved: bool,
 }
 
 /// What becomes of the capture rules of a pod that is stopped.
@@ -67,6 +50,13 @@ enum After {
     Shut,
     Remove,
 }
+
+/// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
+/// is no moment without rules between the two.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a pod that leaves waits for its turn.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What its platform knows a pod by.
 fn carried_as(workload: &Workload) -> CarriedAs {
@@ -95,10 +85,36 @@ impl Failed {
     }
 }
 
+/// A change of one pod that is under way.
+struct Change {
+    workload: Arc<Workload>,
+    options: Option<capture::Options>,
+    /// The namespace that it enters, once that is open.
+    netns: Option<(u64, u64)>,
+}
+
+/// What has come of a change of one pod.
+pub(super) struct Changed {
+    pub(super) uid: Arc<str>,
+    /// Unless it is carried as it should be.
+    pub(super) failed: Option<Failed>,
+}
+
+/// What there is to do until the pods are those that are wanted.
+pub(super) struct Changes {
+    /// One for each pod, side by side.
+    pub(super) work: Vec<BoxFuture<'static, Changed>>,
+    /// Whether changes that are under way already have to be followed by others.
+    pub(super) more: bool,
+}
+
 /// The pods of this process.
 pub(super) struct Carrier {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
+    changing: Mutex<HashMap<Arc<str>, Change>>,
+    /// Fires when a pod was found to be made anew.
+    moved: Notify,
     /// Fires when nobody wants to wait for drains any longer.
     pub(super) hurry: CancellationToken,
     /// Pods that take nothing new and end what they have.
@@ -118,6 +134,8 @@ impl Carrier {
         Self {
             node,
             pods: Mutex::default(),
+            changing: Mutex::default(),
+            moved: Notify::new(),
             hurry: CancellationToken::new(),
             draining: Tasks::default(),
             rules,
@@ -126,15 +144,16 @@ impl Carrier {
         }
     }
 
-    /// Starts what is missing, stops what is gone or has moved to another namespace or
-    /// identity; who is stopped drains beside this. Returns what could not be started, which a
-    /// later call tries again.
-    pub(super) async fn reconcile(
-        self: Arc<Self>,
-        wanted: Vec<Arc<Workload>>,
+    /// Stops what is gone or has moved to another namespace or identity, which drains beside this,
+    /// and returns how what is missing is started. A later call tries again what could not be
+    /// started, and lets alone what is under way.
+    pub(super) fn reconcile(
+        self: &Arc<Self>,
+        wanted: &[Arc<Workload>],
         rules: Capture,
         grace: Duration,
-    ) -> Vec<Failed> {
+        failed: &BTreeMap<Arc<str>, Failed>,
+    ) -> Changes {
         let options = match rules {
             Capture::Nft { options, .. } => Some(options),
             Capture::None => None,
@@ -145,7 +164,7 @@ impl Carrier {
         let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
                 let now = wanted.iter().find(|w| w.uid == c.workload.uid);
-                let stays = now.is_some_and(|w| same(w, &c.workload)) && !c.moved();
+                let stays = now.is_some_and(|w| same(w, &c.workload)) && !c.moved;
                 // The operator has taken it out of the mesh, or redirects by other means.
                 let opted_out = now.is_none() || options.is_none();
                 let after = if opted_out { After::Remove } else { After::Shut };
@@ -155,7 +174,7 @@ impl Carrier {
             pods.values_mut().filter_map(leaves).collect()
         });
         for (uid, after) in &gone {
-            let (this, uid, after) = (Arc::clone(&self), Arc::clone(uid), *after);
+            let (this, uid, after) = (Arc::clone(self), Arc::clone(uid), *after);
             let Some(carried) = self.with(|pods| pods.remove(&uid)) else { continue };
             // From here on nothing new arrives at it, also before its task first runs.
             carried.pod.stop_accepting();
@@ -164,34 +183,55 @@ impl Carrier {
         // One that comes back is another pod, which gets a key of its own.
         self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
-        let mut failed = Vec::new();
-        for workload in &wanted {
-            if self.closing.is_cancelled() {
-                break;
-            }
-            if self.with(|pods| pods.contains_key(&workload.uid)) {
-                if let Err(error) = self.renew_rules(&workload.uid, options).await {
-                    failed.push(Failed::new(workload, &error));
+        let mut changes = Changes { work: Vec::new(), more: false };
+        for workload in wanted {
+            let under_way = self.changing(|all| {
+                let to = all.get(&workload.uid)?;
+                Some(same(workload, &to.workload) && options == to.options)
+            });
+            let carried =
+                self.with(|pods| pods.get(&workload.uid).map(|c| (c.captured, c.pod.netns.key())));
+            match (under_way, carried) {
+                (Some(to_this), _) => changes.more |= !to_this,
+                (None, Some((captured, _))) if captured == options => {}
+                _ if self.closing.is_cancelled() => {}
+                (None, carried) => {
+                    self.node.svids.watch(&workload.uid, &workload.id);
+                    let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
+                    let again = failed.contains_key(&workload.uid);
+                    changes.work.push(self.change(Change { workload, options, netns }, again));
                 }
-                continue;
-            }
-            self.node.svids.watch(&workload.uid, &workload.id);
-            match self.start(workload, options).await {
-                Ok((carried, less)) => {
-                    tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
-                    self.with(|pods| pods.insert(workload.uid.clone(), carried));
-                    failed.extend(less.map(|why| Failed::new(workload, &why)));
-                }
-                Err(error) => failed.push(Failed::new(workload, &error)),
             }
         }
+        let wants = |uid: &str| wanted.iter().any(|w| &*w.uid == uid);
+        changes.more |= self.changing(|all| all.keys().any(|uid| !wants(uid)));
         // Those without a slash are adit's own, no workload's.
         let own = |uid: &str| uid.starts_with(HELD_AS) || !uid.contains('/');
-        self.node.svids.retain(|uid| own(uid) || wanted.iter().any(|w| &*w.uid == uid));
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.node.telemetry.metrics.pods.active.set(count(self.with(|pods| pods.len())));
-        self.node.telemetry.metrics.pods.pending.set(count(failed.len()));
-        failed
+        self.node.svids.retain(|uid| own(uid) || wants(uid));
+        self.count();
+        changes
+    }
+
+    /// Starts a pod, perhaps again, or applies its rules anew.
+    fn change(self: &Arc<Self>, change: Change, again: bool) -> BoxFuture<'static, Changed> {
+        let (this, workload) = (Arc::clone(self), Arc::clone(&change.workload));
+        let (uid, options) = (Arc::clone(&workload.uid), change.options);
+        self.changing(|all| all.insert(Arc::clone(&uid), change));
+        let work = async move {
+            let done = match this.with(|pods| pods.contains_key(&uid)) {
+                true => this.renew_rules(&uid, options).await,
+                false => this.start(&workload, options, again).await,
+            };
+            this.changing(|all| all.remove(&uid));
+            this.count();
+            Changed { uid, failed: done.err().map(|error| Failed::new(&workload, &error)) }
+        };
+        work.boxed()
+    }
+
+    fn count(&self) {
+        let pods = self.with(|pods| pods.len());
+        self.node.telemetry.metrics.pods.active.set(i64::try_from(pods).unwrap_or(i64::MAX));
     }
 
     /// The pods as the Workload API knows them.
@@ -206,11 +246,6 @@ impl Carrier {
         all
     }
 
-    /// Whether a pod was made anew under its old name.
-    pub(super) fn any_moved(&self) -> bool {
-        self.with(|pods| pods.values_mut().any(Carried::moved))
-    }
-
     /// Where the address of probes is admitted, in order.
     pub(super) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
         let admits = |c: &&Carried| c.captured.is_some_and(|options| options.kubelet_probes);
@@ -221,14 +256,11 @@ impl Carrier {
     }
 
     /// Restores the node's rules about the address of probes if a pod admits it; whether they were
-    /// gone. In a turn, as who admits it changes with the rules of pods.
-    pub(super) async fn stand_guard(&self) -> anyhow::Result<bool> {
-        let mut turn = self.rules.take(&self.hurry).await?;
-        let admitting: Vec<_> = self.probed().into_iter().map(|(_, netns)| netns).collect();
-        match admitting.is_empty() {
-            true => Ok(false),
-            false => turn.restore_guard(admitting).await,
-        }
+    /// gone.
+    pub(super) async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
+        let (this, stop) = (Arc::clone(self), self.hurry.clone());
+        let admitting = move || this.probed().into_iter().map(|(_, netns)| netns).collect();
+        Ok(aside(move || capture::restore_guard(admitting, &stop)).await??)
     }
 
     /// Starts nothing from here on; what is being started is given up.
@@ -273,15 +305,30 @@ impl Carrier {
         uid: &Arc<str>,
         options: Option<capture::Options>,
     ) -> anyhow::Result<()> {
-        let found = self.with(|pods| {
-            let carried = pods.get(uid).filter(|c| c.captured != options)?;
-            Some(Arc::clone(&carried.pod.netns))
-        });
+        let found = self.with(|pods| pods.get(uid).map(|c| Arc::clone(&c.pod.netns)));
         let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
-        let mut turn = self.rules.take(&self.closing).await?;
-        let (applied, less) = turn.apply(&netns, wanted).await?;
-        self.watch.begin(&mut turn, uid, &netns, applied).await;
-        self.with(|pods| pods.get_mut(uid).map(|c| c.captured = Some(applied)));
+        let mut turn = self.rules.take(&netns, &self.closing).await?;
+        // The guard of probes is not restored for whoever is about to do without it.
+        let unprobed = |captured: &mut capture::Options| {
+            captured.kubelet_probes &= wanted.kubelet_probes;
+        };
+        let there = self.with(|pods| {
+            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key())?;
+            let before = carried.captured;
+            carried.captured.as_mut().map(unprobed);
+            Some(before)
+        });
+        let Some(before) = there else { return Ok(()) };
+        let applied = turn.apply(&netns, wanted).await;
+        let captured = applied.as_ref().map_or(before, |(applied, _)| Some(*applied));
+        let there = self.with(|pods| {
+            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
+            carried.map(|c| c.captured = captured).is_some()
+        });
+        let (applied, less) = applied?;
+        if there {
+            self.watch.begin(&mut turn, uid, &netns, applied).await;
+        }
         less.map_or(Ok(()), Err)
     }
 
@@ -296,47 +343,77 @@ impl Carrier {
         if after == After::Keep {
             return Ok(());
         }
-        let turn = self.rules.take(&self.hurry).await;
         let key = netns.key();
+        let began = Instant::now();
+        while self.may_be_entered(key) && began.elapsed() < SUCCESSOR_WITHIN {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+                () = self.hurry.cancelled() => break,
+            }
+        }
+        let turn = tokio::time::timeout(TURN_WITHIN, self.rules.take(netns, &self.hurry)).await;
+        let turn = turn.unwrap_or_else(|_| Err(anyhow::anyhow!("nft hangs in other pods")));
         if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
             return Ok(());
         }
         self.watch.end(netns);
-        let mut turn = turn?;
         match after {
-            After::Remove => turn.remove(Arc::clone(netns)).await,
+            After::Remove => turn?.remove(Arc::clone(netns)).await,
             After::Shut if options.kubelet_probes => {
                 let unprobed = capture::Options { kubelet_probes: false, ..options };
-                turn.shut(Arc::clone(netns), unprobed).await
+                turn?.shut(Arc::clone(netns), unprobed).await
             }
             After::Shut | After::Keep => Ok(()),
         }
     }
 
+    /// Whether a pod is being started that may be a successor in this namespace.
+    fn may_be_entered(&self, key: (u64, u64)) -> bool {
+        self.changing(|all| all.values().any(|c| c.netns.is_none_or(|of| of == key)))
+    }
+
     /// Listens first and redirects then, so that no captured connection is refused.
     async fn start(
-        &self,
+        self: &Arc<Self>,
         workload: &Arc<Workload>,
         options: Option<capture::Options>,
-    ) -> anyhow::Result<(Carried, Option<anyhow::Error>)> {
-        let netns = match &workload.netns {
+        again: bool,
+    ) -> anyhow::Result<()> {
+        let of = Arc::clone(workload);
+        let opened = aside(move || match &of.netns {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
-        }?;
+        });
+        let netns = opened.await??;
+        let key = netns.key();
+        self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = Some(key)));
+        let netns = match workload.netns.is_some() || options.is_some() {
+            true => tokio::select! {
+                owned = owner::holds_an_address(netns, workload, again) => owned?,
+                () = self.closing.cancelled() => anyhow::bail!("adit stops"),
+            },
+            false => netns,
+        };
+        let mut turn = self.rules.take(&netns, &self.closing).await?;
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
-            let same = pods.values().find(|c| c.pod.netns.key() == netns.key());
+            let same = pods.values().find(|c| c.pod.netns.key() == key);
             same.map(|c| c.workload.uid.clone())
         });
         if let Some(other) = taken {
             anyhow::bail!("its network namespace is that of {other}, which is carried already");
         }
-        let mut turn = self.rules.take(&self.closing).await?;
         if options.is_none() {
             self.watch.end(&netns);
-            capture::reachable(&netns)?;
         }
-        let pod = Pod::start(&self.node, workload, netns)?;
+        let (of, node) = (Arc::clone(workload), Arc::clone(&self.node));
+        let started = aside(move || -> anyhow::Result<Arc<Pod>> {
+            if options.is_none() {
+                capture::reachable(&netns)?;
+            }
+            Ok(Pod::start(&node, &of, netns)?)
+        });
+        let pod = started.await??;
         let (mut captured, mut less) = (None, None);
         if let Some(options) = options {
             match turn.apply(&pod.netns, options).await {
@@ -350,8 +427,16 @@ impl Carrier {
                 }
             }
         }
-        let workload = Arc::clone(workload);
-        Ok((Carried { pod, workload, captured, missing: None, unknown: false }, less))
+        tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
+        let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
+        let (missing, unknown, moved) = (None, false, false);
+        let carried = Carried { pod, workload, captured, missing, unknown, moved };
+        self.with(|pods| pods.insert(uid, carried));
+        less.map_or(Ok(()), Err)
+    }
+
+    fn changing<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Change>) -> T) -> T {
+        look(&mut self.changing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Carried>) -> T) -> T {

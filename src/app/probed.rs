@@ -52,7 +52,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
 }
 
 /// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
-async fn stand_guard(carrier: &Carrier) {
+async fn stand_guard(carrier: &Arc<Carrier>) {
     match carrier.stand_guard().await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(

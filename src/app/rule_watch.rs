@@ -171,7 +171,7 @@ impl RuleWatch {
         standing: &mut Option<Standing>,
     ) -> anyhow::Result<Option<&'static str>> {
         let Watched { netns, options, over, .. } = watched;
-        let mut turn = self.turns.take(over).await?;
+        let mut turn = self.turns.take(netns, over).await?;
         let now = turn.standing(netns).await?;
         let what = match standing {
             Some(before) => before.became(&now),

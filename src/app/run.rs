@@ -1,7 +1,7 @@
 //! `adit run`: a mesh from one file, until SIGTERM.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,12 +9,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::runtime::{Builder, Handle};
 
 use super::{
     begun::ENDS,
-    carrier::{Carrier, Failed},
+    carrier::{Carrier, Changed, Failed},
     ebb::Ebb,
     needs::{confine_node, is_of_process},
     probed::watch_probes,
@@ -182,8 +182,7 @@ async fn serve(
         federated,
         carrier,
         starting: FuturesUnordered::new(),
-        incomplete: false,
-        absent: BTreeSet::new(),
+        failed: BTreeMap::new(),
         again: false,
         workload_api,
         alone: early.confined.alone,
@@ -191,6 +190,7 @@ async fn serve(
         state,
     };
     tasks.spawn(watch_probes(Arc::clone(&live.carrier)));
+    tasks.spawn(Arc::clone(&live.carrier).watch_namespaces());
     live.start_pods();
     live.accepted();
     let mut watch = tokio::time::interval(Duration::from_millis(500));
@@ -211,7 +211,8 @@ async fn serve(
                     tracing::warn!("SIGUSR2: a node is not handed over to a successor; nothing is done");
                 }
             },
-            Some(failed) = live.starting.next() => live.started(failed),
+            Some(changed) = live.starting.next() => live.started(changed),
+            () = live.carrier.any_moved() => live.start_pods(),
             _ = watch.tick() => {
                 ticks = ticks.wrapping_add(1);
                 ebb.look(&live.node.telemetry.live);
@@ -221,10 +222,7 @@ async fn serve(
                 }
                 if live.watched.has_settled() {
                     live.reload();
-                } else if live.starting.is_empty()
-                    && (live.carrier.any_moved()
-                        || (ticks.is_multiple_of(10) && live.incomplete))
-                {
+                } else if ticks.is_multiple_of(10) && !live.failed.is_empty() {
                     live.start_pods();
                 }
             }
@@ -306,12 +304,11 @@ struct Live {
     federation: config::FederationConfig,
     federated: Arc<Federation>,
     carrier: Arc<Carrier>,
-    /// The change of pods that is under way, beside everything else: one at a time.
-    starting: FuturesUnordered<BoxFuture<'static, Vec<Failed>>>,
-    /// Whether a pod is not carried as it should be, for one of these reasons or another.
-    incomplete: bool,
-    absent: BTreeSet<String>,
-    /// Whether another has to follow it.
+    /// The changes of pods that are under way, beside everything else and each other.
+    starting: FuturesUnordered<BoxFuture<'static, Changed>>,
+    /// Pods that are not carried as they should be.
+    failed: BTreeMap<Arc<str>, Failed>,
+    /// Whether others have to follow what is under way.
     again: bool,
     workload_api: Served,
     /// Whether the sandbox keeps `/proc` of other processes from this one.
@@ -321,36 +318,43 @@ struct Live {
 }
 
 impl Live {
-    /// Begins to carry what is wanted. What needs no rules is done when this returns.
+    /// Begins to carry what is wanted.
     fn start_pods(&mut self) {
-        if !self.starting.is_empty() {
-            self.again = true;
-            return;
+        let changes = self.carrier.reconcile(&self.wanted, self.capture, self.grace, &self.failed);
+        self.again = changes.more;
+        self.starting.extend(changes.work);
+        self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
+        self.tell_state();
+    }
+
+    fn started(&mut self, Changed { uid, failed }: Changed) {
+        let before = self.failed.remove(&uid);
+        if let Some(failed) = failed {
+            let why = &failed.why;
+            match failed.absent {
+                true if before.as_ref().is_some_and(|before| before.why == *why) => {}
+                true => tracing::warn!("{why}; it is carried when that is there"),
+                false => tracing::error!("{why}; trying again in 5 s"),
+            }
+            self.failed.insert(uid, failed);
         }
-        let carrier = Arc::clone(&self.carrier);
-        let work = carrier.reconcile(self.wanted.clone(), self.capture, self.grace);
-        self.starting.push(work.boxed());
-        if let Some(Some(failed)) = self.starting.next().now_or_never() {
-            self.started(failed);
+        if self.again {
+            self.start_pods();
+        } else {
+            self.tell_state();
         }
     }
 
-    fn started(&mut self, failed: Vec<Failed>) {
-        self.incomplete = !failed.is_empty();
-        let (absent, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|f| f.absent);
-        let absent: BTreeSet<String> = absent.into_iter().map(|f| f.why).collect();
-        for why in absent.difference(&self.absent) {
-            tracing::warn!("{why}; it is carried when that is there");
+    /// Tells others which pods are carried, and which are not.
+    fn tell_state(&self) {
+        let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
+        self.node.telemetry.metrics.pods_pending.set(failed);
+        let pending = self.failed.values().filter(|failed| !failed.absent);
+        self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
+        if self.starting.is_empty() {
+            self.state.set_loaded();
         }
-        self.absent = absent;
-        let failed: Vec<_> = failed.into_iter().map(|f| f.why).collect();
-        failed.iter().for_each(|error| tracing::error!("{error}; trying again in 5 s"));
-        self.state.set_pending(failed);
-        self.state.set_loaded();
         self.workload_api.register(&self.carrier);
-        if std::mem::take(&mut self.again) {
-            self.start_pods();
-        }
     }
 
     /// Takes the file if it is whole and right, else keeps what was.

@@ -1,11 +1,15 @@
-//! Capture rules are changed one after the other, so that no task removes what a later one applied.
+//! Capture rules of one namespace are changed one after the other, so that no task removes what a
+//! later one applied. Namespaces do not wait for each other.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,43 +18,77 @@ use crate::{
     sys::netns::Netns,
 };
 
-/// After a tool has hung, other pods fail at once for this long instead of waiting for it too: it
-/// would hold up what needs no tool.
-const AFTER_A_HANG: Duration = Duration::from_secs(3);
+/// In how many namespaces rules are changed at once …
+const AT_ONCE: usize = 16;
+/// … and in how many of those where a tool has hung: others do not wait for them.
+const HUNG_AT_ONCE: usize = 2;
 
 /// Whose turn it is to change rules.
-#[derive(Default)]
-pub(super) struct Turns(Mutex<Seen>);
+pub(super) struct Turns {
+    namespaces: Mutex<HashMap<(u64, u64), Arc<Namespace>>>,
+    places: Semaphore,
+    places_of_hung: Semaphore,
+}
 
 #[derive(Default)]
-struct Seen {
-    hung: Option<Instant>,
+struct Namespace {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether the last tool in it hung.
+    hung: AtomicBool,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            namespaces: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+            places_of_hung: Semaphore::new(HUNG_AT_ONCE),
+        }
+    }
 }
 
 impl Turns {
-    /// Waits for the turn.
+    /// Waits for the turn in this namespace.
     ///
     /// # Errors
-    /// If `stop` fires first, or a tool has hung a moment ago.
+    /// If `stop` fires first.
     pub(super) async fn take<'a>(
         &'a self,
+        netns: &Netns,
         stop: &'a CancellationToken,
     ) -> anyhow::Result<Turn<'a>> {
-        let seen = tokio::select! {
+        let namespace = self.of(netns.key());
+        let places = match namespace.hung.load(Ordering::Relaxed) {
+            true => &self.places_of_hung,
+            false => &self.places,
+        };
+        let taken = async {
+            let mine = Arc::clone(&namespace.turn).lock_owned().await;
+            Ok::<_, anyhow::Error>((mine, places.acquire().await?))
+        };
+        let (_mine, _place) = tokio::select! {
             biased;
             () = stop.cancelled() => anyhow::bail!("adit stops"),
-            seen = self.0.lock() => seen,
+            taken = taken => taken?,
         };
-        if seen.hung.is_some_and(|at| at.elapsed() < AFTER_A_HANG) {
-            anyhow::bail!("waits for its capture rules, as nft hangs");
-        }
-        Ok(Turn { seen, stop })
+        Ok(Turn { namespace, _mine, _place, stop })
+    }
+
+    fn of(&self, key: (u64, u64)) -> Arc<Namespace> {
+        let mut all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = |namespace: &Arc<Namespace>| {
+            Arc::strong_count(namespace) > 1 || namespace.hung.load(Ordering::Relaxed)
+        };
+        all.retain(|of, namespace| *of == key || used(namespace));
+        Arc::clone(all.entry(key).or_default())
     }
 }
 
 /// A turn; the next one comes when it is dropped.
 pub(super) struct Turn<'a> {
-    seen: MutexGuard<'a, Seen>,
+    namespace: Arc<Namespace>,
+    _mine: OwnedMutexGuard<()>,
+    _place: SemaphorePermit<'a>,
     stop: &'a CancellationToken,
 }
 
@@ -66,7 +104,7 @@ impl Turn<'_> {
             let admitting = Arc::clone(netns);
             match self.tool(move |stop| capture::guard_probes(&admitting, stop)).await {
                 Ok(()) => {}
-                Err(error) if self.seen.hung.is_some() => return Err(error),
+                Err(error) if self.hung() => return Err(error),
                 Err(error) => {
                     options.kubelet_probes = false;
                     less = Some(error.context(
@@ -78,7 +116,7 @@ impl Turn<'_> {
         }
         let of = Arc::clone(netns);
         if let Err(error) = self.tool(move |stop| capture::apply(&of, options, stop)).await {
-            if self.seen.hung.is_none() {
+            if !self.hung() {
                 self.after_a_failure(netns, options).await;
             }
             return Err(error);
@@ -110,14 +148,6 @@ impl Turn<'_> {
         self.tool(move |stop| capture::shut(&netns, options, stop)).await
     }
 
-    /// Restores the node's rules that these namespaces need; whether they were gone.
-    pub(super) async fn restore_guard(
-        &mut self,
-        admitting: Vec<Arc<Netns>>,
-    ) -> anyhow::Result<bool> {
-        self.tool(move |stop| capture::restore_guard(&admitting, stop)).await
-    }
-
     /// Removes them.
     pub(super) async fn remove(&mut self, netns: Arc<Netns>) -> anyhow::Result<()> {
         self.tool(move |stop| capture::remove(&netns, stop)).await
@@ -129,7 +159,12 @@ impl Turn<'_> {
     ) -> anyhow::Result<T> {
         let stop = self.stop.clone();
         let done = aside(move || work(&stop)).await?;
-        self.seen.hung = matches!(done, Err(CaptureError::Hung { .. })).then(Instant::now);
+        let hung = matches!(done, Err(CaptureError::Hung { .. }));
+        self.namespace.hung.store(hung, Ordering::Relaxed);
         Ok(done?)
+    }
+
+    fn hung(&self) -> bool {
+        self.namespace.hung.load(Ordering::Relaxed)
     }
 }

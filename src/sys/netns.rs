@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    net::IpAddr,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
@@ -11,6 +12,7 @@ use nix::{
     ifaddrs::getifaddrs,
     net::if_::InterfaceFlags,
     sched::{CloneFlags, setns},
+    sys::socket::SockaddrStorage,
 };
 
 /// An open network namespace; it lives at least as long as this.
@@ -73,6 +75,19 @@ impl Netns {
     pub fn is_up(&self, interface: &str) -> io::Result<bool> {
         let mut all = self.run(getifaddrs)??;
         Ok(all.any(|i| i.interface_name == interface && i.flags.contains(InterfaceFlags::IFF_UP)))
+    }
+
+    /// The addresses of its interfaces.
+    ///
+    /// # Errors
+    /// As [`Netns::run`], and if the interfaces cannot be listed.
+    pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let all = self.run(getifaddrs)??;
+        let of = |address: SockaddrStorage| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()).to_canonical()))
+        };
+        Ok(all.filter_map(|interface| interface.address.and_then(of)).collect())
     }
 
     /// Runs `work` on this thread inside the namespace. `work` must not block for long, as

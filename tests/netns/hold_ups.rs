@@ -12,20 +12,27 @@ use nix::sys::signal::Signal;
 use crate::{
     lab::Lab,
     mesh::{MESH, PODS, allow, held, still_answers},
+    strict::outsider_is_answered,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("hold_ups::an_nft_that_hangs_keeps_no_edit_and_no_signal_waiting", hanging_tool),
     ("hold_ups::a_pod_that_drains_keeps_no_edit_and_no_signal_waiting", draining_pod),
+    ("hold_ups::a_pod_whose_nft_hangs_keeps_no_other_from_being_captured", hanging_in_one),
+    ("hold_ups::a_pod_made_anew_is_captured_at_once_while_its_predecessor_drains", made_anew),
+    ("hold_ups::a_pod_that_follows_another_has_no_moment_without_rules", successor),
     ("hold_ups::a_pod_that_leaves_takes_nobody_elses_connections_along", leaving_pod),
 ];
 
 /// An `nft` that hangs, and says so where adit may write, while there is a file of the name `hang`
-/// beside it.
+/// beside it: where that names a namespace, in that one only.
 fn nft_that_may_hang(tools: &Path) {
     let script = "#!/bin/sh
 here=$(dirname \"$0\")
-if [ -e \"$here/hang\" ]; then : > \"$here/../ca/hangs\"; exec sleep 60; fi
+if [ -e \"$here/hang\" ]; then
+    only=$(cat \"$here/hang\")
+    case \"$only\" in '' | \"$(readlink /proc/self/ns/net)\") : > \"$here/../ca/hangs\"; exec sleep 60 ;; esac
+fi
 PATH=\"${PATH#*:}\" exec nft \"$@\"
 ";
     fs::create_dir(tools).unwrap();
@@ -102,6 +109,108 @@ fn draining_pod() {
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
+}
+
+fn captured(lab: &Lab, pod: &str) -> bool {
+    lab.tool(pod, "nft list tables").contains("adit-filter")
+}
+
+fn hanging_in_one() {
+    let mut lab = Lab::new(PODS);
+    let tools = lab.file("tools");
+    nft_that_may_hang(&tools);
+    let of_db = lab.netns("db").run(|| fs::read_link("/proc/thread-self/ns/net"));
+    fs::write(tools.join("hang"), of_db.unwrap().unwrap().to_str().unwrap()).unwrap();
+    lab.tools = Some(tools.clone());
+    lab.echo("db", 8080);
+    let began = Instant::now();
+    lab.launch(&allow(&["web"]));
+    lab.wait("hanging", || tools.join("hangs").exists());
+    lab.wait("others are captured", || captured(&lab, "web") && captured(&lab, "spy"));
+    assert!(began.elapsed() < AT_ONCE, "they waited for {:?}", began.elapsed());
+    // It is tried again and again, and nobody else ever waits for it.
+    for _ in 0..3 {
+        lab.remake("spy", 3);
+        let began = Instant::now();
+        lab.wait("captured anew", || captured(&lab, "spy"));
+        assert!(began.elapsed() < AT_ONCE, "it waited for {:?}", began.elapsed());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    lab.wait("said", || lab.readiness().contains("pod shop/db: nft did not end within 5 s"));
+    fs::remove_file(tools.join("hang")).unwrap();
+    lab.wait("captured", || captured(&lab, "db"));
+    lab.wait("ready", || lab.readiness().contains("200 OK"));
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+}
+
+fn made_anew() {
+    let mut lab = Lab::new(PODS);
+    lab.drain = "10m";
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web", "spy"]));
+    let _open = held(&lab, "web");
+    for _ in 0..2 {
+        lab.remake("web", 1);
+        let began = Instant::now();
+        lab.wait("captured anew", || captured(&lab, "web"));
+        assert!(began.elapsed() < Duration::from_secs(2), "after {:?}", began.elapsed());
+        lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
+    }
+    assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
+    let of_spy = held(&lab, "spy");
+    let began = Instant::now();
+    lab.write_mesh(&allow(&["web"]));
+    lab.record("inbound", "policy_changed");
+    assert!(began.elapsed() < Duration::from_secs(2), "an edit waited for {:?}", began.elapsed());
+    drop(of_spy);
+    let released = || {
+        let log = lab.log();
+        log.lines().filter(|l| l.contains("pod released") && l.contains("cut\":1")).count()
+    };
+    assert_eq!(released(), 0, "the first one drains");
+    let began = Instant::now();
+    lab.signal(Signal::SIGTERM);
+    lab.wait("stopping", || lab.log().contains("stopping: no new connections"));
+    assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
+    lab.signal(Signal::SIGINT);
+    assert!(lab.stop_dead().success());
+    assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
+}
+
+/// Another identity, then another name, in the same namespace; with and without connections that
+/// hold up who was there before.
+fn successor() {
+    let mut lab = Lab::new(PODS);
+    lab.drain = "1s";
+    lab.echo("db", 8080);
+    let first = allow(&["web"]);
+    lab.start(&first);
+    let other_identity = first.replace("serviceAccount: db,", "serviceAccount: other,");
+    let other_name = other_identity
+        .replace("name: db, namespace", "name: db2, namespace")
+        .replace("[shop/db]", "[shop/db2]");
+    let mut carried = PODS.len();
+    for (busy, mesh) in [false, true]
+        .iter()
+        .flat_map(|busy| [(busy, &other_identity), (busy, &other_name), (busy, &first)])
+    {
+        let open = busy.then(|| held(&lab, "web"));
+        carried += 1;
+        lab.write_mesh(mesh);
+        let mut after = None;
+        while after.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(2500)) {
+            let tables = lab.tool("db", "nft list tables");
+            for table in ["adit-nat", "adit-mangle", "adit-filter"] {
+                assert!(tables.contains(table), "{table} is missing: {tables}\n{}", lab.log());
+            }
+            assert!(!outsider_is_answered(&lab), "{}", lab.log());
+            if after.is_none() && lab.log().matches("pod carried").count() == carried {
+                after = Some(Instant::now());
+            }
+        }
+        drop(open);
+        lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
+    }
 }
 
 /// What it has open is cut after its grace, and says so; what others have open is theirs.

@@ -14,7 +14,7 @@ use crate::{
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("starts::without_the_right_to_enter_namespaces_it_fails_at_once_and_makes_nothing", rights),
-    ("starts::a_pod_whose_namespace_is_missing_does_not_keep_the_node_from_being_ready", absent),
+    ("starts::a_pod_whose_namespace_is_missing_or_not_its_own_is_carried_when_it_is_there", absent),
     ("starts::what_begins_what_waits_for_a_restart_and_what_cuts_is_said", said),
 ];
 
@@ -70,9 +70,23 @@ fn absent() {
     let _late = Late;
     ip("netns add late");
     ip("-n late link set lo up");
+    // Whose it is shows in its address: another pod's would get this one's identity.
+    ip("-n late addr add 10.99.0.1/32 dev lo");
+    lab.wait("named", || {
+        let readiness = lab.readiness();
+        ["500", "pod shop/late", "/run/netns/late", "10.99.0.1", "(10.77.0.9)"]
+            .iter()
+            .all(|word| readiness.contains(word))
+    });
+    assert_eq!(lab.tool("late", "nft list tables"), "");
+    assert_eq!(lab.tool("late", "ip rule show priority 32764"), "");
+    assert!(lab.connect("late", "127.0.0.1:15008").is_err(), "nobody listens in it");
+    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    ip("-n late addr add 10.77.0.9/32 dev lo");
     let carried =
         || lab.log().lines().any(|l| l.contains("pod carried") && l.contains("shop/late"));
     lab.wait("carried when it is there", carried);
+    lab.wait("ready", || lab.readiness().contains("200 OK"));
 }
 
 fn said() {

@@ -5,7 +5,10 @@
 //! and the kernel deletes no chain that is referred to: so the rules go with the last of them,
 //! whichever process has put it there.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +30,22 @@ fn element(netns: &Netns) -> u32 {
 /// # Errors
 /// [`CaptureError`]; then nobody may be admitted by that address.
 pub fn guard_probes(admitting: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let _turn = turn(stop)?;
     make(&[element(admitting)], stop)
+}
+
+/// The node's rules are changed one after the other, so that none of them is taken for another's.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn(stop: &CancellationToken) -> Result<MutexGuard<'static, ()>, CaptureError> {
+    loop {
+        match TURN.try_lock() {
+            Ok(turn) => return Ok(turn),
+            Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+            Err(_) if stop.is_cancelled() => return Err(CaptureError::Stopped { tool: "nft" }),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 fn make(elements: &[u32], stop: &CancellationToken) -> Result<(), CaptureError> {
@@ -35,15 +53,20 @@ fn make(elements: &[u32], stop: &CancellationToken) -> Result<(), CaptureError> 
     Tools { netns: &node, stop }.nft(&["-f", "-"], &rules::guard(elements)).map(drop)
 }
 
-/// Restores the rules of [`guard_probes`] if they do not stand as these namespaces need them, and
-/// says whether that was so. Whoever else needed them may not be known then: they stay for good.
+/// Restores the rules of [`guard_probes`] if they do not stand as those namespaces need them that
+/// admit the address now, and says whether that was so. Whoever else needed them may not be known then: they stay for good.
 ///
 /// # Errors
 /// As [`guard_probes`].
 pub fn restore_guard(
-    admitting: &[Arc<Netns>],
+    admitting: impl FnOnce() -> Vec<Arc<Netns>>,
     stop: &CancellationToken,
 ) -> Result<bool, CaptureError> {
+    let _turn = turn(stop)?;
+    let admitting = admitting();
+    if admitting.is_empty() {
+        return Ok(false);
+    }
     let node = Arc::new(Netns::current()?);
     let tools = Tools { netns: &node, stop };
     let mut elements: Vec<u32> = admitting.iter().map(|netns| element(netns)).collect();
@@ -82,6 +105,7 @@ pub fn reconsider_guard(left: &Arc<Netns>, stop: &CancellationToken) -> Result<(
 
 /// This namespace admits the address no longer. The node's rules go if nobody else does.
 pub(super) fn unguard(left: &Netns, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let _turn = turn(stop)?;
     let node = Arc::new(Netns::current()?);
     let tools = Tools { netns: &node, stop };
     match tools.nft(&["list", "table", "inet", rules::GUARD], "") {
