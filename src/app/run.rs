@@ -348,7 +348,7 @@ impl Live {
     /// Tells others which pods are carried, and which are not.
     fn tell_state(&self) {
         let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
-        self.node.telemetry.metrics.pods_pending.set(failed);
+        self.node.telemetry.metrics.pods.pending.set(failed);
         let pending = self.failed.values().filter(|failed| !failed.absent);
         self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
         if self.starting.is_empty() {

@@ -125,7 +125,7 @@ fn hanging_in_one() {
     lab.echo("db", 8080);
     let began = Instant::now();
     lab.launch(&allow(&["web"]));
-    lab.wait("hanging", || tools.join("hangs").exists());
+    lab.wait("hanging", || lab.file("ca/hangs").exists());
     lab.wait("others are captured", || captured(&lab, "web") && captured(&lab, "spy"));
     assert!(began.elapsed() < AT_ONCE, "they waited for {:?}", began.elapsed());
     // It is tried again and again, and nobody else ever waits for it.
