@@ -42,7 +42,7 @@ impl Carried {
     /// longer than a moment: the pod was made anew, and nothing protects the new one yet. That
     /// its namespace could not be looked at says nothing about it.
     fn moved(&mut self) -> bool {
-        let Some(netns) = &self.workload.netns else { return false };
+        let Some(netns) = self.workload.netns() else { return false };
         let found = Netns::key_of(&netns.path());
         let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
         self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
@@ -72,10 +72,10 @@ enum After {
 fn carried_as(workload: &Workload) -> CarriedAs {
     CarriedAs {
         uid: Arc::clone(&workload.uid),
-        namespace: Arc::clone(&workload.namespace),
+        namespace: Arc::clone(workload.namespace()),
         name: Arc::clone(&workload.name),
-        pod_uid: workload.pod_uid.clone(),
-        pid: workload.netns.as_ref().and_then(NetnsRef::pid),
+        pod_uid: workload.pod_uid().cloned(),
+        pid: workload.netns().and_then(NetnsRef::pid),
     }
 }
 
@@ -135,7 +135,7 @@ impl Carrier {
             Capture::None => None,
         };
         let same = |a: &Workload, b: &Workload| {
-            a.netns == b.netns && a.id == b.id && a.pod_uid == b.pod_uid
+            a.netns() == b.netns() && a.id() == b.id() && a.pod_uid() == b.pod_uid()
         };
         let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
@@ -170,10 +170,10 @@ impl Carrier {
                 }
                 continue;
             }
-            self.node.svids.watch(&workload.uid, &workload.id);
+            self.node.svids.watch(&workload.uid, workload.id());
             match self.start(workload, options).await {
                 Ok((carried, less)) => {
-                    tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
+                    tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod carried");
                     self.with(|pods| pods.insert(workload.uid.clone(), carried));
                     failed.extend(less.map(|why| Failed::new(workload, &why)));
                 }
@@ -193,7 +193,7 @@ impl Carrier {
     pub(super) fn carried(&self) -> Vec<CarriedPod> {
         let known = |c: &Carried| CarriedPod {
             uid: c.workload.uid.clone(),
-            id: c.workload.id.clone(),
+            id: c.workload.id().clone(),
             netns: c.pod.netns.key(),
         };
         let mut all: Vec<_> = self.with(|pods| pods.values().map(known).collect());
@@ -301,7 +301,7 @@ impl Carrier {
         workload: &Arc<Workload>,
         options: Option<capture::Options>,
     ) -> anyhow::Result<(Carried, Option<anyhow::Error>)> {
-        let netns = match &workload.netns {
+        let netns = match workload.netns() {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
         }?;

@@ -32,7 +32,7 @@ use crate::{
     },
     config::{self, CaConfig, Checked, LoadError},
     lifecycle::Tasks,
-    mesh::{AppHop, Workload},
+    mesh::{AppHop, Store, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
     sys::sockmap::Sockmap,
@@ -97,7 +97,7 @@ async fn serve(
     let mut user = signal(SignalKind::user_defined1())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
     let telemetry = Telemetry::new()?;
-    let trust_domain = checked.snapshot.trust_domain().clone();
+    let trust_domain = checked.mesh.trust_domain.clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
     let tasks = Tasks::default();
     let federated = Arc::new(Federation::new(
@@ -114,7 +114,7 @@ async fn serve(
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
     let Checked {
-        snapshot,
+        mesh,
         node: _,
         places: _,
         settings,
@@ -126,9 +126,10 @@ async fn serve(
         sections: _,
     } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %crate::identity::shown(file), "{w}"));
+    let store = mesh.store();
     let node = Arc::new(Node {
         pods: Arc::default(),
-        mesh: ArcSwap::from_pointee(snapshot),
+        mesh: ArcSwap::from_pointee(store.view()),
         svids,
         tunnels: Arc::new(tunnels),
         telemetry,
@@ -170,6 +171,7 @@ async fn serve(
         absent: BTreeSet::new(),
         again: false,
         workload_api,
+        store,
         node,
         state,
     };
@@ -231,7 +233,7 @@ async fn serve(
 
 /// The short way to applications, if a workload asks for it and this kernel has it.
 fn short_way(wanted: &[Arc<Workload>]) -> Option<Arc<Sockmap>> {
-    wanted.iter().find(|w| w.app_hop == AppHop::Sockmap)?;
+    wanted.iter().find(|w| w.app_hop() == AppHop::Sockmap)?;
     match Sockmap::load(HBONE_PORT) {
         Ok(sockmap) => {
             tracing::info!("appHop: sockmap is on");
@@ -268,6 +270,8 @@ struct Live {
     /// Whether another has to follow it.
     again: bool,
     workload_api: Served,
+    /// What the file says of the mesh; [`Node::mesh`] is a view of it.
+    store: Store,
     node: Arc<Node>,
     state: Arc<State>,
 }
@@ -330,7 +334,7 @@ impl Live {
             return; // written while it was read: the next look takes it
         }
         self.seen = seen;
-        if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
+        if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
             let why = format!("{key} cannot change while adit runs; restart it");
             return self.rejected(&why);
@@ -353,8 +357,10 @@ impl Live {
             tracing::warn!(settings, "these settings take effect when adit is restarted");
         }
         self.federated.apply(&checked.federation.trust_domains);
-        self.node.mesh.store(Arc::new(checked.snapshot));
-        let closed = recheck(&self.node);
+        checked.mesh.apply(&mut self.store);
+        let changes = self.store.take_changes();
+        self.node.mesh.store(Arc::new(self.store.view()));
+        let closed = recheck(&self.node, &changes.rules());
         self.start_pods();
         tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
         self.accepted();
@@ -363,15 +369,15 @@ impl Live {
     /// A pod's way to its application stays as it was started.
     fn waits_for_restart(&self, before: &[Arc<Workload>]) -> bool {
         self.wanted.iter().any(|now| match before.iter().find(|then| then.uid == now.uid) {
-            Some(then) => then.app_hop != now.app_hop,
-            None => now.app_hop == AppHop::Sockmap && self.node.sockmap.is_none(),
+            Some(then) => then.app_hop() != now.app_hop(),
+            None => now.app_hop() == AppHop::Sockmap && self.node.sockmap.is_none(),
         })
     }
 
     /// Traffic series of workloads that have left the mesh.
     fn forget_unused(&self) {
         let mesh = self.node.mesh.load();
-        let names = mesh.workloads().map(|w| (&*w.names.workload, &*w.names.namespace));
+        let names = mesh.workloads().map(|w| (&*w.name, &**w.namespace()));
         let there: HashSet<(&str, &str)> = names.collect();
         let metrics = &self.node.telemetry.metrics;
         metrics.forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));

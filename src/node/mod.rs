@@ -47,7 +47,7 @@ pub use recheck::recheck;
 use crate::{
     ca::Svids,
     identity::X509Svid,
-    mesh::{Snapshot, Workload},
+    mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
     tunnel::{LiveTunnels, TunnelConfig},
@@ -63,7 +63,7 @@ pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::t
 /// What every pod of the node shares.
 pub struct Node {
     /// The mesh as of the last accepted configuration.
-    pub mesh: ArcSwap<Snapshot>,
+    pub mesh: ArcSwap<View>,
     /// Own SVIDs.
     pub svids: Arc<Svids>,
     /// The open tunnels, and whom each has proven.
@@ -101,6 +101,6 @@ impl Node {
                 Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
                 Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
             };
-        Err((reason, format!("no SVID for {}{why}", workload.id)))
+        Err((reason, format!("no SVID for {}{why}", workload.id())))
     }
 }
