@@ -1,9 +1,12 @@
 //! What became different between two views.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{HashMap, HashSet},
+    hash::Hash,
     sync::Arc,
 };
+
+use foldhash::fast::RandomState;
 
 use super::{MtlsMode, Service, Workload};
 use crate::policy::Policy;
@@ -50,14 +53,14 @@ impl<T> Change<T> {
     }
 }
 
-/// What became different, each resource once, in the order of their names.
+/// What became different, each resource once, in no order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changes {
-    /// Workloads, by uid.
+    /// Workloads.
     pub workloads: Vec<Change<Workload>>,
-    /// Services, by namespace and host name.
+    /// Services.
     pub services: Vec<Change<Service>>,
-    /// Policies, by `namespace/name`.
+    /// Policies.
     pub policies: Vec<Change<Policy>>,
     /// Whether plaintext is taken now where it was refused, or the other way round.
     pub mtls: bool,
@@ -109,18 +112,20 @@ impl RulesChanged {
     }
 }
 
+type Touched<K, T> = HashMap<K, Option<Arc<T>>, RandomState>;
+
 /// What was there at the last view, of what was touched since.
 #[derive(Default)]
 pub(super) struct Before {
-    pub(super) workloads: BTreeMap<Arc<str>, Option<Arc<Workload>>>,
-    pub(super) services: BTreeMap<(Arc<str>, Arc<str>), Option<Arc<Service>>>,
-    pub(super) policies: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
+    pub(super) workloads: Touched<Arc<str>, Workload>,
+    pub(super) services: Touched<(Arc<str>, Arc<str>), Service>,
+    pub(super) policies: Touched<Arc<str>, Policy>,
     pub(super) mtls: Option<MtlsMode>,
 }
 
 /// One change for each key whose value is another than before.
-pub(super) fn between<K, T: PartialEq>(
-    before: BTreeMap<K, Option<Arc<T>>>,
+pub(super) fn between<K: Eq + Hash, T: PartialEq>(
+    before: Touched<K, T>,
     now: impl Fn(&K) -> Option<Arc<T>>,
 ) -> Vec<Change<T>> {
     let change = |(key, before): (K, Option<Arc<T>>)| match (before, now(&key)) {

@@ -264,18 +264,17 @@ impl Store {
     }
 
     /// Puts a service under its host name, or takes it away from there.
-    fn name_service(&mut self, namespace: &str, hostname: &Arc<str>, new: Option<&Arc<Service>>) {
+    fn name_service(&mut self, namespace: &str, hostname: &str, new: Option<&Arc<Service>>) {
         let hosts = &mut self.view.hosts;
-        let there: &[_] = hosts.get(hostname).map_or(&[], |host| &host.services);
+        let there = hosts.get(hostname).map_or(&[][..], Host::services);
         let others = there.iter().filter(|s| *s.namespace != *namespace);
         let mut services: Vec<_> = others.chain(new).cloned().collect();
         services.sort_by(|a, b| a.namespace.cmp(&b.namespace));
-        match services.is_empty() {
-            true => drop(hosts.remove(hostname)),
-            false => {
-                let name = Arc::clone(hostname);
-                drop(hosts.insert(Host { name, services: services.into() }));
-            }
+        let only = if services.len() == 1 { services.pop() } else { None };
+        match only {
+            Some(service) => drop(hosts.insert(Host::One(service))),
+            None if services.is_empty() => drop(hosts.remove(hostname)),
+            None => drop(hosts.insert(Host::Several(services.into()))),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    slice,
     sync::Arc,
 };
 
@@ -68,16 +69,27 @@ impl Keyed for Network {
 
 /// The services that have one host name, in the order of their namespaces.
 #[derive(Clone)]
-pub(super) struct Host {
-    pub(super) name: Arc<str>,
-    pub(super) services: Arc<[Arc<Service>]>,
+pub(super) enum Host {
+    /// As it nearly always is: no list to go through.
+    One(Arc<Service>),
+    /// Never empty.
+    Several(Arc<[Arc<Service>]>),
+}
+
+impl Host {
+    pub(super) fn services(&self) -> &[Arc<Service>] {
+        match self {
+            Self::One(service) => slice::from_ref(service),
+            Self::Several(services) => services,
+        }
+    }
 }
 
 impl Keyed for Host {
     type Key = str;
 
     fn key(&self) -> &str {
-        &self.name
+        self.services().first().map_or("", |service| &service.hostname)
     }
 }
 
@@ -147,7 +159,7 @@ impl View {
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.iter().flat_map(|host| host.services.iter())
+        self.hosts.iter().flat_map(|host| host.services().iter())
     }
 
     /// A service by its namespace and host name.
@@ -159,7 +171,7 @@ impl View {
     /// The services with a host name, in the order of their namespaces.
     #[must_use]
     pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
-        self.hosts.get(hostname).map_or(&[], |host| &host.services)
+        self.hosts.get(hostname).map_or(&[], Host::services)
     }
 
     /// The service that owns a virtual address.

@@ -227,8 +227,8 @@ async fn admit(
 
 /// Asks the policies that protect `uid` now, and leaves the verdict in the record.
 ///
-/// The flow is in the record before the snapshot is read: an edit that comes in between is
-/// either in that snapshot or its re-check finds the flow (see [`super::recheck()`]).
+/// The flow is in the record before the view is loaded: an edit that comes in between is
+/// either in that view or its re-check finds the flow (see [`super::recheck()`]).
 pub(super) fn authorize(
     node: &Node,
     uid: &str,

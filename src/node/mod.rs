@@ -5,7 +5,7 @@
 //!    [`listener`] of ours accepts it, on one worker, which keeps it to the end.
 //! 2. **Understood.** [`outbound`] asks the kernel where the application meant to go and
 //!    enters the connection into the live table ([`crate::observe::conn::OpenConn`]).
-//! 3. **Routed.** [`route::decide`] looks at one immutable snapshot and says: HBONE to this
+//! 3. **Routed.** [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
 //!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
 //! 4. **Carried.** The pod's [`crate::tunnel::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.

@@ -30,7 +30,7 @@ use crate::{
 
 /// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].
 pub struct Pod {
-    /// Its workload's uid; the workload itself is looked up in each snapshot.
+    /// Its workload's uid; the workload itself is looked up in each view.
     pub uid: Arc<str>,
     /// Its network namespace.
     pub netns: Arc<Netns>,

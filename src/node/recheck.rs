@@ -22,10 +22,10 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
         }
         let uid = conn.facts(|f| f.local_uid.clone());
         let (Some(uid), Some(flow)) = (uid, conn.flow()) else { continue };
-        match mesh.workload(&uid) {
-            Some(workload) if changed.of(workload) => {}
-            Some(_) => continue,
-            None => continue, // it left the mesh: its pod is stopped, with the grace of a drain
+        // One that left the mesh: its pod is stopped, with the grace of a drain.
+        let Some(workload) = mesh.workload(&uid) else { continue };
+        if !changed.of(workload) {
+            continue;
         }
         let plaintext_refused = flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict;
         let rules = mesh.rules(&uid);

@@ -1,4 +1,4 @@
-//! Where a captured connection goes: decided on one snapshot, without waiting.
+//! Where a captured connection goes: decided on one view of the mesh, without waiting.
 //!
 //! Order (istio-ambient facts §9): a service's virtual address, then a workload's address,
 //! then the unknown, which passes through. Not here: dialling.
