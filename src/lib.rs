@@ -12,7 +12,7 @@
 //! - [`tls`]: mutual TLS 1.3 between SVIDs
 //! - [`ca`]: where SVIDs come from, and when they are renewed
 //! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
-//! - [`mesh`]: workloads, services and policies in one immutable snapshot
+//! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection

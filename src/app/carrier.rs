@@ -62,10 +62,10 @@ const TURN_WITHIN: Duration = Duration::from_secs(10);
 fn carried_as(workload: &Workload) -> CarriedAs {
     CarriedAs {
         uid: Arc::clone(&workload.uid),
-        namespace: Arc::clone(&workload.namespace),
+        namespace: Arc::clone(workload.namespace()),
         name: Arc::clone(&workload.name),
-        pod_uid: workload.pod_uid.clone(),
-        pid: workload.netns.as_ref().and_then(NetnsRef::pid),
+        pod_uid: workload.pod_uid().cloned(),
+        pid: workload.netns().and_then(NetnsRef::pid),
     }
 }
 
@@ -159,7 +159,7 @@ impl Carrier {
             Capture::None => None,
         };
         let same = |a: &Workload, b: &Workload| {
-            a.netns == b.netns && a.id == b.id && a.pod_uid == b.pod_uid
+            a.netns() == b.netns() && a.id() == b.id() && a.pod_uid() == b.pod_uid()
         };
         let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
@@ -196,7 +196,7 @@ impl Carrier {
                 (None, Some((captured, _))) if captured == options => {}
                 _ if self.closing.is_cancelled() => {}
                 (None, carried) => {
-                    self.node.svids.watch(&workload.uid, &workload.id);
+                    self.node.svids.watch(&workload.uid, workload.id());
                     let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
                     let again = failed.contains_key(&workload.uid);
                     changes.work.push(self.change(Change { workload, options, netns }, again));
@@ -238,7 +238,7 @@ impl Carrier {
     pub(super) fn carried(&self) -> Vec<CarriedPod> {
         let known = |c: &Carried| CarriedPod {
             uid: c.workload.uid.clone(),
-            id: c.workload.id.clone(),
+            id: c.workload.id().clone(),
             netns: c.pod.netns.key(),
         };
         let mut all: Vec<_> = self.with(|pods| pods.values().map(known).collect());
@@ -380,14 +380,14 @@ impl Carrier {
         again: bool,
     ) -> anyhow::Result<()> {
         let of = Arc::clone(workload);
-        let opened = aside(move || match &of.netns {
+        let opened = aside(move || match of.netns() {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
         });
         let netns = opened.await??;
         let key = netns.key();
         self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = Some(key)));
-        let netns = match workload.netns.is_some() || options.is_some() {
+        let netns = match workload.netns().is_some() || options.is_some() {
             true => tokio::select! {
                 owned = owner::holds_an_address(netns, workload, again) => owned?,
                 () = self.closing.cancelled() => anyhow::bail!("adit stops"),
@@ -427,7 +427,7 @@ impl Carrier {
                 }
             }
         }
-        tracing::info!(workload = %workload.uid, identity = %workload.id, "pod carried");
+        tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod carried");
         let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
         let (missing, unknown, moved) = (None, false, false);
         let carried = Carried { pod, workload, captured, missing, unknown, moved };

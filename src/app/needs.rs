@@ -26,7 +26,7 @@ const CALLERS: &str = "workloadApi asks /proc who calls, which Landlock would ke
 pub(super) fn confine_node(checked: &Checked) -> Result<Confined, String> {
     let pods = checked.local_workloads();
     let mut needs = Needs { read_all: true, enter_namespaces: true, ..Needs::default() };
-    needs.map_entries = pods.iter().any(|pod| pod.app_hop == AppHop::Sockmap);
+    needs.map_entries = pods.iter().any(|pod| pod.app_hop() == AppHop::Sockmap);
     if let CaConfig::Embedded { dir, .. } = &checked.ca {
         needs.write_in(dir);
     }
@@ -45,7 +45,7 @@ pub(super) fn confine_node(checked: &Checked) -> Result<Confined, String> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| TOOLS.into());
     let tools = std::env::split_paths(&path).filter(|p| p.is_absolute() && p.parent().is_some());
     needs.execute = tools.chain(LIBRARIES.iter().map(PathBuf::from)).collect();
-    let by_process = pods.iter().filter_map(|pod| pod.netns.as_ref()).any(is_of_process);
+    let by_process = pods.iter().filter_map(|pod| pod.netns()).any(is_of_process);
     let beyond = match (by_process, api) {
         (true, _) => Some(PODS),
         (false, Some(_)) => Some(CALLERS),

@@ -72,7 +72,7 @@ async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), Stri
 /// What is wrong with the files of a mesh, and what is only missing so far.
 #[must_use]
 pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
-    let domain = checked.snapshot.trust_domain();
+    let domain = &checked.mesh.trust_domain;
     let [ca, federation] = &checked.sections;
     let place =
         |section: &Option<Fault>| section.clone().unwrap_or_else(|| Fault::at_start(String::new()));
@@ -91,7 +91,7 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
     let federated = files_of(&checked.federation).into_iter();
     faults.extend(federated.map(|message| Fault { message, ..place(federation) }));
     let missing = checked.local_workloads().into_iter().filter_map(|workload| {
-        let netns = workload.netns.as_ref()?.path();
+        let netns = workload.netns()?.path();
         let message =
             format!("{}: {} is not there", workload.uid, crate::identity::shown(Path::new(&netns)));
         let place = checked.places.iter().find(|(uid, _)| *uid == workload.uid);

@@ -19,7 +19,7 @@ const CURE: &str = "run adit as root, or with `AmbientCapabilities=CAP_NET_ADMIN
 /// # Errors
 /// Names the capability that is missing.
 pub(super) fn may_enter(pods: &[Arc<Workload>]) -> anyhow::Result<()> {
-    let mut named = pods.iter().filter_map(|pod| Some((pod, pod.netns.as_ref()?))).peekable();
+    let mut named = pods.iter().filter_map(|pod| Some((pod, pod.netns()?))).peekable();
     if named.peek().is_none() {
         return Ok(());
     }

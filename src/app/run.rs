@@ -37,7 +37,7 @@ use crate::{
     },
     config::{self, CaConfig, Checked, Fault, LoadError},
     lifecycle::{ServiceManager, Tasks, WatchedFile},
-    mesh::{AppHop, Workload},
+    mesh::{AppHop, Store, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
     sys::sockmap::Sockmap,
@@ -112,7 +112,7 @@ async fn serve(
     let manager = ServiceManager::default();
     let mut told = Readiness::new(&manager);
     let telemetry = Telemetry::new()?;
-    let trust_domain = checked.snapshot.trust_domain().clone();
+    let trust_domain = checked.mesh.trust_domain.clone();
     let ca = source::open(&checked.ca, &trust_domain)?;
     let tasks = Tasks::default();
     let federated = Arc::new(Federation::new(
@@ -129,7 +129,7 @@ async fn serve(
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
     let Checked {
-        snapshot,
+        mesh,
         node: _,
         places: _,
         settings,
@@ -142,9 +142,10 @@ async fn serve(
         lines: _,
     } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %crate::identity::shown(file), "{w}"));
+    let store = mesh.store();
     let node = Arc::new(Node {
         pods: Arc::default(),
-        mesh: ArcSwap::from_pointee(snapshot),
+        mesh: ArcSwap::from_pointee(store.view()),
         svids,
         tunnels: Arc::new(tunnels),
         telemetry,
@@ -186,6 +187,7 @@ async fn serve(
         again: false,
         workload_api,
         alone: early.confined.alone,
+        store,
         node,
         state,
     };
@@ -258,7 +260,7 @@ async fn serve(
 /// The short way to applications, if a workload asks for it; before the process is confined, as
 /// programs of the kernel are loaded.
 fn short_way(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
-    wanted.iter().find(|w| w.app_hop == AppHop::Sockmap)?;
+    wanted.iter().find(|w| w.app_hop() == AppHop::Sockmap)?;
     Some(Sockmap::load(HBONE_PORT))
 }
 
@@ -313,6 +315,8 @@ struct Live {
     workload_api: Served,
     /// Whether the sandbox keeps `/proc` of other processes from this one.
     alone: bool,
+    /// What the file says of the mesh; [`Node::mesh`] is a view of it.
+    store: Store,
     node: Arc<Node>,
     state: Arc<State>,
 }
@@ -366,7 +370,7 @@ impl Live {
             Ok(checked) => checked,
             Err(error) => return self.rejected(&error.to_string()),
         };
-        if *checked.snapshot.trust_domain() != self.trust_domain || checked.ca != self.ca {
+        if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
             let place = checked.lines.place(&crate::identity::shown(&self.file), key);
             let why = format!("{place} cannot change while adit runs; restart it");
@@ -378,8 +382,10 @@ impl Live {
         self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
         self.federated.apply(&checked.federation.trust_domains);
-        self.node.mesh.store(Arc::new(checked.snapshot));
-        let closed = recheck(&self.node);
+        checked.mesh.apply(&mut self.store);
+        let changes = self.store.take_changes();
+        self.node.mesh.store(Arc::new(self.store.view()));
+        let closed = recheck(&self.node, &changes.rules());
         self.start_pods();
         tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
         self.accepted();
@@ -402,7 +408,7 @@ impl Live {
         }
         let local = now.local_workloads();
         let out_of_reach =
-            |pod: &&Arc<Workload>| self.alone && pod.netns.as_ref().is_some_and(is_of_process);
+            |pod: &&Arc<Workload>| self.alone && pod.netns().is_some_and(is_of_process);
         if let Some(pod) = local.iter().find(out_of_reach) {
             tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox keeps /proc of others from this process");
         }
@@ -421,15 +427,15 @@ impl Live {
     /// A pod's way to its application stays as it was started.
     fn keeps_its_hop(&self, now: &Workload) -> bool {
         match self.wanted.iter().find(|then| then.uid == now.uid) {
-            Some(then) => then.app_hop != now.app_hop,
-            None => now.app_hop == AppHop::Sockmap && self.node.sockmap.is_none(),
+            Some(then) => then.app_hop() != now.app_hop(),
+            None => now.app_hop() == AppHop::Sockmap && self.node.sockmap.is_none(),
         }
     }
 
     /// Traffic series of workloads that have left the mesh.
     fn forget_unused(&self) {
         let mesh = self.node.mesh.load();
-        let names = mesh.workloads().map(|w| (&*w.names.workload, &*w.names.namespace));
+        let names = mesh.workloads().map(|w| (&*w.name, &**w.namespace()));
         let there: HashSet<(&str, &str)> = names.collect();
         let metrics = &self.node.telemetry.metrics;
         metrics

@@ -146,9 +146,9 @@ fn mesh(args: &CheckArgs, file: &str, text: &str) -> Found {
 }
 
 fn summary(checked: &Checked) -> (String, Value) {
-    let mesh = &checked.snapshot;
-    let (workloads, services) = (mesh.workloads().count(), mesh.services().count());
-    let (carried, policies) = (checked.local_workloads().len(), mesh.policies().count());
+    let mesh = &checked.mesh;
+    let (workloads, services) = (mesh.workloads.len(), mesh.services.len());
+    let (carried, policies) = (checked.local_workloads().len(), mesh.policies.len());
     let words = format!(
         "{workloads} workloads ({carried} carried by this process), {services} services, \
          {policies} policies"

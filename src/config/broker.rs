@@ -68,7 +68,7 @@ mod tests {
         let uid = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
         let one = format!("{{ name: a, addresses: [10.0.0.1], uid: {uid} }}");
         let checked = read(GOOD, &one).unwrap();
-        assert_eq!(checked.local_workloads()[0].pod_uid.as_deref(), Some(uid));
+        assert_eq!(checked.local_workloads()[0].pod_uid().map(|u| &**u), Some(uid));
         let by_pid = "{ name: a, addresses: [10.0.0.1], netns: 'pid:7' }";
         assert!(read(GOOD, by_pid).is_ok());
         assert!(read(GOOD, "{ name: a, addresses: [10.0.0.1], netns: /proc/7/ns/net }").is_ok());

@@ -18,10 +18,10 @@ use super::{
 use crate::{
     identity::{SpiffeId, TrustDomain, shown},
     mesh::{
-        AppHop, MtlsMode, NetnsRef, Protocol, Service, ServicePort, Snapshot, SnapshotParts,
-        Workload, names,
+        AppHop, Labels, LocalPod, MtlsMode, NetnsRef, Protocol, Template, Workload,
+        source::file::{MeshParts, selects},
     },
-    node::{OWN_PORTS, capture::Options as CaptureOptions},
+    node::capture::Options as CaptureOptions,
 };
 
 /// The longest mesh file that is read, bytes.
@@ -47,7 +47,7 @@ const APP_HOPS: &[(&str, AppHop)] = &[("tcp", AppHop::Tcp), ("sockmap", AppHop::
 #[derive(Debug)]
 pub struct Checked {
     /// The mesh.
-    pub snapshot: Snapshot,
+    pub mesh: MeshParts,
     /// Which node this process is.
     pub node: Option<Arc<str>>,
     /// Where SVIDs come from.
@@ -74,10 +74,11 @@ impl Checked {
     /// The workloads that this process carries, by uid.
     #[must_use]
     pub fn local_workloads(&self) -> Vec<Arc<Workload>> {
-        let here = |w: &&Arc<Workload>| {
-            w.protocol == Protocol::Hbone && (self.node.is_none() || w.node == self.node)
+        let here = |w: &&Workload| {
+            w.protocol() == Protocol::Hbone && (self.node.is_none() || w.node == self.node)
         };
-        let mut local: Vec<_> = self.snapshot.workloads().filter(here).cloned().collect();
+        let mut local: Vec<_> =
+            self.mesh.workloads.iter().filter(here).cloned().map(Arc::new).collect();
         local.sort_by(|a, b| a.uid.cmp(&b.uid));
         local
     }
@@ -165,7 +166,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let federation = FederationConfig::read(&top, &domain);
     let mut taken = HashMap::new();
     let (workloads, whole) = read_workloads(&top, &domain, app_hop, &mut taken);
-    let services = read_services(&top, (&workloads, whole), &mut taken);
+    let services = services::read_all(&top, (&workloads, whole), &mut taken);
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");
@@ -191,16 +192,17 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         if !names.insert(policy.key()) {
             item.fault(format!("there is already a policy {}", policy.key()));
         }
-        if !workloads.iter().any(|w| policy.applies_to(&w.namespace, &w.labels)) {
+        if !workloads.iter().any(|w| selects(policy, &w.template)) {
             item.warn(format!("policy {} applies to no workload of this file", policy.key()));
         }
     }
     let policies = policies.into_iter().map(|(policy, _)| policy).collect();
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
-    let parts = SnapshotParts { trust_domain: trust_domain?, mtls, workloads, services, policies };
+    let mut mesh = MeshParts { trust_domain: trust_domain?, mtls, workloads, services, policies };
+    mesh.select();
     Some(Checked {
-        snapshot: Snapshot::build(parts),
+        mesh,
         node,
         ca: ca?,
         federation,
@@ -241,14 +243,14 @@ fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
 
 /// Those that this process carries.
 fn is_on(node: Option<&str>) -> impl Fn(&&Workload) -> bool {
-    move |w| w.protocol == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
+    move |w| w.protocol() == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
 }
 
 /// Two pods in one namespace would share its ports, and so each other's connections and keys.
 fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], redirects: bool) {
     let mut seen = HashMap::new();
     for workload in workloads.iter().filter(is_on(node)) {
-        if redirects && workload.netns.is_none() {
+        if redirects && workload.netns().is_none() {
             top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
                 "{} has no netns, so `capture: {{ rules: nft }}` would redirect the traffic of \
                  adit's own namespace, the host's perhaps; name the pod's, or write \
@@ -256,8 +258,8 @@ fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], r
                 workload.uid
             ));
         }
-        let Some(other) = seen.insert(&workload.netns, &workload.uid) else { continue };
-        let netns = workload.netns.as_ref().map_or("no netns".into(), |n| format!("netns {n}"));
+        let Some(other) = seen.insert(workload.netns(), &workload.uid) else { continue };
+        let netns = workload.netns().map_or("no netns".into(), |n| format!("netns {n}"));
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
             "{other} and {} both have {netns}: each pod that this process carries needs a network \
              namespace of its own",
@@ -273,13 +275,13 @@ fn check_trust_domains(
     own: &TrustDomain,
     workloads: &[Workload],
 ) {
-    let foreign = |w: &&Workload| w.id.trust_domain() != own;
+    let foreign = |w: &&Workload| w.id().trust_domain() != own;
     for workload in workloads.iter().filter(is_on(node)).filter(foreign) {
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
             "{} is of trust domain {}, and this process would carry it, but has identities of \
              {own} only; name this process's `node`, and the workload's",
             workload.uid,
-            workload.id.trust_domain()
+            workload.id().trust_domain()
         ));
     }
 }
@@ -294,8 +296,8 @@ fn check_references(
     let mut by_uid = HashMap::new();
     for workload in workloads.iter().filter(is_on(node)) {
         let list = || top.get("workloads").unwrap_or(top.of.clone());
-        let pid = workload.netns.as_ref().and_then(NetnsRef::pid);
-        match (&workload.pod_uid, pid) {
+        let pid = workload.netns().and_then(NetnsRef::pid);
+        match (workload.pod_uid(), pid) {
             (Some(uid), _) => {
                 if let Some(other) = by_uid.insert(uid, &workload.uid) {
                     list().fault(format!("{other} and {} both have uid {uid}", workload.uid));
@@ -385,21 +387,27 @@ fn read_workloads(
                 .lacks("addresses is missing: at least one IP address of the pod");
         }
         let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
-        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default().into_iter().collect();
-        all.push(Workload {
-            names: names(&namespace, &name, &labels),
-            uid: uid.into(),
-            name: name.into(),
+        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default();
+        let local = LocalPod {
             pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
-            namespace: namespace.into(),
-            service_account: account.into(),
-            id,
-            addresses,
-            node: map.get("node").and_then(|n| n.text()).map(Into::into),
-            labels,
-            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
             app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
+        };
+        let template = Template {
+            network: Arc::default(),
+            namespace: namespace.into(),
+            id,
+            labels: labels.into_iter().collect::<Labels>(),
+            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
+            policies: Arc::default(),
+        };
+        all.push(Workload {
+            uid: uid.into(),
+            name: name.into(),
+            addresses: addresses.into(),
+            node: map.get("node").and_then(|n| n.text()).map(Into::into),
+            template: Arc::new(template),
+            local: (local != LocalPod::default()).then(|| Arc::new(local)),
         });
     }
     let whole = all.len() == items.len();
@@ -421,80 +429,6 @@ fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
     None
 }
 
-fn read_services(
-    top: &Map<'_>,
-    (workloads, whole): (&[Workload], bool),
-    taken: &mut Taken,
-) -> Vec<Service> {
-    let mut names = BTreeSet::new();
-    let mut all = Vec::new();
-    for item in top.list("services") {
-        let map = item.map(&["hostname", "namespace", "addresses", "ports", "workloads"]);
-        let Some(hostname) = map.require("hostname").and_then(|h| h.text()) else { continue };
-        let hostname = hostname.to_ascii_lowercase();
-        if !names.insert(hostname.clone()) {
-            item.fault(format!("there is already a service {hostname}"));
-        }
-        let by_name = hostname.split('.').nth(1).unwrap_or("default").to_owned();
-        let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
-        let addresses = addresses(&map, &format!("service {hostname}"), taken);
-        let find = |w| reference(w, workloads, whole);
-        let behind = map.list("workloads").iter().filter_map(find).collect();
-        let mut ports: Vec<ServicePort> = Vec::new();
-        for item in map.list("ports") {
-            let Some(port) = service_port(&item) else { continue };
-            if ports.iter().any(|p| p.port == port.port) {
-                item.fault(format!("port {} is there already", port.port));
-            }
-            ports.push(port);
-        }
-        all.push(Service {
-            hostname: hostname.into(),
-            namespace: namespace.into(),
-            addresses,
-            ports,
-            workloads: behind,
-        });
-    }
-    all
-}
-
-/// A workload by its uid. One with a fault of its own is not known here.
-fn reference(item: &Item<'_>, workloads: &[Workload], whole: bool) -> Option<Arc<str>> {
-    let uid = item.text()?;
-    if let Some(found) = workloads.iter().find(|w| *w.uid == *uid) {
-        return Some(found.uid.clone());
-    }
-    if !whole {
-        return None;
-    }
-    let near = workloads
-        .iter()
-        .map(|w| (strsim::damerau_levenshtein(&uid, &w.uid), &w.uid))
-        .min()
-        .map_or(String::new(), |(_, near)| format!("; did you mean {near}?"));
-    item.fault(format!("there is no workload {uid}{near}"));
-    None
-}
-
-fn service_port(item: &Item<'_>) -> Option<ServicePort> {
-    let map = item.map(&["port", "targetPort", "name", "protocol"]);
-    let read = |item: &Item<'_>| {
-        let port = item.parse::<u16>("5432")?;
-        match port {
-            0 => item.fault("port 0 does not exist"),
-            p if OWN_PORTS.contains(&p) => item.fault(format!("port {p} is adit's own")),
-            _ => return Some(port),
-        }
-        None
-    };
-    if let Some(protocol) = map.get("protocol") {
-        protocol.word(&[("TCP", ())]);
-    }
-    let port = read(&map.require("port")?)?;
-    let target_port = map.get("targetPort").map_or(Some(port), |t| read(&t))?;
-    Some(ServicePort { port, target_port })
-}
-
+mod services;
 #[cfg(test)]
 mod tests;

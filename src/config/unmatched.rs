@@ -95,7 +95,7 @@ impl Known<'_> {
 
     fn principal(&self, named: &StringMatch) -> bool {
         let id = |w: &Workload| {
-            named.matches(w.id.to_string().strip_prefix("spiffe://").unwrap_or_default())
+            named.matches(w.id().to_string().strip_prefix("spiffe://").unwrap_or_default())
         };
         self.workloads.iter().any(id) || self.is_elsewhere(named)
     }
@@ -114,14 +114,14 @@ impl Known<'_> {
 
     /// Namespaces and accounts are those of our own trust domain.
     fn ours(&self) -> impl Iterator<Item = &Workload> {
-        self.workloads.iter().filter(|w| w.id.trust_domain() == self.own)
+        self.workloads.iter().filter(|w| w.id().trust_domain() == self.own)
     }
 
     fn namespace(&self, named: &StringMatch) -> bool {
-        self.ours().any(|w| named.matches(&w.namespace))
+        self.ours().any(|w| named.matches(w.namespace()))
     }
 
     fn account(&self, named: &ServiceAccountMatch) -> bool {
-        self.ours().any(|w| named.matches(Some(&w.id)))
+        self.ours().any(|w| named.matches(Some(w.id())))
     }
 }

@@ -59,6 +59,15 @@ impl SpiffeId {
         &self.trust_domain
     }
 
+    /// The same ID, which keeps no copy of its trust domain if that is `domain`.
+    #[must_use]
+    pub fn sharing(self, domain: &TrustDomain) -> Self {
+        match self.trust_domain == *domain {
+            true => Self { trust_domain: domain.clone(), ..self },
+            false => self,
+        }
+    }
+
     /// The path with its leading slash; empty when the ID names the trust domain itself.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Service, Snapshot, Workload};
+use super::{Service, View, Workload};
 
 /// Chooses evenly among the workloads behind `service` that exist and have an address;
 /// `called` is the virtual address and port. The address is of the called family if the
 /// workload has one.
 #[must_use]
 pub fn pick<'a>(
-    mesh: &'a Snapshot,
+    mesh: &'a View,
     service: &Service,
     called: SocketAddr,
     random: u64,

@@ -1,11 +1,23 @@
-//! The mesh as adit knows it: workloads, services and policies in one immutable snapshot.
+//! The mesh as adit knows it: workloads, services and policies.
+//!
+//! [`Store`] takes deltas from a [`source`] and gives out an immutable [`View`] and the
+//! [`Changes`] since the last one. Whoever decides loads a view and then acts on it.
 
 mod balance;
+mod changes;
+mod claims;
+mod compiled;
+mod intern;
+mod map;
 mod service;
-mod snapshot;
+pub mod source;
+mod store;
+mod view;
 mod workload;
 
 pub use balance::pick;
+pub use changes::{Change, Changes, RulesChanged};
 pub use service::{Service, ServicePort};
-pub use snapshot::{MtlsMode, Snapshot, SnapshotParts};
-pub use workload::{AppHop, NetnsRef, Protocol, Workload, names};
+pub use store::Store;
+pub use view::{MtlsMode, View};
+pub use workload::{AppHop, Labels, LocalPod, NetnsRef, Protocol, Template, Workload};

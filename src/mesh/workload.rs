@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, 
 use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// In the mesh: HBONE to port 15008.
@@ -92,13 +92,60 @@ impl fmt::Display for NetnsRef {
     }
 }
 
-/// What records call a workload.
-#[must_use]
-pub fn names(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> Arc<Names> {
-    let label = |key: &str| labels.get(key).map(|value| value.as_str().into());
-    let workload: Arc<str> = name.into();
-    let app = label("app").unwrap_or_else(|| workload.clone());
-    Arc::new(Names { app, namespace: namespace.into(), version: label("version"), workload })
+/// Labels of a pod, by key.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    /// The value of one.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        let at = self.0.binary_search_by(|(there, _)| (**there).cmp(key)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// All, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+}
+
+impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
+        let texts = labels.into_iter().map(|(key, value)| (key.into(), value.into()));
+        let sorted: BTreeMap<Arc<str>, Arc<str>> = texts.collect();
+        Self(sorted.into_iter().collect())
+    }
+}
+
+/// What the pods of one deployment have in common; the store keeps one copy for all of them.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Template {
+    /// The network in which their addresses mean them; empty for the only one.
+    pub network: Arc<str>,
+    /// Their namespace.
+    pub namespace: Arc<str>,
+    /// Their SPIFFE ID, `spiffe://<td>/ns/<namespace>/sa/<service account>`.
+    pub id: SpiffeId,
+    /// Their labels.
+    pub labels: Labels,
+    /// In the mesh or not.
+    pub protocol: Protocol,
+    /// The policies that select them, `namespace/name` each, in the order in which they are
+    /// asked.
+    pub policies: Arc<[Arc<str>]>,
+}
+
+/// What this node alone knows of a pod. It stands beside the mesh's own facts until pods have
+/// a room of their own.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LocalPod {
+    /// Its UID in Kubernetes, which no other pod ever has.
+    pub pod_uid: Option<Arc<str>>,
+    /// Its network namespace; `None` is the process's own.
+    pub netns: Option<NetnsRef>,
+    /// How its applications' bytes come to us.
+    pub app_hop: AppHop,
 }
 
 /// One workload.
@@ -108,26 +155,86 @@ pub struct Workload {
     pub uid: Arc<str>,
     /// The pod's name.
     pub name: Arc<str>,
-    /// Its UID in Kubernetes, which no other pod ever has.
-    pub pod_uid: Option<Arc<str>>,
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its service account.
-    pub service_account: Arc<str>,
-    /// Its SPIFFE ID, `spiffe://<td>/ns/<namespace>/sa/<service account>`.
-    pub id: SpiffeId,
     /// Its IP addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The node that carries it.
     pub node: Option<Arc<str>>,
-    /// Its labels, which policies select on.
-    pub labels: BTreeMap<String, String>,
-    /// What records call it; see [`names`].
-    pub names: Arc<Names>,
+    /// What it has in common with others.
+    pub template: Arc<Template>,
+    /// What only its own node knows.
+    pub local: Option<Arc<LocalPod>>,
+}
+
+impl Workload {
+    /// The network in which its addresses mean it.
+    #[must_use]
+    pub fn network(&self) -> &Arc<str> {
+        &self.template.network
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.template.namespace
+    }
+
+    /// Its service account, which is part of its SPIFFE ID.
+    #[must_use]
+    pub fn service_account(&self) -> &str {
+        self.id().kubernetes().map_or("", |(_, account)| account)
+    }
+
+    /// Its SPIFFE ID.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.template.id
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.template.labels
+    }
+
     /// In the mesh or not.
-    pub protocol: Protocol,
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.template.protocol
+    }
+
+    /// The policies that select it.
+    #[must_use]
+    pub fn policies(&self) -> &Arc<[Arc<str>]> {
+        &self.template.policies
+    }
+
+    /// Its UID in Kubernetes, if this node knows it.
+    #[must_use]
+    pub fn pod_uid(&self) -> Option<&Arc<str>> {
+        self.local.as_ref()?.pod_uid.as_ref()
+    }
+
     /// Its network namespace; `None` is the process's own.
-    pub netns: Option<NetnsRef>,
+    #[must_use]
+    pub fn netns(&self) -> Option<&NetnsRef> {
+        self.local.as_ref()?.netns.as_ref()
+    }
+
     /// How its applications' bytes come to us.
-    pub app_hop: AppHop,
+    #[must_use]
+    pub fn app_hop(&self) -> AppHop {
+        self.local.as_ref().map_or(AppHop::Tcp, |local| local.app_hop)
+    }
+
+    /// What records call it.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        let label = |key| self.labels().get(key).cloned();
+        Arc::new(Names {
+            app: label("app").unwrap_or_else(|| Arc::clone(&self.name)),
+            namespace: Arc::clone(self.namespace()),
+            version: label("version"),
+            workload: Arc::clone(&self.name),
+        })
+    }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Tasks, source},
-    mesh::{MtlsMode, Snapshot, Workload},
+    mesh::{MtlsMode, View, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
     relay::{self, App},
@@ -173,7 +173,7 @@ async fn admit(
     let Tunnel { node, pod, peer, local, proven } = tunnel;
     let mesh = node.mesh.load_full();
     let caller = &proven.peer;
-    let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| w.id == caller.id);
+    let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| *w.id() == caller.id);
     conn.facts(|f| {
         f.dst_addr = Some(*local);
         f.hbone_addr = Some(incoming.authority_text().into());
@@ -204,7 +204,7 @@ async fn admit(
     };
     conn.facts(|f| {
         f.dst = party(workload);
-        f.dst.id = Some(workload.id.clone());
+        f.dst.id = Some(workload.id().clone());
     });
     let dst = match destination(&mesh, workload, &incoming, *local) {
         Ok(dst) => dst,
@@ -214,7 +214,7 @@ async fn admit(
         return Err(expired(incoming, "the caller's SVID expired while its tunnel was open"));
     }
     name_service(conn, &mesh, workload, &incoming);
-    let foreign = caller.id.trust_domain() != workload.id.trust_domain();
+    let foreign = caller.id.trust_domain() != workload.id().trust_domain();
     let (direction, peer_id) = (Direction::Inbound, Some(caller.id.clone()));
     let flow = Flow { direction, peer: *peer, peer_id, foreign, dst };
     if let Err((reason, why)) = authorize(node, &pod.uid, flow, conn) {
@@ -229,8 +229,8 @@ async fn admit(
 
 /// Asks the policies that protect `uid` now, and leaves the verdict in the record.
 ///
-/// The flow is in the record before the snapshot is read: an edit that comes in between is
-/// either in that snapshot or its re-check finds the flow (see [`super::recheck()`]).
+/// The flow is in the record before the view is loaded: an edit that comes in between is
+/// either in that view or its re-check finds the flow (see [`super::recheck()`]).
 pub(super) fn authorize(
     node: &Node,
     uid: &str,
@@ -270,7 +270,7 @@ fn expired(incoming: Incoming, why: &str) -> Outcome {
 
 /// The application that is meant: on this very pod, and never a port of ours.
 fn destination(
-    mesh: &Snapshot,
+    mesh: &View,
     workload: &Workload,
     incoming: &Incoming,
     local: SocketAddr,
@@ -304,21 +304,16 @@ fn destination(
     Ok(SocketAddr::new(local.ip(), port))
 }
 
-pub(super) fn service_port(
-    mesh: &Snapshot,
-    workload: &Workload,
-    host: &str,
-    port: u16,
-) -> Option<u16> {
-    let service = mesh.services().find(|s| &*s.hostname == host)?;
-    service.workloads.contains(&workload.uid).then(|| service.target_port(port))?
+pub(super) fn service_port(mesh: &View, workload: &Workload, host: &str, port: u16) -> Option<u16> {
+    let mut named = mesh.services_named(host).iter();
+    named.find(|s| s.workloads.contains(&workload.uid))?.target_port(port)
 }
 
 /// Believes the caller's word on which service it meant if this pod really backs it.
-fn name_service(conn: &OpenConn, mesh: &Snapshot, workload: &Workload, incoming: &Incoming) {
+fn name_service(conn: &OpenConn, mesh: &View, workload: &Workload, incoming: &Incoming) {
     let said = incoming.forwarded_host();
-    let service = said.and_then(|host| mesh.services().find(|s| &*s.hostname == host));
-    if let Some(service) = service.filter(|s| s.workloads.contains(&workload.uid)) {
+    let named = said.map_or(&[][..], |host| mesh.services_named(host));
+    if let Some(service) = named.iter().find(|s| s.workloads.contains(&workload.uid)) {
         conn.facts(|f| {
             f.service = Some(service.hostname.clone());
             f.service_namespace = Some(service.namespace.clone());

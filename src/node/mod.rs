@@ -5,7 +5,7 @@
 //!    [`listener`] of ours accepts it, on one worker, which keeps it to the end.
 //! 2. **Understood.** [`outbound`] asks the kernel where the application meant to go and
 //!    enters the connection into the live table ([`crate::observe::conn::OpenConn`]).
-//! 3. **Routed.** [`route::decide`] looks at one immutable snapshot and says: HBONE to this
+//! 3. **Routed.** [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
 //!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
 //! 4. **Carried.** The pod's [`crate::tunnel::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
@@ -47,7 +47,7 @@ pub use recheck::recheck;
 use crate::{
     ca::Svids,
     identity::X509Svid,
-    mesh::{Snapshot, Workload},
+    mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
     tunnel::{LiveTunnels, TunnelConfig},
@@ -63,7 +63,7 @@ pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::t
 /// What every pod of the node shares.
 pub struct Node {
     /// The mesh as of the last accepted configuration.
-    pub mesh: ArcSwap<Snapshot>,
+    pub mesh: ArcSwap<View>,
     /// Own SVIDs.
     pub svids: Arc<Svids>,
     /// The open tunnels, and whom each has proven.
@@ -101,6 +101,6 @@ impl Node {
                 Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
                 Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
             };
-        Err((reason, format!("no SVID for {}{why}", workload.id)))
+        Err((reason, format!("no SVID for {}{why}", workload.id())))
     }
 }

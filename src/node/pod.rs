@@ -30,7 +30,7 @@ use crate::{
 
 /// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].
 pub struct Pod {
-    /// Its workload's uid; the workload itself is looked up in each snapshot.
+    /// Its workload's uid; the workload itself is looked up in each view.
     pub uid: Arc<str>,
     /// Its network namespace.
     pub netns: Arc<Netns>,
@@ -53,7 +53,7 @@ impl Pod {
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
         let netns = Arc::new(netns);
-        let sockmap = node.sockmap.as_ref().filter(|_| workload.app_hop == AppHop::Sockmap);
+        let sockmap = node.sockmap.as_ref().filter(|_| workload.app_hop() == AppHop::Sockmap);
         let watched = sockmap.and_then(|sockmap| match sockmap.watch(&netns) {
             Ok(watched) => Some(Arc::new(watched)),
             Err(error) => {

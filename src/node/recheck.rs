@@ -2,15 +2,18 @@
 
 use super::Node;
 use crate::{
-    mesh::MtlsMode,
+    mesh::{MtlsMode, RulesChanged},
     observe::conn::{CloseReason, Direction},
     policy,
 };
 
-/// Asks the current policies about every open inbound connection and closes those that are
-/// no longer allowed; returns how many. Connections register their flow before they ask
+/// Asks the current policies about the open inbound connections of the workloads whose rules
+/// `changed`, and closes those that are no longer allowed; returns how many. Connections register their flow before they ask
 /// themselves, so one that opens while this runs is judged by one of the two.
-pub fn recheck(node: &Node) -> usize {
+pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
+    if changed.is_empty() {
+        return 0;
+    }
     let mesh = node.mesh.load_full();
     let mut closed = 0;
     for conn in node.telemetry.live.all() {
@@ -19,8 +22,10 @@ pub fn recheck(node: &Node) -> usize {
         }
         let uid = conn.facts(|f| f.local_uid.clone());
         let (Some(uid), Some(flow)) = (uid, conn.flow()) else { continue };
-        if mesh.workload(&uid).is_none() {
-            continue; // it left the mesh: its pod is stopped, with the grace of a drain
+        // One that left the mesh: its pod is stopped, with the grace of a drain.
+        let Some(workload) = mesh.workload(&uid) else { continue };
+        if !changed.of(workload) {
+            continue;
         }
         let plaintext_refused = flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict;
         let rules = mesh.rules(&uid);

@@ -1,4 +1,4 @@
-//! Where a captured connection goes: decided on one snapshot, without waiting.
+//! Where a captured connection goes: decided on one view of the mesh, without waiting.
 //!
 //! Order (istio-ambient facts §9): a service's virtual address, then a workload's address,
 //! then the unknown, which passes through. Not here: dialling.
@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::OWN_PORTS;
 use crate::{
-    mesh::{Protocol, Service, Snapshot, Workload, pick},
+    mesh::{Protocol, Service, View, Workload, pick},
     observe::conn::{CloseReason, OriginalDst},
     tunnel::{HBONE_PORT, Hop},
 };
@@ -78,7 +78,7 @@ impl NoRoute {
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or a known service that cannot be reached.
 pub fn decide(
-    mesh: &Snapshot,
+    mesh: &View,
     from: &Workload,
     dst: OriginalDst,
     captured: bool,
@@ -110,9 +110,12 @@ pub fn decide(
 
 fn to_workload(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Service>>) -> Route {
     let (to, service) = (Arc::clone(to), service.map(Arc::clone));
-    match to.protocol {
+    match to.protocol() {
         Protocol::Hbone => Route::Hbone {
-            hop: Hop { addr: SocketAddr::new(addr.ip(), HBONE_PORT), expect: vec![to.id.clone()] },
+            hop: Hop {
+                addr: SocketAddr::new(addr.ip(), HBONE_PORT),
+                expect: vec![to.id().clone()],
+            },
             authority: addr,
             to,
             service,

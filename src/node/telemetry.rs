@@ -1,20 +1,18 @@
 //! From workloads to what a record says of them.
 
-use std::sync::Arc;
-
 use crate::{mesh::Workload, observe::conn::Party};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
 pub(super) fn party(workload: &Workload) -> Party {
-    Party { names: Some(Arc::clone(&workload.names)), id: None }
+    Party { names: Some(workload.names()), id: None }
 }
 
 /// The `baggage` header that describes a workload (istio-ambient facts §3.6).
 pub(super) fn baggage(workload: &Workload) -> String {
     let mut out =
-        format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace, workload.name);
+        format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace(), workload.name);
     for (key, label) in [("service.name", "app"), ("service.version", "version")] {
-        if let Some(value) = workload.labels.get(label) {
+        if let Some(value) = workload.labels().get(label) {
             out.push_str(&format!(",{key}={value}"));
         }
     }

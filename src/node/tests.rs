@@ -1,4 +1,4 @@
-//! Whom a node believes, without a network: on one snapshot, with records that were never sockets.
+//! Whom a node believes, without a network: on one view of the mesh, with records that were never sockets.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,8 @@ use crate::{
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{
-        AppHop, MtlsMode, Protocol, Service, ServicePort, Snapshot, SnapshotParts, Workload, names,
+        MtlsMode, Protocol, Service, ServicePort, Store, Template, Workload,
+        source::file::MeshParts,
     },
     observe::{
         Telemetry,
@@ -21,21 +22,21 @@ use crate::{
 };
 
 fn workload(namespace: &str, name: &str, address: &str) -> Workload {
-    let labels = [("app".to_owned(), name.to_owned())].into();
+    let template = Template {
+        network: Arc::default(),
+        namespace: namespace.into(),
+        id: format!("spiffe://td/ns/{namespace}/sa/{name}").parse().unwrap(),
+        labels: [("app", name)].into_iter().collect(),
+        protocol: Protocol::Hbone,
+        policies: Arc::default(),
+    };
     Workload {
         uid: format!("{namespace}/{name}").into(),
         name: name.into(),
-        pod_uid: None,
-        namespace: namespace.into(),
-        service_account: name.into(),
-        id: format!("spiffe://td/ns/{namespace}/sa/{name}").parse().unwrap(),
-        addresses: vec![address.parse().unwrap()],
+        addresses: [address.parse().unwrap()].into(),
         node: None,
-        names: names(namespace, name, &labels),
-        labels,
-        protocol: Protocol::Hbone,
-        netns: None,
-        app_hop: AppHop::Tcp,
+        template: Arc::new(template),
+        local: None,
     }
 }
 
@@ -64,8 +65,8 @@ fn from_namespace(namespace: &str) -> Policy {
     }
 }
 
-fn snapshot(mtls: MtlsMode, policies: Vec<Policy>) -> Snapshot {
-    Snapshot::build(SnapshotParts {
+fn parts(mtls: MtlsMode, policies: Vec<Policy>) -> MeshParts {
+    let mut parts = MeshParts {
         trust_domain: "td".parse().unwrap(),
         mtls,
         workloads: vec![workload("shop", "db", "10.0.0.2"), workload("shop", "api", "10.0.0.3")],
@@ -74,21 +75,25 @@ fn snapshot(mtls: MtlsMode, policies: Vec<Policy>) -> Snapshot {
             service("api.shop", 81, &["shop/api"]),
         ],
         policies,
-    })
+    };
+    parts.select();
+    parts
 }
 
 struct World {
     node: Node,
+    store: Store,
     _ca: tempfile::TempDir,
 }
 
 fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let dir = tempfile::tempdir().unwrap();
     let ca = EmbeddedCa::open(dir.path(), &"td".parse().unwrap(), Duration::from_secs(60));
+    let store = parts(mtls, policies).store();
     let telemetry = Telemetry::new().unwrap();
     let metrics = Arc::clone(&telemetry.metrics);
     let node = Node {
-        mesh: ArcSwap::from_pointee(snapshot(mtls, policies)),
+        mesh: ArcSwap::from_pointee(store.view()),
         svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
         tunnels: Arc::new(LiveTunnels::default()),
         telemetry,
@@ -98,7 +103,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         workers: Vec::new(),
         pods: Arc::default(),
     };
-    World { node, _ca: dir }
+    World { node, store, _ca: dir }
 }
 
 impl World {
@@ -120,9 +125,11 @@ impl World {
         (conn, admitted.map_err(|(reason, _)| reason))
     }
 
-    fn now(&self, mtls: MtlsMode, policies: Vec<Policy>) -> usize {
-        self.node.mesh.store(Arc::new(snapshot(mtls, policies)));
-        recheck(&self.node)
+    fn now(&mut self, mtls: MtlsMode, policies: Vec<Policy>) -> usize {
+        parts(mtls, policies).apply(&mut self.store);
+        let changes = self.store.take_changes();
+        self.node.mesh.store(Arc::new(self.store.view()));
+        recheck(&self.node, &changes.rules())
     }
 }
 
@@ -130,7 +137,7 @@ const WEB: &str = "spiffe://td/ns/shop/sa/web";
 
 #[test]
 fn plaintext_is_refused_and_closed_where_mtls_is_strict() {
-    let world = world(MtlsMode::Permissive, vec![]);
+    let mut world = world(MtlsMode::Permissive, vec![]);
     let (plain, admitted) = world.open(None);
     assert_eq!(admitted, Ok(()));
     let (proven, admitted) = world.open(Some(WEB));
@@ -147,7 +154,7 @@ fn plaintext_is_refused_and_closed_where_mtls_is_strict() {
 #[test]
 fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
     let foreign = WEB.replace("td", "other.td");
-    let world = world(MtlsMode::Strict, vec![from_namespace("shop")]);
+    let mut world = world(MtlsMode::Strict, vec![from_namespace("shop")]);
     assert_eq!(world.open(Some(&foreign)).1, Err(CloseReason::PolicyDenied));
     assert_eq!(world.open(Some(WEB)).1, Ok(()));
     let empty = vec![];
@@ -168,7 +175,7 @@ fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
 
 #[test]
 fn a_name_is_for_the_pods_behind_it_only() {
-    let mesh = snapshot(MtlsMode::Strict, vec![]);
+    let mesh = parts(MtlsMode::Strict, vec![]).store().view();
     for (uid, host, port, target) in [
         ("shop/db", "db.shop", 80, Some(8080)),
         ("shop/db", "db.shop", 8080, None),

@@ -11,7 +11,8 @@ pub struct Rules {
     deny: Vec<Named>,
     allow: Vec<Named>,
     dry: Vec<Named>,
-    nobody: bool,
+    /// Nobody may call, and why.
+    nobody: Option<String>,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,13 @@ impl Rules {
     /// For a workload that is not in the mesh: nobody may call it.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { nobody: true, ..Self::default() }
+        Self { nobody: Some("the destination is not in the mesh".into()), ..Self::default() }
+    }
+
+    /// For a workload that a policy selects which is not known: nobody may call it.
+    #[must_use]
+    pub fn without(policy: &str) -> Self {
+        Self { nobody: Some(format!("policy {policy} is not known")), ..Self::default() }
     }
 
     /// How many policies there are.
@@ -90,7 +97,7 @@ enum Outcome<'a> {
     Allowed { by: &'a Arc<str> },
     Denied { by: &'a Arc<str> },
     NoneAllowed { closest: String },
-    UnknownWorkload,
+    Nobody { why: &'a str },
 }
 
 impl Verdict<'_> {
@@ -134,7 +141,7 @@ impl fmt::Display for Verdict<'_> {
             Outcome::NoneAllowed { closest } => {
                 write!(f, "allow policies exist, but none allowed; closest: {closest}")
             }
-            Outcome::UnknownWorkload => f.write_str("the destination is not in the mesh"),
+            Outcome::Nobody { why } => f.write_str(why),
         }
     }
 }
@@ -148,8 +155,8 @@ pub fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
 }
 
 fn decide<'a>(rules: &'a Rules, flow: &Flow) -> Outcome<'a> {
-    if rules.nobody {
-        return Outcome::UnknownWorkload;
+    if let Some(why) = &rules.nobody {
+        return Outcome::Nobody { why };
     }
     if let Some(by) = rules.deny.iter().find_map(|named| named.matching(flow)) {
         return Outcome::Denied { by };

@@ -106,15 +106,15 @@ impl Policy {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Whether it protects a workload of this namespace with these labels.
+    /// Whether it protects a workload of this namespace with these labels, asked by key.
     #[must_use]
-    pub fn applies_to(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    pub fn applies_to<'a>(&self, namespace: &str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         match &self.scope {
             Scope::Global => true,
             Scope::Namespace => namespace == self.namespace,
             Scope::Selector { labels: wanted, everywhere } => {
                 (*everywhere || namespace == self.namespace)
-                    && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+                    && wanted.iter().all(|(key, value)| label(key) == Some(value))
             }
         }
     }

@@ -128,7 +128,7 @@ fn running() -> Running {
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let node = Arc::new(Node {
         pods: Arc::default(),
-        mesh: arc_swap::ArcSwap::from_pointee(checked.snapshot),
+        mesh: arc_swap::ArcSwap::from_pointee(checked.mesh.store().view()),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,
@@ -139,7 +139,7 @@ fn running() -> Running {
     });
     tasks.spawn(guard(Arc::clone(&node)));
     let pods = wanted.iter().map(|workload| {
-        node.svids.watch(&workload.uid, &workload.id);
+        node.svids.watch(&workload.uid, workload.id());
         let pod = Pod::start(&node, workload, lab.netns(&workload.name)).unwrap();
         capture::apply(&pod.netns, capture::Options::default(), &CancellationToken::new()).unwrap();
         pod

@@ -45,7 +45,7 @@ impl Carrier {
         loop {
             every.tick().await;
             let of = |c: &Carried| {
-                let netns = c.workload.netns.as_ref()?;
+                let netns = c.workload.netns()?;
                 Some((Arc::clone(&c.workload.uid), c.pod.netns.key(), netns.path()))
             };
             let all: Vec<_> = self.with(|pods| pods.values().filter_map(of).collect());

@@ -44,7 +44,7 @@ pub(super) async fn holds_an_address(
                  another pod's, so nothing is changed in it; correct `netns` or `addresses` in the \
                  mesh file",
                 workload
-                    .netns
+                    .netns()
                     .as_ref()
                     .map_or_else(String::new, |n| format!(" {}", n.path().display())),
                 listed(&there),

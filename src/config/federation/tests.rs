@@ -42,8 +42,8 @@ fn address_profile_and_trust_domain_are_three_statements() {
         (oidc.issuer.to_string().as_str(), oidc.certificate),
         ("https://oidc.example/td", None)
     );
-    let db = checked.snapshot.workload("default/db").unwrap();
-    assert_eq!(db.id.as_str(), "spiffe://web.td/ns/default/sa/default");
+    let db = checked.mesh.workloads.iter().find(|w| &*w.uid == "default/db").unwrap();
+    assert_eq!(db.id().as_str(), "spiffe://web.td/ns/default/sa/default");
 }
 
 #[test]

@@ -40,7 +40,11 @@ fn only_true_is_a_dry_run() {
         );
         assert_eq!(text.contains("dry-run"), !said.is_empty());
         let checked = parse("mesh.yaml", &text).unwrap();
-        assert_eq!(checked.snapshot.rules("shop/db").allows(), decides, "{said:?}");
+        assert_eq!(
+            checked.mesh.clone().store().now().rules("shop/db").allows(),
+            decides,
+            "{said:?}"
+        );
     }
 }
 
@@ -52,8 +56,8 @@ fn the_example_of_the_design_is_legal() {
     let options = crate::node::capture::Options { strict: true, kubelet_probes: false };
     // What protects the pods stays when adit stops, unless the file says otherwise.
     assert_eq!(checked.capture, Capture::Nft { options, remove_on_stop: false });
-    assert!(!checked.snapshot.rules("shop/db").is_empty());
-    assert!(checked.snapshot.rules("shop/web").is_empty());
+    assert!(!checked.mesh.clone().store().now().rules("shop/db").is_empty());
+    assert!(checked.mesh.clone().store().now().rules("shop/web").is_empty());
 }
 
 #[test]
@@ -158,7 +162,7 @@ workloads:
 - { name: b, addresses: [10.0.0.2], netns: b, appHop: tcp }
 ";
     let hops = |text: &str| -> Vec<_> {
-        parse("m", text).unwrap().local_workloads().iter().map(|w| w.app_hop).collect()
+        parse("m", text).unwrap().local_workloads().iter().map(|w| w.app_hop()).collect()
     };
     assert_eq!(hops(file), [AppHop::Sockmap, AppHop::Tcp]);
     assert_eq!(

@@ -1,0 +1,3 @@
+//! Where the mesh comes from.
+
+pub mod file;
