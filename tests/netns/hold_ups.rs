@@ -178,7 +178,7 @@ fn made_anew() {
 }
 
 /// Another identity, then another name, in the same namespace; with and without connections that
-/// hold up who was there before.
+/// hold up who was there before, and where the new address comes a moment later.
 fn successor() {
     let mut lab = Lab::new(PODS);
     lab.drain = "1s";
@@ -189,24 +189,38 @@ fn successor() {
     let other_name = other_identity
         .replace("name: db, namespace", "name: db2, namespace")
         .replace("[shop/db]", "[shop/db2]");
+    let other_address = other_name.replace("10.77.0.2, 'fd77::2'", "10.77.0.12");
     let mut carried = PODS.len();
-    for (busy, mesh) in [false, true]
-        .iter()
-        .flat_map(|busy| [(busy, &other_identity), (busy, &other_name), (busy, &first)])
-    {
+    for (busy, mesh) in [
+        (false, &other_identity),
+        (false, &other_name),
+        (false, &first),
+        (false, &other_address),
+        (true, &first),
+        (true, &other_name),
+    ] {
         let open = busy.then(|| held(&lab, "web"));
         carried += 1;
+        let count = |what: &str| lab.log().matches(what).count();
+        let loads = count("configuration reloaded");
         lab.write_mesh(mesh);
-        let mut after = None;
-        while after.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(2500)) {
+        let (mut loaded, mut after): (Option<Instant>, Option<Instant>) = (None, None);
+        while after.is_none_or(|at| at.elapsed() < Duration::from_millis(2500)) {
             let tables = lab.tool("db", "nft list tables");
             for table in ["adit-nat", "adit-mangle", "adit-filter"] {
                 assert!(tables.contains(table), "{table} is missing: {tables}\n{}", lab.log());
             }
-            assert!(!outsider_is_answered(&lab), "{}", lab.log());
-            if after.is_none() && lab.log().matches("pod carried").count() == carried {
+            if after.is_none() && count("pod carried") == carried {
                 after = Some(Instant::now());
             }
+            if loaded.is_none() && count("configuration reloaded") > loads {
+                loaded = Some(Instant::now());
+            }
+            let is_due = loaded.is_some_and(|at| at.elapsed() > Duration::from_millis(300));
+            if is_due && mesh == &other_address && after.is_none() {
+                lab.tool("db", "ip addr add 10.77.0.12/24 dev eth0");
+            }
+            assert!(after.is_none() || !outsider_is_answered(&lab), "{}", lab.log());
         }
         drop(open);
         lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
