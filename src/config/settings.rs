@@ -121,9 +121,11 @@ impl Settings {
     /// only.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
-        // Named one by one: of a setting that is added here it has to be said what it is.
-        let Self { admin, metrics, readiness, drain: _, log_format, .. } = self;
-        let Self { workers, sandbox, idle, aead, tunnel, .. } = self;
+        // Without `..`: of a setting that is added it has to be said what it is.
+        #[rustfmt::skip]
+        let Self {
+            admin, metrics, readiness, drain: _, log_format, workers, sandbox, idle, aead, tunnel,
+        } = self;
         let all = [
             ("admin", *admin != now.admin),
             ("metrics", *metrics != now.metrics),
@@ -270,8 +272,12 @@ impl Settings {
 
 /// Those of the sections `timeouts`, `pool`, `limits` and `peerExpiry`.
 fn tunnel_keys(then: &TunnelConfig, now: &TunnelConfig) -> Vec<&'static str> {
-    let TunnelConfig { connect, tls, http2, response, max_streams, max_tunnels, .. } = then;
-    let TunnelConfig { caller, limits, idle, peer_expiry, .. } = then;
+    // Without `..` here too; what no file can set is `_`.
+    #[rustfmt::skip]
+    let TunnelConfig {
+        connect, tls, http2, response, max_streams, max_tunnels, caller, limits, idle, peer_expiry,
+        marked: _,
+    } = then;
     let CallerLimits { tunnels, streams, held, new_tunnels } = caller;
     let (of_caller, of_peer) = (&now.caller, &now.limits);
     changed(&[

@@ -44,9 +44,11 @@ impl Globals {
     /// only.
     #[must_use]
     pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
-        // Named one by one: of a setting that is added here it has to be said what it is.
-        let Self { shutdown: _, timed_reload, log_format, syslog, workers, .. } = self;
-        let Self { status, takeover, sandbox, aead, .. } = self;
+        // Without `..`: of a setting that is added it has to be said what it is.
+        #[rustfmt::skip]
+        let Self {
+            shutdown: _, timed_reload, log_format, syslog, workers, aead, status, takeover, sandbox,
+        } = self;
         let StatusConfig { address, shutdown, prefix, graphite, url, every, roots } = status;
         let of_status = &now.status;
         changed(&[
