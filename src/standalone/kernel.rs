@@ -34,8 +34,10 @@ const TURNS: usize = 8;
 const REKEY_AFTER: u64 = 1 << 22;
 /// How much is copied at once where there is no pipe.
 const COPIED: usize = 64 * 1024;
-/// How many records one splice makes at most: as many as a pipe has pages.
-const RECORDS: u64 = 16;
+/// So many records one key of AES-GCM bears in TLS 1.2, which has no next key; as rustls has it.
+const MOST_OF_TLS12: u64 = 1 << 24;
+/// RFC 8446 §5.1, and RFC 5246 §6.2.1.
+const MAX_PLAINTEXT: usize = 1 << 14;
 
 /// The peer's socket, whose records are the kernel's.
 pub(super) struct KernelFar {
@@ -52,7 +54,10 @@ pub(super) struct KernelFar {
     down: Option<Pipe>,
     /// Records that are not data, to be sent; behind a key update comes the next key.
     out: VecDeque<(u8, Vec<u8>)>,
+    /// Records under the present key, about.
     sent: u64,
+    /// After so many comes the next key, or in TLS 1.2 the end.
+    most: u64,
     ended: bool,
     truncation: bool,
     closed: bool,
@@ -90,6 +95,21 @@ fn sending(version: Version, secrets: &TrafficKey) -> Key<'_> {
     key
 }
 
+/// How many records one key may make.
+fn most(version: Version, aead: Aead) -> u64 {
+    match (version, aead) {
+        (Version::Tls13, _) => REKEY_AFTER,
+        (Version::Tls12, Aead::ChaCha20Poly1305) => u64::MAX,
+        (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => MOST_OF_TLS12,
+    }
+}
+
+/// How many records the kernel makes of so many bytes. It may make more of them where they came in
+/// small pieces; what a key bears is a matter of bytes then.
+fn records(bytes: usize) -> u64 {
+    bytes.div_ceil(MAX_PLAINTEXT) as u64
+}
+
 fn wrong(error: RecordError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -115,7 +135,8 @@ impl KernelFar {
             up: None,
             down: None,
             out: VecDeque::new(),
-            sent: 0,
+            sent: send.sequence,
+            most: most(version, send.aead),
             ended: false,
             truncation,
             closed: false,
@@ -249,7 +270,7 @@ impl KernelFar {
         match socket.try_io(Interest::READABLE, || pipe.fill(&socket)) {
             // The end, or an empty record.
             Ok(0) => self.receive()?,
-            Ok(_) => {}
+            Ok(_) => self.messages.passed().map_err(|e| Broken::Far(wrong(e)))?,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // A record that is not data, or a key that is to come.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.receive()?,
@@ -314,15 +335,19 @@ impl Far for KernelFar {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURNS {
-            if self.sent >= REKEY_AFTER && self.version == Version::Tls13 {
+            if self.sent >= self.most && !self.closed {
+                if self.version == Version::Tls12 {
+                    let why = "as many records as one key of TLS 1.2 bears";
+                    return Poll::Ready(Err(Broken::Far(wrong(RecordError::Keys(why.into())))));
+                }
                 self.update_key();
             }
             while !self.flush().map_err(Broken::Far)? {
                 ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Far)?;
             }
             if self.up.as_ref().is_some_and(|pipe| pipe.inside() > 0) {
-                ready!(poll_drain(cx, self.up.as_mut(), &self.tcp)).map_err(Broken::Far)?;
-                self.sent += RECORDS;
+                let moved = ready!(poll_drain(cx, self.up.as_mut(), &self.tcp));
+                self.sent += records(moved.map_err(Broken::Far)?);
                 continue;
             }
             while !self.unsent.is_empty() {
@@ -343,10 +368,8 @@ impl Far for KernelFar {
                 Some(pipe) => {
                     socket.try_io(Interest::READABLE, || pipe.fill(socket)).map_err(Broken::App)
                 }
-                None => {
-                    self.sent += RECORDS;
-                    copy(socket, self.tcp.socket(), &mut self.unsent)
-                }
+                None => copy(socket, self.tcp.socket(), &mut self.unsent)
+                    .inspect(|n| self.sent += records(*n)),
             };
             match filled {
                 Ok(0) => self.close(),
@@ -393,5 +416,19 @@ impl Far for KernelFar {
 
     fn unsent(&self) -> usize {
         self.tcp.unsent()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_makes_so_many_records_and_no_more() {
+        assert_eq!([1, 16_384, 16_385, 1 << 20].map(records), [1, 1, 2, 64]);
+        let aead = [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305];
+        assert_eq!(aead.map(|aead| most(Version::Tls13, aead)), [REKEY_AFTER; 3]);
+        let tls12 = aead.map(|aead| most(Version::Tls12, aead));
+        assert_eq!(tls12, [1 << 24, 1 << 24, u64::MAX]);
     }
 }

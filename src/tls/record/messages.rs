@@ -65,6 +65,18 @@ impl Messages {
         }
     }
 
+    /// Data has passed that nobody here has looked at: what is counted between data begins anew.
+    ///
+    /// # Errors
+    /// If a message of the peer had begun.
+    pub fn passed(&mut self) -> Result<(), RecordError> {
+        if !self.partial.is_empty() {
+            return Err(RecordError::Unexpected("a record inside a handshake message"));
+        }
+        (self.empty, self.messages) = (0, 0);
+        Ok(())
+    }
+
     fn data(&mut self, length: usize, at: usize) -> Result<Opened, RecordError> {
         if length == 0 {
             self.empty += 1;

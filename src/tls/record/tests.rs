@@ -294,6 +294,22 @@ fn messages_to_tls_are_borne_in_moderation() {
     }
 }
 
+/// What the kernel moves is seen by nobody here, and is data all the same: a connection that lives
+/// long takes any number of messages, but none that begins and is not whole.
+#[test]
+fn data_that_passed_unseen_lies_between_messages() {
+    let mut messages = Messages::default();
+    for _ in 0..50 {
+        for _ in 0..10 {
+            messages.take(HANDSHAKE, &[24, 0, 0, 1, 0], 0).unwrap();
+            messages.take(APPLICATION_DATA, &[], 0).unwrap();
+        }
+        messages.passed().unwrap();
+    }
+    messages.take(HANDSHAKE, &[24, 0, 0], 0).unwrap();
+    assert!(matches!(messages.passed(), Err(RecordError::Unexpected(_))));
+}
+
 /// RFC 8446 §5.1, §5.2: padding included in what is sealed, and not in what it holds.
 #[test]
 fn one_byte_more_than_a_record_may_hold_is_too_long() {
