@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     identity::{chain_words, pem, shown, stream_words},
     lifecycle::dial,
-    tls::{Naming, PeerTrust, PeerVerifier},
+    tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider},
 };
 
 /// The longest file with roots or a token that is read.
@@ -63,7 +63,7 @@ pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Who is believed by the certificates of a PEM file, at least one.
-fn roots(path: &Path) -> io::Result<Arc<PeerVerifier>> {
+fn roots(path: &Path) -> io::Result<PeerVerifier> {
     let bad =
         |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", shown(path)));
     let text = read_small(path)?;
@@ -94,7 +94,10 @@ pub(super) async fn dial(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Naming(roots(trusted)?)));
+        .with_custom_certificate_verifier(Verifier::new(
+            Naming(roots(trusted)?),
+            classic_provider(),
+        ));
     let mut config = match own {
         Some(own) => {
             config.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own)))

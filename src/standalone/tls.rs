@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use super::{Material, Role, StartTls};
-use crate::tls::{PeerTrust, PeerVerifier, classic_provider, traffic_secrets};
+use crate::tls::{PeerTrust, PeerVerifier, Verifier, classic_provider, traffic_secrets};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -224,8 +224,7 @@ pub(super) fn build(
                 .with_protocol_versions(versions)
                 .map_err(wrong)?;
             let builder = match demanded {
-                true => builder
-                    .with_client_cert_verifier(PeerVerifier::new(material.trust.clone(), true)?),
+                true => builder.with_client_cert_verifier(verifier(material.trust.clone())?),
                 false => builder.with_no_client_auth(),
             };
             let key = key.ok_or("a server needs a certificate and its key")?;
@@ -243,7 +242,7 @@ pub(super) fn build(
                 .with_protocol_versions(versions)
                 .map_err(wrong)?
                 .dangerous()
-                .with_custom_certificate_verifier(PeerVerifier::new(material.trust.clone(), true)?);
+                .with_custom_certificate_verifier(verifier(material.trust.clone())?);
             let mut config = match key.filter(|_| demanded) {
                 Some(key) => builder.with_client_cert_resolver(key),
                 None => builder.with_no_client_auth(),
@@ -257,12 +256,16 @@ pub(super) fn build(
     }
 }
 
+fn verifier(trust: PeerTrust) -> Result<Arc<Verifier<PeerVerifier>>, String> {
+    Ok(Verifier::new(PeerVerifier::new(trust, true)?, classic_provider()))
+}
+
 /// A client of ordinary web servers that shows nothing.
 pub(super) fn web_client(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(classic_provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|e| e.to_string())?;
-    let verifier = PeerVerifier::new(PeerTrust::roots(roots), true)?;
+    let verifier = verifier(PeerTrust::roots(roots))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     Ok(Arc::new(builder.with_no_client_auth()))
 }

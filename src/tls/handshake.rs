@@ -22,7 +22,7 @@ use super::{
     Session, TlsError, driver,
     key_schedule::traffic_secrets,
     provider::{cipher_name, group_name, provider},
-    verifier::SvidVerifier,
+    verifier::{SvidVerifier, Verifier},
 };
 use crate::{
     identity::{BundleSet, SpiffeId, X509Svid, parse_leaf},
@@ -108,12 +108,11 @@ impl Acceptor {
         {
             return Ok(Arc::clone(&known.config));
         }
-        let verifier =
-            SvidVerifier { bundles: Arc::clone(bundles), expected: None, provider: provider() };
+        let verifier = SvidVerifier { bundles: Arc::clone(bundles), expected: None };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(own)?
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(Verifier::new(verifier, provider()))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(svid)?)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -195,16 +194,13 @@ impl Connector {
         if let Some(known) = configs.get(expected) {
             return Ok(Arc::clone(known));
         }
-        let verifier = SvidVerifier {
-            bundles: Arc::clone(bundles),
-            expected: Some(expected.to_vec()),
-            provider: provider(),
-        };
+        let (bundles, expected_ids) = (Arc::clone(bundles), Some(expected.to_vec()));
+        let verifier = SvidVerifier { bundles, expected: expected_ids };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(own)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_custom_certificate_verifier(Verifier::new(verifier, provider()))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();

@@ -35,3 +35,4 @@ pub use roots::StaleCrls;
 pub use session::{Keys, Session};
 pub use tls12::Tls12;
 pub use trust::{PeerTrust, PeerVerifier, Pin};
+pub use verifier::{Presented, SvidVerifier, Verifier, VerifyPeer, refused};

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-};
+use pki_types::CertificateDer;
+use rustls::{CertificateError, DistinguishedName, Error, OtherError};
 
-use super::shown::name_in;
+use super::{
+    shown::name_in,
+    verifier::{Presented, VerifyPeer},
+};
 use crate::identity::handshake_words;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,42 +33,20 @@ pub fn about(error: Error, leaf: &CertificateDer<'_>) -> Error {
     }
 }
 
-/// A judge of servers whose refusals say so.
+/// Whose refusals say so.
 #[derive(Debug)]
-pub struct Naming(pub Arc<dyn ServerCertVerifier>);
+pub struct Naming<V>(pub V);
 
-impl ServerCertVerifier for Naming {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let judged = self.0.verify_server_cert(leaf, intermediates, name, ocsp, now);
-        judged.map_err(|error| about(error, leaf))
+impl<V: VerifyPeer> VerifyPeer for Naming<V> {
+    fn verify(&self, peer: &Presented<'_>) -> Result<(), Error> {
+        self.0.verify(peer).map_err(|error| about(error, peer.leaf))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+    fn demanded(&self) -> bool {
+        self.0.demanded()
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+    fn hints(&self) -> &[DistinguishedName] {
+        self.0.hints()
     }
 }

@@ -5,20 +5,14 @@ use std::{fmt, sync::Arc};
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{verify_tls12_signature, verify_tls13_signature},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-};
+use pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::{CertificateError, DistinguishedName, Error};
 
 use super::{
-    provider::classic_provider,
     roots::{Judge, StaleCrls, check_leaf_key},
-    shown,
+    verifier::{Presented, VerifyPeer, refused},
 };
-use crate::identity::{BundleSet, Purpose, SvidError, verify_svid};
+use crate::identity::{BundleSet, verify_svid};
 
 /// The digest of a key, `sha256:BASE64` (RFC 7469 §2.4), or with sha384, sha512: of the
 /// SubjectPublicKeyInfo in DER.
@@ -116,7 +110,7 @@ impl PeerTrust {
     }
 }
 
-/// rustls' verifier seams, both ends.
+/// Lets pass whom a [`PeerTrust`] proves.
 #[derive(Debug)]
 pub struct PeerVerifier {
     trust: PeerTrust,
@@ -131,7 +125,7 @@ impl PeerVerifier {
     ///
     /// # Errors
     /// If there is no root that is valid, or a CRL cannot be read.
-    pub fn new(trust: PeerTrust, demanded: bool) -> Result<Arc<Self>, String> {
+    pub fn new(trust: PeerTrust, demanded: bool) -> Result<Self, String> {
         if trust.is_empty() {
             return Err("there are no trusted roots; name a CA bundle".into());
         }
@@ -140,136 +134,39 @@ impl PeerVerifier {
             _ => None,
         };
         let hints = judge.as_ref().map(Judge::hints).unwrap_or_default();
-        Ok(Arc::new(Self { trust, judge, hints, demanded }))
+        Ok(Self { trust, judge, hints, demanded })
     }
+}
 
-    fn other(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        purpose: Purpose,
-    ) -> Result<(), Error> {
-        shown::note(leaf);
-        match &self.trust {
-            PeerTrust::Spiffe(bundles) => {
-                let chain: Vec<CertificateDer<'_>> =
-                    std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
-                let refuse = |e: SvidError| {
-                    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
-                };
-                verify_svid(&chain, bundles, now, purpose).map(drop).map_err(refuse)
+impl VerifyPeer for PeerVerifier {
+    fn verify(&self, peer: &Presented<'_>) -> Result<(), Error> {
+        let Presented { leaf, intermediates, now, purpose, .. } = *peer;
+        match (&self.trust, &self.judge, peer.name) {
+            (PeerTrust::Roots { .. }, Some(judge), Some(name)) => {
+                judge.verify_server(leaf, intermediates, name, now).map(drop)
             }
-            PeerTrust::Pinned(pins) if pins.iter().any(|pin| pin.fits(leaf)) => {
+            (PeerTrust::Roots { .. }, Some(judge), None) => {
+                judge.verify_client(leaf, intermediates, now).map(drop)
+            }
+            (PeerTrust::Roots { .. }, None, _) => Err(Error::General("no verifier".into())),
+            (PeerTrust::Spiffe(bundles), ..) => {
+                verify_svid(&peer.chain(), bundles, now, purpose).map(drop).map_err(refused)
+            }
+            (PeerTrust::Pinned(pins), ..) if pins.iter().any(|pin| pin.fits(leaf)) => {
                 check_leaf_key(leaf)
             }
-            PeerTrust::Pinned(_) => {
+            (PeerTrust::Pinned(_), ..) => {
                 Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
             }
-            PeerTrust::Roots { .. } => Err(Error::General("no verifier".into())),
-        }
-    }
-}
-
-fn schemes() -> Vec<SignatureScheme> {
-    classic_provider().signature_verification_algorithms.supported_schemes()
-}
-
-type Signed = Result<HandshakeSignatureValid, Error>;
-
-fn tls12(message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Signed {
-    let algorithms = &classic_provider().signature_verification_algorithms;
-    verify_tls12_signature(message, cert, dss, algorithms)
-}
-
-fn tls13(message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Signed {
-    let algorithms = &classic_provider().signature_verification_algorithms;
-    verify_tls13_signature(message, cert, dss, algorithms)
-}
-
-impl ServerCertVerifier for PeerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match &self.judge {
-            Some(judge) => judge.verify_server(leaf, intermediates, name, now),
-            None => self
-                .other(leaf, intermediates, now, Purpose::Server)
-                .map(|()| ServerCertVerified::assertion()),
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Signed {
-        tls12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Signed {
-        tls13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        schemes()
-    }
-}
-
-impl ClientCertVerifier for PeerVerifier {
-    fn client_auth_mandatory(&self) -> bool {
+    fn demanded(&self) -> bool {
         self.demanded
     }
 
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+    fn hints(&self) -> &[DistinguishedName] {
         &self.hints
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        match &self.judge {
-            Some(judge) => judge.verify_client(leaf, intermediates, now),
-            None => self
-                .other(leaf, intermediates, now, Purpose::Client)
-                .map(|()| ClientCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Signed {
-        tls12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Signed {
-        tls13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        schemes()
     }
 }
 

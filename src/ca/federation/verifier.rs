@@ -2,22 +2,16 @@
 
 use std::{path::Path, sync::Arc};
 
-use pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    ClientConfig,
+    client::{Resumption, danger::ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
 };
 
 use super::error::FetchError;
 use crate::{
-    identity::{
-        BundleSet, Purpose, SpiffeId, SvidError, TrustBundle, chain_words, key_files, verify_svid,
-    },
-    tls::{Naming, PeerTrust, PeerVerifier},
+    identity::{BundleSet, SpiffeId, TrustBundle, chain_words, key_files},
+    tls::{Naming, PeerTrust, PeerVerifier, SvidVerifier, Verifier, classic_provider},
 };
 
 /// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
@@ -55,7 +49,7 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Naming(verifier)))
+        .with_custom_certificate_verifier(Verifier::new(Naming(verifier), classic_provider()))
         .with_no_client_auth();
     Ok(finished(config))
 }
@@ -77,68 +71,12 @@ pub(super) fn spiffe(
 
 /// The server that has exactly this SPIFFE ID, by the bundle of its trust domain.
 pub(in crate::ca) fn only(expected: SpiffeId, bundles: BundleSet) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Naming(Arc::new(Endpoint { expected, bundles, provider: provider() })))
+    let (bundles, expected) = (Arc::new(bundles), Some(vec![expected]));
+    Verifier::new(Naming(SvidVerifier { bundles, expected }), provider())
 }
 
 fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
     Arc::new(config)
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    expected: SpiffeId,
-    bundles: BundleSet,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Endpoint {
-    fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), SvidError> {
-        let presented = verify_svid(chain, &self.bundles, now, Purpose::Server)?;
-        match presented == self.expected {
-            true => Ok(()),
-            false => Err(SvidError::Mismatch { presented, expected: vec![self.expected.clone()] }),
-        }
-    }
-}
-
-impl ServerCertVerifier for Endpoint {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
-        self.verify(&chain, now).map_err(|e| {
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))))
-        })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

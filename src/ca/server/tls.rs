@@ -7,14 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use pki_types::{CertificateDer, PrivateKeyDer};
 use rcgen::KeyPair;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
-    SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    Error, ServerConfig,
+    crypto::aws_lc_rs,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -27,10 +24,10 @@ use super::{
 };
 use crate::{
     ca::{CaError, EmbeddedCa, Source},
-    identity::{Purpose, SvidError, handshake_words, stream_words, verify_svid},
+    identity::{SvidError, handshake_words, stream_words, verify_svid},
     lifecycle::{Places, Tasks, source},
     sys::descriptors::of_traffic,
-    tls::about,
+    tls::{Presented, Verifier, VerifyPeer, about, refused},
 };
 
 /// How many connections are open at once, and of one address: as many as a node with a thousand
@@ -114,9 +111,9 @@ pub(super) fn acceptor(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?;
-    let verifier = SvidIfAny { ca: Arc::clone(ca), metrics: Arc::clone(metrics), provider };
+    let verifier = SvidIfAny { ca: Arc::clone(ca), metrics: Arc::clone(metrics) };
     let config = match svid {
-        true => config.with_client_cert_verifier(Arc::new(verifier)),
+        true => config.with_client_cert_verifier(Verifier::new(verifier, provider)),
         false => config.with_no_client_auth(),
     };
     let mut config = config.with_cert_resolver(own);
@@ -181,63 +178,27 @@ pub(super) async fn accept(
 struct SvidIfAny {
     ca: Arc<EmbeddedCa>,
     metrics: Arc<Metrics>,
-    provider: Arc<CryptoProvider>,
 }
 
-impl ClientCertVerifier for SvidIfAny {
-    fn client_auth_mandatory(&self) -> bool {
+impl VerifyPeer for SvidIfAny {
+    fn demanded(&self) -> bool {
         false
     }
 
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(leaf).chain(intermediates).map(|c| c.as_ref().into()).collect();
+    fn verify(&self, peer: &Presented<'_>) -> Result<(), Error> {
         let bundles = self.ca.bundles().borrow().clone();
-        let judged = match verify_svid(&chain, &bundles, now, Purpose::Client) {
+        let judged = match verify_svid(&peer.chain(), &bundles, peer.now, peer.purpose) {
             // A ban revokes what there was. Each call is judged anew, and that answer says why.
             Err(SvidError::Revoked { id, .. }) if self.ca.banned().borrow().contains(&id) => Ok(id),
             judged => judged,
         };
-        judged.map_err(|e| {
+        judged.map(drop).map_err(|e| {
             let reason = Refusal::from(e.clone()).reason();
             self.metrics.refused.with_label_values(&[reason]).inc();
-            let error = Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e))));
-            let error = about(error, leaf);
+            let error = about(refused(e), peer.leaf);
             let why = handshake_words(&error);
             tracing::warn!(target: "ca", caller = "?", wanted = "?", reason, why, "refused");
             error
-        })?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not offered".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        })
     }
 }
