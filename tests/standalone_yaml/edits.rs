@@ -1,8 +1,10 @@
 //! The file is edited while connections are open.
 
+use std::io::{Read as _, Write as _};
+
 use nix::sys::signal::Signal;
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, until};
+use crate::world::{Adit, Backend, LIMIT, World, call_plain, free_port, until};
 
 const ALL: &str = "allow: { all: true }";
 const DRAIN: &str = "drain: { deadline: 500ms }\n";
@@ -137,6 +139,39 @@ fn each_setting_that_waits_for_a_restart_is_named_with_its_line() {
     let said = |line: &&String| line.contains("after a restart");
     let said: Vec<_> = adit.seen.iter().filter(said).collect();
     assert!(said.len() == 1 && said[0].contains("accessLog (/"), "{said:?}");
+}
+
+/// Series that stayed would look like a certificate that nobody renews.
+#[test]
+fn the_certificate_of_a_removed_service_is_not_in_the_metrics() {
+    let world = World::new();
+    world.sign("old", "old", Some("spiffe://td/ns/prod/sa/old"));
+    let db = Backend::start("db");
+    let [kept, removed, status] = [free_port(), free_port(), free_port()];
+    let scraped = || -> Vec<String> {
+        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", status)) else {
+            return Vec::new();
+        };
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let get =
+            "GET /_metrics/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(get.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let ours = |line: &&str| line.starts_with("adit_svid_not_after_seconds{");
+        text.lines().filter(ours).map(str::to_owned).collect()
+    };
+    let at = format!("status: {{ listen: 'http://127.0.0.1:{status}' }}\n");
+    let kept = world.server("kept", kept, db.addr, ALL);
+    let old = world.server("old", removed, db.addr, ALL);
+    let old = old.replace("server.crt", "old.crt").replace("server.key", "old.key");
+    let mut adit = Adit::proxy(&world, &format!("{kept}{old}{at}"));
+    until("both certificates are there", || scraped().len() == 2);
+    adit.edit(&format!("{kept}{at}"));
+    until("one is left", || scraped().len() == 1);
+    let left = scraped();
+    assert!(left[0].contains("sa/server"), "{left:?}");
+    assert_eq!(adit.stop(), 0);
 }
 
 #[test]
