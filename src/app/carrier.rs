@@ -1,11 +1,11 @@
 //! Which pods are carried: makes the running pods those of the configuration.
 
+mod change;
 mod moved;
 mod owner;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,15 +14,14 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::change::{Change, carried_as};
+pub(super) use self::change::{Changed, Changes, Failed};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
-    ca::{
-        CarriedAs,
-        workload_api::server::{CarriedPod, HELD_AS},
-    },
+    ca::workload_api::server::{CarriedPod, HELD_AS},
     config::Capture,
     lifecycle::{Tasks, aside},
-    mesh::{NetnsRef, Workload},
+    mesh::Workload,
     node::{Node, Pod, capture},
     sys::netns::Netns,
 };
@@ -57,56 +56,6 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a pod that leaves waits for its turn.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
-
-/// What its platform knows a pod by.
-fn carried_as(workload: &Workload) -> CarriedAs {
-    CarriedAs {
-        uid: Arc::clone(&workload.uid),
-        namespace: Arc::clone(workload.namespace()),
-        name: Arc::clone(&workload.name),
-        pod_uid: workload.pod_uid().cloned(),
-        pid: workload.netns().and_then(NetnsRef::pid),
-    }
-}
-
-/// A pod that is not carried as it should be.
-pub(super) struct Failed {
-    /// Which, and why.
-    pub(super) why: String,
-    /// Its namespace is not there: it has no traffic that anybody could carry.
-    pub(super) absent: bool,
-}
-
-impl Failed {
-    fn new(workload: &Workload, error: &anyhow::Error) -> Self {
-        let kind = error.downcast_ref().map(io::Error::kind);
-        let why = format!("pod {}: {error:#}", workload.uid);
-        Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
-    }
-}
-
-/// A change of one pod that is under way.
-struct Change {
-    workload: Arc<Workload>,
-    options: Option<capture::Options>,
-    /// The namespace that it enters, once that is open.
-    netns: Option<(u64, u64)>,
-}
-
-/// What has come of a change of one pod.
-pub(super) struct Changed {
-    pub(super) uid: Arc<str>,
-    /// Unless it is carried as it should be.
-    pub(super) failed: Option<Failed>,
-}
-
-/// What there is to do until the pods are those that are wanted.
-pub(super) struct Changes {
-    /// One for each pod, side by side.
-    pub(super) work: Vec<BoxFuture<'static, Changed>>,
-    /// Whether changes that are under way already have to be followed by others.
-    pub(super) more: bool,
-}
 
 /// The pods of this process.
 pub(super) struct Carrier {

@@ -5,11 +5,23 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{
-    map::{Keyed, Map},
-    view::NamedPolicy,
-};
-use crate::policy::Rules;
+use super::map::{Keyed, Map};
+use crate::policy::{Policy, Rules};
+
+/// A policy under the name by which workloads know it.
+#[derive(Clone)]
+pub(super) struct NamedPolicy {
+    pub(super) key: Arc<str>,
+    pub(super) policy: Arc<Policy>,
+}
+
+impl Keyed for NamedPolicy {
+    type Key = str;
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
 
 /// Shared by all views with the same policies: whoever has one with others has other rules.
 pub(super) struct Compiled {

@@ -296,7 +296,7 @@ mod tests {
             }
         }
         let mut map = Map::default();
-        (0..100).for_each(|n| drop(map.insert(Same(n))));
+        (0..100).for_each(|n| assert!(map.insert(Same(n)).is_none()));
         assert_eq!(map.len(), 100);
         assert!((0..100).all(|n| map.get(&Same(n)) == Some(&Same(n))));
         assert!((0..100).all(|n| map.remove(&Same(n)) == Some(Same(n))));

@@ -7,9 +7,10 @@ use super::{
     Changes, MtlsMode, Service, Template, View, Workload,
     changes::{Before, between},
     claims::{Claims, spelled},
+    compiled::NamedPolicy,
     intern::Interner,
     map::Map,
-    view::{Host, NamedPolicy, Network},
+    view::{Host, Network},
 };
 use crate::{identity::TrustDomain, policy::Policy};
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Service, Workload,
     claims::{Owned, spelled},
-    compiled::Compiled,
+    compiled::{Compiled, NamedPolicy},
     map::{Keyed, Map},
 };
 use crate::{
@@ -90,20 +90,6 @@ impl Keyed for Host {
 
     fn key(&self) -> &str {
         self.services().first().map_or("", |service| &service.hostname)
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct NamedPolicy {
-    pub(super) key: Arc<str>,
-    pub(super) policy: Arc<Policy>,
-}
-
-impl Keyed for NamedPolicy {
-    type Key = str;
-
-    fn key(&self) -> &str {
-        &self.key
     }
 }
 

@@ -46,7 +46,8 @@ fn restorations(lab: &Lab) -> u64 {
 fn restored() {
     let lab = lab(&["web"]);
     let mut open = held(&lab, "web");
-    let kinds: [(&str, fn(&Lab)); 6] = [
+    type Tamper = fn(&Lab);
+    let kinds: [(&str, Tamper); 6] = [
         ("all of nft", |lab| drop(lab.tool("db", "nft flush ruleset"))),
         ("the command", |_| redirect_remove("db")),
         ("the rule of routing", |_| ip("-n db rule del priority 32764")),

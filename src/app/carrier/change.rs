@@ -1,0 +1,61 @@
+//! Changes of single pods: what is to be done, and what has come of it.
+
+use std::{io, sync::Arc};
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    ca::CarriedAs,
+    mesh::{NetnsRef, Workload},
+    node::capture,
+};
+
+/// What its platform knows a pod by.
+pub(super) fn carried_as(workload: &Workload) -> CarriedAs {
+    CarriedAs {
+        uid: Arc::clone(&workload.uid),
+        namespace: Arc::clone(workload.namespace()),
+        name: Arc::clone(&workload.name),
+        pod_uid: workload.pod_uid().cloned(),
+        pid: workload.netns().and_then(NetnsRef::pid),
+    }
+}
+
+/// A pod that is not carried as it should be.
+pub(in crate::app) struct Failed {
+    /// Which, and why.
+    pub(in crate::app) why: String,
+    /// Its namespace is not there: it has no traffic that anybody could carry.
+    pub(in crate::app) absent: bool,
+}
+
+impl Failed {
+    pub(super) fn new(workload: &Workload, error: &anyhow::Error) -> Self {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        let why = format!("pod {}: {error:#}", workload.uid);
+        Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
+    }
+}
+
+/// A change of one pod that is under way.
+pub(super) struct Change {
+    pub(super) workload: Arc<Workload>,
+    pub(super) options: Option<capture::Options>,
+    /// The namespace that it enters, once that is open.
+    pub(super) netns: Option<(u64, u64)>,
+}
+
+/// What has come of a change of one pod.
+pub(in crate::app) struct Changed {
+    pub(in crate::app) uid: Arc<str>,
+    /// Unless it is carried as it should be.
+    pub(in crate::app) failed: Option<Failed>,
+}
+
+/// What there is to do until the pods are those that are wanted.
+pub(in crate::app) struct Changes {
+    /// One for each pod, side by side.
+    pub(in crate::app) work: Vec<BoxFuture<'static, Changed>>,
+    /// Whether changes that are under way already have to be followed by others.
+    pub(in crate::app) more: bool,
+}
