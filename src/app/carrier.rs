@@ -54,7 +54,7 @@ enum After {
 /// is no moment without rules between the two.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a pod that leaves waits for its turn.
+/// How long a pod that leaves waits for its turn when the process ends.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pods of this process.
@@ -134,21 +134,28 @@ impl Carrier {
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let mut changes = Changes { work: Vec::new(), more: false };
         for workload in wanted {
-            let under_way = self.changing(|all| {
-                let to = all.get(&workload.uid)?;
-                Some(same(workload, &to.workload) && options == to.options)
-            });
             let carried =
                 self.with(|pods| pods.get(&workload.uid).map(|c| (c.captured, c.pod.netns.key())));
+            let here = carried.is_some();
+            // A renewal of the rules of a pod that is gone starts no other.
+            let under_way = self.changing(|all| {
+                let to = all.get(&workload.uid)?;
+                let to_this = same(workload, &to.workload) && options == to.options;
+                Some(to_this && (here || !to.renews))
+            });
+            if !self.closing.is_cancelled() {
+                // Also while it is being started: an edit in between may have taken it out.
+                self.node.svids.watch(&workload.uid, workload.id());
+            }
             match (under_way, carried) {
                 (Some(to_this), _) => changes.more |= !to_this,
                 (None, Some((captured, _))) if captured == options => {}
                 _ if self.closing.is_cancelled() => {}
                 (None, carried) => {
-                    self.node.svids.watch(&workload.uid, workload.id());
                     let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
                     let again = failed.contains_key(&workload.uid);
-                    changes.work.push(self.change(Change { workload, options, netns }, again));
+                    let change = Change { workload, options, netns, renews: here };
+                    changes.work.push(self.change(change, again));
                 }
             }
         }
@@ -164,10 +171,10 @@ impl Carrier {
     /// Starts a pod, perhaps again, or applies its rules anew.
     fn change(self: &Arc<Self>, change: Change, again: bool) -> BoxFuture<'static, Changed> {
         let (this, workload) = (Arc::clone(self), Arc::clone(&change.workload));
-        let (uid, options) = (Arc::clone(&workload.uid), change.options);
+        let (uid, options, renews) = (Arc::clone(&workload.uid), change.options, change.renews);
         self.changing(|all| all.insert(Arc::clone(&uid), change));
         let work = async move {
-            let done = match this.with(|pods| pods.contains_key(&uid)) {
+            let done = match renews {
                 true => this.renew_rules(&uid, options).await,
                 false => this.start(&workload, options, again).await,
             };
@@ -270,6 +277,10 @@ impl Carrier {
         let Some(before) = there else { return Ok(()) };
         let applied = turn.apply(&netns, wanted).await;
         let captured = applied.as_ref().map_or(before, |(applied, _)| Some(*applied));
+        if applied.is_err() && wanted.strict && before.is_some_and(|before| !before.strict) {
+            // What shuts the pod now must not be taken for a change by somebody else.
+            self.watch.end(&netns);
+        }
         let there = self.with(|pods| {
             let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
             carried.map(|c| c.captured = captured).is_some()
@@ -300,8 +311,16 @@ impl Carrier {
                 () = self.hurry.cancelled() => break,
             }
         }
-        let turn = tokio::time::timeout(TURN_WITHIN, self.rules.take(netns, &self.hurry)).await;
-        let turn = turn.unwrap_or_else(|_| Err(anyhow::anyhow!("nft hangs in other pods")));
+        let turn = loop {
+            let turn = self.rules.take(netns, &self.hurry);
+            match tokio::time::timeout(TURN_WITHIN, turn).await {
+                Ok(turn) => break turn,
+                Err(_) if self.closing.is_cancelled() => {
+                    break Err(anyhow::anyhow!("nft hangs in other pods"));
+                }
+                Err(_) => {} // the process goes on, and so does the wait
+            }
+        };
         if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
             return Ok(());
         }

@@ -172,9 +172,8 @@ impl RuleWatch {
     ) -> anyhow::Result<Option<&'static str>> {
         let Watched { netns, options, over, .. } = watched;
         let mut turn = self.turns.take(netns, over).await?;
-        let now = turn.standing(netns).await?;
         let what = match standing {
-            Some(before) => before.became(&now),
+            Some(before) => before.became(&turn.standing(netns).await?),
             None => Some("it was not known how they stood"),
         };
         if what.is_some() {
@@ -184,7 +183,11 @@ impl RuleWatch {
             // That was adit itself. What anybody does from here on is news.
             changes.inspect(|changes| changes.forget());
             let now = turn.standing(netns).await?;
-            anyhow::ensure!(now.is_whole(*options), "they were removed again at once");
+            let again = "somebody changes them again at once";
+            anyhow::ensure!(now.is_whole(*options), again);
+            // Applied from the same options, they are listed as before, or are others by now.
+            let same = standing.as_ref().is_none_or(|before| now.has_tables_of(before));
+            anyhow::ensure!(same, again);
             *standing = Some(now);
         }
         Ok(what)

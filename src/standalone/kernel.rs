@@ -130,8 +130,8 @@ impl KernelFar {
             Way::Send => &mut secrets.send,
             Way::Receive => &mut secrets.receive,
         };
-        let next = secret.update().and_then(|()| secret.key());
-        let next = next.map_err(|e| keys(e.to_string()))?;
+        *secret = secret.next().map_err(|e| keys(e.to_string()))?;
+        let next = secret.key().map_err(|e| keys(e.to_string()))?;
         ktls::set_key(&**self.tcp.socket(), way, &key(self.version, &next))
     }
 

@@ -126,15 +126,14 @@ impl TrafficSecret {
         Ok(TrafficKey { aead: self.aead, key, iv, sequence: self.sequence })
     }
 
-    /// RFC 8446 §7.2: becomes the next one, whose records begin at 0.
+    /// RFC 8446 §7.2: the next one, whose records begin at 0.
     ///
     /// # Errors
     /// As [`TrafficSecret::key`].
-    pub fn update(&mut self) -> Result<(), TlsError> {
-        let mut next = Zeroizing::new([0; MOST_SECRET]);
-        self.expand_label(b"traffic upd", &mut next[..self.aead.secret_len()])?;
-        (self.secret, self.sequence) = (next, 0);
-        Ok(())
+    pub fn next(&self) -> Result<Self, TlsError> {
+        let mut secret = Zeroizing::new([0; MOST_SECRET]);
+        self.expand_label(b"traffic upd", &mut secret[..self.aead.secret_len()])?;
+        Ok(Self { aead: self.aead, secret, sequence: 0 })
     }
 
     /// RFC 8446 §7.1: HKDF-Expand-Label(Secret, Label, "", Length).
@@ -258,7 +257,7 @@ mod tests {
             let bytes = vec![7; aead.secret_len()];
             let mut secret = TrafficSecret::new(aead, &bytes, 9).unwrap();
             let before = secret.key().unwrap();
-            secret.update().unwrap();
+            secret = secret.next().unwrap();
             let after = secret.key().unwrap();
             assert!(secret.as_bytes() != bytes && after.key != before.key && after.iv != before.iv);
             assert_eq!((secret.sequence, after.key.len()), (0, aead.key_len()));

@@ -2,6 +2,7 @@
 //! that adit removes stay away.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -47,12 +48,37 @@ fn restored() {
     let lab = lab(&["web"]);
     let mut open = held(&lab, "web");
     type Tamper = fn(&Lab);
-    let kinds: [(&str, Tamper); 6] = [
+    let kinds: [(&str, Tamper); 9] = [
         ("all of nft", |lab| drop(lab.tool("db", "nft flush ruleset"))),
         ("the command", |_| redirect_remove("db")),
         ("the rule of routing", |_| ip("-n db rule del priority 32764")),
         ("the route", |_| ip("-n db route flush table 100")),
         ("one table", |lab| drop(lab.tool("db", "nft delete table inet adit-filter"))),
+        ("the rules, and not their tables", |lab| {
+            let file = lab.file("flush.nft");
+            fs::write(&file, "flush table inet adit-nat\nflush table inet adit-filter\n").unwrap();
+            lab.tool("db", &format!("nft -f {}", file.display()));
+        }),
+        ("one table beside a list that fills a pipe", |lab| {
+            let blocked =
+                (0..8_000).map(|n| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255));
+            let blocked = blocked.collect::<Vec<_>>().join(", ");
+            let file = lab.file("list.nft");
+            let set = format!("set s {{ type ipv4_addr; elements = {{ {blocked} }} }}");
+            fs::write(&file, format!("table inet others {{ {set} }}")).unwrap();
+            lab.tool("db", &format!("nft -f {}", file.display()));
+            lab.tool("db", "nft delete table inet adit-nat");
+        }),
+        ("tables whose names stand in the comments of another", |lab| {
+            let named = |name| format!("chain c-{name} {{ comment \"table inet {name} {{\"; }}");
+            let chains = ["adit-nat", "adit-mangle", "adit-filter"].map(named).join(" ");
+            let file = lab.file("comments.nft");
+            fs::write(&file, format!("table inet another {{ {chains} }}")).unwrap();
+            lab.tool("db", &format!("nft -f {}", file.display()));
+            for name in ["adit-nat", "adit-mangle", "adit-filter"] {
+                lab.tool("db", &format!("nft delete table inet {name}"));
+            }
+        }),
         ("a rule before ours", |lab| {
             lab.tool("db", "nft insert rule inet adit-filter adit-input accept");
         }),
@@ -73,7 +99,7 @@ fn restored() {
     }
     let log = lab.log();
     let said: Vec<_> = log.lines().filter(|line| line.contains("has changed")).collect();
-    assert!(!said.is_empty() && said.len() < 3, "{said:#?}");
+    assert!(!said.is_empty() && said.len() < 4, "{said:#?}");
     let line: serde_json::Value = serde_json::from_str(said[0]).unwrap();
     assert_eq!((&line["level"], &line["workload"]), (&"WARN".into(), &"shop/db".into()), "{line}");
     assert!(line["what"].as_str().unwrap().contains("nft tables were removed"), "{line}");

@@ -24,28 +24,50 @@ impl Standing {
     /// [`CaptureError`], but for what says that there is nothing.
     pub fn look(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<Self, CaptureError> {
         let tools = Tools { netns, stop };
-        // Without its counters.
-        let all = tools.nft(&["-s", "list", "ruleset", "inet"], "")?;
+        let mut nft = String::new();
+        for table in rules::TABLES {
+            // Without its counters. By name: whatever others have there, it is no part of this.
+            match tools.nft(&["-s", "list", "table", "inet", table], "") {
+                Err(CaptureError::Tool { .. }) => {}
+                listed => nft += &listed?,
+            }
+        }
         let families = if has_ipv6(netns)? { &["-4", "-6"][..] } else { &["-4"] };
         let routing = |family: &&str| match tools.ip(&[family, "-batch", "-"], rules::ROUTED) {
             Err(CaptureError::Tool { .. }) => Ok(None),
             done => done.map(Some),
         };
         let routing: Result<_, CaptureError> = families.iter().map(routing).collect();
-        Ok(Self { nft: of_ours(&all), routing: routing? })
+        Ok(Self { nft, routing: routing? })
     }
 
-    /// Whether all that `options` ask for is there: what was just applied may be gone again.
+    /// Whether all that `options` ask for is there: what was just applied may be gone again, or
+    /// empty.
     #[must_use]
     pub fn is_whole(&self, options: Options) -> bool {
-        let has = |table: &&str| self.nft.contains(&opening(table));
+        let has = |table: &&str| self.nft.contains(&format!("table inet {table} {{"));
         let filtered = !options.strict || has(&rules::FILTER);
         let routed = |text: &Option<String>| {
             text.as_ref().is_some_and(|text| {
                 text.contains("fwmark 0x111/0xfff") && text.contains("local default")
             })
         };
-        rules::ALWAYS.iter().all(has) && filtered && self.routing.iter().all(routed)
+        let drops = if options.strict { 3 } else { 0 };
+        let least = [
+            ("redirect to :15006", 2),
+            ("redirect to :15001", 2),
+            ("ct mark set", 1),
+            ("meta mark set", 1),
+            ("drop\n", drops),
+        ];
+        let ruled = least.iter().all(|(rule, n)| self.nft.matches(rule).count() >= *n);
+        rules::ALWAYS.iter().all(has) && filtered && ruled && self.routing.iter().all(routed)
+    }
+
+    /// Whether the tables say what they said.
+    #[must_use]
+    pub fn has_tables_of(&self, before: &Self) -> bool {
+        self.nft == before.nft
     }
 
     /// What has become of it by `now`; nothing if it stands as it did.
@@ -58,22 +80,6 @@ impl Standing {
             (true, _, false) => Some("its ip rules or the routes of table 100 were changed"),
         }
     }
-}
-
-fn opening(table: &str) -> String {
-    format!("table inet {table} {{")
-}
-
-/// The tables that are adit's, in a fixed order.
-fn of_ours(listed: &str) -> String {
-    let mut ours = String::new();
-    for table in rules::TABLES {
-        if let Some((_, rest)) = listed.split_once(&opening(table)) {
-            let body = rest.split_once("\n}").map_or(rest, |(body, _)| body);
-            ours += &format!("{}{body}\n}}\n", opening(table));
-        }
-    }
-    ours
 }
 
 /// The kernel's news of changes in one namespace.
@@ -135,29 +141,41 @@ impl AwaitedChanges {
 mod tests {
     use super::*;
 
-    const LISTED: &str = "table inet other {\n\tchain c {\n\t}\n}\ntable inet adit-nat {\n\tchain \
-                          a {\n\t\tx\n\t}\n}\ntable inet adit-mangle {\n\tchain b {\n\t}\n}\n";
-
-    #[test]
-    fn other_tables_are_no_part_of_it() {
-        let ours = of_ours(LISTED);
-        assert!(ours.starts_with("table inet adit-nat {\n\tchain a {\n\t\tx\n\t}\n}\n"), "{ours}");
-        assert!(!ours.contains("other") && ours.contains("chain b"), "{ours}");
-        assert_eq!(of_ours(&LISTED.replace("chain c", "chain d")), ours);
-        assert_eq!(of_ours(""), "");
-    }
+    /// As nft lists them, under permissive mTLS.
+    const LISTED: &str = "table inet adit-nat {
+\tchain adit-prerouting {
+\t\tip daddr != 127.0.0.1 redirect to :15006
+\t\tip6 daddr != ::1 redirect to :15006
+\t}
+\tchain adit-output {
+\t\tip daddr != 127.0.0.1 redirect to :15001
+\t\tip6 daddr != ::1 redirect to :15001
+\t}
+}
+table inet adit-mangle {
+\tchain adit-prerouting {
+\t\tct mark set 0x111
+\t}
+\tchain adit-output {
+\t\tmeta mark set ct mark
+\t}
+}
+";
 
     #[test]
     fn what_is_gone_or_changed_is_told_apart() {
         let routed = "32764:\tfrom all fwmark 0x111/0xfff lookup 100\nlocal default dev lo\n";
-        let whole = Standing { nft: of_ours(LISTED), routing: vec![Some(routed.to_owned())] };
+        let whole = Standing { nft: LISTED.to_owned(), routing: vec![Some(routed.to_owned())] };
         let options = Options { strict: false, kubelet_probes: false };
         assert!(whole.is_whole(options) && !whole.is_whole(Options::default()));
         assert_eq!(whole.became(&whole.clone()), None);
         let gone = Standing { nft: String::new(), ..whole.clone() };
         assert!(whole.became(&gone).is_some_and(|what| what.contains("removed")));
         assert!(!gone.is_whole(options));
-        let changed = Standing { nft: whole.nft.replace('x', "y"), ..whole.clone() };
+        let rule = "\t\tip daddr != 127.0.0.1 redirect to :15006\n";
+        let emptied = Standing { nft: whole.nft.replace(rule, ""), ..whole.clone() };
+        assert!(!emptied.is_whole(options) && !emptied.has_tables_of(&whole));
+        let changed = Standing { nft: whole.nft.replace("0x111", "0x112"), ..whole.clone() };
         assert!(
             whole.became(&changed).is_some_and(|what| what.contains("nft tables were changed"))
         );

@@ -1,7 +1,7 @@
 //! `nft` and `ip` inside a namespace, and how they fail.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -93,12 +93,17 @@ impl Tools<'_> {
             io::ErrorKind::NotFound => CaptureError::NoTool { tool, package },
             _ => CaptureError::Io(e),
         })?;
+        // A tool that says much waits until it has been read.
+        let (says, complains) = (drained(child.stdout.take()), drained(child.stderr.take()));
         if let Some(mut stdin) = child.stdin.take() {
             // The tool may refuse before it has read all; its own words say why.
             let _ = stdin.write_all(input.as_bytes());
         }
         let began = Instant::now();
-        while child.try_wait()?.is_none() {
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
             let stopped = self.stop.is_cancelled();
             if stopped || began.elapsed() > TOOL_DEADLINE {
                 child.kill()?;
@@ -109,12 +114,28 @@ impl Tools<'_> {
                 });
             }
             std::thread::sleep(Duration::from_millis(2));
+        };
+        let said = |all: Drained| all.and_then(|all| all.join().ok()).unwrap_or_default();
+        if status.success() {
+            return Ok(String::from_utf8_lossy(&said(says)).into_owned());
         }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let stderr = String::from_utf8_lossy(&said(complains)).trim().to_owned();
         Err(CaptureError::Tool { tool, stderr })
     }
 }
+
+type Drained = Option<std::thread::JoinHandle<Vec<u8>>>;
+
+/// Reads a pipe to its end beside this thread, and keeps its first part.
+fn drained(pipe: Option<impl Read + Send + 'static>) -> Drained {
+    let mut pipe = pipe?;
+    Some(std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        let _ = pipe.by_ref().take(MOST_SAID).read_to_end(&mut kept);
+        let _ = io::copy(&mut pipe, &mut io::sink());
+        kept
+    }))
+}
+
+/// So much of what a tool says is kept, bytes.
+const MOST_SAID: u64 = 1 << 20;

@@ -35,8 +35,10 @@ impl SequencedKey {
 
     /// Takes the next key (RFC 8446 §7.2).
     pub(super) fn update(&mut self) -> Result<(), RecordError> {
-        self.secret.update().map_err(|e| unmade(&e))?;
-        (self.key, self.iv) = Self::made_of(&self.secret)?;
+        let next = self.secret.next().map_err(|e| unmade(&e))?;
+        let (key, iv) = Self::made_of(&next)?;
+        // All or nothing: a new number under an old key would be used twice.
+        (self.key, self.iv, self.secret) = (key, iv, next);
         Ok(())
     }
 
