@@ -106,9 +106,14 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    within(Duration::from_secs(10), work)
+}
+
+fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        tokio::time::timeout(Duration::from_secs(10), work).await.expect("within ten seconds")
+        let done = tokio::time::timeout(limit, work).await;
+        done.unwrap_or_else(|_| panic!("not within {limit:?}"))
     })
 }
 
@@ -210,7 +215,8 @@ pub(crate) fn hold(
     let authority = authority.map(ToOwned::to_owned);
     let (up, is_up) = std::sync::mpsc::channel();
     let held = std::thread::spawn(move || {
-        block_on(async {
+        // As long as a scenario lasts, which need not wait for its end.
+        within(Duration::from_secs(600), async {
             let tls = handshake(socket, forged).await.expect("a handshake");
             let (send, mut connection) = h2::client::handshake(tls).await.expect("HTTP/2");
             let mut ping = connection.ping_pong().expect("the only one");
