@@ -15,7 +15,12 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -151,7 +156,7 @@ pub(super) async fn accept(
         tasks.spawn(async move {
             let _ = tcp.set_nodelay(true);
             let handshake = tokio::select! {
-                done = timeout(HANDSHAKE, acceptor.accept(tcp)) => done,
+                done = timeout(HANDSHAKE, acceptor.accept(tcp).into_fallible()) => done,
                 () = place.given_up() => return,
             };
             match handshake {
@@ -162,14 +167,28 @@ pub(super) async fn accept(
                     let peer = Peer { addr, chain, stay: Stay::new(place) };
                     let _ = to.send(Ok(Conn::new(tls, peer))).await;
                 }
-                Ok(Err(error)) => {
+                Ok(Err((error, tcp))) => {
                     let error = stream_words(&error);
                     tracing::debug!(target: "ca", peer = %addr, %error, "no TLS handshake");
+                    let _ = timeout(LAST_WORDS, until_heard(tcp)).await;
                 }
                 Err(_) => tracing::debug!(target: "ca", peer = %addr, "no TLS handshake in 5 s"),
             }
         });
     }
+}
+
+/// How long a caller that is refused has to read why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// So much of what it sends meanwhile is thrown away.
+const MOST_UNHEARD: u64 = 64 << 10;
+
+/// Waits until the caller has gone: a socket that is closed while there is something to be read
+/// is reset, and the alert that says why is lost with it.
+async fn until_heard(mut tcp: TcpStream) -> io::Result<()> {
+    tcp.shutdown().await?;
+    tokio::io::copy(&mut tcp.take(MOST_UNHEARD), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// A client certificate is asked for and may be left out; one that is shown must be an SVID of
