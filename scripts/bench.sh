@@ -214,12 +214,11 @@ handshakes() { # full handshakes of mutual TLS, one after the other; none is res
   local ca=$dir/eca before done_
   [ "${proxy%%-*}" != adit ] || ca=$dir/ca
   scripts/interop/svid.sh "$ca" spiffe://cluster.local/ns/bench/sa/pod1 $dir/caller 2> /dev/null
-  # adit would capture this call, or drop it where it is not captured; the peers here capture the
-  # applications' ports only.
-  if [ "$ca" = $dir/ca ]; then
-    at 1 nft "insert rule inet adit-nat adit-output tcp dport 15008 accept
-      insert rule inet adit-filter adit-postrouting tcp dport 15008 accept"
-  fi
+  # adit would capture this call, and puts its rules back as they were; what carries its mark
+  # passes them. The peers here capture the applications' ports only.
+  [ "$ca" = $dir/eca ] || at 1 nft -f - <<'N'
+table ip bench { chain out { type filter hook output priority -150; tcp dport 15008 meta mark set 0x539; }; }
+N
   before=$(cpu)
   done_=$(at 1 openssl s_time -connect 10.77.0.2:15008 -new -tls1_3 -cert $dir/caller.pem -key $dir/caller-key.pem \
     -CAfile "$ca/root.pem" -time "$seconds" 2> /dev/null | grep -oP '^[0-9]+(?= connections in .* real)')
