@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::change::{Change, carried_as};
+use self::change::{After, Carried, Change, carried_as};
 pub(super) use self::change::{Changed, Changes, Failed};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
@@ -25,30 +25,6 @@ use crate::{
     node::{Node, Pod, capture},
     sys::netns::Netns,
 };
-
-/// One pod, with what it was started from.
-struct Carried {
-    pod: Arc<Pod>,
-    workload: Arc<Workload>,
-    /// The capture rules that adit has applied.
-    captured: Option<capture::Options>,
-    /// Since when nothing stands under the name of its namespace.
-    missing: Option<Instant>,
-    /// Whether the last look at its namespace failed.
-    unknown: bool,
-    /// What the last look at its namespace said.
-    moved: bool,
-}
-
-/// What becomes of the capture rules of a pod that is stopped.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum After {
-    /// Traffic that they redirect is refused until a successor listens.
-    Keep,
-    /// They stay, without the exception for probes: no pod is expected in that namespace.
-    Shut,
-    Remove,
-}
 
 /// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
 /// is no moment without rules between the two.

@@ -1,14 +1,38 @@
-//! Changes of single pods: what is to be done, and what has come of it.
+//! Single pods: what is carried, what is to be done about it, and what has come of that.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 
 use crate::{
     ca::CarriedAs,
     mesh::{NetnsRef, Workload},
-    node::capture,
+    node::{Pod, capture},
 };
+
+/// One pod, with what it was started from.
+pub(super) struct Carried {
+    pub(super) pod: Arc<Pod>,
+    pub(super) workload: Arc<Workload>,
+    /// The capture rules that adit has applied.
+    pub(super) captured: Option<capture::Options>,
+    /// Since when nothing stands under the name of its namespace.
+    pub(super) missing: Option<Instant>,
+    /// Whether the last look at its namespace failed.
+    pub(super) unknown: bool,
+    /// What the last look at its namespace said.
+    pub(super) moved: bool,
+}
+
+/// What becomes of the capture rules of a pod that is stopped.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum After {
+    /// Traffic that they redirect is refused until a successor listens.
+    Keep,
+    /// They stay, without the exception for probes: no pod is expected in that namespace.
+    Shut,
+    Remove,
+}
 
 /// What its platform knows a pod by.
 pub(super) fn carried_as(workload: &Workload) -> CarriedAs {
