@@ -35,7 +35,7 @@ need_venv() {
 # bench_binary NAME builds a bench and prints where it is.
 bench_binary() {
   # Read to the end, or cargo fails at writing it.
-  cargo bench --locked --no-run --bench "$1" --message-format=json 2> /dev/null |
+  cargo bench --locked --no-run --bench "$1" --quiet --message-format=json |
     python3 -c 'import json,sys; print([r["executable"] for r in map(json.loads, sys.stdin) if r.get("executable") and "bench" in r["target"]["kind"]][0])'
 }
 

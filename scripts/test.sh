@@ -67,7 +67,7 @@ nice -n 19 cargo build --release --locked > target/release-build.log 2>&1 &
 release=$!
 trap 'kill "$release" 2> /dev/null || true' EXIT
 step cargo test --locked
-step wait "$release"
+wait "$release" || { cat target/release-build.log >&2; echo "failed: cargo build --release" >&2; exit 1; }
 trap - EXIT
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit

@@ -81,7 +81,7 @@ impl State {
         self.ready(|r| r.pending = pending);
     }
 
-    /// Pods whose capture rules were changed by somebody else and could not be restored.
+    /// Names the pods whose capture rules are not those that adit applied, and why.
     pub fn set_unprotected(&self, unprotected: Vec<String>) {
         self.ready(|r| r.unprotected = unprotected);
     }

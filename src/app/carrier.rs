@@ -38,7 +38,7 @@ pub(super) struct Carrier {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
-    /// Fires when a pod was found to be made anew.
+    /// Fires when a pod has been made anew.
     moved: Notify,
     /// Fires when nobody wants to wait for drains any longer.
     pub(super) hurry: CancellationToken,
@@ -144,7 +144,7 @@ impl Carrier {
         changes
     }
 
-    /// Starts a pod, perhaps again, or applies its rules anew.
+    /// Starts a pod, or applies the rules of one that runs again.
     fn change(self: &Arc<Self>, change: Change, again: bool) -> BoxFuture<'static, Changed> {
         let (this, workload) = (Arc::clone(self), Arc::clone(&change.workload));
         let (uid, options, renews) = (Arc::clone(&workload.uid), change.options, change.renews);
@@ -214,7 +214,7 @@ impl Carrier {
         self.watch.end_all().await;
     }
 
-    /// Pods whose capture rules somebody else has changed and adit cannot restore, and why.
+    /// Says which pods have capture rules other than adit applied, and why.
     pub(super) fn unprotected(&self) -> Vec<String> {
         self.watch.faults()
     }
