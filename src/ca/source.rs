@@ -103,16 +103,21 @@ pub enum SourceError {
     /// Nobody asked for it: the workload is none of this node.
     #[error("{0} is not a workload of this node")]
     NotWanted(String),
-    /// The embedded CA could not.
-    #[error(transparent)]
-    Ca(#[from] super::CaError),
+    /// The authority of this very process could not.
+    #[error("{why}")]
+    Authority {
+        /// Whether it is because an operator banned the identity.
+        banned: bool,
+        /// What went wrong, and what helps.
+        why: String,
+    },
 }
 
 impl SourceError {
     /// Whether an operator banned the identity; no error of a network is one.
     #[must_use]
     pub fn is_ban(&self) -> bool {
-        matches!(self, Self::Banned { .. } | Self::Ca(super::CaError::Banned(_)))
+        matches!(self, Self::Banned { .. } | Self::Authority { banned: true, .. })
     }
 }
 

@@ -285,37 +285,3 @@ fn status(source: &'static str, uid: &str, id: &SpiffeId, held: &SvidState) -> S
         last_error: held.error.as_ref().map(ToString::to_string),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::ca::EmbeddedCa;
-
-    #[tokio::test]
-    async fn workloads_of_one_service_account_have_keys_of_their_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain = "td".parse().unwrap();
-        let ca = EmbeddedCa::open(dir.path(), &domain, Duration::from_secs(60)).unwrap();
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let svids = Svids::new(Arc::new(ca), metrics, Tasks::default());
-        let id: SpiffeId = "spiffe://td/ns/shop/sa/web".parse().unwrap();
-        let uids: [Arc<str>; 2] = ["shop/web-1".into(), "shop/web-2".into()];
-        uids.iter().for_each(|uid| svids.watch(uid, &id));
-        let [one, two] = [&uids[0], &uids[1]].map(|uid| svids.ready(uid));
-        let (one, two) = (one.await.unwrap(), two.await.unwrap());
-        assert_eq!(one.id, two.id);
-        assert_ne!(one.key.pkcs8(), two.key.pkcs8());
-        // Renewal replaces one's own; a failure keeps it.
-        std::fs::rename(dir.path().join("root-key.pem"), dir.path().join("away")).unwrap();
-        assert!(svids.rotate_now(&id));
-        while svids.statuses().iter().any(|s| s.last_error.is_none()) {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(svids.ready(&uids[0]).await.unwrap().serial, one.serial);
-        svids.retain(|uid| uid == "shop/web-1");
-        assert!(svids.ready(&uids[1]).await.is_err());
-        assert!(!format!("{:?}", svids.statuses()).contains("PRIVATE"));
-    }
-}

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use pki_types::CertificateDer;
-use rustls::{CertificateError, DistinguishedName, Error, OtherError};
+use rustls::{
+    CertificateError, DistinguishedName, Error, OtherError, client::danger::ServerCertVerifier,
+};
 
 use super::{
+    provider::web_provider,
     shown::name_in,
-    verifier::{Presented, VerifyPeer},
+    verifier::{Presented, SvidVerifier, Verifier, VerifyPeer},
 };
-use crate::identity::handshake_words;
+use crate::identity::{BundleSet, SpiffeId, handshake_words};
 
 #[derive(Debug, thiserror::Error)]
 #[error("{why}; its certificate names {peer}")]
@@ -49,4 +52,11 @@ impl<V: VerifyPeer> VerifyPeer for Naming<V> {
     fn hints(&self) -> &[DistinguishedName] {
         self.0.hints()
     }
+}
+
+/// Accepts the server that has exactly this SPIFFE ID, by the bundle of its trust domain.
+#[must_use]
+pub fn only_server(expected: SpiffeId, bundles: BundleSet) -> Arc<dyn ServerCertVerifier> {
+    let (bundles, expected) = (Arc::new(bundles), Some(vec![expected]));
+    Verifier::new(Naming(SvidVerifier { bundles, expected }), web_provider())
 }

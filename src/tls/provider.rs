@@ -40,6 +40,13 @@ pub fn classic_provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
+/// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy: for
+/// servers of the web.
+#[must_use]
+pub fn web_provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
 /// The IANA name of a key exchange group.
 pub(super) fn group_name(group: rustls::NamedGroup) -> &'static str {
     use rustls::NamedGroup as G;

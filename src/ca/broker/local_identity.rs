@@ -27,15 +27,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{config::BrokerConfig, endpoint::BrokerEndpoint};
 use crate::{
-    ca::{
-        federation::verifier,
-        workload_api::{
-            client::{Client, ClientError, X509Context},
-            source::{HOPELESS, LONGEST, begun, waits},
-        },
+    ca::workload_api::{
+        client::{Client, ClientError, X509Context},
+        source::{HOPELESS, LONGEST, begun, waits},
     },
     identity::{BundleSet, Purpose, X509Svid, verify_svid},
     lifecycle::dial,
+    tls::{only_server, web_provider},
 };
 
 /// How long a connection may take, handshake included.
@@ -183,13 +181,10 @@ impl LocalIdentityFollower {
     fn tls(&self, own: &X509Svid, bundles: BundleSet) -> Result<ClientConfig, rustls::Error> {
         let key = any_supported_type(&PrivateKeyDer::Pkcs8(own.key.pkcs8().into()))?;
         let own = Arc::new(CertifiedKey::new(own.chain.clone(), key));
-        let mut config = ClientConfig::builder_with_provider(verifier::provider())
+        let mut config = ClientConfig::builder_with_provider(web_provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(verifier::only(
-                self.config.provider_id.clone(),
-                bundles,
-            ))
+            .with_custom_certificate_verifier(only_server(self.config.provider_id.clone(), bundles))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.enable_sni = false;

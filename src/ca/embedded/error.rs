@@ -3,7 +3,10 @@
 use std::{io, path::PathBuf};
 
 use super::state::StepError;
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::{
+    ca::SourceError,
+    identity::{SpiffeId, TrustDomain},
+};
 
 /// Why the CA cannot open, issue or take a step.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,6 +47,12 @@ impl CaError {
 
     pub(super) fn io(path: impl Into<PathBuf>, error: &io::Error, what: &str) -> Self {
         Self::file(path, format!("{what}: {error}"))
+    }
+}
+
+impl From<CaError> for SourceError {
+    fn from(error: CaError) -> Self {
+        Self::Authority { banned: matches!(error, CaError::Banned(_)), why: error.to_string() }
     }
 }
 

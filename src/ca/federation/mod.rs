@@ -17,7 +17,7 @@ mod poll;
 mod relation;
 mod serve;
 mod store;
-pub(super) mod verifier;
+mod verifier;
 
 use std::{
     collections::BTreeMap,

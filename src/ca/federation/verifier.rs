@@ -2,22 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use rustls::{
-    ClientConfig,
-    client::{Resumption, danger::ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
-};
+use rustls::{ClientConfig, client::Resumption};
 
 use super::error::FetchError;
 use crate::{
     identity::{BundleSet, SpiffeId, TrustBundle, chain_words, key_files},
-    tls::{Naming, PeerTrust, PeerVerifier, SvidVerifier, Verifier, classic_provider},
+    tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider, only_server, web_provider},
 };
-
-/// TLS 1.2 and 1.3 with the ciphers of Mozilla's *intermediate*, none without forward secrecy.
-pub(in crate::ca) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
 
 /// `https_web`: a certificate for the host name, from the roots in a file or from the system's.
 pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError> {
@@ -45,7 +36,7 @@ pub(super) fn web(roots: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError>
     };
     let verifier = PeerVerifier::new(PeerTrust::roots(trusted), true);
     let verifier = verifier.map_err(|e| FetchError::file(path, e))?;
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(web_provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
         .dangerous()
@@ -59,20 +50,14 @@ pub(super) fn spiffe(
     endpoint_id: &SpiffeId,
     bundle: TrustBundle,
 ) -> Result<Arc<ClientConfig>, FetchError> {
-    let verifier = only(endpoint_id.clone(), BundleSet::from_iter([bundle]));
-    let config = ClientConfig::builder_with_provider(provider())
+    let verifier = only_server(endpoint_id.clone(), BundleSet::from_iter([bundle]));
+    let config = ClientConfig::builder_with_provider(web_provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| FetchError::file(Path::new("TLS"), e))?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     Ok(finished(config))
-}
-
-/// The server that has exactly this SPIFFE ID, by the bundle of its trust domain.
-pub(in crate::ca) fn only(expected: SpiffeId, bundles: BundleSet) -> Arc<dyn ServerCertVerifier> {
-    let (bundles, expected) = (Arc::new(bundles), Some(vec![expected]));
-    Verifier::new(Naming(SvidVerifier { bundles, expected }), provider())
 }
 
 fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {

@@ -87,18 +87,31 @@ impl JoinedSvids {
 mod tests {
     use std::time::Duration;
 
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
-    use crate::ca::EmbeddedCa;
+    use crate::identity::PrivateKey;
+
+    fn svid(id: &SpiffeId) -> X509Svid {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let now = SystemTime::now();
+        X509Svid {
+            id: id.clone(),
+            chain: vec![certificate.der().clone()],
+            key: PrivateKey::from_pkcs8(key.serialize_der()),
+            not_before: now,
+            not_after: now + Duration::from_secs(60),
+            serial: "1".into(),
+        }
+    }
 
     #[test]
     fn the_key_of_a_workload_that_has_left_is_not_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain = "td".parse().unwrap();
-        let ca = EmbeddedCa::open(dir.path(), &domain, Duration::from_secs(60)).unwrap();
         let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
         let wanted = Wanted { uid: "a".into(), id: id.clone() };
         let joined = JoinedSvids::default();
-        joined.keep(&wanted, &ca.issue(&id).unwrap());
+        joined.keep(&wanted, &svid(&id));
         assert!(joined.of(&wanted).is_some());
         joined.gone("b");
         assert!(joined.of(&wanted).is_some());

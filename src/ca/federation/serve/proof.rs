@@ -16,12 +16,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::config::KeyPairFiles;
 use crate::{
-    ca::{
-        Svids,
-        federation::{FetchError, verifier::provider},
-    },
+    ca::{Svids, federation::FetchError},
     identity::{SpiffeId, X509Svid, key_files, shown},
     lifecycle::WatchedFile,
+    tls::web_provider,
 };
 
 /// The uid under which the endpoint's SVID is held: no workload's, whose uids have a slash.
@@ -128,7 +126,7 @@ fn config(
     chain: Vec<CertificateDer<'static>>,
     key: &PrivateKeyDer<'_>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let provider = provider();
+    let provider = web_provider();
     let key = provider.key_provider.load_private_key(key.clone_key())?;
     let shown = CertifiedKey::new(chain, key);
     shown.keys_match()?;
