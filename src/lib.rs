@@ -10,7 +10,9 @@
 //! - [`observe`]: one record per connection, metrics, access log, logging
 //! - [`rpc`]: gRPC messages, and the way to a Unix socket
 //! - [`tls`]: mutual TLS 1.3 between SVIDs
-//! - [`ca`]: where SVIDs come from, and when they are renewed
+//! - [`credentials`]: where SVIDs come from, and when they are renewed
+//! - [`authority`]: the embedded CA, and serving it to other nodes
+//! - [`spiffe_api`]: the Workload API's server, federation, and a check of others
 //! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
 //! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
@@ -38,9 +40,10 @@
 
 pub mod admin;
 pub mod app;
-pub mod ca;
+pub mod authority;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
@@ -49,6 +52,7 @@ pub mod observe;
 pub mod policy;
 pub mod relay;
 pub mod rpc;
+pub mod spiffe_api;
 pub mod standalone;
 pub mod sys;
 pub mod tls;

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, thread, time::Duration};
 
-use adit::{ca::EmbeddedCa, identity::SpiffeId};
+use adit::{authority::EmbeddedCa, identity::SpiffeId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair, KeyUsagePurpose as Ku, SanType,

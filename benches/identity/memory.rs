@@ -4,9 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use adit::{
-    ca::{EmbeddedCa, Svids},
-    identity::SpiffeId,
-    lifecycle::Tasks,
+    authority::EmbeddedCa, credentials::Svids, identity::SpiffeId, lifecycle::Tasks,
     observe::metrics::Metrics,
 };
 use serde_json::json;

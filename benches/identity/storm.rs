@@ -10,7 +10,7 @@ use std::{
 };
 
 use adit::{
-    ca::{Istiod, IstiodConfig, Server, Source, Svids, Urgency, Wanted},
+    credentials::{Istiod, IstiodConfig, Server, Source, Svids, Urgency, Wanted},
     identity::SpiffeId,
     lifecycle::Tasks,
     observe::metrics::Metrics,

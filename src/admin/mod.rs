@@ -18,7 +18,6 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::either::Either;
 
 use crate::{
-    ca::federation::Federation,
     config::{AdminAddress, Settings},
     lifecycle::{EndpointPlaces, Tasks, aside, source},
     node::Node,
@@ -27,6 +26,7 @@ use crate::{
         self,
         http::{self, Answer, answer, text},
     },
+    spiffe_api::federation::Federation,
     tls::record::{Choice, choices},
 };
 

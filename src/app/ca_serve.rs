@@ -21,9 +21,9 @@ use super::{
     run::RunError,
 };
 use crate::{
-    ca::{
-        EmbeddedCa,
-        server::{self, Metrics, authorize::Pod},
+    authority::{
+        self, EmbeddedCa,
+        serve::{Metrics, authorize::Pod},
     },
     config::{CaServerConfig, LoadError, load_ca_server, load_pods},
     lifecycle::{EndpointPlaces, ServiceManager, Tasks, WatchedFile, source},
@@ -78,7 +78,7 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
         tasks.spawn(watch_pods(file, watched, Arc::clone(&listed)));
     }
     let metrics = Arc::new(Metrics::new()?);
-    let at = server::serve(&ca, server, &metrics, &tasks).await?;
+    let at = authority::serve::serve(&ca, server, &metrics, &tasks).await?;
     if let Some(addr) = metrics_at {
         let listener = TcpListener::bind(addr).await;
         let listener = listener.with_context(|| format!("metrics endpoint on {addr}"))?;

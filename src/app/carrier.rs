@@ -18,11 +18,11 @@ use self::change::{After, Carried, Change, carried_as};
 pub(super) use self::change::{Changed, Changes, Failed};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
-    ca::workload_api::server::{CarriedPod, HELD_AS},
     config::Capture,
     lifecycle::{Tasks, aside},
     mesh::Workload,
     node::{Node, Pod, capture},
+    spiffe_api::workload_api::{CarriedPod, HELD_AS},
     sys::netns::Netns,
 };
 

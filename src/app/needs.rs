@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::process::sandbox::{Confined, LIBRARIES, confine};
 use crate::{
-    ca::server::{Endpoint, KeysFrom},
+    authority::serve::{Endpoint, KeysFrom},
     config::{AdminAddress, CaConfig, CaServerConfig, Checked},
     mesh::{AppHop, NetnsRef},
     sys::confine::Needs,

@@ -9,13 +9,13 @@ use std::{
 use tokio::{runtime::Builder, time::timeout};
 
 use crate::{
-    ca::federation::{BundleFrom, Profile, Proof},
     config::{
         CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_policies,
         policies_that_never_match,
     },
     identity::key_files::{at, certificates},
     observe::Telemetry,
+    spiffe_api::federation::{BundleFrom, Profile, Proof},
     standalone::{AccessControl, Address, Keeper, MaterialConfig, Service, ServiceConfig, look},
 };
 

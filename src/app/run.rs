@@ -31,15 +31,14 @@ use super::{
 };
 use crate::{
     admin::{self, State},
-    ca::{
-        CaError, Svids,
-        federation::{self, Federation},
-    },
+    authority::CaError,
     config::{self, CaConfig, Checked, Fault, LoadError},
+    credentials::Svids,
     lifecycle::{ServiceManager, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
+    spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
     tunnel::{HBONE_PORT, LiveTunnels},
 };

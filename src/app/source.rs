@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    ca::{EmbeddedCa, Files, Istiod, Source, broker::Broker, workload_api::WorkloadApi},
+    authority::EmbeddedCa,
     config::CaConfig,
+    credentials::{Files, Istiod, Source, broker::Broker, workload_api::WorkloadApi},
     identity::TrustDomain,
 };
 

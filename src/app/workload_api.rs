@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::carrier::Carrier;
 use crate::{
-    ca::workload_api::server::{Registrar, Registrations, WorkloadApi},
     config::WorkloadApiConfig,
     identity::{TrustDomain, shown},
     lifecycle::Tasks,
     node::Node,
+    spiffe_api::workload_api::{Registrar, Registrations, WorkloadApi},
 };
 
 /// What is served, if anything.

@@ -14,7 +14,7 @@ use super::{
     output::{complain, say},
 };
 use crate::{
-    ca::{CaDirectory, Kind, Overview, Status},
+    authority::{CaDirectory, Kind, Overview, Status},
     identity::SpiffeId,
 };
 

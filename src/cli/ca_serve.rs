@@ -8,7 +8,7 @@ use super::{
     BAD_CONFIG, FAILED, OK,
     output::{complain, say},
 };
-use crate::{app::RunError, ca::server::JoinTokens, identity::SpiffeId};
+use crate::{app::RunError, authority::serve::JoinTokens, identity::SpiffeId};
 
 #[derive(Debug, Args)]
 #[command(

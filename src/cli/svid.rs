@@ -22,7 +22,7 @@ use super::{
     svid_lint,
 };
 use crate::{
-    ca::workload_api::{
+    credentials::workload_api::{
         Endpoint,
         client::{Client, ENDPOINT_VARIABLE, HintedSvid, X509Context},
     },

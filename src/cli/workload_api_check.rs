@@ -9,9 +9,9 @@ use super::{
     findings::{self, LEGEND, Output},
     output::complain,
 };
-use crate::ca::workload_api::{
-    check::{Options, check},
-    client::ENDPOINT_VARIABLE,
+use crate::{
+    credentials::workload_api::client::ENDPOINT_VARIABLE,
+    spiffe_api::check::{Options, check},
 };
 
 const EXAMPLES: &str = "\

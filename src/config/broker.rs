@@ -1,7 +1,7 @@
 //! `ca: { broker: … }` of the mesh file (incubating, as the SPIFFE Broker API is).
 
 use super::{endpoint::endpoint, reader::Item};
-use crate::ca::{
+use crate::credentials::{
     broker::{BrokerConfig, SOCKET_VARIABLE},
     workload_api::client::ENDPOINT_VARIABLE,
 };

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{endpoint::endpoint, reader::Item, svid_lifetime::svid_lifetime};
-use crate::ca::{
-    Upstream,
-    workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
+use crate::{
+    authority::Upstream,
+    credentials::workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,13 +23,13 @@ pub enum CaConfig {
         upstream: Option<Upstream>,
     },
     /// Files that somebody else renews.
-    Files(crate::ca::FilesConfig),
+    Files(crate::credentials::FilesConfig),
     /// A SPIFFE Workload API.
-    WorkloadApi(crate::ca::workload_api::Endpoint),
+    WorkloadApi(crate::credentials::workload_api::Endpoint),
     /// A SPIFFE Broker API (incubating).
-    Broker(crate::ca::broker::BrokerConfig),
+    Broker(crate::credentials::broker::BrokerConfig),
     /// istiod, or whoever speaks its CA API.
-    Istiod(crate::ca::IstiodConfig),
+    Istiod(crate::credentials::IstiodConfig),
 }
 
 /// Reads the section `ca`.

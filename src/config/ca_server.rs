@@ -19,7 +19,7 @@ use super::{
     svid_lifetime::svid_lifetime,
 };
 use crate::{
-    ca::server::{
+    authority::serve::{
         Attestors, Endpoint, Expected, JoinTokens, KeysFrom, Kubernetes, Review, ServerConfig,
         TOKEN_REVIEWS,
         authorize::{Pod, Rules},

@@ -7,11 +7,11 @@ use super::{
     restart::changed,
 };
 use crate::{
-    ca::federation::{
+    identity::{SpiffeId, TrustDomain},
+    spiffe_api::federation::{
         BundleEndpoint, BundleFrom, EndpointUrl, Issuer, KeyPairFiles, Oidc, Profile, Proof,
         Relation, ServeConfig,
     },
-    identity::{SpiffeId, TrustDomain},
 };
 
 /// Other trust domains.

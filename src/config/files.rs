@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::Item;
-use crate::ca::{Credential, FilesConfig};
+use crate::credentials::{Credential, FilesConfig};
 
 /// Reads it: two PEM files, a folder as Kubernetes mounts a TLS secret, or a PKCS#12 store.
 pub(super) fn read(item: &Item<'_>) -> Option<FilesConfig> {
@@ -40,8 +40,8 @@ pub(super) fn read(item: &Item<'_>) -> Option<FilesConfig> {
 #[cfg(test)]
 mod tests {
     use crate::{
-        ca::Credential,
         config::{CaConfig, parse},
+        credentials::Credential,
     };
 
     fn read(ca: &str) -> Result<CaConfig, String> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{reader::Item, svid_lifetime::svid_lifetime};
-use crate::ca::{IstiodConfig, Server};
+use crate::credentials::{IstiodConfig, Server};
 
 /// istiod's own default.
 const DAY: Duration = Duration::from_secs(86_400);

@@ -290,7 +290,7 @@ fn check_trust_domains(
 fn check_references(
     top: &Map<'_>,
     node: Option<&str>,
-    broker: &crate::ca::broker::BrokerConfig,
+    broker: &crate::credentials::broker::BrokerConfig,
     workloads: &[Workload],
 ) {
     let mut by_uid = HashMap::new();

@@ -4,10 +4,10 @@
 use std::{fmt::Display, path::Path};
 
 use crate::{
-    ca::federation::Relation,
     identity::{TrustDomain, shown},
     mesh::Workload,
     policy::{Condition, FieldMatch, Policy, Rule, Scope, ServiceAccountMatch, StringMatch},
+    spiffe_api::federation::Relation,
 };
 
 /// What in a file of policies never matches at a service that is reached at `port`, one text each.

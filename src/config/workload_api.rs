@@ -5,9 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::reader::{Item, Map};
 use crate::{
-    ca::workload_api::server::{Entry, Selectors},
     identity::{SpiffeId, TrustDomain},
     mesh::Workload,
+    spiffe_api::workload_api::{Entry, Selectors},
 };
 
 /// The longest hint, bytes (Workload API §5.2.1 wants a limit of 1024).

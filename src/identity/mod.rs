@@ -4,7 +4,7 @@
 //! [`BundleSet`] is what proofs are checked against, one [`TrustBundle`] per trust domain;
 //! [`verify_svid`] is the only judge of a peer's certificate, on both sides of a handshake;
 //! [`lint`] explains, rule by rule, what such a judge would say.
-//! Not here: where SVIDs come from ([`crate::ca`]) and TLS itself ([`crate::tls`]).
+//! Not here: where SVIDs come from ([`crate::credentials`]) and TLS itself ([`crate::tls`]).
 
 mod bundle;
 mod bundle_document;

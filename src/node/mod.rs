@@ -45,7 +45,7 @@ pub use pod::Pod;
 pub use recheck::recheck;
 
 use crate::{
-    ca::Svids,
+    credentials::Svids,
     identity::X509Svid,
     mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},

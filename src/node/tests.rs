@@ -6,7 +6,8 @@ use arc_swap::ArcSwap;
 
 use super::{Node, inbound, plaintext, recheck};
 use crate::{
-    ca::{EmbeddedCa, Svids},
+    authority::EmbeddedCa,
+    credentials::Svids,
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{

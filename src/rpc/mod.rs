@@ -2,7 +2,7 @@
 //!
 //! The `.proto` files are ours, written from the specifications; field numbers are pinned by
 //! tests against the bytes of other implementations. Not here: what a call means
-//! ([`crate::ca`]).
+//! ([`crate::credentials`]).
 
 mod authority;
 pub mod http;

@@ -398,7 +398,7 @@ fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u1
 mod tests {
     use super::*;
     use crate::{
-        ca::EmbeddedCa,
+        authority::EmbeddedCa,
         identity::BundleSet,
         observe::conn::TlsFacts,
         tls::Peer,

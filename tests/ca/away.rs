@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit::ca::{Istiod, Server, SourceError};
+use adit::credentials::{Istiod, Server, SourceError};
 
 use crate::{
     issuer::{Issuer, claims},

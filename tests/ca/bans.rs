@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use adit::{
-    ca::{Istiod, Source, SourceError, Svids},
+    credentials::{Istiod, Source, SourceError, Svids},
     identity::SpiffeId,
     lifecycle::Tasks,
     observe::metrics::Metrics,

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use adit::{
-    ca::{Source, SourceError},
+    credentials::{Source, SourceError},
     rpc::istio_ca::IstioCertificateRequest,
 };
 use tonic::Code;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit::{ca::SourceError, rpc::istio_ca::IstioCertificateRequest};
+use adit::{credentials::SourceError, rpc::istio_ca::IstioCertificateRequest};
 use serde_json::{Value, json};
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 };
 
 use adit::{
-    ca::{Istiod, IstiodConfig, Server, Source, SourceError, Urgency, Wanted},
+    credentials::{Istiod, IstiodConfig, Server, Source, SourceError, Urgency, Wanted},
     identity::{SpiffeId, X509Svid},
 };
 use serde_json::Value;

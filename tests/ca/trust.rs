@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit::ca::{Istiod, IstiodConfig};
+use adit::credentials::{Istiod, IstiodConfig};
 use serde_json::Value;
 
 use crate::{

@@ -12,13 +12,12 @@ use std::{
 };
 
 use adit::{
-    ca::{
-        EmbeddedCa, Source,
-        federation::{BundleFrom, Federation, FederationStatus, Profile, Relation},
-    },
+    authority::EmbeddedCa,
+    credentials::Source,
     identity::{BundleSet, SpiffeId, TrustBundle, TrustDomain},
     lifecycle::Tasks,
     observe::metrics::Metrics,
+    spiffe_api::federation::{BundleFrom, Federation, FederationStatus, Profile, Relation},
 };
 use base64::Engine;
 use pki_types::{CertificateDer, PrivateKeyDer};

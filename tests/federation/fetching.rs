@@ -1,6 +1,6 @@
 //! What is fetched, from whom, and what it is checked against.
 
-use adit::ca::federation::{BundleFrom, Profile, Relation};
+use adit::spiffe_api::federation::{BundleFrom, Profile, Relation};
 use rcgen::{CertificateParams, IsCa, KeyPair};
 
 use crate::endpoint::{Endpoint, Foreign, Ours, Shown, by_svid, document, redirect};

@@ -3,15 +3,13 @@
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use adit::{
-    ca::{
-        Svids,
-        federation::{
-            BundleEndpoint, BundleFrom, KeyPairFiles, Oidc, Profile, Proof, Relation, ServeConfig,
-            serve,
-        },
-    },
+    credentials::Svids,
     lifecycle::Tasks,
     observe::metrics::Metrics,
+    spiffe_api::federation::{
+        BundleEndpoint, BundleFrom, KeyPairFiles, Oidc, Profile, Proof, Relation, ServeConfig,
+        serve,
+    },
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

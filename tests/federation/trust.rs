@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use adit::{
-    ca::federation::{BundleFrom, Relation},
     identity::{BundleSet, TrustBundle},
+    spiffe_api::federation::{BundleFrom, Relation},
 };
 
 use crate::endpoint::{Endpoint, Foreign, Ours, by_svid, document};

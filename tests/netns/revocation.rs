@@ -10,7 +10,8 @@ use std::{
 };
 
 use adit::{
-    ca::{EmbeddedCa, Source, SourceError, Svids, Urgency, Wanted},
+    authority::EmbeddedCa,
+    credentials::{Source, SourceError, Svids, Urgency, Wanted},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
     node::{Node, Pod, capture, guard},

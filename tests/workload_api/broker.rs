@@ -3,7 +3,7 @@
 use std::{collections::HashMap, process::Command, sync::Arc, time::Duration};
 
 use adit::{
-    ca::{
+    credentials::{
         CarriedAs, Source, SourceError, Svids, Urgency, Wanted,
         broker::{Broker, BrokerConfig},
     },

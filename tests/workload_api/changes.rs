@@ -3,7 +3,7 @@
 use std::{os::unix::fs::FileTypeExt, path::Path, time::Duration};
 
 use adit::{
-    ca::EmbeddedCa,
+    authority::EmbeddedCa,
     rpc::workload::{
         JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
         spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use adit::{
-    ca::workload_api::check::{Options, check},
     identity::lint::{Report, Verdict},
+    spiffe_api::check::{Options, check},
 };
 
 use super::{

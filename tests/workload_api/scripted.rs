@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
-use adit::ca::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi};
-use adit::identity::{BundleSet, JwtSigner, PrivateKey, TrustBundle};
-use adit::rpc::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
-    X509svidResponse,
-    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+use adit::{
+    credentials::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi},
+    identity::{BundleSet, JwtSigner, PrivateKey, TrustBundle},
+    rpc::workload::{
+        JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse,
+        ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
+        X509svidRequest, X509svidResponse,
+        spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+    },
 };
 use rcgen::KeyPair;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use adit::ca::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi};
-use adit::identity::{JwtAuthority, TrustBundle, TrustDomain, validate_jwt_svid};
-use adit::rpc::workload::{
-    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
-    X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
+use adit::{
+    credentials::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi},
+    identity::{JwtAuthority, TrustBundle, TrustDomain, validate_jwt_svid},
+    rpc::workload::{
+        JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest,
+        X509svidRequest, X509svidResponse,
+        spiffe_workload_api_client::SpiffeWorkloadApiClient as Client,
+    },
 };
 use tonic::{Code, Streaming};
 

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    ca::CarriedAs,
+    credentials::CarriedAs,
     mesh::{NetnsRef, Workload},
     node::{Pod, capture},
 };

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::values::{Stale, duration};
 use crate::{
-    ca::{
+    credentials::{
         Credential,
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },

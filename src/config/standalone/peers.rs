@@ -4,11 +4,11 @@ use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use super::{TRUTH, load_policies};
 use crate::{
-    ca::{Credential, workload_api::Endpoint},
     config::{
         opening::{self, Holds},
         reader::{Item, Map},
     },
+    credentials::{Credential, workload_api::Endpoint},
     policy::{Action, Policy, Rule, Rules, Scope},
     standalone::{
         Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, RegoConfig, Role, Shown,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    ca::Credential,
+    credentials::Credential,
     observe::logging::LogFormat,
     standalone::{CipherGroup, LETS_ENCRYPT, MaterialConfig, Shown},
     tls::record::AeadSetting,

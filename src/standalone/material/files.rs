@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
 use crate::{
-    ca::Credential,
+    credentials::Credential,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},

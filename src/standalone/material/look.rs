@@ -10,7 +10,7 @@ use super::{
     files::{keystore_or_pem, trusted},
 };
 use crate::{
-    ca::Credential,
+    credentials::Credential,
     identity::{
         Revocations, TrustBundle,
         key_files::{self, at, certificates},

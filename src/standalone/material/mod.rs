@@ -27,7 +27,7 @@ use super::{
     acme::{AcmeConfig, Challenge, Renewal},
 };
 use crate::{
-    ca::{
+    credentials::{
         Credential, Source as _,
         workload_api::{Endpoint, WorkloadApi},
     },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Material, certified};
 use crate::{
-    ca::{Source as _, workload_api::WorkloadApi},
+    credentials::{Source as _, workload_api::WorkloadApi},
     identity::{BundleSet, X509Svid},
     standalone::PeerCert,
     tls::{Ends, PeerTrust},

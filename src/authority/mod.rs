@@ -1,0 +1,13 @@
+//! A CA of one's own, and what signs for others by it.
+//!
+//! The [`EmbeddedCa`] issues the SVIDs of its trust domain from a directory, whose life
+//! [`CaDirectory`] steps through (prepare, activate, taint, revoke); [`serve`] gives SVIDs to other
+//! nodes and hosts, over the CA service of Istio, to callers who prove who they are.
+
+mod embedded;
+pub mod serve;
+
+pub use embedded::{
+    Authority, CaDirectory, CaError, Dependents, EmbeddedCa, Kind, Overview, Status, StepError,
+    Upstream,
+};

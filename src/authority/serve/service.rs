@@ -1,0 +1,381 @@
+//! One call: who is it, what does it want, may it, and is the key good; then it is certified.
+//! One log line and one count each.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use pki_types::{CertificateDer, UnixTime};
+use prost_types::value::Kind;
+use rcgen::SubjectPublicKeyInfo;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::timeout,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    Attestors, Metrics, Peer, Refusal,
+    authorize::{Caller, Rules, authorize},
+    csr, join,
+    keys::Keys,
+    rate::Buckets,
+    token,
+};
+use crate::{
+    authority::{CaError, EmbeddedCa},
+    credentials::Source,
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, parse_leaf, verify_svid},
+    rpc::istio_ca::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_server::IstioCertificateService,
+    },
+};
+
+/// How many calls are worked on at once, and how long others wait for their turn.
+const AT_ONCE: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The shortest lifetime that is issued.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+/// The CA behind the API.
+pub(super) struct CaService {
+    ca: Arc<EmbeddedCa>,
+    rules: Rules,
+    longest: Duration,
+    attestors: Attestors,
+    keys: Option<Keys>,
+    metrics: Arc<Metrics>,
+    rates: Mutex<Buckets>,
+    turns: Semaphore,
+}
+
+/// What a call has come to so far, for its log line.
+#[derive(Default)]
+struct Trace {
+    caller: Option<Caller>,
+    wanted: Option<SpiffeId>,
+}
+
+/// What was issued.
+struct Issued {
+    chain: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl CaService {
+    pub(super) fn new(
+        ca: Arc<EmbeddedCa>,
+        rules: Rules,
+        longest: Duration,
+        attestors: Attestors,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let keys = attestors.kubernetes.as_ref().and_then(|k| k.keys.clone()).map(Keys::new);
+        let (rates, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        Self { ca, rules, longest, attestors, keys, metrics, rates, turns }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<IstioCertificateRequest>,
+        peer: &Peer,
+        trace: &mut Trace,
+    ) -> Result<Issued, Refusal> {
+        let (_turn, caller, join) = self.who(&request, peer).await?;
+        trace.caller = Some(caller.clone());
+        if !self.rates().take(&caller.to_string(), Instant::now()) {
+            return Err(Refusal::RateLimited);
+        }
+        let request = request.into_inner();
+        let wanted = self.wanted(&caller, &request)?;
+        trace.wanted = Some(wanted.clone());
+        authorize(&caller, &wanted, &self.rules, &self.attestors.pods.load())?;
+        let key = csr::check(&request.csr, &wanted)?;
+        if self.ca.banned().borrow().contains(&wanted) {
+            return Err(CaError::Banned(wanted).into());
+        }
+        // Last of all, so that nothing but the CA itself can fail once the token is used up.
+        if let (Some(valid), Some(tokens)) = (&join, &self.attestors.join) {
+            tokens.consume(valid)?;
+        }
+        self.sign(&wanted, &key, request.validity_duration)
+    }
+
+    /// Who calls, within the limits of its address; the permit is its turn.
+    pub(super) async fn who<T>(
+        &self,
+        request: &Request<T>,
+        peer: &Peer,
+    ) -> Result<(SemaphorePermit<'_>, Caller, Option<join::Valid>), Refusal> {
+        peer.stay.asked();
+        let from = format!("from {}", peer.addr.ip());
+        if self.rates().is_empty(&from, Instant::now()) {
+            return Err(Refusal::RateLimited);
+        }
+        let turn = timeout(PATIENCE, self.turns.acquire()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+        let authenticated = self.authenticate(request, peer).await;
+        let (caller, join) = authenticated.inspect_err(|_| {
+            self.rates().take(&from, Instant::now());
+        })?;
+        peer.stay.proven();
+        Ok((turn, caller, join))
+    }
+
+    /// Whether this caller may begin another stream of bans, which costs so much; charged to it.
+    pub(super) fn may_watch(&self, caller: &str, cost: f64) -> bool {
+        self.rates().take_many(&format!("bans to {caller}"), cost, Instant::now())
+    }
+
+    /// The CA's bundle, which has what is revoked as well.
+    pub(super) fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
+        self.ca.bundles()
+    }
+
+    /// Who is banned, now and after each change.
+    pub(super) fn banned(&self) -> watch::Receiver<Arc<BTreeSet<SpiffeId>>> {
+        self.ca.banned()
+    }
+
+    async fn authenticate<T>(
+        &self,
+        request: &Request<T>,
+        peer: &Peer,
+    ) -> Result<(Caller, Option<join::Valid>), Refusal> {
+        let header = request.metadata().get("authorization");
+        let Some(header) = header else { return Ok((self.by_svid(peer)?, None)) };
+        let bearer = header.to_str().ok().and_then(|h| {
+            let (scheme, token) = h.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let token = bearer.ok_or(Refusal::NoCredentials("authorization is no Bearer token"))?;
+        if token.starts_with(join::PREFIX) {
+            let none = Refusal::NoCredentials("join tokens are not taken here");
+            let valid =
+                self.attestors.join.as_ref().ok_or(none)?.look_up(token, SystemTime::now())?;
+            return Ok((Caller::Joined(valid.id.clone()), Some(valid)));
+        }
+        let none = Refusal::NoCredentials("service-account tokens are not taken here");
+        let kubernetes = self.attestors.kubernetes.as_ref().ok_or(none)?;
+        let pod = if let Some(review) = &kubernetes.review {
+            if token.len() > token::LONGEST {
+                return Err(token::TokenError::Malformed("longer than 16 KiB".into()).into());
+            }
+            review.judge(token, &kubernetes.expected.audience).await?
+        } else {
+            let (header, kid) = token::header(token)?;
+            let keys = self.keys.as_ref().ok_or(Refusal::NoCredentials("no JWKS is configured"))?;
+            let claims = token::claims(token, &header, &keys.find(&kid).await?)?;
+            token::judge(&claims, &kubernetes.expected, SystemTime::now())?
+        };
+        Ok((Caller::Pod(pod), None))
+    }
+
+    /// A connection may outlive the SVID that it was made with: it is judged at each call.
+    pub(super) fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
+        let none = Refusal::NoCredentials(match self.attestors.svid {
+            true => "neither a token nor an SVID",
+            false => {
+                "no token, and SVIDs are taken only with `attestors: { svid: true }` in its file"
+            }
+        });
+        let chain = peer.chain.as_ref().filter(|_| self.attestors.svid).ok_or(none)?;
+        let bundles = self.ca.bundles().borrow().clone();
+        match verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client) {
+            Ok(id) => Ok(Caller::Svid(id)),
+            // A ban revokes what there was.
+            Err(SvidError::Revoked { id, .. }) if self.ca.banned().borrow().contains(&id) => {
+                Err(CaError::Banned(id).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What `ImpersonatedIdentity` says, or else the caller's own.
+    fn wanted(
+        &self,
+        caller: &Caller,
+        request: &IstioCertificateRequest,
+    ) -> Result<SpiffeId, Refusal> {
+        let fields = request.metadata.as_ref().map(|m| &m.fields);
+        let named = fields.and_then(|f| f.get("ImpersonatedIdentity"));
+        match named.map(|value| value.kind.as_ref()) {
+            Some(Some(Kind::StringValue(id))) => {
+                id.parse().map_err(|e| Refusal::Wanted(format!("{e}")))
+            }
+            Some(_) => Err(Refusal::Wanted("is no text".into())),
+            None => match caller {
+                Caller::Joined(id) | Caller::Svid(id) => Ok(id.clone()),
+                Caller::Pod(pod) => SpiffeId::for_service_account(
+                    &self.rules.trust_domain,
+                    &pod.namespace,
+                    &pod.service_account,
+                )
+                .map_err(|e| Refusal::Wanted(e.to_string())),
+            },
+        }
+    }
+
+    fn sign(
+        &self,
+        wanted: &SpiffeId,
+        key: &SubjectPublicKeyInfo,
+        seconds: i64,
+    ) -> Result<Issued, Refusal> {
+        let asked = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
+        let lifetime = asked.unwrap_or(self.longest).max(SHORTEST).min(self.longest);
+        let chain = self.ca.sign(wanted, key, lifetime)?;
+        let bundles = self.ca.bundles().borrow().clone();
+        let bundle = bundles.get(&self.rules.trust_domain);
+        let roots = bundle.map(|b| b.authorities.clone()).unwrap_or_default();
+        Ok(Issued { chain, roots })
+    }
+
+    fn rates(&self) -> std::sync::MutexGuard<'_, Buckets> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, outcome: &Result<Issued, Refusal>, trace: &Trace, peer: IpAddr) {
+        let caller = trace.caller.as_ref().map_or_else(|| "?".into(), ToString::to_string);
+        let wanted = trace.wanted.as_ref().map_or("?", SpiffeId::as_str);
+        match outcome {
+            Ok(issued) => {
+                self.metrics.issued.inc();
+                let serial = issued.chain.first().and_then(|leaf| parse_leaf(leaf).ok());
+                let serial = serial.map(|leaf| leaf.serial).unwrap_or_default();
+                tracing::info!(target: "ca", %peer, caller, wanted, serial, "issued");
+            }
+            Err(refusal) => {
+                let reason = refusal.reason();
+                self.metrics.refused.with_label_values(&[reason]).inc();
+                tracing::warn!(target: "ca", %peer, caller, wanted, reason, why = %refusal, "refused");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl IstioCertificateService for CaService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("a connection without an address"))?;
+        let mut trace = Trace::default();
+        let outcome = self.answer(request, &peer, &mut trace).await;
+        self.record(&outcome, &trace, peer.addr.ip());
+        match outcome {
+            Ok(issued) => {
+                let mut cert_chain: Vec<String> = issued.chain.iter().map(pem).collect();
+                cert_chain.push(issued.roots.iter().map(pem).collect());
+                Ok(Response::new(IstioCertificateResponse { cert_chain }))
+            }
+            Err(refusal) => Err(refusal.status()),
+        }
+    }
+}
+
+fn pem(der: &CertificateDer<'_>) -> String {
+    let base64 = BASE64.encode(der);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        text.extend(line.iter().map(|b| char::from(*b)));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{authority::serve::conn::Stay, lifecycle::Places};
+
+    fn ca(dir: &std::path::Path) -> Arc<EmbeddedCa> {
+        let domain = "td".parse().unwrap();
+        Arc::new(EmbeddedCa::open(dir, &domain, Duration::from_secs(60)).unwrap())
+    }
+
+    fn service(ca: &Arc<EmbeddedCa>, svid: bool) -> CaService {
+        let trust_domain = "td".parse().unwrap();
+        let rules = Rules { trust_domain, trusted_node_accounts: Default::default() };
+        let attestors = Attestors { kubernetes: None, join: None, svid, pods: Arc::default() };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        CaService::new(Arc::clone(ca), rules, Duration::from_secs(60), attestors, metrics)
+    }
+
+    fn showing(chain: &[CertificateDer<'static>]) -> Peer {
+        let addr: std::net::SocketAddr = "10.0.0.9:999".parse().unwrap();
+        let place = Places::new(1, 1).take(addr.ip()).unwrap();
+        Peer { addr, chain: Some(chain.into()), stay: Stay::new(place) }
+    }
+
+    /// Whatever the handshake thought of it, and only where the file offers it.
+    #[test]
+    fn a_chain_is_proof_once_it_is_verified_and_where_it_is_asked_for() {
+        let (here, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
+        let (ca, stranger) = (ca(here.path()), ca(elsewhere.path()));
+        let own = showing(&ca.issue(&id).unwrap().chain);
+        assert_eq!(service(&ca, true).by_svid(&own).unwrap(), Caller::Svid(id.clone()));
+        let refused = |svid, peer: &Peer| service(&ca, svid).by_svid(peer).unwrap_err().reason();
+        assert_eq!(refused(false, &own), "no_credentials");
+        let nobody = Peer { chain: None, ..own };
+        assert_eq!(refused(true, &nobody), "no_credentials");
+        let forged = showing(&stranger.issue(&id).unwrap().chain);
+        assert_eq!(refused(true, &forged), "svid_not_valid");
+        assert_eq!(refused(true, &showing(&[])), "svid_not_valid");
+    }
+
+    /// By its address as long as it proves nothing, by its name then.
+    #[tokio::test]
+    async fn who_asks_too_often_is_not_looked_at_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
+        let ca = ca(dir.path());
+        let service = service(&ca, true);
+        let own = showing(&ca.issue(&id).unwrap().chain);
+        let nobody = Peer { chain: None, ..own.clone() };
+        let address = format!("from {}", own.addr.ip());
+        let who = async |peer: &Peer| {
+            let asked = service.who(&Request::new(()), peer).await;
+            asked.map(drop).map_err(|refusal| refusal.reason())
+        };
+        let drained = |whose: &str| {
+            let took = |_: &u32| service.rates().take(whose, Instant::now());
+            (0..).take_while(took).count()
+        };
+        // A good caller uses nothing of its address's up, a bad one does.
+        assert_eq!(who(&own).await, Ok(()));
+        assert!(drained(&address) >= 2_000);
+        let ask = async |peer: &Peer| {
+            let request = Request::new(IstioCertificateRequest::default());
+            let answered = service.answer(request, peer, &mut Trace::default()).await;
+            answered.map(drop).map_err(|refusal| refusal.reason())
+        };
+        let elsewhere = Peer { addr: "10.0.0.8:999".parse().unwrap(), ..own.clone() };
+        let (mut bad, mut good, mut busy) = (false, false, false);
+        // Some of it comes back in each hundredth of a second that we are kept from running.
+        for _ in 0..1_000 {
+            drained(&address);
+            bad |= who(&nobody).await == Err("rate_limited");
+            drained(&address);
+            good |= who(&own).await == Err("rate_limited");
+            drained(id.as_str());
+            busy |= ask(&elsewhere).await == Err("rate_limited");
+            if bad && good && busy {
+                break;
+            }
+        }
+        assert!(bad && good, "nothing of that address is looked at");
+        assert!(busy, "nor of that caller, wherever it is");
+        assert_eq!(who(&elsewhere).await, Ok(()), "others may ask");
+    }
+}

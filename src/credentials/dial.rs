@@ -1,0 +1,117 @@
+//! TLS to a server that has a host name: istiod, an API server, whoever serves a JWKS.
+//! Not here: TLS between SVIDs, where names play no part ([`crate::identity::verify_svid`]).
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use pki_types::ServerName;
+use rustls::{ClientConfig, crypto::aws_lc_rs, sign::CertifiedKey};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    identity::{chain_words, pem, shown, stream_words},
+    lifecycle::dial,
+    tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider},
+};
+
+/// The longest file with roots or a token that is read.
+const MAX_FILE: u64 = 1 << 20;
+/// How long a connection may take, handshake included.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A server, and what proves that it is the one that is meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Server {
+    /// Host and port to dial.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The name that its certificate must have.
+    pub name: ServerName<'static>,
+}
+
+impl Server {
+    /// From an `https` URI; `name` replaces the host where the certificate has another.
+    ///
+    /// # Errors
+    /// Not `https`, no host, or a name that no certificate can have.
+    pub fn of(uri: &http::Uri, name: Option<&str>, port: u16) -> Result<Self, String> {
+        if uri.scheme_str() != Some("https") {
+            return Err("must begin with https://".into());
+        }
+        let host = uri.host().ok_or("has no host")?.trim_matches(['[', ']']).to_owned();
+        let name = name.unwrap_or(&host).to_owned();
+        let name =
+            ServerName::try_from(name).map_err(|e| format!("is no name of a certificate: {e}"))?;
+        Ok(Self { host, port: uri.port_u16().unwrap_or(port), name })
+    }
+}
+
+/// Reads a small file whole.
+pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", shown(path)));
+    let mut all = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut all))
+        .map_err(say)?;
+    if all.len() as u64 > MAX_FILE {
+        let large = io::Error::new(io::ErrorKind::InvalidData, "has more than 1 MiB");
+        return Err(say(large));
+    }
+    Ok(all)
+}
+
+/// Who is believed by the certificates of a PEM file, at least one.
+fn roots(path: &Path) -> io::Result<PeerVerifier> {
+    let bad =
+        |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", shown(path)));
+    let text = read_small(path)?;
+    let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
+    for der in &roots {
+        let anchor = webpki::anchor_from_trusted_cert(der);
+        anchor
+            .map_err(|e| bad(format!("a certificate is no trust anchor: {}", chain_words(&e))))?;
+    }
+    if roots.is_empty() {
+        return Err(bad("has no certificate in PEM".into()));
+    }
+    PeerVerifier::new(PeerTrust::roots(roots), true).map_err(bad)
+}
+
+/// Connects, with the roots as they are in the file now.
+///
+/// # Errors
+/// The roots, the connection or the handshake; the text names neither host nor port.
+pub(crate) async fn dial(
+    server: &Server,
+    trusted: &Path,
+    alpn: &[u8],
+    own: Option<Arc<CertifiedKey>>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Verifier::new(
+            Naming(roots(trusted)?),
+            classic_provider(),
+        ));
+    let mut config = match own {
+        Some(own) => {
+            config.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own)))
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let connect = async {
+        let tcp = dial::connect(&server.host, server.port).await?;
+        tcp.set_nodelay(true)?;
+        let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await;
+        tls.map_err(|e| io::Error::new(e.kind(), stream_words(&e)))
+    };
+    timeout(CONNECT, connect).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))
+    })
+}

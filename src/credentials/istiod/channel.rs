@@ -1,0 +1,45 @@
+//! The gRPC channel to istiod, and who it says that it calls.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::sign::CertifiedKey;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{
+    config::IstiodConfig,
+    refused::{Heard, Refused},
+};
+use crate::credentials::dial::{self, Server};
+
+/// A channel to istiod that connects at the first call and shows `own`, and whether
+/// the CA refuses `own` on it.
+pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
+    let refused = Refused::default();
+    let hears = refused.clone();
+    let (server, roots) = (config.server.clone(), config.roots.clone());
+    let endpoint = Endpoint::from_static("https://istiod")
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .origin(origin(&config.server));
+    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
+        let refused = hears.clone();
+        async move {
+            let stream = dial::dial(&server, &roots, b"h2", own).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(Heard { stream, refused }))
+        }
+    }));
+    (channel, refused)
+}
+
+/// The `:authority` of its requests.
+fn origin(server: &Server) -> http::Uri {
+    let name = match &server.name {
+        pki_types::ServerName::DnsName(name) => name.as_ref().to_owned(),
+        _ => format!("[{}]", server.host),
+    };
+    format!("https://{name}:{}", server.port)
+        .parse()
+        .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
+}

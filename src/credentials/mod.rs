@@ -1,0 +1,24 @@
+//! Where SVIDs come from, and when they are renewed.
+//!
+//! A [`Source`] gives SVIDs: istiod, the SPIFFE Workload API, the SPIFFE Broker API, files, and the
+//! embedded CA ([`crate::authority::EmbeddedCa`]). [`rotation`] says when to ask again (pure),
+//! [`Svids`] keeps the SVID of every local identity and renews it with nobody's help.
+
+pub mod broker;
+mod budget;
+pub(crate) mod dial;
+mod files;
+mod grpc_status;
+mod istiod;
+pub mod rotation;
+mod source;
+mod svid_cache;
+mod svids;
+pub mod workload_api;
+
+pub use budget::{OutageBudget, seconds_left};
+pub use dial::Server;
+pub use files::{Credential, Files, FilesConfig};
+pub use istiod::{Istiod, IstiodConfig};
+pub use source::{CarriedAs, Source, SourceError, Urgency, Wanted};
+pub use svids::{Following, SvidStatus, Svids};
