@@ -4,7 +4,7 @@ mod cases;
 
 use std::time::Instant;
 
-use adit::tunnel::http2::{Event, Http2, Limits, Role};
+use adit::hbone::http2::{Event, Http2, Limits, Role};
 
 /// Two ends that have greeted each other.
 struct Pair {

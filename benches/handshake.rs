@@ -180,8 +180,8 @@ fn worker() -> Runtime {
 
 /// adit's two ends.
 struct Driver {
-    client: adit::tunnel::Own,
-    server: adit::tunnel::Own,
+    client: adit::hbone::Own,
+    server: adit::hbone::Own,
     connector: Connector,
     acceptor: Acceptor,
 }

@@ -16,7 +16,7 @@
 //! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
 //! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
-//! - [`tunnel`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
+//! - [`hbone`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
 //! - [`standalone`]: mTLS in front of one service, without a mesh
 //! - [`config`]: files as written → values as used
@@ -25,8 +25,8 @@
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
-//! `node/mod.rs` (the story) → `node/outbound.rs` → `node/route.rs` → `tunnel/pool.rs` →
-//! `relay/mod.rs`; on the far node `tunnel/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
+//! `node/mod.rs` (the story) → `node/outbound.rs` → `node/route.rs` → `hbone/pool.rs` →
+//! `relay/mod.rs`; on the far node `hbone/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread
@@ -44,6 +44,7 @@ pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod hbone;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
@@ -56,4 +57,3 @@ pub mod spiffe_api;
 pub mod standalone;
 pub mod sys;
 pub mod tls;
-pub mod tunnel;

@@ -34,13 +34,13 @@ use crate::{
     authority::CaError,
     config::{self, CaConfig, Checked, Fault, LoadError},
     credentials::Svids,
+    hbone::{HBONE_PORT, LiveTunnels},
     lifecycle::{ServiceManager, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
     spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
-    tunnel::{HBONE_PORT, LiveTunnels},
 };
 
 /// Why `adit run` did not start.

@@ -4,10 +4,10 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 
 use super::{reader::Map, restart::changed, sandbox};
 use crate::{
+    hbone::{CallerLimits, PeerExpiry, TunnelConfig},
     observe::logging::LogFormat,
     sys::confine::Sandbox,
     tls::record::AeadSetting,
-    tunnel::{CallerLimits, PeerExpiry, TunnelConfig},
 };
 
 /// The keys of `limits`.

@@ -1,6 +1,6 @@
 //! Open tunnels are held to whom is believed now: when bundles, CRLs or bans change, and when
 //! peers' SVIDs run out, exactly those concerned are closed, with their streams, each of which
-//! records why. Who is concerned is decided in [`crate::tunnel::LiveTunnels::recheck`].
+//! records why. Who is concerned is decided in [`crate::hbone::LiveTunnels::recheck`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use super::Node;
 use crate::{
+    hbone::{Proven, Trust},
     identity::{BundleSet, SpiffeId, TrustDomain},
     lifecycle::Reminder,
-    tunnel::{Proven, Trust},
 };
 
 /// How often peers' SVIDs are looked at; the clock may be set meanwhile.

@@ -12,6 +12,12 @@ use super::{
     telemetry::{baggage, party},
 };
 use crate::{
+    hbone::{
+        Proven,
+        connect::Authority,
+        server::{self, Incoming},
+        stream::TunnelStream,
+    },
     lifecycle::{Tasks, source},
     mesh::{MtlsMode, View, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
@@ -19,12 +25,6 @@ use crate::{
     relay::{self, App},
     sys::sockets,
     tls::Session,
-    tunnel::{
-        Proven,
-        connect::Authority,
-        server::{self, Incoming},
-        stream::TunnelStream,
-    },
 };
 
 /// Serves one tunnel accepted on 15008: handshake first, then its streams.

@@ -7,7 +7,7 @@
 //!    enters the connection into the live table ([`crate::observe::conn::OpenConn`]).
 //! 3. **Routed.** [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
 //!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
-//! 4. **Carried.** The pod's [`crate::tunnel::Pool`] opens a CONNECT stream on a tunnel to
+//! 4. **Carried.** The pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
 //!    namespace; [`inbound`] demands the caller's SVID, checks that the authority is this
@@ -46,11 +46,11 @@ pub use recheck::recheck;
 
 use crate::{
     credentials::Svids,
+    hbone::{LiveTunnels, TunnelConfig},
     identity::X509Svid,
     mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
-    tunnel::{LiveTunnels, TunnelConfig},
 };
 
 /// Where applications' connections are captured to.
@@ -58,7 +58,7 @@ pub const OUTBOUND_PORT: u16 = 15001;
 /// Where plaintext towards a pod is captured to.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 /// Ports of ours inside a pod: never a destination.
-pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::tunnel::HBONE_PORT];
+pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::hbone::HBONE_PORT];
 
 /// What every pod of the node shares.
 pub struct Node {

@@ -14,15 +14,15 @@ use super::{
     telemetry::{baggage, party},
 };
 use crate::{
-    mesh::Workload,
-    observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
-    relay::{self, App, Far, Withdrawn, tcp::TcpFar},
-    sys::sockets,
-    tunnel::{
+    hbone::{
         ConnectError, Own, Pool,
         connect::{Authority, ConnectRequest},
         stream::TunnelStream,
     },
+    mesh::Workload,
+    observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
+    relay::{self, App, Far, Withdrawn, tcp::TcpFar},
+    sys::sockets,
 };
 
 /// Serves one connection accepted on 15001.
@@ -120,7 +120,7 @@ async fn open(
     from: &Workload,
     app: &TcpStream,
     conn: &OpenConn,
-    hop: &crate::tunnel::Hop,
+    hop: &crate::hbone::Hop,
     request: &ConnectRequest,
 ) -> Result<TunnelStream, Outcome> {
     let mut own = own(node, from).await?;

@@ -19,13 +19,13 @@ use super::{
     outbound, plaintext,
 };
 use crate::{
+    hbone::{Callers, HBONE_PORT, Pool},
     lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
     relay::{App, ShortWay},
     sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
-    tunnel::{Callers, HBONE_PORT, Pool},
 };
 
 /// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].

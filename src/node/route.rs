@@ -7,9 +7,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::OWN_PORTS;
 use crate::{
+    hbone::{HBONE_PORT, Hop},
     mesh::{Protocol, Service, View, Workload, pick},
     observe::conn::{CloseReason, OriginalDst},
-    tunnel::{HBONE_PORT, Hop},
 };
 
 /// A decision.

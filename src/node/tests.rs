@@ -8,6 +8,7 @@ use super::{Node, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
+    hbone::{LiveTunnels, TunnelConfig},
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{
@@ -19,7 +20,6 @@ use crate::{
         conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     },
     policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
-    tunnel::{LiveTunnels, TunnelConfig},
 };
 
 fn workload(namespace: &str, name: &str, address: &str) -> Workload {

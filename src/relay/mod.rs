@@ -1,7 +1,7 @@
 //! Bytes from an application to the far side and back, until both have ended.
 //!
 //! The application is a TCP socket ([`App`]); the far side is a tunnel stream
-//! ([`crate::tunnel::stream`]) or another TCP socket ([`tcp`]): a [`Far`]. An end of file is
+//! ([`crate::hbone::stream`]) or another TCP socket ([`tcp`]): a [`Far`]. An end of file is
 //! passed on as a half-close and the other direction runs on; a reset of either side ends both.
 //! One future carries both directions, and owns no buffer while nothing moves.
 

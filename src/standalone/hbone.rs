@@ -21,18 +21,18 @@ use super::{
     proxy_protocol::{self, Told},
 };
 use crate::{
+    hbone::{
+        HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
+        connect::{Authority, ConnectRequest},
+        server::{self, Incoming},
+        stream::TunnelStream,
+    },
     identity::SpiffeId,
     lifecycle::{self, Tasks},
     observe::conn::{CloseReason, Direction, OpenConn},
     relay::{self, App},
     sys::{netns::Netns, sockets},
     tls::{Acceptor, TlsError},
-    tunnel::{
-        HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
-        connect::{Authority, ConnectRequest},
-        server::{self, Incoming},
-        stream::TunnelStream,
-    },
 };
 
 /// What speaks in streams, beside what [`super::ServiceConfig`] says.
@@ -399,10 +399,10 @@ mod tests {
     use super::*;
     use crate::{
         authority::EmbeddedCa,
+        hbone::{LiveTunnels, PeerExpiry, Trust},
         identity::BundleSet,
         observe::conn::TlsFacts,
         tls::Peer,
-        tunnel::{LiveTunnels, PeerExpiry, Trust},
     };
     use std::time::{Duration, SystemTime};
 

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::{Material, Service};
 use crate::{
+    hbone::{LiveTunnels, PeerExpiry},
     identity::BundleSet,
-    tunnel::{LiveTunnels, PeerExpiry},
 };
 
 /// The tunnels that are open, and what they are held to.

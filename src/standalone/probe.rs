@@ -15,7 +15,7 @@ use super::{
     status::{HttpUrl, exchange},
     tls::{Config, build},
 };
-use crate::tunnel::HBONE_PORT;
+use crate::hbone::HBONE_PORT;
 
 /// The longest a check takes, whatever the connect timeout.
 const MOST: Duration = Duration::from_secs(10);

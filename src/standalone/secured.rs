@@ -11,6 +11,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use super::kernel::{Handed, KernelFar};
 use crate::{
+    hbone::buffers,
     lifecycle::behind_others,
     observe::conn::{Meter, TlsPath},
     relay::{App, Broken, Far, with_scratch},
@@ -23,7 +24,6 @@ use crate::{
         record::{MOST_READ, Messages, Opened, Records},
         secured::{Secured, SecuredRecords},
     },
-    tunnel::buffers,
 };
 
 /// How many reads in a row before others get their turn.

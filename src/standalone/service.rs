@@ -32,6 +32,7 @@ use super::{
     tls::{Config, Configs},
 };
 use crate::{
+    hbone::{Callers, Pool},
     lifecycle::{Place, Places, Tasks, source},
     observe::{
         Telemetry,
@@ -40,7 +41,6 @@ use crate::{
     },
     sys::descriptors::of_traffic,
     tls::Acceptor,
-    tunnel::{Callers, Pool},
 };
 
 /// How many callers of a server may be there that have not proven who they are …

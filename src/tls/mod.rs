@@ -5,7 +5,7 @@
 //! has a deadline; a peer's certificate is judged by [`crate::identity::verify_svid`] only.
 //! [`secured`] is the same for peers that speak plain TLS 1.2 or 1.3 and hold any certificate,
 //! judged by a [`PeerTrust`]; [`pkcs11`] signs with keys on tokens.
-//! Not here: where SVIDs come from ([`crate::credentials`]) and what runs inside ([`crate::tunnel`]).
+//! Not here: where SVIDs come from ([`crate::credentials`]) and what runs inside ([`crate::hbone`]).
 
 mod driver;
 mod ends;

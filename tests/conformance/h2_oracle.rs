@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit::tunnel::http2::{Code, Event, Http2, Limits, Role};
+use adit::hbone::http2::{Code, Event, Http2, Limits, Role};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};

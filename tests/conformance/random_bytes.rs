@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit::tunnel::http2::{
+use adit::hbone::http2::{
     Code, Event, Http2, Limits, Role,
     frame::{flag, kind, put},
     hpack,

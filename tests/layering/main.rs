@@ -25,7 +25,7 @@ const LAYERS: &[&str] = &[
     "policy",
     "mesh",
     "relay",
-    "tunnel",
+    "hbone",
     "node",
     "standalone",
     "config",
@@ -35,7 +35,7 @@ const LAYERS: &[&str] = &[
 ];
 
 /// Rooms whose errors are types: who calls them decides by the error.
-const TYPED_ERRORS: &[&str] = &["tunnel", "relay"];
+const TYPED_ERRORS: &[&str] = &["hbone", "relay"];
 
 const LONGEST_FILE: usize = 400;
 const LONGEST_FUNCTION: usize = 80;

@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use adit::tunnel::http2::frame::{flag, kind, put};
+use adit::hbone::http2::frame::{flag, kind, put};
 use http::{Method, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -12,11 +12,11 @@ use std::{
 use adit::{
     authority::EmbeddedCa,
     credentials::{Source, SourceError, Svids, Urgency, Wanted},
+    hbone::{LiveTunnels, PeerExpiry, Trust, TunnelConfig},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
     node::{Node, Pod, capture, guard},
     observe::Telemetry,
-    tunnel::{LiveTunnels, PeerExpiry, Trust, TunnelConfig},
 };
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use rcgen::{

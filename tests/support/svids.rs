@@ -7,8 +7,8 @@ use std::{
 };
 
 use adit::{
+    hbone::Own,
     identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf},
-    tunnel::Own,
 };
 use pki_types::{CertificateDer, PrivateKeyDer};
 use rcgen::{

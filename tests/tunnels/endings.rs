@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit::tunnel::http2::{
+use adit::hbone::http2::{
     frame::{flag, kind, put},
     hpack,
 };

@@ -7,14 +7,14 @@ use std::{
 };
 
 use adit::{
+    hbone::{
+        TunnelConfig,
+        server::{Incoming, Service, serve},
+    },
     lifecycle::Tasks,
     observe::conn::Meter,
     relay::{self, App},
     tls::Acceptor,
-    tunnel::{
-        TunnelConfig,
-        server::{Incoming, Service, serve},
-    },
 };
 use bytes::Bytes;
 use h2::client::SendRequest;

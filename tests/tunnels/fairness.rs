@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit::tunnel::http2::{
+use adit::hbone::http2::{
     frame::{flag, kind, put},
     hpack,
 };

@@ -9,14 +9,14 @@ use std::{
 };
 
 use adit::{
-    lifecycle::Tasks,
-    tls::Acceptor,
-    tunnel::{
+    hbone::{
         ConnectError, Hop, Own, Pool, TunnelConfig,
         connect::ConnectRequest,
         server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
+    lifecycle::Tasks,
+    tls::Acceptor,
 };
 use bytes::Bytes;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;

@@ -10,14 +10,14 @@ use std::{
 };
 
 use adit::{
-    lifecycle::Tasks,
-    tls::Acceptor,
-    tunnel::{
+    hbone::{
         TunnelConfig,
         connect::ConnectRequest,
         server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
+    lifecycle::Tasks,
+    tls::Acceptor,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -73,7 +73,7 @@ struct Ends {
     near: TunnelStream,
     /// Told when the far end's tunnel is over.
     far: oneshot::Receiver<()>,
-    _pool: adit::tunnel::Pool,
+    _pool: adit::hbone::Pool,
 }
 
 /// An idle stream between two ends, which nobody ends.

@@ -8,16 +8,16 @@ use std::{
 };
 
 use adit::{
+    hbone::{
+        Caller, Callers, Hop, Own, Pool, TunnelConfig,
+        connect::{Authority, ConnectRequest},
+        server::{Incoming, Service, serve},
+    },
     lifecycle::Tasks,
     observe::conn::Meter,
     relay::{self, App},
     sys::netns::Netns,
     tls::{Acceptor, Session},
-    tunnel::{
-        Caller, Callers, Hop, Own, Pool, TunnelConfig,
-        connect::{Authority, ConnectRequest},
-        server::{Incoming, Service, serve},
-    },
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};

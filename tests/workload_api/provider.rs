@@ -13,6 +13,7 @@ use std::{
 };
 
 use adit::{
+    hbone::Own,
     identity::{BundleSet, X509Svid},
     rpc::{
         broker as api,
@@ -20,7 +21,6 @@ use adit::{
         workload as wire,
         workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
     },
-    tunnel::Own,
 };
 use prost::Message;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;

@@ -63,7 +63,7 @@ fn of_service(
     connect.extend(checked.and_then(port));
     connect.extend(service.proxy.as_ref().and_then(|proxy| port(proxy.address())));
     if let (Some(hbone), Role::Client) = (&service.hbone, service.role) {
-        connect.extend(hbone.gateway.as_ref().map_or(Some(crate::tunnel::HBONE_PORT), port));
+        connect.extend(hbone.gateway.as_ref().map_or(Some(crate::hbone::HBONE_PORT), port));
     }
     for file in service.material.files() {
         needs.read_file(&file);

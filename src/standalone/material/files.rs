@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
 use crate::{
     credentials::Credential,
+    hbone::Own,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
@@ -20,7 +21,6 @@ use crate::{
     },
     standalone::PeerCert,
     tls::{Ends, PeerTrust, pkcs11},
-    tunnel::Own,
 };
 
 /// Files are read beside the control thread: a keystore's key derivation may take a while.

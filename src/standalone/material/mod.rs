@@ -31,11 +31,11 @@ use crate::{
         Credential, Source as _,
         workload_api::{Endpoint, WorkloadApi},
     },
+    hbone::Own,
     identity::PrivateKey,
     lifecycle::{Reminder, WatchedFile},
     observe::{Refusal, Refused},
     tls::{Ends, PeerTrust, Pin, StaleCrls, classic_provider},
-    tunnel::Own,
 };
 
 /// Where a service's certificate, key and roots come from.

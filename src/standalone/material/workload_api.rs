@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Material, certified};
 use crate::{
     credentials::{Source as _, workload_api::WorkloadApi},
+    hbone::Own,
     identity::{BundleSet, X509Svid},
     standalone::PeerCert,
     tls::{Ends, PeerTrust},
-    tunnel::Own,
 };
 
 pub(super) async fn first_svid(api: &WorkloadApi, shown: bool, from: &str) -> Material {

@@ -1,10 +1,7 @@
 //! `:authority`, `forwarded` and SPIFFE IDs: what parses prints as itself.
 #![no_main]
 
-use adit::{
-    identity::SpiffeId,
-    tunnel::connect::{Authority, forwarded_host},
-};
+use adit::{identity::SpiffeId, hbone::connect::{Authority, forwarded_host}};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

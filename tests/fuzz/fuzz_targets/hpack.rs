@@ -1,7 +1,7 @@
 //! HPACK: arbitrary blocks are read or refused, and what is read is encoded and read again.
 #![no_main]
 
-use adit::tunnel::http2::hpack::{Decoder, encode};
+use adit::hbone::http2::hpack::{Decoder, encode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|blocks: Vec<&[u8]>| {

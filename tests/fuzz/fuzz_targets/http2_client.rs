@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use adit::tunnel::http2::{Event, Http2, Limits, Role};
+use adit::hbone::http2::{Event, Http2, Limits, Role};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|parts: Vec<&[u8]>| {

@@ -5,17 +5,17 @@ use tokio::{io::AsyncWriteExt, net::TcpSocket, task::yield_now};
 
 use super::*;
 use crate::{
-    lifecycle::Tasks,
-    tls::{
-        Aead,
-        record::{MAX_RECORD, Records, tests::keys},
-    },
-    tunnel::{
+    hbone::{
         Caller, Callers,
         http2::{
             frame::{flag, kind, put},
             hpack,
         },
+    },
+    lifecycle::Tasks,
+    tls::{
+        Aead,
+        record::{MAX_RECORD, Records, tests::keys},
     },
 };
 

@@ -49,7 +49,7 @@ pub(super) struct PeerSettings {
 
 /// What is kept for each stream that is open. The peer chooses its IDs, but has few streams at
 /// once: they need no hash that withstands an attack, and one is looked up for every frame.
-pub(in crate::tunnel) type ByStream<T> = HashMap<u32, T, foldhash::fast::RandomState>;
+pub(in crate::hbone) type ByStream<T> = HashMap<u32, T, foldhash::fast::RandomState>;
 
 /// One end of one connection.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub struct Http2 {
 }
 
 /// A table of streams with room for more than so many is not kept when it is empty.
-pub(in crate::tunnel) const FEW: usize = 16;
+pub(in crate::hbone) const FEW: usize = 16;
 /// What waits to be answered may not grow beyond this: such a peer does not read.
 const MAX_UNREAD: usize = 256 * 1024;
 /// … but for the fields of our own requests or answers, about so much per stream.

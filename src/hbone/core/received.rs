@@ -12,21 +12,21 @@ use std::{
 
 use super::{Core, Over, Stream};
 use crate::{
-    lifecycle::behind_others,
-    sys::{sockets, sockmap::must_wait},
-    tls::record::{MAX_RECORD, Opened},
-    tunnel::{
+    hbone::{
         buffers,
         callers::Share,
         http2::{Code, Event},
         readers::TURN,
     },
+    lifecycle::behind_others,
+    sys::{sockets, sockmap::must_wait},
+    tls::record::{MAX_RECORD, Opened},
 };
 
 impl Core {
     /// Opens what came (sealed records, the last one perhaps not whole) and acts on it, as far as
     /// this turn goes; the rest is for the next one.
-    pub(in crate::tunnel) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
+    pub(in crate::hbone) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
         self.heard = Instant::now();
         buffers::with_ranges(|plain| {
             let opened = self.open(bytes, plain);
@@ -44,7 +44,7 @@ impl Core {
     }
 
     /// Begins a turn, with what the last one has left.
-    pub(in crate::tunnel) fn next_turn(&mut self) -> Result<(), Over> {
+    pub(in crate::hbone) fn next_turn(&mut self) -> Result<(), Over> {
         self.work = 0;
         self.narrow = self.narrow.saturating_sub(1);
         if self.rest.bytes.is_empty() {
@@ -72,7 +72,7 @@ impl Core {
 
     /// How much of `room` the next read may fill: of a peer that says more at once than a turn
     /// does, or that has much unread elsewhere, one record. More would only lie here.
-    pub(in crate::tunnel) fn next_read(&self, room: usize) -> usize {
+    pub(in crate::hbone) fn next_read(&self, room: usize) -> usize {
         if self.narrow > 0 || self.share.as_ref().is_some_and(Share::has_much_unread) {
             room.min(MAX_RECORD.max(self.partial.len() + 1))
         } else {
@@ -81,14 +81,14 @@ impl Core {
     }
 
     /// Whether this tunnel's turn has come; if not, it is woken.
-    pub(in crate::tunnel) fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(in crate::hbone) fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         let may = self.share.as_mut().map_or(Some(TURN), |share| share.may_read(cx));
         self.most = may.unwrap_or(TURN);
         may.is_some()
     }
 
     /// The turn is over; there is more to read if it goes on `again`.
-    pub(in crate::tunnel) fn has_read(&mut self, again: bool, cx: &mut Context<'_>) {
+    pub(in crate::hbone) fn has_read(&mut self, again: bool, cx: &mut Context<'_>) {
         match &mut self.share {
             Some(share) => share.has_read(self.work, again, cx),
             None if again => behind_others(cx),
@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// There is nothing to read now.
-    pub(in crate::tunnel) fn reads_nothing(&mut self) {
+    pub(in crate::hbone) fn reads_nothing(&mut self) {
         if let Some(share) = &mut self.share {
             share.reads_nothing();
         }
@@ -113,17 +113,17 @@ impl Core {
     }
 
     /// Whether this tunnel has had its turn, and others come first.
-    pub(in crate::tunnel) fn turn_is_over(&self) -> bool {
+    pub(in crate::hbone) fn turn_is_over(&self) -> bool {
         self.work >= self.most || self.has_rest()
     }
 
     /// Whether something came that nothing was done about yet.
-    pub(in crate::tunnel) fn has_rest(&self) -> bool {
+    pub(in crate::hbone) fn has_rest(&self) -> bool {
         !self.rest.bytes.is_empty()
     }
 
     #[cfg(test)]
-    pub(in crate::tunnel) fn unread(&self) -> usize {
+    pub(in crate::hbone) fn unread(&self) -> usize {
         self.rest.bytes.capacity()
     }
 

@@ -5,12 +5,12 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    tls::{Aead, record::tests::keys},
-    tunnel::http2::{
+    hbone::http2::{
         FloodLimits,
         frame::{flag, kind, put},
         hpack,
     },
+    tls::{Aead, record::tests::keys},
 };
 
 /// A server's core, its socket, and the peer.

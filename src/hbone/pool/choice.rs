@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::tunnel::{
+use crate::hbone::{
     ConnectError,
     client::TunnelClient,
     usage::{StreamSlot, Usage},
