@@ -6,13 +6,13 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 use crate::{
-    config::load_policies,
+    config::{load_bans, load_policies},
     lifecycle::{Tasks, WatchedFile},
     observe::{Refusal, Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        AccessControl, Keeper, Listening, MaterialConfig, Policies, Rego, Service, ServiceConfig,
-        Sockets, first_acme_certificate,
+        AccessControl, BanList, Keeper, Listening, MaterialConfig, Policies, Rego, Service,
+        ServiceConfig, Sockets, first_acme_certificate,
     },
 };
 
@@ -179,7 +179,7 @@ impl Fleet {
         let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
         // Before they are read: an edit in between is then seen as one.
         let policies = WatchedFile::of_all(config.access.files().cloned().collect());
-        let access = AccessControl::open(&config, load_policies);
+        let access = AccessControl::open(&config, load_policies, load_bans);
         let access = access.map_err(|e| NotOpened::of(&config, &e, true))?;
         let telemetry = self.telemetry.clone();
         let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);
@@ -214,12 +214,16 @@ impl Fleet {
             // Written while it was read: a later look takes it.
             let Some(read) = running.reread() else { continue };
             let name = running.service.config.name.as_str();
+            let what = match running.service.access.bans() {
+                Some(_) => "policies or bans",
+                None => "policies",
+            };
             match read {
-                Ok(()) => tracing::info!(service = name, "policies have changed and were read"),
+                Ok(()) => tracing::info!(service = name, "{what} have changed and were read"),
                 Err(error) => tracing::error!(
                     service = name,
                     error,
-                    "policies have changed and are not taken; what was read before stays"
+                    "{what} have changed and are not taken; what was read before stays"
                 ),
             }
         }
@@ -266,18 +270,29 @@ impl Fleet {
     }
 
     /// Takes no more connections, and closes the listeners: who calls now is refused, or comes to
-    /// a successor, whose the paths of Unix sockets then are. Those that still have connections.
-    pub(super) fn stop_accepting(mut self, succeeded: bool) -> Vec<Arc<Service>> {
+    /// a successor, whose the paths of Unix sockets then are. They are returned, with those that an edit had taken away and that have connections left.
+    pub(super) fn stop_accepting(mut self, succeeded: bool) -> Draining {
         let mut services = std::mem::take(&mut self.leaving);
+        let mut following = Vec::new();
         for mut running in std::mem::take(&mut self.running) {
             running.service.stop_accepting();
             if let (true, Some(listening)) = (succeeded, Arc::get_mut(&mut running.listening)) {
                 listening.keep_path();
             }
             services.push(running.service);
+            following.push(running.following);
         }
-        services
+        Draining { services, _following: following, _leaving: std::mem::take(&mut self.draining) }
     }
+}
+
+/// Services that take no more connections, at the end of the process. Whom they trust is still
+/// followed.
+pub(super) struct Draining {
+    /// With those that an edit has taken away before.
+    pub(super) services: Vec<Arc<Service>>,
+    _following: Vec<Following>,
+    _leaving: Tasks,
 }
 
 impl Running {
@@ -306,9 +321,14 @@ impl Running {
     fn reread(&mut self) -> Option<Result<(), String>> {
         let service = &self.service;
         let (policies, rego) = (service.access.policies(), service.access.rego());
+        let bans = service.access.bans();
         let read_policies = |policies: &Policies| load_policies(policies.file());
-        let read = || (policies.map(read_policies), rego.map(Rego::read));
-        let (new_policies, new_rego) = self.policies.read(read)?;
+        let read_bans = |bans: &BanList| load_bans(bans.file()).map_err(|e| e.to_string());
+        let read = || (policies.map(read_policies), rego.map(Rego::read), bans.map(read_bans));
+        let (new_policies, new_rego, new_bans) = self.policies.read(read)?;
+        let bans = bans.zip(new_bans).map_or(Ok(()), |(bans, read)| {
+            judged(&bans.refusal, read.map(|banned| bans.replace(banned)))
+        });
         let rego = rego.zip(new_rego).map_or(Ok(()), |(rego, read)| {
             judged(&rego.refusal, read.map(|engine| rego.replace(engine)))
         });
@@ -316,7 +336,7 @@ impl Running {
             let read = read.map_err(|e| e.to_string());
             judged(&policies.refusal, read.map(|rules| take(service, rules)))
         });
-        Some(policies.and(rego))
+        Some(policies.and(rego).and(bans))
     }
 }
 

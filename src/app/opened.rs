@@ -10,7 +10,7 @@ use tokio::{runtime::Builder, time::timeout};
 
 use crate::{
     config::{
-        CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_policies,
+        CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_bans, load_policies,
         policies_that_never_match,
     },
     identity::key_files::{at, certificates},
@@ -65,7 +65,7 @@ async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), Stri
         MaterialConfig::Files { .. } => {}
     }
     let keeper = Keeper::open(service.material.clone()).await?;
-    let access = AccessControl::open(service, load_policies)?;
+    let access = AccessControl::open(service, load_policies, load_bans)?;
     Service::new(service.clone(), access, keeper, telemetry.clone()).map(drop)
 }
 

@@ -242,10 +242,11 @@ async fn serve(
         _ => None,
     };
     // The paths of Unix sockets are the successor's, if there is one.
-    let services = fleet.stop_accepting(successor.is_some());
+    let draining = fleet.stop_accepting(successor.is_some());
     seen.stopping(grace, successor);
     tracing::info!(connections, ?grace, "{}", stop.words());
-    let cut = drain::drain(&services, grace, &mut signals, &seen.manager, &seen.status).await;
+    let cut =
+        drain::drain(&draining.services, grace, &mut signals, &seen.manager, &seen.status).await;
     tasks.cut();
     tasks.ended().await;
     if cut > 0 {

@@ -1,6 +1,7 @@
 //! Files as written → values as used. All faults of a file are reported at once, each with
 //! its line, its key and a suggestion; a file with a fault changes nothing.
 
+mod bans;
 mod bounds;
 mod broker;
 mod ca;
@@ -24,6 +25,7 @@ mod svid_lifetime;
 mod unmatched;
 mod workload_api;
 
+pub use bans::{BansError, load_bans};
 pub use ca::CaConfig;
 pub use ca_server::{CaServerConfig, check_ca_server, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};

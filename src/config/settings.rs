@@ -218,12 +218,7 @@ impl Settings {
     }
 
     fn read_peer_expiry(&mut self, top: &Map<'_>) {
-        let Some(section) = top.get("peerExpiry").map(|item| item.map(&["grace"])) else { return };
-        let Some(item) = section.require("grace") else { return };
-        self.tunnel.peer_expiry = match item.text().as_deref() {
-            Some("keep") | None => PeerExpiry::Keep,
-            Some(_) => item.duration().map_or(PeerExpiry::Keep, PeerExpiry::Grace),
-        };
+        self.tunnel.peer_expiry = peer_expiry(top);
     }
 
     fn read_tunnel(&mut self, top: &Map<'_>) {
@@ -267,6 +262,18 @@ impl Settings {
                 }
             }
         }
+    }
+}
+
+/// `peerExpiry: { grace: 5m }`, or `keep`, which is the default.
+pub(super) fn peer_expiry(map: &Map<'_>) -> PeerExpiry {
+    let section = map.get("peerExpiry").map(|item| item.map(&["grace"]));
+    let Some(item) = section.and_then(|section| section.require("grace")) else {
+        return PeerExpiry::Keep;
+    };
+    match item.text().as_deref() {
+        Some("keep") | None => PeerExpiry::Keep,
+        Some(_) => item.duration().map_or(PeerExpiry::Keep, PeerExpiry::Grace),
     }
 }
 

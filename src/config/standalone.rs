@@ -4,13 +4,19 @@
 mod peers;
 mod process;
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Fault, Faults, KeyLines, LoadError, bounds, ca_server,
     kind::{Kind, or_other},
-    policies,
+    load_bans, policies,
     reader::{Files, Item, Map, Notes, documents},
+    settings::peer_expiry,
 };
 use crate::{
     policy::{Policy, Rules},
@@ -176,6 +182,8 @@ const SERVICE: &[&str] = &[
     "closeNotify",
     "alpn",
     "starttls",
+    "bans",
+    "peerExpiry",
     "unsafeTarget",
     "unsafeListen",
 ];
@@ -210,18 +218,24 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
-    let (access, pins, policies) =
+    let (mut access, pins, policies) =
         map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
+    access.bans = map.get("bans").and_then(|item| bans(&item));
     let ids = access.ids.clone();
     let material = material(&map, role, authenticate, pins);
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
     let proxy_in = proxy.as_ref().and_then(|p| p.get("accept")?.word(&TRUTH)).unwrap_or(false);
     let proxy_out: Option<ProxyMode> = proxy.and_then(|p| p.get("send")?.parse("conn"));
     let hbone = map.get("tunnel").and_then(|item| {
-        let tunnel = item.map(&["protocol", "address"]);
+        let tunnel = match role {
+            Role::Client => item.map(&["protocol", "address"]),
+            Role::Server => item.map(&["protocol", "authorities"]),
+        };
         tunnel.require("protocol")?.word(&[("hbone", ())])?;
         let gateway = tunnel.get("address").map(|a| a.parse("10.0.0.1:15008"));
-        Some(Hbone { gateway: gateway.flatten(), expect: ids })
+        let authorities = tunnel.list("authorities");
+        let authorities = authorities.iter().filter_map(|item| item.text()).collect();
+        Some(Hbone { gateway: gateway.flatten(), expect: ids, authorities })
     });
     let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
@@ -264,6 +278,7 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         proxy_in,
         proxy_out,
         hbone,
+        peer_expiry: peer_expiry(&map),
         quiet: quiet(&map),
         kernel_tls: map
             .get("kernelTls")
@@ -283,6 +298,15 @@ fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let violations = config.violations(policies.as_deref());
     violations.iter().for_each(told);
     violations.is_empty().then_some(config)
+}
+
+/// A file of banned SPIFFE IDs, which must be readable where it is used.
+fn bans(item: &Item<'_>) -> Option<PathBuf> {
+    let file = PathBuf::from(item.text()?);
+    if !item.is_elsewhere() {
+        load_bans(&file).map_err(|error| item.fault(error)).ok()?;
+    }
+    Some(file)
 }
 
 /// Names stand in logs and metrics.

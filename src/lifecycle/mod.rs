@@ -1,10 +1,11 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
-//! manager is told; files that are watched; and connecting to names ([`dial`]).
+//! manager is told; files that are watched; connecting to names ([`dial`]), and leaving a peer that was told something last.
 
 mod aside;
 mod clock;
 pub mod dial;
 mod endpoint_places;
+mod linger;
 mod places;
 mod reminder;
 mod service_manager;
@@ -14,6 +15,7 @@ mod watched_file;
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use endpoint_places::{EndpointPlace, EndpointPlaces};
+pub use linger::until_heard;
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

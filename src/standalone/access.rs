@@ -33,6 +33,8 @@ pub struct Access {
     pub policies: Option<PathBuf>,
     /// A Rego policy.
     pub rego: Option<RegoConfig>,
+    /// A file of SPIFFE IDs that are banned, whatever admits them. It names nobody.
+    pub bans: Option<PathBuf>,
 }
 
 impl Access {
@@ -46,13 +48,14 @@ impl Access {
 
     /// The files that it names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.policies.iter().chain(self.rego.as_ref().map(|rego| &rego.file))
+        let rego = self.rego.as_ref().map(|rego| &rego.file);
+        self.policies.iter().chain(rego).chain(&self.bans)
     }
 
     /// Whether nothing is named.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        Self { bans: None, ..self.clone() } == Self::default()
     }
 
     /// Whether it names nobody but in policies, and none of those allows anything; `policies` is

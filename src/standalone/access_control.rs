@@ -2,24 +2,56 @@
 //! files it names. Those are read again when they change.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::{Access, PeerCert, Rego, ServiceConfig};
 use crate::{
+    identity::SpiffeId,
     observe::{Refusal, Refused, conn::Flow},
     policy::{self, Rules},
 };
+
+/// Identities that may not be there, whatever they show.
+pub type Banned = Arc<BTreeSet<SpiffeId>>;
 
 /// What is asked of a peer that has proven its certificate, with the policies as they are now.
 pub struct AccessControl {
     named: Access,
     policies: Option<Policies>,
     rego: Option<Arc<Rego>>,
+    bans: Option<BanList>,
+}
+
+/// The banned identities of one file, replaced when it changes.
+pub struct BanList {
+    file: PathBuf,
+    list: watch::Sender<Banned>,
+    /// Whether what was read last is in use.
+    pub refusal: Refusal,
+}
+
+impl BanList {
+    /// Where they are from.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// From now on these: open connections of who is on the list are closed.
+    pub fn replace(&self, banned: Banned) {
+        self.list.send_if_modified(|list| {
+            let other = *list != banned;
+            *list = banned;
+            other
+        });
+    }
 }
 
 /// Istio policies of one file, replaced when it changes.
@@ -62,13 +94,14 @@ impl Policies {
 }
 
 impl AccessControl {
-    /// That of a service; `load` reads the file of its policies.
+    /// That of a service; `load` reads the file of its policies, `load_bans` that of its bans.
     ///
     /// # Errors
     /// What is wrong with a file.
-    pub fn open<E: Display>(
+    pub fn open<E: Display, F: Display>(
         service: &ServiceConfig,
         load: impl FnOnce(&Path) -> Result<Arc<Rules>, E>,
+        load_bans: impl FnOnce(&Path) -> Result<Banned, F>,
     ) -> Result<Self, String> {
         let mut named = service.access.clone();
         // Whose key is pinned is admitted.
@@ -76,7 +109,23 @@ impl AccessControl {
         let policies = named.policies.as_deref().map(|file| Policies::open(file, load));
         let policies = policies.transpose().map_err(|e| e.to_string())?;
         let rego = named.rego.as_ref().map(Rego::open).transpose()?.map(Arc::new);
-        Ok(Self { named, policies, rego })
+        let bans = named.bans.clone().map(|file| {
+            let list = watch::Sender::new(load_bans(&file).map_err(|e| e.to_string())?);
+            Ok::<_, String>(BanList { file, list, refusal: Refusal::default() })
+        });
+        Ok(Self { named, policies, rego, bans: bans.transpose()? })
+    }
+
+    /// The banned identities.
+    #[must_use]
+    pub fn bans(&self) -> Option<&BanList> {
+        self.bans.as_ref()
+    }
+
+    /// Who is banned now and after each change; `None` if nobody ever is.
+    #[must_use]
+    pub fn watch_banned(&self) -> Option<watch::Receiver<Banned>> {
+        self.bans.as_ref().map(|bans| bans.list.subscribe())
     }
 
     /// Its Istio policies.
@@ -95,7 +144,8 @@ impl AccessControl {
     pub fn refused(&self) -> impl Iterator<Item = Refused> {
         let policies = self.policies.as_ref().map(|policies| &policies.refusal);
         let rego = self.rego.as_ref().map(|rego| &rego.refusal);
-        policies.into_iter().chain(rego).filter_map(Refusal::get)
+        let bans = self.bans.as_ref().map(|bans| &bans.refusal);
+        policies.into_iter().chain(rego).chain(bans).filter_map(Refusal::get)
     }
 
     fn rules(&self) -> Option<Arc<Rules>> {
@@ -201,7 +251,7 @@ mod tests {
             let rules = Arc::new(Rules::compile([Arc::new(policy)].iter()));
             let opened = Policies::open(Path::new("/nowhere"), |_| Ok::<_, ()>(rules));
             let named = Access::default();
-            AccessControl { named, policies: Some(opened.unwrap()), rego: None }
+            AccessControl { named, policies: Some(opened.unwrap()), rego: None, bans: None }
         };
         let flow = Flow {
             direction: Direction::Inbound,
@@ -210,7 +260,7 @@ mod tests {
             foreign: false,
             dst: "10.0.0.1:443".parse().unwrap(),
         };
-        let by_name = |named| AccessControl { named, policies: None, rego: None };
+        let by_name = |named| AccessControl { named, policies: None, rego: None, bans: None };
         let by_id = Access { ids: vec![id.clone()], ..Access::default() };
         let by_domain =
             Access { trust_domains: vec![id.trust_domain().clone()], ..Access::default() };

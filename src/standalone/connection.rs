@@ -7,14 +7,16 @@ use std::{
     time::Duration,
 };
 
+use pki_types::{CertificateDer, ServerName};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    PeerCert, ProxyMode, Role, SecuredFar, Service,
+    Material, PeerCert, ProxyMode, Role, SecuredFar, Service,
     admission::admit,
     endpoint,
     proxy_protocol::{self, Told},
     reach::{self, not_begun, unreached},
+    revalidate::{AuthenticatedPeer, Entered},
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
@@ -70,10 +72,21 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
         Err(outcome) => Err(outcome),
     };
     let outcome = match begun {
-        Ok((app, far, _slot)) => carry(&service, app, far, &conn).await,
+        Ok(Begun { app, far, slot: _slot, entered: _entered }) => {
+            carry(&service, app, far, &conn).await
+        }
         Err(outcome) => outcome,
     };
     finish(&service, conn, outcome);
+}
+
+/// A connection whose bytes may flow.
+struct Begun<F: ?Sized> {
+    app: App,
+    far: Box<F>,
+    slot: Option<OwnedSemaphorePermit>,
+    /// Where the peer is held to what is trusted now.
+    entered: Option<Entered>,
 }
 
 /// Who connected, and where to if a balancer said so.
@@ -185,13 +198,12 @@ async fn begin(
     caller: Caller,
     conn: &OpenConn,
     (unproven, deadline): (Unproven, Instant),
-) -> Result<(App, Box<dyn Far>, Option<OwnedSemaphorePermit>), Outcome> {
+) -> Result<Begun<dyn Far>, Outcome> {
     let begun = match service.config.role {
         Role::Server => server(service, socket, caller, conn, (unproven, deadline)).await,
         Role::Client => {
             let begun = client(service, socket, caller.peer, conn, deadline);
-            let begun = in_time(service, deadline, begun).await;
-            begun.map(|(app, far)| (app, far, None))
+            in_time(service, deadline, begun).await
         }
     };
     match &begun {
@@ -208,11 +220,11 @@ async fn begin(
         }
         Err(_) => service.counts.failed.fetch_add(1, Relaxed),
     };
-    let (app, far, slot) = begun?;
+    let Begun { app, far, slot, entered } = begun?;
     conn.count_opened();
     let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
     conn.facts(|f| f.tls.iter_mut().for_each(|tls| Arc::make_mut(tls).path = Some(path)));
-    Ok((app, far, slot))
+    Ok(Begun { app, far, slot, entered })
 }
 
 async fn in_time<T>(
@@ -233,9 +245,9 @@ async fn server(
     caller: Caller,
     conn: &OpenConn,
     (unproven, deadline): (Unproven, Instant),
-) -> Result<(App, Box<SecuredFar>, Option<OwnedSemaphorePermit>), Outcome> {
+) -> Result<Begun<SecuredFar>, Outcome> {
     let admitted = Box::pin(admitted(service, socket, caller, conn));
-    let (far, header) = tokio::select! {
+    let (far, entered, header) = tokio::select! {
         admitted = in_time(service, deadline, admitted) => admitted?,
         outcome = unproven.given_up() => return Err(outcome),
     };
@@ -245,7 +257,7 @@ async fn server(
     // What the handshake has left, however long the wait was.
     let deadline = deadline + proven.elapsed();
     let app = in_time(service, deadline, dial(service, conn, deadline, &header)).await?;
-    Ok((App::new(app), far, slot))
+    Ok(Begun { app: App::new(app), far, slot, entered })
 }
 
 /// The handshake of a server's caller who may be here, and the header for its target.
@@ -254,8 +266,9 @@ async fn admitted(
     mut socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
-) -> Result<(Box<SecuredFar>, Vec<u8>), Outcome> {
+) -> Result<(Box<SecuredFar>, Option<Entered>, Vec<u8>), Outcome> {
     let limit = service.config.connect;
+    let material = service.keeper.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
@@ -272,18 +285,26 @@ async fn admitted(
     }
     let begun = Instant::now();
     let secured = secured::accept(socket, config, limit).await;
-    let secured = secured.map_err(|e| counted(service, failed(&e)))?;
+    let mut secured = secured.map_err(|e| counted(service, failed(&e)))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
     let (facts, alpn) = (Arc::clone(&secured.facts), secured.alpn.clone());
+    let chain = std::mem::take(&mut secured.chain);
     let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
+    let entered = match enter(service, caller.as_ref(), (chain, None), conn, &material) {
+        Ok(entered) => entered,
+        Err(outcome) => {
+            far.refuse().await;
+            return Err(counted(service, outcome));
+        }
+    };
     if service.config.tls.authenticate {
         let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
         if let Err(outcome) = admitted {
-            far.refuse();
+            far.refuse().await;
             return Err(outcome);
         }
     }
@@ -300,7 +321,20 @@ async fn admitted(
         let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
         header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
-    Ok((Box::new(far), header))
+    Ok((Box::new(far), entered, header))
+}
+
+/// Holds a peer that showed a certificate to what is trusted from now on.
+fn enter(
+    service: &Service,
+    cert: Option<&Arc<PeerCert>>,
+    (chain, name): (Vec<CertificateDer<'static>>, Option<ServerName<'static>>),
+    conn: &OpenConn,
+    material: &Arc<Material>,
+) -> Result<Option<Entered>, Outcome> {
+    let Some(cert) = cert.map(Arc::clone) else { return Ok(None) };
+    let peer = AuthenticatedPeer { chain, name, cert };
+    service.revalidator.enter(service, peer, conn.live(), material).map(Some)
 }
 
 async fn client(
@@ -309,18 +343,18 @@ async fn client(
     peer: SocketAddr,
     conn: &OpenConn,
     deadline: Instant,
-) -> Result<(App, Box<SecuredFar>), Outcome> {
+) -> Result<Begun<SecuredFar>, Outcome> {
     // Nothing of the application is read before a target has proven itself, so another may be
     // tried whatever went wrong with one.
     let mut tries = service.targets.tries(deadline);
     while let Some((target, share)) = tries.next() {
         match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
-            Ok(Ok(far)) => {
+            Ok(Ok((far, entered))) => {
                 tries.worked(target);
                 if let Some(protocol) = service.config.tls.starttls {
                     plain_side(service, deadline, protocol.decline(&mut socket)).await?;
                 }
-                return Ok((App::new(socket), far));
+                return Ok(Begun { app: App::new(socket), far, slot: None, entered });
             }
             Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
             Err(_) => tries.late(target, share, service.config.connect),
@@ -351,7 +385,8 @@ async fn towards(
     target: &Target,
     peer: SocketAddr,
     conn: &OpenConn,
-) -> Result<Box<SecuredFar>, Outcome> {
+) -> Result<(Box<SecuredFar>, Option<Entered>), Outcome> {
+    let material = service.keeper.current();
     let mut begun = Instant::now();
     let dialled = |tcp: &TcpStream| {
         begun = Instant::now();
@@ -359,17 +394,25 @@ async fn towards(
         of_traffic(tcp).map(drop)
     };
     let secured = reach::tls(service, target, dialled).await;
-    let secured = secured.map_err(|outcome| counted(service, outcome))?;
+    let mut secured = secured.map_err(|outcome| counted(service, outcome))?;
     service.counts.handshake.record(begun.elapsed());
     conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
+    let shown = (std::mem::take(&mut secured.chain), Some(reach::server_name(service, target)?));
     let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
+    let entered = match enter(service, found.as_ref(), shown, conn, &material) {
+        Ok(entered) => entered,
+        Err(outcome) => {
+            far.refuse().await;
+            return Err(counted(service, outcome));
+        }
+    };
     if !service.config.access.is_empty() {
         let wanted = admit(service, found.as_ref(), peer, local, conn).await;
         if let Err(outcome) = wanted {
-            far.refuse();
+            far.refuse().await;
             return Err(outcome);
         }
     } else if let Some(found) = &found {
@@ -378,7 +421,7 @@ async fn towards(
             f.subject = found.shown_subject();
         });
     }
-    Ok(Box::new(far))
+    Ok((Box::new(far), entered))
 }
 
 /// Connects to the first target that takes it, and says `header` there before anything else.

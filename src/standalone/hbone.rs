@@ -42,6 +42,8 @@ pub struct Hbone {
     pub gateway: Option<Address>,
     /// Who must be there (client).
     pub expect: Vec<SpiffeId>,
+    /// Host names in `:authority` that are this service's, beside those that it knows (server).
+    pub authorities: Vec<String>,
 }
 
 fn config(service: &Service) -> TunnelConfig {
@@ -83,7 +85,7 @@ pub(super) fn pool(
     closing: CancellationToken,
 ) -> io::Result<Pool> {
     let pool = Pool::new(Arc::new(Netns::current()?), config(service), tasks, closing);
-    Ok(pool.among(Arc::clone(&service.held.live)))
+    Ok(pool.among(Arc::clone(&service.revalidator.tunnels)))
 }
 
 /// Carries one plain connection through a tunnel.
@@ -211,10 +213,11 @@ pub(super) async fn serve(
         Err(error) => return refused(error.close_reason(), error.to_string()),
     };
     let (id, theirs) = (own.svid.id.clone(), session.peer.clone());
-    let proven = match service.held.live.admit(Direction::Inbound, id, theirs, &own.bundles) {
-        Ok(proven) => proven,
-        Err(no) => return refused(no.reason, no.why.to_string()),
-    };
+    let proven =
+        match service.revalidator.tunnels.admit(Direction::Inbound, id, theirs, &own.bundles) {
+            Ok(proven) => proven,
+            Err(no) => return refused(no.reason, no.why.to_string()),
+        };
     let _slot = tokio::select! {
         slot = unproven.slot(&service, std::future::pending()) => match slot {
             Ok(slot) => slot,
@@ -320,9 +323,9 @@ async fn begin(
     }
     let port = match meant(service, &incoming, local) {
         Ok(port) => port,
-        Err(why) => {
+        Err((reason, why)) => {
             incoming.refuse(StatusCode::BAD_REQUEST);
-            return Err((CloseReason::BadConnect, Some(why.into())));
+            return Err((reason, Some(why.into())));
         }
     };
     // Policies are about the application's port, not about that of the tunnel.
@@ -375,23 +378,61 @@ async fn begin(
 }
 
 /// The stream must be for this host, and for the port of its target.
-fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u16, &'static str> {
+fn meant(
+    service: &Service,
+    incoming: &Incoming,
+    local: SocketAddr,
+) -> Result<u16, (CloseReason, &'static str)> {
+    let bad = |why| (CloseReason::BadConnect, why);
     if !incoming.is_connect() {
-        return Err("the method is not CONNECT");
+        return Err(bad("the method is not CONNECT"));
     }
-    let port = match incoming.authority().ok_or(":authority is not IP:port or hostname:port")? {
+    let authority = incoming.authority();
+    let port = match authority.ok_or(bad(":authority is not IP:port or hostname:port"))? {
         Authority::Addr(addr) if addr.ip().to_canonical() != local.ip().to_canonical() => {
-            return Err(":authority is not the address that was called");
+            return Err(bad(":authority is not the address that was called"));
         }
         Authority::Addr(addr) => addr.port(),
-        Authority::Host(_, port) => port,
+        Authority::Host(host, port) if is_own_name(service, &host, local) => port,
+        Authority::Host(..) => {
+            let why = "the host name in :authority is not one of this service: it is in no DNS \
+                       name of its certificate, in no --tunnel-authority (tunnel.authorities) and \
+                       neither the target nor the listener";
+            return Err((CloseReason::AuthorityMismatch, why));
+        }
     };
     match service.config.targets.first() {
         Some(Address::Tcp { port: target, .. }) if *target != port => {
-            Err("the port in :authority is not that of the target")
+            Err(bad("the port in :authority is not that of the target"))
         }
         _ => Ok(port),
     }
+}
+
+/// Whether a caller means this service by the name: it is configured, or certified, or that of its
+/// target or listener. Nothing is looked up, as the caller chooses it.
+fn is_own_name(service: &Service, name: &str, local: SocketAddr) -> bool {
+    let host = |address: &Address| match address {
+        Address::Tcp { host, .. } => Some(host.clone()),
+        _ => None,
+    };
+    let material = service.keeper.current();
+    let certified = material.own.iter().flat_map(|own| own.dns.iter().map(String::as_str));
+    let configured = service.config.hbone.iter().flat_map(|hbone| &hbone.authorities);
+    let (target, listener) =
+        (service.config.targets.first().and_then(host), host(&service.config.listen));
+    let mut own = certified
+        .chain(configured.map(String::as_str))
+        .chain(target.as_deref())
+        .chain(listener.as_deref())
+        .chain(local.ip().is_loopback().then_some("localhost"));
+    own.any(|own| same_name(own, name))
+}
+
+/// DNS names have no case (RFC 4343), and may end with the root's dot.
+fn same_name(a: &str, b: &str) -> bool {
+    let without_root = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    !a.is_empty() && without_root(a) == without_root(b)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use pki_types::CertificateDer;
@@ -37,6 +38,8 @@ pub struct PeerCert {
     pub subject: String,
     /// The certificate.
     pub der: Vec<u8>,
+    /// When it runs out.
+    pub not_after: Option<SystemTime>,
 }
 
 impl PeerCert {
@@ -54,6 +57,7 @@ impl PeerCert {
             ous: subject.iter_organizational_unit().filter_map(text).collect(),
             subject: subject.to_string(),
             der: leaf.to_vec(),
+            not_after: Some(at(certificate.validity().not_after)),
             ..Self::default()
         };
         let names = certificate.subject_alternative_name().ok().flatten();
@@ -73,6 +77,20 @@ impl PeerCert {
         }
         found.id_fault = found.spiffe_fault.clone().filter(|_| found.id.is_some());
         Some(found)
+    }
+
+    /// When all certificates of a chain are valid; `None` if one cannot be read, or never.
+    #[must_use]
+    pub fn common_validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
+        let mut both = (SystemTime::UNIX_EPOCH, None);
+        for der in chain {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            let validity = certificate.validity();
+            let end = at(validity.not_after);
+            both.0 = both.0.max(at(validity.not_before));
+            both.1 = Some(both.1.map_or(end, |other: SystemTime| other.min(end)));
+        }
+        both.1.filter(|end| both.0 <= *end).map(|end| (both.0, end))
     }
 
     /// The URIs that say who it is: those of SPIFFE do so in an X.509-SVID only.
@@ -98,6 +116,11 @@ impl PeerCert {
             None => self.uris.first().or(self.dns.first()).cloned().unwrap_or_default(),
         }
     }
+}
+
+fn at(time: x509_parser::time::ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn is_spiffe(uri: &str) -> bool {

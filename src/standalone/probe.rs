@@ -103,7 +103,7 @@ impl Service {
             let found = found.ok_or("the target showed no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
             if let Err(why) = admission::judged(self, &found, ours, local).await {
-                far.refuse();
+                far.refuse().await;
                 return Err(why);
             }
         }

@@ -1,10 +1,9 @@
 //! The way to a target, which connections, health checks and probes have in common.
 
-use std::{io, net::Shutdown, sync::Arc, time::Duration};
+use std::io;
 
 use pki_types::ServerName;
-use socket2::SockRef;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
     Address, SecuredFar, Service,
@@ -15,12 +14,10 @@ use super::{
     via,
 };
 use crate::{
+    lifecycle::until_heard,
     observe::conn::CloseReason,
     tls::secured::{self, Secured},
 };
-
-/// How long a target that was only asked how it is may take to end as well.
-const PARTING: Duration = Duration::from_secs(1);
 
 /// TLS to one target; whether it is whom we want, beyond its certificate's name, is not asked.
 /// `dialled` sees the socket before the handshake, and may have it closed.
@@ -69,7 +66,10 @@ pub(super) fn unreached(target: &Target, error: &io::Error) -> Outcome {
 }
 
 /// The name that the target's certificate must have.
-fn server_name(service: &Service, target: &Target) -> Result<ServerName<'static>, Outcome> {
+pub(super) fn server_name(
+    service: &Service,
+    target: &Target,
+) -> Result<ServerName<'static>, Outcome> {
     let named = match (&service.config.server_name, &target.address) {
         (Some(name), _) => name.clone(),
         (None, Address::Tcp { host, .. }) if !host.is_empty() => host.clone(),
@@ -91,26 +91,9 @@ pub(super) enum Parting {
 impl Parting {
     /// Ends our side, and hears the other out.
     pub(super) async fn leave(self) {
-        let tcp = match self {
-            Self::Tls(far) => far.end(),
-            Self::Plain(tcp) => {
-                let _ = SockRef::from(&tcp).shutdown(Shutdown::Write);
-                Arc::new(tcp)
-            }
-        };
-        let _ = timeout(PARTING, heard_out(&tcp)).await;
-    }
-}
-
-async fn heard_out(tcp: &TcpStream) -> io::Result<()> {
-    let mut room = [0; 4096];
-    loop {
-        tcp.readable().await?;
-        match tcp.try_read(&mut room) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
+        match self {
+            Self::Tls(far) => until_heard(&far.end()).await,
+            Self::Plain(tcp) => until_heard(&tcp).await,
         }
     }
 }

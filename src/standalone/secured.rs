@@ -12,7 +12,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::kernel::{Handed, KernelFar};
 use crate::{
     hbone::buffers,
-    lifecycle::behind_others,
+    lifecycle::{behind_others, until_heard},
     observe::conn::{Meter, TlsPath},
     relay::{App, Broken, Far, with_scratch},
     sys::{
@@ -168,8 +168,9 @@ impl SecuredFar {
     }
 
     /// Tells the peer that it may not be here, as far as the socket takes it, and ends. In TLS 1.2
-    /// rustls says no alert for us: the end without close_notify is what tells.
-    pub fn refuse(mut self) {
+    /// rustls says no alert for us: the end without close_notify is what tells. Waits for a moment
+    /// until the peer has heard it ([`until_heard`]).
+    pub async fn refuse(mut self) {
         match &mut self.records {
             Machine::Tls13(records) => {
                 let _ = records.sealer.refuse(ACCESS_DENIED);
@@ -177,6 +178,7 @@ impl SecuredFar {
             Machine::Tls12 { .. } => self.closed = true,
         }
         self.part();
+        until_heard(self.tcp.socket()).await;
     }
 
     /// Leaves the records to the kernel where it takes them (`kernel`: where it is wanted at all),

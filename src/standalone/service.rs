@@ -25,14 +25,14 @@ use super::{
     connection::{self, Outcome},
     hbone::{self, Hbone},
     health::{self, HealthConfig},
-    held::Held,
+    revalidate::TrustRevalidator,
     status::HttpUrl,
     targets::{Balance, Targets},
     timer::Timer,
     tls::{Config, Configs},
 };
 use crate::{
-    hbone::{Callers, Pool},
+    hbone::{Callers, PeerExpiry, Pool},
     lifecycle::{Place, Places, Tasks, source},
     observe::{
         Telemetry,
@@ -136,6 +136,8 @@ pub struct ServiceConfig {
     pub proxy_out: Option<ProxyMode>,
     /// HBONE on the wire instead of TLS alone.
     pub hbone: Option<Hbone>,
+    /// What becomes of a connection whose peer's certificate has run out.
+    pub peer_expiry: PeerExpiry,
     /// What is not logged.
     pub quiet: Quiet,
     /// What the status endpoint asks for through the target; 200 means that it is well (server).
@@ -175,7 +177,7 @@ pub struct Service {
     pub targets: Arc<Targets>,
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
-    pub(super) held: Held,
+    pub(super) revalidator: TrustRevalidator,
     pub(super) callers: Callers,
     configs: Configs,
     slots: Option<Arc<Semaphore>>,
@@ -183,6 +185,7 @@ pub struct Service {
     unproven: Places<IpAddr>,
     stop: CancellationToken,
     accepting: Tasks,
+    revalidating: Tasks,
     conns: Tasks,
     /// How many tasks of `accepting` run, when all is well.
     loops: AtomicUsize,
@@ -209,13 +212,13 @@ impl Service {
         let metrics = Arc::clone(&telemetry.metrics);
         let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
-        let held = Held::new(&keeper.current());
+        let revalidator = TrustRevalidator::new(&keeper.current(), access.watch_banned());
         // A balancer is the source of all that comes through it.
         let of_one = if config.proxy_in { UNPROVEN } else { UNPROVEN_OF_ONE };
         let service = Self {
             config,
             access,
-            held,
+            revalidator,
             callers: Callers::default(),
             keeper,
             counts: Counts::default(),
@@ -227,6 +230,7 @@ impl Service {
             unproven: Places::new(UNPROVEN, of_one),
             stop: CancellationToken::new(),
             accepting: Tasks::default(),
+            revalidating: Tasks::default(),
             conns: Tasks::default(),
             loops: AtomicUsize::new(0),
         };
@@ -252,12 +256,11 @@ impl Service {
             self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
             self.loops.fetch_add(1, Relaxed);
         }
-        if let (Some(worker), Some(_)) = (workers.first(), &self.config.hbone) {
+        if let Some(worker) = workers.first() {
             let service = Arc::clone(self);
-            self.loops.fetch_add(1, Relaxed);
-            self.accepting.spawn_on(worker, async move {
-                let stop = service.stop.clone();
-                stop.run_until_cancelled(service.held.follow(&service)).await;
+            // Not ended by a stop: who is no longer trusted does not stay because others drain.
+            self.revalidating.spawn_on(worker, async move {
+                service.revalidator.follow(&service).await;
             });
         }
         if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
@@ -279,7 +282,9 @@ impl Service {
     pub async fn drain(&self, grace: Duration) -> usize {
         self.stop.cancel();
         self.accepting.ended().await;
-        self.conns.drain(grace).await
+        let cut = self.conns.drain(grace).await;
+        self.revalidating.cut();
+        cut
     }
 
     /// Cuts what is open, without waiting: how many that were.
@@ -295,10 +300,13 @@ impl Service {
         self.stop.is_cancelled()
     }
 
-    /// Whether each of its workers still accepts, or has been told to stop.
+    /// Whether each of its workers still accepts and open connections are held to what is trusted
+    /// now, or it has been told to stop.
     #[must_use]
     pub fn accepts(&self) -> bool {
-        self.stop.is_cancelled() || self.accepting.len() >= self.loops.load(Relaxed)
+        let loops = self.loops.load(Relaxed);
+        let revalidates = loops == 0 || !self.revalidating.is_empty();
+        self.stop.is_cancelled() || (self.accepting.len() >= loops && revalidates)
     }
 
     /// How many connections are open, handshakes included.
@@ -432,6 +440,12 @@ impl Service {
     pub(super) fn handshake_failed(&self, reason: CloseReason) {
         let labels = [self.direction().reporter(), reason.as_str()];
         self.telemetry.metrics.tunnels.handshake_failures.with_label_values(&labels).inc();
+    }
+
+    /// Counts a tunnel that was closed because its peer is no longer trusted.
+    pub(super) fn tunnel_closed(&self, reason: CloseReason) {
+        let labels = [self.direction().reporter(), reason.as_str()];
+        self.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
     }
 
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {

@@ -1,13 +1,15 @@
 //! Drives a rustls handshake over a socket, and no further than its last record: what the
 //! peer sent behind it stays sealed, for our own record layer.
 
+use std::time::Duration;
+
 use rustls::{
     CommonState,
     client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -15,6 +17,7 @@ use super::{
     key_schedule::{Agreed, heard},
     shown,
 };
+use crate::lifecycle::until_heard;
 
 /// A handshake's flight is a few KiB; a peer may send chains of up to this.
 const MOST: usize = 128 * 1024;
@@ -202,15 +205,38 @@ async fn aside<H: Handshake + Send + 'static>(
     stepped.await.map_err(|e| TlsError::Other(format!("handshake thread: {e}")))
 }
 
-/// Runs the handshake to its end.
+/// Runs the handshake to its end, within this time.
 ///
 /// # Errors
 /// What was wrong with the peer, after the alert for it was sent (as far as the socket took
-/// it without waiting).
+/// it without waiting); a caller has a moment more to read that ([`until_heard`]).
 ///
 /// # Cancel safety
 /// Dropping the future closes the socket.
-pub(super) async fn run<H>(tcp: TcpStream, tls: H) -> Result<Finished<H>, TlsError>
+pub(super) async fn run<H>(
+    tcp: TcpStream,
+    tls: H,
+    within: Duration,
+) -> Result<Finished<H>, TlsError>
+where
+    H: Handshake + Send + 'static,
+{
+    let mut told = false;
+    let shaken = timeout(within, shake(&tcp, tls, &mut told)).await;
+    match shaken.unwrap_or(Err(TlsError::Timeout(within))) {
+        Ok(Progress { tls, input: early, agreed, .. }) => Ok(Finished { tcp, tls, early, agreed }),
+        Err(error) => {
+            // A caller may have sent more by now: it takes its own end of the handshake for the end.
+            if told && !H::BEGINS {
+                until_heard(&tcp).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// `told`: whether an alert was sent.
+async fn shake<H>(tcp: &TcpStream, tls: H, told: &mut bool) -> Result<Progress<H>, TlsError>
 where
     H: Handshake + Send + 'static,
 {
@@ -223,7 +249,7 @@ where
         agreed: Agreed::default(),
     };
     if !H::BEGINS {
-        hello(&tcp, &mut at).await?;
+        hello(tcp, &mut at).await?;
     }
     loop {
         let (back, step) = aside(at).await?;
@@ -231,16 +257,14 @@ where
         let step = match step {
             Ok(step) => step,
             Err(error) => {
-                let _ = tcp.try_write(&at.output);
+                *told = !at.output.is_empty() && tcp.try_write(&at.output).is_ok();
                 return Err(error);
             }
         };
-        send(&tcp, &mut at.output).await?;
+        send(tcp, &mut at.output).await?;
         match step {
-            Step::Read => record(&tcp, &mut at).await?,
-            Step::Done => {
-                return Ok(Finished { tcp, tls: at.tls, early: at.input, agreed: at.agreed });
-            }
+            Step::Read => record(tcp, &mut at).await?,
+            Step::Done => return Ok(at),
         }
     }
 }

@@ -78,7 +78,8 @@ impl TlsError {
     }
 
     /// Finds the cause inside what rustls reports.
-    pub(super) fn from_rustls(error: rustls::Error) -> Self {
+    #[must_use]
+    pub fn from_rustls(error: rustls::Error) -> Self {
         match &error {
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
             rustls::Error::NoApplicationProtocol => {

@@ -16,7 +16,7 @@ use rustls::{
     server::{NoServerSessionStorage, UnbufferedServerConnection},
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 
 use super::{
     Session, TlsError, driver,
@@ -92,8 +92,8 @@ impl Acceptor {
         within: Duration,
     ) -> Result<Session, TlsError> {
         let tls = UnbufferedServerConnection::new(self.config(svid, bundles)?).map_err(own)?;
-        let accepted = timeout(within, driver::run(tcp, tls)).await;
-        Session::of(accepted.map_err(|_| TlsError::Timeout(within))??)
+        let accepted = driver::run(tcp, tls, within).await;
+        Session::of(accepted?)
     }
 
     fn config(
@@ -168,8 +168,8 @@ impl Connector {
         let peer = tcp.peer_addr().map_err(|e| TlsError::Other(e.to_string()))?;
         let name = ServerName::IpAddress(peer.ip().into());
         let tls = UnbufferedClientConnection::new(config, name).map_err(own)?;
-        let connected = timeout(within, driver::run(tcp, tls)).await;
-        Session::of(connected.map_err(|_| TlsError::Timeout(within))??)
+        let connected = driver::run(tcp, tls, within).await;
+        Session::of(connected?)
     }
 
     fn config(

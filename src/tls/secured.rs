@@ -9,7 +9,7 @@ use rustls::{
     ClientConfig, ProtocolVersion, ServerConfig, client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 
 use super::{
     Keys, TlsError,
@@ -58,8 +58,8 @@ pub async fn accept(
 ) -> Result<Secured, TlsError> {
     let tls = UnbufferedServerConnection::new(config)
         .map_err(|e| TlsError::Other(format!("own configuration: {e}")))?;
-    let finished = timeout(within, driver::run(tcp, tls)).await;
-    secured(finished.map_err(|_| TlsError::Timeout(within))??, true)
+    let finished = driver::run(tcp, tls, within).await;
+    secured(finished?, true)
 }
 
 /// Makes a handshake with a server.
@@ -78,8 +78,8 @@ pub async fn connect(
     let shown = config.client_auth_cert_resolver.has_certs();
     let tls = UnbufferedClientConnection::new(config, name)
         .map_err(|e| TlsError::Other(format!("own configuration: {e}")))?;
-    let finished = timeout(within, driver::run(tcp, tls)).await;
-    secured(finished.map_err(|_| TlsError::Timeout(within))??, shown)
+    let finished = driver::run(tcp, tls, within).await;
+    secured(finished?, shown)
 }
 
 /// `shown`: whether we had a certificate to show.

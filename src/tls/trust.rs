@@ -78,7 +78,7 @@ impl fmt::Debug for Pin {
 }
 
 /// What proves a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PeerTrust {
     /// A chain to one of these roots (RFC 5280 §6), that no CRL revokes; towards a server also
     /// its name (RFC 6125).

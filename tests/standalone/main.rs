@@ -31,5 +31,6 @@ mod starts;
 mod storms;
 mod streams;
 mod tokens;
+mod trust;
 mod unix;
 mod workload_api;

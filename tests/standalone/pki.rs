@@ -80,6 +80,11 @@ impl Ca {
         }
     }
 
+    /// Its certificate.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// A CA below this one, and its certificate.
     pub(crate) fn below(&self, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();

@@ -15,7 +15,8 @@ use crate::{
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Waits for the connections of `services`, at most for `grace`, or until SIGINT says that it
-/// takes too long: how many were cut. Nothing is read anew meanwhile.
+/// takes too long: how many were cut. The configuration is not read again
+/// meanwhile; certificates, roots and CRLs are.
 pub(super) async fn drain(
     services: &[Arc<Service>],
     grace: Duration,

@@ -15,12 +15,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -31,7 +26,7 @@ use crate::{
     authority::{CaError, EmbeddedCa},
     credentials::Source,
     identity::{SvidError, handshake_words, stream_words, verify_svid},
-    lifecycle::{Places, Tasks, source},
+    lifecycle::{Places, Tasks, source, until_heard},
     sys::descriptors::of_traffic,
     tls::{Presented, Verifier, VerifyPeer, about, refused},
 };
@@ -171,25 +166,12 @@ pub(super) async fn accept(
                 Ok(Err((error, tcp))) => {
                     let error = stream_words(&error);
                     tracing::debug!(target: "ca", peer = %addr, %error, "no TLS handshake");
-                    let _ = timeout(LAST_WORDS, until_heard(tcp)).await;
+                    until_heard(&tcp).await;
                 }
                 Err(_) => tracing::debug!(target: "ca", peer = %addr, "no TLS handshake in 5 s"),
             }
         });
     }
-}
-
-/// How long a caller that is refused has to read why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// So much of what it sends meanwhile is thrown away.
-const MOST_UNHEARD: u64 = 64 << 10;
-
-/// Waits until the caller has gone: a socket that is closed while there is something to be read
-/// is reset, and the alert that says why is lost with it.
-async fn until_heard(mut tcp: TcpStream) -> io::Result<()> {
-    tcp.shutdown().await?;
-    tokio::io::copy(&mut tcp.take(MOST_UNHEARD), &mut tokio::io::sink()).await?;
-    Ok(())
 }
 
 /// A client certificate is asked for and may be left out; one that is shown must be an SVID of

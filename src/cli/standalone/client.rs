@@ -108,6 +108,7 @@ impl VerifyArgs {
             trust_domains: self.verify_trust_domain.clone(),
             policies: None,
             rego: rego("--verify-policy", &self.verify_policy, &self.verify_query, within)?,
+            bans: None,
         };
         Ok(access)
     }
@@ -115,10 +116,12 @@ impl VerifyArgs {
 
 impl ClientArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
-        let access = self.verify.access(self.common.connect_timeout)?;
+        let mut access = self.verify.access(self.common.connect_timeout)?;
+        access.bans.clone_from(&self.common.bans);
         let hbone = self.tunnel.map(|Tunnel::Hbone| Hbone {
             gateway: self.tunnel_address.clone(),
             expect: self.verify.verify_id.clone(),
+            authorities: Vec::new(),
         });
         let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
@@ -146,6 +149,7 @@ impl ClientArgs {
             proxy_in: false,
             proxy_out: None,
             hbone,
+            peer_expiry: self.common.peer_expiry(),
             quiet: self.common.quiet(),
             target_status: None,
         };

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::Globals,
+    hbone::PeerExpiry,
     policy::Rules,
     standalone::{
         Address, Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, RegoConfig,
@@ -71,6 +72,14 @@ pub(super) struct CommonArgs {
     /// How long a connection may last; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) max_conn_lifetime: Duration,
+    /// Close connections whose peer's certificate has run out so long ago; without it they stay,
+    /// and only new ones are refused
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) peer_expiry_grace: Option<Duration>,
+    /// A file of SPIFFE IDs, one per line, that are banned: refused whatever admits them, and their
+    /// open connections are closed. It is read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(super) bans: Option<PathBuf>,
     /// How many connections at once, the rest waits; 0 for any number. Callers of a server count
     /// when they have proven who they are
     #[arg(long, value_name = "N", default_value = "0")]
@@ -220,6 +229,10 @@ impl CommonArgs {
             alpn: self.alpn.clone(),
             starttls: self.starttls,
         }
+    }
+
+    pub(super) fn peer_expiry(&self) -> PeerExpiry {
+        self.peer_expiry_grace.map_or(PeerExpiry::Keep, PeerExpiry::Grace)
     }
 
     pub(super) fn quiet(&self) -> Quiet {

@@ -55,6 +55,10 @@ pub(in crate::cli) struct ServerArgs {
     /// --listen is usually :15008
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<Tunnel>,
+    /// A host name by which callers of tunnels may mean this service, beside the DNS names of its
+    /// certificate, its target's and its listener's; may be repeated
+    #[arg(long, value_name = "NAME", requires = "tunnel")]
+    tunnel_authority: Vec<String>,
     #[command(flatten)]
     allow: AllowArgs,
     #[command(flatten)]
@@ -179,13 +183,15 @@ impl AllowArgs {
             trust_domains: self.allow_trust_domain.clone(),
             policies: self.allow_authorization_policy.clone(),
             rego: rego("--allow-policy", &self.allow_policy, &self.allow_query, within)?,
+            bans: None,
         })
     }
 }
 
 impl ServerArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
-        let access = self.allow.access(self.common.connect_timeout)?;
+        let mut access = self.allow.access(self.common.connect_timeout)?;
+        access.bans.clone_from(&self.common.bans);
         let wrong = |e: String| format!("--target-status: {e}");
         let status = self.target_status.as_deref();
         let whole = status.map(|text| match text.starts_with('/') {
@@ -225,7 +231,11 @@ impl ServerArgs {
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
             proxy_in: self.accept_proxy_protocol,
             proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
-            hbone: self.tunnel.map(|Tunnel::Hbone| Hbone::default()),
+            hbone: self.tunnel.map(|Tunnel::Hbone| Hbone {
+                authorities: self.tunnel_authority.clone(),
+                ..Hbone::default()
+            }),
+            peer_expiry: self.common.peer_expiry(),
             quiet: self.common.quiet(),
             target_status: asked,
         };

@@ -60,6 +60,7 @@ pub(super) fn access(
         trust_domains: all(&map, "trustDomains", "cluster.local"),
         policies,
         rego: map.get("rego").and_then(|rego| rego_of(&rego, within)),
+        bans: None,
     };
     (access, all(&map, "pins", "sha256:BASE64"), rules)
 }

@@ -1,0 +1,338 @@
+//! Open connections and tunnels are held to the roots, CRLs and bans of now, not to those of their
+//! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
+//! `peerExpiry` says so.
+//!
+//! Tunnels stand in [`LiveTunnels`], one entry per tunnel; connections of plain TLS stand here, one
+//! entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by what holds now: a
+//! change that comes in between is seen there, or by the re-check that follows the change.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::digest;
+use pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::sync::watch;
+
+use super::{Material, PeerCert, Role, Service, access_control::Banned, connection::Outcome};
+use crate::{
+    hbone::{LiveTunnels, PeerExpiry},
+    identity::{BundleSet, Purpose, SpiffeId},
+    observe::conn::{CloseReason, LiveConn},
+    tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
+};
+
+/// How often peers' certificates are looked at where they may run out; the clock may be set
+/// meanwhile.
+const LOOK: Duration = Duration::from_millis(250);
+/// After so many chains others have their turn on this worker.
+const TURN: usize = 16;
+
+/// Why a connection may not stay.
+type Verdict = (CloseReason, String);
+
+/// A peer of plain TLS that has proven its certificate; all its connections share one.
+pub(super) struct AuthenticatedPeer {
+    /// What it showed, leaf first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// The name that was asked for, of a server.
+    pub(super) name: Option<ServerName<'static>>,
+    /// What its leaf says.
+    pub(super) cert: Arc<PeerCert>,
+}
+
+impl AuthenticatedPeer {
+    fn key(&self) -> PeerKey {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for part in self.chain.iter().map(|der| &**der) {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        (hash.finish().as_ref().into(), self.name.clone())
+    }
+}
+
+/// The digest of the chain, and the name that was asked for.
+type PeerKey = (Box<[u8]>, Option<ServerName<'static>>);
+
+#[derive(Clone)]
+struct Entry {
+    peer: Arc<AuthenticatedPeer>,
+    conn: Arc<LiveConn>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    /// How many entries each has.
+    peers: HashMap<PeerKey, (Arc<AuthenticatedPeer>, usize)>,
+}
+
+#[derive(Clone, Default)]
+struct Table(Arc<Mutex<Open>>);
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, peer: AuthenticatedPeer, conn: &Arc<LiveConn>) -> (Entered, Entry) {
+        let mut open = self.lock();
+        let (peer, count) = open.peers.entry(peer.key()).or_insert_with(|| (Arc::new(peer), 0));
+        *count += 1;
+        let entry = Entry { peer: Arc::clone(peer), conn: Arc::clone(conn) };
+        let id = open.next;
+        open.next += 1;
+        open.entries.insert(id, entry.clone());
+        (Entered { id, table: self.clone() }, entry)
+    }
+}
+
+/// The entry of a connection; dropping it takes it off the table.
+pub(super) struct Entered {
+    id: u64,
+    table: Table,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut open = self.table.lock();
+        let Some(entry) = open.entries.remove(&self.id) else { return };
+        let key = entry.peer.key();
+        if let Some((_, count)) = open.peers.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                open.peers.remove(&key);
+            }
+        }
+    }
+}
+
+/// What is open of a service, and what it is held to.
+pub(super) struct TrustRevalidator {
+    pub(super) tunnels: Arc<LiveTunnels>,
+    bundles: watch::Sender<Arc<BundleSet>>,
+    banned: Option<watch::Receiver<Banned>>,
+    peers: Table,
+}
+
+impl TrustRevalidator {
+    pub(super) fn new(material: &Material, banned: Option<watch::Receiver<Banned>>) -> Self {
+        let bundles = material.svid.as_ref().map(|own| Arc::clone(&own.bundles));
+        let bundles = watch::Sender::new(bundles.unwrap_or_default());
+        let tunnels = Arc::new(LiveTunnels::new(bundles.subscribe(), banned.clone()));
+        Self { tunnels, bundles, banned, peers: Table::default() }
+    }
+
+    fn banned(&self) -> Banned {
+        self.banned.as_ref().map(|banned| Arc::clone(&banned.borrow())).unwrap_or_default()
+    }
+
+    /// Enters a connection whose handshake was checked against `material`, or against something
+    /// newer.
+    ///
+    /// # Errors
+    /// Why it may not come to be.
+    pub(super) fn enter(
+        &self,
+        service: &Service,
+        peer: AuthenticatedPeer,
+        conn: &Arc<LiveConn>,
+        material: &Arc<Material>,
+    ) -> Result<Entered, Outcome> {
+        let (entered, entry) = self.peers.enter(peer, conn);
+        let now = service.keeper.current();
+        let own = now.own.as_ref().and_then(|own| own.id.as_ref());
+        let judged =
+            is_not_banned(&entry.peer, own, &self.banned()).and_then(|()| {
+                match Arc::ptr_eq(&now, material) || now.trust == material.trust {
+                    true => Ok(()),
+                    false => Judge::of(&now.trust, service.config.role)
+                        .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
+                }
+            });
+        judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
+    }
+
+    /// Follows the material and the bans. Never returns.
+    pub(super) async fn follow(&self, service: &Service) {
+        let (mut changes, mut banned) = (service.keeper.watch(), self.banned.clone());
+        let mut look = tokio::time::interval(LOOK);
+        let mut held_to: Option<PeerTrust> = None;
+        loop {
+            let material = Arc::clone(&changes.borrow_and_update());
+            banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
+            let other = held_to.as_ref() != Some(&material.trust);
+            if let (true, Some(own)) = (other, &material.svid) {
+                self.bundles.send_replace(Arc::clone(&own.bundles));
+            }
+            self.recheck_tunnels(service, other);
+            self.recheck_peers(service, &material, other).await;
+            held_to = Some(material.trust.clone());
+            tokio::select! {
+                () = next(Some(&mut changes)) => {}
+                () = next(banned.as_mut()) => {}
+                _ = look.tick(), if service.config.peer_expiry != PeerExpiry::Keep => {}
+            }
+        }
+    }
+
+    /// Streams put their TLS facts into their record before they ask whether their tunnel is
+    /// condemned; here it is condemned first and they are looked for then.
+    fn recheck_tunnels(&self, service: &Service, verify: bool) {
+        let Some(trust) = self.tunnels.trust() else { return };
+        let (expiry, now) = (service.config.peer_expiry, SystemTime::now());
+        let condemned = self.tunnels.recheck(&trust, |_| verify, expiry, now);
+        let by_facts: HashMap<_, _> =
+            condemned.iter().map(|proven| (Arc::as_ptr(&proven.peer.tls), proven)).collect();
+        if by_facts.is_empty() {
+            return;
+        }
+        for conn in service.telemetry.live.all() {
+            let tunnel = conn.facts(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
+            let Some(verdict) = tunnel.and_then(|tunnel| tunnel.condemned()) else { continue };
+            close(&conn, verdict.reason, &verdict.why);
+        }
+        for proven in &condemned {
+            let Some(verdict) = proven.condemned() else { continue };
+            service.tunnel_closed(verdict.reason);
+            let (service, why) = (service.config.name.as_str(), &*verdict.why);
+            let reason = verdict.reason.as_str();
+            tracing::warn!(target: "tunnel", service, peer = %proven.peer.id, reason, why, "tunnel closed");
+            proven.end();
+        }
+    }
+
+    async fn recheck_peers(&self, service: &Service, material: &Material, verify: bool) {
+        let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
+        if open.is_empty() {
+            return;
+        }
+        let banned = self.banned();
+        let own = material.own.as_ref().and_then(|own| own.id.as_ref());
+        let judge = verify.then(|| Judge::of(&material.trust, service.config.role));
+        let now = SystemTime::now();
+        // Of many connections with one peer, one is verified.
+        let mut known = HashMap::new();
+        for (n, entry) in open.iter().enumerate() {
+            let peer = &entry.peer;
+            let trusted = match &judge {
+                None => Ok(()),
+                Some(Err(no)) => Err(no.clone()),
+                Some(Ok(judge)) => {
+                    let key = Arc::as_ptr(peer).addr();
+                    known.entry(key).or_insert_with(|| judge.trusts(peer, now)).clone()
+                }
+            };
+            let judged = is_not_banned(peer, own, &banned)
+                .and(trusted)
+                .and_then(|()| is_in_time(&peer.cert, service.config.peer_expiry, now));
+            if let Err((reason, why)) = judged
+                && close(&entry.conn, reason, &why)
+            {
+                let (service, peer) = (service.config.name.as_str(), peer.cert.name());
+                let reason = reason.as_str();
+                tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
+            }
+            if verify && n % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Whoever announced the last change has gone: there will be no other.
+async fn next<T>(watch: Option<&mut watch::Receiver<T>>) {
+    let Some(watch) = watch else { return pending().await };
+    if watch.changed().await.is_err() {
+        pending().await
+    }
+}
+
+/// Whether it was open until now.
+fn close(conn: &LiveConn, reason: CloseReason, why: &str) -> bool {
+    if conn.was_cut().is_some() {
+        return false;
+    }
+    conn.facts(|f| f.error = Some(format!("closed: {why}").into()));
+    conn.cut(reason);
+    true
+}
+
+fn is_not_banned(
+    peer: &AuthenticatedPeer,
+    own: Option<&SpiffeId>,
+    banned: &BTreeSet<SpiffeId>,
+) -> Result<(), Verdict> {
+    let both = peer.cert.id.iter().chain(own);
+    match both.into_iter().find(|id| banned.contains(id)) {
+        Some(id) => Err((CloseReason::IdentityBanned, format!("{id} is banned"))),
+        None => Ok(()),
+    }
+}
+
+fn is_in_time(cert: &PeerCert, expiry: PeerExpiry, now: SystemTime) -> Result<(), Verdict> {
+    let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
+    match cert.not_after {
+        Some(end) if now >= end + grace => {
+            let why =
+                format!("the certificate of {} expired, more than {grace:?} ago", cert.name());
+            Err((CloseReason::SvidExpired, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Verifies again what a handshake has verified.
+struct Judge {
+    verifier: PeerVerifier,
+    purpose: Purpose,
+}
+
+impl Judge {
+    /// A CRL that is past its nextUpdate refuses new connections, and revokes nobody.
+    fn of(trust: &PeerTrust, role: Role) -> Result<Self, Verdict> {
+        let trust = match trust.clone() {
+            PeerTrust::Roots { roots, crls, .. } => {
+                PeerTrust::Roots { roots, crls, stale: StaleCrls::Warn }
+            }
+            other => other,
+        };
+        let verifier = PeerVerifier::new(trust, true);
+        let purpose = match role {
+            Role::Server => Purpose::Client,
+            Role::Client => Purpose::Server,
+        };
+        verifier
+            .map(|verifier| Self { verifier, purpose })
+            .map_err(|why| (CloseReason::UntrustedSvid, why))
+    }
+
+    /// Time is not judged here: a chain counts as of the last moment at which it was in time.
+    fn trusts(&self, peer: &AuthenticatedPeer, now: SystemTime) -> Result<(), Verdict> {
+        let Some((leaf, intermediates)) = peer.chain.split_first() else { return Ok(()) };
+        let (begin, end) = PeerCert::common_validity(&peer.chain).unwrap_or((now, now));
+        let at = now.max(begin).min(end).duration_since(SystemTime::UNIX_EPOCH);
+        let now = UnixTime::since_unix_epoch(at.unwrap_or_default());
+        let name = peer.name.as_ref();
+        let presented = Presented { leaf, intermediates, name, purpose: self.purpose, now };
+        self.verifier.verify(&presented).map_err(|error| {
+            let revoked = matches!(
+                &error,
+                rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)
+            );
+            let error = TlsError::from_rustls(error);
+            let reason = match error.close_reason() {
+                _ if revoked => CloseReason::SvidRevoked,
+                CloseReason::UnknownTrustDomain => CloseReason::TrustDomainRemoved,
+                CloseReason::TlsFailure => CloseReason::UntrustedSvid,
+                reason => reason,
+            };
+            (reason, format!("the peer's certificate is no longer trusted: {error}"))
+        })
+    }
+}

@@ -1,0 +1,254 @@
+//! Who is no longer trusted is put out, whatever the wire and whatever else goes on; others stay.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    backends::{Backend, ask, dial},
+    peers::Caller,
+    pki::{Leaf, Pki, as_app, as_server, uri},
+    process::{Adit, eventually},
+};
+
+const DB: &str = "--verify-id spiffe://td.test/db";
+
+/// A leaf with this serial number and SPIFFE ID.
+fn numbered(pki: &Pki, serial: u64, id: &str) -> Leaf {
+    pki.ca.leaf("app", |params| {
+        as_app(params);
+        params.subject_alt_names = vec![uri(id)];
+        params.serial_number = Some(rcgen::SerialNumber::from(serial));
+    })
+}
+
+/// What the application behind a client has open, once it has answered.
+fn open(addr: SocketAddr) -> TcpStream {
+    let mut socket = dial(addr);
+    assert!(answers(&mut socket), "it is open");
+    socket
+}
+
+fn answers(socket: &mut TcpStream) -> bool {
+    socket.write_all(b"hello").and_then(|()| socket.read_exact(&mut [0; 5])).is_ok()
+}
+
+/// Both wires: plain TLS, and HBONE.
+fn wires() -> [(&'static str, String); 2] {
+    [("TLS", String::new()), ("HBONE", " --tunnel hbone ".to_owned())]
+}
+
+/// A server on this wire, and clients that show these.
+fn company(
+    pki: &Pki,
+    echo: &Backend,
+    wire: &str,
+    flags: [&str; 2],
+    shown: &[&str],
+) -> (Adit, Vec<Adit>) {
+    let server = Adit::start(format!("{} {wire} {}", pki.server(echo.addr), flags[0]));
+    let to = server.addr;
+    let clients = shown.iter().map(|name| {
+        let target = if wire.is_empty() { to } else { echo.addr };
+        let gateway =
+            if wire.is_empty() { String::new() } else { format!("--tunnel-address {to}") };
+        let name = pki.showing(name);
+        let at = format!("client --listen 127.0.0.1:0 --target {target} {name}");
+        Adit::start(format!("{at} {wire} {gateway} {DB} {}", flags[1]))
+    });
+    let clients = clients.collect();
+    (server, clients)
+}
+
+#[test]
+fn a_caller_that_is_revoked_is_put_out_and_its_neighbour_stays() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (serial, name) in [(41, "good"), (42, "bad")] {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    for kernel in ["auto", "off"] {
+        for (wire, flag) in wires() {
+            pki.write("revoked.crl", pki.ca.crl(&[1]));
+            let crl = format!("--allow-all --kernel-tls {kernel} --crl {}", pki.at("revoked.crl"));
+            let (server, clients) = company(&pki, &echo, &flag, [&crl, ""], &["good", "bad"]);
+            let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
+            pki.write("revoked.crl", pki.ca.crl(&[1, 42]));
+            server.signal(Signal::SIGHUP);
+            assert!(bad.read(&mut [0; 1]).is_err(), "{wire}: a cut looks like a cut");
+            server.logs("connection complete … svid_revoked");
+            assert!(answers(&mut good), "{wire}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_revoked_is_left() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    pki.put(
+        "server",
+        &pki.ca.leaf("server", |params| {
+            as_server(params);
+            params.serial_number = Some(rcgen::SerialNumber::from(43));
+        }),
+    );
+    for (wire, flag) in wires() {
+        pki.write("revoked.crl", pki.ca.crl(&[1]));
+        let crl = format!("--crl {}", pki.at("revoked.crl"));
+        let (_server, clients) = company(&pki, &echo, &flag, ["--allow-all", &crl], &["app"]);
+        let mut socket = open(clients[0].addr);
+        pki.write("revoked.crl", pki.ca.crl(&[1, 43]));
+        clients[0].signal(Signal::SIGHUP);
+        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        clients[0].logs("connection complete … svid_revoked");
+    }
+}
+
+#[test]
+fn a_root_that_is_taken_away_takes_its_callers_along() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let other = Pki::stranger();
+    pki.put("other", &other.leaf("other", as_app));
+    pki.write("both.pem", pki.ca.pem().to_owned() + other.pem());
+    let roots = pki.server(echo.addr).replace("ca.pem", "both.pem");
+    let server = Adit::start(roots + "--allow-all");
+    let client = |name: &str| {
+        let shown = pki.showing(name);
+        Adit::start(format!("client --listen 127.0.0.1:0 --target {} {shown}", server.addr))
+    };
+    let (ours, theirs) = (client("app"), client("other"));
+    let (mut stays, mut goes) = (open(ours.addr), open(theirs.addr));
+    pki.write("both.pem", pki.ca.pem());
+    server.signal(Signal::SIGHUP);
+    assert!(goes.read(&mut [0; 1]).is_err());
+    server.logs("connection complete … untrusted_svid");
+    assert!(answers(&mut stays));
+}
+
+/// A draining process holds whom it still serves to what is trusted now.
+#[test]
+fn a_caller_that_is_revoked_does_not_stay_because_others_drain() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (serial, name) in [(44, "good"), (45, "bad")] {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    for (wire, flag) in wires() {
+        pki.write("revoked.crl", pki.ca.crl(&[1]));
+        let crl = format!("--allow-all --crl {}", pki.at("revoked.crl"));
+        let (server, clients) = company(&pki, &echo, &flag, [&crl, ""], &["good", "bad"]);
+        let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
+        server.signal(Signal::SIGTERM);
+        server.logs("draining");
+        pki.write("revoked.crl", pki.ca.crl(&[1, 45]));
+        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(answers(&mut good), "{wire}");
+    }
+}
+
+#[test]
+fn a_ban_puts_out_whom_it_names_and_nobody_else_until_it_is_lifted() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (serial, name) in [(46, "good"), (47, "bad")] {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    for (wire, flag) in wires() {
+        pki.write("bans", "# nobody yet\n");
+        let bans = format!("--allow-all --bans {}", pki.at("bans"));
+        let (server, clients) = company(&pki, &echo, &flag, [&bans, ""], &["good", "bad"]);
+        let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
+        pki.write("bans", "spiffe://td.test/bad # since today\n");
+        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        server.logs("connection complete … identity_banned … spiffe://td.test/bad is banned");
+        assert!(ask(clients[1].addr, b"hello").is_err(), "{wire}: nor does it come back");
+        assert!(answers(&mut good), "{wire}");
+        let seen = server.lines();
+        pki.write("bans", "spiffe://td.test/good\nnobody\n");
+        server.logs_since(seen, "bans:2 … what was read before stays");
+        assert!(answers(&mut good) && ask(clients[1].addr, b"hello").is_err(), "{wire}");
+        pki.write("bans", "");
+        eventually("the ban is lifted", || ask(clients[1].addr, b"hello").is_ok());
+    }
+}
+
+#[test]
+fn a_server_that_is_banned_is_left() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (wire, flag) in wires() {
+        pki.write("bans", "");
+        let bans = format!("--bans {}", pki.at("bans"));
+        let (_server, clients) = company(&pki, &echo, &flag, ["--allow-all", &bans], &["app"]);
+        let mut socket = open(clients[0].addr);
+        pki.write("bans", "spiffe://td.test/db\n");
+        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        clients[0].logs("connection complete … identity_banned");
+        assert!(ask(clients[0].addr, b"hello").is_err(), "{wire}");
+    }
+}
+
+#[test]
+fn a_certificate_that_has_run_out_ends_connections_where_that_is_asked_for() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (wire, flag) in wires() {
+        let short = pki.ca.leaf("app", |params| {
+            as_app(params);
+            params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(4);
+        });
+        pki.put("short", &short);
+        let start = |flags: &str| company(&pki, &echo, &flag, [flags, ""], &["short"]);
+        let (kept, patient) = start("--allow-all");
+        let (server, clients) = start("--allow-all --peer-expiry-grace 500ms");
+        let (mut stays, mut goes) = (open(patient[0].addr), open(clients[0].addr));
+        assert!(goes.read(&mut [0; 1]).is_err(), "{wire}");
+        server.logs("connection complete … svid_expired");
+        assert!(answers(&mut stays), "{wire}");
+        drop(kept);
+    }
+}
+
+#[test]
+fn a_host_name_of_somebody_else_is_refused() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let port = echo.addr.port();
+    let flags = "--tunnel hbone --allow-all --tunnel-authority alias.example";
+    let server = Adit::start(pki.server(echo.addr) + flags);
+    for (name, taken) in [
+        ("other.example", false),
+        ("db.example.org.evil.example", false),
+        ("db.example.org", true),
+        ("DB.example.ORG", true),
+        ("alias.example", true),
+        ("localhost", true),
+    ] {
+        let (showing, to) = (pki.showing("app"), server.addr);
+        let client = Adit::start(format!(
+            "client --listen 127.0.0.1:0 --target {name}:{port} {showing} --skip-resolve \
+             --tunnel hbone --tunnel-address {to} {DB}"
+        ));
+        let heard = ask(client.addr, b"hello");
+        assert_eq!(heard.is_ok_and(|heard| heard == b"hello"), taken, "{name}");
+        if !taken {
+            server.logs("authority_mismatch … --tunnel-authority");
+        }
+    }
+    assert_eq!(echo.taken(), 4);
+}
+
+/// In TLS 1.3 a caller has sent its request by the time that its certificate is refused: what it
+/// reads then is the alert, not a reset.
+#[test]
+fn a_caller_that_is_refused_reads_why() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let stranger = Pki::stranger().leaf("app", as_app);
+    let server = Adit::start(pki.server(echo.addr) + "--allow-cn nobody");
+    for (leaf, alert) in [(&stranger, "UnknownCA"), (&pki.app, "AccessDenied")] {
+        for _ in 0..20 {
+            let caller = Caller::new(&pki.ca, Some(leaf));
+            let heard = caller.says(server.addr, &"hello".repeat(2000));
+            let why = heard.unwrap_err().to_string();
+            assert!(why.contains(alert), "{why}");
+        }
+    }
+}
