@@ -1,6 +1,11 @@
-//! `adit server` and `adit client` as their users see them: the real binary, its flags, real
-//! sockets on loopback, and peers that are not adit's own.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+//! `adit server`, `adit client` and `adit proxy` as their users see them: the real binary, its
+//! flags and files, real sockets on loopback, and peers that are not adit's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 mod access;
 mod access_client;
@@ -12,6 +17,8 @@ mod flags;
 mod forward;
 mod hbone;
 mod kernel_tls;
+#[path = "../support/manager.rs"]
+mod manager;
 mod material;
 mod output;
 #[path = "../support/pattern.rs"]
@@ -27,7 +34,9 @@ mod proxy;
 mod rego;
 mod reload;
 mod sandbox;
+mod services;
 mod starts;
+mod status;
 mod storms;
 mod streams;
 mod tokens;

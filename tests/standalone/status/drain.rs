@@ -7,7 +7,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
+use super::{
     pki::Pki,
     process::{Adit, Echo, Manager, connect, free_port, server, status_of, until, until_status},
 };

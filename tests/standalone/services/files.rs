@@ -1,6 +1,6 @@
 //! Files without running them: `adit check`, `adit import stunnel`.
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, run};
+use super::world::{Adit, Backend, World, call_plain, free_port, run};
 
 #[test]
 fn check_knows_both_kinds_and_names_every_fault() {

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use nix::sys::signal::Signal;
 
-use crate::world::{Adit, Backend, LIMIT, World, call_plain, free_port, until};
+use super::world::{Adit, Backend, LIMIT, World, call_plain, free_port, until};
 
 const ALL: &str = "allow: { all: true }";
 const DRAIN: &str = "drain: { deadline: 500ms }\n";

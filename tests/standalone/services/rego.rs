@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, th
 
 use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
 
-use crate::world::{Adit, Backend, World, free_port, until};
+use super::world::{Adit, Backend, World, free_port, until};
 
 fn world() -> World {
     let world = World::new();

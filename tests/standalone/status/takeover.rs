@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
+use super::{
     pki::Pki,
     process::{
         Adit, Echo, Manager, connect, connect_with, free_port, server, status_of, until,

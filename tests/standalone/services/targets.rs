@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, http};
+use super::world::{Adit, Backend, World, call_plain, free_port, http};
 
 const ALL: &str = "allow: { all: true }";
 

@@ -1,6 +1,6 @@
 //! Errors in people's words: what is wrong, and with whose certificate.
 
-use crate::world::{Adit, Backend, World, free_port, run};
+use super::world::{Adit, Backend, World, free_port, run};
 
 #[test]
 fn a_handshake_that_fails_says_why_and_whom_the_certificate_names() {

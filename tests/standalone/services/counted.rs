@@ -8,7 +8,7 @@ use adit::{
     standalone::{AccessControl, Keeper, Listening, Service},
 };
 
-use crate::world::{Adit, Backend, World, free_port};
+use super::world::{Adit, Backend, World, free_port};
 
 #[test]
 fn the_access_log_is_json_if_the_file_says_so() {

@@ -1,6 +1,6 @@
 //! Istio `AuthorizationPolicy` documents in front of one service.
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, run, until};
+use super::world::{Adit, Backend, World, call_plain, free_port, run, until};
 
 fn policy(name: &str, action: &str, source: &str) -> String {
     format!(

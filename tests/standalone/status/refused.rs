@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use serde_json::Value;
 
-use crate::{
+use super::{
     pki::Pki,
     process::{Adit, Echo, ask, free_port, server, status_of, until, until_status},
 };

@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
+use super::{
     pki::Pki,
     process::{Adit, Echo, Manager, ask, connect, free_port, server, until_status},
 };

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
+use super::{
     pki::Pki,
     process::{Adit, Echo, ask, connect, free_port, server, until, until_status},
 };

@@ -14,7 +14,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
+use super::{
     pki::Pki,
     process::{
         Adit, Echo, PATIENCE, ask, connect, exchange, free_port, server, status_of, status_over,

@@ -18,8 +18,8 @@ use nix::{
 };
 use serde_json::Value;
 
+use super::pki::Pki;
 pub(crate) use crate::manager::Manager;
-use crate::pki::Pki;
 
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
