@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use crate::{
     forge::{forge, server_serial, uncaptured},
     lab::Lab,
+    wait::{LIMIT, wait_for},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -70,9 +71,8 @@ fn carried() {
     assert_eq!(record["policy"], "shop/db-callers rule 0");
     assert_eq!(record["tls.group"], "X25519MLKEM768");
     assert_eq!(lab.record("outbound", "completed")["dst.service"], "db.shop.svc.cluster.local");
-    let metrics = lab.admin("127.0.0.1:15020", "GET /metrics");
-    assert!(metrics.contains("istio_tcp_connections_opened_total{"), "{metrics}");
-    assert!(metrics.contains("connection_security_policy=\"mutual_tls\""), "{metrics}");
+    lab.counts("istio_tcp_connections_opened_total{");
+    lab.counts("connection_security_policy=\"mutual_tls\"");
 }
 
 fn bytes() {
@@ -145,11 +145,10 @@ fn policy_edit() {
 fn bad_edit() {
     let lab = lab(&["web"]);
     lab.write_mesh("workloads: [{ nam: web }]");
-    lab.wait("refused", || lab.log().contains("configuration refused"));
-    assert!(lab.log().contains("did you mean name?"));
+    lab.logs("configuration refused");
+    lab.logs("did you mean name?");
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
-    let metrics = lab.admin("127.0.0.1:15020", "GET /metrics");
-    assert!(metrics.contains("adit_config_loads_total{result=\"rejected\"} 1"), "{metrics}");
+    lab.counts("adit_config_loads_total{result=\"rejected\"} 1\n");
 }
 
 /// The serial number that `/certs` shows for a workload.
@@ -278,12 +277,7 @@ fn marks() {
     let listener = sockets::listen(&here, "127.0.0.1:0".parse().unwrap()).unwrap();
     assert_eq!(mark(&listener), 0x539);
     let caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let accepted = loop {
-        match listener.accept() {
-            Ok((accepted, _)) => break accepted,
-            Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
-        }
-    };
+    let (accepted, _) = wait_for("the connection", LIMIT, || listener.accept().ok());
     assert_eq!(mark(&accepted), 0x539, "what it answers with");
     assert_eq!(mark(&caller), 0);
     assert_eq!(mark(&sockets::plain_socket(to).unwrap()), 0, "where nothing is captured");

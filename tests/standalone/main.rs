@@ -29,6 +29,7 @@ mod pki;
 mod ports;
 mod postgres;
 mod probes;
+#[path = "../support/process.rs"]
 mod process;
 mod proxy;
 mod rego;
@@ -41,4 +42,6 @@ mod storms;
 mod streams;
 mod tokens;
 mod unix;
+#[path = "../support/wait.rs"]
+mod wait;
 mod workload_api;

@@ -18,7 +18,8 @@ use crate::{
     backends::{Backend, ask, dial, echo, nobody, reset},
     peers::{BOTH, Caller, Demand, ONLY12, ONLY13, tls_backend, tls_echo},
     pki::Pki,
-    process::{Adit, command, eventually},
+    process::{Adit, command},
+    wait::{LIMIT, wait_until},
 };
 
 #[test]
@@ -39,8 +40,8 @@ fn a_flood_of_handshakes_is_served() {
         })
         .collect();
     callers.into_iter().for_each(|caller| caller.join().unwrap());
-    eventually("all are recorded", || adit.count("connection complete") == 200);
-    eventually("nothing is open", || adit.descriptors() <= open);
+    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 200);
+    wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
 }
 
 /// Hellos by the hundred from somebody who never goes on: whoever is in earnest is served.
@@ -60,7 +61,7 @@ fn a_flood_of_hellos_delays_nobody_for_ever() {
     for _ in 0..5 {
         assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
     }
-    eventually("they have lost patience", || adit.count("timeout") >= 300);
+    wait_until("they have lost patience", LIMIT, || adit.count("timeout") >= 300);
     drop(attackers);
     assert_eq!(echo.taken(), 5, "none of them cost the application anything");
 }
@@ -102,7 +103,7 @@ fn a_slow_loris_is_shaken_off_and_others_are_served() {
         .collect();
     assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
     assert!(slow.into_iter().all(|slow| slow.join().unwrap()), "all are cut off");
-    eventually("all are recorded", || {
+    wait_until("all are recorded", LIMIT, || {
         adit.count("tls_timeout") + adit.count("connect_timeout") == 20
     });
     assert_eq!(echo.taken(), 1);
@@ -126,7 +127,7 @@ fn churn_leaves_nothing_behind() {
     let far = tls_backend(BOTH, &pki.server, Demand::Of(&pki.ca), tls_echo);
     let adit = Adit::start(pki.client(far.addr));
     assert_eq!(ask(adit.addr, b"hello").unwrap(), b"hello");
-    eventually("recorded", || adit.count("connection complete") == 1);
+    wait_until("recorded", LIMIT, || adit.count("connection complete") == 1);
     let open = adit.descriptors();
     let addr = adit.addr;
     let all: Vec<_> = (0..6)
@@ -148,8 +149,8 @@ fn churn_leaves_nothing_behind() {
         })
         .collect();
     all.into_iter().for_each(|one| one.join().unwrap());
-    eventually("all are recorded", || adit.count("connection complete") == 121);
-    eventually("nothing is open", || adit.descriptors() <= open);
+    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 121);
+    wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
     assert_eq!(ask(adit.addr, b"hello").unwrap(), b"hello");
 }
 
@@ -214,8 +215,8 @@ fn a_backend_that_comes_and_goes_is_found_again() {
         assert_eq!(session.rest().unwrap(), b"");
         drop(backend);
     }
-    eventually("all are recorded", || adit.count("connect_failure") == 4);
-    eventually("and so are these", || adit.count("reason=\"completed\"") == 4);
+    wait_until("all are recorded", LIMIT, || adit.count("connect_failure") == 4);
+    wait_until("and so are these", LIMIT, || adit.count("reason=\"completed\"") == 4);
 }
 
 fn bound(addr: std::net::SocketAddr) -> TcpListener {
@@ -281,7 +282,7 @@ fn places_taken_by_silent_ones_are_given_back() {
     let silent: Vec<_> = (0..6).map(|_| dial(adit.addr)).collect();
     let caller = Caller::new(&pki.ca, Some(&pki.app));
     assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
-    eventually("they are given up", || adit.count("tls_timeout") >= 4);
+    wait_until("they are given up", LIMIT, || adit.count("tls_timeout") >= 4);
     drop(silent);
 }
 
@@ -299,7 +300,7 @@ fn silent_callers_keep_nobody_out() {
     }
     adit.logs("reason=\"overloaded\" … it was given up for a newer one");
     assert_eq!(adit.count("tls_timeout"), 0);
-    eventually("the others are still there", || adit.descriptors() > 1000);
+    wait_until("the others are still there", LIMIT, || adit.descriptors() > 1000);
     drop(silent);
 }
 
@@ -338,8 +339,8 @@ fn garbage_by_the_hundred_is_shaken_off() {
         }
     }
     assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
-    eventually("all are recorded", || adit.count("connection complete") == 121);
-    eventually("nothing is open", || adit.descriptors() <= open);
+    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 121);
+    wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
     assert_eq!(echo.taken(), 1);
 }
 

@@ -1,127 +1,37 @@
-//! A real `adit`, what it prints, and what it tells its service manager.
+//! Command lines of a server, its callers, and whoever asks how it is.
 
 use std::{
     ffi::OsString,
-    io::{BufRead as _, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 
 use super::pki::Pki;
-pub(crate) use crate::manager::Manager;
-
-/// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+use crate::{
+    process::{Adit, command_of},
+    wait::{LIMIT, wait_for},
+};
 
 pub(crate) fn free_port() -> SocketAddr {
     crate::ports::free()
 }
 
-/// Waits until `look` finds something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}: has not come");
-        thread::sleep(Duration::from_millis(20));
-    }
+/// A process that ends with the test, and that may not come to listen.
+pub(crate) fn start(args: &[String]) -> Adit {
+    Adit::launch(command_of(args))
 }
 
-/// A process that ends with the test.
-pub(crate) struct Adit {
-    child: Child,
-    output: Arc<Mutex<String>>,
-}
-
-impl Adit {
-    pub(crate) fn start(args: &[String]) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_adit")).args(args))
-    }
-
-    /// With more in its environment.
-    pub(crate) fn start_with(args: &[String], env: &[(&str, OsString)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        Self::run(command.args(args).envs(env.iter().map(|(k, v)| (k, v))))
-    }
-
-    fn run(command: &mut Command) -> Self {
-        Self::run_with(command.stdout(Stdio::piped()))
-    }
-
-    /// Whose standard output is as it was said.
-    pub(crate) fn run_with(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let output = Arc::new(Mutex::new(String::new()));
-        let stdout = child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>);
-        let stderr = child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>);
-        for stream in stdout.into_iter().chain(stderr) {
-            let output = Arc::clone(&output);
-            thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    *output.lock().unwrap() += &(line + "\n");
-                }
-            });
-        }
-        Self { child, output }
-    }
-
-    pub(crate) fn output(&self) -> String {
-        self.output.lock().unwrap().clone()
-    }
-
-    pub(crate) fn says(&self, what: &str) {
-        let begun = Instant::now();
-        while !self.output().contains(what) {
-            assert!(begun.elapsed() < PATIENCE, "{what:?} is not in\n{}", self.output());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
-    }
-
-    pub(crate) fn runs(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    pub(crate) fn ends(&mut self) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "it goes on:\n{}", self.output());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Adit {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("--- adit said:\n{}", self.output());
-        }
-    }
+/// With more in its environment.
+pub(crate) fn start_with(args: &[String], env: &[(&str, OsString)]) -> Adit {
+    let mut command = command_of(args);
+    command.envs(env.iter().map(|(k, v)| (k, v)));
+    Adit::launch(command)
 }
 
 /// Echoes on a port until it is dropped.
@@ -191,7 +101,7 @@ pub(crate) fn connect_with(tls: Arc<rustls::ClientConfig>, to: SocketAddr) -> st
     let name = "localhost".try_into().unwrap();
     let connection = rustls::ClientConnection::new(tls, name).unwrap();
     let tcp = TcpStream::connect(to)?;
-    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.set_read_timeout(Some(LIMIT))?;
     let mut tls = rustls::StreamOwned::new(connection, tcp);
     tls.write_all(b"ping")?;
     let mut answer = [0; 4];
@@ -219,7 +129,7 @@ pub(crate) fn exchange(
 /// `GET path`, or any other request line.
 pub(crate) fn ask(addr: SocketAddr, line: &str) -> Option<(u16, String)> {
     let stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
     exchange(stream, line, "")
 }
 
@@ -236,5 +146,5 @@ pub(crate) fn status_over(path: &Path) -> Option<(u16, Value)> {
 
 /// Waits until `/_status` says `message`.
 pub(crate) fn until_status(addr: SocketAddr, message: &str) -> Value {
-    until(message, || status_of(addr).map(|(_, s)| s).filter(|s| s["message"] == message))
+    wait_for(message, LIMIT, || status_of(addr).map(|(_, s)| s).filter(|s| s["message"] == message))
 }

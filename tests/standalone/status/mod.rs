@@ -3,9 +3,9 @@
 
 mod drain;
 mod endpoint;
+mod helpers;
 mod metrics;
 mod pki;
-mod process;
 mod refused;
 mod systemd;
 mod takeover;

@@ -5,14 +5,16 @@ use std::{fs, time::Duration};
 use serde_json::Value;
 
 use super::{
+    helpers::{Echo, ask, free_port, server, start, status_of, until_status},
     pki::Pki,
-    process::{Adit, Echo, ask, free_port, server, status_of, until, until_status},
 };
+use crate::wait::{LIMIT, wait_for};
 
 /// What is said of the configuration once it is in this state; all else is well.
 fn config(at: std::net::SocketAddr, state: &str) -> Value {
-    let (code, status) =
-        until(state, || status_of(at).filter(|(_, status)| status["config"]["state"] == state));
+    let (code, status) = wait_for(state, LIMIT, || {
+        status_of(at).filter(|(_, status)| status["config"]["state"] == state)
+    });
     assert_eq!((code, &status["ok"]), (200, &true.into()), "{status:#}");
     let (_, metrics) = ask(at, "GET /_metrics/prometheus").unwrap();
     let count = u8::from(state == "refused");
@@ -31,7 +33,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
     fs::write(&policies, policy).unwrap();
     let flag = policies.display().to_string();
     let more = ["--status", &url, "--allow-authorization-policy", &flag];
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    let _adit = start(&server(&pki, listen, echo.addr, &more));
     until_status(at, "listening");
     assert_eq!(config(at, "current"), serde_json::json!({ "state": "current" }));
 
@@ -46,7 +48,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
     // Another fault counts from the first on.
     std::thread::sleep(Duration::from_millis(1100));
     fs::write(&file, "").unwrap();
-    let second = until("the second", || {
+    let second = wait_for("the second", LIMIT, || {
         let (_, status) = status_of(at)?;
         Some(status["config"].clone()).filter(|config| config["error"] != first["error"])
     });
@@ -77,7 +79,7 @@ fn a_file_of_services_that_was_not_taken() {
     let file = pki.path("services.yaml");
     fs::write(&file, &good).unwrap();
     let args = ["proxy", "-c", file.to_str().unwrap()].map(str::to_owned);
-    let _adit = Adit::start(&args);
+    let _adit = start(&args);
     until_status(at, "listening");
     config(at, "current");
     for (bad, says) in [

@@ -10,15 +10,16 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
+    helpers::{Echo, ask, connect, free_port, server, start_with, until_status},
     pki::Pki,
-    process::{Adit, Echo, Manager, ask, connect, free_port, server, until_status},
 };
+use crate::{manager::Manager, process::Adit};
 
 #[test]
 fn the_manager_hears_ready_reloading_ready_stopping_in_this_order() {
     let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
     let manager = Manager::new();
-    let mut adit = Adit::start_with(&server(&pki, listen, echo.addr, &[]), &[manager.env()]);
+    let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &[manager.env()]);
     let ready = manager.next();
     assert_eq!(ready.trim_end(), format!("READY=1\nSTATUS=listening: TLS on {listen}"));
     // Ready means ready.
@@ -38,7 +39,7 @@ fn the_watchdog_is_fed_while_it_works() {
     let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
     let manager = Manager::new();
     let env = [manager.env(), ("WATCHDOG_USEC", OsString::from("500000"))];
-    let mut adit = Adit::start_with(&server(&pki, listen, echo.addr, &[]), &env);
+    let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &env);
     for _ in 0..3 {
         manager.hears("WATCHDOG=1");
     }
@@ -62,7 +63,8 @@ pub(crate) fn activated(args: &[String], names: &str, sockets: [Option<TcpListen
     if count > 0 {
         command.env("LISTEN_FDS", count.to_string()).env("LISTEN_FDNAMES", names);
     }
-    Adit::run_with(command.stdin(first).stdout(second))
+    command.stdin(first).stdout(second);
+    Adit::launch_with_stdout(command)
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn a_name_that_no_socket_or_more_than_one_has_is_an_error() {
         let mut args = server(&pki, free_port(), echo.addr, &[]);
         args[2] = "systemd:tls".into();
         let mut adit = activated(&args, names, sockets);
-        adit.says(says);
+        adit.logs(says);
         assert_eq!(adit.ends().code(), Some(1));
     }
 }
