@@ -24,6 +24,7 @@ mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;
+#[path = "../support/pki.rs"]
 mod pki;
 #[path = "../support/ports.rs"]
 mod ports;
