@@ -14,12 +14,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::{
+    pki::{self, Ca, dns, ip},
     process::{Adit, command_of},
     wait::LIMIT,
 };
@@ -27,20 +25,14 @@ use crate::{
 /// A folder with a CA and what it has signed.
 pub(crate) struct World {
     dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    ca: Ca,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).unwrap();
-        fs::write(dir.path().join("ca.crt"), root.pem()).unwrap();
-        let world = Self { dir, issuer: Issuer::new(params, key) };
+        let world = Self { dir, ca: Ca::new("root", None) };
+        world.write("ca.crt", &world.ca.pem);
         world.sign("server", "server", Some("spiffe://td/ns/prod/sa/server"));
         world
     }
@@ -57,18 +49,12 @@ impl World {
     /// `name.crt` and `name.key`: a common name, `localhost` and (but for `named`) 127.0.0.1, and a
     /// URI.
     pub(crate) fn sign(&self, name: &str, cn: &str, uri: Option<&str>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, cn);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if name != "named" {
-            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        }
-        params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        self.write(&format!("{name}.key"), &key.serialize_pem());
-        self.write(&format!("{name}.crt"), &signed.pem());
+        let names =
+            [Some(dns("localhost")), (name != "named").then(|| ip("127.0.0.1")), uri.map(pki::uri)];
+        let leaf =
+            self.ca.leaf(cn, |p| p.subject_alt_names = names.into_iter().flatten().collect());
+        self.write(&format!("{name}.key"), &leaf.key_pem);
+        self.write(&format!("{name}.crt"), &leaf.pem);
     }
 
     /// `credential:` of the server.

@@ -8,17 +8,18 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    helpers::{Echo, connect, free_port, server, start, start_with, status_of, until_status},
+    helpers::{connect, free_port, server, start, start_with, status_of, until_status},
     pki::Pki,
 };
 use crate::{
+    backends::Backend,
     manager::Manager,
     wait::{LIMIT, wait_for},
 };
 
 #[test]
 fn draining_shows_who_holds_connections_and_serves_them_to_their_end() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let (url, manager) = (format!("http://{at}"), Manager::new());
     let args = server(&pki, listen, echo.addr, &["--status", &url]);
     let mut adit = start_with(&args, &[manager.env()]);
@@ -62,7 +63,7 @@ fn draining_shows_who_holds_connections_and_serves_them_to_their_end() {
 
 #[test]
 fn sigint_while_draining_cuts_what_is_left() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let mut adit = start(&server(&pki, listen, echo.addr, &[]));
     adit.logs("listening");
     let mut open = connect(&pki, listen).unwrap();

@@ -16,16 +16,18 @@ use nix::sys::signal::Signal;
 
 use super::{
     helpers::{
-        Echo, ask, connect, exchange, free_port, server, start, status_of, status_over,
-        until_status,
+        ask, connect, exchange, free_port, server, start, status_of, status_over, until_status,
     },
     pki::Pki,
 };
-use crate::wait::{LIMIT, wait_for};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
+};
 
 #[test]
 fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
@@ -65,7 +67,7 @@ fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
 
 #[test]
 fn https_with_the_services_own_certificate_unless_http_is_written() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let address = at.to_string();
     let adit = start(&server(&pki, listen, echo.addr, &["--status", &address]));
     adit.logs("listening");
@@ -81,7 +83,7 @@ fn https_with_the_services_own_certificate_unless_http_is_written() {
 
 #[test]
 fn a_unix_socket_is_plain_and_goes_with_the_process() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let path = pki.path("status.sock");
     let address = format!("unix:{}", path.display());
     let mut adit = start(&server(&pki, listen, echo.addr, &["--status", &address]));
@@ -94,7 +96,7 @@ fn a_unix_socket_is_plain_and_goes_with_the_process() {
 
 #[test]
 fn while_certificates_are_waited_for_it_is_initializing() {
-    let (pki, echo, at) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, at) = (Pki::new(), Backend::echo(), free_port());
     let (target, url) = (echo.addr.to_string(), format!("http://{at}"));
     let api = format!("unix://{}", pki.path("nobody.sock").display());
     let args = ["server", "--listen", "127.0.0.1:0", "--target", &target, "--allow-all"];
@@ -170,7 +172,7 @@ fn many_who_ask_cost_the_target_one_connection_at_a_time() {
 
 #[test]
 fn a_client_makes_the_whole_handshake_with_its_target() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let (listen, at, plain, wrong) = (free_port(), free_port(), free_port(), free_port());
     let far = start(&server(&pki, listen, echo.addr, &[]));
     far.logs("listening");
@@ -179,7 +181,7 @@ fn a_client_makes_the_whole_handshake_with_its_target() {
         let (target, plain) = (format!("localhost:{port}"), format!("{plain}"));
         let args = ["client", "--listen", &plain, "--target", &target, "--status", &url];
         let mut args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
-        args.extend(pki.flags("client"));
+        args.extend(pki.flags("app"));
         args.extend(["--verify-cn".to_owned(), verify.to_owned()]);
         start(&args)
     };
@@ -197,7 +199,7 @@ fn a_client_makes_the_whole_handshake_with_its_target() {
 
 #[test]
 fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
@@ -216,7 +218,7 @@ fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
 /// a few of the others, and a reload still reads files.
 #[test]
 fn the_last_descriptors_are_for_status_and_reload() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
@@ -243,7 +245,7 @@ fn the_last_descriptors_are_for_status_and_reload() {
 
 #[test]
 fn shutdown_needs_its_flag_a_post_and_no_web_page() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let mut careful = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
@@ -279,7 +281,7 @@ fn is_well(at: SocketAddr) {
 
 #[test]
 fn callers_that_say_nothing_do_not_keep_others_out() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
@@ -290,7 +292,7 @@ fn callers_that_say_nothing_do_not_keep_others_out() {
 
 #[test]
 fn callers_that_say_nothing_and_web_pages_that_say_too_much() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");

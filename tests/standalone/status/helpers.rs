@@ -3,11 +3,10 @@
 use std::{
     ffi::OsString,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
-    sync::{Arc, Mutex},
-    thread,
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -32,45 +31,6 @@ pub(crate) fn start_with(args: &[String], env: &[(&str, OsString)]) -> Adit {
     let mut command = command_of(args);
     command.envs(env.iter().map(|(k, v)| (k, v)));
     Adit::launch(command)
-}
-
-/// Echoes on a port until it is dropped.
-pub(crate) struct Echo {
-    pub(crate) addr: SocketAddr,
-    stop: Arc<Mutex<bool>>,
-}
-
-impl Echo {
-    pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = Arc::new(Mutex::new(false));
-        let stopped = Arc::clone(&stop);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if *stopped.lock().unwrap() {
-                    return;
-                }
-                let Ok(mut stream) = stream else { continue };
-                thread::spawn(move || {
-                    let mut room = [0; 4096];
-                    while let Ok(n @ 1..) = stream.read(&mut room) {
-                        if stream.write_all(&room[..n]).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Self { addr, stop }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        *self.stop.lock().unwrap() = true;
-        let _ = TcpStream::connect(self.addr);
-    }
 }
 
 /// `adit server …` in front of `target`, for `spiffe://test/app`.

@@ -8,10 +8,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    helpers::{Echo, ask, connect, free_port, server, start, until_status},
+    helpers::{ask, connect, free_port, server, start, until_status},
     pki::Pki,
 };
-use crate::wait::{LIMIT, wait_for};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
+};
 
 fn value(all: &Value, name: &str) -> f64 {
     let found = all.as_array().unwrap().iter().find(|m| m["metric"] == name);
@@ -20,7 +23,7 @@ fn value(all: &Value, name: &str) -> f64 {
 
 #[test]
 fn what_is_counted_is_told_in_json_and_for_prometheus() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let more = ["--status", &url, "--metrics-prefix", "tun-nel"];
     let _adit = start(&server(&pki, listen, echo.addr, &more));
@@ -79,7 +82,7 @@ fn exchange_plain(to: std::net::SocketAddr) -> Option<(u16, String)> {
 
 #[test]
 fn graphite_and_a_url_are_told_without_being_asked() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let graphite = TcpListener::bind("127.0.0.1:0").unwrap();
     let web = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = graphite.local_addr().unwrap().to_string();

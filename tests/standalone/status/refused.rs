@@ -5,10 +5,13 @@ use std::{fs, time::Duration};
 use serde_json::Value;
 
 use super::{
-    helpers::{Echo, ask, free_port, server, start, status_of, until_status},
+    helpers::{ask, free_port, server, start, status_of, until_status},
     pki::Pki,
 };
-use crate::wait::{LIMIT, wait_for};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
+};
 
 /// What is said of the configuration once it is in this state; all else is well.
 fn config(at: std::net::SocketAddr, state: &str) -> Value {
@@ -24,7 +27,7 @@ fn config(at: std::net::SocketAddr, state: &str) -> Value {
 
 #[test]
 fn a_certificate_and_policies_that_were_not_taken() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
                   metadata: { name: a }\nspec: { action: DENY, rules: [{ from: [{ source: \
@@ -65,7 +68,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
 
 #[test]
 fn a_file_of_services_that_was_not_taken() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let good = format!(
         "status: {{ listen: \"http://{at}\" }}\nservices:\n- name: db\n  mode: server\n  \
          listen: \"{listen}\"\n  target: \"{}\"\n  \
@@ -74,7 +77,7 @@ fn a_file_of_services_that_was_not_taken() {
         echo.addr,
         pki.path("server.crt").display(),
         pki.path("server.key").display(),
-        pki.path("ca.crt").display(),
+        pki.path("ca.pem").display(),
     );
     let file = pki.path("services.yaml");
     fs::write(&file, &good).unwrap();

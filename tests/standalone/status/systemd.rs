@@ -10,14 +10,14 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    helpers::{Echo, ask, connect, free_port, server, start_with, until_status},
+    helpers::{ask, connect, free_port, server, start_with, until_status},
     pki::Pki,
 };
-use crate::{manager::Manager, process::Adit};
+use crate::{backends::Backend, manager::Manager, process::Adit};
 
 #[test]
 fn the_manager_hears_ready_reloading_ready_stopping_in_this_order() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let manager = Manager::new();
     let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &[manager.env()]);
     let ready = manager.next();
@@ -36,7 +36,7 @@ fn the_manager_hears_ready_reloading_ready_stopping_in_this_order() {
 
 #[test]
 fn the_watchdog_is_fed_while_it_works() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let manager = Manager::new();
     let env = [manager.env(), ("WATCHDOG_USEC", OsString::from("500000"))];
     let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &env);
@@ -69,7 +69,7 @@ pub(crate) fn activated(args: &[String], names: &str, sockets: [Option<TcpListen
 
 #[test]
 fn sockets_come_from_systemd_by_their_names() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let tls = TcpListener::bind("127.0.0.1:0").unwrap();
     let status = TcpListener::bind("127.0.0.1:0").unwrap();
     let (listen, at) = (tls.local_addr().unwrap(), status.local_addr().unwrap());
@@ -84,7 +84,7 @@ fn sockets_come_from_systemd_by_their_names() {
 
 #[test]
 fn a_name_that_no_socket_or_more_than_one_has_is_an_error() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let socket = || Some(TcpListener::bind("127.0.0.1:0").unwrap());
     for (names, sockets, says) in [
         ("other", [socket(), None], "systemd:tls: no socket has this name"),

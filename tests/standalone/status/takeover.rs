@@ -17,12 +17,13 @@ use nix::{
 
 use super::{
     helpers::{
-        Echo, connect, connect_with, free_port, server, start, start_with, status_of, until_status,
+        connect, connect_with, free_port, server, start, start_with, status_of, until_status,
     },
     pki::Pki,
     systemd::activated,
 };
 use crate::{
+    backends::Backend,
     manager::Manager,
     wait::{LIMIT, wait_for},
 };
@@ -72,7 +73,7 @@ impl Load {
 
 #[test]
 fn an_upgrade_refuses_no_connection_and_cuts_none() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let url = format!("http://{at}");
     let args = server(&pki, listen, echo.addr, &["--takeover", &path, "--status", &url]);
@@ -118,7 +119,7 @@ impl Drop for Grandchild {
 
 #[test]
 fn sigusr2_starts_the_successor_with_the_same_arguments() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let url = format!("http://{at}");
     let args = server(&pki, listen, echo.addr, &["--takeover", &path, "--status", &url]);
@@ -138,7 +139,7 @@ fn sigusr2_starts_the_successor_with_the_same_arguments() {
 
 #[test]
 fn a_socket_of_systemd_goes_from_hand_to_hand() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let tls = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = tls.local_addr().unwrap();
     let path = format!("unix:{}", pki.path("takeover.sock").display());
@@ -155,7 +156,7 @@ fn a_socket_of_systemd_goes_from_hand_to_hand() {
 
 #[test]
 fn a_successor_that_fails_changes_nothing() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let args = server(&pki, listen, echo.addr, &["--takeover", &path]);
     let mut old = start(&args);
