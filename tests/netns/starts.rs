@@ -1,7 +1,7 @@
 //! What an operator sees of a start, a reload and a stop.
 
 use std::{
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::{
     lab::{Lab, ip},
     mesh::{PODS, allow, held},
+    process::Adit,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -24,24 +25,14 @@ fn rights() {
     for (right, name) in [("sys_admin", "CAP_SYS_ADMIN"), ("net_admin", "CAP_NET_ADMIN")] {
         let without = format!("-{right}");
         let began = Instant::now();
-        let adit = Command::new("setpriv")
-            .args(["--inh-caps", &without, "--bounding-set", &without])
+        let mut adit = Command::new("setpriv");
+        adit.args(["--inh-caps", &without, "--bounding-set", &without])
             .arg(env!("CARGO_BIN_EXE_adit"))
             .args(["run", "-c"])
-            .arg(lab.file("mesh.yaml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut adit = adit.expect("`setpriv` of the package util-linux runs");
-        while adit.try_wait().unwrap().is_none() {
-            if began.elapsed() > Duration::from_secs(10) {
-                adit.kill().unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let done = adit.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(1), "{stderr}");
+            .arg(lab.file("mesh.yaml"));
+        let (code, stderr) = Adit::launch(adit).exit_code_and_log();
+        assert_eq!(code, 1, "{stderr}");
+        assert!(began.elapsed() < Duration::from_secs(10), "after {:?}", began.elapsed());
         assert!(stderr.contains(name), "{stderr}");
         assert!(!lab.file("ca").exists(), "no CA is made");
     }

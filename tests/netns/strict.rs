@@ -122,7 +122,9 @@ fn places() {
     assert_eq!(beside, Ok(200));
     assert!(held.iter().all(|tunnel| !tunnel.is_finished()));
     sockets.iter().for_each(|socket| socket.shutdown(std::net::Shutdown::Both).unwrap());
-    held.into_iter().for_each(|tunnel| drop(tunnel.join().unwrap()));
+    for tunnel in held {
+        tunnel.join().unwrap();
+    }
     lab.wait("a place is free again", || {
         request(dial("10.77.0.2:15008"), web(), connect("10.77.0.2:8080")) == Ok(200)
     });

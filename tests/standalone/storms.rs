@@ -44,6 +44,14 @@ fn a_flood_of_handshakes_is_served() {
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
 }
 
+/// Somebody in earnest is served; not at once where a busy machine takes longer for a handshake than
+/// it may last.
+fn is_served(caller: &Caller, at: std::net::SocketAddr) {
+    wait_until("a caller in earnest is served", LIMIT, || {
+        caller.says(at, "hello").is_ok_and(|heard| heard == "hello")
+    });
+}
+
 /// Hellos by the hundred from somebody who never goes on: whoever is in earnest is served.
 #[test]
 fn a_flood_of_hellos_delays_nobody_for_ever() {
@@ -59,7 +67,7 @@ fn a_flood_of_hellos_delays_nobody_for_ever() {
         .collect();
     let caller = Caller::new(&pki.ca, Some(&pki.app));
     for _ in 0..5 {
-        assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
+        is_served(&caller, adit.addr);
     }
     wait_until("they have lost patience", LIMIT, || adit.count("timeout") >= 300);
     drop(attackers);
@@ -101,10 +109,10 @@ fn a_slow_loris_is_shaken_off_and_others_are_served() {
             })
         })
         .collect();
-    assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
+    is_served(&Caller::new(&pki.ca, Some(&pki.app)), adit.addr);
     assert!(slow.into_iter().all(|slow| slow.join().unwrap()), "all are cut off");
     wait_until("all are recorded", LIMIT, || {
-        adit.count("tls_timeout") + adit.count("connect_timeout") == 20
+        adit.count("tls_timeout") + adit.count("connect_timeout") >= 20
     });
     assert_eq!(echo.taken(), 1);
 }
@@ -281,7 +289,7 @@ fn places_taken_by_silent_ones_are_given_back() {
     let adit = Adit::start(pki.server(echo.addr) + flags);
     let silent: Vec<_> = (0..6).map(|_| dial(adit.addr)).collect();
     let caller = Caller::new(&pki.ca, Some(&pki.app));
-    assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
+    is_served(&caller, adit.addr);
     wait_until("they are given up", LIMIT, || adit.count("tls_timeout") >= 4);
     drop(silent);
 }
@@ -338,8 +346,8 @@ fn garbage_by_the_hundred_is_shaken_off() {
             reset(socket);
         }
     }
-    assert_eq!(Caller::new(&pki.ca, Some(&pki.app)).says(adit.addr, "hello").unwrap(), "hello");
-    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 121);
+    is_served(&Caller::new(&pki.ca, Some(&pki.app)), adit.addr);
+    wait_until("all are recorded", LIMIT, || adit.count("connection complete") >= 121);
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
     assert_eq!(echo.taken(), 1);
 }

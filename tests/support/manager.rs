@@ -1,13 +1,8 @@
 //! A service manager that a process tells what it does (sd_notify(3)).
 
-use std::{
-    ffi::OsString,
-    os::unix::net::UnixDatagram,
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, os::unix::net::UnixDatagram, time::Instant};
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(40);
+use crate::wait::LIMIT;
 
 pub(crate) struct Manager {
     socket: UnixDatagram,
@@ -18,7 +13,7 @@ impl Manager {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
         Self { socket, folder }
     }
 
@@ -40,7 +35,7 @@ impl Manager {
             if told.starts_with(what) {
                 return told;
             }
-            assert!(begun.elapsed() < PATIENCE, "{what}: has not come, but {told}");
+            assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}, but {told}");
         }
     }
 }
