@@ -12,7 +12,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 
@@ -225,8 +228,8 @@ impl Drop for Adit {
     }
 }
 
-/// What a process prints: a file without a name, so that it is whole once the process has ended,
-/// and nobody who reads late makes it wait.
+/// What a process prints: a file in memory, so that it is whole once the process has ended, and
+/// neither a late reader nor a busy disk makes it wait.
 struct Log {
     file: File,
     read: Mutex<Lines>,
@@ -243,7 +246,8 @@ struct Lines {
 
 impl Log {
     fn new() -> Self {
-        Self { file: tempfile::tempfile().expect("a log file"), read: Mutex::default() }
+        let file = memfd_create("log", MFdFlags::MFD_CLOEXEC).expect("a log file");
+        Self { file: file.into(), read: Mutex::default() }
     }
 
     /// Where the process writes.
