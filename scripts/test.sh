@@ -22,35 +22,37 @@ step() {
   "$@" || { echo "failed: $*" >&2; exit 1; }
 }
 
-# Unit tests that count up to a bound, try thousands of inputs or wait; seconds each.
-SLOW_UNITS=(
-  of_whoever_has_asked_for_very_many_svids a_thousand_rewrites_leave_a_good_set
-  a_pkcs12_store_is_opened_whole_or_not_at_all a_weak_rsa_key_is_not_certified
-  peers_without_number_do_not_fill_the_memory series_are_bounded_and_what_is_left_over
-  what_ended_has_bounds_of_its_own overflow_is_not_for_good whatever_stands_beside_the_authority
-  anything_else_passes a_great_many_unknown_keys a_bundle_that_unpacks_to_too_much
-)
+# Unit tests that take seconds each (they count up to a bound, try thousands of inputs or wait) are
+# in modules of this name, beside the others.
+SLOW_UNITS=::slow::
 # Of the scenarios on loopback; each word chooses the tests whose names have it.
 QUICK_STANDALONE=(access:: material:: unix::)
 # Of those with real capture; they need namespaces.
 QUICK_NETNS=(mesh::a_call_is_captured mesh::a_policy_edit)
 
+# Scenarios of a binary by a word of their names; a word that no name has any more is an error.
+chosen() {
+  local binary=$1 word=$2
+  cargo test --locked --quiet --test "$binary" "$word" |
+    awk '{ print } /^running 0 tests/ { none = 1 } END { exit none }' ||
+    { echo "of $binary: \"$word\" failed, or no test has it in its name" >&2; return 1; }
+}
+
 fast() {
-  local name skip=()
-  for name in "${SLOW_UNITS[@]}"; do skip+=(--skip "$name"); done
+  local name
   step cargo fmt --check
   step cargo clippy --locked --all-targets -- -D warnings
-  step cargo test --locked --quiet --lib -- "${skip[@]}"
+  step cargo test --locked --quiet --lib -- --skip "$SLOW_UNITS"
   step cargo test --locked --quiet --test layering
-  step cargo test --locked --quiet --test standalone -- "${QUICK_STANDALONE[@]}"
+  for name in "${QUICK_STANDALONE[@]}"; do step chosen standalone "$name"; done
   local captured="of netns: all but ${QUICK_NETNS[*]}"
   if unshare --user --map-root-user --net true 2>/dev/null; then
-    for name in "${QUICK_NETNS[@]}"; do step cargo test --locked --quiet --test netns "$name"; done
+    for name in "${QUICK_NETNS[@]}"; do step chosen netns "$name"; done
   else
     captured="netns (no user namespaces here)"
   fi
   printf '\nwhat ran is green after %ss. Left out:\n' "$SECONDS"
-  printf '  %s\n' "${#SLOW_UNITS[@]} unit tests: ${SLOW_UNITS[*]}" "of standalone: all but ${QUICK_STANDALONE[*]}" \
+  printf '  %s\n' "unit tests in modules \`slow\`" "of standalone: all but ${QUICK_STANDALONE[*]}" \
     "$captured" "$(sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p}' Cargo.toml |
       grep -vxE 'layering|standalone|netns' | paste -sd ' ')" \
     "demo, interop, identity storms, attacks, bench, instruction counts, docs"

@@ -242,70 +242,77 @@ mod tests {
         }
     }
 
-    /// Whatever it was made with, if the password is right; and nothing of what is damaged.
-    #[test]
-    fn a_pkcs12_store_is_opened_whole_or_not_at_all() {
-        let (made, dir) = (made(), tempfile::tempdir().unwrap());
-        let open = |bytes: &[u8], password: &str| {
-            let path = dir.path().join("s.p12");
-            std::fs::write(&path, bytes).unwrap();
-            keystore_chain(&path, password)
-        };
-        let both = [&made.leaf, &made.root];
-        for cipher in [Cipher::PbeWithShaAnd3KeyTripleDesCbc, Cipher::PbeWithHmacSha256AndAes256] {
-            for mac in [Mac::HmacSha1, Mac::HmacSha256] {
-                for password in ["s3cret", "", "p\u{e4}ss w\u{f6}rd", &"long".repeat(100)] {
-                    let store = made.store(&both);
-                    let writer = store.writer(password).encryption_algorithm(cipher);
-                    let writer = writer.encryption_iterations(500).mac_iterations(500);
-                    let bytes = writer.mac_algorithm(mac).write().unwrap();
-                    let (chain, key) = open(&bytes, password).unwrap();
-                    assert_eq!(chain, [CertificateDer::from(made.leaf.clone())], "no root");
-                    assert_eq!(key.pkcs8(), made.key.serialize_der());
-                    for wrong in ["S3cret", "s3cret ", "guess"] {
-                        let error = open(&bytes, wrong).unwrap_err();
-                        assert!(!error.contains(wrong), "{error}");
+    /// Seconds each.
+    mod slow {
+        use super::*;
+
+        /// Whatever it was made with, if the password is right; and nothing of what is damaged.
+        #[test]
+        fn a_pkcs12_store_is_opened_whole_or_not_at_all() {
+            let (made, dir) = (made(), tempfile::tempdir().unwrap());
+            let open = |bytes: &[u8], password: &str| {
+                let path = dir.path().join("s.p12");
+                std::fs::write(&path, bytes).unwrap();
+                keystore_chain(&path, password)
+            };
+            let both = [&made.leaf, &made.root];
+            for cipher in
+                [Cipher::PbeWithShaAnd3KeyTripleDesCbc, Cipher::PbeWithHmacSha256AndAes256]
+            {
+                for mac in [Mac::HmacSha1, Mac::HmacSha256] {
+                    for password in ["s3cret", "", "p\u{e4}ss w\u{f6}rd", &"long".repeat(100)] {
+                        let store = made.store(&both);
+                        let writer = store.writer(password).encryption_algorithm(cipher);
+                        let writer = writer.encryption_iterations(500).mac_iterations(500);
+                        let bytes = writer.mac_algorithm(mac).write().unwrap();
+                        let (chain, key) = open(&bytes, password).unwrap();
+                        assert_eq!(chain, [CertificateDer::from(made.leaf.clone())], "no root");
+                        assert_eq!(key.pkcs8(), made.key.serialize_der());
+                        for wrong in ["S3cret", "s3cret ", "guess"] {
+                            let error = open(&bytes, wrong).unwrap_err();
+                            assert!(!error.contains(wrong), "{error}");
+                        }
                     }
                 }
             }
-        }
-        let store = made.store(&both);
-        let writer = store.writer("s3cret").encryption_iterations(100).mac_iterations(100);
-        let bytes = writer.write().unwrap();
-        let same = |bytes: &[u8]| match open(bytes, "s3cret") {
-            Ok((chain, key)) => {
-                chain == [CertificateDer::from(made.leaf.clone())]
-                    && key.pkcs8() == made.key.serialize_der()
+            let store = made.store(&both);
+            let writer = store.writer("s3cret").encryption_iterations(100).mac_iterations(100);
+            let bytes = writer.write().unwrap();
+            let same = |bytes: &[u8]| match open(bytes, "s3cret") {
+                Ok((chain, key)) => {
+                    chain == [CertificateDer::from(made.leaf.clone())]
+                        && key.pkcs8() == made.key.serialize_der()
+                }
+                Err(_) => false,
+            };
+            for cut in (0..bytes.len()).step_by(101) {
+                assert!(open(&bytes[..cut], "s3cret").is_err(), "{cut} bytes of it");
             }
-            Err(_) => false,
-        };
-        for cut in (0..bytes.len()).step_by(101) {
-            assert!(open(&bytes[..cut], "s3cret").is_err(), "{cut} bytes of it");
-        }
-        // A byte that says nothing may be another; what is taken is what was put there.
-        for at in (0..bytes.len()).step_by(89) {
-            let mut changed = bytes.clone();
-            changed[at] ^= 0x15;
-            assert!(open(&changed, "s3cret").is_err() || same(&changed), "byte {at}");
-        }
-        let mut keys = made.store(&both);
-        keys.add_entry("other", made.entry("2", &both));
-        let mut certificates = KeyStore::new();
-        let root = Certificate::from_der(&made.root).unwrap();
-        certificates.add_entry("ca", KeyStoreEntry::Certificate(root));
-        for (name, bytes) in [
-            ("two keys", keys.writer("s3cret").write().unwrap()),
-            ("no key", certificates.writer("s3cret").write().unwrap()),
-            ("no certificate", made.store(&[]).writer("s3cret").write().unwrap_or_default()),
-            ("nothing", KeyStore::new().writer("s3cret").write().unwrap()),
-            ("an empty file", Vec::new()),
-            ("a certificate", made.leaf.clone()),
-            ("a key", made.key.serialize_der()),
-            ("text", b"keystore".to_vec()),
-            ("zeros", vec![0; 4096]),
-        ] {
-            let error = open(&bytes, "s3cret").unwrap_err();
-            assert!(error.contains("s.p12") && !error.contains("s3cret"), "{name}: {error}");
+            // A byte that says nothing may be another; what is taken is what was put there.
+            for at in (0..bytes.len()).step_by(89) {
+                let mut changed = bytes.clone();
+                changed[at] ^= 0x15;
+                assert!(open(&changed, "s3cret").is_err() || same(&changed), "byte {at}");
+            }
+            let mut keys = made.store(&both);
+            keys.add_entry("other", made.entry("2", &both));
+            let mut certificates = KeyStore::new();
+            let root = Certificate::from_der(&made.root).unwrap();
+            certificates.add_entry("ca", KeyStoreEntry::Certificate(root));
+            for (name, bytes) in [
+                ("two keys", keys.writer("s3cret").write().unwrap()),
+                ("no key", certificates.writer("s3cret").write().unwrap()),
+                ("no certificate", made.store(&[]).writer("s3cret").write().unwrap_or_default()),
+                ("nothing", KeyStore::new().writer("s3cret").write().unwrap()),
+                ("an empty file", Vec::new()),
+                ("a certificate", made.leaf.clone()),
+                ("a key", made.key.serialize_der()),
+                ("text", b"keystore".to_vec()),
+                ("zeros", vec![0; 4096]),
+            ] {
+                let error = open(&bytes, "s3cret").unwrap_err();
+                assert!(error.contains("s.p12") && !error.contains("s3cret"), "{name}: {error}");
+            }
         }
     }
 }

@@ -1,11 +1,15 @@
 //! `adit bench` end to end, on loopback: every load, and loads that must notice a bad middle.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -15,40 +19,33 @@ use std::{
 
 use serde_json::Value;
 
-/// A far end of its own; killed by its own id when the test ends.
+#[path = "../support/ports.rs"]
+mod ports;
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/wait.rs"]
+mod wait;
+
+use process::{Adit, command};
+
+/// A far end of its own.
 struct Far {
-    process: Child,
+    _adit: Adit,
     addr: SocketAddr,
 }
 
 impl Far {
     fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(["bench", "serve", "--listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let adit = Adit::launch(command("bench serve --listen 127.0.0.1:0"));
+        let line = adit.logs("listening on ");
         let addr = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-        Self { process, addr }
-    }
-}
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        Self { _adit: adit, addr }
     }
 }
 
 /// Runs a load; its exit code, and what it said.
 fn load(to: SocketAddr, args: &str) -> (i32, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["bench", "run", &to.to_string(), "--json", "--warmup", "0.1"])
-        .args(args.split_whitespace())
-        .output()
-        .unwrap();
+    let output = command(&format!("bench run {to} --json --warmup 0.1 {args}")).output().unwrap();
     let json = serde_json::from_slice(&output.stdout);
     let json = json.unwrap_or_else(|e| panic!("{args}: {e}: {output:?}"));
     (output.status.code().unwrap(), json)
@@ -157,7 +154,7 @@ fn an_open_loop_charges_a_stall_to_all_who_waited() {
 
 #[test]
 fn a_target_that_refuses_is_a_clear_failure() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = ports::free();
     let (code, json) = load(nobody, "--mode churn --seconds 0.2");
     let first = json["failures"]["connect"]["first"].as_str().unwrap();
     assert!(code == 1 && first.contains(&format!("{nobody}: Connection refused")), "{json}");
@@ -175,11 +172,7 @@ fn a_stranger_at_the_far_end_is_closed() {
 
 /// Runs `adit bench` with these arguments; its exit code, and what it said.
 fn bench(args: &str) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_adit"))
-        .arg("bench")
-        .args(args.split_whitespace())
-        .output()
-        .unwrap();
+    let output = command(&format!("bench {args}")).output().unwrap();
     let [out, error] =
         [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
     (output.status.code().unwrap(), out, error)

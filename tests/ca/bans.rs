@@ -16,18 +16,19 @@ use crate::{
     issuer::{Issuer, claims},
     raw::{call, csr, watch},
     server::{CaServer, fetch, id},
+    wait::{LIMIT, wait_until_async},
 };
 
-type BannedNow = watch::Receiver<Arc<BTreeSet<SpiffeId>>>;
+pub(crate) type BannedNow = watch::Receiver<Arc<BTreeSet<SpiffeId>>>;
 
-fn follow(client: &Istiod) -> BannedNow {
+pub(crate) fn follow(client: &Istiod) -> BannedNow {
     client.banned().expect("a source that may ban")
 }
 
-async fn becomes(banned: &mut BannedNow, ids: &[&SpiffeId]) {
+pub(crate) async fn becomes(banned: &mut BannedNow, ids: &[&SpiffeId]) {
     let so = banned.wait_for(|now| now.iter().collect::<Vec<_>>() == ids);
-    let so = tokio::time::timeout(Duration::from_secs(5), so).await;
-    drop(so.unwrap_or_else(|_| panic!("not told within 5 s: {ids:?}")));
+    let so = tokio::time::timeout(LIMIT, so).await;
+    drop(so.unwrap_or_else(|_| panic!("not within {LIMIT:?}: told of {ids:?}")));
 }
 
 #[tokio::test]
@@ -93,16 +94,6 @@ fn node(client: Istiod) -> Svids {
     Svids::new(Arc::new(client), metrics, Tasks::default())
 }
 
-async fn soon(what: &str, is: impl Fn() -> bool) {
-    for _ in 0..500 {
-        if is() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not within 5 s: {what}");
-}
-
 #[tokio::test]
 async fn a_node_uses_no_identity_that_is_banned_and_takes_no_silence_for_a_ban() {
     let issuer = Issuer::new("k1");
@@ -116,21 +107,21 @@ async fn a_node_uses_no_identity_that_is_banned_and_takes_no_silence_for_a_ban()
     // A CA that is away bans nobody.
     server.stop();
     svids.rotate_now(&web);
-    soon("a failure", || svids.statuses()[0].last_error.is_some()).await;
+    wait_until_async("a failure", LIMIT, async || svids.statuses()[0].last_error.is_some()).await;
     assert_eq!(state(), "Available");
     svids.ready(&uid).await.unwrap();
     server.crash_and_restart();
     svids.rotate_now(&web);
-    soon("renewed", || svids.statuses()[0].last_error.is_none()).await;
+    wait_until_async("renewed", LIMIT, async || svids.statuses()[0].last_error.is_none()).await;
     server.ca(&["ban", web.as_str()]);
-    soon("banned", || state().starts_with("Banned: ")).await;
+    wait_until_async("banned", LIMIT, async || state().starts_with("Banned: ")).await;
     let refused = svids.ready(&uid).await.unwrap_err();
     assert!(refused.is_ban(), "{refused}");
     let lost = svids.outage_budget().lost;
     assert!(lost.len() == 1 && lost[0].contains("is banned"), "{lost:?}");
     assert_eq!(svids.statuses()[0].serial_number, None, "nothing of it is held");
     server.ca(&["unban", web.as_str()]);
-    soon("available", || state() == "Available").await;
+    wait_until_async("available", LIMIT, async || state() == "Available").await;
     svids.ready(&uid).await.unwrap();
 }
 
@@ -151,12 +142,8 @@ async fn a_refusal_because_of_a_ban_counts_where_no_bans_are_told() {
     assert_eq!(told.borrow().iter().collect::<Vec<_>>(), [&web]);
     server.ca(&["unban", web.as_str()]);
     // The server sees so in a moment.
-    for _ in 0..50 {
-        if fetch(&client, &web).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let given = async || fetch(&client, &web).await.is_ok();
+    wait_until_async("it is given again", LIMIT, given).await;
     assert!(told.borrow().is_empty());
 }
 
@@ -262,7 +249,8 @@ async fn a_host_that_is_banned_no_more_comes_back_with_a_new_join_token() {
     becomes(&mut told, &[&host]).await;
     assert!(fetch(&client, &host).await.unwrap_err().is_ban());
     server.ca(&["unban", host.as_str()]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let other = async || !fetch(&client, &host).await.unwrap_err().is_ban();
+    wait_until_async("it is refused for something else than the ban", LIMIT, other).await;
     // Its SVID stays revoked, and its token has been used.
     for _ in 0..2 {
         let refused = fetch(&client, &host).await.unwrap_err().to_string();

@@ -8,10 +8,14 @@ mod callers;
 mod issuer;
 #[path = "../support/manager.rs"]
 mod manager;
+#[path = "../support/process.rs"]
+mod process;
 mod raw;
 mod refusals;
 mod server;
 mod service;
 mod shortage;
 mod trust;
+#[path = "../support/wait.rs"]
+mod wait;
 mod web;

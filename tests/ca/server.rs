@@ -1,13 +1,6 @@
 //! A running `adit ca serve`, and clients for it. It ends with its owner.
 
-use std::{
-    ffi::OsString,
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use adit::{
     credentials::{Istiod, IstiodConfig, Server, Source, SourceError, Urgency, Wanted},
@@ -15,7 +8,11 @@ use adit::{
 };
 use serde_json::Value;
 
-use crate::issuer::{Issuer, jwks};
+use crate::{
+    issuer::{Issuer, jwks},
+    process::{Adit, command_of},
+    wait::{LIMIT, wait_for},
+};
 
 pub(crate) const PODS: &str = "pods:
 - { namespace: shop, serviceAccount: web, node: n1, name: web-1, uid: uid-web-1 }
@@ -33,7 +30,7 @@ pub(crate) const ATTESTORS: &str = "
 pub(crate) struct CaServer {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) addr: SocketAddr,
-    child: Option<Child>,
+    adit: Option<Adit>,
 }
 
 pub(crate) fn id(path: &str) -> SpiffeId {
@@ -68,19 +65,18 @@ impl CaServer {
         fs::write(dir.path().join("pods"), PODS).expect("pods written");
         fs::write(dir.path().join("ca.yaml"), config.replace("DIR", &path)).expect("written");
         let addr = "127.0.0.1:0".parse().expect("an address");
-        let mut server = Self { dir, addr, child: None };
+        let mut server = Self { dir, addr, adit: None };
         server.run(env);
         server
     }
 
     fn run(&mut self, env: &[(&str, OsString)]) {
-        let log = fs::File::create(self.file("log")).expect("a log file");
-        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-        adit.args(["ca", "serve", "-c"]).arg(self.file("ca.yaml"));
+        let file = self.file("ca.yaml");
+        let mut adit =
+            command_of(["ca".as_ref(), "serve".as_ref(), "-c".as_ref(), file.as_os_str()]);
         adit.envs(env.iter().map(|(key, value)| (key, value)));
-        adit.stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
         adit::sys::process::die_with_parent(&mut adit);
-        self.child = Some(adit.spawn().expect("adit starts"));
+        self.adit = Some(Adit::launch(adit));
         let line = self.line("serving", |l| l["message"] == "serving");
         self.addr = line["address"].as_str().expect("an address").parse().expect("an address");
     }
@@ -96,45 +92,42 @@ impl CaServer {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.adit.as_ref().expect("it runs").id()
     }
 
     /// Waits for one that was told to end.
     pub(crate) fn ends(&mut self) -> std::process::ExitStatus {
-        self.child.take().expect("it runs").wait().expect("it ends")
+        self.adit.as_mut().expect("it runs").ends()
     }
 
     pub(crate) fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.adit = None;
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// All that it has printed.
+    pub(crate) fn log(&self) -> String {
+        self.adit.as_ref().map(Adit::log).unwrap_or_default()
+    }
+
     /// All log lines so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
-        let log = fs::read_to_string(self.file("log")).unwrap_or_default();
-        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The last log line of its kind, waited for.
+    #[track_caller]
     pub(crate) fn line(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let start = Instant::now();
-        loop {
-            if let Some(line) = self.lines().into_iter().rev().find(|line| is(line)) {
-                return line;
-            }
-            let log = fs::read_to_string(self.file("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(10), "no line {what}:\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(&format!("a line {what}"), LIMIT, || {
+            self.lines().into_iter().rev().find(|line| is(line))
+        })
     }
 
     /// The `n`th decision, counted from 0.
+    #[track_caller]
     pub(crate) fn decision(&self, n: usize) -> Value {
         let decided = |l: &Value| l["message"] == "issued" || l["message"] == "refused";
         let all = || self.lines().into_iter().filter(decided).collect::<Vec<_>>();
@@ -174,27 +167,28 @@ impl CaServer {
         answer
     }
 
+    /// Waits until the metrics have this, and returns them.
+    #[track_caller]
+    pub(crate) fn counts(&self, what: &str) -> String {
+        let counted = || Some(self.metrics()).filter(|metrics| metrics.contains(what));
+        wait_for(&format!("{what:?} in the metrics"), LIMIT, counted)
+    }
+
     /// A step of `adit ca` in the CA's directory.
     pub(crate) fn ca(&self, step: &[&str]) {
-        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-        let done = adit.arg("ca").args(step).arg("--dir").arg(self.file("ca")).output();
+        let mut adit = command_of(["ca"]);
+        let done = adit.args(step).arg("--dir").arg(self.file("ca")).output();
         let done = done.expect("adit runs");
         assert!(done.status.success(), "{step:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// A join token, made by the command.
     pub(crate) fn join_token(&self, id: &SpiffeId, ttl: &str) -> String {
-        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-        adit.args(["ca", "token", "create", "--id", id.as_str(), "--ttl", ttl, "--dir"]);
+        let mut adit = command_of(["ca"]);
+        adit.args(["token", "create", "--id", id.as_str(), "--ttl", ttl, "--dir"]);
         let made = adit.arg(self.file("join")).output().expect("adit runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).expect("text").trim().to_owned()
-    }
-}
-
-impl Drop for CaServer {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

@@ -1,13 +1,15 @@
 //! A CA whose authorities and CRLs change while it serves.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit::credentials::{Istiod, IstiodConfig};
 use serde_json::Value;
 
 use crate::{
+    bans::{becomes, follow},
     issuer::{Issuer, claims},
     server::{CaServer, fetch, id},
+    wait::{LIMIT, wait_until_async},
 };
 
 #[tokio::test]
@@ -18,11 +20,13 @@ async fn an_svid_that_was_revoked_gets_no_other() {
     fetch(&client, &host).await.unwrap();
     // Renewed by itself, as long as nobody minds.
     fetch(&client, &host).await.unwrap();
+    let mut told = follow(&client);
     server.ca(&["ban", host.as_str()]);
+    becomes(&mut told, &[&host]).await;
     server.ca(&["unban", host.as_str()]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
     // The host may have an SVID again, but whoever holds the old one may not be it.
-    fetch(&client, &host).await.unwrap_err();
+    let other = async || !fetch(&client, &host).await.unwrap_err().is_ban();
+    wait_until_async("it is refused for something else than the ban", LIMIT, other).await;
     let of = |l: &Value| l["message"] == "refused" && l.to_string().contains("revoked");
     server.line("of the refusal", of);
 }
@@ -58,12 +62,12 @@ async fn a_client_that_trusts_the_bundle_file_outlives_the_first_root() {
     // So long an authority must have been known before it may sign.
     tokio::time::sleep(Duration::from_secs(3)).await;
     server.ca(&["activate"]);
-    eventually("the next authority signs", async || signer().await != first).await;
+    wait_until_async("the next authority signs", LIMIT, async || signer().await != first).await;
     all(&both).await;
     server.ca(&["taint"]);
     // The server's own certificate leaves a tainted authority.
     let left = async || fetch(&with("copy.pem"), &web).await.is_err();
-    eventually("the copy of the first root is of no use", left).await;
+    wait_until_async("the copy of the first root is of no use", LIMIT, left).await;
     all(&both[..1]).await;
     server.ca(&["revoke"]);
     all(&both[..1]).await;
@@ -80,14 +84,6 @@ fn authority_key(certificate: &[u8]) -> Vec<u8> {
         _ => None,
     });
     key.expect("an authority key identifier")
-}
-
-async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
-    let start = Instant::now();
-    while !is().await {
-        assert!(start.elapsed() < Duration::from_secs(10), "not after 10 s: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// What resumes a session shows no chain.

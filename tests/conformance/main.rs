@@ -24,4 +24,6 @@ mod spiffe_id;
 mod spiffe_ids;
 #[path = "../support/svids.rs"]
 mod svids;
+#[path = "../support/wait.rs"]
+mod wait;
 mod x509_svid;

@@ -7,7 +7,6 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Duration,
 };
 
 use tokio::net::TcpStream;
@@ -16,6 +15,7 @@ use crate::{
     records::{We, ours, run},
     records_end::Ours,
     svids::ROOT,
+    wait::{LIMIT, wait_for},
 };
 
 const SUITES: [&str; 3] =
@@ -104,15 +104,8 @@ async fn connected(we: We, suite: &str) -> (Ours, Openssl) {
             let at = addr.to_string();
             let further = ["-accept", at.as_str(), "-Verify", "1", "-naccept", "1"];
             let openssl = Openssl::start("s_server", suite, &further);
-            let mut tries = 0;
-            loop {
-                match std::net::TcpStream::connect(addr) {
-                    Ok(tcp) => break (tcp, openssl),
-                    Err(e) => assert!(tries < 500, "s_server does not listen: {e}"),
-                }
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let dial = || std::net::TcpStream::connect(addr).ok();
+            (wait_for("s_server listens", LIMIT, dial), openssl)
         }
     };
     tcp.set_nonblocking(true).unwrap();

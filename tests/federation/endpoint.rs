@@ -29,6 +29,8 @@ use tokio::{
     sync::watch,
 };
 
+use crate::wait::{LIMIT, wait_until_async};
+
 /// A CA of its own in a temporary directory.
 pub(crate) struct Foreign {
     pub(crate) dir: tempfile::TempDir,
@@ -247,15 +249,9 @@ impl Ours {
         assert!(self.federation.refresh_now(&of.parse().unwrap()));
     }
 
-    /// Waits up to fifteen seconds: a visit may last ten.
+    /// Waits until it is so.
     pub(crate) async fn until(&self, what: &str, mut true_now: impl FnMut(&Self) -> bool) {
-        for _ in 0..1500 {
-            if true_now(self) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not {what}: {:?}", self.federation.statuses());
+        wait_until_async(what, LIMIT, async || true_now(self)).await;
     }
 
     /// Waits for a failure that says this.

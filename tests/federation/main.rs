@@ -9,3 +9,5 @@ mod ports;
 mod refusals;
 mod serving;
 mod trust;
+#[path = "../support/wait.rs"]
+mod wait;

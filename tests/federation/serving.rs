@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::{
     endpoint::{Foreign, Ours, by_svid},
     ports::free,
+    wait::{LIMIT, wait_until_async},
 };
 
 fn svids(of: Foreign) -> (Arc<Svids>, adit::identity::TrustDomain, tempfile::TempDir) {
@@ -110,8 +111,8 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(curl(&format!("--cacert {ca} {url}")).await.starts_with("HTTP/1.1 200 OK"));
     certificate(dir.path());
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(curl(&format!("--cacert {ca} {url}")).await.starts_with("HTTP/1.1 200 OK"));
+    let new = async || curl(&format!("--cacert {ca} {url}")).await.starts_with("HTTP/1.1 200 OK");
+    wait_until_async("the new certificate is shown", LIMIT, new).await;
     // Our own client by the other profile.
     let ours = Ours::new(None);
     let profile = Profile::Web { roots: Some(files.certificate.clone()) };

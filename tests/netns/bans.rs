@@ -1,15 +1,13 @@
 //! Who is banned at `adit ca serve` is cut off on every node that asks it, and is told so.
 
-use std::{
-    fs,
-    process::{Child, Command},
-};
+use std::fs;
 
 use crate::{
     ca_server::{asks, start_ca, write_tokens},
     forge::{forge, request, uncaptured},
     lab::Lab,
     mesh::{PODS, allow, held, still_answers},
+    process::{Adit, command_of},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] =
@@ -19,37 +17,24 @@ const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const SPY: &str = "spiffe://cluster.local/ns/shop/sa/spy";
 
 /// The node of db, beside that of the lab.
-struct Second(Child);
-
-impl Second {
-    fn start(lab: &Lab, body: &str) -> Self {
-        let file = lab.file("second.yaml");
-        let text = format!(
-            "trustDomain: cluster.local\nca: {}\ncapture: {{ rules: nft }}\n\
-             accessLog: {{ format: json }}\nadmin: {{ address: '127.0.0.1:15100' }}\n\
-             metrics: {{ address: '127.0.0.1:15120' }}\n\
-             readiness: {{ address: '127.0.0.1:15121' }}\nnode: n2\n{body}",
-            asks(lab, "n2")
-        );
-        fs::write(&file, text).unwrap();
-        let log = fs::File::create(lab.file("second-log")).unwrap();
-        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-        adit.args(["run", "-c"]).arg(file).stdout(log.try_clone().unwrap()).stderr(log);
-        adit::sys::process::die_with_parent(&mut adit);
-        Self(adit.spawn().unwrap())
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn second(lab: &Lab, body: &str) -> Adit {
+    let file = lab.file("second.yaml");
+    let text = format!(
+        "trustDomain: cluster.local\nca: {}\ncapture: {{ rules: nft }}\n\
+         accessLog: {{ format: json }}\nadmin: {{ address: '127.0.0.1:15100' }}\n\
+         metrics: {{ address: '127.0.0.1:15120' }}\n\
+         readiness: {{ address: '127.0.0.1:15121' }}\nnode: n2\n{body}",
+        asks(lab, "n2")
+    );
+    fs::write(&file, text).unwrap();
+    let mut adit = command_of(["run".as_ref(), "-c".as_ref(), file.as_os_str()]);
+    adit::sys::process::die_with_parent(&mut adit);
+    Adit::launch(adit)
 }
 
 fn ca(lab: &Lab, verb: &str) {
-    let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-    let done = adit.args(["ca", verb, WEB, "--dir"]).arg(lab.file("ca")).output().unwrap();
+    let mut adit = command_of(["ca", verb, WEB, "--dir"]);
+    let done = adit.arg(lab.file("ca")).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
@@ -78,10 +63,9 @@ fn banned() {
             body.replace(&format!("netns: {pod}"), &format!("node: {node}, netns: {pod}"))
         },
     );
-    let _second = Second::start(&lab, &body);
+    let second = second(&lab, &body);
     lab.start(&format!("node: n1\n{body}"));
-    let second_log = || fs::read_to_string(lab.file("second-log")).unwrap();
-    lab.wait(&format!("the second is ready: {}", second_log()), || {
+    lab.wait("the second is ready", || {
         lab.admin("127.0.0.1:15121", "GET /healthz/ready").contains("200 OK")
     });
     let (mut web, mut spy) = (held(&lab, "web"), held(&lab, "spy"));
@@ -89,7 +73,7 @@ fn banned() {
 
     ca(&lab, "ban");
     lab.wait("cut by the node of db", || {
-        second_log().lines().any(|l| l.contains("identity_banned") && l.contains(WEB))
+        second.log().lines().any(|l| l.contains("identity_banned") && l.contains(WEB))
     });
     assert!(!still_answers(&mut web));
     assert!(still_answers(&mut spy));
@@ -108,7 +92,7 @@ fn banned() {
     );
     assert!(lab.ask("spy", "10.96.0.10:80").is_ok());
     assert!(still_answers(&mut spy));
-    let log = second_log();
+    let log = second.log();
     let mut cut = log.lines().filter(|line| line.contains("identity_banned"));
     assert!(cut.all(|line| !line.contains(SPY)), "{log}");
 

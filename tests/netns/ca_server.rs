@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
     time::{Duration, SystemTime},
 };
 
@@ -13,20 +12,11 @@ use serde_json::json;
 use crate::{
     lab::Lab,
     mesh::{PODS, allow},
+    process::{Adit, command_of},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] =
     &[("ca_server::a_node_gets_its_svids_from_another_adit_and_carries_traffic", carried)];
-
-/// Ends with the scenario.
-pub(crate) struct CaServer(Child);
-
-impl Drop for CaServer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 const CA: &str = "
 listen: 127.0.0.1:15012
@@ -72,16 +62,14 @@ pub(crate) fn asks(lab: &Lab, node: &str) -> String {
     )
 }
 
-pub(crate) fn start_ca(lab: &Lab) -> CaServer {
+pub(crate) fn start_ca(lab: &Lab) -> Adit {
     let text = CA.replace("DIR", &lab.dir.path().display().to_string());
     fs::write(lab.file("ca.yaml"), text).unwrap();
-    let log = fs::File::create(lab.file("ca-log")).unwrap();
-    let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-    adit.args(["ca", "serve", "-c"]).arg(lab.file("ca.yaml"));
-    adit.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let file = lab.file("ca.yaml");
+    let mut adit = command_of(["ca".as_ref(), "serve".as_ref(), "-c".as_ref(), file.as_os_str()]);
     adit::sys::process::die_with_parent(&mut adit);
-    let server = CaServer(adit.spawn().unwrap());
-    lab.wait("serving", || fs::read_to_string(lab.file("ca-log")).unwrap().contains("serving"));
+    let server = Adit::launch(adit);
+    server.logs("serving");
     server
 }
 
@@ -108,8 +96,8 @@ fn carried() {
     let record = lab.record("inbound", "completed");
     assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/shop/sa/web");
     assert!(lab.ask("spy", "10.96.0.10:80").is_err());
-    let certs = lab.admin("127.0.0.1:15000", "GET /certs");
-    assert!(certs.contains("refuses spiffe://cluster.local/ns/shop/sa/spy"), "{certs}");
+    let refuses = "refuses spiffe://cluster.local/ns/shop/sa/spy";
+    let certs = lab.shows("127.0.0.1:15000", "GET /certs", refuses);
     assert!(certs.contains("\"source\": \"istiod\""), "{certs}");
     // Past the end of the first SVIDs, calls go on with those that renewed them.
     let start = SystemTime::now();

@@ -11,6 +11,7 @@ use crate::{
     forge::{block_on, forge, handshake, hold, request, uncaptured},
     lab::Lab,
     mesh::{PODS, allow, lab},
+    wait::{LIMIT, wait_until_async},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -128,9 +129,8 @@ fn memory() {
             }
             senders.push(send);
         }
-        while !overloaded(&lab, "in memory for readers that stall") {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let full = async || overloaded(&lab, "in memory for readers that stall");
+        wait_until_async("a reader that stalls is too much", LIMIT, full).await;
     });
     let mut echo = [0; 6];
     std::io::Write::write_all(&mut open, b"still\n").unwrap();

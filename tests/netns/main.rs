@@ -1,5 +1,7 @@
 //! Scenarios with real capture, in namespaces of their own. Runs as root, or as anybody where
 //! user namespaces are allowed: the process moves into fresh ones before its first thread.
+// A scenario that is in no list, or a list that is not in `main`, does not compile.
+#![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod admin;
@@ -20,6 +22,8 @@ mod lab;
 #[path = "../support/manager.rs"]
 mod manager;
 mod mesh;
+#[path = "../support/process.rs"]
+mod process;
 mod redirects;
 mod refusals;
 mod revocation;
@@ -33,6 +37,8 @@ mod starts;
 mod strict;
 mod svid_corpus;
 mod tampering;
+#[path = "../support/wait.rs"]
+mod wait;
 mod workers;
 
 fn main() {

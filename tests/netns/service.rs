@@ -132,8 +132,8 @@ fn confined() {
     lab.wait("carried anew", || lab.log().matches("pod carried").count() == PODS.len() + 1);
     lab.wait("reached", || lab.ask("web", "10.96.0.10:80").is_ok());
     lab.write_mesh(&(allow(&["web"]) + "sandbox: disabled\n"));
-    lab.wait("said", || lab.log().contains("takes effect after a restart"));
-    assert!(lab.log().contains("sandbox (") && lab.stop().success(), "{}", lab.log());
+    lab.logs("sandbox ( … takes effect after a restart");
+    assert!(lab.stop().success(), "{}", lab.log());
     lab.launch(&(allow(&["web"]) + "sandbox: disabled\n"));
     lab.wait("ready", || lab.readiness().contains("200 OK"));
     assert!(of_threads(&lab, "Seccomp:").iter().all(|is| is == "0"));
@@ -159,7 +159,7 @@ fn by_pid() {
     lab.start(&mesh);
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     let says = "off: pods are named by process IDs";
-    assert!(lab.log().contains(says), "{}", lab.log());
+    lab.logs(says);
     assert!(of_threads(&lab, "Seccomp:").iter().all(|is| is == "2"));
     assert!(lab.stop().success());
     lab.launch(&(mesh.clone() + "sandbox: required\n"));

@@ -1,7 +1,7 @@
 //! What an operator sees of a start, a reload and a stop.
 
 use std::{
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::{
     lab::{Lab, ip},
     mesh::{PODS, allow, held},
+    process::Adit,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -24,24 +25,14 @@ fn rights() {
     for (right, name) in [("sys_admin", "CAP_SYS_ADMIN"), ("net_admin", "CAP_NET_ADMIN")] {
         let without = format!("-{right}");
         let began = Instant::now();
-        let adit = Command::new("setpriv")
-            .args(["--inh-caps", &without, "--bounding-set", &without])
+        let mut adit = Command::new("setpriv");
+        adit.args(["--inh-caps", &without, "--bounding-set", &without])
             .arg(env!("CARGO_BIN_EXE_adit"))
             .args(["run", "-c"])
-            .arg(lab.file("mesh.yaml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut adit = adit.expect("`setpriv` of the package util-linux runs");
-        while adit.try_wait().unwrap().is_none() {
-            if began.elapsed() > Duration::from_secs(10) {
-                adit.kill().unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let done = adit.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(1), "{stderr}");
+            .arg(lab.file("mesh.yaml"));
+        let (code, stderr) = Adit::launch(adit).exit_code_and_log();
+        assert_eq!(code, 1, "{stderr}");
+        assert!(began.elapsed() < Duration::from_secs(10), "after {:?}", began.elapsed());
         assert!(stderr.contains(name), "{stderr}");
         assert!(!lab.file("ca").exists(), "no CA is made");
     }
@@ -94,15 +85,14 @@ fn said() {
     lab.drain = "60s";
     lab.echo("db", 8080);
     lab.start(&allow(&["web"]));
-    let log = lab.log();
-    let start = log.lines().find(|line| line.contains("adit starts")).expect(&log);
-    let start: serde_json::Value = serde_json::from_str(start).unwrap();
+    let start: serde_json::Value = serde_json::from_str(&lab.logs("adit starts")).unwrap();
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&start["admin"], &start["pods"]), (&"127.0.0.1:15000".into(), &3.into()));
 
     let changed = "limits: { streams: 77 }\ntimeouts: { connect: 7s }\n";
     lab.write_mesh(&(allow(&["web"]) + changed));
-    lab.wait("reloaded", || lab.log().contains("configuration reloaded"));
+    lab.logs("configuration reloaded");
+    lab.wait("both are said", || lab.log().matches("takes effect after a restart").count() >= 2);
     let log = lab.log();
     let told = log.lines().filter(|l| l.contains("takes effect after a restart"));
     let told: Vec<serde_json::Value> = told.map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -121,18 +111,15 @@ fn said() {
 
     // What was refused is said until it is mended, and the node stays ready.
     lab.write_mesh(&allow(&["web"]).replacen("services:", "sevices:", 1));
-    lab.wait("refused", || lab.log().contains("configuration refused"));
-    let refused = lab.readiness();
-    assert!(refused.contains("200 OK") && refused.contains("the mesh file is not"), "{refused}");
-    assert!(refused.contains("sevices"), "{refused}");
-    let dump = lab.admin("127.0.0.1:15000", "GET /config_dump");
-    assert!(dump.contains("\"state\": \"refused\""), "{dump}");
+    lab.logs("configuration refused");
+    let refused = lab.shows("127.0.0.1:15021", "GET /healthz/ready", "the mesh file is not");
+    assert!(refused.contains("200 OK") && refused.contains("sevices"), "{refused}");
+    let dump = lab.shows("127.0.0.1:15000", "GET /config_dump", "\"state\": \"refused\"");
     assert!(dump.contains("\"cipher\": \"AES-256-GCM\""), "{dump}");
-    let metrics = |lab: &Lab| lab.admin("127.0.0.1:15020", "GET /metrics");
-    assert!(metrics(&lab).contains("\nadit_reload_refused 1\n"));
+    lab.counts("\nadit_reload_refused 1\n");
     lab.write_mesh(&(allow(&["web"]) + changed));
     lab.wait("mended", || lab.readiness().ends_with("\r\n\r\nready\n"));
-    assert!(metrics(&lab).contains("\nadit_reload_refused 0\n"));
+    lab.counts("\nadit_reload_refused 0\n");
 
     let _open = held(&lab, "web");
     lab.signal(Signal::SIGINT);

@@ -109,7 +109,9 @@ fn places() {
     lab.start(&format!("{}limits: {{ tunnels: 3 }}\n", allow(&["web"])));
     let web = || forge(&lab, &["spiffe://cluster.local/ns/shop/sa/web"], |_| ());
     let dial = |to: &str| uncaptured(&lab, to);
-    let held: Vec<_> = (0..3).map(|_| hold(dial("10.77.0.2:15008"), web(), None)).collect();
+    let sockets: Vec<TcpStream> = (0..3).map(|_| dial("10.77.0.2:15008")).collect();
+    let held = sockets.iter().map(|socket| hold(socket.try_clone().unwrap(), web(), None));
+    let held: Vec<_> = held.collect();
     let connect = |authority: &str| {
         http::Request::builder().method(http::Method::CONNECT).uri(authority).body(()).unwrap()
     };
@@ -119,8 +121,10 @@ fn places() {
     let beside = request(dial("10.77.0.3:15008"), web(), connect("10.77.0.3:8080"));
     assert_eq!(beside, Ok(200));
     assert!(held.iter().all(|tunnel| !tunnel.is_finished()));
-    // Those held end by themselves after ten seconds.
-    held.into_iter().for_each(|tunnel| drop(tunnel.join()));
+    sockets.iter().for_each(|socket| socket.shutdown(std::net::Shutdown::Both).unwrap());
+    for tunnel in held {
+        tunnel.join().unwrap();
+    }
     lab.wait("a place is free again", || {
         request(dial("10.77.0.2:15008"), web(), connect("10.77.0.2:8080")) == Ok(200)
     });

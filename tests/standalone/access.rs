@@ -320,12 +320,11 @@ fn tls_13_may_be_the_oldest_version() {
 fn names_with_line_breaks_stay_in_their_line() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app");
-    let before = adit.lines();
     let forger = pki.ca.leaf("x\n2026-01-01T00:00:00Z  INFO access: policy=\"cn\" forged", |_| {});
     assert!(Caller::new(&pki.ca, Some(&forger)).says(adit.addr, "hello").is_err());
     assert!(adit.logs("policy_denied").contains("forged"));
     assert_eq!(adit.count("forged"), 1);
-    assert_eq!(adit.lines(), before + 1);
+    assert!(adit.log().lines().all(|line| !line.starts_with("2026-01-01T00:00:00Z")));
 }
 
 /// What resumes a session is not judged anew.

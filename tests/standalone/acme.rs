@@ -14,7 +14,8 @@ use crate::{
     peers::Caller,
     pki::Pki,
     ports::free,
-    process::{Adit, command, eventually, refused},
+    process::{Adit, command, refused},
+    wait::{LIMIT, wait_until},
 };
 
 const NAME: &str = "db.example.org";
@@ -67,7 +68,7 @@ impl<'a> Pebble<'a> {
         );
         let directory = format!("https://localhost:{}/dir", listen.port());
         let pebble = Self { pki, running: vec![ca, resolver], directory, management };
-        eventually("pebble listens", || {
+        wait_until("pebble listens", LIMIT, || {
             [listen, management, dns_api].iter().all(|a| std::net::TcpStream::connect(a).is_ok())
         });
         pebble

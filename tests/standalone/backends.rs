@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::process::PATIENCE;
+use crate::wait::LIMIT;
 
 /// One that listens until dropped.
 pub(crate) struct Backend {
@@ -115,7 +115,7 @@ impl Fading {
             }
             let last = Instant::now();
             let mut became = None;
-            while became.is_none() && last.elapsed() < PATIENCE {
+            while became.is_none() && last.elapsed() < LIMIT {
                 thread::sleep(Duration::from_millis(10));
                 became = socket.take_error().unwrap();
             }
@@ -158,8 +158,8 @@ pub(crate) fn echo(mut socket: TcpStream) {
 
 /// No test waits for ever.
 pub(crate) fn patient(socket: &TcpStream) {
-    let _ = socket.set_read_timeout(Some(PATIENCE));
-    let _ = socket.set_write_timeout(Some(PATIENCE));
+    let _ = socket.set_read_timeout(Some(LIMIT));
+    let _ = socket.set_write_timeout(Some(LIMIT));
     let _ = socket.set_nodelay(true);
 }
 

@@ -1,6 +1,11 @@
-//! `adit server` and `adit client` as their users see them: the real binary, its flags, real
-//! sockets on loopback, and peers that are not adit's own.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+//! `adit server`, `adit client` and `adit proxy` as their users see them: the real binary, its
+//! flags and files, real sockets on loopback, and peers that are not adit's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 mod access;
 mod access_client;
@@ -12,25 +17,33 @@ mod flags;
 mod forward;
 mod hbone;
 mod kernel_tls;
+#[path = "../support/manager.rs"]
+mod manager;
 mod material;
 mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;
+#[path = "../support/pki.rs"]
 mod pki;
 #[path = "../support/ports.rs"]
 mod ports;
 mod postgres;
 mod probes;
+#[path = "../support/process.rs"]
 mod process;
 mod proxy;
 mod rego;
 mod reload;
 mod sandbox;
+mod services;
 mod starts;
+mod status;
 mod storms;
 mod streams;
 mod tokens;
 mod trust;
 mod unix;
+#[path = "../support/wait.rs"]
+mod wait;
 mod workload_api;

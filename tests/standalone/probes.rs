@@ -14,7 +14,8 @@ use crate::{
     peers::{Caller, Demand, ONLY12, ONLY13, tls_backend},
     pki::Pki,
     ports,
-    process::{Adit, PATIENCE, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 /// What an HTTP GET of this path hears.
@@ -34,7 +35,7 @@ fn a_caller_that_ends_before_it_says_anything_is_no_error() {
         Adit::start(pki.server(echo.addr) + &format!("--allow-all --status http://{status}"));
     drop(dial(adit.addr));
     reset(dial(adit.addr));
-    eventually("both are recorded", || adit.count("reason=\"silent\"") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("reason=\"silent\"") == 2);
     let loud = |adit: &Adit| adit.count(" ERROR ") + adit.count(" WARN ");
     assert_eq!(loud(&adit), 0);
     let counted = get(status, "/_metrics/prometheus");
@@ -52,7 +53,7 @@ fn a_caller_that_ends_before_it_says_anything_is_no_error() {
     reset(dial(behind.addr));
     let local = v2::Builder::new(v2::Version::Two | v2::Command::Local, 0).build().unwrap();
     dial(behind.addr).write_all(&local).unwrap();
-    eventually("all are recorded", || behind.count("reason=\"silent\"") == 3);
+    wait_until("all are recorded", LIMIT, || behind.count("reason=\"silent\"") == 3);
     assert_eq!(loud(&behind), 0);
     dial(behind.addr).write_all(b"PROXY TCP4").unwrap();
     behind.logs("ERROR … reason=\"bad_proxy_header\"");
@@ -81,7 +82,7 @@ fn a_target_that_wants_a_proxy_header_is_asked_with_one() {
             pki.server(one.addr),
             two.addr
         ));
-        assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), wanted, "{mode}");
+        assert_eq!(heard.recv_timeout(LIMIT).unwrap(), wanted, "{mode}");
     }
     let (told, heard) = mpsc::channel();
     let one = Backend::start(move |mut socket| {
@@ -97,7 +98,7 @@ fn a_target_that_wants_a_proxy_header_is_asked_with_one() {
         pki.server(one.addr),
         two.addr
     ));
-    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"GET /well H");
+    assert_eq!(heard.recv_timeout(LIMIT).unwrap(), b"GET /well H");
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn a_target_that_speaks_tls_sees_a_handshake_and_an_end_in_order() {
         let (one, two) = (far(), far());
         let adit = Adit::start(format!("{} --target {}", pki.client(one.addr), two.addr));
         for _ in 0..2 {
-            let (rest, ended) = heard.recv_timeout(PATIENCE).unwrap();
+            let (rest, ended) = heard.recv_timeout(LIMIT).unwrap();
             assert_eq!(rest.unwrap(), b"");
             assert!(ended.unwrap().is_none());
         }

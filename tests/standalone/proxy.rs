@@ -12,7 +12,8 @@ use crate::{
     backends::{Backend, dial},
     peers::{Caller, ONLY12, ONLY13},
     pki::Pki,
-    process::{Adit, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 /// A backend that keeps what it hears first, until the client has ended.
@@ -176,7 +177,7 @@ fn whoever_sends_no_header_or_a_wrong_one_is_refused() {
         let _ = socket.read_to_end(&mut heard);
         assert!(heard.is_empty());
     }
-    eventually("all are recorded", || adit.count("bad_proxy_header") == 4);
+    wait_until("all are recorded", LIMIT, || adit.count("bad_proxy_header") == 4);
     assert_eq!(echo.taken(), 0);
 }
 
@@ -211,7 +212,7 @@ fn a_header_is_not_waited_for_for_ever() {
         socket.write_all(words).unwrap();
         assert!(matches!(socket.read(&mut [0; 1]), Ok(0) | Err(_)));
     }
-    eventually("all are recorded", || adit.count("did not come in time") == 3);
+    wait_until("all are recorded", LIMIT, || adit.count("did not come in time") == 3);
 }
 
 /// Who is not asked to speak the PROXY protocol cannot choose an address.

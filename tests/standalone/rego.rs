@@ -8,7 +8,8 @@ use crate::{
     backends::{Backend, ask},
     peers::{BOTH, Caller, Demand, tls_backend, tls_echo},
     pki::{Leaf, Pki, as_server},
-    process::{Adit, eventually, refused},
+    process::{Adit, refused},
+    wait::{LIMIT, wait_until},
 };
 
 /// As policies for ghostunnel are written: version 0.
@@ -191,7 +192,7 @@ allow {
         }
     });
     adit.logs("not connected after 3s");
-    eventually("descriptors are given back", || adit.descriptors() <= open);
+    wait_until("descriptors are given back", LIMIT, || adit.descriptors() <= open);
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use nix::sys::signal::Signal;
@@ -18,7 +18,8 @@ use crate::{
     pattern::Pattern,
     peers::{BOTH, Caller, Demand, ONLY13, tls_backend, tls_echo},
     pki::{Leaf, Pki, as_app, as_server},
-    process::{Adit, PATIENCE, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 /// What the server shows now.
@@ -101,10 +102,10 @@ fn every_so_often_they_are_read_without_being_told() {
     assert_eq!(adit.count("reloaded"), 0, "not at once: they have just been read");
     drop(adit);
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all --timed-reload 100ms");
-    eventually("three times", || adit.count("reloaded") >= 3);
+    wait_until("three times", LIMIT, || adit.count("reloaded") >= 3);
     let new = pki.ca.leaf("server", as_server);
     pki.put("server", &new);
-    eventually("the new one is shown", || shows(&pki, &adit, &new));
+    wait_until("the new one is shown", LIMIT, || shows(&pki, &adit, &new));
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn a_drain_lets_open_connections_end_and_takes_no_new_ones() {
     }
     adit.signal(Signal::SIGTERM);
     adit.logs("draining");
-    eventually("nobody is taken", || caller.dial(adit.addr).is_err());
+    wait_until("nobody is taken", LIMIT, || caller.dial(adit.addr).is_err());
     let mut pattern = Pattern::new(5);
     for session in &mut sessions {
         let words = pattern.next(100_000);
@@ -316,15 +317,22 @@ fn a_second_sigterm_does_not_cut_a_drain_short() {
     assert_eq!(adit.exit_code(), 0);
 }
 
+/// How many connections the kernel keeps for whoever listens there until it accepts them.
+fn waiting(at: SocketAddr) -> u32 {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", at.port());
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut listening = rows.filter(|row| row[1].ends_with(&port) && row[3] == "0A");
+    let queues = listening.next().expect("somebody listens there")[4];
+    u32::from_str_radix(queues.split(':').nth(1).unwrap(), 16).unwrap()
+}
+
 #[test]
 fn a_handshake_that_has_begun_before_the_drain_is_finished() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all --connect-timeout 10s");
     let socket = dial(adit.addr);
-    // Accepted: it has a descriptor more for it.
-    let open = adit.descriptors();
-    eventually("it is taken", || adit.descriptors() >= open);
-    thread::sleep(Duration::from_millis(100));
+    wait_until("it is accepted", LIMIT, || waiting(adit.addr) == 0);
     adit.signal(Signal::SIGTERM);
     adit.logs("connections=1");
     let mut session = Caller::speaking(ONLY13, &pki.ca, Some(&pki.app)).over(socket).unwrap();
@@ -358,7 +366,7 @@ fn drain_under_load_loses_no_byte() {
             })
         })
         .collect();
-    eventually("all are through", || far.taken() == 6);
+    wait_until("all are through", LIMIT, || far.taken() == 6);
     adit.signal(Signal::SIGTERM);
     streams.into_iter().for_each(|stream| stream.join().unwrap());
     adit.signal(Signal::SIGTERM);
@@ -393,5 +401,5 @@ fn a_pipe_without_a_writer_does_not_hold_up_the_end() {
     adit.logs("reload refused … server.crt: is a pipe that nobody writes to");
     assert!(shows(&pki, &adit, &pki.server));
     assert_eq!(adit.stop(), 0);
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < LIMIT);
 }

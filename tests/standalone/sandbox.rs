@@ -9,6 +9,7 @@ use crate::{
     peers::Caller,
     pki::{Pki, as_server},
     process::{Adit, command, refused},
+    wait::{LIMIT, wait_until},
 };
 
 /// A field of each thread's status.
@@ -59,20 +60,24 @@ fn no_core_file_is_written() {
     use std::os::unix::process::ExitStatusExt;
     let (pki, echo) = (Pki::new(), Backend::echo());
     let folder = tempfile::tempdir().unwrap();
-    let dumps = |command: &str, ready: &dyn Fn()| {
+    let dumps = |command: &str, ready: &dyn Fn(u32)| {
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", &format!("ulimit -c unlimited && exec {command}")]);
         let output = std::process::Stdio::null;
         let mut child =
             shell.current_dir(folder.path()).stdout(output()).stderr(output()).spawn().unwrap();
-        ready();
+        ready(child.id());
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT).unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(6), "{command}: {status}");
         status.core_dumped()
     };
-    let slept = dumps("sleep 60", &|| std::thread::sleep(std::time::Duration::from_millis(300)));
+    let slept = dumps("sleep 60", &|pid| {
+        wait_until("the shell has become `sleep`", LIMIT, || {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+        });
+    });
     if !slept {
         return eprintln!("no core files here");
     }
@@ -82,8 +87,8 @@ fn no_core_file_is_written() {
         "{} {line} --allow-all --disable-landlock --disable-seccomp",
         env!("CARGO_BIN_EXE_adit")
     );
-    let ready = || {
-        crate::process::eventually("it listens", || std::net::TcpStream::connect(at).is_ok());
+    let ready = |_| {
+        wait_until("it listens", LIMIT, || std::net::TcpStream::connect(at).is_ok());
     };
     assert!(!dumps(&adit, &ready));
 }

@@ -13,7 +13,8 @@ use crate::{
     pattern::Pattern,
     peers::{BOTH, Caller, Demand, ONLY12, ONLY13, tls_backend, tls_echo},
     pki::Pki,
-    process::{Adit, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 const VERSIONS: [&[&rustls::SupportedProtocolVersion]; 2] = [ONLY12, ONLY13];
@@ -48,7 +49,7 @@ fn a_client_that_has_said_all_still_hears_the_answer() {
         session.end().unwrap();
         assert_eq!(session.rest().unwrap(), b"300000");
     }
-    eventually("both are recorded", || adit.count("reason=\"completed\"") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("reason=\"completed\"") == 2);
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn a_reset_by_the_client_is_one_for_the_backend() {
         reset(session.into_socket());
         assert_eq!(heard.recv().unwrap(), Err(ErrorKind::ConnectionReset));
     }
-    eventually("both are recorded", || adit.count("peer_reset") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("peer_reset") == 2);
 }
 
 /// Whoever cuts the wire cannot make a backend believe that the client had said all.
@@ -323,7 +324,7 @@ fn a_backend_that_resets_is_no_end_in_order_for_the_client() {
         session.write_all(b"hello").unwrap();
         assert!(session.rest().is_err());
     }
-    eventually("both are recorded", || adit.count("app_reset") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("app_reset") == 2);
 }
 
 /// `FATAL: sorry, too many clients already`, and the socket closed with the question unread: the
@@ -357,7 +358,7 @@ fn a_backend_that_is_down_is_no_end_in_order_for_the_client() {
         let heard = caller.dial(adit.addr).and_then(|mut session| session.rest());
         assert!(heard.is_err(), "{heard:?}");
     }
-    eventually("both are recorded", || adit.count("connect_failure") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("connect_failure") == 2);
     adit.logs("connect to 127.0.0.1 … refused");
 }
 
@@ -379,7 +380,7 @@ fn one_side_may_go_on_for_so_long_when_the_other_has_ended() {
         told.send(all).unwrap();
         // It never ends its own side.
         let _ = socket.read(&mut [0; 1]);
-        thread::sleep(crate::process::PATIENCE);
+        thread::sleep(LIMIT);
     });
     let adit = Adit::start(pki.server(backend.addr) + "--allow-all --close-timeout 300ms");
     let mut session = Caller::new(&pki.ca, Some(&pki.app)).dial(adit.addr).unwrap();
@@ -413,7 +414,7 @@ fn with_a_close_timeout_of_zero_both_end_at_once() {
     let pki = Pki::new();
     let backend = Backend::start(|mut socket| {
         let _ = socket.read_to_end(&mut Vec::new());
-        thread::sleep(crate::process::PATIENCE);
+        thread::sleep(LIMIT);
     });
     let adit = Adit::start(pki.server(backend.addr) + "--allow-all --close-timeout 0");
     let mut session = Caller::new(&pki.ca, Some(&pki.app)).dial(adit.addr).unwrap();
@@ -513,7 +514,7 @@ fn one_flipped_bit_on_the_wire_ends_the_connection() {
         let (all, end) = heard.recv().unwrap();
         assert_eq!((all.as_slice(), end), (&b""[..], Err(ErrorKind::ConnectionReset)));
     }
-    eventually("both are recorded", || adit.count("peer_reset") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("peer_reset") == 2);
 }
 
 #[test]
@@ -543,8 +544,8 @@ fn an_application_that_goes_away_in_the_handshake_leaves_nothing_behind() {
     for _ in 0..5 {
         reset(TcpStream::connect(adit.addr).unwrap());
     }
-    eventually("all are recorded", || adit.count("connection complete") == 5);
-    eventually("nothing is open", || adit.descriptors() <= before);
+    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 5);
+    wait_until("nothing is open", LIMIT, || adit.descriptors() <= before);
 }
 
 #[test]
@@ -579,5 +580,5 @@ fn a_client_that_ends_without_saying_anything_is_an_end_in_order() {
     socket.shutdown(Shutdown::Write).unwrap();
     assert_eq!((&socket).read(&mut [0; 1]).unwrap(), 0);
     client.logs("completed");
-    eventually("both are recorded", || adit.count("completed") == 2);
+    wait_until("both are recorded", LIMIT, || adit.count("completed") == 2);
 }

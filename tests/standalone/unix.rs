@@ -14,12 +14,13 @@ use crate::{
     backends::Backend,
     peers::{BOTH, Caller, Demand, tls_backend, tls_echo},
     pki::Pki,
-    process::{Adit, PATIENCE, refused},
+    process::{Adit, refused},
+    wait::LIMIT,
 };
 
 fn ask(path: &std::path::Path, words: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut socket = UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LIMIT))?;
     socket.write_all(words)?;
     socket.shutdown(Shutdown::Write)?;
     let mut heard = Vec::new();

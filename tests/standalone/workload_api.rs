@@ -20,7 +20,8 @@ use crate::{
     peers::Caller,
     pki::{Leaf, Pki, as_app, as_server},
     probes::get,
-    process::{Adit, PATIENCE, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 type Given = Option<X509svidResponse>;
@@ -140,7 +141,7 @@ fn a_server_uses_no_svid_that_was_taken_back() {
     agent.gives(None);
     let line = adit.logs(WARNING);
     assert!(line.contains("WARN") && line.contains("db.sock"), "{line}");
-    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < LIMIT / 2, "{:?}", begun.elapsed());
     let taken = echo.taken();
     caller.says(adit.addr, "hello").unwrap_err();
     assert_eq!(echo.taken(), taken);
@@ -178,7 +179,9 @@ fn a_client_uses_no_svid_that_was_taken_back() {
     assert!(ask(client.addr, b"hello").is_err());
     assert_eq!(echo.taken(), taken);
     agent.gives(Some(answer(&pki, APP, &pki.ca.leaf("app", as_app))));
-    eventually("it is served again", || ask(client.addr, b"hello").is_ok_and(|h| h == b"hello"));
+    wait_until("it is served again", LIMIT, || {
+        ask(client.addr, b"hello").is_ok_and(|h| h == b"hello")
+    });
 }
 
 /// A stream is a new connection, though its tunnel is an old one.
@@ -203,5 +206,7 @@ fn an_open_tunnel_takes_no_stream_when_the_svid_was_taken_back() {
     assert!(!ask(client.addr, b"hello").is_ok_and(|heard| heard == b"hello"));
     assert_eq!(echo.taken(), taken);
     agent.gives(Some(answer(&pki, DB, &pki.ca.leaf("server", as_server))));
-    eventually("it is served again", || ask(client.addr, b"hello").is_ok_and(|h| h == b"hello"));
+    wait_until("it is served again", LIMIT, || {
+        ask(client.addr, b"hello").is_ok_and(|h| h == b"hello")
+    });
 }

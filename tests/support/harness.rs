@@ -1,9 +1,15 @@
 //! Runs tests in the process's first thread, which libtest does not allow: namespaces are
 //! entered before there are others.
 
+use std::collections::BTreeSet;
+
 pub(crate) type Test = (&'static str, fn());
 
+/// # Panics
+/// Two tests have one name.
 pub(crate) fn run(tests: &[Test]) -> ! {
+    let names: BTreeSet<_> = tests.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), tests.len(), "each scenario has a name of its own");
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| name.contains(&filter)).collect();
     println!("\nrunning {} tests", chosen.len());

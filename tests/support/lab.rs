@@ -6,11 +6,16 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use adit::sys::netns::Netns;
+
+use crate::{
+    process::{Adit, command_of},
+    wait::{LIMIT, wait_for, wait_until},
+};
 
 /// Moves into namespaces of our own, as root there. Call before any thread starts.
 pub(crate) fn become_root() {
@@ -49,7 +54,7 @@ pub(crate) struct Lab {
     pub(crate) tools: Option<PathBuf>,
     /// What adit finds in its environment beside what is in ours.
     pub(crate) env: Vec<(&'static str, std::ffi::OsString)>,
-    adit: Option<Child>,
+    adit: Option<Adit>,
 }
 
 impl Lab {
@@ -114,18 +119,12 @@ impl Lab {
     /// Starts adit.
     pub(crate) fn launch(&mut self, body: &str) {
         self.write_mesh(body);
-        let log = fs::File::create(self.file("log")).expect("log file");
         let path = std::env::var("PATH").unwrap_or_default();
         let first = self.tools.as_ref().map(|tools| format!("{}:", tools.display()));
-        let adit = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .env("PATH", first.unwrap_or_default() + &path)
-            .envs(self.env.iter().cloned())
-            .args(["run", "-c"])
-            .arg(self.file("mesh.yaml"))
-            .stdout(log.try_clone().expect("log file"))
-            .stderr(log)
-            .spawn();
-        self.adit = Some(adit.expect("adit starts"));
+        let file = self.file("mesh.yaml");
+        let mut adit = command_of(["run".as_ref(), "-c".as_ref(), file.as_os_str()]);
+        adit.env("PATH", first.unwrap_or_default() + &path).envs(self.env.iter().cloned());
+        self.adit = Some(Adit::launch(adit));
     }
 
     /// One HTTP request to an endpoint of adit; empty if it does not answer.
@@ -142,17 +141,34 @@ impl Lab {
         answer
     }
 
-    /// Waits up to ten seconds, then fails with the log.
-    pub(crate) fn wait(&self, what: &str, mut until: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while !until() {
-            assert!(start.elapsed() < Duration::from_secs(10), "not {what}:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Waits until it is so.
+    #[track_caller]
+    pub(crate) fn wait(&self, what: &str, until: impl FnMut() -> bool) {
+        wait_until(what, LIMIT, until);
     }
 
+    /// Waits until what is answered to a request has this, and returns it.
+    #[track_caller]
+    pub(crate) fn shows(&self, at: &str, request: &str, what: &str) -> String {
+        let shown = || Some(self.admin(at, request)).filter(|answer| answer.contains(what));
+        wait_for(&format!("{what:?} in the answer to {request}"), LIMIT, shown)
+    }
+
+    /// The same of the metrics.
+    #[track_caller]
+    pub(crate) fn counts(&self, what: &str) -> String {
+        self.shows("127.0.0.1:15020", "GET /metrics", what)
+    }
+
+    /// Waits for a log line that has all of these, separated by ` … `.
+    #[track_caller]
+    pub(crate) fn logs(&self, parts: &str) -> String {
+        self.adit.as_ref().expect("adit ran").logs(parts)
+    }
+
+    /// All that the adit that was started last has printed.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.file("log")).unwrap_or_default()
+        self.adit.as_ref().map(Adit::log).unwrap_or_default()
     }
 
     /// Access-log lines with this direction and reason.
@@ -167,6 +183,7 @@ impl Lab {
     }
 
     /// Waits for such a line and returns the first.
+    #[track_caller]
     pub(crate) fn record(&self, direction: &str, reason: &str) -> serde_json::Value {
         self.wait(&format!("a record {direction} {reason}"), || {
             !self.records(direction, reason).is_empty()
@@ -233,13 +250,12 @@ impl Lab {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
-        nix::sys::signal::kill(pid, signal).expect("signal sent");
+        self.adit.as_ref().expect("adit ran").signal(signal);
     }
 
     /// Waits for an adit that was told to end, or killed.
     pub(crate) fn stop_dead(&mut self) -> std::process::ExitStatus {
-        self.adit.take().expect("adit ran").wait().expect("adit ends")
+        self.adit.as_mut().expect("adit ran").ends()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -259,10 +275,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Some(mut adit) = self.adit.take() {
-            let _ = adit.kill();
-            let _ = adit.wait();
-        }
+        drop(self.adit.take());
         for name in self.pods.iter().map(|(name, _)| *name).chain(["bridge"]) {
             let _ = Command::new("ip").args(["netns", "del", name]).output();
         }

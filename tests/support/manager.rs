@@ -2,37 +2,48 @@
 
 use std::{
     ffi::OsString,
+    net::Shutdown,
     os::unix::net::UnixDatagram,
-    time::{Duration, Instant},
+    sync::{Arc, mpsc},
+    time::Instant,
 };
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(40);
+use crate::wait::LIMIT;
 
 pub(crate) struct Manager {
-    socket: UnixDatagram,
+    socket: Arc<UnixDatagram>,
+    told: mpsc::Receiver<String>,
     folder: tempfile::TempDir,
 }
 
 impl Manager {
+    /// As every manager it takes all that comes at once: the kernel keeps few datagrams, and whoever
+    /// tells more waits.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, folder }
+        let socket = Arc::new(UnixDatagram::bind(folder.path().join("notify")).unwrap());
+        let (tell, told) = mpsc::channel();
+        let taking = Arc::clone(&socket);
+        std::thread::spawn(move || {
+            let mut room = [0; 4096];
+            while let Ok(n @ 1..) = taking.recv(&mut room) {
+                let _ = tell.send(String::from_utf8_lossy(&room[..n]).into_owned());
+            }
+        });
+        Self { socket, told, folder }
     }
 
     pub(crate) fn env(&self) -> (&'static str, OsString) {
         ("NOTIFY_SOCKET", self.folder.path().join("notify").into_os_string())
     }
 
+    #[track_caller]
     pub(crate) fn next(&self) -> String {
-        let mut room = [0; 4096];
-        let n = self.socket.recv(&mut room).expect("the manager is told");
-        String::from_utf8_lossy(&room[..n]).into_owned()
+        self.told.recv_timeout(LIMIT).expect("the manager is told")
     }
 
     /// The next that begins so; others are passed over.
+    #[track_caller]
     pub(crate) fn hears(&self, what: &str) -> String {
         let begun = Instant::now();
         loop {
@@ -40,7 +51,13 @@ impl Manager {
             if told.starts_with(what) {
                 return told;
             }
-            assert!(begun.elapsed() < PATIENCE, "{what}: has not come, but {told}");
+            assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}, but {told}");
         }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }

@@ -1,7 +1,6 @@
 //! A root, the SVIDs it signs, and other libraries' TLS configurations that use them.
 
 use std::{
-    net::Ipv4Addr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -11,17 +10,18 @@ use adit::{
     identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf},
 };
 use pki_types::{CertificateDer, PrivateKeyDer};
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose as Ku, SanType,
-};
 use rustls::{RootCertStore, SupportedCipherSuite, crypto::CryptoProvider};
+
+#[path = "pki.rs"]
+mod pki;
+
+use pki::{Ca, ip, uri};
 
 /// A mesh's root.
 pub(crate) struct Root {
     pub(crate) der: CertificateDer<'static>,
     pub(crate) pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    ca: Ca,
 }
 
 /// The one that most tests share.
@@ -31,16 +31,16 @@ pub(crate) static ROOT: LazyLock<Root> = LazyLock::new(Root::new);
 pub(crate) struct Leaf {
     pub(crate) der: CertificateDer<'static>,
     pub(crate) pem: String,
-    key: KeyPair,
+    signed: pki::Leaf,
 }
 
 impl Leaf {
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
+        self.signed.key()
     }
 
     pub(crate) fn key_pem(&self) -> String {
-        self.key.serialize_pem()
+        self.signed.key_pem.clone()
     }
 }
 
@@ -50,13 +50,8 @@ pub(crate) fn spiffe(name: &str) -> SpiffeId {
 
 impl Root {
     fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "a mesh");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![Ku::KeyCertSign];
-        let cert = params.self_signed(&key).expect("signed");
-        Self { der: cert.der().clone(), pem: cert.pem(), issuer: Issuer::new(params, key) }
+        let ca = Ca::new("a mesh", None);
+        Self { der: ca.root.clone(), pem: ca.pem.clone(), ca }
     }
 
     /// An SVID that is also good for 127.0.0.1, as other libraries want a name they know.
@@ -65,21 +60,11 @@ impl Root {
     }
 
     fn leaf_for(&self, name: &str, lifetime: Duration) -> Leaf {
-        let key = KeyPair::generate().expect("a key");
-        let now = time::OffsetDateTime::now_utc();
-        let mut params = CertificateParams::default();
-        params.not_before = now - Duration::from_secs(60);
-        params.not_after = now + lifetime;
-        let uri = spiffe(name).to_string();
-        params.subject_alt_names = vec![
-            SanType::URI(uri.try_into().expect("ASCII")),
-            SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
-        ];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![Ku::DigitalSignature];
-        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
-        let cert = params.signed_by(&key, &self.issuer).expect("signed");
-        Leaf { der: cert.der().clone(), pem: cert.pem(), key }
+        let signed = self.ca.leaf("an SVID", |params| {
+            params.not_after = time::OffsetDateTime::now_utc() + lifetime;
+            params.subject_alt_names = vec![uri(spiffe(name).as_str()), ip("127.0.0.1")];
+        });
+        Leaf { der: signed.chain[0].clone(), pem: signed.pem.clone(), signed }
     }
 
     /// The same as adit keeps it.
@@ -93,7 +78,7 @@ impl Root {
         let svid = X509Svid {
             id: facts.id,
             chain: vec![leaf.der.clone()],
-            key: PrivateKey::from_pkcs8(leaf.key.serialize_der()),
+            key: PrivateKey::from_pkcs8(leaf.key().secret_der().to_vec()),
             not_before: facts.not_before,
             not_after: facts.not_after,
             serial: facts.serial,

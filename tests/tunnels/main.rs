@@ -1,6 +1,8 @@
 //! Whole tunnels over loopback, application to application: adit with adit, and each end of
 //! adit with the h2 crate over tokio-rustls. adit marks its sockets (CAP_NET_ADMIN), so this
 //! runs as root, or as anybody where user namespaces are allowed.
+// A scenario that is in no list, or a list that is not in `main`, does not compile.
+#![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod endings;

@@ -20,6 +20,7 @@ use super::{
     harness::Test,
     served::{Served, with_header},
     server::{TWO, block, stream},
+    wait::{LIMIT, wait_until_async},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -148,9 +149,10 @@ fn banned() {
         };
         assert_eq!(end.code(), Code::PermissionDenied);
         served.ca(&["unban", "spiffe://example.org/one"]);
-        while client.fetch_x509svid(with_header(X509svidRequest {}, &["true"])).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait_until_async("it is let in again", LIMIT, async || {
+            client.fetch_x509svid(with_header(X509svidRequest {}, &["true"])).await.is_ok()
+        })
+        .await;
     });
 }
 
@@ -200,10 +202,11 @@ fn one_process_has_its_share_of_streams() {
         let again = open[0].get_mut().message().await;
         assert!(again.unwrap().is_some(), "those that are open go on");
         open.truncate(60);
-        while let Err(shed) = other.fetch_x509svid(request()).await {
-            assert_eq!(shed.code(), Code::Unavailable);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait_until_async("there is room again", LIMIT, async || {
+            let asked = other.fetch_x509svid(request()).await;
+            asked.map_err(|shed| assert_eq!(shed.code(), Code::Unavailable)).is_ok()
+        })
+        .await;
     });
 }
 

@@ -1,5 +1,7 @@
 //! The Workload API of the real `adit run`, and clients of tonic. Runs as root, or as anybody
 //! where user namespaces are allowed: the process moves into fresh ones first.
+// A scenario that is in no list, or a list that is not in `main`, does not compile.
+#![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod broker;
@@ -12,6 +14,8 @@ mod hpack;
 #[path = "../support/jwt_corpus.rs"]
 mod jwt_corpus;
 mod jwt_live;
+#[path = "../support/process.rs"]
+mod process;
 mod provider;
 mod scripted;
 mod served;
@@ -22,6 +26,8 @@ mod spiffe_ids;
 #[path = "../support/svids.rs"]
 #[allow(dead_code, reason = "not all tests need all of it")]
 mod svids;
+#[path = "../support/wait.rs"]
+mod wait;
 mod wire;
 mod wrong;
 

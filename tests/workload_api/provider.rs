@@ -9,7 +9,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use adit::{
@@ -37,7 +36,10 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
-use super::svids::ROOT;
+use super::{
+    svids::ROOT,
+    wait::{LIMIT, wait_until_async},
+};
 
 type Given = Result<wire::X509svidResponse, Status>;
 type Stream<M> = ReceiverStream<Result<M, Status>>;
@@ -141,13 +143,7 @@ impl Provider {
 
     /// Waits until it is as expected.
     pub(crate) async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        for _ in 0..500 {
-            if so(self) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("not in ten seconds: {what}; {:?}", self.events());
+        wait_until_async(what, LIMIT, async || so(self)).await;
     }
 
     fn pod<M>(

@@ -1,18 +1,18 @@
 //! A running adit with a Workload API, ended when dropped.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Child, Command},
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf};
 
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::sys::signal::Signal;
 use tonic::{Request, transport::Channel};
+
+use crate::{
+    process::{Adit, command_of},
+    wait::{LIMIT, wait_until},
+};
 
 pub(crate) struct Served {
     dir: tempfile::TempDir,
-    adit: Child,
+    adit: Adit,
 }
 
 impl Served {
@@ -21,39 +21,32 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         write(&dir, entries);
         let adit = run(&dir);
-        let served = Self { dir, adit };
-        served.wait("Workload API served");
-        served
+        Self { dir, adit }
     }
 
     /// Ends it as a service manager does, or as a crash does.
     pub(crate) fn end(&mut self, signal: Signal) {
-        let pid = Pid::from_raw(self.adit.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-        self.adit.wait().unwrap();
+        self.adit.signal(signal);
+        self.adit.ends();
     }
 
     /// Starts it again.
     pub(crate) fn again(&mut self) {
         self.adit = run(&self.dir);
-        self.wait("Workload API served");
     }
 
     /// Replaces the entries and waits until they are in force.
     pub(crate) fn edit(&self, entries: &str) {
-        let before = self.log().matches("configuration reloaded").count();
+        let taken = || self.adit.count("configuration reloaded");
+        let before = taken();
         write(&self.dir, entries);
-        let start = Instant::now();
-        while self.log().matches("configuration reloaded").count() == before {
-            assert!(start.elapsed() < Duration::from_secs(10), "{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("the entries are in force", LIMIT, || taken() > before);
     }
 
     /// Runs adit with these words, on its CA.
     pub(crate) fn ca(&self, words: &[&str]) {
-        let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"));
-        adit.arg("ca").arg(words[0]).arg("--dir").arg(self.dir.path().join("ca"));
+        let mut adit = command_of(["ca"]);
+        adit.arg(words[0]).arg("--dir").arg(self.dir.path().join("ca"));
         let done = adit.args(&words[1..]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
@@ -72,38 +65,15 @@ impl Served {
 
     /// How many descriptors adit has open.
     pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.adit.id())).unwrap().count()
-    }
-
-    fn wait(&self, text: &str) {
-        let start = Instant::now();
-        while !self.log().contains(text) {
-            assert!(start.elapsed() < Duration::from_secs(10), "{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        self.adit.descriptors()
     }
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.adit.kill();
-        let _ = self.adit.wait();
-    }
-}
-
-fn run(dir: &tempfile::TempDir) -> Child {
-    let log = fs::File::create(dir.path().join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_adit"))
-        .args(["run", "-c"])
-        .arg(dir.path().join("mesh.yaml"))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+fn run(dir: &tempfile::TempDir) -> Adit {
+    let file = dir.path().join("mesh.yaml");
+    let adit = Adit::launch(command_of(["run".as_ref(), "-c".as_ref(), file.as_os_str()]));
+    adit.logs("Workload API served");
+    adit
 }
 
 fn write(dir: &tempfile::TempDir, entries: &str) {

@@ -16,6 +16,7 @@ use tonic::{Code, Streaming};
 use super::{
     harness::Test,
     served::{Served, with_header},
+    wait::{LIMIT, wait_until_async},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -34,8 +35,8 @@ pub(crate) const TWO: &str = "  - { id: /one, hint: one, selectors: { uid: 0 } }
 
 pub(crate) fn block<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limit = Duration::from_secs(60);
-    runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("in a minute") })
+    let within = async { tokio::time::timeout(3 * LIMIT, work).await };
+    runtime.block_on(within).expect("the scenario ends")
 }
 
 pub(crate) async fn stream(served: &Served) -> Streaming<X509svidResponse> {
@@ -60,9 +61,15 @@ fn the_first_message_is_the_whole_state() {
     let served = Served::start(TWO);
     block(async {
         stream(&served).await.message().await.unwrap();
-        let start = Instant::now();
+        // Of some, the quickest: the machine may be busy.
+        let mut quickest = Duration::MAX;
+        for _ in 0..10 {
+            let start = Instant::now();
+            stream(&served).await.message().await.unwrap();
+            quickest = quickest.min(start.elapsed());
+        }
+        assert!(quickest < Duration::from_millis(50), "{quickest:?}");
         let first = stream(&served).await.message().await.unwrap().unwrap();
-        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
         let ids: Vec<_> = first.svids.iter().map(|s| (&*s.spiffe_id, &*s.hint)).collect();
         let expected = [("spiffe://example.org/one", "one"), ("spiffe://example.org/two", "")];
         assert_eq!(ids, expected, "a hint is used once");
@@ -211,12 +218,7 @@ fn clients_that_come_and_go_leave_nothing() {
         for _ in 0..300 {
             stream(&served).await.message().await.unwrap();
         }
-        for _ in 0..100 {
-            if served.descriptors() <= before {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{before} descriptors became {}", served.descriptors());
+        let gone = async || served.descriptors() <= before;
+        wait_until_async("no descriptor more is open than before", LIMIT, gone).await;
     });
 }

@@ -127,24 +127,6 @@ mod tests {
         }
     }
 
-    /// A key of 1024 bits, and one of 2048, from openssl: we make no weak ones.
-    #[test]
-    fn a_weak_rsa_key_is_not_certified() {
-        let id: SpiffeId = "spiffe://td/a".parse().unwrap();
-        for (bits, taken) in [("1024", false), ("2048", true)] {
-            let mut openssl = std::process::Command::new("openssl");
-            openssl.args(["req", "-new", "-nodes", "-subj", "/CN=a", "-keyout", "/dev/null"]);
-            let made = openssl.args(["-newkey", &format!("rsa:{bits}")]).output().expect("openssl");
-            let text = String::from_utf8(made.stdout).unwrap();
-            let checked = check(&text, &id);
-            assert_eq!(
-                checked.as_ref().err(),
-                (!taken).then_some(&CsrError::Key),
-                "{bits}: {text}"
-            );
-        }
-    }
-
     /// What else a request may ask for is not its to say, or is a reason to refuse it.
     #[test]
     fn what_a_csr_may_try() {
@@ -224,6 +206,30 @@ mod tests {
         longer.push(0);
         for junk in [encode(&longer), encode(b""), "junk".into(), "x".repeat(LONGEST + 1)] {
             assert!(matches!(check(&junk, &id), Err(CsrError::Malformed(_))));
+        }
+    }
+
+    /// Seconds each.
+    mod slow {
+        use super::*;
+
+        /// A key of 1024 bits, and one of 2048, from openssl: we make no weak ones.
+        #[test]
+        fn a_weak_rsa_key_is_not_certified() {
+            let id: SpiffeId = "spiffe://td/a".parse().unwrap();
+            for (bits, taken) in [("1024", false), ("2048", true)] {
+                let mut openssl = std::process::Command::new("openssl");
+                openssl.args(["req", "-new", "-nodes", "-subj", "/CN=a", "-keyout", "/dev/null"]);
+                let made =
+                    openssl.args(["-newkey", &format!("rsa:{bits}")]).output().expect("openssl");
+                let text = String::from_utf8(made.stdout).unwrap();
+                let checked = check(&text, &id);
+                assert_eq!(
+                    checked.as_ref().err(),
+                    (!taken).then_some(&CsrError::Key),
+                    "{bits}: {text}"
+                );
+            }
         }
     }
 }

@@ -144,29 +144,6 @@ async fn a_key_in_sec1_serves_tls_as_one_in_pkcs8_does() {
 }
 
 #[tokio::test]
-async fn a_thousand_rewrites_leave_a_good_set() {
-    let by = authority();
-    let folder = Folder::new(&by);
-    folder.fetch().await.unwrap();
-    let sets: Vec<_> = (0..20).map(|_| svid(&by, WEB, HOUR)).collect();
-    for n in 0..1000 {
-        let (certificate, key) = &sets[n % sets.len()];
-        fs::write(folder.path("tls.key"), key).unwrap(); // in place
-        put(&folder.path("tls.crt"), certificate); // by rename
-        if n % 50 == 0 {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-        }
-    }
-    let last = crate::identity::parse_leaf(
-        &pki_types::pem::PemObject::from_pem_slice(sets[999 % sets.len()].0.as_bytes()).unwrap(),
-    );
-    let last = last.unwrap().serial;
-    let settled =
-        async { while folder.next().await.map(|svid| svid.serial).ok().as_ref() != Some(&last) {} };
-    timeout(Duration::from_secs(20), settled).await.expect("the last set is taken");
-}
-
-#[tokio::test]
 async fn files_that_somebody_touches_all_the_time_are_taken_all_the_same() {
     let by = authority();
     let folder = Folder::new(&by);
@@ -183,5 +160,35 @@ async fn files_that_somebody_touches_all_the_time_are_taken_all_the_same() {
     tokio::select! {
         () = touch => {}
         taken = folder.next() => assert_ne!(taken.unwrap().serial, first.serial),
+    }
+}
+
+/// Seconds each.
+mod slow {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_rewrites_leave_a_good_set() {
+        let by = authority();
+        let folder = Folder::new(&by);
+        folder.fetch().await.unwrap();
+        let sets: Vec<_> = (0..20).map(|_| svid(&by, WEB, HOUR)).collect();
+        for n in 0..1000 {
+            let (certificate, key) = &sets[n % sets.len()];
+            fs::write(folder.path("tls.key"), key).unwrap(); // in place
+            put(&folder.path("tls.crt"), certificate); // by rename
+            if n % 50 == 0 {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+        }
+        let last = crate::identity::parse_leaf(
+            &pki_types::pem::PemObject::from_pem_slice(sets[999 % sets.len()].0.as_bytes())
+                .unwrap(),
+        );
+        let last = last.unwrap().serial;
+        let settled = async {
+            while folder.next().await.map(|svid| svid.serial).ok().as_ref() != Some(&last) {}
+        };
+        timeout(Duration::from_secs(20), settled).await.expect("the last set is taken");
     }
 }

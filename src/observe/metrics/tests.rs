@@ -45,26 +45,6 @@ fn families_are_those_that_dashboards_know() {
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
 
-/// As many as a caller can make up: names of services, trust domains.
-#[test]
-fn series_are_bounded_and_what_is_left_over_is_counted() {
-    let metrics = Metrics::new().unwrap();
-    for n in 0..MAX_ENDED + 500 {
-        let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
-        metrics.connections.series(Direction::Inbound, &facts).opened();
-        metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
-    }
-    let text = metrics.render(&LiveTable::default());
-    for (what, most) in [("opened", MAX_SERIES), ("closed", MAX_ENDED), ("failed", MAX_ENDED)] {
-        let name = format!("istio_tcp_connections_{what}_total{{");
-        let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&name)).collect();
-        assert!(lines.len() <= most + 2, "{what}: {} series", lines.len());
-        let over = lines.iter().find(|l| l.contains("destination_service=\"overflow\""));
-        let left_over = format!(" {}", MAX_ENDED + 500 - most);
-        assert!(over.unwrap().ends_with(&left_over), "{what}: {over:?}");
-    }
-}
-
 /// Labels whose values are a closed set, known when adit is built.
 const CLOSED: &[&str] =
     &["reporter", "close_reason", "result", "source", "what", "component", "tag"];
@@ -113,4 +93,29 @@ fn series_of_those_who_have_gone_are_removed() {
     metrics.credentials.retain(|name| name == "db");
     metrics.targets.retain(|service, target| service == "db" && target == "10.0.0.1:1");
     assert_eq!((count("db"), count("old")), (5, 0));
+}
+
+/// Seconds each.
+mod slow {
+    use super::*;
+
+    /// As many as a caller can make up: names of services, trust domains.
+    #[test]
+    fn series_are_bounded_and_what_is_left_over_is_counted() {
+        let metrics = Metrics::new().unwrap();
+        for n in 0..MAX_ENDED + 500 {
+            let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
+            metrics.connections.series(Direction::Inbound, &facts).opened();
+            metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+        }
+        let text = metrics.render(&LiveTable::default());
+        for (what, most) in [("opened", MAX_SERIES), ("closed", MAX_ENDED), ("failed", MAX_ENDED)] {
+            let name = format!("istio_tcp_connections_{what}_total{{");
+            let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&name)).collect();
+            assert!(lines.len() <= most + 2, "{what}: {} series", lines.len());
+            let over = lines.iter().find(|l| l.contains("destination_service=\"overflow\""));
+            let left_over = format!(" {}", MAX_ENDED + 500 - most);
+            assert!(over.unwrap().ends_with(&left_over), "{what}: {over:?}");
+        }
+    }
 }

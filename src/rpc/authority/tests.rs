@@ -160,23 +160,6 @@ fn a_path_in_huffman_coding_becomes_a_name() {
     assert_eq!(passed(&[of(b"\x03a/b")]), of(b"\x03a-b"));
 }
 
-#[test]
-fn anything_else_passes() {
-    let mut seed = 1_u32;
-    for _ in 0..2000 {
-        let bytes: Vec<u8> = std::iter::repeat_with(|| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            seed.to_be_bytes()[0]
-        })
-        .take(200)
-        .collect();
-        // What is not whole waits, and what is coded comes longer, by no more than its shortest
-        // code allows.
-        let out = passed(&[frame(HEADERS, bytes[0], &bytes), bytes.clone()]);
-        assert!(out.len() <= (9 + 200) * 8 / 5 + 200 + 9, "{}", out.len());
-    }
-}
-
 /// An integer after a prefix of so many bits (RFC 7541 §5.1).
 fn integer(first: u8, bits: u32, value: usize) -> Vec<u8> {
     let most = (1 << bits) - 1;
@@ -223,42 +206,67 @@ fn field(chance: &mut impl FnMut(usize) -> usize) -> (Vec<u8>, Vec<u8>) {
     ([&head[..], &changed.collect::<Vec<_>>()].concat(), [&head[..], &value].concat())
 }
 
-/// Blocks of every form of field, cut into frames anywhere, with padding and priority.
-#[test]
-fn whatever_stands_beside_the_authority_stays() {
-    let mut seed = 7_u64;
-    let mut chance = |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(seed >> 33).unwrap() % below
-    };
-    for _ in 0..3000 {
-        let fields: Vec<_> = (0..1 + chance(8)).map(|_| field(&mut chance)).collect();
-        let (is, was): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
-        let (is, was) = (is.concat(), was.concat());
-        let mut cuts = [chance(was.len() + 1), chance(was.len() + 1)];
-        cuts.sort_unstable();
-        let (padding, flags) = (chance(256), [0, PADDED, PRIORITY, PADDED | PRIORITY][chance(4)]);
-        let first = |block: &[u8]| {
-            let mut first = Vec::new();
-            first.extend((flags & PADDED != 0).then(|| u8::try_from(padding).unwrap()));
-            first.extend(if flags & PRIORITY != 0 { &b"%%%%%"[..] } else { b"" });
-            first.extend(&block[..cuts[0]]);
-            first.extend(vec![b'%'; if flags & PADDED != 0 { padding } else { 0 }]);
-            first
+/// Seconds each.
+mod slow {
+    use super::*;
+
+    #[test]
+    fn anything_else_passes() {
+        let mut seed = 1_u32;
+        for _ in 0..2000 {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                seed.to_be_bytes()[0]
+            })
+            .take(200)
+            .collect();
+            // What is not whole waits, and what is coded comes longer, by no more than its shortest
+            // code allows.
+            let out = passed(&[frame(HEADERS, bytes[0], &bytes), bytes.clone()]);
+            assert!(out.len() <= (9 + 200) * 8 / 5 + 200 + 9, "{}", out.len());
+        }
+    }
+
+    /// Blocks of every form of field, cut into frames anywhere, with padding and priority.
+    #[test]
+    fn whatever_stands_beside_the_authority_stays() {
+        let mut seed = 7_u64;
+        let mut chance = |below: usize| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap() % below
         };
-        let frames = [
-            frame(HEADERS, flags, &first(&was)),
-            frame(CONTINUATION, PADDED | PRIORITY, &was[cuts[0]..cuts[1]]),
-            frame(CONTINUATION, 4, &was[cuts[1]..]),
-            frame(0, PADDED, b"\x02A\x01%%%"),
-        ];
-        let block = Block::of(&passed(&frames[..3])).unwrap();
-        assert_eq!(block.fields, is);
-        assert_eq!(block.priority, if flags & PRIORITY != 0 { &b"%%%%%"[..] } else { b"" });
-        let out = passed(&frames);
-        assert!(out.ends_with(&frames[3]));
-        if is == was {
-            assert_eq!(out, frames.concat());
+        for _ in 0..3000 {
+            let fields: Vec<_> = (0..1 + chance(8)).map(|_| field(&mut chance)).collect();
+            let (is, was): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+            let (is, was) = (is.concat(), was.concat());
+            let mut cuts = [chance(was.len() + 1), chance(was.len() + 1)];
+            cuts.sort_unstable();
+            let (padding, flags) =
+                (chance(256), [0, PADDED, PRIORITY, PADDED | PRIORITY][chance(4)]);
+            let first = |block: &[u8]| {
+                let mut first = Vec::new();
+                first.extend((flags & PADDED != 0).then(|| u8::try_from(padding).unwrap()));
+                first.extend(if flags & PRIORITY != 0 { &b"%%%%%"[..] } else { b"" });
+                first.extend(&block[..cuts[0]]);
+                first.extend(vec![b'%'; if flags & PADDED != 0 { padding } else { 0 }]);
+                first
+            };
+            let frames = [
+                frame(HEADERS, flags, &first(&was)),
+                frame(CONTINUATION, PADDED | PRIORITY, &was[cuts[0]..cuts[1]]),
+                frame(CONTINUATION, 4, &was[cuts[1]..]),
+                frame(0, PADDED, b"\x02A\x01%%%"),
+            ];
+            let block = Block::of(&passed(&frames[..3])).unwrap();
+            assert_eq!(block.fields, is);
+            assert_eq!(block.priority, if flags & PRIORITY != 0 { &b"%%%%%"[..] } else { b"" });
+            let out = passed(&frames);
+            assert!(out.ends_with(&frames[3]));
+            if is == was {
+                assert_eq!(out, frames.concat());
+            }
         }
     }
 }

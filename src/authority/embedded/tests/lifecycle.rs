@@ -239,25 +239,6 @@ fn what_an_authority_revoked_stays_revoked_when_its_key_is_taken_away() {
     assert!(is_revoked(&ca, &svid));
 }
 
-#[test]
-fn a_ban_of_whoever_has_asked_for_very_many_svids_leaves_a_state_that_can_be_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
-    let issuer = steps.show().unwrap().x509[0].id.clone();
-    let not_after = seconds(SystemTime::now()) + 3600;
-    let line = |n: u32| {
-        let (serial, id) = (format!("{n:032x}"), web().to_string());
-        let issued = Issued { serial, id, not_after, issuer: issuer.clone() };
-        format!("\n{}", serde_json::to_string(&issued).unwrap())
-    };
-    let many: String = (0..130_000).map(line).collect();
-    fs::write(dir.path().join("issued.jsonl"), many).unwrap();
-    assert_eq!(steps.ban(&web()).unwrap(), 50_000);
-    ca.refresh().unwrap();
-    assert!(matches!(ca.issue(&web()), Err(CaError::Banned(_))));
-    assert!(ca.issue(&"spiffe://cluster.local/ns/shop/sa/db".parse().unwrap()).is_ok());
-}
-
 /// RFC 5280 §3.3: not before a CRL that is issued after the certificate's end.
 #[test]
 fn a_revoked_serial_number_outlives_its_certificate() {
@@ -304,4 +285,28 @@ async fn workloads_of_one_service_account_have_keys_of_their_own() {
     svids.retain(|uid| uid == "shop/web-1");
     assert!(svids.ready(&uids[1]).await.is_err());
     assert!(!format!("{:?}", svids.statuses()).contains("PRIVATE"));
+}
+
+/// Seconds each.
+mod slow {
+    use super::*;
+
+    #[test]
+    fn a_ban_of_whoever_has_asked_for_very_many_svids_leaves_a_state_that_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
+        let issuer = steps.show().unwrap().x509[0].id.clone();
+        let not_after = seconds(SystemTime::now()) + 3600;
+        let line = |n: u32| {
+            let (serial, id) = (format!("{n:032x}"), web().to_string());
+            let issued = Issued { serial, id, not_after, issuer: issuer.clone() };
+            format!("\n{}", serde_json::to_string(&issued).unwrap())
+        };
+        let many: String = (0..130_000).map(line).collect();
+        fs::write(dir.path().join("issued.jsonl"), many).unwrap();
+        assert_eq!(steps.ban(&web()).unwrap(), 50_000);
+        ca.refresh().unwrap();
+        assert!(matches!(ca.issue(&web()), Err(CaError::Banned(_))));
+        assert!(ca.issue(&"spiffe://cluster.local/ns/shop/sa/db".parse().unwrap()).is_ok());
+    }
 }

@@ -107,27 +107,32 @@ mod tests {
         assert!(text().contains("\"web\""));
     }
 
-    #[test]
-    fn overflow_is_not_for_good() {
-        let metrics = Metrics::new().unwrap();
-        for n in 0..MAX_SERIES {
-            drop(metrics.connections.series(Direction::Inbound, &facts(&format!("caller{n}"))));
-        }
-        assert_eq!(count(&metrics, "late"), 2, "what ended has room of its own");
-        let overflowed = format!("source_workload=\"{OVERFLOW}\"");
-        assert!(metrics.render(&LiveTable::default()).contains(&overflowed));
-        metrics.connections.forget_unused(Duration::ZERO, |_, _| true);
-        assert_eq!(count(&metrics, "late"), 5);
-    }
+    /// Seconds each.
+    mod slow {
+        use super::*;
 
-    #[test]
-    fn what_ended_has_bounds_of_its_own() {
-        let metrics = Metrics::new().unwrap();
-        for n in 0..=MAX_ENDED {
-            let facts = facts(&format!("caller{n}"));
-            metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+        #[test]
+        fn overflow_is_not_for_good() {
+            let metrics = Metrics::new().unwrap();
+            for n in 0..MAX_SERIES {
+                drop(metrics.connections.series(Direction::Inbound, &facts(&format!("caller{n}"))));
+            }
+            assert_eq!(count(&metrics, "late"), 2, "what ended has room of its own");
+            let overflowed = format!("source_workload=\"{OVERFLOW}\"");
+            assert!(metrics.render(&LiveTable::default()).contains(&overflowed));
+            metrics.connections.forget_unused(Duration::ZERO, |_, _| true);
+            assert_eq!(count(&metrics, "late"), 5);
         }
-        let text = metrics.render(&LiveTable::default());
-        assert!(text.matches("istio_tcp_connections_closed_total{").count() <= MAX_ENDED + 1);
+
+        #[test]
+        fn what_ended_has_bounds_of_its_own() {
+            let metrics = Metrics::new().unwrap();
+            for n in 0..=MAX_ENDED {
+                let facts = facts(&format!("caller{n}"));
+                metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
+            }
+            let text = metrics.render(&LiveTable::default());
+            assert!(text.matches("istio_tcp_connections_closed_total{").count() <= MAX_ENDED + 1);
+        }
     }
 }

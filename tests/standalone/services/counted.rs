@@ -8,7 +8,7 @@ use adit::{
     standalone::{AccessControl, Keeper, Listening, Service},
 };
 
-use crate::world::{Adit, Backend, World, free_port};
+use super::world::{Backend, Proxy, World, free_port};
 
 #[test]
 fn the_access_log_is_json_if_the_file_says_so() {
@@ -17,7 +17,7 @@ fn the_access_log_is_json_if_the_file_says_so() {
     let db = Backend::start("db");
     let port = free_port();
     let server = world.server("s", port, db.addr, "allow: { trustDomains: [td] }");
-    let mut adit = Adit::proxy(&world, &format!("{server}accessLog: {{ format: json }}\n"));
+    let mut adit = Proxy::start(&world, &format!("{server}accessLog: {{ format: json }}\n"));
     let mut call = world.call("web", port).unwrap();
     call.echo("x").unwrap();
     drop(call);
@@ -39,7 +39,7 @@ fn or_if_a_flag_says_so() {
     let mut args = vec!["server", "--listen", &listen, "--target", &target, "--allow-cn", "web"];
     args.extend(["--cert", crt.to_str().unwrap(), "--key", key.to_str().unwrap()]);
     args.extend(["--cacert", ca.to_str().unwrap(), "--log-format", "json"]);
-    let mut adit = Adit::start(&args, &crt);
+    let mut adit = Proxy::with(&args, &crt);
     adit.wait("listening");
     world.sign("other", "other", None);
     assert!(world.call("other", port).is_err());

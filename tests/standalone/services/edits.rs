@@ -4,7 +4,8 @@ use std::io::{Read as _, Write as _};
 
 use nix::sys::signal::Signal;
 
-use crate::world::{Adit, Backend, LIMIT, World, call_plain, free_port, until};
+use super::world::{Backend, Proxy, World, call_plain, free_port};
+use crate::wait::{LIMIT, wait_until};
 
 const ALL: &str = "allow: { all: true }";
 const DRAIN: &str = "drain: { deadline: 500ms }\n";
@@ -21,7 +22,7 @@ fn a_server_and_a_client_of_one_file_carry_to_each_other() {
         world.credential("app")
     );
     let server = world.server("in", tls, db.addr, "allow: { commonNames: [app] }");
-    let adit = Adit::proxy(&world, &(server + &client));
+    let adit = Proxy::start(&world, &(server + &client));
     let mut call = call_plain(plain).unwrap();
     assert_eq!(call.name, "db");
     call.echo("through both").unwrap();
@@ -38,7 +39,7 @@ fn services_come_change_and_go_while_others_carry_on() {
     let [kept, edited, added] = [free_port(), free_port(), free_port()];
     let kept_yaml = world.server("kept", kept, one.addr, ALL);
     let only_a = world.server("edited", edited, one.addr, "allow: { commonNames: [a] }");
-    let mut adit = Adit::proxy(&world, &format!("{kept_yaml}{only_a}{DRAIN}"));
+    let mut adit = Proxy::start(&world, &format!("{kept_yaml}{only_a}{DRAIN}"));
     let mut long = world.call("a", kept).unwrap();
     let mut old = world.call("a", edited).unwrap();
 
@@ -51,11 +52,13 @@ fn services_come_change_and_go_while_others_carry_on() {
     assert_eq!(world.call("b", edited).unwrap().name, "two");
     assert!(world.call("a", edited).is_err(), "a is no longer named");
     assert_eq!(world.call("a", added).unwrap().name, "two");
-    until("what was carried by the old rules is cut at the deadline", || old.echo("x").is_err());
+    wait_until("what was carried by the old rules is cut at the deadline", LIMIT, || {
+        old.echo("x").is_err()
+    });
 
     let line = adit.edit(&format!("{kept_yaml}{DRAIN}"));
     assert!(line.contains("removed=\"edited, added\""), "{line}");
-    until("nobody listens", || {
+    wait_until("nobody listens", LIMIT, || {
         let refused = |port| world.call("a", port).is_err_and(|e| e.contains("refused"));
         refused(edited) && refused(added)
     });
@@ -82,7 +85,7 @@ fn a_service_stays_untouched_while_only_a_comment_or_another_service_is_edited()
     let rego = format!("allow: {{ rego: {{ file: {}, query: data.p.ok }} }}", rego.display());
     let kept_yaml = world.server("kept", kept, db.addr, &rego);
     let other_yaml = |more: &str| world.server("other", other, db.addr, &format!("{ALL}{more}"));
-    let mut adit = Adit::proxy(&world, &format!("{kept_yaml}{}{DRAIN}", other_yaml("")));
+    let mut adit = Proxy::start(&world, &format!("{kept_yaml}{}{DRAIN}", other_yaml("")));
     let mut long = world.call("a", kept).unwrap();
     let sockets = listeners(kept);
     assert_eq!(sockets.len(), 1);
@@ -101,7 +104,7 @@ fn a_service_stays_untouched_while_only_a_comment_or_another_service_is_edited()
         assert_eq!(listeners(kept), sockets, "the same socket listens");
     }
     let made = |line: &&String| line.contains("listening") && line.contains("service=\"kept\"");
-    assert_eq!(adit.seen.iter().filter(made).count(), 1, "{:#?}", adit.seen);
+    assert_eq!(adit.seen().iter().filter(made).count(), 1, "{:#?}", adit.seen());
     drop(long);
     assert_eq!(adit.stop(), 0);
 }
@@ -118,12 +121,12 @@ fn a_new_password_of_a_forward_proxy_is_a_change() {
             world.credential("server")
         )
     };
-    let mut adit = Adit::proxy(&world, &out("one"));
+    let mut adit = Proxy::start(&world, &out("one"));
     let line = adit.edit(&out("two"));
     assert!(line.contains("changed=\"out\""), "{line}");
     let line = adit.edit(&format!("{}#\n", out("two")));
     assert!(line.contains("changed=\"\""), "{line}");
-    assert!(!adit.seen.concat().contains("me:"), "a password is in the log");
+    assert!(!adit.seen().concat().contains("me:"), "a password is in the log");
 }
 
 /// What waits for a restart is named with its key and its line.
@@ -132,12 +135,13 @@ fn each_setting_that_waits_for_a_restart_is_named_with_its_line() {
     let world = World::new();
     let db = Backend::start("db");
     let server = world.server("s", free_port(), db.addr, ALL);
-    let mut adit = Adit::proxy(&world, &format!("{server}workers: 2\n"));
+    let mut adit = Proxy::start(&world, &format!("{server}workers: 2\n"));
     adit.edit(&format!("{server}workers: 2\n\naccessLog:\n  format: json\n"));
     let line = 1 + server.lines().count() + 3;
     adit.says(&format!("services.yaml:{line}): takes effect after a restart"));
     let said = |line: &&String| line.contains("after a restart");
-    let said: Vec<_> = adit.seen.iter().filter(said).collect();
+    let seen = adit.seen();
+    let said: Vec<_> = seen.iter().filter(said).collect();
     assert!(said.len() == 1 && said[0].contains("accessLog (/"), "{said:?}");
 }
 
@@ -165,10 +169,10 @@ fn the_certificate_of_a_removed_service_is_not_in_the_metrics() {
     let kept = world.server("kept", kept, db.addr, ALL);
     let old = world.server("old", removed, db.addr, ALL);
     let old = old.replace("server.crt", "old.crt").replace("server.key", "old.key");
-    let mut adit = Adit::proxy(&world, &format!("{kept}{old}{at}"));
-    until("both certificates are there", || scraped().len() == 2);
+    let mut adit = Proxy::start(&world, &format!("{kept}{old}{at}"));
+    wait_until("both certificates are there", LIMIT, || scraped().len() == 2);
     adit.edit(&format!("{kept}{at}"));
-    until("one is left", || scraped().len() == 1);
+    wait_until("one is left", LIMIT, || scraped().len() == 1);
     let left = scraped();
     assert!(left[0].contains("sa/server"), "{left:?}");
     assert_eq!(adit.stop(), 0);
@@ -180,8 +184,12 @@ fn a_changed_listener_never_refuses() {
     world.sign("a", "a", None);
     let db = Backend::start("db");
     let port = free_port();
-    let file = |n: u32| world.server("s", port, db.addr, &format!("maxConnections: {n}, {ALL}"));
-    let mut adit = Adit::proxy(&world, &format!("{}{DRAIN}", file(100)));
+    let file = |n: u32| {
+        let server = world.server("s", port, db.addr, &format!("maxConnections: {n}, {ALL}"));
+        // Longer than a call takes on a busy machine.
+        format!("{server}drain: {{ deadline: 30s }}\n")
+    };
+    let mut adit = Proxy::start(&world, &file(100));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| {
@@ -194,7 +202,7 @@ fn a_changed_listener_never_refuses() {
             calls
         });
         for n in 101..104 {
-            let line = adit.edit(&format!("{}{DRAIN}", file(n)));
+            let line = adit.edit(&file(n));
             assert!(line.contains("changed=\"s\""), "{line}");
         }
         stop.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -209,7 +217,7 @@ fn a_bad_file_changes_nothing() {
     let db = Backend::start("db");
     let port = free_port();
     let good = world.server("s", port, db.addr, ALL);
-    let mut adit = Adit::proxy(&world, &good);
+    let mut adit = Proxy::start(&world, &good);
     let mut open = world.call("a", port).unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().port();
@@ -242,7 +250,7 @@ fn sighup_reads_the_file_and_the_certificates() {
     let db = Backend::start("db");
     let [port, next] = [free_port(), free_port()];
     let first = world.server("s", port, db.addr, ALL);
-    let mut adit = Adit::proxy(&world, &first);
+    let mut adit = Proxy::start(&world, &first);
     let mut open = world.call("a", port).unwrap();
     world.sign("server", "server-2", None);
     let both = first + &world.server("t", next, db.addr, ALL);
@@ -267,10 +275,10 @@ fn a_unix_socket_goes_with_its_service() {
     let socket = world.file("s.sock");
     let yaml = world.server("s", 1, db.addr, ALL);
     let yaml = yaml.replace("'127.0.0.1:1'", &format!("'unix:{}'", socket.display()));
-    let mut adit = Adit::proxy(&world, &yaml);
+    let mut adit = Proxy::start(&world, &yaml);
     assert!(socket.exists());
     adit.edit(&yaml.replace("all: true", "commonNames: [x]"));
     assert!(socket.exists(), "kept for the changed service");
     adit.edit("  []\n");
-    until("it is removed", || !socket.exists());
+    wait_until("it is removed", LIMIT, || !socket.exists());
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::world::{Backend, World, run};
+use super::world::{Backend, World, run};
 
 /// Fails, and says so.
 fn refused(words: &[&str], says: &str) {

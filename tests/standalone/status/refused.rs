@@ -4,15 +4,20 @@ use std::{fs, time::Duration};
 
 use serde_json::Value;
 
-use crate::{
+use super::{
+    helpers::{ask, free_port, server, start, status_of, until_status},
     pki::Pki,
-    process::{Adit, Echo, ask, free_port, server, status_of, until, until_status},
+};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
 };
 
 /// What is said of the configuration once it is in this state; all else is well.
 fn config(at: std::net::SocketAddr, state: &str) -> Value {
-    let (code, status) =
-        until(state, || status_of(at).filter(|(_, status)| status["config"]["state"] == state));
+    let (code, status) = wait_for(state, LIMIT, || {
+        status_of(at).filter(|(_, status)| status["config"]["state"] == state)
+    });
     assert_eq!((code, &status["ok"]), (200, &true.into()), "{status:#}");
     let (_, metrics) = ask(at, "GET /_metrics/prometheus").unwrap();
     let count = u8::from(state == "refused");
@@ -22,7 +27,7 @@ fn config(at: std::net::SocketAddr, state: &str) -> Value {
 
 #[test]
 fn a_certificate_and_policies_that_were_not_taken() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
                   metadata: { name: a }\nspec: { action: DENY, rules: [{ from: [{ source: \
@@ -31,7 +36,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
     fs::write(&policies, policy).unwrap();
     let flag = policies.display().to_string();
     let more = ["--status", &url, "--allow-authorization-policy", &flag];
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    let _adit = start(&server(&pki, listen, echo.addr, &more));
     until_status(at, "listening");
     assert_eq!(config(at, "current"), serde_json::json!({ "state": "current" }));
 
@@ -46,7 +51,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
     // Another fault counts from the first on.
     std::thread::sleep(Duration::from_millis(1100));
     fs::write(&file, "").unwrap();
-    let second = until("the second", || {
+    let second = wait_for("the second", LIMIT, || {
         let (_, status) = status_of(at)?;
         Some(status["config"].clone()).filter(|config| config["error"] != first["error"])
     });
@@ -63,7 +68,7 @@ fn a_certificate_and_policies_that_were_not_taken() {
 
 #[test]
 fn a_file_of_services_that_was_not_taken() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let good = format!(
         "status: {{ listen: \"http://{at}\" }}\nservices:\n- name: db\n  mode: server\n  \
          listen: \"{listen}\"\n  target: \"{}\"\n  \
@@ -72,12 +77,12 @@ fn a_file_of_services_that_was_not_taken() {
         echo.addr,
         pki.path("server.crt").display(),
         pki.path("server.key").display(),
-        pki.path("ca.crt").display(),
+        pki.path("ca.pem").display(),
     );
     let file = pki.path("services.yaml");
     fs::write(&file, &good).unwrap();
     let args = ["proxy", "-c", file.to_str().unwrap()].map(str::to_owned);
-    let _adit = Adit::start(&args);
+    let _adit = start(&args);
     until_status(at, "listening");
     config(at, "current");
     for (bad, says) in [

@@ -7,9 +7,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
+use super::{
+    helpers::{ask, connect, free_port, server, start, until_status},
     pki::Pki,
-    process::{Adit, Echo, ask, connect, free_port, server, until, until_status},
+};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
 };
 
 fn value(all: &Value, name: &str) -> f64 {
@@ -19,10 +23,10 @@ fn value(all: &Value, name: &str) -> f64 {
 
 #[test]
 fn what_is_counted_is_told_in_json_and_for_prometheus() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
     let more = ["--status", &url, "--metrics-prefix", "tun-nel"];
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    let _adit = start(&server(&pki, listen, echo.addr, &more));
     until_status(at, "listening");
     let open = connect(&pki, listen).unwrap();
     drop(connect(&pki, listen).unwrap());
@@ -30,7 +34,7 @@ fn what_is_counted_is_told_in_json_and_for_prometheus() {
     let _ = exchange_plain(listen);
     let json =
         || -> Value { serde_json::from_str(&ask(at, "GET /_metrics/json").unwrap().1).unwrap() };
-    let all = until("three are counted, two have ended", || {
+    let all = wait_for("three are counted, two have ended", LIMIT, || {
         let all = json();
         let counted = value(&all, "tun-nel.accept.total") == 3.0;
         let ended = value(&all, "tun-nel.conn.open") == 1.0;
@@ -78,13 +82,13 @@ fn exchange_plain(to: std::net::SocketAddr) -> Option<(u16, String)> {
 
 #[test]
 fn graphite_and_a_url_are_told_without_being_asked() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let graphite = TcpListener::bind("127.0.0.1:0").unwrap();
     let web = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = graphite.local_addr().unwrap().to_string();
     let url = format!("http://{}/push", web.local_addr().unwrap());
     let more = ["--metrics-graphite", &to, "--metrics-url", &url, "--metrics-interval", "200ms"];
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    let _adit = start(&server(&pki, listen, echo.addr, &more));
     let mut lines = String::new();
     graphite.accept().unwrap().0.read_to_string(&mut lines).unwrap();
     let line = lines.lines().find(|l| l.starts_with("ghostunnel.conn.open.count 0 ")).unwrap();
@@ -108,5 +112,5 @@ fn graphite_and_a_url_are_told_without_being_asked() {
         let answer = format!("HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
         stream.get_mut().write_all(answer.as_bytes()).unwrap();
     }
-    _adit.says("metrics are taken again");
+    _adit.logs("metrics are taken again");
 }

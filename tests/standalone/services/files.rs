@@ -1,6 +1,7 @@
 //! Files without running them: `adit check`, `adit import stunnel`.
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, run};
+use super::world::{Backend, Proxy, World, call_plain, free_port, run};
+use crate::wait::{LIMIT, wait_until};
 
 #[test]
 fn check_knows_both_kinds_and_names_every_fault() {
@@ -54,7 +55,7 @@ fn an_imported_stunnel_conf_runs_as_it_is() {
         services.lines().map(|line| format!("{}\n", line.trim_start_matches("  # "))).collect();
     assert!(services.contains("pins: [\"sha256:"), "{yaml}");
     let imported = world.write("imported.yaml", &yaml);
-    let mut adit = Adit::start(&["proxy", "-c", imported.to_str().unwrap()], &imported);
+    let mut adit = Proxy::with(&["proxy", "-c", imported.to_str().unwrap()], &imported);
     adit.wait("listening");
     adit.wait("listening");
     assert_eq!(call_plain(plain).unwrap().name, "db");
@@ -159,7 +160,7 @@ fn a_file_may_ask_for_the_status_endpoint() {
     let (port, status) = (free_port(), free_port());
     let server = world.server("s", port, db.addr, "allow: { all: true }");
     let text = format!("{server}status: {{ listen: 'http://127.0.0.1:{status}' }}\n");
-    let _adit = Adit::proxy(&world, &text);
+    let _adit = Proxy::start(&world, &text);
     let asked = || {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", status)).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
@@ -170,13 +171,8 @@ fn a_file_may_ask_for_the_status_endpoint() {
         socket.read_to_string(&mut heard).unwrap();
         heard
     };
-    let mut heard = String::new();
-    for _ in 0..100 {
-        heard = asked();
-        if heard.contains("\"listening\"") && heard.contains("backend_ok") {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    panic!("{heard}");
+    wait_until("it listens, and looks at its target", LIMIT, || {
+        let heard = asked();
+        heard.contains("\"listening\"") && heard.contains("backend_ok")
+    });
 }

@@ -4,7 +4,8 @@ use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, th
 
 use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
 
-use crate::world::{Adit, Backend, World, free_port, until};
+use super::world::{Backend, Proxy, World, free_port};
+use crate::wait::{LIMIT, wait_until};
 
 fn world() -> World {
     let world = World::new();
@@ -27,7 +28,7 @@ fn a_policy_that_changes_while_services_are_exchanged_is_not_lost() {
     let file = world.write("p.rego", &allows("job"));
     let allow = format!("allow: {{ rego: {{ file: {}, query: data.p.ok }} }}", file.display());
     let first = world.server("s", port, db.addr, &allow);
-    let mut adit = Adit::proxy(&world, &first);
+    let mut adit = Proxy::start(&world, &first);
     assert_eq!(world.call("job", port).unwrap().name, "db");
 
     let certificate = std::fs::read(world.file("server.crt")).unwrap();
@@ -39,18 +40,19 @@ fn a_policy_that_changes_while_services_are_exchanged_is_not_lost() {
     // It can be opened once adit reads it, and adit waits for what it says.
     let open = || OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&pipe);
     let mut written = None;
-    until("adit opens the new service", || {
+    wait_until("adit opens the new service", LIMIT, || {
         written = open().ok();
         written.is_some()
     });
     world.write("p.rego", &allows("web"));
     written.take().unwrap().write_all(&certificate).unwrap();
     adit.wait("configuration read");
-    until("the new policy is in force", || world.call("job", port).is_err());
+    wait_until("the new policy is in force", LIMIT, || world.call("job", port).is_err());
     assert_eq!(world.call("web", port).unwrap().name, "db");
 }
 
-/// More callers than there are threads for such things.
+/// Far more callers than there are threads for such things: some still wait for their turn when a
+/// busy machine has served the other service.
 #[test]
 fn a_slow_policy_does_not_hold_up_that_of_another_service() {
     let (world, db) = (world(), Backend::start("db"));
@@ -62,11 +64,11 @@ fn a_slow_policy_does_not_hold_up_that_of_another_service() {
     };
     let services = world.server("slow", slow, db.addr, &rego("slow.rego", burn))
         + &world.server("quick", quick, db.addr, &rego("quick.rego", &allows("web")));
-    let adit = Adit::proxy(&world, &services);
+    let adit = Proxy::start(&world, &services);
     thread::scope(|scope| {
         let callers: Vec<_> =
-            (0..80).map(|_| scope.spawn(|| world.call("slow", slow).is_ok())).collect();
-        until("all that may be decided at once are", || adit.threads("aside") >= 16);
+            (0..240).map(|_| scope.spawn(|| world.call("slow", slow).is_ok())).collect();
+        wait_until("all that may be decided at once are", LIMIT, || adit.threads("aside") >= 16);
         let answered = world.call("web", quick).map(|call| call.name);
         let waiting = callers.iter().filter(|caller| !caller.is_finished()).count();
         drop(adit);

@@ -1,6 +1,6 @@
 //! Errors in people's words: what is wrong, and with whose certificate.
 
-use crate::world::{Adit, Backend, World, free_port, run};
+use super::world::{Backend, Proxy, World, free_port, run};
 
 #[test]
 fn a_handshake_that_fails_says_why_and_whom_the_certificate_names() {
@@ -10,7 +10,7 @@ fn a_handshake_that_fails_says_why_and_whom_the_certificate_names() {
     other.sign("app", "app", Some("spiffe://other.td/ns/a/sa/b"));
     other.sign("plain", "somebody", None);
     let (db, port) = (Backend::start("db"), free_port());
-    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, "allow: { all: true }"));
+    let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, "allow: { all: true }"));
     for (name, named) in [("app", "spiffe://other.td/ns/a/sa/b"), ("plain", "CN=somebody")] {
         assert!(other.call(name, port).is_err());
         let line = adit.wait("is not by the key that it should be by");

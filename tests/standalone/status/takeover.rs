@@ -15,13 +15,17 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
-    pki::Pki,
-    process::{
-        Adit, Echo, Manager, connect, connect_with, free_port, server, status_of, until,
-        until_status,
+use super::{
+    helpers::{
+        connect, connect_with, free_port, server, start, start_with, status_of, until_status,
     },
+    pki::Pki,
     systemd::activated,
+};
+use crate::{
+    backends::Backend,
+    manager::Manager,
+    wait::{LIMIT, wait_for},
 };
 
 /// Connects again and again from some threads until it is told to stop.
@@ -57,7 +61,7 @@ impl Load {
     /// Lets some more connections come.
     fn goes_on(&self) {
         let from = self.done.load(SeqCst);
-        until("more connections", || (self.done.load(SeqCst) > from + 20).then_some(()));
+        wait_for("more connections", LIMIT, || (self.done.load(SeqCst) > from + 20).then_some(()));
     }
 
     fn end(self) -> (usize, Vec<String>) {
@@ -69,20 +73,20 @@ impl Load {
 
 #[test]
 fn an_upgrade_refuses_no_connection_and_cuts_none() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let url = format!("http://{at}");
     let args = server(&pki, listen, echo.addr, &["--takeover", &path, "--status", &url]);
     let manager = Manager::new();
-    let mut old = Adit::start_with(&args, &[manager.env()]);
+    let mut old = start_with(&args, &[manager.env()]);
     manager.hears("READY=1");
     let mut kept = connect(&pki, listen).unwrap();
     let load = Load::start(&pki, listen);
     load.goes_on();
-    let new = Adit::start(&args);
+    let new = start(&args);
     manager.hears(&format!("MAINPID={}", new.pid()));
     load.goes_on();
-    old.says("draining");
+    old.logs("draining");
     // Both live, and the new one answers.
     for _ in 0..10 {
         assert_eq!(status_of(at).unwrap().1["message"], "listening");
@@ -93,8 +97,8 @@ fn an_upgrade_refuses_no_connection_and_cuts_none() {
     load.goes_on();
     until_status(at, "listening");
     // And once more: the successor has a successor.
-    let mut newest = Adit::start(&args);
-    newest.says("in the place of the process before this one");
+    let mut newest = start(&args);
+    newest.logs("in the place of the process before this one");
     load.goes_on();
     let (done, failed) = load.end();
     println!("{done} connections while two processes took over");
@@ -115,12 +119,12 @@ impl Drop for Grandchild {
 
 #[test]
 fn sigusr2_starts_the_successor_with_the_same_arguments() {
-    let (pki, echo, listen, at) = (Pki::new(), Echo::start(), free_port(), free_port());
+    let (pki, echo, listen, at) = (Pki::new(), Backend::echo(), free_port(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let url = format!("http://{at}");
     let args = server(&pki, listen, echo.addr, &["--takeover", &path, "--status", &url]);
     let manager = Manager::new();
-    let mut old = Adit::start_with(&args, &[manager.env()]);
+    let mut old = start_with(&args, &[manager.env()]);
     manager.hears("READY=1");
     old.signal(Signal::SIGUSR2);
     let told = manager.hears("MAINPID=");
@@ -135,35 +139,35 @@ fn sigusr2_starts_the_successor_with_the_same_arguments() {
 
 #[test]
 fn a_socket_of_systemd_goes_from_hand_to_hand() {
-    let (pki, echo) = (Pki::new(), Echo::start());
+    let (pki, echo) = (Pki::new(), Backend::echo());
     let tls = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = tls.local_addr().unwrap();
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let mut args = server(&pki, listen, echo.addr, &["--takeover", &path]);
     args[2] = "systemd:tls".into();
     let mut old = activated(&args, "tls", [Some(tls), None]);
-    old.says("listening");
+    old.logs("listening");
     // The new one was not started by systemd, and has its socket all the same.
-    let new = Adit::start(&args);
-    new.says("in the place of the process before this one");
+    let new = start(&args);
+    new.logs("in the place of the process before this one");
     assert_eq!(old.ends().code(), Some(0));
     connect(&pki, listen).unwrap();
 }
 
 #[test]
 fn a_successor_that_fails_changes_nothing() {
-    let (pki, echo, listen) = (Pki::new(), Echo::start(), free_port());
+    let (pki, echo, listen) = (Pki::new(), Backend::echo(), free_port());
     let path = format!("unix:{}", pki.path("takeover.sock").display());
     let args = server(&pki, listen, echo.addr, &["--takeover", &path]);
-    let mut old = Adit::start(&args);
-    old.says("listening");
+    let mut old = start(&args);
+    old.logs("listening");
     std::fs::write(pki.path("bad.key"), "nonsense").unwrap();
     let bad: Vec<String> = args.iter().map(|a| a.replace("server.key", "bad.key")).collect();
-    assert_eq!(Adit::start(&bad).ends().code(), Some(1));
-    old.says("a process wanted to take over, and has not");
+    assert_eq!(start(&bad).ends().code(), Some(1));
+    old.logs("a process wanted to take over, and has not");
     assert!(old.runs());
     connect(&pki, listen).unwrap();
-    let mut good = Adit::start(&args);
+    let mut good = start(&args);
     assert_eq!(old.ends().code(), Some(0));
     connect(&pki, listen).unwrap();
     assert!(good.runs());

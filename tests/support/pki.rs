@@ -1,4 +1,5 @@
 //! Certificates of a small company: one CA, another one nobody trusts, and a folder of files.
+#![allow(dead_code, clippy::unwrap_used, reason = "each binary takes what it needs")]
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,8 +16,8 @@ use time::OffsetDateTime;
 pub(crate) struct Leaf {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
-    pem: String,
-    key_pem: String,
+    pub(crate) pem: String,
+    pub(crate) key_pem: String,
     /// SubjectPublicKeyInfo, DER.
     pub(crate) spki: Vec<u8>,
 }
@@ -30,18 +31,18 @@ impl Leaf {
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) root: CertificateDer<'static>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Ca {
-    fn new(name: &str) -> Self {
+    /// An X.509-SVID's authority has its trust domain's `id` (X509-SVID §3.1).
+    pub(crate) fn new(name: &str, id: Option<&str>) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![Ku::KeyCertSign, Ku::CrlSign];
-        // An X.509-SVID's authority has its trust domain's ID (X509-SVID §3.1).
-        params.subject_alt_names = vec![uri("spiffe://td.test")];
+        params.subject_alt_names.extend(id.map(uri));
         let root = params.self_signed(&key).unwrap();
         let (der, pem) = (root.der().clone(), root.pem());
         Self { issuer: Issuer::new(params, key), root: der, pem }
@@ -160,9 +161,14 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn new() -> Self {
+        let company = Ca::new("company CA", Some("spiffe://td.test"));
+        Self::of(company, |ca| (ca.leaf("server", as_server), ca.leaf("app", as_app)))
+    }
+
+    /// With another CA, a server and an application of other names.
+    pub(crate) fn of(ca: Ca, leaves: impl FnOnce(&Ca) -> (Leaf, Leaf)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::new("company CA");
-        let (server, app) = (ca.leaf("server", as_server), ca.leaf("app", as_app));
+        let (server, app) = leaves(&ca);
         let pki = Self { dir, ca, server, app };
         pki.write("ca.pem", &pki.ca.pem);
         pki.put("server", &pki.server);
@@ -171,7 +177,7 @@ impl Pki {
     }
 
     pub(crate) fn stranger() -> Ca {
-        Ca::new("nobody's CA")
+        Ca::new("nobody's CA", Some("spiffe://td.test"))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

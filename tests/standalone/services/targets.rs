@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use crate::world::{Adit, Backend, World, call_plain, free_port, http};
+use super::world::{Backend, Proxy, World, call_plain, free_port, http};
 
 const ALL: &str = "allow: { all: true }";
 
@@ -24,7 +24,7 @@ fn the_next_target_is_taken_when_one_fails_and_the_first_when_it_is_back() {
     let port = free_port();
     let health = "health: { interval: 200ms, timeout: 1s }";
     let yaml = several(&world, port, &[first.addr, second.addr], health);
-    let mut adit = Adit::proxy(&world, &yaml);
+    let mut adit = Proxy::start(&world, &yaml);
     assert_eq!(world.call("a", port).unwrap().name, "first");
     let addr = first.addr;
     drop(first);
@@ -44,7 +44,7 @@ fn in_turn() {
     let port = free_port();
     let addrs = backends.each_ref().map(|b| b.addr);
     let more = "balance: roundRobin, health: { interval: 1h }";
-    let adit = Adit::proxy(&world, &several(&world, port, &addrs, more));
+    let adit = Proxy::start(&world, &several(&world, port, &addrs, more));
     let names: Vec<_> = (0..6).map(|_| world.call("a", port).unwrap().name).collect();
     assert_eq!(names, ["x", "y", "z", "x", "y", "z"]);
     assert_eq!(adit.stop(), 0);
@@ -60,7 +60,7 @@ fn one_that_answers_no_200_is_left_out_and_all_are_tried_when_all_are() {
     let more = format!(
         "health: {{ interval: 100ms, timeout: 1s, http: 'http://{asked}/healthz' }}, {ALL}"
     );
-    let mut adit = Adit::proxy(&world, &world.server("s", port, db.addr, &more));
+    let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &more));
     well.store(false, SeqCst);
     let line = adit.wait("target is unwell");
     assert!(line.contains("GET /healthz answered 503"), "{line}");
@@ -84,7 +84,7 @@ fn a_client_goes_on_to_the_target_that_is_whom_it_wants() {
          'localhost:{right}'], {}, verify: {{ ids: ['spiffe://td/ns/prod/sa/server'] }} }}\n",
         world.credential("a")
     );
-    let mut adit = Adit::proxy(&world, &(impostor + &server + &client));
+    let mut adit = Proxy::start(&world, &(impostor + &server + &client));
     let mut call = call_plain(plain).unwrap();
     call.echo("x").unwrap();
     assert_eq!(call.name, "good");
@@ -118,7 +118,7 @@ fn flags_take_several_targets_too() {
         "--cacert",
         ca.to_str().unwrap(),
     ];
-    let mut adit = Adit::start(&args, &crt);
+    let mut adit = Proxy::with(&args, &crt);
     adit.wait("listening");
     assert_eq!(world.call("a", port).unwrap().name, "db");
     adit.says("target is unwell");
@@ -140,7 +140,7 @@ fn each_target_must_have_its_own_name() {
         )
     };
     let right = format!("'127.0.0.1:{dead}', 'localhost:{tls}'");
-    let mut adit = Adit::proxy(&world, &(server.clone() + &client(&right)));
+    let mut adit = Proxy::start(&world, &(server.clone() + &client(&right)));
     assert_eq!(call_plain(plain).unwrap().name, "db");
     let wrong = format!("'localhost:{dead}', '127.0.0.1:{tls}'");
     adit.edit(&(server + &client(&wrong)));
