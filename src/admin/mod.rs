@@ -20,13 +20,11 @@ use tokio_util::either::Either;
 use crate::{
     ca::federation::Federation,
     config::{AdminAddress, Settings},
-    lifecycle::{EndpointPlaces, Tasks, aside, source},
+    http::{self, Answer, EndpointPlaces, answer, text},
+    lifecycle::{Tasks, aside, source},
     node::Node,
     observe::{Refusal, Refused, logging::Logging},
-    rpc::{
-        self,
-        http::{self, Answer, answer, text},
-    },
+    rpc,
     tls::record::{Choice, choices},
 };
 

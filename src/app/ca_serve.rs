@@ -26,9 +26,9 @@ use crate::{
         server::{self, Metrics, authorize::Pod},
     },
     config::{CaServerConfig, LoadError, load_ca_server, load_pods},
-    lifecycle::{EndpointPlaces, ServiceManager, Tasks, WatchedFile, source},
+    http::{self, EndpointPlaces},
+    lifecycle::{ServiceManager, Tasks, WatchedFile, source},
     observe::logging::Logging,
-    rpc::http,
 };
 
 /// How many connections the metrics have, and how long one may last.

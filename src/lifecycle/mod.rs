@@ -4,7 +4,6 @@
 mod aside;
 mod clock;
 pub mod dial;
-mod endpoint_places;
 mod places;
 mod reminder;
 mod service_manager;
@@ -13,7 +12,6 @@ mod watched_file;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
-pub use endpoint_places::{EndpointPlace, EndpointPlaces};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

@@ -5,7 +5,6 @@
 //! ([`crate::ca`]).
 
 mod authority;
-pub mod http;
 mod unix;
 
 pub use authority::AnyAuthority;

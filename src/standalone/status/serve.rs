@@ -18,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Status, metrics::Gathered, report, unix_now};
 use crate::{
-    lifecycle::{EndpointPlace, EndpointPlaces, Tasks, source},
-    rpc::http::{self, Answer},
+    http::{self, Answer, EndpointPlace, EndpointPlaces},
+    lifecycle::{Tasks, source},
     standalone::{Accepting, Listening, UNIX_PEER},
     tls::classic_provider,
 };

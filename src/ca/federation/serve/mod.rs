@@ -27,9 +27,9 @@ use proof::{Shown, WITHIN};
 use super::error::FetchError;
 use crate::{
     ca::Svids,
+    http::{self, Answer},
     identity::TrustDomain,
     lifecycle::{Place, Places, Tasks, source},
-    rpc::http::{self, Answer},
     sys::descriptors::of_traffic,
 };
 

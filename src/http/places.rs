@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, os::fd::AsFd};
 
-use super::{Place, Places};
-use crate::sys::descriptors::is_reserved;
+use crate::{
+    lifecycle::{Place, Places},
+    sys::descriptors::is_reserved,
+};
 
 /// How many connections each endpoint has of descriptors that are kept for other things.
 const FEW: usize = 8;

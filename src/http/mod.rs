@@ -1,6 +1,8 @@
 //! HTTP/1.1 for operators: callers that are slow, silent or many, and web pages that speak to an
 //! address of this machine in a browser's name.
 
+mod places;
+
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
@@ -16,6 +18,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
+
+pub use places::{EndpointPlace, EndpointPlaces};
 
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(2);
