@@ -157,8 +157,8 @@ async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Task
                     "/metrics" | "/stats/prometheus" => {
                         http::text(StatusCode::OK, metrics.render())
                     }
-                    "/healthz/ready" => http::text(StatusCode::OK, "ready\n".into()),
-                    _ => http::text(StatusCode::NOT_FOUND, "no such page\n".into()),
+                    "/healthz/ready" => http::text(StatusCode::OK, "ready\n"),
+                    _ => http::text(StatusCode::NOT_FOUND, "no such page\n"),
                 });
                 std::future::ready(page)
             };

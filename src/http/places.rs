@@ -1,4 +1,4 @@
-//! Places for those who ask a process how it is, where it may be short of descriptors.
+//! Places for the connections of one endpoint, where the process may be short of descriptors.
 
 use std::{net::IpAddr, os::fd::AsFd};
 
@@ -7,51 +7,46 @@ use crate::{
     sys::descriptors::is_reserved,
 };
 
-/// How many connections each endpoint has of descriptors that are kept for other things.
-const FEW: usize = 8;
-
-/// The places of one endpoint for operators: where traffic has all descriptors it may have, a few
-/// of those that are kept, and no more.
+/// The places of one endpoint: where traffic has all descriptors it may have, a few of those that
+/// are kept, and no more.
 #[derive(Debug)]
-pub struct EndpointPlaces {
+pub(super) struct ConnectionLimits {
     all: Places<IpAddr>,
-    last: Places<IpAddr>,
+    reserved: Places<IpAddr>,
 }
 
 /// A place at such an endpoint, until dropped or given up for somebody else.
 #[derive(Debug)]
-pub struct EndpointPlace {
+pub(super) struct ConnectionPlace {
     place: Place<IpAddr>,
-    last: Option<Place<IpAddr>>,
+    reserved: Option<Place<IpAddr>>,
 }
 
-impl EndpointPlaces {
-    /// At most `most`, and at most `of_one` for each source.
-    #[must_use]
-    pub fn new(most: usize, of_one: usize) -> Self {
-        Self { all: Places::new(most, of_one), last: Places::new(FEW, FEW) }
+impl ConnectionLimits {
+    /// At most `most`, and at most `of_one` for each source; of them `reserved` with descriptors
+    /// that are kept from traffic.
+    pub(super) fn new(most: usize, of_one: usize, reserved: usize) -> Self {
+        Self { all: Places::new(most, of_one), reserved: Places::new(reserved, reserved) }
     }
 
     /// A place for `socket`, which `from` has connected; `None` where nobody can be asked to go.
-    #[must_use]
-    pub fn take(&self, socket: &impl AsFd, from: IpAddr) -> Option<EndpointPlace> {
-        let place = self.all.take(from)?;
-        let last = match is_reserved(socket.as_fd()) {
-            true => Some(self.last.take(from)?),
+    pub(super) fn take(&self, socket: &impl AsFd, from: IpAddr) -> Option<ConnectionPlace> {
+        let reserved = match is_reserved(socket.as_fd()) {
+            true => Some(self.reserved.take(from)?),
             false => None,
         };
-        Some(EndpointPlace { place, last })
+        Some(ConnectionPlace { place: self.all.take(from)?, reserved })
     }
 }
 
-impl EndpointPlace {
+impl ConnectionPlace {
     /// Waits until somebody else needs the place: the connection is to be closed. Cancel safe.
-    pub async fn given_up(&self) {
-        match &self.last {
+    pub(super) async fn given_up(&self) {
+        match &self.reserved {
             None => self.place.given_up().await,
-            Some(last) => tokio::select! {
+            Some(reserved) => tokio::select! {
                 () = self.place.given_up() => {}
-                () = last.given_up() => {}
+                () = reserved.given_up() => {}
             },
         }
     }

@@ -168,13 +168,13 @@ impl Site {
             return refused;
         }
         let Some(document) = self.document(request.uri().path()) else {
-            return http::text(StatusCode::NOT_FOUND, "no such document\n".into());
+            return http::text(StatusCode::NOT_FOUND, "no such document\n");
         };
         match document {
             Some(document) => {
                 http::answer(StatusCode::OK, "application/json", format!("{document:#}\n"))
             }
-            None => http::text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n".into()),
+            None => http::text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n"),
         }
     }
 
