@@ -6,7 +6,6 @@
 //! gRPC ([`crate::rpc`]).
 
 mod answer;
-mod before;
 mod listener;
 mod origin;
 mod places;
@@ -17,7 +16,6 @@ mod tests;
 mod write_deadline;
 
 pub use answer::{Answer, answer, json, text};
-pub use before::{EndpointPlace, EndpointPlaces, refuse_foreign, refuse_method, serve};
 pub use listener::{Accept, Accepted};
 pub use origin::Readers;
 pub use request::{Methods, query};
