@@ -10,6 +10,7 @@ use std::{
 
 use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -17,11 +18,11 @@ use crate::{
     config::{AdminAddress, Settings},
     http::{
         Accept, Accepted, Answer, Handler, Limits, Methods, Readers, Server, answer, json, query,
-        text,
+        stream, text,
     },
     lifecycle::{Tasks, aside},
     node::Node,
-    observe::{Refusal, Refused, logging::Logging},
+    observe::{Refusal, Refused, conn::Notification, logging::Logging},
     rpc,
     tls::record::{Choice, choices},
 };
@@ -219,8 +220,9 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
             json(StatusCode::OK, &dump)
         }
         (Endpoint::Admin, "/connections") => {
-            json(StatusCode::OK, &state.node.telemetry.live.to_json())
+            json(StatusCode::OK, &state.node.telemetry.live.views())
         }
+        (Endpoint::Admin, "/events") => events(state),
         (Endpoint::Admin, "/certs") => json(StatusCode::OK, &certs(state)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
         (Endpoint::Admin, "/federation") => {
@@ -230,6 +232,21 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
         (Endpoint::Admin, "/logging") => logging(state, request),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n"),
     }
+}
+
+/// JSON lines, for as long as the client reads.
+fn events(state: &State) -> Answer {
+    let Some(subscription) = state.node.telemetry.live.events().subscribe() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "as many listen already as may\n");
+    };
+    let lines = unfold(subscription, |mut subscription| async move {
+        let line = match subscription.next().await? {
+            Notification::Event(event) => serde_json::to_string(&*event).ok()?,
+            Notification::Lost(count) => format!("{{\"event\":\"lost\",\"count\":{count}}}"),
+        };
+        Some((Bytes::from(line + "\n"), subscription))
+    });
+    stream("application/x-ndjson", lines)
 }
 
 /// Written once for all who asked before that began, and where nothing waits for it.
@@ -298,6 +315,7 @@ fn certs(state: &State) -> serde_json::Value {
 const INDEX: &str = "adit admin\n\
   GET  /config_dump           the mesh in force, and whether it is what the file says\n\
   GET  /connections           open connections\n\
+  GET  /events                what happens to connections from now on, as JSON lines\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\

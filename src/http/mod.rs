@@ -15,7 +15,7 @@ mod server;
 mod tests;
 mod write_deadline;
 
-pub use answer::{Answer, answer, json, text};
+pub use answer::{Answer, answer, json, stream, text};
 pub use listener::{Accept, Accepted};
 pub use origin::Readers;
 pub use request::{Methods, query};

@@ -1,7 +1,15 @@
 //! The accept loop, and the story of a connection: a place, TLS, one request after the other, each
 //! within its limits.
 
-use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{pending, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use ::http::{Method, Request};
 use bytes::Bytes;
@@ -132,9 +140,11 @@ impl Server {
             conns.spawn(async move {
                 let (name, peer) = (server.name, accepted.peer);
                 let lifetime = server.limits.deadlines.lifetime;
+                let streams = AtomicBool::new(false);
                 let served = tokio::select! {
-                    served = timeout(lifetime, server.serve(accepted, &*handler)) => {
-                        served.unwrap_or_else(|_| Err(format!("not finished after {lifetime:?}")))
+                    served = server.serve(accepted, &*handler, &streams) => served,
+                    () = expired(lifetime, &streams) => {
+                        Err(format!("not finished after {lifetime:?}"))
                     }
                     () = place.given_up() => Err("it was closed for somebody newer".into()),
                 };
@@ -145,15 +155,20 @@ impl Server {
         }
     }
 
-    async fn serve(&self, accepted: Accepted, handler: &impl Handler) -> Result<(), String> {
+    async fn serve(
+        &self,
+        accepted: Accepted,
+        handler: &impl Handler,
+        streams: &AtomicBool,
+    ) -> Result<(), String> {
         let Some(reached) = accepted.reached() else { return Ok(()) };
         let Some(tls) = handler.tls().await? else {
-            return self.requests(accepted.socket, reached, handler).await;
+            return self.requests(accepted.socket, reached, handler, streams).await;
         };
         let Deadlines { handshake, .. } = self.limits.deadlines;
         let stream = timeout(handshake, tls.accept(accepted.socket)).await;
         let stream = stream.map_err(|_| format!("no TLS handshake in {handshake:?}"))?;
-        self.requests(stream.map_err(|e| e.to_string())?, Reached::Tls, handler).await
+        self.requests(stream.map_err(|e| e.to_string())?, Reached::Tls, handler, streams).await
     }
 
     async fn requests(
@@ -161,9 +176,14 @@ impl Server {
         stream: impl AsyncRead + AsyncWrite + Unpin,
         reached: Reached,
         handler: &impl Handler,
+        streams: &AtomicBool,
     ) -> Result<(), String> {
         let service = service_fn(|request| async move {
-            Ok::<_, Infallible>(self.answer(request, reached, handler).await)
+            let answer = self.answer(request, reached, handler).await;
+            if answer.body().is_stream() {
+                streams.store(true, Relaxed);
+            }
+            Ok::<_, Infallible>(answer)
         });
         let Deadlines { head, write, .. } = self.limits.deadlines;
         let stream = TokioIo::new(WriteDeadline::new(stream, write));
@@ -195,5 +215,13 @@ impl Server {
             Ok(body) => handler.handle(&Request::from_parts(head, body)).await,
             Err(refused) => refused,
         }
+    }
+}
+
+/// Waits until a connection has lasted as long as it may: one that streams has no end of its own.
+async fn expired(lifetime: Duration, streams: &AtomicBool) {
+    sleep(lifetime).await;
+    if streams.load(Relaxed) {
+        pending::<()>().await;
     }
 }

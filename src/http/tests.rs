@@ -8,13 +8,14 @@ use std::{
 
 use ::http::{Request, StatusCode};
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
 
-use super::{Answer, Deadlines, Handler, Limits, Methods, Readers, Server, text};
+use super::{Answer, Deadlines, Handler, Limits, Methods, Readers, Server, stream, text};
 use crate::lifecycle::Tasks;
 
 /// How long anything may take before a test fails.
@@ -31,6 +32,13 @@ impl Handler for Pages {
 
     async fn handle(&self, request: &Request<Bytes>) -> Answer {
         match request.uri().path() {
+            "/stream" => stream(
+                "text/plain",
+                unfold(0, |n| async move {
+                    tokio::time::sleep(SOON / 4).await;
+                    (n < 10).then(|| (Bytes::from_static(b"line\n"), n + 1))
+                }),
+            ),
             "/big" => text(StatusCode::OK, vec![b'a'; BIG]),
             _ => text(StatusCode::OK, format!("{} bytes\n", request.body().len())),
         }
@@ -183,6 +191,16 @@ async fn a_connection_lasts_no_longer_than_its_lifetime() {
     let begun = Instant::now();
     assert_eq!(server.answer_to("GET / HTTP/1.1\r\n").await, "");
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+}
+
+/// Longer than a connection lasts else; it is the last answer of its connection.
+#[tokio::test]
+async fn a_stream_has_no_lifetime() {
+    let server = with(Deadlines { lifetime: SOON, write: SOON, ..LONG }).await;
+    let ask = "GET /stream HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let answer = server.answer_to(&ask.repeat(2)).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{answer}");
+    assert_eq!(answer.matches("line\n").count(), 10, "{answer}");
 }
 
 #[tokio::test]
