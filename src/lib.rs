@@ -8,6 +8,7 @@
 //! - [`lifecycle`]: tasks with owners, which can be drained and cut
 //! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
 //! - [`observe`]: one record per connection, metrics, access log, logging
+//! - [`http`]: one HTTP/1 server for operators and for what is public
 //! - [`rpc`]: gRPC messages, and the way to a Unix socket
 //! - [`tls`]: mutual TLS 1.3 between SVIDs
 //! - [`credentials`]: where SVIDs come from, and when they are renewed
@@ -45,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod hbone;
+pub mod http;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;

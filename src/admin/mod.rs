@@ -3,38 +3,29 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::AsFd,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use serde_json::json;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio_util::either::Either;
+use futures_util::stream::unfold;
+use tokio::net::TcpListener;
 
 use crate::{
     config::{AdminAddress, Settings},
-    lifecycle::{EndpointPlaces, Tasks, aside, source},
-    node::Node,
-    observe::{Refusal, Refused, logging::Logging},
-    rpc::{
-        self,
-        http::{self, Answer, answer, text},
+    http::{
+        Accept, Accepted, Answer, Handler, Limits, Methods, Readers, Server, answer, json, query,
+        stream, text,
     },
+    lifecycle::{Tasks, aside},
+    node::Node,
+    observe::{Refusal, Refused, conn::Notification, logging::Logging},
+    rpc,
     spiffe_api::federation::Federation,
     tls::record::{Choice, choices},
 };
-
-/// How many connections each endpoint has, and of one source: beyond it the oldest is closed.
-const PLACES: usize = 64;
-const OF_ONE: usize = 32;
-/// How long a connection may last, with all its requests.
-const WHOLE: Duration = Duration::from_secs(30);
 
 /// What the endpoints show.
 pub struct State {
@@ -139,55 +130,47 @@ pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io
         (tcp(settings.metrics), Endpoint::Metrics, "metrics"),
         (tcp(settings.readiness), Endpoint::Readiness, "readiness"),
     ] {
-        let door = Door::open(&addr)
+        let listener = EndpointListener::open(&addr)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
-        let (state, conns) = (Arc::clone(state), tasks.child());
-        tasks.spawn(async move { accept(door, state, endpoint, conns).await });
+        let readers = match endpoint {
+            Endpoint::Admin => Readers::ByOwnName,
+            Endpoint::Metrics | Endpoint::Readiness => Readers::Anyone,
+        };
+        let server = Server { name, limits: Limits::OPERATORS, readers, names: Vec::new() };
+        let pages = Arc::new(Pages { state: Arc::clone(state), endpoint });
+        tasks.spawn(server.run(listener, pages, tasks.child()));
     }
     Ok(())
 }
 
 /// What an endpoint listens on.
-enum Door {
+enum EndpointListener {
     Tcp(TcpListener),
     Unix(rpc::Listener),
 }
 
-/// A connection, whom it counts for, and the address that it came to.
-struct Caller {
-    socket: Either<TcpStream, UnixStream>,
-    source: IpAddr,
-    bound: SocketAddr,
-}
-
-impl Door {
+impl EndpointListener {
     async fn open(addr: &AdminAddress) -> io::Result<Self> {
         match addr {
             AdminAddress::Tcp(addr) => bind(*addr).await.map(Self::Tcp),
             AdminAddress::Unix(path) => rpc::listen(path, 0o600).map(Self::Unix),
         }
     }
+}
 
-    /// The next caller; none where one is not to be served.
-    async fn accept(&self) -> io::Result<Option<Caller>> {
+impl Accept for EndpointListener {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                let Ok(bound) = socket.local_addr() else { return Ok(None) };
-                let (socket, source) = (Either::Left(socket), source(peer.ip()));
-                Ok(Some(Caller { socket, source, bound }))
-            }
-            Self::Unix(listener) => {
+            Self::Tcp(listener) => Accept::accept(listener).await,
+            Self::Unix(listener) => loop {
                 let socket = listener.accept().await?;
                 // A caller may have connected before the mode of the socket was set.
                 let ours = |uid: u32| uid == 0 || uid == nix::unistd::geteuid().as_raw();
-                if !socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
-                    return Ok(None);
+                if socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
+                    return Ok(Accepted::unix(socket));
                 }
-                let (socket, source) = (Either::Right(socket), Ipv4Addr::LOCALHOST.into());
-                Ok(Some(Caller { socket, source, bound: SocketAddr::new(source, 0) }))
-            }
+            },
         }
     }
 }
@@ -201,68 +184,69 @@ async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(door: Door, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
-    let places = EndpointPlaces::new(PLACES, OF_ONE);
-    loop {
-        let Caller { socket, source, bound } = match door.accept().await {
-            Ok(Some(caller)) => caller,
-            Ok(None) => continue,
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let fd = match &socket {
-            Either::Left(socket) => socket.as_fd(),
-            Either::Right(socket) => socket.as_fd(),
-        };
-        let Some(place) = places.take(&fd, source) else { continue };
-        let state = Arc::clone(&state);
-        conns.spawn(async move {
-            let route = |request| {
-                let state = Arc::clone(&state);
-                async move { route(&state, endpoint, bound, &request).await }
-            };
-            http::serve(socket, WHOLE, place.given_up(), route).await;
-        });
+/// The pages of one endpoint.
+struct Pages {
+    state: Arc<State>,
+    endpoint: Endpoint,
+}
+
+impl Handler for Pages {
+    fn methods(&self, path: &str) -> Methods {
+        match (self.endpoint, path) {
+            (Endpoint::Admin, "/certs/rotate" | "/federation/refresh") => Methods::Change,
+            (Endpoint::Admin, "/logging") => Methods::ReadAndChange,
+            _ => Methods::Read,
+        }
+    }
+
+    async fn handle(&self, request: &Request<Bytes>) -> Answer {
+        page(&self.state, self.endpoint, request).await
     }
 }
 
-async fn route(
-    state: &Arc<State>,
-    endpoint: Endpoint,
-    bound: SocketAddr,
-    request: &Request<Incoming>,
-) -> Answer {
+async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) -> Answer {
     let path = request.uri().path();
-    let admin = matches!(endpoint, Endpoint::Admin);
-    let acts = admin && ["/certs/rotate", "/federation/refresh", "/logging"].contains(&path);
-    let refused = http::refuse_method(request.method(), acts, !acts || path == "/logging");
-    let foreign = || http::refuse_foreign(request.uri(), request.headers(), bound);
-    if let Some(refused) = refused.or_else(|| admin.then(foreign).flatten()) {
-        return refused;
-    }
     match (endpoint, path) {
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
         (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state).await,
-        (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX.into()),
+        (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX),
         (Endpoint::Admin, "/config_dump") => {
             let mut dump = state.node.mesh.load().dump();
-            dump["certificates"] = json!(state.node.svids.statuses());
+            dump["certificates"] = serde_json::json!(state.node.svids.statuses());
             dump["config"] = config(state);
             let aead = choices().iter().map(Choice::to_json).collect::<Vec<_>>();
-            dump["tls"] = json!({ "aead": aead });
-            dump["version"] = json!({ "version": env!("CARGO_PKG_VERSION") });
-            json_answer(&dump)
+            dump["tls"] = serde_json::json!({ "aead": aead });
+            dump["version"] = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
+            json(StatusCode::OK, &dump)
         }
-        (Endpoint::Admin, "/connections") => json_answer(&state.node.telemetry.live.to_json()),
-        (Endpoint::Admin, "/certs") => json_answer(&certs(state)),
+        (Endpoint::Admin, "/connections") => {
+            json(StatusCode::OK, &state.node.telemetry.live.views())
+        }
+        (Endpoint::Admin, "/events") => events(state),
+        (Endpoint::Admin, "/certs") => json(StatusCode::OK, &certs(state)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
-        (Endpoint::Admin, "/federation") => json_answer(&json!(state.federation.statuses())),
+        (Endpoint::Admin, "/federation") => {
+            json(StatusCode::OK, &serde_json::json!(state.federation.statuses()))
+        }
         (Endpoint::Admin, "/federation/refresh") => refresh(state, request),
         (Endpoint::Admin, "/logging") => logging(state, request),
-        _ => text(StatusCode::NOT_FOUND, "no such page; see /\n".into()),
+        _ => text(StatusCode::NOT_FOUND, "no such page; see /\n"),
     }
+}
+
+/// JSON lines, for as long as the client reads.
+fn events(state: &State) -> Answer {
+    let Some(subscription) = state.node.telemetry.live.events().subscribe() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "as many listen already as may\n");
+    };
+    let lines = unfold(subscription, |mut subscription| async move {
+        let line = match subscription.next().await? {
+            Notification::Event(event) => serde_json::to_string(&*event).ok()?,
+            Notification::Lost(count) => format!("{{\"event\":\"lost\",\"count\":{count}}}"),
+        };
+        Some((Bytes::from(line + "\n"), subscription))
+    });
+    stream("application/x-ndjson", lines)
 }
 
 /// Written once for all who asked before that began, and where nothing waits for it.
@@ -274,17 +258,14 @@ async fn metrics(state: &Arc<State>) -> Answer {
         _ => {
             let (begun, of) = (Instant::now(), Arc::clone(state));
             let Ok(text) = aside(move || Bytes::from(exposition(&of))).await else {
-                return text(StatusCode::INTERNAL_SERVER_ERROR, "no metrics\n".into());
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "no metrics\n");
             };
             *last = Some((begun, text.clone()));
             text
         }
     };
     drop(last);
-    let mut answer = Response::new(Full::from(text));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 fn exposition(state: &State) -> String {
@@ -310,8 +291,8 @@ fn set_outage_budget(state: &State) {
 /// Whether what is on disk is what is in force.
 fn config(state: &State) -> serde_json::Value {
     match state.file.get() {
-        None => json!({ "state": "current" }),
-        Some(Refused { since, error }) => json!({
+        None => serde_json::json!({ "state": "current" }),
+        Some(Refused { since, error }) => serde_json::json!({
             "state": "refused",
             "since": humantime::format_rfc3339_seconds(since).to_string(),
             "error": error,
@@ -322,7 +303,7 @@ fn config(state: &State) -> serde_json::Value {
 fn certs(state: &State) -> serde_json::Value {
     let svids = &state.node.svids;
     let budget = svids.outage_budget();
-    json!({
+    serde_json::json!({
         "source": svids.source(),
         "outageBudgetSeconds": budget.seconds,
         "firstToExpire": budget.first.map(|id| id.to_string()),
@@ -334,6 +315,7 @@ fn certs(state: &State) -> serde_json::Value {
 const INDEX: &str = "adit admin\n\
   GET  /config_dump           the mesh in force, and whether it is what the file says\n\
   GET  /connections           open connections\n\
+  GET  /events                what happens to connections from now on, as JSON lines\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
@@ -356,30 +338,25 @@ fn readiness(state: &State) -> Answer {
     }
 }
 
-fn query<'a>(request: &'a Request<Incoming>, key: &str) -> Option<&'a str> {
-    let pairs = request.uri().query()?.split('&');
-    pairs.filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v)
-}
-
-fn rotate(state: &State, request: &Request<Incoming>) -> Answer {
+fn rotate(state: &State, request: &Request<Bytes>) -> Answer {
     let id = query(request, "id").and_then(|id| id.parse().ok());
     match id.map(|id| state.node.svids.rotate_now(&id)) {
-        Some(true) => text(StatusCode::OK, "renewing\n".into()),
-        Some(false) => text(StatusCode::NOT_FOUND, "not an identity of this node\n".into()),
-        None => text(StatusCode::BAD_REQUEST, "?id= must be a SPIFFE ID\n".into()),
+        Some(true) => text(StatusCode::OK, "renewing\n"),
+        Some(false) => text(StatusCode::NOT_FOUND, "not an identity of this node\n"),
+        None => text(StatusCode::BAD_REQUEST, "?id= must be a SPIFFE ID\n"),
     }
 }
 
-fn refresh(state: &State, request: &Request<Incoming>) -> Answer {
+fn refresh(state: &State, request: &Request<Bytes>) -> Answer {
     let trust_domain = query(request, "trustDomain").and_then(|td| td.parse().ok());
     match trust_domain.map(|td| state.federation.refresh_now(&td)) {
-        Some(true) => text(StatusCode::OK, "asking\n".into()),
-        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file names no such\n".into()),
-        None => text(StatusCode::BAD_REQUEST, "?trustDomain= must be a trust domain\n".into()),
+        Some(true) => text(StatusCode::OK, "asking\n"),
+        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file names no such\n"),
+        None => text(StatusCode::BAD_REQUEST, "?trustDomain= must be a trust domain\n"),
     }
 }
 
-fn logging(state: &State, request: &Request<Incoming>) -> Answer {
+fn logging(state: &State, request: &Request<Bytes>) -> Answer {
     let Some(level) = query(request, "level").filter(|_| request.method() == Method::POST) else {
         return text(StatusCode::OK, format!("{}\n", state.logging.filter()));
     };
@@ -387,8 +364,4 @@ fn logging(state: &State, request: &Request<Incoming>) -> Answer {
         Ok(()) => text(StatusCode::OK, format!("{}\n", state.logging.filter())),
         Err(e) => text(StatusCode::BAD_REQUEST, format!("{level:?}: {e}\n")),
     }
-}
-
-fn json_answer(value: &serde_json::Value) -> Answer {
-    answer(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }

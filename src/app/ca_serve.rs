@@ -9,7 +9,7 @@ use std::{
 use ::http::{Request, StatusCode};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use hyper::body::Incoming;
+use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle};
 
 use super::{
@@ -26,14 +26,17 @@ use crate::{
         serve::{Metrics, authorize::Pod},
     },
     config::{CaServerConfig, LoadError, load_ca_server, load_pods},
-    lifecycle::{EndpointPlaces, ServiceManager, Tasks, WatchedFile, source},
+    http::{self, Answer, Handler, Limits, Methods, Readers, Server},
+    lifecycle::{ServiceManager, Tasks, WatchedFile},
     observe::logging::Logging,
-    rpc::http,
 };
 
-/// How many connections the metrics have, and how long one may last.
-const METRICS_PLACES: usize = 64;
-const METRICS_WHOLE: Duration = Duration::from_secs(30);
+const METRICS: Server = Server {
+    name: "metrics",
+    limits: Limits::OPERATORS,
+    readers: Readers::Anyone,
+    names: Vec::new(),
+};
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -83,7 +86,7 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
         let listener = TcpListener::bind(addr).await;
         let listener = listener.with_context(|| format!("metrics endpoint on {addr}"))?;
         tracing::info!(address = %listener.local_addr()?, "serving metrics");
-        tasks.spawn(serve_metrics(listener, metrics, tasks.clone()));
+        tasks.spawn(METRICS.run(listener, Arc::new(Pages(metrics)), tasks.clone()));
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
     let status = format!("issues SVIDs of {trust_domain} on {at}");
@@ -141,28 +144,19 @@ fn take_pods(read: Result<Vec<Pod>, LoadError>, pods: &ArcSwap<Vec<Pod>>) {
     }
 }
 
-async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, tasks: Tasks) {
-    let places = EndpointPlaces::new(METRICS_PLACES, METRICS_PLACES / 2);
-    loop {
-        let Ok((socket, peer)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
-        let metrics = Arc::clone(&metrics);
-        tasks.spawn(async move {
-            let page = |request: Request<Incoming>| {
-                let refused = http::refuse_method(request.method(), false, true);
-                let page = refused.unwrap_or_else(|| match request.uri().path() {
-                    "/metrics" | "/stats/prometheus" => {
-                        http::text(StatusCode::OK, metrics.render())
-                    }
-                    "/healthz/ready" => http::text(StatusCode::OK, "ready\n".into()),
-                    _ => http::text(StatusCode::NOT_FOUND, "no such page\n".into()),
-                });
-                std::future::ready(page)
-            };
-            http::serve(socket, METRICS_WHOLE, place.given_up(), page).await;
-        });
+/// Metrics and readiness of the CA.
+struct Pages(Arc<Metrics>);
+
+impl Handler for Pages {
+    fn methods(&self, _path: &str) -> Methods {
+        Methods::Read
+    }
+
+    async fn handle(&self, request: &Request<Bytes>) -> Answer {
+        match request.uri().path() {
+            "/metrics" | "/stats/prometheus" => http::text(StatusCode::OK, self.0.render()),
+            "/healthz/ready" => http::text(StatusCode::OK, "ready\n"),
+            _ => http::text(StatusCode::NOT_FOUND, "no such page\n"),
+        }
     }
 }

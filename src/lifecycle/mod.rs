@@ -4,7 +4,6 @@
 mod aside;
 mod clock;
 pub mod dial;
-mod endpoint_places;
 mod linger;
 mod places;
 mod reminder;
@@ -14,7 +13,6 @@ mod watched_file;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
-pub use endpoint_places::{EndpointPlace, EndpointPlaces};
 pub use linger::until_heard;
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;

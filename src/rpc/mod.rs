@@ -5,7 +5,6 @@
 //! ([`crate::credentials`]).
 
 mod authority;
-pub mod http;
 mod unix;
 
 pub use authority::AnyAuthority;

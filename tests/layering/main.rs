@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "lifecycle",
     "identity",
     "observe",
+    "http",
     "rpc",
     "tls",
     "credentials",

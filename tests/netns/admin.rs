@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead as _, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, symlink},
         net::{UnixListener, UnixStream},
@@ -16,12 +17,13 @@ use nix::sys::signal::Signal;
 
 use crate::{
     lab::Lab,
-    mesh::{PODS, allow},
+    mesh::{PODS, allow, lab},
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("admin::a_unix_socket_is_for_the_user_of_adit_alone_and_is_replaced_when_stale", socket),
     ("admin::what_is_no_stale_socket_is_left_alone", others),
+    ("admin::events_tell_of_connections_that_open_close_and_are_denied", events),
 ];
 
 fn ask(path: &Path, request: &str) -> String {
@@ -98,4 +100,39 @@ fn others() {
     fs::write(&path, "text").unwrap();
     refused("is no socket");
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+}
+
+fn events() {
+    let lab = lab(&["web"]);
+    let listen = || {
+        let mut socket = TcpStream::connect("127.0.0.1:15000").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut lines = BufReader::new(socket).lines();
+        let status = lines.next().unwrap().unwrap();
+        (status, lines)
+    };
+    let all: Vec<_> = (0..8).map(|_| listen()).collect();
+    assert!(all.iter().all(|(status, _)| status == "HTTP/1.1 200 OK"));
+    assert_eq!(listen().0, "HTTP/1.1 503 Service Unavailable", "so many and no more");
+    let (_, lines) = all.into_iter().next_back().unwrap();
+    lab.ask("web", "10.96.0.10:80").unwrap();
+    lab.ask("spy", "10.96.0.10:80").unwrap_err();
+    // The others have gone, and there is room again.
+    lab.wait("room", || listen().0 == "HTTP/1.1 200 OK");
+    let mut wanted = vec![("opened", "web"), ("closed", "web"), ("denied", "spy")];
+    let events = lines.map(Result::unwrap).filter(|line| line.starts_with('{'));
+    for event in events {
+        let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+        let connection = &event["connection"];
+        let (kind, from) = (&event["event"], &connection["source"]["workload"]);
+        if connection["direction"] == "inbound" {
+            wanted.retain(|(k, w)| kind != k || from != w);
+        }
+        assert_eq!(event["reason"].is_null(), kind == "opened", "{event:#}");
+        if wanted.is_empty() {
+            return;
+        }
+    }
+    panic!("{wanted:?} were not told of:\n{}", lab.log());
 }

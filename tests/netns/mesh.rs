@@ -318,6 +318,8 @@ fn operators() {
     for line in [
         "POST /logging?level=off HTTP/1.1\r\nhost: evil.example\r\nx: y",
         "POST /logging?level=off HTTP/1.1\r\norigin: http://evil.example\r\nx: y",
+        "POST /logging?level=off HTTP/1.1\r\nsec-fetch-site: cross-site\r\nx: y",
+        "POST /certs/rotate?id=x HTTP/1.1\r\nhost: evil.example\r\nx: y",
         "POST http://evil.example/logging?level=off",
         "GET /config_dump HTTP/1.1\r\nhost: evil.example\r\nx: y",
     ] {

@@ -103,6 +103,14 @@ close_reasons! {
     Internal = "internal" / "CONNECT";
 }
 
+impl CloseReason {
+    /// Whether a policy, or what is known of an identity, forbade the connection.
+    #[must_use]
+    pub fn is_denial(self) -> bool {
+        matches!(self.response_flags(), "DENY" | "IDENTITY_ERROR")
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

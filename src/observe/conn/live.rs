@@ -13,9 +13,8 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use serde_json::{Value, json};
 
-use super::{CloseReason, Direction, Facts, Flow, PeerAddr};
+use super::{CloseReason, ConnectionView, Direction, EndView, Events, Facts, Flow, PeerAddr};
 use crate::observe::metrics::Series;
 
 /// How much a relay has moved each way. Shared with whoever moves, shows or limits it.
@@ -114,34 +113,32 @@ impl LiveConn {
         (self.meter.up.load(Relaxed), self.meter.down.load(Relaxed))
     }
 
-    fn to_json(&self) -> Value {
-        let (sent, received) = self.sent_and_received();
-        self.facts(|f| {
-            let party = |p: &super::Party| {
-                json!({
-                    "workload": p.names.as_ref().map(|n| &*n.workload),
-                    "namespace": p.names.as_ref().map(|n| &*n.namespace),
-                    "identity": p.id.as_ref().map(ToString::to_string),
-                })
-            };
-            json!({
-                "id": self.id,
-                "direction": self.direction.as_str(),
-                "src": self.peer.0,
-                "dst": f.dst_addr,
-                "hboneAddr": f.hbone_addr,
-                "protocol": f.protocol,
-                "service": f.service.as_deref(),
-                "source": party(&f.src),
-                "destination": party(&f.dst),
-                "tls": f.tls.as_deref(),
-                "policy": f.policy.as_deref(),
-                "localWorkload": f.local_uid.as_deref(),
-                "bytesReceived": received,
-                "bytesSent": sent,
-                "ageSeconds": self.opened.elapsed().as_secs_f64(),
-            })
-        })
+    /// What is known now, as programs read it.
+    #[must_use]
+    pub fn view(&self) -> ConnectionView {
+        self.facts(|facts| self.view_of(facts))
+    }
+
+    /// The same for who has the facts in hand.
+    pub(super) fn view_of(&self, facts: &Facts) -> ConnectionView {
+        let (bytes_sent, bytes_received) = self.sent_and_received();
+        ConnectionView {
+            id: self.id,
+            direction: self.direction.as_str(),
+            src: self.peer.0,
+            dst: facts.dst_addr,
+            hbone_addr: facts.hbone_addr.as_deref().map(ToOwned::to_owned),
+            protocol: facts.protocol,
+            service: facts.service.as_deref().map(ToOwned::to_owned),
+            source: EndView::of(&facts.src),
+            destination: EndView::of(&facts.dst),
+            tls: facts.tls.as_deref().cloned(),
+            policy: facts.policy.as_deref().map(ToOwned::to_owned),
+            local_workload: facts.local_uid.as_deref().map(ToOwned::to_owned),
+            bytes_received,
+            bytes_sent,
+            age_seconds: self.opened.elapsed().as_secs_f64(),
+        }
     }
 }
 
@@ -152,6 +149,7 @@ pub struct LiveTable {
     conns: Mutex<HashMap<u64, Arc<LiveConn>>>,
     /// What may still be written of connections that fail.
     pub(super) log_shares: super::log_share::LogShares,
+    events: Arc<Events>,
 }
 
 impl LiveTable {
@@ -202,8 +200,14 @@ impl LiveTable {
 
     /// What `/connections` answers.
     #[must_use]
-    pub fn to_json(&self) -> Value {
-        Value::Array(self.all().iter().map(|c| c.to_json()).collect())
+    pub fn views(&self) -> Vec<ConnectionView> {
+        self.all().iter().map(|conn| conn.view()).collect()
+    }
+
+    /// What happens to connections from now on.
+    #[must_use]
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// Gives up room that a burst has left.

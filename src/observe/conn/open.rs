@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{CloseReason, Direction, Facts, LiveConn, PeerAddr};
+use super::{CloseReason, ConnectionEvent, Direction, Facts, LiveConn, PeerAddr};
 use crate::observe::Telemetry;
 
 /// One accepted connection; the reason starts as [`CloseReason::Dropped`].
@@ -36,6 +36,11 @@ impl OpenConn {
 
     /// Counts the connection as opened: its ends are known and it may flow.
     pub fn count_opened(&self) {
+        self.count();
+        self.telemetry.live.events().publish(|| ConnectionEvent::opened(self.live.view()));
+    }
+
+    fn count(&self) {
         let series = self
             .facts(|facts| self.telemetry.metrics.connections.series(self.live.direction, facts));
         series.opened();
@@ -69,11 +74,15 @@ impl Drop for OpenConn {
     fn drop(&mut self) {
         self.telemetry.live.remove(self.live.id);
         if self.live.series.get().is_none() {
-            self.count_opened();
+            self.count();
         }
         self.live.flush_bytes();
         self.facts(|facts| {
             self.telemetry.metrics.connections.closed(self.live.direction, facts, self.reason);
+            self.telemetry.live.events().publish(|| {
+                let view = self.live.view_of(facts);
+                ConnectionEvent::ended(view, self.reason, facts.error.as_deref())
+            });
             let peer = self.live.peer.0.ip();
             let shares = &self.telemetry.live.log_shares;
             let left_out = match facts.error {

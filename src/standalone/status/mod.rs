@@ -193,6 +193,15 @@ impl Status {
         }
     }
 
+    /// Names by which operators call this machine: its own, and the one that the address has.
+    fn own_names(&self) -> Vec<String> {
+        let written = self.config.address.as_ref().and_then(|at| match &at.address {
+            Address::Tcp { host, .. } => Some(host.clone()),
+            _ => None,
+        });
+        written.into_iter().chain([self.hostname.clone()]).filter(|name| !name.is_empty()).collect()
+    }
+
     /// What the process does, and since when.
     fn state(&self) -> (Phase, SystemTime) {
         let state = self.lock();

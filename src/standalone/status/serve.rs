@@ -1,35 +1,30 @@
-//! The endpoint: few connections at once, each with a limit on its time.
+//! The pages of the endpoint, over HTTP or HTTPS.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use ::http::{Request, StatusCode, header};
-use hyper::body::Incoming;
+use ::http::{Request, StatusCode};
+use bytes::Bytes;
 use rustls::{
     ServerConfig,
     server::NoServerSessionStorage,
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{sleep, timeout},
-};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Status, metrics::Gathered, report, unix_now};
 use crate::{
-    lifecycle::{EndpointPlace, EndpointPlaces, Tasks, source},
-    rpc::http::{self, Answer},
+    http::{self, Accept, Accepted, Answer, Deadlines, Handler, Limits, Methods, Readers, Server},
+    lifecycle::Tasks,
     standalone::{Accepting, Listening, UNIX_PEER},
     tls::classic_provider,
 };
 
-/// How many connections at once; beyond it the oldest is closed.
-const MOST: usize = 32;
-/// How long a TLS handshake may take.
-const HEAD: Duration = Duration::from_secs(3);
-/// How long a connection may last, with all its requests.
-const WHOLE: Duration = Duration::from_secs(60);
+/// Longer than for other endpoints: targets are asked before there is an answer.
+const LIMITS: Limits = Limits {
+    deadlines: Deadlines { lifetime: Duration::from_secs(60), ..Deadlines::SHORT },
+    ..Limits::OPERATORS
+};
 
 /// Serves on `listening` in `tasks`, until they are cut or
 /// another process has taken over. Needs the control runtime.
@@ -42,44 +37,55 @@ pub fn serve(
     https: bool,
     tasks: &Tasks,
 ) -> std::io::Result<()> {
-    let (listener, status) = (listening.accepting()?, Arc::clone(status));
-    let conns = tasks.child();
+    let (listener, conns) = (listening.accepting()?, tasks.child());
+    let server = Server {
+        name: "status",
+        limits: LIMITS,
+        readers: Readers::ByOwnNameOnLoopback,
+        names: status.own_names(),
+    };
+    let pages = Arc::new(Pages { status: Arc::clone(status), https });
+    let status = Arc::clone(status);
     tasks.spawn(async move {
         tokio::select! {
-            () = accept(&listener, &status, https, &conns) => {}
+            () = server.run(listener, pages, conns) => {}
             () = status.retired.cancelled() => {}
         }
     });
     Ok(())
 }
 
-async fn accept(listener: &Accepting, status: &Arc<Status>, https: bool, conns: &Tasks) {
-    let places = EndpointPlaces::new(MOST, MOST);
-    loop {
-        let Ok((socket, peer)) = listener.accept().await else {
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Some(place) = places.take(&socket, source(peer.ip())) else { continue };
-        // Where only this machine is served, only its own names are; a certificate has its own.
-        let named = !https && peer != UNIX_PEER;
-        let bound = socket.local_addr().ok().filter(|at| named && at.ip().is_loopback());
-        let status = Arc::clone(status);
-        conns.spawn(async move {
-            let served = async {
-                if !https {
-                    return answer(&status, socket, bound, &place).await;
-                }
-                let Some(tls) = acceptor(&status) else { return };
-                if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(socket)).await {
-                    answer(&status, stream, bound, &place).await;
-                }
-            };
-            tokio::select! {
-                () = served => {}
-                () = place.given_up() => {}
-            }
-        });
+impl Accept for Accepting {
+    async fn accept(&self) -> std::io::Result<Accepted> {
+        Ok(match Self::accept(self).await? {
+            (socket, UNIX_PEER) => Accepted::unix_as_tcp(socket),
+            (socket, peer) => Accepted::tcp(socket, peer),
+        })
+    }
+}
+
+struct Pages {
+    status: Arc<Status>,
+    https: bool,
+}
+
+impl Handler for Pages {
+    async fn tls(&self) -> Result<Option<TlsAcceptor>, String> {
+        match self.https {
+            false => Ok(None),
+            true => acceptor(&self.status).map(Some).ok_or_else(|| "no certificate yet".to_owned()),
+        }
+    }
+
+    fn methods(&self, path: &str) -> Methods {
+        if path == "/_shutdown" { Methods::Change } else { Methods::Read }
+    }
+
+    async fn handle(&self, request: &Request<Bytes>) -> Answer {
+        match request.uri().path() {
+            "/_shutdown" => shut_down(&self.status),
+            path => read(&self.status, path, request).await,
+        }
     }
 }
 
@@ -96,52 +102,22 @@ fn acceptor(status: &Status) -> Option<TlsAcceptor> {
     Some(Arc::new(config).into())
 }
 
-async fn answer(
-    status: &Arc<Status>,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    bound: Option<SocketAddr>,
-    place: &EndpointPlace,
-) {
-    let route = |request| {
-        let status = Arc::clone(status);
-        async move { route(&status, bound, &request).await }
-    };
-    http::serve(stream, WHOLE, place.given_up(), route).await;
-}
-
-async fn route(status: &Status, bound: Option<SocketAddr>, request: &Request<Incoming>) -> Answer {
-    let path = request.uri().path();
-    let acts = path == "/_shutdown";
-    if let Some(refused) = http::refuse_method(request.method(), acts, !acts) {
-        return refused;
-    }
-    if acts {
-        return shut_down(status, request);
-    }
-    let foreign = |at| http::refuse_foreign(request.uri(), request.headers(), at);
-    match bound.and_then(foreign) {
-        Some(refused) => refused,
-        None => read(status, path, request.uri().query()).await,
-    }
-}
-
-async fn read(status: &Status, path: &str, query: Option<&str>) -> Answer {
-    let prometheus = query.is_some_and(|q| q.split('&').any(|q| q == "format=prometheus"));
+async fn read(status: &Status, path: &str, request: &Request<Bytes>) -> Answer {
     match path {
         "/_status" => {
             let checked = status.check().await;
             let (ok, body) = report::report(status, &checked.0, &checked.1);
             let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            http::answer(code, "application/json", format!("{body:#}\n"))
+            http::json(code, &body)
         }
         "/_metrics/prometheus" => exposition(status),
-        "/_metrics" if prometheus => exposition(status),
+        "/_metrics" if http::query(request, "format") == Some("prometheus") => exposition(status),
         "/_metrics" | "/_metrics/json" => {
             let gathered = Gathered::of(&status.services());
             let body = gathered.to_json(&status.config.prefix, &status.hostname, unix_now());
             http::answer(StatusCode::OK, "application/json", body.to_string())
         }
-        _ => text(
+        _ => http::text(
             StatusCode::NOT_FOUND,
             "no such page; there are /_status, /_metrics, /_metrics/json, \
              /_metrics/prometheus and, with --enable-shutdown, POST /_shutdown\n",
@@ -167,19 +143,11 @@ fn exposition(status: &Status) -> Answer {
     http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
 }
 
-fn shut_down(status: &Status, request: &Request<Incoming>) -> Answer {
+fn shut_down(status: &Status) -> Answer {
     if !status.config.shutdown {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "--enable-shutdown allows it\n");
-    }
-    // A browser always says where a page's POST comes from; no page may stop us.
-    if request.headers().contains_key(header::ORIGIN) {
-        return text(StatusCode::FORBIDDEN, "not from a web page\n");
+        return http::text(StatusCode::METHOD_NOT_ALLOWED, "--enable-shutdown allows it\n");
     }
     tracing::info!("shutdown was asked for on the status address");
     status.shutdown.cancel();
-    text(StatusCode::OK, "shutting down\n")
-}
-
-fn text(status: StatusCode, body: &str) -> Answer {
-    http::text(status, body.to_owned())
+    http::text(StatusCode::OK, "shutting down\n")
 }

@@ -258,12 +258,21 @@ fn shutdown_needs_its_flag_a_post_and_no_web_page() {
     let mut adit = start(&server(&pki, listen, echo.addr, &more));
     until_status(at, "listening");
     assert_eq!(ask(at, "GET /_shutdown").unwrap().0, 405);
-    let page = TcpStream::connect(at).unwrap();
-    let origin = "Origin: http://evil.test\r\n";
-    assert_eq!(exchange(page, "POST /_shutdown", origin).unwrap().0, 403);
+    for (host, more) in [
+        ("localhost", "\r\nOrigin: http://evil.test"),
+        ("localhost", "\r\nSec-Fetch-Site: cross-site"),
+        // A page whose name leads to this address by now (DNS rebinding).
+        ("evil.test", ""),
+        ("localhost.evil.test", ""),
+    ] {
+        let line = format!("POST /_shutdown HTTP/1.1\r\nHost: {host}{more}\r\nX: y");
+        assert_eq!(ask(at, &line).unwrap().0, 403, "{line}");
+    }
     assert_eq!(ask(at, "GET /elsewhere").unwrap().0, 404);
     assert!(adit.runs());
-    assert_eq!(ask(at, "POST /_shutdown").unwrap().0, 200);
+    let literal = TcpStream::connect(at).unwrap();
+    let said = format!("POST /_shutdown HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    assert!(answer(literal, &said).starts_with("HTTP/1.1 200"));
     assert_eq!(adit.ends().code(), Some(0));
 }
 
@@ -277,6 +286,49 @@ fn is_well(at: SocketAddr) {
     wait_for("an answer that all is well", LIMIT, || {
         status_of(at).filter(|(code, _)| *code == 200)
     });
+}
+
+/// On all addresses, where it is called by the machine's name, and on a Unix socket.
+#[test]
+fn a_page_stops_no_process_wherever_it_listens_and_operators_do() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let port = free_port().port();
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let url = format!("http://0.0.0.0:{port}");
+    let more = ["--status", &url, "--enable-shutdown"];
+    let mut adit = start(&server(&pki, free_port(), echo.addr, &more));
+    until_status(at, "listening");
+    let over_tcp = |line: &str, host: &str| {
+        let said = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        answer(TcpStream::connect(at).unwrap(), &said)
+    };
+    let own = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert!(over_tcp("POST /_shutdown", "evil.test").starts_with("HTTP/1.1 403"));
+    assert!(adit.runs());
+    assert!(over_tcp("POST /_shutdown", &own).starts_with("HTTP/1.1 200"));
+    assert!(adit.ends().success());
+
+    let path = pki.path("status.sock");
+    let address = format!("unix:{}", path.display());
+    let more = ["--status", &address, "--enable-shutdown"];
+    let mut adit = start(&server(&pki, free_port(), echo.addr, &more));
+    adit.logs("listening");
+    let over_unix = |line: &str, host: &str| {
+        let said = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        answer(std::os::unix::net::UnixStream::connect(&path).unwrap(), &said)
+    };
+    assert!(over_unix("POST /_shutdown", "evil.test").starts_with("HTTP/1.1 403"));
+    assert!(adit.runs());
+    assert!(over_unix("POST /_shutdown", "status").starts_with("HTTP/1.1 200"));
+    assert!(adit.ends().success());
+}
+
+/// Of a peer that closes.
+fn answer(mut stream: impl std::io::Read + std::io::Write, said: &str) -> String {
+    stream.write_all(said.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
 }
 
 #[test]

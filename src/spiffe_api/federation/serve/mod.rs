@@ -6,19 +6,12 @@ mod config;
 mod oidc;
 mod proof;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{Request, StatusCode};
-use hyper::body::Incoming;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 pub use config::{BundleEndpoint, KeyPairFiles, Oidc, Proof, ServeConfig};
 pub use oidc::{InvalidIssuer, Issuer};
@@ -27,10 +20,9 @@ use proof::{Shown, WITHIN};
 use super::error::FetchError;
 use crate::{
     credentials::Svids,
+    http::{Answer, Deadlines, Handler, Limits, Methods, Readers, Server, json, text},
     identity::TrustDomain,
-    lifecycle::{Place, Places, Tasks, source},
-    rpc::http::{self, Answer},
-    sys::descriptors::of_traffic,
+    lifecycle::Tasks,
 };
 
 /// Why a server did not start.
@@ -56,14 +48,13 @@ pub enum ServeError {
     },
 }
 
-/// How long the TLS handshake of a connection may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How many are served at a time, a quarter of them from one address; beyond it the oldest is
-/// closed.
-const MOST_AT_ONCE: usize = 256;
+/// A connection lasts no longer than an SVID is waited for.
+const LIMITS: Limits =
+    Limits { deadlines: Deadlines { lifetime: WITHIN, ..Deadlines::SHORT }, ..Limits::PUBLIC };
 
 /// What there is to be read.
 struct Site {
+    shown: Shown,
     svids: Arc<Svids>,
     own: TrustDomain,
     pages: Pages,
@@ -84,7 +75,8 @@ pub async fn serve(
     svids: &Arc<Svids>,
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
-    let site = |pages| Arc::new(Site { svids: Arc::clone(svids), own: own.clone(), pages });
+    let site =
+        |shown, pages| Arc::new(Site { shown, svids: Arc::clone(svids), own: own.clone(), pages });
     if let Some(endpoint) = &config.bundle {
         let what = "the bundle endpoint";
         let shown = match &endpoint.proof {
@@ -92,15 +84,15 @@ pub async fn serve(
             Proof::Spiffe(id) => Ok(Shown::svid(svids, id)),
         };
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
-        let site = site(Pages::Bundle { path: endpoint.path.clone() });
-        start(what, endpoint.listen, shown, site, tasks).await?;
+        let site = site(shown, Pages::Bundle { path: endpoint.path.clone() });
+        start(what, endpoint.listen, site, tasks).await?;
     }
     if let Some(oidc) = &config.oidc {
         let what = "the OIDC endpoint";
         let shown = oidc.certificate.as_ref().map_or(Ok(Shown::Nothing), Shown::files);
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
-        let site = site(Pages::Oidc { issuer: oidc.issuer.clone() });
-        start(what, oidc.listen, shown, site, tasks).await?;
+        let site = site(shown, Pages::Oidc { issuer: oidc.issuer.clone() });
+        start(what, oidc.listen, site, tasks).await?;
     }
     Ok(())
 }
@@ -108,76 +100,37 @@ pub async fn serve(
 async fn start(
     what: &'static str,
     listen: SocketAddr,
-    shown: Shown,
     site: Arc<Site>,
     tasks: &Tasks,
 ) -> Result<(), ServeError> {
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|source| ServeError::Listen { what, listen, source })?;
     tracing::info!(target: "federation", %listen, "{what} is served");
-    let conns = tasks.child();
-    tasks.spawn(accept(listener, Arc::new(shown), site, conns));
+    let (limits, readers) = (LIMITS, Readers::Anyone);
+    let server = Server { name: what, limits, readers, names: Vec::new() };
+    tasks.spawn(server.run(listener, site, tasks.child()));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, shown: Arc<Shown>, site: Arc<Site>, conns: Tasks) {
-    let places = Places::new(MOST_AT_ONCE, MOST_AT_ONCE / 4);
-    loop {
-        let accepted = listener.accept().await;
-        let Ok((tcp, peer)) = accepted.and_then(|(tcp, peer)| Ok((of_traffic(tcp)?, peer))) else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Some(place) = places.take(source(peer.ip())) else { continue };
-        let (shown, site) = (Arc::clone(&shown), Arc::clone(&site));
-        conns.spawn(async move {
-            let one = timeout(WITHIN, one(tcp, &shown, &site, &place));
-            let done = tokio::select! {
-                done = one => done.unwrap_or_else(|_| Err(format!("not finished after {WITHIN:?}"))),
-                () = place.given_up() => Err("it was closed for somebody newer".into()),
-            };
-            if let Err(error) = done {
-                tracing::debug!(target: "federation", %peer, error, "a request failed");
-            }
-        });
+impl Handler for Site {
+    async fn tls(&self) -> Result<Option<TlsAcceptor>, String> {
+        self.shown.acceptor(&self.svids).await
     }
-}
 
-/// One connection.
-async fn one(
-    tcp: TcpStream,
-    shown: &Shown,
-    site: &Site,
-    place: &Place<IpAddr>,
-) -> Result<(), String> {
-    let page = |request: Request<Incoming>| std::future::ready(site.page(&request));
-    match shown.acceptor(&site.svids).await? {
-        None => http::serve(tcp, WITHIN, place.given_up(), page).await,
-        Some(tls) => {
-            let stream = timeout(HANDSHAKE, tls.accept(tcp)).await;
-            let stream = stream.map_err(|_| format!("no TLS handshake in {HANDSHAKE:?}"))?;
-            http::serve(stream.map_err(|e| e.to_string())?, WITHIN, place.given_up(), page).await;
+    fn methods(&self, _path: &str) -> Methods {
+        Methods::Read
+    }
+
+    async fn handle(&self, request: &Request<Bytes>) -> Answer {
+        match self.document(request.uri().path()) {
+            None => text(StatusCode::NOT_FOUND, "no such document\n"),
+            Some(None) => text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n"),
+            Some(Some(document)) => json(StatusCode::OK, &document),
         }
     }
-    Ok(())
 }
 
 impl Site {
-    fn page(&self, request: &Request<Incoming>) -> Answer {
-        if let Some(refused) = http::refuse_method(request.method(), false, true) {
-            return refused;
-        }
-        let Some(document) = self.document(request.uri().path()) else {
-            return http::text(StatusCode::NOT_FOUND, "no such document\n".into());
-        };
-        match document {
-            Some(document) => {
-                http::answer(StatusCode::OK, "application/json", format!("{document:#}\n"))
-            }
-            None => http::text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n".into()),
-        }
-    }
-
     /// `None` for a path that means nothing, `Some(None)` while there is nothing to give.
     fn document(&self, path: &str) -> Option<Option<serde_json::Value>> {
         let bundles = self.svids.bundles();

@@ -1,0 +1,110 @@
+//! What is answered, and refusals in their one form: a status and a sentence.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use ::http::{HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
+
+/// What is answered.
+pub type Answer = Response<Body>;
+
+/// The body of an answer.
+pub struct Body(Kind);
+
+enum Kind {
+    Whole(Full<Bytes>),
+    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+}
+
+impl Body {
+    /// Whether it comes as long as there is something to tell.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.0, Kind::Stream(_))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.0 {
+            Kind::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Kind::Stream(stream) => {
+                stream.as_mut().poll_next(cx).map(|next| next.map(|piece| Ok(Frame::data(piece))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(whole) => whole.is_end_stream(),
+            Kind::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(whole) => hyper::body::Body::size_hint(whole),
+            Kind::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Plain text.
+#[must_use]
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+/// Indented JSON for people and programs.
+#[must_use]
+pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => answer(status, "application/json", text + "\n"),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("no JSON: {e}\n")),
+    }
+}
+
+/// What comes piece by piece for as long as the client reads; it is not held to the lifetime of a
+/// connection, and whoever takes nothing for the time of a write is closed all the same.
+#[must_use]
+pub fn stream(
+    content_type: &'static str,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> Answer {
+    let mut answer = of(StatusCode::OK, content_type, Kind::Stream(Box::pin(pieces)));
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// An answer of another content type.
+#[must_use]
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    of(status, content_type, Kind::Whole(Full::new(body.into())))
+}
+
+fn of(status: StatusCode, content_type: &'static str, body: Kind) -> Answer {
+    let mut answer = Response::new(Body(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// A refusal, after which the connection is closed: what else the client sent is not read.
+pub(super) fn refuse_and_close(status: StatusCode, why: String) -> Answer {
+    let mut refused = text(status, why);
+    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refused
+}
