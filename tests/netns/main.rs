@@ -20,6 +20,7 @@ mod lab;
 #[path = "../support/manager.rs"]
 mod manager;
 mod mesh;
+mod order;
 mod redirects;
 mod refusals;
 mod revocation;
@@ -55,6 +56,7 @@ fn main() {
         service::TESTS,
         short_way::TESTS,
         workers::TESTS,
+        order::TESTS,
         shortage::TESTS,
         revocation::TESTS,
         svid_corpus::TESTS,
