@@ -11,8 +11,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OUTBOUND_PORT, Pod,
-    outbound::Outcome,
+    Node, OUTBOUND_PORT,
     route::{self, Route},
 };
 use crate::{
@@ -71,7 +70,8 @@ pub(super) struct Outward {
     pub(super) dst: Option<SocketAddr>,
     /// Whose it is.
     pub(super) from: Option<Arc<Workload>>,
-    pub(super) onward: Result<Onward, Outcome>,
+    /// Or why it goes nowhere.
+    pub(super) onward: Result<Onward, (CloseReason, String)>,
 }
 
 /// The way of a connection that has one.
@@ -85,40 +85,40 @@ impl Outward {
     /// Finds out where a connection goes that was accepted on 15001.
     pub(super) fn new(
         node: &Node,
-        pod: &Pod,
+        uid: &str,
         app: &TcpStream,
         lanes: &mut Lanes<SocketAddr>,
     ) -> Box<Self> {
         let mut found = Box::new(Self { dst: None, from: None, onward: Err(internal("")) });
-        found.onward = found.find(node, pod, app, lanes);
+        found.onward = found.find(node, uid, app, lanes);
         found
     }
 
     fn find(
         &mut self,
         node: &Node,
-        pod: &Pod,
+        uid: &str,
         app: &TcpStream,
         lanes: &mut Lanes<SocketAddr>,
-    ) -> Result<Onward, Outcome> {
+    ) -> Result<Onward, (CloseReason, String)> {
         let dst = sockets::original_dst(app).map_err(|e| internal(&e.to_string()))?;
         self.dst = Some(dst);
         // Not redirected, then it is the listener that was meant.
         let local = || app.local_addr().map(sockets::canonical).ok();
         let captured = dst.port() != OUTBOUND_PORT || local() != Some(dst);
         let mesh = node.mesh.load_full();
-        let from = mesh.workload(&pod.uid);
+        let from = mesh.workload(uid);
         let from = Arc::clone(from.ok_or_else(|| internal("the workload has left the mesh"))?);
         self.from = Some(Arc::clone(&from));
         let route = route::decide(&mesh, &from, OriginalDst(dst), captured, rand::random())
-            .map_err(|why| (why.close_reason(), Some(why.to_string())))?;
+            .map_err(|why| (why.close_reason(), why.to_string()))?;
         let ticket = lanes.enter(route.app());
         Ok(Onward { from, route, ticket })
     }
 }
 
-fn internal(why: &str) -> Outcome {
-    (CloseReason::Internal, Some(why.to_owned()))
+fn internal(why: &str) -> (CloseReason, String) {
+    (CloseReason::Internal, why.to_owned())
 }
 
 impl Arrival for Box<Outward> {

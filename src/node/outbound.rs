@@ -91,7 +91,7 @@ async fn reach(
             (f.src, f.local_uid) = (party(from), Some(from.uid.clone()));
         }
     });
-    let Onward { from, route, ticket } = onward?;
+    let Onward { from, route, ticket } = onward.map_err(|(reason, why)| (reason, Some(why)))?;
     describe(conn, &route);
     let far: Box<dyn Far> = match route {
         Route::Hbone { hop, authority, service, .. } => {

@@ -90,9 +90,9 @@ impl Pod {
         Ok(pod)
     }
 
-    fn looks_outward(self: &Arc<Self>, node: &Arc<Node>) -> Look<Box<Outward>> {
-        let (node, pod, mut lanes) = (Arc::clone(node), Arc::clone(self), Lanes::new());
-        Box::new(move |app, _| Outward::new(&node, &pod, app, &mut lanes))
+    fn looks_outward(&self, node: &Arc<Node>) -> Look<Box<Outward>> {
+        let (node, uid, mut lanes) = (Arc::clone(node), Arc::clone(&self.uid), Lanes::new());
+        Box::new(move |app, _| Outward::new(&node, &uid, app, &mut lanes))
     }
 
     fn serve_outbound(
