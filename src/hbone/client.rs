@@ -18,6 +18,7 @@ use super::{
     core::Over,
     driver::{Driven, Tunnel},
     http2::{Limits, Role},
+    order::{Ticket, Way},
     proven::Proven,
     stream::TunnelStream,
     usage::{StreamSlot, Usage},
@@ -65,21 +66,25 @@ impl TunnelClient {
         self.tunnel.core().is_busy()
     }
 
-    /// Opens one stream, sending `first` with the request, and waits for the answer.
+    /// Opens one stream when it is its turn, sending `first` with the request, and waits for the
+    /// answer.
     ///
     /// Cancel safe: a dropped future resets its own stream only.
     pub(super) async fn open(
         &self,
         request: &ConnectRequest,
         first: &[u8],
-        slot: StreamSlot,
+        (slot, ticket): (StreamSlot, &Ticket),
         config: &TunnelConfig,
     ) -> Result<TunnelStream, ConnectError> {
         let addr = self.addr;
+        let way = Way::Tunnel(Arc::clone(&slot.0));
+        ticket.turn(&way).await;
         let full = "the tunnel takes no more streams".to_owned();
         let opened =
             request.with_fields(|authority, fields| self.tunnel.open(authority, fields, first));
         let (id, sent) = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
+        ticket.sent(way);
         let usage = Arc::clone(&slot.0);
         let mut stream = TunnelStream::new(Arc::clone(&self.tunnel), id).holding(slot);
         if !sent {

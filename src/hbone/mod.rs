@@ -25,6 +25,7 @@ mod core;
 mod driver;
 mod error;
 pub mod http2;
+pub mod order;
 mod patience;
 mod pool;
 mod proven;

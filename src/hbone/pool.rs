@@ -17,15 +17,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use choice::{Entry, Rank, State, Tunnels};
+use choice::{Dial, Entry, Rank, Says, State, Tunnels};
 
 use super::{
     ConnectError, LiveTunnels, Proven, TunnelConfig,
     client::{TunnelClient, drive},
     connect::ConnectRequest,
+    order::Ticket,
     stream::TunnelStream,
     usage::{StreamSlot, Usage},
 };
@@ -101,9 +101,9 @@ impl Pool {
         Self { live, ..self }
     }
 
-    /// Opens a stream to `hop`, on a tunnel that still has room or on a new one. What the
-    /// application said so far (`first`) goes with the request: the far side holds it back
-    /// until policy has let the caller in.
+    /// Opens a stream to `hop`, on a tunnel that still has room or on a new one, behind those
+    /// whose tickets are before its own. What the application said so far (`first`) goes with the
+    /// request: the far side holds it back until policy has let the caller in.
     ///
     /// # Errors
     /// [`ConnectError`]: the dial, the handshakes or the peer's answer. A request that the
@@ -115,26 +115,20 @@ impl Pool {
         &self,
         own: &Own,
         hop: &Hop,
-        request: &ConnectRequest,
-        first: &[u8],
+        (request, first): (&ConnectRequest, &[u8]),
+        ticket: &Ticket,
     ) -> Result<(TunnelStream, Arc<Proven>), ConnectError> {
+        ticket.back();
         let mut again = None;
         loop {
-            let (mut state, slot, usage) = self.tunnel(own, hop, again);
-            let settled = state.wait_for(|s| !matches!(s, State::Dialling)).await;
-            let client = match settled.map(|state| state.clone()) {
-                Ok(State::Up(client)) => client,
-                Ok(State::Failed(error)) => return Err(error),
-                Ok(State::Dialling) | Err(_) => {
-                    usage.closed.store(true, Relaxed); // whoever dialled is gone
-                    return Err(ConnectError::stalled(hop.addr, "tunnel", self.config.connect));
-                }
-            };
+            let (dial, slot) = self.tunnel(own, hop, again, ticket);
+            let client = dial.settled().await?;
             let asked = Instant::now();
-            match client.open(request, first, slot, &self.config).await {
+            match client.open(request, first, (slot, ticket), &self.config).await {
                 Ok(stream) => return Ok((stream, client.proven)),
                 Err(ConnectError::Http2 { retry: true, .. }) if again.is_none() => {
                     again = Some(Again { asked, places: client.places() });
+                    ticket.again().await;
                 }
                 Err(error) => return Err(error),
             }
@@ -146,7 +140,8 @@ impl Pool {
         own: &Own,
         hop: &Hop,
         again: Option<Again>,
-    ) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
+        ticket: &Ticket,
+    ) -> (Arc<Dial>, StreamSlot) {
         let key = Key { own_serial: own.svid.serial.clone(), hop: hop.clone() };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() > 64 && !entries.contains_key(&key) {
@@ -162,14 +157,17 @@ impl Pool {
         tunnels.prune();
         let places = again.map_or(usize::MAX, |again| again.places).min(self.config.max_streams);
         let is_open =
-            |t: &&Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
-        let Some(entry) = tunnels.all.iter().filter(is_open).min_by_key(|t| t.rank()) else {
+            |t: &Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
+        let entry = tunnels.best(is_open, ticket.before());
+        let Some(entry) = entry else {
             let entry = self.dial(own, hop, &tunnels.unused);
             let taken = entry.take();
             tunnels.all.push(entry);
+            ticket.chooses(&taken.1.0);
             return taken;
         };
         let taken = entry.take();
+        ticket.chooses(&taken.1.0);
         // This one goes where it can; those that come later need not wait behind the bulk.
         if matches!(entry.rank(), Rank::Busy(_)) && tunnels.may_spread() {
             tunnels.all.push(self.dial(own, hop, &tunnels.unused));
@@ -179,36 +177,31 @@ impl Pool {
 
     fn dial(&self, own: &Own, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
         let usage = Arc::new(Usage { unused: Arc::clone(unused), ..Usage::default() });
-        let (say, state) = watch::channel(State::Dialling);
+        let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
-        self.spawn_dial(own.clone(), hop.clone(), Arc::clone(&usage), say, retire.clone());
-        Entry { state, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
+        let over = ConnectError::stalled(hop.addr, "tunnel", self.config.connect);
+        let says = Says { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
+        self.spawn_dial(own.clone(), hop.clone(), says, retire.clone());
+        Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
-    fn spawn_dial(
-        &self,
-        own: Own,
-        hop: Hop,
-        usage: Arc<Usage>,
-        say: watch::Sender<State>,
-        closing: CancellationToken,
-    ) {
+    fn spawn_dial(&self, own: Own, hop: Hop, says: Says, closing: CancellationToken) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
         let (connector, live) = (Arc::clone(&self.connector), Arc::clone(&self.live));
         self.tasks.spawn(async move {
             match dial(&netns, (&connector, &live), &own, &hop, &config).await {
                 Ok(client) => {
-                    say.send_replace(State::Up(client.clone()));
+                    says.dial.say(State::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
                         let over = ConnectError::stalled(addr, "tunnel left", config.idle);
-                        say.send_replace(State::Failed(over));
+                        says.dial.say(State::Failed(over));
                     };
-                    drive(client, usage, config.clone(), closing, release).await;
+                    drive(client, Arc::clone(&says.usage), config.clone(), closing, release).await;
                 }
                 Err(error) => {
-                    usage.closed.store(true, Relaxed);
-                    say.send_replace(State::Failed(error));
+                    says.usage.closed.store(true, Relaxed);
+                    says.dial.say(State::Failed(error));
                 }
             }
         });

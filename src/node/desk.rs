@@ -1,6 +1,6 @@
-//! Which worker serves a fresh connection: the kernel spreads them by hash, which may give one
-//! worker all of a few. Who has clearly more than another hands the next one over, once,
-//! before anything is read; after that a connection stays where it is.
+//! Which worker serves a fresh connection: whoever accepts it, unless another has clearly less; then
+//! it is handed over, once, before anything is read, and stays where it is. One that follows others
+//! which have not arrived yet goes to the worker that has those, so that it need not wait for them.
 
 use std::{
     io,
@@ -13,28 +13,36 @@ use std::{
 
 use tokio::{net::TcpStream, sync::mpsc};
 
+use super::arrival::Arrival;
+use crate::hbone::order::Tie;
+
 /// A connection on its way to another worker, counted there already.
-type Fresh = (std::net::TcpStream, SocketAddr, Place);
+type Fresh<A> = (std::net::TcpStream, SocketAddr, A, Place);
+
+/// A connection that is served here.
+pub(super) type Taken<A> = (TcpStream, SocketAddr, A, Place);
 
 /// One worker's share of what arrives at one port of one pod.
-pub(super) struct Desk {
+pub(super) struct Desk<A> {
     own: usize,
-    all: Arc<[Load]>,
-    handed: mpsc::Receiver<Fresh>,
+    all: Arc<[Load<A>]>,
+    /// Another has clearly less if it lacks more than one in so many of what this one has.
+    part: usize,
+    handed: mpsc::Receiver<Fresh<A>>,
 }
 
-struct Load {
+struct Load<A> {
     live: Arc<AtomicUsize>,
-    hand: mpsc::Sender<Fresh>,
+    hand: mpsc::Sender<Fresh<A>>,
 }
 
 /// Counts as one live connection of a desk until dropped.
 pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn at(load: &Load) -> Self {
-        load.live.fetch_add(1, Relaxed);
-        Self(Arc::clone(&load.live))
+    fn at(live: &Arc<AtomicUsize>) -> Self {
+        live.fetch_add(1, Relaxed);
+        Self(Arc::clone(live))
     }
 }
 
@@ -45,19 +53,28 @@ impl Drop for Place {
 }
 
 /// How many may be on their way to one worker; more stay where they are.
-const ON_THEIR_WAY: usize = 64;
+const ON_THEIR_WAY: usize = 256;
 
-impl Desk {
-    /// A desk for each of `workers`.
+impl<A: Arrival> Desk<A> {
+    /// A desk for each of `workers`, where each accepts.
     pub(super) fn all(workers: usize) -> Vec<Self> {
+        Self::with_part(workers, HALF)
+    }
+
+    /// The same where one accepts for all: nobody else spreads what comes.
+    pub(super) fn of_one(workers: usize) -> Vec<Self> {
+        Self::with_part(workers, EIGHTH)
+    }
+
+    fn with_part(workers: usize, part: usize) -> Vec<Self> {
         let (loads, handed): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| {
                 let (hand, handed) = mpsc::channel(ON_THEIR_WAY);
                 (Load { live: Arc::default(), hand }, handed)
             })
             .unzip();
-        let all: Arc<[Load]> = loads.into();
-        let desk = |(own, handed)| Self { own, all: Arc::clone(&all), handed };
+        let all: Arc<[Load<A>]> = loads.into();
+        let desk = |(own, handed)| Self { own, all: Arc::clone(&all), part, handed };
         handed.into_iter().enumerate().map(desk).collect()
     }
 
@@ -70,33 +87,52 @@ impl Desk {
     ///
     /// # Errors
     /// If this worker cannot poll it.
-    pub(super) async fn handed(&mut self) -> io::Result<(TcpStream, SocketAddr, Place)> {
-        let Some((socket, peer, place)) = self.handed.recv().await else {
+    pub(super) async fn handed(&mut self) -> io::Result<Taken<A>> {
+        let Some((socket, peer, arrival, place)) = self.handed.recv().await else {
             return std::future::pending().await; // never: this desk holds a sender too
         };
-        Ok((TcpStream::from_std(socket)?, peer, place))
+        Ok((TcpStream::from_std(socket)?, peer, arrival, place))
     }
 
-    /// Takes a connection, or hands it to a worker that has clearly less to do (`None`).
-    pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr) -> Option<(TcpStream, Place)> {
-        let (own, live) = (&self.all[self.own], |load: &Load| load.live.load(Relaxed));
-        let least = self.all.iter().min_by_key(|load| live(load));
-        let least = least.filter(|least| is_clearly_less(live(least), live(own)));
-        let Some((least, Ok(way))) = least.map(|least| (least, least.hand.try_reserve())) else {
-            return Some((socket, Place::at(own)));
+    /// Takes a connection, or hands it to a worker that has clearly less to do or those before it
+    /// (`None`).
+    pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr, arrival: A) -> Option<Taken<A>> {
+        let to = self.choose(arrival.tie());
+        let way = (to != self.own).then(|| self.all[to].hand.try_reserve());
+        let Some(Ok(way)) = way else {
+            arrival.goes_to(self.own);
+            return Some((socket, peer, arrival, Place::at(&self.all[self.own].live)));
         };
+        arrival.goes_to(to);
         match socket.into_std() {
-            Ok(socket) => way.send((socket, peer, Place::at(least))),
+            Ok(socket) => way.send((socket, peer, arrival, Place::at(&self.all[to].live))),
             Err(error) => tracing::debug!(%error, "a fresh connection was lost"),
         }
         None
     }
+
+    fn choose(&self, tie: Tie) -> usize {
+        let live = |worker: usize| self.all[worker].live.load(Relaxed);
+        let (home, part) = match tie {
+            Tie::None => (self.own, self.part),
+            Tie::Loose(worker) => (worker, QUARTER),
+            Tie::Tight(worker) => return worker,
+        };
+        let least = (0..self.all.len()).min_by_key(|worker| live(*worker));
+        least.filter(|least| is_clearly_less(live(*least), live(home), part)).unwrap_or(home)
+    }
 }
 
-/// By two at least, and by half: a hand-over costs a wake of the other thread.
-fn is_clearly_less(least: usize, own: usize) -> bool {
-    own >= least + 2 && own - least > own / 2
+/// By two at least: a hand-over costs a wake of the other thread.
+fn is_clearly_less(least: usize, own: usize, part: usize) -> bool {
+    own >= least + 2 && own - least > own / part
 }
+
+const HALF: usize = 2;
+/// A connection that leaves those before it waits for their answers: a burst does so a few times,
+/// each time with more behind it.
+const QUARTER: usize = 4;
+const EIGHTH: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -108,21 +144,36 @@ mod tests {
         listener.accept().await.unwrap()
     }
 
+    /// Of connections that follow each other, or do not.
+    struct Told(Tie);
+
+    impl Arrival for Told {
+        fn tie(&self) -> Tie {
+            self.0
+        }
+
+        fn goes_to(&self, _: usize) {}
+    }
+
+    fn two() -> (Desk<Told>, Desk<Told>) {
+        let mut desks = Desk::all(2);
+        let other = desks.pop().unwrap();
+        (desks.pop().unwrap(), other)
+    }
+
     #[tokio::test]
     async fn who_has_two_more_hands_the_next_one_over() {
-        let mut desks = Desk::all(2);
-        let mut other = desks.pop().unwrap();
-        let own = desks.pop().unwrap();
+        let (own, mut other) = two();
         let mut places = Vec::new();
         // A burst, before the other worker has seen any of it: no more go there than it lacks.
         for kept in [true, true, false, true, false, true] {
             let (socket, peer) = pair().await;
-            let taken = own.take(socket, peer);
+            let taken = own.take(socket, peer, Told(Tie::None));
             assert_eq!(taken.is_some(), kept, "{} here", places.len());
-            places.extend(taken.map(|(_, place)| place));
+            places.extend(taken.map(|(.., place)| place));
         }
         for _ in 0..2 {
-            let (_, _, place) = other.handed().await.unwrap();
+            let (.., place) = other.handed().await.unwrap();
             places.push(place);
         }
         assert_eq!(own.all.iter().map(|l| l.live.load(Relaxed)).collect::<Vec<_>>(), [4, 2]);
@@ -130,18 +181,46 @@ mod tests {
         assert!(own.all.iter().all(|l| l.live.load(Relaxed) == 0));
     }
 
+    #[tokio::test]
+    async fn what_follows_another_goes_where_that_went_until_one_has_clearly_less() {
+        let (own, mut other) = two();
+        let mut places = Vec::new();
+        for (tie, kept) in [
+            (Tie::None, true),
+            (Tie::Loose(1), false),
+            (Tie::Loose(1), false),
+            (Tie::Loose(1), false), // 1 and 3 now: clearly less here
+            (Tie::Loose(1), true),
+            (Tie::Tight(1), false),
+            (Tie::Tight(1), false),
+        ] {
+            let (socket, peer) = pair().await;
+            let taken = own.take(socket, peer, Told(tie));
+            assert_eq!(taken.is_some(), kept, "{tie:?} {}", places.len());
+            places.extend(taken.map(|(.., place)| place));
+            if !kept {
+                places.push(other.handed().await.unwrap().3);
+            }
+        }
+    }
+
     #[test]
     fn many_connections_are_not_pushed_around_for_a_few() {
         let cases = [
-            (0, 2, true),
-            (0, 1, false),
-            (30, 36, false),
-            (24, 36, false),
-            (15, 36, true),
-            (5, 5, false),
+            (0, 2, HALF, true),
+            (0, 1, HALF, false),
+            (30, 36, HALF, false),
+            (24, 36, HALF, false),
+            (15, 36, HALF, true),
+            (24, 36, QUARTER, true),
+            (27, 36, QUARTER, false),
+            (32, 36, EIGHTH, false),
+            (31, 36, EIGHTH, true),
+            (0, 1, EIGHTH, false),
+            (5, 5, HALF, false),
         ];
-        for (least, own, clearly) in cases {
-            assert_eq!(is_clearly_less(least, own), clearly, "{least} and {own}");
+        for (least, own, part, clearly) in cases {
+            assert_eq!(is_clearly_less(least, own, part), clearly, "{least} and {own}");
         }
     }
 }

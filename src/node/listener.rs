@@ -1,4 +1,5 @@
-//! Accept loops: one per port, pod and worker.
+//! Accept loops: one per port, pod and worker. Where order matters one of them accepts, and the
+//! others serve what it hands them.
 
 use std::{future::Future, io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
@@ -9,11 +10,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, desk::Desk};
+use super::{Node, arrival::Arrival, desk::Desk};
 use crate::{lifecycle::Tasks, sys::descriptors::is_reserved};
 
-/// A listener of one worker, and that worker's share of what arrives.
-pub(super) type Door = (std::net::TcpListener, Desk);
+/// A listener, and who finds out about what it accepts.
+pub(super) struct Entrance<A> {
+    pub(super) listener: std::net::TcpListener,
+    pub(super) look: Look<A>,
+}
+
+/// Finds out about a connection without waiting.
+pub(super) type Look<A> = Box<dyn FnMut(&TcpStream, SocketAddr) -> A + Send>;
+
+/// One worker's part of a port: what arrives there, and where it accepts, if it does.
+pub(super) type Door<A> = (Option<Entrance<A>>, Desk<A>);
 
 /// How many connections are accepted before others get their turn.
 const IN_A_ROW: u32 = 4;
@@ -23,18 +33,21 @@ const IN_A_ROW: u32 = 4;
 ///
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
 /// descriptors are short, that is when this pod has its part of them.
-pub(super) async fn accept_loop<S, F>(
-    (listener, mut desk): Door,
+pub(super) async fn accept_loop<A, S, F>(
+    (entrance, mut desk): Door<A>,
     name: &'static str,
     node: &Node,
     tasks: Tasks,
     stop: CancellationToken,
     serve: S,
 ) where
-    S: Fn(TcpStream, SocketAddr) -> F,
+    A: Arrival,
+    S: Fn(TcpStream, SocketAddr, A) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = match TcpListener::from_std(listener) {
+    let (listener, mut look) =
+        entrance.map(|e| (TcpListener::from_std(e.listener), e.look)).unzip();
+    let listener = match listener.transpose() {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(listener = name, %error, "cannot poll a listening socket");
@@ -46,21 +59,23 @@ pub(super) async fn accept_loop<S, F>(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted.and_then(|(socket, peer)| {
+            accepted = accept(listener.as_ref()) => accepted.and_then(|(socket, peer)| {
                 let reserved = is_reserved(socket.as_fd());
                 if reserved || node.is_more_than_its_part(socket.as_fd(), desk.live()) {
                     return Err(nix::errno::Errno::EMFILE.into());
                 }
-                Ok(desk.take(socket, peer).map(|(socket, place)| (socket, peer, place)))
+                let Some(look) = &mut look else { return Ok(None) }; // never: it listens
+                let arrival = look(&socket, peer);
+                Ok(desk.take(socket, peer, arrival))
             }),
             handed = desk.handed() => handed.map(Some),
         };
         match accepted {
             Ok(taken) => {
                 pause = Duration::from_millis(5);
-                let Some((socket, peer, place)) = taken else { continue };
+                let Some((socket, peer, arrival, place)) = taken else { continue };
                 // Not awaited in a block of its own, which would hold the future twice.
-                tasks.spawn(serve(socket, peer).map(|()| drop(place)));
+                tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
                 // In a burst the streams that are open get their turns in between.
                 row = (row + 1) % IN_A_ROW;
                 if row == 0 {
@@ -75,6 +90,13 @@ pub(super) async fn accept_loop<S, F>(
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
+    }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's
 //!    network namespace ([`capture`]) redirect the SYN to port 15001 there, where a
-//!    [`listener`] of ours accepts it, on one worker, which keeps it to the end.
-//! 2. **Understood.** [`outbound`] asks the kernel where the application meant to go and
-//!    enters the connection into the live table ([`crate::observe::conn::OpenConn`]).
-//! 3. **Routed.** [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
+//!    [`listener`] of ours accepts it.
+//! 2. **Routed.** [`arrival`] asks the kernel where the application meant to go;
+//!    [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
 //!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
-//! 4. **Carried.** The pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
+//! 3. **Placed.** The connection takes a ticket behind those that go to the same application
+//!    ([`crate::hbone::order`]), and a worker ([`desk`]), which keeps it to the end and enters it
+//!    into the live table ([`crate::observe::conn::OpenConn`]).
+//! 4. **Carried.** In [`outbound`] the pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
 //!    namespace; [`inbound`] demands the caller's SVID, checks that the authority is this
@@ -21,6 +23,7 @@
 //! strict. When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs
 //! or bans change, [`guard()`] closes the tunnels of those who are believed no more.
 
+mod arrival;
 pub mod capture;
 mod desk;
 mod guard;

@@ -9,14 +9,16 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OUTBOUND_PORT, Pod,
-    route::{self, Route},
+    Node, Pod,
+    arrival::{Onward, Outward},
+    route::Route,
     telemetry::{baggage, party},
 };
 use crate::{
     hbone::{
-        ConnectError, Own, Pool,
+        ConnectError, Hop, Own, Pool,
         connect::{Authority, ConnectRequest},
+        order::Ticket,
         stream::TunnelStream,
     },
     mesh::Workload,
@@ -25,23 +27,29 @@ use crate::{
     sys::sockets,
 };
 
+/// What a worker serves a pod's connections with.
+pub(super) struct Worker {
+    pub(super) node: Arc<Node>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) pool: Pool,
+}
+
 /// Serves one connection accepted on 15001.
 ///
 /// No `async fn`, which would hold its arguments twice for as long as the connection lives.
 pub(super) fn serve(
-    node: Arc<Node>,
-    pod: Arc<Pod>,
-    pool: Arc<Pool>,
-    app: TcpStream,
-    peer: SocketAddr,
+    by: Arc<Worker>,
+    (app, peer): (TcpStream, SocketAddr),
+    found: Box<Outward>,
 ) -> impl Future<Output = ()> + Send {
+    let Worker { node, pod, .. } = &*by;
     let counted = node.telemetry.metrics.listeners.socket(Direction::Outbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Outbound, peer);
     let mut app = pod.captured_app(app);
     async move {
         let outcome = tokio::select! {
-            outcome = carry(&node, &pod, &pool, &mut app, &conn) => outcome,
+            outcome = carry(&by, &mut app, found, &conn) => outcome,
             reason = conn.live().until_cut() => (reason, None),
         };
         finish(conn, outcome);
@@ -62,34 +70,28 @@ pub(super) fn finish(conn: OpenConn, (reason, error): Outcome) {
     }
 }
 
-async fn carry(node: &Node, pod: &Pod, pool: &Pool, app: &mut App, conn: &OpenConn) -> Outcome {
+async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn) -> Outcome {
     // In a box of its own, so that a connection that flows does not hold what opening it took.
-    match Box::pin(reach(node, pod, pool, app.socket(), conn)).await {
-        Ok(mut far) => ended(relay::run(app, &mut *far, &conn.live().meter, node.idle).await),
+    match Box::pin(reach(by, app.socket(), *found, conn)).await {
+        Ok(mut far) => ended(relay::run(app, &mut *far, &conn.live().meter, by.node.idle).await),
         Err(outcome) => outcome, // and a reset, as `app` is dropped before its end
     }
 }
 
-/// Finds out where the connection goes and opens the way there.
+/// Opens the way to where the connection goes.
 async fn reach(
-    node: &Node,
-    pod: &Pod,
-    pool: &Pool,
+    Worker { node, pod, pool }: &Worker,
     app: &TcpStream,
+    Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
 ) -> Result<Box<dyn Far>, Outcome> {
-    let internal = |why: String| (CloseReason::Internal, Some(why));
-    let dst = sockets::original_dst(app).map_err(|e| internal(e.to_string()))?;
-    // Not redirected, then it is the listener that was meant.
-    let local = || app.local_addr().map(sockets::canonical).ok();
-    let captured = dst.port() != OUTBOUND_PORT || local() != Some(dst);
-    conn.facts(|f| f.dst_addr = Some(dst));
-    let mesh = node.mesh.load_full();
-    let from = mesh.workload(&pod.uid);
-    let from = from.ok_or_else(|| internal("the workload has left the mesh".into()))?;
-    conn.facts(|f| (f.src, f.local_uid) = (party(from), Some(from.uid.clone())));
-    let route = route::decide(&mesh, from, OriginalDst(dst), captured, rand::random())
-        .map_err(|why| (why.close_reason(), Some(why.to_string())))?;
+    conn.facts(|f| {
+        f.dst_addr = dst;
+        if let Some(from) = &from {
+            (f.src, f.local_uid) = (party(from), Some(from.uid.clone()));
+        }
+    });
+    let Onward { from, route, ticket } = onward.map_err(|(reason, why)| (reason, Some(why)))?;
     describe(conn, &route);
     let far: Box<dyn Far> = match route {
         Route::Hbone { hop, authority, service, .. } => {
@@ -97,13 +99,15 @@ async fn reach(
                 authority: Authority::Addr(authority),
                 client: conn.live().peer.0,
                 service: service.map(|s| s.hostname.clone()),
-                baggage: baggage(from),
+                baggage: baggage(&from),
             };
-            Box::new(open(node, pool, from, app, conn, &hop, &request).await?)
+            Box::new(open(node, pool, (&from, app), conn, (&hop, &request, &ticket)).await?)
         }
         Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
             let dialled = match sockets::outbound_socket(&pod.netns, addr) {
-                Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
+                Ok(socket) => {
+                    ticket.begin(sockets::connect(socket, addr, node.tunnel.connect)).await
+                }
                 Err(e) => Err(e),
             };
             Box::new(TcpFar::new(dialled.map_err(|e| connect_failed(addr, &e))?))
@@ -117,21 +121,19 @@ async fn reach(
 async fn open(
     node: &Node,
     pool: &Pool,
-    from: &Workload,
-    app: &TcpStream,
+    (from, app): (&Workload, &TcpStream),
     conn: &OpenConn,
-    hop: &crate::hbone::Hop,
-    request: &ConnectRequest,
+    (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
 ) -> Result<TunnelStream, Outcome> {
     let mut own = own(node, from).await?;
     let first = sockets::read_now(app);
-    let mut opened = pool.open(&own, hop, request, &first).await;
+    let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
     let reason = opened.as_ref().err().map(ConnectError::close_reason);
     let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
     if judged && !own.svid.counts_at(SystemTime::now()) {
         // The clock was set on the way: what either end showed has run out, and both have newer.
         own = self::own(node, from).await?;
-        opened = pool.open(&own, hop, request, &first).await;
+        opened = pool.open(&own, hop, (request, &first), ticket).await;
     }
     let (stream, proven) = opened.map_err(|e| {
         if e.is_handshake() {
@@ -225,8 +227,8 @@ mod tests {
     /// What thousands of idle connections are made of: a field here is megabytes there.
     #[test]
     fn an_idle_connection_is_small() {
-        fn serving<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
+        fn serving<A, B, C, D>(_: fn(A, B, C) -> D) -> usize {
+            size_of::<D>()
         }
         let sizes = [("task", serving(serve), 456), ("record", size_of::<LiveConn>(), 440)];
         for (what, size, most) in sizes {

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Node, OWN_PORTS, Pod,
+    arrival::{Inward, Lost},
     inbound::authorize,
     outbound::{Outcome, connect_failed, ended, finish},
     telemetry::party,
@@ -18,14 +19,19 @@ use crate::{
 };
 
 /// Serves one connection accepted on 15006.
-pub(super) async fn serve(node: Arc<Node>, pod: Arc<Pod>, client: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    (client, peer): (TcpStream, SocketAddr),
+    found: Result<Inward, Lost>,
+) {
     let mut client = TcpFar::new(client);
     let _counted = node.telemetry.metrics.listeners.socket(Direction::Inbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let live = Arc::clone(conn.live());
     let outcome = tokio::select! {
-        outcome = carry(&node, &pod, &mut client, peer, &conn) => outcome,
+        outcome = carry(&node, &pod, &mut client, found, &conn) => outcome,
         reason = live.until_cut() => (reason, None),
     };
     finish(conn, outcome);
@@ -35,14 +41,15 @@ async fn carry(
     node: &Node,
     pod: &Pod,
     client: &mut TcpFar,
-    peer: PeerAddr,
+    found: Result<Inward, Lost>,
     conn: &OpenConn,
 ) -> Outcome {
     // A client that is refused sees a reset, as `client` is dropped before its end.
-    let dst = match sockets::original_dst(client.socket()) {
-        Ok(dst) => dst,
+    let Inward { dst, ticket } = match found {
+        Ok(found) => found,
         Err(e) => return (CloseReason::Internal, Some(e.to_string())),
     };
+    let peer = conn.live().peer;
     let mesh = node.mesh.load_full();
     let Some(workload) = mesh.workload(&pod.uid) else {
         return (CloseReason::Internal, Some("the workload has left the mesh".into()));
@@ -60,7 +67,7 @@ async fn carry(
     if let Err((reason, why)) = admitted {
         return (reason, Some(why));
     }
-    let app = match pod.dial_app(node, peer, dst).await {
+    let app = match ticket.begin(pod.dial_app(node, peer, dst)).await {
         Ok(app) => app,
         Err(e) => return connect_failed(dst, &e),
     };

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT,
+    arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
     desk::Desk,
     inbound,
-    listener::{Door, accept_loop},
+    listener::{Door, Entrance, Look, accept_loop},
     outbound, plaintext,
 };
 use crate::{
@@ -62,12 +63,13 @@ impl Pod {
                 None
             }
         });
-        let open = |port| -> io::Result<Vec<Door>> {
-            let listen = |desk| Ok((sockets::listen(&netns, SocketAddr::new(ANY, port))?, desk));
-            Desk::all(node.workers.len()).into_iter().map(listen).collect()
-        };
-        let outward = open(OUTBOUND_PORT)?;
-        let doors = outward.into_iter().zip(open(INBOUND_PLAINTEXT_PORT)?).zip(open(HBONE_PORT)?);
+        let workers = node.workers.len();
+        let listen = |port| sockets::listen(&netns, SocketAddr::new(ANY, port));
+        // Who accepts: another worker for each pod.
+        let accepts = Arc::strong_count(&node.pods) % workers;
+        let outbound = listen(OUTBOUND_PORT)?;
+        let plaintext = listen(INBOUND_PLAINTEXT_PORT)?;
+        let hbone = (0..workers).map(|_| listen(HBONE_PORT)).collect::<io::Result<Vec<_>>>()?;
         let pod = Arc::new(Self {
             uid: workload.uid.clone(),
             netns,
@@ -81,52 +83,71 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        for (worker, ((outward, plain), hbone)) in node.workers.iter().zip(doors) {
-            pod.serve_on(node, worker, [outward, plain, hbone]);
-        }
+        pod.serve_outbound(node, one(outbound, accepts, workers, pod.looks_outward(node)));
+        pod.serve_plaintext(node, one(plaintext, accepts, workers, looks_inward()));
+        let each = |listener| Some(Entrance { listener, look: Box::new(|_, _| ()) });
+        pod.serve_hbone(node, hbone.into_iter().map(each).zip(Desk::all(workers)));
         Ok(pod)
     }
 
-    fn serve_on(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        worker: &tokio::runtime::Handle,
-        [outward, plain, hbone]: [Door; 3],
-    ) {
-        let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
-        let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
-        let pool = Arc::new(pool.among(Arc::clone(&node.tunnels)));
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket, peer| {
-            outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket, peer)
-        });
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(
-            node,
-            worker,
-            plain,
-            "inbound_plaintext",
-            &self.conns,
-            move |socket, peer| plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket, peer),
-        );
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        let (streams, draining) = (self.conns.clone(), self.accepting.clone());
-        self.listen_on(node, worker, hbone, "hbone", &self.tunnels, move |socket, peer| {
-            let (streams, draining) = (streams.clone(), draining.clone());
-            inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
-        });
+    fn looks_outward(&self, node: &Arc<Node>) -> Look<Box<Outward>> {
+        let (node, uid, mut lanes) = (Arc::clone(node), Arc::clone(&self.uid), Lanes::new());
+        Box::new(move |app, _| Outward::new(&node, &uid, app, &mut lanes))
     }
 
-    fn listen_on<S, F>(
-        &self,
+    fn serve_outbound(
+        self: &Arc<Self>,
         node: &Arc<Node>,
-        worker: &tokio::runtime::Handle,
-        door: Door,
+        doors: impl Iterator<Item = Door<Box<Outward>>>,
+    ) {
+        for (worker, door) in node.workers.iter().zip(doors) {
+            let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
+            let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
+            let pool = pool.among(Arc::clone(&node.tunnels));
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let by = Arc::new(outbound::Worker { node: n, pod, pool });
+            let serve =
+                move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
+            self.listen_on((node, worker), door, "outbound", &self.conns, serve);
+        }
+    }
+
+    fn serve_plaintext(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        doors: impl Iterator<Item = Door<Result<Inward, Lost>>>,
+    ) {
+        for (worker, door) in node.workers.iter().zip(doors) {
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let serve = move |socket, peer, found| {
+                plaintext::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), found)
+            };
+            self.listen_on((node, worker), door, "inbound_plaintext", &self.conns, serve);
+        }
+    }
+
+    fn serve_hbone(self: &Arc<Self>, node: &Arc<Node>, doors: impl Iterator<Item = Door<()>>) {
+        for (worker, door) in node.workers.iter().zip(doors) {
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let (streams, draining) = (self.conns.clone(), self.accepting.clone());
+            let serve = move |socket, peer, ()| {
+                let (streams, draining) = (streams.clone(), draining.clone());
+                inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
+            };
+            self.listen_on((node, worker), door, "hbone", &self.tunnels, serve);
+        }
+    }
+
+    fn listen_on<A, S, F>(
+        &self,
+        (node, worker): (&Arc<Node>, &tokio::runtime::Handle),
+        door: Door<A>,
         name: &'static str,
         tasks: &Tasks,
         serve: S,
     ) where
-        S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+        A: Arrival,
+        S: Fn(TcpStream, SocketAddr, A) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let node = Arc::clone(node);
@@ -203,6 +224,23 @@ impl Pod {
         self.tunnels.drain(LAST_WORDS).await;
         left
     }
+}
+
+/// A port where one worker accepts for all.
+fn one<A: Arrival>(
+    listener: std::net::TcpListener,
+    accepts: usize,
+    workers: usize,
+    look: Look<A>,
+) -> impl Iterator<Item = Door<A>> {
+    let mut entrance = Some(Entrance { listener, look });
+    let desks = Desk::of_one(workers).into_iter().enumerate();
+    desks.map(move |(n, desk)| (entrance.take_if(|_| n == accepts), desk))
+}
+
+fn looks_inward() -> Look<Result<Inward, Lost>> {
+    let mut lanes = Lanes::new();
+    Box::new(move |client, peer| arrival::inward(client, peer, &mut lanes))
 }
 
 /// How many handshakes with a pod are under way at once …

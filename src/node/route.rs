@@ -39,6 +39,18 @@ pub enum Route {
     Passthrough(SocketAddr),
 }
 
+impl Route {
+    /// The application that it leads to.
+    #[must_use]
+    pub fn app(&self) -> SocketAddr {
+        match self {
+            Self::Hbone { authority: addr, .. }
+            | Self::Tcp { addr, .. }
+            | Self::Passthrough(addr) => *addr,
+        }
+    }
+}
+
 /// Why there is no route.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoRoute {

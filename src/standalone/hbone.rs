@@ -24,6 +24,7 @@ use crate::{
     hbone::{
         HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
         connect::{Authority, ConnectRequest},
+        order::Ticket,
         server::{self, Incoming},
         stream::TunnelStream,
     },
@@ -146,7 +147,7 @@ async fn open(
     };
     let hop = Hop { addr, expect: hbone.expect.clone() };
     let first = sockets::read_now(app);
-    let opened = pool.open(&own, &hop, &request, &first).await;
+    let opened = pool.open(&own, &hop, (&request, &first), &Ticket::alone()).await;
     let (stream, proven) = opened.map_err(|e| {
         if let Address::Tcp { host, port } = &gateway {
             lifecycle::dial::forget(host, *port);

@@ -20,7 +20,7 @@ use super::{descriptors::of_traffic, netns::Netns};
 pub const MARK: u32 = 0x539;
 
 /// How many connections may wait to be accepted, per listener.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 
 /// A listening socket inside `netns`, shared with other workers by `SO_REUSEPORT`. An IPv6
 /// wildcard takes IPv4 too, and becomes an IPv4 wildcard where there is no IPv6.

@@ -30,7 +30,6 @@ pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/config/mesh_file.rs: `read` has",
     "src/config/standalone/peers.rs: `material` has",
     "src/config/standalone.rs: `service` has",
-    "src/node/outbound.rs: `open` takes",
     "src/standalone/hbone.rs: `serve` has",
     "src/standalone/validate.rs: `message` has",
 ];

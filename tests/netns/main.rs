@@ -22,6 +22,7 @@ mod lab;
 #[path = "../support/manager.rs"]
 mod manager;
 mod mesh;
+mod order;
 #[path = "../support/process.rs"]
 mod process;
 mod redirects;
@@ -61,6 +62,7 @@ fn main() {
         service::TESTS,
         short_way::TESTS,
         workers::TESTS,
+        order::TESTS,
         shortage::TESTS,
         revocation::TESTS,
         svid_corpus::TESTS,

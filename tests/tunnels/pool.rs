@@ -12,6 +12,7 @@ use adit::{
     hbone::{
         ConnectError, Hop, Own, Pool, TunnelConfig,
         connect::ConnectRequest,
+        order::Ticket,
         server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
@@ -82,7 +83,7 @@ impl Ends {
             service: None,
             baggage: String::new(),
         };
-        let opened = self.pool.open(&self.own, &self.hop, &request, b"").await;
+        let opened = self.pool.open(&self.own, &self.hop, (&request, b""), &Ticket::alone()).await;
         opened.map(|(stream, _)| stream)
     }
 

@@ -13,6 +13,7 @@ use adit::{
     hbone::{
         TunnelConfig,
         connect::ConnectRequest,
+        order::Ticket,
         server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
@@ -111,7 +112,7 @@ async fn idle(tasks: &Tasks) -> Ends {
         service: None,
         baggage: String::new(),
     };
-    let opened = pool.open(&ROOT.own("near"), &hop, &request, b"").await;
+    let opened = pool.open(&ROOT.own("near"), &hop, (&request, b""), &Ticket::alone()).await;
     Ends { frozen, near: opened.unwrap().0, far, _pool: pool }
 }
 

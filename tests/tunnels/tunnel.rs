@@ -11,6 +11,7 @@ use adit::{
     hbone::{
         Caller, Callers, Hop, Own, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
+        order::Ticket,
         server::{Incoming, Service, serve},
     },
     lifecycle::Tasks,
@@ -123,7 +124,10 @@ impl Tunnel {
                     service: None,
                     baggage: "k8s.namespace.name=shop".into(),
                 };
-                let opened = pool.open(own, hop, &request, b"").await.map_err(|e| e.to_string())?;
+                let opened = pool
+                    .open(own, hop, (&request, b""), &Ticket::alone())
+                    .await
+                    .map_err(|e| e.to_string())?;
                 let (mut stream, proven) = opened;
                 assert_eq!(proven.peer.id, spiffe("far"));
                 let meter = Arc::default();

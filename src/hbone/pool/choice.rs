@@ -3,13 +3,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::hbone::{
@@ -18,16 +18,69 @@ use crate::hbone::{
     usage::{StreamSlot, Usage},
 };
 
-#[derive(Clone)]
+#[derive(Default)]
 #[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
 pub(super) enum State {
+    #[default]
     Dialling,
     Up(TunnelClient),
     Failed(ConnectError),
 }
 
+/// A tunnel that is dialled, and what has come of it.
+#[derive(Default)]
+pub(super) struct Dial {
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+impl Dial {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn say(&self, state: State) {
+        *self.state() = state;
+        self.settled.notify_waiters();
+    }
+
+    /// Waits for what comes of it; those who wait go on in the order in which they came.
+    ///
+    /// # Errors
+    /// Why there is no tunnel. Cancel safe.
+    pub(super) async fn settled(&self) -> Result<TunnelClient, ConnectError> {
+        loop {
+            let settled = self.settled.notified(); // whatever is said from here on
+            match &*self.state() {
+                State::Dialling => {}
+                State::Up(client) => return Ok(client.clone()),
+                State::Failed(error) => return Err(error.clone()),
+            }
+            settled.await;
+        }
+    }
+}
+
+/// Whoever dials: what becomes of it is said, whatever becomes of them.
+pub(super) struct Says {
+    pub(super) dial: Arc<Dial>,
+    pub(super) usage: Arc<Usage>,
+    /// What is said if nothing else was.
+    pub(super) over: ConnectError,
+}
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        self.usage.closed.store(true, Relaxed);
+        let is_open = matches!(*self.dial.state(), State::Dialling);
+        if is_open {
+            self.dial.say(State::Failed(self.over.clone()));
+        }
+    }
+}
+
 pub(super) struct Entry {
-    pub(super) state: watch::Receiver<State>,
+    pub(super) dial: Arc<Dial>,
     pub(super) usage: Arc<Usage>,
     /// When it was dialled.
     pub(super) begun: Instant,
@@ -39,13 +92,13 @@ pub(super) struct Entry {
 
 impl Entry {
     /// A place for one stream.
-    pub(super) fn take(&self) -> (watch::Receiver<State>, StreamSlot, Arc<Usage>) {
-        (self.state.clone(), StreamSlot::take(&self.usage), Arc::clone(&self.usage))
+    pub(super) fn take(&self) -> (Arc<Dial>, StreamSlot) {
+        (Arc::clone(&self.dial), StreamSlot::take(&self.usage))
     }
 
     /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
     pub(super) fn has_room(&self, limit: usize) -> bool {
-        match &*self.state.borrow() {
+        match &*self.dial.state() {
             State::Up(client) if !client.has_room() => return false,
             State::Failed(_) => return false,
             _ => {}
@@ -55,7 +108,7 @@ impl Entry {
 
     /// The lower the sooner a stream gets through here.
     pub(super) fn rank(&self) -> Rank {
-        match &*self.state.borrow() {
+        match &*self.dial.state() {
             State::Up(client) if client.is_busy() => Rank::Busy(self.usage.streams.load(Relaxed)),
             State::Up(_) => Rank::Calm,
             _ => Rank::Dialling,
@@ -63,7 +116,7 @@ impl Entry {
     }
 
     fn is_over(&self) -> bool {
-        self.usage.closed.load(Relaxed) || matches!(&*self.state.borrow(), State::Failed(_))
+        self.usage.closed.load(Relaxed) || matches!(&*self.dial.state(), State::Failed(_))
     }
 }
 
@@ -90,10 +143,29 @@ pub(super) struct Tunnels {
 impl Tunnels {
     /// Forgets those that are over.
     pub(super) fn prune(&mut self) {
-        if self.all.iter().any(|t| matches!(&*t.state.borrow(), State::Failed(_))) {
+        if self.all.iter().any(|t| matches!(&*t.dial.state(), State::Failed(_))) {
             self.failed = Some(Instant::now());
         }
         self.all.retain(|t| !t.is_over());
+    }
+
+    /// Of those that are open the one that a stream takes. It stays on that of the one `before` it,
+    /// behind which it arrives without waiting, unless it would wait there longer.
+    pub(super) fn best(
+        &self,
+        is_open: impl Fn(&Entry) -> bool,
+        before: Option<Arc<Usage>>,
+    ) -> Option<&Entry> {
+        let open = || self.all.iter().filter(|t| is_open(t));
+        let best = open().min_by_key(|t| t.rank());
+        let behind = before.and_then(|before| open().find(|t| Arc::ptr_eq(&t.usage, &before)));
+        match (best, behind) {
+            (Some(best), Some(behind)) if best.rank() == Rank::Calm => {
+                Some(if behind.rank() == Rank::Calm { behind } else { best })
+            }
+            (_, Some(behind)) => Some(behind),
+            (best, None) => best,
+        }
     }
 
     /// Whether one more may be dialled only because the others are busy: one dial at a time,
@@ -115,9 +187,10 @@ mod tests {
     use super::*;
 
     fn entry(state: State) -> Entry {
-        let (_, state) = watch::channel(state);
+        let dial = Arc::<Dial>::default();
+        dial.say(state);
         Entry {
-            state,
+            dial,
             usage: Arc::default(),
             begun: Instant::now(),
             issued: SystemTime::now(),
@@ -138,6 +211,24 @@ mod tests {
         assert!(tunnels.all.is_empty() && !tunnels.may_spread());
         tunnels.failed = Instant::now().checked_sub(NO_SPREAD);
         assert!(tunnels.may_spread());
+    }
+
+    #[test]
+    fn a_stream_stays_on_the_tunnel_of_the_one_before_it() {
+        let mut tunnels = Tunnels::default();
+        tunnels.all.extend([State::Dialling, State::Dialling].map(entry));
+        let at = |open: fn(usize) -> bool, before: Option<usize>| {
+            let usage = |n: usize| Arc::clone(&tunnels.all[n].usage);
+            let is_open = |t: &Entry| {
+                open(tunnels.all.iter().position(|other| std::ptr::eq(other, t)).unwrap())
+            };
+            let best = tunnels.best(is_open, before.map(usage))?;
+            tunnels.all.iter().position(|other| std::ptr::eq(other, best))
+        };
+        assert_eq!(at(|_| true, None), Some(0));
+        assert_eq!(at(|_| true, Some(1)), Some(1));
+        assert_eq!(at(|n| n == 0, Some(1)), Some(0), "that one has no room");
+        assert_eq!(at(|_| false, Some(1)), None);
     }
 
     #[test]
