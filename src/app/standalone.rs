@@ -3,28 +3,27 @@
 mod drain;
 mod needs;
 mod seen;
-mod upgrade;
 
 use std::{path::Path, time::Duration};
 
 use tokio::{runtime::Builder, time::timeout};
 
-use self::{
-    seen::{Seen, joined},
-    upgrade::Itself,
-};
+use self::seen::{Seen, joined};
 use super::{
     begun::{ENDS, Stop},
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
-    process::signals::{Asked, Signals},
+    process::{
+        signals::{Asked, Signals},
+        upgrade::Itself,
+    },
     workers::Workers,
 };
 use crate::{
     config::{self, Globals, LoadError},
-    lifecycle::{Tasks, WatchedFile},
+    lifecycle::{Predecessor, Tasks, WatchedFile},
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets},
+    standalone::{Address, Role, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
     tls::record,
 };
@@ -140,7 +139,11 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
         Err(why) => tracing::debug!(why, "no TLS in the kernel"),
     }
     record::choose(plan.globals.aead)?;
-    let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
+    let found = plan.globals.takeover.as_deref().map(|path| {
+        let shown = || crate::identity::shown(path);
+        Predecessor::find(path).map_err(|e| format!("take over from {}: {e}", shown()))
+    });
+    let found = found.transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
     let sockets = Sockets::new(named, inherited.unwrap_or_default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

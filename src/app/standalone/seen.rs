@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use super::Plan;
 use crate::{
     app::{process::watchdog, workers::Workers},
-    lifecycle::{ServiceManager, Tasks},
+    lifecycle::{Predecessor, ServiceManager, Succession, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
+        Address, Listening, MaterialConfig, Service, Sockets,
         status::{self, Phase, Status},
     },
 };
@@ -95,7 +95,8 @@ impl Seen {
         listeners: impl Iterator<Item = (String, &'a Listening)>,
     ) -> Result<(), String> {
         if let Some(path) = &self.takeover {
-            self.succession = Some(Succession::open(path)?);
+            let failed = |e| format!("--takeover {}: {e}", crate::identity::shown(path));
+            self.succession = Some(Succession::open(path).map_err(failed)?);
             self.offer(listeners);
         }
         if let Some(predecessor) = predecessor {

@@ -54,9 +54,8 @@ impl Predecessor {
     /// `None` if there is no such process. Blocks, at most some seconds.
     ///
     /// # Errors
-    /// If there is one and it does not give them.
-    pub fn find(path: &Path) -> Result<Option<(Self, Inheritance)>, String> {
-        let failed = |e: io::Error| format!("take over from {}: {e}", crate::identity::shown(path));
+    /// If there is one and it does not give them; the path is not named.
+    pub fn find(path: &Path) -> io::Result<Option<(Self, Inheritance)>> {
         let socket = match StdUnixStream::connect(path) {
             Ok(socket) => socket,
             Err(e)
@@ -67,15 +66,15 @@ impl Predecessor {
             {
                 return Ok(None);
             }
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(e),
         };
-        let owner = getsockopt(&socket, PeerCredentials).map_err(|e| failed(e.into()))?;
+        let owner = getsockopt(&socket, PeerCredentials)?;
         if owner.uid() != nix::unistd::geteuid().as_raw() {
             let why = format!("it runs as user {}, not as we do", owner.uid());
-            return Err(failed(io::Error::other(why)));
+            return Err(io::Error::other(why));
         }
-        socket.set_read_timeout(Some(AT_ONCE)).map_err(failed)?;
-        let sockets = receive(&socket).map_err(failed)?;
+        socket.set_read_timeout(Some(AT_ONCE))?;
+        let sockets = receive(&socket)?;
         Ok(Some((Self(socket), sockets)))
     }
 
@@ -120,18 +119,17 @@ impl Succession {
     /// Waits at `path`, in place of whoever waited there before. Needs the runtime.
     ///
     /// # Errors
-    /// Names the path.
-    pub fn open(path: &Path) -> Result<Self, String> {
-        let failed = |e: io::Error| format!("--takeover {}: {e}", crate::identity::shown(path));
+    /// If it cannot; the path is not named.
+    pub fn open(path: &Path) -> io::Result<Self> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);
-        let listener = UnixListener::bind(&beside).map_err(failed)?;
+        let listener = UnixListener::bind(&beside)?;
         // Between these two nobody but our own user gets anything: see `wait`.
         let placed = share_socket(&beside, 0o600).and_then(|_| fs::rename(&beside, path));
         if let Err(e) = placed {
             let _ = fs::remove_file(&beside);
-            return Err(failed(e));
+            return Err(e);
         }
         let handed_over = AtomicBool::new(false);
         Ok(Self { listener, path: path.to_owned(), offered: Mutex::default(), handed_over })
