@@ -14,14 +14,14 @@ use super::{
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
     process::{
+        self_exec::SelfExec,
         signals::{Asked, Signals},
-        upgrade::Itself,
     },
     workers::Workers,
 };
 use crate::{
     config::{self, Globals, LoadError},
-    lifecycle::{Predecessor, Tasks, WatchedFile},
+    lifecycle::{HandoffClient, Tasks, WatchedFile},
     observe::{Telemetry, logging::Logging},
     standalone::{Address, Role, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
@@ -116,7 +116,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     // First of all: it changes the environment, which no thread may read meanwhile.
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
-    let itself = Itself::now();
+    let self_exec = SelfExec::now();
     // Before it is confined: the kernel is asked over loopback.
     let kernel_tls = ktls::probe();
     let confined = needs::confine(&plan)?;
@@ -141,7 +141,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     record::choose(plan.globals.aead)?;
     let found = plan.globals.takeover.as_deref().map(|path| {
         let shown = || crate::identity::shown(path);
-        Predecessor::find(path).map_err(|e| format!("take over from {}: {e}", shown()))
+        HandoffClient::find(path).map_err(|e| format!("take over from {}: {e}", shown()))
     });
     let found = found.transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
@@ -150,7 +150,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &itself));
+    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &self_exec));
     // A file that is still being read keeps nothing from ending.
     control.shutdown_background();
     drop(workers);
@@ -161,8 +161,8 @@ async fn serve(
     mut plan: Plan,
     workers: &Workers,
     mut sockets: Sockets,
-    predecessor: Option<Predecessor>,
-    itself: &Itself,
+    predecessor: Option<HandoffClient>,
+    self_exec: &SelfExec,
 ) -> Result<u8, StartError> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
@@ -200,7 +200,7 @@ async fn serve(
                 asked = signals.next() => match asked {
                     Asked::Stop(why) => break why,
                     Asked::Reload => again = true,
-                    Asked::Upgrade => itself.start_again(seen.succession.is_some(), &tasks),
+                    Asked::Upgrade => self_exec.start_again(seen.handoff.is_some(), &tasks),
                 },
                 () = seen.status.until_shutdown() => break Stop::Asked,
                 pid = &mut succeeded => break Stop::Succeeded(pid),

@@ -1,7 +1,7 @@
 //! An upgrade that refuses no connection: the new process gets the listening sockets of the old
 //! one over a Unix socket, and the old one drains once the new one accepts.
 //!
-//! The old process is the [`Succession`] at a path, the new one finds its [`Predecessor`] there.
+//! The old process has the [`HandoffServer`] at a path, where the new one is its [`HandoffClient`].
 //! The old one sends a line of JSON, the addresses, with one descriptor for each; the new one
 //! answers one byte when it accepts. Until then both have the queue and the old one serves it: a
 //! new process that fails changes nothing. Both must run as the same user.
@@ -43,19 +43,19 @@ const MOST_BYTES: usize = 64 << 10;
 const ACCEPTING: u8 = b'A';
 
 /// Sockets, with the addresses that they are for.
-pub type Inheritance = Vec<(String, OwnedFd)>;
+pub type InheritedSockets = Vec<(String, OwnedFd)>;
 
-/// The process that listened before this one, and still does.
+/// Speaks with the process that listened before this one, and still does.
 #[derive(Debug)]
-pub struct Predecessor(StdUnixStream);
+pub struct HandoffClient(StdUnixStream);
 
-impl Predecessor {
+impl HandoffClient {
     /// Asks the process at `path` for its sockets, with the addresses that it has them for;
     /// `None` if there is no such process. Blocks, at most some seconds.
     ///
     /// # Errors
     /// If there is one and it does not give them; the path is not named.
-    pub fn find(path: &Path) -> io::Result<Option<(Self, Inheritance)>> {
+    pub fn find(path: &Path) -> io::Result<Option<(Self, InheritedSockets)>> {
         let socket = match StdUnixStream::connect(path) {
             Ok(socket) => socket,
             Err(e)
@@ -79,13 +79,13 @@ impl Predecessor {
     }
 
     /// Tells it that we accept: it stops to, and drains.
-    pub fn relieve(mut self) {
+    pub fn take_over(mut self) {
         // If it has gone meanwhile, there is nobody to be told.
         let _ = self.0.write_all(&[ACCEPTING]);
     }
 }
 
-fn receive(socket: &StdUnixStream) -> io::Result<Inheritance> {
+fn receive(socket: &StdUnixStream) -> io::Result<InheritedSockets> {
     let (mut line, mut fds) = (Vec::new(), Vec::new());
     while line.last() != Some(&b'\n') {
         let mut room = [0; 4096];
@@ -108,14 +108,14 @@ fn receive(socket: &StdUnixStream) -> io::Result<Inheritance> {
 
 /// Where a process that comes after this one gets its sockets.
 #[derive(Debug)]
-pub struct Succession {
+pub struct HandoffServer {
     listener: UnixListener,
     path: PathBuf,
-    offered: Mutex<Inheritance>,
+    offered: Mutex<InheritedSockets>,
     handed_over: AtomicBool,
 }
 
-impl Succession {
+impl HandoffServer {
     /// Waits at `path`, in place of whoever waited there before. Needs the runtime.
     ///
     /// # Errors
@@ -136,11 +136,11 @@ impl Succession {
     }
 
     /// These are the sockets from now on, in place of those before.
-    pub fn offer(&self, sockets: Inheritance) {
+    pub fn offer(&self, sockets: InheritedSockets) {
         *self.offered() = sockets;
     }
 
-    fn offered(&self) -> std::sync::MutexGuard<'_, Inheritance> {
+    fn offered(&self) -> std::sync::MutexGuard<'_, InheritedSockets> {
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,7 +195,7 @@ impl Succession {
     }
 }
 
-impl Drop for Succession {
+impl Drop for HandoffServer {
     fn drop(&mut self) {
         if !self.handed_over.load(Relaxed) {
             let _ = fs::remove_file(&self.path);

@@ -1,6 +1,6 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
 //! manager is told; files that are watched; connecting to names ([`dial`]); and listening sockets that
-//! go from one process to the next ([`Succession`]).
+//! go from one process to the next ([`HandoffServer`]).
 
 mod aside;
 mod clock;
@@ -16,7 +16,7 @@ mod watched_file;
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use endpoint_places::{EndpointPlace, EndpointPlaces};
-pub use handoff::{Inheritance, Predecessor, Succession};
+pub use handoff::{HandoffClient, HandoffServer, InheritedSockets};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

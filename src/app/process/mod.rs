@@ -3,6 +3,6 @@
 
 pub(super) mod readiness;
 pub(super) mod sandbox;
+pub(super) mod self_exec;
 pub(super) mod signals;
-pub(super) mod upgrade;
 pub(super) mod watchdog;

@@ -7,12 +7,12 @@ use tokio::process::Command;
 use crate::lifecycle::Tasks;
 
 /// How this process was started.
-pub(in crate::app) struct Itself {
+pub(in crate::app) struct SelfExec {
     program: Option<PathBuf>,
     args: Vec<OsString>,
 }
 
-impl Itself {
+impl SelfExec {
     /// To be asked at the start: later the program may have been replaced.
     pub(in crate::app) fn now() -> Self {
         Self { program: std::env::current_exe().ok(), args: std::env::args_os().skip(1).collect() }
