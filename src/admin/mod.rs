@@ -20,7 +20,7 @@ use tokio_util::either::Either;
 use crate::{
     ca::federation::Federation,
     config::{AdminAddress, Settings},
-    lifecycle::{EndpointPlaces, Tasks, aside, source},
+    lifecycle::{EndpointPlaces, Listeners, Tasks, aside, source},
     node::Node,
     observe::{Refusal, Refused, logging::Logging},
     rpc::{
@@ -128,29 +128,40 @@ enum Endpoint {
     Readiness,
 }
 
-/// Binds the three endpoints and serves them in `tasks`.
+/// Binds the three endpoints and serves them: `accepting` accepts, what is accepted goes on in
+/// `tasks`.
 ///
 /// # Errors
 /// An address that cannot be bound.
-pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io::Result<()> {
+pub async fn serve(
+    state: &Arc<State>,
+    settings: &Settings,
+    accepting: &Tasks,
+    tasks: &Tasks,
+) -> io::Result<()> {
+    let listeners = &state.node.listeners;
     let tcp = AdminAddress::Tcp;
     for (addr, endpoint, name) in [
         (settings.admin.clone(), Endpoint::Admin, "admin"),
         (tcp(settings.metrics), Endpoint::Metrics, "metrics"),
         (tcp(settings.readiness), Endpoint::Readiness, "readiness"),
     ] {
-        let door = Door::open(&addr)
+        let door = Door::open(&addr, listeners)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
         let (state, conns) = (Arc::clone(state), tasks.child());
-        tasks.spawn(async move { accept(door, state, endpoint, conns).await });
+        let listeners = Arc::clone(listeners);
+        accepting.spawn(async move {
+            listeners.accepting().await;
+            accept(door, state, endpoint, conns).await;
+        });
     }
     Ok(())
 }
 
 /// What an endpoint listens on.
 enum Door {
-    Tcp(TcpListener),
+    Tcp(Arc<TcpListener>),
     Unix(rpc::Listener),
 }
 
@@ -162,10 +173,10 @@ struct Caller {
 }
 
 impl Door {
-    async fn open(addr: &AdminAddress) -> io::Result<Self> {
+    async fn open(addr: &AdminAddress, listeners: &Arc<Listeners>) -> io::Result<Self> {
         match addr {
-            AdminAddress::Tcp(addr) => bind(*addr).await.map(Self::Tcp),
-            AdminAddress::Unix(path) => rpc::listen(path, 0o600).map(Self::Unix),
+            AdminAddress::Tcp(addr) => listeners.tcp(*addr, bind(*addr)).await.map(Self::Tcp),
+            AdminAddress::Unix(path) => rpc::listen(path, 0o600, listeners).map(Self::Unix),
         }
     }
 

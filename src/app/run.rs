@@ -36,7 +36,7 @@ use crate::{
         federation::{self, Federation},
     },
     config::{self, CaConfig, Checked, Fault, LoadError},
-    lifecycle::{ServiceManager, Tasks, WatchedFile},
+    lifecycle::{Listeners, ServiceManager, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
     node::{Node, guard, recheck},
     observe::{Telemetry, logging::Logging, metrics::KEPT},
@@ -125,7 +125,9 @@ async fn serve(
     federated.apply(&checked.federation.trust_domains);
     let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
     let svids = Arc::new(svids.trusting(federated.bundles()));
-    federation::serve(&checked.federation.serve, &trust_domain, &svids, &tasks).await?;
+    let listeners = Arc::<Listeners>::default();
+    let both = [&tasks; 2];
+    federation::serve(&checked.federation.serve, &trust_domain, &svids, &listeners, both).await?;
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
     let Checked {
@@ -153,10 +155,11 @@ async fn serve(
         idle: settings.idle,
         sockmap: early.sockmap.and_then(taken),
         workers: workers.clone(),
+        listeners,
     });
     tasks.spawn(guard(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), early.logging));
-    admin::serve(&state, &settings, &tasks).await?;
+    admin::serve(&state, &settings, &tasks, &tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -169,7 +172,7 @@ async fn serve(
         "adit starts; {ENDS}"
     );
     let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
-    let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks)?;
+    let workload_api = Served::open(workload_api, &node, &trust_domain, &tasks, &tasks)?;
     let mut live = Live {
         file: file.to_owned(),
         watched,

@@ -16,7 +16,9 @@ mod watched_file;
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use endpoint_places::{EndpointPlace, EndpointPlaces};
-pub use handoff::{HandoffClient, HandoffServer, InheritedSockets};
+pub use handoff::{
+    AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Successor,
+};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

@@ -1,19 +1,61 @@
 //! Accept loops: one per port, pod and worker.
 
-use std::{future::Future, io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Node, desk::Desk};
-use crate::{lifecycle::Tasks, sys::descriptors::is_reserved};
+use crate::{
+    lifecycle::Tasks,
+    sys::{descriptors::is_reserved, netns::Netns, sockets},
+};
 
 /// A listener of one worker, and that worker's share of what arrives.
-pub(super) type Door = (std::net::TcpListener, Desk);
+pub(super) type Door = (Arc<TcpListener>, Desk);
+
+/// What a pod's sockets for a port are called when they go to another process.
+pub(super) fn name_of((device, inode): (u64, u64), port: u16) -> String {
+    format!("netns {device}:{inode} port {port}")
+}
+
+/// Listens at a port inside a pod on each worker, on the sockets of the process before this one
+/// where there are some. More of them than there are workers stay open on the first ones: the
+/// kernel spreads connections over all.
+///
+/// # Errors
+/// The namespace cannot be entered, or the port is taken.
+pub(super) fn open(node: &Node, netns: &Netns, port: u16) -> io::Result<Vec<(Handle, Door)>> {
+    let name = name_of(netns.key(), port);
+    let inherited = node.listeners.take(&name).into_iter().map(sockets::adopted);
+    let mut all = inherited.collect::<io::Result<Vec<_>>>()?;
+    while all.len() < node.workers.len() {
+        all.push(sockets::listen(netns, SocketAddr::new(ANY, port))?);
+    }
+    let desks = Desk::all(all.len()).into_iter();
+    let door = |((listener, desk), worker): (_, &Handle)| {
+        let _on = worker.enter();
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        node.listeners.offer(name.clone(), &listener);
+        Ok((worker.clone(), (listener, desk)))
+    };
+    all.into_iter().zip(desks).zip(node.workers.iter().cycle()).map(door).collect()
+}
+
+/// Both families on one socket.
+const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How many connections are accepted before others get their turn.
 const IN_A_ROW: u32 = 4;
@@ -34,13 +76,10 @@ pub(super) async fn accept_loop<S, F>(
     S: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(listener = name, %error, "cannot poll a listening socket");
-            return;
-        }
-    };
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = node.listeners.accepting() => {}
+    }
     let mut pause = Duration::from_millis(5);
     let mut row = 0;
     loop {

@@ -47,6 +47,7 @@ pub use recheck::recheck;
 use crate::{
     ca::Svids,
     identity::X509Svid,
+    lifecycle::Listeners,
     mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
@@ -80,6 +81,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Held once more by each pod: how many there are.
     pub pods: Arc<()>,
+    /// The listening sockets, from the process before this one and for the one after it.
+    pub listeners: Arc<Listeners>,
 }
 
 impl Node {

@@ -2,20 +2,18 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{net::TcpStream, runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT,
-    desk::Desk,
-    inbound,
-    listener::{Door, accept_loop},
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, inbound,
+    listener::{self, Door, accept_loop},
     outbound, plaintext,
 };
 use crate::{
@@ -62,12 +60,9 @@ impl Pod {
                 None
             }
         });
-        let open = |port| -> io::Result<Vec<Door>> {
-            let listen = |desk| Ok((sockets::listen(&netns, SocketAddr::new(ANY, port))?, desk));
-            Desk::all(node.workers.len()).into_iter().map(listen).collect()
-        };
-        let outward = open(OUTBOUND_PORT)?;
-        let doors = outward.into_iter().zip(open(INBOUND_PLAINTEXT_PORT)?).zip(open(HBONE_PORT)?);
+        let open = |port| listener::open(node, &netns, port);
+        let (outward, plain) = (open(OUTBOUND_PORT)?, open(INBOUND_PLAINTEXT_PORT)?);
+        let hbone = open(HBONE_PORT)?;
         let pod = Arc::new(Self {
             uid: workload.uid.clone(),
             netns,
@@ -81,46 +76,54 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        for (worker, ((outward, plain), hbone)) in node.workers.iter().zip(doors) {
-            pod.serve_on(node, worker, [outward, plain, hbone]);
-        }
+        pod.serve(node, outward, plain, hbone);
         Ok(pod)
     }
 
-    fn serve_on(
+    /// Whether the process before this one gave its sockets in this namespace.
+    #[must_use]
+    pub fn is_given(node: &Node, netns: (u64, u64)) -> bool {
+        let given = |port| node.listeners.were_given(&listener::name_of(netns, port));
+        OWN_PORTS.into_iter().all(given)
+    }
+
+    fn serve(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        worker: &tokio::runtime::Handle,
-        [outward, plain, hbone]: [Door; 3],
+        outward: Vec<(Handle, Door)>,
+        plain: Vec<(Handle, Door)>,
+        hbone: Vec<(Handle, Door)>,
     ) {
-        let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
-        let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
-        let pool = Arc::new(pool.among(Arc::clone(&node.tunnels)));
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(node, worker, outward, "outbound", &self.conns, move |socket, peer| {
-            outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket, peer)
-        });
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        self.listen_on(
-            node,
-            worker,
-            plain,
-            "inbound_plaintext",
-            &self.conns,
-            move |socket, peer| plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket, peer),
-        );
-        let (n, pod) = (Arc::clone(node), Arc::clone(self));
-        let (streams, draining) = (self.conns.clone(), self.accepting.clone());
-        self.listen_on(node, worker, hbone, "hbone", &self.tunnels, move |socket, peer| {
-            let (streams, draining) = (streams.clone(), draining.clone());
-            inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
-        });
+        for (worker, door) in outward {
+            let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
+            let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
+            let pool = Arc::new(pool.among(Arc::clone(&node.tunnels)));
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            self.listen_on(node, &worker, door, "outbound", &self.conns, move |socket, peer| {
+                outbound::serve(Arc::clone(&n), Arc::clone(&pod), Arc::clone(&pool), socket, peer)
+            });
+        }
+        for (worker, door) in plain {
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let name = "inbound_plaintext";
+            self.listen_on(node, &worker, door, name, &self.conns, move |socket, peer| {
+                plaintext::serve(Arc::clone(&n), Arc::clone(&pod), socket, peer)
+            });
+        }
+        for (worker, door) in hbone {
+            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let (streams, draining) = (self.conns.clone(), self.accepting.clone());
+            self.listen_on(node, &worker, door, "hbone", &self.tunnels, move |socket, peer| {
+                let (streams, draining) = (streams.clone(), draining.clone());
+                inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
+            });
+        }
     }
 
     fn listen_on<S, F>(
         &self,
         node: &Arc<Node>,
-        worker: &tokio::runtime::Handle,
+        worker: &Handle,
         door: Door,
         name: &'static str,
         tasks: &Tasks,
@@ -212,6 +215,3 @@ const HANDSHAKES_OF_ONE: usize = 1_024;
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Both families on one socket.
-const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

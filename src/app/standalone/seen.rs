@@ -124,7 +124,7 @@ impl Seen {
     /// Waits until another process has taken over: its process ID, if that can be seen.
     pub(super) async fn until_succeeded(&self) -> Option<u32> {
         match &self.handoff {
-            Some(handoff) => handoff.wait().await,
+            Some(handoff) => handoff.wait().await.pid,
             None => std::future::pending().await,
         }
     }

@@ -28,7 +28,7 @@ use super::error::FetchError;
 use crate::{
     ca::Svids,
     identity::TrustDomain,
-    lifecycle::{Place, Places, Tasks, source},
+    lifecycle::{Listeners, Place, Places, Tasks, source},
     rpc::http::{self, Answer},
     sys::descriptors::of_traffic,
 };
@@ -74,7 +74,8 @@ enum Pages {
     Oidc { issuer: Issuer },
 }
 
-/// Binds what the configuration names and serves it in `tasks`.
+/// Binds what the configuration names and serves it: `accepting` accepts, what is accepted goes on
+/// in `tasks`.
 ///
 /// # Errors
 /// An address that cannot be bound, a certificate that cannot be used.
@@ -82,7 +83,8 @@ pub async fn serve(
     config: &ServeConfig,
     own: &TrustDomain,
     svids: &Arc<Svids>,
-    tasks: &Tasks,
+    listeners: &Arc<Listeners>,
+    [accepting, tasks]: [&Tasks; 2],
 ) -> Result<(), ServeError> {
     let site = |pages| Arc::new(Site { svids: Arc::clone(svids), own: own.clone(), pages });
     if let Some(endpoint) = &config.bundle {
@@ -93,34 +95,48 @@ pub async fn serve(
         };
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(Pages::Bundle { path: endpoint.path.clone() });
-        start(what, endpoint.listen, shown, site, tasks).await?;
+        let listener = listen(what, endpoint.listen, listeners).await?;
+        start(listener, shown, site, [accepting, tasks]);
     }
     if let Some(oidc) = &config.oidc {
         let what = "the OIDC endpoint";
         let shown = oidc.certificate.as_ref().map_or(Ok(Shown::Nothing), Shown::files);
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(Pages::Oidc { issuer: oidc.issuer.clone() });
-        start(what, oidc.listen, shown, site, tasks).await?;
+        let listener = listen(what, oidc.listen, listeners).await?;
+        start(listener, shown, site, [accepting, tasks]);
     }
     Ok(())
 }
 
-async fn start(
+/// A listener, which accepts once its process does.
+type Door = (Arc<TcpListener>, Arc<Listeners>);
+
+async fn listen(
     what: &'static str,
     listen: SocketAddr,
-    shown: Shown,
-    site: Arc<Site>,
-    tasks: &Tasks,
-) -> Result<(), ServeError> {
-    let listener = TcpListener::bind(listen).await;
+    listeners: &Arc<Listeners>,
+) -> Result<Door, ServeError> {
+    let listener = listeners.tcp(listen, TcpListener::bind(listen)).await;
     let listener = listener.map_err(|source| ServeError::Listen { what, listen, source })?;
     tracing::info!(target: "federation", %listen, "{what} is served");
-    let conns = tasks.child();
-    tasks.spawn(accept(listener, Arc::new(shown), site, conns));
-    Ok(())
+    Ok((listener, Arc::clone(listeners)))
 }
 
-async fn accept(listener: TcpListener, shown: Arc<Shown>, site: Arc<Site>, conns: Tasks) {
+fn start(
+    (listener, listeners): Door,
+    shown: Shown,
+    site: Arc<Site>,
+    [accepting, tasks]: [&Tasks; 2],
+) {
+    let conns = tasks.child();
+    accepting.spawn(async move {
+        listeners.accepting().await;
+        accept(&listener, Arc::new(shown), site, conns).await;
+    });
+}
+
+async fn accept(listener: &TcpListener, shown: Arc<Shown>, site: Arc<Site>, conns: Tasks) {
     let places = Places::new(MOST_AT_ONCE, MOST_AT_ONCE / 4);
     loop {
         let accepted = listener.accept().await;
