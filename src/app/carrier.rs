@@ -3,11 +3,12 @@
 mod change;
 mod moved;
 mod owner;
+mod rules;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -25,13 +26,6 @@ use crate::{
     node::{Node, Pod, capture},
     sys::netns::Netns,
 };
-
-/// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
-/// is no moment without rules between the two.
-const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a pod that leaves waits for its turn when the process ends.
-const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pods of this process.
 pub(super) struct Carrier {
@@ -229,91 +223,6 @@ impl Carrier {
         }
         let left = carried.captured.is_some() && after != After::Remove;
         tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");
-    }
-
-    /// Applies the rules anew where what they let by has changed.
-    async fn renew_rules(
-        &self,
-        uid: &Arc<str>,
-        options: Option<capture::Options>,
-    ) -> anyhow::Result<()> {
-        let found = self.with(|pods| pods.get(uid).map(|c| Arc::clone(&c.pod.netns)));
-        let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
-        let mut turn = self.rules.take(&netns, &self.closing).await?;
-        // The guard of probes is not restored for whoever is about to do without it.
-        let unprobed = |captured: &mut capture::Options| {
-            captured.kubelet_probes &= wanted.kubelet_probes;
-        };
-        let there = self.with(|pods| {
-            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key())?;
-            let before = carried.captured;
-            carried.captured.as_mut().map(unprobed);
-            Some(before)
-        });
-        let Some(before) = there else { return Ok(()) };
-        let applied = turn.apply(&netns, wanted).await;
-        let captured = applied.as_ref().map_or(before, |(applied, _)| Some(*applied));
-        if applied.is_err() && wanted.strict && before.is_some_and(|before| !before.strict) {
-            // What shuts the pod now must not be taken for a change by somebody else.
-            self.watch.end(&netns);
-        }
-        let there = self.with(|pods| {
-            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
-            carried.map(|c| c.captured = captured).is_some()
-        });
-        let (applied, less) = applied?;
-        if there {
-            self.watch.begin(&mut turn, uid, &netns, applied).await;
-        }
-        less.map_or(Ok(()), Err)
-    }
-
-    /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
-    /// by the same ones.
-    async fn release(
-        &self,
-        netns: &Arc<Netns>,
-        options: capture::Options,
-        after: After,
-    ) -> anyhow::Result<()> {
-        if after == After::Keep {
-            return Ok(());
-        }
-        let key = netns.key();
-        let began = Instant::now();
-        while self.may_be_entered(key) && began.elapsed() < SUCCESSOR_WITHIN {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(10)) => {}
-                () = self.hurry.cancelled() => break,
-            }
-        }
-        let turn = loop {
-            let turn = self.rules.take(netns, &self.hurry);
-            match tokio::time::timeout(TURN_WITHIN, turn).await {
-                Ok(turn) => break turn,
-                Err(_) if self.closing.is_cancelled() => {
-                    break Err(anyhow::anyhow!("nft hangs in other pods"));
-                }
-                Err(_) => {} // the process goes on, and so does the wait
-            }
-        };
-        if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
-            return Ok(());
-        }
-        self.watch.end(netns);
-        match after {
-            After::Remove => turn?.remove(Arc::clone(netns)).await,
-            After::Shut if options.kubelet_probes => {
-                let unprobed = capture::Options { kubelet_probes: false, ..options };
-                turn?.shut(Arc::clone(netns), unprobed).await
-            }
-            After::Shut | After::Keep => Ok(()),
-        }
-    }
-
-    /// Whether a pod is being started that may be a successor in this namespace.
-    fn may_be_entered(&self, key: (u64, u64)) -> bool {
-        self.changing(|all| all.values().any(|c| c.netns.is_none_or(|of| of == key)))
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
