@@ -1,9 +1,11 @@
 //! What operators see, over plain HTTP/1.1: admin on loopback, metrics and readiness on all
 //! addresses. Bodies are built on the control thread; nothing here delays a connection.
 
+mod door;
+
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -14,19 +16,16 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::either::Either;
 
+use self::door::{Caller, Door};
 use crate::{
     ca::federation::Federation,
     config::{AdminAddress, Settings},
-    lifecycle::{EndpointPlaces, Listeners, Tasks, aside, source},
+    lifecycle::{EndpointPlaces, Tasks, aside},
     node::Node,
     observe::{Refusal, Refused, logging::Logging},
-    rpc::{
-        self,
-        http::{self, Answer, answer, text},
-    },
+    rpc::http::{self, Answer, answer, text},
     tls::record::{Choice, choices},
 };
 
@@ -157,59 +156,6 @@ pub async fn serve(
         });
     }
     Ok(())
-}
-
-/// What an endpoint listens on.
-enum Door {
-    Tcp(Arc<TcpListener>),
-    Unix(rpc::Listener),
-}
-
-/// A connection, whom it counts for, and the address that it came to.
-struct Caller {
-    socket: Either<TcpStream, UnixStream>,
-    source: IpAddr,
-    bound: SocketAddr,
-}
-
-impl Door {
-    async fn open(addr: &AdminAddress, listeners: &Arc<Listeners>) -> io::Result<Self> {
-        match addr {
-            AdminAddress::Tcp(addr) => listeners.tcp(*addr, bind(*addr)).await.map(Self::Tcp),
-            AdminAddress::Unix(path) => rpc::listen(path, 0o600, listeners).map(Self::Unix),
-        }
-    }
-
-    /// The next caller; none where one is not to be served.
-    async fn accept(&self) -> io::Result<Option<Caller>> {
-        match self {
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                let Ok(bound) = socket.local_addr() else { return Ok(None) };
-                let (socket, source) = (Either::Left(socket), source(peer.ip()));
-                Ok(Some(Caller { socket, source, bound }))
-            }
-            Self::Unix(listener) => {
-                let socket = listener.accept().await?;
-                // A caller may have connected before the mode of the socket was set.
-                let ours = |uid: u32| uid == 0 || uid == nix::unistd::geteuid().as_raw();
-                if !socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
-                    return Ok(None);
-                }
-                let (socket, source) = (Either::Right(socket), Ipv4Addr::LOCALHOST.into());
-                Ok(Some(Caller { socket, source, bound: SocketAddr::new(source, 0) }))
-            }
-        }
-    }
-}
-
-async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(addr).await {
-        Err(_) if addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind(("0.0.0.0", addr.port())).await
-        }
-        bound => bound,
-    }
 }
 
 async fn accept(door: Door, state: Arc<State>, endpoint: Endpoint, conns: Tasks) {
