@@ -77,6 +77,13 @@ impl Desk {
         Ok((TcpStream::from_std(socket)?, peer, place))
     }
 
+    /// What was handed over before this worker stopped to accept; others keep theirs from here on.
+    pub(super) async fn left(&mut self) -> Option<(TcpStream, SocketAddr, Place)> {
+        self.handed.close();
+        let (socket, peer, place) = self.handed.recv().await?;
+        Some((TcpStream::from_std(socket).ok()?, peer, place))
+    }
+
     /// Takes a connection, or hands it to a worker that has clearly less to do (`None`).
     pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr) -> Option<(TcpStream, Place)> {
         let (own, live) = (&self.all[self.own], |load: &Load| load.live.load(Relaxed));
@@ -128,6 +135,24 @@ mod tests {
         assert_eq!(own.all.iter().map(|l| l.live.load(Relaxed)).collect::<Vec<_>>(), [4, 2]);
         drop(places);
         assert!(own.all.iter().all(|l| l.live.load(Relaxed) == 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_before_a_stop_is_served_and_nothing_more_comes() {
+        let mut desks = Desk::all(2);
+        let mut other = desks.pop().unwrap();
+        let own = desks.pop().unwrap();
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            let (socket, peer) = pair().await;
+            places.extend(own.take(socket, peer));
+        }
+        let there = own.all[1].live.load(Relaxed);
+        assert_eq!((places.len(), there), (2, 1));
+        assert!(other.left().await.is_some());
+        assert!(other.left().await.is_none());
+        let (socket, peer) = pair().await;
+        assert!(own.take(socket, peer).is_some(), "it stays here");
     }
 
     #[test]

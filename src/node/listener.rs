@@ -84,7 +84,7 @@ pub(super) async fn accept_loop<S, F>(
     let mut row = 0;
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted.and_then(|(socket, peer)| {
                 let reserved = is_reserved(socket.as_fd());
                 if reserved || node.is_more_than_its_part(socket.as_fd(), desk.live()) {
@@ -114,6 +114,10 @@ pub(super) async fn accept_loop<S, F>(
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
+    }
+    // What another worker has handed over already was accepted, and nobody else has it.
+    while let Some((socket, peer, place)) = desk.left().await {
+        tasks.spawn(serve(socket, peer).map(|()| drop(place)));
     }
 }
 
