@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
-pub(super) use self::change::{Changed, Changes, Failed};
+pub(super) use self::change::{Changed, Changes, Failed, Leave};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
     ca::workload_api::server::{CarriedPod, HELD_AS},
@@ -102,10 +102,11 @@ impl Carrier {
         // One that comes back is another pod, which gets a key of its own.
         self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
+        let accepting = self.node.listeners.is_accepting();
         let mut changes = Changes { work: Vec::new(), more: false };
         for workload in wanted {
-            let carried =
-                self.with(|pods| pods.get(&workload.uid).map(|c| (c.captured, c.pod.netns.key())));
+            let known = |c: &Carried| (c.captured, c.inherited, c.pod.netns.key());
+            let carried = self.with(|pods| pods.get(&workload.uid).map(known));
             let here = carried.is_some();
             // A renewal of the rules of a pod that is gone starts no other.
             let under_way = self.changing(|all| {
@@ -119,10 +120,12 @@ impl Carrier {
             }
             match (under_way, carried) {
                 (Some(to_this), _) => changes.more |= !to_this,
-                (None, Some((captured, _))) if captured == options => {}
+                // The process before this one sees to the rules.
+                (None, Some(_)) if !accepting => {}
+                (None, Some((captured, false, _))) if captured == options => {}
                 _ if self.closing.is_cancelled() => {}
                 (None, carried) => {
-                    let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
+                    let (workload, netns) = (Arc::clone(workload), carried.map(|(.., key)| key));
                     let again = failed.contains_key(&workload.uid);
                     let change = Change { workload, options, netns, renews: here };
                     changes.work.push(self.change(change, again));
@@ -194,13 +197,20 @@ impl Carrier {
         self.closing.cancel();
     }
 
+    /// Accepts nothing from here on and changes no rules of pods that are carried: another process
+    /// does both.
+    pub(super) async fn hand_over(&self) {
+        self.close();
+        self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
+        self.watch.end_all().await;
+    }
+
     /// Stops all pods side by side, and waits for those that drain already.
-    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, rules: Capture) {
-        let remove = matches!(rules, Capture::Nft { remove_on_stop: true, .. });
-        let after = if remove { After::Remove } else { After::Keep };
+    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);
+            let after = leave.after(&uid, carried.pod.netns.key());
             async move { this.stop(&uid, carried, grace, after).await }
         });
         futures_util::future::join_all(stops).await;
@@ -247,6 +257,7 @@ impl Carrier {
             },
             false => netns,
         };
+        let inherits = !self.node.listeners.is_accepting();
         let mut turn = self.rules.take(&netns, &self.closing).await?;
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
@@ -268,7 +279,7 @@ impl Carrier {
         });
         let pod = started.await??;
         let (mut captured, mut less) = (None, None);
-        if let Some(options) = options {
+        if let Some(options) = options.filter(|_| !inherits) {
             match turn.apply(&pod.netns, options).await {
                 Ok((applied, why)) => {
                     self.watch.begin(&mut turn, &pod.uid, &pod.netns, applied).await;
@@ -282,9 +293,16 @@ impl Carrier {
         }
         tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod carried");
         let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
+        let inherited = inherits && options.is_some();
+        let captured = if inherited { options } else { captured };
         let (missing, unknown, moved) = (None, false, false);
-        let carried = Carried { pod, workload, captured, missing, unknown, moved };
-        self.with(|pods| pods.insert(uid, carried));
+        let carried = Carried { pod, workload, captured, inherited, missing, unknown, moved };
+        self.with(|pods| pods.insert(Arc::clone(&uid), carried));
+        if inherited && self.node.listeners.is_accepting() {
+            // It has taken over in between.
+            drop(turn);
+            return self.renew_rules(&uid, options).await;
+        }
         less.map_or(Ok(()), Err)
     }
 

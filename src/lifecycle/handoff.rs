@@ -14,7 +14,7 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream as StdUnixStream,
+        unix::{fs::MetadataExt as _, net::UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
     sync::{
@@ -159,6 +159,8 @@ fn receive(socket: &StdUnixStream) -> io::Result<InheritedSockets> {
 pub struct HandoffServer {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of what we have put there.
+    file: (u64, u64),
     offered: Mutex<Offered>,
     /// Whether a process has our sockets, and has not said yet that it accepts.
     under_way: AtomicBool,
@@ -195,14 +197,12 @@ impl HandoffServer {
         let beside = PathBuf::from(beside);
         let listener = UnixListener::bind(&beside)?;
         // Between these two nobody but our own user gets anything: see `wait`.
-        let placed = share_socket(&beside, 0o600).and_then(|_| fs::rename(&beside, path));
-        if let Err(e) = placed {
-            let _ = fs::remove_file(&beside);
-            return Err(e);
-        }
+        let share = || share_socket(&beside, 0o600);
+        let placed = share().and_then(|file| fs::rename(&beside, path).map(|()| file));
+        let file = placed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
         let offered = Mutex::new(Offered::Sockets(Vec::new()));
         let (under_way, handed_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { listener, path: path.to_owned(), offered, under_way, handed_over })
+        Ok(Self { listener, path: path.to_owned(), file, offered, under_way, handed_over })
     }
 
     /// These are the sockets from now on, in place of those before.
@@ -321,7 +321,8 @@ async fn line(from: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
 
 impl Drop for HandoffServer {
     fn drop(&mut self) {
-        if !self.handed_over.load(Relaxed) {
+        let there = fs::symlink_metadata(&self.path).map(|is| (is.dev(), is.ino()));
+        if !self.handed_over.load(Relaxed) && there.is_ok_and(|is| is == self.file) {
             let _ = fs::remove_file(&self.path);
         }
     }

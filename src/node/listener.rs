@@ -41,8 +41,14 @@ pub(super) fn open(node: &Node, netns: &Netns, port: u16) -> io::Result<Vec<(Han
     let name = name_of(netns.key(), port);
     let inherited = node.listeners.take(&name).into_iter().map(sockets::adopted);
     let mut all = inherited.collect::<io::Result<Vec<_>>>()?;
-    while all.len() < node.workers.len() {
-        all.push(sockets::listen(netns, SocketAddr::new(ANY, port))?);
+    for n in all.len()..node.workers.len() {
+        // One more queue would take connections before this process accepts any.
+        let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
+            (true, _) => sockets::listen(netns, SocketAddr::new(ANY, port)),
+            (false, Some(inherited)) => inherited.try_clone(),
+            (false, None) => Err(io::Error::other("another process has its sockets still")),
+        };
+        all.push(more?);
     }
     let desks = Desk::all(all.len()).into_iter();
     let door = |((listener, desk), worker): (_, &Handle)| {

@@ -32,6 +32,7 @@ mod stalls;
 mod starts;
 mod strict;
 mod svid_corpus;
+mod takeover;
 mod tampering;
 mod workers;
 
@@ -49,6 +50,7 @@ fn main() {
         floods::TESTS,
         stalls::TESTS,
         strict::TESTS,
+        takeover::TESTS,
         tampering::TESTS,
         hold_ups::TESTS,
         starts::TESTS,

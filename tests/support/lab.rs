@@ -34,6 +34,11 @@ fn make_pod(name: &str, n: u8) {
     ip(&format!("-n {name} route add default via 10.77.0.254"));
 }
 
+fn send(to: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(to).expect("a pid"));
+    nix::sys::signal::kill(pid, signal).expect("signal sent");
+}
+
 /// Pods on one bridge, and an adit that carries them.
 pub(crate) struct Lab {
     pods: Vec<(&'static str, u8)>,
@@ -49,7 +54,46 @@ pub(crate) struct Lab {
     pub(crate) tools: Option<PathBuf>,
     /// What adit finds in its environment beside what is in ours.
     pub(crate) env: Vec<(&'static str, std::ffi::OsString)>,
+    /// What adit is told beside its file.
+    args: Vec<String>,
     adit: Option<Child>,
+}
+
+/// An adit from which another one takes over.
+pub(crate) struct Before {
+    adit: Child,
+    log: PathBuf,
+}
+
+impl Before {
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.adit.try_wait().expect("it can be asked").is_none()
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        send(self.adit.id(), signal);
+    }
+
+    /// Waits up to ten seconds.
+    pub(crate) fn ends(&mut self) -> std::process::ExitStatus {
+        let start = Instant::now();
+        while self.runs() {
+            assert!(start.elapsed() < Duration::from_secs(10), "it goes on:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.adit.wait().expect("it has ended")
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        let _ = self.adit.kill();
+        let _ = self.adit.wait();
+    }
 }
 
 impl Lab {
@@ -69,6 +113,7 @@ impl Lab {
             drain: "2s",
             tools: None,
             env: Vec::new(),
+            args: Vec::new(),
             adit: None,
         }
     }
@@ -87,6 +132,12 @@ impl Lab {
 
     /// Writes the mesh file: `body` after the parts that every scenario shares.
     pub(crate) fn write_mesh(&self, body: &str) {
+        fs::write(self.file("mesh.tmp"), self.mesh_text(body)).expect("mesh file written");
+        fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
+    }
+
+    /// What [`Lab::write_mesh`] writes.
+    pub(crate) fn mesh_text(&self, body: &str) -> String {
         let embedded = || {
             let dir = self.file("ca");
             format!("{{ embedded: {{ dir: {}, svidLifetime: {} }} }}", dir.display(), self.lifetime)
@@ -97,8 +148,7 @@ impl Lab {
              capture: {{ {} }}\ndrain: {{ deadline: {} }}\naccessLog: {{ format: json }}\n",
             self.capture, self.drain
         );
-        fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
-        fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
+        head + body
     }
 
     /// Starts adit and waits until it is ready.
@@ -114,6 +164,10 @@ impl Lab {
     /// Starts adit.
     pub(crate) fn launch(&mut self, body: &str) {
         self.write_mesh(body);
+        self.adit = Some(self.spawned("mesh.yaml"));
+    }
+
+    fn spawned(&self, file: &str) -> Child {
         let log = fs::File::create(self.file("log")).expect("log file");
         let path = std::env::var("PATH").unwrap_or_default();
         let first = self.tools.as_ref().map(|tools| format!("{}:", tools.display()));
@@ -121,11 +175,36 @@ impl Lab {
             .env("PATH", first.unwrap_or_default() + &path)
             .envs(self.env.iter().cloned())
             .args(["run", "-c"])
-            .arg(self.file("mesh.yaml"))
+            .arg(self.file(file))
+            .args(&self.args)
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)
             .spawn();
-        self.adit = Some(adit.expect("adit starts"));
+        adit.expect("adit starts")
+    }
+
+    /// Every adit that is started takes over from the one before it.
+    pub(crate) fn hands_over(&mut self) {
+        let path = format!("unix:{}", self.file("takeover.sock").display());
+        self.args = vec!["--takeover".into(), path];
+    }
+
+    /// Starts another adit, which reads `file`; the one that ran is no longer the lab's.
+    pub(crate) fn take_over(&mut self, file: &str) -> Before {
+        let log = self.file("log.before");
+        fs::rename(self.file("log"), &log).expect("log file");
+        let next = self.spawned(file);
+        Before { adit: self.adit.replace(next).expect("adit ran"), log }
+    }
+
+    /// Starts another adit, which is expected to end; the one that runs stays the lab's.
+    pub(crate) fn fails_to_take_over(&self, file: &str) -> std::process::ExitStatus {
+        let log = self.file("log.before");
+        fs::rename(self.file("log"), &log).expect("log file");
+        let mut next = self.spawned(file);
+        let ends = next.wait().expect("it ends");
+        fs::rename(&log, self.file("log")).expect("log file");
+        ends
     }
 
     /// One HTTP request to an endpoint of adit; empty if it does not answer.
@@ -233,8 +312,7 @@ impl Lab {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
-        nix::sys::signal::kill(pid, signal).expect("signal sent");
+        send(self.pid(), signal);
     }
 
     /// Waits for an adit that was told to end, or killed.

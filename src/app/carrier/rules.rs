@@ -22,9 +22,15 @@ impl Carrier {
         uid: &Arc<str>,
         options: Option<capture::Options>,
     ) -> anyhow::Result<()> {
-        let found = self.with(|pods| pods.get(uid).map(|c| Arc::clone(&c.pod.netns)));
-        let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
+        let found =
+            self.with(|pods| pods.get(uid).map(|c| (Arc::clone(&c.pod.netns), c.inherited)));
+        let (Some((netns, inherited)), Some(wanted)) = (found, options) else { return Ok(()) };
         let mut turn = self.rules.take(&netns, &self.closing).await?;
+        if inherited && turn.standing(&netns).await.is_ok_and(|now| now.is_exactly(wanted)) {
+            self.has_applied(uid, &netns, wanted);
+            self.watch.begin(&mut turn, uid, &netns, wanted).await;
+            return Ok(());
+        }
         // The guard of probes is not restored for whoever is about to do without it.
         let unprobed = |captured: &mut capture::Options| {
             captured.kubelet_probes &= wanted.kubelet_probes;
@@ -42,15 +48,23 @@ impl Carrier {
             // What shuts the pod now must not be taken for a change by somebody else.
             self.watch.end(&netns);
         }
-        let there = self.with(|pods| {
+        self.with(|pods| {
             let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
-            carried.map(|c| c.captured = captured).is_some()
+            carried.map(|c| c.captured = captured)
         });
         let (applied, less) = applied?;
-        if there {
+        if self.has_applied(uid, &netns, applied) {
             self.watch.begin(&mut turn, uid, &netns, applied).await;
         }
         less.map_or(Ok(()), Err)
+    }
+
+    /// These are the rules of a pod now; whether it is there.
+    fn has_applied(&self, uid: &str, netns: &Netns, options: capture::Options) -> bool {
+        self.with(|pods| {
+            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
+            carried.map(|c| (c.captured, c.inherited) = (Some(options), false)).is_some()
+        })
     }
 
     /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
@@ -61,7 +75,8 @@ impl Carrier {
         options: capture::Options,
         after: After,
     ) -> anyhow::Result<()> {
-        if after == After::Keep {
+        // Before this process has taken over they are the other one's.
+        if after == After::Keep || !self.node.listeners.is_accepting() {
             return Ok(());
         }
         let key = netns.key();

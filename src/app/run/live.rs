@@ -9,19 +9,21 @@ use std::{
 
 use futures_util::{future::BoxFuture, stream::FuturesUnordered};
 
+use super::takeover::Takeover;
 use crate::{
     admin::State,
     app::{
-        carrier::{Carrier, Changed, Failed},
+        carrier::{Carrier, Changed, Failed, Leave},
         needs::is_of_process,
         workload_api::Served,
     },
     ca::federation::Federation,
-    config::{self, CaConfig, Checked, Fault},
-    lifecycle::WatchedFile,
+    config::{self, CaConfig, Capture, Checked, Fault},
+    lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
-    node::{Node, recheck},
+    node::{Node, Pod, recheck},
     observe::metrics::KEPT,
+    sys::netns::Netns,
 };
 
 /// As many workloads as one message each is spent on.
@@ -54,12 +56,19 @@ pub(super) struct Live {
     pub(super) store: Store,
     pub(super) node: Arc<Node>,
     pub(super) state: Arc<State>,
+    /// Those that accept callers of endpoints.
+    pub(super) endpoints: Tasks,
+    pub(super) takeover: Takeover,
 }
 
 impl Live {
     /// Begins to carry what is wanted.
     pub(super) fn start_pods(&mut self) {
-        let changes = self.carrier.reconcile(&self.wanted, self.capture, self.grace, &self.failed);
+        let wanted = match self.takeover.waits() {
+            true => self.inherited(),
+            false => self.wanted.clone(),
+        };
+        let changes = self.carrier.reconcile(&wanted, self.capture, self.grace, &self.failed);
         self.again = changes.more;
         self.starting.extend(changes.work);
         self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
@@ -92,8 +101,77 @@ impl Live {
         self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
         if self.starting.is_empty() {
             self.state.set_loaded();
+            if !self.takeover.waits() {
+                self.node.listeners.close_unused();
+            }
         }
         self.workload_api.register(&self.carrier);
+    }
+
+    /// The pods whose sockets the process before this one gave: the others are left to it until
+    /// this one has taken over.
+    fn inherited(&self) -> Vec<Arc<Workload>> {
+        let given = |pod: &&Arc<Workload>| {
+            namespace_of(pod).is_some_and(|netns| Pod::is_given(&self.node, netns))
+        };
+        self.wanted.iter().filter(given).cloned().collect()
+    }
+
+    /// Whether this process is ready to take the place of the one before it.
+    ///
+    /// # Errors
+    /// Names what it has waited for too long.
+    pub(super) fn can_take_over(&self) -> anyhow::Result<bool> {
+        if !self.takeover.waits() {
+            return Ok(false);
+        }
+        match self.state.waits_for() {
+            None => Ok(self.starting.is_empty()),
+            Some(why) if self.takeover.is_late() => {
+                anyhow::bail!("not ready in time, and the process before this one goes on: {why}")
+            }
+            Some(_) => Ok(false),
+        }
+    }
+
+    /// Takes the place of the process before this one, and carries what that one did not.
+    ///
+    /// # Errors
+    /// As [`Takeover::take_over`].
+    pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
+        let mut keeps = Vec::new();
+        if self.capture != Capture::None {
+            for pod in &self.wanted {
+                keeps.push(pod.uid.to_string());
+                keeps.extend(namespace_of(pod).map(Leave::name_of));
+            }
+        }
+        self.takeover.take_over(&self.node.listeners, &keeps).await?;
+        self.start_pods();
+        Ok(())
+    }
+
+    /// What a stop leaves of the capture rules.
+    pub(super) fn leaves(&self) -> Leave {
+        // They are another process's: the one before this one, or the one after it.
+        let another = self.takeover.waits() || self.takeover.is_under_way();
+        match self.capture {
+            Capture::Nft { remove_on_stop: true, .. } if !another => Leave::None,
+            _ => Leave::All,
+        }
+    }
+
+    /// Lets the process after this one do all from here on; what this one leaves to it.
+    pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
+        self.node.listeners.hand_over();
+        self.endpoints.cut();
+        self.carrier.hand_over().await;
+        self.endpoints.ended().await;
+        successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
+        match successor.keeps {
+            Some(keeps) => Leave::Of(keeps),
+            None => Leave::All,
+        }
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
@@ -191,4 +269,13 @@ impl Live {
         self.state.file.refused(error);
         tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
     }
+}
+
+/// Which namespace is a pod's now, if there is one.
+fn namespace_of(pod: &Workload) -> Option<(u64, u64)> {
+    let found = match pod.netns() {
+        Some(netns) => Netns::key_of(&netns.path()),
+        None => Netns::current().map(|netns| netns.key()),
+    };
+    found.ok()
 }

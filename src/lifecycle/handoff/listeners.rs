@@ -104,9 +104,13 @@ impl Listeners {
         Ok(listener)
     }
 
-    /// This process accepts from now on; what nobody has asked for is closed.
+    /// This process accepts from now on.
     pub fn accept(&self) {
         self.accepting.cancel();
+    }
+
+    /// Closes what was given and nobody has asked for.
+    pub fn close_unused(&self) {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
