@@ -1,6 +1,8 @@
 //! What operators see, over plain HTTP/1.1: admin on loopback, metrics and readiness on all
 //! addresses. Bodies are built on the control thread; nothing here delays a connection.
 
+mod listener;
+
 use std::{
     io,
     net::SocketAddr,
@@ -11,18 +13,14 @@ use std::{
 use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::unfold;
-use tokio::net::TcpListener;
 
+use self::listener::EndpointListener;
 use crate::{
     config::{AdminAddress, Settings},
-    http::{
-        Accept, Accepted, Answer, Handler, Limits, Methods, Readers, Server, answer, json, query,
-        stream, text,
-    },
-    lifecycle::{Tasks, aside},
+    http::{Answer, Handler, Limits, Methods, Readers, Server, answer, json, query, stream, text},
+    lifecycle::{Listeners, Tasks, aside},
     node::Node,
     observe::{Refusal, Refused, conn::Notification, logging::Logging},
-    rpc,
     spiffe_api::federation::Federation,
     tls::record::{Choice, choices},
 };
@@ -119,18 +117,25 @@ enum Endpoint {
     Readiness,
 }
 
-/// Binds the three endpoints and serves them in `tasks`.
+/// Binds the three endpoints and serves them: `accepting` accepts, what is accepted goes on in
+/// `tasks`.
 ///
 /// # Errors
 /// An address that cannot be bound.
-pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io::Result<()> {
+pub async fn serve(
+    state: &Arc<State>,
+    settings: &Settings,
+    accepting: &Tasks,
+    tasks: &Tasks,
+) -> io::Result<()> {
+    let listeners = &state.node.listeners;
     let tcp = AdminAddress::Tcp;
     for (addr, endpoint, name) in [
         (settings.admin.clone(), Endpoint::Admin, "admin"),
         (tcp(settings.metrics), Endpoint::Metrics, "metrics"),
         (tcp(settings.readiness), Endpoint::Readiness, "readiness"),
     ] {
-        let listener = EndpointListener::open(&addr)
+        let listener = EndpointListener::open(&addr, listeners)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
         let readers = match endpoint {
@@ -139,49 +144,13 @@ pub async fn serve(state: &Arc<State>, settings: &Settings, tasks: &Tasks) -> io
         };
         let server = Server { name, limits: Limits::OPERATORS, readers, names: Vec::new() };
         let pages = Arc::new(Pages { state: Arc::clone(state), endpoint });
-        tasks.spawn(server.run(listener, pages, tasks.child()));
+        let (listeners, conns) = (Arc::clone(listeners), tasks.child());
+        accepting.spawn(async move {
+            listeners.accepting().await;
+            server.run(listener, pages, conns).await;
+        });
     }
     Ok(())
-}
-
-/// What an endpoint listens on.
-enum EndpointListener {
-    Tcp(TcpListener),
-    Unix(rpc::Listener),
-}
-
-impl EndpointListener {
-    async fn open(addr: &AdminAddress) -> io::Result<Self> {
-        match addr {
-            AdminAddress::Tcp(addr) => bind(*addr).await.map(Self::Tcp),
-            AdminAddress::Unix(path) => rpc::listen(path, 0o600).map(Self::Unix),
-        }
-    }
-}
-
-impl Accept for EndpointListener {
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(listener) => Accept::accept(listener).await,
-            Self::Unix(listener) => loop {
-                let socket = listener.accept().await?;
-                // A caller may have connected before the mode of the socket was set.
-                let ours = |uid: u32| uid == 0 || uid == nix::unistd::geteuid().as_raw();
-                if socket.peer_cred().is_ok_and(|of| ours(of.uid())) {
-                    return Ok(Accepted::unix(socket));
-                }
-            },
-        }
-    }
-}
-
-async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(addr).await {
-        Err(_) if addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind(("0.0.0.0", addr.port())).await
-        }
-        bound => bound,
-    }
 }
 
 /// The pages of one endpoint.

@@ -3,11 +3,12 @@
 mod change;
 mod moved;
 mod owner;
+mod rules;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
-pub(super) use self::change::{Changed, Changes, Failed};
+pub(super) use self::change::{Changed, Changes, Failed, Leave};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
     config::Capture,
@@ -25,13 +26,6 @@ use crate::{
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
     sys::netns::Netns,
 };
-
-/// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
-/// is no moment without rules between the two.
-const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a pod that leaves waits for its turn when the process ends.
-const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pods of this process.
 pub(super) struct Carrier {
@@ -108,10 +102,11 @@ impl Carrier {
         // One that comes back is another pod, which gets a key of its own.
         self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
+        let accepting = self.node.listeners.is_accepting();
         let mut changes = Changes { work: Vec::new(), more: false };
         for workload in wanted {
-            let carried =
-                self.with(|pods| pods.get(&workload.uid).map(|c| (c.captured, c.pod.netns.key())));
+            let known = |c: &Carried| (c.captured, c.inherited, c.pod.netns.key());
+            let carried = self.with(|pods| pods.get(&workload.uid).map(known));
             let here = carried.is_some();
             // A renewal of the rules of a pod that is gone starts no other.
             let under_way = self.changing(|all| {
@@ -125,10 +120,12 @@ impl Carrier {
             }
             match (under_way, carried) {
                 (Some(to_this), _) => changes.more |= !to_this,
-                (None, Some((captured, _))) if captured == options => {}
+                // The process before this one sees to the rules.
+                (None, Some(_)) if !accepting => {}
+                (None, Some((captured, false, _))) if captured == options => {}
                 _ if self.closing.is_cancelled() => {}
                 (None, carried) => {
-                    let (workload, netns) = (Arc::clone(workload), carried.map(|(_, key)| key));
+                    let (workload, netns) = (Arc::clone(workload), carried.map(|(.., key)| key));
                     let again = failed.contains_key(&workload.uid);
                     let change = Change { workload, options, netns, renews: here };
                     changes.work.push(self.change(change, again));
@@ -200,13 +197,20 @@ impl Carrier {
         self.closing.cancel();
     }
 
+    /// Accepts nothing from here on and changes no rules of pods that are carried: another process
+    /// does both.
+    pub(super) async fn hand_over(&self) {
+        self.close();
+        self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
+        self.watch.end_all().await;
+    }
+
     /// Stops all pods side by side, and waits for those that drain already.
-    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, rules: Capture) {
-        let remove = matches!(rules, Capture::Nft { remove_on_stop: true, .. });
-        let after = if remove { After::Remove } else { After::Keep };
+    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);
+            let after = leave.after(&uid, carried.pod.netns.key());
             async move { this.stop(&uid, carried, grace, after).await }
         });
         futures_util::future::join_all(stops).await;
@@ -231,91 +235,6 @@ impl Carrier {
         tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");
     }
 
-    /// Applies the rules anew where what they let by has changed.
-    async fn renew_rules(
-        &self,
-        uid: &Arc<str>,
-        options: Option<capture::Options>,
-    ) -> anyhow::Result<()> {
-        let found = self.with(|pods| pods.get(uid).map(|c| Arc::clone(&c.pod.netns)));
-        let (Some(netns), Some(wanted)) = (found, options) else { return Ok(()) };
-        let mut turn = self.rules.take(&netns, &self.closing).await?;
-        // The guard of probes is not restored for whoever is about to do without it.
-        let unprobed = |captured: &mut capture::Options| {
-            captured.kubelet_probes &= wanted.kubelet_probes;
-        };
-        let there = self.with(|pods| {
-            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key())?;
-            let before = carried.captured;
-            carried.captured.as_mut().map(unprobed);
-            Some(before)
-        });
-        let Some(before) = there else { return Ok(()) };
-        let applied = turn.apply(&netns, wanted).await;
-        let captured = applied.as_ref().map_or(before, |(applied, _)| Some(*applied));
-        if applied.is_err() && wanted.strict && before.is_some_and(|before| !before.strict) {
-            // What shuts the pod now must not be taken for a change by somebody else.
-            self.watch.end(&netns);
-        }
-        let there = self.with(|pods| {
-            let carried = pods.get_mut(uid).filter(|c| c.pod.netns.key() == netns.key());
-            carried.map(|c| c.captured = captured).is_some()
-        });
-        let (applied, less) = applied?;
-        if there {
-            self.watch.begin(&mut turn, uid, &netns, applied).await;
-        }
-        less.map_or(Ok(()), Err)
-    }
-
-    /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
-    /// by the same ones.
-    async fn release(
-        &self,
-        netns: &Arc<Netns>,
-        options: capture::Options,
-        after: After,
-    ) -> anyhow::Result<()> {
-        if after == After::Keep {
-            return Ok(());
-        }
-        let key = netns.key();
-        let began = Instant::now();
-        while self.may_be_entered(key) && began.elapsed() < SUCCESSOR_WITHIN {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(10)) => {}
-                () = self.hurry.cancelled() => break,
-            }
-        }
-        let turn = loop {
-            let turn = self.rules.take(netns, &self.hurry);
-            match tokio::time::timeout(TURN_WITHIN, turn).await {
-                Ok(turn) => break turn,
-                Err(_) if self.closing.is_cancelled() => {
-                    break Err(anyhow::anyhow!("nft hangs in other pods"));
-                }
-                Err(_) => {} // the process goes on, and so does the wait
-            }
-        };
-        if self.with(|pods| pods.values().any(|c| c.pod.netns.key() == key)) {
-            return Ok(());
-        }
-        self.watch.end(netns);
-        match after {
-            After::Remove => turn?.remove(Arc::clone(netns)).await,
-            After::Shut if options.kubelet_probes => {
-                let unprobed = capture::Options { kubelet_probes: false, ..options };
-                turn?.shut(Arc::clone(netns), unprobed).await
-            }
-            After::Shut | After::Keep => Ok(()),
-        }
-    }
-
-    /// Whether a pod is being started that may be a successor in this namespace.
-    fn may_be_entered(&self, key: (u64, u64)) -> bool {
-        self.changing(|all| all.values().any(|c| c.netns.is_none_or(|of| of == key)))
-    }
-
     /// Listens first and redirects then, so that no captured connection is refused.
     async fn start(
         self: &Arc<Self>,
@@ -338,6 +257,7 @@ impl Carrier {
             },
             false => netns,
         };
+        let inherits = !self.node.listeners.is_accepting();
         let mut turn = self.rules.take(&netns, &self.closing).await?;
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
@@ -359,7 +279,7 @@ impl Carrier {
         });
         let pod = started.await??;
         let (mut captured, mut less) = (None, None);
-        if let Some(options) = options {
+        if let Some(options) = options.filter(|_| !inherits) {
             match turn.apply(&pod.netns, options).await {
                 Ok((applied, why)) => {
                     self.watch.begin(&mut turn, &pod.uid, &pod.netns, applied).await;
@@ -373,9 +293,16 @@ impl Carrier {
         }
         tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod carried");
         let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
+        let inherited = inherits && options.is_some();
+        let captured = if inherited { options } else { captured };
         let (missing, unknown, moved) = (None, false, false);
-        let carried = Carried { pod, workload, captured, missing, unknown, moved };
-        self.with(|pods| pods.insert(uid, carried));
+        let carried = Carried { pod, workload, captured, inherited, missing, unknown, moved };
+        self.with(|pods| pods.insert(Arc::clone(&uid), carried));
+        if inherited && self.node.listeners.is_accepting() {
+            // It has taken over in between.
+            drop(turn);
+            return self.renew_rules(&uid, options).await;
+        }
         less.map_or(Ok(()), Err)
     }
 

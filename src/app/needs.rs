@@ -23,7 +23,7 @@ const CALLERS: &str = "workloadApi asks /proc who calls, which Landlock would ke
 ///
 /// # Errors
 /// If more is required than the kernel does.
-pub(super) fn confine_node(checked: &Checked) -> Result<Confined, String> {
+pub(super) fn confine_node(checked: &Checked, takeover: Option<&Path>) -> Result<Confined, String> {
     let pods = checked.local_workloads();
     let mut needs = Needs { read_all: true, enter_namespaces: true, ..Needs::default() };
     needs.map_entries = pods.iter().any(|pod| pod.app_hop() == AppHop::Sockmap);
@@ -45,6 +45,12 @@ pub(super) fn confine_node(checked: &Checked) -> Result<Confined, String> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| TOOLS.into());
     let tools = std::env::split_paths(&path).filter(|p| p.is_absolute() && p.parent().is_some());
     needs.execute = tools.chain(LIBRARIES.iter().map(PathBuf::from)).collect();
+    if let Some(path) = takeover {
+        needs.write_beside(path);
+        // A successor is started: the program as it is then.
+        let program = std::env::current_exe().ok();
+        needs.execute.extend(program.and_then(|p| Some(p.parent()?.to_owned())));
+    }
     let by_process = pods.iter().filter_map(|pod| pod.netns()).any(is_of_process);
     let beyond = match (by_process, api) {
         (true, _) => Some(PODS),

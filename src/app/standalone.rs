@@ -3,28 +3,27 @@
 mod drain;
 mod needs;
 mod seen;
-mod upgrade;
 
 use std::{path::Path, time::Duration};
 
 use tokio::{runtime::Builder, time::timeout};
 
-use self::{
-    seen::{Seen, joined},
-    upgrade::Itself,
-};
+use self::seen::{Seen, joined};
 use super::{
     begun::{ENDS, Stop},
     ebb::Ebb,
     fleet::{Fleet, NotOpened},
-    process::signals::{Asked, Signals},
+    process::{
+        self_exec::SelfExec,
+        signals::{Asked, Signals},
+    },
     workers::Workers,
 };
 use crate::{
     config::{self, Globals, LoadError},
-    lifecycle::{Tasks, WatchedFile},
+    lifecycle::{HandoffClient, Tasks, WatchedFile},
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Predecessor, Role, ServiceConfig, Sockets},
+    standalone::{Address, Role, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
     tls::record,
 };
@@ -117,7 +116,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     // First of all: it changes the environment, which no thread may read meanwhile.
     let named = descriptors::from_service_manager();
     let named = named.map_err(|e| format!("sockets from systemd: {e}"))?;
-    let itself = Itself::now();
+    let self_exec = SelfExec::now();
     // Before it is confined: the kernel is asked over loopback.
     let kernel_tls = ktls::probe();
     let confined = needs::confine(&plan)?;
@@ -140,14 +139,18 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
         Err(why) => tracing::debug!(why, "no TLS in the kernel"),
     }
     record::choose(plan.globals.aead)?;
-    let found = plan.globals.takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
+    let found = plan.globals.takeover.as_deref().map(|path| {
+        let shown = || crate::identity::shown(path);
+        HandoffClient::find(path).map_err(|e| format!("take over from {}: {e}", shown()))
+    });
+    let found = found.transpose()?.flatten();
     let (predecessor, inherited) = found.unzip();
     let sockets = Sockets::new(named, inherited.unwrap_or_default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &itself));
+    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &self_exec));
     // A file that is still being read keeps nothing from ending.
     control.shutdown_background();
     drop(workers);
@@ -158,8 +161,8 @@ async fn serve(
     mut plan: Plan,
     workers: &Workers,
     mut sockets: Sockets,
-    predecessor: Option<Predecessor>,
-    itself: &Itself,
+    predecessor: Option<HandoffClient>,
+    self_exec: &SelfExec,
 ) -> Result<u8, StartError> {
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
@@ -197,7 +200,7 @@ async fn serve(
                 asked = signals.next() => match asked {
                     Asked::Stop(why) => break why,
                     Asked::Reload => again = true,
-                    Asked::Upgrade => itself.start_again(seen.succession.is_some(), &tasks),
+                    Asked::Upgrade => self_exec.start_again(seen.handoff.is_some(), &tasks),
                 },
                 () = seen.status.until_shutdown() => break Stop::Asked,
                 pid = &mut succeeded => break Stop::Succeeded(pid),

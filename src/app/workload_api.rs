@@ -19,21 +19,22 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Opens the socket and answers on it in `tasks`.
+    /// Opens the socket and answers on it: `accepting` accepts, callers are served in `tasks`.
     pub(super) fn open(
         config: Option<WorkloadApiConfig>,
         node: &Arc<Node>,
         trust_domain: &TrustDomain,
+        accepting: &Tasks,
         tasks: &Tasks,
     ) -> anyhow::Result<Self> {
         let Some(WorkloadApiConfig { socket, mode, .. }) = &config else {
             return Ok(Self { config, registrar: None });
         };
-        let svids = Arc::clone(&node.svids);
-        let api = WorkloadApi::open(socket, *mode, svids, trust_domain.clone())?;
+        let (svids, listeners) = (Arc::clone(&node.svids), &node.listeners);
+        let api = WorkloadApi::open(socket, *mode, svids, trust_domain.clone(), listeners)?;
         tracing::info!(socket = %shown(socket), "Workload API served");
         let registrar = Some(api.registrar());
-        tasks.spawn(api.serve(tasks.child()));
+        accepting.spawn(api.serve(tasks.child()));
         Ok(Self { config, registrar })
     }
 

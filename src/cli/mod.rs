@@ -22,7 +22,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use self::exit::{BAD_CONFIG, FAILED, OK, USAGE};
 use self::output::{complain, say};
-use crate::identity::{without_keys, without_lines_of_keys};
+use crate::{
+    identity::{without_keys, without_lines_of_keys},
+    standalone::Address,
+};
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
 #[derive(Debug, Parser)]
@@ -47,6 +50,10 @@ enum Command {
         /// The mesh file
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
+        /// Take the pods over from the process that is found here, unix:PATH, and leave them to the
+        /// next one: no connection is refused. SIGUSR2 starts the next one
+        #[arg(long, value_name = "ADDR")]
+        takeover: Option<Address>,
     },
     /// Check a file of `adit run`, `adit proxy` or `adit ca serve` without running it
     Check(check::CheckArgs),
@@ -105,7 +112,14 @@ fn done() -> u8 {
         }
     };
     match cli.command {
-        Command::Run { config } => run(&config),
+        Command::Run { config, takeover } => match takeover {
+            None => run(&config, None),
+            Some(Address::Unix(path)) => run(&config, Some(&path)),
+            Some(other) => {
+                complain!("--takeover {other}: must be unix:PATH");
+                USAGE
+            }
+        },
         Command::Check(args) => check::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Redirect(args) => redirect::run(&args),
@@ -130,8 +144,8 @@ fn done() -> u8 {
     }
 }
 
-fn run(config: &std::path::Path) -> u8 {
-    match crate::app::run(config) {
+fn run(config: &std::path::Path, takeover: Option<&std::path::Path>) -> u8 {
+    match crate::app::run(config, takeover) {
         Ok(()) => OK,
         Err(error) => {
             complain!("{error}");

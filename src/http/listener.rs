@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -67,6 +68,12 @@ impl AsFd for Accepted {
             Either::Left(socket) => socket.as_fd(),
             Either::Right(socket) => socket.as_fd(),
         }
+    }
+}
+
+impl<L: Accept> Accept for Arc<L> {
+    async fn accept(&self) -> io::Result<Accepted> {
+        L::accept(self).await
     }
 }
 

@@ -1,9 +1,12 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
-//! manager is told; files that are watched; connecting to names ([`dial`]), and leaving a peer that was told something last.
+//! manager is told; files that are watched; connecting to names ([`dial`]); leaving a peer that was
+//! told something last; and listening sockets that go from one process to the next
+//! ([`HandoffServer`]).
 
 mod aside;
 mod clock;
 pub mod dial;
+mod handoff;
 mod linger;
 mod places;
 mod reminder;
@@ -13,6 +16,9 @@ mod watched_file;
 
 pub use aside::aside;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
+pub use handoff::{
+    AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Successor,
+};
 pub use linger::until_heard;
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;

@@ -94,6 +94,13 @@ impl<A: Arrival> Desk<A> {
         Ok((TcpStream::from_std(socket)?, peer, arrival, place))
     }
 
+    /// What was handed over before this worker stopped to accept; others keep theirs from here on.
+    pub(super) async fn left(&mut self) -> Option<Taken<A>> {
+        self.handed.close();
+        let (socket, peer, arrival, place) = self.handed.recv().await?;
+        Some((TcpStream::from_std(socket).ok()?, peer, arrival, place))
+    }
+
     /// Takes a connection, or hands it to a worker that has clearly less to do or those before it
     /// (`None`).
     pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr, arrival: A) -> Option<Taken<A>> {
@@ -202,6 +209,22 @@ mod tests {
                 places.push(other.handed().await.unwrap().3);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_before_a_stop_is_served_and_nothing_more_comes() {
+        let (own, mut other) = two();
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            let (socket, peer) = pair().await;
+            places.extend(own.take(socket, peer, Told(Tie::None)));
+        }
+        let there = own.all[1].live.load(Relaxed);
+        assert_eq!((places.len(), there), (2, 1));
+        assert!(other.left().await.is_some());
+        assert!(other.left().await.is_none());
+        let (socket, peer) = pair().await;
+        assert!(own.take(socket, peer, Told(Tie::None)).is_some(), "it stays here");
     }
 
     #[test]

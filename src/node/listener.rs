@@ -1,21 +1,32 @@
 //! Accept loops: one per port, pod and worker. Where order matters one of them accepts, and the
 //! others serve what it hands them.
 
-use std::{future::Future, io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Node, arrival::Arrival, desk::Desk};
-use crate::{lifecycle::Tasks, sys::descriptors::is_reserved};
+use crate::{
+    lifecycle::Tasks,
+    sys::{descriptors::is_reserved, netns::Netns, sockets},
+};
 
 /// A listener, and who finds out about what it accepts.
 pub(super) struct Entrance<A> {
-    pub(super) listener: std::net::TcpListener,
+    pub(super) listener: Arc<TcpListener>,
     pub(super) look: Look<A>,
 }
 
@@ -24,6 +35,66 @@ pub(super) type Look<A> = Box<dyn FnMut(&TcpStream, SocketAddr) -> A + Send>;
 
 /// One worker's part of a port: what arrives there, and where it accepts, if it does.
 pub(super) type Door<A> = (Option<Entrance<A>>, Desk<A>);
+
+/// What a pod's sockets for a port are called when they go to another process.
+pub(super) fn name_of((device, inode): (u64, u64), port: u16) -> String {
+    format!("netns {device}:{inode} port {port}")
+}
+
+/// Who accepts at a port.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Accepts {
+    /// Each worker, from a socket of its own: the kernel spreads connections.
+    Each,
+    /// This worker for all, in the order in which connections come.
+    One(usize),
+}
+
+/// A worker, and the socket on which it accepts, if it does.
+pub(super) type Seat = (Handle, Option<Arc<TcpListener>>);
+
+/// Listens at a port inside a pod, on the sockets of the process before this one where there are
+/// some. More of them than are needed stay open, on workers that do not accept by themselves, then
+/// on the first ones again: the kernel spreads connections over all.
+///
+/// # Errors
+/// The namespace cannot be entered, or the port is taken.
+pub(super) fn open(
+    node: &Node,
+    netns: &Netns,
+    port: u16,
+    accepts: Accepts,
+) -> io::Result<Vec<Seat>> {
+    let name = name_of(netns.key(), port);
+    let inherited = node.listeners.take(&name).into_iter().map(sockets::adopted);
+    let mut all = inherited.collect::<io::Result<Vec<_>>>()?;
+    let workers = node.workers.len();
+    let (needed, first) = match accepts {
+        Accepts::Each => (workers, 0),
+        Accepts::One(worker) => (1, worker),
+    };
+    for n in all.len()..needed {
+        // One more queue would take connections before this process accepts any.
+        let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
+            (true, _) => sockets::listen(netns, SocketAddr::new(ANY, port)),
+            (false, Some(inherited)) => inherited.try_clone(),
+            (false, None) => Err(io::Error::other("another process has its sockets still")),
+        };
+        all.push(more?);
+    }
+    let seats = all.len().max(workers);
+    let mut sockets = all.into_iter();
+    let seat = |worker: &Handle| {
+        let _on = worker.enter();
+        let listener = sockets.next().map(TcpListener::from_std).transpose()?.map(Arc::new);
+        listener.iter().for_each(|listener| node.listeners.offer(name.clone(), listener));
+        Ok((worker.clone(), listener))
+    };
+    node.workers.iter().cycle().skip(first).take(seats).map(seat).collect()
+}
+
+/// Both families on one socket.
+const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How many connections are accepted before others get their turn.
 const IN_A_ROW: u32 = 4;
@@ -45,21 +116,17 @@ pub(super) async fn accept_loop<A, S, F>(
     S: Fn(TcpStream, SocketAddr, A) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (listener, mut look) =
-        entrance.map(|e| (TcpListener::from_std(e.listener), e.look)).unzip();
-    let listener = match listener.transpose() {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(listener = name, %error, "cannot poll a listening socket");
-            return;
-        }
-    };
+    let (listener, mut look) = entrance.map(|e| (e.listener, e.look)).unzip();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = node.listeners.accepting() => {}
+    }
     let mut pause = Duration::from_millis(5);
     let mut row = 0;
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = accept(listener.as_ref()) => accepted.and_then(|(socket, peer)| {
+            () = stop.cancelled() => break,
+            accepted = accept(listener.as_deref()) => accepted.and_then(|(socket, peer)| {
                 let reserved = is_reserved(socket.as_fd());
                 if reserved || node.is_more_than_its_part(socket.as_fd(), desk.live()) {
                     return Err(nix::errno::Errno::EMFILE.into());
@@ -90,6 +157,10 @@ pub(super) async fn accept_loop<A, S, F>(
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
+    }
+    // What another worker has handed over already was accepted, and nobody else has it.
+    while let Some((socket, peer, arrival, place)) = desk.left().await {
+        tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
     }
 }
 

@@ -51,6 +51,7 @@ use crate::{
     credentials::Svids,
     hbone::{LiveTunnels, TunnelConfig},
     identity::X509Svid,
+    lifecycle::Listeners,
     mesh::{View, Workload},
     observe::{Telemetry, conn::CloseReason},
     sys::{descriptors, sockmap::Sockmap},
@@ -83,6 +84,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Held once more by each pod: how many there are.
     pub pods: Arc<()>,
+    /// The listening sockets, from the process before this one and for the one after it.
+    pub listeners: Arc<Listeners>,
 }
 
 impl Node {

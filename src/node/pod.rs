@@ -2,21 +2,21 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{net::TcpStream, runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT,
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS,
     arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
     desk::Desk,
     inbound,
-    listener::{Door, Entrance, Look, accept_loop},
+    listener::{self, Accepts, Door, Entrance, Look, Seat, accept_loop},
     outbound, plaintext,
 };
 use crate::{
@@ -63,13 +63,11 @@ impl Pod {
                 None
             }
         });
-        let workers = node.workers.len();
-        let listen = |port| sockets::listen(&netns, SocketAddr::new(ANY, port));
         // Who accepts: another worker for each pod.
-        let accepts = Arc::strong_count(&node.pods) % workers;
-        let outbound = listen(OUTBOUND_PORT)?;
-        let plaintext = listen(INBOUND_PLAINTEXT_PORT)?;
-        let hbone = (0..workers).map(|_| listen(HBONE_PORT)).collect::<io::Result<Vec<_>>>()?;
+        let one = Accepts::One(Arc::strong_count(&node.pods) % node.workers.len());
+        let open = |port, accepts| listener::open(node, &netns, port, accepts);
+        let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
+        let hbone = open(HBONE_PORT, Accepts::Each)?;
         let pod = Arc::new(Self {
             uid: workload.uid.clone(),
             netns,
@@ -83,11 +81,20 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        pod.serve_outbound(node, one(outbound, accepts, workers, pod.looks_outward(node)));
-        pod.serve_plaintext(node, one(plaintext, accepts, workers, looks_inward()));
-        let each = |listener| Some(Entrance { listener, look: Box::new(|_, _| ()) });
-        pod.serve_hbone(node, hbone.into_iter().map(each).zip(Desk::all(workers)));
+        let desks = Desk::of_one(outbound.len());
+        pod.serve_outbound(node, doors(outbound, desks, || pod.looks_outward(node)));
+        let desks = Desk::of_one(plaintext.len());
+        pod.serve_plaintext(node, doors(plaintext, desks, looks_inward));
+        let desks = Desk::all(hbone.len());
+        pod.serve_hbone(node, doors(hbone, desks, || Box::new(|_, _| ())));
         Ok(pod)
+    }
+
+    /// Whether the process before this one gave its sockets in this namespace.
+    #[must_use]
+    pub fn is_given(node: &Node, netns: (u64, u64)) -> bool {
+        let given = |port| node.listeners.were_given(&listener::name_of(netns, port));
+        OWN_PORTS.into_iter().all(given)
     }
 
     fn looks_outward(&self, node: &Arc<Node>) -> Look<Box<Outward>> {
@@ -98,9 +105,9 @@ impl Pod {
     fn serve_outbound(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = Door<Box<Outward>>>,
+        doors: impl Iterator<Item = (Handle, Door<Box<Outward>>)>,
     ) {
-        for (worker, door) in node.workers.iter().zip(doors) {
+        for (worker, door) in doors {
             let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
             let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
             let pool = pool.among(Arc::clone(&node.tunnels));
@@ -108,39 +115,43 @@ impl Pod {
             let by = Arc::new(outbound::Worker { node: n, pod, pool });
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
-            self.listen_on((node, worker), door, "outbound", &self.conns, serve);
+            self.listen_on((node, &worker), door, "outbound", &self.conns, serve);
         }
     }
 
     fn serve_plaintext(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = Door<Result<Inward, Lost>>>,
+        doors: impl Iterator<Item = (Handle, Door<Result<Inward, Lost>>)>,
     ) {
-        for (worker, door) in node.workers.iter().zip(doors) {
+        for (worker, door) in doors {
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
             let serve = move |socket, peer, found| {
                 plaintext::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), found)
             };
-            self.listen_on((node, worker), door, "inbound_plaintext", &self.conns, serve);
+            self.listen_on((node, &worker), door, "inbound_plaintext", &self.conns, serve);
         }
     }
 
-    fn serve_hbone(self: &Arc<Self>, node: &Arc<Node>, doors: impl Iterator<Item = Door<()>>) {
-        for (worker, door) in node.workers.iter().zip(doors) {
+    fn serve_hbone(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        doors: impl Iterator<Item = (Handle, Door<()>)>,
+    ) {
+        for (worker, door) in doors {
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
             let (streams, draining) = (self.conns.clone(), self.accepting.clone());
             let serve = move |socket, peer, ()| {
                 let (streams, draining) = (streams.clone(), draining.clone());
                 inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
             };
-            self.listen_on((node, worker), door, "hbone", &self.tunnels, serve);
+            self.listen_on((node, &worker), door, "hbone", &self.tunnels, serve);
         }
     }
 
     fn listen_on<A, S, F>(
         &self,
-        (node, worker): (&Arc<Node>, &tokio::runtime::Handle),
+        (node, worker): (&Arc<Node>, &Handle),
         door: Door<A>,
         name: &'static str,
         tasks: &Tasks,
@@ -226,16 +237,15 @@ impl Pod {
     }
 }
 
-/// A port where one worker accepts for all.
-fn one<A: Arrival>(
-    listener: std::net::TcpListener,
-    accepts: usize,
-    workers: usize,
-    look: Look<A>,
-) -> impl Iterator<Item = Door<A>> {
-    let mut entrance = Some(Entrance { listener, look });
-    let desks = Desk::of_one(workers).into_iter().enumerate();
-    desks.map(move |(n, desk)| (entrance.take_if(|_| n == accepts), desk))
+/// The doors of a port; `look` is for each that accepts.
+fn doors<A: Arrival>(
+    seats: Vec<Seat>,
+    desks: Vec<Desk<A>>,
+    mut look: impl FnMut() -> Look<A>,
+) -> impl Iterator<Item = (Handle, Door<A>)> {
+    seats.into_iter().zip(desks).map(move |((worker, listener), desk)| {
+        (worker, (listener.map(|listener| Entrance { listener, look: look() }), desk))
+    })
 }
 
 fn looks_inward() -> Look<Result<Inward, Lost>> {
@@ -250,6 +260,3 @@ const HANDSHAKES_OF_ONE: usize = 1_024;
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Both families on one socket.
-const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

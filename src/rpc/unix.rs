@@ -4,6 +4,7 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::sys::files::share_socket;
+use crate::{lifecycle::Listeners, sys::files::share_socket};
 
 /// How long a socket may take to answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,18 +34,33 @@ pub fn connect(path: &Path) -> Channel {
 /// A Unix socket that we made. Dropping it takes its file away, unless another is there by now.
 #[derive(Debug)]
 pub struct Listener {
-    socket: UnixListener,
+    socket: Arc<UnixListener>,
+    listeners: Arc<Listeners>,
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
 }
 
-/// Listens on a Unix socket that `mode` lets others use; a socket that nobody serves any more
-/// is replaced.
+/// Listens on a Unix socket that `mode` lets others use: the one of the process before this one,
+/// if it gave it; a socket that nobody serves any more is replaced.
 ///
 /// # Errors
 /// Names the path: something else is there, somebody serves it, or it cannot be made.
-pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
+pub fn listen(path: &Path, mode: u32, listeners: &Arc<Listeners>) -> io::Result<Listener> {
+    let name = format!("endpoint {}", path.display());
+    let (socket, file) = match listeners.take(&name).pop() {
+        Some(given) => {
+            let socket = UnixListener::from_std(given.into())?;
+            (socket, share_socket(path, mode)?)
+        }
+        None => open(path, mode)?,
+    };
+    let socket = Arc::new(socket);
+    listeners.offer(name, &socket);
+    Ok(Listener { socket, listeners: Arc::clone(listeners), path: path.into(), file })
+}
+
+fn open(path: &Path, mode: u32) -> io::Result<(UnixListener, (u64, u64))> {
     let say = |e: io::Error, what: &str| {
         io::Error::new(e.kind(), format!("socket {}: {what}: {e}", crate::identity::shown(path)))
     };
@@ -64,7 +80,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
     }
     let socket = UnixListener::bind(path).map_err(|e| say(e, "cannot listen"))?;
     let file = share_socket(path, mode).map_err(|e| say(e, "its mode cannot be set"))?;
-    Ok(Listener { socket, path: path.into(), file })
+    Ok((socket, file))
 }
 
 /// Whether nobody serves a socket any more: only the kernel's refusal says so, at once. Whoever
@@ -79,17 +95,21 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 }
 
 impl Listener {
-    /// The next connection. Cancel safe.
+    /// The next connection, once this process accepts. Cancel safe.
     ///
     /// # Errors
     /// The kernel's; the next one may succeed.
     pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.listeners.accepting().await;
         self.socket.accept().await.map(|(socket, _)| socket)
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if self.listeners.is_handed_over() || !self.listeners.is_accepting() {
+            return; // it is another process's
+        }
         let there = std::fs::symlink_metadata(&self.path);
         if there.is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
             let _ = std::fs::remove_file(&self.path);
@@ -115,11 +135,11 @@ mod tests {
         let _first = std::os::unix::net::UnixStream::connect(&full).unwrap();
         let _other = UnixDatagram::bind(&datagrams).unwrap();
         for served in [&full, &datagrams] {
-            let error = listen(served, 0o600).unwrap_err();
+            let error = listen(served, 0o600, &Arc::default()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
             assert!(served.exists());
         }
         drop(Std::bind(&stale).unwrap());
-        assert!(listen(&stale, 0o600).is_ok());
+        assert!(listen(&stale, 0o600, &Arc::default()).is_ok());
     }
 }

@@ -44,6 +44,18 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
     })
 }
 
+/// A listening socket that another process has opened so.
+///
+/// # Errors
+/// If it does not listen.
+pub fn adopted(socket: OwnedFd) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::from(socket);
+    match socket.is_listener()? {
+        true => Ok(socket.into()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")),
+    }
+}
+
 fn open_listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;

@@ -12,7 +12,6 @@ pub(crate) const CIRCLES: &[&str] = &[
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
-    "src/app/run.rs has",
     "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
@@ -25,7 +24,6 @@ pub(crate) const LONG_FILES: &[&str] = &[
 ];
 
 pub(crate) const LONG_FUNCTIONS: &[&str] = &[
-    "src/app/run.rs: `serve` has",
     "src/app/standalone.rs: `serve` has",
     "src/config/mesh_file.rs: `read` has",
     "src/config/standalone/peers.rs: `material` has",

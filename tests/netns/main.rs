@@ -37,6 +37,7 @@ mod stalls;
 mod starts;
 mod strict;
 mod svid_corpus;
+mod takeover;
 mod tampering;
 #[path = "../support/wait.rs"]
 mod wait;
@@ -56,6 +57,7 @@ fn main() {
         floods::TESTS,
         stalls::TESTS,
         strict::TESTS,
+        takeover::TESTS,
         tampering::TESTS,
         hold_ups::TESTS,
         starts::TESTS,

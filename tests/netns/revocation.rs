@@ -130,6 +130,7 @@ fn running() -> Running {
     let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
     let node = Arc::new(Node {
         pods: Arc::default(),
+        listeners: Arc::default(),
         mesh: arc_swap::ArcSwap::from_pointee(checked.mesh.store().view()),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use adit::sys::netns::Netns;
+
 use crate::{
     forge::{forge, hold, request, uncaptured},
     lab::{Lab, ip},
@@ -32,6 +34,10 @@ fn answered(mut socket: TcpStream) -> bool {
 }
 
 pub(crate) fn outsider_is_answered(lab: &Lab) -> bool {
+    outsider_in(&lab.netns("spy"))
+}
+
+pub(crate) fn outsider_in(spy: &Netns) -> bool {
     let to: SocketAddr = "10.77.0.2:8080".parse().unwrap();
     let dial = || {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
@@ -40,7 +46,7 @@ pub(crate) fn outsider_is_answered(lab: &Lab) -> bool {
         socket.connect_timeout(&to.into(), Duration::from_millis(500))?;
         Ok::<TcpStream, std::io::Error>(socket.into())
     };
-    lab.netns("spy").run(dial).unwrap().is_ok_and(answered)
+    spy.run(dial).unwrap().is_ok_and(answered)
 }
 
 fn stopped() {

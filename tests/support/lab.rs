@@ -54,6 +54,8 @@ pub(crate) struct Lab {
     pub(crate) tools: Option<PathBuf>,
     /// What adit finds in its environment beside what is in ours.
     pub(crate) env: Vec<(&'static str, std::ffi::OsString)>,
+    /// What adit is told beside its file.
+    args: Vec<String>,
     adit: Option<Adit>,
 }
 
@@ -74,6 +76,7 @@ impl Lab {
             drain: "2s",
             tools: None,
             env: Vec::new(),
+            args: Vec::new(),
             adit: None,
         }
     }
@@ -92,6 +95,12 @@ impl Lab {
 
     /// Writes the mesh file: `body` after the parts that every scenario shares.
     pub(crate) fn write_mesh(&self, body: &str) {
+        fs::write(self.file("mesh.tmp"), self.mesh_text(body)).expect("mesh file written");
+        fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
+    }
+
+    /// What [`Lab::write_mesh`] writes.
+    pub(crate) fn mesh_text(&self, body: &str) -> String {
         let embedded = || {
             let dir = self.file("ca");
             format!("{{ embedded: {{ dir: {}, svidLifetime: {} }} }}", dir.display(), self.lifetime)
@@ -102,8 +111,7 @@ impl Lab {
              capture: {{ {} }}\ndrain: {{ deadline: {} }}\naccessLog: {{ format: json }}\n",
             self.capture, self.drain
         );
-        fs::write(self.file("mesh.tmp"), head + body).expect("mesh file written");
-        fs::rename(self.file("mesh.tmp"), self.file("mesh.yaml")).expect("mesh file in place");
+        head + body
     }
 
     /// Starts adit and waits until it is ready.
@@ -119,12 +127,34 @@ impl Lab {
     /// Starts adit.
     pub(crate) fn launch(&mut self, body: &str) {
         self.write_mesh(body);
+        self.adit = Some(self.launched("mesh.yaml"));
+    }
+
+    fn launched(&self, file: &str) -> Adit {
         let path = std::env::var("PATH").unwrap_or_default();
         let first = self.tools.as_ref().map(|tools| format!("{}:", tools.display()));
-        let file = self.file("mesh.yaml");
+        let file = self.file(file);
         let mut adit = command_of(["run".as_ref(), "-c".as_ref(), file.as_os_str()]);
+        adit.args(&self.args);
         adit.env("PATH", first.unwrap_or_default() + &path).envs(self.env.iter().cloned());
-        self.adit = Some(Adit::launch(adit));
+        Adit::launch(adit)
+    }
+
+    /// Every adit that is started takes over from the one before it.
+    pub(crate) fn hands_over(&mut self) {
+        let path = format!("unix:{}", self.file("takeover.sock").display());
+        self.args = vec!["--takeover".into(), path];
+    }
+
+    /// Starts another adit, which reads `file`; the one that ran is no longer the lab's.
+    pub(crate) fn take_over(&mut self, file: &str) -> Adit {
+        let next = self.launched(file);
+        self.adit.replace(next).expect("adit ran")
+    }
+
+    /// Starts another adit, which is expected to end; the one that runs stays the lab's.
+    pub(crate) fn fails_to_take_over(&self, file: &str) -> std::process::ExitStatus {
+        self.launched(file).ends()
     }
 
     /// One HTTP request to an endpoint of adit; empty if it does not answer.

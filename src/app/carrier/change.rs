@@ -16,6 +16,8 @@ pub(super) struct Carried {
     pub(super) workload: Arc<Workload>,
     /// The capture rules that adit has applied.
     pub(super) captured: Option<capture::Options>,
+    /// Whether they are those of the process before this one, and were not looked at yet.
+    pub(super) inherited: bool,
     /// Since when nothing stands under the name of its namespace.
     pub(super) missing: Option<Instant>,
     /// Whether the last look at its namespace failed.
@@ -32,6 +34,32 @@ pub(super) enum After {
     /// They stay, without the exception for probes: no pod is expected in that namespace.
     Shut,
     Remove,
+}
+
+/// Whose capture rules stay when the process ends.
+pub(in crate::app) enum Leave {
+    All,
+    None,
+    /// Those of the pods and namespaces that are named: another process sees to them.
+    Of(Vec<String>),
+}
+
+impl Leave {
+    /// What a namespace is called among them.
+    pub(in crate::app) fn name_of((device, inode): (u64, u64)) -> String {
+        format!("netns {device}:{inode}")
+    }
+
+    pub(super) fn after(&self, uid: &str, netns: (u64, u64)) -> After {
+        let stays = match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Of(names) => {
+                names.iter().any(|name| *name == *uid || *name == Self::name_of(netns))
+            }
+        };
+        if stays { After::Keep } else { After::Remove }
+    }
 }
 
 /// What its platform knows a pod by.

@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use super::Plan;
 use crate::{
     app::{process::watchdog, workers::Workers},
-    lifecycle::{ServiceManager, Tasks},
+    lifecycle::{HandoffClient, HandoffServer, ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Predecessor, Service, Sockets, Succession,
+        Address, Listening, MaterialConfig, Service, Sockets,
         status::{self, Phase, Status},
     },
 };
@@ -21,7 +21,7 @@ pub(super) struct Seen {
     /// The status endpoint, if there is one.
     endpoint: Option<(String, Listening)>,
     /// Where a successor finds us, once we accept.
-    pub(super) succession: Option<Succession>,
+    pub(super) handoff: Option<HandoffServer>,
     takeover: Option<std::path::PathBuf>,
 }
 
@@ -48,7 +48,7 @@ impl Seen {
         }
         status::push(&status, tasks)?;
         let takeover = plan.globals.takeover.clone();
-        Ok(Self { status, manager: Arc::default(), endpoint, succession: None, takeover })
+        Ok(Self { status, manager: Arc::default(), endpoint, handoff: None, takeover })
     }
 
     /// All services accept.
@@ -66,8 +66,8 @@ impl Seen {
     /// Nothing is accepted any more; `successor` is who does now, if anybody.
     pub(super) fn stopping(&mut self, grace: Duration, successor: Option<Option<u32>>) {
         self.status.set_phase(Phase::Stopping);
-        if let Some(succession) = &self.succession {
-            succession.offer(Vec::new());
+        if let Some(handoff) = &self.handoff {
+            handoff.offer(Vec::new());
         }
         match successor {
             None => self.manager.stopping(&self.status.one_line(), grace + Duration::from_secs(5)),
@@ -91,23 +91,24 @@ impl Seen {
     /// Takes the place of the process before this one, and waits for the one after it.
     pub(super) fn succeed<'a>(
         &mut self,
-        predecessor: Option<Predecessor>,
+        predecessor: Option<HandoffClient>,
         listeners: impl Iterator<Item = (String, &'a Listening)>,
     ) -> Result<(), String> {
         if let Some(path) = &self.takeover {
-            self.succession = Some(Succession::open(path)?);
+            let failed = |e| format!("--takeover {}: {e}", crate::identity::shown(path));
+            self.handoff = Some(HandoffServer::open(path).map_err(failed)?);
             self.offer(listeners);
         }
         if let Some(predecessor) = predecessor {
             tracing::info!("in the place of the process before this one, which drains");
-            predecessor.relieve();
+            predecessor.take_over();
         }
         Ok(())
     }
 
     /// Lets a successor have these listeners, and that of the status endpoint.
     pub(super) fn offer<'a>(&self, listeners: impl Iterator<Item = (String, &'a Listening)>) {
-        let Some(succession) = &self.succession else { return };
+        let Some(handoff) = &self.handoff else { return };
         let copied = |address: String, listening: &Listening| {
             let copies = listening.duplicates()?.into_iter();
             Ok(copies.map(|copy| (address.clone(), copy)).collect::<Vec<_>>())
@@ -115,15 +116,15 @@ impl Seen {
         let status = self.endpoint.iter().map(|(address, l)| copied(address.clone(), l));
         let all = listeners.map(|(address, listening)| copied(address, listening)).chain(status);
         match all.collect::<std::io::Result<Vec<_>>>() {
-            Ok(all) => succession.offer(all.into_iter().flatten().collect()),
+            Ok(all) => handoff.offer(all.into_iter().flatten().collect()),
             Err(error) => tracing::error!(%error, "a successor cannot be offered our listeners"),
         }
     }
 
     /// Waits until another process has taken over: its process ID, if that can be seen.
     pub(super) async fn until_succeeded(&self) -> Option<u32> {
-        match &self.succession {
-            Some(succession) => succession.wait().await,
+        match &self.handoff {
+            Some(handoff) => handoff.wait().await.pid,
             None => std::future::pending().await,
         }
     }

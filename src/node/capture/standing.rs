@@ -64,6 +64,15 @@ impl Standing {
         rules::ALWAYS.iter().all(has) && filtered && ruled && self.routing.iter().all(routed)
     }
 
+    /// Whether what is there is what `options` ask for, neither less nor more: another process may
+    /// have applied it.
+    #[must_use]
+    pub fn is_exactly(&self, options: Options) -> bool {
+        let filtered = self.nft.contains(&format!("table inet {} {{", rules::FILTER));
+        let probed = rules::PROBES.iter().any(|(_, address)| self.nft.contains(address));
+        self.is_whole(options) && (filtered, probed) == (options.strict, options.kubelet_probes)
+    }
+
     /// Whether the tables say what they said.
     #[must_use]
     pub fn has_tables_of(&self, before: &Self) -> bool {

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     credentials::Svids,
     identity::TrustDomain,
-    lifecycle::{Places, Tasks},
+    lifecycle::{Listeners, Places, Tasks},
     rpc::{self, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer},
 };
 
@@ -60,8 +60,9 @@ impl WorkloadApi {
         mode: u32,
         svids: Arc<Svids>,
         trust_domain: TrustDomain,
+        listeners: &Arc<Listeners>,
     ) -> io::Result<Self> {
-        let listener = rpc::listen(socket, mode)?;
+        let listener = rpc::listen(socket, mode, listeners)?;
         let registered = watch::Sender::new(None);
         let shared =
             Arc::new(Shared { svids, trust_domain, registered, limits: Limits::default() });

@@ -22,7 +22,7 @@ use crate::{
     credentials::Svids,
     http::{Answer, Deadlines, Handler, Limits, Methods, Readers, Server, json, text},
     identity::TrustDomain,
-    lifecycle::Tasks,
+    lifecycle::{Listeners, Tasks},
 };
 
 /// Why a server did not start.
@@ -65,7 +65,8 @@ enum Pages {
     Oidc { issuer: Issuer },
 }
 
-/// Binds what the configuration names and serves it in `tasks`.
+/// Binds what the configuration names and serves it: `accepting` accepts, what is accepted goes on
+/// in `tasks`.
 ///
 /// # Errors
 /// An address that cannot be bound, a certificate that cannot be used.
@@ -73,7 +74,8 @@ pub async fn serve(
     config: &ServeConfig,
     own: &TrustDomain,
     svids: &Arc<Svids>,
-    tasks: &Tasks,
+    listeners: &Arc<Listeners>,
+    [accepting, tasks]: [&Tasks; 2],
 ) -> Result<(), ServeError> {
     let site =
         |shown, pages| Arc::new(Site { shown, svids: Arc::clone(svids), own: own.clone(), pages });
@@ -85,31 +87,47 @@ pub async fn serve(
         };
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(shown, Pages::Bundle { path: endpoint.path.clone() });
-        start(what, endpoint.listen, site, tasks).await?;
+        let listener = listen(what, endpoint.listen, listeners).await?;
+        start(what, listener, site, [accepting, tasks]);
     }
     if let Some(oidc) = &config.oidc {
         let what = "the OIDC endpoint";
         let shown = oidc.certificate.as_ref().map_or(Ok(Shown::Nothing), Shown::files);
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
         let site = site(shown, Pages::Oidc { issuer: oidc.issuer.clone() });
-        start(what, oidc.listen, site, tasks).await?;
+        let listener = listen(what, oidc.listen, listeners).await?;
+        start(what, listener, site, [accepting, tasks]);
     }
     Ok(())
 }
 
-async fn start(
+/// A listener, which accepts once its process does.
+type PausedListener = (Arc<TcpListener>, Arc<Listeners>);
+
+async fn listen(
     what: &'static str,
     listen: SocketAddr,
-    site: Arc<Site>,
-    tasks: &Tasks,
-) -> Result<(), ServeError> {
-    let listener = TcpListener::bind(listen).await;
+    listeners: &Arc<Listeners>,
+) -> Result<PausedListener, ServeError> {
+    let listener = listeners.tcp(listen, TcpListener::bind(listen)).await;
     let listener = listener.map_err(|source| ServeError::Listen { what, listen, source })?;
     tracing::info!(target: "federation", %listen, "{what} is served");
+    Ok((listener, Arc::clone(listeners)))
+}
+
+fn start(
+    what: &'static str,
+    (listener, listeners): PausedListener,
+    site: Arc<Site>,
+    [accepting, tasks]: [&Tasks; 2],
+) {
     let (limits, readers) = (LIMITS, Readers::Anyone);
     let server = Server { name: what, limits, readers, names: Vec::new() };
-    tasks.spawn(server.run(listener, site, tasks.child()));
-    Ok(())
+    let conns = tasks.child();
+    accepting.spawn(async move {
+        listeners.accepting().await;
+        server.run(listener, site, conns).await;
+    });
 }
 
 impl Handler for Site {

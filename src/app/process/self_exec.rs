@@ -7,19 +7,19 @@ use tokio::process::Command;
 use crate::lifecycle::Tasks;
 
 /// How this process was started.
-pub(super) struct Itself {
+pub(in crate::app) struct SelfExec {
     program: Option<PathBuf>,
     args: Vec<OsString>,
 }
 
-impl Itself {
+impl SelfExec {
     /// To be asked at the start: later the program may have been replaced.
-    pub(super) fn now() -> Self {
+    pub(in crate::app) fn now() -> Self {
         Self { program: std::env::current_exe().ok(), args: std::env::args_os().skip(1).collect() }
     }
 
     /// Starts it once more, with the same arguments; it finds us at `--takeover`.
-    pub(super) fn start_again(&self, takeover: bool, tasks: &Tasks) {
+    pub(in crate::app) fn start_again(&self, takeover: bool, tasks: &Tasks) {
         let Some(program) = self.program.as_ref().filter(|_| takeover) else {
             return tracing::warn!("SIGUSR2 starts a successor only with --takeover");
         };

@@ -1,0 +1,281 @@
+//! What a node carries, as its file says now: a reload changes it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{future::BoxFuture, stream::FuturesUnordered};
+
+use super::takeover::Takeover;
+use crate::{
+    admin::State,
+    app::{
+        carrier::{Carrier, Changed, Failed, Leave},
+        needs::is_of_process,
+        workload_api::Served,
+    },
+    ca::federation::Federation,
+    config::{self, CaConfig, Capture, Checked, Fault},
+    lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
+    mesh::{AppHop, Store, Workload},
+    node::{Node, Pod, recheck},
+    observe::metrics::KEPT,
+    sys::netns::Netns,
+};
+
+/// As many workloads as one message each is spent on.
+const MOST_NAMED: usize = 8;
+
+/// What a reload changes.
+pub(super) struct Live {
+    pub(super) file: PathBuf,
+    pub(super) watched: WatchedFile,
+    pub(super) trust_domain: crate::identity::TrustDomain,
+    pub(super) ca: CaConfig,
+    pub(super) wanted: Vec<Arc<Workload>>,
+    pub(super) capture: config::Capture,
+    pub(super) grace: Duration,
+    /// As they were at the start.
+    pub(super) settings: config::Settings,
+    pub(super) federation: config::FederationConfig,
+    pub(super) federated: Arc<Federation>,
+    pub(super) carrier: Arc<Carrier>,
+    /// The changes of pods that are under way, beside everything else and each other.
+    pub(super) starting: FuturesUnordered<BoxFuture<'static, Changed>>,
+    /// Pods that are not carried as they should be.
+    pub(super) failed: BTreeMap<Arc<str>, Failed>,
+    /// Whether others have to follow what is under way.
+    pub(super) again: bool,
+    pub(super) workload_api: Served,
+    /// Whether the sandbox keeps `/proc` of other processes from this one.
+    pub(super) alone: bool,
+    /// What the file says of the mesh; [`Node::mesh`] is a view of it.
+    pub(super) store: Store,
+    pub(super) node: Arc<Node>,
+    pub(super) state: Arc<State>,
+    /// Those that accept callers of endpoints.
+    pub(super) endpoints: Tasks,
+    pub(super) takeover: Takeover,
+}
+
+impl Live {
+    /// Begins to carry what is wanted.
+    pub(super) fn start_pods(&mut self) {
+        let wanted = match self.takeover.waits() {
+            true => self.inherited(),
+            false => self.wanted.clone(),
+        };
+        let changes = self.carrier.reconcile(&wanted, self.capture, self.grace, &self.failed);
+        self.again = changes.more;
+        self.starting.extend(changes.work);
+        self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
+        self.tell_state();
+    }
+
+    pub(super) fn started(&mut self, Changed { uid, failed }: Changed) {
+        let before = self.failed.remove(&uid);
+        if let Some(failed) = failed {
+            let why = &failed.why;
+            match failed.absent {
+                true if before.as_ref().is_some_and(|before| before.why == *why) => {}
+                true => tracing::warn!("{why}; it is carried when that is there"),
+                false => tracing::error!("{why}; trying again in 5 s"),
+            }
+            self.failed.insert(uid, failed);
+        }
+        if self.again {
+            self.start_pods();
+        } else {
+            self.tell_state();
+        }
+    }
+
+    /// Tells others which pods are carried, and which are not.
+    fn tell_state(&self) {
+        let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
+        self.node.telemetry.metrics.pods.pending.set(failed);
+        let pending = self.failed.values().filter(|failed| !failed.absent);
+        self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
+        if self.starting.is_empty() {
+            self.state.set_loaded();
+            if !self.takeover.waits() {
+                self.node.listeners.close_unused();
+            }
+        }
+        self.workload_api.register(&self.carrier);
+    }
+
+    /// The pods whose sockets the process before this one gave: the others are left to it until
+    /// this one has taken over.
+    fn inherited(&self) -> Vec<Arc<Workload>> {
+        let given = |pod: &&Arc<Workload>| {
+            namespace_of(pod).is_some_and(|netns| Pod::is_given(&self.node, netns))
+        };
+        self.wanted.iter().filter(given).cloned().collect()
+    }
+
+    /// Whether this process is ready to take the place of the one before it.
+    ///
+    /// # Errors
+    /// Names what it has waited for too long.
+    pub(super) fn can_take_over(&self) -> anyhow::Result<bool> {
+        if !self.takeover.waits() {
+            return Ok(false);
+        }
+        match self.state.waits_for() {
+            None => Ok(self.starting.is_empty()),
+            Some(why) if self.takeover.is_late() => {
+                anyhow::bail!("not ready in time, and the process before this one goes on: {why}")
+            }
+            Some(_) => Ok(false),
+        }
+    }
+
+    /// Takes the place of the process before this one, and carries what that one did not.
+    ///
+    /// # Errors
+    /// As [`Takeover::take_over`].
+    pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
+        let mut keeps = Vec::new();
+        if self.capture != Capture::None {
+            for pod in &self.wanted {
+                keeps.push(pod.uid.to_string());
+                keeps.extend(namespace_of(pod).map(Leave::name_of));
+            }
+        }
+        self.takeover.take_over(&self.node.listeners, &keeps).await?;
+        self.start_pods();
+        Ok(())
+    }
+
+    /// What a stop leaves of the capture rules.
+    pub(super) fn leaves(&self) -> Leave {
+        // They are another process's: the one before this one, or the one after it.
+        let another = self.takeover.waits() || self.takeover.is_under_way();
+        match self.capture {
+            Capture::Nft { remove_on_stop: true, .. } if !another => Leave::None,
+            _ => Leave::All,
+        }
+    }
+
+    /// Lets the process after this one do all from here on; what this one leaves to it.
+    pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
+        self.node.listeners.hand_over();
+        self.endpoints.cut();
+        self.carrier.hand_over().await;
+        self.endpoints.ended().await;
+        successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
+        match successor.keeps {
+            Some(keeps) => Leave::Of(keeps),
+            None => Leave::All,
+        }
+    }
+
+    /// Takes the file if it is whole and right, else keeps what was.
+    pub(super) fn reload(&mut self) {
+        let Some(read) = self.watched.read(|| config::load(&self.file)) else {
+            return; // written while it was read: a later look takes it
+        };
+        let checked = match read {
+            Ok(checked) => checked,
+            Err(error) => return self.rejected(&error.to_string()),
+        };
+        if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
+            let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
+            let place = checked.lines.place(&crate::identity::shown(&self.file), key);
+            let why = format!("{place} cannot change while adit runs; restart it");
+            return self.rejected(&why);
+        }
+        self.warn_of_restart(&checked);
+        self.wanted = checked.local_workloads();
+        self.capture = checked.capture;
+        self.workload_api.take(checked.workload_api);
+        self.grace = checked.settings.drain;
+        self.federated.apply(&checked.federation.trust_domains);
+        checked.mesh.apply(&mut self.store);
+        let changes = self.store.take_changes();
+        self.node.mesh.store(Arc::new(self.store.view()));
+        let closed = recheck(&self.node, &changes.rules());
+        self.start_pods();
+        tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
+        self.accepted();
+    }
+
+    /// What this process does, and what it waits for, for people.
+    pub(super) fn now(&self) -> (String, Option<String>) {
+        let pods = self.wanted.len();
+        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
+    }
+
+    /// Names the settings that have changed since the start and take effect at a start only.
+    fn warn_of_restart(&self, now: &Checked) {
+        let file = crate::identity::shown(&self.file);
+        let settings = self.settings.restart_keys(&now.settings);
+        let federation = self.federation.restart_keys(&now.federation);
+        let workload_api = self.workload_api.restart_keys(now.workload_api.as_ref());
+        for key in settings.into_iter().chain(federation).chain(workload_api) {
+            tracing::warn!("{}", now.lines.after_restart(&file, key));
+        }
+        let local = now.local_workloads();
+        let out_of_reach =
+            |pod: &&Arc<Workload>| self.alone && pod.netns().is_some_and(is_of_process);
+        if let Some(pod) = local.iter().find(out_of_reach) {
+            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox keeps /proc of others from this process");
+        }
+        let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
+        for workload in hops.by_ref().take(MOST_NAMED) {
+            let place = now.places.iter().find(|(uid, _)| *uid == workload.uid);
+            let Some((_, Fault { key, line, .. })) = place else { continue };
+            tracing::warn!("{key}.appHop ({file}:{line}): takes effect after a restart");
+        }
+        match hops.count() {
+            0 => {}
+            more => tracing::warn!("appHop of {more} more: takes effect after a restart"),
+        }
+    }
+
+    /// A pod's way to its application stays as it was started.
+    fn keeps_its_hop(&self, now: &Workload) -> bool {
+        match self.wanted.iter().find(|then| then.uid == now.uid) {
+            Some(then) => then.app_hop() != now.app_hop(),
+            None => now.app_hop() == AppHop::Sockmap && self.node.sockmap.is_none(),
+        }
+    }
+
+    /// Traffic series of workloads that have left the mesh.
+    pub(super) fn forget_unused(&self) {
+        let mesh = self.node.mesh.load();
+        let names = mesh.workloads().map(|w| (&*w.name, &**w.namespace()));
+        let there: HashSet<(&str, &str)> = names.collect();
+        let metrics = &self.node.telemetry.metrics;
+        metrics
+            .connections
+            .forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));
+    }
+
+    pub(super) fn accepted(&self) {
+        let metrics = &self.node.telemetry.metrics;
+        metrics.config.loads.with_label_values(&["accepted"]).inc();
+        self.state.file.taken();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics.config.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    fn rejected(&self, error: &str) {
+        self.node.telemetry.metrics.config.loads.with_label_values(&["rejected"]).inc();
+        self.state.file.refused(error);
+        tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
+    }
+}
+
+/// Which namespace is a pod's now, if there is one.
+fn namespace_of(pod: &Workload) -> Option<(u64, u64)> {
+    let found = match pod.netns() {
+        Some(netns) => Netns::key_of(&netns.path()),
+        None => Netns::current().map(|netns| netns.key()),
+    };
+    found.ok()
+}

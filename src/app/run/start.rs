@@ -1,0 +1,159 @@
+//! The start of a node: all that it has is opened, in order.
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+
+use super::{live::Live, takeover::Takeover};
+use crate::{
+    admin::{self, State},
+    app::{
+        begun::ENDS, carrier::Carrier, probed::watch_probes, process::sandbox::Confined, source,
+        workload_api::Served,
+    },
+    ca::{
+        Svids,
+        federation::{self, Federation},
+    },
+    config::Checked,
+    identity::shown,
+    lifecycle::{Listeners, Tasks, WatchedFile},
+    mesh::{AppHop, Workload},
+    node::{Node, guard},
+    observe::{Telemetry, logging::Logging},
+    sys::sockmap::Sockmap,
+    tunnel::{HBONE_PORT, LiveTunnels},
+};
+
+/// What is there before the control thread's runtime runs.
+pub(super) struct Early {
+    pub(super) file: PathBuf,
+    pub(super) watched: WatchedFile,
+    pub(super) checked: Checked,
+    pub(super) logging: Logging,
+    pub(super) confined: Confined,
+    pub(super) sockmap: Option<io::Result<Arc<Sockmap>>>,
+    pub(super) workers: Vec<Handle>,
+    pub(super) takeover: Takeover,
+    pub(super) listeners: Arc<Listeners>,
+}
+
+/// Opens everything, and begins to carry pods. What runs beside them runs in `tasks`.
+///
+/// # Errors
+/// What cannot be opened.
+pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
+    let Early { file, watched, checked, logging, confined, sockmap, workers, takeover, listeners } =
+        early;
+    let telemetry = Telemetry::new()?;
+    let trust_domain = checked.mesh.trust_domain.clone();
+    let endpoints = tasks.child();
+    let (svids, federated) = identities(&checked, &telemetry, tasks)?;
+    let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
+    federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
+    let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
+    let wanted = checked.local_workloads();
+    let Checked { mesh, settings, capture, workload_api, warnings, ca, federation, .. } = checked;
+    warnings.iter().for_each(|w| tracing::warn!(file = %shown(&file), "{w}"));
+    let store = mesh.store();
+    let node = Arc::new(Node {
+        pods: Arc::default(),
+        mesh: ArcSwap::from_pointee(store.view()),
+        svids,
+        tunnels: Arc::new(tunnels),
+        telemetry,
+        tunnel: settings.tunnel.clone(),
+        idle: settings.idle,
+        sockmap: sockmap.and_then(taken),
+        workers,
+        listeners,
+    });
+    tasks.spawn(guard(Arc::clone(&node)));
+    let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
+    admin::serve(&state, &settings, &endpoints, tasks).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        %trust_domain,
+        admin = %settings.admin,
+        metrics = %settings.metrics,
+        readiness = %settings.readiness,
+        pods = wanted.len(),
+        workers = settings.workers,
+        "adit starts; {ENDS}"
+    );
+    let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
+    let workload_api = Served::open(workload_api, &node, &trust_domain, &endpoints, tasks)?;
+    let mut live = Live {
+        file,
+        watched,
+        trust_domain,
+        ca,
+        wanted,
+        capture,
+        grace: settings.drain,
+        settings,
+        federation,
+        federated,
+        carrier,
+        starting: FuturesUnordered::new(),
+        failed: BTreeMap::new(),
+        again: false,
+        workload_api,
+        alone: confined.alone,
+        store,
+        node,
+        state,
+        endpoints,
+        takeover,
+    };
+    live.takeover.begin(&live.node.listeners)?;
+    tasks.spawn(watch_probes(Arc::clone(&live.carrier)));
+    tasks.spawn(Arc::clone(&live.carrier).watch_namespaces());
+    live.start_pods();
+    live.accepted();
+    Ok(live)
+}
+
+/// The source of SVIDs, and whom it is believed with.
+fn identities(
+    checked: &Checked,
+    telemetry: &Telemetry,
+    tasks: &Tasks,
+) -> anyhow::Result<(Arc<Svids>, Arc<Federation>)> {
+    let trust_domain = &checked.mesh.trust_domain;
+    let ca = source::open(&checked.ca, trust_domain)?;
+    let federated = Arc::new(Federation::new(
+        trust_domain.clone(),
+        ca.bundles(),
+        checked.federation.state_dir.as_deref(),
+        Arc::clone(&telemetry.metrics),
+        tasks.child(),
+    ));
+    federated.apply(&checked.federation.trust_domains);
+    let svids = Svids::new(ca, Arc::clone(&telemetry.metrics), tasks.child());
+    Ok((Arc::new(svids.trusting(federated.bundles())), federated))
+}
+
+/// The short way to applications, if a workload asks for it; before the process is confined, as
+/// programs of the kernel are loaded.
+pub(super) fn short_way(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
+    wanted.iter().find(|w| w.app_hop() == AppHop::Sockmap)?;
+    Some(Sockmap::load(HBONE_PORT))
+}
+
+/// It, once there is a log.
+fn taken(loaded: io::Result<Arc<Sockmap>>) -> Option<Arc<Sockmap>> {
+    match loaded {
+        Ok(sockmap) => {
+            tracing::info!("appHop: sockmap is on");
+            Some(sockmap)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "appHop: sockmap cannot be had here; applications are reached by TCP");
+            None
+        }
+    }
+}
