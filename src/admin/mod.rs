@@ -5,7 +5,6 @@ mod listener;
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use self::listener::EndpointListener;
 use crate::{
     config::{AdminAddress, Settings},
     http::{Answer, Handler, Limits, Methods, Readers, Server, answer, json, query, stream, text},
-    lifecycle::{Listeners, Tasks, aside},
+    lifecycle::{Tasks, aside},
     node::Node,
     observe::{Refusal, Refused, conn::Notification, logging::Logging},
     spiffe_api::federation::Federation,

@@ -22,7 +22,7 @@ use crate::{
         stream::TunnelStream,
     },
     mesh::Workload,
-    observe::conn::{CloseReason, Direction, OpenConn, OriginalDst, PeerAddr},
+    observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
     relay::{self, App, Far, Withdrawn, tcp::TcpFar},
     sys::sockets,
 };

@@ -12,7 +12,8 @@ use crate::{
     backends::{Backend, ask, dial},
     peers::Caller,
     pki::{Leaf, Pki, as_app, as_server, uri},
-    process::{Adit, eventually},
+    process::Adit,
+    wait::{LIMIT, wait_until},
 };
 
 const DB: &str = "--verify-id spiffe://td.test/db";
@@ -169,7 +170,7 @@ fn a_ban_puts_out_whom_it_names_and_nobody_else_until_it_is_lifted() {
         server.logs_since(seen, "bans:2 … what was read before stays");
         assert!(answers(&mut good) && ask(clients[1].addr, b"hello").is_err(), "{wire}");
         pki.write("bans", "");
-        eventually("the ban is lifted", || ask(clients[1].addr, b"hello").is_ok());
+        wait_until("the ban is lifted", LIMIT, || ask(clients[1].addr, b"hello").is_ok());
     }
 }
 

@@ -17,12 +17,12 @@ use crate::{
         needs::is_of_process,
         workload_api::Served,
     },
-    ca::federation::Federation,
     config::{self, CaConfig, Capture, Checked, Fault},
     lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
     node::{Node, Pod, recheck},
     observe::metrics::KEPT,
+    spiffe_api::federation::Federation,
     sys::netns::Netns,
 };
 

@@ -13,18 +13,16 @@ use crate::{
         begun::ENDS, carrier::Carrier, probed::watch_probes, process::sandbox::Confined, source,
         workload_api::Served,
     },
-    ca::{
-        Svids,
-        federation::{self, Federation},
-    },
     config::Checked,
+    credentials::Svids,
+    hbone::{HBONE_PORT, LiveTunnels},
     identity::shown,
     lifecycle::{Listeners, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
     node::{Node, guard},
     observe::{Telemetry, logging::Logging},
+    spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
-    tunnel::{HBONE_PORT, LiveTunnels},
 };
 
 /// What is there before the control thread's runtime runs.
