@@ -2,6 +2,7 @@
 //! addresses. Bodies are built on the control thread; nothing here delays a connection.
 
 mod listener;
+mod views;
 
 use std::{
     io,
@@ -21,8 +22,8 @@ use crate::{
     node::Node,
     observe::{Refusal, Refused, conn::Notification, logging::Logging},
     spiffe_api::federation::Federation,
-    tls::record::{Choice, choices},
 };
+use views::{CertsView, ConfigDump};
 
 /// What the endpoints show.
 pub struct State {
@@ -178,20 +179,15 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
         (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state).await,
         (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX),
-        (Endpoint::Admin, "/config_dump") => {
-            let mut dump = state.node.mesh.load().dump();
-            dump["certificates"] = serde_json::json!(state.node.svids.statuses());
-            dump["config"] = config(state);
-            let aead = choices().iter().map(Choice::to_json).collect::<Vec<_>>();
-            dump["tls"] = serde_json::json!({ "aead": aead });
-            dump["version"] = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
-            json(StatusCode::OK, &dump)
-        }
+        (Endpoint::Admin, "/config_dump") => json(
+            StatusCode::OK,
+            &ConfigDump::of(&state.node.mesh.load(), &state.node.svids, state.file.get()),
+        ),
         (Endpoint::Admin, "/connections") => {
             json(StatusCode::OK, &state.node.telemetry.live.views())
         }
         (Endpoint::Admin, "/events") => events(state),
-        (Endpoint::Admin, "/certs") => json(StatusCode::OK, &certs(state)),
+        (Endpoint::Admin, "/certs") => json(StatusCode::OK, &CertsView::of(&state.node.svids)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
         (Endpoint::Admin, "/federation") => {
             json(StatusCode::OK, &serde_json::json!(state.federation.statuses()))
@@ -254,30 +250,6 @@ fn set_outage_budget(state: &State) {
     if let Some(seconds) = state.node.svids.outage_budget().seconds {
         gauge.with_label_values(&[] as &[&str]).set(Duration::from_secs(seconds).as_secs_f64());
     }
-}
-
-/// Whether what is on disk is what is in force.
-fn config(state: &State) -> serde_json::Value {
-    match state.file.get() {
-        None => serde_json::json!({ "state": "current" }),
-        Some(Refused { since, error }) => serde_json::json!({
-            "state": "refused",
-            "since": humantime::format_rfc3339_seconds(since).to_string(),
-            "error": error,
-        }),
-    }
-}
-
-fn certs(state: &State) -> serde_json::Value {
-    let svids = &state.node.svids;
-    let budget = svids.outage_budget();
-    serde_json::json!({
-        "source": svids.source(),
-        "outageBudgetSeconds": budget.seconds,
-        "firstToExpire": budget.first.map(|id| id.to_string()),
-        "withoutValidSvid": budget.without,
-        "certificates": svids.statuses(),
-    })
 }
 
 const INDEX: &str = "adit admin\n\

@@ -7,6 +7,7 @@ mod balance;
 mod changes;
 mod claims;
 mod compiled;
+mod dump;
 mod intern;
 mod map;
 mod service;
@@ -17,6 +18,7 @@ mod workload;
 
 pub use balance::pick;
 pub use changes::{Change, Changes, RulesChanged};
+pub use dump::{MeshDump, ServiceDump, WorkloadDump};
 pub use service::{Service, ServicePort};
 pub use store::Store;
 pub use view::{MtlsMode, View};

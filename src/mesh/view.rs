@@ -1,14 +1,7 @@
 //! The mesh at one moment: immutable, indexed, and cheap to clone, as views share what they
 //! have in common.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    slice,
-    sync::Arc,
-};
-
-use serde_json::{Value, json};
+use std::{net::IpAddr, slice, sync::Arc};
 
 use super::{
     Service, Workload,
@@ -185,74 +178,5 @@ impl View {
             Some(workload) => self.compiled.rules(&self.policies, workload.policies()),
             None => self.compiled.deny_all(),
         }
-    }
-
-    /// What `/config_dump` shows, in Istio's shapes as far as the fields exist.
-    #[must_use]
-    pub fn dump(&self) -> Value {
-        let mut workloads: Vec<_> = self.workloads().collect();
-        workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
-        let mut services: Vec<_> = self.services().collect();
-        services.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
-        let mut policies: Vec<_> = self.policies.iter().collect();
-        policies.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut behind: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for service in &services {
-            for uid in &service.workloads {
-                behind.entry(uid).or_default().insert(service.key());
-            }
-        }
-        let none = BTreeSet::new();
-        let of = |w: &Workload| w.dump(behind.get(&*w.uid).unwrap_or(&none));
-        json!({
-            "workloads": workloads.iter().map(|w| of(w)).collect::<Vec<_>>(),
-            "services": services.iter().map(|s| s.dump()).collect::<Vec<_>>(),
-            "policies": policies.iter().map(|p| p.policy.dump()).collect::<Vec<_>>(),
-            "trustDomain": self.trust_domain.as_str(),
-            "mtls": match self.mtls {
-                MtlsMode::Strict => "strict",
-                MtlsMode::Permissive => "permissive",
-            },
-        })
-    }
-}
-
-impl Workload {
-    fn dump(&self, services: &BTreeSet<String>) -> Value {
-        let labels = self.labels().iter().map(|(key, value)| (key.to_string(), (&**value).into()));
-        let labels: serde_json::Map<_, _> = labels.collect();
-        json!({
-            "uid": &*self.uid,
-            "workloadIps": self.addresses,
-            "name": &*self.name,
-            "namespace": &**self.namespace(),
-            "serviceAccount": self.service_account(),
-            "trustDomain": self.id().trust_domain().as_str(),
-            "identity": self.id().as_str(),
-            "protocol": self.protocol(),
-            "node": self.node.as_deref(),
-            "labels": labels,
-            "services": services,
-            "status": "Healthy",
-        })
-    }
-}
-
-impl Service {
-    fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.hostname)
-    }
-
-    fn dump(&self) -> Value {
-        let ports: serde_json::Map<_, _> =
-            self.ports.iter().map(|p| (p.port.to_string(), p.target_port.into())).collect();
-        json!({
-            "name": self.hostname.split('.').next(),
-            "namespace": &*self.namespace,
-            "hostname": &*self.hostname,
-            "vips": self.addresses.iter().map(|a| format!("/{a}")).collect::<Vec<_>>(),
-            "ports": ports,
-            "endpoints": self.workloads.iter().map(|w| &**w).collect::<Vec<_>>(),
-        })
     }
 }

@@ -11,7 +11,7 @@ mod syslog;
 
 use std::sync::Arc;
 
-pub use refused::{Refusal, Refused};
+pub use refused::{ConfigView, Refusal, Refused};
 
 /// Where connections are recorded: the live table and the metrics, shared by the process.
 #[derive(Clone, Debug)]

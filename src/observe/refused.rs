@@ -5,6 +5,8 @@ use std::{
     time::SystemTime,
 };
 
+use serde::Serialize;
+
 /// Why something was not taken, and since when what runs is not what is on disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
@@ -38,9 +40,46 @@ impl Refusal {
     }
 }
 
+/// Whether what is on disk is what runs, as programs read it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum ConfigView {
+    /// It is.
+    Current,
+    /// It was refused.
+    Refused {
+        /// The first refusal in a row, RFC 3339.
+        since: String,
+        /// The last.
+        error: String,
+    },
+}
+
+impl ConfigView {
+    /// Of a refusal, if there is one.
+    #[must_use]
+    pub fn of(refused: Option<Refused>) -> Self {
+        let Some(Refused { since, error }) = refused else { return Self::Current };
+        let since = humantime::format_rfc3339_seconds(since).to_string();
+        Self::Refused { since, error }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn the_json_of_what_is_in_force() {
+        let json = |refused| serde_json::to_value(ConfigView::of(refused)).unwrap();
+        assert_eq!(json(None), json!({ "state": "current" }));
+        let refused = Refused { since: SystemTime::UNIX_EPOCH, error: "no".into() };
+        let since = "1970-01-01T00:00:00Z";
+        let expected = json!({ "state": "refused", "since": since, "error": "no" });
+        assert_eq!(json(Some(refused)), expected);
+    }
 
     #[test]
     fn it_counts_from_the_first_of_a_row_and_tells_the_last() {

@@ -4,10 +4,12 @@
 //! them about one flow and answers with a [`Verdict`] that names the deciding rule.
 //! Not here: reading YAML ([`crate::config`]).
 
+mod dump;
 mod engine;
 mod matcher;
 mod rule;
 
+pub use dump::{PolicyDump, RuleDump, SourceDump};
 pub use engine::{Rules, Verdict, authorize};
 pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch, canonical_block};
 pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};

@@ -1,9 +1,8 @@
 //! An `AuthorizationPolicy` as adit holds it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use serde_json::{Value, json};
 
 use super::{FieldMatch, ServiceAccountMatch, StringMatch, matcher::within};
 use crate::observe::conn::Flow;
@@ -118,21 +117,6 @@ impl Policy {
             }
         }
     }
-
-    pub(crate) fn dump(self: &Arc<Self>) -> Value {
-        json!({
-            "name": self.name,
-            "namespace": self.namespace,
-            "scope": match self.scope {
-                Scope::Global => "Global",
-                Scope::Namespace => "Namespace",
-                Scope::Selector { .. } => "WorkloadSelector",
-            },
-            "action": match self.action { Action::Allow => "Allow", Action::Deny => "Deny" },
-            "dryRun": self.dry_run,
-            "rules": self.rules.iter().map(|r| r.describe()).collect::<Vec<_>>(),
-        })
-    }
 }
 
 /// What a match means, and whether `principals` names the caller beside it.
@@ -167,14 +151,6 @@ impl Rule {
         all.extend(closest(self.to.iter().map(|o| noted(|notes| o.matches(flow, notes)))));
         self.when.iter().for_each(|c| all.extend(noted(|notes| c.matches(when, flow, notes))));
         all
-    }
-
-    fn describe(&self) -> Value {
-        json!({
-            "from": self.from.iter().map(Source::describe).collect::<Vec<_>>(),
-            "to": self.to.iter().map(|o| format!("port {}", o.ports)).collect::<Vec<_>>(),
-            "when": self.when.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>(),
-        })
     }
 }
 
@@ -298,21 +274,6 @@ impl Source {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    fn describe(&self) -> Value {
-        let mut out = serde_json::Map::new();
-        let mut add = |key: &str, empty: bool, text: String| {
-            if !empty {
-                out.insert(key.into(), text.into());
-            }
-        };
-        add("principals", self.principals.is_empty(), self.principals.to_string());
-        add("namespaces", self.namespaces.is_empty(), self.namespaces.to_string());
-        let accounts = &self.service_accounts;
-        add("serviceAccounts", accounts.is_empty(), accounts.to_string());
-        add("ipBlocks", self.ip_blocks.is_empty(), self.ip_blocks.to_string());
-        out.into()
     }
 }
 

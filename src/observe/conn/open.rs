@@ -188,6 +188,8 @@ mod tests {
     /// What is written while `work` runs, as [`crate::observe::logging`] has it.
     fn logged(json: bool, work: impl FnOnce()) -> String {
         let lines = Lines::default();
+        // Beside one alone, the thread that comes to a line first decides whether any has it.
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
         let text = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false);
         if json {
             let json = text.json().flatten_event(true).finish();

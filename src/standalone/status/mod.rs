@@ -11,6 +11,7 @@ mod metrics;
 mod push;
 mod report;
 mod serve;
+mod view;
 
 use std::{
     path::PathBuf,

@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use serde_json::{Map, Value, json};
-
-use super::{Phase, Status};
+use super::{
+    Phase, Status,
+    view::{CertificateView, DrainingView, HolderView, ServiceView, StatusView},
+};
 use crate::{
-    observe::conn::{Direction, LiveConn},
+    observe::{
+        ConfigView, Refused,
+        conn::{Direction, LiveConn},
+    },
     standalone::{Role, Service},
-    tls::record::{Choice, choices},
+    tls::record::ChoicesView,
 };
 
 /// The most connections that are listed while draining.
@@ -19,12 +23,12 @@ fn moment(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-/// The answer, and whether all is well.
+/// What is answered now.
 pub(super) fn report(
     status: &Status,
     services: &[Arc<Service>],
     backends: &[Result<(), String>],
-) -> (bool, Value) {
+) -> StatusView {
     let (phase, since) = status.state();
     let last_reload = services.iter().map(|s| s.keeper.obtained()).max();
     let faults: Vec<String> = services
@@ -39,106 +43,93 @@ pub(super) fn report(
     let shows = services.iter().all(|s| s.keeper.current().gone.is_none());
     let ok = backend_ok && shows && matches!(phase, Phase::Listening | Phase::Reloading);
     let word = |ok: bool| if ok { "ok" } else { "critical" };
-    let (listen, forward) = status.addresses(services);
-    let mut all = Map::new();
-    let mut put = |key: &str, value: Value| all.insert(key.to_owned(), value);
-    put("ok", json!(ok));
-    put("status", json!(word(ok)));
-    put("listen_address", json!(listen));
-    put("forward_address", json!(forward));
-    put("backend_ok", json!(backend_ok));
-    put("backend_status", json!(word(backend_ok)));
-    if !faults.is_empty() {
-        put("backend_error", json!(faults.join("; ")));
+    let (listen_address, forward_address) = status.addresses(services);
+    StatusView {
+        ok,
+        status: word(ok),
+        listen_address,
+        forward_address,
+        backend_ok,
+        backend_status: word(backend_ok),
+        backend_error: (!faults.is_empty()).then(|| faults.join("; ")),
+        time: moment(SystemTime::now()),
+        last_reload: last_reload.map(moment),
+        config: config(status),
+        hostname: status.hostname.clone(),
+        message: phase.as_str(),
+        revision: env!("CARGO_PKG_VERSION"),
+        compiler: env!("ADIT_COMPILER"),
+        tls: ChoicesView::now(),
+        services: services.iter().zip(backends).map(|(s, backend)| of_one(s, backend)).collect(),
+        draining: (phase == Phase::Stopping).then(|| draining(status, since)),
     }
-    put("time", json!(moment(SystemTime::now())));
-    put("last_reload", json!(last_reload.map(moment)));
-    put("config", config(status));
-    put("hostname", json!(status.hostname));
-    put("message", json!(phase.as_str()));
-    put("revision", json!(env!("CARGO_PKG_VERSION")));
-    put("compiler", json!(env!("ADIT_COMPILER")));
-    let services: Vec<Value> =
-        services.iter().zip(backends).map(|(service, backend)| of_one(service, backend)).collect();
-    let aead = choices().iter().map(Choice::to_json).collect::<Vec<_>>();
-    put("tls", json!({ "aead": aead }));
-    put("services", Value::Array(services));
-    if phase == Phase::Stopping {
-        put("draining", draining(status, since));
-    }
-    (ok, Value::Object(all))
 }
 
 /// Whether what is on disk is what runs.
-fn config(status: &Status) -> Value {
+fn config(status: &Status) -> ConfigView {
     let refused = status.refused();
-    let Some(since) = refused.iter().map(|(_, refused)| refused.since).min() else {
-        return json!({ "state": "current" });
-    };
+    let since = refused.iter().map(|(_, refused)| refused.since).min();
     let why = refused.iter().map(|(what, refused)| format!("{what}: {}", refused.error));
-    json!({
-        "state": "refused",
-        "since": moment(since),
-        "error": why.collect::<Vec<_>>().join("; "),
-    })
+    let error = why.collect::<Vec<_>>().join("; ");
+    ConfigView::of(since.map(|since| Refused { since, error }))
 }
 
 fn named(service: &Service, why: &str) -> String {
     format!("{}: {why}", service.config.name)
 }
 
-fn of_one(service: &Service, backend: &Result<(), String>) -> Value {
+fn of_one(service: &Service, backend: &Result<(), String>) -> ServiceView {
     let material = service.keeper.current();
-    let targets: Vec<String> = service.config.targets.iter().map(ToString::to_string).collect();
-    json!({
-        "name": service.config.name,
-        "role": service.config.role.as_str(),
-        "listen_address": service.config.listen.to_string(),
-        "targets": targets,
-        "backend_ok": backend.is_ok(),
-        "backend_error": backend.as_ref().err(),
-        "accepting": service.accepts() && !service.stopping(),
-        "open_connections": service.open(),
-        "certificate": {
-            "subject": material.own.as_ref().map(|own| &own.subject),
-            "spiffe_id": material.own.as_ref().and_then(|own| own.id.as_ref()).map(ToString::to_string),
-            "source": material.source,
-            "not_after": material.not_after.map(moment),
-            "taken_back": material.gone,
+    let own = material.own.as_ref();
+    ServiceView {
+        name: service.config.name.to_string(),
+        role: service.config.role.as_str(),
+        listen_address: service.config.listen.to_string(),
+        targets: service.config.targets.iter().map(ToString::to_string).collect(),
+        backend_ok: backend.is_ok(),
+        backend_error: backend.as_ref().err().cloned(),
+        accepting: service.accepts() && !service.stopping(),
+        open_connections: service.open(),
+        certificate: CertificateView {
+            subject: own.map(|own| own.subject.to_string()),
+            spiffe_id: own.and_then(|own| own.id.as_ref()).map(ToString::to_string),
+            source: material.source.clone(),
+            not_after: material.not_after.map(moment),
+            taken_back: material.gone.clone(),
         },
-        "last_reload_error": service.keeper.last_error(),
-    })
+        last_reload_error: service.keeper.last_error(),
+    }
 }
 
 /// Who still holds connections, the oldest first.
-fn draining(status: &Status, since: SystemTime) -> Value {
+fn draining(status: &Status, since: SystemTime) -> DrainingView {
     let live = status.telemetry.live.all();
-    let held_by: Vec<Value> = live.iter().take(MOST_LISTED).map(|conn| holder(conn)).collect();
-    json!({
-        "since": moment(since),
-        "connections": live.len(),
-        "not_listed": live.len() - held_by.len(),
-        "held_by": held_by,
-    })
+    let held_by: Vec<_> = live.iter().take(MOST_LISTED).map(|conn| holder(conn)).collect();
+    DrainingView {
+        since: moment(since),
+        connections: live.len(),
+        not_listed: live.len() - held_by.len(),
+        held_by,
+    }
 }
 
-fn holder(conn: &LiveConn) -> Value {
-    let (sent, received) = conn.sent_and_received();
+fn holder(conn: &LiveConn) -> HolderView {
+    let (bytes_sent, bytes_received) = conn.sent_and_received();
     conn.facts(|f| {
         // Who speaks TLS with us: who called a server, whom a client called.
         let (ours, theirs) = match conn.direction {
             Direction::Inbound => (&f.dst, &f.src),
             Direction::Outbound => (&f.src, &f.dst),
         };
-        json!({
-            "service": ours.names.as_ref().map(|n| &*n.workload),
-            "peer": conn.peer.0,
-            "identity": theirs.id.as_ref().map(ToString::to_string),
-            "to": f.dst_addr,
-            "age_seconds": conn.opened.elapsed().as_secs_f64(),
-            "bytes_received": received,
-            "bytes_sent": sent,
-        })
+        HolderView {
+            service: ours.names.as_ref().map(|n| n.workload.to_string()),
+            peer: conn.peer.0,
+            identity: theirs.id.as_ref().map(ToString::to_string),
+            to: f.dst_addr,
+            age_seconds: conn.opened.elapsed().as_secs_f64(),
+            bytes_received,
+            bytes_sent,
+        }
     })
 }
 

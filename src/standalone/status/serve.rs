@@ -106,8 +106,8 @@ async fn read(status: &Status, path: &str, request: &Request<Bytes>) -> Answer {
     match path {
         "/_status" => {
             let checked = status.check().await;
-            let (ok, body) = report::report(status, &checked.0, &checked.1);
-            let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let body = report::report(status, &checked.0, &checked.1);
+            let code = if body.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             http::json(code, &body)
         }
         "/_metrics/prometheus" => exposition(status),

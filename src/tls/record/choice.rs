@@ -69,19 +69,6 @@ pub struct Choice {
     pub found: [Found; 2],
 }
 
-impl Choice {
-    /// For `/config_dump` and `/_status`.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        let [aws_lc, ring] = &self.found;
-        serde_json::json!({
-            "cipher": self.aead.as_str(),
-            "implementation": self.by.as_str(),
-            "megabytesPerSecond": { "aws-lc": aws_lc.megabytes(), "ring": ring.megabytes() },
-        })
-    }
-}
-
 /// The plaintext of a full record.
 const LARGE: usize = 16 << 10;
 /// The plaintext of a small one.

@@ -7,6 +7,7 @@
 
 mod aead;
 mod choice;
+mod choices_view;
 mod key;
 mod messages;
 mod open;
@@ -16,6 +17,7 @@ pub(crate) mod tests;
 
 pub use aead::Implementation;
 pub use choice::{AeadSetting, Choice, Found, choices, choose, prefer};
+pub use choices_view::{ChoiceView, ChoicesView, SpeedsView};
 pub use messages::{Messages, Opened};
 pub use open::Opener;
 pub use seal::{MOST_READ, Sealer};

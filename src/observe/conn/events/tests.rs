@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ fn open(telemetry: &Telemetry) -> OpenConn {
 }
 
 async fn next(subscription: &mut Subscription) -> Arc<ConnectionEvent> {
-    match subscription.next().await {
-        Some(Notification::Event(event)) => event,
+    match tokio::time::timeout(Duration::from_secs(10), subscription.next()).await {
+        Ok(Some(Notification::Event(event))) => event,
         other => panic!("no event: {other:?}"),
     }
 }
