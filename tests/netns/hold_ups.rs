@@ -115,6 +115,14 @@ fn captured(lab: &Lab, pod: &str) -> bool {
     lab.tool(pod, "nft list tables").contains("adit-filter")
 }
 
+/// How long it takes until a pod that is made anew is captured.
+fn captured_anew(lab: &Lab, pod: &str, n: u8) -> Duration {
+    lab.remake(pod, n);
+    let began = Instant::now();
+    lab.wait("captured anew", || captured(lab, pod));
+    began.elapsed()
+}
+
 fn hanging_in_one() {
     let mut lab = Lab::new(PODS);
     let tools = lab.file("tools");
@@ -127,13 +135,10 @@ fn hanging_in_one() {
     lab.launch(&allow(&["web"]));
     lab.wait("hanging", || lab.file("ca/hangs").exists());
     lab.wait("others are captured", || captured(&lab, "web") && captured(&lab, "spy"));
-    assert!(began.elapsed() < AT_ONCE, "they waited for {:?}", began.elapsed());
+    let mut took = vec![began.elapsed()];
     // It is tried again and again, and nobody else ever waits for it.
     for _ in 0..3 {
-        lab.remake("spy", 3);
-        let began = Instant::now();
-        lab.wait("captured anew", || captured(&lab, "spy"));
-        assert!(began.elapsed() < AT_ONCE, "it waited for {:?}", began.elapsed());
+        took.push(captured_anew(&lab, "spy", 3));
         std::thread::sleep(Duration::from_secs(1));
     }
     lab.wait("said", || lab.readiness().contains("pod shop/db: nft did not end within 5 s"));
@@ -141,6 +146,9 @@ fn hanging_in_one() {
     lab.wait("captured", || captured(&lab, "db"));
     lab.wait("ready", || lab.readiness().contains("200 OK"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
+    // A busy machine is slow with all of them.
+    let usual = captured_anew(&lab, "spy", 3);
+    assert!(took.iter().all(|took| *took < AT_ONCE.max(4 * usual)), "{took:?}, usual {usual:?}");
 }
 
 fn made_anew() {
@@ -148,12 +156,13 @@ fn made_anew() {
     lab.drain = "10m";
     lab.echo("db", 8080);
     lab.start(&allow(&["web", "spy"]));
+    let usual = captured_anew(&lab, "spy", 3);
+    lab.wait("answering", || lab.ask("spy", "10.96.0.10:80").is_ok());
     let _open = held(&lab, "web");
     for _ in 0..2 {
-        lab.remake("web", 1);
-        let began = Instant::now();
-        lab.wait("captured anew", || captured(&lab, "web"));
-        assert!(began.elapsed() < Duration::from_secs(2), "after {:?}", began.elapsed());
+        let took = captured_anew(&lab, "web", 1);
+        let most = Duration::from_secs(2).max(4 * usual);
+        assert!(took < most, "after {took:?}, usual {usual:?}");
         lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
     }
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());

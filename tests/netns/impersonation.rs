@@ -84,7 +84,8 @@ fn expiry() {
     let socket = uncaptured(&lab, "10.77.0.2:15008");
     let pause = Duration::from_secs(4);
     // GOAWAY came ahead of the end: a caller that pools dials anew, with its next SVID.
-    assert_eq!(two_requests(socket, short, "10.77.0.2:8080", pause), [200, 0]);
+    let between = async { tokio::time::sleep(pause).await };
+    assert_eq!(two_requests(socket, short, "10.77.0.2:8080", between), [200, 0]);
 }
 
 /// db is on another node here, and whoever sits there shows the wrong certificate.

@@ -18,7 +18,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("mesh::stopping_drains_and_removes_the_rules_where_the_file_says_so", stopping),
     ("mesh::a_drain_lets_what_runs_go_on", drain),
     ("mesh::our_own_sockets_carry_the_mark", marks),
-    ("mesh::a_pod_made_anew_under_its_old_name_is_protected_again", recreated),
     ("mesh::connections_leave_nothing_behind", leaks),
     ("mesh::callers_of_admin_and_metrics_keep_nobody_out", operators),
 ];
@@ -329,15 +328,6 @@ fn operators() {
     let tail = |answer: &str| answer.split("\r\n\r\n").nth(1).map(ToOwned::to_owned);
     assert_eq!(tail(&lab.admin("127.0.0.1:15000", "GET /logging")), tail(&before));
     assert!(lab.admin("127.0.0.1:15000", "POST /logging?level=info").contains("200 OK"));
-}
-
-fn recreated() {
-    let lab = lab(&["web"]);
-    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
-    lab.remake("web", 1);
-    lab.wait("carried again", || lab.tool("web", "nft list tables").contains("adit-nat"));
-    lab.wait("ready", || lab.admin("127.0.0.1:15021", "GET /healthz/ready").contains("200 OK"));
-    assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
 /// Resident memory of a process in KiB.

@@ -331,8 +331,14 @@ fn withdrawn() {
     assert!(run.lab.ask("web", "10.96.0.10:80").is_ok());
     assert_eq!(run.node.tunnels.len(), 4, "in a tunnel of its own");
     let (socket, forged) = run.guest();
-    let asked = std::thread::spawn(move || two_requests(socket, forged, "10.77.0.2:8080", SECOND));
-    run.lab.wait("the first", || condemn(&GUEST.parse().unwrap()) == 1);
+    let (say, first) = std::sync::mpsc::channel();
+    let between = async move {
+        say.send(()).unwrap();
+        tokio::time::sleep(SECOND).await;
+    };
+    let asked = std::thread::spawn(move || two_requests(socket, forged, "10.77.0.2:8080", between));
+    first.recv().unwrap();
+    run.lab.wait("its tunnel is condemned", || condemn(&GUEST.parse().unwrap()) == 1);
     assert_eq!(asked.join().unwrap(), [200, 401]);
     run.lab.wait("said", || run.closed("destination", "trust_domain_removed") == 1);
 }

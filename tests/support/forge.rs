@@ -177,21 +177,22 @@ pub(crate) fn server_serial(socket: TcpStream, forged: Forged) -> String {
     })
 }
 
-/// Two requests through one tunnel, `pause` apart: their statuses, 0 where the tunnel takes no more.
+/// Two requests through one tunnel, and what happens `between` them: their statuses, 0 where the
+/// tunnel takes no more.
 pub(crate) fn two_requests(
     socket: TcpStream,
     forged: Forged,
     authority: &str,
-    pause: Duration,
+    between: impl Future<Output = ()>,
 ) -> [u16; 2] {
     block_on(async {
         let tls = handshake(socket, forged).await.expect("a handshake");
         let (mut send, connection) = h2::client::handshake(tls).await.expect("HTTP/2");
         let driver = tokio::spawn(connection);
-        let mut statuses = [0; 2];
+        let (mut statuses, mut between) = ([0; 2], Some(between));
         for (n, status) in statuses.iter_mut().enumerate() {
-            if n == 1 {
-                tokio::time::sleep(pause).await;
+            if let Some(between) = between.take_if(|_| n == 1) {
+                between.await;
             }
             let Ok(ready) = send.ready().await else { break };
             send = ready;
