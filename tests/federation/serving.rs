@@ -56,7 +56,7 @@ async fn https_spiffe_shows_the_endpoints_svid_and_is_understood_by_our_client()
     let endpoint = BundleEndpoint { listen, path: "/".into(), proof: Proof::Spiffe(id.clone()) };
     let tasks = Tasks::default();
     let config = ServeConfig { bundle: Some(endpoint), oidc: None };
-    serve(&config, &domain, &svids, &tasks).await.unwrap();
+    serve(&config, &domain, &svids, &Arc::default(), [&tasks; 2]).await.unwrap();
     let ours = Ours::new(None);
     ours.federation.apply(&[by_svid(&domain, &format!("https://{listen}/"), id, &first)]);
     ours.until("fetched", |o| o.status("other.td").fetched.is_some()).await;
@@ -74,7 +74,7 @@ async fn https_web_is_understood_by_curl_with_tls_1_2_and_1_3() {
     let endpoint = BundleEndpoint { listen, path: "/bundle".into(), proof };
     let tasks = Tasks::default();
     let config = ServeConfig { bundle: Some(endpoint), oidc: None };
-    serve(&config, &domain, &svids, &tasks).await.unwrap();
+    serve(&config, &domain, &svids, &Arc::default(), [&tasks; 2]).await.unwrap();
     let (ca, url) = (files.certificate.display(), format!("https://{listen}/bundle"));
     for versions in ["--tls-max 1.2", "--tlsv1.3"] {
         let answer = curl(&format!("--cacert {ca} {versions} {url}")).await;
@@ -129,7 +129,9 @@ async fn the_oidc_documents_are_served_over_http_for_an_ingress() {
     let issuer = "https://oidc.example/td".parse().unwrap();
     let oidc = Some(Oidc { issuer, listen, certificate: None });
     let tasks = Tasks::default();
-    serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &tasks).await.unwrap();
+    serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &Arc::default(), [&tasks; 2])
+        .await
+        .unwrap();
     let at = |path: &str| format!("http://{listen}/td{path}");
     let answer = curl(&at("/.well-known/openid-configuration")).await;
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
@@ -149,7 +151,9 @@ async fn who_says_nothing_or_too_much_is_hung_up_on() {
     let issuer = "https://oidc.example".parse().unwrap();
     let oidc = Some(Oidc { issuer, listen, certificate: None });
     let tasks = Tasks::default();
-    serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &tasks).await.unwrap();
+    serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &Arc::default(), [&tasks; 2])
+        .await
+        .unwrap();
     let many = format!("GET /keys HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "a".repeat(64 << 10));
     for said in ["", "GET /keys HTTP/1.1\r\nhost:", &many] {
         let mut socket = tokio::net::TcpStream::connect(listen).await.unwrap();
@@ -176,13 +180,15 @@ async fn what_cannot_be_served_is_said_at_the_start() {
     let listen = free();
     let endpoint = BundleEndpoint { listen, path: "/".into(), proof };
     let config = ServeConfig { bundle: Some(endpoint), oidc: None };
-    let error = serve(&config, &domain, &svids, &tasks).await.unwrap_err();
+    let error = serve(&config, &domain, &svids, &Arc::default(), [&tasks; 2]).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap();
     assert!(format!("{error}: {cause}").contains("k.pem"), "{error}: {cause}");
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = taken.local_addr().unwrap();
     let issuer = "https://oidc.example".parse().unwrap();
     let oidc = Some(Oidc { issuer, listen, certificate: None });
-    let error = serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &tasks).await;
+    let error =
+        serve(&ServeConfig { bundle: None, oidc }, &domain, &svids, &Arc::default(), [&tasks; 2])
+            .await;
     assert!(error.unwrap_err().to_string().contains("cannot listen"));
 }

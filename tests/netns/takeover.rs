@@ -123,6 +123,11 @@ fn lab(body: &str) -> Lab {
     lab
 }
 
+/// With their handles, which rules that are applied anew do not keep.
+fn rules(lab: &Lab) -> String {
+    lab.tool("db", "nft -a -s list ruleset")
+}
+
 fn still(open: &mut TcpStream) {
     let mut echo = [0; 6];
     open.write_all(b"still\n").unwrap();
@@ -137,8 +142,6 @@ fn replaced() {
     lab.echo("db", 8080);
     let at = lab.file("admin.sock");
     lab.start(&format!("{}admin: {{ address: \"unix:{}\" }}\n", allow(&["web"]), at.display()));
-    // With its handles, which rules that are applied anew do not keep.
-    let rules = |lab: &Lab| lab.tool("db", "nft -a -s list ruleset");
     let before = rules(&lab);
     let mut open = held(&lab, "web");
     let load = Load::on(&lab);
@@ -190,7 +193,22 @@ fn fails() {
     drop(open);
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
     load.goes_on(&lab);
+    // One that waits for its SVIDs in vain, and is told to stop, takes no rules with it.
+    lab.capture = "rules: nft, onStop: remove";
+    write_waiting(&mut lab);
+    let mut old = lab.take_over("waits.yaml");
+    lab.wait("starting", || old.log().contains("a new process has our sockets"));
+    lab.wait("ready to stop", || lab.log().contains("adit starts"));
+    assert!(lab.stop().success());
+    load.goes_on(&lab);
+    assert!(old.runs() && lab.tool("db", "nft list tables").contains("adit-filter"));
     load.ends();
+}
+
+/// A file with which nobody gets an SVID.
+fn write_waiting(lab: &mut Lab) {
+    lab.ca = Some("{ workloadApi: { socket: \"unix:///nowhere/agent.sock\" } }".to_owned());
+    std::fs::write(lab.file("waits.yaml"), lab.mesh_text(&allow(&["web"]))).unwrap();
 }
 
 fn gone() {
@@ -199,17 +217,16 @@ fn gone() {
     lab.hands_over();
     lab.echo("db", 8080);
     lab.start(&allow(&["web"]));
-    // It gets no SVID, and waits.
-    lab.ca = Some("{ workloadApi: { socket: \"unix:///nowhere/agent.sock\" } }".to_owned());
-    std::fs::write(lab.file("next.yaml"), lab.mesh_text(&allow(&["web"]))).unwrap();
-    let mut old = lab.take_over("next.yaml");
+    let before = rules(&lab);
+    write_waiting(&mut lab);
+    let mut old = lab.take_over("waits.yaml");
     lab.wait("starting", || old.log().contains("a new process has our sockets"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "{}", old.log());
     assert!(old.runs());
     old.signal(Signal::SIGTERM);
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
     lab.wait("taken over", || lab.log().contains("in the place of the process before this one"));
-    assert!(lab.tool("db", "nft list tables").contains("adit-filter"));
+    assert_eq!(rules(&lab), before);
     assert!(lab.connect("db", "127.0.0.1:15008").is_ok(), "{}", lab.log());
     assert!(!outsider_is_answered(&lab));
 }

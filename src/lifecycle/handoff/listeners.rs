@@ -69,7 +69,9 @@ impl Listeners {
     pub fn offer<L: AsFd + Send + Sync + 'static>(&self, name: String, listener: &Arc<L>) {
         let listener: Weak<L> = Arc::downgrade(listener);
         let mut own = self.own();
-        own.retain(|(_, listener)| listener.strong_count() > 0);
+        if own.len() == own.capacity() {
+            own.retain(|(_, listener)| listener.strong_count() > 0);
+        }
         own.push((name, listener));
     }
 
