@@ -65,7 +65,7 @@ impl Way {
 /// Who has waited so long holds nobody back any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Where answers take longer, no connection is made to wait for them only for the balance.
-const QUICK: Duration = Duration::from_millis(20);
+const QUICK: Duration = Duration::from_millis(200);
 
 /// Where the next connection of a lane is best served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
