@@ -180,8 +180,8 @@ fn worker() -> Runtime {
 
 /// adit's two ends.
 struct Driver {
-    client: adit::hbone::Own,
-    server: adit::hbone::Own,
+    client: adit::hbone::LocalIdentity,
+    server: adit::hbone::LocalIdentity,
     connector: Connector,
     acceptor: Acceptor,
 }

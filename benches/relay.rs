@@ -16,7 +16,7 @@ use std::{
 };
 
 use adit::{
-    relay::{self, App, End, tcp::TcpFar},
+    relay::{self, App, End, tcp::TcpRemote},
     sys::{netns::Netns, sandbox},
 };
 use nix::{
@@ -187,7 +187,7 @@ fn relay(pairs: Vec<(TcpStream, TcpStream)>, how: How) -> f64 {
             let (near, far) = (ours(near).expect("near"), ours(far).expect("far"));
             match how {
                 How::Copies => {
-                    let (mut far, meter) = (TcpFar::new(far), Arc::default());
+                    let (mut far, meter) = (TcpRemote::new(far), Arc::default());
                     let mut near = App::new(near);
                     let end = relay::run(&mut near, &mut far, &meter, None).await;
                     assert!(matches!(end, End::Completed));

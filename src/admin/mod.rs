@@ -18,7 +18,7 @@ use self::listener::EndpointListener;
 use crate::{
     config::{AdminAddress, Settings},
     http::{Answer, Handler, Limits, Methods, Readers, Server, answer, json, query, stream, text},
-    lifecycle::{Tasks, aside},
+    lifecycle::{Tasks, blocking},
     node::Node,
     observe::{Refusal, Refused, conn::Notification, logging::Logging},
     spiffe_api::federation::Federation,
@@ -221,7 +221,7 @@ async fn metrics(state: &Arc<State>) -> Answer {
         Some((begun, text)) if *begun >= asked => text.clone(),
         _ => {
             let (begun, of) = (Instant::now(), Arc::clone(state));
-            let Ok(text) = aside(move || Bytes::from(exposition(&of))).await else {
+            let Ok(text) = blocking(move || Bytes::from(exposition(&of))).await else {
                 return text(StatusCode::INTERNAL_SERVER_ERROR, "no metrics\n");
             };
             *last = Some((begun, text.clone()));

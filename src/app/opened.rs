@@ -16,7 +16,9 @@ use crate::{
     identity::key_files::{at, certificates},
     observe::Telemetry,
     spiffe_api::federation::{BundleFrom, Profile, Proof},
-    standalone::{AccessControl, Address, Keeper, MaterialConfig, Service, ServiceConfig, look},
+    standalone::{
+        AccessControl, Address, CredentialStore, CredentialsConfig, Service, ServiceConfig, look,
+    },
 };
 
 /// How long a service's files may take to be read: one may be a pipe.
@@ -60,11 +62,11 @@ pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec
 async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), String> {
     match &service.material {
         // Who gives them may not be there yet.
-        MaterialConfig::WorkloadApi { .. } => return Ok(()),
+        CredentialsConfig::WorkloadApi { .. } => return Ok(()),
         material if material.acme().is_some_and(|acme| !acme.file().exists()) => return Ok(()),
-        MaterialConfig::Files { .. } => {}
+        CredentialsConfig::Files { .. } => {}
     }
-    let keeper = Keeper::open(service.material.clone()).await?;
+    let keeper = CredentialStore::open(service.material.clone()).await?;
     let access = AccessControl::open(service, load_policies, load_bans)?;
     Service::new(service.clone(), access, keeper, telemetry.clone()).map(drop)
 }

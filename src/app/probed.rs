@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::carrier::Carrier;
-use crate::{lifecycle::aside, node::capture};
+use super::pod_manager::PodManager;
+use crate::{lifecycle::blocking, node::capture};
 
 /// How often it looks …
 const EVERY: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ struct Told {
 }
 
 /// Looks until it is dropped.
-pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
+pub(super) async fn watch_probes(carrier: Arc<PodManager>) {
     let mut told: HashMap<Arc<str>, Told> = HashMap::new();
     let mut last: Option<Arc<str>> = None;
     let mut every = tokio::time::interval(EVERY);
@@ -38,7 +38,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
             last = Some(Arc::clone(uid));
             let netns = Arc::clone(netns);
             let looked =
-                aside(move || capture::probes_admitted(&netns, &CancellationToken::new())).await;
+                blocking(move || capture::probes_admitted(&netns, &CancellationToken::new())).await;
             let Ok(Ok(admitted)) = looked else { break };
             let before = told.get(uid);
             let new = admitted.saturating_sub(before.map_or(0, |told| told.admitted));
@@ -52,7 +52,7 @@ pub(super) async fn watch_probes(carrier: Arc<Carrier>) {
 }
 
 /// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
-async fn stand_guard(carrier: &Arc<Carrier>) {
+async fn stand_guard(carrier: &Arc<PodManager>) {
     match carrier.stand_guard().await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(

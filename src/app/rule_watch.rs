@@ -12,7 +12,7 @@ use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
 use super::turns::{Turn, Turns};
 use crate::{
-    lifecycle::{Tasks, aside},
+    lifecycle::{Tasks, blocking},
     node::capture::{AwaitedChanges, Changes, Options, Standing},
     observe::metrics::Metrics,
     sys::netns::Netns,
@@ -204,7 +204,7 @@ impl RuleWatch {
 
 async fn open(netns: &Arc<Netns>, uid: &str) -> Option<AwaitedChanges> {
     let of = Arc::clone(netns);
-    let opened = match aside(move || Changes::open(&of)).await {
+    let opened = match blocking(move || Changes::open(&of)).await {
         Ok(opened) => opened.and_then(Changes::awaited),
         Err(error) => Err(error.into()),
     };

@@ -16,9 +16,9 @@ use self::{
 };
 use super::{
     begun::Stop,
-    carrier::Leave,
-    ebb::Ebb,
+    memory_trimmer::MemoryTrimmer,
     needs::confine_node,
+    pod_manager::Leave,
     process::{
         readiness::Readiness,
         self_exec::SelfExec,
@@ -145,7 +145,7 @@ async fn until_stopped(
     let mut told = Readiness::new(manager);
     let mut watch = tokio::time::interval(LOOK_EVERY);
     let mut ticks = 0_u32;
-    let mut ebb = Ebb::default();
+    let mut ebb = MemoryTrimmer::default();
     let mut fed = std::pin::pin!(watchdog::feed(manager, workers, || None));
     loop {
         if live.can_take_over()? {

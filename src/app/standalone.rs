@@ -2,21 +2,21 @@
 
 mod drain;
 mod needs;
-mod seen;
+mod status_reporter;
 
 use std::{path::Path, time::Duration};
 
 use tokio::{runtime::Builder, time::timeout};
 
-use self::seen::{Seen, joined};
+use self::status_reporter::{StatusReporter, joined};
 use super::{
     begun::{ENDS, Stop},
-    ebb::Ebb,
-    fleet::{Fleet, NotOpened},
+    memory_trimmer::MemoryTrimmer,
     process::{
         self_exec::SelfExec,
         signals::{Asked, Signals},
     },
+    service_registry::{NotOpened, ServiceRegistry},
     workers::Workers,
 };
 use crate::{
@@ -167,14 +167,14 @@ async fn serve(
     let mut signals = Signals::new().map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
-    let mut seen = Seen::open(&plan, &telemetry, &mut sockets, &tasks)?;
+    let mut seen = StatusReporter::open(&plan, &telemetry, &mut sockets, &tasks)?;
     let services = std::mem::take(&mut plan.services);
     if plan.resolve {
         for service in &services {
             resolve(service).await?;
         }
     }
-    let mut fleet = Fleet::new(telemetry.clone(), workers.handles.clone(), sockets);
+    let mut fleet = ServiceRegistry::new(telemetry.clone(), workers.handles.clone(), sockets);
     tokio::select! {
         applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
         _ = signals.stop() => return Ok(0),
@@ -189,7 +189,7 @@ async fn serve(
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut timed = plan.globals.timed_reload.map(timed);
     let mut look = tokio::time::interval(LOOK_EVERY);
-    let (mut ebb, mut looks) = (Ebb::default(), 0_u32);
+    let (mut ebb, mut looks) = (MemoryTrimmer::default(), 0_u32);
     let mut file = plan.file;
     let stop = {
         // One wait throughout: a reload does not disturb a process that takes over.
@@ -270,7 +270,7 @@ async fn tick(timed: &mut Option<tokio::time::Interval>) {
 /// is wrong with it. `None` if it was written while it was read: a later look takes it.
 async fn take(
     watched: &mut WatchedFile,
-    fleet: &mut Fleet,
+    fleet: &mut ServiceRegistry,
     globals: &mut Globals,
 ) -> Option<Result<(), String>> {
     let path = watched.paths().first()?.clone();

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    lifecycle::aside,
+    lifecycle::blocking,
     node::capture::{self, CaptureError, Options, Standing},
     sys::netns::Netns,
 };
@@ -158,7 +158,7 @@ impl Turn<'_> {
         work: impl FnOnce(&CancellationToken) -> Result<T, CaptureError> + Send + 'static,
     ) -> anyhow::Result<T> {
         let stop = self.stop.clone();
-        let done = aside(move || work(&stop)).await?;
+        let done = blocking(move || work(&stop)).await?;
         let hung = matches!(done, Err(CaptureError::Hung { .. }));
         self.namespace.hung.store(hung, Ordering::Relaxed);
         Ok(done?)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::carrier::Carrier;
+use super::pod_manager::PodManager;
 use crate::{
     config::WorkloadApiConfig,
     identity::{TrustDomain, shown},
@@ -62,7 +62,7 @@ impl Served {
     }
 
     /// Tells what is registered now.
-    pub(super) fn register(&self, carrier: &Carrier) {
+    pub(super) fn register(&self, carrier: &PodManager) {
         let (Some(registrar), Some(config)) = (&self.registrar, &self.config) else { return };
         let (pods, entries) = (carrier.carried(), config.entries.clone());
         registrar.register(Registrations { pods, entries });

@@ -97,7 +97,7 @@ impl Svids {
         Self { source, bundles, metrics, tasks, entries, back, clock }
     }
 
-    /// Checks peers against these, the source's and others (see [`super::federation`]).
+    /// Checks peers against these, the source's and others (see [`crate::spiffe_api::federation`]).
     #[must_use]
     pub fn trusting(mut self, bundles: watch::Receiver<Arc<BundleSet>>) -> Self {
         self.bundles = bundles;

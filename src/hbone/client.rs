@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ConnectError, TunnelConfig,
     connect::ConnectRequest,
-    core::Over,
-    driver::{Driven, Tunnel},
+    core::TunnelError,
+    driver::{DriverGuard, Tunnel},
     http2::{Limits, Role},
     order::{Ticket, Way},
-    proven::Proven,
+    registry::AuthenticatedTunnel,
     stream::TunnelStream,
     usage::{StreamSlot, Usage},
 };
@@ -30,14 +30,14 @@ use crate::tls::Session;
 pub(super) struct TunnelClient {
     tunnel: Arc<Tunnel>,
     addr: SocketAddr,
-    pub(super) proven: Arc<Proven>,
+    pub(super) proven: Arc<AuthenticatedTunnel>,
 }
 
 impl TunnelClient {
     /// Begins HTTP/2. Somebody must [`drive`] it.
     pub(super) fn new(
         session: Session,
-        proven: Arc<Proven>,
+        proven: Arc<AuthenticatedTunnel>,
         addr: SocketAddr,
         limits: Limits,
     ) -> Result<Self, ConnectError> {
@@ -49,7 +49,7 @@ impl TunnelClient {
     /// Whether it takes another stream: by its own word and the peer's, and nothing begins
     /// under an SVID that has ended or is believed no more.
     pub(super) fn has_room(&self) -> bool {
-        if self.proven.condemned().is_some() || self.proven.peer.has_ended() {
+        if self.proven.termination().is_some() || self.proven.peer.has_ended() {
             return false;
         }
         let core = self.tunnel.core();
@@ -118,7 +118,7 @@ pub(super) async fn drive(
     release: impl FnOnce(),
 ) {
     let tunnel = Arc::clone(&client.tunnel);
-    let _ends = Driven(Arc::clone(&tunnel));
+    let _ends = DriverGuard(Arc::clone(&tunnel));
     let no_settings = async {
         sleep(config.http2).await;
         if tunnel.core().http2.has_settings() {
@@ -127,14 +127,14 @@ pub(super) async fn drive(
     };
     let over = tokio::select! {
         over = tunnel.carry() => over,
-        () = client.proven.ended() => Over::Silent("its peer is believed no more".into()),
+        () = client.proven.ended() => TunnelError::Silent("its peer is believed no more".into()),
         over = tunnel.silence() => over,
-        () = no_settings => Over::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
-        () = until_unused(&usage, config.idle, &closing) => Over::Closed,
+        () = no_settings => TunnelError::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
+        () = until_unused(&usage, config.idle, &closing) => TunnelError::Closed,
     };
     usage.closed.store(true, Relaxed);
     release();
-    if matches!(over, Over::Closed) {
+    if matches!(over, TunnelError::Closed) {
         tunnel.close(FLUSH).await;
     } else {
         tracing::debug!(target: "tunnel", peer = %client.addr, error = %over, "tunnel to peer ended");

@@ -19,7 +19,7 @@ use super::{
     callers::Share,
     http2::{ByStream, Code, FEW, Failure, Http2, Limits, Request, Role},
     readers::TURN,
-    turns::Turns,
+    write_scheduler::WriteScheduler,
 };
 use crate::{
     observe::conn::Meter,
@@ -31,7 +31,7 @@ use crate::{
 
 /// Where a stream's bytes go as they arrive, and where they are counted.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct AppSink {
     pub(super) socket: Arc<TcpStream>,
     pub(super) meter: Arc<Meter>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Outlet {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// The application's socket, once it is known: what arrives is written there at once.
-    pub(super) outlet: Option<Outlet>,
+    pub(super) outlet: Option<AppSink>,
     /// What its socket did not take, at most the stream's window.
     pub(super) queue: VecDeque<u8>,
     /// The peer has ended its direction.
@@ -71,7 +71,7 @@ impl Stream {
 
 /// Why a tunnel is over.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Over {
+pub(super) enum TunnelError {
     #[error("closed")]
     Closed,
     #[error("{0}")]
@@ -86,7 +86,7 @@ pub(super) enum Over {
     Silent(String),
 }
 
-impl From<io::Error> for Over {
+impl From<io::Error> for TunnelError {
     fn from(error: io::Error) -> Self {
         Self::Io(Arc::new(error))
     }
@@ -97,7 +97,7 @@ pub(super) struct Core {
     pub(super) http2: Http2,
     pub(super) records: Records,
     pub(super) streams: ByStream<Stream>,
-    turns: Turns,
+    turns: WriteScheduler,
     /// Requests that nobody has taken up yet (server).
     pub(super) incoming: VecDeque<(u32, Request)>,
     /// The start of a record whose rest has not come.
@@ -112,7 +112,7 @@ pub(super) struct Core {
     most: usize,
     /// How many turns without a rest it takes until reads are large again.
     narrow: u8,
-    pub(super) over: Option<Over>,
+    pub(super) over: Option<TunnelError>,
     /// The peer has said close_notify.
     pub(super) peer_closed: bool,
     pub(super) heard: Instant,
@@ -134,7 +134,7 @@ impl Core {
             http2: Http2::new(role, limits, now),
             records: Records::new(keys)?,
             streams: ByStream::default(),
-            turns: Turns::default(),
+            turns: WriteScheduler::default(),
             incoming: VecDeque::new(),
             partial: Vec::new(),
             rest: received::Rest::default(),
@@ -174,7 +174,7 @@ impl Core {
     }
 
     /// Moves waiting frames into records: they go before any DATA that follows.
-    pub(super) fn seal_control(&mut self) -> Result<(), Over> {
+    pub(super) fn seal_control(&mut self) -> Result<(), TunnelError> {
         if self.http2.has_control() {
             self.records.sealer.lend(buffers::take);
             self.records.sealer.append(&self.http2.take_control())?;
@@ -183,7 +183,7 @@ impl Core {
     }
 
     /// Lays down one DATA frame; `false` if the windows have no room for all of it.
-    pub(super) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<bool, Over> {
+    pub(super) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<bool, TunnelError> {
         if self.http2.sendable(id) < bytes.len() {
             return Ok(false);
         }
@@ -197,7 +197,7 @@ impl Core {
 
     /// Writes what waits until the socket is full. Control frames behind much that waits stay
     /// unsealed, where they are counted: a peer that reads no answers is cut off.
-    pub(super) fn flush(&mut self, tcp: &TcpStream) -> Result<(), Over> {
+    pub(super) fn flush(&mut self, tcp: &TcpStream) -> Result<(), TunnelError> {
         loop {
             if self.records.sealer.waiting() < MOST_SEALED {
                 self.seal_control()?;
@@ -261,7 +261,7 @@ impl Core {
     }
 
     /// Ends the tunnel: its streams learn why.
-    pub(super) fn end(&mut self, over: Over) {
+    pub(super) fn end(&mut self, over: TunnelError) {
         self.over.get_or_insert(over);
         self.incoming.clear();
         self.drop_unread();
@@ -270,10 +270,12 @@ impl Core {
     }
 
     /// Tells the peer why, as far as the socket takes it without waiting.
-    pub(super) fn last_words(&mut self, over: &Over, tcp: &TcpStream) {
+    pub(super) fn last_words(&mut self, over: &TunnelError, tcp: &TcpStream) {
         let told = match over {
-            Over::Record(error) => self.records.sealer.fail(error).map_err(Over::from),
-            Over::Http2(failure) => {
+            TunnelError::Record(error) => {
+                self.records.sealer.fail(error).map_err(TunnelError::from)
+            }
+            TunnelError::Http2(failure) => {
                 self.http2.go_away(failure.code, false);
                 self.seal_control()
             }

@@ -13,7 +13,7 @@ use tokio::{io::Interest, net::TcpStream, time::sleep};
 
 use super::{
     callers::Share,
-    core::{Core, Over},
+    core::{Core, TunnelError},
     http2::{Code, Limits, Request, Role},
     patience::{ANSWER, Next, Patience},
 };
@@ -30,11 +30,11 @@ pub(super) struct Tunnel {
 }
 
 /// Ends a tunnel when whoever drives it is gone, whatever took it: no stream waits for ever.
-pub(super) struct Driven(pub(super) Arc<Tunnel>);
+pub(super) struct DriverGuard(pub(super) Arc<Tunnel>);
 
-impl Drop for Driven {
+impl Drop for DriverGuard {
     fn drop(&mut self) {
-        self.0.end(Over::Closed); // nothing, if it is over
+        self.0.end(TunnelError::Closed); // nothing, if it is over
     }
 }
 
@@ -48,7 +48,7 @@ impl Tunnel {
         limits: Limits,
         session: Session,
         share: Option<Share>,
-    ) -> Result<Arc<Self>, Over> {
+    ) -> Result<Arc<Self>, TunnelError> {
         let mut core = Core::new(role, limits, session.keys, share)?;
         let mut early = session.early;
         if let Err(over) = core.received(&mut early) {
@@ -85,7 +85,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// Why the tunnel is over.
-    pub(super) async fn next_request(&self) -> Result<(u32, Request), Over> {
+    pub(super) async fn next_request(&self) -> Result<(u32, Request), TunnelError> {
         poll_fn(|cx| {
             // Those that wait go before more is read.
             let mut next = self.core().incoming.pop_front();
@@ -103,7 +103,7 @@ impl Tunnel {
     }
 
     /// Moves bytes until the tunnel is over. Cancel safe.
-    pub(super) async fn carry(&self) -> Over {
+    pub(super) async fn carry(&self) -> TunnelError {
         poll_fn(|cx| self.poll_io(cx)).await
     }
 
@@ -111,7 +111,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// Why the tunnel is over.
-    pub(super) async fn settings(&self) -> Result<(), Over> {
+    pub(super) async fn settings(&self) -> Result<(), TunnelError> {
         poll_fn(|cx| match self.poll_io(cx) {
             _ if self.core().http2.has_settings() => Poll::Ready(Ok(())),
             over => over.map(Err),
@@ -120,12 +120,14 @@ impl Tunnel {
     }
 
     /// Ends when the peer no longer answers. Cancel safe.
-    pub(super) async fn silence(&self) -> Over {
+    pub(super) async fn silence(&self) -> TunnelError {
         let mut patience = Patience::default();
         loop {
             let heard = self.core().heard;
             let until = match patience.look(Instant::now(), heard) {
-                Next::GiveUp => return Over::Silent(format!("no answer to PING in {ANSWER:?}")),
+                Next::GiveUp => {
+                    return TunnelError::Silent(format!("no answer to PING in {ANSWER:?}"));
+                }
                 Next::Wait(until) => until,
                 Next::Ask(until) => {
                     let mut core = self.core();
@@ -171,11 +173,11 @@ impl Tunnel {
             _ = parted => {}
             () = sleep(within) => {}
         }
-        self.end(Over::Closed);
+        self.end(TunnelError::Closed);
     }
 
     /// Ends the tunnel now; its streams learn why.
-    pub(super) fn end(&self, over: Over) {
+    pub(super) fn end(&self, over: TunnelError) {
         let mut core = self.core();
         if core.over.is_some() {
             return;
@@ -184,7 +186,7 @@ impl Tunnel {
         core.end(over);
     }
 
-    fn poll_io(&self, cx: &mut Context<'_>) -> Poll<Over> {
+    fn poll_io(&self, cx: &mut Context<'_>) -> Poll<TunnelError> {
         let mut core = self.core();
         if let Some(over) = &core.over {
             return Poll::Ready(over.clone());
@@ -204,7 +206,7 @@ impl Tunnel {
         }
     }
 
-    fn poll_write(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+    fn poll_write(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), TunnelError> {
         loop {
             core.flush(&self.tcp)?;
             core.next_turns();
@@ -221,7 +223,7 @@ impl Tunnel {
         }
     }
 
-    fn poll_read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), Over> {
+    fn poll_read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<(), TunnelError> {
         if !core.has_rest() && !self.is_readable(core, cx)? {
             core.reads_nothing();
             return Ok(());
@@ -233,19 +235,19 @@ impl Tunnel {
         Ok(())
     }
 
-    fn is_readable(&self, core: &Core, cx: &mut Context<'_>) -> Result<bool, Over> {
+    fn is_readable(&self, core: &Core, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         // What has not ended by now never will.
         if core.peer_closed {
-            return Err(Over::Closed);
+            return Err(TunnelError::Closed);
         }
         match self.tcp.poll_read_ready(cx) {
-            Poll::Ready(ready) => ready.map(|()| true).map_err(Over::from),
+            Poll::Ready(ready) => ready.map(|()| true).map_err(TunnelError::from),
             Poll::Pending => Ok(false),
         }
     }
 
     /// One turn; whether there is more to read.
-    fn read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<bool, Over> {
+    fn read(&self, core: &mut Core, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         core.next_turn()?;
         for _ in 0..TURNS {
             if core.turn_is_over() {
@@ -280,8 +282,8 @@ impl Tunnel {
     }
 }
 
-fn ended(orderly: bool) -> Over {
-    if orderly { Over::Closed } else { RecordError::Truncated.into() }
+fn ended(orderly: bool) -> TunnelError {
+    if orderly { TunnelError::Closed } else { RecordError::Truncated.into() }
 }
 
 #[cfg(test)]

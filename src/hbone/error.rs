@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::Condemned;
+use super::Termination;
 use crate::{observe::conn::CloseReason, tls::TlsError};
 
 /// One failure is given to all who waited for the same dial, so it is cheap to clone.
@@ -34,11 +34,11 @@ pub enum ConnectError {
     },
     /// The handshake succeeded, and its peer may not be there all the same.
     #[error("tunnel to {addr}: {}", .condemned.why)]
-    Condemned {
+    Termination {
         /// Whom we dialled.
         addr: SocketAddr,
         /// Why not.
-        condemned: Condemned,
+        condemned: Termination,
     },
     /// HTTP/2 failed: preface, SETTINGS, a reset, a connection that ended.
     #[error("HTTP/2 with {addr}: {why}")]
@@ -81,7 +81,7 @@ impl ConnectError {
     /// Whether TLS was begun and came to nothing.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Condemned { .. })
+        matches!(self, Self::Tls { .. } | Self::Termination { .. })
     }
 
     /// What operators see for this failure.
@@ -91,7 +91,7 @@ impl ConnectError {
             Self::Tcp { .. } => CloseReason::ConnectFailure,
             Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
             Self::Tls { source, .. } => source.close_reason(),
-            Self::Condemned { condemned, .. } => condemned.reason,
+            Self::Termination { condemned, .. } => condemned.reason,
             Self::Http2 { .. } => CloseReason::TunnelFailure,
             Self::Refused { status: 401, .. } => CloseReason::PeerDenied,
             Self::Refused { .. } => CloseReason::PeerRefused,

@@ -28,12 +28,12 @@ pub mod http2;
 pub mod order;
 mod patience;
 mod pool;
-mod proven;
 mod readers;
+mod registry;
 pub mod server;
 pub mod stream;
-mod turns;
 mod usage;
+mod write_scheduler;
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ use http2::Limits;
 
 pub use callers::{Caller, CallerLimits, CallerRefused, Callers};
 pub use error::ConnectError;
-pub use pool::{Hop, Own, Pool};
-pub use proven::{Condemned, LiveTunnels, PeerExpiry, Proven, Trust};
+pub use pool::{Hop, LocalIdentity, Pool};
+pub use registry::{AuthenticatedTunnel, PeerExpiry, Termination, Trust, TunnelRegistry};
 
 /// The port on which every pod of the mesh takes HBONE.
 pub const HBONE_PORT: u16 = 15008;

@@ -297,14 +297,10 @@ mod tests {
     async fn who_gives_up_holds_nobody_back() {
         let ([way, _], (_lane, mut tickets)) = (tunnels(), lane(2));
         let second = tickets.pop().unwrap().unwrap();
-        let turn = tokio::spawn(async move {
-            second.turn(&way).await;
-            second
-        });
-        tokio::task::yield_now().await;
-        assert!(!turn.is_finished());
+        let mut turn = std::pin::pin!(second.turn(&way));
+        assert!(turn.as_mut().now_or_never().is_none());
         drop(tickets);
-        timeout(Duration::from_secs(1), turn).await.unwrap().unwrap();
+        timeout(Duration::from_secs(1), turn).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use choice::{Dial, Entry, Rank, Says, State, Tunnels};
 
 use super::{
-    ConnectError, LiveTunnels, Proven, TunnelConfig,
+    AuthenticatedTunnel, ConnectError, TunnelConfig, TunnelRegistry,
     client::{TunnelClient, drive},
     connect::ConnectRequest,
     order::Ticket,
@@ -48,7 +48,7 @@ pub struct Hop {
 
 /// The pod's own identity at this moment, and whom it trusts.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct LocalIdentity {
     /// Shown to the peer.
     pub svid: Arc<X509Svid>,
     /// What the peer's SVID is checked against.
@@ -63,7 +63,7 @@ struct Key {
 
 /// A request that its first tunnel did not process.
 #[derive(Clone, Copy)]
-struct Again {
+struct RetryContext {
     /// When it was asked there: only tunnels dialled since then are sure to know better.
     asked: Instant,
     /// How many streams at once that peer had room for.
@@ -75,7 +75,7 @@ pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
-    live: Arc<LiveTunnels>,
+    live: Arc<TunnelRegistry>,
     entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
     closing: CancellationToken,
@@ -97,7 +97,7 @@ impl Pool {
 
     /// The same with its tunnels entered in `live`, which may end them.
     #[must_use]
-    pub fn among(self, live: Arc<LiveTunnels>) -> Self {
+    pub fn among(self, live: Arc<TunnelRegistry>) -> Self {
         Self { live, ..self }
     }
 
@@ -113,11 +113,11 @@ impl Pool {
     /// Dropping the future resets its own stream only; the tunnel stays usable.
     pub async fn open(
         &self,
-        own: &Own,
+        own: &LocalIdentity,
         hop: &Hop,
         (request, first): (&ConnectRequest, &[u8]),
         ticket: &Ticket,
-    ) -> Result<(TunnelStream, Arc<Proven>), ConnectError> {
+    ) -> Result<(TunnelStream, Arc<AuthenticatedTunnel>), ConnectError> {
         ticket.back();
         let mut again = None;
         loop {
@@ -127,7 +127,7 @@ impl Pool {
             match client.open(request, first, (slot, ticket), &self.config).await {
                 Ok(stream) => return Ok((stream, client.proven)),
                 Err(ConnectError::Http2 { retry: true, .. }) if again.is_none() => {
-                    again = Some(Again { asked, places: client.places() });
+                    again = Some(RetryContext { asked, places: client.places() });
                     ticket.again().await;
                 }
                 Err(error) => return Err(error),
@@ -137,9 +137,9 @@ impl Pool {
 
     fn tunnel(
         &self,
-        own: &Own,
+        own: &LocalIdentity,
         hop: &Hop,
-        again: Option<Again>,
+        again: Option<RetryContext>,
         ticket: &Ticket,
     ) -> (Arc<Dial>, StreamSlot) {
         let key = Key { own_serial: own.svid.serial.clone(), hop: hop.clone() };
@@ -175,7 +175,7 @@ impl Pool {
         taken
     }
 
-    fn dial(&self, own: &Own, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
+    fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
         let usage = Arc::new(Usage { unused: Arc::clone(unused), ..Usage::default() });
         let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
@@ -185,7 +185,7 @@ impl Pool {
         Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
-    fn spawn_dial(&self, own: Own, hop: Hop, says: Says, closing: CancellationToken) {
+    fn spawn_dial(&self, own: LocalIdentity, hop: Hop, says: Says, closing: CancellationToken) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
         let (connector, live) = (Arc::clone(&self.connector), Arc::clone(&self.live));
         self.tasks.spawn(async move {
@@ -223,8 +223,8 @@ fn retire_older(entries: &mut HashMap<Key, Tunnels>, now: SystemTime) {
 
 async fn dial(
     netns: &Netns,
-    (connector, live): (&Connector, &LiveTunnels),
-    own: &Own,
+    (connector, live): (&Connector, &TunnelRegistry),
+    own: &LocalIdentity,
     hop: &Hop,
     config: &TunnelConfig,
 ) -> Result<TunnelClient, ConnectError> {
@@ -245,6 +245,6 @@ async fn dial(
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
     let proven = live.admit(Direction::Outbound, own_id, peer, &own.bundles);
-    let proven = proven.map_err(|condemned| ConnectError::Condemned { addr, condemned })?;
+    let proven = proven.map_err(|condemned| ConnectError::Termination { addr, condemned })?;
     TunnelClient::new(session, proven, addr, config.limits)
 }

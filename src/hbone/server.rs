@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Caller, TunnelConfig,
     connect::{Authority, forwarded_host},
-    core::Over,
-    driver::{Driven, Tunnel},
+    core::TunnelError,
+    driver::{DriverGuard, Tunnel},
     http2::{Code, Failure, Request, Role},
     stream::TunnelStream,
 };
@@ -122,8 +122,8 @@ impl Service<'_> {
     }
 
     /// How the tunnel ended, after so many streams; one that floods is cut off for a while.
-    fn ended(&self, over: &Over, streams: usize) -> Result<(), Broken> {
-        if matches!(over, Over::Http2(failure) if failure.code == Code::ENHANCE_YOUR_CALM) {
+    fn ended(&self, over: &TunnelError, streams: usize) -> Result<(), Broken> {
+        if matches!(over, TunnelError::Http2(failure) if failure.code == Code::ENHANCE_YOUR_CALM) {
             self.caller.cut_off(std::time::Instant::now());
         }
         if is_orderly(over) { Ok(()) } else { Err(self.broken(over, streams)) }
@@ -158,13 +158,13 @@ where
         Ok(tunnel) => tunnel,
         Err(over) => return with.ended(&over, 0),
     };
-    let _ends = Driven(Arc::clone(&tunnel));
+    let _ends = DriverGuard(Arc::clone(&tunnel));
     match timeout(config.http2, tunnel.settings()).await {
         Ok(Ok(())) => {}
         Ok(Err(over)) => return with.ended(&over, 0),
         Err(_) => {
             let why = format!("no HTTP/2 preface in {:?}", config.http2);
-            tunnel.end(Over::Silent(why.clone()));
+            tunnel.end(TunnelError::Silent(why.clone()));
             return Err(with.broken(why, 0));
         }
     }
@@ -210,7 +210,10 @@ where
 /// Closes a tunnel that is not served, with a word to its caller.
 pub fn turn_away(session: Session, config: &TunnelConfig) {
     if let Ok(tunnel) = Tunnel::new(Role::Server, config.limits, session, None) {
-        tunnel.end(Over::Http2(Failure::new(Code::ENHANCE_YOUR_CALM, "this caller has enough")));
+        tunnel.end(TunnelError::Http2(Failure::new(
+            Code::ENHANCE_YOUR_CALM,
+            "this caller has enough",
+        )));
     }
 }
 
@@ -316,10 +319,13 @@ const LAST_CALL: Duration = Duration::from_millis(50);
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// Whether a tunnel ended as tunnels do: the peer left, in order or not.
-fn is_orderly(over: &Over) -> bool {
+fn is_orderly(over: &TunnelError) -> bool {
     matches!(
         over,
-        Over::Closed | Over::GoAway(_) | Over::Io(_) | Over::Record(RecordError::Truncated)
+        TunnelError::Closed
+            | TunnelError::GoAway(_)
+            | TunnelError::Io(_)
+            | TunnelError::Record(RecordError::Truncated)
     )
 }
 

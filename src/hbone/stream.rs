@@ -15,7 +15,7 @@ use std::{
 use super::{
     buffers,
     callers::StreamPlace,
-    core::{Core, Outlet, Over, Stream},
+    core::{AppSink, Core, Stream, TunnelError},
     driver::Tunnel,
     http2::Code,
     usage::StreamSlot,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     lifecycle::behind_others,
     observe::conn::{CloseReason, LiveConn, Meter},
-    relay::{App, Broken, Far, Withdrawn},
+    relay::{App, Broken, Remote, Withdrawn},
     sys::sockets,
     tls::record::MOST_READ,
 };
@@ -163,9 +163,9 @@ impl TunnelStream {
     ) -> Poll<Result<bool, Broken>> {
         let id = self.id;
         if let Some(over) = &core.over {
-            return Poll::Ready(Err(Broken::Far(lost(over))));
+            return Poll::Ready(Err(Broken::Remote(lost(over))));
         }
-        let stream = sound(core, id, cx).map_err(Broken::Far)?;
+        let stream = sound(core, id, cx).map_err(Broken::Remote)?;
         if stream.unwanted {
             core.leave_line(id);
             return Poll::Ready(Ok(true));
@@ -193,13 +193,13 @@ impl TunnelStream {
         }
         if !self.held.is_empty() {
             let part = self.held.len().min(room);
-            core.send(id, &self.held[..part]).map_err(|e| Broken::Far(lost(&e)))?;
+            core.send(id, &self.held[..part]).map_err(|e| Broken::Remote(lost(&e)))?;
             self.held.drain(..part);
             core.wake_driver();
             return Poll::Ready(Ok(false));
         }
         let most = self.size.min(room);
-        core.seal_control().map_err(|e| Broken::Far(lost(&e)))?;
+        core.seal_control().map_err(|e| Broken::Remote(lost(&e)))?;
         let Core { records, http2, .. } = core;
         records.sealer.lend(buffers::take);
         let mut asked = 0;
@@ -231,7 +231,7 @@ impl TunnelStream {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                return Poll::Ready(Err(Broken::Far(e)));
+                return Poll::Ready(Err(Broken::Remote(e)));
             }
             Err(e) => return Poll::Ready(Err(Broken::App(e))),
         }
@@ -239,7 +239,7 @@ impl TunnelStream {
     }
 }
 
-impl Far for TunnelStream {
+impl Remote for TunnelStream {
     fn poll_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -274,7 +274,7 @@ impl Far for TunnelStream {
                         let rest = stream.queue.make_contiguous();
                         let _ = socket2::SockRef::from(&**app.socket()).send(rest);
                     }
-                    return Poll::Ready(Err(Broken::Far(e)));
+                    return Poll::Ready(Err(Broken::Remote(e)));
                 }
             };
             if let Some(error) = stream.app_error.take() {
@@ -282,7 +282,7 @@ impl Far for TunnelStream {
             }
             if stream.outlet.is_none() {
                 let (socket, meter) = (Arc::clone(app.socket()), Arc::clone(meter));
-                stream.outlet = Some(Outlet { socket, meter });
+                stream.outlet = Some(AppSink { socket, meter });
             }
             let (front, _) = stream.queue.as_slices();
             if front.is_empty() {
@@ -345,11 +345,11 @@ fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mu
     Ok(stream)
 }
 
-fn lost(over: &Over) -> io::Error {
+fn lost(over: &TunnelError) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, format!("the tunnel ended: {over}"))
 }
 
-fn no_answer(stream: Option<&mut Stream>, over: Option<Over>) -> NoAnswer {
+fn no_answer(stream: Option<&mut Stream>, over: Option<TunnelError>) -> NoAnswer {
     let (reset, unprocessed) = stream.map_or((None, false), |s| (s.reset, s.unprocessed));
     let why = match (reset, over) {
         (Some(code), _) => format!("the stream was reset with {code:?}"),

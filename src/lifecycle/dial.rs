@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::net::TcpStream;
 
-use super::aside;
+use super::blocking;
 
 /// Connection Attempt Delay (§5).
 const DELAY: Duration = Duration::from_millis(250);
@@ -42,7 +42,8 @@ pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![SocketAddr::new(ip.to_canonical(), port)]);
     }
     let name = host.to_owned();
-    let found = aside(move || (name.as_str(), port).to_socket_addrs().map(Iterator::collect)).await;
+    let found =
+        blocking(move || (name.as_str(), port).to_socket_addrs().map(Iterator::collect)).await;
     let found: Vec<SocketAddr> = found.map_err(io::Error::other)??;
     let first = worked().get(&(host.to_owned(), port)).copied();
     match found.is_empty() {

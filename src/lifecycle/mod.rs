@@ -3,7 +3,7 @@
 //! told something last; and listening sockets that go from one process to the next
 //! ([`HandoffServer`]).
 
-mod aside;
+mod blocking;
 mod clock;
 pub mod dial;
 mod handoff;
@@ -14,7 +14,7 @@ mod service_manager;
 mod tasks;
 mod watched_file;
 
-pub use aside::aside;
+pub use blocking::blocking;
 pub use clock::{Clocks, Step, clock_set, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Successor,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     hbone::{
-        Proven,
+        AuthenticatedTunnel,
         connect::Authority,
         server::{self, Incoming},
         stream::TunnelStream,
@@ -93,14 +93,14 @@ struct Tunnel {
     pod: Arc<Pod>,
     peer: PeerAddr,
     local: SocketAddr,
-    proven: Arc<Proven>,
+    proven: Arc<AuthenticatedTunnel>,
 }
 
 async fn handshake(
     node: &Node,
     pod: &Pod,
     tcp: TcpStream,
-) -> Result<(Session, Arc<Proven>), (CloseReason, String)> {
+) -> Result<(Session, Arc<AuthenticatedTunnel>), (CloseReason, String)> {
     let mesh = node.mesh.load_full();
     let workload = mesh
         .workload(&pod.uid)
@@ -131,7 +131,7 @@ fn refused(
     }
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let mesh = node.mesh.load();
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.dst_addr = Some(local);
         f.dst = mesh.workload(&pod.uid).map(|w| party(w)).unwrap_or_default();
         f.local_uid = Some(pod.uid.clone());
@@ -174,7 +174,7 @@ async fn admit(
     let mesh = node.mesh.load_full();
     let caller = &proven.peer;
     let source = mesh.workload_by_ip(peer.0.ip()).filter(|w| *w.id() == caller.id);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.dst_addr = Some(*local);
         f.hbone_addr = Some(incoming.authority_text().into());
         f.protocol = Some("HBONE");
@@ -188,7 +188,7 @@ async fn admit(
         return Err((CloseReason::Overloaded, Some(why.to_owned())));
     }
     // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
-    if let Some(no) = proven.condemned() {
+    if let Some(no) = proven.termination() {
         return Err(match no.reason {
             CloseReason::SvidExpired => expired(incoming, &no.why),
             reason => refuse(incoming, StatusCode::UNAUTHORIZED, reason, &no.why),
@@ -202,7 +202,7 @@ async fn admit(
             "left the mesh",
         ));
     };
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.dst = party(workload);
         f.dst.id = Some(workload.id().clone());
     });
@@ -237,7 +237,7 @@ pub(super) fn authorize(
     flow: Flow,
     conn: &OpenConn,
 ) -> Result<(), (CloseReason, String)> {
-    conn.facts(|f| f.flow_dst = Some(flow.dst));
+    conn.metadata(|f| f.flow_dst = Some(flow.dst));
     let mesh = node.mesh.load_full();
     if flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict {
         let why = "plaintext while mtls is strict; the caller must be in the mesh, or the \
@@ -246,7 +246,7 @@ pub(super) fn authorize(
     }
     let rules = mesh.rules(uid);
     let verdict = policy::authorize(&rules, &flow);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.policy = verdict.policy().map(ToOwned::to_owned);
         let dry_run = verdict.dry_run();
         f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into());
@@ -314,7 +314,7 @@ fn name_service(conn: &OpenConn, mesh: &View, workload: &Workload, incoming: &In
     let said = incoming.forwarded_host();
     let named = said.map_or(&[][..], |host| mesh.services_named(host));
     if let Some(service) = named.iter().find(|s| s.workloads.contains(&workload.uid)) {
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.service = Some(service.hostname.clone());
             f.service_namespace = Some(service.namespace.clone());
         });

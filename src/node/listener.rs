@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, arrival::Arrival, desk::Desk};
+use super::{Node, accept_balancer::AcceptBalancer, arrival::Arrival};
 use crate::{
     lifecycle::Tasks,
     sys::{descriptors::is_reserved, netns::Netns, sockets},
@@ -34,7 +34,7 @@ pub(super) struct Entrance<A> {
 pub(super) type Look<A> = Box<dyn FnMut(&TcpStream, SocketAddr) -> A + Send>;
 
 /// One worker's part of a port: what arrives there, and where it accepts, if it does.
-pub(super) type Door<A> = (Option<Entrance<A>>, Desk<A>);
+pub(super) type WorkerListener<A> = (Option<Entrance<A>>, AcceptBalancer<A>);
 
 /// What a pod's sockets for a port are called when they go to another process.
 pub(super) fn name_of((device, inode): (u64, u64), port: u16) -> String {
@@ -105,7 +105,7 @@ const IN_A_ROW: u32 = 4;
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
 /// descriptors are short, that is when this pod has its part of them.
 pub(super) async fn accept_loop<A, S, F>(
-    (entrance, mut desk): Door<A>,
+    (entrance, mut desk): WorkerListener<A>,
     name: &'static str,
     node: &Node,
     tasks: Tasks,

@@ -7,7 +7,7 @@
 //!    [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
 //!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
 //! 3. **Placed.** The connection takes a ticket behind those that go to the same application
-//!    ([`crate::hbone::order`]), and a worker ([`desk`]), which keeps it to the end and enters it
+//!    ([`crate::hbone::order`]), and a worker ([`accept_balancer`]), which keeps it to the end and enters it
 //!    into the live table ([`crate::observe::conn::OpenConn`]).
 //! 4. **Carried.** In [`outbound`] the pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
@@ -21,18 +21,18 @@
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
 //! strict. When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs
-//! or bans change, [`guard()`] closes the tunnels of those who are believed no more.
+//! or bans change, [`revalidate()`] closes the tunnels of those who are believed no more.
 
+mod accept_balancer;
 mod arrival;
 pub mod capture;
-mod desk;
-mod guard;
 mod inbound;
 mod listener;
 mod outbound;
 mod plaintext;
 mod pod;
 mod recheck;
+mod revalidate;
 pub mod route;
 mod telemetry;
 #[cfg(test)]
@@ -43,13 +43,13 @@ use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-pub use guard::guard;
 pub use pod::Pod;
 pub use recheck::recheck;
+pub use revalidate::revalidate;
 
 use crate::{
     credentials::Svids,
-    hbone::{LiveTunnels, TunnelConfig},
+    hbone::{TunnelConfig, TunnelRegistry},
     identity::X509Svid,
     lifecycle::Listeners,
     mesh::{View, Workload},
@@ -71,7 +71,7 @@ pub struct Node {
     /// Own SVIDs.
     pub svids: Arc<Svids>,
     /// The open tunnels, and whom each has proven.
-    pub tunnels: Arc<LiveTunnels>,
+    pub tunnels: Arc<TunnelRegistry>,
     /// Records and metrics.
     pub telemetry: Telemetry,
     /// Limits and deadlines of tunnels.

@@ -16,14 +16,14 @@ use super::{
 };
 use crate::{
     hbone::{
-        ConnectError, Hop, Own, Pool,
+        ConnectError, Hop, LocalIdentity, Pool,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         stream::TunnelStream,
     },
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
-    relay::{self, App, Far, Withdrawn, tcp::TcpFar},
+    relay::{self, App, Remote, Withdrawn, tcp::TcpRemote},
     sys::sockets,
 };
 
@@ -84,8 +84,8 @@ async fn reach(
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
-) -> Result<Box<dyn Far>, Outcome> {
-    conn.facts(|f| {
+) -> Result<Box<dyn Remote>, Outcome> {
+    conn.metadata(|f| {
         f.dst_addr = dst;
         if let Some(from) = &from {
             (f.src, f.local_uid) = (party(from), Some(from.uid.clone()));
@@ -93,7 +93,7 @@ async fn reach(
     });
     let Onward { from, route, ticket } = onward.map_err(|(reason, why)| (reason, Some(why)))?;
     describe(conn, &route);
-    let far: Box<dyn Far> = match route {
+    let far: Box<dyn Remote> = match route {
         Route::Hbone { hop, authority, service, .. } => {
             let request = ConnectRequest {
                 authority: Authority::Addr(authority),
@@ -110,7 +110,7 @@ async fn reach(
                 }
                 Err(e) => Err(e),
             };
-            Box::new(TcpFar::new(dialled.map_err(|e| connect_failed(addr, &e))?))
+            Box::new(TcpRemote::new(dialled.map_err(|e| connect_failed(addr, &e))?))
         }
     };
     conn.count_opened();
@@ -144,23 +144,23 @@ async fn open(
         (e.close_reason(), Some(e.to_string()))
     })?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.src.id = Some(own.svid.id.clone());
         f.dst.id = Some(proven.peer.id.clone());
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
     // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
-    if let Some(condemned) = proven.condemned() {
+    if let Some(condemned) = proven.termination() {
         return Err((condemned.reason, Some(condemned.why.to_string())));
     }
     Ok(stream)
 }
 
 /// Who the workload is now, and whom it trusts.
-async fn own(node: &Node, from: &Workload) -> Result<Own, Outcome> {
+async fn own(node: &Node, from: &Workload) -> Result<LocalIdentity, Outcome> {
     let svid = node.own_svid(from).await;
     let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
-    Ok(Own { svid, bundles: node.svids.bundles() })
+    Ok(LocalIdentity { svid, bundles: node.svids.bundles() })
 }
 
 /// The outcome for an application or upstream that could not be dialled.
@@ -177,13 +177,13 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
-        relay::End::FarReset(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => {
+        relay::End::RemoteReset(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => {
             (CloseReason::Overloaded, Some(e.to_string()))
         }
-        relay::End::FarReset(e) if Withdrawn::is(&e) => {
+        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
             (CloseReason::PeerDenied, Some(e.to_string()))
         }
-        relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
+        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
         }
@@ -195,7 +195,7 @@ pub(super) fn ended(end: relay::End) -> Outcome {
 }
 
 fn describe(conn: &OpenConn, route: &Route) {
-    conn.facts(|f| {
+    conn.metadata(|f| {
         let (to, service) = match route {
             Route::Hbone { hop, authority, to, service } => {
                 f.dst_addr = Some(hop.addr);

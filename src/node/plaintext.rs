@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    relay::{self, tcp::TcpFar},
+    relay::{self, tcp::TcpRemote},
     sys::sockets,
 };
 
@@ -25,7 +25,7 @@ pub(super) async fn serve(
     (client, peer): (TcpStream, SocketAddr),
     found: Result<Inward, Lost>,
 ) {
-    let mut client = TcpFar::new(client);
+    let mut client = TcpRemote::new(client);
     let _counted = node.telemetry.metrics.listeners.socket(Direction::Inbound);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
@@ -40,7 +40,7 @@ pub(super) async fn serve(
 async fn carry(
     node: &Node,
     pod: &Pod,
-    client: &mut TcpFar,
+    client: &mut TcpRemote,
     found: Result<Inward, Lost>,
     conn: &OpenConn,
 ) -> Outcome {
@@ -54,7 +54,7 @@ async fn carry(
     let Some(workload) = mesh.workload(&pod.uid) else {
         return (CloseReason::Internal, Some("the workload has left the mesh".into()));
     };
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.dst_addr = Some(dst);
         f.dst = party(workload);
         f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| party(w)).unwrap_or_default();

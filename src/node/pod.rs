@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS,
+    accept_balancer::AcceptBalancer,
     arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
-    desk::Desk,
     inbound,
-    listener::{self, Accepts, Door, Entrance, Look, Seat, accept_loop},
+    listener::{self, Accepts, Entrance, Look, Seat, WorkerListener, accept_loop},
     outbound, plaintext,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
     observe::conn::{CloseReason, PeerAddr},
-    relay::{App, ShortWay},
+    relay::{App, SockmapRedirect},
     sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
 };
@@ -81,11 +81,11 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        let desks = Desk::of_one(outbound.len());
+        let desks = AcceptBalancer::of_one(outbound.len());
         pod.serve_outbound(node, doors(outbound, desks, || pod.looks_outward(node)));
-        let desks = Desk::of_one(plaintext.len());
+        let desks = AcceptBalancer::of_one(plaintext.len());
         pod.serve_plaintext(node, doors(plaintext, desks, looks_inward));
-        let desks = Desk::all(hbone.len());
+        let desks = AcceptBalancer::all(hbone.len());
         pod.serve_hbone(node, doors(hbone, desks, || Box::new(|_, _| ())));
         Ok(pod)
     }
@@ -105,7 +105,7 @@ impl Pod {
     fn serve_outbound(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, Door<Box<Outward>>)>,
+        doors: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
     ) {
         for (worker, door) in doors {
             let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
@@ -122,7 +122,7 @@ impl Pod {
     fn serve_plaintext(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, Door<Result<Inward, Lost>>)>,
+        doors: impl Iterator<Item = (Handle, WorkerListener<Result<Inward, Lost>>)>,
     ) {
         for (worker, door) in doors {
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
@@ -136,7 +136,7 @@ impl Pod {
     fn serve_hbone(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, Door<()>)>,
+        doors: impl Iterator<Item = (Handle, WorkerListener<()>)>,
     ) {
         for (worker, door) in doors {
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
@@ -152,7 +152,7 @@ impl Pod {
     fn listen_on<A, S, F>(
         &self,
         (node, worker): (&Arc<Node>, &Handle),
-        door: Door<A>,
+        door: WorkerListener<A>,
         name: &'static str,
         tasks: &Tasks,
         serve: S,
@@ -204,9 +204,8 @@ impl Pod {
     /// takes for its own other end is told by `remote`.
     fn app(&self, socket: TcpStream, remote: fn(&TcpStream) -> io::Result<SocketAddr>) -> App {
         match self.watched.as_ref().map(|watched| (watched, remote(&socket))) {
-            Some((watched, Ok(remote))) => {
-                App::new(socket).with_short_way(ShortWay::new(Arc::clone(watched), remote))
-            }
+            Some((watched, Ok(remote))) => App::new(socket)
+                .with_sockmap_redirect(SockmapRedirect::new(Arc::clone(watched), remote)),
             _ => App::new(socket),
         }
     }
@@ -227,7 +226,7 @@ impl Pod {
         }
         let left = self.conns.len();
         for conn in node.telemetry.live.all() {
-            if conn.facts(|f| f.local_uid.as_ref() == Some(&self.uid)) {
+            if conn.metadata(|f| f.local_uid.as_ref() == Some(&self.uid)) {
                 conn.cut(CloseReason::Drained);
             }
         }
@@ -240,9 +239,9 @@ impl Pod {
 /// The doors of a port; `look` is for each that accepts.
 fn doors<A: Arrival>(
     seats: Vec<Seat>,
-    desks: Vec<Desk<A>>,
+    desks: Vec<AcceptBalancer<A>>,
     mut look: impl FnMut() -> Look<A>,
-) -> impl Iterator<Item = (Handle, Door<A>)> {
+) -> impl Iterator<Item = (Handle, WorkerListener<A>)> {
     seats.into_iter().zip(desks).map(move |((worker, listener), desk)| {
         (worker, (listener.map(|listener| Entrance { listener, look: look() }), desk))
     })

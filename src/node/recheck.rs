@@ -20,7 +20,7 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
         if conn.direction != Direction::Inbound {
             continue;
         }
-        let uid = conn.facts(|f| f.local_uid.clone());
+        let uid = conn.metadata(|f| f.local_uid.clone());
         let (Some(uid), Some(flow)) = (uid, conn.flow()) else { continue };
         // One that left the mesh: its pod is stopped, with the grace of a drain.
         let Some(workload) = mesh.workload(&uid) else { continue };
@@ -33,7 +33,7 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
         if verdict.allowed() && !plaintext_refused {
             continue;
         }
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.policy = verdict.policy().map(ToOwned::to_owned);
             let why = match plaintext_refused {
                 true => "mtls is strict now".to_owned(),

@@ -1,10 +1,10 @@
 //! From workloads to what a record says of them.
 
-use crate::{mesh::Workload, observe::conn::Party};
+use crate::{mesh::Workload, observe::conn::PeerInfo};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
-pub(super) fn party(workload: &Workload) -> Party {
-    Party { names: Some(workload.names()), id: None }
+pub(super) fn party(workload: &Workload) -> PeerInfo {
+    PeerInfo { names: Some(workload.names()), id: None }
 }
 
 /// The `baggage` header that describes a workload (istio-ambient facts §3.6).

@@ -8,7 +8,7 @@ use super::{Node, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
-    hbone::{LiveTunnels, TunnelConfig},
+    hbone::{TunnelConfig, TunnelRegistry},
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{
@@ -96,7 +96,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let node = Node {
         mesh: ArcSwap::from_pointee(store.view()),
         svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
-        tunnels: Arc::new(LiveTunnels::default()),
+        tunnels: Arc::new(TunnelRegistry::default()),
         telemetry,
         tunnel: TunnelConfig::default(),
         idle: None,
@@ -116,7 +116,7 @@ impl World {
         let own: SpiffeId = "spiffe://td/ns/shop/sa/db".parse().unwrap();
         let caller: Option<SpiffeId> = caller.map(|id| id.parse().unwrap());
         let foreign = caller.as_ref().is_some_and(|id| id.trust_domain() != own.trust_domain());
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.src.id = caller.clone();
             f.dst.id = caller.is_some().then_some(own);
             f.local_uid = Some("shop/db".into());
@@ -167,7 +167,7 @@ fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
     assert_eq!(world.now(MtlsMode::Strict, vec![from_namespace("shop")]), 1);
     assert_eq!(stranger.live().was_cut(), Some(CloseReason::PolicyChanged));
     assert_eq!(own.live().was_cut(), None);
-    assert_eq!(own.facts(|f| f.policy.clone()).as_deref(), None, "as it was admitted");
+    assert_eq!(own.metadata(|f| f.policy.clone()).as_deref(), None, "as it was admitted");
     assert_eq!(
         world.now(MtlsMode::Strict, vec![from_namespace("bank")]),
         2,

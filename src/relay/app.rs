@@ -13,7 +13,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, time::Sleep};
 
-use super::ShortWay;
+use super::SockmapRedirect;
 use crate::sys::sockets;
 
 /// One TCP socket. Dropped before [`App::finish`], it resets the connection: what was cut in
@@ -22,7 +22,7 @@ pub struct App {
     socket: Arc<TcpStream>,
     finished: bool,
     reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
-    short_way: Option<Box<ShortWay>>,
+    short_way: Option<Box<SockmapRedirect>>,
     pause: Option<Box<Pause>>,
 }
 
@@ -50,7 +50,7 @@ impl App {
 
     /// With a short way between the application and us.
     #[must_use]
-    pub fn with_short_way(mut self, short_way: ShortWay) -> Self {
+    pub fn with_sockmap_redirect(mut self, short_way: SockmapRedirect) -> Self {
         self.short_way = Some(Box::new(short_way));
         self
     }

@@ -1,13 +1,13 @@
 //! Bytes from an application to the far side and back, until both have ended.
 //!
 //! The application is a TCP socket ([`App`]); the far side is a tunnel stream
-//! ([`crate::hbone::stream`]) or another TCP socket ([`tcp`]): a [`Far`]. An end of file is
+//! ([`crate::hbone::stream`]) or another TCP socket ([`tcp`]): a [`Remote`]. An end of file is
 //! passed on as a half-close and the other direction runs on; a reset of either side ends both.
 //! One future carries both directions, and owns no buffer while nothing moves.
 
 mod app;
 mod scratch;
-mod short_way;
+mod sockmap_redirect;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -25,12 +25,12 @@ use tokio::time::{Instant, Sleep, sleep};
 
 pub use app::App;
 pub use scratch::with_scratch;
-pub use short_way::ShortWay;
+pub use sockmap_redirect::SockmapRedirect;
 
 use crate::observe::conn::Meter;
 
 /// The side of a relay that is not the application.
-pub trait Far: Send {
+pub trait Remote: Send {
     /// Moves what the application says, until it has ended and the far side knows it.
     fn poll_up(
         &mut self,
@@ -67,7 +67,7 @@ pub enum Broken {
     /// The application's socket.
     App(io::Error),
     /// The far side.
-    Far(io::Error),
+    Remote(io::Error),
 }
 
 /// Inside an error of the far side: it took back what it had admitted.
@@ -91,7 +91,7 @@ pub enum End {
     /// The application's side was reset.
     AppReset(io::Error),
     /// The far side was reset.
-    FarReset(io::Error),
+    RemoteReset(io::Error),
     /// Nothing moved for this long.
     Idle(Duration),
     /// One direction had ended, the other had not, and nothing moved for this long.
@@ -111,7 +111,7 @@ impl Ways {
         &mut self,
         cx: &mut Context<'_>,
         app: &mut App,
-        far: &mut dyn Far,
+        far: &mut dyn Remote,
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         if !self.down && far.poll_down(cx, app, meter)?.is_ready() {
@@ -131,7 +131,7 @@ impl Ways {
             return Poll::Ready(Err(Broken::App(error)));
         }
         if let Poll::Ready(error) = far.poll_reset(cx) {
-            return Poll::Ready(Err(Broken::Far(error)));
+            return Poll::Ready(Err(Broken::Remote(error)));
         }
         Poll::Pending
     }
@@ -143,7 +143,7 @@ impl Ways {
 /// Dropping the future drops what was in flight and resets both sides.
 pub async fn run(
     app: &mut App,
-    far: &mut dyn Far,
+    far: &mut dyn Remote,
     meter: &Arc<Meter>,
     idle: Option<Duration>,
 ) -> End {
@@ -172,7 +172,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_closing(
     app: &mut App,
-    far: &mut dyn Far,
+    far: &mut dyn Remote,
     meter: &Arc<Meter>,
     half_closed: Duration,
 ) -> End {
@@ -200,7 +200,7 @@ pub async fn run_closing(
 /// whoever cut it and in whichever direction it had already ended.
 struct Both<'a> {
     app: &'a mut App,
-    far: &'a mut dyn Far,
+    far: &'a mut dyn Remote,
     whole: bool,
 }
 
@@ -212,7 +212,7 @@ impl Both<'_> {
                 End::Completed
             }
             Err(Broken::App(e)) => End::AppReset(e),
-            Err(Broken::Far(e)) => End::FarReset(e),
+            Err(Broken::Remote(e)) => End::RemoteReset(e),
         }
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{App, Broken, Far, with_scratch};
+use super::{App, Broken, Remote, with_scratch};
 use crate::{lifecycle::behind_others, observe::conn::Meter, sys::sockmap::must_wait};
 
 /// How much is read at once.
@@ -27,13 +27,13 @@ const READ: usize = 128 * 1024;
 const TURNS: usize = 8;
 
 /// The far socket, and what either side could not take yet.
-pub struct TcpFar {
+pub struct TcpRemote {
     far: App,
     up: Vec<u8>,
     down: Vec<u8>,
 }
 
-impl TcpFar {
+impl TcpRemote {
     /// Takes a connected socket.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
@@ -47,7 +47,7 @@ impl TcpFar {
     }
 }
 
-impl Far for TcpFar {
+impl Remote for TcpRemote {
     fn poll_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -55,8 +55,8 @@ impl Far for TcpFar {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         let Self { far, up, .. } = self;
-        ready!(poll_copy(cx, (app, Broken::App), (far, Broken::Far), up, &meter.up))?;
-        Poll::Ready(far.finish().map_err(Broken::Far))
+        ready!(poll_copy(cx, (app, Broken::App), (far, Broken::Remote), up, &meter.up))?;
+        Poll::Ready(far.finish().map_err(Broken::Remote))
     }
 
     fn poll_down(
@@ -66,7 +66,7 @@ impl Far for TcpFar {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         let Self { far, down, .. } = self;
-        poll_copy(cx, (far, Broken::Far), (app, Broken::App), down, &meter.down)
+        poll_copy(cx, (far, Broken::Remote), (app, Broken::App), down, &meter.down)
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

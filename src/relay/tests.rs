@@ -22,7 +22,7 @@ async fn relayed(idle: Option<Duration>) -> Relayed {
     let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
     let end = tokio::spawn(async move {
         let meter = Arc::default();
-        let mut far = tcp::TcpFar::new(mesh_far);
+        let mut far = tcp::TcpRemote::new(mesh_far);
         let end = run(&mut App::new(app_far), &mut far, &meter, idle).await;
         (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
     });
@@ -80,7 +80,7 @@ async fn a_reset_is_noticed_while_the_other_side_takes_nothing() {
         let ended = tokio::time::timeout(Duration::from_secs(5), end).await;
         match ended.expect("the reset is noticed").unwrap().0 {
             End::AppReset(_) => assert!(app_resets),
-            End::FarReset(_) => assert!(!app_resets),
+            End::RemoteReset(_) => assert!(!app_resets),
             other => panic!("{other:?}"),
         }
         drop(stalled);
@@ -129,7 +129,7 @@ async fn closing() -> Relayed {
     let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
     let end = tokio::spawn(async move {
         let meter = Arc::default();
-        let mut far = tcp::TcpFar::new(mesh_far);
+        let mut far = tcp::TcpRemote::new(mesh_far);
         let limit = Duration::from_millis(300);
         let end = run_closing(&mut App::new(app_far), &mut far, &meter, limit).await;
         (end, meter.up.load(Relaxed), meter.down.load(Relaxed))

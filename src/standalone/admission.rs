@@ -20,7 +20,7 @@ pub(super) async fn admit(
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
     let own = own_id(service);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         let (theirs, ours) =
             if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
         theirs.id.clone_from(&peer.id);
@@ -30,12 +30,12 @@ pub(super) async fn admit(
     });
     let flow = flow(service, peer, addr, local);
     let dry_run = service.access.dry_run(&flow);
-    conn.facts(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
+    conn.metadata(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
     let policies = service.access.policies();
     let before = policies.map(|policies| policies.rules());
     match service.access.admit(peer, &flow).await {
         Ok(rule) => {
-            conn.facts(|f| f.policy = Some(rule));
+            conn.metadata(|f| f.policy = Some(rule));
             // Policies that were replaced meanwhile have not seen this connection.
             let after = policies.map(|policies| policies.rules());
             let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));

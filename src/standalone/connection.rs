@@ -11,7 +11,7 @@ use pki_types::{CertificateDer, ServerName};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    Material, PeerCert, ProxyMode, Role, SecuredFar, Service,
+    Credentials, PeerCert, ProxyMode, Role, SecuredRemote, Service,
     admission::admit,
     endpoint,
     proxy_protocol::{self, Told},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     observe::conn::{CloseReason, OpenConn},
-    relay::{self, App, Far, Withdrawn},
+    relay::{self, App, Remote, Withdrawn},
     sys::{descriptors::of_traffic, sockets},
     tls::{
         TlsError,
@@ -124,13 +124,18 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Out
     }
 }
 
-async fn carry(service: &Service, mut app: App, mut far: Box<dyn Far>, conn: &OpenConn) -> Outcome {
+async fn carry(
+    service: &Service,
+    mut app: App,
+    mut far: Box<dyn Remote>,
+    conn: &OpenConn,
+) -> Outcome {
     let close = service.config.close;
     let live = conn.live();
     let carried = async {
         tokio::select! {
             end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => {
-                if matches!(&end, relay::End::FarReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
+                if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
                     Box::pin(delivered(app.socket(), close)).await;
                 }
                 ended(end)
@@ -173,13 +178,13 @@ pub(super) fn ended(end: relay::End) -> Outcome {
     match end {
         relay::End::Completed => (CloseReason::Completed, None),
         relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
-        relay::End::FarReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+        relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
             (CloseReason::Overloaded, Some(e.to_string()))
         }
-        relay::End::FarReset(e) if Withdrawn::is(&e) => {
+        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
             (CloseReason::PeerDenied, Some(e.to_string()))
         }
-        relay::End::FarReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
+        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
         relay::End::Idle(limit) => {
             (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
         }
@@ -198,7 +203,7 @@ async fn begin(
     caller: Caller,
     conn: &OpenConn,
     (unproven, deadline): (Unproven, Instant),
-) -> Result<Begun<dyn Far>, Outcome> {
+) -> Result<Begun<dyn Remote>, Outcome> {
     let begun = match service.config.role {
         Role::Server => server(service, socket, caller, conn, (unproven, deadline)).await,
         Role::Client => {
@@ -213,7 +218,7 @@ async fn begin(
             // A target's is counted where it is given up.
             let late =
                 *reason == CloseReason::ConnectTimeout && service.config.role == Role::Server;
-            if late && conn.facts(|f| f.tls.is_none()) {
+            if late && conn.metadata(|f| f.tls.is_none()) {
                 service.handshake_failed(CloseReason::TlsTimeout);
             }
             service.counts.timed_out.fetch_add(1, Relaxed)
@@ -223,7 +228,7 @@ async fn begin(
     let Begun { app, far, slot, entered } = begun?;
     conn.count_opened();
     let (far, path) = far.carried(service.config.kernel_tls).map_err(|e| lost(&e))?;
-    conn.facts(|f| f.tls.iter_mut().for_each(|tls| Arc::make_mut(tls).path = Some(path)));
+    conn.metadata(|f| f.tls.iter_mut().for_each(|tls| Arc::make_mut(tls).path = Some(path)));
     Ok(Begun { app, far, slot, entered })
 }
 
@@ -245,7 +250,7 @@ async fn server(
     caller: Caller,
     conn: &OpenConn,
     (unproven, deadline): (Unproven, Instant),
-) -> Result<Begun<SecuredFar>, Outcome> {
+) -> Result<Begun<SecuredRemote>, Outcome> {
     let admitted = Box::pin(admitted(service, socket, caller, conn));
     let (far, entered, header) = tokio::select! {
         admitted = in_time(service, deadline, admitted) => admitted?,
@@ -266,7 +271,7 @@ async fn admitted(
     mut socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
-) -> Result<(Box<SecuredFar>, Option<Entered>, Vec<u8>), Outcome> {
+) -> Result<(Box<SecuredRemote>, Option<Entered>, Vec<u8>), Outcome> {
     let limit = service.config.connect;
     let material = service.keeper.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
@@ -287,12 +292,12 @@ async fn admitted(
     let secured = secured::accept(socket, config, limit).await;
     let mut secured = secured.map_err(|e| counted(service, failed(&e)))?;
     service.counts.handshake.record(begun.elapsed());
-    conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
+    conn.metadata(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
     let (facts, alpn) = (Arc::clone(&secured.facts), secured.alpn.clone());
     let chain = std::mem::take(&mut secured.chain);
-    let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
     let entered = match enter(service, caller.as_ref(), (chain, None), conn, &material) {
         Ok(entered) => entered,
@@ -330,7 +335,7 @@ fn enter(
     cert: Option<&Arc<PeerCert>>,
     (chain, name): (Vec<CertificateDer<'static>>, Option<ServerName<'static>>),
     conn: &OpenConn,
-    material: &Arc<Material>,
+    material: &Arc<Credentials>,
 ) -> Result<Option<Entered>, Outcome> {
     let Some(cert) = cert.map(Arc::clone) else { return Ok(None) };
     let peer = AuthenticatedPeer { chain, name, cert };
@@ -343,7 +348,7 @@ async fn client(
     peer: SocketAddr,
     conn: &OpenConn,
     deadline: Instant,
-) -> Result<Begun<SecuredFar>, Outcome> {
+) -> Result<Begun<SecuredRemote>, Outcome> {
     // Nothing of the application is read before a target has proven itself, so another may be
     // tried whatever went wrong with one.
     let mut tries = service.targets.tries(deadline);
@@ -385,22 +390,22 @@ async fn towards(
     target: &Target,
     peer: SocketAddr,
     conn: &OpenConn,
-) -> Result<(Box<SecuredFar>, Option<Entered>), Outcome> {
+) -> Result<(Box<SecuredRemote>, Option<Entered>), Outcome> {
     let material = service.keeper.current();
     let mut begun = Instant::now();
     let dialled = |tcp: &TcpStream| {
         begun = Instant::now();
-        conn.facts(|f| f.dst_addr = endpoint::remote(tcp));
+        conn.metadata(|f| f.dst_addr = endpoint::remote(tcp));
         of_traffic(tcp).map(drop)
     };
     let secured = reach::tls(service, target, dialled).await;
     let mut secured = secured.map_err(|outcome| counted(service, outcome))?;
     service.counts.handshake.record(begun.elapsed());
-    conn.facts(|f| f.tls = Some(Arc::clone(&secured.facts)));
+    conn.metadata(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let found = PeerCert::of(&secured.chain).map(Arc::new);
     let local = local_of(&secured);
     let shown = (std::mem::take(&mut secured.chain), Some(reach::server_name(service, target)?));
-    let mut far = SecuredFar::new(secured).map_err(|e| lost(&e))?;
+    let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
     let entered = match enter(service, found.as_ref(), shown, conn, &material) {
         Ok(entered) => entered,
@@ -416,7 +421,7 @@ async fn towards(
             return Err(outcome);
         }
     } else if let Some(found) = &found {
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.dst.id.clone_from(&found.id);
             f.subject = found.shown_subject();
         });
@@ -441,7 +446,7 @@ pub(super) async fn dial(
         match tokio::time::timeout(share, dialled).await {
             Ok(Ok(stream)) => {
                 tries.worked(target);
-                conn.facts(|f| f.dst_addr = endpoint::remote(&stream));
+                conn.metadata(|f| f.dst_addr = endpoint::remote(&stream));
                 return Ok(stream);
             }
             Ok(Err(error)) => {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Address, Material, PeerCert, Service,
+    Address, Credentials, PeerCert, Service,
     admission::admit,
     connection::{Outcome, dial, ended, finish, within_lifetime},
     endpoint,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     hbone::{
-        HBONE_PORT, Hop, Own, Pool, Proven, TunnelConfig,
+        AuthenticatedTunnel, HBONE_PORT, Hop, LocalIdentity, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         server::{self, Incoming},
@@ -63,7 +63,7 @@ fn config(service: &Service) -> TunnelConfig {
 ///
 /// # Errors
 /// The certificate is none for it.
-pub(super) fn identity(material: &Material) -> Result<Own, String> {
+pub(super) fn identity(material: &Credentials) -> Result<LocalIdentity, String> {
     if let Some(why) = &material.gone {
         return Err(why.clone());
     }
@@ -134,7 +134,7 @@ async fn open(
         Ok(ip) => Authority::Addr(SocketAddr::new(ip.to_canonical(), port)),
         Err(_) => Authority::Host(host, port),
     };
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.protocol = Some("HBONE");
         f.dst_addr = Some(addr);
         f.hbone_addr = Some(authority.to_string().into());
@@ -158,13 +158,13 @@ async fn open(
         (e.close_reason(), Some(e.to_string()))
     })?;
     conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         f.src.id = Some(own.svid.id.clone());
         f.dst.id = Some(proven.peer.id.clone());
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
     // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
-    if let Some(no) = proven.condemned() {
+    if let Some(no) = proven.termination() {
         return Err((no.reason, Some(no.why.to_string())));
     }
     Ok(stream)
@@ -242,7 +242,7 @@ pub(super) async fn serve(
         async move {
             let conn = service.record(peer);
             let facts = Arc::clone(&caller.proven.peer.tls);
-            conn.facts(|f| (f.protocol, f.tls) = (Some("HBONE"), Some(facts)));
+            conn.metadata(|f| (f.protocol, f.tls) = (Some("HBONE"), Some(facts)));
             let carried = tokio::select! {
                 outcome = stream(&service, &caller, incoming, &conn) => outcome,
                 reason = conn.live().until_cut() => (reason, None),
@@ -268,7 +268,7 @@ pub(super) async fn serve(
 #[derive(Clone)]
 struct Caller {
     cert: Option<Arc<PeerCert>>,
-    proven: Arc<Proven>,
+    proven: Arc<AuthenticatedTunnel>,
     peer: SocketAddr,
     local: SocketAddr,
 }
@@ -277,7 +277,7 @@ impl Caller {
     /// A tunnel outlives the certificate that made it, and what that was checked against; what is
     /// new in it does not.
     fn still_proven(&self) -> Result<(), Outcome> {
-        if let Some(no) = self.proven.condemned() {
+        if let Some(no) = self.proven.termination() {
             return Err((no.reason, Some(no.why.to_string())));
         }
         if self.proven.peer.has_ended() {
@@ -317,7 +317,7 @@ async fn begin(
     conn: &OpenConn,
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
     let (cert, peer, local) = (caller.cert.as_ref(), caller.peer, caller.local);
-    conn.facts(|f| f.hbone_addr = Some(incoming.authority_text().into()));
+    conn.metadata(|f| f.hbone_addr = Some(incoming.authority_text().into()));
     if let Some(why) = incoming.is_too_much() {
         incoming.turn_away();
         return Err((CloseReason::Overloaded, Some(why.into())));
@@ -346,7 +346,7 @@ async fn begin(
     }
     let mut header = Vec::new();
     if let Some(mode) = service.config.proxy_out {
-        let tls = conn.facts(|f| f.tls.clone());
+        let tls = conn.metadata(|f| f.tls.clone());
         let told = Told {
             from: peer,
             to: local,
@@ -441,7 +441,7 @@ mod tests {
     use super::*;
     use crate::{
         authority::EmbeddedCa,
-        hbone::{LiveTunnels, PeerExpiry, Trust},
+        hbone::{PeerExpiry, Trust, TunnelRegistry},
         identity::BundleSet,
         observe::conn::TlsFacts,
         tls::Peer,
@@ -463,7 +463,7 @@ mod tests {
             chain: svid.chain.clone().into(),
             tls: Arc::new(facts.clone()),
         };
-        let live = LiveTunnels::default();
+        let live = TunnelRegistry::default();
         let addr: SocketAddr = "10.0.0.9:999".parse().unwrap();
         let caller = |peer: Peer| {
             let own = svid.id.clone();

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
 use super::{
-    Address, Role, SecuredFar, Service, endpoint,
+    Address, Role, SecuredRemote, Service, endpoint,
     reach::{self, Parting},
     targets::Target,
 };
@@ -94,7 +94,7 @@ async fn ask(
     if service.config.role == Role::Client {
         let secured = reach::tls(service, target, |_| Ok(())).await;
         let secured = secured.map_err(|(_, why)| why.unwrap_or_default())?;
-        let far = SecuredFar::new(secured).map_err(|e| e.to_string())?;
+        let far = SecuredRemote::new(secured).map_err(|e| e.to_string())?;
         return Ok(Some(Parting::Tls(Box::new(far))));
     }
     let failed = |e: std::io::Error| e.to_string();

@@ -1,7 +1,7 @@
 //! A TLS peer as the far side of a relay whose records the kernel makes and opens
 //! ([`crate::sys::ktls`]): bytes are spliced from socket to socket and never come to us.
 //!
-//! It takes over from [`SecuredFar`](super::SecuredFar) between two records. What is not data comes
+//! It takes over from [`SecuredRemote`](super::SecuredRemote) between two records. What is not data comes
 //! to us: close_notify and other alerts, and in TLS 1.3 key updates (RFC 8446 §4.6.3), which the
 //! kernel leaves to us: until it has the next key it opens nothing more.
 
@@ -20,7 +20,7 @@ use self::keys::{key, most, records, sending};
 use crate::{
     lifecycle::behind_others,
     observe::conn::Meter,
-    relay::{App, Broken, Far, with_scratch},
+    relay::{App, Broken, Remote, with_scratch},
     sys::{
         ktls::{self, Version, Way},
         pipe::Pipe,
@@ -37,7 +37,7 @@ const TURNS: usize = 8;
 const COPIED: usize = 64 * 1024;
 
 /// The peer's socket, whose records are the kernel's.
-pub(super) struct KernelFar {
+pub(super) struct KernelRemote {
     tcp: App,
     version: Version,
     /// Where the next keys come from, in TLS 1.3.
@@ -75,7 +75,7 @@ fn wrong(error: RecordError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl KernelFar {
+impl KernelRemote {
     /// Hands the connection to the kernel, which must have been told ([`ktls::attach`]).
     ///
     /// # Errors
@@ -156,14 +156,14 @@ impl KernelFar {
                 match socket.try_io(Interest::READABLE, || ktls::receive(socket, buffer)) {
                     Ok(got) => got,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                    Err(e) => return Err(Broken::Far(opening(e))),
+                    Err(e) => return Err(Broken::Remote(opening(e))),
                 };
             let kind = if kind == 0 && n > 0 { APPLICATION_DATA } else { kind };
             if kind == 0 {
                 return Ok(Some(None));
             }
             let body = &buffer[..n];
-            let opened = messages.take(kind, body, 0).map_err(|e| Broken::Far(wrong(e)))?;
+            let opened = messages.take(kind, body, 0).map_err(|e| Broken::Remote(wrong(e)))?;
             if kind == APPLICATION_DATA {
                 held.extend_from_slice(body);
             }
@@ -174,15 +174,15 @@ impl KernelFar {
             Some(None) if self.truncation => self.ended = true,
             Some(None) => {
                 let why = RecordError::Truncated;
-                return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+                return Err(Broken::Remote(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
             }
             Some(Some(Opened::Closed)) => self.ended = true,
             Some(Some(Opened::KeyUpdate { requested })) => {
-                self.next_key(Way::Receive).map_err(Broken::Far)?;
+                self.next_key(Way::Receive).map_err(Broken::Remote)?;
                 if requested {
                     self.update_key();
                     // It must not wait for the application.
-                    self.flush().map_err(Broken::Far)?;
+                    self.flush().map_err(Broken::Remote)?;
                 }
             }
         }
@@ -219,7 +219,7 @@ impl KernelFar {
         }
         let socket = Arc::clone(self.tcp.socket());
         if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
-            ready.map_err(Broken::Far)?;
+            ready.map_err(Broken::Remote)?;
         } else {
             self.down.take().into_iter().for_each(Pipe::give);
             return Poll::Pending;
@@ -231,11 +231,11 @@ impl KernelFar {
         match socket.try_io(Interest::READABLE, || pipe.fill(&socket)) {
             // The end, or an empty record.
             Ok(0) => self.receive()?,
-            Ok(_) => self.messages.passed().map_err(|e| Broken::Far(wrong(e)))?,
+            Ok(_) => self.messages.passed().map_err(|e| Broken::Remote(wrong(e)))?,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // A record that is not data, or a key that is to come.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.receive()?,
-            Err(e) => return Poll::Ready(Err(Broken::Far(opening(e)))),
+            Err(e) => return Poll::Ready(Err(Broken::Remote(opening(e)))),
         }
         Poll::Ready(Ok(false))
     }
@@ -268,7 +268,7 @@ fn copy(app: &TcpStream, tcp: &TcpStream, unsent: &mut Vec<u8>) -> Result<usize,
         let taken = match tcp.try_write(&buffer[..n]) {
             Ok(taken) => taken,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(e) => return Err(Broken::Far(e)),
+            Err(e) => return Err(Broken::Remote(e)),
         };
         unsent.extend_from_slice(&buffer[taken..n]);
         Ok(n)
@@ -288,7 +288,7 @@ fn poll_drain(cx: &mut Context<'_>, pipe: Option<&mut Pipe>, to: &App) -> Poll<i
     }
 }
 
-impl Far for KernelFar {
+impl Remote for KernelRemote {
     fn poll_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -299,24 +299,24 @@ impl Far for KernelFar {
             if self.sent >= self.most && !self.closed {
                 if self.version == Version::Tls12 {
                     let why = "as many records as one key of TLS 1.2 bears";
-                    return Poll::Ready(Err(Broken::Far(wrong(RecordError::Keys(why.into())))));
+                    return Poll::Ready(Err(Broken::Remote(wrong(RecordError::Keys(why.into())))));
                 }
                 self.update_key();
             }
-            while !self.flush().map_err(Broken::Far)? {
-                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Far)?;
+            while !self.flush().map_err(Broken::Remote)? {
+                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Remote)?;
             }
             if self.up.as_ref().is_some_and(|pipe| pipe.inside() > 0) {
                 let moved = ready!(poll_drain(cx, self.up.as_mut(), &self.tcp));
-                self.sent += records(moved.map_err(Broken::Far)?);
+                self.sent += records(moved.map_err(Broken::Remote)?);
                 continue;
             }
             while !self.unsent.is_empty() {
-                let n = ready!(self.tcp.poll_write(cx, &self.unsent)).map_err(Broken::Far)?;
+                let n = ready!(self.tcp.poll_write(cx, &self.unsent)).map_err(Broken::Remote)?;
                 self.unsent.drain(..n);
             }
             if self.closed {
-                return Poll::Ready(self.tcp.finish().map_err(Broken::Far));
+                return Poll::Ready(self.tcp.finish().map_err(Broken::Remote));
             }
             let socket = app.socket();
             if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
@@ -356,7 +356,7 @@ impl Far for KernelFar {
                 Ok(true) => return Poll::Ready(Ok(())),
                 Ok(false) => {}
                 Err(error) => {
-                    if let Broken::Far(error) = &error {
+                    if let Broken::Remote(error) = &error {
                         self.last_words(error);
                     }
                     return Poll::Ready(Err(error));

@@ -8,7 +8,7 @@
 //! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
 //!    ([`PeerCert`]) and asks [`AccessControl`]; only then a target is dialled (a client: dials, then asks
 //!    who answered);
-//! 3. [`SecuredFar`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
+//! 3. [`SecuredRemote`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
@@ -18,7 +18,7 @@
 //! A client may reach them through a forward proxy (`via`).
 //! What a service may not be is written once (`validate`).
 //!
-//! Certificates, keys and roots are [`Material`], replaced by a [`Keeper`] when they change.
+//! Certificates, keys and roots are [`Credentials`], replaced by a [`CredentialStore`] when they change.
 //! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
@@ -28,11 +28,12 @@ mod acme;
 mod address;
 mod admission;
 mod connection;
+mod credential_store;
 mod endpoint;
+mod forward_proxy;
 mod hbone;
 mod health;
 mod kernel;
-mod material;
 mod peer_cert;
 mod probe;
 pub mod proxy_protocol;
@@ -49,21 +50,23 @@ mod targets;
 mod timer;
 mod tls;
 mod validate;
-mod via;
 
 pub use access::{Access, UriPattern};
 pub use access_control::{AccessControl, BanList, Banned, Policies};
 pub(crate) use acme::first as first_acme_certificate;
 pub use acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage};
 pub use address::{Address, InvalidAddress};
+pub use credential_store::{
+    CredentialSource, CredentialStore, Credentials, CredentialsConfig, Password, Token, Told, look,
+};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use forward_proxy::ForwardProxy;
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
-pub use material::{Keeper, Material, MaterialConfig, Password, Shown, Token, Told, look};
 pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use rego::{Rego, RegoConfig};
-pub use secured::SecuredFar;
+pub use secured::SecuredRemote;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use sockets::Sockets;
 pub use starttls::StartTls;
@@ -71,4 +74,3 @@ pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;
 pub use tls::{Alpn, CipherGroup, TlsOptions};
 pub use validate::{ConfigSyntax, MOST_TARGETS, Violation, one_credential};
-pub use via::ForwardProxy;

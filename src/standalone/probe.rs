@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Address, PeerCert, Role, SecuredFar, Service, TlsOptions, admission, connection, endpoint,
+    Address, PeerCert, Role, SecuredRemote, Service, TlsOptions, admission, connection, endpoint,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
@@ -98,7 +98,7 @@ impl Service {
         let secured = reached?;
         let found = PeerCert::of(&secured.chain).map(Arc::new);
         let local = connection::local_of(&secured);
-        let far = SecuredFar::new(secured).map_err(|e| e.to_string())?;
+        let far = SecuredRemote::new(secured).map_err(|e| e.to_string())?;
         if !self.config.access.is_empty() {
             let found = found.ok_or("the target showed no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);

@@ -6,12 +6,11 @@ use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    Address, SecuredFar, Service,
+    Address, SecuredRemote, Service,
     connection::{Outcome, failed, own},
-    endpoint, proxy_protocol,
+    endpoint, forward_proxy, proxy_protocol,
     targets::Target,
     tls::Config,
-    via,
 };
 use crate::{
     lifecycle::until_heard,
@@ -29,7 +28,7 @@ pub(super) async fn tls(
     let Config::Client(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
-    let tcp = via::connect(service.config.proxy.as_ref(), &target.address).await;
+    let tcp = forward_proxy::connect(service.config.proxy.as_ref(), &target.address).await;
     let mut tcp = tcp.map_err(|e| unreached(target, &e))?;
     dialled(&tcp).map_err(|e| unreached(target, &e))?;
     if let Some(protocol) = service.config.tls.starttls {
@@ -83,7 +82,7 @@ pub(super) fn server_name(
 /// error in its log.
 pub(super) enum Parting {
     /// After a handshake.
-    Tls(Box<SecuredFar>),
+    Tls(Box<SecuredRemote>),
     /// Without one.
     Plain(TcpStream),
 }

@@ -22,13 +22,13 @@ impl Service {
     fn is_ours(&self, conn: &LiveConn) -> bool {
         let ours = |names: &Arc<_>| Arc::ptr_eq(names, &self.names);
         conn.direction == Direction::Inbound
-            && conn.facts(|f| f.dst.names.as_ref().is_some_and(ours))
+            && conn.metadata(|f| f.dst.names.as_ref().is_some_and(ours))
     }
 
     /// Whether it had to be closed. One that is being admitted meanwhile asks this itself.
     pub(super) fn judge_again(&self, conn: &LiveConn) -> bool {
         let Some(policies) = self.access.policies() else { return false };
-        let (Some(flow), Some(by)) = (conn.flow(), conn.facts(|f| f.policy.clone())) else {
+        let (Some(flow), Some(by)) = (conn.flow(), conn.metadata(|f| f.policy.clone())) else {
             return false;
         };
         let rules = policies.rules();
@@ -40,7 +40,7 @@ impl Service {
         if !denied && (allowed || !by_policy) {
             return false;
         }
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.error = Some(format!("closed due to policy change: {verdict}").into());
         });
         conn.cut(CloseReason::PolicyChanged);

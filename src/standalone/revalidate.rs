@@ -2,7 +2,7 @@
 //! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
 //! `peerExpiry` says so.
 //!
-//! Tunnels stand in [`LiveTunnels`], one entry per tunnel; connections of plain TLS stand here, one
+//! Tunnels stand in [`TunnelRegistry`], one entry per tunnel; connections of plain TLS stand here, one
 //! entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by what holds now: a
 //! change that comes in between is seen there, or by the re-check that follows the change.
 
@@ -17,9 +17,9 @@ use aws_lc_rs::digest;
 use pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use super::{Material, PeerCert, Role, Service, access_control::Banned, connection::Outcome};
+use super::{Credentials, PeerCert, Role, Service, access_control::Banned, connection::Outcome};
 use crate::{
-    hbone::{LiveTunnels, PeerExpiry},
+    hbone::{PeerExpiry, TunnelRegistry},
     identity::{BundleSet, Purpose, SpiffeId},
     observe::conn::{CloseReason, LiveConn},
     tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
@@ -114,17 +114,17 @@ impl Drop for Entered {
 
 /// What is open of a service, and what it is held to.
 pub(super) struct TrustRevalidator {
-    pub(super) tunnels: Arc<LiveTunnels>,
+    pub(super) tunnels: Arc<TunnelRegistry>,
     bundles: watch::Sender<Arc<BundleSet>>,
     banned: Option<watch::Receiver<Banned>>,
     peers: Table,
 }
 
 impl TrustRevalidator {
-    pub(super) fn new(material: &Material, banned: Option<watch::Receiver<Banned>>) -> Self {
+    pub(super) fn new(material: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
         let bundles = material.svid.as_ref().map(|own| Arc::clone(&own.bundles));
         let bundles = watch::Sender::new(bundles.unwrap_or_default());
-        let tunnels = Arc::new(LiveTunnels::new(bundles.subscribe(), banned.clone()));
+        let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
         Self { tunnels, bundles, banned, peers: Table::default() }
     }
 
@@ -142,7 +142,7 @@ impl TrustRevalidator {
         service: &Service,
         peer: AuthenticatedPeer,
         conn: &Arc<LiveConn>,
-        material: &Arc<Material>,
+        material: &Arc<Credentials>,
     ) -> Result<Entered, Outcome> {
         let (entered, entry) = self.peers.enter(peer, conn);
         let now = service.keeper.current();
@@ -193,12 +193,12 @@ impl TrustRevalidator {
             return;
         }
         for conn in service.telemetry.live.all() {
-            let tunnel = conn.facts(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
-            let Some(verdict) = tunnel.and_then(|tunnel| tunnel.condemned()) else { continue };
+            let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
+            let Some(verdict) = tunnel.and_then(|tunnel| tunnel.termination()) else { continue };
             close(&conn, verdict.reason, &verdict.why);
         }
         for proven in &condemned {
-            let Some(verdict) = proven.condemned() else { continue };
+            let Some(verdict) = proven.termination() else { continue };
             service.tunnel_closed(verdict.reason);
             let (service, why) = (service.config.name.as_str(), &*verdict.why);
             let reason = verdict.reason.as_str();
@@ -207,7 +207,7 @@ impl TrustRevalidator {
         }
     }
 
-    async fn recheck_peers(&self, service: &Service, material: &Material, verify: bool) {
+    async fn recheck_peers(&self, service: &Service, material: &Credentials, verify: bool) {
         let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
         if open.is_empty() {
             return;
@@ -258,7 +258,7 @@ fn close(conn: &LiveConn, reason: CloseReason, why: &str) -> bool {
     if conn.was_cut().is_some() {
         return false;
     }
-    conn.facts(|f| f.error = Some(format!("closed: {why}").into()));
+    conn.metadata(|f| f.error = Some(format!("closed: {why}").into()));
     conn.cut(reason);
     true
 }

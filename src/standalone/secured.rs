@@ -9,12 +9,12 @@ use std::{
 
 use tokio::{io::Interest, net::TcpStream};
 
-use super::kernel::{Handed, KernelFar};
+use super::kernel::{Handed, KernelRemote};
 use crate::{
     hbone::buffers,
     lifecycle::{behind_others, until_heard},
     observe::conn::{Meter, TlsPath},
-    relay::{App, Broken, Far, with_scratch},
+    relay::{App, Broken, Remote, with_scratch},
     sys::{
         ktls::{self, Version},
         sockets,
@@ -36,7 +36,7 @@ const MOST_PIECES: usize = 24;
 const ACCESS_DENIED: u8 = 49;
 
 /// The peer's socket and its records.
-pub struct SecuredFar {
+pub struct SecuredRemote {
     tcp: App,
     records: Machine,
     /// The start of a record whose rest has not come.
@@ -131,7 +131,7 @@ impl Machine {
     }
 }
 
-impl SecuredFar {
+impl SecuredRemote {
     /// Takes over after the handshake.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl SecuredFar {
         let mut early = secured.early;
         let mut sink = Sink { app: None, held: &mut far.held, meter: None };
         let (rest, ended) = open(&mut far.records, &mut early, &mut sink).map_err(|b| match b {
-            Broken::App(e) | Broken::Far(e) => e,
+            Broken::App(e) | Broken::Remote(e) => e,
         })?;
         far.partial = early.split_off(rest);
         far.ended = ended;
@@ -187,7 +187,7 @@ impl SecuredFar {
     ///
     /// # Errors
     /// If the kernel has taken one key and not the other.
-    pub(super) fn carried(self: Box<Self>, kernel: bool) -> io::Result<(Box<dyn Far>, TlsPath)> {
+    pub(super) fn carried(self: Box<Self>, kernel: bool) -> io::Result<(Box<dyn Remote>, TlsPath)> {
         let support = ktls::support();
         let (whole, open) = (self.partial.is_empty(), !self.ended && !self.closed);
         let version = match &self.records {
@@ -215,7 +215,7 @@ impl SecuredFar {
             }
         };
         let handed = Handed { tcp, version, keys, messages, held, truncation };
-        Ok((Box::new(KernelFar::new(handed)?), TlsPath::Kernel))
+        Ok((Box::new(KernelRemote::new(handed)?), TlsPath::Kernel))
     }
 
     /// Says that there is nothing to say: what the peer still says is of no interest.
@@ -243,7 +243,7 @@ impl SecuredFar {
     }
 }
 
-impl Far for SecuredFar {
+impl Remote for SecuredRemote {
     fn poll_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -251,24 +251,24 @@ impl Far for SecuredFar {
         meter: &Arc<Meter>,
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURNS {
-            while !self.records.flush(self.tcp.socket()).map_err(Broken::Far)? {
-                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Far)?;
+            while !self.records.flush(self.tcp.socket()).map_err(Broken::Remote)? {
+                ready!(self.tcp.socket().poll_write_ready(cx)).map_err(Broken::Remote)?;
             }
             if self.closed {
-                return Poll::Ready(self.tcp.finish().map_err(Broken::Far));
+                return Poll::Ready(self.tcp.finish().map_err(Broken::Remote));
             }
             ready!(app.socket().poll_read_ready(cx)).map_err(Broken::App)?;
             match self.records.fill(app) {
                 Ok(0) => {
                     self.closed = true;
-                    self.records.close().map_err(Broken::Far)?;
+                    self.records.close().map_err(Broken::Remote)?;
                 }
                 Ok(n) => {
                     meter.up.fetch_add(n as u64, Relaxed);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                    return Poll::Ready(Err(Broken::Far(e)));
+                    return Poll::Ready(Err(Broken::Remote(e)));
                 }
                 Err(e) => return Poll::Ready(Err(Broken::App(e))),
             }
@@ -293,7 +293,7 @@ impl Far for SecuredFar {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.tcp.socket().poll_read_ready(cx)).map_err(Broken::Far)?;
+            ready!(self.tcp.socket().poll_read_ready(cx)).map_err(Broken::Remote)?;
             let read = with_scratch(|buffer| {
                 let have = self.partial.len();
                 buffer[..have].copy_from_slice(&self.partial);
@@ -304,11 +304,14 @@ impl Far for SecuredFar {
                     }
                     Ok(0) => {
                         let why = crate::tls::record::RecordError::Truncated;
-                        return Err(Broken::Far(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+                        return Err(Broken::Remote(io::Error::new(
+                            io::ErrorKind::UnexpectedEof,
+                            why,
+                        )));
                     }
                     Ok(n) => n,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    Err(e) => return Err(Broken::Far(e)),
+                    Err(e) => return Err(Broken::Remote(e)),
                 };
                 if have + read < READ {
                     sockets::not_ready(self.tcp.socket(), Interest::READABLE);
@@ -325,14 +328,14 @@ impl Far for SecuredFar {
                 Ok(())
             });
             if let Err(error) = read {
-                if let Broken::Far(error) = &error {
+                if let Broken::Remote(error) = &error {
                     self.last_words(error);
                 }
                 return Poll::Ready(Err(error));
             }
             // An answer of TLS itself (a key update) must not wait for the application.
             if self.records.waiting() > 0 {
-                self.records.flush(self.tcp.socket()).map_err(Broken::Far)?;
+                self.records.flush(self.tcp.socket()).map_err(Broken::Remote)?;
             }
         }
         behind_others(cx);
@@ -395,7 +398,7 @@ fn open(
                 let mut plain = Vec::new();
                 let (more, ended) = tls
                     .open(&mut input[used..], &mut plain, MOST_READ)
-                    .map_err(|e| Broken::Far(broken(e)))?;
+                    .map_err(|e| Broken::Remote(broken(e)))?;
                 used += more;
                 if !plain.is_empty() {
                     sink.put(&[IoSlice::new(&plain)])?;
@@ -416,7 +419,7 @@ fn open13(
     buffers::with_ranges(|pieces| {
         let (mut used, mut ended) = (0, false);
         while !ended {
-            let opened = records.open(&mut input[used..]).map_err(|e| Broken::Far(broken(e)))?;
+            let opened = records.open(&mut input[used..]).map_err(|e| Broken::Remote(broken(e)))?;
             let Some((length, opened)) = opened else { break };
             match opened {
                 Opened::Data(at) if !at.is_empty() => {

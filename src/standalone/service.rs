@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, AccessControl, Address, ForwardProxy, Keeper, Listening, MaterialConfig,
-    ProxyMode, TlsOptions,
+    Accepting, Access, AccessControl, Address, CredentialStore, CredentialsConfig, ForwardProxy,
+    Listening, ProxyMode, TlsOptions,
     connection::{self, Outcome},
     hbone::{self, Hbone},
     health::{self, HealthConfig},
@@ -112,7 +112,7 @@ pub struct ServiceConfig {
     /// Plaintext may come from other hosts (client).
     pub unsafe_listen: bool,
     /// What is shown and trusted.
-    pub material: MaterialConfig,
+    pub material: CredentialsConfig,
     /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
     pub access: Access,
     /// What the handshake offers and demands.
@@ -170,7 +170,7 @@ pub struct Service {
     /// Whom it admits, or wants to find.
     pub access: AccessControl,
     /// What is shown and trusted, as of now.
-    pub keeper: Arc<Keeper>,
+    pub keeper: Arc<CredentialStore>,
     /// What it has counted.
     pub counts: Counts,
     /// Where it connects to, and how they are.
@@ -199,7 +199,7 @@ impl Service {
     pub fn new(
         config: ServiceConfig,
         access: AccessControl,
-        keeper: Arc<Keeper>,
+        keeper: Arc<CredentialStore>,
         telemetry: Telemetry,
     ) -> Result<Arc<Self>, String> {
         let name: Arc<str> = config.name.as_str().into();
@@ -450,7 +450,7 @@ impl Service {
 
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {
         let conn = OpenConn::open(&self.telemetry, self.direction(), PeerAddr(peer));
-        conn.facts(|f| {
+        conn.metadata(|f| {
             f.service = Some(Arc::clone(&self.names.workload));
             f.protocol = Some("TCP");
             let ours = match self.config.role {

@@ -17,7 +17,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Material, Role, StartTls};
+use super::{Credentials, Role, StartTls};
 use crate::tls::{PeerTrust, PeerVerifier, Verifier, classic_provider, traffic_secrets};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
@@ -128,14 +128,14 @@ pub(super) enum Config {
 /// The configuration of the material that was last seen.
 #[derive(Default)]
 pub(super) struct Configs {
-    made: ArcSwapOption<(Arc<Material>, Config)>,
+    made: ArcSwapOption<(Arc<Credentials>, Config)>,
 }
 
 impl Configs {
     /// The configuration for this material.
     pub(super) fn of(
         &self,
-        material: &Arc<Material>,
+        material: &Arc<Credentials>,
         role: Role,
         options: &TlsOptions,
     ) -> Result<Config, String> {
@@ -202,7 +202,7 @@ fn offering(ciphers: &[CipherGroup]) -> Arc<CryptoProvider> {
 
 /// Tickets and resumption are off: a resumed session would skip the checks on the peer.
 pub(super) fn build(
-    material: &Material,
+    material: &Credentials,
     role: Role,
     options: &TlsOptions,
 ) -> Result<Config, String> {

@@ -3,7 +3,7 @@
 
 use pki_types::ServerName;
 
-use super::{Access, Address, MaterialConfig, Role, ServiceConfig};
+use super::{Access, Address, CredentialsConfig, Role, ServiceConfig};
 use crate::policy::Rules;
 
 /// The most targets of one service.
@@ -234,7 +234,7 @@ impl ServiceConfig {
     }
 
     fn pinned(&self) -> bool {
-        matches!(&self.material, MaterialConfig::Files { pins, .. } if !pins.is_empty())
+        matches!(&self.material, CredentialsConfig::Files { pins, .. } if !pins.is_empty())
     }
 
     fn check_targets(&self, violations: &mut Vec<Violation>) {
@@ -283,7 +283,7 @@ impl ServiceConfig {
 
     fn check_access(&self, policies: Option<&Rules>, violations: &mut Vec<Violation>) {
         let named = !self.access.is_empty();
-        let shows = !matches!(&self.material, MaterialConfig::Files { credential: None, .. });
+        let shows = !matches!(&self.material, CredentialsConfig::Files { credential: None, .. });
         if !shows && (self.role == Role::Server || self.tls.authenticate) {
             violations.push(Violation::NoCredential);
         }

@@ -181,7 +181,7 @@ impl<H> Progress<H> {
 
 /// Does the cryptography of one flight beside the worker: a burst of handshakes must not delay
 /// the streams that are open. A step whose peer ran out of time before its turn is left out.
-async fn aside<H: Handshake + Send + 'static>(
+async fn off_worker<H: Handshake + Send + 'static>(
     mut at: Progress<H>,
 ) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
     let stepped = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
@@ -252,7 +252,7 @@ where
         hello(tcp, &mut at).await?;
     }
     loop {
-        let (back, step) = aside(at).await?;
+        let (back, step) = off_worker(at).await?;
         at = back;
         let step = match step {
             Ok(step) => step,

@@ -7,7 +7,7 @@ pub(crate) const CIRCLES: &[&str] = &[
     "node::inbound -> ",
     "standalone::acme -> ",
     "standalone::access_control -> ",
-    "standalone::material -> ",
+    "standalone::credential_store -> ",
     "tls::handshake -> ",
 ];
 
@@ -15,7 +15,7 @@ pub(crate) const LONG_FILES: &[&str] = &[
     "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
-    "src/standalone/material/mod.rs has",
+    "src/standalone/credential_store/mod.rs has",
     "src/standalone/proxy_protocol.rs has",
     "src/standalone/secured.rs has",
     "src/standalone/service.rs has",

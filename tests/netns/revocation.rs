@@ -12,10 +12,10 @@ use std::{
 use adit::{
     authority::EmbeddedCa,
     credentials::{Source, SourceError, Svids, Urgency, Wanted},
-    hbone::{LiveTunnels, PeerExpiry, Trust, TunnelConfig},
+    hbone::{PeerExpiry, Trust, TunnelConfig, TunnelRegistry},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
-    node::{Node, Pod, capture, guard},
+    node::{Node, Pod, capture, revalidate},
     observe::Telemetry,
 };
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -127,7 +127,7 @@ fn running() -> Running {
     let (telemetry, tasks) = (Telemetry::new().unwrap(), Tasks::default());
     let source: Arc<dyn Source> = levers.clone();
     let svids = Svids::new(source, Arc::clone(&telemetry.metrics), tasks.child());
-    let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
+    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     let node = Arc::new(Node {
         pods: Arc::default(),
         listeners: Arc::default(),
@@ -140,7 +140,7 @@ fn running() -> Running {
         sockmap: None,
         workers: vec![runtime.handle().clone()],
     });
-    tasks.spawn(guard(Arc::clone(&node)));
+    tasks.spawn(revalidate(Arc::clone(&node)));
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, workload.id());
         let pod = Pod::start(&node, workload, lab.netns(&workload.name)).unwrap();

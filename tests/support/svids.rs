@@ -6,7 +6,7 @@ use std::{
 };
 
 use adit::{
-    hbone::Own,
+    hbone::LocalIdentity,
     identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf},
 };
 use pki_types::{CertificateDer, PrivateKeyDer};
@@ -68,11 +68,11 @@ impl Root {
     }
 
     /// The same as adit keeps it.
-    pub(crate) fn own(&self, name: &str) -> Own {
+    pub(crate) fn own(&self, name: &str) -> LocalIdentity {
         self.own_for(name, Duration::from_secs(3600))
     }
 
-    pub(crate) fn own_for(&self, name: &str, lifetime: Duration) -> Own {
+    pub(crate) fn own_for(&self, name: &str, lifetime: Duration) -> LocalIdentity {
         let leaf = self.leaf_for(name, lifetime);
         let facts = parse_leaf(&leaf.der).expect("an SVID");
         let svid = X509Svid {
@@ -86,7 +86,7 @@ impl Root {
         let trust_domain = "td".parse().expect("a trust domain");
         let bundle = TrustBundle::new(trust_domain, vec![self.der.clone()]);
         let bundles: BundleSet = [bundle].into_iter().collect();
-        Own { svid: Arc::new(svid), bundles: Arc::new(bundles) }
+        LocalIdentity { svid: Arc::new(svid), bundles: Arc::new(bundles) }
     }
 
     fn roots(&self) -> RootCertStore {

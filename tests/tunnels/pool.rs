@@ -10,7 +10,7 @@ use std::{
 
 use adit::{
     hbone::{
-        ConnectError, Hop, Own, Pool, TunnelConfig,
+        ConnectError, Hop, LocalIdentity, Pool, TunnelConfig,
         connect::ConnectRequest,
         order::Ticket,
         server::{Incoming, Service, serve},
@@ -50,7 +50,7 @@ pub(crate) const TESTS: &[Test] = &[
 /// A pool, and a peer that does with each connection what it is told to.
 struct Ends {
     pool: Pool,
-    own: Own,
+    own: LocalIdentity,
     hop: Hop,
     tasks: Tasks,
     dials: Arc<AtomicUsize>,
@@ -201,7 +201,7 @@ fn broken_tunnel() {
 }
 
 /// An inbound side that answers and does nothing more, as whoever `own` says.
-async fn adit(tcp: TcpStream, tasks: Tasks, own: Own) {
+async fn adit(tcp: TcpStream, tasks: Tasks, own: LocalIdentity) {
     let peer = tcp.peer_addr().unwrap();
     let (acceptor, within) = (Acceptor::default(), Duration::from_secs(10));
     let Ok(session) = acceptor.accept(tcp, &own.svid, &own.bundles, within).await else { return };

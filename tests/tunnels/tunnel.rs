@@ -9,7 +9,7 @@ use std::{
 
 use adit::{
     hbone::{
-        Caller, Callers, Hop, Own, Pool, TunnelConfig,
+        Caller, Callers, Hop, LocalIdentity, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         server::{Incoming, Service, serve},
@@ -53,7 +53,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 enum Near {
-    Adit { pool: Box<Pool>, own: Own, hop: Hop },
+    Adit { pool: Box<Pool>, own: LocalIdentity, hop: Hop },
     H2(h2::client::SendRequest<Bytes>),
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use adit::{
-    hbone::Own,
+    hbone::LocalIdentity,
     identity::{BundleSet, X509Svid},
     rpc::{
         broker as api,
@@ -173,8 +173,8 @@ impl Provider {
 }
 
 /// What the Workload API and the Broker API say alike.
-pub(crate) fn answer(owns: &[&Own]) -> wire::X509svidResponse {
-    let svid = |own: &&Own| one(&own.svid, &own.bundles);
+pub(crate) fn answer(owns: &[&LocalIdentity]) -> wire::X509svidResponse {
+    let svid = |own: &&LocalIdentity| one(&own.svid, &own.bundles);
     wire::X509svidResponse { svids: owns.iter().map(svid).collect(), ..Default::default() }
 }
 

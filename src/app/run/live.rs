@@ -13,8 +13,8 @@ use super::takeover::Takeover;
 use crate::{
     admin::State,
     app::{
-        carrier::{Carrier, Changed, Failed, Leave},
         needs::is_of_process,
+        pod_manager::{Changed, Failed, Leave, PodManager},
         workload_api::Served,
     },
     config::{self, CaConfig, Capture, Checked, Fault},
@@ -42,7 +42,7 @@ pub(super) struct Live {
     pub(super) settings: config::Settings,
     pub(super) federation: config::FederationConfig,
     pub(super) federated: Arc<Federation>,
-    pub(super) carrier: Arc<Carrier>,
+    pub(super) carrier: Arc<PodManager>,
     /// The changes of pods that are under way, beside everything else and each other.
     pub(super) starting: FuturesUnordered<BoxFuture<'static, Changed>>,
     /// Pods that are not carried as they should be.

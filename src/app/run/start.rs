@@ -10,16 +10,16 @@ use super::{live::Live, takeover::Takeover};
 use crate::{
     admin::{self, State},
     app::{
-        begun::ENDS, carrier::Carrier, probed::watch_probes, process::sandbox::Confined, source,
-        workload_api::Served,
+        begun::ENDS, pod_manager::PodManager, probed::watch_probes, process::sandbox::Confined,
+        source, workload_api::Served,
     },
     config::Checked,
     credentials::Svids,
-    hbone::{HBONE_PORT, LiveTunnels},
+    hbone::{HBONE_PORT, TunnelRegistry},
     identity::shown,
     lifecycle::{Listeners, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
-    node::{Node, guard},
+    node::{Node, revalidate},
     observe::{Telemetry, logging::Logging},
     spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
@@ -51,7 +51,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let (svids, federated) = identities(&checked, &telemetry, tasks)?;
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
-    let tunnels = LiveTunnels::new(svids.watch_bundles(), svids.watch_banned());
+    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     let wanted = checked.local_workloads();
     let Checked { mesh, settings, capture, workload_api, warnings, ca, federation, .. } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %shown(&file), "{w}"));
@@ -68,7 +68,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         workers,
         listeners,
     });
-    tasks.spawn(guard(Arc::clone(&node)));
+    tasks.spawn(revalidate(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
     admin::serve(&state, &settings, &endpoints, tasks).await?;
     tracing::info!(
@@ -82,7 +82,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         workers = settings.workers,
         "adit starts; {ENDS}"
     );
-    let carrier = Arc::new(Carrier::new(Arc::clone(&node)));
+    let carrier = Arc::new(PodManager::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &endpoints, tasks)?;
     let mut live = Live {
         file,

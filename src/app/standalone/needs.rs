@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Plan;
 use crate::{
     app::process::sandbox::{self, Confined, LIBRARIES},
-    standalone::{Address, MaterialConfig, Role, ServiceConfig},
+    standalone::{Address, CredentialsConfig, Role, ServiceConfig},
     sys::confine::Needs,
 };
 
@@ -70,9 +70,9 @@ fn of_service(
     }
     service.access.files().for_each(|file| needs.read_file(file));
     match &service.material {
-        MaterialConfig::WorkloadApi { endpoint, .. } => connect.extend(endpoint.port()),
-        MaterialConfig::Files { .. } if service.material.on_token() => needs.any_file = true,
-        MaterialConfig::Files { .. } => {}
+        CredentialsConfig::WorkloadApi { endpoint, .. } => connect.extend(endpoint.port()),
+        CredentialsConfig::Files { .. } if service.material.on_token() => needs.any_file = true,
+        CredentialsConfig::Files { .. } => {}
     }
     if let Some(acme) = service.material.acme() {
         needs.write_in(&acme.storage);

@@ -11,7 +11,9 @@ use crate::{
         Credential,
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
-    standalone::{AcmeConfig, MaterialConfig, Password, Shown, Token, one_credential},
+    standalone::{
+        AcmeConfig, CredentialSource, CredentialsConfig, Password, Token, one_credential,
+    },
     tls::{Pin, StaleCrls},
 };
 
@@ -86,7 +88,7 @@ impl CredentialArgs {
         pins: Vec<Pin>,
         acme: Option<AcmeConfig>,
         needed: bool,
-    ) -> Result<MaterialConfig, String> {
+    ) -> Result<CredentialsConfig, String> {
         if self.keychain_identity.is_some()
             || self.keychain_issuer.is_some()
             || self.keychain_require_token
@@ -130,22 +132,22 @@ impl CredentialArgs {
                 addr.parse().map_err(|e| format!("--use-workload-api-addr: {e}"))?;
             let within = self.use_workload_api_timeout;
             let within = (!within.is_zero()).then_some(within);
-            return Ok(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
+            return Ok(CredentialsConfig::WorkloadApi { endpoint, within, shown: needed });
         }
         let credential = match (self.keystore.clone(), self.cert.clone(), self.key.clone()) {
             (Some(keystore), ..) => {
-                Some(Shown::Files(Credential::Keystore { keystore, password: None }))
+                Some(CredentialSource::Files(Credential::Keystore { keystore, password: None }))
             }
             (None, Some(certificate), Some(private_key)) => {
-                Some(Shown::Files(Credential::Pem { certificate, private_key }))
+                Some(CredentialSource::Files(Credential::Pem { certificate, private_key }))
             }
             (None, Some(certificate), None) if self.pkcs11_module.is_some() => {
-                self.token().map(|token| Shown::Token { certificate, token })
+                self.token().map(|token| CredentialSource::Token { certificate, token })
             }
-            (None, None, None) => acme.map(Shown::Acme),
+            (None, None, None) => acme.map(CredentialSource::Acme),
             _ => return Err("--cert comes with --key, or --pkcs11-module that has the key".into()),
         };
-        Ok(MaterialConfig::Files {
+        Ok(CredentialsConfig::Files {
             credential,
             password: self.storepass.clone().map(|p| Password(Zeroizing::new(p))),
             roots: self.cacert.clone(),

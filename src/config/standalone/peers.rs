@@ -11,8 +11,8 @@ use crate::{
     credentials::{Credential, workload_api::Endpoint},
     policy::{Action, Policy, Rule, Rules, Scope},
     standalone::{
-        Access, AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, MaterialConfig, RegoConfig, Role, Shown,
-        Token, UriPattern, default_storage, one_credential,
+        Access, AcmeConfig, CHECK_EVERY, CredentialSource, CredentialsConfig, LETS_ENCRYPT,
+        RegoConfig, Role, Token, UriPattern, default_storage, one_credential,
     },
     tls::{Pin, StaleCrls},
 };
@@ -111,8 +111,8 @@ pub(super) fn material(
     role: Role,
     authenticate: bool,
     pins: Vec<Pin>,
-) -> Option<MaterialConfig> {
-    let none = MaterialConfig::Files {
+) -> Option<CredentialsConfig> {
+    let none = CredentialsConfig::Files {
         credential: None,
         password: None,
         roots: None,
@@ -163,14 +163,14 @@ pub(super) fn material(
             item.fault("pins replace the trust in roots: not with workloadApi");
         }
         let within = Some(Duration::from_secs(600));
-        return Some(MaterialConfig::WorkloadApi { endpoint, within, shown: needed });
+        return Some(CredentialsConfig::WorkloadApi { endpoint, within, shown: needed });
     }
     if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
         wrong.fault("is for servers: a CA calls the name that it certifies");
         return None;
     }
     let acme = match credential.get("acme") {
-        Some(acme) => Some(Shown::Acme(acme_of(&acme)?)),
+        Some(acme) => Some(CredentialSource::Acme(acme_of(&acme)?)),
         None => None,
     };
     let token = match credential.get("pkcs11") {
@@ -185,12 +185,14 @@ pub(super) fn material(
     ) {
         (Some(keystore), ..) => {
             let password = path("passwordFile", Holds::Something);
-            Some(Shown::Files(Credential::Keystore { keystore, password }))
+            Some(CredentialSource::Files(Credential::Keystore { keystore, password }))
         }
         (None, Some(certificate), Some(private_key), None) => {
-            Some(Shown::Files(Credential::Pem { certificate, private_key }))
+            Some(CredentialSource::Files(Credential::Pem { certificate, private_key }))
         }
-        (None, Some(certificate), None, Some(token)) => Some(Shown::Token { certificate, token }),
+        (None, Some(certificate), None, Some(token)) => {
+            Some(CredentialSource::Token { certificate, token })
+        }
         (None, None, None, None) => acme,
         _ => {
             item.lacks("certificate comes with either privateKey or pkcs11");
@@ -207,7 +209,7 @@ pub(super) fn material(
         None => StaleCrls::Refuse,
     };
     let roots = path("roots", Holds::Certificates);
-    Some(MaterialConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
+    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
 }
 
 /// `{ module: …, tokenLabel: …, pinFile: … }`

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     credentials::Credential,
     observe::logging::LogFormat,
-    standalone::{CipherGroup, LETS_ENCRYPT, MaterialConfig, Shown},
+    standalone::{CipherGroup, CredentialSource, CredentialsConfig, LETS_ENCRYPT},
     tls::record::AeadSetting,
 };
 
@@ -80,15 +80,17 @@ takeover: unix:/run/t
     assert!(out.tls.tls12_only && out.tls.ciphers == [CipherGroup::ChaCha]);
     assert!(out.quiet.conns && out.quiet.handshake_errs && !out.quiet.conn_errs);
     assert_eq!((out.close, out.max_connections), (Duration::ZERO, Some(9)));
-    let MaterialConfig::Files {
-        credential: Some(Shown::Files(Credential::Keystore { password, .. })),
+    let CredentialsConfig::Files {
+        credential: Some(CredentialSource::Files(Credential::Keystore { password, .. })),
         ..
     } = &out.material
     else {
         panic!()
     };
     assert!(password.is_some());
-    let MaterialConfig::Files { credential: Some(Shown::Token { token, .. }), .. } = &hsm.material
+    let CredentialsConfig::Files {
+        credential: Some(CredentialSource::Token { token, .. }), ..
+    } = &hsm.material
     else {
         panic!()
     };

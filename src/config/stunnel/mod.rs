@@ -13,7 +13,7 @@ mod versions;
 
 pub use certificate::Certificate;
 use certificate::CertificatesOf;
-use remark::Remark;
+use remark::Warning;
 use text::Section;
 
 /// The result of an import.
@@ -22,7 +22,7 @@ pub struct Imported {
     /// A file of `adit proxy`, with each remark as a comment.
     pub yaml: String,
     /// In the order of the lines.
-    pub remarks: Vec<Remark>,
+    pub remarks: Vec<Warning>,
 }
 
 impl Imported {
@@ -51,7 +51,7 @@ pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
     let whole: Vec<Section> = match services {
         [] if inetd.options.is_empty() => {
             let message = "there is no service in it: no [section], no accept";
-            let remark = Remark { line: 1, message: message.into(), grave: true };
+            let remark = Warning { line: 1, message: message.into(), grave: true };
             yaml.push_str(&format!("# line 1: {message}\n"));
             remarks.push(remark);
             Vec::new()

@@ -1,7 +1,7 @@
 //! What is said of the options that are not carried by [`super::service`].
 
 use super::{
-    remark::Remark,
+    remark::Warning,
     support::{OptionSupport, support},
     text::Line,
 };
@@ -37,13 +37,13 @@ const GLOBAL: &[&str] = &[
 ];
 
 /// A remark on a line that concerns the process; the rest is for the services.
-pub(super) fn remark_on_global(line: &Line) -> Option<Remark> {
+pub(super) fn remark_on_global(line: &Line) -> Option<Warning> {
     let option = line.option.to_ascii_lowercase();
     GLOBAL.contains(&option.as_str()).then(|| remark(line)).flatten()
 }
 
 /// What is to be said of a line that is not carried.
-pub(super) fn remark(line: &Line) -> Option<Remark> {
+pub(super) fn remark(line: &Line) -> Option<Warning> {
     match support(&line.option, &line.value) {
         OptionSupport::Carried | OptionSupport::Needless => None,
         OptionSupport::Lost(why) => Some(line.remark(false, why)),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     certificate::{Certificate, CertificatesOf},
-    remark::Remark,
+    remark::Warning,
     service::{Entry, list, quoted, yes},
     text::Line,
 };
@@ -160,7 +160,7 @@ impl Entry<'_> {
         };
         let options = ["verifyChain", "verifyPeer"].into_iter().filter(|option| demands(option));
         let softened = softened.chain(options.filter_map(|o| section.get(o).filter(off)));
-        let remarks: Vec<Remark> = softened.map(|line| line.remark(true, stays)).collect();
+        let remarks: Vec<Warning> = softened.map(|line| line.remark(true, stays)).collect();
         self.remarks.extend(remarks);
         if let Some(line) = section.get("requireCert").filter(off)
             && !self.client
@@ -317,7 +317,11 @@ impl Entry<'_> {
         if !chain {
             let message =
                 "stunnel did not check the target's certificate; adit does, with its name";
-            self.remarks.push(Remark { line: section.line, message: message.into(), grave: false });
+            self.remarks.push(Warning {
+                line: section.line,
+                message: message.into(),
+                grave: false,
+            });
         }
         for line in section.all("checkHost") {
             self.remarks.push(line.remark(false, "a common name does not count here"));

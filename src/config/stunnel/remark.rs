@@ -2,7 +2,7 @@
 
 /// A line that is not carried as it stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Remark {
+pub struct Warning {
     /// From 1.
     pub line: usize,
     /// The option and why it is not carried.

@@ -4,7 +4,7 @@ use super::{
     address::{Host, address},
     certificate::CertificatesOf,
     options::{is_global, remark},
-    remark::Remark,
+    remark::Warning,
     text::{Line, Section, is_plain},
     versions::versions,
 };
@@ -14,7 +14,7 @@ use crate::standalone::Address;
 #[derive(Default)]
 pub(super) struct Carried {
     pub(super) yaml: String,
-    pub(super) remarks: Vec<Remark>,
+    pub(super) remarks: Vec<Warning>,
 }
 
 /// The entry of `services` while it is made.
@@ -22,7 +22,7 @@ pub(super) struct Entry<'a> {
     pub(super) section: &'a Section,
     pub(super) client: bool,
     pub(super) lines: Vec<String>,
-    pub(super) remarks: Vec<Remark>,
+    pub(super) remarks: Vec<Warning>,
 }
 
 /// Makes the entry; one that cannot listen or connect is left out with a remark.
@@ -107,7 +107,7 @@ fn unique(name: &str, names: &mut Vec<String>) -> String {
 
 impl Entry<'_> {
     pub(super) fn grave_at(&mut self, line: usize, message: String) {
-        self.remarks.push(Remark { line, message, grave: true });
+        self.remarks.push(Warning { line, message, grave: true });
     }
 
     /// `accept` and `connect`.
@@ -149,7 +149,7 @@ impl Entry<'_> {
                                        stunnels took them in turn (balance: roundRobin)";
                         let line = section.get("connect").map_or(section.line, |l| l.line);
                         let message = message.to_owned();
-                        self.remarks.push(Remark { line, message, grave: false });
+                        self.remarks.push(Warning { line, message, grave: false });
                     }
                 }
             }

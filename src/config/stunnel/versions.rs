@@ -1,7 +1,7 @@
 //! `sslVersion`, `sslVersionMin`, `sslVersionMax` and what `options` says of versions, as one.
 
 use super::{
-    remark::Remark,
+    remark::Warning,
     support::switch,
     text::{Line, Section},
 };
@@ -21,7 +21,7 @@ fn place(version: &str) -> Option<u8> {
 }
 
 /// The line for the service, if one is needed, and what is to be said.
-pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Remark>) {
+pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>) {
     let mut remarks = Vec::new();
     let (mut least, mut most) = (0, u8::MAX);
     // The lines that leave 1.2 or 1.3 out: of bounds the last counts, `options` add up.

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Core, Over, Stream};
+use super::{Core, Stream, TunnelError};
 use crate::{
     hbone::{
         buffers,
@@ -26,7 +26,7 @@ use crate::{
 impl Core {
     /// Opens what came (sealed records, the last one perhaps not whole) and acts on it, as far as
     /// this turn goes; the rest is for the next one.
-    pub(in crate::hbone) fn received(&mut self, bytes: &mut [u8]) -> Result<(), Over> {
+    pub(in crate::hbone) fn received(&mut self, bytes: &mut [u8]) -> Result<(), TunnelError> {
         self.heard = Instant::now();
         buffers::with_ranges(|plain| {
             let opened = self.open(bytes, plain);
@@ -44,7 +44,7 @@ impl Core {
     }
 
     /// Begins a turn, with what the last one has left.
-    pub(in crate::hbone) fn next_turn(&mut self) -> Result<(), Over> {
+    pub(in crate::hbone) fn next_turn(&mut self) -> Result<(), TunnelError> {
         self.work = 0;
         self.narrow = self.narrow.saturating_sub(1);
         if self.rest.bytes.is_empty() {
@@ -127,7 +127,7 @@ impl Core {
         self.rest.bytes.capacity()
     }
 
-    fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), Over> {
+    fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<Range<usize>>) -> Result<(), TunnelError> {
         let mut at = 0;
         while let Some((used, opened)) = self.records.open(&mut bytes[at..])? {
             match opened {
@@ -147,7 +147,12 @@ impl Core {
         Ok(())
     }
 
-    fn frames(&mut self, bytes: &[u8], plain: &[Range<usize>], most: usize) -> Result<(), Over> {
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        plain: &[Range<usize>],
+        most: usize,
+    ) -> Result<(), TunnelError> {
         let mut batch = Batch { id: 0, slices: Vec::new() };
         for (n, range) in plain.iter().enumerate() {
             let read = self.read(&bytes[range.clone()], &mut batch, most);
@@ -171,7 +176,7 @@ impl Core {
         input: &'a [u8],
         batch: &mut Batch<'a>,
         most: usize,
-    ) -> Result<usize, Over> {
+    ) -> Result<usize, TunnelError> {
         let mut rest = input;
         while !rest.is_empty() && self.work < most {
             let (used, event) = self.http2.receive(rest, self.heard)?;
@@ -189,7 +194,7 @@ impl Core {
         event: Event,
         input: &'a [u8],
         batch: &mut Batch<'a>,
-    ) -> Result<(), Over> {
+    ) -> Result<(), TunnelError> {
         match event {
             Event::Data { id, range, end } => {
                 if id != batch.id {
@@ -241,7 +246,7 @@ impl Core {
                     }
                 }
                 if code != Code::NO_ERROR {
-                    return Err(Over::GoAway(code));
+                    return Err(TunnelError::GoAway(code));
                 }
             }
             Event::Pong(_) => {}

@@ -41,7 +41,7 @@ impl Ends {
     }
 
     /// The peer sends frames, and reads nothing.
-    fn says(&mut self, frames: &[u8]) -> Result<(), Over> {
+    fn says(&mut self, frames: &[u8]) -> Result<(), TunnelError> {
         self.peer.sealer.append(frames).unwrap();
         let mut sealed = self.peer.pending().unwrap().to_vec();
         self.peer.sealer.written(sealed.len());
@@ -87,7 +87,7 @@ async fn data_before_an_error_is_handed_over() {
     let mut frames = Vec::new();
     put(&mut frames, kind::DATA, 0, 1, b"hello");
     put(&mut frames, kind::PUSH_PROMISE, 0, 1, &[]);
-    assert!(matches!(ends.says(&frames), Err(Over::Http2(_))));
+    assert!(matches!(ends.says(&frames), Err(TunnelError::Http2(_))));
     assert_eq!(ends.core.streams[&1].queue, b"hello");
 }
 
@@ -153,7 +153,7 @@ async fn a_record_that_does_not_open_is_not_skipped() {
         bad[flipped] ^= 1;
         let mut input = [first, bad, last].concat();
         let told = ends.core.received(&mut input);
-        assert!(matches!(told, Err(Over::Record(RecordError::BadMac))), "{told:?}");
+        assert!(matches!(told, Err(TunnelError::Record(RecordError::BadMac))), "{told:?}");
         assert_eq!(ends.core.streams[&1].queue, b"first");
     }
 }
@@ -185,6 +185,6 @@ async fn many_small_frames_take_several_turns() {
     sealed.extend_from_slice(ends.peer.pending().unwrap());
     let last = sealed.len() - 1;
     sealed[last] ^= 1;
-    assert!(matches!(ends.core.received(&mut sealed), Err(Over::Record(_))));
+    assert!(matches!(ends.core.received(&mut sealed), Err(TunnelError::Record(_))));
     assert!(ends.core.streams[&1].queue.len() > 5_000 + 4_000);
 }

@@ -86,7 +86,7 @@ async fn what_came_and_waits_for_its_turn_is_bounded() {
     let wide = 4 << 20;
     assert!(most > wide / 2, "{most}: the kernel took little, and nothing was tried");
     assert!(most < wide + widest + TUNNELS * MAX_RECORD, "{most}, {widest} in one");
-    tunnels.iter().for_each(|tunnel| tunnel.end(Over::Closed));
+    tunnels.iter().for_each(|tunnel| tunnel.end(TunnelError::Closed));
     assert_eq!(tunnels.iter().map(|t| t.core().unread()).sum::<usize>(), 0);
 }
 
@@ -116,7 +116,7 @@ async fn callers_take_turns_however_many_tunnels_they_have() {
     assert!(by_many < 2 * by_one, "{by_many} of many, {by_one} of one");
     assert!(by_many > by_one / 2, "{by_many} of many, {by_one} of one");
     // And alone it is held up by nobody: all of it is taken, a tunnel is not forgotten.
-    of_one.end(Over::Closed);
+    of_one.end(TunnelError::Closed);
     while of_many.iter().any(|tunnel| taken(tunnel) < 5_000) {
         yield_now().await;
         rounds += 1;

@@ -14,7 +14,9 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::{CloseReason, ConnectionView, Direction, EndView, Events, Facts, Flow, PeerAddr};
+use super::{
+    CloseReason, ConnMetadata, ConnectionView, Direction, EndView, Events, Flow, PeerAddr,
+};
 use crate::observe::metrics::Series;
 
 /// How much a relay has moved each way. Shared with whoever moves, shows or limits it.
@@ -39,7 +41,7 @@ pub struct LiveConn {
     pub opened: Instant,
     /// Bytes that have moved.
     pub meter: Arc<Meter>,
-    facts: Mutex<Facts>,
+    facts: Mutex<ConnMetadata>,
     cut: OnceLock<CloseReason>,
     task: AtomicWaker,
     pub(super) series: OnceLock<Arc<Series>>,
@@ -48,7 +50,7 @@ pub struct LiveConn {
 
 impl LiveConn {
     /// Reads or amends what is known.
-    pub fn facts<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+    pub fn metadata<T>(&self, look: impl FnOnce(&mut ConnMetadata) -> T) -> T {
         look(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -77,7 +79,7 @@ impl LiveConn {
     #[must_use]
     pub fn flow(&self) -> Option<Flow> {
         let (direction, peer) = (self.direction, self.peer);
-        self.facts(|f| {
+        self.metadata(|f| {
             let peer_id = f.src.id.clone();
             let foreign = match (&peer_id, &f.dst.id) {
                 (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
@@ -116,11 +118,11 @@ impl LiveConn {
     /// What is known now, as programs read it.
     #[must_use]
     pub fn view(&self) -> ConnectionView {
-        self.facts(|facts| self.view_of(facts))
+        self.metadata(|facts| self.view_of(facts))
     }
 
     /// The same for who has the facts in hand.
-    pub(super) fn view_of(&self, facts: &Facts) -> ConnectionView {
+    pub(super) fn view_of(&self, facts: &ConnMetadata) -> ConnectionView {
         let (bytes_sent, bytes_received) = self.sent_and_received();
         ConnectionView {
             id: self.id,

@@ -5,17 +5,17 @@
 
 mod close_reason;
 mod events;
-mod facts;
 mod flow;
 mod live;
 mod log_share;
+mod metadata;
 mod open;
 mod view;
 
 pub use close_reason::CloseReason;
 pub use events::{ConnectionEvent, EventKind, Events, Notification, Subscription};
-pub use facts::{Facts, Names, Party, TlsFacts, TlsPath};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use live::{LiveConn, LiveTable, Meter};
+pub use metadata::{ConnMetadata, Names, PeerInfo, TlsFacts, TlsPath};
 pub use open::OpenConn;
 pub use view::{ConnectionView, EndView};

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{CloseReason, ConnectionEvent, Direction, Facts, LiveConn, PeerAddr};
+use super::{CloseReason, ConnMetadata, ConnectionEvent, Direction, LiveConn, PeerAddr};
 use crate::observe::Telemetry;
 
 /// One accepted connection; the reason starts as [`CloseReason::Dropped`].
@@ -30,8 +30,8 @@ impl OpenConn {
     }
 
     /// Amends what is known.
-    pub fn facts<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
-        self.live.facts(look)
+    pub fn metadata<T>(&self, look: impl FnOnce(&mut ConnMetadata) -> T) -> T {
+        self.live.metadata(look)
     }
 
     /// Counts the connection as opened: its ends are known and it may flow.
@@ -41,8 +41,9 @@ impl OpenConn {
     }
 
     fn count(&self) {
-        let series = self
-            .facts(|facts| self.telemetry.metrics.connections.series(self.live.direction, facts));
+        let series = self.metadata(|facts| {
+            self.telemetry.metrics.connections.series(self.live.direction, facts)
+        });
         series.opened();
         let _ = self.live.series.set(series);
     }
@@ -60,7 +61,7 @@ impl OpenConn {
     /// The same with what went wrong.
     pub fn fail(mut self, reason: CloseReason, error: impl ToString) {
         self.reason = reason;
-        self.facts(|f| f.error = Some(bounded(&error.to_string()).into()));
+        self.metadata(|f| f.error = Some(bounded(&error.to_string()).into()));
     }
 }
 
@@ -77,7 +78,7 @@ impl Drop for OpenConn {
             self.count();
         }
         self.live.flush_bytes();
-        self.facts(|facts| {
+        self.metadata(|facts| {
             self.telemetry.metrics.connections.closed(self.live.direction, facts, self.reason);
             self.telemetry.live.events().publish(|| {
                 let view = self.live.view_of(facts);
@@ -98,7 +99,7 @@ impl Drop for OpenConn {
 }
 
 /// `left_out`: how many lines of this reason and peer there were no room for before this one.
-fn write_line(live: &LiveConn, f: &Facts, reason: CloseReason, left_out: u64) {
+fn write_line(live: &LiveConn, f: &ConnMetadata, reason: CloseReason, left_out: u64) {
     let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
     let src_addr = tracing::field::display(live.peer.0);
     let direction = live.direction.as_str();
@@ -243,7 +244,7 @@ mod tests {
             let telemetry = Telemetry::new().unwrap();
             let written = logged(json, || {
                 let conn = open(&telemetry, Direction::Inbound);
-                conn.facts(|f| {
+                conn.metadata(|f| {
                     f.hbone_addr = Some(evil.into());
                     f.subject = Some(Arc::new(evil.into()));
                 });

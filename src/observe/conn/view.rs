@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::{Party, TlsFacts};
+use super::{PeerInfo, TlsFacts};
 
 /// One connection, open or just ended.
 #[derive(Clone, Debug, Serialize)]
@@ -55,7 +55,7 @@ pub struct EndView {
 }
 
 impl EndView {
-    pub(super) fn of(party: &Party) -> Self {
+    pub(super) fn of(party: &PeerInfo) -> Self {
         Self {
             workload: party.names.as_ref().map(|names| names.workload.to_string()),
             namespace: party.names.as_ref().map(|names| names.namespace.to_string()),

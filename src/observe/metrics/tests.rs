@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{connections::MAX_ENDED, *};
-use crate::observe::conn::{CloseReason, Direction, Facts, LiveTable};
+use crate::observe::conn::{CloseReason, ConnMetadata, Direction, LiveTable};
 
 /// One line for each family: name, kind, label names, help.
 fn families(text: &str) -> String {
@@ -24,7 +24,7 @@ fn families(text: &str) -> String {
 #[test]
 fn families_are_those_that_dashboards_know() {
     let metrics = Metrics::new().unwrap();
-    let facts = Facts::default();
+    let facts = ConnMetadata::default();
     metrics.connections.series(Direction::Inbound, &facts).opened();
     metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
     let _counted = metrics.listeners.socket(Direction::Inbound);
@@ -104,7 +104,10 @@ mod slow {
     fn series_are_bounded_and_what_is_left_over_is_counted() {
         let metrics = Metrics::new().unwrap();
         for n in 0..MAX_ENDED + 500 {
-            let facts = Facts { service: Some(format!("s{n}.test").into()), ..Facts::default() };
+            let facts = ConnMetadata {
+                service: Some(format!("s{n}.test").into()),
+                ..ConnMetadata::default()
+            };
             metrics.connections.series(Direction::Inbound, &facts).opened();
             metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
         }

@@ -1,5 +1,5 @@
 //! Whether anybody's Workload API keeps the specification, as a raw client sees it: this says what
-//! the server said, where [`super::client`] says only what can be used.
+//! the server said, where [`crate::credentials::workload_api::client`] says only what can be used.
 //!
 //! It calls as the process that it is: what that may have, is looked at. Nothing is kept, and no
 //! key is shown. Each wait is bounded, and a server that hangs is not asked for long.

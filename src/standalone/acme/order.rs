@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use super::{AcmeConfig, Challenge, storage::Storage};
 use crate::{
     identity::pem,
-    standalone::{material::trusted, tls::web_client},
+    standalone::{credential_store::trusted, tls::web_client},
     tls::classic_provider,
 };
 

@@ -20,7 +20,7 @@ use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tokio::sync::Semaphore;
 
 use super::PeerCert;
-use crate::{lifecycle::aside, observe::Refusal};
+use crate::{lifecycle::blocking, observe::Refusal};
 
 /// The clock is looked at every so many steps of an evaluation.
 const STEPS: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
@@ -31,7 +31,7 @@ const TRIED_FOR: Duration = Duration::from_millis(200);
 /// caller has gone.
 const MOST: usize = 16;
 /// How many all services make at once: fewer than there are threads for what takes long
-/// ([`aside`]), where names are looked up too.
+/// ([`blocking`]), where names are looked up too.
 static ALL: Semaphore = Semaphore::const_new(48);
 
 /// A policy as configured.
@@ -103,7 +103,7 @@ impl Rego {
         let own = Arc::clone(&self.turns).acquire_owned().await.map_err(gone)?;
         let turn = (own, ALL.acquire().await.map_err(gone)?);
         let rego = Arc::clone(self);
-        let decided = aside(move || {
+        let decided = blocking(move || {
             let decided = rego.decide(&peer, rego.config.within.saturating_sub(begun.elapsed()));
             drop(turn);
             decided

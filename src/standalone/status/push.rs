@@ -13,7 +13,7 @@ use tokio::{
 use super::{Address, HttpUrl, Status, http_url::exchange, metrics::Gathered, unix_now};
 use crate::{
     lifecycle::{Tasks, dial},
-    standalone::{endpoint::connect, material::trusted, tls::web_client},
+    standalone::{credential_store::trusted, endpoint::connect, tls::web_client},
 };
 
 /// How long an attempt may take.

@@ -115,7 +115,7 @@ fn draining(status: &Status, since: SystemTime) -> DrainingView {
 
 fn holder(conn: &LiveConn) -> HolderView {
     let (bytes_sent, bytes_received) = conn.sent_and_received();
-    conn.facts(|f| {
+    conn.metadata(|f| {
         // Who speaks TLS with us: who called a server, whom a client called.
         let (ours, theirs) = match conn.direction {
             Direction::Inbound => (&f.dst, &f.src),
@@ -137,7 +137,7 @@ fn holder(conn: &LiveConn) -> HolderView {
 pub(super) fn one_line(status: &Status) -> String {
     let live = status.telemetry.live.all();
     let Some(oldest) = live.first() else { return "draining: the last connections end".into() };
-    let id = oldest.facts(|f| match oldest.direction {
+    let id = oldest.metadata(|f| match oldest.direction {
         Direction::Inbound => f.src.id.as_ref().map(ToString::to_string),
         Direction::Outbound => f.dst.id.as_ref().map(ToString::to_string),
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use adit::{
     config::{check_standalone, load_bans, load_policies},
     observe::Telemetry,
-    standalone::{AccessControl, Keeper, Listening, Service},
+    standalone::{AccessControl, CredentialStore, Listening, Service},
 };
 
 use super::world::{Backend, Proxy, World, free_port};
@@ -66,7 +66,7 @@ async fn each_peer_has_its_series_and_each_target_its_own() {
     let mut config = file.services.into_iter().next().unwrap();
     config.health = None; // callers find out who is dead
     let telemetry = Telemetry::new().unwrap();
-    let keeper = Keeper::open(config.material.clone()).await.unwrap();
+    let keeper = CredentialStore::open(config.material.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
     let access = AccessControl::open(&config, load_policies, load_bans).unwrap();
     let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();
@@ -114,7 +114,7 @@ async fn tls_without_a_certificate_of_the_caller_is_not_called_mutual() {
     let file = check_standalone("f", &format!("services:\n{yaml}")).unwrap();
     let config = file.services.into_iter().next().unwrap();
     let telemetry = Telemetry::new().unwrap();
-    let keeper = Keeper::open(config.material.clone()).await.unwrap();
+    let keeper = CredentialStore::open(config.material.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
     let access = AccessControl::open(&config, load_policies, load_bans).unwrap();
     let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();

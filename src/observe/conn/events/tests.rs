@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::observe::{
     Telemetry,
-    conn::{Direction, Names, OpenConn, Party, PeerAddr, TlsFacts},
+    conn::{Direction, Names, OpenConn, PeerAddr, PeerInfo, TlsFacts},
 };
 
 fn open(telemetry: &Telemetry) -> OpenConn {
@@ -83,7 +83,7 @@ async fn the_json_of_events_and_of_connections() {
     let telemetry = Telemetry::new().unwrap();
     let mut subscription = telemetry.live.events().subscribe().unwrap();
     let conn = open(&telemetry);
-    conn.facts(|f| {
+    conn.metadata(|f| {
         let names = Names {
             workload: "web".into(),
             namespace: "shop".into(),
@@ -91,7 +91,7 @@ async fn the_json_of_events_and_of_connections() {
             version: None,
         };
         let id = Some("spiffe://td/ns/shop/sa/web".parse().unwrap());
-        f.src = Party { names: Some(Arc::new(names)), id };
+        f.src = PeerInfo { names: Some(Arc::new(names)), id };
         f.dst_addr = Some("10.0.0.7:15008".parse().unwrap());
         f.hbone_addr = Some("10.0.0.7:80".into());
         f.service = Some("db.shop.svc.cluster.local".into());

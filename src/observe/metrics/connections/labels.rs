@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::observe::conn::{Direction, Facts, Names, Party};
+use crate::observe::conn::{ConnMetadata, Direction, Names, PeerInfo};
 
 /// Their names, in the order of their values.
 pub(super) const TRAFFIC: [&str; 24] = [
@@ -47,12 +47,12 @@ pub(super) fn overflow(direction: Direction) -> Labels {
 }
 
 /// The labels of a connection of which this is known; `close_reason` is left open.
-pub(super) fn traffic(direction: Direction, facts: &Facts) -> Labels {
+pub(super) fn traffic(direction: Direction, facts: &ConnMetadata) -> Labels {
     let unknown: Arc<str> = UNKNOWN.into();
     let or_unknown = |value: &Option<Arc<str>>| value.clone().unwrap_or_else(|| unknown.clone());
     let mut labels: Labels = Vec::with_capacity(TRAFFIC.len());
     labels.push(direction.reporter().into());
-    let party = |labels: &mut Labels, p: &Party| {
+    let party = |labels: &mut Labels, p: &PeerInfo| {
         let principal = p.id.as_ref().map_or_else(|| unknown.clone(), |id| id.as_str().into());
         let named = |name: fn(&Names) -> &Arc<str>| {
             p.names.as_deref().map_or_else(|| unknown.clone(), |names| name(names).clone())

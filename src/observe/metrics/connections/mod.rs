@@ -17,7 +17,7 @@ use super::{
     register::{counters, registered},
     series::Series,
 };
-use crate::observe::conn::{CloseReason, Direction, Facts};
+use crate::observe::conn::{CloseReason, ConnMetadata, Direction};
 
 /// How many distinct label sets the traffic metrics keep; later ones share one set whose
 /// labels say `overflow`.
@@ -69,7 +69,7 @@ impl ConnectionMetrics {
 
     /// The counters for a connection's label set.
     #[must_use]
-    pub fn series(&self, direction: Direction, facts: &Facts) -> Arc<Series> {
+    pub fn series(&self, direction: Direction, facts: &ConnMetadata) -> Arc<Series> {
         let labels = self.bounded(direction, traffic(direction, facts));
         if &*labels[1] == OVERFLOW {
             self.overflowed.inc();
@@ -90,7 +90,7 @@ impl ConnectionMetrics {
     pub(in crate::observe) fn closed(
         &self,
         direction: Direction,
-        facts: &Facts,
+        facts: &ConnMetadata,
         reason: CloseReason,
     ) {
         let mut labels = traffic(direction, facts);

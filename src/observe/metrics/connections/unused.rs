@@ -60,21 +60,21 @@ impl ConnectionMetrics {
 mod tests {
     use super::*;
     use crate::observe::{
-        conn::{CloseReason, Direction, Facts, LiveTable, Names, Party},
+        conn::{CloseReason, ConnMetadata, Direction, LiveTable, Names, PeerInfo},
         metrics::Metrics,
     };
 
-    fn facts(caller: &str) -> Facts {
-        let named = |name: &str| Party {
+    fn facts(caller: &str) -> ConnMetadata {
+        let named = |name: &str| PeerInfo {
             names: Some(Arc::new(Names {
                 workload: name.into(),
                 namespace: "shop".into(),
                 app: name.into(),
                 version: None,
             })),
-            ..Party::default()
+            ..PeerInfo::default()
         };
-        Facts { src: named(caller), dst: named("db"), ..Facts::default() }
+        ConnMetadata { src: named(caller), dst: named("db"), ..ConnMetadata::default() }
     }
 
     fn count(metrics: &Metrics, caller: &str) -> u64 {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Material, certified};
+use super::{Credentials, certified};
 use crate::{
     credentials::{Source as _, workload_api::WorkloadApi},
-    hbone::Own,
+    hbone::LocalIdentity,
     identity::{BundleSet, X509Svid},
     standalone::PeerCert,
     tls::{Ends, PeerTrust},
 };
 
-pub(super) async fn first_svid(api: &WorkloadApi, shown: bool, from: &str) -> Material {
+pub(super) async fn first_svid(api: &WorkloadApi, shown: bool, from: &str) -> Credentials {
     let mut seen = 0;
     loop {
         api.news(&mut seen).await;
@@ -28,15 +28,15 @@ pub(super) fn of_svid(
     bundles: &Arc<BundleSet>,
     shown: bool,
     from: &str,
-) -> Result<Material, String> {
+) -> Result<Credentials, String> {
     let own = PeerCert::of(&svid.chain);
     let key = shown.then(|| certified(svid.chain.clone(), &svid.key)).transpose()?;
     let not_after = Some(svid.not_after);
-    Ok(Material {
+    Ok(Credentials {
         key,
         trust: PeerTrust::Spiffe(Arc::clone(bundles)),
         own,
-        svid: Some(Own { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
+        svid: Some(LocalIdentity { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
         not_after,
         source: format!("Workload API {from}"),
         ends: Ends::default(),

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::MissedTickBehavior;
 
-use super::{Carried, Carrier};
-use crate::{lifecycle::aside, sys::netns::Netns};
+use super::{Carried, PodManager};
+use crate::{lifecycle::blocking, sys::netns::Netns};
 
 /// How long the name of a namespace may be missing until its pod counts as gone.
 const MISSING_FOR: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ impl Carried {
     }
 }
 
-impl Carrier {
+impl PodManager {
     /// Looks whether pods were made anew, until it is dropped: where looking takes long, nobody
     /// else waits.
     pub(in crate::app) async fn watch_namespaces(self: Arc<Self>) {
@@ -54,7 +54,7 @@ impl Carrier {
                     all.into_iter().map(|(uid, key, path)| (uid, key, Netns::key_of(&path)));
                 found.collect::<Vec<_>>()
             };
-            let Ok(looked) = aside(look).await else { continue };
+            let Ok(looked) = blocking(look).await else { continue };
             let any = self.with(|pods| {
                 let mut any = false;
                 for (uid, key, found) in looked {

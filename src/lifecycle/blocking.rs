@@ -29,7 +29,7 @@ static THREADS: LazyLock<Runtime> = LazyLock::new(|| {
 ///
 /// # Cancel safety
 /// Dropping the future forgets work that has not begun; what has begun comes to its end.
-pub async fn aside<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     AbortOnDropHandle::new(THREADS.spawn_blocking(work)).await
@@ -47,7 +47,7 @@ mod tests {
             Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
         let (go_on, wait) = mpsc::channel::<()>();
         worker.block_on(async {
-            let long = aside(move || wait.recv().is_ok());
+            let long = blocking(move || wait.recv().is_ok());
             let handshake = async {
                 let done = tokio::task::spawn_blocking(|| true);
                 let done = tokio::time::timeout(Duration::from_secs(10), done).await;

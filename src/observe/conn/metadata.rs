@@ -21,7 +21,7 @@ pub struct Names {
 
 /// One end of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Party {
+pub struct PeerInfo {
     /// The workload, if the mesh knows it.
     pub names: Option<Arc<Names>>,
     /// Its SPIFFE ID, as proven by mutual TLS; `None` for plaintext.
@@ -67,11 +67,11 @@ impl TlsPath {
 
 /// Everything else a record says; filled in as it becomes known.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct ConnMetadata {
     /// Who calls.
-    pub src: Party,
+    pub src: PeerInfo,
     /// Who is called.
-    pub dst: Party,
+    pub dst: PeerInfo,
     /// Next hop (outbound), or the address the tunnel or captured connection came in on.
     pub dst_addr: Option<SocketAddr>,
     /// The CONNECT authority.

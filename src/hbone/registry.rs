@@ -37,7 +37,7 @@ pub enum PeerExpiry {
 
 /// Why a tunnel may not stay, or not come to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Condemned {
+pub struct Termination {
     /// For its streams' records.
     pub reason: CloseReason,
     /// For people.
@@ -45,7 +45,7 @@ pub struct Condemned {
 }
 
 /// A tunnel whose two ends are proven. Dropping it takes it off the table.
-pub struct Proven {
+pub struct AuthenticatedTunnel {
     id: u64,
     /// Inbound if the peer came to us.
     pub direction: Direction,
@@ -53,21 +53,21 @@ pub struct Proven {
     pub own: SpiffeId,
     /// Who is there.
     pub peer: Peer,
-    condemned: OnceLock<Condemned>,
+    condemned: OnceLock<Termination>,
     end: CancellationToken,
     table: Arc<Table>,
 }
 
-impl fmt::Debug for Proven {
+impl fmt::Debug for AuthenticatedTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Proven({} {} {})", self.own, self.direction.as_str(), self.peer.id)
     }
 }
 
-impl Proven {
+impl AuthenticatedTunnel {
     /// Why no stream may begin here any more.
     #[must_use]
-    pub fn condemned(&self) -> Option<&Condemned> {
+    pub fn termination(&self) -> Option<&Termination> {
         self.condemned.get()
     }
 
@@ -82,7 +82,7 @@ impl Proven {
     }
 }
 
-impl Drop for Proven {
+impl Drop for AuthenticatedTunnel {
     fn drop(&mut self) {
         self.table.lock().remove(&self.id);
     }
@@ -91,11 +91,11 @@ impl Drop for Proven {
 #[derive(Default)]
 struct Table {
     next: AtomicU64,
-    tunnels: Mutex<HashMap<u64, Weak<Proven>>>,
+    tunnels: Mutex<HashMap<u64, Weak<AuthenticatedTunnel>>>,
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Proven>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<AuthenticatedTunnel>>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -111,19 +111,19 @@ pub struct Trust {
 
 /// The open tunnels of this process.
 #[derive(Default)]
-pub struct LiveTunnels {
+pub struct TunnelRegistry {
     table: Arc<Table>,
     bundles: Option<watch::Receiver<Arc<BundleSet>>>,
     banned: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
 }
 
-impl fmt::Debug for LiveTunnels {
+impl fmt::Debug for TunnelRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LiveTunnels({})", self.table.lock().len())
     }
 }
 
-impl LiveTunnels {
+impl TunnelRegistry {
     /// Tunnels that are held to what these say now. The default is held to nothing more than
     /// its handshakes.
     #[must_use]
@@ -155,8 +155,8 @@ impl LiveTunnels {
         own: SpiffeId,
         peer: Peer,
         bundles: &Arc<BundleSet>,
-    ) -> Result<Arc<Proven>, Condemned> {
-        let proven = Arc::new(Proven {
+    ) -> Result<Arc<AuthenticatedTunnel>, Termination> {
+        let proven = Arc::new(AuthenticatedTunnel {
             id: self.table.next.fetch_add(1, Relaxed),
             direction,
             own,
@@ -195,7 +195,7 @@ impl LiveTunnels {
         verify: impl Fn(&SpiffeId) -> bool,
         expiry: PeerExpiry,
         now: SystemTime,
-    ) -> Vec<Arc<Proven>> {
+    ) -> Vec<Arc<AuthenticatedTunnel>> {
         let open: Vec<_> = self.table.lock().values().filter_map(Weak::upgrade).collect();
         // Of many tunnels with one peer, one is verified.
         let mut known = HashMap::new();
@@ -218,14 +218,18 @@ impl LiveTunnels {
     }
 }
 
-fn is_not_banned(proven: &Proven, trust: &Trust) -> Result<(), Condemned> {
+fn is_not_banned(proven: &AuthenticatedTunnel, trust: &Trust) -> Result<(), Termination> {
     let mut both = [&proven.peer.id, &proven.own].into_iter();
     let Some(id) = both.find(|id| trust.banned.contains(id)) else { return Ok(()) };
-    Err(Condemned { reason: CloseReason::IdentityBanned, why: format!("{id} is banned").into() })
+    Err(Termination { reason: CloseReason::IdentityBanned, why: format!("{id} is banned").into() })
 }
 
 /// Time is not judged here: a chain counts as of the last moment at which it was in time.
-fn is_believed(proven: &Proven, trust: &Trust, now: SystemTime) -> Result<(), Condemned> {
+fn is_believed(
+    proven: &AuthenticatedTunnel,
+    trust: &Trust,
+    now: SystemTime,
+) -> Result<(), Termination> {
     let peer = &proven.peer;
     let at = now.max(peer.not_before).min(peer.not_after);
     let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -240,16 +244,16 @@ fn is_believed(proven: &Proven, trust: &Trust, now: SystemTime) -> Result<(), Co
         SvidError::UnknownTrustDomain(_) => CloseReason::TrustDomainRemoved,
         error => TlsError::Svid(error).close_reason(),
     };
-    Err(Condemned { reason, why })
+    Err(Termination { reason, why })
 }
 
-fn is_in_time(peer: &Peer, expiry: PeerExpiry, now: SystemTime) -> Result<(), Condemned> {
+fn is_in_time(peer: &Peer, expiry: PeerExpiry, now: SystemTime) -> Result<(), Termination> {
     let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
     if now < peer.end() + grace {
         return Ok(());
     }
     let why = format!("the SVID of {} expired, more than {grace:?} ago", peer.id);
-    Err(Condemned { reason: CloseReason::SvidExpired, why: why.into() })
+    Err(Termination { reason: CloseReason::SvidExpired, why: why.into() })
 }
 
 #[cfg(test)]

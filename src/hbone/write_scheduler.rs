@@ -14,15 +14,15 @@ const QUANTUM: usize = 16 * 1024;
 
 /// The line of those who wait, and the turns that were given and not used yet.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct WriteScheduler {
     line: VecDeque<u32>,
     given: Vec<(u32, usize)>,
 }
 
-impl Turns {
+impl WriteScheduler {
     /// How many bytes a stream may write now, while `waiting` bytes are unwritten. `None`:
-    /// others come first; it stands in line, and [`Turns::next`] will name it. A turn is over
-    /// with this, used or not: [`Turns::next`] must be asked afterwards.
+    /// others come first; it stands in line, and [`WriteScheduler::next`] will name it. A turn is over
+    /// with this, used or not: [`WriteScheduler::next`] must be asked afterwards.
     pub(super) fn take(&mut self, id: u32, waiting: usize) -> Option<usize> {
         if let Some(at) = self.given.iter().position(|(given, _)| *given == id) {
             return Some(self.given.swap_remove(at).1);
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn who_is_alone_is_not_held_up() {
-        let mut turns = Turns::default();
+        let mut turns = WriteScheduler::default();
         assert_eq!(turns.take(1, 0), Some(MOST_READ));
         assert_eq!(turns.take(1, WAITING - 1), Some(MOST_READ));
         assert_eq!((turns.take(1, WAITING), turns.next(WAITING)), (None, None));
@@ -72,7 +72,7 @@ mod tests {
     /// The socket takes 64 KiB at a time; three streams want to write all the time.
     #[test]
     fn many_take_turns_of_the_same_size_in_the_same_order() {
-        let mut turns = Turns::default();
+        let mut turns = WriteScheduler::default();
         let mut wrote = Vec::new();
         for id in [1, 3, 5] {
             assert_eq!(turns.take(id, WAITING), None);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_nobody_takes_goes_to_the_next() {
-        let mut turns = Turns::default();
+        let mut turns = WriteScheduler::default();
         for id in [1, 3, 5] {
             turns.take(id, WAITING);
         }
@@ -110,7 +110,7 @@ mod tests {
     /// A newcomer with a small message waits for one round, not for all that others have.
     #[test]
     fn a_newcomer_waits_for_one_round() {
-        let mut turns = Turns::default();
+        let mut turns = WriteScheduler::default();
         for id in 0..10 {
             turns.take(id, WAITING);
         }

@@ -31,7 +31,7 @@ use crate::{
         Credential, Source as _,
         workload_api::{Endpoint, WorkloadApi},
     },
-    hbone::Own,
+    hbone::LocalIdentity,
     identity::PrivateKey,
     lifecycle::{Reminder, WatchedFile},
     observe::{Refusal, Refused},
@@ -40,11 +40,11 @@ use crate::{
 
 /// Where a service's certificate, key and roots come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum MaterialConfig {
+pub enum CredentialsConfig {
     /// Files.
     Files {
         /// Certificate and key; none shows nothing to peers (a client only).
-        credential: Option<Shown>,
+        credential: Option<CredentialSource>,
         /// The password of a keystore, where it is not in a file.
         password: Option<Password>,
         /// The roots, PEM; none are the system's.
@@ -67,7 +67,7 @@ pub enum MaterialConfig {
     },
 }
 
-impl MaterialConfig {
+impl CredentialsConfig {
     /// The files that are read.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
@@ -77,14 +77,14 @@ impl MaterialConfig {
     /// Whether the key is on a PKCS#11 token.
     #[must_use]
     pub fn on_token(&self) -> bool {
-        matches!(self, Self::Files { credential: Some(Shown::Token { .. }), .. })
+        matches!(self, Self::Files { credential: Some(CredentialSource::Token { .. }), .. })
     }
 
     /// What is ordered from an ACME CA, if anything is.
     #[must_use]
     pub fn acme(&self) -> Option<&AcmeConfig> {
         match self {
-            Self::Files { credential: Some(Shown::Acme(acme)), .. } => Some(acme),
+            Self::Files { credential: Some(CredentialSource::Acme(acme)), .. } => Some(acme),
             _ => None,
         }
     }
@@ -92,7 +92,7 @@ impl MaterialConfig {
 
 /// Certificate and key, and where they are.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Shown {
+pub enum CredentialSource {
     /// Both in files.
     Files(Credential),
     /// Both from an ACME CA, kept in a file.
@@ -131,7 +131,7 @@ impl std::fmt::Debug for Password {
 
 /// One state of it.
 #[derive(Debug)]
-pub struct Material {
+pub struct Credentials {
     /// What is shown to peers.
     pub key: Option<Arc<CertifiedKey>>,
     /// What theirs is checked against.
@@ -139,7 +139,7 @@ pub struct Material {
     /// What our own certificate says.
     pub own: Option<PeerCert>,
     /// The same as an X.509-SVID, with the bundles of whom it trusts, if it is one.
-    pub svid: Option<Own>,
+    pub svid: Option<LocalIdentity>,
     /// When it ends.
     pub not_after: Option<SystemTime>,
     /// Where it is from, for people.
@@ -151,7 +151,7 @@ pub struct Material {
     pub gone: Option<String>,
 }
 
-impl Material {
+impl Credentials {
     /// The same where its source has taken back what is shown.
     fn without_identity(&self, why: &str) -> Self {
         Self {
@@ -168,9 +168,9 @@ impl Material {
 }
 
 /// Keeps the material of one service up to date.
-pub struct Keeper {
-    config: MaterialConfig,
-    now: watch::Sender<Arc<Material>>,
+pub struct CredentialStore {
+    config: CredentialsConfig,
+    now: watch::Sender<Arc<Credentials>>,
     /// Why the last attempt failed, if it did.
     error: Mutex<Option<String>>,
     /// When what is in use was obtained.
@@ -184,17 +184,17 @@ pub struct Keeper {
     refusal: Refusal,
 }
 
-impl Keeper {
+impl CredentialStore {
     /// Obtains the first material.
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub async fn open(config: MaterialConfig) -> Result<Arc<Self>, String> {
+    pub async fn open(config: CredentialsConfig) -> Result<Arc<Self>, String> {
         // Before they are read: what changes from here on is seen.
         let files = WatchedFile::of_all(paths(&config));
         let (material, workload_api) = match &config {
-            MaterialConfig::Files { .. } => (read(&config, None).await?, None),
-            MaterialConfig::WorkloadApi { endpoint, within, shown } => {
+            CredentialsConfig::Files { .. } => (read(&config, None).await?, None),
+            CredentialsConfig::WorkloadApi { endpoint, within, shown } => {
                 let api = WorkloadApi::follow(endpoint);
                 let from = endpoint.to_string();
                 let first = first_svid(&api, *shown, &from);
@@ -229,7 +229,7 @@ impl Keeper {
 
     /// What is in use.
     #[must_use]
-    pub fn current(&self) -> Arc<Material> {
+    pub fn current(&self) -> Arc<Credentials> {
         Arc::clone(&self.now.borrow())
     }
 
@@ -240,7 +240,7 @@ impl Keeper {
 
     /// Told of every change.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<Material>> {
+    pub fn watch(&self) -> watch::Receiver<Arc<Credentials>> {
         self.now.subscribe()
     }
 
@@ -262,7 +262,7 @@ impl Keeper {
         *self.obtained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, material: Material) {
+    fn take(&self, material: Credentials) {
         self.now.send_replace(Arc::new(material));
         *self.obtained.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
     }
@@ -333,14 +333,14 @@ impl Keeper {
         if !reminder.due(&soon, Instant::now()) {
             return;
         }
-        let MaterialConfig::Files { stale, .. } = &self.config else { return };
+        let CredentialsConfig::Files { stale, .. } = &self.config else { return };
         for text in soon {
             tracing::warn!(target: "svid", ?stale, "{text}");
         }
     }
 
     /// The source has given something, which is used if it can be.
-    fn given(&self, made: Result<Material, String>) {
+    fn given(&self, made: Result<Credentials, String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(material) => {
@@ -377,7 +377,7 @@ impl Keeper {
 
     async fn follow_source(&self) {
         match (&self.config, &self.workload_api) {
-            (MaterialConfig::WorkloadApi { endpoint, shown, .. }, Some(api)) => {
+            (CredentialsConfig::WorkloadApi { endpoint, shown, .. }, Some(api)) => {
                 let (from, mut seen, mut bundles) = (endpoint.to_string(), 0, api.bundles());
                 loop {
                     tokio::select! {

@@ -6,7 +6,7 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
 
 use super::{
-    MaterialConfig, Shown,
+    CredentialSource, CredentialsConfig,
     files::{keystore_or_pem, trusted},
 };
 use crate::{
@@ -32,9 +32,9 @@ pub struct Told {
 
 /// Looks at the roots and CRLs of files; what cannot be read was told by whoever opened it.
 #[must_use]
-pub fn look(config: &MaterialConfig, now: SystemTime) -> Told {
+pub fn look(config: &CredentialsConfig, now: SystemTime) -> Told {
     let mut told = Told::default();
-    let MaterialConfig::Files { credential, roots, crls, stale, pins, .. } = config else {
+    let CredentialsConfig::Files { credential, roots, crls, stale, pins, .. } = config else {
         return told;
     };
     let Ok(authorities) = trusted(roots.as_ref()) else { return told };
@@ -62,14 +62,16 @@ pub fn look(config: &MaterialConfig, now: SystemTime) -> Told {
     told
 }
 
-fn own_chain(shown: Option<&Shown>) -> Vec<CertificateDer<'static>> {
+fn own_chain(shown: Option<&CredentialSource>) -> Vec<CertificateDer<'static>> {
     let chain = match shown {
-        Some(Shown::Files(Credential::Pem { certificate, .. })) => certificates(certificate),
-        Some(Shown::Token { certificate, .. }) => certificates(certificate),
-        Some(Shown::Files(Credential::Keystore { keystore, .. })) => {
+        Some(CredentialSource::Files(Credential::Pem { certificate, .. })) => {
+            certificates(certificate)
+        }
+        Some(CredentialSource::Token { certificate, .. }) => certificates(certificate),
+        Some(CredentialSource::Files(Credential::Keystore { keystore, .. })) => {
             keystore_or_pem(keystore, "").map(|(chain, _)| chain)
         }
-        Some(Shown::Acme(_)) | None => return Vec::new(),
+        Some(CredentialSource::Acme(_)) | None => return Vec::new(),
     };
     chain.unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Open tunnels are held to whom is believed now: when bundles, CRLs or bans change, and when
 //! peers' SVIDs run out, exactly those concerned are closed, with their streams, each of which
-//! records why. Who is concerned is decided in [`crate::hbone::LiveTunnels::recheck`].
+//! records why. Who is concerned is decided in [`crate::hbone::TunnelRegistry::recheck`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::Node;
 use crate::{
-    hbone::{Proven, Trust},
+    hbone::{AuthenticatedTunnel, Trust},
     identity::{BundleSet, SpiffeId, TrustDomain},
     lifecycle::Reminder,
 };
@@ -23,7 +23,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Watches for as long as the node runs; one task on the control thread.
-pub async fn guard(node: Arc<Node>) {
+pub async fn revalidate(node: Arc<Node>) {
     let mut bundles = node.svids.watch_bundles();
     let mut banned = node.svids.watch_banned();
     let mut look = tokio::time::interval(LOOK);
@@ -118,20 +118,24 @@ fn close(node: &Node, verify: impl Fn(&SpiffeId) -> bool) -> usize {
     let by_facts: HashMap<_, _> =
         condemned.iter().map(|proven| (Arc::as_ptr(&proven.peer.tls), proven)).collect();
     for conn in node.telemetry.live.all() {
-        let tunnel = conn.facts(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
-        let Some(verdict) = tunnel.and_then(|tunnel| tunnel.condemned()) else { continue };
-        conn.facts(|f| f.error = Some(format!("closed: {}", verdict.why).into()));
+        let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
+        let Some(verdict) = tunnel.and_then(|tunnel| tunnel.termination()) else { continue };
+        conn.metadata(|f| f.error = Some(format!("closed: {}", verdict.why).into()));
         conn.cut(verdict.reason);
     }
     condemned.iter().for_each(|proven| proven.end());
     condemned.len()
 }
 
-fn condemn(node: &Node, trust: &Trust, verify: impl Fn(&SpiffeId) -> bool) -> Vec<Arc<Proven>> {
+fn condemn(
+    node: &Node,
+    trust: &Trust,
+    verify: impl Fn(&SpiffeId) -> bool,
+) -> Vec<Arc<AuthenticatedTunnel>> {
     let (expiry, now) = (node.tunnel.peer_expiry, SystemTime::now());
     let condemned = node.tunnels.recheck(trust, verify, expiry, now);
     for proven in &condemned {
-        let Some(verdict) = proven.condemned() else { continue };
+        let Some(verdict) = proven.termination() else { continue };
         let labels = [proven.direction.reporter(), verdict.reason.as_str()];
         node.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
         tracing::warn!(

@@ -11,8 +11,8 @@ use crate::{
     observe::{Refusal, Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        AccessControl, BanList, Keeper, Listening, MaterialConfig, Policies, Rego, Service,
-        ServiceConfig, Sockets, first_acme_certificate,
+        AccessControl, BanList, CredentialStore, CredentialsConfig, Listening, Policies, Rego,
+        Service, ServiceConfig, Sockets, first_acme_certificate,
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Running {
 struct Following(Tasks);
 
 impl Following {
-    fn of(keeper: Arc<Keeper>) -> Self {
+    fn of(keeper: Arc<CredentialStore>) -> Self {
         let tasks = Tasks::default();
         tasks.spawn(async move { keeper.follow().await });
         Self(tasks)
@@ -44,7 +44,7 @@ impl Drop for Following {
 }
 
 /// All services.
-pub(super) struct Fleet {
+pub(super) struct ServiceRegistry {
     telemetry: Telemetry,
     workers: Vec<Handle>,
     sockets: Sockets,
@@ -76,7 +76,7 @@ pub(super) struct Changes {
     pub(super) removed: Vec<String>,
 }
 
-impl Fleet {
+impl ServiceRegistry {
     pub(super) fn new(telemetry: Telemetry, workers: Vec<Handle>, sockets: Sockets) -> Self {
         Self {
             telemetry,
@@ -166,7 +166,7 @@ impl Fleet {
 
     async fn open(&mut self, config: ServiceConfig) -> Result<Running, NotOpened> {
         let named = |error: String| NotOpened::of(&config, &error, false);
-        let files = matches!(&config.material, MaterialConfig::Files { .. });
+        let files = matches!(&config.material, CredentialsConfig::Files { .. });
         let of_files = |error: String| NotOpened::of(&config, &error, files);
         let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
         let listening = match held {
@@ -176,7 +176,7 @@ impl Fleet {
         if let Some(acme) = config.material.acme() {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
-        let keeper = Keeper::open(config.material.clone()).await.map_err(of_files)?;
+        let keeper = CredentialStore::open(config.material.clone()).await.map_err(of_files)?;
         // Before they are read: an edit in between is then seen as one.
         let policies = WatchedFile::of_all(config.access.files().cloned().collect());
         let access = AccessControl::open(&config, load_policies, load_bans);

@@ -11,7 +11,7 @@ use crate::sys::sockmap::{self, Pair, Watched};
 const AFTER: u8 = 8;
 
 /// The short way of one connection, taken or not.
-pub struct ShortWay {
+pub struct SockmapRedirect {
     watched: Arc<Watched>,
     /// What the application takes for its own other end.
     remote: SocketAddr,
@@ -21,7 +21,7 @@ pub struct ShortWay {
     two_queues: bool,
 }
 
-impl ShortWay {
+impl SockmapRedirect {
     /// For an application that is in `watched` and believes to talk to `remote`.
     #[must_use]
     pub fn new(watched: Arc<Watched>, remote: SocketAddr) -> Self {

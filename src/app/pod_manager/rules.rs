@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Carrier, change::After};
+use super::{PodManager, change::After};
 use crate::{node::capture, sys::netns::Netns};
 
 /// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
@@ -15,7 +15,7 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
 /// How long a pod that leaves waits for its turn when the process ends.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
-impl Carrier {
+impl PodManager {
     /// Applies the rules anew where what they let by has changed.
     pub(super) async fn renew_rules(
         &self,

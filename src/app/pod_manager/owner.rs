@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{lifecycle::aside, mesh::Workload, sys::netns::Netns};
+use crate::{lifecycle::blocking, mesh::Workload, sys::netns::Netns};
 
 /// How often it is looked for an address that is not there yet: whoever makes a pod does so after
 /// its namespace, and from then on nothing protects the pod until it is seen.
@@ -28,7 +28,7 @@ pub(super) async fn holds_an_address(
     let mut netns = netns;
     loop {
         let looked;
-        (netns, looked) = aside(move || {
+        (netns, looked) = blocking(move || {
             let looked = netns.addresses();
             (netns, looked)
         })

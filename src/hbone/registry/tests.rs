@@ -96,14 +96,14 @@ fn own() -> SpiffeId {
 struct Open {
     td: Domain,
     other: Domain,
-    live: LiveTunnels,
-    held: Vec<Arc<Proven>>,
+    live: TunnelRegistry,
+    held: Vec<Arc<AuthenticatedTunnel>>,
 }
 
 fn open() -> Open {
     let (td, other) = (Domain::new("td"), Domain::new("other"));
     let bundles = set(&[&td.bundle, &other.bundle]);
-    let live = LiveTunnels::new(watch::channel(Arc::clone(&bundles)).1, None);
+    let live = TunnelRegistry::new(watch::channel(Arc::clone(&bundles)).1, None);
     let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
     let peers = [
         (inbound, td.peer("a")),
@@ -124,7 +124,7 @@ impl Open {
             .live
             .recheck(trust, |_| true, expiry, now)
             .iter()
-            .map(|p| format!("{} {}", p.peer.id.path(), p.condemned().unwrap().reason))
+            .map(|p| format!("{} {}", p.peer.id.path(), p.termination().unwrap().reason))
             .collect();
         out.sort();
         out
@@ -153,7 +153,7 @@ fn exactly_those_concerned_are_condemned() {
 fn each_end_is_judged_again_as_what_it_was() {
     let td = Domain::new("td");
     let bundles = set(&[&td.bundle]);
-    let live = LiveTunnels::new(watch::channel(Arc::clone(&bundles)).1, None);
+    let live = TunnelRegistry::new(watch::channel(Arc::clone(&bundles)).1, None);
     let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
     let (server, client) = (vec![Eku::ServerAuth], vec![Eku::ClientAuth]);
     let held: Vec<_> = [
@@ -208,7 +208,7 @@ fn a_tunnel_that_comes_to_be_while_things_change_is_judged_by_what_holds_then() 
     let before = set(&[&td.bundle]);
     let (bundles, seen) = watch::channel(Arc::clone(&before));
     let (banned, seen_bans) = watch::channel(Arc::default());
-    let live = LiveTunnels::new(seen, Some(seen_bans));
+    let live = TunnelRegistry::new(seen, Some(seen_bans));
     let peer = td.peer("a");
     let admit = |peer: &Peer| live.admit(Direction::Inbound, own(), peer.clone(), &before);
     assert!(admit(&peer).is_ok());

@@ -10,10 +10,10 @@ use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Material, MaterialConfig, READ_WITHIN, Shown, Token, certified};
+use super::{CredentialSource, Credentials, CredentialsConfig, READ_WITHIN, Token, certified};
 use crate::{
     credentials::Credential,
-    hbone::Own,
+    hbone::LocalIdentity,
     identity::{
         BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
@@ -25,9 +25,9 @@ use crate::{
 
 /// Files are read beside the control thread: a keystore's key derivation may take a while.
 pub(super) async fn read(
-    config: &MaterialConfig,
+    config: &CredentialsConfig,
     turn: Option<OwnedSemaphorePermit>,
-) -> Result<Material, String> {
+) -> Result<Credentials, String> {
     let config = config.clone();
     let read = tokio::task::spawn_blocking(move || {
         let read = read_now(&config);
@@ -37,8 +37,8 @@ pub(super) async fn read(
     read.await.map_err(|e| format!("reading files: {e}"))?
 }
 
-fn read_now(config: &MaterialConfig) -> Result<Material, String> {
-    let MaterialConfig::Files { credential, password, roots, crls, stale, pins } = config else {
+fn read_now(config: &CredentialsConfig) -> Result<Credentials, String> {
+    let CredentialsConfig::Files { credential, password, roots, crls, stale, pins } = config else {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
@@ -49,23 +49,25 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
     let ordered;
     if let Some(shown) = credential {
         let (path, (chain, private)) = match shown {
-            Shown::Files(Credential::Pem { certificate, private_key: file }) => {
+            CredentialSource::Files(Credential::Pem { certificate, private_key: file }) => {
                 (certificate, (certificates(certificate)?, Some(private_key(file)?)))
             }
-            Shown::Files(Credential::Keystore { keystore, password: file }) => {
+            CredentialSource::Files(Credential::Keystore { keystore, password: file }) => {
                 let file = file.as_deref().map(password_in).transpose()?;
                 let password = password.as_ref().map(|p| &p.0).or(file.as_ref());
                 let (chain, private) = keystore_or_pem(keystore, password.map_or("", |p| p))?;
                 (keystore, (chain, Some(private)))
             }
-            Shown::Acme(acme) => {
+            CredentialSource::Acme(acme) => {
                 ordered = acme.file();
                 (&ordered, (certificates(&ordered)?, Some(private_key(&ordered)?)))
             }
-            Shown::Token { certificate, .. } => (certificate, (certificates(certificate)?, None)),
+            CredentialSource::Token { certificate, .. } => {
+                (certificate, (certificates(certificate)?, None))
+            }
         };
         source = match shown {
-            Shown::Acme(acme) => format!("ACME {}", acme.directory),
+            CredentialSource::Acme(acme) => format!("ACME {}", acme.directory),
             _ => format!("file {}", crate::identity::shown(path)),
         };
         own = PeerCert::of(&chain);
@@ -78,7 +80,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
             (_, Some(private)) => {
                 Some(certified(chain.clone(), private).map_err(|why| at(path, why))?)
             }
-            (Shown::Token { token, .. }, None) => {
+            (CredentialSource::Token { token, .. }, None) => {
                 let label = token.label.as_deref().unwrap_or("of the module");
                 source = format!("{source}, key on PKCS#11 token {label}");
                 Some(on_token(chain.clone(), token).map_err(|why| at(path, why))?)
@@ -99,7 +101,7 @@ fn read_now(config: &MaterialConfig) -> Result<Material, String> {
         PeerTrust::Pinned(pins.as_slice().into())
     };
     let ends = ends.and_own(&shown_chain);
-    Ok(Material { key, trust, own, svid, not_after, source, ends, gone: None })
+    Ok(Credentials { key, trust, own, svid, not_after, source, ends, gone: None })
 }
 
 /// The key of a certificate, which stays on its token.
@@ -121,14 +123,14 @@ fn svid_of(
     key: PrivateKey,
     roots: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,
-) -> Option<Own> {
+) -> Option<LocalIdentity> {
     let leaf = parse_leaf(chain.first()?).ok()?;
     let mut bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
     bundle.crls = crls;
     let bundles: BundleSet = [bundle].into_iter().collect();
     let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
     let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
-    Some(Own { svid: Arc::new(svid), bundles: Arc::new(bundles) })
+    Some(LocalIdentity { svid: Arc::new(svid), bundles: Arc::new(bundles) })
 }
 
 /// A keystore is PKCS#12, or certificates and key in one PEM file.
@@ -170,7 +172,7 @@ pub(in crate::standalone) fn trusted(
 }
 
 /// What to say when they took longer.
-pub(super) fn unread(config: &MaterialConfig) -> String {
+pub(super) fn unread(config: &CredentialsConfig) -> String {
     let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
     match paths(config).iter().find(no_file) {
         Some(path) => at(path, "is a pipe that nobody writes to"),
@@ -181,19 +183,21 @@ pub(super) fn unread(config: &MaterialConfig) -> String {
     }
 }
 
-pub(super) fn paths(config: &MaterialConfig) -> Vec<PathBuf> {
-    let MaterialConfig::Files { credential, roots, crls, .. } = config else { return Vec::new() };
+pub(super) fn paths(config: &CredentialsConfig) -> Vec<PathBuf> {
+    let CredentialsConfig::Files { credential, roots, crls, .. } = config else {
+        return Vec::new();
+    };
     let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
     match credential {
-        Some(Shown::Files(Credential::Pem { certificate, private_key })) => {
+        Some(CredentialSource::Files(Credential::Pem { certificate, private_key })) => {
             paths.extend([certificate.clone(), private_key.clone()]);
         }
-        Some(Shown::Files(Credential::Keystore { keystore, password })) => {
+        Some(CredentialSource::Files(Credential::Keystore { keystore, password })) => {
             paths.push(keystore.clone());
             paths.extend(password.clone());
         }
-        Some(Shown::Acme(acme)) => paths.push(acme.file()),
-        Some(Shown::Token { certificate, token }) => {
+        Some(CredentialSource::Acme(acme)) => paths.push(acme.file()),
+        Some(CredentialSource::Token { certificate, token }) => {
             paths.push(certificate.clone());
             paths.extend(token.pin_file.clone());
         }

@@ -17,13 +17,13 @@ use super::arrival::Arrival;
 use crate::hbone::order::Tie;
 
 /// A connection on its way to another worker, counted there already.
-type Fresh<A> = (std::net::TcpStream, SocketAddr, A, Place);
+type Fresh<A> = (std::net::TcpStream, SocketAddr, A, ConnectionGuard);
 
 /// A connection that is served here.
-pub(super) type Taken<A> = (TcpStream, SocketAddr, A, Place);
+pub(super) type Taken<A> = (TcpStream, SocketAddr, A, ConnectionGuard);
 
 /// One worker's share of what arrives at one port of one pod.
-pub(super) struct Desk<A> {
+pub(super) struct AcceptBalancer<A> {
     own: usize,
     all: Arc<[Load<A>]>,
     /// Another has clearly less if it lacks more than one in so many of what this one has.
@@ -37,16 +37,16 @@ struct Load<A> {
 }
 
 /// Counts as one live connection of a desk until dropped.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
 
-impl Place {
+impl ConnectionGuard {
     fn at(live: &Arc<AtomicUsize>) -> Self {
         live.fetch_add(1, Relaxed);
         Self(Arc::clone(live))
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -55,7 +55,7 @@ impl Drop for Place {
 /// How many may be on their way to one worker; more stay where they are.
 const ON_THEIR_WAY: usize = 256;
 
-impl<A: Arrival> Desk<A> {
+impl<A: Arrival> AcceptBalancer<A> {
     /// A desk for each of `workers`, where each accepts.
     pub(super) fn all(workers: usize) -> Vec<Self> {
         Self::with_part(workers, HALF)
@@ -108,11 +108,13 @@ impl<A: Arrival> Desk<A> {
         let way = (to != self.own).then(|| self.all[to].hand.try_reserve());
         let Some(Ok(way)) = way else {
             arrival.goes_to(self.own);
-            return Some((socket, peer, arrival, Place::at(&self.all[self.own].live)));
+            return Some((socket, peer, arrival, ConnectionGuard::at(&self.all[self.own].live)));
         };
         arrival.goes_to(to);
         match socket.into_std() {
-            Ok(socket) => way.send((socket, peer, arrival, Place::at(&self.all[to].live))),
+            Ok(socket) => {
+                way.send((socket, peer, arrival, ConnectionGuard::at(&self.all[to].live)))
+            }
             Err(error) => tracing::debug!(%error, "a fresh connection was lost"),
         }
         None
@@ -162,8 +164,8 @@ mod tests {
         fn goes_to(&self, _: usize) {}
     }
 
-    fn two() -> (Desk<Told>, Desk<Told>) {
-        let mut desks = Desk::all(2);
+    fn two() -> (AcceptBalancer<Told>, AcceptBalancer<Told>) {
+        let mut desks = AcceptBalancer::all(2);
         let other = desks.pop().unwrap();
         (desks.pop().unwrap(), other)
     }

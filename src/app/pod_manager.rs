@@ -20,7 +20,7 @@ pub(super) use self::change::{Changed, Changes, Failed, Leave};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
     config::Capture,
-    lifecycle::{Tasks, aside},
+    lifecycle::{Tasks, blocking},
     mesh::Workload,
     node::{Node, Pod, capture},
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The pods of this process.
-pub(super) struct Carrier {
+pub(super) struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
@@ -46,7 +46,7 @@ pub(super) struct Carrier {
     closing: CancellationToken,
 }
 
-impl Carrier {
+impl PodManager {
     pub(super) fn new(node: Arc<Node>) -> Self {
         let rules = Arc::new(Turns::default());
         let watch = RuleWatch::new(Arc::clone(&rules), Arc::clone(&node.telemetry.metrics));
@@ -189,7 +189,7 @@ impl Carrier {
     pub(super) async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
         let (this, stop) = (Arc::clone(self), self.hurry.clone());
         let admitting = move || this.probed().into_iter().map(|(_, netns)| netns).collect();
-        Ok(aside(move || capture::restore_guard(admitting, &stop)).await??)
+        Ok(blocking(move || capture::restore_guard(admitting, &stop)).await??)
     }
 
     /// Starts nothing from here on; what is being started is given up.
@@ -243,7 +243,7 @@ impl Carrier {
         again: bool,
     ) -> anyhow::Result<()> {
         let of = Arc::clone(workload);
-        let opened = aside(move || match of.netns() {
+        let opened = blocking(move || match of.netns() {
             Some(netns) => Netns::open(&netns.path()),
             None => Netns::current(),
         });
@@ -271,7 +271,7 @@ impl Carrier {
             self.watch.end(&netns);
         }
         let (of, node) = (Arc::clone(workload), Arc::clone(&self.node));
-        let started = aside(move || -> anyhow::Result<Arc<Pod>> {
+        let started = blocking(move || -> anyhow::Result<Arc<Pod>> {
             if options.is_none() {
                 capture::reachable(&netns)?;
             }

@@ -9,13 +9,13 @@ use crate::{
     lifecycle::{HandoffClient, HandoffServer, ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, Listening, MaterialConfig, Service, Sockets,
+        Address, CredentialsConfig, Listening, Service, Sockets,
         status::{self, Phase, Status},
     },
 };
 
 /// All who look from outside; told of each change in this order.
-pub(super) struct Seen {
+pub(super) struct StatusReporter {
     pub(super) status: Arc<Status>,
     pub(super) manager: Arc<ServiceManager>,
     /// The status endpoint, if there is one.
@@ -25,7 +25,7 @@ pub(super) struct Seen {
     takeover: Option<std::path::PathBuf>,
 }
 
-impl Seen {
+impl StatusReporter {
     /// Shown from the beginning: that certificates are waited for is worth knowing.
     pub(super) fn open(
         plan: &Plan,
@@ -57,7 +57,7 @@ impl Seen {
         self.manager.ready(&self.status.one_line());
     }
 
-    /// Files are read again; [`Seen::listening`] must follow.
+    /// Files are read again; [`StatusReporter::listening`] must follow.
     pub(super) fn reloading(&self) {
         self.status.set_phase(Phase::Reloading);
         self.manager.reloading();
@@ -136,10 +136,10 @@ fn deaf(services: &[Arc<Service>]) -> Option<String> {
     Some(format!("{} does not accept on each worker", deaf.config.listen))
 }
 
-fn shows_certificate(material: &MaterialConfig) -> bool {
+fn shows_certificate(material: &CredentialsConfig) -> bool {
     match material {
-        MaterialConfig::Files { credential, .. } => credential.is_some(),
-        MaterialConfig::WorkloadApi { shown, .. } => *shown,
+        CredentialsConfig::Files { credential, .. } => credential.is_some(),
+        CredentialsConfig::WorkloadApi { shown, .. } => *shown,
     }
 }
 

@@ -11,14 +11,14 @@ const AFTERWARDS: u32 = 30;
 
 /// How many connections were open, at most and lately.
 #[derive(Debug, Default)]
-pub(super) struct Ebb {
+pub(super) struct MemoryTrimmer {
     most: usize,
     least: usize,
     last: usize,
     afterwards: u32,
 }
 
-impl Ebb {
+impl MemoryTrimmer {
     /// Looks, now and then, how many connections are open.
     pub(super) fn look(&mut self, live: &LiveTable) {
         let open = live.len();
@@ -35,7 +35,7 @@ impl Ebb {
     }
 
     /// Whether many have come, more than were there, and no more are coming. Asked before
-    /// [`Ebb::is_out`].
+    /// [`MemoryTrimmer::is_out`].
     fn have_come(&mut self, open: usize) -> bool {
         self.least = self.least.min(open);
         let come = open <= self.last && open - self.least >= MANY.max(self.least);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn they_have_come_once_when_no_more_are_coming() {
-        let mut ebb = Ebb::default();
+        let mut ebb = MemoryTrimmer::default();
         let seen = [0, 400, 900, 1200, 1200, 1300, 1300, 3000, 3000, 10, 10, 1500, 1400];
         let mut come = Vec::new();
         for (at, open) in seen.into_iter().enumerate() {
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn it_is_out_once_when_the_last_of_many_has_gone() {
-        let mut ebb = Ebb::default();
+        let mut ebb = MemoryTrimmer::default();
         let seen = [0, 900, 0, 0, 5000, 4000, 4000, 1200, 30, 30, 30, 20, 20, 2000, 2000, 20, 20];
         let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| ebb.is_out(*open)).collect();
         assert_eq!(out, [(9, 30), (16, 20)]);
