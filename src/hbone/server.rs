@@ -178,7 +178,12 @@ where
                 Ok((id, request)) => {
                     streams += 1;
                     let stream = TunnelStream::new(Arc::clone(&tunnel), id);
-                    with.tasks.spawn(handle(with.incoming(stream, request)));
+                    let incoming = with.incoming(stream, request);
+                    match with.tasks.are_cut() {
+                        // Nobody will look at it: another tunnel may.
+                        true => incoming.turn_away(),
+                        false => with.tasks.spawn(handle(incoming)),
+                    }
                     if streams % IN_A_ROW == 0 {
                         tokio::task::yield_now().await;
                     }

@@ -56,6 +56,12 @@ impl Tasks {
         self.stop.cancel();
     }
 
+    /// Whether they were cut: what is spawned now is dropped at once.
+    #[must_use]
+    pub fn are_cut(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Waits until all tasks have ended. Cancel safe.
     pub async fn ended(&self) {
         self.tracker.close();

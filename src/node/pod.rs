@@ -220,8 +220,14 @@ impl Pod {
     /// queued in tunnels is sent. Returns how many were cut.
     pub async fn stop(&self, node: &Node, grace: Duration, hurry: &CancellationToken) -> usize {
         self.stop_accepting();
+        let ended = async {
+            self.conns.ended().await;
+            // A handshake that was under way may bring streams still: its tunnel says GOAWAY first.
+            let _ = tokio::time::timeout(LATE_STREAMS, self.tunnels.ended()).await;
+            self.conns.ended().await;
+        };
         tokio::select! {
-            _ = tokio::time::timeout(grace, self.conns.ended()) => {}
+            _ = tokio::time::timeout(grace, ended) => {}
             () = hurry.cancelled() => {}
         }
         let left = self.conns.len();
@@ -256,6 +262,9 @@ fn looks_inward() -> Look<Result<Inward, Lost>> {
 const HANDSHAKES: usize = 4_096;
 /// … and from one source: then its own oldest is given up.
 const HANDSHAKES_OF_ONE: usize = 1_024;
+
+/// How long tunnels whose handshake was under way at a stop may take to say that they take nothing.
+const LATE_STREAMS: Duration = Duration::from_secs(1);
 
 /// How long connections may take to record their end, and tunnels to send what is queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
