@@ -26,12 +26,13 @@
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
-//! `node/mod.rs` (the story) → `node/outbound.rs` → `node/route.rs` → `hbone/pool.rs` →
+//! `node/mod.rs` (the story) → `node/pod.rs` → `node/listener.rs` → `node/arrival.rs` →
+//! `node/route.rs` → `node/accept_balancer.rs` → `node/outbound.rs` → `hbone/pool.rs` →
 //! `relay/mod.rs`; on the far node `hbone/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread
-//! runtime that owns its connections from accept to close.
+//! runtime that owns a connection from where it was placed to its close.
 //!
 //! # Ports
 //! In each pod's namespace 15001 (outbound capture), 15006 (inbound plaintext capture) and

@@ -22,8 +22,8 @@ impl MemoryTrimmer {
     /// Looks, now and then, how many connections are open.
     pub(super) fn look(&mut self, live: &LiveTable) {
         let open = live.len();
-        let come = self.have_come(open);
-        let out = self.is_out(open);
+        let come = self.have_settled(open);
+        let out = self.have_left(open);
         if come {
             process::release_freed_memory();
         }
@@ -35,8 +35,8 @@ impl MemoryTrimmer {
     }
 
     /// Whether many have come, more than were there, and no more are coming. Asked before
-    /// [`MemoryTrimmer::is_out`].
-    fn have_come(&mut self, open: usize) -> bool {
+    /// [`MemoryTrimmer::have_left`].
+    fn have_settled(&mut self, open: usize) -> bool {
         self.least = self.least.min(open);
         let come = open <= self.last && open - self.least >= MANY.max(self.least);
         if come {
@@ -46,7 +46,7 @@ impl MemoryTrimmer {
     }
 
     /// Whether many have gone, more than stayed, and no more are going.
-    fn is_out(&mut self, open: usize) -> bool {
+    fn have_left(&mut self, open: usize) -> bool {
         let going = open < std::mem::replace(&mut self.last, open);
         self.most = self.most.max(open);
         let out = !going && self.most - open >= MANY.max(open);
@@ -62,24 +62,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_have_come_once_when_no_more_are_coming() {
+    fn they_have_settled_once_when_no_more_are_coming() {
         let mut ebb = MemoryTrimmer::default();
         let seen = [0, 400, 900, 1200, 1200, 1300, 1300, 3000, 3000, 10, 10, 1500, 1400];
         let mut come = Vec::new();
         for (at, open) in seen.into_iter().enumerate() {
-            if ebb.have_come(open) {
+            if ebb.have_settled(open) {
                 come.push((at, open));
             }
-            ebb.is_out(open);
+            ebb.have_left(open);
         }
         assert_eq!(come, [(4, 1200), (8, 3000), (12, 1400)]);
     }
 
     #[test]
-    fn it_is_out_once_when_the_last_of_many_has_gone() {
+    fn it_have_left_once_when_the_last_of_many_has_gone() {
         let mut ebb = MemoryTrimmer::default();
         let seen = [0, 900, 0, 0, 5000, 4000, 4000, 1200, 30, 30, 30, 20, 20, 2000, 2000, 20, 20];
-        let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| ebb.is_out(*open)).collect();
+        let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| ebb.have_left(*open)).collect();
         assert_eq!(out, [(9, 30), (16, 20)]);
     }
 }

@@ -20,13 +20,13 @@ use crate::{
 pub(super) struct Running {
     pub(super) service: Arc<Service>,
     listening: Arc<Listening>,
-    /// Renews its material.
+    /// Renews its credentials.
     following: Following,
     /// The files of its policies.
     policies: WatchedFile,
 }
 
-/// A keeper at work, until this is dropped.
+/// A credential store kept up to date, until this is dropped.
 struct Following(Tasks);
 
 impl Following {

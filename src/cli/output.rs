@@ -18,7 +18,7 @@ macro_rules! say {
 }
 /// Prints a line on standard error. Who cannot be told cannot be told that either.
 macro_rules! complain {
-    ($($words:tt)*) => { $crate::cli::output::blocking(format_args!($($words)*)) };
+    ($($words:tt)*) => { $crate::cli::output::error_line(format_args!($($words)*)) };
 }
 pub(super) use {complain, say};
 
@@ -39,7 +39,7 @@ pub(super) fn text(all: &str) {
 }
 
 /// A line on standard error; see [`complain`].
-pub(super) fn blocking(words: fmt::Arguments<'_>) {
+pub(super) fn error_line(words: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{words}");
 }
 
@@ -61,7 +61,7 @@ pub(super) fn finished(code: u8) -> u8 {
     let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     match &*lost {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            blocking(format_args!("adit: error: standard output: {error}"));
+            error_line(format_args!("adit: error: standard output: {error}"));
             if code == OK { FAILED } else { code }
         }
         _ => code,

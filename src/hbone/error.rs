@@ -81,7 +81,7 @@ impl ConnectError {
     /// Whether TLS was begun and came to nothing.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Termination { .. })
+        matches!(self, Self::Tls { .. } | Self::Terminated { .. })
     }
 
     /// What operators see for this failure.
@@ -91,7 +91,7 @@ impl ConnectError {
             Self::Tcp { .. } => CloseReason::ConnectFailure,
             Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
             Self::Tls { source, .. } => source.close_reason(),
-            Self::Termination { condemned, .. } => condemned.reason,
+            Self::Terminated { condemned, .. } => condemned.reason,
             Self::Http2 { .. } => CloseReason::TunnelFailure,
             Self::Refused { status: 401, .. } => CloseReason::PeerDenied,
             Self::Refused { .. } => CloseReason::PeerRefused,

@@ -46,7 +46,7 @@ pub struct Hop {
     pub expect: Vec<SpiffeId>,
 }
 
-/// The pod's own identity at this moment, and whom it trusts.
+/// Our own identity at this moment, and whom it trusts.
 #[derive(Clone, Debug)]
 pub struct LocalIdentity {
     /// Shown to the peer.
@@ -245,6 +245,6 @@ async fn dial(
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
     let proven = live.admit(Direction::Outbound, own_id, peer, &own.bundles);
-    let proven = proven.map_err(|condemned| ConnectError::Termination { addr, condemned })?;
+    let proven = proven.map_err(|condemned| ConnectError::Terminated { addr, condemned })?;
     TunnelClient::new(session, proven, addr, config.limits)
 }

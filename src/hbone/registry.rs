@@ -60,7 +60,7 @@ pub struct AuthenticatedTunnel {
 
 impl fmt::Debug for AuthenticatedTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proven({} {} {})", self.own, self.direction.as_str(), self.peer.id)
+        write!(f, "AuthenticatedTunnel({} {} {})", self.own, self.direction.as_str(), self.peer.id)
     }
 }
 
@@ -109,7 +109,7 @@ pub struct Trust {
     pub banned: Arc<BTreeSet<SpiffeId>>,
 }
 
-/// The open tunnels of this process.
+/// The open tunnels of a node or of one service, and what they are held to.
 #[derive(Default)]
 pub struct TunnelRegistry {
     table: Arc<Table>,
@@ -119,7 +119,7 @@ pub struct TunnelRegistry {
 
 impl fmt::Debug for TunnelRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LiveTunnels({})", self.table.lock().len())
+        write!(f, "TunnelRegistry({})", self.table.lock().len())
     }
 }
 
@@ -187,7 +187,7 @@ impl TunnelRegistry {
         self.len() == 0
     }
 
-    /// Judges those open now, and condemns and returns those that may not stay. `verify` says
+    /// Judges those open now, and terminates and returns those that may not stay. `verify` says
     /// whose chains need to be looked at again.
     pub fn recheck(
         &self,

@@ -16,7 +16,7 @@ const MOST: usize = 64;
 static THREADS: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_current_thread()
         .max_blocking_threads(MOST)
-        .thread_name("aside")
+        .thread_name("blocking")
         .on_thread_start(crate::sys::process::yield_to_others)
         .build()
         .expect("a runtime without drivers needs nothing")

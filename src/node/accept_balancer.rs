@@ -22,7 +22,7 @@ type Fresh<A> = (std::net::TcpStream, SocketAddr, A, ConnectionGuard);
 /// A connection that is served here.
 pub(super) type Taken<A> = (TcpStream, SocketAddr, A, ConnectionGuard);
 
-/// One worker's share of what arrives at one port of one pod.
+/// One worker's end of the balancing at one port of one pod.
 pub(super) struct AcceptBalancer<A> {
     own: usize,
     all: Arc<[Load<A>]>,
@@ -36,7 +36,7 @@ struct Load<A> {
     hand: mpsc::Sender<Fresh<A>>,
 }
 
-/// Counts as one live connection of a desk until dropped.
+/// Counts as one live connection of a worker until dropped.
 pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
 
 impl ConnectionGuard {
@@ -56,7 +56,7 @@ impl Drop for ConnectionGuard {
 const ON_THEIR_WAY: usize = 256;
 
 impl<A: Arrival> AcceptBalancer<A> {
-    /// A desk for each of `workers`, where each accepts.
+    /// A balancer for each of `workers`, where each accepts.
     pub(super) fn all(workers: usize) -> Vec<Self> {
         Self::with_part(workers, HALF)
     }
@@ -89,7 +89,7 @@ impl<A: Arrival> AcceptBalancer<A> {
     /// If this worker cannot poll it.
     pub(super) async fn handed(&mut self) -> io::Result<Taken<A>> {
         let Some((socket, peer, arrival, place)) = self.handed.recv().await else {
-            return std::future::pending().await; // never: this desk holds a sender too
+            return std::future::pending().await; // never: this balancer holds a sender too
         };
         Ok((TcpStream::from_std(socket)?, peer, arrival, place))
     }

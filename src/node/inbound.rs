@@ -187,7 +187,7 @@ async fn admit(
         incoming.turn_away();
         return Err((CloseReason::Overloaded, Some(why.to_owned())));
     }
-    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
     if let Some(no) = proven.termination() {
         return Err(match no.reason {
             CloseReason::SvidExpired => expired(incoming, &no.why),

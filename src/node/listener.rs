@@ -33,7 +33,7 @@ pub(super) struct Entrance<A> {
 /// Finds out about a connection without waiting.
 pub(super) type Look<A> = Box<dyn FnMut(&TcpStream, SocketAddr) -> A + Send>;
 
-/// One worker's part of a port: what arrives there, and where it accepts, if it does.
+/// One worker's part of a port: where it accepts, if it does, and what is handed to it.
 pub(super) type WorkerListener<A> = (Option<Entrance<A>>, AcceptBalancer<A>);
 
 /// What a pod's sockets for a port are called when they go to another process.

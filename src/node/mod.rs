@@ -70,7 +70,7 @@ pub struct Node {
     pub mesh: ArcSwap<View>,
     /// Own SVIDs.
     pub svids: Arc<Svids>,
-    /// The open tunnels, and whom each has proven.
+    /// The open tunnels, and who is at the other end of each.
     pub tunnels: Arc<TunnelRegistry>,
     /// Records and metrics.
     pub telemetry: Telemetry,

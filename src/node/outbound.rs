@@ -149,7 +149,7 @@ async fn open(
         f.dst.id = Some(proven.peer.id.clone());
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
-    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
     if let Some(condemned) = proven.termination() {
         return Err((condemned.reason, Some(condemned.why.to_string())));
     }

@@ -242,7 +242,7 @@ impl Pod {
     }
 }
 
-/// The doors of a port; `look` is for each that accepts.
+/// The worker listeners of a port; `look` is for each that accepts.
 fn doors<A: Arrival>(
     seats: Vec<Seat>,
     desks: Vec<AcceptBalancer<A>>,

@@ -107,8 +107,8 @@ fn remind(bundles: &BundleSet, reminders: &mut Reminders, now: UnixTime) {
 
 /// Closes the tunnels that may not stay; returns how many.
 ///
-/// A stream puts its TLS facts into its record and then asks whether its tunnel is condemned;
-/// here it is condemned first and looked for then: no stream is missed.
+/// A stream puts its TLS facts into its record and then asks whether its tunnel is terminated;
+/// here it is terminated first and looked for then: no stream is missed.
 fn close(node: &Node, verify: impl Fn(&SpiffeId) -> bool) -> usize {
     let Some(trust) = node.tunnels.trust() else { return 0 };
     let condemned = condemn(node, &trust, verify);

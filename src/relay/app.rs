@@ -22,7 +22,7 @@ pub struct App {
     socket: Arc<TcpStream>,
     finished: bool,
     reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
-    short_way: Option<Box<SockmapRedirect>>,
+    redirect: Option<Box<SockmapRedirect>>,
     pause: Option<Box<Pause>>,
 }
 
@@ -39,19 +39,13 @@ impl App {
     /// Takes a connected socket.
     #[must_use]
     pub fn new(socket: TcpStream) -> Self {
-        Self {
-            socket: Arc::new(socket),
-            finished: false,
-            reset: None,
-            short_way: None,
-            pause: None,
-        }
+        Self { socket: Arc::new(socket), finished: false, reset: None, redirect: None, pause: None }
     }
 
     /// With a short way between the application and us.
     #[must_use]
-    pub fn with_sockmap_redirect(mut self, short_way: SockmapRedirect) -> Self {
-        self.short_way = Some(Box::new(short_way));
+    pub fn with_sockmap_redirect(mut self, redirect: SockmapRedirect) -> Self {
+        self.redirect = Some(Box::new(redirect));
         self
     }
 
@@ -83,7 +77,7 @@ impl App {
                 }
                 Err(e)
                     if self
-                        .short_way
+                        .redirect
                         .as_ref()
                         .is_some_and(|way| way.must_wait(&self.socket, &e)) =>
                 {
@@ -100,8 +94,8 @@ impl App {
     /// the read that would only say so. Not where two queues lead to it: a read stops at the end
     /// of the first.
     pub fn drained(&mut self) {
-        let short_way = self.short_way.as_mut();
-        if short_way.is_some_and(|short_way| short_way.message(&self.socket)) {
+        let redirect = self.redirect.as_mut();
+        if redirect.is_some_and(|redirect| redirect.message(&self.socket)) {
             return;
         }
         sockets::not_ready(&self.socket, Interest::READABLE);
@@ -122,8 +116,8 @@ impl App {
 
     /// The application has said all, or we have.
     pub(super) fn half_closed(&mut self) {
-        if let Some(short_way) = &mut self.short_way {
-            short_way.end();
+        if let Some(redirect) = &mut self.redirect {
+            redirect.end();
         }
     }
 

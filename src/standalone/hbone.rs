@@ -163,7 +163,7 @@ async fn open(
         f.dst.id = Some(proven.peer.id.clone());
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
-    // Behind the facts, by which a re-check finds this stream: one of the two sees the other.
+    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
     if let Some(no) = proven.termination() {
         return Err((no.reason, Some(no.why.to_string())));
     }

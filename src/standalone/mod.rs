@@ -3,22 +3,25 @@
 //! A [`Service`] listens at one address and connects to its targets: as a *server* it takes TLS
 //! and hands plaintext on, as a *client* it takes plaintext and speaks TLS. One connection:
 //!
-//! 1. `service` accepts it, within the limit of connections, and opens its record
-//!    ([`crate::observe::conn::OpenConn`]);
-//! 2. `connection` makes the handshake ([`crate::tls::secured`]), reads who is there
-//!    ([`PeerCert`]) and asks [`AccessControl`]; only then a target is dialled (a client: dials, then asks
-//!    who answered);
-//! 3. [`SecuredRemote`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry the bytes until both sides have ended.
+//! 1. `service` accepts it: a client's caller within the limit of connections, a server's gets its
+//!    place once it has proven who it is;
+//! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
+//!    ([`crate::tls::secured`]), reads who is there ([`PeerCert`]), enters the peer where it is held
+//!    to what is trusted from then on (`revalidate`) and asks [`AccessControl`] (`admission`); only
+//!    then a target is dialled (a client: dials, then asks who answered);
+//! 3. [`SecuredRemote`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry
+//!    the bytes until both sides have ended.
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
 //! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
 //! elsewhere (systemd, a process before this one) are [`Sockets`].
 //! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
-//! A client may reach them through a forward proxy (`via`).
+//! A client may reach them through a forward proxy (`forward_proxy`).
 //! What a service may not be is written once (`validate`).
 //!
-//! Certificates, keys and roots are [`Credentials`], replaced by a [`CredentialStore`] when they change.
+//! Certificates, keys and roots are [`Credentials`], replaced by a [`CredentialStore`] when they
+//! change.
 //! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 

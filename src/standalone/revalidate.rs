@@ -158,7 +158,7 @@ impl TrustRevalidator {
         judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
     }
 
-    /// Follows the material and the bans. Never returns.
+    /// Follows the credentials and the bans. Never returns.
     pub(super) async fn follow(&self, service: &Service) {
         let (mut changes, mut banned) = (service.keeper.watch(), self.banned.clone());
         let mut look = tokio::time::interval(LOOK);
@@ -182,7 +182,7 @@ impl TrustRevalidator {
     }
 
     /// Streams put their TLS facts into their record before they ask whether their tunnel is
-    /// condemned; here it is condemned first and they are looked for then.
+    /// terminated; here it is terminated first and they are looked for then.
     fn recheck_tunnels(&self, service: &Service, verify: bool) {
         let Some(trust) = self.tunnels.trust() else { return };
         let (expiry, now) = (service.config.peer_expiry, SystemTime::now());

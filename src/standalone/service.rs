@@ -195,7 +195,7 @@ impl Service {
     /// Makes it ready; it takes nothing yet.
     ///
     /// # Errors
-    /// If its material cannot be made into a TLS configuration.
+    /// If its credentials cannot be made into a TLS configuration.
     pub fn new(
         config: ServiceConfig,
         access: AccessControl,

@@ -1,4 +1,4 @@
-//! Material as rustls wants it, made once per change.
+//! Credentials as rustls wants it, made once per change.
 
 use std::{
     fmt,
@@ -125,14 +125,14 @@ pub(super) enum Config {
     Client(Arc<ClientConfig>),
 }
 
-/// The configuration of the material that was last seen.
+/// The configuration of the credentials that were last seen.
 #[derive(Default)]
 pub(super) struct Configs {
     made: ArcSwapOption<(Arc<Credentials>, Config)>,
 }
 
 impl Configs {
-    /// The configuration for this material.
+    /// The configuration for these credentials.
     pub(super) fn of(
         &self,
         material: &Arc<Credentials>,

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// All who look from outside; told of each change in this order.
+/// Tells those outside of each change, in this order.
 pub(super) struct StatusReporter {
     pub(super) status: Arc<Status>,
     pub(super) manager: Arc<ServiceManager>,

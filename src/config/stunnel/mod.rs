@@ -5,16 +5,16 @@ mod address;
 mod certificate;
 mod options;
 mod peers;
-mod remark;
 mod service;
 mod support;
 mod text;
 mod versions;
+mod warning;
 
 pub use certificate::Certificate;
 use certificate::CertificatesOf;
-use remark::Warning;
 use text::Section;
+use warning::Warning;
 
 /// The result of an import.
 #[derive(Debug)]
@@ -22,27 +22,27 @@ pub struct Imported {
     /// A file of `adit proxy`, with each remark as a comment.
     pub yaml: String,
     /// In the order of the lines.
-    pub remarks: Vec<Warning>,
+    pub warnings: Vec<Warning>,
 }
 
 impl Imported {
     /// Whether anything grave was not carried.
     #[must_use]
     pub fn is_grave(&self) -> bool {
-        self.remarks.iter().any(|remark| remark.grave)
+        self.warnings.iter().any(|remark| remark.grave)
     }
 }
 
 /// Translates a stunnel.conf.
 #[must_use]
 pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
-    let (sections, mut remarks) = text::sections(conf);
+    let (sections, mut warnings) = text::sections(conf);
     let Some((global, services)) = sections.split_first() else {
-        return Imported { yaml: "services: []\n".into(), remarks };
+        return Imported { yaml: "services: []\n".into(), warnings };
     };
-    remarks.extend(global.options.iter().filter_map(options::remark_on_global));
+    warnings.extend(global.options.iter().filter_map(options::warning_on_global));
     let mut yaml = String::from("# Imported from stunnel.conf\n");
-    for remark in &remarks {
+    for remark in &warnings {
         yaml.push_str(&format!("# line {}: {}\n", remark.line, remark.message));
     }
     let mut body = String::new();
@@ -53,7 +53,7 @@ pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
             let message = "there is no service in it: no [section], no accept";
             let remark = Warning { line: 1, message: message.into(), grave: true };
             yaml.push_str(&format!("# line 1: {message}\n"));
-            remarks.push(remark);
+            warnings.push(remark);
             Vec::new()
         }
         [] => vec![inetd],
@@ -62,22 +62,22 @@ pub fn import(conf: &str, certificates_of: CertificatesOf<'_>) -> Imported {
     let mut names = Vec::new();
     for section in whole.iter().flat_map(Section::each_accept) {
         let carried = service::carry(&section, &mut names, certificates_of);
-        for remark in carried.remarks {
+        for remark in carried.warnings {
             // A note on a line that many services inherit is made once.
-            let said = remarks.contains(&remark);
+            let said = warnings.contains(&remark);
             if !said || remark.grave {
                 body.push_str(&format!("  # line {}: {}\n", remark.line, remark.message));
             }
             if !said {
-                remarks.push(remark);
+                warnings.push(remark);
             }
         }
         body.push_str(&carried.yaml);
     }
-    remarks.sort_by_key(|remark| remark.line);
+    warnings.sort_by_key(|remark| remark.line);
     let some = body.lines().any(|line| line.starts_with("  - "));
     yaml.push_str(if some { "services:\n" } else { "services: []\n" });
-    Imported { yaml: yaml + &body, remarks }
+    Imported { yaml: yaml + &body, warnings }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What is said of the options that are not carried by [`super::service`].
 
 use super::{
-    remark::Warning,
     support::{OptionSupport, support},
     text::Line,
+    warning::Warning,
 };
 
 /// Those that only the part before the sections has.
@@ -37,17 +37,17 @@ const GLOBAL: &[&str] = &[
 ];
 
 /// A remark on a line that concerns the process; the rest is for the services.
-pub(super) fn remark_on_global(line: &Line) -> Option<Warning> {
+pub(super) fn warning_on_global(line: &Line) -> Option<Warning> {
     let option = line.option.to_ascii_lowercase();
-    GLOBAL.contains(&option.as_str()).then(|| remark(line)).flatten()
+    GLOBAL.contains(&option.as_str()).then(|| warning(line)).flatten()
 }
 
 /// What is to be said of a line that is not carried.
-pub(super) fn remark(line: &Line) -> Option<Warning> {
+pub(super) fn warning(line: &Line) -> Option<Warning> {
     match support(&line.option, &line.value) {
         OptionSupport::Carried | OptionSupport::Needless => None,
-        OptionSupport::Lost(why) => Some(line.remark(false, why)),
-        OptionSupport::Grave(why) => Some(line.remark(true, why)),
+        OptionSupport::Lost(why) => Some(line.warning(false, why)),
+        OptionSupport::Grave(why) => Some(line.warning(true, why)),
     }
 }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::{
     certificate::{Certificate, CertificatesOf},
-    remark::Warning,
     service::{Entry, list, quoted, yes},
     text::Line,
+    warning::Warning,
 };
 
 /// What stunnel's users name as `CApath` to trust what the system trusts.
@@ -34,7 +34,7 @@ impl Entry<'_> {
         let (hosts, ips) = (self.distinct("checkHost"), self.distinct("checkIP"));
         for line in section.all("checkEmail") {
             let why = "adit does not look at mail addresses; name uris, dnsNames or pins";
-            self.remarks.push(line.remark(true, why));
+            self.warnings.push(line.warning(true, why));
         }
         let rooted =
             section.get("CAfile").is_some() || section.get("CApath").is_some_and(is_system_roots);
@@ -58,13 +58,13 @@ impl Entry<'_> {
             on("verifyPeer") || matches!(level.as_str(), "3" | "4"),
         );
         if let Some(line) = section.get("verify").filter(|l| l.value == "1") {
-            self.remarks.push(line.remark(
+            self.warnings.push(line.warning(
                 true,
                 "a certificate is demanded or not asked for; adit has nothing in between",
             ));
         }
         if let Some(line) = section.get("requireCert").filter(|l| yes(l) && !chain && !peer) {
-            self.remarks.push(line.remark(true, "needs verifyChain or verifyPeer beside it"));
+            self.warnings.push(line.warning(true, "needs verifyChain or verifyPeer beside it"));
         }
         self.taken_back(chain, peer);
         if let Some(line) = section.get("CApath") {
@@ -74,7 +74,7 @@ impl Entry<'_> {
                 (true, _) => "the system's roots are trusted, as no roots are named",
                 (false, _) => "a folder of roots is not read; name one file with all",
             };
-            self.remarks.push(line.remark(!system || both, why));
+            self.warnings.push(line.warning(!system || both, why));
         }
         (chain, peer)
     }
@@ -88,10 +88,10 @@ impl Entry<'_> {
         };
         match certificates_of(Path::new(&ca.value)) {
             Ok(all) if !all.is_empty() => return self.pins(ca, &all, chain),
-            Ok(_) => self.remarks.push(ca.remark(true, "verifyPeer: it holds no certificate")),
+            Ok(_) => self.warnings.push(ca.warning(true, "verifyPeer: it holds no certificate")),
             Err(why) => {
                 let why = format!("verifyPeer admits its certificates, but {why}");
-                self.remarks.push(ca.remark(true, &why));
+                self.warnings.push(ca.warning(true, &why));
             }
         }
         Vec::new()
@@ -124,8 +124,8 @@ impl Entry<'_> {
         }
         if !pins.is_empty() {
             let why = "is not asked about pins (verifyPeer)";
-            let line = section.get("CRLfile").map(|line| line.remark(true, why));
-            self.remarks.extend(line);
+            let line = section.get("CRLfile").map(|line| line.warning(true, why));
+            self.warnings.extend(line);
         }
         Some(format!("crls: [{}]", list(&crls)))
     }
@@ -160,14 +160,14 @@ impl Entry<'_> {
         };
         let options = ["verifyChain", "verifyPeer"].into_iter().filter(|option| demands(option));
         let softened = softened.chain(options.filter_map(|o| section.get(o).filter(off)));
-        let remarks: Vec<Warning> = softened.map(|line| line.remark(true, stays)).collect();
-        self.remarks.extend(remarks);
+        let warnings: Vec<Warning> = softened.map(|line| line.warning(true, stays)).collect();
+        self.warnings.extend(warnings);
         if let Some(line) = section.get("requireCert").filter(off)
             && !self.client
             && place("requireCert") > demand
         {
             let why = "a caller that shows no certificate is refused here";
-            self.remarks.push(line.remark(true, why));
+            self.warnings.push(line.warning(true, why));
         }
     }
 
@@ -176,21 +176,21 @@ impl Entry<'_> {
         if chain {
             let why = "verifyChain beside verifyPeer: a pin replaces the chain, so its roots and \
                        its expiry are not checked";
-            self.remarks.push(ca.remark(true, why));
+            self.warnings.push(ca.warning(true, why));
         }
         let mut pins: Vec<String> = Vec::new();
         for certificate in all {
             let Certificate { subject, not_after, .. } = certificate;
             if certificate.expired {
                 let why = format!("verifyPeer: {subject} is not valid now and is left out");
-                self.remarks.push(ca.remark(true, &why));
+                self.warnings.push(ca.warning(true, &why));
                 continue;
             }
             let why = format!(
                 "verifyPeer: stunnel refuses {subject} from {not_after} on; a pin here does not \
                  expire, take it out then"
             );
-            self.remarks.push(ca.remark(false, &why));
+            self.warnings.push(ca.warning(false, &why));
             if !pins.contains(&certificate.pin) {
                 pins.push(certificate.pin.clone());
             }
@@ -219,7 +219,7 @@ impl Entry<'_> {
                 "{subject} is {kind}without a DNS name or an address (subjectAltName), its common \
                  name does not count: {why}"
             );
-            self.remarks.push(line.remark(grave, &message));
+            self.warnings.push(line.warning(grave, &message));
         }
     }
 
@@ -228,7 +228,7 @@ impl Entry<'_> {
         let (cert, key) = (section.get("cert"), section.get("key"));
         for line in [cert, key].into_iter().flatten() {
             if line.value.starts_with("pkcs11:") {
-                self.remarks.push(line.remark(true, "a key of a token is not carried"));
+                self.warnings.push(line.warning(true, "a key of a token is not carried"));
             }
         }
         match (cert, key) {
@@ -240,7 +240,7 @@ impl Entry<'_> {
             (Some(cert), None) => vec![format!("keystore: {}", quoted(&cert.value))],
             (None, key) => {
                 if let Some(key) = key {
-                    self.remarks.push(key.remark(true, "has no cert beside it"));
+                    self.warnings.push(key.warning(true, "has no cert beside it"));
                 }
                 if self.client {
                     self.lines.push("authentication: disabled".into());
@@ -266,7 +266,7 @@ impl Entry<'_> {
                 let checked = self.section.all("checkHost").chain(self.section.all("checkIP"));
                 for line in checked {
                     let why = "no certificate is asked for without verifyChain";
-                    self.remarks.push(line.remark(true, why));
+                    self.warnings.push(line.warning(true, why));
                 }
                 self.lines.push("authentication: disabled".into());
                 return;
@@ -280,10 +280,10 @@ impl Entry<'_> {
                 for line in self.section.all("checkHost").filter(|l| !l.value.contains('*')) {
                     let why = "a common name does not count here, nor does a wildcard in the \
                                certificate";
-                    self.remarks.push(line.remark(false, why));
+                    self.warnings.push(line.warning(false, why));
                 }
                 for line in self.section.all("checkHost").filter(|l| l.value.contains('*')) {
-                    self.remarks.push(line.remark(true, "a DNS name is compared as it is"));
+                    self.warnings.push(line.warning(true, "a DNS name is compared as it is"));
                 }
                 let dns = (!hosts.is_empty()).then(|| format!("dnsNames: [{}]", list(hosts)));
                 let ips = (!ips.is_empty()).then(|| format!("ips: [{}]", list(ips)));
@@ -305,7 +305,7 @@ impl Entry<'_> {
         let section = self.section;
         if let Some(line) = section.get("sni").filter(|line| line.value.is_empty()) {
             let why = "the target is always told which name is wanted of it";
-            self.remarks.push(line.remark(false, why));
+            self.warnings.push(line.warning(false, why));
         }
         let sni = section.get("sni").map(|l| l.value.clone()).filter(|sni| !sni.is_empty());
         if peer {
@@ -317,20 +317,20 @@ impl Entry<'_> {
         if !chain {
             let message =
                 "stunnel did not check the target's certificate; adit does, with its name";
-            self.remarks.push(Warning {
+            self.warnings.push(Warning {
                 line: section.line,
                 message: message.into(),
                 grave: false,
             });
         }
         for line in section.all("checkHost") {
-            self.remarks.push(line.remark(false, "a common name does not count here"));
+            self.warnings.push(line.warning(false, "a common name does not count here"));
         }
         let any = |host: &str| host.contains('*') || host.starts_with('.');
         for line in section.all("checkHost").filter(|line| any(&line.value)) {
             let why = "is no name that a target can be asked for; the one of sni, else that of \
                        connect, is checked";
-            self.remarks.push(line.remark(true, why));
+            self.warnings.push(line.warning(true, why));
         }
         let hosts = hosts.iter().filter(|host| !any(host));
         let checked: Vec<&String> = hosts.chain(ips).collect();
@@ -338,7 +338,7 @@ impl Entry<'_> {
             ([], sni) => {
                 if let Some(line) = section.get("verifyChain").filter(|_| chain) {
                     let why = "its name is checked as well: that of sni, else that of connect";
-                    self.remarks.push(line.remark(false, why));
+                    self.warnings.push(line.warning(false, why));
                 }
                 sni.clone()
             }
@@ -347,7 +347,7 @@ impl Entry<'_> {
             ([one, ..], _) => {
                 for line in section.all("checkHost").chain(section.all("checkIP")) {
                     let why = "one name only is possible, which is SNI too: serverName";
-                    self.remarks.push(line.remark(true, why));
+                    self.warnings.push(line.warning(true, why));
                 }
                 Some((*one).clone())
             }
@@ -360,7 +360,7 @@ impl Entry<'_> {
         if !hosts.is_empty() || !ips.is_empty() {
             for line in self.section.all("checkHost").chain(self.section.all("checkIP")) {
                 let why = "the peer's key is checked instead: see that only those are in CAfile";
-                self.remarks.push(line.remark(true, why));
+                self.warnings.push(line.warning(true, why));
             }
         }
     }

@@ -4,9 +4,9 @@ use super::{
     address::{Host, address},
     certificate::CertificatesOf,
     options::{is_global, remark},
-    remark::Warning,
     text::{Line, Section, is_plain},
     versions::versions,
+    warning::Warning,
 };
 use crate::standalone::Address;
 
@@ -14,7 +14,7 @@ use crate::standalone::Address;
 #[derive(Default)]
 pub(super) struct Carried {
     pub(super) yaml: String,
-    pub(super) remarks: Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// The entry of `services` while it is made.
@@ -22,7 +22,7 @@ pub(super) struct Entry<'a> {
     pub(super) section: &'a Section,
     pub(super) client: bool,
     pub(super) lines: Vec<String>,
-    pub(super) remarks: Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// Makes the entry; one that cannot listen or connect is left out with a remark.
@@ -32,14 +32,14 @@ pub(super) fn carry(
     certificates_of: CertificatesOf<'_>,
 ) -> Carried {
     let client = section.get("client").is_some_and(yes);
-    let mut entry = Entry { section, client, lines: Vec::new(), remarks: Vec::new() };
+    let mut entry = Entry { section, client, lines: Vec::new(), warnings: Vec::new() };
     // What holds for all sections is named once, where it stands.
     let inherited = |line: &&Line| is_global(line) && line.line <= section.line;
     let others = section.options.iter().filter(|line| !inherited(line));
-    entry.remarks.extend(others.filter_map(remark));
+    entry.warnings.extend(others.filter_map(remark));
     let unknown = section.options.iter().find(|line| is_unknown(line));
     if let Some(line) = unknown {
-        entry.remarks.push(line.remark(true, "stunnel refuses this value"));
+        entry.warnings.push(line.warning(true, "stunnel refuses this value"));
     }
     let made = unknown.is_none() && entry.places().is_some();
     if made {
@@ -48,15 +48,15 @@ pub(super) fn carry(
     } else {
         entry.grave_at(section.line, format!("[{}] is left out", section.name));
     }
-    let mut remarks = entry.remarks;
-    remarks.sort_by_key(|remark| remark.line);
+    let mut warnings = entry.warnings;
+    warnings.sort_by_key(|remark| remark.line);
     let mut yaml = String::new();
     if made {
         yaml.push_str(&format!("  - name: {}\n", quoted(&unique(&section.name, names))));
         yaml.push_str(&format!("    mode: {}\n", if client { "client" } else { "server" }));
         entry.lines.iter().for_each(|line| yaml.push_str(&format!("    {line}\n")));
     }
-    Carried { yaml, remarks }
+    Carried { yaml, warnings }
 }
 
 /// Whether it decides who is let in, with a value that stunnel refuses.
@@ -107,7 +107,7 @@ fn unique(name: &str, names: &mut Vec<String>) -> String {
 
 impl Entry<'_> {
     pub(super) fn grave_at(&mut self, line: usize, message: String) {
-        self.remarks.push(Warning { line, message, grave: true });
+        self.warnings.push(Warning { line, message, grave: true });
     }
 
     /// `accept` and `connect`.
@@ -122,7 +122,7 @@ impl Entry<'_> {
         if self.client && !listen.is_local() {
             let why =
                 "listens for other hosts, whose plaintext travels here; rather name localhost";
-            self.remarks.push(accept.remark(false, why));
+            self.warnings.push(accept.warning(false, why));
             self.lines.push("unsafeListen: true".into());
         }
         let mut targets: Vec<Address> = Vec::new();
@@ -149,7 +149,7 @@ impl Entry<'_> {
                                        stunnels took them in turn (balance: roundRobin)";
                         let line = section.get("connect").map_or(section.line, |l| l.line);
                         let message = message.to_owned();
-                        self.remarks.push(Warning { line, message, grave: false });
+                        self.warnings.push(Warning { line, message, grave: false });
                     }
                 }
             }
@@ -157,7 +157,7 @@ impl Entry<'_> {
         if !self.client && !targets.iter().all(Address::is_local) {
             for connect in section.all("connect") {
                 let why = "plaintext leaves this host";
-                self.remarks.push(connect.remark(false, why));
+                self.warnings.push(connect.warning(false, why));
             }
             self.lines.push("unsafeTarget: true".into());
         }
@@ -167,7 +167,7 @@ impl Entry<'_> {
     fn address(&mut self, line: &Line, host: Host) -> Option<Address> {
         let read = address(&line.value, host);
         if let Err(why) = &read {
-            self.remarks.push(line.remark(true, why));
+            self.warnings.push(line.warning(true, why));
         }
         read.ok()
     }
@@ -177,16 +177,16 @@ impl Entry<'_> {
         let section = self.section;
         let (tls, said) = versions(section);
         self.lines.extend(tls.map(ToOwned::to_owned));
-        self.remarks.extend(said);
+        self.warnings.extend(said);
         if let Some(line) = section.get("protocol") {
             match (line.value.to_ascii_lowercase().as_str(), self.client) {
                 ("proxy", false) => self.lines.push("proxyProtocol: { send: v1 }".into()),
-                ("proxy", true) => self.remarks.push(line.remark(
+                ("proxy", true) => self.warnings.push(line.warning(
                     true,
                     "a PROXY header inside TLS is not sent; send it to a server's target",
                 )),
                 ("pgsql", _) => self.lines.push("starttls: postgres".into()),
-                _ => self.remarks.push(line.remark(
+                _ => self.warnings.push(line.warning(
                     true,
                     "adit speaks STARTTLS of PostgreSQL only: both ends must begin with TLS",
                 )),
@@ -194,17 +194,17 @@ impl Entry<'_> {
         }
         if let Some(line) = section.get("sni").filter(|_| !self.client) {
             let why = "one service per address: names do not choose among services";
-            self.remarks.push(line.remark(true, why));
+            self.warnings.push(line.warning(true, why));
         }
         let mut times = Vec::new();
         for (option, key) in [("TIMEOUTconnect", "connect"), ("TIMEOUTclose", "close")] {
             let Some(line) = section.get(option) else { continue };
             match line.value.parse::<u32>() {
                 Ok(0) if key == "connect" => {
-                    self.remarks.push(line.remark(false, "0 is no time; the default is taken"));
+                    self.warnings.push(line.warning(false, "0 is no time; the default is taken"));
                 }
                 Ok(seconds) => times.push(format!("{key}: {seconds}s")),
-                Err(_) => self.remarks.push(line.remark(true, "is no number of seconds")),
+                Err(_) => self.warnings.push(line.warning(true, "is no number of seconds")),
             }
         }
         if !times.is_empty() {

@@ -26,7 +26,7 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     })
 }
 
-/// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave remarks.
+/// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave warnings.
 const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "the sample: a POP3 server behind TLS, as Debian ships it",
@@ -307,7 +307,7 @@ fn what_is_found_in_the_wild() {
         for line in *lines {
             assert!(imported.yaml.contains(line), "{case}: {line:?} is not in\n{}", imported.yaml);
         }
-        let found: Vec<_> = imported.remarks.iter().filter(|remark| remark.grave).collect();
+        let found: Vec<_> = imported.warnings.iter().filter(|remark| remark.grave).collect();
         for says in *grave {
             assert!(
                 found.iter().any(|remark| remark.message.contains(says)),
@@ -316,7 +316,7 @@ fn what_is_found_in_the_wild() {
         }
         assert_eq!(found.len(), grave.len(), "{case}: {found:?}");
         assert_eq!(imported.is_grave(), !grave.is_empty());
-        for remark in &imported.remarks {
+        for remark in &imported.warnings {
             assert!(imported.yaml.contains(&remark.message), "{case}: no comment {remark:?}");
         }
         let read = check_standalone("imported", &imported.yaml);
@@ -400,13 +400,13 @@ fn no_secret_of_a_stunnel_conf_is_copied() {
             format!("{service}{option} = \u{fffd}{value}\n"),
             format!("{service}{option} {value}\n"),
         ] {
-            let Imported { yaml, remarks } = import(&conf, &certificates);
+            let Imported { yaml, warnings } = import(&conf, &certificates);
             assert!(!yaml.contains("s3cret"), "{conf}\n{yaml}");
-            assert!(!remarks.is_empty(), "{conf}");
-            let copied = remarks.iter().any(|remark| remark.message.contains("s3cret"));
-            assert!(!copied, "{conf}\n{remarks:?}");
+            assert!(!warnings.is_empty(), "{conf}");
+            let copied = warnings.iter().any(|remark| remark.message.contains("s3cret"));
+            assert!(!copied, "{conf}\n{warnings:?}");
         }
     }
     let named = import(&format!("{service}protocolPassword = s3cret\n"), &certificates);
-    assert!(named.remarks.iter().any(|r| r.message.starts_with("protocolPassword: ")));
+    assert!(named.warnings.iter().any(|r| r.message.starts_with("protocolPassword: ")));
 }

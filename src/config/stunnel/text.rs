@@ -1,6 +1,6 @@
 //! The lines of a stunnel.conf: `option = value`, `[section]`, comments.
 
-use super::{remark::Warning, support::is_known};
+use super::{support::is_known, warning::Warning};
 
 /// Options whose values are secrets, or may hold some: passwords, PINs, headers, commands.
 const SECRET: &[&str] = &[
@@ -70,7 +70,7 @@ impl Line {
         self.option.eq_ignore_ascii_case(option)
     }
 
-    pub(super) fn remark(&self, grave: bool, why: &str) -> Warning {
+    pub(super) fn warning(&self, grave: bool, why: &str) -> Warning {
         let message = match self.is_public() {
             true => shown(&format!("{} = {}: {why}", self.option, self.value)),
             false => shown(&format!("{}: {why}", self.name())),
@@ -151,7 +151,7 @@ impl Section {
 
 /// The sections, and what is no line of such a file.
 pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
-    let (mut sections, mut remarks) = (vec![Section::default()], Vec::new());
+    let (mut sections, mut warnings) = (vec![Section::default()], Vec::new());
     let conf = conf.strip_prefix('\u{feff}').unwrap_or(conf);
     for (n, text) in conf.lines().enumerate() {
         let (line, text) = (n + 1, text.trim());
@@ -162,7 +162,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
             let option = text.split_once('=').map_or("this line", |(option, _)| option.trim());
             let option = Line::new(line, option, "").name();
             let message = format!("{option}: is not written in UTF-8");
-            remarks.push(Warning { line, message, grave: true });
+            warnings.push(Warning { line, message, grave: true });
             if !text.starts_with('[') {
                 continue;
             }
@@ -174,7 +174,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
         // What follows belongs to no section before it, however its name is written.
         if let Some(name) = text.strip_prefix('[') {
             let message = format!("{}: is no name of a section", shown(text));
-            remarks.push(Warning { line, message, grave: true });
+            warnings.push(Warning { line, message, grave: true });
             let name = name.split(']').next().unwrap_or_default();
             sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
             continue;
@@ -185,9 +185,9 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
             }
             _ => {
                 let message = "this is no line of a stunnel.conf: option = value".to_owned();
-                remarks.push(Warning { line, message, grave: true });
+                warnings.push(Warning { line, message, grave: true });
             }
         }
     }
-    (sections, remarks)
+    (sections, warnings)
 }

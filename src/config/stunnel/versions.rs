@@ -1,9 +1,9 @@
 //! `sslVersion`, `sslVersionMin`, `sslVersionMax` and what `options` says of versions, as one.
 
 use super::{
-    remark::Warning,
     support::switch,
     text::{Line, Section},
+    warning::Warning,
 };
 
 const TLS12_ALONE: &str = "tls: { maxVersion: TLS1.2 }";
@@ -22,7 +22,7 @@ fn place(version: &str) -> Option<u8> {
 
 /// The line for the service, if one is needed, and what is to be said.
 pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>) {
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     let (mut least, mut most) = (0, u8::MAX);
     // The lines that leave 1.2 or 1.3 out: of bounds the last counts, `options` add up.
     let mut leaving_out: Vec<&Line> = Vec::new();
@@ -34,7 +34,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>
         let value = line.value.to_ascii_lowercase();
         let version = place(&value);
         if version.is_none() && !matches!(value.as_str(), "all" | "") {
-            remarks.push(line.remark(true, "is no version of TLS"));
+            warnings.push(line.warning(true, "is no version of TLS"));
             continue;
         }
         if !max {
@@ -46,7 +46,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>
         let bounds = |v: &u8| version.is_some_and(|it| (!max && *v < it) || (!min && *v > it));
         leaving_out.extend([2, 3].iter().any(bounds).then_some(line));
         if version == Some(1) && !max {
-            remarks.push(line.remark(false, NEVER_LESS));
+            warnings.push(line.warning(false, NEVER_LESS));
         }
     }
     let mut off = [false; 4];
@@ -62,16 +62,16 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>
     }
     let takes = |version: u8| (least..=most).contains(&version) && !off[usize::from(version)];
     match (takes(2), takes(3)) {
-        (true, true) => return (None, remarks),
-        (true, false) => return (Some(TLS12_ALONE), remarks),
-        (false, true) => return (Some(TLS13_ALONE), remarks),
+        (true, true) => return (None, warnings),
+        (true, false) => return (Some(TLS12_ALONE), warnings),
+        (false, true) => return (Some(TLS13_ALONE), warnings),
         (false, false) => {}
     }
     for line in leaving_out {
-        let remark = line.remark(true, NEVER_LESS);
-        if !remarks.contains(&remark) {
-            remarks.push(remark);
+        let remark = line.warning(true, NEVER_LESS);
+        if !warnings.contains(&remark) {
+            warnings.push(remark);
         }
     }
-    (None, remarks)
+    (None, warnings)
 }

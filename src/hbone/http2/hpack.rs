@@ -34,7 +34,7 @@ type Entry = (Box<[u8]>, Box<[u8]>);
 /// Where a field's name or value comes from.
 enum Text {
     Table(usize),
-    LocalIdentity(Vec<u8>),
+    Owned(Vec<u8>),
 }
 
 impl Decoder {
@@ -84,11 +84,11 @@ impl Decoder {
 
     fn literal(&self, block: &mut &[u8], prefix: u8) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
         let name = match integer(block, prefix)? {
-            0 => Text::LocalIdentity(string(block)?),
+            0 => Text::Owned(string(block)?),
             index => Text::Table(index),
         };
         let name = match name {
-            Text::LocalIdentity(name) => name,
+            Text::Owned(name) => name,
             Text::Table(index) => self.entry(index)?.0.to_vec(),
         };
         Ok((name, string(block)?))

@@ -1,4 +1,4 @@
-//! Material from files, and whether those have changed.
+//! Credentials from files, and whether those have changed.
 
 use std::{
     path::{Path, PathBuf},

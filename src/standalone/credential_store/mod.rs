@@ -129,7 +129,7 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// One state of it.
+/// What a service shows and trusts at one moment.
 #[derive(Debug)]
 pub struct Credentials {
     /// What is shown to peers.
@@ -167,7 +167,7 @@ impl Credentials {
     }
 }
 
-/// Keeps the material of one service up to date.
+/// Keeps the credentials of one service up to date.
 pub struct CredentialStore {
     config: CredentialsConfig,
     now: watch::Sender<Arc<Credentials>>,
@@ -185,7 +185,7 @@ pub struct CredentialStore {
 }
 
 impl CredentialStore {
-    /// Obtains the first material.
+    /// Obtains the first credentials.
     ///
     /// # Errors
     /// What is wrong, and where.

@@ -1,4 +1,4 @@
-//! Material from the SPIFFE Workload API.
+//! Credentials from the SPIFFE Workload API.
 
 use std::sync::Arc;
 
