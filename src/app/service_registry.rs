@@ -16,14 +16,22 @@ use crate::{
     },
 };
 
+/// How often the files of a service that drains are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// A service that takes connections.
 pub(super) struct Running {
     pub(super) service: Arc<Service>,
     listening: Arc<Listening>,
     /// Renews its credentials.
     following: Following,
-    /// The files of its policies.
-    policies: WatchedFile,
+    access: AccessFiles,
+}
+
+/// The files of a service's policies and bans, read again when they change.
+struct AccessFiles {
+    service: Arc<Service>,
+    files: WatchedFile,
 }
 
 /// A credential store kept up to date, until this is dropped.
@@ -34,6 +42,16 @@ impl Following {
         let tasks = Tasks::default();
         tasks.spawn(async move { keeper.follow().await });
         Self(tasks)
+    }
+
+    /// Looks at these files too: the service is none of those that the process looks at any more.
+    fn look_at(&self, mut access: AccessFiles) {
+        self.0.spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                access.look();
+            }
+        });
     }
 }
 
@@ -108,12 +126,20 @@ impl ServiceRegistry {
                 false => opened.push(self.open(config).await?),
             }
         }
+        let mut failed = None;
         for (n, new) in opened.iter().enumerate() {
             // Old and new take from the same queue until the old stops.
             if let Err(error) = new.service.start(&new.listening, &self.workers).await {
-                opened[..=n].iter().for_each(|begun| begun.service.stop_accepting());
-                return Err(NotOpened::of(&new.service.config, &error.to_string(), false));
+                let why = NotOpened::of(&new.service.config, &error.to_string(), false);
+                failed = Some((n, why));
+                break;
             }
+        }
+        if let Some((n, why)) = failed {
+            // Some may have taken connections by now.
+            opened.truncate(n + 1);
+            opened.into_iter().for_each(|begun| self.let_go(begun, grace));
+            return Err(why);
         }
         Ok(self.exchange(opened, &same, grace))
     }
@@ -147,21 +173,28 @@ impl ServiceRegistry {
             for (service, target) in old.targets().filter(|target| !wanted.contains(target)) {
                 self.telemetry.metrics.targets.forget(&service, &target);
             }
-            // Its listener is closed now, if no other service has taken it over.
-            let Running { service: old, following, .. } = old;
-            old.stop_accepting();
-            self.leaving.push(Arc::clone(&old));
-            self.draining.spawn(async move {
-                let _following = following;
-                let cut = old.drain(grace).await;
-                if cut > 0 {
-                    let service = old.config.name.as_str();
-                    tracing::warn!(service, connections = cut, "cut: they had not ended in time");
-                }
-            });
+            self.let_go(old, grace);
         }
         self.leaving.retain(|service| service.open() > 0);
         changes
+    }
+
+    /// Takes no more connections of a service, and drains it: whom it trusts and admits is followed
+    /// until its last connection has ended.
+    fn let_go(&mut self, old: Running, grace: Duration) {
+        // Its listener is closed now, if no other service has taken it over.
+        let Running { service: old, following, access, .. } = old;
+        old.stop_accepting();
+        following.look_at(access);
+        self.leaving.push(Arc::clone(&old));
+        self.draining.spawn(async move {
+            let _following = following;
+            let cut = old.drain(grace).await;
+            if cut > 0 {
+                let service = old.config.name.as_str();
+                tracing::warn!(service, connections = cut, "cut: they had not ended in time");
+            }
+        });
     }
 
     async fn open(&mut self, config: ServiceConfig) -> Result<Running, NotOpened> {
@@ -185,13 +218,14 @@ impl ServiceRegistry {
         let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);
         let service = service.map_err(of_files)?;
         let following = Following::of(keeper);
-        Ok(Running { service, listening, following, policies })
+        let access = AccessFiles { service: Arc::clone(&service), files: policies };
+        Ok(Running { service, listening, following, access })
     }
 
     /// Reads certificates, keys, roots and policies again; what is wrong changes nothing.
     pub(super) async fn reload(&mut self) {
         for running in &mut self.running {
-            let policies = running.reread();
+            let policies = running.access.reread();
             let policies = policies.unwrap_or_else(|| Err("written while it was read".into()));
             let name = running.service.config.name.as_str();
             match running.service.keeper.reload().await.and(policies) {
@@ -207,26 +241,7 @@ impl ServiceRegistry {
 
     /// Takes files of policies that have changed.
     pub(super) fn look_at_policies(&mut self) {
-        for running in &mut self.running {
-            if !running.policies.has_settled() {
-                continue;
-            }
-            // Written while it was read: a later look takes it.
-            let Some(read) = running.reread() else { continue };
-            let name = running.service.config.name.as_str();
-            let what = match running.service.access.bans() {
-                Some(_) => "policies or bans",
-                None => "policies",
-            };
-            match read {
-                Ok(()) => tracing::info!(service = name, "{what} have changed and were read"),
-                Err(error) => tracing::error!(
-                    service = name,
-                    error,
-                    "{what} have changed and are not taken; what was read before stays"
-                ),
-            }
-        }
+        self.running.iter_mut().for_each(|running| running.access.look());
     }
 
     /// How many connections are open.
@@ -280,6 +295,7 @@ impl ServiceRegistry {
                 listening.keep_path();
             }
             services.push(running.service);
+            running.following.look_at(running.access);
             following.push(running.following);
         }
         Draining { services, _following: following, _leaving: std::mem::take(&mut self.draining) }
@@ -316,8 +332,32 @@ impl Running {
             "listening"
         );
     }
+}
 
-    /// Reads its policies again; `None` if they were written meanwhile, and nothing was taken.
+impl AccessFiles {
+    /// Takes files that have changed.
+    fn look(&mut self) {
+        if !self.files.has_settled() {
+            return;
+        }
+        // Written while it was read: a later look takes it.
+        let Some(read) = self.reread() else { return };
+        let name = self.service.config.name.as_str();
+        let what = match self.service.access.bans() {
+            Some(_) => "policies or bans",
+            None => "policies",
+        };
+        match read {
+            Ok(()) => tracing::info!(service = name, "{what} have changed and were read"),
+            Err(error) => tracing::error!(
+                service = name,
+                error,
+                "{what} have changed and are not taken; what was read before stays"
+            ),
+        }
+    }
+
+    /// Reads them again; `None` if they were written meanwhile, and nothing was taken.
     fn reread(&mut self) -> Option<Result<(), String>> {
         let service = &self.service;
         let (policies, rego) = (service.access.policies(), service.access.rego());
@@ -325,7 +365,7 @@ impl Running {
         let read_policies = |policies: &Policies| load_policies(policies.file());
         let read_bans = |bans: &BanList| load_bans(bans.file()).map_err(|e| e.to_string());
         let read = || (policies.map(read_policies), rego.map(Rego::read), bans.map(read_bans));
-        let (new_policies, new_rego, new_bans) = self.policies.read(read)?;
+        let (new_policies, new_rego, new_bans) = self.files.read(read)?;
         let bans = bans.zip(new_bans).map_or(Ok(()), |(bans, read)| {
             judged(&bans.refusal, read.map(|banned| bans.replace(banned)))
         });

@@ -44,7 +44,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         }
     };
     let imported = import_stunnel(&text, &certificates_of);
-    for remark in &imported.remarks {
+    for remark in &imported.warnings {
         let weight = if remark.grave { "NOT CARRIED" } else { "note" };
         complain!("{}:{}: {weight}: {}", shown(file), remark.line, remark.message);
     }

@@ -34,7 +34,7 @@ pub enum ConnectError {
     },
     /// The handshake succeeded, and its peer may not be there all the same.
     #[error("tunnel to {addr}: {}", .condemned.why)]
-    Termination {
+    Terminated {
         /// Whom we dialled.
         addr: SocketAddr,
         /// Why not.

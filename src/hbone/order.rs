@@ -98,6 +98,11 @@ impl Lane {
 impl State {
     /// Whether the ticket may be sent on this way now.
     fn may_send(&self, number: u64, way: &Way, now: Instant) -> bool {
+        // All in all nobody waits longer than this.
+        let own = self.unsent.iter().find(|unsent| unsent.number == number);
+        if own.is_some_and(|own| !is_patient(own.since, now)) {
+            return true;
+        }
         let mut before = self.unsent.iter().take_while(|unsent| unsent.number < number);
         if before.any(|unsent| is_patient(unsent.since, now)) {
             return false;
@@ -124,7 +129,7 @@ impl State {
     }
 
     fn wake_first(&mut self) {
-        if let Some(task) = self.unsent.front_mut().and_then(|first| first.task.take()) {
+        if let Some(task) = self.unsent.iter_mut().find_map(|unsent| unsent.task.take()) {
             task.wake();
         }
     }

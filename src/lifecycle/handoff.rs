@@ -245,13 +245,14 @@ impl HandoffServer {
                 continue;
             };
             let handed = self.hand_over(socket).await;
-            self.under_way.store(false, Relaxed);
             match handed {
+                // It stays under way: what this process does from here on is by its leave.
                 Ok(successor) => {
                     self.handed_over.store(true, Relaxed);
                     return successor;
                 }
                 Err(error) => {
+                    self.under_way.store(false, Relaxed);
                     tracing::warn!(%error, "a process wanted to take over, and has not");
                 }
             }

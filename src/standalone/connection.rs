@@ -134,13 +134,14 @@ async fn carry(
     let live = conn.live();
     let carried = async {
         tokio::select! {
+            biased;
+            reason = live.until_cut() => (reason, None),
             end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => {
                 if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
                     Box::pin(delivered(app.socket(), close)).await;
                 }
                 ended(end)
             }
-            reason = live.until_cut() => (reason, None),
         }
     };
     within_lifetime(service, carried).await
@@ -252,16 +253,28 @@ async fn server(
     (unproven, deadline): (Unproven, Instant),
 ) -> Result<Begun<SecuredRemote>, Outcome> {
     let admitted = Box::pin(admitted(service, socket, caller, conn));
-    let (far, entered, header) = tokio::select! {
+    let admitted = tokio::select! {
         admitted = in_time(service, deadline, admitted) => admitted?,
         outcome = unproven.given_up() => return Err(outcome),
+    };
+    let (far, entered, header) = match admitted {
+        Admission::Admitted { far, entered, header } => (far, entered, header),
+        // Beyond the deadline if need be: why it was refused is what the record says.
+        Admission::Refused { far, outcome } => {
+            far.refuse().await;
+            return Err(outcome);
+        }
     };
     let proven = Instant::now();
     let cut = async { (conn.live().until_cut().await, None) };
     let slot = unproven.slot(service, cut).await?;
     // What the handshake has left, however long the wait was.
     let deadline = deadline + proven.elapsed();
-    let app = in_time(service, deadline, dial(service, conn, deadline, &header)).await?;
+    let app = tokio::select! {
+        biased;
+        reason = conn.live().until_cut() => return Err((reason, None)),
+        app = in_time(service, deadline, dial(service, conn, deadline, &header)) => app?,
+    };
     Ok(Begun { app: App::new(app), far, slot, entered })
 }
 
@@ -271,7 +284,7 @@ async fn admitted(
     mut socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
-) -> Result<(Box<SecuredRemote>, Option<Entered>, Vec<u8>), Outcome> {
+) -> Result<Admission, Outcome> {
     let limit = service.config.connect;
     let material = service.keeper.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
@@ -302,15 +315,13 @@ async fn admitted(
     let entered = match enter(service, caller.as_ref(), (chain, None), conn, &material) {
         Ok(entered) => entered,
         Err(outcome) => {
-            far.refuse().await;
-            return Err(counted(service, outcome));
+            return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
         }
     };
     if service.config.tls.authenticate {
         let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
         if let Err(outcome) = admitted {
-            far.refuse().await;
-            return Err(outcome);
+            return Ok(Admission::Refused { far, outcome });
         }
     }
     let mut header = Vec::new();
@@ -326,7 +337,19 @@ async fn admitted(
         let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
         header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
-    Ok((Box::new(far), entered, header))
+    Ok(Admission::Admitted { far: Box::new(far), entered, header })
+}
+
+/// What came of a handshake.
+enum Admission {
+    Admitted {
+        far: Box<SecuredRemote>,
+        entered: Option<Entered>,
+        /// What is said to the target first.
+        header: Vec<u8>,
+    },
+    /// The caller is to be told.
+    Refused { far: SecuredRemote, outcome: Outcome },
 }
 
 /// Holds a peer that showed a certificate to what is trusted from now on.
@@ -337,7 +360,13 @@ fn enter(
     conn: &OpenConn,
     material: &Arc<Credentials>,
 ) -> Result<Option<Entered>, Outcome> {
-    let Some(cert) = cert.map(Arc::clone) else { return Ok(None) };
+    let Some(cert) = cert.map(Arc::clone) else {
+        let unread = || {
+            let why = "the peer's certificate was verified, and cannot be read here";
+            (CloseReason::UntrustedSvid, Some(why.to_owned()))
+        };
+        return if chain.is_empty() { Ok(None) } else { Err(unread()) };
+    };
     let peer = AuthenticatedPeer { chain, name, cert };
     service.revalidator.enter(service, peer, conn.live(), material).map(Some)
 }

@@ -406,7 +406,9 @@ fn meant(
         Some(Address::Tcp { port: target, .. }) if *target != port => {
             Err(bad("the port in :authority is not that of the target"))
         }
-        _ => Ok(port),
+        Some(Address::Tcp { .. }) => Ok(port),
+        // A target without a port: the caller does not choose what policies are asked about.
+        _ => Ok(local.port()),
     }
 }
 

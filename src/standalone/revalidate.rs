@@ -28,8 +28,6 @@ use crate::{
 /// How often peers' certificates are looked at where they may run out; the clock may be set
 /// meanwhile.
 const LOOK: Duration = Duration::from_millis(250);
-/// After so many chains others have their turn on this worker.
-const TURN: usize = 16;
 
 /// Why a connection may not stay.
 type Verdict = (CloseReason, String);
@@ -216,30 +214,39 @@ impl TrustRevalidator {
         let own = material.own.as_ref().and_then(|own| own.id.as_ref());
         let judge = verify.then(|| Judge::of(&material.trust, service.config.role));
         let now = SystemTime::now();
-        // Of many connections with one peer, one is verified.
-        let mut known = HashMap::new();
-        for (n, entry) in open.iter().enumerate() {
-            let peer = &entry.peer;
-            let trusted = match &judge {
-                None => Ok(()),
-                Some(Err(no)) => Err(no.clone()),
-                Some(Ok(judge)) => {
-                    let key = Arc::as_ptr(peer).addr();
-                    known.entry(key).or_insert_with(|| judge.trusts(peer, now)).clone()
-                }
-            };
-            let judged = is_not_banned(peer, own, &banned)
-                .and(trusted)
-                .and_then(|()| is_in_time(&peer.cert, service.config.peer_expiry, now));
-            if let Err((reason, why)) = judged
-                && close(&entry.conn, reason, &why)
-            {
-                let (service, peer) = (service.config.name.as_str(), peer.cert.name());
+        let put_out = |entry: &Entry, (reason, why): Verdict| {
+            if close(&entry.conn, reason, &why) {
+                let (service, peer) = (service.config.name.as_str(), entry.peer.cert.name());
                 let reason = reason.as_str();
                 tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
             }
-            if verify && n % TURN == TURN - 1 {
-                tokio::task::yield_now().await;
+        };
+        // What takes no time goes first, so that no chain of another delays it.
+        for entry in &open {
+            let judged = is_not_banned(&entry.peer, own, &banned)
+                .and_then(|()| is_in_time(&entry.peer.cert, service.config.peer_expiry, now));
+            if let Err(no) = judged {
+                put_out(entry, no);
+            }
+        }
+        let Some(judge) = judge else { return };
+        // Of many connections with one peer, one is verified.
+        let mut known = HashMap::new();
+        for entry in &open {
+            let key = Arc::as_ptr(&entry.peer).addr();
+            let trusted = match (known.get(&key), &judge) {
+                (Some(known), _) => Clone::clone(known),
+                (None, Err(no)) => Err(no.clone()),
+                (None, Ok(judge)) => {
+                    let trusted = judge.trusts(&entry.peer, now);
+                    known.insert(key, trusted.clone());
+                    // A chain may be long: others of this worker have their turn.
+                    tokio::task::yield_now().await;
+                    trusted
+                }
+            };
+            if let Err(no) = trusted {
+                put_out(entry, no);
             }
         }
     }
@@ -268,8 +275,12 @@ fn is_not_banned(
     own: Option<&SpiffeId>,
     banned: &BTreeSet<SpiffeId>,
 ) -> Result<(), Verdict> {
-    let both = peer.cert.id.iter().chain(own);
-    match both.into_iter().find(|id| banned.contains(id)) {
+    if banned.is_empty() {
+        return Ok(());
+    }
+    // Also where several names prove no SPIFFE ID: a ban counts for each that is there.
+    let theirs = peer.cert.uris.iter().filter_map(|uri| uri.parse::<SpiffeId>().ok());
+    match theirs.chain(own.cloned()).find(|id| banned.contains(id)) {
         Some(id) => Err((CloseReason::IdentityBanned, format!("{id} is banned"))),
         None => Ok(()),
     }

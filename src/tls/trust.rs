@@ -110,6 +110,10 @@ impl PeerTrust {
     }
 }
 
+/// How many certificates a peer may show: each costs signatures to check, and is kept for as long
+/// as its connection lasts.
+const LONGEST_CHAIN: usize = 16;
+
 /// Lets pass whom a [`PeerTrust`] proves.
 #[derive(Debug)]
 pub struct PeerVerifier {
@@ -141,6 +145,9 @@ impl PeerVerifier {
 impl VerifyPeer for PeerVerifier {
     fn verify(&self, peer: &Presented<'_>) -> Result<(), Error> {
         let Presented { leaf, intermediates, now, purpose, .. } = *peer;
+        if intermediates.len() >= LONGEST_CHAIN {
+            return Err(Error::General(format!("more than {LONGEST_CHAIN} certificates")));
+        }
         match (&self.trust, &self.judge, peer.name) {
             (PeerTrust::Roots { .. }, Some(judge), Some(name)) => {
                 judge.verify_server(leaf, intermediates, name, now).map(drop)

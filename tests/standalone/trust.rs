@@ -174,6 +174,60 @@ fn a_ban_puts_out_whom_it_names_and_nobody_else_until_it_is_lifted() {
     }
 }
 
+/// A draining process, or a service that was edited away, holds whom it still serves to its bans.
+#[test]
+fn a_ban_counts_while_others_drain() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (serial, name) in [(48, "good"), (49, "bad")] {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    for (wire, flag) in wires() {
+        pki.write("bans", "");
+        let bans = format!("--allow-all --bans {}", pki.at("bans"));
+        let (server, clients) = company(&pki, &echo, &flag, [&bans, ""], &["good", "bad"]);
+        let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
+        server.signal(Signal::SIGTERM);
+        server.logs("draining");
+        pki.write("bans", "spiffe://td.test/bad\n");
+        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        server.logs("connection complete … identity_banned");
+        assert!(answers(&mut good), "{wire}");
+    }
+}
+
+/// A certificate with two names proves no SPIFFE ID, and is admitted by its common name: a ban of
+/// one of them counts.
+#[test]
+fn a_ban_counts_for_every_name_that_is_shown() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let two = pki.ca.leaf("app", |params| {
+        params.subject_alt_names = vec![uri("spiffe://td.test/bad"), uri("https://example.org/")];
+    });
+    pki.write("bans", "spiffe://td.test/other\n");
+    let flags = format!("--allow-cn app --bans {}", pki.at("bans"));
+    let server = Adit::start(pki.server(echo.addr) + &flags);
+    let caller = Caller::new(&pki.ca, Some(&two));
+    assert_eq!(caller.says(server.addr, "hello").unwrap(), "hello");
+    let seen = server.lines();
+    pki.write("bans", "spiffe://td.test/bad\n");
+    server.logs_since(seen, "bans have changed and were read");
+    assert!(caller.says(server.addr, "hello").is_err());
+    server.logs("connection complete … identity_banned");
+}
+
+/// Each certificate of a chain costs signatures to check.
+#[test]
+fn a_chain_without_end_is_refused() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let server = Adit::start(pki.server(echo.addr) + "--allow-all");
+    let mut long = pki.app.clone();
+    long.chain.extend(std::iter::repeat_n(pki.ca.root.clone(), 16));
+    let heard = Caller::new(&pki.ca, Some(&long)).says(server.addr, "hello");
+    assert!(heard.is_err());
+    server.logs("connection complete … more than 16 certificates");
+    assert_eq!(echo.taken(), 0);
+}
+
 #[test]
 fn a_server_that_is_banned_is_left() {
     let (pki, echo) = (Pki::new(), Backend::echo());

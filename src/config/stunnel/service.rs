@@ -3,7 +3,7 @@
 use super::{
     address::{Host, address},
     certificate::CertificatesOf,
-    options::{is_global, remark},
+    options::{is_global, warning},
     text::{Line, Section, is_plain},
     versions::versions,
     warning::Warning,
@@ -36,7 +36,7 @@ pub(super) fn carry(
     // What holds for all sections is named once, where it stands.
     let inherited = |line: &&Line| is_global(line) && line.line <= section.line;
     let others = section.options.iter().filter(|line| !inherited(line));
-    entry.warnings.extend(others.filter_map(remark));
+    entry.warnings.extend(others.filter_map(warning));
     let unknown = section.options.iter().find(|line| is_unknown(line));
     if let Some(line) = unknown {
         entry.warnings.push(line.warning(true, "stunnel refuses this value"));
