@@ -69,7 +69,7 @@ fn a_slow_policy_does_not_hold_up_that_of_another_service() {
     thread::scope(|scope| {
         let callers: Vec<_> =
             (0..80).map(|_| scope.spawn(|| world.call("slow", slow).is_ok())).collect();
-        wait_until("all that may be decided at once are", LIMIT, || adit.threads("aside") >= 16);
+        wait_until("all that may be decided at once are", LIMIT, || adit.threads("blocking") >= 16);
         let answered = world.call("web", quick).map(|call| call.name);
         let waiting = callers.iter().filter(|caller| !caller.is_finished()).count();
         drop(adit);
