@@ -56,3 +56,16 @@ check() {
   if [[ $out == *"$expected"* ]]; then echo "ok $name"; passed=$((passed + 1))
   else echo "FAIL $name: expected «$expected», got: ${out:0:600}"; failed=$((failed + 1)); fi
 }
+
+# make_pods NAME … makes namespaces on one bridge; the Nth has 10.77.0.N.
+make_pods() {
+  local pod n=0
+  ip link set lo up
+  ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
+  for pod in "$@"; do
+    n=$((n + 1)); ip netns add "$pod"; ip -n "$pod" link set lo up
+    ip -n "$pod" link add eth0 type veth peer name v$n netns bridge; ip -n bridge link set v$n master br0 up
+    ip -n "$pod" addr add 10.77.0.$n/24 dev eth0; ip -n "$pod" link set eth0 up
+    ip -n "$pod" route add default via 10.77.0.254
+  done
+}

@@ -27,15 +27,7 @@ if [ -z "${ADIT_INTEROP_INSIDE:-}" ]; then
 fi
 mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/lab && chmod 755 /run/lab
 dir=/run/lab stalled=0
-ip link set lo up
-ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
-n=0
-for pod in web db; do
-  n=$((n + 1)); ip netns add $pod; ip -n $pod link set lo up
-  ip -n $pod link add eth0 type veth peer name v$n netns bridge; ip -n bridge link set v$n master br0 up
-  ip -n $pod addr add 10.77.0.$n/24 dev eth0; ip -n $pod link set eth0 up
-  ip -n $pod route add default via 10.77.0.254
-done
+make_pods web db
 cat > $dir/mesh.yaml <<Y
 trustDomain: cluster.local
 ca: { embedded: { dir: $dir/ca } }
@@ -77,7 +69,7 @@ for _ in $(seq 100); do listens 8080 && break; sleep 0.05; done
 ip netns exec web python3 $dir/beside.py call > $dir/beside-web.log 2>&1 &
 for run in $(seq "$runs"); do
   to=10.96.0.10; ((run % 2)) || to=10.77.0.2
-  # One that stalled serves nobody else.
+  # After a stalled run the server serves nobody else.
   ip netns exec db iperf3 -s -1 > $dir/server.log 2>&1 & server=$!
   for _ in $(seq 100); do listens 5201 && break; sleep 0.05; done
   timeout -k 1 8 ip netns exec web iperf3 -c $to -t 1 -P 2 --bidir -J > $dir/run.json 2> $dir/run.log

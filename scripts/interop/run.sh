@@ -24,15 +24,7 @@ wait_for() { # POD ADDRESS PORT
   for _ in $(seq 100); do in_pod "$1" bash -c "exec 3<>/dev/tcp/$2/$3" 2>/dev/null && return; sleep 0.1; done
   echo "nothing listens on $2:$3 in $1" >&2
 }
-ip link set lo up
-ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
-n=0
-for pod in web db ext vm; do
-  n=$((n + 1)); ip netns add $pod; ip -n $pod link set lo up
-  ip -n $pod link add eth0 type veth peer name v$n netns bridge; ip -n bridge link set v$n master br0 up
-  ip -n $pod addr add 10.77.0.$n/24 dev eth0; ip -n $pod link set eth0 up
-  ip -n $pod route add default via 10.77.0.254
-done
+make_pods web db ext vm
 cat > $dir/mesh.yaml <<Y
 trustDomain: cluster.local
 node: node-a

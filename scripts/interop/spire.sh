@@ -52,15 +52,7 @@ record() { # NAME PATTERN: adit of one.example writes it, if not at once
   if within 5 grep -q "$2" $dir/adit-one.log; then ok "$1"; else no "$1: no $2 in its log"; fi
 }
 in_pod() { local pod=$1; shift; ip netns exec "$pod" "$@"; }
-ip link set lo up
-ip netns add bridge; ip -n bridge link add br0 type bridge; ip -n bridge link set br0 up
-n=0
-for pod in web db ext api; do
-  n=$((n + 1)); ip netns add $pod; ip -n $pod link set lo up
-  ip -n $pod link add eth0 type veth peer name v$n netns bridge; ip -n bridge link set v$n master br0 up
-  ip -n $pod addr add 10.77.0.$n/24 dev eth0; ip -n $pod link set eth0 up
-  ip -n $pod route add default via 10.77.0.254
-done
+make_pods web db ext api
 for pod in db api; do
   mkdir -p $dir/$pod && echo "hello from $pod" > $dir/$pod/index.html
   cat > $dir/$pod.conf <<N

@@ -32,7 +32,7 @@ pub(super) struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
-    /// Fires when a pod has been made anew.
+    /// Fires when a pod got a new network namespace.
     moved: Notify,
     /// Fires when nobody wants to wait for drains any longer.
     pub(super) hurry: CancellationToken,

@@ -42,7 +42,9 @@ use http2::Limits;
 pub use callers::{Caller, CallerLimits, CallerRefused, Callers};
 pub use error::ConnectError;
 pub use pool::{Hop, LocalIdentity, Pool};
-pub use registry::{AuthenticatedTunnel, PeerExpiry, Termination, Trust, TunnelRegistry};
+pub use registry::{
+    AuthenticatedTunnel, PeerExpiry, Termination, Trust, TunnelRegistry, close_terminated,
+};
 
 /// The port on which every pod of the mesh takes HBONE.
 pub const HBONE_PORT: u16 = 15008;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, verify_svid},
-    observe::conn::{CloseReason, Direction},
+    observe::conn::{CloseReason, Direction, LiveTable},
     tls::{Peer, TlsError},
 };
 
@@ -216,6 +216,25 @@ impl TunnelRegistry {
         }
         condemned
     }
+}
+
+/// Closes the streams of tunnels that may not stay, each with why, and then the tunnels.
+///
+/// A stream puts its TLS facts into its record and then asks whether its tunnel is terminated;
+/// here it is terminated first and looked for then: no stream is missed.
+pub fn close_terminated(terminated: &[Arc<AuthenticatedTunnel>], live: &LiveTable) {
+    if terminated.is_empty() {
+        return;
+    }
+    let by_facts: HashMap<_, _> =
+        terminated.iter().map(|tunnel| (Arc::as_ptr(&tunnel.peer.tls), tunnel)).collect();
+    for conn in live.all() {
+        let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
+        if let Some(why) = tunnel.and_then(|tunnel| tunnel.termination()) {
+            conn.close_by(why.reason, &why.why);
+        }
+    }
+    terminated.iter().for_each(|tunnel| tunnel.end());
 }
 
 fn is_not_banned(proven: &AuthenticatedTunnel, trust: &Trust) -> Result<(), Termination> {

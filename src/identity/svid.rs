@@ -1,15 +1,12 @@
 //! An X.509-SVID: a SPIFFE ID with the certificate chain and the key that prove it.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, time::SystemTime};
 
 use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::SpiffeId;
+use super::{SpiffeId, x509::system_time};
 
 /// A private key as PKCS#8 DER. Wiped on drop; deliberately no `Clone` and no `Serialize`.
 pub struct PrivateKey(Zeroizing<Vec<u8>>);
@@ -62,15 +59,11 @@ impl X509Svid {
     /// (RFC 5280 §6.1.3).
     #[must_use]
     pub fn within_its_chain(mut self) -> Self {
-        let at = |time: x509_parser::time::ASN1Time| {
-            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-        };
         for der in self.chain.iter().skip(1) {
             let Ok((_, certificate)) = X509Certificate::from_der(der) else { continue };
             let validity = certificate.validity();
-            self.not_before = self.not_before.max(at(validity.not_before));
-            self.not_after = self.not_after.min(at(validity.not_after));
+            self.not_before = self.not_before.max(system_time(validity.not_before));
+            self.not_after = self.not_after.min(system_time(validity.not_after));
         }
         self
     }
@@ -79,6 +72,8 @@ impl X509Svid {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use std::time::Duration;
 
     use super::*;
 

@@ -122,7 +122,23 @@ pub(super) fn constraint_faults(cert: &X509Certificate<'_>) -> Vec<SvidError> {
     faults
 }
 
-pub(super) fn system_time(time: ASN1Time) -> SystemTime {
+/// When all certificates of a chain are valid, from and to; `None` if one of them cannot be read, or
+/// if there is no such time.
+#[must_use]
+pub fn common_validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
+    let mut both: Option<(SystemTime, SystemTime)> = None;
+    for der in chain {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let validity = certificate.validity();
+        let (from, to) = (system_time(validity.not_before), system_time(validity.not_after));
+        both = Some(both.map_or((from, to), |(begin, end)| (begin.max(from), end.min(to))));
+    }
+    both.filter(|(begin, end)| begin <= end)
+}
+
+/// A time of a certificate; what is before 1970 is 1970.
+#[must_use]
+pub fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = time.timestamp();
     match u64::try_from(seconds) {
         Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_secs(after),

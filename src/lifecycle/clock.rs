@@ -68,13 +68,6 @@ pub fn watch_clock(tasks: &Tasks) -> watch::Receiver<()> {
     told
 }
 
-/// Waits for the next time that it is told. Never returns once nobody tells. Cancel safe.
-pub async fn clock_set(told: &mut watch::Receiver<()>) {
-    if told.changed().await.is_err() {
-        std::future::pending().await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 //! ([`HandoffServer`]).
 
 mod blocking;
+mod changes;
 mod clock;
 pub mod dial;
 mod handoff;
@@ -15,7 +16,8 @@ mod tasks;
 mod watched_file;
 
 pub use blocking::blocking;
-pub use clock::{Clocks, Step, clock_set, watch_clock};
+pub use changes::{next_change, next_change_if_any};
+pub use clock::{Clocks, Step, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Successor,
 };

@@ -1,22 +1,20 @@
-//! Open tunnels are held to whom is believed now: when bundles, CRLs or bans change, and when
+//! Open tunnels are held to what is trusted now: when bundles, CRLs or bans change, and when
 //! peers' SVIDs run out, exactly those concerned are closed, with their streams, each of which
 //! records why. Who is concerned is decided in [`crate::hbone::TunnelRegistry::recheck`].
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future::pending,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use pki_types::UnixTime;
-use tokio::sync::watch;
 
 use super::Node;
 use crate::{
-    hbone::{AuthenticatedTunnel, Trust},
+    hbone::{AuthenticatedTunnel, Trust, close_terminated},
     identity::{BundleSet, SpiffeId, TrustDomain},
-    lifecycle::Reminder,
+    lifecycle::{Reminder, next_change, next_change_if_any},
 };
 
 /// How often peers' SVIDs are looked at; the clock may be set meanwhile.
@@ -42,8 +40,8 @@ pub async fn revalidate(node: Arc<Node>) {
         }
         remind(&known, &mut reminders, UnixTime::now());
         tokio::select! {
-            () = next(&mut bundles) => {}
-            () = next_if_any(banned.as_mut()) => {}
+            () = next_change(&mut bundles) => {}
+            () = next_change_if_any(banned.as_mut()) => {}
             _ = look.tick() => {}
         }
     }
@@ -53,20 +51,6 @@ pub async fn revalidate(node: Arc<Node>) {
 fn changed(old: &BundleSet, new: &BundleSet) -> BTreeSet<TrustDomain> {
     let both = old.iter().chain(new.iter()).map(|b| &b.trust_domain);
     both.filter(|domain| old.get(domain) != new.get(domain)).cloned().collect()
-}
-
-/// Whoever announced the last change has gone: there will be no other.
-async fn next<T>(watch: &mut watch::Receiver<T>) {
-    if watch.changed().await.is_err() {
-        pending().await
-    }
-}
-
-async fn next_if_any<T>(watch: Option<&mut watch::Receiver<T>>) {
-    match watch {
-        Some(watch) => next(watch).await,
-        None => pending().await,
-    }
 }
 
 /// A CRL that cannot be used revokes nothing: somebody must hear of it.
@@ -105,36 +89,20 @@ fn remind(bundles: &BundleSet, reminders: &mut Reminders, now: UnixTime) {
     }
 }
 
-/// Closes the tunnels that may not stay; returns how many.
-///
-/// A stream puts its TLS facts into its record and then asks whether its tunnel is terminated;
-/// here it is terminated first and looked for then: no stream is missed.
-fn close(node: &Node, verify: impl Fn(&SpiffeId) -> bool) -> usize {
-    let Some(trust) = node.tunnels.trust() else { return 0 };
-    let condemned = condemn(node, &trust, verify);
-    if condemned.is_empty() {
-        return 0;
-    }
-    let by_facts: HashMap<_, _> =
-        condemned.iter().map(|proven| (Arc::as_ptr(&proven.peer.tls), proven)).collect();
-    for conn in node.telemetry.live.all() {
-        let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
-        let Some(verdict) = tunnel.and_then(|tunnel| tunnel.termination()) else { continue };
-        conn.metadata(|f| f.error = Some(format!("closed: {}", verdict.why).into()));
-        conn.cut(verdict.reason);
-    }
-    condemned.iter().for_each(|proven| proven.end());
-    condemned.len()
+/// Closes the tunnels that may not stay.
+fn close(node: &Node, verify: impl Fn(&SpiffeId) -> bool) {
+    let Some(trust) = node.tunnels.trust() else { return };
+    close_terminated(&terminate(node, &trust, verify), &node.telemetry.live);
 }
 
-fn condemn(
+fn terminate(
     node: &Node,
     trust: &Trust,
     verify: impl Fn(&SpiffeId) -> bool,
 ) -> Vec<Arc<AuthenticatedTunnel>> {
     let (expiry, now) = (node.tunnel.peer_expiry, SystemTime::now());
-    let condemned = node.tunnels.recheck(trust, verify, expiry, now);
-    for proven in &condemned {
+    let terminated = node.tunnels.recheck(trust, verify, expiry, now);
+    for proven in &terminated {
         let Some(verdict) = proven.termination() else { continue };
         let labels = [proven.direction.reporter(), verdict.reason.as_str()];
         node.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
@@ -148,5 +116,5 @@ fn condemn(
             "tunnel closed"
         );
     }
-    condemned
+    terminated
 }

@@ -165,6 +165,14 @@ impl AccessControl {
             why = format!("{why}; its SPIFFE ID does not count: {fault}");
         }
         let rules = self.rules();
+        // Several names prove no ID, and each may be denied.
+        for id in peer.shown_ids().filter(|id| flow.peer_id.as_ref() != Some(id)) {
+            let as_shown = Flow { peer_id: Some(id), ..flow.clone() };
+            let verdict = rules.as_ref().map(|rules| policy::authorize(rules, &as_shown));
+            if let Some(verdict) = verdict.filter(|v| !v.allowed() && v.policy().is_some()) {
+                return Err(verdict.to_string());
+            }
+        }
         let verdict = rules.as_ref().map(|rules| policy::authorize(rules, flow));
         let allowed = match &verdict {
             Some(verdict) => match (verdict.allowed(), verdict.policy()) {

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use pki_types::CertificateDer;
@@ -12,7 +12,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::identity::{SpiffeId, parse_leaf};
+use crate::identity::{SpiffeId, parse_leaf, system_time};
 
 /// The leaf of a chain that was verified.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -57,7 +57,7 @@ impl PeerCert {
             ous: subject.iter_organizational_unit().filter_map(text).collect(),
             subject: subject.to_string(),
             der: leaf.to_vec(),
-            not_after: Some(at(certificate.validity().not_after)),
+            not_after: Some(system_time(certificate.validity().not_after)),
             ..Self::default()
         };
         let names = certificate.subject_alternative_name().ok().flatten();
@@ -79,18 +79,10 @@ impl PeerCert {
         Some(found)
     }
 
-    /// When all certificates of a chain are valid; `None` if one cannot be read, or never.
-    #[must_use]
-    pub fn common_validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
-        let mut both = (SystemTime::UNIX_EPOCH, None);
-        for der in chain {
-            let (_, certificate) = X509Certificate::from_der(der).ok()?;
-            let validity = certificate.validity();
-            let end = at(validity.not_after);
-            both.0 = both.0.max(at(validity.not_before));
-            both.1 = Some(both.1.map_or(end, |other: SystemTime| other.min(end)));
-        }
-        both.1.filter(|end| both.0 <= *end).map(|end| (both.0, end))
+    /// Every SPIFFE ID that it shows, also where several names prove none: who is denied by one of
+    /// them is denied.
+    pub fn shown_ids(&self) -> impl Iterator<Item = SpiffeId> {
+        self.uris.iter().filter_map(|uri| uri.parse().ok())
     }
 
     /// The URIs that say who it is: those of SPIFFE do so in an X.509-SVID only.
@@ -116,11 +108,6 @@ impl PeerCert {
             None => self.uris.first().or(self.dns.first()).cloned().unwrap_or_default(),
         }
     }
-}
-
-fn at(time: x509_parser::time::ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn is_spiffe(uri: &str) -> bool {

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -19,8 +18,9 @@ use tokio::sync::watch;
 
 use super::{Credentials, PeerCert, Role, Service, access_control::Banned, connection::Outcome};
 use crate::{
-    hbone::{PeerExpiry, TunnelRegistry},
-    identity::{BundleSet, Purpose, SpiffeId},
+    hbone::{PeerExpiry, TunnelRegistry, close_terminated},
+    identity::{BundleSet, Purpose, SpiffeId, common_validity},
+    lifecycle::{next_change, next_change_if_any},
     observe::conn::{CloseReason, LiveConn},
     tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
 };
@@ -165,43 +165,32 @@ impl TrustRevalidator {
             let material = Arc::clone(&changes.borrow_and_update());
             banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
             let other = held_to.as_ref() != Some(&material.trust);
-            if let (true, Some(own)) = (other, &material.svid) {
+            // Also where they say the same: a tunnel knows by the place what it was checked against.
+            if let Some(own) = &material.svid {
                 self.bundles.send_replace(Arc::clone(&own.bundles));
             }
             self.recheck_tunnels(service, other);
             self.recheck_peers(service, &material, other).await;
             held_to = Some(material.trust.clone());
             tokio::select! {
-                () = next(Some(&mut changes)) => {}
-                () = next(banned.as_mut()) => {}
+                () = next_change(&mut changes) => {}
+                () = next_change_if_any(banned.as_mut()) => {}
                 _ = look.tick(), if service.config.peer_expiry != PeerExpiry::Keep => {}
             }
         }
     }
 
-    /// Streams put their TLS facts into their record before they ask whether their tunnel is
-    /// terminated; here it is terminated first and they are looked for then.
     fn recheck_tunnels(&self, service: &Service, verify: bool) {
         let Some(trust) = self.tunnels.trust() else { return };
         let (expiry, now) = (service.config.peer_expiry, SystemTime::now());
-        let condemned = self.tunnels.recheck(&trust, |_| verify, expiry, now);
-        let by_facts: HashMap<_, _> =
-            condemned.iter().map(|proven| (Arc::as_ptr(&proven.peer.tls), proven)).collect();
-        if by_facts.is_empty() {
-            return;
-        }
-        for conn in service.telemetry.live.all() {
-            let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
-            let Some(verdict) = tunnel.and_then(|tunnel| tunnel.termination()) else { continue };
-            close(&conn, verdict.reason, &verdict.why);
-        }
-        for proven in &condemned {
-            let Some(verdict) = proven.termination() else { continue };
-            service.tunnel_closed(verdict.reason);
-            let (service, why) = (service.config.name.as_str(), &*verdict.why);
-            let reason = verdict.reason.as_str();
-            tracing::warn!(target: "tunnel", service, peer = %proven.peer.id, reason, why, "tunnel closed");
-            proven.end();
+        let terminated = self.tunnels.recheck(&trust, |_| verify, expiry, now);
+        close_terminated(&terminated, &service.telemetry.live);
+        for tunnel in &terminated {
+            let Some(termination) = tunnel.termination() else { continue };
+            service.tunnel_closed(termination.reason);
+            let (service, why) = (service.config.name.as_str(), &*termination.why);
+            let (peer, reason) = (&tunnel.peer.id, termination.reason.as_str());
+            tracing::warn!(target: "tunnel", service, %peer, reason, why, "tunnel closed");
         }
     }
 
@@ -215,7 +204,7 @@ impl TrustRevalidator {
         let judge = verify.then(|| Judge::of(&material.trust, service.config.role));
         let now = SystemTime::now();
         let put_out = |entry: &Entry, (reason, why): Verdict| {
-            if close(&entry.conn, reason, &why) {
+            if entry.conn.close_by(reason, &why) {
                 let (service, peer) = (service.config.name.as_str(), entry.peer.cert.name());
                 let reason = reason.as_str();
                 tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
@@ -252,24 +241,6 @@ impl TrustRevalidator {
     }
 }
 
-/// Whoever announced the last change has gone: there will be no other.
-async fn next<T>(watch: Option<&mut watch::Receiver<T>>) {
-    let Some(watch) = watch else { return pending().await };
-    if watch.changed().await.is_err() {
-        pending().await
-    }
-}
-
-/// Whether it was open until now.
-fn close(conn: &LiveConn, reason: CloseReason, why: &str) -> bool {
-    if conn.was_cut().is_some() {
-        return false;
-    }
-    conn.metadata(|f| f.error = Some(format!("closed: {why}").into()));
-    conn.cut(reason);
-    true
-}
-
 fn is_not_banned(
     peer: &AuthenticatedPeer,
     own: Option<&SpiffeId>,
@@ -278,9 +249,7 @@ fn is_not_banned(
     if banned.is_empty() {
         return Ok(());
     }
-    // Also where several names prove no SPIFFE ID: a ban counts for each that is there.
-    let theirs = peer.cert.uris.iter().filter_map(|uri| uri.parse::<SpiffeId>().ok());
-    match theirs.chain(own.cloned()).find(|id| banned.contains(id)) {
+    match peer.cert.shown_ids().chain(own.cloned()).find(|id| banned.contains(id)) {
         Some(id) => Err((CloseReason::IdentityBanned, format!("{id} is banned"))),
         None => Ok(()),
     }
@@ -326,7 +295,7 @@ impl Judge {
     /// Time is not judged here: a chain counts as of the last moment at which it was in time.
     fn trusts(&self, peer: &AuthenticatedPeer, now: SystemTime) -> Result<(), Verdict> {
         let Some((leaf, intermediates)) = peer.chain.split_first() else { return Ok(()) };
-        let (begin, end) = PeerCert::common_validity(&peer.chain).unwrap_or((now, now));
+        let (begin, end) = common_validity(&peer.chain).unwrap_or((now, now));
         let at = now.max(begin).min(end).duration_since(SystemTime::UNIX_EPOCH);
         let now = UnixTime::since_unix_epoch(at.unwrap_or_default());
         let name = peer.name.as_ref();

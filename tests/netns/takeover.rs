@@ -123,7 +123,7 @@ fn lab(body: &str) -> Lab {
     lab
 }
 
-/// With their handles, which rules that are applied anew do not keep.
+/// With their handles: rules that are applied again get new ones.
 fn rules(lab: &Lab) -> String {
     lab.tool("db", "nft -a -s list ruleset")
 }

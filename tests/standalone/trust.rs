@@ -215,6 +215,35 @@ fn a_ban_counts_for_every_name_that_is_shown() {
     server.logs("connection complete … identity_banned");
 }
 
+/// The same of a policy that denies: it is asked about each name.
+#[test]
+fn a_deny_counts_for_every_name_that_is_shown() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let with = |names: &[&str]| {
+        pki.ca.leaf("app", |params| {
+            params.subject_alt_names = names.iter().map(|name| uri(name)).collect();
+        })
+    };
+    pki.write(
+        "deny.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: d }\n\
+         spec: { action: DENY, rules: [{ from: [{ source: { principals: ['td.test/bad'] } }] }] }\n",
+    );
+    let flags = format!("--allow-cn app --allow-authorization-policy {}", pki.at("deny.yaml"));
+    let server = Adit::start(pki.server(echo.addr) + &flags);
+    for (names, admitted) in [
+        (&["spiffe://td.test/good"][..], true),
+        (&["spiffe://td.test/bad"], false),
+        (&["spiffe://td.test/good", "https://example.org/"], true),
+        (&["spiffe://td.test/bad", "https://example.org/"], false),
+        (&["spiffe://td.test/good", "spiffe://td.test/bad"], false),
+    ] {
+        let heard = Caller::new(&pki.ca, Some(&with(names))).says(server.addr, "hello");
+        assert_eq!(heard.is_ok(), admitted, "{names:?}");
+    }
+    wait_until("three refusals", LIMIT, || server.count("policy_denied") == 3);
+}
+
 /// Each certificate of a chain costs signatures to check.
 #[test]
 fn a_chain_without_end_is_refused() {

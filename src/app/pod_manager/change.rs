@@ -95,7 +95,7 @@ pub(super) struct Change {
     pub(super) options: Option<capture::Options>,
     /// The namespace that it enters, once that is open.
     pub(super) netns: Option<(u64, u64)>,
-    /// Whether it applies the rules of a pod that is there anew, and starts none.
+    /// Whether it applies the rules of a pod again that is attached already, and attaches none.
     pub(super) renews: bool,
 }
 

@@ -16,7 +16,7 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(10);
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 impl PodManager {
-    /// Applies the rules anew where what they let by has changed.
+    /// Applies the rules again where the ports or addresses that they exempt have changed.
     pub(super) async fn renew_rules(
         &self,
         uid: &Arc<str>,
@@ -31,7 +31,7 @@ impl PodManager {
             self.watch.begin(&mut turn, uid, &netns, wanted).await;
             return Ok(());
         }
-        // The guard of probes is not restored for whoever is about to do without it.
+        // The rule about probes is not restored for a pod that is about to do without it.
         let unprobed = |captured: &mut capture::Options| {
             captured.kubelet_probes &= wanted.kubelet_probes;
         };

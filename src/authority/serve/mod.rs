@@ -39,7 +39,7 @@ pub use token::{Expected, TokenError};
 
 use super::EmbeddedCa;
 use crate::{
-    lifecycle::{Tasks, clock_set, watch_clock},
+    lifecycle::{Tasks, next_change, watch_clock},
     rpc::{
         bans::bans_server::BansServer,
         istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
@@ -184,7 +184,7 @@ async fn renew(
     loop {
         tokio::select! {
             () = own.due(&ca) => {}
-            () = clock_set(&mut clock) => {}
+            () = next_change(&mut clock) => {}
         }
         while let Err(error) = own.renew(&ca, &names) {
             tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 10 s");

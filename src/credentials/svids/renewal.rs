@@ -11,7 +11,7 @@ use super::state::{SvidState, validity};
 use crate::{
     credentials::{Source, SourceError, Urgency, Wanted, rotation::Rotation},
     identity::{SpiffeId, X509Svid, length},
-    lifecycle::clock_set,
+    lifecycle::next_change,
     observe::metrics::Metrics,
 };
 
@@ -66,7 +66,7 @@ impl Renewal {
                     self.replanned(&plan);
                     continue;
                 }
-                () = clock_set(&mut self.clock) => {
+                () = next_change(&mut self.clock) => {
                     plan.on_clock_set(SystemTime::now());
                     self.replanned(&plan);
                     continue;

@@ -60,6 +60,16 @@ impl LiveConn {
         self.task.wake();
     }
 
+    /// The same, with words for its record; whether it was open until now.
+    pub fn close_by(&self, reason: CloseReason, why: &str) -> bool {
+        if self.was_cut().is_some() {
+            return false;
+        }
+        self.metadata(|f| f.error = Some(format!("closed: {why}").into()));
+        self.cut(reason);
+        true
+    }
+
     /// Why somebody cut the connection, if so.
     #[must_use]
     pub fn was_cut(&self) -> Option<CloseReason> {
