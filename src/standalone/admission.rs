@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{PeerCert, Role, Service, connection::Outcome};
+use super::{PeerCert, Role, Service, outcome::Outcome};
 use crate::{
     identity::SpiffeId,
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},

@@ -14,6 +14,7 @@ use super::{
     Credentials, PeerCert, ProxyMode, Role, SecuredRemote, Service,
     admission::admit,
     endpoint,
+    outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
     reach::{self, not_begun, unreached},
     revalidate::{AuthenticatedPeer, Entered},
@@ -23,16 +24,10 @@ use super::{
 };
 use crate::{
     observe::conn::{CloseReason, OpenConn},
-    relay::{self, App, Remote, Withdrawn},
+    relay::{self, App, Remote},
     sys::{descriptors::of_traffic, sockets},
-    tls::{
-        TlsError,
-        secured::{self, Secured},
-    },
+    tls::secured::{self, Secured},
 };
-
-/// How it ended, and what went wrong if anything did.
-pub(super) type Outcome = (CloseReason, Option<String>);
 
 /// Carries one connection and leaves its record.
 ///
@@ -109,21 +104,6 @@ async fn told(socket: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result
     }
 }
 
-/// Leaves the record.
-pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Outcome) {
-    if !service.config.quiet.logs(reason) {
-        conn.leave_unlogged();
-    }
-    service.counts.lifetime.record(conn.live().opened.elapsed());
-    if matches!(reason, CloseReason::LifetimeReached | CloseReason::HalfCloseTimeout) {
-        service.counts.ended_by_limit.fetch_add(1, Relaxed);
-    }
-    match error {
-        Some(error) => conn.fail(reason, error),
-        None => conn.close(reason),
-    }
-}
-
 async fn carry(
     service: &Service,
     mut app: App,
@@ -159,41 +139,6 @@ async fn delivered(app: &TcpStream, within: Duration) {
         }
     };
     let _ = tokio::time::timeout(within, all_taken).await;
-}
-
-/// Carries for as long as a connection may last.
-pub(super) async fn within_lifetime(
-    service: &Service,
-    carried: impl Future<Output = Outcome>,
-) -> Outcome {
-    match service.config.lifetime {
-        None => carried.await,
-        Some(limit) => match tokio::time::timeout(limit, Box::pin(carried)).await {
-            Ok(outcome) => outcome,
-            Err(_) => (CloseReason::LifetimeReached, None),
-        },
-    }
-}
-
-pub(super) fn ended(end: relay::End) -> Outcome {
-    match end {
-        relay::End::Completed => (CloseReason::Completed, None),
-        relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
-        relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
-            (CloseReason::Overloaded, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
-            (CloseReason::PeerDenied, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
-        relay::End::Idle(limit) => {
-            (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
-        }
-        relay::End::HalfClosed(limit) => {
-            let why = format!("one side had ended for {limit:?} and the other went on");
-            (CloseReason::HalfCloseTimeout, Some(why))
-        }
-    }
 }
 
 /// Handshake, who is there, may they, and the other end: all within the connect timeout, but for
@@ -491,32 +436,4 @@ pub(super) async fn dial(
 pub(super) fn local_of(secured: &Secured) -> SocketAddr {
     let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
     endpoint::local(&secured.tcp).unwrap_or(unknown)
-}
-
-pub(super) fn own(why: String) -> Outcome {
-    (CloseReason::NoIdentity, Some(why))
-}
-
-/// Counts what came to nothing in a handshake.
-fn counted(service: &Service, outcome: Outcome) -> Outcome {
-    use CloseReason::{ConnectFailure, NoIdentity, Silent};
-    if !matches!(outcome.0, ConnectFailure | NoIdentity | Silent) {
-        service.handshake_failed(outcome.0);
-    }
-    outcome
-}
-
-pub(super) fn failed(error: &TlsError) -> Outcome {
-    let why = match error {
-        TlsError::Silent => None,
-        TlsError::SslRequest => {
-            Some(format!("{error}; --starttls postgres (starttls: postgres) answers it"))
-        }
-        error => Some(error.to_string()),
-    };
-    (error.close_reason(), why)
-}
-
-fn lost(error: &io::Error) -> Outcome {
-    (CloseReason::TlsFailure, Some(error.to_string()))
 }

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Address, Credentials, PeerCert, Service,
     admission::admit,
-    connection::{Outcome, dial, ended, finish, within_lifetime},
+    connection::dial,
     endpoint,
+    outcome::{Outcome, ended, finish, within_lifetime},
     proxy_protocol::{self, Told},
 };
 use crate::{

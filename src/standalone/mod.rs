@@ -37,6 +37,7 @@ mod forward_proxy;
 mod hbone;
 mod health;
 mod kernel;
+mod outcome;
 mod peer_cert;
 mod probe;
 pub mod proxy_protocol;

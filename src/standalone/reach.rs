@@ -6,9 +6,9 @@ use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    Address, SecuredRemote, Service,
-    connection::{Outcome, failed, own},
-    endpoint, forward_proxy, proxy_protocol,
+    Address, SecuredRemote, Service, endpoint, forward_proxy,
+    outcome::{Outcome, failed, own},
+    proxy_protocol,
     targets::Target,
     tls::Config,
 };

@@ -16,7 +16,7 @@ use aws_lc_rs::digest;
 use pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use super::{Credentials, PeerCert, Role, Service, access_control::Banned, connection::Outcome};
+use super::{Credentials, PeerCert, Role, Service, access_control::Banned, outcome::Outcome};
 use crate::{
     hbone::{PeerExpiry, TunnelRegistry, close_terminated},
     identity::{BundleSet, Purpose, SpiffeId, common_validity},

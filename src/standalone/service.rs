@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Accepting, Access, AccessControl, Address, CredentialStore, CredentialsConfig, ForwardProxy,
-    Listening, ProxyMode, TlsOptions,
-    connection::{self, Outcome},
+    Listening, ProxyMode, TlsOptions, connection,
     hbone::{self, Hbone},
     health::{self, HealthConfig},
+    outcome::{self, Outcome},
     revalidate::TrustRevalidator,
     status::HttpUrl,
     targets::{Balance, Targets},
@@ -419,7 +419,7 @@ impl Service {
                 outcome = hbone::client(&service, hbone, &pool, socket, &conn) => outcome,
                 reason = conn.live().until_cut() => (reason, None),
             };
-            connection::finish(&service, conn, carried);
+            outcome::finish(&service, conn, carried);
             drop(slot);
         });
     }

@@ -1,0 +1,95 @@
+//! How a connection of a service ended, and what its record says of that.
+
+use std::{io, sync::atomic::Ordering::Relaxed};
+
+use super::Service;
+use crate::{
+    observe::conn::{CloseReason, OpenConn},
+    relay::{self, Withdrawn},
+    tls::TlsError,
+};
+
+/// How it ended, and what went wrong if anything did.
+pub(super) type Outcome = (CloseReason, Option<String>);
+
+/// Leaves the record.
+pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Outcome) {
+    if !service.config.quiet.logs(reason) {
+        conn.leave_unlogged();
+    }
+    service.counts.lifetime.record(conn.live().opened.elapsed());
+    if matches!(reason, CloseReason::LifetimeReached | CloseReason::HalfCloseTimeout) {
+        service.counts.ended_by_limit.fetch_add(1, Relaxed);
+    }
+    match error {
+        Some(error) => conn.fail(reason, error),
+        None => conn.close(reason),
+    }
+}
+
+/// Carries for as long as a connection may last.
+pub(super) async fn within_lifetime(
+    service: &Service,
+    carried: impl Future<Output = Outcome>,
+) -> Outcome {
+    match service.config.lifetime {
+        None => carried.await,
+        Some(limit) => match tokio::time::timeout(limit, Box::pin(carried)).await {
+            Ok(outcome) => outcome,
+            Err(_) => (CloseReason::LifetimeReached, None),
+        },
+    }
+}
+
+/// The outcome of a relay.
+pub(super) fn ended(end: relay::End) -> Outcome {
+    match end {
+        relay::End::Completed => (CloseReason::Completed, None),
+        relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
+        relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+            (CloseReason::Overloaded, Some(e.to_string()))
+        }
+        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
+            (CloseReason::PeerDenied, Some(e.to_string()))
+        }
+        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
+        relay::End::Idle(limit) => {
+            (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
+        }
+        relay::End::HalfClosed(limit) => {
+            let why = format!("one side had ended for {limit:?} and the other went on");
+            (CloseReason::HalfCloseTimeout, Some(why))
+        }
+    }
+}
+
+/// We have nothing to show.
+pub(super) fn own(why: String) -> Outcome {
+    (CloseReason::NoIdentity, Some(why))
+}
+
+/// Counts what came to nothing in a handshake.
+pub(super) fn counted(service: &Service, outcome: Outcome) -> Outcome {
+    use CloseReason::{ConnectFailure, NoIdentity, Silent};
+    if !matches!(outcome.0, ConnectFailure | NoIdentity | Silent) {
+        service.handshake_failed(outcome.0);
+    }
+    outcome
+}
+
+/// A handshake that failed.
+pub(super) fn failed(error: &TlsError) -> Outcome {
+    let why = match error {
+        TlsError::Silent => None,
+        TlsError::SslRequest => {
+            Some(format!("{error}; --starttls postgres (starttls: postgres) answers it"))
+        }
+        error => Some(error.to_string()),
+    };
+    (error.close_reason(), why)
+}
+
+/// What was agreed on cannot be used.
+pub(super) fn lost(error: &io::Error) -> Outcome {
+    (CloseReason::TlsFailure, Some(error.to_string()))
+}
