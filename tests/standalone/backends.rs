@@ -98,7 +98,7 @@ impl Drop for Backend {
 pub(crate) struct Fading {
     backend: Backend,
     limit: Duration,
-    /// When it had said the last, and what became of its side of the connection.
+    /// When it began to say the last, and what became of its side of the connection.
     told: mpsc::Receiver<(Instant, Option<io::Error>)>,
 }
 
@@ -109,11 +109,13 @@ impl Fading {
             let mut question = [0; 8];
             let asked = socket.read_exact(&mut question).and_then(|()| socket.write_all(b"answer"));
             let _ = asked.and_then(|()| socket.read_to_end(&mut Vec::new()));
+            // Taken before the bytes go: whoever carries them may see them before this thread runs on.
+            let mut last = Instant::now();
             for _ in 0..12 {
                 thread::sleep(limit / 8);
+                last = Instant::now();
                 let _ = socket.write_all(&[7; 1000]);
             }
-            let last = Instant::now();
             let mut became = None;
             while became.is_none() && last.elapsed() < LIMIT {
                 thread::sleep(Duration::from_millis(10));
