@@ -23,7 +23,7 @@ use crate::{
     },
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
-    relay::{self, App, Remote, Withdrawn, tcp::TcpRemote},
+    relay::{self, App, Remote, tcp::TcpRemote},
     sys::sockets,
 };
 
@@ -174,24 +174,7 @@ pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcom
 
 /// The outcome of a relay.
 pub(super) fn ended(end: relay::End) -> Outcome {
-    match end {
-        relay::End::Completed => (CloseReason::Completed, None),
-        relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("application: {e}"))),
-        relay::End::RemoteReset(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => {
-            (CloseReason::Overloaded, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
-            (CloseReason::PeerDenied, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("peer: {e}"))),
-        relay::End::Idle(limit) => {
-            (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
-        }
-        relay::End::HalfClosed(limit) => {
-            let why = format!("one side had ended for {limit:?} and the other went on");
-            (CloseReason::HalfCloseTimeout, Some(why))
-        }
-    }
+    end.outcome("application", "peer")
 }
 
 fn describe(conn: &OpenConn, route: &Route) {

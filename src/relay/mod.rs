@@ -27,7 +27,7 @@ pub use app::App;
 pub use scratch::with_scratch;
 pub use sockmap_redirect::SockmapRedirect;
 
-use crate::observe::conn::Meter;
+use crate::observe::conn::{CloseReason, Meter};
 
 /// The side of a relay that is not the application.
 pub trait Remote: Send {
@@ -96,6 +96,31 @@ pub enum End {
     Idle(Duration),
     /// One direction had ended, the other had not, and nothing moved for this long.
     HalfClosed(Duration),
+}
+
+impl End {
+    /// What the record says of it; `app` and `remote` are what people call the two sides.
+    #[must_use]
+    pub fn outcome(self, app: &str, remote: &str) -> (CloseReason, Option<String>) {
+        match self {
+            Self::Completed => (CloseReason::Completed, None),
+            Self::AppReset(e) => (CloseReason::AppReset, Some(format!("{app}: {e}"))),
+            Self::RemoteReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+                (CloseReason::Overloaded, Some(e.to_string()))
+            }
+            Self::RemoteReset(e) if Withdrawn::is(&e) => {
+                (CloseReason::PeerDenied, Some(e.to_string()))
+            }
+            Self::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("{remote}: {e}"))),
+            Self::Idle(limit) => {
+                (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
+            }
+            Self::HalfClosed(limit) => {
+                let why = format!("one side had ended for {limit:?} and the other went on");
+                (CloseReason::HalfCloseTimeout, Some(why))
+            }
+        }
+    }
 }
 
 /// Which directions have ended.

@@ -5,7 +5,7 @@ use std::{io, sync::atomic::Ordering::Relaxed};
 use super::Service;
 use crate::{
     observe::conn::{CloseReason, OpenConn},
-    relay::{self, Withdrawn},
+    relay,
     tls::TlsError,
 };
 
@@ -43,24 +43,7 @@ pub(super) async fn within_lifetime(
 
 /// The outcome of a relay.
 pub(super) fn ended(end: relay::End) -> Outcome {
-    match end {
-        relay::End::Completed => (CloseReason::Completed, None),
-        relay::End::AppReset(e) => (CloseReason::AppReset, Some(format!("plain side: {e}"))),
-        relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
-            (CloseReason::Overloaded, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) if Withdrawn::is(&e) => {
-            (CloseReason::PeerDenied, Some(e.to_string()))
-        }
-        relay::End::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("TLS side: {e}"))),
-        relay::End::Idle(limit) => {
-            (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
-        }
-        relay::End::HalfClosed(limit) => {
-            let why = format!("one side had ended for {limit:?} and the other went on");
-            (CloseReason::HalfCloseTimeout, Some(why))
-        }
-    }
+    end.outcome("plain side", "TLS side")
 }
 
 /// We have nothing to show.
