@@ -2,13 +2,15 @@
 
 mod drain;
 mod needs;
+mod plan;
 mod status_reporter;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use tokio::{runtime::Builder, time::timeout};
 
-use self::status_reporter::{StatusReporter, joined};
+pub use self::plan::Plan;
+use self::status_reporter::StatusReporter;
 use super::{
     begun::{ENDS, Stop},
     memory_trimmer::MemoryTrimmer,
@@ -20,10 +22,10 @@ use super::{
     workers::Workers,
 };
 use crate::{
-    config::{self, Globals, LoadError},
+    config::{self, Globals},
     lifecycle::{HandoffClient, Tasks, WatchedFile},
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, Role, ServiceConfig, Sockets},
+    standalone::{Address, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
     tls::record,
 };
@@ -33,57 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOKS_IN_TEN_MINUTES: u32 = 1200;
 /// How long a live edit may take to obtain what it names (a Workload API may be silent).
 const OPEN_WITHIN: Duration = Duration::from_secs(15);
-
-/// What the process does.
-#[derive(Debug)]
-pub struct Plan {
-    /// For all services.
-    pub globals: Globals,
-    /// None is possible in a file only.
-    pub services: Vec<ServiceConfig>,
-    /// Whether the targets' names must resolve at start.
-    pub resolve: bool,
-    /// The file that describes them, if one does: it is watched.
-    pub file: Option<WatchedFile>,
-}
-
-impl Plan {
-    /// What a file says.
-    ///
-    /// # Errors
-    /// All its faults.
-    pub fn of_file(path: &Path) -> Result<Self, LoadError> {
-        // Before it is read: an edit in between is then seen as one.
-        let file = Some(WatchedFile::new(path));
-        let read = config::load_standalone(path)?;
-        Ok(Self { globals: read.globals, services: read.services, resolve: false, file })
-    }
-}
-
-/// As many services as a start names.
-const MOST_NAMED: usize = 8;
-
-impl Plan {
-    /// What the process is to do, for people.
-    fn words(&self) -> String {
-        let named = self.services.iter().take(MOST_NAMED).map(|service| {
-            let (takes, hands) = match service.role {
-                Role::Server => ("TLS", "plaintext"),
-                Role::Client => ("plaintext", "TLS"),
-            };
-            let (name, listen, to) = (&service.name, &service.listen, joined(&service.targets));
-            format!("{name}: {takes} on {listen}, {hands} to {to}")
-        });
-        let mut all: Vec<String> = named.collect();
-        if let Some(more) = self.services.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-            all.push(format!("and {more} more"));
-        }
-        for file in self.file.iter().flat_map(WatchedFile::paths) {
-            all.push(format!("as {} says", file.display()));
-        }
-        all.join("; ")
-    }
-}
 
 /// Why services did not start.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,6 @@
 
 /// By the file of a circle that comes first.
 pub(crate) const CIRCLES: &[&str] = &[
-    "app::standalone -> ",
     "config::standalone -> ",
     "node::inbound -> ",
     "standalone::acme -> ",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Plan;
+use super::plan::Plan;
 use crate::{
     app::process::sandbox::{self, Confined, LIBRARIES},
     standalone::{Address, CredentialsConfig, Role, ServiceConfig},

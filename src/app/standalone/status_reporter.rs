@@ -3,13 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Plan;
+use super::plan::{Plan, joined};
 use crate::{
     app::{process::watchdog, workers::Workers},
     lifecycle::{HandoffClient, HandoffServer, ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, CredentialsConfig, Listening, Service, Sockets,
+        CredentialsConfig, Listening, Service, Sockets,
         status::{self, Phase, Status},
     },
 };
@@ -141,9 +141,4 @@ fn shows_certificate(material: &CredentialsConfig) -> bool {
         CredentialsConfig::Files { credential, .. } => credential.is_some(),
         CredentialsConfig::WorkloadApi { shown, .. } => *shown,
     }
-}
-
-/// A list for people.
-pub(super) fn joined(addresses: &[Address]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
