@@ -1,6 +1,7 @@
 //! `adit ca serve`: the embedded CA for other nodes and other proxies, until SIGTERM.
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,11 +14,9 @@ use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle};
 
 use super::{
+    begun::Stop,
+    frame::{Draining, Frame, Next, Reloaded, Role},
     needs::confine_ca,
-    process::{
-        signals::{Asked, Signals},
-        watchdog,
-    },
     run::RunError,
 };
 use crate::{
@@ -30,6 +29,9 @@ use crate::{
     lifecycle::{ServiceManager, Tasks, WatchedFile},
     observe::logging::Logging,
 };
+
+/// How long an end may take.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 const METRICS: Server = Server {
     name: "metrics",
@@ -59,8 +61,7 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
 }
 
 async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let manager = ServiceManager::default();
+    let frame = Frame::new(vec![Handle::current()])?;
     let CaServerConfig { dir, server, pods, metrics: metrics_at, .. } = config;
     let trust_domain = server.rules.trust_domain.clone();
     tracing::info!(
@@ -90,32 +91,66 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
     let status = format!("issues SVIDs of {trust_domain} on {at}");
-    manager.ready(&status);
-    let workers = [Handle::current()];
-    let mut fed = std::pin::pin!(watchdog::feed(&manager, &workers, || None));
-    loop {
-        let asked = tokio::select! {
-            asked = signals.next() => asked,
-            never = &mut fed => match never {},
-        };
-        match asked {
-            Asked::Stop(_) => break,
-            Asked::Upgrade => {
-                tracing::warn!(target: "ca", "SIGUSR2: the CA is not handed over to a successor; nothing is done");
-            }
-            Asked::Reload => {
-                manager.reloading();
-                pods.iter().for_each(|file| take_pods(load_pods(file), &listed));
-                tracing::info!(target: "ca", "the pods file is read; other settings take effect at a restart");
-                manager.ready(&status);
-            }
+    frame.run(Authority { pods, listed, status, tasks }).await.map(drop)
+}
+
+/// The CA in the loop that all processes have: see [`Role`].
+struct Authority {
+    /// The file that lists the pods of the cluster.
+    pods: Option<PathBuf>,
+    listed: Arc<ArcSwap<Vec<Pod>>>,
+    /// What it does, for people.
+    status: String,
+    tasks: Tasks,
+}
+
+impl Role for Authority {
+    type News = Infallible;
+
+    fn watched(&mut self) -> Option<&mut WatchedFile> {
+        None
+    }
+
+    async fn reload(&mut self, _asked: bool) -> Reloaded {
+        self.pods.iter().for_each(|file| take_pods(load_pods(file), &self.listed));
+        tracing::info!(target: "ca", "the pods file is read; other settings take effect at a restart");
+        Reloaded::Unchanged
+    }
+
+    async fn news(&mut self) -> Infallible {
+        std::future::pending().await
+    }
+
+    async fn heed(&mut self, news: Infallible, _manager: &ServiceManager) -> anyhow::Result<Next> {
+        match news {}
+    }
+
+    fn start_successor(&mut self) {
+        tracing::warn!(target: "ca", "SIGUSR2: the CA is not handed over to a successor; nothing is done");
+    }
+
+    fn now(&self) -> (String, Option<String>) {
+        (self.status.clone(), None)
+    }
+
+    fn fault(&self) -> impl Fn() -> Option<String> + use<> {
+        || None
+    }
+
+    async fn stop(self, _stop: Stop) -> Draining {
+        Draining {
+            open: None,
+            limit: END_WITHIN,
+            status: Box::new(|| "stops".to_owned()),
+            cut: Box::new(|| {}),
+            // Whoever is cut asks again; nothing was promised that is not on disk.
+            ended: Box::pin(async move {
+                self.tasks.cut();
+                self.tasks.ended().await;
+                0
+            }),
         }
     }
-    manager.stopping("stops", Duration::from_secs(5));
-    // Whoever is cut asks again; nothing was promised that is not on disk.
-    tasks.cut();
-    tasks.ended().await;
-    Ok(())
 }
 
 /// Takes the pods as the file lists them; a file that is not right changes nothing.

@@ -4,6 +4,7 @@ mod begun;
 pub mod bench;
 mod ca_serve;
 mod demo;
+mod frame;
 mod memory_trimmer;
 mod needs;
 mod opened;

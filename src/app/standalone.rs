@@ -1,40 +1,31 @@
 //! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
-mod drain;
+mod handoff;
 mod needs;
 mod plan;
+mod role;
 mod status_reporter;
 
 use std::time::Duration;
 
-use tokio::{runtime::Builder, time::timeout};
+use tokio::runtime::Builder;
 
 pub use self::plan::Plan;
-use self::status_reporter::StatusReporter;
+use self::{role::Services, status_reporter::StatusReporter};
 use super::{
-    begun::{ENDS, Stop},
-    memory_trimmer::MemoryTrimmer,
-    process::{
-        self_exec::SelfExec,
-        signals::{Asked, Signals},
-    },
+    begun::ENDS,
+    frame::Frame,
+    process::self_exec::SelfExec,
     service_registry::{NotOpened, ServiceRegistry},
     workers::Workers,
 };
 use crate::{
-    config::{self, Globals},
-    lifecycle::{HandoffClient, Tasks, WatchedFile},
+    lifecycle::{HandoffClient, Tasks},
     observe::{Telemetry, logging::Logging},
     standalone::{Address, ServiceConfig, Sockets},
     sys::{descriptors, ktls},
     tls::record,
 };
-
-/// How often files are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-const LOOKS_IN_TEN_MINUTES: u32 = 1200;
-/// How long a live edit may take to obtain what it names (a Workload API may be silent).
-const OPEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why services did not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +92,7 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, &self_exec));
+    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, self_exec));
     // A file that is still being read keeps nothing from ending.
     control.shutdown_background();
     drop(workers);
@@ -113,9 +104,9 @@ async fn serve(
     workers: &Workers,
     mut sockets: Sockets,
     predecessor: Option<HandoffClient>,
-    self_exec: &SelfExec,
+    self_exec: SelfExec,
 ) -> Result<u8, StartError> {
-    let mut signals = Signals::new().map_err(|e| e.to_string())?;
+    let mut frame = Frame::new(workers.handles.clone()).map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
     let mut seen = StatusReporter::open(&plan, &telemetry, &mut sockets, &tasks)?;
@@ -125,136 +116,23 @@ async fn serve(
             resolve(service).await?;
         }
     }
-    let mut fleet = ServiceRegistry::new(telemetry.clone(), workers.handles.clone(), sockets);
+    let mut registry = ServiceRegistry::new(telemetry.clone(), workers.handles.clone(), sockets);
     tokio::select! {
-        applied = fleet.apply(services, Duration::ZERO) => drop(applied?),
-        _ = signals.stop() => return Ok(0),
+        applied = registry.apply(services, Duration::ZERO) => drop(applied?),
+        _ = frame.signals.stop() => return Ok(0),
         () = seen.status.until_shutdown() => return Ok(0),
     }
-    fleet.drop_unused_sockets();
-    seen.status.set_services(fleet.services());
+    registry.drop_unused_sockets();
+    seen.status.set_services(registry.services());
     seen.listening();
-    seen.feed_watchdog(workers, &tasks);
-    seen.succeed(predecessor, fleet.listeners())?;
+    seen.succeed(predecessor, registry.listeners())?;
     // They have just been read.
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
-    let mut timed = plan.globals.timed_reload.map(timed);
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    let (mut ebb, mut looks) = (MemoryTrimmer::default(), 0_u32);
-    let mut file = plan.file;
-    let stop = {
-        // One wait throughout: a reload does not disturb a process that takes over.
-        let mut succeeded = std::pin::pin!(seen.until_succeeded());
-        loop {
-            let (mut again, mut edited) = (false, false);
-            tokio::select! {
-                asked = signals.next() => match asked {
-                    Asked::Stop(why) => break why,
-                    Asked::Reload => again = true,
-                    Asked::Upgrade => self_exec.start_again(seen.handoff.is_some(), &tasks),
-                },
-                () = seen.status.until_shutdown() => break Stop::Asked,
-                pid = &mut succeeded => break Stop::Succeeded(pid),
-                () = tick(&mut timed) => again = true,
-                _ = look.tick() => {
-                    ebb.look(&telemetry.live);
-                    looks = looks.wrapping_add(1);
-                    if looks.is_multiple_of(LOOKS_IN_TEN_MINUTES) {
-                        fleet.forget_unused();
-                    }
-                    edited = file.as_mut().is_some_and(WatchedFile::has_settled);
-                }
-            }
-            if again {
-                seen.reloading();
-            }
-            if let Some(file) = file.as_mut().filter(|_| again || edited) {
-                let taken = tokio::select! {
-                    taken = take(file, &mut fleet, &mut plan.globals) => taken,
-                    why = signals.stop() => break why,
-                };
-                if let Some(taken) = taken {
-                    seen.status.file_read(taken.as_ref().err().map(String::as_str));
-                    let result = if taken.is_ok() { "accepted" } else { "rejected" };
-                    telemetry.metrics.config.loads.with_label_values(&[result]).inc();
-                    seen.status.set_services(fleet.services());
-                    seen.offer(fleet.listeners());
-                }
-            }
-            if again {
-                fleet.reload().await;
-                seen.listening();
-            } else {
-                fleet.look_at_policies();
-            }
-        }
-    };
-    let grace = plan.globals.shutdown;
-    let connections = fleet.connections();
-    let successor = match stop {
-        Stop::Succeeded(pid) => Some(pid),
-        _ => None,
-    };
-    // The paths of Unix sockets are the successor's, if there is one.
-    let draining = fleet.stop_accepting(successor.is_some());
-    seen.stopping(grace, successor);
-    tracing::info!(connections, ?grace, "{}", stop.words());
-    let cut =
-        drain::drain(&draining.services, grace, &mut signals, &seen.manager, &seen.status).await;
-    tasks.cut();
-    tasks.ended().await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cut: they had not ended in time");
-        return Ok(1);
-    }
-    Ok(0)
-}
-
-async fn tick(timed: &mut Option<tokio::time::Interval>) {
-    match timed {
-        Some(interval) => drop(interval.tick().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Takes the file if it is right and all of it can be opened, else keeps what was; `Err` says what
-/// is wrong with it. `None` if it was written while it was read: a later look takes it.
-async fn take(
-    watched: &mut WatchedFile,
-    fleet: &mut ServiceRegistry,
-    globals: &mut Globals,
-) -> Option<Result<(), String>> {
-    let path = watched.paths().first()?.clone();
-    let file = crate::identity::shown(&path);
-    let refused = |error: String| {
-        tracing::error!(%file, error, "configuration refused, the last good one stays");
-        Some(Err(error))
-    };
-    let read = match watched.read(|| config::load_standalone(&path))? {
-        Ok(read) => read,
-        Err(error) => return refused(error.to_string()),
-    };
-    let applied = timeout(OPEN_WITHIN, fleet.apply(read.services, read.globals.shutdown)).await;
-    let late = |_| {
-        let why = format!("not all services were ready within {OPEN_WITHIN:?}");
-        Err(NotOpened { why, files: false })
-    };
-    let changes = match applied.unwrap_or_else(late) {
-        Ok(changes) => changes,
-        Err(error) => return refused(error.why),
-    };
-    for key in globals.restart_keys(&read.globals) {
-        tracing::warn!("{}", read.lines.after_restart(&file, key));
-    }
-    globals.shutdown = read.globals.shutdown;
-    tracing::info!(
-        %file,
-        added = changes.added.join(", "),
-        changed = changes.changed.join(", "),
-        removed = changes.removed.join(", "),
-        "configuration read"
-    );
-    Some(Ok(()))
+    let timed = plan.globals.timed_reload.map(timed);
+    let Plan { file, globals, .. } = plan;
+    let services = Services { file, globals, timed, registry, seen, telemetry, self_exec, tasks };
+    let cut = frame.run(services).await.map_err(|e| format!("{e:#}"))?;
+    Ok(u8::from(cut > 0))
 }
 
 async fn resolve(config: &ServiceConfig) -> Result<(), String> {

@@ -23,7 +23,6 @@ pub(crate) const LONG_FILES: &[&str] = &[
 ];
 
 pub(crate) const LONG_FUNCTIONS: &[&str] = &[
-    "src/app/standalone.rs: `serve` has",
     "src/config/mesh_file.rs: `read` has",
     "src/config/standalone/peers.rs: `material` has",
     "src/config/standalone.rs: `service` has",

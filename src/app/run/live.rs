@@ -13,6 +13,7 @@ use super::takeover::Takeover;
 use crate::{
     admin::State,
     app::{
+        frame::Reloaded,
         needs::is_of_process,
         pod_manager::{Changed, Failed, Leave, PodManager},
         workload_api::Served,
@@ -59,6 +60,10 @@ pub(super) struct Live {
     /// Those that accept callers of endpoints.
     pub(super) endpoints: Tasks,
     pub(super) takeover: Takeover,
+    /// What a stop leaves to the process after this one, once that has taken over.
+    pub(super) left: Option<Leave>,
+    /// What runs beside the pods.
+    pub(super) tasks: Tasks,
 }
 
 impl Live {
@@ -175,21 +180,20 @@ impl Live {
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reload(&mut self) -> Reloaded {
         let Some(read) = self.watched.read(|| config::load(&self.file)) else {
-            return; // written while it was read: a later look takes it
+            return Reloaded::Changing;
         };
         let checked = match read {
             Ok(checked) => checked,
-            Err(error) => return self.rejected(&error.to_string()),
+            Err(error) => return self.rejected(error.to_string()),
         };
         if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };
             let place = checked.lines.place(&crate::identity::shown(&self.file), key);
-            let why = format!("{place} cannot change while adit runs; restart it");
-            return self.rejected(&why);
+            return self.rejected(format!("{place} cannot change while adit runs; restart it"));
         }
-        self.warn_of_restart(&checked);
+        let after_restart = self.after_restart(&checked);
         self.wanted = checked.local_workloads();
         self.capture = checked.capture;
         self.workload_api.take(checked.workload_api);
@@ -202,23 +206,17 @@ impl Live {
         self.start_pods();
         tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
         self.accepted();
+        Reloaded::Applied { after_restart }
     }
 
-    /// What this process does, and what it waits for, for people.
-    pub(super) fn now(&self) -> (String, Option<String>) {
-        let pods = self.wanted.len();
-        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
-    }
-
-    /// Names the settings that have changed since the start and take effect at a start only.
-    fn warn_of_restart(&self, now: &Checked) {
+    /// The settings that have changed since the start and take effect at a start only.
+    fn after_restart(&self, now: &Checked) -> Vec<String> {
         let file = crate::identity::shown(&self.file);
         let settings = self.settings.restart_keys(&now.settings);
         let federation = self.federation.restart_keys(&now.federation);
         let workload_api = self.workload_api.restart_keys(now.workload_api.as_ref());
-        for key in settings.into_iter().chain(federation).chain(workload_api) {
-            tracing::warn!("{}", now.lines.after_restart(&file, key));
-        }
+        let keys = settings.into_iter().chain(federation).chain(workload_api);
+        let mut all: Vec<String> = keys.map(|key| now.lines.after_restart(&file, key)).collect();
         let local = now.local_workloads();
         let out_of_reach =
             |pod: &&Arc<Workload>| self.alone && pod.netns().is_some_and(is_of_process);
@@ -229,12 +227,13 @@ impl Live {
         for workload in hops.by_ref().take(MOST_NAMED) {
             let place = now.places.iter().find(|(uid, _)| *uid == workload.uid);
             let Some((_, Fault { key, line, .. })) = place else { continue };
-            tracing::warn!("{key}.appHop ({file}:{line}): takes effect after a restart");
+            all.push(format!("{key}.appHop ({file}:{line}): takes effect after a restart"));
         }
         match hops.count() {
             0 => {}
-            more => tracing::warn!("appHop of {more} more: takes effect after a restart"),
+            more => all.push(format!("appHop of {more} more: takes effect after a restart")),
         }
+        all
     }
 
     /// A pod's way to its application stays as it was started.
@@ -264,10 +263,10 @@ impl Live {
         metrics.config.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    fn rejected(&self, error: &str) {
+    fn rejected(&self, error: String) -> Reloaded {
         self.node.telemetry.metrics.config.loads.with_label_values(&["rejected"]).inc();
-        self.state.file.refused(error);
-        tracing::error!(file = %crate::identity::shown(&self.file), error, "configuration refused, the last good one stays");
+        self.state.file.refused(&error);
+        Reloaded::Refused { file: crate::identity::shown(&self.file), error }
     }
 }
 

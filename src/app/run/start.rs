@@ -106,6 +106,8 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         state,
         endpoints,
         takeover,
+        left: None,
+        tasks: tasks.clone(),
     };
     live.takeover.begin(&live.node.listeners)?;
     tasks.spawn(watch_probes(Arc::clone(&live.carrier)));

@@ -1,12 +1,13 @@
-//! What is seen of the process from outside: the status endpoint, the service manager, and who
-//! takes its place.
+//! What is seen of the process from outside: the status endpoint, and who takes its place.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use super::plan::{Plan, joined};
+use super::{
+    handoff::{Handoff, copied},
+    plan::{Plan, joined},
+};
 use crate::{
-    app::{process::watchdog, workers::Workers},
-    lifecycle::{HandoffClient, HandoffServer, ServiceManager, Tasks},
+    lifecycle::{HandoffClient, Tasks},
     observe::Telemetry,
     standalone::{
         CredentialsConfig, Listening, Service, Sockets,
@@ -17,11 +18,10 @@ use crate::{
 /// Tells those outside of each change, in this order.
 pub(super) struct StatusReporter {
     pub(super) status: Arc<Status>,
-    pub(super) manager: Arc<ServiceManager>,
     /// The status endpoint, if there is one.
     endpoint: Option<(String, Listening)>,
     /// Where a successor finds us, once we accept.
-    pub(super) handoff: Option<HandoffServer>,
+    pub(super) handoff: Handoff,
     takeover: Option<std::path::PathBuf>,
 }
 
@@ -48,44 +48,27 @@ impl StatusReporter {
         }
         status::push(&status, tasks)?;
         let takeover = plan.globals.takeover.clone();
-        Ok(Self { status, manager: Arc::default(), endpoint, handoff: None, takeover })
+        Ok(Self { status, endpoint, handoff: Handoff::default(), takeover })
     }
 
     /// All services accept.
     pub(super) fn listening(&self) {
         self.status.set_phase(Phase::Listening);
-        self.manager.ready(&self.status.one_line());
     }
 
     /// Files are read again; [`StatusReporter::listening`] must follow.
     pub(super) fn reloading(&self) {
         self.status.set_phase(Phase::Reloading);
-        self.manager.reloading();
     }
 
-    /// Nothing is accepted any more; `successor` is who does now, if anybody.
-    pub(super) fn stopping(&mut self, grace: Duration, successor: Option<Option<u32>>) {
+    /// Nothing is accepted any more; another process does now, if this one was `succeeded`.
+    pub(super) fn stopping(&mut self, succeeded: bool) {
         self.status.set_phase(Phase::Stopping);
-        if let Some(handoff) = &self.handoff {
-            handoff.offer(Vec::new());
+        if succeeded {
+            // The path is the successor's now.
+            self.endpoint.iter_mut().for_each(|(_, listening)| listening.keep_path());
+            self.status.retire();
         }
-        match successor {
-            None => self.manager.stopping(&self.status.one_line(), grace + Duration::from_secs(5)),
-            Some(pid) => {
-                // The path is the successor's now.
-                self.endpoint.iter_mut().for_each(|(_, listening)| listening.keep_path());
-                self.status.retire();
-                pid.into_iter().for_each(|pid| self.manager.succeeded_by(pid));
-            }
-        }
-    }
-
-    pub(super) fn feed_watchdog(&self, workers: &Workers, tasks: &Tasks) {
-        let (manager, status) = (Arc::clone(&self.manager), Arc::clone(&self.status));
-        let workers = workers.handles.clone();
-        tasks.spawn(async move {
-            watchdog::feed(&manager, &workers, || deaf(&status.services())).await;
-        });
     }
 
     /// Takes the place of the process before this one, and waits for the one after it.
@@ -96,7 +79,7 @@ impl StatusReporter {
     ) -> Result<(), String> {
         if let Some(path) = &self.takeover {
             let failed = |e| format!("--takeover {}: {e}", crate::identity::shown(path));
-            self.handoff = Some(HandoffServer::open(path).map_err(failed)?);
+            self.handoff.open(path).map_err(failed)?;
             self.offer(listeners);
         }
         if let Some(predecessor) = predecessor {
@@ -108,30 +91,13 @@ impl StatusReporter {
 
     /// Lets a successor have these listeners, and that of the status endpoint.
     pub(super) fn offer<'a>(&self, listeners: impl Iterator<Item = (String, &'a Listening)>) {
-        let Some(handoff) = &self.handoff else { return };
-        let copied = |address: String, listening: &Listening| {
-            let copies = listening.duplicates()?.into_iter();
-            Ok(copies.map(|copy| (address.clone(), copy)).collect::<Vec<_>>())
-        };
-        let status = self.endpoint.iter().map(|(address, l)| copied(address.clone(), l));
-        let all = listeners.map(|(address, listening)| copied(address, listening)).chain(status);
-        match all.collect::<std::io::Result<Vec<_>>>() {
-            Ok(all) => handoff.offer(all.into_iter().flatten().collect()),
-            Err(error) => tracing::error!(%error, "a successor cannot be offered our listeners"),
-        }
-    }
-
-    /// Waits until another process has taken over: its process ID, if that can be seen.
-    pub(super) async fn until_succeeded(&self) -> Option<u32> {
-        match &self.handoff {
-            Some(handoff) => handoff.wait().await.pid,
-            None => std::future::pending().await,
-        }
+        let status = self.endpoint.iter().map(|(address, l)| copied(address, l));
+        self.handoff.offer(listeners.map(|(address, l)| copied(&address, l)).chain(status));
     }
 }
 
 /// What is wrong with a service that accepts no more.
-fn deaf(services: &[Arc<Service>]) -> Option<String> {
+pub(super) fn deaf(services: &[Arc<Service>]) -> Option<String> {
     let deaf = services.iter().find(|service| !service.accepts())?;
     Some(format!("{} does not accept on each worker", deaf.config.listen))
 }

@@ -1,0 +1,142 @@
+//! A node in the loop that all processes have: see [`Role`].
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+
+use super::{live::Live, takeover::Other};
+use crate::{
+    app::{
+        begun::Stop,
+        frame::{Draining, Next, Reloaded, Role},
+        pod_manager::Changed,
+    },
+    lifecycle::{ServiceManager, WatchedFile},
+    node::Node,
+    observe::Telemetry,
+};
+
+/// How long capture rules and what is left may take after the connections.
+const RELEASE_WITHIN: Duration = Duration::from_secs(15);
+
+/// At two looks a second, pods that could not be started are tried again every 5 s.
+const LOOKS_UNTIL_RETRY: u32 = 10;
+
+/// What a node waits for.
+pub(super) enum News {
+    /// The process before this one, or the one after it.
+    Other(Other),
+    /// A pod has been changed, or could not be.
+    Changed(Changed),
+    /// A pod has another namespace, or has lost it.
+    Moved,
+}
+
+impl Role for Live {
+    type News = News;
+
+    fn watched(&mut self) -> Option<&mut WatchedFile> {
+        Some(&mut self.watched)
+    }
+
+    async fn reload(&mut self, _asked: bool) -> Reloaded {
+        Self::reload(self)
+    }
+
+    async fn news(&mut self) -> News {
+        let Self { takeover, starting, carrier, .. } = self;
+        tokio::select! {
+            other = takeover.next() => News::Other(other),
+            Some(changed) = starting.next() => News::Changed(changed),
+            () = carrier.any_moved() => News::Moved,
+        }
+    }
+
+    async fn heed(&mut self, news: News, manager: &ServiceManager) -> anyhow::Result<Next> {
+        match news {
+            News::Other(Other::Gone) => self.take_over().await?,
+            News::Other(Other::Accepts(successor)) => {
+                let pid = successor.pid;
+                self.left = Some(self.hand_over(successor, manager).await);
+                return Ok(Next::Stop(Stop::Succeeded(pid)));
+            }
+            News::Changed(changed) => self.started(changed),
+            News::Moved => self.start_pods(),
+        }
+        Ok(Next::Continue)
+    }
+
+    async fn prepare(&mut self) -> anyhow::Result<()> {
+        match self.can_take_over()? {
+            true => self.take_over().await,
+            false => Ok(()),
+        }
+    }
+
+    fn look(&mut self, looks: u32) {
+        self.state.set_unprotected(self.carrier.unprotected());
+        if looks.is_multiple_of(LOOKS_UNTIL_RETRY) && !self.failed.is_empty() {
+            self.start_pods();
+        }
+    }
+
+    fn forget_unused(&self) {
+        Self::forget_unused(self);
+    }
+
+    fn telemetry(&self) -> Option<&Telemetry> {
+        Some(&self.node.telemetry)
+    }
+
+    fn start_successor(&mut self) {
+        self.takeover.start_successor();
+    }
+
+    fn tells(&self) -> bool {
+        !self.takeover.waits()
+    }
+
+    fn now(&self) -> (String, Option<String>) {
+        let pods = self.wanted.len();
+        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.starting.is_empty()
+    }
+
+    fn fault(&self) -> impl Fn() -> Option<String> + use<> {
+        || None
+    }
+
+    async fn stop(mut self, _stop: Stop) -> Draining {
+        let leave = self.left.take().unwrap_or_else(|| self.leaves());
+        self.state.set_draining();
+        self.takeover.close().await;
+        self.carrier.close();
+        let (node, grace) = (Arc::clone(&self.node), self.grace);
+        let hurry = self.carrier.hurry.clone();
+        Draining {
+            open: Some((node.telemetry.live.len(), grace)),
+            limit: grace + RELEASE_WITHIN,
+            status: Box::new(move || draining(&node)),
+            cut: Box::new(move || {
+                tracing::warn!("SIGINT while draining: not waiting for connections");
+                hurry.cancel();
+            }),
+            ended: Box::pin(async move {
+                // What is being started ends at once, and is stopped with the rest.
+                while self.starting.next().await.is_some() {}
+                self.carrier.stop_all(self.grace, &leave).await;
+                self.tasks.cut();
+                self.tasks.ended().await;
+                0
+            }),
+        }
+    }
+}
+
+/// What a node that stops still does, for people.
+fn draining(node: &Node) -> String {
+    format!("draining: {} connections", node.telemetry.live.len())
+}
