@@ -1,18 +1,15 @@
 //! `adit ca serve`: the embedded CA for other nodes and other proxies, until SIGTERM.
 
-use std::{
-    convert::Infallible,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod pods;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use ::http::{Request, StatusCode};
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle};
 
+use self::pods::PodsFile;
 use super::{
     begun::Stop,
     frame::{Draining, Frame, Next, Reloaded, Role},
@@ -22,10 +19,11 @@ use super::{
 use crate::{
     authority::{
         self, EmbeddedCa,
-        serve::{Metrics, authorize::Pod},
+        serve::{Metrics, Pods, Running},
     },
-    config::{CaServerConfig, LoadError, load_ca_server, load_pods},
+    config::{CaServerConfig, load_ca_server},
     http::{self, Answer, Handler, Limits, Methods, Readers, Server},
+    identity::shown,
     lifecycle::{ServiceManager, Tasks, WatchedFile},
     observe::logging::Logging,
 };
@@ -45,8 +43,10 @@ const METRICS: Server = Server {
 /// # Errors
 /// If it cannot start.
 pub fn ca_serve(file: &Path) -> Result<(), RunError> {
+    // Before it is read: an edit in between is then seen as one.
+    let watched = WatchedFile::new(file);
     let config = load_ca_server(file)?;
-    let confined = confine_ca(&config).map_err(anyhow::Error::msg)?;
+    let confined = confine_ca(file, &config).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let _logging =
         Logging::start(config.log_format, &filter).map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
@@ -57,13 +57,13 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    Ok(runtime.block_on(serve(config))?)
+    Ok(runtime.block_on(serve(watched, config))?)
 }
 
-async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
+async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> {
     let frame = Frame::new(vec![Handle::current()])?;
-    let CaServerConfig { dir, server, pods, metrics: metrics_at, .. } = config;
-    let trust_domain = server.rules.trust_domain.clone();
+    let CaServerConfig { dir, server, pods, metrics: metrics_at, .. } = &config;
+    let trust_domain = &server.rules.trust_domain;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -71,18 +71,14 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
         dir = %dir.display(),
         "adit ca serve starts: it issues SVIDs; SIGTERM or Ctrl-C (SIGINT) ends it at once"
     );
-    let ca = Arc::new(EmbeddedCa::open(&dir, &trust_domain, server.svid_lifetime)?);
+    let ca = Arc::new(EmbeddedCa::open(dir, trust_domain, server.svid_lifetime)?);
     ca.keep_fresh();
     let tasks = Tasks::default();
-    let listed = Arc::clone(&server.attestors.pods);
-    if let Some(file) = pods.clone() {
-        // From here on a bad edit changes nothing.
-        let watched = WatchedFile::new(&file);
-        listed.store(Arc::new(load_pods(&file)?));
-        tasks.spawn(watch_pods(file, watched, Arc::clone(&listed)));
-    }
+    let listed = Pods::default();
+    let pods = pods.clone().map(|pods| PodsFile::open(pods, &listed)).transpose()?;
     let metrics = Arc::new(Metrics::new()?);
-    let at = authority::serve::serve(&ca, server, &metrics, &tasks).await?;
+    let running = authority::serve::serve(&ca, server.clone(), &listed, &metrics, &tasks).await?;
+    let at = running.addr;
     if let Some(addr) = metrics_at {
         let listener = TcpListener::bind(addr).await;
         let listener = listener.with_context(|| format!("metrics endpoint on {addr}"))?;
@@ -91,38 +87,66 @@ async fn serve(config: CaServerConfig) -> anyhow::Result<()> {
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
     let status = format!("issues SVIDs of {trust_domain} on {at}");
-    frame.run(Authority { pods, listed, status, tasks }).await.map(drop)
+    frame.run(Authority { file, config, server: running, pods, status, tasks }).await.map(drop)
 }
 
 /// The CA in the loop that all processes have: see [`Role`].
 struct Authority {
+    /// Its own file.
+    file: WatchedFile,
+    /// What that said at the start.
+    config: CaServerConfig,
+    server: Running,
     /// The file that lists the pods of the cluster.
-    pods: Option<PathBuf>,
-    listed: Arc<ArcSwap<Vec<Pod>>>,
+    pods: Option<PodsFile>,
     /// What it does, for people.
     status: String,
     tasks: Tasks,
 }
 
 impl Role for Authority {
-    type News = Infallible;
+    /// The file with the pods is to be looked at.
+    type News = ();
 
     fn watched(&mut self) -> Option<&mut WatchedFile> {
-        None
+        Some(&mut self.file)
     }
 
-    async fn reload(&mut self, _asked: bool) -> Reloaded {
-        self.pods.iter().for_each(|file| take_pods(load_pods(file), &self.listed));
-        tracing::info!(target: "ca", "the pods file is read; other settings take effect at a restart");
-        Reloaded::Unchanged
+    async fn reload(&mut self, asked: bool) -> Reloaded {
+        let Some(path) = self.file.paths().first().cloned() else { return Reloaded::Unchanged };
+        let Some(read) = self.file.read(|| load_ca_server(&path)) else {
+            return Reloaded::Changing;
+        };
+        if asked {
+            self.pods.iter_mut().for_each(PodsFile::ask);
+        }
+        let file = shown(&path);
+        let now = match read {
+            Ok(now) => now,
+            Err(error) => return Reloaded::Refused { file, error: error.to_string() },
+        };
+        self.server.take(&now.server);
+        tracing::info!(target: "ca", file, "configuration read");
+        let keys = self.config.restart_keys(&now).into_iter();
+        Reloaded::Applied {
+            after_restart: keys.map(|key| now.lines.after_restart(&file, key)).collect(),
+        }
     }
 
-    async fn news(&mut self) -> Infallible {
-        std::future::pending().await
+    async fn news(&mut self) {
+        match &mut self.pods {
+            Some(pods) => pods.due().await,
+            None => std::future::pending().await,
+        }
     }
 
-    async fn heed(&mut self, news: Infallible, _manager: &ServiceManager) -> anyhow::Result<Next> {
-        match news {}
+    async fn heed(&mut self, (): (), _manager: &ServiceManager) -> anyhow::Result<Next> {
+        self.pods.iter_mut().for_each(PodsFile::look);
+        Ok(Next::Continue)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.pods.as_ref().is_none_or(PodsFile::is_settled)
     }
 
     fn start_successor(&mut self) {
@@ -149,32 +173,6 @@ impl Role for Authority {
                 self.tasks.ended().await;
                 0
             }),
-        }
-    }
-}
-
-/// Takes the pods as the file lists them; a file that is not right changes nothing.
-async fn watch_pods(file: PathBuf, mut watched: WatchedFile, pods: Arc<ArcSwap<Vec<Pod>>>) {
-    let mut look = tokio::time::interval(Duration::from_millis(200));
-    loop {
-        look.tick().await;
-        if !watched.has_settled() {
-            continue;
-        }
-        if let Some(read) = watched.read(|| load_pods(&file)) {
-            take_pods(read, &pods);
-        }
-    }
-}
-
-fn take_pods(read: Result<Vec<Pod>, LoadError>, pods: &ArcSwap<Vec<Pod>>) {
-    match read {
-        Ok(new) => {
-            tracing::debug!(target: "ca", pods = new.len(), "pods read");
-            pods.store(Arc::new(new));
-        }
-        Err(error) => {
-            tracing::error!(target: "ca", %error, "pods not read, the last good ones stay");
         }
     }
 }

@@ -76,9 +76,11 @@ pub(super) fn is_of_process(netns: &NetnsRef) -> bool {
 ///
 /// # Errors
 /// If more is required than the kernel does.
-pub(super) fn confine_ca(config: &CaServerConfig) -> Result<Confined, String> {
+pub(super) fn confine_ca(file: &Path, config: &CaServerConfig) -> Result<Confined, String> {
     let mut needs = Needs::default();
     needs.read_system();
+    // It is read again when it has changed.
+    needs.read_file(file);
     needs.write_in(&config.dir);
     config.pods.iter().for_each(|file| needs.read_file(file));
     let attestors = &config.server.attestors;

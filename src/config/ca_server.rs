@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +14,7 @@ use super::{
     kind::{Kind, or_other},
     opening::{self, Holds},
     reader::{Item, Map, Notes, documents},
+    restart::{KeyLines, changed},
     sandbox,
     svid_lifetime::svid_lifetime,
 };
@@ -47,6 +47,41 @@ pub struct CaServerConfig {
     pub log_format: LogFormat,
     /// How far the process confines itself.
     pub sandbox: Sandbox,
+    /// Where the settings stand.
+    pub lines: KeyLines,
+}
+
+impl CaServerConfig {
+    /// The keys of the settings that are others in `now`, of those that take effect at a start
+    /// only: what a server that runs cannot take, as it was confined to other files and ports.
+    #[must_use]
+    pub fn restart_keys(&self, now: &Self) -> Vec<&'static str> {
+        // Without `..`: of a setting that is added it has to be said what it is.
+        let Self { dir, server, pods, metrics, log_format, sandbox, lines: _ } = self;
+        let ServerConfig { listen, names: _, svid_lifetime: _, rules, attestors } = server;
+        let Attestors { kubernetes, join, svid } = attestors;
+        let wanted = &now.server.attestors;
+        let (then, to) = (kubernetes.as_ref(), wanted.kubernetes.as_ref());
+        let both = then.zip(to);
+        changed(&[
+            ("listen", *listen != now.server.listen),
+            ("trustDomain", rules.trust_domain != now.server.rules.trust_domain),
+            ("dir", *dir != now.dir),
+            ("metrics", *metrics != now.metrics),
+            ("accessLog", *log_format != now.log_format),
+            ("sandbox", *sandbox != now.sandbox),
+            // What is taken away is taken away at once.
+            ("attestors.kubernetes", then.is_none() && to.is_some()),
+            ("attestors.kubernetes.jwks", both.is_some_and(|(then, to)| then.keys != to.keys)),
+            (
+                "attestors.kubernetes.tokenReview",
+                both.is_some_and(|(then, to)| then.review != to.review),
+            ),
+            ("attestors.kubernetes.pods", both.is_some() && *pods != now.pods),
+            ("attestors.joinTokens", wanted.join.is_some() && *join != wanted.join),
+            ("attestors.svid", !svid && wanted.svid),
+        ])
+    }
 }
 
 /// Reads and checks the file of `adit ca serve`.
@@ -158,6 +193,7 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
         metrics,
         log_format,
         sandbox: sandbox::read(&top),
+        lines: KeyLines::of(root),
     })
 }
 
@@ -204,7 +240,7 @@ fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
     if kubernetes.is_none() && join.is_none() && !svid {
         item.fault("nobody could get anything: name kubernetes, joinTokens or svid");
     }
-    (Attestors { kubernetes, join, svid, pods: Arc::default() }, accounts, pods)
+    (Attestors { kubernetes, join, svid }, accounts, pods)
 }
 
 fn read_kubernetes(map: &Map<'_>) -> Option<Kubernetes> {
@@ -311,6 +347,37 @@ attestors:
         let nobody = "listen: 1.1.1.1:1\ntrustDomain: td\ndir: /d\nserverNames: [a]\nattestors: {}";
         let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is no fault") };
         assert!(faults.to_string().contains("nobody could get anything"), "{faults}");
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_named_with_its_line() {
+        let start = parse("f", GOOD, read).unwrap();
+        let waits = |was: &str, is: &str| -> Vec<String> {
+            let text = GOOD.replace(was, is);
+            assert_ne!(text, GOOD, "{was}");
+            let now = parse("f", &text, read).unwrap();
+            start.restart_keys(&now).into_iter().map(|key| now.lines.place("f", key)).collect()
+        };
+        for (was, is, waiting) in [
+            ("[ca.test, 127.0.0.1]", "[other.test]", &[][..]),
+            ("dir: /ca", "svidLifetime: 1m\ndir: /ca", &[]),
+            ("[sys/adit]", "[sys/other]", &[]),
+            ("https://k8s", "https://other", &[]),
+            ("\n  joinTokens: { dir: /tokens }", "", &[]),
+            ("127.0.0.1:15012", "127.0.0.1:15013", &["listen (f:2)"]),
+            ("trustDomain: td", "trustDomain: other", &["trustDomain (f:3)"]),
+            ("dir: /ca", "dir: /other", &["dir (f:4)"]),
+            ("svid: true", "svid: true\nmetrics: { address: '[::1]:1' }", &["metrics (f:10)"]),
+            ("jwks: /jwks", "jwks: /other", &["attestors.kubernetes.jwks (f:7)"]),
+            ("pods: /pods", "pods: /other", &["attestors.kubernetes.pods (f:7)"]),
+            ("dir: /tokens", "dir: /other", &["attestors.joinTokens (f:8)"]),
+        ] {
+            assert_eq!(waits(was, is), waiting, "{is}");
+        }
+        let less = GOOD.replace("\n  joinTokens: { dir: /tokens }\n  svid: true", "");
+        let less = parse("f", &less, read).unwrap();
+        let more = less.restart_keys(&start);
+        assert_eq!(more, ["attestors.joinTokens", "attestors.svid"]);
     }
 
     #[test]

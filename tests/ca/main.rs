@@ -12,6 +12,7 @@ mod manager;
 mod process;
 mod raw;
 mod refusals;
+mod reload;
 mod server;
 mod service;
 mod shortage;

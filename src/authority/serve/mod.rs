@@ -2,7 +2,7 @@
 //!
 //! [`authorize`] decides who may ask for what; callers prove who they are by a Kubernetes
 //! service-account token ([`token`]), a join token ([`join`]) or an SVID. Pods come from outside
-//! ([`Attestors::pods`]): watching the Kubernetes API is not done here.
+//! ([`Pods`]): watching the Kubernetes API is not done here.
 
 pub mod authorize;
 mod bans;
@@ -11,6 +11,7 @@ mod csr;
 mod https;
 mod join;
 mod keys;
+mod live;
 mod rate;
 mod refusal;
 mod review;
@@ -55,7 +56,7 @@ const CALL: Duration = Duration::from_secs(15);
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// How callers prove who they are; what is absent is not taken.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Attestors {
     /// By service-account token.
     pub kubernetes: Option<Kubernetes>,
@@ -63,9 +64,10 @@ pub struct Attestors {
     pub join: Option<JoinTokens>,
     /// By a valid SVID of this CA.
     pub svid: bool,
-    /// The pods of the cluster, whole each time.
-    pub pods: Arc<ArcSwap<Vec<Pod>>>,
 }
+
+/// The pods of the cluster, whole each time.
+pub type Pods = Arc<ArcSwap<Vec<Pod>>>;
 
 /// Which service-account tokens are taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,7 +81,7 @@ pub struct Kubernetes {
 }
 
 /// What the server is to do.
-#[derive(Clone)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerConfig {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -123,16 +125,39 @@ impl Metrics {
     }
 }
 
-/// Serves in `tasks` until they are cut; where it listens.
+/// A server that runs, and takes another configuration.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// What it was started with.
+    start: ServerConfig,
+    current: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Running {
+    /// Takes what a server that runs can take of `wanted`; see [`live::taken`].
+    pub fn take(&self, wanted: &ServerConfig) {
+        let taken = live::taken(&self.start, wanted);
+        self.current.send_if_modified(|current| {
+            let differs = **current != taken;
+            *current = Arc::new(taken);
+            differs
+        });
+    }
+}
+
+/// Serves in `tasks` until they are cut. `pods` are those of the cluster at any time.
 ///
 /// # Errors
 /// An address that cannot be bound, or a certificate that the CA cannot make.
 pub async fn serve(
     ca: &Arc<EmbeddedCa>,
     config: ServerConfig,
+    pods: &Pods,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
-) -> io::Result<SocketAddr> {
+) -> io::Result<Running> {
     let own = Arc::new(tls::ServerCertificate::make(ca, &config.names).map_err(io::Error::other)?);
     let acceptor = tls::acceptor(Arc::clone(&own), ca, metrics, config.attestors.svid)
         .map_err(io::Error::other)?;
@@ -143,14 +168,10 @@ pub async fn serve(
     let (to, conns) = mpsc::channel(64);
     tasks.spawn(tls::accept(listener, acceptor, to, tasks.clone()));
     let clock = watch_clock(tasks);
-    tasks.spawn(renew(own, Arc::clone(ca), config.names.clone(), clock));
-    let service = Arc::new(service::CaService::new(
-        Arc::clone(ca),
-        config.rules,
-        config.svid_lifetime,
-        config.attestors,
-        Arc::clone(metrics),
-    ));
+    let (current, configs) = watch::channel(Arc::new(config.clone()));
+    tasks.spawn(renew(own, Arc::clone(ca), configs.clone(), clock));
+    let (ca, metrics, pods) = (Arc::clone(ca), Arc::clone(metrics), Arc::clone(pods));
+    let service = Arc::new(service::CaService::new(ca, configs, pods, metrics));
     let bans = BansServer::new(bans::BansService::new(Arc::clone(&service)));
     let service =
         IstioCertificateServiceServer::from_arc(service).max_decoding_message_size(LONGEST_REQUEST);
@@ -170,25 +191,34 @@ pub async fn serve(
             tracing::error!(target: "ca", %error, "the CA server ended");
         }
     });
-    Ok(addr)
+    Ok(Running { addr, start: config, current })
 }
 
-/// Its own certificate is made anew when it is due, and when the clock was set: by the new time it
-/// may not be valid.
+/// Its own certificate is made anew when it is due, when it is to have other names, and when the
+/// clock was set: by the new time it may not be valid.
 async fn renew(
     own: Arc<tls::ServerCertificate>,
     ca: Arc<EmbeddedCa>,
-    names: Vec<String>,
+    mut configs: watch::Receiver<Arc<ServerConfig>>,
     mut clock: watch::Receiver<()>,
 ) {
+    let mut names = configs.borrow().names.clone();
     loop {
         tokio::select! {
             () = own.due(&ca) => {}
             () = next_change(&mut clock) => {}
+            () = next_change(&mut configs) => {
+                let wanted = configs.borrow_and_update().names.clone();
+                if wanted == names {
+                    continue;
+                }
+                names = wanted;
+            }
         }
         while let Err(error) = own.renew(&ca, &names) {
             tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 10 s");
             tokio::time::sleep(Duration::from_secs(10)).await;
+            names.clone_from(&configs.borrow().names);
         }
     }
 }

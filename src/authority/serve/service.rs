@@ -19,8 +19,8 @@ use tokio::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    Attestors, Metrics, Peer, Refusal,
-    authorize::{Caller, Rules, authorize},
+    Metrics, Peer, Pods, Refusal, ServerConfig,
+    authorize::{Caller, authorize},
     csr, join,
     keys::Keys,
     rate::Buckets,
@@ -45,9 +45,9 @@ const SHORTEST: Duration = Duration::from_secs(10);
 /// The CA behind the API.
 pub(super) struct CaService {
     ca: Arc<EmbeddedCa>,
-    rules: Rules,
-    longest: Duration,
-    attestors: Attestors,
+    configs: watch::Receiver<Arc<ServerConfig>>,
+    pods: Pods,
+    /// Who signs tokens: no other configuration names others.
     keys: Option<Keys>,
     metrics: Arc<Metrics>,
     rates: Mutex<Buckets>,
@@ -68,16 +68,21 @@ struct Issued {
 }
 
 impl CaService {
+    /// With what `configs` says at each call.
     pub(super) fn new(
         ca: Arc<EmbeddedCa>,
-        rules: Rules,
-        longest: Duration,
-        attestors: Attestors,
+        configs: watch::Receiver<Arc<ServerConfig>>,
+        pods: Pods,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let keys = attestors.kubernetes.as_ref().and_then(|k| k.keys.clone()).map(Keys::new);
-        let (rates, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
-        Self { ca, rules, longest, attestors, keys, metrics, rates, turns }
+        let keys = configs.borrow().attestors.kubernetes.as_ref().and_then(|k| k.keys.clone());
+        let (keys, rates, turns) = (keys.map(Keys::new), Mutex::default(), Semaphore::new(AT_ONCE));
+        Self { ca, configs, pods, keys, metrics, rates, turns }
+    }
+
+    /// What the file says now.
+    fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.configs.borrow())
     }
 
     async fn answer(
@@ -94,16 +99,17 @@ impl CaService {
         let request = request.into_inner();
         let wanted = self.wanted(&caller, &request)?;
         trace.wanted = Some(wanted.clone());
-        authorize(&caller, &wanted, &self.rules, &self.attestors.pods.load())?;
+        let config = self.config();
+        authorize(&caller, &wanted, &config.rules, &self.pods.load())?;
         let key = csr::check(&request.csr, &wanted)?;
         if self.ca.banned().borrow().contains(&wanted) {
             return Err(CaError::Banned(wanted).into());
         }
         // Last of all, so that nothing but the CA itself can fail once the token is used up.
-        if let (Some(valid), Some(tokens)) = (&join, &self.attestors.join) {
+        if let (Some(valid), Some(tokens)) = (&join, &config.attestors.join) {
             tokens.consume(valid)?;
         }
-        self.sign(&wanted, &key, request.validity_duration)
+        self.sign(&wanted, &key, request.validity_duration, config.svid_lifetime)
     }
 
     /// Who calls, within the limits of its address; the permit is its turn.
@@ -153,15 +159,16 @@ impl CaService {
             let (scheme, token) = h.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
+        let config = self.config();
+        let attestors = &config.attestors;
         let token = bearer.ok_or(Refusal::NoCredentials("authorization is no Bearer token"))?;
         if token.starts_with(join::PREFIX) {
             let none = Refusal::NoCredentials("join tokens are not taken here");
-            let valid =
-                self.attestors.join.as_ref().ok_or(none)?.look_up(token, SystemTime::now())?;
+            let valid = attestors.join.as_ref().ok_or(none)?.look_up(token, SystemTime::now())?;
             return Ok((Caller::Joined(valid.id.clone()), Some(valid)));
         }
         let none = Refusal::NoCredentials("service-account tokens are not taken here");
-        let kubernetes = self.attestors.kubernetes.as_ref().ok_or(none)?;
+        let kubernetes = attestors.kubernetes.as_ref().ok_or(none)?;
         let pod = if let Some(review) = &kubernetes.review {
             if token.len() > token::LONGEST {
                 return Err(token::TokenError::Malformed("longer than 16 KiB".into()).into());
@@ -178,13 +185,14 @@ impl CaService {
 
     /// A connection may outlive the SVID that it was made with: it is judged at each call.
     pub(super) fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
-        let none = Refusal::NoCredentials(match self.attestors.svid {
+        let taken = self.config().attestors.svid;
+        let none = Refusal::NoCredentials(match taken {
             true => "neither a token nor an SVID",
             false => {
                 "no token, and SVIDs are taken only with `attestors: { svid: true }` in its file"
             }
         });
-        let chain = peer.chain.as_ref().filter(|_| self.attestors.svid).ok_or(none)?;
+        let chain = peer.chain.as_ref().filter(|_| taken).ok_or(none)?;
         let bundles = self.ca.bundles().borrow().clone();
         match verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client) {
             Ok(id) => Ok(Caller::Svid(id)),
@@ -212,7 +220,7 @@ impl CaService {
             None => match caller {
                 Caller::Joined(id) | Caller::Svid(id) => Ok(id.clone()),
                 Caller::Pod(pod) => SpiffeId::for_service_account(
-                    &self.rules.trust_domain,
+                    &self.config().rules.trust_domain,
                     &pod.namespace,
                     &pod.service_account,
                 )
@@ -226,12 +234,13 @@ impl CaService {
         wanted: &SpiffeId,
         key: &SubjectPublicKeyInfo,
         seconds: i64,
+        longest: Duration,
     ) -> Result<Issued, Refusal> {
         let asked = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        let lifetime = asked.unwrap_or(self.longest).max(SHORTEST).min(self.longest);
+        let lifetime = asked.unwrap_or(longest).max(SHORTEST).min(longest);
         let chain = self.ca.sign(wanted, key, lifetime)?;
         let bundles = self.ca.bundles().borrow().clone();
-        let bundle = bundles.get(&self.rules.trust_domain);
+        let bundle = bundles.get(wanted.trust_domain());
         let roots = bundle.map(|b| b.authorities.clone()).unwrap_or_default();
         Ok(Issued { chain, roots })
     }
@@ -296,7 +305,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{authority::serve::conn::Stay, lifecycle::Places};
+    use crate::{
+        authority::serve::{Attestors, authorize::Rules, conn::Stay},
+        lifecycle::Places,
+    };
 
     fn ca(dir: &std::path::Path) -> Arc<EmbeddedCa> {
         let domain = "td".parse().unwrap();
@@ -305,10 +317,16 @@ mod tests {
 
     fn service(ca: &Arc<EmbeddedCa>, svid: bool) -> CaService {
         let trust_domain = "td".parse().unwrap();
-        let rules = Rules { trust_domain, trusted_node_accounts: Default::default() };
-        let attestors = Attestors { kubernetes: None, join: None, svid, pods: Arc::default() };
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            names: Vec::new(),
+            svid_lifetime: Duration::from_secs(60),
+            rules: Rules { trust_domain, trusted_node_accounts: Default::default() },
+            attestors: Attestors { kubernetes: None, join: None, svid },
+        };
+        let configs = watch::channel(Arc::new(config)).1;
         let metrics = Arc::new(Metrics::new().unwrap());
-        CaService::new(Arc::clone(ca), rules, Duration::from_secs(60), attestors, metrics)
+        CaService::new(Arc::clone(ca), configs, Pods::default(), metrics)
     }
 
     fn showing(chain: &[CertificateDer<'static>]) -> Peer {

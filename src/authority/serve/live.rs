@@ -1,0 +1,75 @@
+//! What a server that runs takes of another configuration.
+
+use super::{Attestors, Kubernetes, ServerConfig};
+
+/// Of `wanted` what can be had without another start: names, lifetimes, whom trusted node accounts
+/// are, and what tokens must say. What proves who callers are can be taken away, and given again; to
+/// be added or exchanged it needs files and ports that this process was not given at its `start`.
+pub(super) fn taken(start: &ServerConfig, wanted: &ServerConfig) -> ServerConfig {
+    let (had, wants) = (&start.attestors, &wanted.attestors);
+    let mut rules = wanted.rules.clone();
+    rules.trust_domain = start.rules.trust_domain.clone();
+    ServerConfig {
+        listen: start.listen,
+        names: wanted.names.clone(),
+        svid_lifetime: wanted.svid_lifetime,
+        rules,
+        attestors: Attestors {
+            kubernetes: had.kubernetes.as_ref().zip(wants.kubernetes.as_ref()).map(kubernetes),
+            join: had.join.clone().filter(|_| wants.join.is_some()),
+            svid: had.svid && wants.svid,
+        },
+    }
+}
+
+/// What tokens must say goes with who signs them.
+fn kubernetes((start, wanted): (&Kubernetes, &Kubernetes)) -> Kubernetes {
+    match start.keys == wanted.keys && start.review == wanted.review {
+        true => wanted.clone(),
+        false => start.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use super::*;
+    use crate::authority::serve::{Expected, JoinTokens, KeysFrom, authorize::Rules};
+
+    fn config(audience: &str, jwks: &str, dir: &str) -> ServerConfig {
+        let expected = Expected { issuer: "i".into(), audience: audience.into() };
+        let keys = Some(KeysFrom::File(jwks.into()));
+        ServerConfig {
+            listen: "127.0.0.1:1".parse().unwrap(),
+            names: vec!["ca.test".into()],
+            svid_lifetime: Duration::from_secs(60),
+            rules: Rules {
+                trust_domain: "td".parse().unwrap(),
+                trusted_node_accounts: BTreeSet::new(),
+            },
+            attestors: Attestors {
+                kubernetes: Some(Kubernetes { expected, keys, review: None }),
+                join: Some(JoinTokens { dir: dir.into() }),
+                svid: true,
+            },
+        }
+    }
+
+    #[test]
+    fn what_proves_who_calls_is_taken_away_and_not_added() {
+        let start = config("a", "/jwks", "/join");
+        let mut wanted = config("b", "/jwks", "/join");
+        wanted.svid_lifetime = Duration::from_secs(30);
+        wanted.names = vec!["other.test".into()];
+        wanted.rules.trusted_node_accounts.insert(("sys".into(), "adit".into()));
+        assert_eq!(taken(&start, &wanted), wanted);
+        wanted.attestors = Attestors::default();
+        assert_eq!(taken(&start, &wanted), wanted);
+        assert_eq!(taken(&wanted, &start).attestors, Attestors::default());
+        let mut elsewhere = config("b", "/other", "/elsewhere");
+        elsewhere.listen = "127.0.0.1:2".parse().unwrap();
+        elsewhere.rules.trust_domain = "other".parse().unwrap();
+        assert_eq!(taken(&start, &elsewhere), start);
+    }
+}

@@ -1,0 +1,101 @@
+//! The file of `adit ca serve` is edited while it runs.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::{
+    issuer::jwks,
+    manager::Manager,
+    server::{ATTESTORS, CaServer, fetch, id},
+    wait::{LIMIT, wait_for},
+};
+
+const READ: &str = "configuration read";
+
+impl CaServer {
+    /// Its file with another text in a place of it, which is there.
+    fn edited(&self, was: &str, is: &str) -> String {
+        let text = fs::read_to_string(self.file("ca.yaml")).unwrap();
+        assert!(text.contains(was), "{was} in {text}");
+        text.replace(was, is)
+    }
+
+    fn edit(&self, was: &str, is: &str) {
+        fs::write(self.file("ca.yaml"), self.edited(was, is)).unwrap();
+    }
+
+    /// How often it has said so.
+    fn said(&self, message: &str) -> usize {
+        self.lines().iter().filter(|line| line["message"] == message).count()
+    }
+
+    #[track_caller]
+    fn has_read(&self, times: usize) {
+        wait_for("it is read", LIMIT, || (self.said(READ) >= times).then_some(()));
+    }
+
+    /// How long a new SVID is valid, or why there is none.
+    async fn lifetime(&self) -> Result<Duration, String> {
+        let joins = id("host/db");
+        let token = self.join_token(&joins, "1m");
+        let svid = fetch(&self.client(&token), &joins).await.map_err(|e| e.to_string())?;
+        Ok(svid.not_after.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+}
+
+#[tokio::test]
+async fn an_edit_takes_effect_and_what_waits_for_a_restart_is_named() {
+    let server = CaServer::start(&[]);
+    let (minute, listen) = (Duration::from_secs(60), format!("listen: {}", server.addr));
+    assert!(server.lifetime().await.unwrap() > 2 * minute);
+    server.edit("svidLifetime: 10m", "svidLifetime: 1m");
+    server.has_read(1);
+    assert!(server.lifetime().await.unwrap() <= minute);
+    // What is wrong changes nothing, and is said.
+    let right = fs::read_to_string(server.file("ca.yaml")).unwrap();
+    server.edit("svidLifetime: 1m", "svidLifetime: 1s");
+    let refused =
+        |l: &serde_json::Value| l["message"] == "configuration refused, the last good one stays";
+    let refused = server.line("of the refusal", refused)["error"].to_string();
+    assert!(refused.contains("ca.yaml:5") && refused.contains("at least 10s"), "{refused}");
+    assert!(server.lifetime().await.unwrap() <= minute);
+    // Another port waits, with its line; an attestor that is struck is gone at once.
+    let struck = right.replace("  joinTokens:", "  # joinTokens:");
+    fs::write(server.file("ca.yaml"), struck.replace("listen: 127.0.0.1:0", &listen)).unwrap();
+    let place =
+        format!("listen ({}:1): takes effect after a restart", server.file("ca.yaml").display());
+    server.line("of the port", |l| l["message"] == place.as_str());
+    let error = server.lifetime().await.unwrap_err();
+    assert!(error.contains("join tokens are not taken here"), "{error}");
+    assert_eq!(server.said(READ), 2);
+}
+
+/// Who writes a file in place and is asked to be heard at once: the half of it is not taken.
+#[test]
+fn a_file_that_is_being_written_at_sighup_is_read_once_it_is_whole() {
+    let manager = Manager::new();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("jwks"), jwks(&[])).unwrap();
+    let server = CaServer::start_with(dir, ATTESTORS, "127.0.0.1:0", &[manager.env()]);
+    manager.hears("READY=1\n");
+    let whole = server.edited("svidLifetime: 10m", "svidLifetime: 30m");
+    // Right as it stands, and not what is meant.
+    let half = whole.replace("svidLifetime: 30m", "svidLifetime: 3m").replace("  svid: true\n", "");
+    let half = half.replace("  joinTokens:", "  # joinTokens:");
+    fs::write(server.file("ca.yaml"), half).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
+    manager.hears("RELOADING=1\n");
+    fs::write(server.file("ca.yaml"), whole).unwrap();
+    manager.hears("READY=1\n");
+    server.has_read(1);
+    assert_eq!(server.said(READ), 1, "{}", server.log());
+    // Nothing has changed: it is read at once.
+    kill(pid, Signal::SIGHUP).unwrap();
+    manager.hears("READY=1\n");
+    server.has_read(2);
+}
