@@ -1,12 +1,20 @@
 //! The mesh file: workloads, services, policies and how this process takes part.
 
+mod addresses;
+mod checks;
+mod services;
+mod workloads;
+
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
     path::Path,
     sync::Arc,
 };
 
+use self::{
+    checks::{check_namespaces, check_node, check_references, check_trust_domains},
+    workloads::{APP_HOPS, read_workloads},
+};
 use super::{
     CaConfig, Fault, Faults, FederationConfig, KeyLines, LoadError, Settings, bounds, ca,
     kind::{Kind, or_other},
@@ -16,9 +24,9 @@ use super::{
     workload_api,
 };
 use crate::{
-    identity::{SpiffeId, TrustDomain, shown},
+    identity::{TrustDomain, shown},
     mesh::{
-        AppHop, Labels, LocalPod, MtlsMode, NetnsRef, Protocol, Template, Workload,
+        MtlsMode, Protocol, Workload,
         source::file::{MeshParts, selects},
     },
     node::capture::Options as CaptureOptions,
@@ -40,8 +48,6 @@ pub enum Capture {
     /// Somebody else does.
     None,
 }
-
-const APP_HOPS: &[(&str, AppHop)] = &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
 
 /// A mesh file without faults.
 #[derive(Debug)]
@@ -227,208 +233,5 @@ fn capture(section: &Map<'_>, mtls: MtlsMode) -> Option<Capture> {
     section.require("rules")?.word(&[("nft", nft), ("none", Capture::None)])
 }
 
-fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
-    let nodes: BTreeSet<&str> = workloads.iter().filter_map(|w| w.node.as_deref()).collect();
-    match (node, top.get("node")) {
-        (None, None) if nodes.len() > 1 => top.of.fault(format!(
-            "node is missing: workloads are on several ({}), say which one this process is",
-            nodes.into_iter().collect::<Vec<_>>().join(", ")
-        )),
-        (Some(node), Some(item)) if !nodes.contains(node) => {
-            item.warn(format!("no workload is on node {node}"));
-        }
-        _ => {}
-    }
-}
-
-/// Those that this process carries.
-fn is_on(node: Option<&str>) -> impl Fn(&&Workload) -> bool {
-    move |w| w.protocol() == Protocol::Hbone && (node.is_none() || w.node.as_deref() == node)
-}
-
-/// Two pods in one namespace would share its ports, and so each other's connections and keys.
-fn check_namespaces(top: &Map<'_>, node: Option<&str>, workloads: &[Workload], redirects: bool) {
-    let mut seen = HashMap::new();
-    for workload in workloads.iter().filter(is_on(node)) {
-        if redirects && workload.netns().is_none() {
-            top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-                "{} has no netns, so `capture: {{ rules: nft }}` would redirect the traffic of \
-                 adit's own namespace, the host's perhaps; name the pod's, or write \
-                 `netns: /proc/self/ns/net` if this is meant",
-                workload.uid
-            ));
-        }
-        let Some(other) = seen.insert(workload.netns(), &workload.uid) else { continue };
-        let netns = workload.netns().map_or("no netns".into(), |n| format!("netns {n}"));
-        top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-            "{other} and {} both have {netns}: each pod that this process carries needs a network \
-             namespace of its own",
-            workload.uid
-        ));
-    }
-}
-
-/// This node's source gives no SVIDs of another trust domain.
-fn check_trust_domains(
-    top: &Map<'_>,
-    node: Option<&str>,
-    own: &TrustDomain,
-    workloads: &[Workload],
-) {
-    let foreign = |w: &&Workload| w.id().trust_domain() != own;
-    for workload in workloads.iter().filter(is_on(node)).filter(foreign) {
-        top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-            "{} is of trust domain {}, and this process would carry it, but has identities of \
-             {own} only; name this process's `node`, and the workload's",
-            workload.uid,
-            workload.id().trust_domain()
-        ));
-    }
-}
-
-/// A broker asks for each pod by what its platform knows it by.
-fn check_references(
-    top: &Map<'_>,
-    node: Option<&str>,
-    broker: &crate::credentials::broker::BrokerConfig,
-    workloads: &[Workload],
-) {
-    let mut by_uid = HashMap::new();
-    for workload in workloads.iter().filter(is_on(node)) {
-        let list = || top.get("workloads").unwrap_or(top.of.clone());
-        let pid = workload.netns().and_then(NetnsRef::pid);
-        match (workload.pod_uid(), pid) {
-            (Some(uid), _) => {
-                if let Some(other) = by_uid.insert(uid, &workload.uid) {
-                    list().fault(format!("{other} and {} both have uid {uid}", workload.uid));
-                }
-            }
-            (None, Some(_)) if !broker.socket.is_remote() => {}
-            (None, pid) => list().fault(format!(
-                "uid is missing in {}: ca.broker asks for a pod by its UID{}",
-                workload.uid,
-                match pid {
-                    Some(_) => ", as a process ID means nothing over TCP",
-                    None => ", or by a process of it, as in `netns: pid:4711`",
-                }
-            )),
-        }
-    }
-}
-
-type Taken = HashMap<IpAddr, String>;
-
-fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<IpAddr> {
-    let mut all = Vec::new();
-    for item in map.list("addresses") {
-        let Some(ip) = item.parse::<IpAddr>("10.77.0.1 or fd77::1") else { continue };
-        let ip = ip.to_canonical();
-        if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
-            item.fault(format!("{ip} is no address that others can call"));
-            continue;
-        }
-        match taken.insert(ip, owner.into()) {
-            Some(other) => item.fault(format!("{ip} is already an address of {other}")),
-            None => all.push(ip),
-        }
-    }
-    all
-}
-
-/// Those of the file, and whether these are all that it names.
-fn read_workloads(
-    top: &Map<'_>,
-    domain: &TrustDomain,
-    app_hop: AppHop,
-    taken: &mut Taken,
-) -> (Vec<Workload>, bool) {
-    let mut uids = BTreeSet::new();
-    let mut all = Vec::new();
-    let items = top.list("workloads");
-    for item in &items {
-        let map = item.map(&[
-            "name",
-            "uid",
-            "namespace",
-            "serviceAccount",
-            "trustDomain",
-            "addresses",
-            "node",
-            "netns",
-            "labels",
-            "protocol",
-            "appHop",
-        ]);
-        let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
-        let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
-        let (Some(namespace), Some(account)) =
-            (or_default("namespace"), or_default("serviceAccount"))
-        else {
-            continue;
-        };
-        let uid = format!("{namespace}/{name}");
-        if !uids.insert(uid.clone()) {
-            item.fault(format!("there is already a workload {uid}"));
-        }
-        let foreign = map.get("trustDomain").map(|t| t.parse::<TrustDomain>("other.example"));
-        let Some(domain) = foreign.as_ref().map_or(Some(domain), Option::as_ref) else { continue };
-        let id = match SpiffeId::for_service_account(domain, &namespace, &account) {
-            Ok(id) => id,
-            Err(e) => {
-                item.fault(format!("namespace and serviceAccount make no SPIFFE ID: {e}"));
-                continue;
-            }
-        };
-        let addresses = addresses(&map, &format!("workload {uid}"), taken);
-        let known = map.misspells("addresses");
-        if addresses.is_empty() && !known {
-            map.get("addresses")
-                .unwrap_or(item.clone())
-                .lacks("addresses is missing: at least one IP address of the pod");
-        }
-        let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
-        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default();
-        let local = LocalPod {
-            pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
-            netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
-            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
-        };
-        let template = Template {
-            network: Arc::default(),
-            namespace: namespace.into(),
-            id,
-            labels: labels.into_iter().collect::<Labels>(),
-            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
-            policies: Arc::default(),
-        };
-        all.push(Workload {
-            uid: uid.into(),
-            name: name.into(),
-            addresses: addresses.into(),
-            node: map.get("node").and_then(|n| n.text()).map(Into::into),
-            template: Arc::new(template),
-            local: (local != LocalPod::default()).then(|| Arc::new(local)),
-        });
-    }
-    let whole = all.len() == items.len();
-    (all, whole)
-}
-
-/// A UID as Kubernetes assigns it, in lower case.
-fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
-    let uid = item.text()?;
-    let digits = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let lengths: Vec<_> = uid.split('-').filter(|part| digits(part)).map(str::len).collect();
-    if lengths == [8, 4, 4, 4, 12] && uid.len() == 36 {
-        return Some(uid.into());
-    }
-    item.fault(format!(
-        "{uid:?} is no UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
-         (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
-    ));
-    None
-}
-
-mod services;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 
 /// By the file of a circle that comes first.
 pub(crate) const CIRCLES: &[&str] = &[
-    "config::standalone -> ",
     "node::inbound -> ",
     "standalone::acme -> ",
     "standalone::access_control -> ",
@@ -11,7 +10,6 @@ pub(crate) const CIRCLES: &[&str] = &[
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
-    "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
     "src/standalone/credential_store/mod.rs has",
@@ -24,8 +22,8 @@ pub(crate) const LONG_FILES: &[&str] = &[
 
 pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/config/mesh_file.rs: `read` has",
-    "src/config/standalone/peers.rs: `material` has",
-    "src/config/standalone.rs: `service` has",
+    "src/config/standalone/credential.rs: `material` has",
+    "src/config/standalone/service.rs: `service` has",
     "src/standalone/hbone.rs: `serve` has",
     "src/standalone/validate.rs: `message` has",
 ];

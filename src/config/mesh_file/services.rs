@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Taken, addresses};
+use super::addresses::{Taken, addresses};
 use crate::{
     config::reader::{Item, Map},
     mesh::{Service, ServicePort, Workload},

@@ -1,23 +1,14 @@
-//! Whom a service shows what, and whom it admits: `credential`, `allow`, `verify`.
+//! Whom a service admits: `allow`, `verify`.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use super::{TRUTH, load_policies};
+use super::{policy_file::load_policies, values::TRUTH};
 use crate::{
-    config::{
-        opening::{self, Holds},
-        reader::{Item, Map},
-    },
-    credentials::{Credential, workload_api::Endpoint},
+    config::reader::{Item, Map},
     policy::{Action, Policy, Rule, Rules, Scope},
-    standalone::{
-        Access, AcmeConfig, CHECK_EVERY, CredentialSource, CredentialsConfig, LETS_ENCRYPT,
-        RegoConfig, Role, Token, UriPattern, default_storage, one_credential,
-    },
-    tls::{Pin, StaleCrls},
+    standalone::{Access, RegoConfig, Role, UriPattern},
+    tls::Pin,
 };
-
-const STALE: [(&str, StaleCrls); 2] = [("refuse", StaleCrls::Refuse), ("warn", StaleCrls::Warn)];
 
 const NAMED: &[&str] = &[
     "all",
@@ -104,146 +95,4 @@ fn rego_of(item: &Item<'_>, within: Duration) -> Option<RegoConfig> {
         rego.check().map_err(|error| item.fault(error)).ok()?;
     }
     Some(rego)
-}
-
-pub(super) fn material(
-    map: &Map<'_>,
-    role: Role,
-    authenticate: bool,
-    pins: Vec<Pin>,
-) -> Option<CredentialsConfig> {
-    let none = CredentialsConfig::Files {
-        credential: None,
-        password: None,
-        roots: None,
-        crls: Vec::new(),
-        stale: StaleCrls::Refuse,
-        pins: pins.clone(),
-    };
-    let needed = role == Role::Server || authenticate;
-    let Some(item) = map.get("credential") else {
-        // What is missing is said by the validation.
-        return Some(none);
-    };
-    let credential = item.map(&[
-        "certificate",
-        "privateKey",
-        "acme",
-        "pkcs11",
-        "keystore",
-        "passwordFile",
-        "workloadApi",
-        "roots",
-        "crls",
-        "crl",
-    ]);
-    let path = |key: &str, holds| credential.get(key).and_then(|i| opening::path(&i, holds));
-    let has = |key: &str| credential.get(key).is_some();
-    let ways = [
-        ("keystore", has("keystore")),
-        (
-            "certificate with privateKey or pkcs11",
-            has("certificate") || has("privateKey") || has("pkcs11"),
-        ),
-        ("workloadApi", has("workloadApi")),
-        ("acme", has("acme")),
-    ];
-    if let Err(why) = one_credential(&ways, needed) {
-        item.fault(why);
-        return None;
-    }
-    if let Some(api) = credential.get("workloadApi") {
-        let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
-        for key in ["roots", "crls", "crl", "passwordFile"] {
-            if let Some(wrong) = credential.get(key) {
-                wrong.fault("is not for workloadApi, which gives the roots itself");
-            }
-        }
-        if !pins.is_empty() {
-            item.fault("pins replace the trust in roots: not with workloadApi");
-        }
-        let within = Some(Duration::from_secs(600));
-        return Some(CredentialsConfig::WorkloadApi { endpoint, within, shown: needed });
-    }
-    if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
-        wrong.fault("is for servers: a CA calls the name that it certifies");
-        return None;
-    }
-    let acme = match credential.get("acme") {
-        Some(acme) => Some(CredentialSource::Acme(acme_of(&acme)?)),
-        None => None,
-    };
-    let token = match credential.get("pkcs11") {
-        Some(token) => Some(token_of(&token)?),
-        None => None,
-    };
-    let shown = match (
-        path("keystore", Holds::Something),
-        path("certificate", Holds::Certificates),
-        path("privateKey", Holds::PrivateKey),
-        token,
-    ) {
-        (Some(keystore), ..) => {
-            let password = path("passwordFile", Holds::Something);
-            Some(CredentialSource::Files(Credential::Keystore { keystore, password }))
-        }
-        (None, Some(certificate), Some(private_key), None) => {
-            Some(CredentialSource::Files(Credential::Pem { certificate, private_key }))
-        }
-        (None, Some(certificate), None, Some(token)) => {
-            Some(CredentialSource::Token { certificate, token })
-        }
-        (None, None, None, None) => acme,
-        _ => {
-            item.lacks("certificate comes with either privateKey or pkcs11");
-            return None;
-        }
-    };
-    let crls = credential.list("crls");
-    let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
-    let stale = match credential.get("crl") {
-        Some(crl) => match crl.map(&["stale"]).get("stale") {
-            Some(stale) => stale.word(&STALE)?,
-            None => StaleCrls::Refuse,
-        },
-        None => StaleCrls::Refuse,
-    };
-    let roots = path("roots", Holds::Certificates);
-    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
-}
-
-/// `{ module: …, tokenLabel: …, pinFile: … }`
-fn token_of(item: &Item<'_>) -> Option<Token> {
-    let map = item.map(&["module", "tokenLabel", "pinFile"]);
-    let text = |key: &str| map.get(key).and_then(|i| i.text());
-    let module = opening::path(&map.require("module")?, Holds::Something)?;
-    let pin_file = map.get("pinFile").and_then(|i| opening::path(&i, Holds::Something));
-    Some(Token { module, label: text("tokenLabel"), pin: None, pin_file })
-}
-
-/// `{ name: …, email: …, agreeToTerms: true, directory: …, storage: … }`
-fn acme_of(item: &Item<'_>) -> Option<AcmeConfig> {
-    let map = item.map(&["name", "email", "agreeToTerms", "directory", "storage"]);
-    let text = |key: &str| map.get(key).and_then(|i| i.text());
-    let (name, terms) = (map.require("name"), map.require("agreeToTerms"));
-    let (name, terms) = (name?.text()?, terms?);
-    if !terms.word(&TRUTH)? {
-        terms.fault("a CA certifies nobody who does not agree to its terms");
-        return None;
-    }
-    let storage = text("storage").map(PathBuf::from).or_else(default_storage);
-    let Some(storage) = storage else {
-        item.fault("storage is missing: where certificates are kept");
-        return None;
-    };
-    let config = AcmeConfig {
-        name,
-        email: text("email"),
-        directory: text("directory").unwrap_or_else(|| LETS_ENCRYPT.into()),
-        storage,
-        check_every: CHECK_EVERY,
-        challenge_port: None,
-    };
-    config.check().map_err(|why| item.fault(why)).ok()?;
-    Some(config)
 }

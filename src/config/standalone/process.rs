@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{TRUTH, number};
+use super::values::{TRUTH, number};
 use crate::{
     config::{
         opening::{self, Holds},

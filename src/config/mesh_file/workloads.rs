@@ -1,0 +1,107 @@
+//! The section `workloads` of the mesh file.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::addresses::{Taken, addresses};
+use crate::{
+    config::reader::{Item, Map},
+    identity::{SpiffeId, TrustDomain},
+    mesh::{AppHop, Labels, LocalPod, NetnsRef, Protocol, Template, Workload},
+};
+
+pub(super) const APP_HOPS: &[(&str, AppHop)] =
+    &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
+
+/// Those of the file, and whether these are all that it names.
+pub(super) fn read_workloads(
+    top: &Map<'_>,
+    domain: &TrustDomain,
+    app_hop: AppHop,
+    taken: &mut Taken,
+) -> (Vec<Workload>, bool) {
+    let mut uids = BTreeSet::new();
+    let mut all = Vec::new();
+    let items = top.list("workloads");
+    for item in &items {
+        let map = item.map(&[
+            "name",
+            "uid",
+            "namespace",
+            "serviceAccount",
+            "trustDomain",
+            "addresses",
+            "node",
+            "netns",
+            "labels",
+            "protocol",
+            "appHop",
+        ]);
+        let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
+        let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
+        let (Some(namespace), Some(account)) =
+            (or_default("namespace"), or_default("serviceAccount"))
+        else {
+            continue;
+        };
+        let uid = format!("{namespace}/{name}");
+        if !uids.insert(uid.clone()) {
+            item.fault(format!("there is already a workload {uid}"));
+        }
+        let foreign = map.get("trustDomain").map(|t| t.parse::<TrustDomain>("other.example"));
+        let Some(domain) = foreign.as_ref().map_or(Some(domain), Option::as_ref) else { continue };
+        let id = match SpiffeId::for_service_account(domain, &namespace, &account) {
+            Ok(id) => id,
+            Err(e) => {
+                item.fault(format!("namespace and serviceAccount make no SPIFFE ID: {e}"));
+                continue;
+            }
+        };
+        let addresses = addresses(&map, &format!("workload {uid}"), taken);
+        let known = map.misspells("addresses");
+        if addresses.is_empty() && !known {
+            map.get("addresses")
+                .unwrap_or(item.clone())
+                .lacks("addresses is missing: at least one IP address of the pod");
+        }
+        let protocols = [("hbone", Protocol::Hbone), ("tcp", Protocol::Tcp)];
+        let labels = map.get("labels").map(|l| l.texts()).unwrap_or_default();
+        let local = LocalPod {
+            pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
+            netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
+            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
+        };
+        let template = Template {
+            network: Arc::default(),
+            namespace: namespace.into(),
+            id,
+            labels: labels.into_iter().collect::<Labels>(),
+            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
+            policies: Arc::default(),
+        };
+        all.push(Workload {
+            uid: uid.into(),
+            name: name.into(),
+            addresses: addresses.into(),
+            node: map.get("node").and_then(|n| n.text()).map(Into::into),
+            template: Arc::new(template),
+            local: (local != LocalPod::default()).then(|| Arc::new(local)),
+        });
+    }
+    let whole = all.len() == items.len();
+    (all, whole)
+}
+
+/// A UID as Kubernetes assigns it, in lower case.
+fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
+    let uid = item.text()?;
+    let digits = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<_> = uid.split('-').filter(|part| digits(part)).map(str::len).collect();
+    if lengths == [8, 4, 4, 4, 12] && uid.len() == 36 {
+        return Some(uid.into());
+    }
+    item.fault(format!(
+        "{uid:?} is no UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
+         (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
+    ));
+    None
+}
