@@ -30,6 +30,7 @@ use crate::{
         source::file::{MeshParts, selects},
     },
     node::capture::Options as CaptureOptions,
+    policy::Policy,
 };
 
 /// The longest mesh file that is read, bytes.
@@ -192,17 +193,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         }
     }
     let known = Known { own: &domain, federated: &federation.trust_domains, workloads: &workloads };
-    let mut names = BTreeSet::new();
-    for (policy, item) in &policies {
-        known.unmatched(policy).into_iter().for_each(|why| item.warn(why));
-        if !names.insert(policy.key()) {
-            item.fault(format!("there is already a policy {}", policy.key()));
-        }
-        if !workloads.iter().any(|w| selects(policy, &w.template)) {
-            item.warn(format!("policy {} applies to no workload of this file", policy.key()));
-        }
-    }
-    let policies = policies.into_iter().map(|(policy, _)| policy).collect();
+    let policies = read_policies(policies, &known);
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
     let mut mesh = MeshParts { trust_domain: trust_domain?, mtls, workloads, services, policies };
@@ -220,6 +211,21 @@ fn read(root: &Item<'_>) -> Option<Checked> {
         lines: KeyLines::of(root),
         sections: ["ca", "federation"].map(|key| Some(top.get(key)?.at(""))),
     })
+}
+
+/// Those that are read, with what is wrong or strange between them and the workloads.
+fn read_policies(read: Vec<(Policy, &Item<'_>)>, known: &Known<'_>) -> Vec<Policy> {
+    let mut names = BTreeSet::new();
+    for (policy, item) in &read {
+        known.unmatched(policy).into_iter().for_each(|why| item.warn(why));
+        if !names.insert(policy.key()) {
+            item.fault(format!("there is already a policy {}", policy.key()));
+        }
+        if !known.workloads.iter().any(|w| selects(policy, &w.template)) {
+            item.warn(format!("policy {} applies to no workload of this file", policy.key()));
+        }
+    }
+    read.into_iter().map(|(policy, _)| policy).collect()
 }
 
 fn capture(section: &Map<'_>, mtls: MtlsMode) -> Option<Capture> {

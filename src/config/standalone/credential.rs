@@ -49,7 +49,6 @@ pub(super) fn material(
         "crls",
         "crl",
     ]);
-    let path = |key: &str, holds| credential.get(key).and_then(|i| opening::path(&i, holds));
     let has = |key: &str| credential.get(key).is_some();
     let ways = [
         ("keystore", has("keystore")),
@@ -65,22 +64,52 @@ pub(super) fn material(
         return None;
     }
     if let Some(api) = credential.get("workloadApi") {
-        let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
-        for key in ["roots", "crls", "crl", "passwordFile"] {
-            if let Some(wrong) = credential.get(key) {
-                wrong.fault("is not for workloadApi, which gives the roots itself");
-            }
-        }
-        if !pins.is_empty() {
-            item.fault("pins replace the trust in roots: not with workloadApi");
-        }
-        let within = Some(Duration::from_secs(600));
-        return Some(CredentialsConfig::WorkloadApi { endpoint, within, shown: needed });
+        return workload_api(&item, &credential, &api, &pins, needed);
     }
     if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
         wrong.fault("is for servers: a CA calls the name that it certifies");
         return None;
     }
+    let shown = shown(&item, &credential)?;
+    let crls = credential.list("crls");
+    let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
+    let stale = match credential.get("crl") {
+        Some(crl) => match crl.map(&["stale"]).get("stale") {
+            Some(stale) => stale.word(&STALE)?,
+            None => StaleCrls::Refuse,
+        },
+        None => StaleCrls::Refuse,
+    };
+    let roots = path(&credential, "roots", Holds::Certificates);
+    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
+}
+
+fn path(map: &Map<'_>, key: &str, holds: Holds) -> Option<PathBuf> {
+    map.get(key).and_then(|item| opening::path(&item, holds))
+}
+
+fn workload_api(
+    item: &Item<'_>,
+    credential: &Map<'_>,
+    api: &Item<'_>,
+    pins: &[Pin],
+    shown: bool,
+) -> Option<CredentialsConfig> {
+    let endpoint: Endpoint = api.parse("unix:///run/spire/agent.sock")?;
+    for key in ["roots", "crls", "crl", "passwordFile"] {
+        if let Some(wrong) = credential.get(key) {
+            wrong.fault("is not for workloadApi, which gives the roots itself");
+        }
+    }
+    if !pins.is_empty() {
+        item.fault("pins replace the trust in roots: not with workloadApi");
+    }
+    let within = Some(Duration::from_secs(600));
+    Some(CredentialsConfig::WorkloadApi { endpoint, within, shown })
+}
+
+/// What is shown, if anything is; `None` is a fault.
+fn shown(item: &Item<'_>, credential: &Map<'_>) -> Option<Option<CredentialSource>> {
     let acme = match credential.get("acme") {
         Some(acme) => Some(CredentialSource::Acme(acme_of(&acme)?)),
         None => None,
@@ -89,14 +118,12 @@ pub(super) fn material(
         Some(token) => Some(token_of(&token)?),
         None => None,
     };
-    let shown = match (
-        path("keystore", Holds::Something),
-        path("certificate", Holds::Certificates),
-        path("privateKey", Holds::PrivateKey),
-        token,
-    ) {
+    let keystore = path(credential, "keystore", Holds::Something);
+    let certificate = path(credential, "certificate", Holds::Certificates);
+    let private_key = path(credential, "privateKey", Holds::PrivateKey);
+    Some(match (keystore, certificate, private_key, token) {
         (Some(keystore), ..) => {
-            let password = path("passwordFile", Holds::Something);
+            let password = path(credential, "passwordFile", Holds::Something);
             Some(CredentialSource::Files(Credential::Keystore { keystore, password }))
         }
         (None, Some(certificate), Some(private_key), None) => {
@@ -110,18 +137,7 @@ pub(super) fn material(
             item.lacks("certificate comes with either privateKey or pkcs11");
             return None;
         }
-    };
-    let crls = credential.list("crls");
-    let crls = crls.iter().filter_map(|c| opening::path(c, Holds::Crls)).collect();
-    let stale = match credential.get("crl") {
-        Some(crl) => match crl.map(&["stale"]).get("stale") {
-            Some(stale) => stale.word(&STALE)?,
-            None => StaleCrls::Refuse,
-        },
-        None => StaleCrls::Refuse,
-    };
-    let roots = path("roots", Holds::Certificates);
-    Some(CredentialsConfig::Files { credential: shown, password: None, roots, crls, stale, pins })
+    })
 }
 
 /// `{ module: …, tokenLabel: …, pinFile: … }`

@@ -13,6 +13,7 @@ use crate::{
         reader::{Item, Map},
         settings::peer_expiry,
     },
+    identity::SpiffeId,
     standalone::{
         Address, Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Violation,
@@ -63,23 +64,9 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let targets = targets(&map);
     let asked = [("required", true), ("disabled", false)];
     let authenticate = map.get("authentication").and_then(|a| a.word(&asked)).unwrap_or(true);
-    let (yes, no) = match role {
-        Some(Role::Client) => ("verify", "allow"),
-        _ => ("allow", "verify"),
-    };
-    if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
-        wrong.fault(format!("is of the other mode; here it is {yes}"));
-    }
+    let yes = whom(&map, role);
     let role = role?;
-    for key in if role == Role::Server {
-        &["serverName", "proxy", "unsafeListen"][..]
-    } else {
-        &["unsafeTarget"]
-    } {
-        if let Some(wrong) = map.get(key) {
-            wrong.fault("is of the other mode");
-        }
-    }
+    is_of_this_mode(&map, role);
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
@@ -91,29 +78,10 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
     let proxy_in = proxy.as_ref().and_then(|p| p.get("accept")?.word(&TRUTH)).unwrap_or(false);
     let proxy_out: Option<ProxyMode> = proxy.and_then(|p| p.get("send")?.parse("conn"));
-    let hbone = map.get("tunnel").and_then(|item| {
-        let tunnel = match role {
-            Role::Client => item.map(&["protocol", "address"]),
-            Role::Server => item.map(&["protocol", "authorities"]),
-        };
-        tunnel.require("protocol")?.word(&[("hbone", ())])?;
-        let gateway = tunnel.get("address").map(|a| a.parse("10.0.0.1:15008"));
-        let authorities = tunnel.list("authorities");
-        let authorities = authorities.iter().filter_map(|item| item.text()).collect();
-        Some(Hbone { gateway: gateway.flatten(), expect: ids, authorities })
-    });
+    let hbone = map.get("tunnel").and_then(|item| tunnel(&item, role, ids));
     let truth = |key: &str| map.get(key).and_then(|item| item.word(&TRUTH)).unwrap_or(false);
     let balances = [("first", Balance::First), ("roundRobin", Balance::RoundRobin)];
-    let ends = [("required", false), ("optional", true)];
-    let truncation = map.get("closeNotify").and_then(|c| c.word(&ends)).unwrap_or(false);
-    let tls = map.get("tls").map(|t| t.map(&["minVersion", "maxVersion", "cipherSuites"]));
-    let is_13 = |key: &str| tls.as_ref().and_then(|t| t.get(key)?.word(VERSIONS));
-    let (tls12_only, tls13_only) = (is_13("maxVersion") == Some(false), is_13("minVersion"));
-    let tls13_only = tls13_only.unwrap_or(false);
-    let ciphers = tls.as_ref().map(|t| t.list("cipherSuites")).unwrap_or_default();
-    let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
-    let alpn = map.list("alpn").iter().filter_map(|proto| proto.parse("h2")).collect();
-    let starttls = map.get("starttls").and_then(|proto| proto.parse("postgres"));
+    let tls = tls_options(&map, authenticate);
     let config = ServiceConfig {
         name: name?,
         role,
@@ -125,15 +93,7 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         unsafe_listen: truth("unsafeListen"),
         material: material?,
         access,
-        tls: TlsOptions {
-            tls12_only,
-            tls13_only,
-            ciphers,
-            authenticate,
-            truncation,
-            alpn,
-            starttls,
-        },
+        tls,
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,
@@ -151,18 +111,69 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
             .unwrap_or(true),
         target_status: None,
     };
-    let told = |violation: &Violation| {
-        let key = violation.key(role);
-        let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
-        // What is wrong already is not said to be missing as well.
-        let misspelt = map.misspells(key) || (key == "targets" && map.misspells("target"));
-        if !misspelt && !at.as_ref().is_some_and(Item::is_faulty) {
-            at.unwrap_or(item.clone()).fault(violation.message(ConfigSyntax::File, role));
-        }
-    };
     let violations = config.violations(policies.as_deref());
-    violations.iter().for_each(told);
+    violations.iter().for_each(|violation| tell(violation, item, &map, role));
     violations.is_empty().then_some(config)
+}
+
+/// The key that says whom this mode admits; the other mode's is a fault.
+fn whom(map: &Map<'_>, role: Option<Role>) -> &'static str {
+    let (yes, no) = match role {
+        Some(Role::Client) => ("verify", "allow"),
+        _ => ("allow", "verify"),
+    };
+    if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
+        wrong.fault(format!("is of the other mode; here it is {yes}"));
+    }
+    yes
+}
+
+fn is_of_this_mode(map: &Map<'_>, role: Role) {
+    let others = match role {
+        Role::Server => &["serverName", "proxy", "unsafeListen"][..],
+        Role::Client => &["unsafeTarget"],
+    };
+    for wrong in others.iter().filter_map(|key| map.get(key)) {
+        wrong.fault("is of the other mode");
+    }
+}
+
+/// `{ protocol: hbone, address: … }` of a client, which expects these IDs, and
+/// `{ protocol: hbone, authorities: … }` of a server.
+fn tunnel(item: &Item<'_>, role: Role, expect: Vec<SpiffeId>) -> Option<Hbone> {
+    let tunnel = match role {
+        Role::Client => item.map(&["protocol", "address"]),
+        Role::Server => item.map(&["protocol", "authorities"]),
+    };
+    tunnel.require("protocol")?.word(&[("hbone", ())])?;
+    let gateway = tunnel.get("address").map(|a| a.parse("10.0.0.1:15008"));
+    let authorities = tunnel.list("authorities");
+    let authorities = authorities.iter().filter_map(|item| item.text()).collect();
+    Some(Hbone { gateway: gateway.flatten(), expect, authorities })
+}
+
+fn tls_options(map: &Map<'_>, authenticate: bool) -> TlsOptions {
+    let ends = [("required", false), ("optional", true)];
+    let truncation = map.get("closeNotify").and_then(|c| c.word(&ends)).unwrap_or(false);
+    let tls = map.get("tls").map(|t| t.map(&["minVersion", "maxVersion", "cipherSuites"]));
+    let is_13 = |key: &str| tls.as_ref().and_then(|t| t.get(key)?.word(VERSIONS));
+    let (tls12_only, tls13_only) = (is_13("maxVersion") == Some(false), is_13("minVersion"));
+    let tls13_only = tls13_only.unwrap_or(false);
+    let ciphers = tls.as_ref().map(|t| t.list("cipherSuites")).unwrap_or_default();
+    let ciphers = ciphers.iter().filter_map(|group| group.parse("AES")).collect();
+    let alpn = map.list("alpn").iter().filter_map(|proto| proto.parse("h2")).collect();
+    let starttls = map.get("starttls").and_then(|proto| proto.parse("postgres"));
+    TlsOptions { tls12_only, tls13_only, ciphers, authenticate, truncation, alpn, starttls }
+}
+
+/// What is wrong already is not said to be missing as well.
+fn tell(violation: &Violation, item: &Item<'_>, map: &Map<'_>, role: Role) {
+    let key = violation.key(role);
+    let at = map.get(key).or(map.get("target").filter(|_| key == "targets"));
+    let misspelt = map.misspells(key) || (key == "targets" && map.misspells("target"));
+    if !misspelt && !at.as_ref().is_some_and(Item::is_faulty) {
+        at.unwrap_or(item.clone()).fault(violation.message(ConfigSyntax::File, role));
+    }
 }
 
 /// A file of banned SPIFFE IDs, which must be readable where it is used.
