@@ -8,7 +8,6 @@ pub(crate) const CIRCLES: &[&str] = &[
     "standalone::acme -> ",
     "standalone::access_control -> ",
     "standalone::credential_store -> ",
-    "tls::handshake -> ",
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
@@ -19,8 +18,6 @@ pub(crate) const LONG_FILES: &[&str] = &[
     "src/standalone/proxy_protocol.rs has",
     "src/standalone/secured.rs has",
     "src/standalone/service.rs has",
-    "src/sys/confine.rs has",
-    "src/tls/roots.rs has",
 ];
 
 pub(crate) const LONG_FUNCTIONS: &[&str] = &[
