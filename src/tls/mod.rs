@@ -24,6 +24,7 @@ mod shown;
 mod tls12;
 mod trust;
 mod verifier;
+mod web;
 
 pub use driver::SSL_REQUEST;
 pub use ends::Ends;
@@ -38,3 +39,4 @@ pub use session::{Keys, Session};
 pub use tls12::Tls12;
 pub use trust::{PeerTrust, PeerVerifier, Pin};
 pub use verifier::{Presented, SvidVerifier, Verifier, VerifyPeer, refused};
+pub use web::web_client;

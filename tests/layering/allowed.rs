@@ -5,16 +5,13 @@ pub(crate) const CIRCLES: &[&str] = &[
     "app::standalone -> ",
     "config::standalone -> ",
     "node::inbound -> ",
-    "standalone::acme -> ",
     "standalone::access_control -> ",
-    "standalone::credential_store -> ",
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
-    "src/standalone/credential_store/mod.rs has",
     "src/standalone/proxy_protocol.rs has",
     "src/standalone/secured.rs has",
     "src/standalone/service.rs has",

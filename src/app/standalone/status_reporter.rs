@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use super::Plan;
 use crate::{
     app::{process::watchdog, workers::Workers},
+    credentials::store::CredentialsConfig,
     lifecycle::{HandoffClient, HandoffServer, ServiceManager, Tasks},
     observe::Telemetry,
     standalone::{
-        Address, CredentialsConfig, Listening, Service, Sockets,
+        Address, Listening, Service, Sockets,
         status::{self, Phase, Status},
     },
 };

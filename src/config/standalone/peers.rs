@@ -8,12 +8,14 @@ use crate::{
         opening::{self, Holds},
         reader::{Item, Map},
     },
-    credentials::{Credential, workload_api::Endpoint},
-    policy::{Action, Policy, Rule, Rules, Scope},
-    standalone::{
-        Access, AcmeConfig, CHECK_EVERY, CredentialSource, CredentialsConfig, LETS_ENCRYPT,
-        RegoConfig, Role, Token, UriPattern, default_storage, one_credential,
+    credentials::{
+        Credential,
+        acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage},
+        store::{CredentialSource, CredentialsConfig, Token},
+        workload_api::Endpoint,
     },
+    policy::{Action, Policy, Rule, Rules, Scope},
+    standalone::{Access, RegoConfig, Role, UriPattern, one_credential},
     tls::{Pin, StaleCrls},
 };
 
