@@ -8,7 +8,10 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::net::TcpStream;
 
 use super::{Accepting, Address, Listening, proxy_protocol};
-use crate::credentials::acme::{AcmeConfig, Pending, Renewal};
+use crate::{
+    credentials::acme::{AcmeConfig, Pending, Renewal},
+    sys::descriptors::of_traffic,
+};
 
 /// How long a caller may take for its PROXY header.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -71,8 +74,10 @@ async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
     let mut callers = FuturesUnordered::new();
     loop {
         tokio::select! {
-            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted {
-                Ok((socket, _)) => callers.push(caller(socket, pending, proxy_header).boxed()),
+            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted
+                .and_then(|(socket, _)| of_traffic(socket))
+            {
+                Ok(socket) => callers.push(caller(socket, pending, proxy_header).boxed()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             Some(()) = callers.next() => {}
