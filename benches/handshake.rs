@@ -180,8 +180,8 @@ fn worker() -> Runtime {
 
 /// adit's two ends.
 struct Driver {
-    client: adit::hbone::LocalIdentity,
-    server: adit::hbone::LocalIdentity,
+    client: adit::identity::LocalIdentity,
+    server: adit::identity::LocalIdentity,
     connector: Connector,
     acceptor: Acceptor,
 }

@@ -13,12 +13,11 @@ use crate::{
         CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_bans, load_policies,
         policies_that_never_match,
     },
+    credentials::store::{CredentialStore, CredentialsConfig, look},
     identity::key_files::{at, certificates},
     observe::Telemetry,
     spiffe_api::federation::{BundleFrom, Profile, Proof},
-    standalone::{
-        AccessControl, Address, CredentialStore, CredentialsConfig, Service, ServiceConfig, look,
-    },
+    standalone::{AccessControl, Address, Service, ServiceConfig},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.

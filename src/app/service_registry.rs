@@ -7,12 +7,13 @@ use tokio::runtime::Handle;
 
 use crate::{
     config::{load_bans, load_policies},
+    credentials::store::{CredentialStore, CredentialsConfig},
     lifecycle::{Tasks, WatchedFile},
     observe::{Refusal, Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        AccessControl, BanList, CredentialStore, CredentialsConfig, Listening, Policies, Rego,
-        Service, ServiceConfig, Sockets, first_acme_certificate,
+        AccessControl, BanList, Listening, Policies, Rego, Service, ServiceConfig, Sockets,
+        answer_challenges, first_acme_certificate,
     },
 };
 
@@ -40,7 +41,7 @@ struct Following(Tasks);
 impl Following {
     fn of(keeper: Arc<CredentialStore>) -> Self {
         let tasks = Tasks::default();
-        tasks.spawn(async move { keeper.follow().await });
+        tasks.spawn(async move { keeper.follow(answer_challenges).await });
         Self(tasks)
     }
 

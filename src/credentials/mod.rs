@@ -1,17 +1,22 @@
-//! Where SVIDs come from, and when they are renewed.
+//! Where SVIDs and certificates come from, and when they are renewed.
 //!
 //! A [`Source`] gives SVIDs: istiod, the SPIFFE Workload API, the SPIFFE Broker API, files, and the
 //! embedded CA ([`crate::authority::EmbeddedCa`]). [`rotation`] says when to ask again (pure),
-//! [`Svids`] keeps the SVID of every local identity and renews it with nobody's help.
+//! [`Svids`] keeps the SVID of every local identity and renews it with nobody's help. A [`store`]
+//! keeps what one service shows and trusts, which need be no SVID: from files, an ACME CA
+//! ([`acme`]) or the SPIFFE Workload API.
 
+pub mod acme;
 pub mod broker;
 mod budget;
 pub(crate) mod dial;
 mod files;
 mod grpc_status;
 mod istiod;
+pub(crate) mod roots;
 pub mod rotation;
 mod source;
+pub mod store;
 mod svid_cache;
 mod svids;
 pub mod workload_api;

@@ -30,7 +30,7 @@ use super::{
     usage::{StreamSlot, Usage},
 };
 use crate::{
-    identity::{BundleSet, SpiffeId, X509Svid},
+    identity::{LocalIdentity, SpiffeId},
     lifecycle::Tasks,
     observe::conn::Direction,
     sys::{netns::Netns, sockets},
@@ -44,15 +44,6 @@ pub struct Hop {
     pub addr: SocketAddr,
     /// The identities that are accepted from it.
     pub expect: Vec<SpiffeId>,
-}
-
-/// Our own identity at this moment, and whom it trusts.
-#[derive(Clone, Debug)]
-pub struct LocalIdentity {
-    /// Shown to the peer.
-    pub svid: Arc<X509Svid>,
-    /// What the peer's SVID is checked against.
-    pub bundles: Arc<BundleSet>,
 }
 
 #[derive(Clone, Eq, Hash, PartialEq)]

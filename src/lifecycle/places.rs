@@ -79,6 +79,12 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place { all: self.clone(), of, number, gone })
     }
 
+    /// How many a source has.
+    #[must_use]
+    pub fn of(&self, source: &K) -> usize {
+        self.lock().sources.get(source).map_or(0, Source::len)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Books<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,6 +179,7 @@ mod tests {
         let fifth = places.take("many").unwrap();
         assert!(!is_gone(&many[0]) && is_gone(&many[1]) && !is_gone(&many[2]), "its own go first");
         let few: Vec<_> = (0..2).map(|_| places.take("few").unwrap()).collect();
+        assert_eq!(["many", "few", "none"].map(|of| places.of(&of)), [4, 2, 0]);
         let others: Vec<_> = ["a", "b", "c"].map(|of| places.take(of).unwrap()).into();
         assert!(is_gone(&many[2]) && !is_gone(&many[3]), "the source with most of them gives");
         assert!(few.iter().chain(&others).chain([&fifth]).all(|place| !is_gone(place)));

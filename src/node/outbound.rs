@@ -16,11 +16,12 @@ use super::{
 };
 use crate::{
     hbone::{
-        ConnectError, Hop, LocalIdentity, Pool,
+        ConnectError, Hop, Pool,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         stream::TunnelStream,
     },
+    identity::LocalIdentity,
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
     relay::{self, App, Remote, tcp::TcpRemote},

@@ -11,9 +11,9 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Access, PeerCert, Rego, ServiceConfig};
+use super::{Access, Rego, ServiceConfig};
 use crate::{
-    identity::SpiffeId,
+    identity::{PeerCert, SpiffeId},
     observe::{Refusal, Refused, conn::Flow},
     policy::{self, Rules},
 };

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{PeerCert, Role, Service, outcome::Outcome};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
-    identity::SpiffeId,
+    identity::{PeerCert, SpiffeId},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
 };
 

@@ -11,7 +11,7 @@ use pki_types::{CertificateDer, ServerName};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    Credentials, PeerCert, ProxyMode, Role, SecuredRemote, Service,
+    ProxyMode, Role, SecuredRemote, Service,
     admission::admit,
     endpoint,
     outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
@@ -23,6 +23,8 @@ use super::{
     tls::{Config, noting},
 };
 use crate::{
+    credentials::store::Credentials,
+    identity::PeerCert,
     observe::conn::{CloseReason, OpenConn},
     relay::{self, App, Remote},
     sys::{descriptors::of_traffic, sockets},

@@ -12,7 +12,8 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower::{Service as _, service_fn};
 
-use super::{Address, Password, endpoint};
+use super::{Address, endpoint};
+use crate::credentials::store::Password;
 
 /// `http://` or `socks5://`, with `USER:PASSWORD@` where the proxy asks who we are.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Address, Credentials, PeerCert, Service,
+    Address, Service,
     admission::admit,
     connection::dial,
     endpoint,
@@ -22,14 +22,15 @@ use super::{
     proxy_protocol::{self, Told},
 };
 use crate::{
+    credentials::store::Credentials,
     hbone::{
-        AuthenticatedTunnel, HBONE_PORT, Hop, LocalIdentity, Pool, TunnelConfig,
+        AuthenticatedTunnel, HBONE_PORT, Hop, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         server::{self, Incoming},
         stream::TunnelStream,
     },
-    identity::SpiffeId,
+    identity::{LocalIdentity, PeerCert, SpiffeId},
     lifecycle::{self, Tasks},
     observe::conn::{CloseReason, Direction, OpenConn},
     relay::{self, App},

@@ -6,7 +6,7 @@
 //! 1. `service` accepts it: a client's caller within the limit of connections, a server's gets its
 //!    place once it has proven who it is;
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
-//!    ([`crate::tls::secured`]), reads who is there ([`PeerCert`]), enters the peer where it is held
+//!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer where it is held
 //!    to what is trusted from then on (`revalidate`) and asks [`AccessControl`] (`admission`); only
 //!    then a target is dialled (a client: dials, then asks who answered);
 //! 3. [`SecuredRemote`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry
@@ -20,25 +20,22 @@
 //! A client may reach them through a forward proxy (`forward_proxy`).
 //! What a service may not be is written once (`validate`).
 //!
-//! Certificates, keys and roots are [`Credentials`], replaced by a [`CredentialStore`] when they
-//! change.
-//! One kind comes from an ACME CA (`acme`), whose challenges the service answers.
+//! Certificates, keys and roots are those of a [`crate::credentials::store`]; the challenges of an
+//! ACME CA are answered by the service, and before there is one by `challenges`.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
 mod access;
 mod access_control;
-mod acme;
 mod address;
 mod admission;
+mod challenges;
 mod connection;
-mod credential_store;
 mod endpoint;
 mod forward_proxy;
 mod hbone;
 mod health;
 mod kernel;
 mod outcome;
-mod peer_cert;
 mod probe;
 pub mod proxy_protocol;
 mod reach;
@@ -57,17 +54,12 @@ mod validate;
 
 pub use access::{Access, UriPattern};
 pub use access_control::{AccessControl, BanList, Banned, Policies};
-pub(crate) use acme::first as first_acme_certificate;
-pub use acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage};
 pub use address::{Address, InvalidAddress};
-pub use credential_store::{
-    CredentialSource, CredentialStore, Credentials, CredentialsConfig, Password, Token, Told, look,
-};
+pub(crate) use challenges::{answer_challenges, first_acme_certificate};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use forward_proxy::ForwardProxy;
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
-pub use peer_cert::PeerCert;
 pub use proxy_protocol::ProxyMode;
 pub use rego::{Rego, RegoConfig};
 pub use secured::SecuredRemote;

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Address, PeerCert, Role, SecuredRemote, Service, TlsOptions, admission, connection, endpoint,
+    Address, Role, SecuredRemote, Service, TlsOptions, admission, connection, endpoint,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
 };
-use crate::hbone::HBONE_PORT;
+use crate::{hbone::HBONE_PORT, identity::PeerCert};
 
 /// The longest a check takes, whatever the connect timeout.
 const MOST: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@ use nix::sys::socket::{MsgFlags, recv};
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
 use tokio::{io::Interest, net::TcpStream};
 
-use super::{PeerCert, UNIX_PEER};
-use crate::{observe::conn::TlsFacts, sys::sockets};
+use super::UNIX_PEER;
+use crate::{identity::PeerCert, observe::conn::TlsFacts, sys::sockets};
 
 /// What the header tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

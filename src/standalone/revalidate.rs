@@ -16,10 +16,11 @@ use aws_lc_rs::digest;
 use pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use super::{Credentials, PeerCert, Role, Service, access_control::Banned, outcome::Outcome};
+use super::{Role, Service, access_control::Banned, outcome::Outcome};
 use crate::{
+    credentials::store::Credentials,
     hbone::{PeerExpiry, TunnelRegistry, close_terminated},
-    identity::{BundleSet, Purpose, SpiffeId, common_validity},
+    identity::{BundleSet, PeerCert, Purpose, SpiffeId, common_validity},
     lifecycle::{next_change, next_change_if_any},
     observe::conn::{CloseReason, LiveConn},
     tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},

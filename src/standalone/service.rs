@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, AccessControl, Address, CredentialStore, CredentialsConfig, ForwardProxy,
-    Listening, ProxyMode, TlsOptions, connection,
+    Accepting, Access, AccessControl, Address, ForwardProxy, Listening, ProxyMode, TlsOptions,
+    connection,
     hbone::{self, Hbone},
     health::{self, HealthConfig},
     outcome::{self, Outcome},
@@ -32,6 +32,7 @@ use super::{
     tls::{Config, Configs},
 };
 use crate::{
+    credentials::store::{CredentialStore, CredentialsConfig},
     hbone::{Callers, PeerExpiry, Pool},
     lifecycle::{Place, Places, Tasks, source},
     observe::{

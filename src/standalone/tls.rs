@@ -7,7 +7,6 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use pki_types::CertificateDer;
 use rustls::{
     ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     client::Resumption,
@@ -17,8 +16,11 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Credentials, Role, StartTls};
-use crate::tls::{PeerTrust, PeerVerifier, Verifier, classic_provider, traffic_secrets};
+use super::{Role, StartTls};
+use crate::{
+    credentials::store::Credentials,
+    tls::{PeerTrust, PeerVerifier, Verifier, classic_provider, traffic_secrets},
+};
 
 /// A group of cipher suites of TLS 1.2; those of TLS 1.3 are not chosen among.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -258,14 +260,4 @@ pub(super) fn build(
 
 fn verifier(trust: PeerTrust) -> Result<Arc<Verifier<PeerVerifier>>, String> {
     Ok(Verifier::new(PeerVerifier::new(trust, true)?, classic_provider()))
-}
-
-/// A client of ordinary web servers that shows nothing.
-pub(super) fn web_client(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, String> {
-    let builder = ClientConfig::builder_with_provider(classic_provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|e| e.to_string())?;
-    let verifier = verifier(PeerTrust::roots(roots))?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    Ok(Arc::new(builder.with_no_client_auth()))
 }

@@ -3,8 +3,8 @@
 
 use pki_types::ServerName;
 
-use super::{Access, Address, CredentialsConfig, Role, ServiceConfig};
-use crate::policy::Rules;
+use super::{Access, Address, Role, ServiceConfig};
+use crate::{credentials::store::CredentialsConfig, policy::Rules};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;

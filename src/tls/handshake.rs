@@ -6,12 +6,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
-    ClientConfig, CommonState, ServerConfig,
+    ClientConfig, ServerConfig,
     client::{Resumption, UnbufferedClientConnection},
     server::{NoServerSessionStorage, UnbufferedServerConnection},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -21,46 +21,13 @@ use tokio::net::TcpStream;
 use super::{
     Session, TlsError, driver,
     key_schedule::traffic_secrets,
-    provider::{cipher_name, group_name, provider},
+    provider::provider,
     verifier::{SvidVerifier, Verifier},
 };
-use crate::{
-    identity::{BundleSet, SpiffeId, X509Svid, parse_leaf},
-    observe::conn::TlsFacts,
-};
+use crate::identity::{BundleSet, SpiffeId, X509Svid};
 
 /// HBONE is HTTP/2 with prior knowledge; nothing else is offered or accepted.
 const ALPN: &[u8] = b"h2";
-
-/// Who is at the other end, as proven by the handshake.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// The ID in the peer's SVID.
-    pub id: SpiffeId,
-    /// When its SVID begins.
-    pub not_before: SystemTime,
-    /// When its SVID ends: nothing new may begin after that.
-    pub not_after: SystemTime,
-    /// What it showed, leaf first: to be judged again when bundles change.
-    pub chain: Arc<[CertificateDer<'static>]>,
-    /// What was agreed on.
-    pub tls: Arc<TlsFacts>,
-}
-
-impl Peer {
-    /// When its SVID has ended; the last second is whole (RFC 5280 §4.1.2.5), as in the
-    /// handshake.
-    #[must_use]
-    pub fn end(&self) -> SystemTime {
-        self.not_after + Duration::from_secs(1)
-    }
-
-    /// Whether its SVID has ended.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        SystemTime::now() >= self.end()
-    }
-}
 
 /// The server side for one pod.
 #[derive(Debug, Default)]
@@ -224,19 +191,4 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, TlsError> {
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.pkcs8()));
     let key = provider().key_provider.load_private_key(der.clone_key()).map_err(own)?;
     Ok(CertifiedKey::new(svid.chain.clone(), key))
-}
-
-pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
-    let chain = tls.peer_certificates().ok_or(TlsError::NoPeerCertificate)?;
-    let leaf = parse_leaf(chain.first().ok_or(TlsError::NoPeerCertificate)?);
-    let leaf = leaf.map_err(TlsError::Svid)?;
-    let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));
-    let cipher = tls.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite()));
-    Ok(Peer {
-        id: leaf.id,
-        not_before: leaf.not_before,
-        not_after: leaf.not_after,
-        chain: chain.into(),
-        tls: Arc::new(TlsFacts { version: "TLSv1.3", group, cipher, mutual: true, path: None }),
-    })
 }

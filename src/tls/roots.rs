@@ -2,40 +2,29 @@
 //! are: a root counts only within its validity and if it may certify others, and an intermediate
 //! has cA and keyCertSign.
 
+mod verifiers;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, DistinguishedName, Error, OtherError, RootCertStore,
-    client::{
-        VerifierBuilderError, WebPkiServerVerifier,
-        danger::{ServerCertVerified, ServerCertVerifier},
-    },
-    server::{
-        WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    CertificateError, DistinguishedName, Error, OtherError, client::danger::ServerCertVerified,
+    server::danger::ClientCertVerified,
 };
 use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
     time::ASN1Time,
 };
 
-use super::{provider::classic_provider, shown};
-use crate::identity::{
-    KEYS, PublicKey, barred, check_root, check_signer, crl_words, explain_constraints, moment_of,
-};
+pub use self::verifiers::StaleCrls;
+pub(super) use self::verifiers::seconds;
 
-/// What a CRL past its nextUpdate means.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum StaleCrls {
-    /// Whoever its issuer certified is refused: somebody may be revoked without it saying so.
-    #[default]
-    Refuse,
-    /// It is used all the same, with a warning.
-    Warn,
-}
+use self::verifiers::Verifiers;
+use super::shown;
+use crate::identity::{
+    KEYS, PublicKey, barred, check_root, check_signer, explain_constraints, moment_of,
+};
 
 /// Why a chain to a root is refused, beyond what rustls finds.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -72,22 +61,6 @@ pub(super) struct Judge {
     crls: Arc<[CertificateRevocationListDer<'static>]>,
     stale: StaleCrls,
     now: ArcSwap<Verifiers>,
-}
-
-/// Those of the roots that are valid.
-#[derive(Debug)]
-struct Verifiers {
-    /// By those that certify others; `None` if each is trusted for itself alone.
-    below: Option<Below>,
-    /// They hold good in these seconds.
-    from: i64,
-    until: i64,
-}
-
-#[derive(Debug)]
-struct Below {
-    client: Arc<dyn ClientCertVerifier>,
-    server: Arc<dyn ServerCertVerifier>,
 }
 
 impl Judge {
@@ -348,76 +321,6 @@ fn signers<'a, 'b>(
         left = kept;
     }
     found
-}
-
-impl Verifiers {
-    fn of(
-        roots: &[CertificateDer<'static>],
-        crls: &[CertificateRevocationListDer<'static>],
-        stale: StaleCrls,
-        now: i64,
-    ) -> Result<Self, String> {
-        let mut store = RootCertStore::empty();
-        let (mut from, mut until) = (i64::MIN, i64::MAX);
-        let (mut ended, mut early, mut alone) = (0, 0, 0);
-        for root in roots {
-            // Of the system's some cannot be read; those of a file were read before.
-            let Ok((_, cert)) = X509Certificate::from_der(root) else { continue };
-            let validity = cert.validity();
-            let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-            if now < begin {
-                until = until.min(begin - 1);
-                early += 1;
-            } else if now > end {
-                from = from.max(end + 1);
-                ended += 1;
-            } else if check_root(root).is_err() {
-                (from, until) = (from.max(begin), until.min(end));
-                alone += 1;
-            } else if store.add(root.clone()).is_ok() {
-                (from, until) = (from.max(begin), until.min(end));
-            }
-        }
-        if store.is_empty() && alone == 0 {
-            let why = match (ended, early) {
-                (0, 0) => "they cannot be read",
-                (_, 0) => "they have expired",
-                (0, _) => "they are not valid yet by our clock",
-                _ => "some have expired, and the others are not valid yet by our clock",
-            };
-            return Err(format!("none of the trusted roots is valid now: {why}"));
-        }
-        if store.is_empty() {
-            return Ok(Self { below: None, from, until });
-        }
-        let (store, provider) = (Arc::new(store), classic_provider());
-        let client = WebPkiClientVerifier::builder_with_provider(store.clone(), provider.clone())
-            .with_crls(crls.iter().cloned())
-            .allow_unknown_revocation_status();
-        let server = WebPkiServerVerifier::builder_with_provider(store, provider)
-            .with_crls(crls.iter().cloned())
-            .allow_unknown_revocation_status();
-        let (client, server) = match stale {
-            StaleCrls::Refuse => {
-                (client.enforce_revocation_expiration(), server.enforce_revocation_expiration())
-            }
-            StaleCrls::Warn => (client, server),
-        };
-        let client = client.build().map_err(|e| builder_words(&e))?;
-        let server: Arc<dyn ServerCertVerifier> = server.build().map_err(|e| builder_words(&e))?;
-        Ok(Self { below: Some(Below { client, server }), from, until })
-    }
-}
-
-fn builder_words(error: &VerifierBuilderError) -> String {
-    match error {
-        VerifierBuilderError::InvalidCrl(crl) => crl_words(crl),
-        other => other.to_string(),
-    }
-}
-
-pub(super) fn seconds(time: UnixTime) -> i64 {
-    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::{
     Peer, TlsError,
     driver::{Finished, Handshake},
-    handshake::peer_of,
     key_schedule::{Aead, Agreed, TrafficKey, TrafficSecret},
+    peer::peer_of,
 };
 
 impl TrafficKey {

@@ -3,21 +3,15 @@
 /// By the file of a circle that comes first.
 pub(crate) const CIRCLES: &[&str] = &[
     "node::inbound -> ",
-    "standalone::acme -> ",
     "standalone::access_control -> ",
-    "standalone::credential_store -> ",
-    "tls::handshake -> ",
 ];
 
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/standalone/connection.rs has",
     "src/standalone/hbone.rs has",
-    "src/standalone/credential_store/mod.rs has",
     "src/standalone/proxy_protocol.rs has",
     "src/standalone/secured.rs has",
     "src/standalone/service.rs has",
-    "src/sys/confine.rs has",
-    "src/tls/roots.rs has",
 ];
 
 pub(crate) const LONG_FUNCTIONS: &[&str] =

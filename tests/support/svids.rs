@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
-use adit::{
-    hbone::LocalIdentity,
-    identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf},
+use adit::identity::{
+    BundleSet, LocalIdentity, PrivateKey, SpiffeId, TrustBundle, X509Svid, parse_leaf,
 };
 use pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedCipherSuite, crypto::CryptoProvider};

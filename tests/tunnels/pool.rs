@@ -10,12 +10,13 @@ use std::{
 
 use adit::{
     hbone::{
-        ConnectError, Hop, LocalIdentity, Pool, TunnelConfig,
+        ConnectError, Hop, Pool, TunnelConfig,
         connect::ConnectRequest,
         order::Ticket,
         server::{Incoming, Service, serve},
         stream::TunnelStream,
     },
+    identity::LocalIdentity,
     lifecycle::Tasks,
     tls::Acceptor,
 };

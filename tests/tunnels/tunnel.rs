@@ -9,11 +9,12 @@ use std::{
 
 use adit::{
     hbone::{
-        Caller, Callers, Hop, LocalIdentity, Pool, TunnelConfig,
+        Caller, Callers, Hop, Pool, TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         server::{Incoming, Service, serve},
     },
+    identity::LocalIdentity,
     lifecycle::Tasks,
     observe::conn::Meter,
     relay::{self, App},

@@ -12,8 +12,7 @@ use std::{
 };
 
 use adit::{
-    hbone::LocalIdentity,
-    identity::{BundleSet, X509Svid},
+    identity::{BundleSet, LocalIdentity, X509Svid},
     rpc::{
         broker as api,
         broker::api_server::{Api, ApiServer},

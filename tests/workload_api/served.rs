@@ -1,6 +1,6 @@
 //! A running adit with a Workload API, ended when dropped.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use nix::sys::signal::Signal;
 use tonic::{Request, transport::Channel};
@@ -61,6 +61,18 @@ impl Served {
 
     pub(crate) fn channel(&self) -> Channel {
         adit::rpc::connect(&self.socket())
+    }
+
+    /// How often its log has this text.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.adit.count(text)
+    }
+
+    /// It may have so many descriptors open, and no more.
+    pub(crate) fn limit_descriptors(&self, most: usize) {
+        let (pid, limit) = (self.adit.id().to_string(), format!("--nofile={most}:"));
+        let done = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(done.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
     }
 
     /// How many descriptors adit has open.

@@ -1,6 +1,9 @@
 //! What a server of the Workload API must and must not do.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    os::unix::net::UnixStream,
+    time::{Duration, Instant, SystemTime},
+};
 
 use adit::{
     credentials::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi},
@@ -16,7 +19,8 @@ use tonic::{Code, Streaming};
 use super::{
     harness::Test,
     served::{Served, with_header},
-    wait::{LIMIT, wait_until_async},
+    wait::{LIMIT, wait_until, wait_until_async},
+    wire::connected_by_another,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -28,6 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_source_keeps_what_it_is_told_and_drops_what_is_withdrawn", source),
     ("nobody_elses_identity", nobody_elses_identity),
     ("clients_that_come_and_go_leave_nothing", clients_that_come_and_go_leave_nothing),
+    ("the_last_descriptors_are_not_for_callers", the_last_descriptors_are_not_for_callers),
 ];
 
 pub(crate) const TWO: &str = "  - { id: /one, hint: one, selectors: { uid: 0 } }
@@ -220,5 +225,30 @@ fn clients_that_come_and_go_leave_nothing() {
         }
         let gone = async || served.descriptors() <= before;
         wait_until_async("no descriptor more is open than before", LIMIT, gone).await;
+    });
+}
+
+/// Callers that say nothing, from many processes: certificates, rules and configuration have the
+/// descriptors that are kept for them.
+fn the_last_descriptors_are_not_for_callers() {
+    let served = Served::start(TWO);
+    served.limit_descriptors(256);
+    let mut silent: Vec<_> =
+        (0..60).filter_map(|_| UnixStream::connect(served.socket()).ok()).collect();
+    let refused = || served.count("Too many open files");
+    while refused() == 0 && silent.len() < 250 {
+        silent.push(connected_by_another(&served));
+    }
+    wait_until("the shortage is told", LIMIT, || refused() > 0);
+    let full = served.descriptors();
+    assert!((150..=196).contains(&full), "{full} descriptors are taken");
+    served.edit("  - { id: /two, selectors: { uid: 0 } }");
+    drop(silent);
+    block(async {
+        let back = wait_until_async("there is a place again", LIMIT, async || {
+            let request = with_header(X509svidRequest {}, &["true"]);
+            Client::new(served.channel()).fetch_x509svid(request).await.is_ok()
+        });
+        back.await;
     });
 }

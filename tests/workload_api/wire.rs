@@ -124,18 +124,24 @@ fn an_authority_that_comes_in_a_continuation_is_served() {
 /// Its ID may be another's by now, and whoever inherited the connection is not who made it.
 fn who_is_gone_since_it_connected_gets_nothing() {
     let served = Served::start("  - { id: /one, selectors: { uid: 0 } }");
+    let mut ours = connected_by_another(&served);
+    let call = [CALL, b"@\x12workload.spiffe.io\x04true"].concat();
+    let (kind, fields) = answer(&mut ours, &call);
+    // The status and its text are plain or Huffman coded: code 14, Unavailable.
+    assert_eq!((kind, fields[0]), (1, 0x88));
+    let holds = |text: &[u8]| fields.windows(text.len()).any(|part| part == text);
+    assert!(holds(&[0x82, 0x0b, 0x5f]) || holds(b"\x0214"), "{fields:x?}");
+}
+
+/// A connection that a process of its own has made, which has ended since.
+pub(crate) fn connected_by_another(served: &Served) -> UnixStream {
     let ours = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     let connected = std::process::Command::new(std::env::current_exe().unwrap())
         .env(CONNECT, served.socket())
         .stdin(ours.try_clone().unwrap())
         .status();
     assert!(connected.unwrap().success());
-    let call = [CALL, b"@\x12workload.spiffe.io\x04true"].concat();
-    let (kind, fields) = answer(&mut UnixStream::from(ours), &call);
-    // The status and its text are plain or Huffman coded: code 14, Unavailable.
-    assert_eq!((kind, fields[0]), (1, 0x88));
-    let holds = |text: &[u8]| fields.windows(text.len()).any(|part| part == text);
-    assert!(holds(&[0x82, 0x0b, 0x5f]) || holds(b"\x0214"), "{fields:x?}");
+    ours.into()
 }
 
 /// In a process of its own: connects its standard input, and ends.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::plan::Plan;
 use crate::{
     app::process::sandbox::{self, Confined, LIBRARIES},
-    standalone::{Address, CredentialsConfig, Role, ServiceConfig},
+    credentials::store::CredentialsConfig,
+    standalone::{Address, Role, ServiceConfig},
     sys::confine::Needs,
 };
 

@@ -7,10 +7,11 @@ use super::{
     plan::{Plan, joined},
 };
 use crate::{
+    credentials::store::CredentialsConfig,
     lifecycle::{HandoffClient, Tasks},
     observe::Telemetry,
     standalone::{
-        CredentialsConfig, Listening, Service, Sockets,
+        Listening, Service, Sockets,
         status::{self, Phase, Status},
     },
 };

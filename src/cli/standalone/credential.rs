@@ -9,11 +9,11 @@ use super::values::{Stale, duration};
 use crate::{
     credentials::{
         Credential,
+        acme::AcmeConfig,
+        store::{CredentialSource, CredentialsConfig, Password, Token},
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
-    standalone::{
-        AcmeConfig, CredentialSource, CredentialsConfig, Password, Token, one_credential,
-    },
+    standalone::one_credential,
     tls::{Pin, StaleCrls},
 };
 

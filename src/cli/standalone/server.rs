@@ -12,10 +12,11 @@ use super::{
 use crate::{
     app::standalone::Plan,
     config::load_policies,
+    credentials::acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage},
     identity::{SpiffeId, TrustDomain},
     standalone::{
-        Access, AcmeConfig, Address, CHECK_EVERY, Hbone, HttpCheck, LETS_ENCRYPT, ProxyMode, Role,
-        ServiceConfig, UriPattern, default_storage, status::HttpUrl,
+        Access, Address, Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, UriPattern,
+        status::HttpUrl,
     },
     tls::Pin,
 };

@@ -8,11 +8,13 @@ use crate::{
         opening::{self, Holds},
         reader::{Item, Map},
     },
-    credentials::{Credential, workload_api::Endpoint},
-    standalone::{
-        AcmeConfig, CHECK_EVERY, CredentialSource, CredentialsConfig, LETS_ENCRYPT, Role, Token,
-        default_storage, one_credential,
+    credentials::{
+        Credential,
+        acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage},
+        store::{CredentialSource, CredentialsConfig, Token},
+        workload_api::Endpoint,
     },
+    standalone::{Role, one_credential},
     tls::{Pin, StaleCrls},
 };
 

@@ -1,8 +1,12 @@
 use super::*;
 use crate::{
-    credentials::Credential,
+    credentials::{
+        Credential,
+        acme::LETS_ENCRYPT,
+        store::{CredentialSource, CredentialsConfig},
+    },
     observe::logging::LogFormat,
-    standalone::{CipherGroup, CredentialSource, CredentialsConfig, LETS_ENCRYPT},
+    standalone::CipherGroup,
     tls::record::AeadSetting,
 };
 

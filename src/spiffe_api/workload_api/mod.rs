@@ -14,7 +14,7 @@ mod messages;
 mod service;
 mod shared;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -33,6 +33,7 @@ use crate::{
     identity::TrustDomain,
     lifecycle::{Listeners, Places, Tasks},
     rpc::{self, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer},
+    sys::descriptors::{is_more_than_its_part, of_traffic},
 };
 
 /// The longest request, bytes: a token with its audience fits many times.
@@ -91,7 +92,8 @@ impl WorkloadApi {
     /// it.
     pub async fn serve(self, tasks: Tasks) {
         loop {
-            let socket = match self.listener.accept().await {
+            // What is kept is for certificates, rules and operators, not for callers.
+            let socket = match self.listener.accept().await.and_then(of_traffic) {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::warn!(target: "workload_api", %error, "no connection accepted");
@@ -103,6 +105,12 @@ impl WorkloadApi {
             let Ok(caller) = Caller::of(&socket) else { continue };
             let known = self.shared.registered.borrow().clone();
             let group = CallerGroup::of(caller.uid(), caller.netns(), known.as_deref());
+            let others = known.as_ref().map_or(0, |known| known.pods.len());
+            if is_more_than_its_part(socket.as_fd(), self.places.of(&group), others) {
+                let (uid, pid) = (caller.uid(), caller.pid());
+                tracing::debug!(target: "workload_api", uid, pid, "descriptors are short, and it has its part");
+                continue;
+            }
             let Some(seat) = self.places.take(group) else {
                 let (uid, pid) = (caller.uid(), caller.pid());
                 tracing::debug!(target: "workload_api", uid, pid, "no place for a connection");

@@ -10,7 +10,7 @@ use x509_parser::prelude::{
     ASN1Time, FromDer as _, GeneralName, ParsedExtension, X509Certificate, X509Name,
 };
 
-use crate::standalone::PeerCert;
+use crate::identity::PeerCert;
 
 /// RFC 5280 §4.1.2.2, and the byte that keeps it positive.
 const MOST_SERIAL: usize = 21;

@@ -19,8 +19,7 @@ use arc_swap::ArcSwap;
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tokio::sync::Semaphore;
 
-use super::PeerCert;
-use crate::{lifecycle::blocking, observe::Refusal};
+use crate::{identity::PeerCert, lifecycle::blocking, observe::Refusal};
 
 /// The clock is looked at every so many steps of an evaluation.
 const STEPS: NonZeroU32 = NonZeroU32::new(256).expect("not 0");

@@ -12,8 +12,10 @@ use tokio::{
 
 use super::{Address, HttpUrl, Status, http_url::exchange, metrics::Gathered, unix_now};
 use crate::{
+    credentials::roots::trusted,
     lifecycle::{Tasks, dial},
-    standalone::{credential_store::trusted, endpoint::connect, tls::web_client},
+    standalone::endpoint::connect,
+    tls::web_client,
 };
 
 /// How long an attempt may take.

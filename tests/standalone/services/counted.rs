@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use adit::{
     config::{check_standalone, load_bans, load_policies},
+    credentials::store::CredentialStore,
     observe::Telemetry,
-    standalone::{AccessControl, CredentialStore, Listening, Service},
+    standalone::{AccessControl, Listening, Service},
 };
 
 use super::world::{Backend, Proxy, World, free_port};

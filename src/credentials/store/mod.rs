@@ -1,171 +1,37 @@
 //! What a service shows to its peers and what it checks theirs against, from wherever it comes;
 //! replaced as a whole, and only by something that fits together.
 
+mod config;
+mod credentials;
 mod files;
 mod look;
 mod workload_api;
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::sign::CertifiedKey;
+use pki_types::UnixTime;
 use tokio::sync::{Semaphore, watch};
 
-pub(super) use files::trusted;
+pub use config::{CredentialSource, CredentialsConfig, Password, Token};
+pub use credentials::Credentials;
 pub use look::{Told, look};
 
 use self::{
-    files::{paths, read, unread},
+    files::{READ_WITHIN, read, unread},
     workload_api::{first_svid, of_svid},
 };
 use super::{
-    PeerCert,
-    acme::{AcmeConfig, Challenge, Renewal},
+    Source as _,
+    acme::{Challenge, Renewal, ServePort},
+    workload_api::WorkloadApi,
 };
 use crate::{
-    credentials::{
-        Credential, Source as _,
-        workload_api::{Endpoint, WorkloadApi},
-    },
-    hbone::LocalIdentity,
-    identity::PrivateKey,
     lifecycle::{Reminder, WatchedFile},
     observe::{Refusal, Refused},
-    tls::{Ends, PeerTrust, Pin, StaleCrls, classic_provider},
 };
-
-/// Where a service's certificate, key and roots come from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum CredentialsConfig {
-    /// Files.
-    Files {
-        /// Certificate and key; none shows nothing to peers (a client only).
-        credential: Option<CredentialSource>,
-        /// The password of a keystore, where it is not in a file.
-        password: Option<Password>,
-        /// The roots, PEM; none are the system's.
-        roots: Option<PathBuf>,
-        /// CRLs, PEM or DER.
-        crls: Vec<PathBuf>,
-        /// What a CRL past its nextUpdate means.
-        stale: StaleCrls,
-        /// Keys that are trusted instead of roots.
-        pins: Vec<Pin>,
-    },
-    /// The SPIFFE Workload API: the default SVID and all bundles.
-    WorkloadApi {
-        /// Its socket.
-        endpoint: Endpoint,
-        /// How long the first SVID is waited for; `None` for ever.
-        within: Option<Duration>,
-        /// Whether our SVID is shown.
-        shown: bool,
-    },
-}
-
-impl CredentialsConfig {
-    /// The files that are read.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        paths(self)
-    }
-
-    /// Whether the key is on a PKCS#11 token.
-    #[must_use]
-    pub fn on_token(&self) -> bool {
-        matches!(self, Self::Files { credential: Some(CredentialSource::Token { .. }), .. })
-    }
-
-    /// What is ordered from an ACME CA, if anything is.
-    #[must_use]
-    pub fn acme(&self) -> Option<&AcmeConfig> {
-        match self {
-            Self::Files { credential: Some(CredentialSource::Acme(acme)), .. } => Some(acme),
-            _ => None,
-        }
-    }
-}
-
-/// Certificate and key, and where they are.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum CredentialSource {
-    /// Both in files.
-    Files(Credential),
-    /// Both from an ACME CA, kept in a file.
-    Acme(AcmeConfig),
-    /// The certificate in a file, its key on a PKCS#11 token.
-    Token {
-        /// The chain, leaf first, PEM.
-        certificate: PathBuf,
-        /// Where the key is.
-        token: Token,
-    },
-}
-
-/// A PKCS#11 token.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Token {
-    /// The shared library that speaks with it.
-    pub module: PathBuf,
-    /// Its label; `None` if the module has one token only.
-    pub label: Option<String>,
-    /// The user's PIN, where it is not in a file.
-    pub pin: Option<Password>,
-    /// A file whose first line is the PIN.
-    pub pin_file: Option<PathBuf>,
-}
-
-/// A password that is never shown.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Password(pub zeroize::Zeroizing<String>);
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password(redacted)")
-    }
-}
-
-/// What a service shows and trusts at one moment.
-#[derive(Debug)]
-pub struct Credentials {
-    /// What is shown to peers.
-    pub key: Option<Arc<CertifiedKey>>,
-    /// What theirs is checked against.
-    pub trust: PeerTrust,
-    /// What our own certificate says.
-    pub own: Option<PeerCert>,
-    /// The same as an X.509-SVID, with the bundles of whom it trusts, if it is one.
-    pub svid: Option<LocalIdentity>,
-    /// When it ends.
-    pub not_after: Option<SystemTime>,
-    /// Where it is from, for people.
-    pub source: String,
-    /// When roots and CRLs of files end.
-    pub ends: Ends,
-    /// Why nothing of it may be used any more, if its source has taken it back: new connections
-    /// are refused.
-    pub gone: Option<String>,
-}
-
-impl Credentials {
-    /// The same where its source has taken back what is shown.
-    fn without_identity(&self, why: &str) -> Self {
-        Self {
-            key: None,
-            trust: self.trust.clone(),
-            own: self.own.clone(),
-            svid: None,
-            not_after: None,
-            source: self.source.clone(),
-            ends: self.ends.clone(),
-            gone: Some(why.to_owned()),
-        }
-    }
-}
 
 /// Keeps the credentials of one service up to date.
 pub struct CredentialStore {
@@ -191,7 +57,7 @@ impl CredentialStore {
     /// What is wrong, and where.
     pub async fn open(config: CredentialsConfig) -> Result<Arc<Self>, String> {
         // Before they are read: what changes from here on is seen.
-        let files = WatchedFile::of_all(paths(&config));
+        let files = WatchedFile::of_all(config.files());
         let (material, workload_api) = match &config {
             CredentialsConfig::Files { .. } => (read(&config, None).await?, None),
             CredentialsConfig::WorkloadApi { endpoint, within, shown } => {
@@ -234,7 +100,8 @@ impl CredentialStore {
     }
 
     /// The ACME challenge that is expected now.
-    pub(super) fn challenge(&self) -> Option<Arc<Challenge>> {
+    #[must_use]
+    pub fn challenge(&self) -> Option<Arc<Challenge>> {
         self.acme.as_ref()?.pending.load_full()
     }
 
@@ -314,15 +181,16 @@ impl CredentialStore {
         }
     }
 
-    /// Follows the source: changed files, a new SVID, a certificate that is due. Never returns.
-    pub async fn follow(&self) {
+    /// Follows the source: changed files, a new SVID, a certificate that is due. Challenges that
+    /// have a port of their own are answered by `port`. Never returns.
+    pub async fn follow(&self, port: ServePort) {
         match &self.acme {
             None => self.follow_source().await,
             Some(acme) => {
                 let failed = |why| {
                     *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 };
-                tokio::join!(self.follow_source(), acme.follow(failed));
+                tokio::join!(self.follow_source(), acme.follow(port, failed));
             }
         }
     }
@@ -422,20 +290,3 @@ impl CredentialStore {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long files may take to be read anew: one may have become a pipe.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-
-/// The key as rustls uses it, if it is that of the leaf.
-fn certified(
-    chain: Vec<CertificateDer<'static>>,
-    key: &PrivateKey,
-) -> Result<Arc<CertifiedKey>, String> {
-    let der = PrivateKeyDer::Pkcs8(key.pkcs8().into());
-    let certified = CertifiedKey::from_der(chain, der.clone_key(), &classic_provider());
-    certified.map(Arc::new).map_err(|e| match e {
-        rustls::Error::InconsistentKeys(_) => {
-            "the private key is not that of the certificate".to_owned()
-        }
-        _ => "certificate and private key cannot be used for TLS".to_owned(),
-    })
-}

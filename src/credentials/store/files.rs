@@ -10,18 +10,22 @@ use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{CredentialSource, Credentials, CredentialsConfig, READ_WITHIN, Token, certified};
+use super::{
+    config::{CredentialSource, CredentialsConfig, Token},
+    credentials::{Credentials, certified},
+};
 use crate::{
-    credentials::Credential,
-    hbone::LocalIdentity,
+    credentials::{Credential, roots::trusted},
     identity::{
-        BundleSet, PrivateKey, TrustBundle, X509Svid, chain_words,
+        BundleSet, LocalIdentity, PeerCert, PrivateKey, TrustBundle, X509Svid,
         key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
         parse_leaf,
     },
-    standalone::PeerCert,
     tls::{Ends, PeerTrust, pkcs11},
 };
+
+/// How long files may take to be read anew: one may have become a pipe.
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// Files are read beside the control thread: a keystore's key derivation may take a while.
 pub(super) async fn read(
@@ -159,49 +163,14 @@ fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
 
-/// The roots of a file, each of which can be one, or those of the system.
-pub(in crate::standalone) fn trusted(
-    file: Option<&PathBuf>,
-) -> Result<Vec<CertificateDer<'static>>, String> {
-    let Some(path) = file else { return Ok(rustls_native_certs::load_native_certs().certs) };
-    let all = certificates(path)?;
-    for root in &all {
-        webpki::anchor_from_trusted_cert(root).map_err(|e| at(path, chain_words(&e)))?;
-    }
-    Ok(all)
-}
-
 /// What to say when they took longer.
 pub(super) fn unread(config: &CredentialsConfig) -> String {
     let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
-    match paths(config).iter().find(no_file) {
+    match config.files().iter().find(no_file) {
         Some(path) => at(path, "is a pipe that nobody writes to"),
         None if config.on_token() => {
             format!("the PKCS#11 token did not answer within {READ_WITHIN:?}")
         }
         None => format!("files could not be read within {READ_WITHIN:?}"),
     }
-}
-
-pub(super) fn paths(config: &CredentialsConfig) -> Vec<PathBuf> {
-    let CredentialsConfig::Files { credential, roots, crls, .. } = config else {
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
-    match credential {
-        Some(CredentialSource::Files(Credential::Pem { certificate, private_key })) => {
-            paths.extend([certificate.clone(), private_key.clone()]);
-        }
-        Some(CredentialSource::Files(Credential::Keystore { keystore, password })) => {
-            paths.push(keystore.clone());
-            paths.extend(password.clone());
-        }
-        Some(CredentialSource::Acme(acme)) => paths.push(acme.file()),
-        Some(CredentialSource::Token { certificate, token }) => {
-            paths.push(certificate.clone());
-            paths.extend(token.pin_file.clone());
-        }
-        None => {}
-    }
-    paths
 }

@@ -10,7 +10,7 @@ use std::{
 use instant_acme::AccountCredentials;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::AcmeConfig;
+use super::config::AcmeConfig;
 use crate::{
     identity::key_files::{at, bytes, certificates},
     sys::files,
@@ -26,11 +26,7 @@ pub(super) struct Storage {
 
 impl Storage {
     pub(super) fn of(config: &AcmeConfig) -> Self {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-        let ca = config.directory.trim_start_matches("https://");
-        let ca: String = ca.chars().map(plain).collect();
-        let folder = config.storage.join(ca);
-        let certificate = folder.join(format!("{}.pem", config.name));
+        let (folder, certificate) = (config.folder(), config.file());
         Self { folder, certificate }
     }
 

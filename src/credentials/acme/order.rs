@@ -1,6 +1,5 @@
 //! One order at the CA.
 
-use arc_swap::ArcSwapOption;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -15,18 +14,22 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use rustls::sign::CertifiedKey;
 
-use super::{AcmeConfig, Challenge, storage::Storage};
+use super::{
+    challenge::{Challenge, Pending},
+    config::AcmeConfig,
+    storage::Storage,
+};
 use crate::{
+    credentials::roots::trusted,
     identity::pem,
-    standalone::{credential_store::trusted, tls::web_client},
-    tls::classic_provider,
+    tls::{classic_provider, web_client},
 };
 
 /// Orders, proves and fetches: the key and the chain, leaf first, as one PEM.
 pub(super) async fn place(
     config: &AcmeConfig,
     storage: &Storage,
-    pending: &ArcSwapOption<Challenge>,
+    pending: &Pending,
 ) -> Result<String, String> {
     let account = account(config, storage).await?;
     let names = [Identifier::Dns(config.name.clone())];
@@ -90,7 +93,7 @@ async fn account(config: &AcmeConfig, storage: &Storage) -> Result<Account, Stri
 }
 
 /// Has the CA look whether the name is ours.
-async fn prove(order: &mut Order, pending: &ArcSwapOption<Challenge>) -> Result<(), String> {
+async fn prove(order: &mut Order, pending: &Pending) -> Result<(), String> {
     let mut authorizations = order.authorizations();
     while let Some(found) = authorizations.next().await {
         let mut found = found.map_err(|e| told("the authorization", &e))?;

@@ -6,11 +6,11 @@ use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
 
 use super::{
-    CredentialSource, CredentialsConfig,
-    files::{keystore_or_pem, trusted},
+    config::{CredentialSource, CredentialsConfig},
+    files::keystore_or_pem,
 };
 use crate::{
-    credentials::Credential,
+    credentials::{Credential, roots::trusted},
     identity::{
         Revocations, TrustBundle,
         key_files::{self, at, certificates},

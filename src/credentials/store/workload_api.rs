@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Credentials, certified};
+use super::credentials::{Credentials, certified};
 use crate::{
     credentials::{Source as _, workload_api::WorkloadApi},
-    hbone::LocalIdentity,
-    identity::{BundleSet, X509Svid},
-    standalone::PeerCert,
+    identity::{BundleSet, LocalIdentity, PeerCert, X509Svid},
     tls::{Ends, PeerTrust},
 };
 

@@ -12,7 +12,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::identity::{SpiffeId, parse_leaf, system_time};
+use super::{SpiffeId, parse_leaf, system_time};
 
 /// The leaf of a chain that was verified.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

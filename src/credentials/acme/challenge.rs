@@ -4,7 +4,6 @@
 use std::{io, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
-use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use nix::sys::socket::{MsgFlags, recv};
 use pki_types::PrivateKeyDer;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
@@ -17,7 +16,7 @@ use rustls::{
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
-    standalone::{Accepting, endpoint, proxy_protocol},
+    sys::sockets::canonical,
     tls::{classic_provider, secured, traffic_secrets},
 };
 
@@ -25,13 +24,14 @@ use crate::{
 const PROTOCOL: &[u8] = b"acme-tls/1";
 /// How long a CA may take for its handshake.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How many callers are looked at at once, before there is a service.
-const AT_ONCE: usize = 64;
 /// The longest ClientHello that is waited for: one record.
 const LONGEST_HELLO: usize = 16 * 1024;
 
+/// The challenge that is expected now, if one is.
+pub type Pending = ArcSwapOption<Challenge>;
+
 /// What the CA wants to see.
-pub(in crate::standalone) struct Challenge {
+pub struct Challenge {
     config: Arc<ServerConfig>,
 }
 
@@ -66,13 +66,17 @@ impl Challenge {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(in crate::standalone) async fn is_asked(&self, socket: &TcpStream) -> bool {
+    pub async fn is_asked(&self, socket: &TcpStream) -> bool {
         tokio::time::timeout(WITHIN, asks(socket)).await.is_ok_and(|asks| asks.unwrap_or(false))
     }
 
     /// Answers a caller who asks for it.
-    pub(in crate::standalone) async fn answer(&self, socket: TcpStream) {
-        let from = endpoint::remote(&socket).map_or_else(|| "?".into(), |addr| addr.to_string());
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn answer(&self, socket: TcpStream) {
+        let from = socket.peer_addr().map(canonical);
+        let from = from.map_or_else(|_| "?".into(), |addr| addr.to_string());
         match secured::accept(socket, Arc::clone(&self.config), WITHIN).await {
             Ok(_) => tracing::info!(target: "svid", from, "ACME challenge answered"),
             Err(error) => {
@@ -115,38 +119,6 @@ async fn asks(socket: &TcpStream) -> io::Result<bool> {
         }
         // What is there stays there, so the socket stays readable.
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Takes connections that no service takes yet, and answers challenges; whoever else calls is
-/// turned away. Never returns.
-pub(super) async fn serve(
-    accepting: &Accepting,
-    pending: &ArcSwapOption<Challenge>,
-    proxy_header: bool,
-) {
-    let mut callers = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted {
-                Ok((socket, _)) => callers.push(caller(socket, pending, proxy_header).boxed()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            },
-            Some(()) = callers.next() => {}
-        }
-    }
-}
-
-async fn caller(socket: TcpStream, pending: &ArcSwapOption<Challenge>, proxy_header: bool) {
-    let Some(challenge) = pending.load_full() else { return };
-    if proxy_header {
-        let told = tokio::time::timeout(WITHIN, proxy_protocol::read(&socket)).await;
-        if !told.is_ok_and(|told| told.is_ok()) {
-            return;
-        }
-    }
-    if challenge.is_asked(&socket).await {
-        challenge.answer(socket).await;
     }
 }
 

@@ -1,0 +1,99 @@
+//! Where the challenges of an ACME CA come in while no service takes them: before the start, and at
+//! a port of their own.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::net::TcpStream;
+
+use super::{Accepting, Address, Listening, proxy_protocol};
+use crate::{
+    credentials::acme::{AcmeConfig, Pending, Renewal},
+    sys::descriptors::of_traffic,
+};
+
+/// How long a caller may take for its PROXY header.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How many callers are looked at at once, before there is a service.
+const AT_ONCE: usize = 64;
+
+/// Sees to it that there is a certificate, before anything is served: five attempts.
+///
+/// # Errors
+/// What the CA said to the last of them.
+///
+/// # Cancel safety
+/// Dropped, it leaves an order at the CA that nobody finishes.
+pub(crate) async fn first_acme_certificate(
+    config: &AcmeConfig,
+    listening: &Listening,
+    proxy_header: bool,
+) -> Result<(), String> {
+    let renewal = Renewal::of(config.clone());
+    if renewal.is_valid() {
+        return Ok(());
+    }
+    tracing::info!(target: "svid", name = config.name, ca = config.directory, "ordering a certificate by ACME");
+    let accepting = listening.accepting().map_err(|e| e.to_string())?;
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(5))
+        .with_max_delay(Duration::from_secs(120))
+        .with_max_times(4);
+    let ordering = (|| renewal.order(answer_challenges)).retry(pauses).notify(|error, pause| {
+        tracing::warn!(target: "svid", name = config.name, error, ?pause, "no certificate by ACME yet");
+    });
+    tokio::select! {
+        ordered = ordering => ordered,
+        () = serve(&accepting, &renewal.pending, proxy_header) => {
+            Err("challenges can be answered no more".into())
+        }
+    }
+}
+
+/// Answers challenges at this port on all addresses, until dropped; returns only why it cannot.
+pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, String> {
+    async move {
+        let everywhere = Address::Tcp { host: String::new(), port };
+        let own = match Listening::open(&everywhere) {
+            Ok(own) => own,
+            Err(error) => return format!("port for challenges: {error}"),
+        };
+        match own.accepting() {
+            Ok(accepting) => serve(&accepting, pending, false).await,
+            Err(error) => return error.to_string(),
+        }
+        "challenges can be answered no more".to_owned()
+    }
+    .boxed()
+}
+
+/// Takes connections that no service takes yet, and answers challenges; whoever else calls is
+/// turned away. Never returns.
+async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
+    let mut callers = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted
+                .and_then(|(socket, _)| of_traffic(socket))
+            {
+                Ok(socket) => callers.push(caller(socket, pending, proxy_header).boxed()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(()) = callers.next() => {}
+        }
+    }
+}
+
+async fn caller(socket: TcpStream, pending: &Pending, proxy_header: bool) {
+    let Some(challenge) = pending.load_full() else { return };
+    if proxy_header {
+        let told = tokio::time::timeout(WITHIN, proxy_protocol::read(&socket)).await;
+        if !told.is_ok_and(|told| told.is_ok()) {
+            return;
+        }
+    }
+    if challenge.is_asked(&socket).await {
+        challenge.answer(socket).await;
+    }
+}
