@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use super::Service;
 use crate::{
-    observe::conn::{CloseReason, Direction, LiveConn},
-    policy::{self, Rules},
+    observe::conn::{Direction, LiveConn},
+    policy::{
+        Rules,
+        admission::{AccessRules, Asked, Protection, Request, decide},
+    },
 };
 
 impl Service {
@@ -32,18 +35,21 @@ impl Service {
             return false;
         };
         let rules = policies.rules();
-        let verdict = policy::authorize(&rules, &flow);
-        let denied = !verdict.allowed() && verdict.policy().is_some();
-        // Rules of policies are `namespace/name rule N`, those of names are words.
-        let by_policy = by.contains('/');
-        let allowed = verdict.allowed() && verdict.policy().is_some();
-        if !denied && (allowed || !by_policy) {
-            return false;
-        }
-        conn.metadata(|f| {
-            f.error = Some(format!("closed due to policy change: {verdict}").into());
-        });
-        conn.cut(CloseReason::PolicyChanged);
+        let request = Request {
+            flow: &flow,
+            as_shown: &[],
+            proven: true,
+            // Rules of policies are `namespace/name rule N`, those of names are words.
+            access: match by.contains('/') {
+                true => AccessRules::NoMatch(&"the rule that admitted it is gone"),
+                false => AccessRules::Admit(&by),
+            },
+        };
+        let protection = Protection { rules: Some(&rules), strict: false };
+        let decision = decide(protection, &request).decision(Asked::WhileOpen);
+        let Some((reason, _)) = &decision.refused else { return false };
+        conn.metadata(|f| decision.record(f, Asked::WhileOpen));
+        conn.cut(*reason);
         true
     }
 }
