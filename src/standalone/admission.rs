@@ -20,7 +20,7 @@ pub(super) async fn admit(
     let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
-    let own = own_id(service);
+    let own = service.own_id();
     conn.metadata(|f| {
         let (theirs, ours) =
             if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
@@ -39,7 +39,7 @@ pub(super) async fn admit(
     // Policies that were replaced meanwhile have not seen this connection.
     let after = policies.map(|policies| policies.rules());
     let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
-    if !same && service.judge_again(conn.live()) {
+    if !same && service.judge_again(conn.live(), Some(peer)) {
         return Err((CloseReason::PolicyChanged, None));
     }
     Ok(())
@@ -52,19 +52,27 @@ pub(super) async fn judged(
     addr: SocketAddr,
     local: SocketAddr,
 ) -> Result<(), String> {
-    let own = own_id(service);
+    let own = service.own_id();
     let flow = flow(peer, own.as_ref(), addr, local);
     let caller = Caller { peer, flow: &flow, own: own.as_ref() };
     let decision = service.access.decide(&caller, Asked::AtOpening).await;
     decision.allowed().map_err(|(_, why)| why)
 }
 
-fn own_id(service: &Service) -> Option<SpiffeId> {
-    service.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+impl Service {
+    /// Who it is.
+    pub(super) fn own_id(&self) -> Option<SpiffeId> {
+        self.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+    }
 }
 
 /// What the access rules are asked about.
-fn flow(peer: &PeerCert, own: Option<&SpiffeId>, addr: SocketAddr, local: SocketAddr) -> Flow {
+pub(super) fn flow(
+    peer: &PeerCert,
+    own: Option<&SpiffeId>,
+    addr: SocketAddr,
+    local: SocketAddr,
+) -> Flow {
     let foreign = match (&peer.id, own) {
         (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
         (peer, _) => peer.is_some(),

@@ -156,6 +156,12 @@ impl TrustRevalidator {
         judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
     }
 
+    /// What the peers of open connections of plain TLS have shown, by connection.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<PeerCert>)> {
+        let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
+        open.into_iter().map(|entry| (entry.conn.id, Arc::clone(&entry.peer.cert)))
+    }
+
     /// Follows the credentials and the bans. Never returns.
     pub(super) async fn follow(&self, service: &Service) {
         let (mut changes, mut banned) = (service.keeper.watch(), self.banned.clone());

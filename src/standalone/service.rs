@@ -424,7 +424,7 @@ impl Service {
         });
     }
 
-    fn direction(&self) -> Direction {
+    pub(super) fn direction(&self) -> Direction {
         match self.config.role {
             Role::Server => Direction::Inbound,
             Role::Client => Direction::Outbound,

@@ -244,6 +244,48 @@ fn a_deny_counts_for_every_name_that_is_shown() {
     wait_until("three refusals", LIMIT, || server.count("policy_denied") == 3);
 }
 
+/// The same while it is open, when policies change: an ALLOW, a DENY, and who is denied by one of
+/// several names.
+#[test]
+fn a_deny_closes_whom_it_names_by_whatever_name() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let with = |names: &[&str]| {
+        pki.ca.leaf("app", |params| {
+            params.subject_alt_names = names.iter().map(|name| uri(name)).collect();
+        })
+    };
+    let policy = |denied: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{ name: d }}\n\
+             spec: {{ action: DENY, rules: [{{ from: [{{ source: {{ principals: ['{denied}'] }} }}] \
+             }}] }}\n"
+        )
+    };
+    pki.write("deny.yaml", policy("td.test/nobody"));
+    let flags = format!("--allow-cn app --allow-authorization-policy {}", pki.at("deny.yaml"));
+    let server = Adit::start(pki.server(echo.addr) + &flags);
+    let open = |names: &[&str]| {
+        let mut session = Caller::new(&pki.ca, Some(&with(names))).dial(server.addr).unwrap();
+        assert!(heard(&mut session.0), "{names:?}");
+        session
+    };
+    let mut one = open(&["spiffe://td.test/bad"]);
+    let mut with_url = open(&["spiffe://td.test/bad", "https://example.org/"]);
+    let mut second = open(&["spiffe://td.test/good", "spiffe://td.test/bad"]);
+    let mut good = open(&["spiffe://td.test/good", "https://example.org/"]);
+    pki.write("deny.yaml", policy("td.test/bad"));
+    wait_until("three are closed", LIMIT, || server.count("policy_changed") == 3);
+    for (closed, name) in [(&mut one, "one"), (&mut with_url, "URL"), (&mut second, "second")] {
+        assert!(!heard(&mut closed.0), "{name}");
+    }
+    server.logs("policy_changed … closed due to policy change: explicitly denied by");
+    assert!(heard(&mut good.0));
+}
+
+fn heard(session: &mut (impl Read + Write)) -> bool {
+    session.write_all(b"hello").and_then(|()| session.read_exact(&mut [0; 5])).is_ok()
+}
+
 /// Each certificate of a chain costs signatures to check.
 #[test]
 fn a_chain_without_end_is_refused() {
