@@ -125,6 +125,12 @@ impl AccessControl {
         self.bans.as_ref()
     }
 
+    /// Who is banned now.
+    #[must_use]
+    pub fn banned(&self) -> Banned {
+        self.bans.as_ref().map(|bans| Arc::clone(&bans.list.borrow())).unwrap_or_default()
+    }
+
     /// Who is banned now and after each change; `None` if nobody ever is.
     #[must_use]
     pub fn watch_banned(&self) -> Option<watch::Receiver<Banned>> {

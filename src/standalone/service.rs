@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use futures_util::FutureExt as _;
 use tokio::{
     net::TcpStream,
@@ -180,6 +181,8 @@ pub struct Service {
     pub(super) revalidator: TrustRevalidator,
     pub(super) callers: Callers,
     configs: Configs,
+    /// What an edit has put in its place.
+    pub(super) successor: ArcSwapOption<Self>,
     slots: Option<Arc<Semaphore>>,
     /// Callers that have not proven who they are: they take no slot.
     unproven: Places<IpAddr>,
@@ -226,6 +229,7 @@ impl Service {
             telemetry,
             names: Arc::new(names),
             configs: Configs::default(),
+            successor: ArcSwapOption::empty(),
             slots,
             unproven: Places::new(UNPROVEN, of_one),
             stop: CancellationToken::new(),
