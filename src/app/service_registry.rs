@@ -47,6 +47,7 @@ impl Following {
 
     /// Looks at these files too: the service is none of those that the process looks at any more.
     fn look_at(&self, mut access: AccessFiles) {
+        self.0.spawn(Arc::clone(&access.service).follow_successor());
         self.0.spawn(async move {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -174,6 +175,7 @@ impl ServiceRegistry {
             for (service, target) in old.targets().filter(|target| !wanted.contains(target)) {
                 self.telemetry.metrics.targets.forget(&service, &target);
             }
+            old.service.replaced_by_one_of(self.running.iter().map(|new| &new.service));
             self.let_go(old, grace);
         }
         self.leaving.retain(|service| service.open() > 0);

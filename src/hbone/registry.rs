@@ -175,6 +175,12 @@ impl TunnelRegistry {
         Ok(proven)
     }
 
+    /// Those that are open.
+    #[must_use]
+    pub fn open(&self) -> Vec<Arc<AuthenticatedTunnel>> {
+        self.table.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -196,7 +202,7 @@ impl TunnelRegistry {
         expiry: PeerExpiry,
         now: SystemTime,
     ) -> Vec<Arc<AuthenticatedTunnel>> {
-        let open: Vec<_> = self.table.lock().values().filter_map(Weak::upgrade).collect();
+        let open = self.open();
         // Of many tunnels with one peer, one is verified.
         let mut known = HashMap::new();
         let mut condemned = Vec::new();

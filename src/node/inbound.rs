@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node, OWN_PORTS, Pod,
     outbound::{Outcome, connect_failed, ended, finish},
+    recheck::decided,
     telemetry::{baggage, party},
 };
 use crate::{
@@ -19,9 +20,9 @@ use crate::{
         stream::TunnelStream,
     },
     lifecycle::{Tasks, source},
-    mesh::{MtlsMode, View, Workload},
+    mesh::{View, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    policy,
+    policy::admission::Asked,
     relay::{self, App},
     sys::sockets,
     tls::Session,
@@ -239,22 +240,9 @@ pub(super) fn authorize(
 ) -> Result<(), (CloseReason, String)> {
     conn.metadata(|f| f.flow_dst = Some(flow.dst));
     let mesh = node.mesh.load_full();
-    if flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict {
-        let why = "plaintext while mtls is strict; the caller must be in the mesh, or the \
-                   file must say `mtls: permissive`";
-        return Err((CloseReason::PlaintextRefused, why.to_owned()));
-    }
-    let rules = mesh.rules(uid);
-    let verdict = policy::authorize(&rules, &flow);
-    conn.metadata(|f| {
-        f.policy = verdict.policy().map(ToOwned::to_owned);
-        let dry_run = verdict.dry_run();
-        f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into());
-    });
-    match verdict.allowed() {
-        true => Ok(()),
-        false => Err((CloseReason::PolicyDenied, verdict.to_string())),
-    }
+    let decision = decided(&mesh, uid, &flow, Asked::AtOpening);
+    conn.metadata(|f| decision.record(f, Asked::AtOpening));
+    decision.allowed()
 }
 
 fn refuse(incoming: Incoming, status: StatusCode, reason: CloseReason, why: &str) -> Outcome {

@@ -13,7 +13,7 @@
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
 //!    namespace; [`inbound`] demands the caller's SVID, checks that the authority is this
-//!    very pod, asks [`crate::policy::authorize`], and only then dials the application, from
+//!    very pod, asks [`crate::policy::admission::decide`], and only then dials the application, from
 //!    the caller's address.
 //! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.
 //! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one

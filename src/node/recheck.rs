@@ -2,9 +2,9 @@
 
 use super::Node;
 use crate::{
-    mesh::{MtlsMode, RulesChanged},
-    observe::conn::{CloseReason, Direction},
-    policy,
+    mesh::{MtlsMode, RulesChanged, View},
+    observe::conn::{Direction, Flow},
+    policy::admission::{Asked, Decision, Protection, Request, decide},
 };
 
 /// Asks the current policies about the open inbound connections of the workloads whose rules
@@ -27,22 +27,18 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
         if !changed.of(workload) {
             continue;
         }
-        let plaintext_refused = flow.peer_id.is_none() && mesh.mtls() == MtlsMode::Strict;
-        let rules = mesh.rules(&uid);
-        let verdict = policy::authorize(&rules, &flow);
-        if verdict.allowed() && !plaintext_refused {
-            continue;
-        }
-        conn.metadata(|f| {
-            f.policy = verdict.policy().map(ToOwned::to_owned);
-            let why = match plaintext_refused {
-                true => "mtls is strict now".to_owned(),
-                false => verdict.to_string(),
-            };
-            f.error = Some(format!("closed due to policy change: {why}").into());
-        });
-        conn.cut(CloseReason::PolicyChanged);
+        let decision = decided(&mesh, &uid, &flow, Asked::WhileOpen);
+        let Some((reason, _)) = &decision.refused else { continue };
+        conn.metadata(|f| decision.record(f, Asked::WhileOpen));
+        conn.cut(*reason);
         closed += 1;
     }
     closed
+}
+
+/// What the mesh says of a connection with the workload `uid`.
+pub(super) fn decided(mesh: &View, uid: &str, flow: &Flow, asked: Asked) -> Decision {
+    let rules = mesh.rules(uid);
+    let strict = mesh.mtls() == MtlsMode::Strict;
+    decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
 }

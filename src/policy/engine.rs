@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Action, Policy};
+use super::{Action, Policy, Rule};
 use crate::observe::conn::Flow;
 
 /// The policies that protect one workload.
@@ -28,6 +28,26 @@ impl Named {
         let hit =
             self.policy.rules.iter().position(|rule| rule.matches(self.policy.action, flow))?;
         Some(&self.rules[hit])
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = Numbered<'_>> {
+        let action = self.policy.action;
+        let rules = self.policy.rules.iter().zip(&self.rules);
+        rules.map(move |(rule, name)| Numbered { rule, action, name })
+    }
+}
+
+/// One rule of a policy.
+pub(super) struct Numbered<'a> {
+    rule: &'a Rule,
+    action: Action,
+    /// `namespace/name rule N`
+    pub(super) name: &'a str,
+}
+
+impl Numbered<'_> {
+    pub(super) fn matches(&self, flow: &Flow) -> bool {
+        self.rule.matches(self.action, flow)
     }
 }
 
@@ -82,11 +102,37 @@ impl Rules {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The rule that denies a flow.
+    pub(super) fn denying(&self, flow: &Flow) -> Option<&Arc<str>> {
+        self.deny.iter().find_map(|named| named.matching(flow))
+    }
+
+    /// What dry-run policies that deny would do.
+    pub(super) fn dry_run_denials(&self, flow: &Flow) -> impl Iterator<Item = String> {
+        let denials = self.dry.iter().filter(|named| named.policy.action == Action::Deny);
+        denials.filter_map(|named| would_do(named, flow))
+    }
+
+    /// The rules that deny, in the order in which they are asked.
+    pub(super) fn denials(&self) -> impl Iterator<Item = Numbered<'_>> {
+        self.deny.iter().flat_map(Named::numbered)
+    }
+
+    /// The rules that allow, in the order in which they are asked.
+    pub(super) fn grants(&self) -> impl Iterator<Item = Numbered<'_>> {
+        self.allow.iter().flat_map(Named::numbered)
+    }
+
+    /// The rules that only say what they would do.
+    pub(super) fn dry_runs(&self) -> impl Iterator<Item = Numbered<'_>> {
+        self.dry.iter().flat_map(Named::numbered)
+    }
 }
 
 /// What the policies say of one flow.
 #[derive(Debug)]
-pub struct Verdict<'a> {
+pub(super) struct Verdict<'a> {
     outcome: Outcome<'a>,
     dry_run: Vec<String>,
 }
@@ -100,35 +146,41 @@ enum Outcome<'a> {
     Nobody { why: &'a str },
 }
 
-impl Verdict<'_> {
+impl<'a> Verdict<'a> {
     /// Whether the flow may pass.
-    #[must_use]
-    pub fn allowed(&self) -> bool {
+    pub(super) fn allowed(&self) -> bool {
         matches!(self.outcome, Outcome::NoPolicy | Outcome::Allowed { .. })
     }
 
-    /// `namespace/name rule N` of the rule that decided, if one did.
-    #[must_use]
-    pub fn policy(&self) -> Option<&Arc<str>> {
+    /// Whether there is no policy that could allow it, and none that denies it.
+    pub(super) fn no_policy(&self) -> bool {
+        matches!(self.outcome, Outcome::NoPolicy)
+    }
+
+    /// Whether nobody may call, whoever it is.
+    pub(super) fn nobody_may(&self) -> bool {
+        matches!(self.outcome, Outcome::Nobody { .. })
+    }
+
+    /// `namespace/name rule N` of the rule that allows it.
+    pub(super) fn allowed_by(&self) -> Option<&'a Arc<str>> {
         match self.outcome {
-            Outcome::Allowed { by } | Outcome::Denied { by } => Some(by),
+            Outcome::Allowed { by } => Some(by),
             _ => None,
         }
     }
 
-    /// When no `ALLOW` matched: the rule that came closest, and what it missed.
-    #[must_use]
-    pub fn closest(&self) -> Option<&str> {
-        match &self.outcome {
-            Outcome::NoneAllowed { closest } => Some(closest),
+    /// `namespace/name rule N` of the rule that denies it.
+    pub(super) fn denied_by(&self) -> Option<&'a Arc<str>> {
+        match self.outcome {
+            Outcome::Denied { by } => Some(by),
             _ => None,
         }
     }
 
-    /// What dry-run policies would have done.
-    #[must_use]
-    pub fn dry_run(&self) -> &[String] {
-        &self.dry_run
+    /// What dry-run policies would have done, once.
+    pub(super) fn take_dry_run(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.dry_run)
     }
 }
 
@@ -148,8 +200,7 @@ impl fmt::Display for Verdict<'_> {
 
 /// Asks the rules of the destination about a flow (istio-ambient facts §10): any DENY that
 /// matches denies; else without any ALLOW it passes; else one ALLOW must match.
-#[must_use]
-pub fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
+pub(super) fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
     let dry_run = rules.dry.iter().filter_map(|named| would_do(named, flow)).collect();
     Verdict { outcome: decide(rules, flow), dry_run }
 }
@@ -158,7 +209,7 @@ fn decide<'a>(rules: &'a Rules, flow: &Flow) -> Outcome<'a> {
     if let Some(why) = &rules.nobody {
         return Outcome::Nobody { why };
     }
-    if let Some(by) = rules.deny.iter().find_map(|named| named.matching(flow)) {
+    if let Some(by) = rules.denying(flow) {
         return Outcome::Denied { by };
     }
     if rules.allow.is_empty() {

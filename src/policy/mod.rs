@@ -1,15 +1,16 @@
 //! Who may call whom: Istio `AuthorizationPolicy`, L4 fields, compiled when loaded.
 //!
-//! [`Policy`] is one document, [`Rules`] what applies to one workload, [`authorize`] asks
-//! them about one flow and answers with a [`Verdict`] that names the deciding rule.
+//! [`Policy`] is one document, [`Rules`] what applies to one workload, [`admission::decide`] asks
+//! them about one connection and answers with a trace that names the deciding rule.
 //! Not here: reading YAML ([`crate::config`]).
 
+pub mod admission;
 mod dump;
 mod engine;
 mod matcher;
 mod rule;
 
 pub use dump::{PolicyDump, RuleDump, SourceDump};
-pub use engine::{Rules, Verdict, authorize};
+pub use engine::Rules;
 pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch, canonical_block};
 pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Display,
+    fmt::{self, Display},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +15,10 @@ use super::{Access, Rego, ServiceConfig};
 use crate::{
     identity::{PeerCert, SpiffeId},
     observe::{Refusal, Refused, conn::Flow},
-    policy::{self, Rules},
+    policy::{
+        Rules,
+        admission::{self, AccessRules, Asked, Decision, Protection, Request},
+    },
 };
 
 /// Identities that may not be there, whatever they show.
@@ -122,6 +125,12 @@ impl AccessControl {
         self.bans.as_ref()
     }
 
+    /// Who is banned now.
+    #[must_use]
+    pub fn banned(&self) -> Banned {
+        self.bans.as_ref().map(|bans| Arc::clone(&bans.list.borrow())).unwrap_or_default()
+    }
+
     /// Who is banned now and after each change; `None` if nobody ever is.
     #[must_use]
     pub fn watch_banned(&self) -> Option<watch::Receiver<Banned>> {
@@ -152,61 +161,85 @@ impl AccessControl {
         self.policies.as_ref().map(|policies| policies.rules())
     }
 
-    /// The rule that admits the peer.
-    ///
-    /// # Errors
-    /// Why none does.
+    /// Whether the peer may be there.
     ///
     /// # Cancel safety
     /// Dropping the future leaves a Rego policy to come to its end by itself, within its time.
-    pub async fn admit(&self, peer: &Arc<PeerCert>, flow: &Flow) -> Result<Arc<str>, String> {
-        let mut why = format!("{} is named by no rule", peer.name());
-        if let Some(fault) = peer.id_fault.as_deref().or(peer.spiffe_fault.as_deref()) {
-            why = format!("{why}; its SPIFFE ID does not count: {fault}");
-        }
-        let rules = self.rules();
-        // Several names prove no ID, and each may be denied.
-        for id in peer.shown_ids().filter(|id| flow.peer_id.as_ref() != Some(id)) {
-            let as_shown = Flow { peer_id: Some(id), ..flow.clone() };
-            let verdict = rules.as_ref().map(|rules| policy::authorize(rules, &as_shown));
-            if let Some(verdict) = verdict.filter(|v| !v.allowed() && v.policy().is_some()) {
-                return Err(verdict.to_string());
-            }
-        }
-        let verdict = rules.as_ref().map(|rules| policy::authorize(rules, flow));
-        let allowed = match &verdict {
-            Some(verdict) => match (verdict.allowed(), verdict.policy()) {
-                (true, by) => by.cloned(),
-                (false, Some(_)) => return Err(verdict.to_string()),
-                (false, None) => {
-                    why = verdict.to_string();
-                    None
-                }
-            },
-            None => None,
+    pub async fn decide(&self, caller: &Caller<'_>, asked: Asked) -> Decision {
+        let by_name = by_name(&self.named, caller.peer);
+        let (decision, final_word) = self.by_rules(caller, by_name, asked);
+        let Some(rego) = self.rego.as_ref().filter(|_| !final_word) else { return decision };
+        let peer = caller.peer;
+        let why = match rego.allows(Arc::clone(peer)).await {
+            // Policies that were replaced meanwhile may deny it.
+            Ok(true) => return self.by_rules(caller, Some("policy"), asked).0,
+            Ok(false) => format!("the policy does not allow {}", peer.name()),
+            Err(error) => format!("the policy failed: {error}"),
         };
-        if let Some(rule) = by_name(&self.named, peer) {
-            return Ok(rule.into());
-        }
-        // A policy may have gone by the ID.
-        if let Some(policy) = allowed.filter(|_| peer.id_fault.is_none()) {
-            return Ok(policy);
-        }
-        if let Some(rego) = &self.rego {
-            match rego.allows(Arc::clone(peer)).await {
-                Ok(true) => return Ok("policy".into()),
-                Ok(false) => why = format!("the policy does not allow {}", peer.name()),
-                Err(error) => why = format!("the policy failed: {error}"),
-            }
-        }
-        Err(why)
+        let refused = decision.refused.map(|(reason, _)| (reason, why));
+        Decision { refused, ..decision }
     }
 
-    /// What dry-run policies would have done.
-    #[must_use]
-    pub fn dry_run(&self, flow: &Flow) -> Vec<String> {
-        let rules = self.rules();
-        rules.map_or_else(Vec::new, |r| policy::authorize(&r, flow).dry_run().to_vec())
+    /// What names and Istio policies say, and whether that is the last word.
+    fn by_rules(
+        &self,
+        caller: &Caller<'_>,
+        admitted_by: Option<&str>,
+        asked: Asked,
+    ) -> (Decision, bool) {
+        let (rules, others) = (self.rules(), caller.as_shown());
+        let unnamed = Unnamed(caller.peer);
+        let request = Request {
+            flow: caller.flow,
+            as_shown: &others,
+            // A policy may have gone by the ID.
+            proven: caller.peer.id_fault.is_none(),
+            access: admitted_by.map_or(AccessRules::NoMatch(&unnamed), AccessRules::Admit),
+        };
+        let protection = Protection { rules: rules.as_deref(), strict: false };
+        let trace = admission::decide(protection, &request);
+        let final_word = trace.allowed() || trace.denied();
+        (trace.decision(asked), final_word)
+    }
+}
+
+/// Whom the access rules are asked about.
+pub struct Caller<'a> {
+    /// What its certificate says.
+    pub peer: &'a Arc<PeerCert>,
+    /// What is proven of it, and where it wants to go.
+    pub flow: &'a Flow,
+    /// Who we are.
+    pub own: Option<&'a SpiffeId>,
+}
+
+impl Caller<'_> {
+    fn as_shown(&self) -> Vec<Flow> {
+        as_shown(self.peer, self.flow, self.own)
+    }
+}
+
+/// The flow as each of the other IDs that the certificate shows: several names prove no ID, and
+/// each may be denied.
+pub(super) fn as_shown(peer: &PeerCert, flow: &Flow, own: Option<&SpiffeId>) -> Vec<Flow> {
+    let others = peer.shown_ids().filter(|id| flow.peer_id.as_ref() != Some(id));
+    let as_shown = others.map(|id| {
+        let foreign = own.is_none_or(|own| own.trust_domain() != id.trust_domain());
+        Flow { peer_id: Some(id), foreign, ..flow.clone() }
+    });
+    as_shown.collect()
+}
+
+/// Why a peer is not admitted that no rule names.
+struct Unnamed<'a>(&'a PeerCert);
+
+impl Display for Unnamed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is named by no rule", self.0.name())?;
+        match self.0.id_fault.as_deref().or(self.0.spiffe_fault.as_deref()) {
+            Some(fault) => write!(f, "; its SPIFFE ID does not count: {fault}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -279,9 +312,12 @@ mod tests {
             ("a DENY", policies(Action::Deny), false, false),
             ("everybody", by_name(Access { all: true, ..Access::default() }), true, true),
         ] {
-            assert_eq!(access.admit(&peer(None), &flow).await.is_ok(), sound, "{what}");
-            let faulted = access.admit(&peer(Some("it has two URIs")), &flow).await;
-            assert_eq!(faulted.is_ok(), faulty, "{what}: {faulted:?}");
+            for (fault, admitted) in [(None, sound), (Some("it has two URIs"), faulty)] {
+                let (peer, flow) = (&peer(fault), &flow);
+                let caller = Caller { peer, flow, own: None };
+                let decision = access.decide(&caller, Asked::AtOpening).await;
+                assert_eq!(decision.refused.is_none(), admitted, "{what}: {decision:?}");
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Role, Service, outcome::Outcome};
+use super::{Role, Service, access_control::Caller, outcome::Outcome};
 use crate::{
     identity::{PeerCert, SpiffeId},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    policy::admission::Asked,
 };
 
 /// Asks the access rules about the TLS peer.
@@ -19,7 +20,7 @@ pub(super) async fn admit(
     let none = || (CloseReason::NoPeerCertificate, Some("the peer showed no certificate".into()));
     let peer = peer.ok_or_else(none)?;
     let server = service.config.role == Role::Server;
-    let own = own_id(service);
+    let own = service.own_id();
     conn.metadata(|f| {
         let (theirs, ours) =
             if server { (&mut f.src, &mut f.dst) } else { (&mut f.dst, &mut f.src) };
@@ -28,44 +29,51 @@ pub(super) async fn admit(
         f.flow_dst = server.then_some(local);
         f.subject = peer.shown_subject();
     });
-    let flow = flow(service, peer, addr, local);
-    let dry_run = service.access.dry_run(&flow);
-    conn.metadata(|f| f.dry_run = (!dry_run.is_empty()).then(|| dry_run.join("; ").into()));
+    let flow = flow(peer, own.as_ref(), addr, local);
     let policies = service.access.policies();
     let before = policies.map(|policies| policies.rules());
-    match service.access.admit(peer, &flow).await {
-        Ok(rule) => {
-            conn.metadata(|f| f.policy = Some(rule));
-            // Policies that were replaced meanwhile have not seen this connection.
-            let after = policies.map(|policies| policies.rules());
-            let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
-            if !same && service.judge_again(conn.live()) {
-                return Err((CloseReason::PolicyChanged, None));
-            }
-            Ok(())
-        }
-        Err(why) => Err((CloseReason::PolicyDenied, Some(why))),
+    let caller = Caller { peer, flow: &flow, own: own.as_ref() };
+    let decision = service.access.decide(&caller, Asked::AtOpening).await;
+    conn.metadata(|f| decision.record(f, Asked::AtOpening));
+    decision.allowed().map_err(|(reason, why)| (reason, Some(why)))?;
+    // Policies that were replaced meanwhile have not seen this connection.
+    let after = policies.map(|policies| policies.rules());
+    let same = before.zip(after).is_none_or(|(was, is)| Arc::ptr_eq(&was, &is));
+    if !same && service.judge_again(conn.live(), Some(peer)) {
+        return Err((CloseReason::PolicyChanged, None));
     }
+    service.admitted_by_successor(conn.live(), Some(peer)).await
 }
 
-/// The rule that admits the TLS peer, or why none does.
+/// Why the access rules do not admit the TLS peer, if they do not.
 pub(super) async fn judged(
     service: &Service,
     peer: &Arc<PeerCert>,
     addr: SocketAddr,
     local: SocketAddr,
-) -> Result<Arc<str>, String> {
-    service.access.admit(peer, &flow(service, peer, addr, local)).await
+) -> Result<(), String> {
+    let own = service.own_id();
+    let flow = flow(peer, own.as_ref(), addr, local);
+    let caller = Caller { peer, flow: &flow, own: own.as_ref() };
+    let decision = service.access.decide(&caller, Asked::AtOpening).await;
+    decision.allowed().map_err(|(_, why)| why)
 }
 
-fn own_id(service: &Service) -> Option<SpiffeId> {
-    service.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+impl Service {
+    /// Who it is.
+    pub(super) fn own_id(&self) -> Option<SpiffeId> {
+        self.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+    }
 }
 
 /// What the access rules are asked about.
-fn flow(service: &Service, peer: &PeerCert, addr: SocketAddr, local: SocketAddr) -> Flow {
-    let own = own_id(service);
-    let foreign = match (&peer.id, &own) {
+pub(super) fn flow(
+    peer: &PeerCert,
+    own: Option<&SpiffeId>,
+    addr: SocketAddr,
+    local: SocketAddr,
+) -> Flow {
+    let foreign = match (&peer.id, own) {
         (Some(peer), Some(own)) => peer.trust_domain() != own.trust_domain(),
         (peer, _) => peer.is_some(),
     };

@@ -265,11 +265,12 @@ async fn admitted(
             return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
         }
     };
-    if service.config.tls.authenticate {
-        let admitted = admit(service, caller.as_ref(), peer, local, conn).await;
-        if let Err(outcome) = admitted {
-            return Ok(Admission::Refused { far, outcome });
-        }
+    let admitted = match service.config.tls.authenticate {
+        true => admit(service, caller.as_ref(), peer, local, conn).await,
+        false => service.admitted_by_successor(conn.live(), caller.as_ref()).await,
+    };
+    if let Err(outcome) = admitted {
+        return Ok(Admission::Refused { far, outcome });
     }
     let mut header = Vec::new();
     if let Some(mode) = service.config.proxy_out {

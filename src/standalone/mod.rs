@@ -47,6 +47,7 @@ mod service;
 mod sockets;
 mod starttls;
 pub mod status;
+mod successor;
 mod targets;
 mod timer;
 mod tls;

@@ -1,12 +1,15 @@
 //! Open connections under new policies: who is denied now, or was admitted by a rule that is no
 //! more, is closed. Other changes of a service make another service of it, and the old drains.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use super::Service;
+use super::{PeerCert, Service, access_control::as_shown};
 use crate::{
-    observe::conn::{CloseReason, Direction, LiveConn},
-    policy::{self, Rules},
+    observe::conn::{Direction, LiveConn},
+    policy::{
+        Rules,
+        admission::{AccessRules, Asked, Protection, Request, decide},
+    },
 };
 
 impl Service {
@@ -15,35 +18,69 @@ impl Service {
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
         let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
-        let live = self.telemetry.live.all();
-        live.iter().filter(|conn| self.is_ours(conn) && self.judge_again(conn)).count()
-    }
-
-    fn is_ours(&self, conn: &LiveConn) -> bool {
-        let ours = |names: &Arc<_>| Arc::ptr_eq(names, &self.names);
-        conn.direction == Direction::Inbound
-            && conn.metadata(|f| f.dst.names.as_ref().is_some_and(ours))
+        let (live, certs) = (self.telemetry.live.all(), self.certificates());
+        let ours = |conn: &&Arc<LiveConn>| conn.direction == Direction::Inbound && self.has(conn);
+        let closed =
+            |conn: &&Arc<LiveConn>| self.judge_again(conn, certs.get(&conn.id).map(|cert| &**cert));
+        live.iter().filter(ours).filter(closed).count()
     }
 
     /// Whether it had to be closed. One that is being admitted meanwhile asks this itself.
-    pub(super) fn judge_again(&self, conn: &LiveConn) -> bool {
+    pub(super) fn judge_again(&self, conn: &LiveConn, cert: Option<&PeerCert>) -> bool {
         let Some(policies) = self.access.policies() else { return false };
         let (Some(flow), Some(by)) = (conn.flow(), conn.metadata(|f| f.policy.clone())) else {
             return false;
         };
+        let own = conn.metadata(|f| f.dst.id.clone());
+        let others = cert.map(|cert| as_shown(cert, &flow, own.as_ref())).unwrap_or_default();
         let rules = policies.rules();
-        let verdict = policy::authorize(&rules, &flow);
-        let denied = !verdict.allowed() && verdict.policy().is_some();
-        // Rules of policies are `namespace/name rule N`, those of names are words.
-        let by_policy = by.contains('/');
-        let allowed = verdict.allowed() && verdict.policy().is_some();
-        if !denied && (allowed || !by_policy) {
-            return false;
-        }
-        conn.metadata(|f| {
-            f.error = Some(format!("closed due to policy change: {verdict}").into());
-        });
-        conn.cut(CloseReason::PolicyChanged);
+        let request = Request {
+            flow: &flow,
+            as_shown: &others,
+            proven: true,
+            // Rules of policies are `namespace/name rule N`, those of names are words.
+            access: match by.contains('/') {
+                true => AccessRules::NoMatch(&"the rule that admitted it is gone"),
+                false => AccessRules::Admit(&by),
+            },
+        };
+        let protection = Protection { rules: Some(&rules), strict: false };
+        let decision = decide(protection, &request).decision(Asked::WhileOpen);
+        let Some((reason, _)) = &decision.refused else { return false };
+        conn.metadata(|f| decision.record(f, Asked::WhileOpen));
+        conn.cut(*reason);
         true
+    }
+
+    /// Whether a connection is one of this service.
+    pub(super) fn has(&self, conn: &LiveConn) -> bool {
+        conn.direction == self.direction()
+            && conn.metadata(|f| {
+                let names = match conn.direction {
+                    Direction::Inbound => &f.dst.names,
+                    Direction::Outbound => &f.src.names,
+                };
+                names.as_ref().is_some_and(|names| Arc::ptr_eq(names, &self.names))
+            })
+    }
+
+    /// What the peers of open connections have shown, by connection; those of tunnels too.
+    pub(super) fn certificates(&self) -> HashMap<u64, Arc<PeerCert>> {
+        let mut certs: HashMap<u64, Arc<PeerCert>> = self.revalidator.peers().collect();
+        // A stream is known by the facts of its tunnel.
+        let tunnels = self.revalidator.tunnels.open();
+        let tunnels = tunnels.iter().filter_map(|tunnel| {
+            let cert = PeerCert::of(&tunnel.peer.chain)?;
+            Some((Arc::as_ptr(&tunnel.peer.tls), Arc::new(cert)))
+        });
+        let by_facts: HashMap<_, _> = tunnels.collect();
+        if by_facts.is_empty() {
+            return certs;
+        }
+        for conn in self.telemetry.live.all() {
+            let cert = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).cloned());
+            certs.extend(cert.map(|cert| (conn.id, cert)));
+        }
+        certs
     }
 }

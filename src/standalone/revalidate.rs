@@ -146,15 +146,20 @@ impl TrustRevalidator {
         let (entered, entry) = self.peers.enter(peer, conn);
         let now = service.keeper.current();
         let own = now.own.as_ref().and_then(|own| own.id.as_ref());
-        let judged =
-            is_not_banned(&entry.peer, own, &self.banned()).and_then(|()| {
-                match Arc::ptr_eq(&now, material) || now.trust == material.trust {
-                    true => Ok(()),
-                    false => Judge::of(&now.trust, service.config.role)
-                        .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
-                }
-            });
+        let judged = is_not_banned(&entry.peer.cert, own, &self.banned()).and_then(|()| {
+            match Arc::ptr_eq(&now, material) || now.trust == material.trust {
+                true => Ok(()),
+                false => Judge::of(&now.trust, service.config.role)
+                    .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
+            }
+        });
         judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
+    }
+
+    /// What the peers of open connections of plain TLS have shown, by connection.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<PeerCert>)> {
+        let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
+        open.into_iter().map(|entry| (entry.conn.id, Arc::clone(&entry.peer.cert)))
     }
 
     /// Follows the credentials and the bans. Never returns.
@@ -213,7 +218,7 @@ impl TrustRevalidator {
         };
         // What takes no time goes first, so that no chain of another delays it.
         for entry in &open {
-            let judged = is_not_banned(&entry.peer, own, &banned)
+            let judged = is_not_banned(&entry.peer.cert, own, &banned)
                 .and_then(|()| is_in_time(&entry.peer.cert, service.config.peer_expiry, now));
             if let Err(no) = judged {
                 put_out(entry, no);
@@ -242,15 +247,15 @@ impl TrustRevalidator {
     }
 }
 
-fn is_not_banned(
-    peer: &AuthenticatedPeer,
+pub(super) fn is_not_banned(
+    cert: &PeerCert,
     own: Option<&SpiffeId>,
     banned: &BTreeSet<SpiffeId>,
 ) -> Result<(), Verdict> {
     if banned.is_empty() {
         return Ok(());
     }
-    match peer.cert.shown_ids().chain(own.cloned()).find(|id| banned.contains(id)) {
+    match cert.shown_ids().chain(own.cloned()).find(|id| banned.contains(id)) {
         Some(id) => Err((CloseReason::IdentityBanned, format!("{id} is banned"))),
         None => Ok(()),
     }

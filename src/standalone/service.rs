@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use futures_util::FutureExt as _;
 use tokio::{
     net::TcpStream,
@@ -181,6 +182,8 @@ pub struct Service {
     pub(super) revalidator: TrustRevalidator,
     pub(super) callers: Callers,
     configs: Configs,
+    /// What an edit has put in its place.
+    pub(super) successor: ArcSwapOption<Self>,
     slots: Option<Arc<Semaphore>>,
     /// Callers that have not proven who they are: they take no slot.
     unproven: Places<IpAddr>,
@@ -227,6 +230,7 @@ impl Service {
             telemetry,
             names: Arc::new(names),
             configs: Configs::default(),
+            successor: ArcSwapOption::empty(),
             slots,
             unproven: Places::new(UNPROVEN, of_one),
             stop: CancellationToken::new(),
@@ -425,7 +429,7 @@ impl Service {
         });
     }
 
-    fn direction(&self) -> Direction {
+    pub(super) fn direction(&self) -> Direction {
         match self.config.role {
             Role::Server => Direction::Inbound,
             Role::Client => Direction::Outbound,

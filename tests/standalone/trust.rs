@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -12,6 +12,7 @@ use crate::{
     backends::{Backend, ask, dial},
     peers::Caller,
     pki::{Leaf, Pki, as_app, as_server, uri},
+    ports::free,
     process::Adit,
     wait::{LIMIT, wait_until},
 };
@@ -43,6 +44,8 @@ fn wires() -> [(&'static str, String); 2] {
     [("TLS", String::new()), ("HBONE", " --tunnel hbone ".to_owned())]
 }
 
+const HBONE: &str = "tunnel: { protocol: hbone }, ";
+
 /// A server on this wire, and clients that show these.
 fn company(
     pki: &Pki,
@@ -52,17 +55,28 @@ fn company(
     shown: &[&str],
 ) -> (Adit, Vec<Adit>) {
     let server = Adit::start(format!("{} {wire} {}", pki.server(echo.addr), flags[0]));
-    let to = server.addr;
+    let clients = clients(pki, echo, wire, flags[1], shown, server.addr);
+    (server, clients)
+}
+
+/// Clients of the server at `to` that show these.
+fn clients(
+    pki: &Pki,
+    echo: &Backend,
+    wire: &str,
+    flags: &str,
+    shown: &[&str],
+    to: SocketAddr,
+) -> Vec<Adit> {
     let clients = shown.iter().map(|name| {
         let target = if wire.is_empty() { to } else { echo.addr };
         let gateway =
             if wire.is_empty() { String::new() } else { format!("--tunnel-address {to}") };
         let name = pki.showing(name);
         let at = format!("client --listen 127.0.0.1:0 --target {target} {name}");
-        Adit::start(format!("{at} {wire} {gateway} {DB} {}", flags[1]))
+        Adit::start(format!("{at} {wire} {gateway} {DB} {flags}"))
     });
-    let clients = clients.collect();
-    (server, clients)
+    clients.collect()
 }
 
 #[test]
@@ -244,6 +258,48 @@ fn a_deny_counts_for_every_name_that_is_shown() {
     wait_until("three refusals", LIMIT, || server.count("policy_denied") == 3);
 }
 
+/// The same while it is open, when policies change: an ALLOW, a DENY, and who is denied by one of
+/// several names.
+#[test]
+fn a_deny_closes_whom_it_names_by_whatever_name() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let with = |names: &[&str]| {
+        pki.ca.leaf("app", |params| {
+            params.subject_alt_names = names.iter().map(|name| uri(name)).collect();
+        })
+    };
+    let policy = |denied: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{ name: d }}\n\
+             spec: {{ action: DENY, rules: [{{ from: [{{ source: {{ principals: ['{denied}'] }} }}] \
+             }}] }}\n"
+        )
+    };
+    pki.write("deny.yaml", policy("td.test/nobody"));
+    let flags = format!("--allow-cn app --allow-authorization-policy {}", pki.at("deny.yaml"));
+    let server = Adit::start(pki.server(echo.addr) + &flags);
+    let open = |names: &[&str]| {
+        let mut session = Caller::new(&pki.ca, Some(&with(names))).dial(server.addr).unwrap();
+        assert!(heard(&mut session.0), "{names:?}");
+        session
+    };
+    let mut one = open(&["spiffe://td.test/bad"]);
+    let mut with_url = open(&["spiffe://td.test/bad", "https://example.org/"]);
+    let mut second = open(&["spiffe://td.test/good", "spiffe://td.test/bad"]);
+    let mut good = open(&["spiffe://td.test/good", "https://example.org/"]);
+    pki.write("deny.yaml", policy("td.test/bad"));
+    wait_until("three are closed", LIMIT, || server.count("policy_changed") == 3);
+    for (closed, name) in [(&mut one, "one"), (&mut with_url, "URL"), (&mut second, "second")] {
+        assert!(!heard(&mut closed.0), "{name}");
+    }
+    server.logs("policy_changed … closed due to policy change: explicitly denied by");
+    assert!(heard(&mut good.0));
+}
+
+fn heard(session: &mut (impl Read + Write)) -> bool {
+    session.write_all(b"hello").and_then(|()| session.read_exact(&mut [0; 5])).is_ok()
+}
+
 /// Each certificate of a chain costs signatures to check.
 #[test]
 fn a_chain_without_end_is_refused() {
@@ -318,6 +374,81 @@ fn a_host_name_of_somebody_else_is_refused() {
         }
     }
     assert_eq!(echo.taken(), 4);
+}
+
+/// An edit that admits fewer counts for who is open: they are closed at once, the others drain, and
+/// what is banned afterwards counts for those too.
+#[test]
+fn an_edit_closes_whom_it_no_longer_admits_and_others_drain() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let names = ["good", "bad", "worse", "worst"];
+    for (serial, name) in (60..).zip(names) {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    for (wire, flag) in wires() {
+        let (port, tunnel) = (free().port(), if flag.is_empty() { "" } else { HBONE });
+        let credential = format!(
+            "credential: {{ certificate: {}, privateKey: {}, roots: {} }}",
+            pki.at("server.crt"),
+            pki.at("server.key"),
+            pki.at("ca.pem")
+        );
+        let edit = |rules: &str| {
+            let text = format!(
+                "services:
+- {{ name: s, mode: server, listen: '127.0.0.1:{port}',                  target: '{}', {tunnel}{credential}, {rules} }}
+drain: {{ deadline: 60s }}
+",
+                echo.addr
+            );
+            pki.write("services.yaml", text);
+        };
+        let ids = |names: &[&str]| {
+            let ids = names.iter().map(|name| format!("'spiffe://td.test/{name}'"));
+            format!("allow: {{ ids: [{}] }}", ids.collect::<Vec<_>>().join(", "))
+        };
+        edit(&ids(&names));
+        let server = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+        let clients = clients(&pki, &echo, &flag, "", &names, server.addr);
+        let mut open: Vec<TcpStream> = clients.iter().map(|client| open(client.addr)).collect();
+        let is_cut = |socket: &mut TcpStream, since: Instant, reason: &str| {
+            assert!(socket.read(&mut [0; 1]).is_err(), "{wire}: {reason}");
+            let took = since.elapsed();
+            assert!(took < Duration::from_secs(2), "{wire}: {reason} after {took:?}");
+            server.logs(&format!("connection complete … {reason}"));
+        };
+        let edited = |rules: &str| {
+            let seen = server.lines();
+            edit(rules);
+            server.logs_since(seen, "configuration read");
+            Instant::now()
+        };
+        let since = edited(&ids(&["good", "worse", "worst"]));
+        is_cut(&mut open[1], since, "policy_changed");
+        assert!(open.iter_mut().enumerate().all(|(n, s)| n == 1 || answers(s)), "{wire}");
+
+        pki.write(
+            "bans",
+            "spiffe://td.test/worse
+",
+        );
+        let bans = format!("{}, bans: {}", ids(&["good", "worse", "worst"]), pki.at("bans"));
+        let since = edited(&bans);
+        is_cut(&mut open[2], since, "identity_banned");
+        assert!(answers(&mut open[0]) && answers(&mut open[3]), "{wire}");
+
+        let seen = server.lines();
+        pki.write(
+            "bans",
+            "spiffe://td.test/worse
+spiffe://td.test/worst
+",
+        );
+        server.logs_since(seen, "bans have changed and were read");
+        is_cut(&mut open[3], Instant::now(), "identity_banned");
+        assert!(answers(&mut open[0]), "{wire}: what may stay drains");
+        assert_eq!(server.count("identity_banned"), 2, "{wire}");
+    }
 }
 
 /// In TLS 1.3 a caller has sent its request by the time that its certificate is refused: what it

@@ -220,11 +220,12 @@ fn the_rule_that_decided_is_the_one_that_is_named() {
             dry("dry", action, rules()),
         ];
         let rules = compile(all);
-        let verdict = authorize(&rules, &flow(Some(WEB)));
+        let mut verdict = authorize(&rules, &flow(Some(WEB)));
         assert_eq!(verdict.allowed(), allowed);
-        assert_eq!(verdict.policy().map(|by| &**by), Some("shop/p rule 2"), "{action:?}");
+        let by = verdict.allowed_by().or(verdict.denied_by());
+        assert_eq!(by.map(|by| &**by), Some("shop/p rule 2"), "{action:?}");
         let would = if allowed { "allowed" } else { "denied" };
-        assert_eq!(verdict.dry_run(), [format!("would be {would} by shop/dry rule 2")]);
+        assert_eq!(verdict.take_dry_run(), [format!("would be {would} by shop/dry rule 2")]);
     }
 }
 
@@ -263,8 +264,9 @@ fn a_denial_names_the_closest_rule_and_what_it_missed() {
     let near = Rule { to: vec![Operation { ports: any(80) }], ..principals(any(text(WEB))) };
     let rules = compile(vec![policy("p", Action::Allow, vec![far, near])]);
     let verdict = authorize(&rules, &flow(Some(WEB)));
-    assert_eq!(verdict.closest(), Some("shop/p rule 1: port 5432 is not one of [80]"));
-    assert_eq!(verdict.policy(), None);
+    let closest = "closest: shop/p rule 1: port 5432 is not one of [80]";
+    assert!(verdict.to_string().ends_with(closest), "{verdict}");
+    assert_eq!(verdict.allowed_by().or(verdict.denied_by()), None);
 }
 
 #[test]
@@ -274,10 +276,10 @@ fn dry_run_says_what_would_be_and_decides_nothing() {
         dry("d", Action::Deny, vec![Rule::default()]),
         dry("a", Action::Allow, vec![principals(any(text("td/x")))]),
     ]);
-    let verdict = authorize(&rules, &flow(Some(WEB)));
+    let mut verdict = authorize(&rules, &flow(Some(WEB)));
     assert!(verdict.allowed());
     assert_eq!(
-        verdict.dry_run(),
+        verdict.take_dry_run(),
         ["would be denied by shop/d rule 0", "would not be allowed by shop/a"]
     );
 }

@@ -1,0 +1,174 @@
+//! What is open of a service that an edit has replaced: it drains, and is held to whom the service
+//! in its place admits. Who is admitted no longer is closed at once.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    PeerCert, Role, Service,
+    access_control::{Banned, Caller},
+    outcome::Outcome,
+    revalidate::is_not_banned,
+};
+use crate::{
+    observe::conn::{CloseReason, Flow, LiveConn},
+    policy::{
+        Rules,
+        admission::{Asked, Decision},
+    },
+};
+
+/// How often is looked whether the successor admits others now, or has been replaced itself.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What connections were held to when they were looked at last.
+struct HeldTo {
+    successor: Arc<Service>,
+    rules: Option<Arc<Rules>>,
+    banned: Banned,
+}
+
+impl HeldTo {
+    fn now(successor: Arc<Service>) -> Self {
+        let rules = successor.access.policies().map(|policies| policies.rules());
+        let banned = successor.access.banned();
+        Self { successor, rules, banned }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        let same_rules = match (&self.rules, &other.rules) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        Arc::ptr_eq(&self.successor, &other.successor) && same_rules && self.banned == other.banned
+    }
+}
+
+impl Service {
+    /// An edit has put these in the place of all services, of which this one drains: the successor
+    /// is that of the same name, or else that at the same address.
+    pub fn replaced_by_one_of<'a>(&self, services: impl Iterator<Item = &'a Arc<Self>> + Clone) {
+        let mut services = services.filter(|new| new.config.role == self.config.role);
+        let mut at_address = services.clone();
+        let by_name = services.find(|new| new.config.name == self.config.name);
+        let successor =
+            by_name.or_else(|| at_address.find(|new| new.config.listen == self.config.listen));
+        self.successor.store(successor.cloned());
+    }
+
+    /// The service that is in the place of this one now.
+    fn latest(&self) -> Option<Arc<Self>> {
+        let mut latest = self.successor.load_full()?;
+        while let Some(next) = latest.successor.load_full() {
+            latest = next;
+        }
+        Some(latest)
+    }
+
+    /// Closes connections whom the service in the place of this one does not admit, now and
+    /// whenever that admits others. Does not return if there is one.
+    pub async fn follow_successor(self: Arc<Self>) {
+        let mut held_to: Option<HeldTo> = None;
+        while let Some(latest) = self.latest() {
+            // Those in between are not kept for us.
+            self.successor.store(Some(Arc::clone(&latest)));
+            let now = HeldTo::now(latest);
+            if !held_to.as_ref().is_some_and(|before| before.is(&now)) {
+                self.hold_to(&now.successor).await;
+                held_to = Some(now);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn hold_to(&self, successor: &Self) {
+        let certs = self.certificates();
+        let mut closed = 0;
+        for conn in self.telemetry.live.all() {
+            // One that shakes hands still asks when that is done.
+            let ours = self.has(&conn) && conn.was_cut().is_none();
+            if !ours || conn.metadata(|f| f.tls.is_none()) {
+                continue;
+            }
+            let cert = certs.get(&conn.id);
+            let Err(no) = successor.admits(&conn, cert, Asked::WhileOpen).await else { continue };
+            match no {
+                No::Banned(why) => drop(conn.close_by(CloseReason::IdentityBanned, &why)),
+                No::Refused(decision) => {
+                    conn.metadata(|f| decision.record(f, Asked::WhileOpen));
+                    conn.cut(CloseReason::PolicyChanged);
+                }
+            }
+            closed += 1;
+        }
+        if closed > 0 {
+            let service = self.config.name.as_str();
+            tracing::info!(service, connections = closed, "closed: the edited service bars them");
+        }
+    }
+
+    /// Whether somebody whom this service has just admitted may stay under the one that has taken
+    /// its place meanwhile, if one has.
+    pub(super) async fn admitted_by_successor(
+        &self,
+        conn: &LiveConn,
+        cert: Option<&Arc<PeerCert>>,
+    ) -> Result<(), Outcome> {
+        let Some(successor) = self.latest() else { return Ok(()) };
+        let admitted = successor.admits(conn, cert, Asked::AtOpening).await;
+        admitted.map_err(|no| match no {
+            No::Banned(why) => (CloseReason::IdentityBanned, Some(why)),
+            No::Refused(decision) => {
+                conn.metadata(|f| decision.record(f, Asked::AtOpening));
+                let (reason, why) = decision.refused.unzip();
+                (reason.unwrap_or(CloseReason::PolicyDenied), why)
+            }
+        })
+    }
+
+    /// Whether this service admits somebody who came to its predecessor.
+    async fn admits(
+        &self,
+        conn: &LiveConn,
+        cert: Option<&Arc<PeerCert>>,
+        asked: Asked,
+    ) -> Result<(), No> {
+        let own = self.own_id();
+        if let Some(cert) = cert {
+            let judged = is_not_banned(cert, own.as_ref(), &self.access.banned());
+            judged.map_err(|(_, why)| No::Banned(why))?;
+        }
+        let anybody = match self.config.role {
+            Role::Server => !self.config.tls.authenticate,
+            Role::Client => self.config.access.is_empty(),
+        };
+        if anybody {
+            return Ok(());
+        }
+        let Some(peer) = cert else {
+            let why = "the peer showed no certificate".to_owned();
+            let refused = Some((CloseReason::NoPeerCertificate, why));
+            return Err(No::Refused(Decision { rule: None, dry_run: None, refused }));
+        };
+        // Who is about to be admitted asks when that is done.
+        let Some(flow) = self.flow_of(conn, peer) else { return Ok(()) };
+        let caller = Caller { peer, flow: &flow, own: own.as_ref() };
+        let decision = self.access.decide(&caller, asked).await;
+        if decision.refused.is_some() { Err(No::Refused(decision)) } else { Ok(()) }
+    }
+
+    fn flow_of(&self, conn: &LiveConn, peer: &PeerCert) -> Option<Flow> {
+        match self.config.role {
+            Role::Server => conn.flow(),
+            Role::Client => {
+                let dst = conn.metadata(|f| f.dst_addr)?;
+                Some(super::admission::flow(peer, self.own_id().as_ref(), conn.peer.0, dst))
+            }
+        }
+    }
+}
+
+/// Why somebody may not stay.
+enum No {
+    Banned(String),
+    Refused(Decision),
+}
