@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Node, OWN_PORTS, Pod,
-    outbound::{Outcome, connect_failed, ended, finish},
+    outbound::ended,
     telemetry::{baggage, party},
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     mesh::{MtlsMode, View, Workload},
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     policy,
+    proxy::outcome::{Outcome, caller_gave_up, connect_failed, finish},
     relay::{self, App},
     sys::sockets,
     tls::Session,
@@ -221,8 +222,8 @@ async fn admit(
         return Err(refuse(incoming, StatusCode::UNAUTHORIZED, reason, &why));
     }
     let (app, incoming) = dial(node, pod, *peer, dst, incoming).await?;
-    let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
-    let stream = incoming.accept(&baggage(workload)).ok_or_else(gone)?.recorded(conn.live());
+    let stream = incoming.accept(&baggage(workload)).ok_or_else(caller_gave_up)?;
+    let stream = stream.recorded(conn.live());
     conn.count_opened();
     Ok((pod.dialled_app(app), Box::new(stream)))
 }
@@ -331,9 +332,7 @@ async fn dial(
 ) -> Result<(TcpStream, Incoming), Outcome> {
     let dialled = tokio::select! {
         dialled = pod.dial_app(node, peer, dst) => dialled,
-        () = incoming.abandoned() => {
-            return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
-        }
+        () = incoming.abandoned() => return Err(caller_gave_up()),
     };
     match dialled {
         Ok(app) => Ok((app, incoming)),

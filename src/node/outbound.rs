@@ -23,6 +23,7 @@ use crate::{
     },
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
+    proxy::outcome::{Outcome, connect_failed, finish},
     relay::{self, App, Remote, tcp::TcpRemote},
     sys::sockets,
 };
@@ -54,19 +55,6 @@ pub(super) fn serve(
         };
         finish(conn, outcome);
         drop((app, counted));
-    }
-}
-
-/// How it ended, and what went wrong if something did.
-pub(super) type Outcome = (CloseReason, Option<String>);
-
-pub(super) fn finish(conn: OpenConn, (reason, error): Outcome) {
-    if let Some(reason) = conn.live().was_cut() {
-        return conn.close(reason); // whatever followed from that, and whoever cut it said why
-    }
-    match error {
-        Some(error) => conn.fail(reason, error),
-        None => conn.close(reason),
     }
 }
 
@@ -161,15 +149,6 @@ async fn own(node: &Node, from: &Workload) -> Result<LocalIdentity, Outcome> {
     let svid = node.own_svid(from).await;
     let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
     Ok(LocalIdentity { svid, bundles: node.svids.bundles() })
-}
-
-/// The outcome for an application or upstream that could not be dialled.
-pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcome {
-    let reason = match error.kind() {
-        std::io::ErrorKind::TimedOut => CloseReason::ConnectTimeout,
-        _ => CloseReason::ConnectFailure,
-    };
-    (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
 /// The outcome of a relay.

@@ -32,6 +32,7 @@ use crate::{
     identity::SpiffeId,
     lifecycle::{self, Tasks},
     observe::conn::{CloseReason, Direction, OpenConn},
+    proxy::outcome::caller_gave_up,
     relay::{self, App},
     sys::{netns::Netns, sockets},
     tls::{Acceptor, TlsError},
@@ -362,9 +363,7 @@ async fn begin(
     let deadline = tokio::time::Instant::now() + service.config.connect;
     let dialled = tokio::select! {
         dialled = dial(service, conn, deadline, &header) => dialled,
-        () = incoming.abandoned() => {
-            return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
-        }
+        () = incoming.abandoned() => return Err(caller_gave_up()),
     };
     let app = match dialled {
         Ok(app) => app,
@@ -374,8 +373,7 @@ async fn begin(
         }
     };
     let baggage = format!("service.name={}", service.config.name);
-    let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
-    let stream = incoming.accept(&baggage).ok_or_else(gone)?.recorded(conn.live());
+    let stream = incoming.accept(&baggage).ok_or_else(caller_gave_up)?.recorded(conn.live());
     Ok((App::new(app), Box::new(stream)))
 }
 
