@@ -29,7 +29,8 @@
 //! # Reading path
 //! `node/mod.rs` (the story) → `node/pod.rs` → `node/listener.rs` → `node/arrival.rs` →
 //! `node/route.rs` → `node/accept_balancer.rs` → `node/outbound.rs` → `hbone/pool.rs` →
-//! `relay/mod.rs`; on the far node `hbone/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
+//! `relay/mod.rs`; on the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
+//! `node/inbound.rs` → `policy/engine.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread

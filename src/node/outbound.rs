@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hbone::{
-        ConnectError, Hop, LocalIdentity, Pool,
+        ConnectError, Hop, Pool,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         stream::TunnelStream,
@@ -113,21 +113,19 @@ async fn open(
     conn: &OpenConn,
     (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
 ) -> Result<TunnelStream, Outcome> {
-    let mut own = own(node, from).await?;
+    let mut own = node.local_identity(from).await?;
     let first = sockets::read_now(app);
     let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
     let reason = opened.as_ref().err().map(ConnectError::close_reason);
     let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
     if judged && !own.svid.counts_at(SystemTime::now()) {
         // The clock was set on the way: what either end showed has run out, and both have newer.
-        own = self::own(node, from).await?;
+        own = node.local_identity(from).await?;
         opened = pool.open(&own, hop, (request, &first), ticket).await;
     }
     let (stream, proven) = opened.map_err(|e| {
         if e.is_handshake() {
-            let failures = &node.telemetry.metrics.tunnels.handshake_failures;
-            let labels = [Direction::Outbound.reporter(), e.close_reason().as_str()];
-            failures.with_label_values(&labels).inc();
+            node.handshake_failed(Direction::Outbound, e.close_reason());
         }
         (e.close_reason(), Some(e.to_string()))
     })?;
@@ -142,13 +140,6 @@ async fn open(
         return Err((condemned.reason, Some(condemned.why.to_string())));
     }
     Ok(stream)
-}
-
-/// Who the workload is now, and whom it trusts.
-async fn own(node: &Node, from: &Workload) -> Result<LocalIdentity, Outcome> {
-    let svid = node.own_svid(from).await;
-    let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
-    Ok(LocalIdentity { svid, bundles: node.svids.bundles() })
 }
 
 /// The outcome of a relay.

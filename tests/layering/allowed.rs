@@ -14,7 +14,6 @@ pub(crate) const CIRCLES: &[&str] = &[
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/config/mesh_file.rs has",
     "src/standalone/connection.rs has",
-    "src/standalone/hbone.rs has",
     "src/standalone/credential_store/mod.rs has",
     "src/standalone/proxy_protocol.rs has",
     "src/standalone/secured.rs has",
@@ -28,7 +27,6 @@ pub(crate) const LONG_FUNCTIONS: &[&str] = &[
     "src/config/mesh_file.rs: `read` has",
     "src/config/standalone/peers.rs: `material` has",
     "src/config/standalone.rs: `service` has",
-    "src/standalone/hbone.rs: `serve` has",
     "src/standalone/validate.rs: `message` has",
 ];
 
