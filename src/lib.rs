@@ -18,6 +18,7 @@
 //! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`hbone`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
+//! - [`proxy`]: what every proxy does with a connection, whoever runs it
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
 //! - [`standalone`]: mTLS in front of one service, without a mesh
 //! - [`config`]: files as written → values as used
@@ -28,7 +29,8 @@
 //! # Reading path
 //! `node/mod.rs` (the story) → `node/pod.rs` → `node/listener.rs` → `node/arrival.rs` →
 //! `node/route.rs` → `node/accept_balancer.rs` → `node/outbound.rs` → `hbone/pool.rs` →
-//! `relay/mod.rs`; on the far node `hbone/server.rs` → `node/inbound.rs` → `policy/engine.rs`.
+//! `relay/mod.rs`; on the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
+//! `node/inbound.rs` → `policy/engine.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread
@@ -54,6 +56,7 @@ pub mod mesh;
 pub mod node;
 pub mod observe;
 pub mod policy;
+pub mod proxy;
 pub mod relay;
 pub mod rpc;
 pub mod spiffe_api;

@@ -12,9 +12,9 @@
 //! 4. **Carried.** In [`outbound`] the pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
 //!    the peer, made with the pod's own SVID and only to the identity expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
-//!    namespace; [`inbound`] demands the caller's SVID, checks that the authority is this
-//!    very pod, asks [`crate::policy::admission::decide`], and only then dials the application, from
-//!    the caller's address.
+//!    namespace; [`crate::proxy::ingress::hbone`] demands the caller's SVID, [`inbound`] checks
+//!    that the authority is this very pod, asks [`crate::policy::admission::decide`],
+//!    and only then dials the application, from the caller's address.
 //! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.
 //! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one
 //!    [`crate::observe::conn::CloseReason`].
@@ -50,10 +50,14 @@ pub use revalidate::revalidate;
 use crate::{
     credentials::Svids,
     hbone::{TunnelConfig, TunnelRegistry},
-    identity::X509Svid,
+    identity::{LocalIdentity, X509Svid},
     lifecycle::Listeners,
     mesh::{View, Workload},
-    observe::{Telemetry, conn::CloseReason},
+    observe::{
+        Telemetry,
+        conn::{CloseReason, Direction},
+    },
+    proxy::outcome::Outcome,
     sys::{descriptors, sockmap::Sockmap},
 };
 
@@ -94,6 +98,19 @@ impl Node {
     fn is_more_than_its_part(&self, fd: BorrowedFd<'_>, has: usize) -> bool {
         let others = Arc::strong_count(&self.pods).saturating_sub(2);
         descriptors::is_more_than_its_part(fd, has, others)
+    }
+
+    /// Who a local workload is now, and whom it trusts.
+    async fn local_identity(&self, workload: &Workload) -> Result<LocalIdentity, Outcome> {
+        let svid = self.own_svid(workload).await;
+        let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
+        Ok(LocalIdentity { svid, bundles: self.svids.bundles() })
+    }
+
+    /// Counts a tunnel that did not come to be.
+    fn handshake_failed(&self, direction: Direction, reason: CloseReason) {
+        let failures = &self.telemetry.metrics.tunnels.handshake_failures;
+        failures.with_label_values(&[direction.reporter(), reason.as_str()]).inc();
     }
 
     /// The SVID of a local workload, waiting no longer than a handshake may take.

@@ -21,9 +21,9 @@ use crate::{
         order::Ticket,
         stream::TunnelStream,
     },
-    identity::LocalIdentity,
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
+    proxy::outcome::{Outcome, connect_failed, finish},
     relay::{self, App, Remote, tcp::TcpRemote},
     sys::sockets,
 };
@@ -55,19 +55,6 @@ pub(super) fn serve(
         };
         finish(conn, outcome);
         drop((app, counted));
-    }
-}
-
-/// How it ended, and what went wrong if something did.
-pub(super) type Outcome = (CloseReason, Option<String>);
-
-pub(super) fn finish(conn: OpenConn, (reason, error): Outcome) {
-    if let Some(reason) = conn.live().was_cut() {
-        return conn.close(reason); // whatever followed from that, and whoever cut it said why
-    }
-    match error {
-        Some(error) => conn.fail(reason, error),
-        None => conn.close(reason),
     }
 }
 
@@ -126,21 +113,19 @@ async fn open(
     conn: &OpenConn,
     (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
 ) -> Result<TunnelStream, Outcome> {
-    let mut own = own(node, from).await?;
+    let mut own = node.local_identity(from).await?;
     let first = sockets::read_now(app);
     let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
     let reason = opened.as_ref().err().map(ConnectError::close_reason);
     let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
     if judged && !own.svid.counts_at(SystemTime::now()) {
         // The clock was set on the way: what either end showed has run out, and both have newer.
-        own = self::own(node, from).await?;
+        own = node.local_identity(from).await?;
         opened = pool.open(&own, hop, (request, &first), ticket).await;
     }
     let (stream, proven) = opened.map_err(|e| {
         if e.is_handshake() {
-            let failures = &node.telemetry.metrics.tunnels.handshake_failures;
-            let labels = [Direction::Outbound.reporter(), e.close_reason().as_str()];
-            failures.with_label_values(&labels).inc();
+            node.handshake_failed(Direction::Outbound, e.close_reason());
         }
         (e.close_reason(), Some(e.to_string()))
     })?;
@@ -155,22 +140,6 @@ async fn open(
         return Err((condemned.reason, Some(condemned.why.to_string())));
     }
     Ok(stream)
-}
-
-/// Who the workload is now, and whom it trusts.
-async fn own(node: &Node, from: &Workload) -> Result<LocalIdentity, Outcome> {
-    let svid = node.own_svid(from).await;
-    let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
-    Ok(LocalIdentity { svid, bundles: node.svids.bundles() })
-}
-
-/// The outcome for an application or upstream that could not be dialled.
-pub(super) fn connect_failed(addr: SocketAddr, error: &std::io::Error) -> Outcome {
-    let reason = match error.kind() {
-        std::io::ErrorKind::TimedOut => CloseReason::ConnectTimeout,
-        _ => CloseReason::ConnectFailure,
-    };
-    (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
 /// The outcome of a relay.

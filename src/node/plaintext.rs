@@ -9,11 +9,12 @@ use super::{
     Node, OWN_PORTS, Pod,
     arrival::{Inward, Lost},
     inbound::authorize,
-    outbound::{Outcome, connect_failed, ended, finish},
+    outbound::ended,
     telemetry::party,
 };
 use crate::{
     observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    proxy::outcome::{Outcome, connect_failed, finish},
     relay::{self, tcp::TcpRemote},
     sys::sockets,
 };

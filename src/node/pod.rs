@@ -15,7 +15,7 @@ use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS,
     accept_balancer::AcceptBalancer,
     arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
-    inbound,
+    inbound::{self, PodDestination},
     listener::{self, Accepts, Entrance, Look, Seat, WorkerListener, accept_loop},
     outbound, plaintext,
 };
@@ -139,11 +139,12 @@ impl Pod {
         doors: impl Iterator<Item = (Handle, WorkerListener<()>)>,
     ) {
         for (worker, door) in doors {
-            let (n, pod) = (Arc::clone(node), Arc::clone(self));
+            let to = PodDestination { node: Arc::clone(node), pod: Arc::clone(self) };
+            let to = Arc::new(to);
             let (streams, draining) = (self.conns.clone(), self.accepting.clone());
             let serve = move |socket, peer, ()| {
                 let (streams, draining) = (streams.clone(), draining.clone());
-                inbound::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), streams, draining)
+                inbound::serve(Arc::clone(&to), (socket, peer), streams, draining)
             };
             self.listen_on((node, &worker), door, "hbone", &self.tunnels, serve);
         }

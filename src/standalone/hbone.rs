@@ -5,12 +5,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
 };
 
 use http::StatusCode;
-use pki_types::CertificateDer;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,22 +18,24 @@ use super::{
     endpoint,
     outcome::{Outcome, ended, finish, within_lifetime},
     proxy_protocol::{self, Told},
+    service::Unproven,
 };
 use crate::{
     credentials::store::Credentials,
     hbone::{
-        AuthenticatedTunnel, HBONE_PORT, Hop, Pool, TunnelConfig,
+        Callers, HBONE_PORT, Hop, Pool, TunnelConfig, TunnelRegistry,
         connect::{Authority, ConnectRequest},
         order::Ticket,
-        server::{self, Incoming},
+        server::Incoming,
         stream::TunnelStream,
     },
     identity::{LocalIdentity, PeerCert, SpiffeId},
     lifecycle::{self, Tasks},
-    observe::conn::{CloseReason, Direction, OpenConn},
+    observe::conn::{CloseReason, OpenConn, PeerAddr},
+    proxy::ingress::{self, Destination, Ends, Refusal},
     relay::{self, App},
     sys::{netns::Netns, sockets},
-    tls::{Acceptor, TlsError},
+    tls::{Acceptor, Peer},
 };
 
 /// What speaks in streams, beside what [`super::ServiceConfig`] says.
@@ -110,10 +110,7 @@ pub(super) async fn client(
     };
     service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
-    let close = service.config.close;
-    let meter = &conn.live().meter;
-    let carried = async { ended(relay::run_closing(&mut app, &mut stream, meter, close).await) };
-    within_lifetime(service, carried).await
+    carry(service, &mut app, &mut stream, conn).await
 }
 
 async fn open(
@@ -180,213 +177,159 @@ async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {
     lifecycle::dial::reachable(host, *port).await.map_err(|e| failed(e.to_string()))
 }
 
-/// Serves one tunnel: handshake first, then its streams.
-pub(super) async fn serve(
+/// A service, as one for which tunnels arrive; one for each worker.
+pub(super) struct ServiceDestination {
     service: Arc<Service>,
-    acceptor: Arc<Acceptor>,
+    acceptor: Acceptor,
+    config: TunnelConfig,
+}
+
+type Tunnel = ingress::Tunnel<ServiceDestination>;
+
+impl ServiceDestination {
+    pub(super) fn new(service: &Arc<Service>) -> Self {
+        let config = config(service);
+        Self { service: Arc::clone(service), acceptor: Acceptor::default(), config }
+    }
+}
+
+/// Serves one tunnel that was accepted.
+pub(super) async fn serve(
+    to: Arc<ServiceDestination>,
     (tcp, peer): (TcpStream, SocketAddr),
     streams: Tasks,
     draining: CancellationToken,
 ) {
+    let _counted = to.service.counted();
     let local = endpoint::local(&tcp).unwrap_or(peer);
-    let _counted = service.counted();
-    let refused = |reason, why: String| {
-        service.handshake_failed(reason);
-        service.counts.failed.fetch_add(1, Relaxed);
-        finish(&service, service.record(peer), (reason, Some(why)));
-    };
-    let gone = |(reason, why): Outcome| refused(reason, why.unwrap_or_default());
-    let unproven = match service.unproven(peer) {
-        Ok(place) => place,
-        Err(outcome) => return gone(outcome),
-    };
-    let own = match identity(&service.keeper.current()) {
-        Ok(own) => own,
-        Err(why) => return refused(CloseReason::NoIdentity, why),
-    };
-    let accepted = tokio::select! {
-        accepted = acceptor.accept(tcp, &own.svid, &own.bundles, service.config.connect) => accepted,
-        outcome = unproven.given_up() => return gone(outcome),
-    };
-    let session = match accepted {
-        Ok(session) => session,
-        Err(TlsError::Silent) => {
-            return finish(&service, service.record(peer), (CloseReason::Silent, None));
-        }
-        Err(error) => return refused(error.close_reason(), error.to_string()),
-    };
-    let (id, theirs) = (own.svid.id.clone(), session.peer.clone());
-    let proven =
-        match service.revalidator.tunnels.admit(Direction::Inbound, id, theirs, &own.bundles) {
-            Ok(proven) => proven,
-            Err(no) => return refused(no.reason, no.why.to_string()),
-        };
-    let _slot = tokio::select! {
-        slot = unproven.slot(&service, std::future::pending()) => match slot {
-            Ok(slot) => slot,
-            Err(outcome) => return gone(outcome),
-        },
-        () = proven.ended() => return,
-    };
-    let chain: Vec<CertificateDer<'_>> = session.peer.chain.to_vec();
-    let cert = PeerCert::of(&chain).map(Arc::new);
-    let caller = Caller { cert, proven: Arc::clone(&proven), peer, local };
-    let tunnel = config(&service);
-    let taken = match service.callers.enter(&proven.peer.id, peer.ip(), Instant::now()) {
-        Ok(taken) => taken,
-        Err(why) => {
-            server::turn_away(session, &tunnel);
-            return refused(CloseReason::Overloaded, why.to_string());
-        }
-    };
-    let handle = |incoming: Box<Incoming>| {
-        let (service, caller) = (Arc::clone(&service), caller.clone());
-        async move {
-            let conn = service.record(peer);
-            let facts = Arc::clone(&caller.proven.peer.tls);
-            conn.metadata(|f| (f.protocol, f.tls) = (Some("HBONE"), Some(facts)));
-            let carried = tokio::select! {
-                outcome = stream(&service, &caller, incoming, &conn) => outcome,
-                reason = conn.live().until_cut() => (reason, None),
+    let ends = Ends { peer: PeerAddr(peer), local };
+    ingress::hbone::serve(to, (tcp, ends), streams, draining).await;
+}
+
+impl Destination for ServiceDestination {
+    type Unproven = Unproven;
+    type Place = Option<OwnedSemaphorePermit>;
+    type Caller = Option<Arc<PeerCert>>;
+    /// The port that policies are asked about.
+    type Target = u16;
+
+    fn config(&self) -> &TunnelConfig {
+        &self.config
+    }
+
+    fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
+    }
+
+    fn tunnels(&self) -> &TunnelRegistry {
+        &self.service.revalidator.tunnels
+    }
+
+    fn callers(&self) -> &Callers {
+        &self.service.callers
+    }
+
+    fn unproven(&self, peer: SocketAddr) -> Result<Unproven, Outcome> {
+        self.service.unproven(peer)
+    }
+
+    async fn given_up(unproven: &Unproven) -> Outcome {
+        unproven.given_up().await
+    }
+
+    async fn place(&self, unproven: Unproven) -> Result<Self::Place, Outcome> {
+        unproven.slot(&self.service, std::future::pending()).await
+    }
+
+    async fn identity(&self) -> Result<LocalIdentity, Outcome> {
+        identity(&self.service.keeper.current()).map_err(no_identity)
+    }
+
+    fn caller(&self, peer: &Peer) -> Option<Arc<PeerCert>> {
+        PeerCert::of(&peer.chain).map(Arc::new)
+    }
+
+    fn handshake_failed(&self, reason: CloseReason) {
+        self.service.handshake_failed(reason);
+        self.service.counts.failed.fetch_add(1, Relaxed);
+    }
+
+    fn record(&self, ends: Ends) -> OpenConn {
+        let conn = self.service.record(ends.peer.0);
+        conn.metadata(|f| f.protocol = Some("HBONE"));
+        conn
+    }
+
+    fn finish(&self, conn: OpenConn, outcome: Outcome) {
+        finish(&self.service, conn, outcome);
+    }
+
+    fn count(&self, let_in: bool) {
+        let counts = &self.service.counts;
+        let count = if let_in { &counts.succeeded } else { &counts.failed };
+        count.fetch_add(1, Relaxed);
+    }
+
+    fn target(&self, tunnel: &Tunnel, incoming: &Incoming, _: &OpenConn) -> Result<u16, Refusal> {
+        meant(&self.service, incoming, tunnel.ends.local)
+    }
+
+    async fn authorize(&self, tunnel: &Tunnel, port: &u16, conn: &OpenConn) -> Result<(), Outcome> {
+        identity(&self.service.keeper.current()).map_err(no_identity)?;
+        let Ends { peer, local } = tunnel.ends;
+        // Policies are about the application's port, not about that of the tunnel.
+        let called = SocketAddr::new(local.ip(), *port);
+        admit(&self.service, tunnel.caller.as_ref(), peer.0, called, conn).await
+    }
+
+    async fn dial(&self, tunnel: &Tunnel, _: &u16, conn: &OpenConn) -> Result<App, Outcome> {
+        let mut header = Vec::new();
+        if let Some(mode) = self.service.config.proxy_out {
+            let told = Told {
+                from: tunnel.ends.peer.0,
+                to: tunnel.ends.local,
+                tls: Some(&*tunnel.proven.peer.tls),
+                alpn: Some(b"h2"),
+                authority: None,
+                peer: tunnel.caller.as_deref(),
             };
-            finish(&service, conn, carried);
+            let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
+            header = proxy_protocol::header(mode, &told).map_err(failed)?;
         }
-    };
-    let config = &tunnel;
-    let with = server::Service { peer, config, caller: &taken, tasks: &streams, draining };
-    let serve = server::serve(session, with, handle);
-    let served = tokio::select! {
-        served = serve => served,
-        () = proven.ended() => return,
-    };
-    if let Err(broken) = served
-        && broken.streams == 0
-    {
-        refused(CloseReason::TunnelFailure, broken.why);
+        let deadline = tokio::time::Instant::now() + self.service.config.connect;
+        dial(&self.service, conn, deadline, &header).await.map(App::new)
+    }
+
+    fn baggage(&self, _: &u16) -> String {
+        format!("service.name={}", self.service.config.name)
+    }
+
+    fn relay(
+        &self,
+        app: &mut App,
+        stream: &mut TunnelStream,
+        conn: &OpenConn,
+    ) -> impl Future<Output = Outcome> + Send {
+        carry(&self.service, app, stream, conn)
     }
 }
 
-/// Who is at the other end of a tunnel.
-#[derive(Clone)]
-struct Caller {
-    cert: Option<Arc<PeerCert>>,
-    proven: Arc<AuthenticatedTunnel>,
-    peer: SocketAddr,
-    local: SocketAddr,
-}
-
-impl Caller {
-    /// A tunnel outlives the certificate that made it, and what that was checked against; what is
-    /// new in it does not.
-    fn still_proven(&self) -> Result<(), Outcome> {
-        if let Some(no) = self.proven.termination() {
-            return Err((no.reason, Some(no.why.to_string())));
-        }
-        if self.proven.peer.has_ended() {
-            let why = "the caller's SVID expired while its tunnel was open";
-            return Err((CloseReason::SvidExpired, Some(why.into())));
-        }
-        Ok(())
-    }
-}
-
-async fn stream(
+async fn carry(
     service: &Service,
-    caller: &Caller,
-    incoming: Box<Incoming>,
+    app: &mut App,
+    stream: &mut TunnelStream,
     conn: &OpenConn,
 ) -> Outcome {
-    let begun = Box::pin(begin(service, caller, *incoming, conn)).await;
-    let (mut app, mut stream) = match begun {
-        Ok(begun) => begun,
-        Err(outcome) => {
-            service.counts.failed.fetch_add(1, Relaxed);
-            return outcome;
-        }
-    };
-    service.counts.succeeded.fetch_add(1, Relaxed);
-    conn.count_opened();
     let close = service.config.close;
     let meter = &conn.live().meter;
-    let carried = async { ended(relay::run_closing(&mut app, &mut *stream, meter, close).await) };
+    let carried = async { ended(relay::run_closing(app, stream, meter, close).await) };
     within_lifetime(service, carried).await
 }
 
-async fn begin(
-    service: &Service,
-    caller: &Caller,
-    mut incoming: Incoming,
-    conn: &OpenConn,
-) -> Result<(App, Box<TunnelStream>), Outcome> {
-    let (cert, peer, local) = (caller.cert.as_ref(), caller.peer, caller.local);
-    conn.metadata(|f| f.hbone_addr = Some(incoming.authority_text().into()));
-    if let Some(why) = incoming.is_too_much() {
-        incoming.turn_away();
-        return Err((CloseReason::Overloaded, Some(why.into())));
-    }
-    let port = match meant(service, &incoming, local) {
-        Ok(port) => port,
-        Err((reason, why)) => {
-            incoming.refuse(StatusCode::BAD_REQUEST);
-            return Err((reason, Some(why.into())));
-        }
-    };
-    // Policies are about the application's port, not about that of the tunnel.
-    let called = SocketAddr::new(local.ip(), port);
-    let shown = || identity(&service.keeper.current()).map_err(no_identity);
-    let admitted = match caller.still_proven().and_then(|()| shown().map(drop)) {
-        Ok(()) => admit(service, cert, peer, called, conn).await,
-        refused => refused,
-    };
-    if let Err(outcome) = admitted {
-        match outcome.0 {
-            // The tunnel says GOAWAY ahead of this; a caller with a new SVID may come back.
-            CloseReason::SvidExpired | CloseReason::NoIdentity => incoming.turn_away(),
-            _ => incoming.refuse(StatusCode::UNAUTHORIZED),
-        }
-        return Err(outcome);
-    }
-    let mut header = Vec::new();
-    if let Some(mode) = service.config.proxy_out {
-        let tls = conn.metadata(|f| f.tls.clone());
-        let told = Told {
-            from: peer,
-            to: local,
-            tls: tls.as_deref(),
-            alpn: Some(b"h2"),
-            authority: None,
-            peer: cert.map(|cert| &**cert),
-        };
-        let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
-        header = proxy_protocol::header(mode, &told).map_err(failed)?;
-    }
-    let deadline = tokio::time::Instant::now() + service.config.connect;
-    let dialled = tokio::select! {
-        dialled = dial(service, conn, deadline, &header) => dialled,
-        () = incoming.abandoned() => {
-            return Err((CloseReason::PeerReset, Some("the caller gave up".into())));
-        }
-    };
-    let app = match dialled {
-        Ok(app) => app,
-        Err(outcome) => {
-            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
-            return Err(outcome);
-        }
-    };
-    let baggage = format!("service.name={}", service.config.name);
-    let gone = || (CloseReason::PeerReset, Some("the caller gave up".into()));
-    let stream = incoming.accept(&baggage).ok_or_else(gone)?.recorded(conn.live());
-    Ok((App::new(app), Box::new(stream)))
-}
-
 /// The stream must be for this host, and for the port of its target.
-fn meant(
-    service: &Service,
-    incoming: &Incoming,
-    local: SocketAddr,
-) -> Result<u16, (CloseReason, &'static str)> {
-    let bad = |why| (CloseReason::BadConnect, why);
+fn meant(service: &Service, incoming: &Incoming, local: SocketAddr) -> Result<u16, Refusal> {
+    let refusal = |reason, why| Refusal { status: StatusCode::BAD_REQUEST, reason, why };
+    let bad = |why| refusal(CloseReason::BadConnect, why);
     if !incoming.is_connect() {
         return Err(bad("the method is not CONNECT"));
     }
@@ -401,7 +344,7 @@ fn meant(
             let why = "the host name in :authority is not one of this service: it is in no DNS \
                        name of its certificate, in no --tunnel-authority (tunnel.authorities) and \
                        neither the target nor the listener";
-            return Err((CloseReason::AuthorityMismatch, why));
+            return Err(refusal(CloseReason::AuthorityMismatch, why));
         }
     };
     match service.config.targets.first() {
@@ -438,49 +381,4 @@ fn is_own_name(service: &Service, name: &str, local: SocketAddr) -> bool {
 fn same_name(a: &str, b: &str) -> bool {
     let without_root = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     !a.is_empty() && without_root(a) == without_root(b)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        authority::EmbeddedCa,
-        hbone::{PeerExpiry, Trust, TunnelRegistry},
-        identity::BundleSet,
-        observe::conn::TlsFacts,
-        tls::Peer,
-    };
-    use std::time::{Duration, SystemTime};
-
-    /// Whether its tunnel is withdrawn or its caller has run out: the next stream is told.
-    #[test]
-    fn a_caller_that_is_proven_no_more_begins_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = EmbeddedCa::open(dir.path(), &"td".parse().unwrap(), Duration::from_secs(60));
-        let svid = ca.unwrap().issue(&"spiffe://td/host/a".parse().unwrap()).unwrap();
-        let (version, group, cipher) = ("", "", "");
-        let facts = TlsFacts { version, group, cipher, mutual: true, path: None };
-        let peer = |not_after: SystemTime| Peer {
-            id: svid.id.clone(),
-            not_before: svid.not_before,
-            not_after,
-            chain: svid.chain.clone().into(),
-            tls: Arc::new(facts.clone()),
-        };
-        let live = TunnelRegistry::default();
-        let addr: SocketAddr = "10.0.0.9:999".parse().unwrap();
-        let caller = |peer: Peer| {
-            let own = svid.id.clone();
-            let proven = live.admit(Direction::Inbound, own, peer, &Arc::<BundleSet>::default());
-            Caller { cert: None, proven: proven.unwrap(), peer: addr, local: addr }
-        };
-        let told = |caller: &Caller| caller.still_proven().err().map(|(reason, _)| reason);
-        let now = SystemTime::now();
-        let (good, late) =
-            (caller(peer(svid.not_after)), caller(peer(now - Duration::from_secs(5))));
-        assert_eq!(told(&good), None);
-        assert_eq!(told(&late), Some(CloseReason::SvidExpired));
-        assert_eq!(live.recheck(&Trust::default(), |_| true, PeerExpiry::Keep, now).len(), 2);
-        assert_eq!(told(&good), Some(CloseReason::TrustDomainRemoved));
-    }
 }

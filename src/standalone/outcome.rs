@@ -5,15 +5,17 @@ use std::{io, sync::atomic::Ordering::Relaxed};
 use super::Service;
 use crate::{
     observe::conn::{CloseReason, OpenConn},
+    proxy::{self, outcome::settled},
     relay,
     tls::TlsError,
 };
 
-/// How it ended, and what went wrong if anything did.
-pub(super) type Outcome = (CloseReason, Option<String>);
+pub(super) use crate::proxy::outcome::Outcome;
 
-/// Leaves the record.
-pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Outcome) {
+/// Writes the record, if this service has a line for such an end, and counts.
+pub(super) fn finish(service: &Service, mut conn: OpenConn, outcome: Outcome) {
+    let outcome = settled(&conn, outcome);
+    let reason = outcome.0;
     if !service.config.quiet.logs(reason) {
         conn.leave_unlogged();
     }
@@ -21,10 +23,7 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, (reason, error): Out
     if matches!(reason, CloseReason::LifetimeReached | CloseReason::HalfCloseTimeout) {
         service.counts.ended_by_limit.fetch_add(1, Relaxed);
     }
-    match error {
-        Some(error) => conn.fail(reason, error),
-        None => conn.close(reason),
-    }
+    proxy::outcome::finish(conn, outcome);
 }
 
 /// Carries for as long as a connection may last.

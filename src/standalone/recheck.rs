@@ -3,8 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{PeerCert, Service, access_control::as_shown};
+use super::{Service, access_control::as_shown};
 use crate::{
+    identity::PeerCert,
     observe::conn::{Direction, LiveConn},
     policy::{
         Rules,

@@ -42,7 +42,6 @@ use crate::{
         metrics::SocketCount,
     },
     sys::descriptors::of_traffic,
-    tls::Acceptor,
 };
 
 /// How many callers of a server may be there that have not proven who they are …
@@ -337,7 +336,7 @@ impl Service {
             Ok(pool) => pool,
             Err(error) => return tracing::error!(service = self.config.name, %error, "no pool"),
         };
-        let acceptor = Arc::default();
+        let tunnels = Arc::new(hbone::ServiceDestination::new(self));
         loop {
             // Before accept: who is too many waits in the kernel's queue. Who calls a server waits
             // behind its proof, that silent callers may keep nobody out.
@@ -350,7 +349,7 @@ impl Service {
                 Ok((socket, peer)) => {
                     pause = Duration::from_millis(5);
                     self.counts.accepted.fetch_add(1, Relaxed);
-                    self.carry(socket, peer, slot, pool.as_ref(), &acceptor);
+                    self.carry(socket, peer, slot, pool.as_ref(), &tunnels);
                 }
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
@@ -399,7 +398,7 @@ impl Service {
         peer: SocketAddr,
         slot: Option<OwnedSemaphorePermit>,
         pool: Option<&Arc<Pool>>,
-        acceptor: &Arc<Acceptor>,
+        tunnels: &Arc<hbone::ServiceDestination>,
     ) {
         let service = Arc::clone(self);
         if self.config.hbone.is_none() {
@@ -408,14 +407,8 @@ impl Service {
         }
         let Some(pool) = pool.map(Arc::clone) else {
             let (streams, stop) = (self.conns.clone(), self.stop.clone());
-            let acceptor = Arc::clone(acceptor);
-            return self.conns.spawn(hbone::serve(
-                service,
-                acceptor,
-                (socket, peer),
-                streams,
-                stop,
-            ));
+            let served = hbone::serve(Arc::clone(tunnels), (socket, peer), streams, stop);
+            return self.conns.spawn(served);
         };
         let conn = self.record(peer);
         self.conns.spawn(async move {

@@ -4,12 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    PeerCert, Role, Service,
+    Role, Service,
     access_control::{Banned, Caller},
     outcome::Outcome,
     revalidate::is_not_banned,
 };
 use crate::{
+    identity::PeerCert,
     observe::conn::{CloseReason, Flow, LiveConn},
     policy::{
         Rules,

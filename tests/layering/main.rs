@@ -27,6 +27,7 @@ const LAYERS: &[&str] = &[
     "mesh",
     "relay",
     "hbone",
+    "proxy",
     "node",
     "standalone",
     "config",
@@ -36,7 +37,7 @@ const LAYERS: &[&str] = &[
 ];
 
 /// Rooms whose errors are types: who calls them decides by the error.
-const TYPED_ERRORS: &[&str] = &["hbone", "relay"];
+const TYPED_ERRORS: &[&str] = &["hbone", "proxy", "relay"];
 
 const LONGEST_FILE: usize = 400;
 const LONGEST_FUNCTION: usize = 80;

@@ -1,0 +1,313 @@
+//! HBONE that arrives, from the accepted socket to the end of the last stream.
+//!
+//! 1. The caller gets a place among those that have proven nothing; the handshake has a deadline.
+//! 2. Who has proven itself is entered where it is held to what is trusted from then on
+//!    ([`crate::hbone::TunnelRegistry`]), and gets a place for its tunnel and its share as a caller.
+//! 3. Each CONNECT stream is a connection with a record of its own: refused where its caller has
+//!    too much or is no longer trusted, else [`Destination`] says where it goes, whether it may,
+//!    and dials; only then it is answered.
+//!
+//! Not here: the wire ([`crate::hbone::server`]), and what a [`Destination`] decides.
+
+use std::{sync::Arc, time::Instant};
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::destination::{Destination, Ends, Refusal, Tunnel};
+use crate::{
+    hbone::{
+        AuthenticatedTunnel,
+        server::{self, Incoming},
+        stream::TunnelStream,
+    },
+    identity::LocalIdentity,
+    lifecycle::Tasks,
+    observe::conn::{CloseReason, Direction, OpenConn},
+    proxy::outcome::{Outcome, caller_gave_up},
+    relay::App,
+    tls::{Session, TlsError},
+};
+
+/// Serves one tunnel that was accepted: the handshake first, then its streams, each in `streams`.
+/// None is taken any more once `draining` fires.
+pub async fn serve<D: Destination>(
+    destination: Arc<D>,
+    (tcp, ends): (TcpStream, Ends),
+    streams: Tasks,
+    draining: CancellationToken,
+) {
+    let refused = |outcome| refused(&*destination, ends, outcome);
+    let unproven = match destination.unproven(ends.peer.0) {
+        Ok(place) => place,
+        Err(outcome) => return refused(outcome),
+    };
+    let accepted = tokio::select! {
+        accepted = accept(&*destination, tcp) => accepted,
+        outcome = D::given_up(&unproven) => Err(outcome),
+    };
+    let (session, proven) = match accepted {
+        Ok(accepted) => accepted,
+        Err(outcome) => return refused(outcome),
+    };
+    let _place = tokio::select! {
+        place = destination.place(unproven) => match place {
+            Ok(place) => place,
+            Err(outcome) => return refused(outcome),
+        },
+        () = proven.ended() => return,
+    };
+    let (id, from) = (&proven.peer.id, ends.peer.0.ip());
+    let caller = match destination.callers().enter(id, from, Instant::now()) {
+        Ok(caller) => caller,
+        Err(why) => {
+            server::turn_away(session, destination.config());
+            return refused((CloseReason::Overloaded, Some(why.to_string())));
+        }
+    };
+    let tunnel = Arc::new(Tunnel {
+        destination: Arc::clone(&destination),
+        ends,
+        proven: Arc::clone(&proven),
+        caller: destination.caller(&proven.peer),
+    });
+    let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
+    let (peer, config) = (ends.peer.0, destination.config());
+    let with = server::Service { peer, config, caller: &caller, tasks: &streams, draining };
+    let serve = server::serve(session, with, handle);
+    let served = tokio::select! {
+        served = serve => served,
+        () = proven.ended() => return,
+    };
+    match served {
+        Ok(()) => {}
+        Err(broken) if broken.streams == 0 => {
+            refused((CloseReason::TunnelFailure, Some(broken.why)));
+        }
+        Err(broken) => tracing::debug!(target: "tunnel", error = broken.why, "tunnel ended"),
+    }
+}
+
+/// The handshake, and whether its peer may be here.
+async fn accept<D: Destination>(
+    destination: &D,
+    tcp: TcpStream,
+) -> Result<(Session, Arc<AuthenticatedTunnel>), Outcome> {
+    let LocalIdentity { svid, bundles } = destination.identity().await?;
+    let within = destination.config().tls;
+    let session = match destination.acceptor().accept(tcp, &svid, &bundles, within).await {
+        Ok(session) => session,
+        // Who ended before it said anything only looked whether somebody is here.
+        Err(TlsError::Silent) => return Err((CloseReason::Silent, None)),
+        Err(error) => return Err((error.close_reason(), Some(error.to_string()))),
+    };
+    let (own, peer) = (svid.id.clone(), session.peer.clone());
+    let proven = destination.tunnels().admit(Direction::Inbound, own, peer, &bundles);
+    Ok((session, proven.map_err(|no| (no.reason, Some(no.why.to_string())))?))
+}
+
+/// A tunnel that never came to be is a record too.
+fn refused<D: Destination>(destination: &D, ends: Ends, outcome: Outcome) {
+    if outcome.0 != CloseReason::Silent {
+        destination.handshake_failed(outcome.0);
+    }
+    destination.finish(destination.record(ends), outcome);
+}
+
+/// One CONNECT stream, from request to close.
+///
+/// No `async fn`, which would hold its arguments twice for as long as the stream lives.
+pub(crate) fn stream<D: Destination>(
+    tunnel: Arc<Tunnel<D>>,
+    incoming: Box<Incoming>,
+) -> impl Future<Output = ()> + Send {
+    let conn = tunnel.destination.record(tunnel.ends);
+    async move {
+        let outcome = tokio::select! {
+            outcome = carry(&*tunnel, incoming, &conn) => outcome,
+            reason = conn.live().until_cut() => (reason, None),
+        };
+        tunnel.destination.finish(conn, outcome);
+    }
+}
+
+async fn carry<D: Destination>(
+    tunnel: &Tunnel<D>,
+    incoming: Box<Incoming>,
+    conn: &OpenConn,
+) -> Outcome {
+    // In a box of its own, so that a connection that flows does not hold what opening it took.
+    match Box::pin(begin(tunnel, *incoming, conn)).await {
+        Ok((mut app, mut stream)) => tunnel.destination.relay(&mut app, &mut stream, conn).await,
+        Err(outcome) => outcome,
+    }
+}
+
+async fn begin<D: Destination>(
+    tunnel: &Tunnel<D>,
+    incoming: Incoming,
+    conn: &OpenConn,
+) -> Result<(App, Box<TunnelStream>), Outcome> {
+    let begun = let_in(tunnel, incoming, conn).await;
+    tunnel.destination.count(begun.is_ok());
+    let (app, stream) = begun?;
+    conn.count_opened();
+    Ok((app, Box::new(stream)))
+}
+
+/// Checks a request, dials the application it is for, and answers it.
+async fn let_in<D: Destination>(
+    tunnel: &Tunnel<D>,
+    mut incoming: Incoming,
+    conn: &OpenConn,
+) -> Result<(App, TunnelStream), Outcome> {
+    let Tunnel { destination, proven, .. } = tunnel;
+    conn.metadata(|f| {
+        f.hbone_addr = Some(incoming.authority_text().into());
+        f.protocol = Some("HBONE");
+        f.tls = Some(Arc::clone(&proven.peer.tls));
+    });
+    destination.describe(tunnel, conn);
+    if let Some(why) = incoming.is_too_much() {
+        return Err(refuse(incoming, (CloseReason::Overloaded, Some(why.to_owned()))));
+    }
+    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
+    if let Err(outcome) = still_trusted(proven) {
+        return Err(refuse(incoming, outcome));
+    }
+    let target = match destination.target(tunnel, &incoming, conn) {
+        Ok(target) => target,
+        Err(Refusal { status, reason, why }) => {
+            incoming.refuse(status);
+            return Err((reason, Some(why.to_owned())));
+        }
+    };
+    if let Err(outcome) = destination.authorize(tunnel, &target, conn).await {
+        return Err(refuse(incoming, outcome));
+    }
+    let dialled = tokio::select! {
+        dialled = destination.dial(tunnel, &target, conn) => dialled,
+        () = incoming.abandoned() => return Err(caller_gave_up()),
+    };
+    let app = match dialled {
+        Ok(app) => app,
+        Err(outcome) => return Err(refuse(incoming, outcome)),
+    };
+    let stream = incoming.accept(&destination.baggage(&target)).ok_or_else(caller_gave_up)?;
+    Ok((app, stream.recorded(conn.live())))
+}
+
+/// A tunnel outlives the SVID that made it, and what that was checked against; what is new in it
+/// does not.
+fn still_trusted(proven: &AuthenticatedTunnel) -> Result<(), Outcome> {
+    if let Some(no) = proven.termination() {
+        return Err((no.reason, Some(no.why.to_string())));
+    }
+    if proven.peer.has_ended() {
+        let why = "the caller's SVID expired while its tunnel was open";
+        return Err((CloseReason::SvidExpired, Some(why.to_owned())));
+    }
+    Ok(())
+}
+
+/// What a caller hears of its request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Answer {
+    /// It was not looked at, and may be sent again on another tunnel.
+    TurnedAway,
+    /// This status.
+    Status(StatusCode),
+}
+
+impl Answer {
+    fn to(reason: CloseReason) -> Self {
+        match reason {
+            // Where an SVID runs out the tunnel says GOAWAY ahead of this: whoever has a new one
+            // may come back with it.
+            CloseReason::Overloaded | CloseReason::SvidExpired | CloseReason::NoIdentity => {
+                Self::TurnedAway
+            }
+            CloseReason::ConnectFailure | CloseReason::ConnectTimeout | CloseReason::Internal => {
+                Self::Status(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            _ => Self::Status(StatusCode::UNAUTHORIZED),
+        }
+    }
+}
+
+fn refuse(incoming: Incoming, outcome: Outcome) -> Outcome {
+    match Answer::to(outcome.0) {
+        Answer::TurnedAway => incoming.turn_away(),
+        Answer::Status(status) => incoming.refuse(status),
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::{
+        authority::EmbeddedCa,
+        hbone::{PeerExpiry, Trust, TunnelRegistry},
+        identity::BundleSet,
+        observe::conn::TlsFacts,
+        tls::Peer,
+    };
+
+    /// Whether its tunnel is withdrawn or its caller has run out: the next stream is told.
+    #[test]
+    fn a_caller_that_is_proven_no_more_begins_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = EmbeddedCa::open(dir.path(), &"td".parse().unwrap(), Duration::from_secs(60));
+        let svid = ca.unwrap().issue(&"spiffe://td/host/a".parse().unwrap()).unwrap();
+        let (version, group, cipher) = ("", "", "");
+        let facts = TlsFacts { version, group, cipher, mutual: true, path: None };
+        let live = TunnelRegistry::default();
+        let proven = |not_after: SystemTime| {
+            let peer = Peer {
+                id: svid.id.clone(),
+                not_before: svid.not_before,
+                not_after,
+                chain: svid.chain.clone().into(),
+                tls: Arc::new(facts.clone()),
+            };
+            let (own, bundles) = (svid.id.clone(), Arc::<BundleSet>::default());
+            live.admit(Direction::Inbound, own, peer, &bundles).unwrap()
+        };
+        let told = |proven: &AuthenticatedTunnel| still_trusted(proven).err().map(|no| no.0);
+        let now = SystemTime::now();
+        let (good, late) = (proven(svid.not_after), proven(now - Duration::from_secs(5)));
+        assert_eq!(told(&good), None);
+        assert_eq!(told(&late), Some(CloseReason::SvidExpired));
+        assert_eq!(live.recheck(&Trust::default(), |_| true, PeerExpiry::Keep, now).len(), 2);
+        assert_eq!(told(&good), Some(CloseReason::TrustDomainRemoved));
+    }
+
+    #[test]
+    fn who_may_come_back_is_turned_away_and_others_hear_a_status() {
+        for (reason, answer) in [
+            (CloseReason::Overloaded, None),
+            (CloseReason::SvidExpired, None),
+            (CloseReason::NoIdentity, None),
+            (CloseReason::ConnectFailure, Some(503)),
+            (CloseReason::ConnectTimeout, Some(503)),
+            (CloseReason::Internal, Some(503)),
+            (CloseReason::PolicyDenied, Some(401)),
+            (CloseReason::PolicyChanged, Some(401)),
+            (CloseReason::PlaintextRefused, Some(401)),
+            (CloseReason::NoPeerCertificate, Some(401)),
+            (CloseReason::SvidRevoked, Some(401)),
+            (CloseReason::IdentityBanned, Some(401)),
+            (CloseReason::TrustDomainRemoved, Some(401)),
+        ] {
+            let said = match Answer::to(reason) {
+                Answer::TurnedAway => None,
+                Answer::Status(status) => Some(status.as_u16()),
+            };
+            assert_eq!(said, answer, "{reason}");
+        }
+    }
+}
