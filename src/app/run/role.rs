@@ -125,11 +125,13 @@ impl Role for Live {
                 hurry.cancel();
             }),
             ended: Box::pin(async move {
+                // All of it: what a node has, its log among it, it has to the end.
+                let mut node = self;
                 // What is being started ends at once, and is stopped with the rest.
-                while self.starting.next().await.is_some() {}
-                self.carrier.stop_all(self.grace, &leave).await;
-                self.tasks.cut();
-                self.tasks.ended().await;
+                while node.starting.next().await.is_some() {}
+                node.carrier.stop_all(node.grace, &leave).await;
+                node.tasks.cut();
+                node.tasks.ended().await;
                 0
             }),
         }
