@@ -30,6 +30,7 @@ mod access_control;
 mod acme;
 mod address;
 mod admission;
+mod bound_path;
 mod connection;
 mod credential_store;
 mod endpoint;

@@ -110,9 +110,14 @@ impl Role for Live {
     }
 
     async fn stop(mut self, _stop: Stop) -> Draining {
-        let leave = self.left.take().unwrap_or_else(|| self.leaves());
         self.state.set_draining();
-        self.takeover.close().await;
+        let waits = self.takeover.waits();
+        let handed_over = self.takeover.close().await;
+        if handed_over {
+            // Also where what the next process says and SIGTERM meet.
+            self.node.listeners.hand_over();
+        }
+        let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
         self.carrier.close();
         let (node, grace) = (Arc::clone(&self.node), self.grace);
         let hurry = self.carrier.hurry.clone();
