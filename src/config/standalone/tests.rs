@@ -1,8 +1,12 @@
+use std::time::Duration;
+
 use super::*;
 use crate::{
     credentials::Credential,
     observe::logging::LogFormat,
-    standalone::{CipherGroup, CredentialSource, CredentialsConfig, LETS_ENCRYPT},
+    standalone::{
+        Balance, CipherGroup, CredentialSource, CredentialsConfig, LETS_ENCRYPT, ProxyMode,
+    },
     tls::record::AeadSetting,
 };
 
