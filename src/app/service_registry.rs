@@ -292,10 +292,10 @@ impl ServiceRegistry {
     pub(super) fn stop_accepting(mut self, succeeded: bool) -> Draining {
         let mut services = std::mem::take(&mut self.leaving);
         let mut following = Vec::new();
-        for mut running in std::mem::take(&mut self.running) {
+        for running in std::mem::take(&mut self.running) {
             running.service.stop_accepting();
-            if let (true, Some(listening)) = (succeeded, Arc::get_mut(&mut running.listening)) {
-                listening.keep_path();
+            if succeeded {
+                running.listening.keep_path();
             }
             services.push(running.service);
             running.following.look_at(running.access);

@@ -4,14 +4,11 @@
 use std::{
     convert::Infallible,
     future::{pending, ready},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
-use ::http::{Method, Request};
+use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,10 +19,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    answer::Answer,
+    answer::{Answer, text},
     listener::{Accept, Accepted},
     origin::{Reached, Readers, refuse_foreign},
-    places::ConnectionLimits,
+    places::{ConnectionLimits, ConnectionPlace},
     request::{self, Methods},
     write_deadline::WriteDeadline,
 };
@@ -40,7 +37,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// How much one endpoint gives to its clients.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
-    /// Connections at a time; beyond it the oldest is closed.
+    /// Connections at a time; beyond it the oldest is closed. Streams have a few more places.
     pub connections: usize,
     /// Of them from one address (an IPv6 /64).
     pub per_address: usize,
@@ -140,10 +137,9 @@ impl Server {
             conns.spawn(async move {
                 let (name, peer) = (server.name, accepted.peer);
                 let lifetime = server.limits.deadlines.lifetime;
-                let streams = AtomicBool::new(false);
                 let served = tokio::select! {
-                    served = server.serve(accepted, &*handler, &streams) => served,
-                    () = expired(lifetime, &streams) => {
+                    served = server.serve(accepted, &*handler, &place) => served,
+                    () = expired(lifetime, &place) => {
                         Err(format!("not finished after {lifetime:?}"))
                     }
                     () = place.given_up() => Err("it was closed for somebody newer".into()),
@@ -159,16 +155,16 @@ impl Server {
         &self,
         accepted: Accepted,
         handler: &impl Handler,
-        streams: &AtomicBool,
+        place: &ConnectionPlace,
     ) -> Result<(), String> {
         let Some(reached) = accepted.reached() else { return Ok(()) };
         let Some(tls) = handler.tls().await? else {
-            return self.requests(accepted.socket, reached, handler, streams).await;
+            return self.requests(accepted.socket, reached, handler, place).await;
         };
         let Deadlines { handshake, .. } = self.limits.deadlines;
         let stream = timeout(handshake, tls.accept(accepted.socket)).await;
         let stream = stream.map_err(|_| format!("no TLS handshake in {handshake:?}"))?;
-        self.requests(stream.map_err(|e| e.to_string())?, Reached::Tls, handler, streams).await
+        self.requests(stream.map_err(|e| e.to_string())?, Reached::Tls, handler, place).await
     }
 
     async fn requests(
@@ -176,14 +172,14 @@ impl Server {
         stream: impl AsyncRead + AsyncWrite + Unpin,
         reached: Reached,
         handler: &impl Handler,
-        streams: &AtomicBool,
+        place: &ConnectionPlace,
     ) -> Result<(), String> {
         let service = service_fn(|request| async move {
             let answer = self.answer(request, reached, handler).await;
-            if answer.body().is_stream() {
-                streams.store(true, Relaxed);
-            }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(match answer.body().is_stream() && !place.begin_stream() {
+                true => text(StatusCode::SERVICE_UNAVAILABLE, "as many listen already as may\n"),
+                false => answer,
+            })
         });
         let Deadlines { head, write, .. } = self.limits.deadlines;
         let stream = TokioIo::new(WriteDeadline::new(stream, write));
@@ -219,9 +215,9 @@ impl Server {
 }
 
 /// Waits until a connection has lasted as long as it may: one that streams has no end of its own.
-async fn expired(lifetime: Duration, streams: &AtomicBool) {
+async fn expired(lifetime: Duration, place: &ConnectionPlace) {
     sleep(lifetime).await;
-    if streams.load(Relaxed) {
+    if place.is_stream() {
         pending::<()>().await;
     }
 }

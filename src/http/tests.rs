@@ -39,6 +39,13 @@ impl Handler for Pages {
                     (n < 10).then(|| (Bytes::from_static(b"line\n"), n + 1))
                 }),
             ),
+            "/endless" => stream(
+                "text/plain",
+                unfold((), |()| async move {
+                    tokio::time::sleep(SOON / 4).await;
+                    Some((Bytes::from_static(b"line\n"), ()))
+                }),
+            ),
             "/big" => text(StatusCode::OK, vec![b'a'; BIG]),
             _ => text(StatusCode::OK, format!("{} bytes\n", request.body().len())),
         }
@@ -233,6 +240,64 @@ async fn many_from_one_address_close_their_own_and_leave_places_for_others() {
     assert!(answer_of(newest, GET).await.starts_with("HTTP/1.1 200"));
     assert!(server.conns.len() <= 7, "{} connections", server.conns.len());
     drop(all);
+}
+
+/// The next bytes of a stream, or none where it has ended.
+async fn more_of(socket: &mut TcpStream) -> String {
+    let mut room = [0; 1024];
+    let read = timeout(PATIENCE, socket.read(&mut room)).await.expect("more, or an end");
+    String::from_utf8_lossy(&room[..read.unwrap_or_default()]).into_owned()
+}
+
+impl Running {
+    /// A stream for a client at this address, and what is answered first.
+    async fn stream_to(&self, last: u8) -> (TcpStream, String) {
+        let mut socket = self.connect_from(last).await;
+        socket.write_all(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let first = more_of(&mut socket).await;
+        (socket, first)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_for_no_connection_and_keeps_none_away() {
+    let limits = Limits { connections: 4, per_address: 3, deadlines: LONG, ..Limits::OPERATORS };
+    let server = serve(limits).await;
+    let (mut oldest, answer) = server.stream_to(3).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let others: Vec<_> =
+        futures_util::future::join_all((0..20).map(|n| server.connect_from(3 + n % 5))).await;
+    server.until_at_most(5).await;
+    for _ in 0..3 {
+        assert!(more_of(&mut oldest).await.contains("line\n"));
+    }
+    drop(others);
+}
+
+#[tokio::test]
+async fn streams_are_shared_between_addresses() {
+    let server = with(LONG).await;
+    let mut open = Vec::new();
+    for (n, last) in [3, 3, 4, 4, 5, 5, 6, 6].into_iter().enumerate() {
+        let (socket, answer) = server.stream_to(last).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{n}: {answer}");
+        open.push(socket);
+        // A third of one address is refused, and closes none of the two.
+        let third = n % 2 == 1;
+        if third {
+            let (_, answer) = server.stream_to(last).await;
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            assert!(answer.contains("as many listen already as may"), "{answer}");
+        }
+    }
+    for socket in &mut open {
+        assert!(more_of(socket).await.contains("line\n"));
+    }
+    // Somebody at another address has one of a source that has two.
+    let (mut newest, answer) = server.stream_to(7).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.until_at_most(8).await;
+    assert!(more_of(&mut newest).await.contains("line\n"));
 }
 
 #[tokio::test]

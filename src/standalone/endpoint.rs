@@ -24,7 +24,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::Address;
+use super::{Address, bound_path::BoundPath};
 use crate::{lifecycle::dial, sys::sockets::canonical};
 
 /// How many connections may wait to be accepted; the kernel lowers it to `somaxconn`.
@@ -37,10 +37,14 @@ pub struct Listening {
     sockets: Vec<Socket>,
     unix: bool,
     /// A path that we made and remove.
-    path: Option<PathBuf>,
+    path: Option<BoundPath>,
 }
 
 impl Listening {
+    fn of(sockets: Vec<Socket>, unix: bool, path: Option<BoundPath>) -> Self {
+        Self { sockets, unix, path }
+    }
+
     /// Opens it.
     ///
     /// # Errors
@@ -63,21 +67,21 @@ impl Listening {
         match address {
             Address::Tcp { host, port } => {
                 let sockets = tcp(host, *port).map_err(failed)?;
-                Ok(Self { sockets, unix: false, path: None })
+                Ok(Self::of(sockets, false, None))
             }
             Address::Unix(path) => {
                 clear_stale(path).map_err(failed)?;
                 let listener = StdUnixListener::bind(path).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
                 let socket = Socket::from(OwnedFd::from(listener));
-                Ok(Self { sockets: vec![socket], unix: true, path: Some(path.clone()) })
+                Ok(Self::of(vec![socket], true, Some(BoundPath::of(path.clone()))))
             }
             Address::Abstract(name) => {
                 let name = UnixAddr::from_abstract_name(name).map_err(failed)?;
                 let listener = StdUnixListener::bind_addr(&name).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
                 let socket = Socket::from(OwnedFd::from(listener));
-                Ok(Self { sockets: vec![socket], unix: true, path: None })
+                Ok(Self::of(vec![socket], true, None))
             }
             Address::Systemd(_) => Err(format!(
                 "{address}: no sockets came from systemd; is the .socket unit started, and not \
@@ -102,7 +106,7 @@ impl Listening {
             socket.set_tcp_nodelay(true)?;
             socket.set_tcp_keepalive(&keepalive())?;
         }
-        Ok(Self { sockets: vec![socket], unix, path: None })
+        Ok(Self::of(vec![socket], unix, None))
     }
 
     /// Takes several that somebody else opened for one address.
@@ -131,7 +135,7 @@ impl Listening {
 
     /// Removes `path` when this is dropped: it is ours from now on.
     pub(super) fn own_path(&mut self, path: PathBuf) {
-        self.path = Some(path);
+        self.path = Some(BoundPath::of(path));
     }
 
     /// The same queue for one more worker. Needs that worker's runtime.
@@ -165,16 +169,8 @@ impl Listening {
     }
 
     /// The path stays when this is dropped: another process listens there now.
-    pub fn keep_path(&mut self) {
-        self.path = None;
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
+    pub fn keep_path(&self) {
+        self.path.iter().for_each(BoundPath::keep);
     }
 }
 
@@ -339,7 +335,7 @@ mod tests {
             .map(|addr| addr.parse().unwrap())
             .into();
         let sockets = all_bound(&found).unwrap();
-        let listening = Listening { sockets, unix: false, path: None };
+        let listening = Listening::of(sockets, false, None);
         let addrs = listening.local_addrs();
         assert_eq!(addrs.len(), 2, "each once, and what this host does not have is left out");
         let accepting = listening.accepting().unwrap();
@@ -362,8 +358,7 @@ mod tests {
         let here = std::net::TcpListener::bind("[::1]:0").is_ok();
         for found in [["127.0.0.1:0", "[::1]:0"], ["[::1]:0", "127.0.0.1:0"]] {
             let found = found.map(|addr| addr.parse().unwrap());
-            let listening =
-                Listening { sockets: all_bound(&found).unwrap(), unix: false, path: None };
+            let listening = Listening::of(all_bound(&found).unwrap(), false, None);
             let addrs = listening.local_addrs();
             assert_eq!(addrs.len(), if here { 2 } else { 1 }, "{addrs:?}");
             let accepting = listening.accepting().unwrap();

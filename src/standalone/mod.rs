@@ -28,6 +28,7 @@ mod access;
 mod access_control;
 mod address;
 mod admission;
+mod bound_path;
 mod challenges;
 mod connection;
 mod endpoint;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, symlink},
         net::{UnixListener, UnixStream},
@@ -102,17 +102,27 @@ fn others() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");
 }
 
+/// To the admin endpoint, from an address of its own.
+fn connect_from(last: u8) -> TcpStream {
+    let at = |last: u8, port| socket2::SockAddr::from(SocketAddr::from(([127, 0, 0, last], port)));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&at(last, 0)).unwrap();
+    socket.connect(&at(1, 15000)).unwrap();
+    socket.into()
+}
+
 fn events() {
     let lab = lab(&["web"]);
-    let listen = || {
-        let mut socket = TcpStream::connect("127.0.0.1:15000").unwrap();
+    let listen_at = |last: u8| {
+        let mut socket = connect_from(last);
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut lines = BufReader::new(socket).lines();
         let status = lines.next().unwrap().unwrap();
         (status, lines)
     };
-    let all: Vec<_> = (0..8).map(|_| listen()).collect();
+    let listen = || listen_at(1);
+    let all: Vec<_> = (0..8).map(|n| listen_at(1 + n / 2)).collect();
     assert!(all.iter().all(|(status, _)| status == "HTTP/1.1 200 OK"));
     assert_eq!(listen().0, "HTTP/1.1 503 Service Unavailable", "so many and no more");
     let (_, lines) = all.into_iter().next_back().unwrap();

@@ -10,12 +10,14 @@ use std::{
     thread,
 };
 
+use adit::lifecycle::HandoffClient;
+
 use crate::{
     backends::Backend,
     peers::{BOTH, Caller, Demand, tls_backend, tls_echo},
     pki::Pki,
     process::{Adit, refused},
-    wait::LIMIT,
+    wait::{LIMIT, wait_for},
 };
 
 fn ask(path: &std::path::Path, words: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -64,6 +66,32 @@ fn a_client_may_listen_at_a_unix_socket_and_removes_it() {
     assert_eq!(ask(&path, &words).unwrap(), words);
     assert_eq!(adit.stop(), 0);
     assert!(!path.exists());
+}
+
+/// A process that has the socket takes over, whether the other one has heard so or not: the path is
+/// its own by then.
+#[test]
+fn the_path_stays_where_sigterm_and_a_takeover_meet() {
+    let pki = Pki::new();
+    let far = tls_backend(BOTH, &pki.server, Demand::Of(&pki.ca), tls_echo);
+    let (path, meet) = (pki.path("app.sock"), pki.path("takeover.sock"));
+    let adit = Adit::start(format!(
+        "client --listen unix:{} --target {} {} --takeover unix:{}",
+        pki.at("app.sock"),
+        far.addr,
+        pki.showing("app"),
+        pki.at("takeover.sock")
+    ));
+    let find = || HandoffClient::find(&meet).unwrap();
+    let (next, sockets) = wait_for("its sockets", LIMIT, find);
+    adit.logs("a new process has our sockets");
+    assert_eq!(adit.stop(), 0);
+    next.take_over();
+    let [(_, socket)] = <[_; 1]>::try_from(sockets).expect("one socket");
+    let listener = UnixListener::from(socket);
+    let _caller = UnixStream::connect(&path).expect("the path is there");
+    listener.set_nonblocking(true).unwrap();
+    listener.accept().expect("and leads to the new process");
 }
 
 #[test]

@@ -156,10 +156,9 @@ impl Live {
         Ok(())
     }
 
-    /// What a stop leaves of the capture rules.
-    pub(super) fn leaves(&self) -> Leave {
-        // They are another process's: the one before this one, or the one after it.
-        let another = self.takeover.waits() || self.takeover.is_under_way();
+    /// What a stop leaves of the capture rules; `another` if they are the process's before this one,
+    /// or the one's after it.
+    pub(super) fn leaves(&self, another: bool) -> Leave {
         match self.capture {
             Capture::Nft { remove_on_stop: true, .. } if !another => Leave::None,
             _ => Leave::All,

@@ -110,9 +110,14 @@ impl Role for Live {
     }
 
     async fn stop(mut self, _stop: Stop) -> Draining {
-        let leave = self.left.take().unwrap_or_else(|| self.leaves());
         self.state.set_draining();
-        self.takeover.close().await;
+        let waits = self.takeover.waits();
+        let handed_over = self.takeover.close().await;
+        if handed_over {
+            // Also where what the next process says and SIGTERM meet.
+            self.node.listeners.hand_over();
+        }
+        let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
         self.carrier.close();
         let (node, grace) = (Arc::clone(&self.node), self.grace);
         let hurry = self.carrier.hurry.clone();
@@ -125,11 +130,13 @@ impl Role for Live {
                 hurry.cancel();
             }),
             ended: Box::pin(async move {
+                // All of it: what a node has, its log among it, it has to the end.
+                let mut node = self;
                 // What is being started ends at once, and is stopped with the rest.
-                while self.starting.next().await.is_some() {}
-                self.carrier.stop_all(self.grace, &leave).await;
-                self.tasks.cut();
-                self.tasks.ended().await;
+                while node.starting.next().await.is_some() {}
+                node.carrier.stop_all(node.grace, &leave).await;
+                node.tasks.cut();
+                node.tasks.ended().await;
                 0
             }),
         }

@@ -104,11 +104,6 @@ impl Takeover {
         matches!(self.state, State::Waits { until, .. } if Instant::now() > until)
     }
 
-    /// Whether a process has this one's sockets, and has not said yet that it accepts.
-    pub(super) fn is_under_way(&self) -> bool {
-        matches!(&self.state, State::Serves { server, .. } if server.is_under_way())
-    }
-
     /// Waits for news of the other process. Cancel safe.
     pub(super) async fn next(&mut self) -> Other {
         match &mut self.state {
@@ -151,9 +146,11 @@ impl Takeover {
     }
 
     /// Waits for nobody any longer: a process that has this one's sockets takes over at once.
-    pub(super) async fn close(&mut self) {
-        self.state = State::Alone;
+    /// Whether there is one.
+    pub(super) async fn close(&mut self) -> bool {
         self.tasks.cut();
         self.tasks.ended().await;
+        let state = std::mem::replace(&mut self.state, State::Alone);
+        matches!(state, State::Serves { server, .. } if server.is_under_way())
     }
 }

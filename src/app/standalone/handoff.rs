@@ -59,10 +59,12 @@ impl Handoff {
         std::future::pending().await
     }
 
-    /// Gives nothing to anybody from here on.
-    pub(super) async fn close(&self) {
+    /// Gives nothing to anybody from here on: whether somebody has our sockets by now, and so takes
+    /// over, whether it has said so or not.
+    pub(super) async fn close(&self) -> bool {
         self.tasks.cut();
         self.tasks.ended().await;
+        self.open.as_ref().is_some_and(|(server, _)| server.is_under_way())
     }
 }
 

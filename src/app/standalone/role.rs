@@ -117,13 +117,14 @@ impl Role for Services {
     }
 
     async fn stop(self, stop: Stop) -> frame::Draining {
-        let Self { globals, registry, mut seen, tasks, .. } = self;
+        let Self { globals, registry, seen, tasks, .. } = self;
         let succeeded = matches!(stop, Stop::Succeeded(_));
         let (connections, grace) = (registry.connections(), globals.shutdown);
-        seen.handoff.close().await;
-        // The paths of Unix sockets are the successor's, if there is one.
-        let draining = registry.stop_accepting(succeeded);
-        seen.stopping(succeeded);
+        // The paths of Unix sockets are the successor's, if there is one, also where what it says
+        // and SIGTERM meet.
+        let handed_over = seen.handoff.close().await || succeeded;
+        let draining = registry.stop_accepting(handed_over);
+        seen.stopping(handed_over, succeeded);
         let (status, services) = (Arc::clone(&seen.status), draining.services.clone());
         let at_once = Rc::new(Cell::new(0));
         let counted = Rc::clone(&at_once);

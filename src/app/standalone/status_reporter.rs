@@ -62,12 +62,14 @@ impl StatusReporter {
         self.status.set_phase(Phase::Reloading);
     }
 
-    /// Nothing is accepted any more; another process does now, if this one was `succeeded`.
-    pub(super) fn stopping(&mut self, succeeded: bool) {
+    /// Nothing is accepted any more. Another process has the sockets if they were `handed_over`,
+    /// and accepts if this one was `succeeded`.
+    pub(super) fn stopping(&self, handed_over: bool, succeeded: bool) {
         self.status.set_phase(Phase::Stopping);
+        if handed_over {
+            self.endpoint.iter().for_each(|(_, listening)| listening.keep_path());
+        }
         if succeeded {
-            // The path is the successor's now.
-            self.endpoint.iter_mut().for_each(|(_, listening)| listening.keep_path());
             self.status.retire();
         }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::mesh::AppHop;
 
 const EXAMPLE: &str = "
 trustDomain: cluster.local

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::{
     credentials::{
@@ -6,7 +8,7 @@ use crate::{
         store::{CredentialSource, CredentialsConfig},
     },
     observe::logging::LogFormat,
-    standalone::CipherGroup,
+    standalone::{Balance, CipherGroup, ProxyMode},
     tls::record::AeadSetting,
 };
 

@@ -17,8 +17,9 @@ use super::{CloseReason, ConnectionView};
 
 /// How many events are kept for those who have not read them yet.
 const KEPT: usize = 1024;
-/// How many may listen at a time.
-const MOST_SUBSCRIBERS: usize = 8;
+/// How many may listen at a time: those whom an endpoint has places for, and as many that are being
+/// closed for others.
+const MOST_SUBSCRIBERS: usize = 16;
 
 /// What has happened to a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

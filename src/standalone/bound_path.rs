@@ -1,0 +1,66 @@
+//! The path of a Unix socket that this process listens on, and removes.
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+/// A path, which is removed when this is dropped: if what is there still is what this process has
+/// put there, and no other process has it.
+#[derive(Debug)]
+pub(super) struct BoundPath {
+    path: PathBuf,
+    /// Device and inode of what we have put there.
+    file: Option<(u64, u64)>,
+    handed_over: AtomicBool,
+}
+
+impl BoundPath {
+    /// What is there now is ours.
+    pub(super) fn of(path: PathBuf) -> Self {
+        Self { file: file_at(&path), path, handed_over: AtomicBool::new(false) }
+    }
+
+    /// It stays: another process listens there now.
+    pub(super) fn keep(&self) {
+        self.handed_over.store(true, Relaxed);
+    }
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        let is_ours = self.file.is_some() && file_at(&self.path) == self.file;
+        if is_ours && !self.handed_over.load(Relaxed) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and inode of what is at a path.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|is| (is.dev(), is.ino())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::standalone::{Address, Listening};
+
+    #[test]
+    fn a_path_is_removed_only_while_it_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let address = Address::Unix(path.clone());
+        let first = Listening::open(&address).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Listening::open(&address).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is the second's");
+        second.keep_path();
+        drop(second);
+        assert!(path.exists(), "it is the successor's");
+        let third = Listening::open(&address).unwrap();
+        drop(third);
+        assert!(!path.exists());
+    }
+}
