@@ -88,6 +88,7 @@ impl CredentialProvider for WorkloadApiProvider {
     ) -> BoxFuture<'a, ()> {
         async move {
             let (mut seen, mut bundles, mut unused) = (0, self.api.bundles(), None);
+            let mut given: Option<LocalIdentity> = None;
             loop {
                 tokio::select! {
                     () = self.api.news(&mut seen) => {}
@@ -99,14 +100,27 @@ impl CredentialProvider for WorkloadApiProvider {
                     Ok(svid) => svid,
                     // There was one, and its failures leave it: it was taken back.
                     Err(error) => {
+                        given = None;
                         tell(Update::TakenBack(error.to_string()));
                         continue;
                     }
                 };
+                let failure = self.api.failure();
+                let same = given.as_ref().is_some_and(|given: &LocalIdentity| {
+                    given.svid.chain == svid.chain && Arc::ptr_eq(&given.bundles, &trusted)
+                });
+                if let (true, Some(why)) = (same, &failure) {
+                    // The last good one stays, and gets older.
+                    tell(Update::Failed(why.clone()));
+                    continue;
+                }
                 match self.credentials(svid, &trusted) {
                     Ok(new) => {
-                        unused = None;
+                        (given, unused) = (new.svid.clone(), None);
                         tell(Update::Given(new));
+                        if let Some(why) = failure {
+                            tell(Update::Failed(why));
+                        }
                     }
                     Err(why) => {
                         if unused.as_ref() != Some(&why) {
