@@ -9,7 +9,9 @@
 pub mod acme;
 pub mod broker;
 mod budget;
+mod credential;
 pub(crate) mod dial;
+mod file_watch;
 mod files;
 mod grpc_status;
 mod istiod;
@@ -22,8 +24,9 @@ mod svids;
 pub mod workload_api;
 
 pub use budget::{OutageBudget, seconds_left};
+pub use credential::Credential;
 pub use dial::Server;
-pub use files::{Credential, Files, FilesConfig};
+pub use files::{Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
 pub use source::{CarriedAs, Source, SourceError, Urgency, Wanted};
 pub use svids::{Following, SvidStatus, Svids};

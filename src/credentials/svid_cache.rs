@@ -236,6 +236,11 @@ impl SvidCache {
         })
     }
 
+    /// Why nothing newer than what is there came, if so.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.state.borrow().error.as_ref().map(|(_, why)| why.clone())
+    }
+
     /// Waits for a set or a failure that is newer than `seen`, and takes note of it. Cancel safe.
     pub(super) async fn news(&self, seen: &mut u64) {
         let mut updates = self.state.subscribe();

@@ -6,7 +6,10 @@ use pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{SpiffeId, x509::system_time};
+use super::{
+    SpiffeId,
+    x509::{Leaf, system_time},
+};
 
 /// A private key as PKCS#8 DER. Wiped on drop; deliberately no `Clone` and no `Serialize`.
 pub struct PrivateKey(Zeroizing<Vec<u8>>);
@@ -49,6 +52,13 @@ pub struct X509Svid {
 }
 
 impl X509Svid {
+    /// By what its leaf, the first of the chain, was found to say.
+    #[must_use]
+    pub fn of(leaf: Leaf, chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Self {
+        let Leaf { id, not_before, not_after, serial, .. } = leaf;
+        Self { id, chain, key, not_before, not_after, serial }
+    }
+
     /// Whether it is within its validity.
     #[must_use]
     pub fn counts_at(&self, now: SystemTime) -> bool {

@@ -1,6 +1,11 @@
 //! Where the certificate is the Workload API's: what that takes back is used no more.
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use adit::rpc::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -160,6 +165,31 @@ fn a_server_uses_no_svid_that_was_taken_back() {
     assert_eq!(session.conn.peer_certificates().unwrap()[0], new.chain[0]);
     assert!(said(status).contains("\"taken_back\":null"), "{}", said(status));
     assert_eq!(adit.count(WARNING), 1);
+}
+
+/// The last good SVID serves on, as old as it is.
+#[test]
+fn an_agent_that_is_away_is_told_of_and_makes_nothing_newer() {
+    let (pki, echo, status) = (Pki::new(), Backend::echo(), nobody());
+    let agent = Agent::start(&pki, DB, &pki.server);
+    let adit = Adit::start(format!(
+        "server --listen 127.0.0.1:0 --target {} --allow-all --status http://{status} {}",
+        echo.addr,
+        agent.flag()
+    ));
+    let obtained = || {
+        let said = said(status);
+        said.split_once("\"last_reload\":").unwrap().1.split(',').next().unwrap().to_owned()
+    };
+    assert!(said(status).contains("\"last_reload_error\":null"), "{}", said(status));
+    let first = obtained();
+    drop(agent);
+    wait_until("it is told", LIMIT, || !said(status).contains("\"last_reload_error\":null"));
+    std::thread::sleep(Duration::from_secs(2)); // it is asked a few times more
+    assert_eq!(obtained(), first);
+    assert!(said(status).contains("\"ok\":true"), "{}", said(status));
+    let caller = Caller::new(&pki.ca, Some(&pki.app));
+    assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use pki_types::DnsName;
 
+use crate::credentials::Credential;
+
 /// What is ordered, and where.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AcmeConfig {
@@ -48,6 +50,11 @@ impl AcmeConfig {
     #[must_use]
     pub fn file(&self) -> PathBuf {
         self.folder().join(format!("{}.pem", self.name))
+    }
+
+    /// Certificate and key, both in that file.
+    pub(in crate::credentials) fn credential(&self) -> Credential {
+        Credential::Pem { certificate: self.file(), private_key: self.file() }
     }
 
     /// The folder of this CA: its account, and the certificates that it gave.

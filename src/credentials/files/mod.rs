@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch::Receiver;
 
-use super::{Source, SourceError, Urgency, Wanted, svid_cache::SvidCache};
+use super::{Credential, Source, SourceError, Urgency, Wanted, svid_cache::SvidCache};
 use crate::{
     identity::{BundleSet, TrustDomain, X509Svid, shown},
     lifecycle::Tasks,
@@ -25,25 +25,6 @@ pub struct FilesConfig {
     pub bundle: PathBuf,
 }
 
-/// A certificate with its key.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Credential {
-    /// Two files in PEM: the chain, leaf first, and the key (PKCS#8, SEC1 or PKCS#1).
-    Pem {
-        /// The chain.
-        certificate: PathBuf,
-        /// The key.
-        private_key: PathBuf,
-    },
-    /// PKCS#12.
-    Keystore {
-        /// The store.
-        keystore: PathBuf,
-        /// A file whose first line is the store's password; none is an empty password.
-        password: Option<PathBuf>,
-    },
-}
-
 impl FilesConfig {
     /// Whether the files fit together and make an SVID now.
     ///
@@ -53,18 +34,8 @@ impl FilesConfig {
         read::read(self, trust_domain, SystemTime::now()).map(drop)
     }
 
-    fn paths(&self) -> Vec<&PathBuf> {
-        let mut paths = vec![&self.bundle];
-        match &self.credential {
-            Credential::Pem { certificate, private_key } => {
-                paths.extend([certificate, private_key])
-            }
-            Credential::Keystore { keystore, password } => {
-                paths.push(keystore);
-                paths.extend(password);
-            }
-        }
-        paths
+    fn paths(&self) -> Vec<PathBuf> {
+        std::iter::once(self.bundle.clone()).chain(self.credential.paths()).collect()
     }
 }
 

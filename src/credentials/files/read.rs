@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use pki_types::{CertificateDer, UnixTime};
 
-use super::{super::workload_api::client::key_matches, Credential, FilesConfig};
+use super::{super::workload_api::client::key_matches, FilesConfig};
 use crate::identity::{
     BundleSet, PrivateKey, Purpose, TrustBundle, TrustDomain, X509Svid,
-    key_files::{at, certificates, keystore_chain, password_in, private_key},
+    key_files::{at, certificates},
     parse_leaf, verify_svid,
 };
 
@@ -26,16 +26,8 @@ pub(super) fn read(
     }
     let bundle = TrustBundle::new(trust_domain.clone(), authorities);
     let bundles: BundleSet = [bundle].into_iter().collect();
-    let (path, chain, key) = match &config.credential {
-        Credential::Pem { certificate, private_key: key_file } => {
-            (certificate, certificates(certificate)?, private_key(key_file)?)
-        }
-        Credential::Keystore { keystore, password } => {
-            let password = password.as_deref().map(password_in).transpose()?.unwrap_or_default();
-            let (chain, key) = keystore_chain(keystore, &password)?;
-            (keystore, chain, key)
-        }
-    };
+    let path = config.credential.file();
+    let (chain, key) = config.credential.read(None)?;
     let svid = svid(chain, key, trust_domain).map_err(|why| at(path, why))?;
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
@@ -59,6 +51,5 @@ fn svid(
     if !key_matches(&chain[0], &key) {
         return Err(format!("the private key is not that of the certificate of {}", leaf.id));
     }
-    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
-    Ok(X509Svid { id: leaf.id, chain, key, not_before, not_after, serial })
+    Ok(X509Svid::of(leaf, chain, key))
 }

@@ -125,14 +125,8 @@ impl Istiod {
             Arc::make_mut(bundles).insert(answer.bundle);
             true
         });
-        let svid = X509Svid {
-            id: answer.leaf.id,
-            chain: answer.chain,
-            key: PrivateKey::from_pkcs8(key.serialize_der()),
-            not_before: answer.leaf.not_before,
-            not_after: answer.leaf.not_after,
-            serial: answer.leaf.serial,
-        };
+        let key = PrivateKey::from_pkcs8(key.serialize_der());
+        let svid = X509Svid::of(answer.leaf, answer.chain, key);
         if joins {
             self.joined.keep(wanted, &svid);
         }

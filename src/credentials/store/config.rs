@@ -45,13 +45,7 @@ impl CredentialsConfig {
         };
         let mut paths: Vec<PathBuf> = roots.iter().chain(crls).cloned().collect();
         match credential {
-            Some(CredentialSource::Files(Credential::Pem { certificate, private_key })) => {
-                paths.extend([certificate.clone(), private_key.clone()]);
-            }
-            Some(CredentialSource::Files(Credential::Keystore { keystore, password })) => {
-                paths.push(keystore.clone());
-                paths.extend(password.clone());
-            }
+            Some(CredentialSource::Files(files)) => paths.extend(files.paths()),
             Some(CredentialSource::Acme(acme)) => paths.push(acme.file()),
             Some(CredentialSource::Token { certificate, token }) => {
                 paths.push(certificate.clone());

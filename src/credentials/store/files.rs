@@ -1,47 +1,108 @@
-//! Credentials from files, and whether those have changed.
+//! Credentials from files.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::SystemTime,
 };
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     config::{CredentialSource, CredentialsConfig, Token},
     credentials::{Credentials, certified},
+    provider::{CredentialProvider, Update},
 };
 use crate::{
-    credentials::{Credential, roots::trusted},
+    credentials::{
+        acme::ServePort,
+        file_watch::{ANEW, FileReader, FileWatch},
+        roots::trusted,
+    },
     identity::{
         BundleSet, LocalIdentity, PeerCert, PrivateKey, TrustBundle, X509Svid,
-        key_files::{self, at, bytes, certificates, keystore_chain, password_in, private_key},
+        key_files::{self, at, certificates, password_in},
         parse_leaf,
     },
+    lifecycle::WatchedFile,
     tls::{Ends, PeerTrust, pkcs11},
 };
 
-/// How long files may take to be read anew: one may have become a pipe.
-pub(super) const READ_WITHIN: Duration = Duration::from_secs(5);
-
-/// Files are read beside the control thread: a keystore's key derivation may take a while.
-pub(super) async fn read(
-    config: &CredentialsConfig,
-    turn: Option<OwnedSemaphorePermit>,
-) -> Result<Credentials, String> {
-    let config = config.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let read = read_now(&config);
-        drop(turn);
-        read
-    });
-    read.await.map_err(|e| format!("reading files: {e}"))?
+/// Reads certificate, key, roots and CRLs of one service, and watches them.
+pub(super) struct FileProvider {
+    config: CredentialsConfig,
+    reader: FileReader,
+    /// Before they were first read.
+    files: WatchedFile,
+    /// Whether what is in use trusts somebody.
+    trusts: AtomicBool,
 }
 
-fn read_now(config: &CredentialsConfig) -> Result<Credentials, String> {
+impl FileProvider {
+    /// Reads them for the first time, however long that takes.
+    pub(super) async fn open(config: CredentialsConfig) -> Result<(Self, Credentials), String> {
+        // Before they are read: what changes from here on is seen.
+        let files = WatchedFile::of_all(config.files());
+        let beside = config.on_token().then_some("the PKCS#11 token");
+        let reader = FileReader::new(config.files(), beside);
+        let read = config.clone();
+        let first = reader.wait(move || credentials(&read)).await?;
+        let trusts = AtomicBool::new(!first.trust.is_empty());
+        Ok((Self { config, reader, files, trusts }, first))
+    }
+
+    async fn read(&self) -> Result<Credentials, String> {
+        let (before, config) = (self.files.versions(), self.config.clone());
+        let new = self.reader.read(move || credentials(&config)).await?;
+        if self.files.versions() != before {
+            return Err("files were written while they were read".to_owned());
+        }
+        // Those of the system, taken away under us.
+        if new.trust.is_empty() && self.trusts.load(Relaxed) {
+            return Err("the system has no trusted roots any more".into());
+        }
+        self.trusts.store(!new.trust.is_empty(), Relaxed);
+        Ok(new)
+    }
+}
+
+impl CredentialProvider for FileProvider {
+    fn reload(&self) -> BoxFuture<'_, Option<Result<Credentials, String>>> {
+        self.read().map(Some).boxed()
+    }
+
+    fn follow<'a>(
+        &'a self,
+        _port: ServePort,
+        tell: &'a (dyn Fn(Update) + Send + Sync),
+    ) -> BoxFuture<'a, ()> {
+        async move {
+            // A token counts wrong PINs, and locks itself: it is asked again when something changed.
+            let anew = (!self.config.on_token()).then_some(ANEW);
+            let mut watch = FileWatch::new(self.files.clone(), anew);
+            loop {
+                match watch.next(|| self.read()).await {
+                    Ok(new) => {
+                        tell(Update::Given(new));
+                        tracing::info!(target: "svid", "files have changed and were read");
+                    }
+                    Err(error) => {
+                        tracing::warn!(target: "svid", error, "files have changed and are not taken; what was read before stays");
+                        tell(Update::Refused(error));
+                    }
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// All of it as it is now, if it fits together.
+fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
     let CredentialsConfig::Files { credential, password, roots, crls, stale, pins } = config else {
         return Err("not a matter of files".into());
     };
@@ -50,44 +111,38 @@ fn read_now(config: &CredentialsConfig) -> Result<Credentials, String> {
     let crls: Vec<_> =
         crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
-    let ordered;
     if let Some(shown) = credential {
-        let (path, (chain, private)) = match shown {
-            CredentialSource::Files(Credential::Pem { certificate, private_key: file }) => {
-                (certificate, (certificates(certificate)?, Some(private_key(file)?)))
-            }
-            CredentialSource::Files(Credential::Keystore { keystore, password: file }) => {
-                let file = file.as_deref().map(password_in).transpose()?;
-                let password = password.as_ref().map(|p| &p.0).or(file.as_ref());
-                let (chain, private) = keystore_or_pem(keystore, password.map_or("", |p| p))?;
-                (keystore, (chain, Some(private)))
+        let (path, chain, private) = match shown {
+            CredentialSource::Files(files) => {
+                let (chain, private) = files.read(password.as_ref().map(|p| p.0.as_str()))?;
+                (files.file().to_owned(), chain, Some(private))
             }
             CredentialSource::Acme(acme) => {
-                ordered = acme.file();
-                (&ordered, (certificates(&ordered)?, Some(private_key(&ordered)?)))
+                let (chain, private) = acme.credential().read(None)?;
+                (acme.file(), chain, Some(private))
             }
             CredentialSource::Token { certificate, .. } => {
-                (certificate, (certificates(certificate)?, None))
+                (certificate.clone(), certificates(certificate)?, None)
             }
         };
         source = match shown {
             CredentialSource::Acme(acme) => format!("ACME {}", acme.directory),
-            _ => format!("file {}", crate::identity::shown(path)),
+            _ => format!("file {}", crate::identity::shown(&path)),
         };
         own = PeerCert::of(&chain);
         shown_chain.clone_from(&chain);
-        not_after = end_of(&chain);
+        not_after = own.as_ref().and_then(|own| own.not_after);
         if not_after.is_some_and(|end| end <= SystemTime::now()) {
-            return Err(at(path, "the certificate has expired"));
+            return Err(at(&path, "the certificate has expired"));
         }
         key = match (shown, &private) {
             (_, Some(private)) => {
-                Some(certified(chain.clone(), private).map_err(|why| at(path, why))?)
+                Some(certified(chain.clone(), private).map_err(|why| at(&path, why))?)
             }
             (CredentialSource::Token { token, .. }, None) => {
                 let label = token.label.as_deref().unwrap_or("of the module");
                 source = format!("{source}, key on PKCS#11 token {label}");
-                Some(on_token(chain.clone(), token).map_err(|why| at(path, why))?)
+                Some(on_token(chain.clone(), token).map_err(|why| at(&path, why))?)
             }
             (_, None) => None,
         };
@@ -132,45 +187,6 @@ fn svid_of(
     let mut bundle = TrustBundle::new(leaf.id.trust_domain().clone(), roots);
     bundle.crls = crls;
     let bundles: BundleSet = [bundle].into_iter().collect();
-    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
-    let svid = X509Svid { id: leaf.id, chain, key, not_before, not_after, serial };
-    Some(LocalIdentity { svid: Arc::new(svid), bundles: Arc::new(bundles) })
-}
-
-/// A keystore is PKCS#12, or certificates and key in one PEM file.
-pub(super) fn keystore_or_pem(
-    path: &Path,
-    password: &str,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), String> {
-    let start = bytes(path)?;
-    match start.get(..4) {
-        Some([0xCE, 0xCE, 0xCE, 0xCE] | [0xFE, 0xED, 0xFE, 0xED]) => Err(at(
-            path,
-            "is a Java keystore (JKS or JCEKS); `keytool -importkeystore -deststoretype pkcs12` \
-             converts it",
-        )),
-        _ if start.windows(11).take(65_536).any(|w| w == b"-----BEGIN ") => {
-            Ok((certificates(path)?, private_key(path)?))
-        }
-        _ => keystore_chain(path, password),
-    }
-}
-
-fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
-    let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
-}
-
-/// What to say when they took longer.
-pub(super) fn unread(config: &CredentialsConfig) -> String {
-    let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
-    match config.files().iter().find(no_file) {
-        Some(path) => at(path, "is a pipe that nobody writes to"),
-        None if config.on_token() => {
-            format!("the PKCS#11 token did not answer within {READ_WITHIN:?}")
-        }
-        None => format!("files could not be read within {READ_WITHIN:?}"),
-    }
+    let svid = Arc::new(X509Svid::of(leaf, chain, key));
+    Some(LocalIdentity { svid, bundles: Arc::new(bundles) })
 }

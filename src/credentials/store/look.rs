@@ -5,12 +5,9 @@ use std::{path::Path, time::SystemTime};
 use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
 
-use super::{
-    config::{CredentialSource, CredentialsConfig},
-    files::keystore_or_pem,
-};
+use super::config::{CredentialSource, CredentialsConfig};
 use crate::{
-    credentials::{Credential, roots::trusted},
+    credentials::roots::trusted,
     identity::{
         Revocations, TrustBundle,
         key_files::{self, at, certificates},
@@ -64,13 +61,8 @@ pub fn look(config: &CredentialsConfig, now: SystemTime) -> Told {
 
 fn own_chain(shown: Option<&CredentialSource>) -> Vec<CertificateDer<'static>> {
     let chain = match shown {
-        Some(CredentialSource::Files(Credential::Pem { certificate, .. })) => {
-            certificates(certificate)
-        }
+        Some(CredentialSource::Files(files)) => files.chain(),
         Some(CredentialSource::Token { certificate, .. }) => certificates(certificate),
-        Some(CredentialSource::Files(Credential::Keystore { keystore, .. })) => {
-            keystore_or_pem(keystore, "").map(|(chain, _)| chain)
-        }
         Some(CredentialSource::Acme(_)) | None => return Vec::new(),
     };
     chain.unwrap_or_default()

@@ -66,6 +66,12 @@ impl WorkloadApi {
         self.cache.first()
     }
 
+    /// Why nothing newer came than what is there, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.cache.failure()
+    }
+
     /// Waits for something newer than `seen`, and takes note of it. Cancel safe.
     pub async fn news(&self, seen: &mut u64) {
         self.cache.news(seen).await;

@@ -79,8 +79,7 @@ fn x509_svid(
     if !key_matches(leaf_der, &key) {
         return Err("its key is no PKCS#8 key of its certificate".into());
     }
-    let (not_before, not_after, serial) = (leaf.not_before, leaf.not_after, leaf.serial);
-    Ok(X509Svid { id: leaf.id, chain, key, not_before, not_after, serial })
+    Ok(X509Svid::of(leaf, chain, key))
 }
 
 /// Whether `key` is the private key of the certificate.
