@@ -96,3 +96,24 @@ fn keystore_or_pem(
         _ => keystore_chain(path, password),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other tools give several forms one name.
+    #[test]
+    fn a_keystore_may_be_pem_and_one_of_java_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let keystore = dir.path().join("store");
+        let credential = Credential::Keystore { keystore: keystore.clone(), password: None };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        std::fs::write(&keystore, key.serialize_pem() + &certificate.pem()).unwrap();
+        let (chain, _) = credential.read(None).unwrap();
+        assert_eq!(chain, [certificate.der().clone()]);
+        std::fs::write(&keystore, b"\xFE\xED\xFE\xED and more").unwrap();
+        let why = credential.read(None).map(drop).unwrap_err();
+        assert!(why.contains("is a Java keystore") && why.contains("keytool"), "{why}");
+    }
+}

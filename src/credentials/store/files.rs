@@ -87,7 +87,7 @@ impl CredentialProvider for FileProvider {
             loop {
                 match watch.next(|| self.read()).await {
                     Ok(new) => {
-                        tell(Update::Given(new));
+                        tell(Update::Given(Arc::new(new)));
                         tracing::info!(target: "svid", "files have changed and were read");
                     }
                     Err(error) => {

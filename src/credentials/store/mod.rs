@@ -119,7 +119,7 @@ impl CredentialStore {
         match self.provider.reload().await {
             None => Ok(()),
             Some(Ok(new)) => {
-                self.take(Update::Given(new));
+                self.take(Update::Given(Arc::new(new)));
                 Ok(())
             }
             Some(Err(why)) => {
@@ -155,11 +155,11 @@ impl CredentialStore {
         };
     }
 
-    fn give(&self, new: Credentials) {
+    fn give(&self, new: Arc<Credentials>) {
         if self.now.borrow().gone.is_some() {
             tracing::info!(target: "svid", source = new.source, "an SVID was given again and is used");
         }
-        self.now.send_replace(Arc::new(new));
+        self.now.send_replace(new);
         *self.obtained.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
         self.refusal.taken();
     }

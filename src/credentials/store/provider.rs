@@ -10,7 +10,7 @@ use crate::credentials::acme::{Challenge, ServePort};
 /// What a provider has to tell.
 pub(super) enum Update {
     /// Something newer, whole.
-    Given(Credentials),
+    Given(Arc<Credentials>),
     /// What is on disk is not used, and why.
     Refused(String),
     /// Nothing newer, and why.

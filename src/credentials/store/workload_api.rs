@@ -117,7 +117,7 @@ impl CredentialProvider for WorkloadApiProvider {
                 match self.credentials(svid, &trusted) {
                     Ok(new) => {
                         (given, unused) = (new.svid.clone(), None);
-                        tell(Update::Given(new));
+                        tell(Update::Given(Arc::new(new)));
                         if let Some(why) = failure {
                             tell(Update::Failed(why));
                         }
