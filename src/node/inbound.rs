@@ -158,8 +158,8 @@ async fn carry(tunnel: &Tunnel, incoming: Box<Incoming>, conn: &OpenConn) -> Out
     // In a box of its own, so that a connection that flows does not hold what opening it took.
     match Box::pin(admit(tunnel, *incoming, conn)).await {
         Ok((mut app, mut stream)) => {
-            let (meter, idle) = (&conn.live().meter, tunnel.node.idle);
-            ended(relay::run(&mut app, &mut *stream, meter, idle).await)
+            let (meter, limits) = (&conn.live().meter, &tunnel.node.limits);
+            ended(relay::run(&mut app, &mut *stream, meter, limits).await)
         }
         Err(outcome) => outcome,
     }

@@ -109,9 +109,9 @@ pub(super) async fn client(
     };
     service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
-    let close = service.config.close;
+    let limits = &service.config.limits;
     let meter = &conn.live().meter;
-    let carried = async { ended(relay::run_closing(&mut app, &mut stream, meter, close).await) };
+    let carried = async { ended(relay::run(&mut app, &mut stream, meter, limits).await) };
     within_lifetime(service, carried).await
 }
 
@@ -305,9 +305,9 @@ async fn stream(
     };
     service.counts.succeeded.fetch_add(1, Relaxed);
     conn.count_opened();
-    let close = service.config.close;
+    let limits = &service.config.limits;
     let meter = &conn.live().meter;
-    let carried = async { ended(relay::run_closing(&mut app, &mut *stream, meter, close).await) };
+    let carried = async { ended(relay::run(&mut app, &mut *stream, meter, limits).await) };
     within_lifetime(service, carried).await
 }
 

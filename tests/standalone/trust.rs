@@ -443,7 +443,7 @@ spiffe://td.test/worst
         server.logs_since(seen, "bans have changed and were read");
         is_cut(&mut open[3], Instant::now(), "identity_banned");
         assert!(answers(&mut open[0]), "{wire}: what may stay drains");
-        assert_eq!(server.count("identity_banned"), 2, "{wire}");
+        wait_until("two are banned", LIMIT, || server.count("identity_banned") == 2);
     }
 }
 
