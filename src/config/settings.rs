@@ -6,6 +6,7 @@ use super::{reader::Map, restart::changed, sandbox};
 use crate::{
     hbone::{CallerLimits, PeerExpiry, TunnelConfig},
     observe::logging::LogFormat,
+    relay::Limits,
     sys::confine::Sandbox,
     tls::record::AeadSetting,
 };
@@ -90,8 +91,8 @@ pub struct Settings {
     pub workers: usize,
     /// How far the process confines itself.
     pub sandbox: Sandbox,
-    /// A relay in which nothing moves ends after this; default never.
-    pub idle: Option<Duration>,
+    /// How long a relay may be silent; by default 60 s once one side has ended, else for ever.
+    pub limits: Limits,
     /// Who seals and opens TLS records; default who is faster here.
     pub aead: AeadSetting,
     /// Limits and deadlines of tunnels.
@@ -109,7 +110,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             workers: (cores / 4).max(2),
             sandbox: Sandbox::default(),
-            idle: None,
+            limits: Limits::default(),
             aead: AeadSetting::default(),
             tunnel: TunnelConfig::default(),
         }
@@ -124,8 +125,9 @@ impl Settings {
         // Without `..`: of a setting that is added it has to be said what it is.
         #[rustfmt::skip]
         let Self {
-            admin, metrics, readiness, drain: _, log_format, workers, sandbox, idle, aead, tunnel,
+            admin, metrics, readiness, drain: _, log_format, workers, sandbox, limits, aead, tunnel,
         } = self;
+        let Limits { idle, half_closed } = limits;
         let all = [
             ("admin", *admin != now.admin),
             ("metrics", *metrics != now.metrics),
@@ -133,7 +135,8 @@ impl Settings {
             ("accessLog", *log_format != now.log_format),
             ("workers", *workers != now.workers),
             ("sandbox", *sandbox != now.sandbox),
-            ("timeouts.idle", *idle != now.idle),
+            ("timeouts.idle", *idle != now.limits.idle),
+            ("timeouts.close", *half_closed != now.limits.half_closed),
             ("tls.aead", *aead != now.aead),
         ];
         let mut keys = changed(&all);
@@ -222,7 +225,7 @@ impl Settings {
     }
 
     fn read_tunnel(&mut self, top: &Map<'_>) {
-        const TIMEOUTS: &[&str] = &["connect", "tls", "http2", "response", "idle"];
+        const TIMEOUTS: &[&str] = &["connect", "tls", "http2", "response", "idle", "close"];
         if let Some(section) = top.get("timeouts").map(|item| item.map(TIMEOUTS)) {
             for (key, target) in [
                 ("connect", &mut self.tunnel.connect),
@@ -238,10 +241,13 @@ impl Settings {
                 }
             }
             if let Some(item) = section.get("idle") {
-                self.idle = item.duration();
-                if self.idle.is_some_and(|d| d < Duration::from_secs(1)) {
+                self.limits.idle = item.duration();
+                if self.limits.idle.is_some_and(|d| d < Duration::from_secs(1)) {
                     item.fault("must be at least 1s; leave it out for no limit");
                 }
+            }
+            if let Some(close) = section.get("close").and_then(|item| item.duration()) {
+                self.limits.half_closed = close;
             }
         }
         if let Some(section) = top.get("pool").map(|item| item.map(&["maxStreams", "idle"])) {

@@ -197,7 +197,7 @@ impl Destination for PodDestination {
         stream: &mut TunnelStream,
         conn: &OpenConn,
     ) -> impl Future<Output = Outcome> + Send {
-        relay::run(app, stream, &conn.live().meter, self.node.idle).map(ended)
+        relay::run(app, stream, &conn.live().meter, &self.node.limits).map(ended)
     }
 }
 

@@ -38,7 +38,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 
-use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
+use std::{os::fd::BorrowedFd, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -58,6 +58,7 @@ use crate::{
         conn::{CloseReason, Direction},
     },
     proxy::outcome::Outcome,
+    relay,
     sys::{descriptors, sockmap::Sockmap},
 };
 
@@ -80,8 +81,8 @@ pub struct Node {
     pub telemetry: Telemetry,
     /// Limits and deadlines of tunnels.
     pub tunnel: TunnelConfig,
-    /// A relay in which nothing moves ends after this.
-    pub idle: Option<Duration>,
+    /// How long a relay may be silent.
+    pub limits: relay::Limits,
     /// The short way to applications, where it is on.
     pub sockmap: Option<Arc<Sockmap>>,
     /// One runtime per data worker.

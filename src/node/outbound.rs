@@ -61,7 +61,7 @@ pub(super) fn serve(
 async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn) -> Outcome {
     // In a box of its own, so that a connection that flows does not hold what opening it took.
     match Box::pin(reach(by, app.socket(), *found, conn)).await {
-        Ok(mut far) => ended(relay::run(app, &mut *far, &conn.live().meter, by.node.idle).await),
+        Ok(mut far) => ended(relay::run(app, &mut *far, &conn.live().meter, &by.node.limits).await),
         Err(outcome) => outcome, // and a reset, as `app` is dropped before its end
     }
 }

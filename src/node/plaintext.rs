@@ -73,7 +73,7 @@ async fn carry(
         Err(e) => return connect_failed(dst, &e),
     };
     conn.count_opened();
-    ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, node.idle).await)
+    ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, &node.limits).await)
 }
 
 pub(super) fn admissible(

@@ -20,6 +20,7 @@ use crate::{
         conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
     },
     policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
+    relay,
 };
 
 fn workload(namespace: &str, name: &str, address: &str) -> Workload {
@@ -99,7 +100,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         tunnels: Arc::new(TunnelRegistry::default()),
         telemetry,
         tunnel: TunnelConfig::default(),
-        idle: None,
+        limits: relay::Limits::default(),
         sockmap: None,
         workers: Vec::new(),
         pods: Arc::default(),

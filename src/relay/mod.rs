@@ -162,62 +162,53 @@ impl Ways {
     }
 }
 
+/// How long a relay may be silent: no byte moved either way, and none left the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Whatever is open; `None` for ever.
+    pub idle: Option<Duration>,
+    /// Once one direction has ended and the other has not.
+    pub half_closed: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle: None, half_closed: Duration::from_secs(60) }
+    }
+}
+
 /// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
 ///
 /// # Cancel safety
 /// Dropping the future drops what was in flight and resets both sides.
-pub async fn run(
-    app: &mut App,
-    far: &mut dyn Remote,
-    meter: &Arc<Meter>,
-    idle: Option<Duration>,
-) -> End {
+pub async fn run(app: &mut App, far: &mut dyn Remote, meter: &Arc<Meter>, limits: &Limits) -> End {
     let mut ways = Ways::default();
     let both = Both { app, far, whole: false };
-    let ended = {
-        let carry = poll_fn(|cx| ways.poll(cx, both.app, both.far, meter));
-        match idle {
-            None => Some(carry.await),
-            Some(limit) => tokio::select! {
-                ended = carry => Some(ended),
-                // In a box: a timer is large, and few configurations want one.
-                () = Box::pin(quiet(meter, limit)) => None,
-            },
-        }
-    };
-    match (ended, idle) {
-        (Some(ended), _) => both.end(ended),
-        (None, limit) => End::Idle(limit.unwrap_or_default()),
-    }
-}
-
-/// The same, but when one direction has ended the other may be silent for `half_closed` only.
-///
-/// # Cancel safety
-/// As [`run`].
-pub async fn run_closing(
-    app: &mut App,
-    far: &mut dyn Remote,
-    meter: &Arc<Meter>,
-    half_closed: Duration,
-) -> End {
-    let mut ways = Ways::default();
-    let both = Both { app, far, whole: false };
+    // In boxes: a timer is large, few configurations want an idle limit, and few connections are
+    // half closed.
+    let mut quiet = limits.idle.map(|limit| Box::pin(Quiet::new(limit)));
     let mut late: Option<Pin<Box<Late>>> = None;
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = ways.poll(cx, both.app, both.far, meter) {
-            return Poll::Ready(Some(ended));
+            return Poll::Ready(Ok(ended));
+        }
+        if let Some(quiet) = &mut quiet {
+            if quiet.poll(cx, || both.seen(meter)).is_ready() {
+                return Poll::Ready(Err(End::Idle(quiet.limit)));
+            }
         }
         if ways.up || ways.down {
-            let late = late.get_or_insert_with(|| Box::pin(Late::new(half_closed)));
-            return late.poll(cx, || both.seen(meter)).map(|()| None);
+            let late = late.get_or_insert_with(|| Box::pin(Late::new(limits.half_closed)));
+            if late.poll(cx, || both.seen(meter)).is_ready() {
+                return Poll::Ready(Err(End::HalfClosed(limits.half_closed)));
+            }
         }
         Poll::Pending
     })
     .await;
     match ended {
-        Some(ended) => both.end(ended),
-        None => End::HalfClosed(half_closed),
+        Ok(ended) => both.end(ended),
+        Err(limit) => limit,
     }
 }
 
@@ -304,15 +295,33 @@ impl Late {
     }
 }
 
-async fn quiet(meter: &Meter, limit: Duration) {
-    let moved = || meter.up.load(Relaxed).wrapping_add(meter.down.load(Relaxed));
-    let mut last = moved();
-    loop {
-        tokio::time::sleep(limit).await;
-        let now = moved();
-        if now == last {
-            return;
+/// When a connection has been silent for its limit, or a quarter more. Looked at by the clock
+/// alone, so that a connection that flows pays nothing for it.
+struct Quiet {
+    limit: Duration,
+    last: Option<Seen>,
+    /// At how many looks one after the other nothing had moved.
+    still: u32,
+    tick: Pin<Box<Sleep>>,
+}
+
+/// How many looks an idle limit has.
+const LOOKS: u32 = 4;
+
+impl Quiet {
+    fn new(limit: Duration) -> Self {
+        Self { limit, last: None, still: 0, tick: Box::pin(sleep(Duration::ZERO)) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, seen: impl Fn() -> Seen) -> Poll<()> {
+        while self.tick.as_mut().poll(cx).is_ready() {
+            let now = seen();
+            self.still = if self.last.replace(now) == Some(now) { self.still + 1 } else { 0 };
+            if self.still == LOOKS {
+                return Poll::Ready(());
+            }
+            self.tick.as_mut().reset(Instant::now() + self.limit / LOOKS);
         }
-        last = now;
+        Poll::Pending
     }
 }

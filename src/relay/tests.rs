@@ -18,12 +18,12 @@ struct Relayed {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test waits for its own task")]
-async fn relayed(idle: Option<Duration>) -> Relayed {
+async fn relayed(limits: Limits) -> Relayed {
     let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
     let end = tokio::spawn(async move {
         let meter = Arc::default();
         let mut far = tcp::TcpRemote::new(mesh_far);
-        let end = run(&mut App::new(app_far), &mut far, &meter, idle).await;
+        let end = run(&mut App::new(app_far), &mut far, &meter, &limits).await;
         (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
     });
     Relayed { app, mesh, end }
@@ -31,7 +31,7 @@ async fn relayed(idle: Option<Duration>) -> Relayed {
 
 #[tokio::test]
 async fn a_half_close_lets_the_answer_through() {
-    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let Relayed { mut app, mut mesh, end } = relayed(Limits::default()).await;
     app.write_all(b"question").await.unwrap();
     app.shutdown().await.unwrap();
     let mut question = String::new();
@@ -46,7 +46,7 @@ async fn a_half_close_lets_the_answer_through() {
 
 #[tokio::test]
 async fn a_reset_of_the_app_resets_the_mesh_side() {
-    let Relayed { app, mut mesh, end } = relayed(None).await;
+    let Relayed { app, mut mesh, end } = relayed(Limits::default()).await;
     socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).unwrap();
     drop(app);
     assert!(matches!(end.await.unwrap().0, End::AppReset(_)));
@@ -55,7 +55,7 @@ async fn a_reset_of_the_app_resets_the_mesh_side() {
 
 #[tokio::test]
 async fn a_reset_after_a_half_close_is_noticed_too() {
-    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let Relayed { mut app, mut mesh, end } = relayed(Limits::default()).await;
     app.shutdown().await.unwrap();
     assert_eq!(mesh.read(&mut [0]).await.unwrap(), 0);
     socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).unwrap();
@@ -66,7 +66,7 @@ async fn a_reset_after_a_half_close_is_noticed_too() {
 #[tokio::test]
 async fn a_reset_is_noticed_while_the_other_side_takes_nothing() {
     for app_resets in [true, false] {
-        let Relayed { app, mesh, end } = relayed(None).await;
+        let Relayed { app, mesh, end } = relayed(Limits::default()).await;
         let (ends, stalled) = if app_resets { (app, mesh) } else { (mesh, app) };
         let fill = async {
             loop {
@@ -89,7 +89,7 @@ async fn a_reset_is_noticed_while_the_other_side_takes_nothing() {
 
 #[tokio::test]
 async fn a_relay_that_is_cut_resets_both_sides() {
-    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let Relayed { mut app, mut mesh, end } = relayed(Limits::default()).await;
     app.write_all(b"half an ans").await.unwrap();
     mesh.read_exact(&mut [0; 11]).await.unwrap();
     end.abort();
@@ -101,7 +101,7 @@ async fn a_relay_that_is_cut_resets_both_sides() {
 
 #[tokio::test]
 async fn a_cut_resets_a_side_that_had_its_end_already() {
-    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let Relayed { mut app, mut mesh, end } = relayed(Limits::default()).await;
     app.shutdown().await.unwrap();
     assert_eq!(mesh.read(&mut [0]).await.unwrap(), 0);
     end.abort();
@@ -124,17 +124,8 @@ async fn end_of(socket: &mut TcpStream) {
 }
 
 /// Half-closed relays with a limit of 300 ms.
-#[allow(clippy::disallowed_methods, reason = "a test waits for its own task")]
 async fn closing() -> Relayed {
-    let ((app, app_far), (mesh, mesh_far)) = (pair().await, pair().await);
-    let end = tokio::spawn(async move {
-        let meter = Arc::default();
-        let mut far = tcp::TcpRemote::new(mesh_far);
-        let limit = Duration::from_millis(300);
-        let end = run_closing(&mut App::new(app_far), &mut far, &meter, limit).await;
-        (end, meter.up.load(Relaxed), meter.down.load(Relaxed))
-    });
-    Relayed { app, mesh, end }
+    relayed(Limits { half_closed: Duration::from_millis(300), ..Limits::default() }).await
 }
 
 #[tokio::test]
@@ -165,7 +156,7 @@ async fn a_half_closed_relay_that_is_silent_ends_in_a_reset() {
 
 #[tokio::test]
 async fn megabytes_arrive_whole_both_ways_at_once() {
-    let Relayed { mut app, mut mesh, end } = relayed(None).await;
+    let Relayed { mut app, mut mesh, end } = relayed(Limits::default()).await;
     let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
     let (mut app_r, mut app_w) = app.split();
     let (mut mesh_r, mut mesh_w) = mesh.split();
@@ -188,8 +179,37 @@ async fn megabytes_arrive_whole_both_ways_at_once() {
     assert!(matches!(end.await.unwrap(), (End::Completed, 3_000_000, 3_000_000)));
 }
 
+/// A relay that may be silent for so long.
+async fn idling(limit: Duration) -> Relayed {
+    relayed(Limits { idle: Some(limit), ..Limits::default() }).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_limit_ends_a_silent_relay() {
-    let Relayed { app: _app, mesh: _mesh, end } = relayed(Some(Duration::from_secs(60))).await;
+    let Relayed { app: _app, mesh: _mesh, end } = idling(Duration::from_secs(50)).await;
     assert!(matches!(end.await.unwrap().0, End::Idle(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whichever_limit_of_a_half_closed_relay_comes_first_ends_it() {
+    for (idle, by_idle) in [(25, true), (600, false)] {
+        let Relayed { mut app, mesh: _mesh, end } = idling(Duration::from_secs(idle)).await;
+        app.shutdown().await.unwrap();
+        let end = end.await.unwrap().0;
+        assert_eq!(matches!(end, End::Idle(_)), by_idle, "{end:?}");
+        assert_eq!(matches!(end, End::HalfClosed(_)), !by_idle, "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_limit_lets_live_what_moves_now_and_then() {
+    let Relayed { mut app, mut mesh, end } = idling(Duration::from_secs(2)).await;
+    for _ in 0..6 {
+        mesh.write_all(b"part").await.unwrap();
+        app.read_exact(&mut [0; 4]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(mesh);
+    drop(app);
+    assert!(matches!(end.await.unwrap(), (End::Completed, 0, 24)));
 }

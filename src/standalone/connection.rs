@@ -112,15 +112,15 @@ async fn carry(
     mut far: Box<dyn Remote>,
     conn: &OpenConn,
 ) -> Outcome {
-    let close = service.config.close;
+    let limits = &service.config.limits;
     let live = conn.live();
     let carried = async {
         tokio::select! {
             biased;
             reason = live.until_cut() => (reason, None),
-            end = relay::run_closing(&mut app, &mut *far, &live.meter, close) => {
+            end = relay::run(&mut app, &mut *far, &live.meter, limits) => {
                 if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
-                    Box::pin(delivered(app.socket(), close)).await;
+                    Box::pin(delivered(app.socket(), limits.half_closed)).await;
                 }
                 ended(end)
             }

@@ -18,17 +18,16 @@ use std::{
     },
     path::{Path, PathBuf},
     task::Poll,
-    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{Address, bound_path::BoundPath};
-use crate::{lifecycle::dial, sys::sockets::canonical};
-
-/// How many connections may wait to be accepted; the kernel lowers it to `somaxconn`.
-const BACKLOG: i32 = 4096;
+use crate::{
+    lifecycle::dial,
+    sys::sockets::{self, canonical},
+};
 
 /// Listening sockets of one address, without a runtime yet: each worker has those of the same
 /// queues. A name has as many as it has addresses.
@@ -102,9 +101,8 @@ impl Listening {
         socket.set_nonblocking(true)?;
         let unix = socket.domain()? == Domain::UNIX;
         if !unix {
-            // As for our own: what is accepted inherits both.
-            socket.set_tcp_nodelay(true)?;
-            socket.set_tcp_keepalive(&keepalive())?;
+            // As for our own.
+            sockets::to_be_inherited(&socket)?;
         }
         Ok(Self::of(vec![socket], unix, None))
     }
@@ -233,23 +231,7 @@ fn not_here(error: &io::Error) -> bool {
 }
 
 fn bound(addr: SocketAddr) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    // What is accepted inherits both (tcp(7)).
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
-    socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
-fn keepalive() -> TcpKeepalive {
-    let every = Duration::from_secs(60);
-    TcpKeepalive::new().with_time(every).with_interval(every).with_retries(5)
+    sockets::listener(addr, |_| Ok(()))
 }
 
 /// One worker's end of listening sockets.
@@ -314,7 +296,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
             let host = if host.is_empty() { "localhost" } else { host };
             let stream = dial::connect(host, *port).await?;
             stream.set_nodelay(true)?;
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&sockets::keepalive())?;
             Ok(stream)
         }
         Address::Unix(path) => as_tcp(UnixStream::connect(path).await?),

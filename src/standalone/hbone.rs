@@ -320,9 +320,9 @@ async fn carry(
     stream: &mut TunnelStream,
     conn: &OpenConn,
 ) -> Outcome {
-    let close = service.config.close;
+    let limits = &service.config.limits;
     let meter = &conn.live().meter;
-    let carried = async { ended(relay::run_closing(app, stream, meter, close).await) };
+    let carried = async { ended(relay::run(app, stream, meter, limits).await) };
     within_lifetime(service, carried).await
 }
 

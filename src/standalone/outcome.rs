@@ -20,7 +20,8 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, outcome: Outcome) {
         conn.leave_unlogged();
     }
     service.counts.lifetime.record(conn.live().opened.elapsed());
-    if matches!(reason, CloseReason::LifetimeReached | CloseReason::HalfCloseTimeout) {
+    use CloseReason::{HalfCloseTimeout, IdleTimeout, LifetimeReached};
+    if matches!(reason, LifetimeReached | HalfCloseTimeout | IdleTimeout) {
         service.counts.ended_by_limit.fetch_add(1, Relaxed);
     }
     proxy::outcome::finish(conn, outcome);

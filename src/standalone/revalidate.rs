@@ -261,6 +261,17 @@ pub(super) fn is_not_banned(
     }
 }
 
+/// Whether somebody has a key that a service pins, if it pins keys.
+pub(super) fn is_pinned(cert: &Arc<PeerCert>, service: &Service) -> Result<(), Verdict> {
+    let now = service.keeper.current();
+    if !matches!(now.trust, PeerTrust::Pinned(_)) {
+        return Ok(());
+    }
+    let chain = vec![CertificateDer::from(cert.der.clone())];
+    let peer = AuthenticatedPeer { chain, name: None, cert: Arc::clone(cert) };
+    Judge::of(&now.trust, service.config.role)?.trusts(&peer, SystemTime::now())
+}
+
 fn is_in_time(cert: &PeerCert, expiry: PeerExpiry, now: SystemTime) -> Result<(), Verdict> {
     let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
     match cert.not_after {

@@ -41,6 +41,7 @@ use crate::{
         conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
         metrics::SocketCount,
     },
+    relay,
     sys::descriptors::of_traffic,
 };
 
@@ -124,8 +125,8 @@ pub struct ServiceConfig {
     pub server_name: Option<String>,
     /// Handshake, access rules and dial together.
     pub connect: Duration,
-    /// How long one side may go on when the other has ended.
-    pub close: Duration,
+    /// How long a connection may be silent.
+    pub limits: relay::Limits,
     /// How long a connection may last after its handshake.
     pub lifetime: Option<Duration>,
     /// How many connections at once; more wait: to be accepted, or with a server behind their

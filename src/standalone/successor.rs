@@ -7,7 +7,7 @@ use super::{
     Role, Service,
     access_control::{Banned, Caller},
     outcome::Outcome,
-    revalidate::is_not_banned,
+    revalidate::{is_not_banned, is_pinned},
 };
 use crate::{
     identity::PeerCert,
@@ -82,15 +82,20 @@ impl Service {
     }
 
     async fn hold_to(&self, successor: &Self) {
-        let certs = self.certificates();
+        // In this order: whatever is open has its certificate among those.
+        let (open, certs) = (self.telemetry.live.all(), self.certificates());
         let mut closed = 0;
-        for conn in self.telemetry.live.all() {
-            // One that shakes hands still asks when that is done.
+        for conn in open {
             let ours = self.has(&conn) && conn.was_cut().is_none();
-            if !ours || conn.metadata(|f| f.tls.is_none()) {
+            let cert = certs.get(&conn.id);
+            // One that shakes hands still asks when that is done.
+            let proven = match cert {
+                Some(_) => true,
+                None => self.asks_for_none() && conn.metadata(|f| f.tls.is_some()),
+            };
+            if !ours || !proven {
                 continue;
             }
-            let cert = certs.get(&conn.id);
             let Err(no) = successor.admits(&conn, cert, Asked::WhileOpen).await else { continue };
             match no {
                 No::Banned(why) => drop(conn.close_by(CloseReason::IdentityBanned, &why)),
@@ -133,13 +138,17 @@ impl Service {
         cert: Option<&Arc<PeerCert>>,
         asked: Asked,
     ) -> Result<(), No> {
+        let refused = |reason, why| {
+            No::Refused(Decision { rule: None, dry_run: None, refused: Some((reason, why)) })
+        };
         let own = self.own_id();
         if let Some(cert) = cert {
             let judged = is_not_banned(cert, own.as_ref(), &self.access.banned());
             judged.map_err(|(_, why)| No::Banned(why))?;
+            is_pinned(cert, self).map_err(|(reason, why)| refused(reason, why))?;
         }
         let anybody = match self.config.role {
-            Role::Server => !self.config.tls.authenticate,
+            Role::Server => self.asks_for_none(),
             Role::Client => self.config.access.is_empty(),
         };
         if anybody {
@@ -147,14 +156,18 @@ impl Service {
         }
         let Some(peer) = cert else {
             let why = "the peer showed no certificate".to_owned();
-            let refused = Some((CloseReason::NoPeerCertificate, why));
-            return Err(No::Refused(Decision { rule: None, dry_run: None, refused }));
+            return Err(refused(CloseReason::NoPeerCertificate, why));
         };
         // Who is about to be admitted asks when that is done.
         let Some(flow) = self.flow_of(conn, peer) else { return Ok(()) };
         let caller = Caller { peer, flow: &flow, own: own.as_ref() };
         let decision = self.access.decide(&caller, asked).await;
         if decision.refused.is_some() { Err(No::Refused(decision)) } else { Ok(()) }
+    }
+
+    /// Whether it is a server that asks its callers for no certificate.
+    fn asks_for_none(&self) -> bool {
+        self.config.role == Role::Server && !self.config.tls.authenticate
     }
 
     fn flow_of(&self, conn: &LiveConn, peer: &PeerCert) -> Option<Flow> {

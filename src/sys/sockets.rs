@@ -19,7 +19,7 @@ use super::{descriptors::of_traffic, netns::Netns};
 /// The packet mark of every socket of ours (1337).
 pub const MARK: u32 = 0x539;
 
-/// How many connections may wait to be accepted, per listener.
+/// How many connections may wait to be accepted, per listener; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// A listening socket inside `netns`, shared with other workers by `SO_REUSEPORT`. An IPv6
@@ -50,28 +50,52 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
 /// If it does not listen.
 pub fn adopted(socket: OwnedFd) -> io::Result<std::net::TcpListener> {
     let socket = Socket::from(socket);
-    match socket.is_listener()? {
-        true => Ok(socket.into()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")),
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
     }
+    to_be_inherited(&socket)?;
+    Ok(socket.into())
 }
 
-fn open_listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// What an accepted socket has from the listening one (tcp(7)), which saves five calls each time.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn to_be_inherited(listener: &Socket) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    listener.set_tcp_keepalive(&keepalive())
+}
+
+/// A listening socket, of TCP and of whichever families its address has; `prepare` is asked before
+/// it is bound.
+///
+/// # Errors
+/// As socket(2), bind(2) and listen(2), and those of `prepare`.
+pub fn listener(
+    addr: SocketAddr,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    // What is accepted inherits both (tcp(7)), which saves five calls each time.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
-    socket.set_reuse_port(true)?;
+    to_be_inherited(&socket)?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    socket.set_mark(MARK)?;
-    transparent(&socket);
+    prepare(&socket)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+fn open_listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let marked = |socket: &Socket| {
+        socket.set_reuse_port(true)?;
+        socket.set_mark(MARK)?;
+        transparent(socket);
+        Ok(())
+    };
+    Ok(listener(addr, marked)?.into())
 }
 
 /// Best effort: replies to a spoofed connection are accepted from a foreign address.
@@ -79,10 +103,11 @@ fn transparent(socket: &Socket) {
     let _ = socket.set_ip_transparent_v4(true);
 }
 
-/// A dead peer is noticed: 180 s, 9 × 180 s.
-fn keepalive() -> TcpKeepalive {
-    let every = Duration::from_secs(180);
-    TcpKeepalive::new().with_time(every).with_interval(every).with_retries(9)
+/// A dead peer is noticed after 60 s and 5 × 60 s.
+#[must_use]
+pub fn keepalive() -> TcpKeepalive {
+    let every = Duration::from_secs(60);
+    TcpKeepalive::new().with_time(every).with_interval(every).with_retries(5)
 }
 
 /// A socket inside `netns`, ready to be connected to `towards`.
@@ -213,4 +238,28 @@ pub fn original_dst(socket: &TcpStream) -> io::Result<SocketAddr> {
 #[must_use]
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever opened the listener: we, or another process that we took it over from.
+    #[test]
+    fn what_is_accepted_notices_a_dead_peer_and_sends_at_once() {
+        let ours = listener("127.0.0.1:0".parse().unwrap(), |_| Ok(())).unwrap();
+        let theirs = Socket::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let taken_over = Socket::from(adopted(theirs.into()).unwrap());
+        for listener in [ours, taken_over] {
+            listener.set_nonblocking(false).unwrap();
+            let addr = listener.local_addr().unwrap().as_socket().unwrap();
+            let _caller = std::net::TcpStream::connect(addr).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let minute = Duration::from_secs(60);
+            assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), minute);
+            assert_eq!(accepted.tcp_keepalive_interval().unwrap(), minute);
+            assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 5);
+        }
+    }
 }

@@ -136,7 +136,7 @@ fn running() -> Running {
         tunnels: Arc::new(tunnels),
         telemetry,
         tunnel: TunnelConfig::default(),
-        idle: None,
+        limits: adit::relay::Limits::default(),
         sockmap: None,
         workers: vec![runtime.handle().clone()],
     });

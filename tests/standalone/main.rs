@@ -37,6 +37,7 @@ mod rego;
 mod reload;
 mod sandbox;
 mod services;
+mod silence;
 mod starts;
 mod status;
 mod storms;

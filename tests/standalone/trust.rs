@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -387,12 +388,7 @@ fn an_edit_closes_whom_it_no_longer_admits_and_others_drain() {
     }
     for (wire, flag) in wires() {
         let (port, tunnel) = (free().port(), if flag.is_empty() { "" } else { HBONE });
-        let credential = format!(
-            "credential: {{ certificate: {}, privateKey: {}, roots: {} }}",
-            pki.at("server.crt"),
-            pki.at("server.key"),
-            pki.at("ca.pem")
-        );
+        let credential = credential(&pki, "server");
         let edit = |rules: &str| {
             let text = format!(
                 "services:
@@ -447,8 +443,83 @@ spiffe://td.test/worst
         server.logs_since(seen, "bans have changed and were read");
         is_cut(&mut open[3], Instant::now(), "identity_banned");
         assert!(answers(&mut open[0]), "{wire}: what may stay drains");
-        assert_eq!(server.count("identity_banned"), 2, "{wire}");
+        wait_until("two are banned", LIMIT, || server.count("identity_banned") == 2);
     }
+}
+
+/// The same where keys are pinned.
+#[test]
+fn an_edit_closes_whose_key_it_no_longer_pins() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let leaves = ["good", "bad"].map(|name| pki.ca.leaf(name, as_app));
+    let pins = leaves.each_ref().map(|leaf| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaf.spki);
+        format!("'sha256:{}'", BASE64.encode(hash.as_ref()))
+    });
+    let (port, credential) = (free().port(), credential(&pki, "server"));
+    let credential = credential.replace(&format!(", roots: {}", pki.at("ca.pem")), "");
+    let edit = |pins: &[String]| {
+        let text = format!(
+            "services:\n- {{ name: s, mode: server, listen: '127.0.0.1:{port}', target: '{}', \
+             {credential}, allow: {{ pins: [{}] }} }}\ndrain: {{ deadline: 60s }}\n",
+            echo.addr,
+            pins.join(", ")
+        );
+        pki.write("services.yaml", text);
+    };
+    edit(&pins);
+    let server = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+    let [mut good, mut bad] = leaves.each_ref().map(|leaf| {
+        let mut session = Caller::new(&pki.ca, Some(leaf)).dial(server.addr).unwrap();
+        assert!(heard(&mut session.0));
+        session
+    });
+    edit(&pins[..1]);
+    server.logs("connection complete … policy_changed");
+    assert!(!heard(&mut bad.0));
+    assert!(heard(&mut good.0));
+}
+
+/// The same of a client, whose server is no longer one that is wanted.
+#[test]
+fn an_edit_leaves_a_server_that_is_no_longer_wanted() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    for (wire, flag) in wires() {
+        let server = Adit::start(format!("{} {flag} --allow-all", pki.server(echo.addr)));
+        let (port, credential) = (free().port(), credential(&pki, "app"));
+        let (target, tunnel) = match flag.is_empty() {
+            true => (server.addr, String::new()),
+            false => {
+                let at = server.addr;
+                (echo.addr, format!("tunnel: {{ protocol: hbone, address: '{at}' }}, "))
+            }
+        };
+        let edit = |ids: &str| {
+            let text = format!(
+                "services:\n- {{ name: c, mode: client, listen: '127.0.0.1:{port}', target: \
+                 '{target}', {tunnel}{credential}, verify: {{ ids: [{ids}] }} }}\n\
+                 drain: {{ deadline: 60s }}\n"
+            );
+            pki.write("services.yaml", text);
+        };
+        edit("'spiffe://td.test/db'");
+        let client = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+        let mut socket = open(client.addr);
+        let seen = client.lines();
+        edit("'spiffe://td.test/db', 'spiffe://td.test/other'");
+        client.logs_since(seen, "configuration read");
+        assert!(answers(&mut socket), "{wire}");
+        edit("'spiffe://td.test/other'");
+        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        client.logs("connection complete … policy_changed");
+    }
+}
+
+/// `credential:` of a services file.
+fn credential(pki: &Pki, name: &str) -> String {
+    let at = |end: &str| pki.at(&format!("{name}.{end}"));
+    let (certificate, key, roots) = (at("crt"), at("key"), pki.at("ca.pem"));
+    format!("credential: {{ certificate: {certificate}, privateKey: {key}, roots: {roots} }}")
 }
 
 /// In TLS 1.3 a caller has sent its request by the time that its certificate is refused: what it

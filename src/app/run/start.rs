@@ -63,7 +63,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         tunnels: Arc::new(tunnels),
         telemetry,
         tunnel: settings.tunnel.clone(),
-        idle: settings.idle,
+        limits: settings.limits,
         sockmap: sockmap.and_then(taken),
         workers,
         listeners,

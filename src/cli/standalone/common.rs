@@ -12,6 +12,7 @@ use crate::{
     config::Globals,
     hbone::PeerExpiry,
     policy::Rules,
+    relay::Limits,
     standalone::{
         Address, Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, RegoConfig,
         ServiceConfig, StartTls, TlsOptions,
@@ -65,6 +66,12 @@ pub(super) struct CommonArgs {
     /// (ghostunnel 1.11 counts from the end of the one side, moving bytes or not)
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
+    /// Close a connection on which no byte has moved either way for so long; 0 for never. Both
+    /// sides see a reset, and its record says idle_timeout. TCP keepalive finds peers that are gone:
+    /// this is for those that are there and silent, so choose more than the longest pause of the
+    /// application, or let it send heartbeats
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub(super) idle_timeout: Duration,
     /// Whether a TLS peer must say close_notify at its end, or may just close (nginx' stream proxy,
     /// Python): then whoever can cut the connection can make a part look like the whole
     #[arg(long, value_name = "RULE", default_value = "required")]
@@ -166,6 +173,12 @@ pub(super) struct CommonArgs {
 }
 
 impl CommonArgs {
+    /// How long a connection may be silent.
+    pub(super) fn limits(&self) -> Limits {
+        let idle = Some(self.idle_timeout).filter(|limit| !limit.is_zero());
+        Limits { idle, half_closed: self.close_timeout }
+    }
+
     /// What concerns the process.
     pub(super) fn globals(&self, credential: &CredentialArgs) -> Result<Globals, String> {
         for (given, why) in [

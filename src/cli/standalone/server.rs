@@ -227,7 +227,7 @@ impl ServerArgs {
             kernel_tls: self.common.kernel_tls == KernelTls::Auto,
             server_name: None,
             connect: self.common.connect_timeout,
-            close: self.common.close_timeout,
+            limits: self.common.limits(),
             lifetime: Some(self.common.max_conn_lifetime).filter(|l| !l.is_zero()),
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
             proxy_in: self.accept_proxy_protocol,

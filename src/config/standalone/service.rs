@@ -14,6 +14,7 @@ use crate::{
         settings::peer_expiry,
     },
     identity::SpiffeId,
+    relay::Limits,
     standalone::{
         Address, Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Violation,
@@ -67,8 +68,13 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     let yes = whom(&map, role);
     let role = role?;
     is_of_this_mode(&map, role);
-    let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "lifetime"]));
+    let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "idle", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
+    let default = Limits::default();
+    let limits = Limits {
+        idle: timeout("idle").filter(|l| !l.is_zero()),
+        half_closed: timeout("close").unwrap_or(default.half_closed),
+    };
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
     let (mut access, pins, policies) =
         map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
@@ -97,7 +103,7 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),
         server_name: map.get("serverName").and_then(|s| s.text()),
         connect,
-        close: timeout("close").unwrap_or(Duration::from_secs(60)),
+        limits,
         lifetime: timeout("lifetime").filter(|l| !l.is_zero()),
         max_connections: map.get("maxConnections").and_then(|m| number(&m, 1 << 20)),
         proxy_in,

@@ -47,7 +47,7 @@ fn a_whole_file() {
   alpn: [postgresql, h2]
   starttls: postgres
   quiet: [conns, handshake-errs]
-  timeouts: { connect: 3s, close: 0, lifetime: 1h }
+  timeouts: { connect: 3s, close: 0, idle: 2h, lifetime: 1h }
   maxConnections: 9
 - { name: w, mode: server, listen: ':1', target: 'unix:/x', credential: { workloadApi: 'unix:///w' }, authentication: disabled, proxyProtocol: { accept: true, send: v1 } }
 - { name: le, mode: server, listen: ':4', target: 'unix:/x', credential: { acme: { name: db.example.org, email: a@b.c, agreeToTerms: true, storage: /s }, roots: /r }, allow: { all: true } }
@@ -85,7 +85,8 @@ takeover: unix:/run/t
     assert_eq!(out.proxy.as_ref().unwrap().to_string(), "socks5://10.0.0.1:1080");
     assert!(out.tls.tls12_only && out.tls.ciphers == [CipherGroup::ChaCha]);
     assert!(out.quiet.conns && out.quiet.handshake_errs && !out.quiet.conn_errs);
-    assert_eq!((out.close, out.max_connections), (Duration::ZERO, Some(9)));
+    assert_eq!((out.limits.half_closed, out.max_connections), (Duration::ZERO, Some(9)));
+    assert_eq!((out.limits.idle, db.limits.idle), (Some(Duration::from_secs(7200)), None));
     let CredentialsConfig::Files {
         credential: Some(CredentialSource::Files(Credential::Keystore { password, .. })),
         ..

@@ -197,7 +197,9 @@ impl Entry<'_> {
             self.warnings.push(line.warning(true, why));
         }
         let mut times = Vec::new();
-        for (option, key) in [("TIMEOUTconnect", "connect"), ("TIMEOUTclose", "close")] {
+        for (option, key) in
+            [("TIMEOUTconnect", "connect"), ("TIMEOUTclose", "close"), ("TIMEOUTidle", "idle")]
+        {
             let Some(line) = section.get(option) else { continue };
             match line.value.parse::<u32>() {
                 Ok(0) if key == "connect" => {

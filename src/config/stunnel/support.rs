@@ -88,7 +88,7 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         "client" | "accept" | "connect" | "failover" | "timeoutclose" | "timeoutconnect"
-        | "protocol" => Carried,
+        | "timeoutidle" | "protocol" => Carried,
         "protocolhost"
         | "protocolauthentication"
         | "protocolusername"
@@ -100,7 +100,6 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
         "transparent" if no || value == "none" => Needless,
         "transparent" => Lost("the target sees adit's address; use proxyProtocol: { send: v1 }"),
         "local" | "source" => Lost("connections leave from the address that the kernel chooses"),
-        "timeoutidle" => Lost("a connection that is idle stays open (TCP keepalive is on)"),
         "timeoutbusy" => Lost("the handshake has the time of timeouts.connect"),
         "delay" => Lost("targets' names are always looked up for each connection"),
         "retry" => Lost("each connection tries each target once"),

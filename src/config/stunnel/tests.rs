@@ -80,12 +80,12 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "HTTPS for HAProxy, with the client's address",
         "sslVersionMin = TLSv1.2\noptions = NO_SSLv3\nciphers = HIGH:!aNULL\n[https]\naccept = https\n\
-         connect = /run/haproxy.sock\ncert = h.pem\nprotocol = proxy\nTIMEOUTclose = 0\nTIMEOUTconnect = 5\n",
+         connect = /run/haproxy.sock\ncert = h.pem\nprotocol = proxy\nTIMEOUTclose = 0\nTIMEOUTconnect = 5\nTIMEOUTidle = 600\n",
         &[
             "listen: \":443\"",
             "target: \"unix:/run/haproxy.sock\"",
             "proxyProtocol: { send: v1 }",
-            "timeouts: { connect: 5s, close: 0s }",
+            "timeouts: { connect: 5s, close: 0s, idle: 600s }",
             "ciphers = HIGH:!aNULL: adit chooses itself",
         ],
         &[],

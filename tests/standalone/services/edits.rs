@@ -52,9 +52,7 @@ fn services_come_change_and_go_while_others_carry_on() {
     assert_eq!(world.call("b", edited).unwrap().name, "two");
     assert!(world.call("a", edited).is_err(), "a is no longer named");
     assert_eq!(world.call("a", added).unwrap().name, "two");
-    wait_until("what was carried by the old rules is cut at the deadline", LIMIT, || {
-        old.echo("x").is_err()
-    });
+    wait_until("who is no longer named is closed", LIMIT, || old.echo("x").is_err());
 
     let line = adit.edit(&format!("{kept_yaml}{DRAIN}"));
     assert!(line.contains("removed=\"edited, added\""), "{line}");
