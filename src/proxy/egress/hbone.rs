@@ -65,6 +65,7 @@ pub async fn open<S: Source>(
     conn.metadata(|f| {
         f.src.id = Some(own.svid.id.clone());
         f.dst.id = Some(proven.peer.id.clone());
+        f.tunnel = Some(proven.id);
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
     // After the metadata, by which a re-check finds this stream: one of the two sees the other.
