@@ -1,16 +1,13 @@
 //! Whose tunnels are open: each is judged when it comes to be, and again whenever what its peer
 //! was believed for changes (bundles, CRLs, bans) or its SVID runs out.
 //!
-//! One entry per tunnel, not per stream: a stream belongs to the tunnel whose TLS facts it shares.
+//! One entry per tunnel, not per stream: a stream's record has the number of its tunnel.
 //! Not here: ending the streams of a tunnel that may not stay ([`crate::node`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, verify_svid},
-    observe::conn::{CloseReason, Direction, LiveTable},
+    observe::conn::{CloseReason, Direction, LiveTable, TunnelId},
     tls::{Peer, TlsError},
 };
 
@@ -46,7 +43,8 @@ pub struct Termination {
 
 /// A tunnel whose two ends are proven. Dropping it takes it off the table.
 pub struct AuthenticatedTunnel {
-    id: u64,
+    /// Its number, which is in the records of its streams.
+    pub id: TunnelId,
     /// Inbound if the peer came to us.
     pub direction: Direction,
     /// The local workload's identity.
@@ -90,12 +88,11 @@ impl Drop for AuthenticatedTunnel {
 
 #[derive(Default)]
 struct Table {
-    next: AtomicU64,
-    tunnels: Mutex<HashMap<u64, Weak<AuthenticatedTunnel>>>,
+    tunnels: Mutex<HashMap<TunnelId, Weak<AuthenticatedTunnel>>>,
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<AuthenticatedTunnel>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TunnelId, Weak<AuthenticatedTunnel>>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,7 +154,7 @@ impl TunnelRegistry {
         bundles: &Arc<BundleSet>,
     ) -> Result<Arc<AuthenticatedTunnel>, Termination> {
         let proven = Arc::new(AuthenticatedTunnel {
-            id: self.table.next.fetch_add(1, Relaxed),
+            id: TunnelId::next(),
             direction,
             own,
             peer,
@@ -226,16 +223,15 @@ impl TunnelRegistry {
 
 /// Closes the streams of tunnels that may not stay, each with why, and then the tunnels.
 ///
-/// A stream puts its TLS facts into its record and then asks whether its tunnel is terminated;
+/// A stream puts its tunnel's number into its record and then asks whether its tunnel is terminated;
 /// here it is terminated first and looked for then: no stream is missed.
 pub fn close_terminated(terminated: &[Arc<AuthenticatedTunnel>], live: &LiveTable) {
     if terminated.is_empty() {
         return;
     }
-    let by_facts: HashMap<_, _> =
-        terminated.iter().map(|tunnel| (Arc::as_ptr(&tunnel.peer.tls), tunnel)).collect();
+    let by_id: HashMap<_, _> = terminated.iter().map(|tunnel| (tunnel.id, tunnel)).collect();
     for conn in live.all() {
-        let tunnel = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).copied());
+        let tunnel = conn.metadata(|f| by_id.get(&f.tunnel?).copied());
         if let Some(why) = tunnel.and_then(|tunnel| tunnel.termination()) {
             conn.close_by(why.reason, &why.why);
         }

@@ -1,10 +1,6 @@
 //! One captured connection of a pod's application, from accept to close.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::SystemTime,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
@@ -16,14 +12,15 @@ use super::{
 };
 use crate::{
     hbone::{
-        ConnectError, Hop, Pool,
+        LocalIdentity, Pool,
         connect::{Authority, ConnectRequest},
-        order::Ticket,
-        stream::TunnelStream,
     },
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
-    proxy::outcome::{Outcome, connect_failed, finish},
+    proxy::{
+        egress,
+        outcome::{Outcome, connect_failed, finish},
+    },
     relay::{self, App, Remote, tcp::TcpRemote},
     sys::sockets,
 };
@@ -89,7 +86,9 @@ async fn reach(
                 service: service.map(|s| s.hostname.clone()),
                 baggage: baggage(&from),
             };
-            Box::new(open(node, pool, (&from, app), conn, (&hop, &request, &ticket)).await?)
+            let source = Source { node, from: &from };
+            let request = (&hop, &request, &ticket);
+            Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
         }
         Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
             let dialled = match sockets::outbound_socket(&pod.netns, addr) {
@@ -105,41 +104,20 @@ async fn reach(
     Ok(far)
 }
 
-/// Opens a stream as the workload `from`; what the application has said goes with it.
-async fn open(
-    node: &Node,
-    pool: &Pool,
-    (from, app): (&Workload, &TcpStream),
-    conn: &OpenConn,
-    (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
-) -> Result<TunnelStream, Outcome> {
-    let mut own = node.local_identity(from).await?;
-    let first = sockets::read_now(app);
-    let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
-    let reason = opened.as_ref().err().map(ConnectError::close_reason);
-    let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
-    if judged && !own.svid.counts_at(SystemTime::now()) {
-        // The clock was set on the way: what either end showed has run out, and both have newer.
-        own = node.local_identity(from).await?;
-        opened = pool.open(&own, hop, (request, &first), ticket).await;
+/// A workload whose connections go out.
+struct Source<'a> {
+    node: &'a Node,
+    from: &'a Workload,
+}
+
+impl egress::hbone::Source for Source<'_> {
+    async fn identity(&self) -> Result<LocalIdentity, Outcome> {
+        self.node.local_identity(self.from).await
     }
-    let (stream, proven) = opened.map_err(|e| {
-        if e.is_handshake() {
-            node.handshake_failed(Direction::Outbound, e.close_reason());
-        }
-        (e.close_reason(), Some(e.to_string()))
-    })?;
-    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
-    conn.metadata(|f| {
-        f.src.id = Some(own.svid.id.clone());
-        f.dst.id = Some(proven.peer.id.clone());
-        f.tls = Some(Arc::clone(&proven.peer.tls));
-    });
-    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
-    if let Some(condemned) = proven.termination() {
-        return Err((condemned.reason, Some(condemned.why.to_string())));
+
+    fn handshake_failed(&self, reason: CloseReason) {
+        self.node.handshake_failed(Direction::Outbound, reason);
     }
-    Ok(stream)
 }
 
 /// The outcome of a relay.

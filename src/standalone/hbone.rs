@@ -32,9 +32,12 @@ use crate::{
     identity::{LocalIdentity, PeerCert, SpiffeId},
     lifecycle::{self, Tasks},
     observe::conn::{CloseReason, OpenConn, PeerAddr},
-    proxy::ingress::{self, Destination, Ends, Refusal},
+    proxy::{
+        egress,
+        ingress::{self, Destination, Ends, Refusal},
+    },
     relay::{self, App},
-    sys::{netns::Netns, sockets},
+    sys::netns::Netns,
     tls::{Acceptor, Peer},
 };
 
@@ -120,7 +123,7 @@ async fn open(
     app: &TcpStream,
     conn: &OpenConn,
 ) -> Result<TunnelStream, Outcome> {
-    let own = identity(&service.keeper.current()).map_err(no_identity)?;
+    identity(&service.keeper.current()).map_err(no_identity)?;
     let target = service.config.targets.first();
     let (host, port) = match target {
         Some(Address::Tcp { host, port }) => (host.clone(), *port),
@@ -145,28 +148,22 @@ async fn open(
         baggage: format!("service.name={}", service.config.name),
     };
     let hop = Hop { addr, expect: hbone.expect.clone() };
-    let first = sockets::read_now(app);
-    let opened = pool.open(&own, &hop, (&request, &first), &Ticket::alone()).await;
-    let (stream, proven) = opened.map_err(|e| {
-        if let Address::Tcp { host, port } = &gateway {
-            lifecycle::dial::forget(host, *port);
-        }
-        if e.is_handshake() {
-            service.handshake_failed(e.close_reason());
-        }
-        (e.close_reason(), Some(e.to_string()))
-    })?;
-    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
-    conn.metadata(|f| {
-        f.src.id = Some(own.svid.id.clone());
-        f.dst.id = Some(proven.peer.id.clone());
-        f.tls = Some(Arc::clone(&proven.peer.tls));
-    });
-    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
-    if let Some(no) = proven.termination() {
-        return Err((no.reason, Some(no.why.to_string())));
+    let ticket = Ticket::alone();
+    let opened = egress::hbone::open(service, pool, app, conn, (&hop, &request, &ticket)).await;
+    if let (Err(_), Address::Tcp { host, port }) = (&opened, &gateway) {
+        lifecycle::dial::forget(host, *port);
     }
-    Ok(stream)
+    opened
+}
+
+impl egress::hbone::Source for Service {
+    async fn identity(&self) -> Result<LocalIdentity, Outcome> {
+        identity(&self.keeper.current()).map_err(no_identity)
+    }
+
+    fn handshake_failed(&self, reason: CloseReason) {
+        self.handshake_failed(reason);
+    }
 }
 
 async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {

@@ -59,8 +59,8 @@ fn a_pair_carries_streams_in_shared_tunnels() {
         .collect();
     talks.into_iter().for_each(|talk| talk.join().unwrap());
     wait_until("all are recorded", LIMIT, || server.count("reason=\"completed\"") == 8);
-    server.logs("protocol=\"HBONE\" … policy=\"cn\" … TLSv1.3");
-    client.logs("dst.identity=spiffe://td.test/db … completed");
+    server.logs("protocol=\"HBONE\" … tunnel=1 … policy=\"cn\" … TLSv1.3");
+    client.logs("dst.identity=spiffe://td.test/db … tunnel=1 … completed");
     assert_eq!((client.stop(), server.stop()), (0, 0));
 }
 

@@ -5,6 +5,7 @@
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod egress;
 mod endings;
 mod expiry;
 mod fairness;
@@ -27,6 +28,7 @@ fn main() {
     assert!(up.is_ok_and(|s| s.success()), "`ip` of the package iproute2 runs");
     let all = [
         transfers::TESTS,
+        egress::TESTS,
         endings::TESTS,
         expiry::TESTS,
         fairness::TESTS,

@@ -45,7 +45,8 @@ pub struct LiveConn {
     cut: OnceLock<CloseReason>,
     task: AtomicWaker,
     pub(super) series: OnceLock<Arc<Series>>,
-    flushed: Mutex<(u64, u64)>,
+    /// What of [`Self::moved`] is in the metrics.
+    flushed: (AtomicU64, AtomicU64),
 }
 
 impl LiveConn {
@@ -103,10 +104,10 @@ impl LiveConn {
     /// Moves the bytes counted since the last call to the metrics.
     pub fn flush_bytes(&self) {
         let Some(series) = self.series.get() else { return };
-        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.moved();
-        series.add_bytes(now.0.saturating_sub(flushed.0), now.1.saturating_sub(flushed.1));
-        *flushed = now;
+        let (there, back) = self.moved();
+        // Of two that flush at once, each adds what the other has not.
+        let more = |flushed: &AtomicU64, now: u64| now - flushed.fetch_max(now, Relaxed).min(now);
+        series.add_bytes(more(&self.flushed.0, there), more(&self.flushed.1, back));
     }
 
     /// Bytes from the source of the connection towards its destination, and back.
@@ -140,6 +141,7 @@ impl LiveConn {
             src: self.peer.0,
             dst: facts.dst_addr,
             hbone_addr: facts.hbone_addr.as_deref().map(ToOwned::to_owned),
+            tunnel: facts.tunnel,
             protocol: facts.protocol,
             service: facts.service.as_deref().map(ToOwned::to_owned),
             source: EndView::of(&facts.src),
@@ -176,7 +178,7 @@ impl LiveTable {
             cut: OnceLock::new(),
             task: AtomicWaker::new(),
             series: OnceLock::new(),
-            flushed: Mutex::default(),
+            flushed: Default::default(),
         });
         self.lock().insert(conn.id, Arc::clone(&conn));
         conn

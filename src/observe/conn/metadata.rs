@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
+use super::TunnelId;
 use crate::identity::SpiffeId;
 
 /// What a workload is called in records; made once and shared by all its connections.
@@ -80,6 +81,8 @@ pub struct ConnMetadata {
     pub service: Option<Arc<str>>,
     /// Its namespace.
     pub service_namespace: Option<Arc<str>>,
+    /// The tunnel that it shares, if it goes through one.
+    pub tunnel: Option<TunnelId>,
     /// The mutual TLS that protects it; `None` for plaintext.
     pub tls: Option<Arc<TlsFacts>>,
     /// The subject of the peer's certificate where that has no SPIFFE ID (RFC 4514). Eight bytes

@@ -10,6 +10,7 @@ mod live;
 mod log_share;
 mod metadata;
 mod open;
+mod tunnel_id;
 mod view;
 
 pub use close_reason::CloseReason;
@@ -18,4 +19,5 @@ pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use live::{LiveConn, LiveTable, Meter};
 pub use metadata::{ConnMetadata, Names, PeerInfo, TlsFacts, TlsPath};
 pub use open::OpenConn;
+pub use tunnel_id::TunnelId;
 pub use view::{ConnectionView, EndView};

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{CloseReason, ConnMetadata, ConnectionEvent, Direction, LiveConn, PeerAddr};
+use super::{CloseReason, ConnMetadata, ConnectionEvent, Direction, LiveConn, PeerAddr, TunnelId};
 use crate::observe::Telemetry;
 
 /// One accepted connection; the reason starts as [`CloseReason::Dropped`].
@@ -129,6 +129,7 @@ fn write_line(live: &LiveConn, f: &ConnMetadata, reason: CloseReason, left_out: 
                 peer.subject = subject.as_deref(),
                 direction,
                 protocol = f.protocol,
+                tunnel = f.tunnel.map(TunnelId::get),
                 policy = f.policy.as_deref(),
                 dry_run = f.dry_run.as_deref(),
                 bytes_sent = sent,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::{PeerInfo, TlsFacts};
+use super::{PeerInfo, TlsFacts, TunnelId};
 
 /// One connection, open or just ended.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +21,8 @@ pub struct ConnectionView {
     pub dst: Option<SocketAddr>,
     /// The CONNECT authority.
     pub hbone_addr: Option<String>,
+    /// The tunnel that it shares, if it goes through one; unique in this process.
+    pub tunnel: Option<TunnelId>,
     /// `HBONE` or `TCP` on the wire.
     pub protocol: Option<&'static str>,
     /// The service that was called, by hostname.

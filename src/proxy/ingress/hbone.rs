@@ -166,6 +166,7 @@ async fn let_in<D: Destination>(
     conn.metadata(|f| {
         f.hbone_addr = Some(incoming.authority_text().into());
         f.protocol = Some("HBONE");
+        f.tunnel = Some(proven.id);
         f.tls = Some(Arc::clone(&proven.peer.tls));
     });
     destination.describe(tunnel, conn);

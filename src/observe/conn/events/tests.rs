@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::observe::{
     Telemetry,
-    conn::{Direction, Names, OpenConn, PeerAddr, PeerInfo, TlsFacts},
+    conn::{Direction, Names, OpenConn, PeerAddr, PeerInfo, TlsFacts, TunnelId},
 };
 
 fn open(telemetry: &Telemetry) -> OpenConn {
@@ -82,7 +82,7 @@ fn so_many_may_listen_and_without_them_nothing_is_kept() {
 async fn the_json_of_events_and_of_connections() {
     let telemetry = Telemetry::new().unwrap();
     let mut subscription = telemetry.live.events().subscribe().unwrap();
-    let conn = open(&telemetry);
+    let (conn, tunnel) = (open(&telemetry), TunnelId::next());
     conn.metadata(|f| {
         let names = Names {
             workload: "web".into(),
@@ -94,6 +94,7 @@ async fn the_json_of_events_and_of_connections() {
         f.src = PeerInfo { names: Some(Arc::new(names)), id };
         f.dst_addr = Some("10.0.0.7:15008".parse().unwrap());
         f.hbone_addr = Some("10.0.0.7:80".into());
+        f.tunnel = Some(tunnel);
         f.service = Some("db.shop.svc.cluster.local".into());
         let (version, group) = ("TLSv1.3", "X25519MLKEM768");
         let cipher = "TLS_AES_256_GCM_SHA384";
@@ -108,6 +109,7 @@ async fn the_json_of_events_and_of_connections() {
         "src": "10.0.0.9:999",
         "dst": "10.0.0.7:15008",
         "hboneAddr": "10.0.0.7:80",
+        "tunnel": tunnel.get(),
         "protocol": "HBONE",
         "service": "db.shop.svc.cluster.local",
         "source": {

@@ -1,0 +1,76 @@
+//! HBONE that goes out: a stream to another proxy, on a tunnel of the pool.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    hbone::{
+        ConnectError, Hop, LocalIdentity, Pool, connect::ConnectRequest, order::Ticket,
+        stream::TunnelStream,
+    },
+    observe::conn::{CloseReason, OpenConn},
+    proxy::outcome::Outcome,
+    sys::sockets,
+};
+
+/// Whose connections go out: a workload of the node, or a service on its own.
+pub trait Source: Sync {
+    /// What it shows, and whom it trusts, at this moment.
+    ///
+    /// # Errors
+    /// It has nothing to show.
+    fn identity(&self) -> impl Future<Output = Result<LocalIdentity, Outcome>> + Send;
+    /// Counts a tunnel that did not come to be.
+    fn handshake_failed(&self, reason: CloseReason);
+}
+
+/// Opens a stream to `hop`; what the application has said by now goes with the request.
+///
+/// # Errors
+/// Why there is none: no identity, no tunnel, or what the peer answered.
+///
+/// # Cancel safety
+/// Dropping the future resets the stream only; what it has read of the application is lost.
+pub async fn open<S: Source>(
+    source: &S,
+    pool: &Pool,
+    app: &TcpStream,
+    conn: &OpenConn,
+    (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
+) -> Result<TunnelStream, Outcome> {
+    let mut own = source.identity().await?;
+    let first = sockets::read_now(app);
+    let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
+    let reason = opened.as_ref().err().map(ConnectError::close_reason);
+    let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
+    if judged && !own.svid.counts_at(SystemTime::now()) {
+        // The clock was set on the way: what either end showed has run out, and both have newer.
+        let newer = source.identity().await?;
+        if newer.svid.serial != own.svid.serial {
+            own = newer;
+            opened = pool.open(&own, hop, (request, &first), ticket).await;
+        }
+    }
+    let (stream, proven) = opened.map_err(|e| {
+        if e.is_handshake() {
+            source.handshake_failed(e.close_reason());
+        }
+        (e.close_reason(), Some(e.to_string()))
+    })?;
+    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
+    conn.metadata(|f| {
+        f.src.id = Some(own.svid.id.clone());
+        f.dst.id = Some(proven.peer.id.clone());
+        f.tunnel = Some(proven.id);
+        f.tls = Some(Arc::clone(&proven.peer.tls));
+    });
+    // After the metadata, by which a re-check finds this stream: one of the two sees the other.
+    match proven.termination() {
+        Some(no) => Err((no.reason, Some(no.why.to_string()))),
+        None => Ok(stream),
+    }
+}

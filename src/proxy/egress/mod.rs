@@ -1,0 +1,3 @@
+//! How connections go out.
+
+pub mod hbone;
