@@ -192,10 +192,10 @@ pub async fn run(app: &mut App, far: &mut dyn Remote, meter: &Arc<Meter>, limits
         if let Poll::Ready(ended) = ways.poll(cx, both.app, both.far, meter) {
             return Poll::Ready(Ok(ended));
         }
-        if let Some(quiet) = &mut quiet {
-            if quiet.poll(cx, || both.seen(meter)).is_ready() {
-                return Poll::Ready(Err(End::Idle(quiet.limit)));
-            }
+        if let Some(quiet) = &mut quiet
+            && quiet.poll(cx, || both.seen(meter)).is_ready()
+        {
+            return Poll::Ready(Err(End::Idle(quiet.limit)));
         }
         if ways.up || ways.down {
             let late = late.get_or_insert_with(|| Box::pin(Late::new(limits.half_closed)));
