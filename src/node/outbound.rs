@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     hbone::{
-        LocalIdentity, Pool,
+        Pool,
         connect::{Authority, ConnectRequest},
     },
+    identity::LocalIdentity,
     mesh::Workload,
     observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
     proxy::{

@@ -12,11 +12,12 @@ use std::{
 
 use adit::{
     hbone::{
-        LocalIdentity, TunnelConfig,
+        TunnelConfig,
         connect::{Authority, ConnectRequest},
         order::Ticket,
         server::{Incoming, Service, serve},
     },
+    identity::LocalIdentity,
     lifecycle::Tasks,
     observe::{
         Telemetry,

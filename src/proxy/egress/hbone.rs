@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 
 use crate::{
     hbone::{
-        ConnectError, Hop, LocalIdentity, Pool, connect::ConnectRequest, order::Ticket,
-        stream::TunnelStream,
+        ConnectError, Hop, Pool, connect::ConnectRequest, order::Ticket, stream::TunnelStream,
     },
+    identity::LocalIdentity,
     observe::conn::{CloseReason, OpenConn},
     proxy::outcome::Outcome,
     sys::sockets,
