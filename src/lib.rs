@@ -7,6 +7,7 @@
 //! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`
 //! - [`lifecycle`]: tasks with owners, which can be drained and cut
 //! - [`identity`]: SPIFFE IDs, X.509-SVIDs, trust bundles, and what makes them valid
+//! - [`net`]: addresses, flows, why connections end; sockets that listen and dial
 //! - [`observe`]: one record per connection, metrics, access log, logging
 //! - [`http`]: one HTTP/1 server for operators and for what is public
 //! - [`rpc`]: gRPC messages, and the way to a Unix socket
@@ -53,6 +54,7 @@ pub mod http;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
+pub mod net;
 pub mod node;
 pub mod observe;
 pub mod policy;

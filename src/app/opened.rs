@@ -15,9 +15,10 @@ use crate::{
     },
     credentials::store::{CredentialStore, CredentialsConfig, look},
     identity::key_files::{at, certificates},
+    net::Address,
     observe::Telemetry,
     spiffe_api::federation::{BundleFrom, Profile, Proof},
-    standalone::{AccessControl, Address, Service, ServiceConfig},
+    standalone::{AccessControl, Service, ServiceConfig},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.

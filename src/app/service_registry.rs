@@ -9,11 +9,12 @@ use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
     lifecycle::{Tasks, WatchedFile},
+    net::{Listening, Sockets},
     observe::{Refusal, Telemetry, metrics::KEPT},
     policy::Rules,
     standalone::{
-        AccessControl, BanList, Listening, Policies, Rego, Service, ServiceConfig, Sockets,
-        answer_challenges, first_acme_certificate,
+        AccessControl, BanList, Policies, Rego, Service, ServiceConfig, answer_challenges,
+        first_acme_certificate,
     },
 };
 

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     lifecycle::{HandoffClient, Tasks},
+    net::{Address, Sockets},
     observe::{Telemetry, logging::Logging},
-    standalone::{Address, ServiceConfig, Sockets},
+    standalone::ServiceConfig,
     sys::{descriptors, ktls},
     tls::record,
 };

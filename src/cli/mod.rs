@@ -24,7 +24,7 @@ pub use self::exit::{BAD_CONFIG, FAILED, OK, USAGE};
 use self::output::{complain, say};
 use crate::{
     identity::{without_keys, without_lines_of_keys},
-    standalone::Address,
+    net::Address,
 };
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::Termination;
-use crate::{observe::conn::CloseReason, tls::TlsError};
+use crate::{net::CloseReason, tls::TlsError};
 
 /// One failure is given to all who waited for the same dial, so it is cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]

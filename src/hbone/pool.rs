@@ -32,7 +32,7 @@ use super::{
 use crate::{
     identity::{LocalIdentity, SpiffeId},
     lifecycle::Tasks,
-    observe::conn::Direction,
+    net::Direction,
     sys::{netns::Netns, sockets},
     tls::{Connector, TlsError},
 };

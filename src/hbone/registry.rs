@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, verify_svid},
-    observe::conn::{CloseReason, Direction, LiveTable, TunnelId},
+    net::{CloseReason, Direction},
+    observe::conn::{LiveTable, TunnelId},
     tls::{Peer, TlsError},
 };
 

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     lifecycle::behind_others,
-    observe::conn::{CloseReason, LiveConn, Meter},
+    net::CloseReason,
+    observe::conn::{LiveConn, Meter},
     relay::{App, Broken, Remote, Withdrawn},
     sys::sockets,
     tls::record::MOST_READ,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     hbone::order::{Lane, Ticket, Tie},
     mesh::Workload,
-    observe::conn::{CloseReason, OriginalDst},
+    net::{CloseReason, OriginalDst},
     sys::sockets,
 };
 

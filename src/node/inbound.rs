@@ -25,7 +25,8 @@ use crate::{
     identity::LocalIdentity,
     lifecycle::{Place, Tasks, source},
     mesh::{View, Workload},
-    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    net::{CloseReason, Direction, Flow, PeerAddr},
+    observe::conn::OpenConn,
     policy::admission::Asked,
     proxy::{
         ingress::{self, Destination, Ends, Refusal},

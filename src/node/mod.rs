@@ -17,7 +17,7 @@
 //!    and only then dials the application, from the caller's address.
 //! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.
 //! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one
-//!    [`crate::observe::conn::CloseReason`].
+//!    [`crate::net::CloseReason`].
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
 //! strict. When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs
@@ -53,10 +53,8 @@ use crate::{
     identity::{LocalIdentity, X509Svid},
     lifecycle::Listeners,
     mesh::{View, Workload},
-    observe::{
-        Telemetry,
-        conn::{CloseReason, Direction},
-    },
+    net::{CloseReason, Direction},
+    observe::Telemetry,
     proxy::outcome::Outcome,
     relay,
     sys::{descriptors, sockmap::Sockmap},

@@ -17,7 +17,8 @@ use crate::{
     },
     identity::LocalIdentity,
     mesh::Workload,
-    observe::conn::{CloseReason, Direction, OpenConn, PeerAddr},
+    net::{CloseReason, Direction, PeerAddr},
+    observe::conn::OpenConn,
     proxy::{
         egress,
         outcome::{Outcome, connect_failed, finish},

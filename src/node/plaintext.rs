@@ -13,7 +13,8 @@ use super::{
     telemetry::party,
 };
 use crate::{
-    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    net::{CloseReason, Direction, Flow, PeerAddr},
+    observe::conn::OpenConn,
     proxy::outcome::{Outcome, connect_failed, finish},
     relay::{self, tcp::TcpRemote},
     sys::sockets,

@@ -23,7 +23,7 @@ use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
     lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
-    observe::conn::{CloseReason, PeerAddr},
+    net::{CloseReason, PeerAddr},
     relay::{App, SockmapRedirect},
     sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,

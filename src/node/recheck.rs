@@ -3,7 +3,7 @@
 use super::Node;
 use crate::{
     mesh::{MtlsMode, RulesChanged, View},
-    observe::conn::{Direction, Flow},
+    net::{Direction, Flow},
     policy::admission::{Asked, Decision, Protection, Request, decide},
 };
 

@@ -9,7 +9,7 @@ use super::OWN_PORTS;
 use crate::{
     hbone::{HBONE_PORT, Hop},
     mesh::{Protocol, Service, View, Workload, pick},
-    observe::conn::{CloseReason, OriginalDst},
+    net::{CloseReason, OriginalDst},
 };
 
 /// A decision.

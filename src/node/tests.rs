@@ -15,10 +15,8 @@ use crate::{
         MtlsMode, Protocol, Service, ServicePort, Store, Template, Workload,
         source::file::MeshParts,
     },
-    observe::{
-        Telemetry,
-        conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
-    },
+    net::{CloseReason, Direction, Flow, PeerAddr},
+    observe::{Telemetry, conn::OpenConn},
     policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
     relay,
 };

@@ -6,7 +6,10 @@
 use std::{fmt, sync::Arc};
 
 use super::engine::{self, Rules, Verdict};
-use crate::observe::conn::{CloseReason, ConnMetadata, Flow};
+use crate::{
+    net::{CloseReason, Flow},
+    observe::conn::ConnMetadata,
+};
 
 /// A trace names at most so many rules.
 const LOOKED_AT: usize = 256;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{Action, Policy, Rule};
-use crate::observe::conn::Flow;
+use crate::net::Flow;
 
 /// The policies that protect one workload.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{FieldMatch, ServiceAccountMatch, StringMatch, matcher::within};
-use crate::observe::conn::Flow;
+use crate::net::Flow;
 
 /// What a match means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

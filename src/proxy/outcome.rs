@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::observe::conn::{CloseReason, OpenConn};
+use crate::{net::CloseReason, observe::conn::OpenConn};
 
 /// Why a connection ended, and what went wrong if anything did.
 pub type Outcome = (CloseReason, Option<String>);

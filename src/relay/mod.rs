@@ -27,7 +27,7 @@ pub use app::App;
 pub use scratch::with_scratch;
 pub use sockmap_redirect::SockmapRedirect;
 
-use crate::observe::conn::{CloseReason, Meter};
+use crate::{net::CloseReason, observe::conn::Meter};
 
 /// The side of a relay that is not the application.
 pub trait Remote: Send {

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::{Access, Rego, ServiceConfig};
 use crate::{
     identity::{PeerCert, SpiffeId},
-    observe::{Refusal, Refused, conn::Flow},
+    net::Flow,
+    observe::{Refusal, Refused},
     policy::{
         Rules,
         admission::{self, AccessRules, Asked, Decision, Protection, Request},
@@ -277,7 +278,7 @@ mod tests {
     async fn an_id_that_proves_nobody_is_admitted_by_no_name_and_no_policy() {
         use crate::{
             identity::SpiffeId,
-            observe::conn::{Direction, PeerAddr},
+            net::{Direction, PeerAddr},
             policy::{Action, Policy, Rule, Scope},
         };
         let id: SpiffeId = "spiffe://td/app".parse().unwrap();

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{Role, Service, access_control::Caller, outcome::Outcome};
 use crate::{
     identity::{PeerCert, SpiffeId},
-    observe::conn::{CloseReason, Direction, Flow, OpenConn, PeerAddr},
+    net::{CloseReason, Direction, Flow, PeerAddr},
+    observe::conn::OpenConn,
     policy::admission::Asked,
 };
 

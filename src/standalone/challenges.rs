@@ -7,9 +7,10 @@ use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::net::TcpStream;
 
-use super::{Accepting, Address, Listening, proxy_protocol};
+use super::proxy_protocol;
 use crate::{
     credentials::acme::{AcmeConfig, Pending, Renewal},
+    net::{Accepting, Address, Listening},
     sys::descriptors::of_traffic,
 };
 

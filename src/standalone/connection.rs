@@ -13,7 +13,6 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, 
 use super::{
     ProxyMode, Role, SecuredRemote, Service,
     admission::admit,
-    endpoint,
     outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
     reach::{self, not_begun, unreached},
@@ -25,7 +24,8 @@ use super::{
 use crate::{
     credentials::store::Credentials,
     identity::PeerCert,
-    observe::conn::{CloseReason, OpenConn},
+    net::{CloseReason, endpoint},
+    observe::conn::OpenConn,
     relay::{self, App, Remote},
     sys::{descriptors::of_traffic, sockets},
     tls::secured::{self, Secured},

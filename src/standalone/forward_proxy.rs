@@ -12,8 +12,10 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower::{Service as _, service_fn};
 
-use super::{Address, endpoint};
-use crate::credentials::store::Password;
+use crate::{
+    credentials::store::Password,
+    net::{Address, endpoint},
+};
 
 /// `http://` or `socks5://`, with `USER:PASSWORD@` where the proxy asks who we are.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,10 +12,9 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Address, Service,
+    Service,
     admission::admit,
     connection::dial,
-    endpoint,
     outcome::{Outcome, ended, finish, within_lifetime},
     proxy_protocol::{self, Told},
     service::Unproven,
@@ -31,7 +30,8 @@ use crate::{
     },
     identity::{LocalIdentity, PeerCert, SpiffeId},
     lifecycle::{self, Tasks},
-    observe::conn::{CloseReason, OpenConn, PeerAddr},
+    net::{Address, CloseReason, PeerAddr, endpoint},
+    observe::conn::OpenConn,
     proxy::{
         egress,
         ingress::{self, Destination, Ends, Refusal},

@@ -10,10 +10,11 @@ use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
 use super::{
-    Address, Role, SecuredRemote, Service, endpoint,
+    Role, SecuredRemote, Service,
     reach::{self, Parting},
     targets::Target,
 };
+use crate::net::{Address, endpoint};
 
 /// How targets are asked.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -26,12 +26,9 @@
 
 mod access;
 mod access_control;
-mod address;
 mod admission;
-mod bound_path;
 mod challenges;
 mod connection;
-mod endpoint;
 mod forward_proxy;
 mod hbone;
 mod health;
@@ -45,7 +42,6 @@ mod rego;
 mod revalidate;
 mod secured;
 mod service;
-mod sockets;
 mod starttls;
 pub mod status;
 mod successor;
@@ -56,9 +52,7 @@ mod validate;
 
 pub use access::{Access, UriPattern};
 pub use access_control::{AccessControl, BanList, Banned, Policies};
-pub use address::{Address, InvalidAddress};
 pub(crate) use challenges::{answer_challenges, first_acme_certificate};
-pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use forward_proxy::ForwardProxy;
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
@@ -66,7 +60,6 @@ pub use proxy_protocol::ProxyMode;
 pub use rego::{Rego, RegoConfig};
 pub use secured::SecuredRemote;
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
-pub use sockets::Sockets;
 pub use starttls::StartTls;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;

@@ -4,7 +4,8 @@ use std::{io, sync::atomic::Ordering::Relaxed};
 
 use super::Service;
 use crate::{
-    observe::conn::{CloseReason, OpenConn},
+    net::CloseReason,
+    observe::conn::OpenConn,
     proxy::{self, outcome::settled},
     relay,
     tls::TlsError,

@@ -10,12 +10,16 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Address, Role, SecuredRemote, Service, TlsOptions, admission, connection, endpoint,
+    Role, SecuredRemote, Service, TlsOptions, admission, connection,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
 };
-use crate::{hbone::HBONE_PORT, identity::PeerCert};
+use crate::{
+    hbone::HBONE_PORT,
+    identity::PeerCert,
+    net::{Address, endpoint},
+};
 
 /// The longest a check takes, whatever the connect timeout.
 const MOST: Duration = Duration::from_secs(10);

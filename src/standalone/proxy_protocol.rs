@@ -7,8 +7,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
 use tokio::{io::Interest, net::TcpStream};
 
-use super::UNIX_PEER;
-use crate::{identity::PeerCert, observe::conn::TlsFacts, sys::sockets};
+use crate::{identity::PeerCert, net::UNIX_PEER, observe::conn::TlsFacts, sys::sockets};
 
 /// What the header tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

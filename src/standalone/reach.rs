@@ -6,7 +6,7 @@ use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    Address, SecuredRemote, Service, endpoint, forward_proxy,
+    SecuredRemote, Service, forward_proxy,
     outcome::{Outcome, failed, own},
     proxy_protocol,
     targets::Target,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     lifecycle::until_heard,
-    observe::conn::CloseReason,
+    net::{Address, CloseReason, endpoint},
     tls::secured::{self, Secured},
 };
 

@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Service, access_control::as_shown};
 use crate::{
     identity::PeerCert,
-    observe::conn::{Direction, LiveConn},
+    net::Direction,
+    observe::conn::LiveConn,
     policy::{
         Rules,
         admission::{AccessRules, Asked, Protection, Request, decide},

@@ -22,7 +22,8 @@ use crate::{
     hbone::{PeerExpiry, TunnelRegistry, close_terminated},
     identity::{BundleSet, PeerCert, Purpose, SpiffeId, common_validity},
     lifecycle::{next_change, next_change_if_any},
-    observe::conn::{CloseReason, LiveConn},
+    net::CloseReason,
+    observe::conn::LiveConn,
     tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
 };
 

@@ -21,8 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepting, Access, AccessControl, Address, ForwardProxy, Listening, ProxyMode, TlsOptions,
-    connection,
+    Access, AccessControl, ForwardProxy, ProxyMode, TlsOptions, connection,
     hbone::{self, Hbone},
     health::{self, HealthConfig},
     outcome::{self, Outcome},
@@ -36,9 +35,10 @@ use crate::{
     credentials::store::{CredentialStore, CredentialsConfig},
     hbone::{Callers, PeerExpiry, Pool},
     lifecycle::{Place, Places, Tasks, source},
+    net::{Accepting, Address, CloseReason, Direction, Listening, PeerAddr},
     observe::{
         Telemetry,
-        conn::{CloseReason, Direction, Names, OpenConn, PeerAddr},
+        conn::{Names, OpenConn},
         metrics::SocketCount,
     },
     relay,

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     identity::PeerCert,
-    observe::conn::{CloseReason, Flow, LiveConn},
+    net::{CloseReason, Flow},
+    observe::conn::LiveConn,
     policy::{
         Rules,
         admission::{Asked, Decision},

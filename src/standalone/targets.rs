@@ -13,8 +13,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Address;
-use crate::observe::{conn::CloseReason, metrics::Metrics};
+use crate::{
+    net::{Address, CloseReason},
+    observe::metrics::Metrics,
+};
 
 /// How long a target that has failed is left out; doubled with each failure in a row.
 const LEFT_OUT: Duration = Duration::from_secs(5);

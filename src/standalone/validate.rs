@@ -3,8 +3,8 @@
 
 use pki_types::ServerName;
 
-use super::{Access, Address, Role, ServiceConfig};
-use crate::{credentials::store::CredentialsConfig, policy::Rules};
+use super::{Access, Role, ServiceConfig};
+use crate::{credentials::store::CredentialsConfig, net::Address, policy::Rules};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     identity::{SvidError, alert_words, handshake_words},
-    observe::conn::CloseReason,
+    net::CloseReason,
 };
 
 /// A handshake that did not end in two proven identities.

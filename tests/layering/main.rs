@@ -16,6 +16,7 @@ const LAYERS: &[&str] = &[
     "sys",
     "lifecycle",
     "identity",
+    "net",
     "observe",
     "http",
     "rpc",

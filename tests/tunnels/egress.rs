@@ -19,10 +19,8 @@ use adit::{
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
-    observe::{
-        Telemetry,
-        conn::{CloseReason, Direction, OpenConn, PeerAddr},
-    },
+    net::{CloseReason, Direction, PeerAddr},
+    observe::{Telemetry, conn::OpenConn},
     proxy::{
         egress::hbone::{Source, open},
         outcome::Outcome,

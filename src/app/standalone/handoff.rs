@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     lifecycle::{HandoffServer, InheritedSockets, Successor, Tasks},
-    standalone::Listening,
+    net::Listening,
 };
 
 /// Where a successor finds us, once we accept.

@@ -6,7 +6,8 @@ use super::plan::Plan;
 use crate::{
     app::process::sandbox::{self, Confined, LIBRARIES},
     credentials::store::CredentialsConfig,
-    standalone::{Address, Role, ServiceConfig},
+    net::Address,
+    standalone::{Role, ServiceConfig},
     sys::confine::Needs,
 };
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::{
     config::{self, Globals, LoadError},
     lifecycle::WatchedFile,
-    standalone::{Address, Role, ServiceConfig},
+    net::Address,
+    standalone::{Role, ServiceConfig},
 };
 
 /// As many services as a start names.

@@ -9,9 +9,10 @@ use super::{
 use crate::{
     credentials::store::CredentialsConfig,
     lifecycle::{HandoffClient, Tasks},
+    net::{Listening, Sockets},
     observe::Telemetry,
     standalone::{
-        Listening, Service, Sockets,
+        Service,
         status::{self, Phase, Status},
     },
 };

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
-    standalone::{Access, Address, ForwardProxy, Hbone, Role, ServiceConfig, UriPattern},
+    net::Address,
+    standalone::{Access, ForwardProxy, Hbone, Role, ServiceConfig, UriPattern},
     tls::Pin,
 };
 

@@ -11,11 +11,12 @@ use super::{
 use crate::{
     config::Globals,
     hbone::PeerExpiry,
+    net::Address,
     policy::Rules,
     relay::Limits,
     standalone::{
-        Address, Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, RegoConfig,
-        ServiceConfig, StartTls, TlsOptions,
+        Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, RegoConfig, ServiceConfig,
+        StartTls, TlsOptions,
         status::{HttpUrl, StatusAddress, StatusConfig},
     },
     sys::confine::Sandbox,

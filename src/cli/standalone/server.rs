@@ -14,9 +14,9 @@ use crate::{
     config::load_policies,
     credentials::acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage},
     identity::{SpiffeId, TrustDomain},
+    net::Address,
     standalone::{
-        Access, Address, Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, UriPattern,
-        status::HttpUrl,
+        Access, Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, UriPattern, status::HttpUrl,
     },
     tls::Pin,
 };

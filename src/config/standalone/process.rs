@@ -10,8 +10,9 @@ use crate::{
         restart::changed,
         sandbox, settings,
     },
+    net::Address,
     observe::logging::LogFormat,
-    standalone::{Address, status::StatusConfig},
+    standalone::status::StatusConfig,
     sys::confine::Sandbox,
     tls::record::AeadSetting,
 };

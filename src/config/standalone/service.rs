@@ -14,9 +14,10 @@ use crate::{
         settings::peer_expiry,
     },
     identity::SpiffeId,
+    net::Address,
     relay::Limits,
     standalone::{
-        Address, Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
+        Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Violation,
     },
 };

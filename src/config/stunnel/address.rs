@@ -1,6 +1,6 @@
 //! Addresses as stunnel has them.
 
-use crate::standalone::Address;
+use crate::net::Address;
 
 /// What an address without a host means.
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -8,7 +8,7 @@ use super::{
     versions::versions,
     warning::Warning,
 };
-use crate::standalone::Address;
+use crate::net::Address;
 
 /// What became of a section.
 #[derive(Default)]

@@ -13,7 +13,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{CloseReason, ConnectionView};
+use super::ConnectionView;
+use crate::net::CloseReason;
 
 /// How many events are kept for those who have not read them yet.
 const KEPT: usize = 1024;

@@ -14,10 +14,11 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::{
-    CloseReason, ConnMetadata, ConnectionView, Direction, EndView, Events, Flow, PeerAddr,
+use super::{ConnMetadata, ConnectionView, EndView, Events};
+use crate::{
+    net::{CloseReason, Direction, Flow, PeerAddr},
+    observe::metrics::Series,
 };
-use crate::observe::metrics::Series;
 
 /// How much a relay has moved each way. Shared with whoever moves, shows or limits it.
 #[derive(Debug, Default)]

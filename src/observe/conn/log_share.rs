@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::CloseReason;
+use crate::net::CloseReason;
 
 /// Lines at once …
 const BURST: f64 = 1_000.0;

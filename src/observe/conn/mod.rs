@@ -3,9 +3,7 @@
 //! [`Flow`] is what decisions are made on; [`OpenConn`] is the record that is written when
 //! the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
 
-mod close_reason;
 mod events;
-mod flow;
 mod live;
 mod log_share;
 mod metadata;
@@ -13,9 +11,7 @@ mod open;
 mod tunnel_id;
 mod view;
 
-pub use close_reason::CloseReason;
 pub use events::{ConnectionEvent, EventKind, Events, Notification, Subscription};
-pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use live::{LiveConn, LiveTable, Meter};
 pub use metadata::{ConnMetadata, Names, PeerInfo, TlsFacts, TlsPath};
 pub use open::OpenConn;

@@ -3,8 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{CloseReason, ConnMetadata, ConnectionEvent, Direction, LiveConn, PeerAddr, TunnelId};
-use crate::observe::Telemetry;
+use super::{ConnMetadata, ConnectionEvent, LiveConn, TunnelId};
+use crate::{
+    net::{CloseReason, Direction, PeerAddr},
+    observe::Telemetry,
+};
 
 /// One accepted connection; the reason starts as [`CloseReason::Dropped`].
 #[derive(Debug)]

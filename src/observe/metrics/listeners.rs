@@ -3,7 +3,7 @@
 use prometheus::{Error, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::register::{counters, gauges, retain};
-use crate::observe::conn::Direction;
+use crate::net::Direction;
 
 /// Listeners and accepted sockets.
 #[derive(Debug)]

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{connections::MAX_ENDED, *};
-use crate::observe::conn::{CloseReason, ConnMetadata, Direction, LiveTable};
+use crate::{
+    net::{CloseReason, Direction},
+    observe::conn::{ConnMetadata, LiveTable},
+};
 
 /// One line for each family: name, kind, label names, help.
 fn families(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    observe::conn::{Direction, PeerAddr},
+    net::{Direction, PeerAddr},
     policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
 };
 

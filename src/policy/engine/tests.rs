@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    observe::conn::{Direction, PeerAddr},
+    net::{Direction, PeerAddr},
     policy::{
         Condition, FieldMatch, Operation, Rule, Scope, ServiceAccountMatch, Source, StringMatch,
     },

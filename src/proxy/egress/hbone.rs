@@ -12,7 +12,8 @@ use crate::{
         ConnectError, Hop, Pool, connect::ConnectRequest, order::Ticket, stream::TunnelStream,
     },
     identity::LocalIdentity,
-    observe::conn::{CloseReason, OpenConn},
+    net::CloseReason,
+    observe::conn::OpenConn,
     proxy::outcome::Outcome,
     sys::sockets,
 };

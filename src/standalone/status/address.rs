@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::standalone::Address;
+use crate::net::Address;
 
 /// What is spoken there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -31,8 +31,11 @@ pub use {
     serve::serve,
 };
 
-use super::{Address, Service};
-use crate::observe::{Refusal, Refused, Telemetry};
+use super::Service;
+use crate::{
+    net::Address,
+    observe::{Refusal, Refused, Telemetry},
+};
 
 /// What is shown, where, and what may be done there.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -14,7 +14,7 @@ use super::{Address, HttpUrl, Status, http_url::exchange, metrics::Gathered, uni
 use crate::{
     credentials::roots::trusted,
     lifecycle::{Tasks, dial},
-    standalone::endpoint::connect,
+    net::endpoint::connect,
     tls::web_client,
 };
 

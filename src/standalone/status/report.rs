@@ -7,10 +7,8 @@ use super::{
     view::{CertificateView, DrainingView, HolderView, ServiceView, StatusView},
 };
 use crate::{
-    observe::{
-        ConfigView, Refused,
-        conn::{Direction, LiveConn},
-    },
+    net::Direction,
+    observe::{ConfigView, Refused, conn::LiveConn},
     standalone::{Role, Service},
     tls::record::ChoicesView,
 };

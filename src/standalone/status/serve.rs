@@ -16,7 +16,7 @@ use super::{Status, metrics::Gathered, report, unix_now};
 use crate::{
     http::{self, Accept, Accepted, Answer, Deadlines, Handler, Limits, Methods, Readers, Server},
     lifecycle::Tasks,
-    standalone::{Accepting, Listening, UNIX_PEER},
+    net::{Accepting, Listening, UNIX_PEER},
     tls::classic_provider,
 };
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use adit::{
     config::{check_standalone, load_bans, load_policies},
     credentials::store::CredentialStore,
+    net::Listening,
     observe::Telemetry,
-    standalone::{AccessControl, Listening, Service},
+    standalone::{AccessControl, Service},
 };
 
 use super::world::{Backend, Proxy, World, free_port};

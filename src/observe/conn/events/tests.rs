@@ -3,9 +3,12 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::observe::{
-    Telemetry,
-    conn::{Direction, Names, OpenConn, PeerAddr, PeerInfo, TlsFacts, TunnelId},
+use crate::{
+    net::{Direction, PeerAddr},
+    observe::{
+        Telemetry,
+        conn::{Names, OpenConn, PeerInfo, TlsFacts, TunnelId},
+    },
 };
 
 fn open(telemetry: &Telemetry) -> OpenConn {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::observe::conn::{ConnMetadata, Direction, Names, PeerInfo};
+use crate::{
+    net::Direction,
+    observe::conn::{ConnMetadata, Names, PeerInfo},
+};
 
 /// Their names, in the order of their values.
 pub(super) const TRAFFIC: [&str; 24] = [

@@ -17,7 +17,10 @@ use super::{
     register::{counters, registered},
     series::Series,
 };
-use crate::observe::conn::{CloseReason, ConnMetadata, Direction};
+use crate::{
+    net::{CloseReason, Direction},
+    observe::conn::ConnMetadata,
+};
 
 /// How many distinct label sets the traffic metrics keep; later ones share one set whose
 /// labels say `overflow`.

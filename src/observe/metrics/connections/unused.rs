@@ -59,9 +59,12 @@ impl ConnectionMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{
-        conn::{CloseReason, ConnMetadata, Direction, LiveTable, Names, PeerInfo},
-        metrics::Metrics,
+    use crate::{
+        net::{CloseReason, Direction},
+        observe::{
+            conn::{ConnMetadata, LiveTable, Names, PeerInfo},
+            metrics::Metrics,
+        },
     };
 
     fn facts(caller: &str) -> ConnMetadata {

@@ -9,7 +9,7 @@ use std::{
 /// A path, which is removed when this is dropped: if what is there still is what this process has
 /// put there, and no other process has it.
 #[derive(Debug)]
-pub(super) struct BoundPath {
+pub(crate) struct BoundPath {
     path: PathBuf,
     /// Device and inode of what we have put there.
     file: Option<(u64, u64)>,
@@ -18,12 +18,12 @@ pub(super) struct BoundPath {
 
 impl BoundPath {
     /// What is there now is ours.
-    pub(super) fn of(path: PathBuf) -> Self {
+    pub(crate) fn of(path: PathBuf) -> Self {
         Self { file: file_at(&path), path, handed_over: AtomicBool::new(false) }
     }
 
     /// It stays: another process listens there now.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         self.handed_over.store(true, Relaxed);
     }
 }
@@ -44,7 +44,7 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use crate::standalone::{Address, Listening};
+    use crate::net::{Address, Listening};
 
     #[test]
     fn a_path_is_removed_only_while_it_is_ours() {

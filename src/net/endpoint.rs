@@ -111,7 +111,7 @@ impl Listening {
     ///
     /// # Errors
     /// If one is no listening stream socket, or only some are Unix sockets.
-    pub(super) fn adopt_all(fds: Vec<OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn adopt_all(fds: Vec<OwnedFd>) -> io::Result<Self> {
         let mut all: Option<Self> = None;
         for fd in fds {
             let next = Self::adopt(fd)?;
@@ -132,7 +132,7 @@ impl Listening {
     }
 
     /// Removes `path` when this is dropped: it is ours from now on.
-    pub(super) fn own_path(&mut self, path: PathBuf) {
+    pub(crate) fn own_path(&mut self, path: PathBuf) {
         self.path = Some(BoundPath::of(path));
     }
 
@@ -274,12 +274,12 @@ fn as_tcp(stream: UnixStream) -> io::Result<TcpStream> {
 }
 
 /// The end that is ours, in the one spelling that an address has.
-pub(super) fn local(stream: &TcpStream) -> io::Result<SocketAddr> {
+pub(crate) fn local(stream: &TcpStream) -> io::Result<SocketAddr> {
     stream.local_addr().map(canonical)
 }
 
 /// The other end, likewise.
-pub(super) fn remote(stream: &TcpStream) -> Option<SocketAddr> {
+pub(crate) fn remote(stream: &TcpStream) -> Option<SocketAddr> {
     stream.peer_addr().map(canonical).ok()
 }
 

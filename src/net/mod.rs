@@ -1,0 +1,18 @@
+//! Where connections come from and go to, who may be told apart by it, and why they end: plain
+//! values, and the sockets that listen and dial at an [`Address`].
+//!
+//! [`Flow`] is what routes and policies are decided on; [`CloseReason`] is the closed set of ends
+//! that log, metrics and tests share.
+
+mod address;
+mod bound_path;
+mod close_reason;
+pub(crate) mod endpoint;
+mod flow;
+mod sockets;
+
+pub use address::{Address, InvalidAddress};
+pub use close_reason::CloseReason;
+pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
+pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
+pub use sockets::Sockets;
