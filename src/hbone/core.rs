@@ -15,7 +15,6 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    buffers,
     callers::Share,
     http2::{ByStream, Code, FEW, Failure, Http2, Limits, Request, Role},
     readers::TURN,
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     observe::conn::Meter,
+    relay::buffers,
     tls::{
         Keys,
         record::{RecordError, Records},

@@ -17,7 +17,6 @@
 //!
 //! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
 
-pub(crate) mod buffers;
 mod callers;
 mod client;
 pub mod connect;

@@ -13,7 +13,6 @@ use std::{
 };
 
 use super::{
-    buffers,
     callers::StreamPlace,
     core::{AppSink, Core, Stream, TunnelError},
     driver::Tunnel,
@@ -24,7 +23,7 @@ use crate::{
     lifecycle::behind_others,
     net::CloseReason,
     observe::conn::{LiveConn, Meter},
-    relay::{App, Broken, Remote, Withdrawn},
+    relay::{App, Broken, Remote, Withdrawn, buffers},
     sys::sockets,
     tls::record::MOST_READ,
 };

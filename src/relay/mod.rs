@@ -6,7 +6,10 @@
 //! One future carries both directions, and owns no buffer while nothing moves.
 
 mod app;
+pub(crate) mod buffers;
+mod kernel;
 mod scratch;
+mod secured;
 mod sockmap_redirect;
 pub mod tcp;
 #[cfg(test)]
@@ -25,6 +28,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 pub use app::App;
 pub use scratch::with_scratch;
+pub use secured::SecuredRemote;
 pub use sockmap_redirect::SockmapRedirect;
 
 use crate::{net::CloseReason, observe::conn::Meter};

@@ -11,7 +11,7 @@ use pki_types::{CertificateDer, ServerName};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    ProxyMode, Role, SecuredRemote, Service,
+    ProxyMode, Role, Service,
     admission::admit,
     outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
@@ -26,7 +26,7 @@ use crate::{
     identity::PeerCert,
     net::{CloseReason, endpoint},
     observe::conn::OpenConn,
-    relay::{self, App, Remote},
+    relay::{self, App, Remote, SecuredRemote},
     sys::{descriptors::of_traffic, sockets},
     tls::secured::{self, Secured},
 };

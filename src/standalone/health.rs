@@ -10,11 +10,14 @@ use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
 use super::{
-    Role, SecuredRemote, Service,
+    Role, Service,
     reach::{self, Parting},
     targets::Target,
 };
-use crate::net::{Address, endpoint};
+use crate::{
+    net::{Address, endpoint},
+    relay::SecuredRemote,
+};
 
 /// How targets are asked.
 #[derive(Clone, Debug, Eq, PartialEq)]

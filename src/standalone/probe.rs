@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Role, SecuredRemote, Service, TlsOptions, admission, connection,
+    Role, Service, TlsOptions, admission, connection,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
@@ -19,6 +19,7 @@ use crate::{
     hbone::HBONE_PORT,
     identity::PeerCert,
     net::{Address, endpoint},
+    relay::SecuredRemote,
 };
 
 /// The longest a check takes, whatever the connect timeout.

@@ -6,7 +6,7 @@ use pki_types::ServerName;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    SecuredRemote, Service, forward_proxy,
+    Service, forward_proxy,
     outcome::{Outcome, failed, own},
     proxy_protocol,
     targets::Target,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     lifecycle::until_heard,
     net::{Address, CloseReason, endpoint},
+    relay::SecuredRemote,
     tls::secured::{self, Secured},
 };
 

@@ -6,7 +6,6 @@ pub(crate) const CIRCLES: &[&str] = &["node::inbound -> ", "standalone::access_c
 pub(crate) const LONG_FILES: &[&str] = &[
     "src/standalone/connection.rs has",
     "src/standalone/proxy_protocol.rs has",
-    "src/standalone/secured.rs has",
     "src/standalone/service.rs has",
 ];
 

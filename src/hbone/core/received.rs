@@ -13,12 +13,12 @@ use std::{
 use super::{Core, Stream, TunnelError};
 use crate::{
     hbone::{
-        buffers,
         callers::Share,
         http2::{Code, Event},
         readers::TURN,
     },
     lifecycle::behind_others,
+    relay::buffers,
     sys::{sockets, sockmap::must_wait},
     tls::record::{MAX_RECORD, Opened},
 };

@@ -1,17 +1,19 @@
 //! A TLS peer as the far side of a relay: plaintext is read straight into the place where its
 //! record is sealed, and records are opened where they were read.
 
+mod records;
+
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
 use tokio::{io::Interest, net::TcpStream};
 
+use self::records::{Machine, Sink, broken, open};
 use super::kernel::{Handed, KernelRemote};
 use crate::{
-    hbone::buffers,
     lifecycle::{behind_others, until_heard},
     observe::conn::{Meter, TlsPath},
     relay::{App, Broken, Remote, with_scratch},
@@ -20,8 +22,7 @@ use crate::{
         sockets,
     },
     tls::{
-        Tls12,
-        record::{MOST_READ, Messages, Opened, Records},
+        record::{Messages, Records},
         secured::{Secured, SecuredRecords},
     },
 };
@@ -30,8 +31,6 @@ use crate::{
 const TURNS: usize = 8;
 /// The most that one read of the peer's socket yields.
 const READ: usize = 256 * 1024;
-/// The most records of one read that are handed on in one write.
-const MOST_PIECES: usize = 24;
 /// RFC 8446 §6.2.
 const ACCESS_DENIED: u8 = 49;
 
@@ -49,86 +48,6 @@ pub struct SecuredRemote {
     truncation: bool,
     /// We have.
     closed: bool,
-}
-
-enum Machine {
-    Tls13(Box<Records>),
-    Tls12 { tls: Box<dyn Tls12>, out: Vec<u8>, sent: usize },
-}
-
-fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-impl Machine {
-    fn waiting(&self) -> usize {
-        match self {
-            Self::Tls13(records) => records.sealer.waiting(),
-            Self::Tls12 { out, sent, .. } => out.len() - sent,
-        }
-    }
-
-    /// Writes what is sealed until the socket is full.
-    fn flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
-        while self.waiting() > 0 {
-            let wrote = match self {
-                Self::Tls13(records) => tcp.try_write(records.pending().map_err(broken)?),
-                Self::Tls12 { out, sent, .. } => tcp.try_write(&out[*sent..]),
-            };
-            match wrote {
-                Ok(n) => self.written(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-        if let Self::Tls13(records) = self
-            && let Some(storage) = records.sealer.give_back()
-        {
-            buffers::give(storage);
-        }
-        Ok(true)
-    }
-
-    fn written(&mut self, bytes: usize) {
-        match self {
-            Self::Tls13(records) => records.sealer.written(bytes),
-            Self::Tls12 { out, sent, .. } => {
-                *sent += bytes;
-                if *sent == out.len() {
-                    (*out, *sent) = (Vec::new(), 0);
-                }
-            }
-        }
-    }
-
-    /// Reads what the application says and seals it; 0 at its end.
-    fn fill(&mut self, app: &mut App) -> io::Result<usize> {
-        match self {
-            Self::Tls13(records) => {
-                records.sealer.lend(buffers::take);
-                let read = |room: &mut [io::IoSliceMut<'_>]| app.socket().try_read_vectored(room);
-                let n = records.sealer.fill(MOST_READ, read, |_| [])?;
-                if n > 0 && n < MOST_READ {
-                    app.drained();
-                }
-                Ok(n)
-            }
-            Self::Tls12 { tls, out, .. } => with_scratch(|buffer| {
-                let n = app.socket().try_read(&mut buffer[..MOST_READ])?;
-                if n > 0 {
-                    tls.seal(&buffer[..n], out).map_err(broken)?;
-                }
-                Ok(n)
-            }),
-        }
-    }
-
-    fn close(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tls13(records) => records.sealer.close().map_err(broken),
-            Self::Tls12 { tls, out, .. } => tls.close(out).map_err(broken),
-        }
-    }
 }
 
 impl SecuredRemote {
@@ -187,7 +106,7 @@ impl SecuredRemote {
     ///
     /// # Errors
     /// If the kernel has taken one key and not the other.
-    pub(super) fn carried(self: Box<Self>, kernel: bool) -> io::Result<(Box<dyn Remote>, TlsPath)> {
+    pub(crate) fn carried(self: Box<Self>, kernel: bool) -> io::Result<(Box<dyn Remote>, TlsPath)> {
         let support = ktls::support();
         let (whole, open) = (self.partial.is_empty(), !self.ended && !self.closed);
         let version = match &self.records {
@@ -219,7 +138,7 @@ impl SecuredRemote {
     }
 
     /// Says that there is nothing to say: what the peer still says is of no interest.
-    pub(super) fn end(mut self) -> Arc<TcpStream> {
+    pub(crate) fn end(mut self) -> Arc<TcpStream> {
         self.part();
         Arc::clone(self.tcp.socket())
     }
@@ -353,90 +272,4 @@ impl Remote for SecuredRemote {
     fn unsent(&self) -> usize {
         self.tcp.unsent()
     }
-}
-
-/// Where opened bytes go: to the application, as far as it takes them, else they are held.
-struct Sink<'a> {
-    app: Option<&'a mut App>,
-    held: &'a mut Vec<u8>,
-    meter: Option<&'a Arc<Meter>>,
-}
-
-impl Sink<'_> {
-    fn put(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Broken> {
-        let mut taken = 0;
-        if let (Some(app), true) = (&self.app, self.held.is_empty()) {
-            taken = match app.socket().try_write_vectored(pieces) {
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(e) => return Err(Broken::App(e)),
-            };
-        }
-        if let Some(meter) = self.meter {
-            meter.down.fetch_add(taken as u64, Relaxed);
-        }
-        for piece in pieces {
-            let skip = taken.min(piece.len());
-            taken -= skip;
-            self.held.extend_from_slice(&piece[skip..]);
-        }
-        Ok(())
-    }
-}
-
-/// Opens the whole records of `input`: how many bytes that were, and whether the peer has ended.
-fn open(
-    records: &mut Machine,
-    input: &mut [u8],
-    sink: &mut Sink<'_>,
-) -> Result<(usize, bool), Broken> {
-    match records {
-        Machine::Tls13(records) => open13(records, input, sink),
-        Machine::Tls12 { tls, .. } => {
-            let mut used = 0;
-            loop {
-                let mut plain = Vec::new();
-                let (more, ended) = tls
-                    .open(&mut input[used..], &mut plain, MOST_READ)
-                    .map_err(|e| Broken::Remote(broken(e)))?;
-                used += more;
-                if !plain.is_empty() {
-                    sink.put(&[IoSlice::new(&plain)])?;
-                }
-                if ended || plain.is_empty() {
-                    return Ok((used, ended));
-                }
-            }
-        }
-    }
-}
-
-fn open13(
-    records: &mut Records,
-    input: &mut [u8],
-    sink: &mut Sink<'_>,
-) -> Result<(usize, bool), Broken> {
-    buffers::with_ranges(|pieces| {
-        let (mut used, mut ended) = (0, false);
-        while !ended {
-            let opened = records.open(&mut input[used..]).map_err(|e| Broken::Remote(broken(e)))?;
-            let Some((length, opened)) = opened else { break };
-            match opened {
-                Opened::Data(at) if !at.is_empty() => {
-                    pieces.push(used + at.start..used + at.end);
-                }
-                Opened::Closed => ended = true,
-                _ => {}
-            }
-            used += length;
-        }
-        for some in pieces.chunks(MOST_PIECES) {
-            let mut slices = [IoSlice::new(&[]); MOST_PIECES];
-            for (slice, at) in slices.iter_mut().zip(some) {
-                *slice = IoSlice::new(&input[at.clone()]);
-            }
-            sink.put(&slices[..some.len()])?;
-        }
-        Ok((used, ended))
-    })
 }

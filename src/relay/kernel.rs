@@ -37,7 +37,7 @@ const TURNS: usize = 8;
 const COPIED: usize = 64 * 1024;
 
 /// The peer's socket, whose records are the kernel's.
-pub(super) struct KernelRemote {
+pub(crate) struct KernelRemote {
     tcp: App,
     version: Version,
     /// Where the next keys come from, in TLS 1.3.
@@ -61,14 +61,14 @@ pub(super) struct KernelRemote {
 }
 
 /// What the kernel is to go on from.
-pub(super) struct Handed {
-    pub(super) tcp: App,
-    pub(super) version: Version,
+pub(crate) struct Handed {
+    pub(crate) tcp: App,
+    pub(crate) version: Version,
     /// To send, to receive, and where the next come from.
-    pub(super) keys: (TrafficKey, TrafficKey, Option<Keys>),
-    pub(super) messages: Messages,
-    pub(super) held: Vec<u8>,
-    pub(super) truncation: bool,
+    pub(crate) keys: (TrafficKey, TrafficKey, Option<Keys>),
+    pub(crate) messages: Messages,
+    pub(crate) held: Vec<u8>,
+    pub(crate) truncation: bool,
 }
 
 fn wrong(error: RecordError) -> io::Error {
@@ -80,7 +80,7 @@ impl KernelRemote {
     ///
     /// # Errors
     /// If the kernel does not take a key: the connection must end.
-    pub(super) fn new(handed: Handed) -> io::Result<Self> {
+    pub(crate) fn new(handed: Handed) -> io::Result<Self> {
         let Handed { tcp, version, keys: (send, receive, secrets), .. } = handed;
         let socket = &**tcp.socket();
         ktls::set_key(socket, Way::Send, &sending(version, &send))?;
