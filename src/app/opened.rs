@@ -67,7 +67,7 @@ async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), Stri
         CredentialsConfig::Files { .. } => {}
     }
     let keeper = CredentialStore::open(service.material.clone()).await?;
-    let access = AccessControl::open(service, load_policies, load_bans)?;
+    let access = AccessControl::open(service.admits(), load_policies, load_bans)?;
     Service::new(service.clone(), access, keeper, telemetry.clone()).map(drop)
 }
 

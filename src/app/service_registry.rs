@@ -216,7 +216,7 @@ impl ServiceRegistry {
         let keeper = CredentialStore::open(config.material.clone()).await.map_err(of_files)?;
         // Before they are read: an edit in between is then seen as one.
         let policies = WatchedFile::of_all(config.access.files().cloned().collect());
-        let access = AccessControl::open(&config, load_policies, load_bans);
+        let access = AccessControl::open(config.admits(), load_policies, load_bans);
         let access = access.map_err(|e| NotOpened::of(&config, &e, true))?;
         let telemetry = self.telemetry.clone();
         let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Access, Rego, ServiceConfig};
+use super::{Access, Rego};
 use crate::{
     identity::{PeerCert, SpiffeId},
     net::Flow,
@@ -98,18 +98,15 @@ impl Policies {
 }
 
 impl AccessControl {
-    /// That of a service; `load` reads the file of its policies, `load_bans` that of its bans.
+    /// What `named` admits; `load` reads the file of its policies, `load_bans` that of its bans.
     ///
     /// # Errors
     /// What is wrong with a file.
     pub fn open<E: Display, F: Display>(
-        service: &ServiceConfig,
+        named: Access,
         load: impl FnOnce(&Path) -> Result<Arc<Rules>, E>,
         load_bans: impl FnOnce(&Path) -> Result<Banned, F>,
     ) -> Result<Self, String> {
-        let mut named = service.access.clone();
-        // Whose key is pinned is admitted.
-        named.all |= service.admits_by_pin();
         let policies = named.policies.as_deref().map(|file| Policies::open(file, load));
         let policies = policies.transpose().map_err(|e| e.to_string())?;
         let rego = named.rego.as_ref().map(Rego::open).transpose()?.map(Arc::new);

@@ -228,9 +228,11 @@ impl ServiceConfig {
         violations
     }
 
-    /// Whether it is a server that admits whose key is pinned.
-    pub(super) fn admits_by_pin(&self) -> bool {
-        self.role == Role::Server && self.pinned()
+    /// Whom it admits: what its configuration names, and a server those whose key is pinned.
+    #[must_use]
+    pub fn admits(&self) -> Access {
+        let all = self.access.all || (self.role == Role::Server && self.pinned());
+        Access { all, ..self.access.clone() }
     }
 
     fn pinned(&self) -> bool {
