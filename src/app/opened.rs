@@ -17,8 +17,9 @@ use crate::{
     identity::key_files::{at, certificates},
     net::Address,
     observe::Telemetry,
+    policy::AccessControl,
     spiffe_api::federation::{BundleFrom, Profile, Proof},
-    standalone::{AccessControl, Service, ServiceConfig},
+    standalone::{Service, ServiceConfig},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.

@@ -11,11 +11,8 @@ use crate::{
     lifecycle::{Tasks, WatchedFile},
     net::{Listening, Sockets},
     observe::{Refusal, Telemetry, metrics::KEPT},
-    policy::Rules,
-    standalone::{
-        AccessControl, BanList, Policies, Rego, Service, ServiceConfig, answer_challenges,
-        first_acme_certificate,
-    },
+    policy::{AccessControl, BanList, Policies, Rego, Rules},
+    standalone::{Service, ServiceConfig, answer_challenges, first_acme_certificate},
 };
 
 /// How often the files of a service that drains are looked at.

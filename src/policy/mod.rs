@@ -4,13 +4,19 @@
 //! them about one connection and answers with a trace that names the deciding rule.
 //! Not here: reading YAML ([`crate::config`]).
 
+mod access;
+pub(crate) mod access_control;
 pub mod admission;
 mod dump;
 mod engine;
 mod matcher;
+mod rego;
 mod rule;
 
+pub use access::{Access, UriPattern};
+pub use access_control::{AccessControl, BanList, Banned, Policies};
 pub use dump::{PolicyDump, RuleDump, SourceDump};
 pub use engine::Rules;
 pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch, canonical_block};
+pub use rego::{Rego, RegoConfig};
 pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};

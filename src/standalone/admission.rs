@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Role, Service, access_control::Caller, outcome::Outcome};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
     identity::{PeerCert, SpiffeId},
     net::{CloseReason, Direction, Flow, PeerAddr},
     observe::conn::OpenConn,
-    policy::admission::Asked,
+    policy::{access_control::Caller, admission::Asked},
 };
 
 /// Asks the access rules about the TLS peer.

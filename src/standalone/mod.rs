@@ -24,8 +24,6 @@
 //! ACME CA are answered by the service, and before there is one by `challenges`.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
-mod access;
-mod access_control;
 mod admission;
 mod challenges;
 mod connection;
@@ -37,7 +35,6 @@ mod probe;
 pub mod proxy_protocol;
 mod reach;
 mod recheck;
-mod rego;
 mod revalidate;
 mod service;
 mod starttls;
@@ -48,14 +45,11 @@ mod timer;
 mod tls;
 mod validate;
 
-pub use access::{Access, UriPattern};
-pub use access_control::{AccessControl, BanList, Banned, Policies};
 pub(crate) use challenges::{answer_challenges, first_acme_certificate};
 pub use forward_proxy::ForwardProxy;
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
 pub use proxy_protocol::ProxyMode;
-pub use rego::{Rego, RegoConfig};
 pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
 pub use starttls::StartTls;
 pub use targets::{Balance, Target, Targets};

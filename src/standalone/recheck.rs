@@ -3,13 +3,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Service, access_control::as_shown};
+use super::Service;
 use crate::{
     identity::PeerCert,
     net::Direction,
     observe::conn::LiveConn,
     policy::{
         Rules,
+        access_control::as_shown,
         admission::{AccessRules, Asked, Protection, Request, decide},
     },
 };

@@ -16,7 +16,7 @@ use aws_lc_rs::digest;
 use pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use super::{Role, Service, access_control::Banned, outcome::Outcome};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
     credentials::store::Credentials,
     hbone::{PeerExpiry, TunnelRegistry, close_terminated},
@@ -24,6 +24,7 @@ use crate::{
     lifecycle::{next_change, next_change_if_any},
     net::CloseReason,
     observe::conn::LiveConn,
+    policy::Banned,
     tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
 };
 

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, AccessControl, ForwardProxy, ProxyMode, TlsOptions, connection,
+    ForwardProxy, ProxyMode, TlsOptions, connection,
     hbone::{self, Hbone},
     health::{self, HealthConfig},
     outcome::{self, Outcome},
@@ -41,6 +41,7 @@ use crate::{
         conn::{Names, OpenConn},
         metrics::SocketCount,
     },
+    policy::{Access, AccessControl},
     relay,
     sys::descriptors::of_traffic,
 };

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Role, Service,
-    access_control::{Banned, Caller},
     outcome::Outcome,
     revalidate::{is_not_banned, is_pinned},
 };
@@ -14,7 +13,8 @@ use crate::{
     net::{CloseReason, Flow},
     observe::conn::LiveConn,
     policy::{
-        Rules,
+        Banned, Rules,
+        access_control::Caller,
         admission::{Asked, Decision},
     },
 };

@@ -3,8 +3,12 @@
 
 use pki_types::ServerName;
 
-use super::{Access, Role, ServiceConfig};
-use crate::{credentials::store::CredentialsConfig, net::Address, policy::Rules};
+use super::{Role, ServiceConfig};
+use crate::{
+    credentials::store::CredentialsConfig,
+    net::Address,
+    policy::{Access, Rules},
+};
 
 /// The most targets of one service.
 pub const MOST_TARGETS: usize = 64;

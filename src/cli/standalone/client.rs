@@ -13,7 +13,8 @@ use crate::{
     app::standalone::Plan,
     identity::{SpiffeId, TrustDomain},
     net::Address,
-    standalone::{Access, ForwardProxy, Hbone, Role, ServiceConfig, UriPattern},
+    policy::{Access, UriPattern},
+    standalone::{ForwardProxy, Hbone, Role, ServiceConfig},
     tls::Pin,
 };
 

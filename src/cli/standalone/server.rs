@@ -15,9 +15,8 @@ use crate::{
     credentials::acme::{AcmeConfig, CHECK_EVERY, LETS_ENCRYPT, default_storage},
     identity::{SpiffeId, TrustDomain},
     net::Address,
-    standalone::{
-        Access, Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, UriPattern, status::HttpUrl,
-    },
+    policy::{Access, UriPattern},
+    standalone::{Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, status::HttpUrl},
     tls::Pin,
 };
 

@@ -5,8 +5,8 @@ use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use super::{policy_file::load_policies, values::TRUTH};
 use crate::{
     config::reader::{Item, Map},
-    policy::{Action, Policy, Rule, Rules, Scope},
-    standalone::{Access, RegoConfig, Role, UriPattern},
+    policy::{Access, Action, Policy, RegoConfig, Rule, Rules, Scope, UriPattern},
+    standalone::Role,
     tls::Pin,
 };
 

@@ -7,7 +7,8 @@ use adit::{
     credentials::store::CredentialStore,
     net::Listening,
     observe::Telemetry,
-    standalone::{AccessControl, Service},
+    policy::AccessControl,
+    standalone::Service,
 };
 
 use super::world::{Backend, Proxy, World, free_port};

@@ -219,7 +219,7 @@ impl Caller<'_> {
 
 /// The flow as each of the other IDs that the certificate shows: several names prove no ID, and
 /// each may be denied.
-pub(super) fn as_shown(peer: &PeerCert, flow: &Flow, own: Option<&SpiffeId>) -> Vec<Flow> {
+pub(crate) fn as_shown(peer: &PeerCert, flow: &Flow, own: Option<&SpiffeId>) -> Vec<Flow> {
     let others = peer.shown_ids().filter(|id| flow.peer_id.as_ref() != Some(id));
     let as_shown = others.map(|id| {
         let foreign = own.is_none_or(|own| own.trust_domain() != id.trust_domain());
