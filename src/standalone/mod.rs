@@ -24,6 +24,7 @@
 //! ACME CA are answered by the service, and before there is one by `challenges`.
 //! Not here: flags and files ([`crate::config`]), signals and threads ([`crate::app`]).
 
+mod accept;
 mod admission;
 mod challenges;
 mod connection;
@@ -37,6 +38,7 @@ mod reach;
 mod recheck;
 mod revalidate;
 mod service;
+mod service_config;
 mod starttls;
 pub mod status;
 mod successor;
@@ -50,7 +52,8 @@ pub use forward_proxy::ForwardProxy;
 pub use hbone::Hbone;
 pub use health::{HealthConfig, HttpCheck};
 pub use proxy_protocol::ProxyMode;
-pub use service::{Counts, Quiet, Role, Service, ServiceConfig};
+pub use service::{Counts, Service};
+pub use service_config::{Quiet, Role, ServiceConfig};
 pub use starttls::StartTls;
 pub use targets::{Balance, Target, Targets};
 pub use timer::Timer;

@@ -1,7 +1,6 @@
 //! One listener with its targets: takes connections until it is told to stop.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -11,141 +10,35 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::FutureExt as _;
-use tokio::{
-    net::TcpStream,
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ForwardProxy, ProxyMode, TlsOptions, connection,
-    hbone::{self, Hbone},
-    health::{self, HealthConfig},
-    outcome::{self, Outcome},
+    Role, ServiceConfig,
+    hbone::{self},
+    outcome::Outcome,
     revalidate::TrustRevalidator,
-    status::HttpUrl,
-    targets::{Balance, Targets},
+    targets::Targets,
     timer::Timer,
     tls::{Config, Configs},
 };
 use crate::{
-    credentials::store::{CredentialStore, CredentialsConfig},
-    hbone::{Callers, PeerExpiry, Pool},
+    credentials::store::CredentialStore,
+    hbone::Callers,
     lifecycle::{Place, Places, Tasks, source},
-    net::{Accepting, Address, CloseReason, Direction, Listening, PeerAddr},
+    net::{CloseReason, Direction, PeerAddr},
     observe::{
         Telemetry,
         conn::{Names, OpenConn},
         metrics::SocketCount,
     },
-    policy::{Access, AccessControl},
-    relay,
-    sys::descriptors::of_traffic,
+    policy::AccessControl,
 };
 
 /// How many callers of a server may be there that have not proven who they are …
 const UNPROVEN: usize = 4_096;
 /// … and from one source: then its own oldest is given up.
 const UNPROVEN_OF_ONE: usize = 1_024;
-
-/// Which side speaks TLS.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
-    /// TLS comes in, plaintext goes to the target.
-    Server,
-    /// Plaintext comes in, TLS goes to the target.
-    Client,
-}
-
-impl Role {
-    /// The word on the command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-        }
-    }
-}
-
-/// What is not logged.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Quiet {
-    /// Connections that ended in order.
-    pub conns: bool,
-    /// Connections that failed.
-    pub conn_errs: bool,
-    /// Handshakes that failed.
-    pub handshake_errs: bool,
-}
-
-impl Quiet {
-    /// Whether a connection that ended so leaves a line.
-    pub(super) fn logs(self, reason: CloseReason) -> bool {
-        match (reason, reason.response_flags()) {
-            (CloseReason::Completed | CloseReason::Silent, _) => !self.conns,
-            (_, "TLS_FAILURE" | "IDENTITY_ERROR" | "DENY") => !self.handshake_errs,
-            _ => !self.conn_errs,
-        }
-    }
-}
-
-/// A service as configured.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ServiceConfig {
-    /// How logs and metrics call it.
-    pub name: String,
-    /// Which side speaks TLS.
-    pub role: Role,
-    /// Where it listens.
-    pub listen: Address,
-    /// Where it connects to, the first that works.
-    pub targets: Vec<Address>,
-    /// Which of them comes first.
-    pub balance: Balance,
-    /// What they are behind (client).
-    pub proxy: Option<ForwardProxy>,
-    /// Whether they are asked if they are well.
-    pub health: Option<HealthConfig>,
-    /// Plaintext may go to another host (server).
-    pub unsafe_target: bool,
-    /// Plaintext may come from other hosts (client).
-    pub unsafe_listen: bool,
-    /// What is shown and trusted.
-    pub material: CredentialsConfig,
-    /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
-    pub access: Access,
-    /// What the handshake offers and demands.
-    pub tls: TlsOptions,
-    /// Whether the kernel makes the records where it can.
-    pub kernel_tls: bool,
-    /// The name that the server's certificate must have, and SNI (client).
-    pub server_name: Option<String>,
-    /// Handshake, access rules and dial together.
-    pub connect: Duration,
-    /// How long a connection may be silent.
-    pub limits: relay::Limits,
-    /// How long a connection may last after its handshake.
-    pub lifetime: Option<Duration>,
-    /// How many connections at once; more wait: to be accepted, or with a server behind their
-    /// handshake.
-    pub max_connections: Option<usize>,
-    /// A PROXY header comes first on what is accepted.
-    pub proxy_in: bool,
-    /// A PROXY header goes first to the target.
-    pub proxy_out: Option<ProxyMode>,
-    /// HBONE on the wire instead of TLS alone.
-    pub hbone: Option<Hbone>,
-    /// What becomes of a connection whose peer's certificate has run out.
-    pub peer_expiry: PeerExpiry,
-    /// What is not logged.
-    pub quiet: Quiet,
-    /// What the status endpoint asks for through the target; 200 means that it is well (server).
-    pub target_status: Option<HttpUrl>,
-}
 
 /// What the status endpoint counts, beside the metrics of the process.
 #[derive(Debug, Default)]
@@ -188,12 +81,12 @@ pub struct Service {
     slots: Option<Arc<Semaphore>>,
     /// Callers that have not proven who they are: they take no slot.
     unproven: Places<IpAddr>,
-    stop: CancellationToken,
-    accepting: Tasks,
-    revalidating: Tasks,
-    conns: Tasks,
+    pub(super) stop: CancellationToken,
+    pub(super) accepting: Tasks,
+    pub(super) revalidating: Tasks,
+    pub(super) conns: Tasks,
     /// How many tasks of `accepting` run, when all is well.
-    loops: AtomicUsize,
+    pub(super) loops: AtomicUsize,
 }
 
 impl Service {
@@ -247,38 +140,6 @@ impl Service {
         Ok(Arc::new(service))
     }
 
-    /// Takes connections on every worker.
-    ///
-    /// # Errors
-    /// No descriptors.
-    pub async fn start(
-        self: &Arc<Self>,
-        listening: &Listening,
-        workers: &[Handle],
-    ) -> io::Result<()> {
-        for worker in workers {
-            let _context = worker.enter();
-            let listener = listening.accepting()?;
-            self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
-            self.loops.fetch_add(1, Relaxed);
-        }
-        if let Some(worker) = workers.first() {
-            let service = Arc::clone(self);
-            // Not ended by a stop: who is no longer trusted does not stay because others drain.
-            self.revalidating.spawn_on(worker, async move {
-                service.revalidator.follow(&service).await;
-            });
-        }
-        if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
-            let service = Arc::clone(self);
-            self.accepting.spawn_on(worker, async move {
-                let stop = service.stop.clone();
-                stop.run_until_cancelled(health::follow(&service, &health)).await;
-            });
-        }
-        Ok(())
-    }
-
     /// Takes no more connections; those that are open go on.
     pub fn stop_accepting(&self) {
         self.stop.cancel();
@@ -325,46 +186,6 @@ impl Service {
         self.configs.of(&self.keeper.current(), self.config.role, &self.config.tls)
     }
 
-    async fn accept(self: Arc<Self>, listener: Accepting) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = self.take(&listener) => {}
-        }
-    }
-
-    async fn take(self: &Arc<Self>, listener: &Accepting) {
-        let mut pause = Duration::from_millis(5);
-        let pool = match self.pool() {
-            Ok(pool) => pool,
-            Err(error) => return tracing::error!(service = self.config.name, %error, "no pool"),
-        };
-        let tunnels = Arc::new(hbone::ServiceDestination::new(self));
-        loop {
-            // Before accept: who is too many waits in the kernel's queue. Who calls a server waits
-            // behind its proof, that silent callers may keep nobody out.
-            let slot = match self.config.role {
-                Role::Client => self.slot().await,
-                Role::Server => None,
-            };
-            let accepted = listener.accept().await;
-            match accepted.and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer))) {
-                Ok((socket, peer)) => {
-                    pause = Duration::from_millis(5);
-                    self.counts.accepted.fetch_add(1, Relaxed);
-                    self.carry(socket, peer, slot, pool.as_ref(), &tunnels);
-                }
-                Err(error) if of_one_connection(&error) => {}
-                Err(error) => {
-                    let service = self.config.name.as_str();
-                    self.telemetry.metrics.listeners.accept_failed(service);
-                    tracing::warn!(service, %error, ?pause, "accept failed, backing off");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        }
-    }
-
     /// A place among the connections at once, once there is one. Cancel safe.
     pub(super) async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         match &self.slots {
@@ -383,45 +204,6 @@ impl Service {
             }
         };
         Ok(Unproven(place))
-    }
-
-    /// This worker's tunnels, if it makes any.
-    fn pool(&self) -> io::Result<Option<Arc<Pool>>> {
-        if self.config.hbone.is_none() || self.config.role == Role::Server {
-            return Ok(None);
-        }
-        let (tasks, closing) = (self.conns.clone(), self.stop.clone());
-        Ok(Some(Arc::new(hbone::pool(self, tasks, closing)?)))
-    }
-
-    fn carry(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        slot: Option<OwnedSemaphorePermit>,
-        pool: Option<&Arc<Pool>>,
-        tunnels: &Arc<hbone::ServiceDestination>,
-    ) {
-        let service = Arc::clone(self);
-        if self.config.hbone.is_none() {
-            let served = connection::serve(service, socket, peer);
-            return self.conns.spawn(served.map(|()| drop(slot)));
-        }
-        let Some(pool) = pool.map(Arc::clone) else {
-            let (streams, stop) = (self.conns.clone(), self.stop.clone());
-            let served = hbone::serve(Arc::clone(tunnels), (socket, peer), streams, stop);
-            return self.conns.spawn(served);
-        };
-        let conn = self.record(peer);
-        self.conns.spawn(async move {
-            let Some(hbone) = &service.config.hbone else { return };
-            let carried = tokio::select! {
-                outcome = hbone::client(&service, hbone, &pool, socket, &conn) => outcome,
-                reason = conn.live().until_cut() => (reason, None),
-            };
-            outcome::finish(&service, conn, carried);
-            drop(slot);
-        });
     }
 
     pub(super) fn direction(&self) -> Direction {
@@ -494,9 +276,4 @@ impl Unproven {
 
 fn overloaded(why: &str) -> Outcome {
     (CloseReason::Overloaded, Some(why.to_owned()))
-}
-
-fn of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
 }
