@@ -22,6 +22,7 @@
 //! - [`proxy`]: what every proxy does with a connection, whoever runs it
 //! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
 //! - [`standalone`]: mTLS in front of one service, without a mesh
+//! - [`pods`]: which pods are served, and how their traffic is captured
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
 //! - [`app`]: the composition root: puts the rooms together for each subcommand
@@ -57,6 +58,7 @@ pub mod mesh;
 pub mod net;
 pub mod node;
 pub mod observe;
+pub mod pods;
 pub mod policy;
 pub mod proxy;
 pub mod relay;

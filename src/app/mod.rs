@@ -8,16 +8,12 @@ mod frame;
 mod memory_trimmer;
 mod needs;
 mod opened;
-mod pod_manager;
-mod probed;
 mod process;
 mod rights;
-mod rule_watch;
 mod run;
 mod service_registry;
 mod source;
 pub mod standalone;
-mod turns;
 mod workers;
 mod workload_api;
 

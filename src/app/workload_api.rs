@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::pod_manager::PodManager;
 use crate::{
     config::WorkloadApiConfig,
     identity::{TrustDomain, shown},
     lifecycle::Tasks,
     node::Node,
+    pods::manager::PodManager,
     spiffe_api::workload_api::{Registrar, Registrations, WorkloadApi},
 };
 

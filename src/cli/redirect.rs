@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     mesh::NetnsRef,
-    node::capture::{self, CaptureError},
+    pods::capture::{self, CaptureError},
     sys::netns::Netns,
 };
 

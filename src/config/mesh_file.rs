@@ -29,26 +29,12 @@ use crate::{
         MtlsMode, Protocol, Workload,
         source::file::{MeshParts, selects},
     },
-    node::capture::Options as CaptureOptions,
+    pods::capture::{Capture, Options as CaptureOptions},
     policy::Policy,
 };
 
 /// The longest mesh file that is read, bytes.
 const MAX_FILE: u64 = 16 << 20;
-
-/// Who redirects traffic to adit.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Capture {
-    /// adit applies nft rules in each pod's namespace.
-    Nft {
-        /// What they let by.
-        options: CaptureOptions,
-        /// Whether they are removed when adit stops: then plaintext reaches the pods.
-        remove_on_stop: bool,
-    },
-    /// Somebody else does.
-    None,
-}
 
 /// A mesh file without faults.
 #[derive(Debug)]

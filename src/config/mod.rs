@@ -31,7 +31,7 @@ pub use ca_server::{CaServerConfig, check_ca_server, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
 pub use kind::{Kind, kind};
-pub use mesh_file::{Capture, Checked, load, parse, read_text};
+pub use mesh_file::{Checked, load, parse, read_text};
 pub use reader::Files;
 pub use restart::KeyLines;
 pub use settings::{AdminAddress, Settings};

@@ -1,7 +1,7 @@
 //! The node proxy. This is the story of a connection; read it first.
 //!
 //! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's
-//!    network namespace ([`capture`]) redirect the SYN to port 15001 there, where a
+//!    network namespace ([`crate::pods::capture`]) redirect the SYN to port 15001 there, where a
 //!    [`listener`] of ours accepts it.
 //! 2. **Routed.** [`arrival`] asks the kernel where the application meant to go;
 //!    [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
@@ -25,7 +25,6 @@
 
 mod accept_balancer;
 mod arrival;
-pub mod capture;
 mod inbound;
 mod listener;
 mod outbound;

@@ -31,6 +31,7 @@ const LAYERS: &[&str] = &[
     "proxy",
     "node",
     "standalone",
+    "pods",
     "config",
     "admin",
     "app",

@@ -15,8 +15,9 @@ use adit::{
     hbone::{PeerExpiry, Trust, TunnelConfig, TunnelRegistry},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
-    node::{Node, Pod, capture, revalidate},
+    node::{Node, Pod, revalidate},
     observe::Telemetry,
+    pods::capture,
 };
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use rcgen::{

@@ -12,17 +12,16 @@ use futures_util::{future::BoxFuture, stream::FuturesUnordered};
 use super::takeover::Takeover;
 use crate::{
     admin::State,
-    app::{
-        frame::Reloaded,
-        needs::is_of_process,
-        pod_manager::{Changed, Failed, Leave, PodManager},
-        workload_api::Served,
-    },
-    config::{self, CaConfig, Capture, Checked, Fault},
+    app::{frame::Reloaded, needs::is_of_process, workload_api::Served},
+    config::{self, CaConfig, Checked, Fault},
     lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
     node::{Node, Pod, recheck},
     observe::metrics::KEPT,
+    pods::{
+        capture::Capture,
+        manager::{Changed, Failed, Leave, PodManager},
+    },
     spiffe_api::federation::Federation,
     sys::netns::Netns,
 };
@@ -37,7 +36,7 @@ pub(super) struct Live {
     pub(super) trust_domain: crate::identity::TrustDomain,
     pub(super) ca: CaConfig,
     pub(super) wanted: Vec<Arc<Workload>>,
-    pub(super) capture: config::Capture,
+    pub(super) capture: Capture,
     pub(super) grace: Duration,
     /// As they were at the start.
     pub(super) settings: config::Settings,

@@ -9,11 +9,11 @@ use crate::{
     app::{
         begun::Stop,
         frame::{Draining, Next, Reloaded, Role},
-        pod_manager::Changed,
     },
     lifecycle::{ServiceManager, WatchedFile},
     node::Node,
     observe::Telemetry,
+    pods::manager::Changed,
 };
 
 /// How long capture rules and what is left may take after the connections.

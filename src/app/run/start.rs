@@ -9,10 +9,7 @@ use tokio::runtime::Handle;
 use super::{live::Live, takeover::Takeover};
 use crate::{
     admin::{self, State},
-    app::{
-        begun::ENDS, pod_manager::PodManager, probed::watch_probes, process::sandbox::Confined,
-        source, workload_api::Served,
-    },
+    app::{begun::ENDS, process::sandbox::Confined, source, workload_api::Served},
     config::Checked,
     credentials::Svids,
     hbone::{HBONE_PORT, TunnelRegistry},
@@ -21,6 +18,7 @@ use crate::{
     mesh::{AppHop, Workload},
     node::{Node, revalidate},
     observe::{Telemetry, logging::Logging},
+    pods::{manager::PodManager, probed::watch_probes},
     spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
 };

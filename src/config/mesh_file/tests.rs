@@ -54,7 +54,7 @@ fn the_example_of_the_design_is_legal() {
     let checked = parse("mesh.yaml", EXAMPLE).unwrap();
     let local: Vec<_> = checked.local_workloads().iter().map(|w| w.uid.to_string()).collect();
     assert_eq!((local, checked.warnings), (vec!["shop/web".to_owned()], vec![]));
-    let options = crate::node::capture::Options { strict: true, kubelet_probes: false };
+    let options = crate::pods::capture::Options { strict: true, kubelet_probes: false };
     // What protects the pods stays when adit stops, unless the file says otherwise.
     assert_eq!(checked.capture, Capture::Nft { options, remove_on_stop: false });
     assert!(!checked.mesh.clone().store().now().rules("shop/db").is_empty());

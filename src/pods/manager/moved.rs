@@ -39,7 +39,7 @@ impl Carried {
 impl PodManager {
     /// Looks whether pods were made anew, until it is dropped: where looking takes long, nobody
     /// else waits.
-    pub(in crate::app) async fn watch_namespaces(self: Arc<Self>) {
+    pub(crate) async fn watch_namespaces(self: Arc<Self>) {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -72,7 +72,7 @@ impl PodManager {
     }
 
     /// Waits until a pod was made anew under its old name. Cancel safe.
-    pub(in crate::app) async fn any_moved(&self) {
+    pub(crate) async fn any_moved(&self) {
         self.moved.notified().await;
     }
 }

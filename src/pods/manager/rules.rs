@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{PodManager, change::After};
-use crate::{node::capture, sys::netns::Netns};
+use crate::{pods::capture, sys::netns::Netns};
 
 /// How long a pod that leaves waits for one that may be about to enter its namespace, so that there
 /// is no moment without rules between the two.
@@ -17,7 +17,7 @@ const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 impl PodManager {
     /// Applies the rules again where the ports or addresses that they exempt have changed.
-    pub(super) async fn renew_rules(
+    pub(crate) async fn renew_rules(
         &self,
         uid: &Arc<str>,
         options: Option<capture::Options>,
@@ -69,7 +69,7 @@ impl PodManager {
 
     /// Takes away what is not to stay of the rules. A successor in the same namespace is protected
     /// by the same ones.
-    pub(super) async fn release(
+    pub(crate) async fn release(
         &self,
         netns: &Arc<Netns>,
         options: capture::Options,

@@ -5,8 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::pod_manager::PodManager;
-use crate::{lifecycle::blocking, node::capture};
+use crate::{
+    lifecycle::blocking,
+    pods::{capture, manager::PodManager},
+};
 
 /// How often it looks …
 const EVERY: Duration = Duration::from_secs(5);
@@ -21,7 +23,7 @@ struct Told {
 }
 
 /// Looks until it is dropped.
-pub(super) async fn watch_probes(carrier: Arc<PodManager>) {
+pub(crate) async fn watch_probes(carrier: Arc<PodManager>) {
     let mut told: HashMap<Arc<str>, Told> = HashMap::new();
     let mut last: Option<Arc<str>> = None;
     let mut every = tokio::time::interval(EVERY);

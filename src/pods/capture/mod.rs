@@ -20,6 +20,20 @@ use tokio_util::sync::CancellationToken;
 use crate::sys::netns::Netns;
 use tools::Tools;
 
+/// Who redirects traffic to adit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Capture {
+    /// adit applies nft rules in each pod's namespace.
+    Nft {
+        /// What they let by.
+        options: Options,
+        /// Whether they are removed when adit stops: then plaintext reaches the pods.
+        remove_on_stop: bool,
+    },
+    /// Somebody else does.
+    None,
+}
+
 /// What the rules let by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {

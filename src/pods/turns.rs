@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lifecycle::blocking,
-    node::capture::{self, CaptureError, Options, Standing},
+    pods::capture::{self, CaptureError, Options, Standing},
     sys::netns::Netns,
 };
 
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 16;
 const HUNG_AT_ONCE: usize = 2;
 
 /// Whose turn it is to change rules.
-pub(super) struct Turns {
+pub(crate) struct Turns {
     namespaces: Mutex<HashMap<(u64, u64), Arc<Namespace>>>,
     places: Semaphore,
     places_of_hung: Semaphore,
@@ -52,7 +52,7 @@ impl Turns {
     ///
     /// # Errors
     /// If `stop` fires first.
-    pub(super) async fn take<'a>(
+    pub(crate) async fn take<'a>(
         &'a self,
         netns: &Netns,
         stop: &'a CancellationToken,
@@ -85,7 +85,7 @@ impl Turns {
 }
 
 /// A turn; the next one comes when it is dropped.
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     namespace: Arc<Namespace>,
     _mine: OwnedMutexGuard<()>,
     _place: SemaphorePermit<'a>,
@@ -94,7 +94,7 @@ pub(super) struct Turn<'a> {
 
 impl Turn<'_> {
     /// Applies the rules. What they then let by, and why that is less than it should be.
-    pub(super) async fn apply(
+    pub(crate) async fn apply(
         &mut self,
         netns: &Arc<Netns>,
         wanted: Options,
@@ -125,7 +125,7 @@ impl Turn<'_> {
     }
 
     /// What stands there.
-    pub(super) async fn standing(&mut self, netns: &Arc<Netns>) -> anyhow::Result<Standing> {
+    pub(crate) async fn standing(&mut self, netns: &Arc<Netns>) -> anyhow::Result<Standing> {
         let netns = Arc::clone(netns);
         self.tool(move |stop| Standing::look(&netns, stop)).await
     }
@@ -144,12 +144,12 @@ impl Turn<'_> {
     }
 
     /// Applies what keeps plaintext out of a namespace that nobody is carried in.
-    pub(super) async fn shut(&mut self, netns: Arc<Netns>, options: Options) -> anyhow::Result<()> {
+    pub(crate) async fn shut(&mut self, netns: Arc<Netns>, options: Options) -> anyhow::Result<()> {
         self.tool(move |stop| capture::shut(&netns, options, stop)).await
     }
 
     /// Removes them.
-    pub(super) async fn remove(&mut self, netns: Arc<Netns>) -> anyhow::Result<()> {
+    pub(crate) async fn remove(&mut self, netns: Arc<Netns>) -> anyhow::Result<()> {
         self.tool(move |stop| capture::remove(&netns, stop)).await
     }
 

@@ -7,28 +7,29 @@ use futures_util::future::BoxFuture;
 use crate::{
     credentials::CarriedAs,
     mesh::{NetnsRef, Workload},
-    node::{Pod, capture},
+    node::Pod,
+    pods::capture,
 };
 
 /// One pod, with what it was started from.
-pub(super) struct Carried {
-    pub(super) pod: Arc<Pod>,
-    pub(super) workload: Arc<Workload>,
+pub(crate) struct Carried {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) workload: Arc<Workload>,
     /// The capture rules that adit has applied.
-    pub(super) captured: Option<capture::Options>,
+    pub(crate) captured: Option<capture::Options>,
     /// Whether they are those of the process before this one, and were not looked at yet.
-    pub(super) inherited: bool,
+    pub(crate) inherited: bool,
     /// Since when nothing stands under the name of its namespace.
-    pub(super) missing: Option<Instant>,
+    pub(crate) missing: Option<Instant>,
     /// Whether the last look at its namespace failed.
-    pub(super) unknown: bool,
+    pub(crate) unknown: bool,
     /// What the last look at its namespace said.
-    pub(super) moved: bool,
+    pub(crate) moved: bool,
 }
 
 /// What becomes of the capture rules of a pod that is stopped.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub(super) enum After {
+pub(crate) enum After {
     /// Traffic that they redirect is refused until a successor listens.
     Keep,
     /// They stay, without the exception for probes: no pod is expected in that namespace.
@@ -37,7 +38,7 @@ pub(super) enum After {
 }
 
 /// Whose capture rules stay when the process ends.
-pub(in crate::app) enum Leave {
+pub(crate) enum Leave {
     All,
     None,
     /// Those of the pods and namespaces that are named: another process sees to them.
@@ -46,11 +47,11 @@ pub(in crate::app) enum Leave {
 
 impl Leave {
     /// What a namespace is called among them.
-    pub(in crate::app) fn name_of((device, inode): (u64, u64)) -> String {
+    pub(crate) fn name_of((device, inode): (u64, u64)) -> String {
         format!("netns {device}:{inode}")
     }
 
-    pub(super) fn after(&self, uid: &str, netns: (u64, u64)) -> After {
+    pub(crate) fn after(&self, uid: &str, netns: (u64, u64)) -> After {
         let stays = match self {
             Self::All => true,
             Self::None => false,
@@ -63,7 +64,7 @@ impl Leave {
 }
 
 /// What its platform knows a pod by.
-pub(super) fn carried_as(workload: &Workload) -> CarriedAs {
+pub(crate) fn carried_as(workload: &Workload) -> CarriedAs {
     CarriedAs {
         uid: Arc::clone(&workload.uid),
         namespace: Arc::clone(workload.namespace()),
@@ -74,15 +75,15 @@ pub(super) fn carried_as(workload: &Workload) -> CarriedAs {
 }
 
 /// A pod that is not carried as it should be.
-pub(in crate::app) struct Failed {
+pub(crate) struct Failed {
     /// Which, and why.
-    pub(in crate::app) why: String,
+    pub(crate) why: String,
     /// Its namespace is not there: it has no traffic that anybody could carry.
-    pub(in crate::app) absent: bool,
+    pub(crate) absent: bool,
 }
 
 impl Failed {
-    pub(super) fn new(workload: &Workload, error: &anyhow::Error) -> Self {
+    pub(crate) fn new(workload: &Workload, error: &anyhow::Error) -> Self {
         let kind = error.downcast_ref().map(io::Error::kind);
         let why = format!("pod {}: {error:#}", workload.uid);
         Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
@@ -90,26 +91,26 @@ impl Failed {
 }
 
 /// A change of one pod that is under way.
-pub(super) struct Change {
-    pub(super) workload: Arc<Workload>,
-    pub(super) options: Option<capture::Options>,
+pub(crate) struct Change {
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) options: Option<capture::Options>,
     /// The namespace that it enters, once that is open.
-    pub(super) netns: Option<(u64, u64)>,
+    pub(crate) netns: Option<(u64, u64)>,
     /// Whether it applies the rules of a pod again that is attached already, and attaches none.
-    pub(super) renews: bool,
+    pub(crate) renews: bool,
 }
 
 /// What has come of a change of one pod.
-pub(in crate::app) struct Changed {
-    pub(in crate::app) uid: Arc<str>,
+pub(crate) struct Changed {
+    pub(crate) uid: Arc<str>,
     /// Unless it is carried as it should be.
-    pub(in crate::app) failed: Option<Failed>,
+    pub(crate) failed: Option<Failed>,
 }
 
 /// What there is to do until the pods are those that are wanted.
-pub(in crate::app) struct Changes {
+pub(crate) struct Changes {
     /// One for each pod, side by side.
-    pub(in crate::app) work: Vec<BoxFuture<'static, Changed>>,
+    pub(crate) work: Vec<BoxFuture<'static, Changed>>,
     /// Whether changes that are under way already have to be followed by others.
-    pub(in crate::app) more: bool,
+    pub(crate) more: bool,
 }

@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_millis(4800);
 ///
 /// # Errors
 /// Names the addresses that are missing and those that are there.
-pub(super) async fn holds_an_address(
+pub(crate) async fn holds_an_address(
     netns: Netns,
     workload: &Arc<Workload>,
     again: bool,

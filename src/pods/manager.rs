@@ -16,26 +16,26 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
-pub(super) use self::change::{Changed, Changes, Failed, Leave};
+pub(crate) use self::change::{Changed, Changes, Failed, Leave};
 use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
-    config::Capture,
     lifecycle::{Tasks, blocking},
     mesh::Workload,
-    node::{Node, Pod, capture},
+    node::{Node, Pod},
+    pods::capture::{self, Capture},
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
     sys::netns::Netns,
 };
 
 /// The pods of this process.
-pub(super) struct PodManager {
+pub(crate) struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
     /// Fires when a pod got a new network namespace.
     moved: Notify,
     /// Fires when nobody wants to wait for drains any longer.
-    pub(super) hurry: CancellationToken,
+    pub(crate) hurry: CancellationToken,
     /// Pods that take nothing new and end what they have.
     draining: Tasks,
     /// Whose turn it is to change capture rules.
@@ -47,7 +47,7 @@ pub(super) struct PodManager {
 }
 
 impl PodManager {
-    pub(super) fn new(node: Arc<Node>) -> Self {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
         let rules = Arc::new(Turns::default());
         let watch = RuleWatch::new(Arc::clone(&rules), Arc::clone(&node.telemetry.metrics));
         Self {
@@ -66,7 +66,7 @@ impl PodManager {
     /// Stops what is gone or has moved to another namespace or identity, which drains beside this,
     /// and returns how what is missing is started. A later call tries again what could not be
     /// started, and lets alone what is under way.
-    pub(super) fn reconcile(
+    pub(crate) fn reconcile(
         self: &Arc<Self>,
         wanted: &[Arc<Workload>],
         rules: Capture,
@@ -164,7 +164,7 @@ impl PodManager {
     }
 
     /// The pods as the Workload API knows them.
-    pub(super) fn carried(&self) -> Vec<CarriedPod> {
+    pub(crate) fn carried(&self) -> Vec<CarriedPod> {
         let known = |c: &Carried| CarriedPod {
             uid: c.workload.uid.clone(),
             id: c.workload.id().clone(),
@@ -176,7 +176,7 @@ impl PodManager {
     }
 
     /// Where the address of probes is admitted, in order.
-    pub(super) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
+    pub(crate) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
         let admits = |c: &&Carried| c.captured.is_some_and(|options| options.kubelet_probes);
         let of = |c: &Carried| (Arc::clone(&c.workload.uid), Arc::clone(&c.pod.netns));
         let mut all: Vec<_> = self.with(|pods| pods.values().filter(admits).map(of).collect());
@@ -186,27 +186,27 @@ impl PodManager {
 
     /// Restores the node's rules about the address of probes if a pod admits it; whether they were
     /// gone.
-    pub(super) async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
+    pub(crate) async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
         let (this, stop) = (Arc::clone(self), self.hurry.clone());
         let admitting = move || this.probed().into_iter().map(|(_, netns)| netns).collect();
         Ok(blocking(move || capture::restore_guard(admitting, &stop)).await??)
     }
 
     /// Starts nothing from here on; what is being started is given up.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.cancel();
     }
 
     /// Accepts nothing from here on and changes no rules of pods that are carried: another process
     /// does both.
-    pub(super) async fn hand_over(&self) {
+    pub(crate) async fn hand_over(&self) {
         self.close();
         self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
         self.watch.end_all().await;
     }
 
     /// Stops all pods side by side, and waits for those that drain already.
-    pub(super) async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
+    pub(crate) async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);
@@ -219,7 +219,7 @@ impl PodManager {
     }
 
     /// Says which pods have capture rules other than adit applied, and why.
-    pub(super) fn unprotected(&self) -> Vec<String> {
+    pub(crate) fn unprotected(&self) -> Vec<String> {
         self.watch.faults()
     }
 

@@ -13,8 +13,8 @@ use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 use super::turns::{Turn, Turns};
 use crate::{
     lifecycle::{Tasks, blocking},
-    node::capture::{AwaitedChanges, Changes, Options, Standing},
     observe::metrics::Metrics,
+    pods::capture::{AwaitedChanges, Changes, Options, Standing},
     sys::netns::Netns,
 };
 
@@ -34,7 +34,7 @@ const WITHOUT_NEWS: Duration = Duration::from_secs(5);
 const NAMED_EVERY: Duration = Duration::from_secs(10);
 
 /// The namespaces whose rules are watched.
-pub(super) struct RuleWatch {
+pub(crate) struct RuleWatch {
     turns: Arc<Turns>,
     metrics: Arc<Metrics>,
     watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
@@ -59,12 +59,12 @@ impl Watched {
 }
 
 impl RuleWatch {
-    pub(super) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
         Self { turns, metrics, watched: Mutex::default(), tasks: Tasks::default() }
     }
 
     /// Watches the rules that this turn has just applied, in place of those before.
-    pub(super) async fn begin(
+    pub(crate) async fn begin(
         self: &Arc<Self>,
         turn: &mut Turn<'_>,
         uid: &Arc<str>,
@@ -91,20 +91,20 @@ impl RuleWatch {
 
     /// What becomes of the rules of this namespace is no concern from here on. Whoever removes them
     /// says so in the turn for that.
-    pub(super) fn end(&self, netns: &Netns) {
+    pub(crate) fn end(&self, netns: &Netns) {
         let before = self.with(|all| all.remove(&netns.key()));
         before.inspect(|before| before.over.cancel());
     }
 
     /// The same for all of them, before the process ends.
-    pub(super) async fn end_all(&self) {
+    pub(crate) async fn end_all(&self) {
         self.with(HashMap::clear);
         self.tasks.cut();
         self.tasks.ended().await;
     }
 
     /// Pods whose rules do not stand, and why.
-    pub(super) fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let of = |w: &Arc<Watched>| w.fault().clone();
         let mut all: Vec<_> = self.with(|all| all.values().filter_map(of).collect());
         all.sort();
