@@ -20,8 +20,8 @@
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`hbone`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
 //! - [`proxy`]: what every proxy does with a connection, whoever runs it
-//! - [`node`]: the node proxy; `src/node/mod.rs` tells the story of a connection
-//! - [`standalone`]: mTLS in front of one service, without a mesh
+//! - [`roles`]: the proxy on a node (`src/roles/node/mod.rs` tells the story of a connection) and
+//!   in front of one service
 //! - [`pods`]: which pods are served, and how their traffic is captured
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
@@ -29,10 +29,10 @@
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
-//! `node/mod.rs` (the story) → `node/pod.rs` → `node/listener.rs` → `node/arrival.rs` →
-//! `node/route.rs` → `node/accept_balancer.rs` → `node/outbound.rs` → `hbone/pool.rs` →
+//! `roles/node/mod.rs` (the story) → `roles/node/pod.rs` → `roles/node/listener.rs` → `roles/node/arrival.rs` →
+//! `roles/node/route.rs` → `roles/node/accept_balancer.rs` → `roles/node/outbound.rs` → `hbone/pool.rs` →
 //! `relay/mod.rs`; on the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
-//! `node/inbound.rs` → `policy/engine.rs`.
+//! `roles/node/inbound.rs` → `policy/engine.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread
@@ -56,14 +56,13 @@ pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
 pub mod net;
-pub mod node;
 pub mod observe;
 pub mod pods;
 pub mod policy;
 pub mod proxy;
 pub mod relay;
+pub mod roles;
 pub mod rpc;
 pub mod spiffe_api;
-pub mod standalone;
 pub mod sys;
 pub mod tls;

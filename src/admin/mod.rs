@@ -19,8 +19,8 @@ use crate::{
     config::{AdminAddress, Settings},
     http::{Answer, Handler, Limits, Methods, Readers, Server, answer, json, query, stream, text},
     lifecycle::{Tasks, blocking},
-    node::Node,
     observe::{Refusal, Refused, conn::Notification, logging::Logging},
+    roles::node::Node,
     spiffe_api::federation::Federation,
 };
 use views::{CertsView, ConfigDump};

@@ -18,8 +18,8 @@ use crate::{
     net::Address,
     observe::Telemetry,
     policy::AccessControl,
+    roles::standalone::{Service, ServiceConfig},
     spiffe_api::federation::{BundleFrom, Profile, Proof},
-    standalone::{Service, ServiceConfig},
 };
 
 /// How long a service's files may take to be read: one may be a pipe.

@@ -12,7 +12,7 @@ use crate::{
     net::{Listening, Sockets},
     observe::{Refusal, Telemetry, metrics::KEPT},
     policy::{AccessControl, BanList, Policies, Rego, Rules},
-    standalone::{Service, ServiceConfig, answer_challenges, first_acme_certificate},
+    roles::standalone::{Service, ServiceConfig, answer_challenges, first_acme_certificate},
 };
 
 /// How often the files of a service that drains are looked at.

@@ -23,7 +23,7 @@ use crate::{
     lifecycle::{HandoffClient, Tasks},
     net::{Address, Sockets},
     observe::{Telemetry, logging::Logging},
-    standalone::ServiceConfig,
+    roles::standalone::ServiceConfig,
     sys::{descriptors, ktls},
     tls::record,
 };

@@ -7,8 +7,8 @@ use crate::{
     config::WorkloadApiConfig,
     identity::{TrustDomain, shown},
     lifecycle::Tasks,
-    node::Node,
     pods::manager::PodManager,
+    roles::node::Node,
     spiffe_api::workload_api::{Registrar, Registrations, WorkloadApi},
 };
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::{opened_mesh, opened_services},
     config::{self, Checked, Fault, Faults, Files, Kind, LoadError, StandaloneFile},
-    standalone::Role,
+    roles::standalone::Role,
 };
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use super::{
     kind::{Kind, or_other},
     reader::{Files, Item, Notes},
 };
-use crate::{net::Address, standalone::ServiceConfig};
+use crate::{net::Address, roles::standalone::ServiceConfig};
 pub use policy_file::load_policies;
 pub(super) use policy_file::read_policies;
 pub use process::Globals;

@@ -15,7 +15,7 @@
 //! window that follows pace and round trip, at least 1 MiB (p99 of small messages beside bulk 32 ->
 //! 20 ms, a single bulk stream loses 10 %; `limits.tunnelBytes` leaves that to the operator).
 //!
-//! Not here: whom to call ([`crate::node`]), who may call ([`crate::policy`]).
+//! Not here: whom to call ([`crate::roles::node`]), who may call ([`crate::policy`]).
 
 mod callers;
 mod client;

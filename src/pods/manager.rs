@@ -21,8 +21,8 @@ use super::{rule_watch::RuleWatch, turns::Turns};
 use crate::{
     lifecycle::{Tasks, blocking},
     mesh::Workload,
-    node::{Node, Pod},
     pods::capture::{self, Capture},
+    roles::node::{Node, Pod},
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
     sys::netns::Netns,
 };

@@ -15,9 +15,9 @@ use adit::{
     hbone::{PeerExpiry, Trust, TunnelConfig, TunnelRegistry},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
-    node::{Node, Pod, revalidate},
     observe::Telemetry,
     pods::capture,
+    roles::node::{Node, Pod, revalidate},
 };
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use rcgen::{

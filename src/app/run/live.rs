@@ -16,12 +16,12 @@ use crate::{
     config::{self, CaConfig, Checked, Fault},
     lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
-    node::{Node, Pod, recheck},
     observe::metrics::KEPT,
     pods::{
         capture::Capture,
         manager::{Changed, Failed, Leave, PodManager},
     },
+    roles::node::{Node, Pod, recheck},
     spiffe_api::federation::Federation,
     sys::netns::Netns,
 };

@@ -11,9 +11,9 @@ use crate::{
         frame::{Draining, Next, Reloaded, Role},
     },
     lifecycle::{ServiceManager, WatchedFile},
-    node::Node,
     observe::Telemetry,
     pods::manager::Changed,
+    roles::node::Node,
 };
 
 /// How long capture rules and what is left may take after the connections.

@@ -16,9 +16,9 @@ use crate::{
     identity::shown,
     lifecycle::{Listeners, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
-    node::{Node, revalidate},
     observe::{Telemetry, logging::Logging},
     pods::{manager::PodManager, probed::watch_probes},
+    roles::node::{Node, revalidate},
     spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
 };

@@ -7,7 +7,7 @@ use crate::{
     app::process::sandbox::{self, Confined, LIBRARIES},
     credentials::store::CredentialsConfig,
     net::Address,
-    standalone::{Role, ServiceConfig},
+    roles::standalone::{Role, ServiceConfig},
     sys::confine::Needs,
 };
 

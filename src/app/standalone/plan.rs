@@ -6,7 +6,7 @@ use crate::{
     config::{self, Globals, LoadError},
     lifecycle::WatchedFile,
     net::Address,
-    standalone::{Role, ServiceConfig},
+    roles::standalone::{Role, ServiceConfig},
 };
 
 /// As many services as a start names.

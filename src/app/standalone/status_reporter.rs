@@ -11,7 +11,7 @@ use crate::{
     lifecycle::{HandoffClient, Tasks},
     net::{Listening, Sockets},
     observe::Telemetry,
-    standalone::{
+    roles::standalone::{
         Service,
         status::{self, Phase, Status},
     },

@@ -14,7 +14,7 @@ use crate::{
     identity::{SpiffeId, TrustDomain},
     net::Address,
     policy::{Access, UriPattern},
-    standalone::{ForwardProxy, Hbone, Role, ServiceConfig},
+    roles::standalone::{ForwardProxy, Hbone, Role, ServiceConfig},
     tls::Pin,
 };
 

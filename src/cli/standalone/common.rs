@@ -14,7 +14,7 @@ use crate::{
     net::Address,
     policy::{RegoConfig, Rules},
     relay::Limits,
-    standalone::{
+    roles::standalone::{
         Alpn, CipherGroup, ConfigSyntax, HealthConfig, HttpCheck, Quiet, ServiceConfig, StartTls,
         TlsOptions,
         status::{HttpUrl, StatusAddress, StatusConfig},

@@ -13,7 +13,7 @@ use crate::{
         store::{CredentialSource, CredentialsConfig, Password, Token},
         workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     },
-    standalone::one_credential,
+    roles::standalone::one_credential,
     tls::{Pin, StaleCrls},
 };
 

@@ -16,7 +16,7 @@ use crate::{
     identity::{SpiffeId, TrustDomain},
     net::Address,
     policy::{Access, UriPattern},
-    standalone::{Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, status::HttpUrl},
+    roles::standalone::{Hbone, HttpCheck, ProxyMode, Role, ServiceConfig, status::HttpUrl},
     tls::Pin,
 };
 

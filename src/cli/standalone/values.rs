@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::standalone::Balance;
+use crate::roles::standalone::Balance;
 
 /// `1h30m`, `500ms`, `0`: as Go writes durations.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -6,7 +6,7 @@ use super::addresses::{Taken, addresses};
 use crate::{
     config::reader::{Item, Map},
     mesh::{Service, ServicePort, Workload},
-    node::OWN_PORTS,
+    roles::node::OWN_PORTS,
 };
 
 pub(super) fn read_all(

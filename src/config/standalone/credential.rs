@@ -14,7 +14,7 @@ use crate::{
         store::{CredentialSource, CredentialsConfig, Token},
         workload_api::Endpoint,
     },
-    standalone::{Role, one_credential},
+    roles::standalone::{Role, one_credential},
     tls::{Pin, StaleCrls},
 };
 

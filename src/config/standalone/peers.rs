@@ -6,7 +6,7 @@ use super::{policy_file::load_policies, values::TRUTH};
 use crate::{
     config::reader::{Item, Map},
     policy::{Access, Action, Policy, RegoConfig, Rule, Rules, Scope, UriPattern},
-    standalone::Role,
+    roles::standalone::Role,
     tls::Pin,
 };
 

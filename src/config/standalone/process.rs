@@ -12,7 +12,7 @@ use crate::{
     },
     net::Address,
     observe::logging::LogFormat,
-    standalone::status::StatusConfig,
+    roles::standalone::status::StatusConfig,
     sys::confine::Sandbox,
     tls::record::AeadSetting,
 };

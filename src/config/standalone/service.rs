@@ -16,7 +16,7 @@ use crate::{
     identity::SpiffeId,
     net::Address,
     relay::Limits,
-    standalone::{
+    roles::standalone::{
         Balance, ConfigSyntax, Hbone, HealthConfig, ProxyMode, Quiet, Role, ServiceConfig,
         TlsOptions, Violation,
     },

@@ -8,7 +8,7 @@ use crate::{
         store::{CredentialSource, CredentialsConfig},
     },
     observe::logging::LogFormat,
-    standalone::{Balance, CipherGroup, ProxyMode},
+    roles::standalone::{Balance, CipherGroup, ProxyMode},
     tls::record::AeadSetting,
 };
 

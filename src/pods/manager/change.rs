@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 use crate::{
     credentials::CarriedAs,
     mesh::{NetnsRef, Workload},
-    node::Pod,
     pods::capture,
+    roles::node::Pod,
 };
 
 /// One pod, with what it was started from.

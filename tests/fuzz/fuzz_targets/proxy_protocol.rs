@@ -1,7 +1,7 @@
 //! PROXY headers: arbitrary bytes never panic; a header is what it was, whatever follows it.
 #![no_main]
 
-use adit::standalone::proxy_protocol::parse;
+use adit::roles::standalone::proxy_protocol::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -8,7 +8,7 @@ use adit::{
     net::Listening,
     observe::Telemetry,
     policy::AccessControl,
-    standalone::Service,
+    roles::standalone::Service,
 };
 
 use super::world::{Backend, Proxy, World, free_port};

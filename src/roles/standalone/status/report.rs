@@ -9,7 +9,7 @@ use super::{
 use crate::{
     net::Direction,
     observe::{ConfigView, Refused, conn::LiveConn},
-    standalone::{Role, Service},
+    roles::standalone::{Role, Service},
     tls::record::ChoicesView,
 };
 

@@ -68,7 +68,7 @@ impl fmt::Display for HttpUrl {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-pub(in crate::standalone) async fn exchange(
+pub(in crate::roles::standalone) async fn exchange(
     url: &HttpUrl,
     tcp: TcpStream,
     tls: Option<Arc<ClientConfig>>,
