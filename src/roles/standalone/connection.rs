@@ -16,10 +16,10 @@ use super::{
     outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
     reach::{self, not_begun, unreached},
-    revalidate::{AuthenticatedPeer, Entered},
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
+    trusted_peers::{AuthenticatedPeer, Entered},
 };
 use crate::{
     credentials::store::Credentials,

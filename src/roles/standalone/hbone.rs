@@ -12,15 +12,15 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Service,
+    Hbone, Service,
     admission::admit,
     connection::dial,
+    local_identity::{identity, no_identity},
     outcome::{Outcome, ended, finish, within_lifetime},
     proxy_protocol::{self, Told},
     service::Unproven,
 };
 use crate::{
-    credentials::store::Credentials,
     hbone::{
         Callers, HBONE_PORT, Hop, Pool, TunnelConfig, TunnelRegistry,
         connect::{Authority, ConnectRequest},
@@ -28,7 +28,7 @@ use crate::{
         server::Incoming,
         stream::TunnelStream,
     },
-    identity::{LocalIdentity, PeerCert, SpiffeId},
+    identity::{LocalIdentity, PeerCert},
     lifecycle::{self, Tasks},
     net::{Address, CloseReason, PeerAddr, endpoint},
     observe::conn::OpenConn,
@@ -41,17 +41,6 @@ use crate::{
     tls::{Acceptor, Peer},
 };
 
-/// What speaks in streams, beside what [`super::ServiceConfig`] says.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Hbone {
-    /// Where the target's node takes tunnels; port 15008 of the target if not given (client).
-    pub gateway: Option<Address>,
-    /// Who must be there (client).
-    pub expect: Vec<SpiffeId>,
-    /// Host names in `:authority` that are this service's, beside those that it knows (server).
-    pub authorities: Vec<String>,
-}
-
 fn config(service: &Service) -> TunnelConfig {
     let limit = service.config.connect;
     TunnelConfig {
@@ -62,26 +51,6 @@ fn config(service: &Service) -> TunnelConfig {
         marked: false,
         ..TunnelConfig::default()
     }
-}
-
-/// What is shown in a tunnel.
-///
-/// # Errors
-/// The certificate is none for it.
-pub(super) fn identity(material: &Credentials) -> Result<LocalIdentity, String> {
-    if let Some(why) = &material.gone {
-        return Err(why.clone());
-    }
-    material.svid.clone().ok_or_else(|| {
-        format!(
-            "{}: HBONE needs an X.509-SVID, a certificate with one spiffe:// URI, and its roots",
-            material.source
-        )
-    })
-}
-
-fn no_identity(why: String) -> Outcome {
-    (CloseReason::NoIdentity, Some(why))
 }
 
 /// One worker's tunnels towards others.

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 
 use super::{
-    Role, Service,
+    HealthConfig, HttpCheck, Role, Service,
     reach::{self, Parting},
     targets::Target,
 };
@@ -19,30 +19,10 @@ use crate::{
     relay::SecuredRemote,
 };
 
-/// How targets are asked.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HealthConfig {
-    /// How often, give or take a tenth.
-    pub interval: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// By HTTP; else a TCP connect is enough.
-    pub http: Option<HttpCheck>,
-}
-
 impl Default for HealthConfig {
     fn default() -> Self {
         Self { interval: Duration::from_secs(10), timeout: Duration::from_secs(3), http: None }
     }
-}
-
-/// `/PATH` on the target, or `http://HOST:PORT/PATH`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HttpCheck {
-    /// Where, if not the target.
-    pub at: Option<Address>,
-    /// The path with its query.
-    pub path: String,
 }
 
 impl FromStr for HttpCheck {

@@ -8,19 +8,21 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::digest;
-use pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::sync::watch;
+use pki_types::{CertificateDer, UnixTime};
 
-use super::{Role, Service, outcome::Outcome};
+use super::{
+    Role, Service,
+    outcome::Outcome,
+    trusted_peers::{AuthenticatedPeer, Entered, Entry, TrustRevalidator},
+};
 use crate::{
     credentials::store::Credentials,
-    hbone::{PeerExpiry, TunnelRegistry, close_terminated},
-    identity::{BundleSet, PeerCert, Purpose, SpiffeId, common_validity},
+    hbone::{PeerExpiry, close_terminated},
+    identity::{PeerCert, Purpose, SpiffeId, common_validity},
     lifecycle::{next_change, next_change_if_any},
     net::CloseReason,
     observe::conn::LiveConn,
@@ -35,100 +37,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Why a connection may not stay.
 type Verdict = (CloseReason, String);
 
-/// A peer of plain TLS that has proven its certificate; all its connections share one.
-pub(super) struct AuthenticatedPeer {
-    /// What it showed, leaf first.
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The name that was asked for, of a server.
-    pub(super) name: Option<ServerName<'static>>,
-    /// What its leaf says.
-    pub(super) cert: Arc<PeerCert>,
-}
-
-impl AuthenticatedPeer {
-    fn key(&self) -> PeerKey {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        for part in self.chain.iter().map(|der| &**der) {
-            hash.update(&(part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        (hash.finish().as_ref().into(), self.name.clone())
-    }
-}
-
-/// The digest of the chain, and the name that was asked for.
-type PeerKey = (Box<[u8]>, Option<ServerName<'static>>);
-
-#[derive(Clone)]
-struct Entry {
-    peer: Arc<AuthenticatedPeer>,
-    conn: Arc<LiveConn>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    entries: HashMap<u64, Entry>,
-    /// How many entries each has.
-    peers: HashMap<PeerKey, (Arc<AuthenticatedPeer>, usize)>,
-}
-
-#[derive(Clone, Default)]
-struct Table(Arc<Mutex<Open>>);
-
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, peer: AuthenticatedPeer, conn: &Arc<LiveConn>) -> (Entered, Entry) {
-        let mut open = self.lock();
-        let (peer, count) = open.peers.entry(peer.key()).or_insert_with(|| (Arc::new(peer), 0));
-        *count += 1;
-        let entry = Entry { peer: Arc::clone(peer), conn: Arc::clone(conn) };
-        let id = open.next;
-        open.next += 1;
-        open.entries.insert(id, entry.clone());
-        (Entered { id, table: self.clone() }, entry)
-    }
-}
-
-/// The entry of a connection; dropping it takes it off the table.
-pub(super) struct Entered {
-    id: u64,
-    table: Table,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let mut open = self.table.lock();
-        let Some(entry) = open.entries.remove(&self.id) else { return };
-        let key = entry.peer.key();
-        if let Some((_, count)) = open.peers.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                open.peers.remove(&key);
-            }
-        }
-    }
-}
-
-/// What is open of a service, and what it is held to.
-pub(super) struct TrustRevalidator {
-    pub(super) tunnels: Arc<TunnelRegistry>,
-    bundles: watch::Sender<Arc<BundleSet>>,
-    banned: Option<watch::Receiver<Banned>>,
-    peers: Table,
-}
-
 impl TrustRevalidator {
-    pub(super) fn new(material: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
-        let bundles = material.svid.as_ref().map(|own| Arc::clone(&own.bundles));
-        let bundles = watch::Sender::new(bundles.unwrap_or_default());
-        let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
-        Self { tunnels, bundles, banned, peers: Table::default() }
-    }
-
     fn banned(&self) -> Banned {
         self.banned.as_ref().map(|banned| Arc::clone(&banned.borrow())).unwrap_or_default()
     }

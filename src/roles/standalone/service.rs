@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Role, ServiceConfig,
-    hbone::{self},
+    local_identity::identity,
     outcome::Outcome,
-    revalidate::TrustRevalidator,
     targets::Targets,
     timer::Timer,
     tls::{Config, Configs},
+    trusted_peers::TrustRevalidator,
 };
 use crate::{
     credentials::store::CredentialStore,
@@ -134,7 +134,7 @@ impl Service {
             loops: AtomicUsize::new(0),
         };
         match &service.config.hbone {
-            Some(_) => hbone::identity(&service.keeper.current()).map(drop)?,
+            Some(_) => identity(&service.keeper.current()).map(drop)?,
             None => drop(service.tls()?),
         }
         Ok(Arc::new(service))

@@ -2,37 +2,15 @@
 
 use std::time::Duration;
 
-use super::{
-    ForwardProxy, ProxyMode, TlsOptions, hbone::Hbone, health::HealthConfig, status::HttpUrl,
-    targets::Balance,
-};
+use super::{ForwardProxy, ProxyMode, Role, TlsOptions, status::HttpUrl, targets::Balance};
 use crate::{
     credentials::store::CredentialsConfig,
     hbone::PeerExpiry,
+    identity::SpiffeId,
     net::{Address, CloseReason},
     policy::Access,
     relay,
 };
-
-/// Which side speaks TLS.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
-    /// TLS comes in, plaintext goes to the target.
-    Server,
-    /// Plaintext comes in, TLS goes to the target.
-    Client,
-}
-
-impl Role {
-    /// The word on the command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-        }
-    }
-}
 
 /// What is not logged.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -108,4 +86,35 @@ pub struct ServiceConfig {
     pub quiet: Quiet,
     /// What the status endpoint asks for through the target; 200 means that it is well (server).
     pub target_status: Option<HttpUrl>,
+}
+
+/// What speaks in streams, beside what [`super::ServiceConfig`] says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hbone {
+    /// Where the target's node takes tunnels; port 15008 of the target if not given (client).
+    pub gateway: Option<Address>,
+    /// Who must be there (client).
+    pub expect: Vec<SpiffeId>,
+    /// Host names in `:authority` that are this service's, beside those that it knows (server).
+    pub authorities: Vec<String>,
+}
+
+/// How targets are asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthConfig {
+    /// How often, give or take a tenth.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// By HTTP; else a TCP connect is enough.
+    pub http: Option<HttpCheck>,
+}
+
+/// `/PATH` on the target, or `http://HOST:PORT/PATH`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HttpCheck {
+    /// Where, if not the target.
+    pub at: Option<Address>,
+    /// The path with its query.
+    pub path: String,
 }
