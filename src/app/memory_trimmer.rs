@@ -63,23 +63,23 @@ mod tests {
 
     #[test]
     fn they_have_settled_once_when_no_more_are_coming() {
-        let mut ebb = MemoryTrimmer::default();
+        let mut trimmer = MemoryTrimmer::default();
         let seen = [0, 400, 900, 1200, 1200, 1300, 1300, 3000, 3000, 10, 10, 1500, 1400];
         let mut come = Vec::new();
         for (at, open) in seen.into_iter().enumerate() {
-            if ebb.have_settled(open) {
+            if trimmer.have_settled(open) {
                 come.push((at, open));
             }
-            ebb.have_left(open);
+            trimmer.have_left(open);
         }
         assert_eq!(come, [(4, 1200), (8, 3000), (12, 1400)]);
     }
 
     #[test]
     fn it_have_left_once_when_the_last_of_many_has_gone() {
-        let mut ebb = MemoryTrimmer::default();
+        let mut trimmer = MemoryTrimmer::default();
         let seen = [0, 900, 0, 0, 5000, 4000, 4000, 1200, 30, 30, 30, 20, 20, 2000, 2000, 20, 20];
-        let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| ebb.have_left(*open)).collect();
+        let out: Vec<_> = (0..).zip(seen).filter(|(_, open)| trimmer.have_left(*open)).collect();
         assert_eq!(out, [(9, 30), (16, 20)]);
     }
 }

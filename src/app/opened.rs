@@ -40,7 +40,7 @@ pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec
             faults.push(Fault { message, ..place.clone() });
             continue;
         }
-        let told = look(&service.material, SystemTime::now());
+        let told = look(&service.credentials, SystemTime::now());
         let placed = |message| Fault { message, ..place.clone() };
         faults.extend(told.faults.into_iter().map(placed));
         warnings.extend(told.warnings.into_iter().map(placed));
@@ -61,15 +61,17 @@ pub fn opened_services(read: &StandaloneFile) -> anyhow::Result<(Vec<Fault>, Vec
 }
 
 async fn open(service: &ServiceConfig, telemetry: &Telemetry) -> Result<(), String> {
-    match &service.material {
+    match &service.credentials {
         // Who gives them may not be there yet.
         CredentialsConfig::WorkloadApi { .. } => return Ok(()),
-        material if material.acme().is_some_and(|acme| !acme.file().exists()) => return Ok(()),
+        credentials if credentials.acme().is_some_and(|acme| !acme.file().exists()) => {
+            return Ok(());
+        }
         CredentialsConfig::Files { .. } => {}
     }
-    let keeper = CredentialStore::open(service.material.clone()).await?;
+    let store = CredentialStore::open(service.credentials.clone()).await?;
     let access = AccessControl::open(service.admits(), load_policies, load_bans)?;
-    Service::new(service.clone(), access, keeper, telemetry.clone()).map(drop)
+    Service::new(service.clone(), access, store, telemetry.clone()).map(drop)
 }
 
 /// What is wrong with the files of a mesh, and what is only missing so far.

@@ -10,7 +10,7 @@ use std::path::Path;
 use tokio::runtime::Builder;
 
 use self::{
-    start::{Early, short_way, start},
+    start::{Early, sockmap, start},
     takeover::Takeover,
 };
 use super::{
@@ -58,7 +58,7 @@ pub fn run(file: &Path, takeover: Option<&Path>) -> Result<(), RunError> {
     let watched = WatchedFile::new(file);
     let checked = config::load(file)?;
     may_enter(&checked.local_workloads())?;
-    let sockmap = short_way(&checked.local_workloads());
+    let sockmap = sockmap(&checked.local_workloads());
     let confined = confine_node(&checked, takeover).map_err(anyhow::Error::msg)?;
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     let logging = Logging::start(checked.settings.log_format, &filter)

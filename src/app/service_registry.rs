@@ -37,9 +37,9 @@ struct AccessFiles {
 struct Following(Tasks);
 
 impl Following {
-    fn of(keeper: Arc<CredentialStore>) -> Self {
+    fn of(store: Arc<CredentialStore>) -> Self {
         let tasks = Tasks::default();
-        tasks.spawn(async move { keeper.follow(answer_challenges).await });
+        tasks.spawn(async move { store.follow(answer_challenges).await });
         Self(tasks)
     }
 
@@ -200,25 +200,25 @@ impl ServiceRegistry {
 
     async fn open(&mut self, config: ServiceConfig) -> Result<Running, NotOpened> {
         let named = |error: String| NotOpened::of(&config, &error, false);
-        let files = matches!(&config.material, CredentialsConfig::Files { .. });
+        let files = matches!(&config.credentials, CredentialsConfig::Files { .. });
         let of_files = |error: String| NotOpened::of(&config, &error, files);
         let held = self.running.iter().find(|old| old.service.config.listen == config.listen);
         let listening = match held {
             Some(old) => Arc::clone(&old.listening),
             None => Arc::new(self.sockets.open(&config.listen).map_err(named)?),
         };
-        if let Some(acme) = config.material.acme() {
+        if let Some(acme) = config.credentials.acme() {
             first_acme_certificate(acme, &listening, config.proxy_in).await.map_err(named)?;
         }
-        let keeper = CredentialStore::open(config.material.clone()).await.map_err(of_files)?;
+        let store = CredentialStore::open(config.credentials.clone()).await.map_err(of_files)?;
         // Before they are read: an edit in between is then seen as one.
         let policies = WatchedFile::of_all(config.access.files().cloned().collect());
         let access = AccessControl::open(config.admits(), load_policies, load_bans);
         let access = access.map_err(|e| NotOpened::of(&config, &e, true))?;
         let telemetry = self.telemetry.clone();
-        let service = Service::new(config.clone(), access, Arc::clone(&keeper), telemetry);
+        let service = Service::new(config.clone(), access, Arc::clone(&store), telemetry);
         let service = service.map_err(of_files)?;
-        let following = Following::of(keeper);
+        let following = Following::of(store);
         let access = AccessFiles { service: Arc::clone(&service), files: policies };
         Ok(Running { service, listening, following, access })
     }
@@ -229,7 +229,7 @@ impl ServiceRegistry {
             let policies = running.access.reread();
             let policies = policies.unwrap_or_else(|| Err("written while it was read".into()));
             let name = running.service.config.name.as_str();
-            match running.service.keeper.reload().await.and(policies) {
+            match running.service.store.reload().await.and(policies) {
                 Ok(()) => tracing::info!(service = name, "reloaded"),
                 Err(error) => tracing::error!(
                     service = name,
@@ -329,7 +329,7 @@ impl Running {
             role = config.role.as_str(),
             listen = if bound.is_empty() { config.listen.to_string() } else { bound.join(", ") },
             targets = targets.join(", "),
-            certificate = self.service.keeper.current().source,
+            certificate = self.service.store.current().source,
             "listening"
         );
     }

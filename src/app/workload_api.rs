@@ -62,9 +62,9 @@ impl Served {
     }
 
     /// Tells what is registered now.
-    pub(super) fn register(&self, carrier: &PodManager) {
+    pub(super) fn register(&self, pod_manager: &PodManager) {
         let (Some(registrar), Some(config)) = (&self.registrar, &self.config) else { return };
-        let (pods, entries) = (carrier.carried(), config.entries.clone());
+        let (pods, entries) = (pod_manager.carried(), config.entries.clone());
         registrar.register(Registrations { pods, entries });
     }
 }

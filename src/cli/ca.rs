@@ -36,15 +36,15 @@ enum Verb {
     /// List the authorities, and what each is used for
     Show {
         #[command(flatten)]
-        at: At,
+        at: CaDirArgs,
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
     /// Make the next authority: trusted from now on, not used yet
-    Prepare(Which),
+    Prepare(AuthorityKind),
     /// Have the prepared authority sign
-    Activate(Which),
+    Activate(AuthorityKind),
     /// Mark the old authority as about to be revoked
     Taint(Named),
     /// Take the tainted authority out of the bundle
@@ -61,7 +61,7 @@ enum Verb {
     )]
     Rotate {
         #[command(flatten)]
-        which: Which,
+        which: AuthorityKind,
         /// How long peers need at most to see a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
@@ -70,22 +70,22 @@ enum Verb {
         no_revoke: bool,
     },
     /// Give an identity nothing any more, and revoke what it has
-    Ban(Who),
+    Ban(BannedIdentity),
     /// Lift a ban
-    Unban(Who),
+    Unban(BannedIdentity),
 }
 
 #[derive(Debug, Args)]
-struct At {
+struct CaDirArgs {
     /// The CA's directory, as `ca.embedded.dir` in the mesh file
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct AuthorityKind {
     #[command(flatten)]
-    at: At,
+    at: CaDirArgs,
     /// The authority of JWT-SVIDs, not of X.509-SVIDs
     #[arg(long)]
     jwt: bool,
@@ -94,21 +94,21 @@ struct Which {
 #[derive(Debug, Args)]
 struct Named {
     #[command(flatten)]
-    which: Which,
+    which: AuthorityKind,
     /// Its ID, where several could be meant
     id: Option<String>,
 }
 
 #[derive(Debug, Args)]
-struct Who {
+struct BannedIdentity {
     /// The identity
     #[arg(value_name = "SPIFFE-ID")]
     id: SpiffeId,
     #[command(flatten)]
-    at: At,
+    at: CaDirArgs,
 }
 
-impl Which {
+impl AuthorityKind {
     fn kind(&self) -> Kind {
         if self.jwt { Kind::Jwt } else { Kind::X509 }
     }

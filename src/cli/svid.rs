@@ -53,7 +53,7 @@ enum SvidCommand {
     #[command(subcommand)]
     Validate(Validate),
     /// Print each X.509 update as it comes
-    Watch(Where),
+    Watch(WorkloadApiArgs),
     /// Judge SVIDs and bundles rule by rule, with the clause of the specification
     Lint(svid_lint::LintArgs),
 }
@@ -63,7 +63,7 @@ enum Fetch {
     /// X.509-SVIDs and bundles
     X509 {
         #[command(flatten)]
-        at: Where,
+        at: WorkloadApiArgs,
         /// Write svid.N.pem, svid.N.key (mode 0600) and bundle.TRUST-DOMAIN.pem here
         #[arg(long, value_name = "DIR")]
         write: Option<PathBuf>,
@@ -71,7 +71,7 @@ enum Fetch {
     /// JWT-SVIDs
     Jwt {
         #[command(flatten)]
-        at: Where,
+        at: WorkloadApiArgs,
         /// For whom; may be repeated
         #[arg(long, required = true)]
         audience: Vec<String>,
@@ -86,7 +86,7 @@ enum Validate {
     /// A JWT-SVID
     Jwt {
         #[command(flatten)]
-        at: Where,
+        at: WorkloadApiArgs,
         /// Who we are to the token
         #[arg(long)]
         audience: String,
@@ -96,7 +96,7 @@ enum Validate {
 }
 
 #[derive(Debug, Args)]
-struct Where {
+struct WorkloadApiArgs {
     /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
     #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
     socket: Endpoint,
@@ -123,7 +123,7 @@ impl SvidCommand {
     }
 }
 
-impl Where {
+impl WorkloadApiArgs {
     fn named(&self) -> String {
         format!("the Workload API at {}", self.socket)
     }

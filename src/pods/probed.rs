@@ -23,16 +23,16 @@ struct Told {
 }
 
 /// Looks until it is dropped.
-pub(crate) async fn watch_probes(carrier: Arc<PodManager>) {
+pub(crate) async fn watch_probes(pod_manager: Arc<PodManager>) {
     let mut told: HashMap<Arc<str>, Told> = HashMap::new();
     let mut last: Option<Arc<str>> = None;
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let pods = carrier.probed();
+        let pods = pod_manager.probed();
         if !pods.is_empty() {
-            stand_guard(&carrier).await;
+            stand_guard(&pod_manager).await;
         }
         told.retain(|uid, _| pods.iter().any(|(of, _)| of == uid));
         let after = pods.partition_point(|(uid, _)| Some(uid) <= last.as_ref());
@@ -54,8 +54,8 @@ pub(crate) async fn watch_probes(carrier: Arc<PodManager>) {
 }
 
 /// Restores the node's rules: reloading its firewall removes them, while those of pods stay.
-async fn stand_guard(carrier: &Arc<PodManager>) {
-    match carrier.stand_guard().await {
+async fn stand_guard(pod_manager: &Arc<PodManager>) {
+    match pod_manager.stand_guard().await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
             "the rules that keep others from the address of the kubelet's probes were gone; they stand again"

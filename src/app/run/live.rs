@@ -42,7 +42,7 @@ pub(super) struct Live {
     pub(super) settings: config::Settings,
     pub(super) federation: config::FederationConfig,
     pub(super) federated: Arc<Federation>,
-    pub(super) carrier: Arc<PodManager>,
+    pub(super) pod_manager: Arc<PodManager>,
     /// The changes of pods that are under way, beside everything else and each other.
     pub(super) starting: FuturesUnordered<BoxFuture<'static, Changed>>,
     /// Pods that are not carried as they should be.
@@ -72,7 +72,7 @@ impl Live {
             true => self.inherited(),
             false => self.wanted.clone(),
         };
-        let changes = self.carrier.reconcile(&wanted, self.capture, self.grace, &self.failed);
+        let changes = self.pod_manager.reconcile(&wanted, self.capture, self.grace, &self.failed);
         self.again = changes.more;
         self.starting.extend(changes.work);
         self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
@@ -109,7 +109,7 @@ impl Live {
                 self.node.listeners.close_unused();
             }
         }
-        self.workload_api.register(&self.carrier);
+        self.workload_api.register(&self.pod_manager);
     }
 
     /// The pods whose sockets the process before this one gave: the others are left to it until
@@ -168,7 +168,7 @@ impl Live {
     pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
         self.node.listeners.hand_over();
         self.endpoints.cut();
-        self.carrier.hand_over().await;
+        self.pod_manager.hand_over().await;
         self.endpoints.ended().await;
         successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
         match successor.keeps {

@@ -44,11 +44,11 @@ impl Role for Live {
     }
 
     async fn news(&mut self) -> News {
-        let Self { takeover, starting, carrier, .. } = self;
+        let Self { takeover, starting, pod_manager, .. } = self;
         tokio::select! {
             other = takeover.next() => News::Other(other),
             Some(changed) = starting.next() => News::Changed(changed),
-            () = carrier.any_moved() => News::Moved,
+            () = pod_manager.any_moved() => News::Moved,
         }
     }
 
@@ -74,7 +74,7 @@ impl Role for Live {
     }
 
     fn look(&mut self, looks: u32) {
-        self.state.set_unprotected(self.carrier.unprotected());
+        self.state.set_unprotected(self.pod_manager.unprotected());
         if looks.is_multiple_of(LOOKS_UNTIL_RETRY) && !self.failed.is_empty() {
             self.start_pods();
         }
@@ -118,9 +118,9 @@ impl Role for Live {
             self.node.listeners.hand_over();
         }
         let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
-        self.carrier.close();
+        self.pod_manager.close();
         let (node, grace) = (Arc::clone(&self.node), self.grace);
-        let hurry = self.carrier.hurry.clone();
+        let hurry = self.pod_manager.hurry.clone();
         Draining {
             open: Some((node.telemetry.live.len(), grace)),
             limit: grace + RELEASE_WITHIN,
@@ -134,7 +134,7 @@ impl Role for Live {
                 let mut node = self;
                 // What is being started ends at once, and is stopped with the rest.
                 while node.starting.next().await.is_some() {}
-                node.carrier.stop_all(node.grace, &leave).await;
+                node.pod_manager.stop_all(node.grace, &leave).await;
                 node.tasks.cut();
                 node.tasks.ended().await;
                 0

@@ -80,7 +80,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         workers = settings.workers,
         "adit starts; {ENDS}"
     );
-    let carrier = Arc::new(PodManager::new(Arc::clone(&node)));
+    let pod_manager = Arc::new(PodManager::new(Arc::clone(&node)));
     let workload_api = Served::open(workload_api, &node, &trust_domain, &endpoints, tasks)?;
     let mut live = Live {
         file,
@@ -93,7 +93,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         settings,
         federation,
         federated,
-        carrier,
+        pod_manager,
         starting: FuturesUnordered::new(),
         failed: BTreeMap::new(),
         again: false,
@@ -108,8 +108,8 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         tasks: tasks.clone(),
     };
     live.takeover.begin(&live.node.listeners)?;
-    tasks.spawn(watch_probes(Arc::clone(&live.carrier)));
-    tasks.spawn(Arc::clone(&live.carrier).watch_namespaces());
+    tasks.spawn(watch_probes(Arc::clone(&live.pod_manager)));
+    tasks.spawn(Arc::clone(&live.pod_manager).watch_namespaces());
     live.start_pods();
     live.accepted();
     Ok(live)
@@ -137,7 +137,7 @@ fn identities(
 
 /// The short way to applications, if a workload asks for it; before the process is confined, as
 /// programs of the kernel are loaded.
-pub(super) fn short_way(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
+pub(super) fn sockmap(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
     wanted.iter().find(|w| w.app_hop() == AppHop::Sockmap)?;
     Some(Sockmap::load(HBONE_PORT))
 }

@@ -67,16 +67,16 @@ fn of_service(
     if let (Some(hbone), Role::Client) = (&service.hbone, service.role) {
         connect.extend(hbone.gateway.as_ref().map_or(Some(crate::hbone::HBONE_PORT), port));
     }
-    for file in service.material.files() {
+    for file in service.credentials.files() {
         needs.read_file(&file);
     }
     service.access.files().for_each(|file| needs.read_file(file));
-    match &service.material {
+    match &service.credentials {
         CredentialsConfig::WorkloadApi { endpoint, .. } => connect.extend(endpoint.port()),
-        CredentialsConfig::Files { .. } if service.material.on_token() => needs.any_file = true,
+        CredentialsConfig::Files { .. } if service.credentials.on_token() => needs.any_file = true,
         CredentialsConfig::Files { .. } => {}
     }
-    if let Some(acme) = service.material.acme() {
+    if let Some(acme) = service.credentials.acme() {
         needs.write_in(&acme.storage);
         connect.extend([443, acme.port()]);
         listen.extend(acme.challenge_port);

@@ -42,7 +42,7 @@ impl StatusReporter {
         let status = Status::new(config, telemetry.clone(), planned);
         let mut endpoint = None;
         if let Some(address) = address {
-            let https = address.https(first.is_some_and(|s| shows_certificate(&s.material)));
+            let https = address.https(first.is_some_and(|s| shows_certificate(&s.credentials)));
             let listening = sockets.open(&address.address).map_err(|e| format!("--status: {e}"))?;
             status::serve(&status, &listening, https, tasks)
                 .map_err(|e| format!("--status {address}: {e}"))?;
@@ -106,8 +106,8 @@ pub(super) fn deaf(services: &[Arc<Service>]) -> Option<String> {
     Some(format!("{} does not accept on each worker", deaf.config.listen))
 }
 
-fn shows_certificate(material: &CredentialsConfig) -> bool {
-    match material {
+fn shows_certificate(credentials: &CredentialsConfig) -> bool {
+    match credentials {
         CredentialsConfig::Files { credential, .. } => credential.is_some(),
         CredentialsConfig::WorkloadApi { shown, .. } => *shown,
     }

@@ -127,8 +127,8 @@ impl ClientArgs {
         });
         let globals = self.common.globals(&self.credential)?;
         let authenticate = !self.verify.disable_authentication;
-        let material =
-            self.credential.material(self.verify.verify_spki_pin.clone(), None, authenticate)?;
+        let credentials =
+            self.credential.credentials(self.verify.verify_spki_pin.clone(), None, authenticate)?;
         let service = ServiceConfig {
             name: "client".into(),
             role: Role::Client,
@@ -138,7 +138,7 @@ impl ClientArgs {
             balance: self.balance.into(),
             unsafe_target: false,
             unsafe_listen: self.unsafe_listen,
-            material,
+            credentials,
             proxy: self.proxy.clone(),
             access,
             tls: self.common.tls(authenticate),

@@ -83,7 +83,7 @@ impl CredentialArgs {
     }
 
     /// The one source that is named. `needed` unless nothing need be shown.
-    pub(super) fn material(
+    pub(super) fn credentials(
         &self,
         pins: Vec<Pin>,
         acme: Option<AcmeConfig>,

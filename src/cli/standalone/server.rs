@@ -204,7 +204,7 @@ impl ServerArgs {
         let check = asked.as_ref().filter(|url| !url.tls && self.target.len() > 1);
         let check = check.map(|url| HttpCheck { at: None, path: url.path.clone() });
         let globals = self.common.globals(&self.credential)?;
-        let material = self.credential.material(
+        let credentials = self.credential.credentials(
             self.allow.allow_spki_pin.clone(),
             self.acme.config()?,
             true,
@@ -219,7 +219,7 @@ impl ServerArgs {
             balance: self.balance.into(),
             unsafe_target: self.unsafe_target,
             unsafe_listen: false,
-            material,
+            credentials,
             proxy: None,
             access,
             tls: self.common.tls(authenticate),

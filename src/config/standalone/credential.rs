@@ -20,7 +20,7 @@ use crate::{
 
 const STALE: [(&str, StaleCrls); 2] = [("refuse", StaleCrls::Refuse), ("warn", StaleCrls::Warn)];
 
-pub(super) fn material(
+pub(super) fn credentials(
     map: &Map<'_>,
     role: Role,
     authenticate: bool,

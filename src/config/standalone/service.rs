@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    credential::material,
+    credential::credentials,
     peers::access,
     values::{TRUTH, duration, number},
 };
@@ -81,7 +81,7 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         map.get(yes).map(|a| access(&a, role, connect)).unwrap_or_default();
     access.bans = map.get("bans").and_then(|item| bans(&item));
     let ids = access.ids.clone();
-    let material = material(&map, role, authenticate, pins);
+    let credentials = credentials(&map, role, authenticate, pins);
     let proxy = map.get("proxyProtocol").map(|p| p.map(&["accept", "send"]));
     let proxy_in = proxy.as_ref().and_then(|p| p.get("accept")?.word(&TRUTH)).unwrap_or(false);
     let proxy_out: Option<ProxyMode> = proxy.and_then(|p| p.get("send")?.parse("conn"));
@@ -98,7 +98,7 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
         targets,
         unsafe_target: truth("unsafeTarget"),
         unsafe_listen: truth("unsafeListen"),
-        material: material?,
+        credentials: credentials?,
         access,
         tls,
         proxy: map.get("proxy").and_then(|p| p.parse("http://10.0.0.1:3128")),

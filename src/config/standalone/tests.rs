@@ -90,18 +90,18 @@ takeover: unix:/run/t
     let CredentialsConfig::Files {
         credential: Some(CredentialSource::Files(Credential::Keystore { password, .. })),
         ..
-    } = &out.material
+    } = &out.credentials
     else {
         panic!()
     };
     assert!(password.is_some());
     let CredentialsConfig::Files {
         credential: Some(CredentialSource::Token { token, .. }), ..
-    } = &hsm.material
+    } = &hsm.credentials
     else {
         panic!()
     };
-    assert_eq!(le.material.acme().unwrap().directory, LETS_ENCRYPT);
+    assert_eq!(le.credentials.acme().unwrap().directory, LETS_ENCRYPT);
     assert_eq!(token.label.as_deref(), Some("t"));
     assert!(w.proxy_in && w.proxy_out == Some(ProxyMode::V1) && !w.tls.authenticate);
     assert_eq!(t.hbone.as_ref().unwrap().expect.len(), 1);

@@ -57,11 +57,11 @@ pub struct EndView {
 }
 
 impl EndView {
-    pub(super) fn of(party: &PeerInfo) -> Self {
+    pub(super) fn of(peer_info: &PeerInfo) -> Self {
         Self {
-            workload: party.names.as_ref().map(|names| names.workload.to_string()),
-            namespace: party.names.as_ref().map(|names| names.namespace.to_string()),
-            identity: party.id.as_ref().map(ToString::to_string),
+            workload: peer_info.names.as_ref().map(|names| names.workload.to_string()),
+            namespace: peer_info.names.as_ref().map(|names| names.namespace.to_string()),
+            identity: peer_info.id.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -74,8 +74,8 @@ impl<A: Arrival> AcceptBalancer<A> {
             })
             .unzip();
         let all: Arc<[Load<A>]> = loads.into();
-        let desk = |(own, handed)| Self { own, all: Arc::clone(&all), part, handed };
-        handed.into_iter().enumerate().map(desk).collect()
+        let balancer = |(own, handed)| Self { own, all: Arc::clone(&all), part, handed };
+        handed.into_iter().enumerate().map(balancer).collect()
     }
 
     /// How many connections of this port are live, on all workers.
@@ -165,9 +165,9 @@ mod tests {
     }
 
     fn two() -> (AcceptBalancer<Told>, AcceptBalancer<Told>) {
-        let mut desks = AcceptBalancer::all(2);
-        let other = desks.pop().unwrap();
-        (desks.pop().unwrap(), other)
+        let mut balancers = AcceptBalancer::all(2);
+        let other = balancers.pop().unwrap();
+        (balancers.pop().unwrap(), other)
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::{
     Node, OWN_PORTS, Pod,
     outbound::ended,
     recheck::decided,
-    telemetry::{baggage, party},
+    telemetry::{baggage, peer_info},
 };
 use crate::{
     hbone::{
@@ -124,7 +124,7 @@ impl Destination for PodDestination {
         let mesh = self.node.mesh.load();
         conn.metadata(|f| {
             f.dst_addr = Some(ends.local);
-            f.dst = mesh.workload(&self.pod.uid).map(|w| party(w)).unwrap_or_default();
+            f.dst = mesh.workload(&self.pod.uid).map(|w| peer_info(w)).unwrap_or_default();
             f.local_uid = Some(self.pod.uid.clone());
             f.protocol = Some("HBONE");
         });
@@ -140,7 +140,7 @@ impl Destination for PodDestination {
         let mesh = self.node.mesh.load();
         let source = mesh.workload_by_ip(tunnel.ends.peer.0.ip()).filter(|w| w.id() == caller);
         conn.metadata(|f| {
-            f.src = source.map(|w| party(w)).unwrap_or_default();
+            f.src = source.map(|w| peer_info(w)).unwrap_or_default();
             f.src.id = Some(caller.clone());
         });
     }
@@ -159,7 +159,7 @@ impl Destination for PodDestination {
         };
         let workload = mesh.workload(&self.pod.uid).ok_or(left)?;
         conn.metadata(|f| {
-            f.dst = party(workload);
+            f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
         });
         let dst = destination(&mesh, workload, incoming, tunnel.ends.local)?;

@@ -105,7 +105,7 @@ const IN_A_ROW: u32 = 4;
 /// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
 /// descriptors are short, that is when this pod has its part of them.
 pub(super) async fn accept_loop<A, S, F>(
-    (entrance, mut desk): WorkerListener<A>,
+    (entrance, mut balancer): WorkerListener<A>,
     name: &'static str,
     node: &Node,
     tasks: Tasks,
@@ -128,14 +128,14 @@ pub(super) async fn accept_loop<A, S, F>(
             () = stop.cancelled() => break,
             accepted = accept(listener.as_deref()) => accepted.and_then(|(socket, peer)| {
                 let reserved = is_reserved(socket.as_fd());
-                if reserved || node.is_more_than_its_part(socket.as_fd(), desk.live()) {
+                if reserved || node.is_more_than_its_part(socket.as_fd(), balancer.live()) {
                     return Err(nix::errno::Errno::EMFILE.into());
                 }
                 let Some(look) = &mut look else { return Ok(None) }; // never: it listens
                 let arrival = look(&socket, peer);
-                Ok(desk.take(socket, peer, arrival))
+                Ok(balancer.take(socket, peer, arrival))
             }),
-            handed = desk.handed() => handed.map(Some),
+            handed = balancer.handed() => handed.map(Some),
         };
         match accepted {
             Ok(taken) => {
@@ -159,7 +159,7 @@ pub(super) async fn accept_loop<A, S, F>(
         }
     }
     // What another worker has handed over already was accepted, and nobody else has it.
-    while let Some((socket, peer, arrival, place)) = desk.left().await {
+    while let Some((socket, peer, arrival, place)) = balancer.left().await {
         tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
     }
 }

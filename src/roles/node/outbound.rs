@@ -8,7 +8,7 @@ use super::{
     Node, Pod,
     arrival::{Onward, Outward},
     route::Route,
-    telemetry::{baggage, party},
+    telemetry::{baggage, peer_info},
 };
 use crate::{
     hbone::{
@@ -75,7 +75,7 @@ async fn reach(
     conn.metadata(|f| {
         f.dst_addr = dst;
         if let Some(from) = &from {
-            (f.src, f.local_uid) = (party(from), Some(from.uid.clone()));
+            (f.src, f.local_uid) = (peer_info(from), Some(from.uid.clone()));
         }
     });
     let Onward { from, route, ticket } = onward.map_err(|(reason, why)| (reason, Some(why)))?;
@@ -146,7 +146,7 @@ fn describe(conn: &OpenConn, route: &Route) {
                 return;
             }
         };
-        f.dst = party(to);
+        f.dst = peer_info(to);
         f.service = service.as_ref().map(|s| s.hostname.clone());
         f.service_namespace = service.as_ref().map(|s| s.namespace.clone());
     });

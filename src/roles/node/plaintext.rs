@@ -10,7 +10,7 @@ use super::{
     arrival::{Inward, Lost},
     inbound::authorize,
     outbound::ended,
-    telemetry::party,
+    telemetry::peer_info,
 };
 use crate::{
     net::{CloseReason, Direction, Flow, PeerAddr},
@@ -58,8 +58,8 @@ async fn carry(
     };
     conn.metadata(|f| {
         f.dst_addr = Some(dst);
-        f.dst = party(workload);
-        f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| party(w)).unwrap_or_default();
+        f.dst = peer_info(workload);
+        f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
         f.protocol = Some("TCP");
         f.local_uid = Some(pod.uid.clone());
     });

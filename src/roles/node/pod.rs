@@ -81,12 +81,12 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
         });
-        let desks = AcceptBalancer::of_one(outbound.len());
-        pod.serve_outbound(node, doors(outbound, desks, || pod.looks_outward(node)));
-        let desks = AcceptBalancer::of_one(plaintext.len());
-        pod.serve_plaintext(node, doors(plaintext, desks, looks_inward));
-        let desks = AcceptBalancer::all(hbone.len());
-        pod.serve_hbone(node, doors(hbone, desks, || Box::new(|_, _| ())));
+        let balancers = AcceptBalancer::of_one(outbound.len());
+        pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
+        let balancers = AcceptBalancer::of_one(plaintext.len());
+        pod.serve_plaintext(node, listeners(plaintext, balancers, looks_inward));
+        let balancers = AcceptBalancer::all(hbone.len());
+        pod.serve_hbone(node, listeners(hbone, balancers, || Box::new(|_, _| ())));
         Ok(pod)
     }
 
@@ -105,9 +105,9 @@ impl Pod {
     fn serve_outbound(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
+        listeners: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
     ) {
-        for (worker, door) in doors {
+        for (worker, listener) in listeners {
             let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
             let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
             let pool = pool.among(Arc::clone(&node.tunnels));
@@ -115,30 +115,30 @@ impl Pod {
             let by = Arc::new(outbound::Worker { node: n, pod, pool });
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
-            self.listen_on((node, &worker), door, "outbound", &self.conns, serve);
+            self.listen_on((node, &worker), listener, "outbound", &self.conns, serve);
         }
     }
 
     fn serve_plaintext(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, WorkerListener<Result<Inward, Lost>>)>,
+        listeners: impl Iterator<Item = (Handle, WorkerListener<Result<Inward, Lost>>)>,
     ) {
-        for (worker, door) in doors {
+        for (worker, listener) in listeners {
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
             let serve = move |socket, peer, found| {
                 plaintext::serve(Arc::clone(&n), Arc::clone(&pod), (socket, peer), found)
             };
-            self.listen_on((node, &worker), door, "inbound_plaintext", &self.conns, serve);
+            self.listen_on((node, &worker), listener, "inbound_plaintext", &self.conns, serve);
         }
     }
 
     fn serve_hbone(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        doors: impl Iterator<Item = (Handle, WorkerListener<()>)>,
+        listeners: impl Iterator<Item = (Handle, WorkerListener<()>)>,
     ) {
-        for (worker, door) in doors {
+        for (worker, listener) in listeners {
             let to = PodDestination { node: Arc::clone(node), pod: Arc::clone(self) };
             let to = Arc::new(to);
             let (streams, draining) = (self.conns.clone(), self.accepting.clone());
@@ -146,14 +146,14 @@ impl Pod {
                 let (streams, draining) = (streams.clone(), draining.clone());
                 inbound::serve(Arc::clone(&to), (socket, peer), streams, draining)
             };
-            self.listen_on((node, &worker), door, "hbone", &self.tunnels, serve);
+            self.listen_on((node, &worker), listener, "hbone", &self.tunnels, serve);
         }
     }
 
     fn listen_on<A, S, F>(
         &self,
         (node, worker): (&Arc<Node>, &Handle),
-        door: WorkerListener<A>,
+        listener: WorkerListener<A>,
         name: &'static str,
         tasks: &Tasks,
         serve: S,
@@ -165,7 +165,7 @@ impl Pod {
         let node = Arc::clone(node);
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
-            accept_loop(door, name, &node, tasks, stop, serve).await;
+            accept_loop(listener, name, &node, tasks, stop, serve).await;
         });
     }
 
@@ -244,13 +244,13 @@ impl Pod {
 }
 
 /// The worker listeners of a port; `look` is for each that accepts.
-fn doors<A: Arrival>(
+fn listeners<A: Arrival>(
     seats: Vec<Seat>,
-    desks: Vec<AcceptBalancer<A>>,
+    balancers: Vec<AcceptBalancer<A>>,
     mut look: impl FnMut() -> Look<A>,
 ) -> impl Iterator<Item = (Handle, WorkerListener<A>)> {
-    seats.into_iter().zip(desks).map(move |((worker, listener), desk)| {
-        (worker, (listener.map(|listener| Entrance { listener, look: look() }), desk))
+    seats.into_iter().zip(balancers).map(move |((worker, listener), balancer)| {
+        (worker, (listener.map(|listener| Entrance { listener, look: look() }), balancer))
     })
 }
 

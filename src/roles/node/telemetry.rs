@@ -3,7 +3,7 @@
 use crate::{mesh::Workload, observe::conn::PeerInfo};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
-pub(super) fn party(workload: &Workload) -> PeerInfo {
+pub(super) fn peer_info(workload: &Workload) -> PeerInfo {
     PeerInfo { names: Some(workload.names()), id: None }
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn judged(
 impl Service {
     /// Who it is.
     pub(super) fn own_id(&self) -> Option<SpiffeId> {
-        self.keeper.current().own.as_ref().and_then(|own| own.id.clone())
+        self.store.current().own.as_ref().and_then(|own| own.id.clone())
     }
 }
 

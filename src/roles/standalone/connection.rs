@@ -51,7 +51,7 @@ pub(super) async fn serve(service: Arc<Service>, socket: TcpStream, peer: Socket
             outcome = unproven.given_up() => Err(outcome),
         },
     };
-    if let (Ok(_), Some(challenge)) = (&told, service.keeper.challenge()) {
+    if let (Ok(_), Some(challenge)) = (&told, service.store.challenge()) {
         let asked = tokio::select! {
             asked = challenge.is_asked(&socket) => asked,
             // Who is given up hears it below.
@@ -233,7 +233,7 @@ async fn admitted(
     conn: &OpenConn,
 ) -> Result<Admission, Outcome> {
     let limit = service.config.connect;
-    let material = service.keeper.current();
+    let credentials = service.store.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
@@ -259,7 +259,7 @@ async fn admitted(
     let chain = std::mem::take(&mut secured.chain);
     let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
-    let entered = match enter(service, caller.as_ref(), (chain, None), conn, &material) {
+    let entered = match enter(service, caller.as_ref(), (chain, None), conn, &credentials) {
         Ok(entered) => entered,
         Err(outcome) => {
             return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
@@ -306,7 +306,7 @@ fn enter(
     cert: Option<&Arc<PeerCert>>,
     (chain, name): (Vec<CertificateDer<'static>>, Option<ServerName<'static>>),
     conn: &OpenConn,
-    material: &Arc<Credentials>,
+    credentials: &Arc<Credentials>,
 ) -> Result<Option<Entered>, Outcome> {
     let Some(cert) = cert.map(Arc::clone) else {
         let unread = || {
@@ -316,7 +316,7 @@ fn enter(
         return if chain.is_empty() { Ok(None) } else { Err(unread()) };
     };
     let peer = AuthenticatedPeer { chain, name, cert };
-    service.revalidator.enter(service, peer, conn.live(), material).map(Some)
+    service.revalidator.enter(service, peer, conn.live(), credentials).map(Some)
 }
 
 async fn client(
@@ -368,7 +368,7 @@ async fn towards(
     peer: SocketAddr,
     conn: &OpenConn,
 ) -> Result<(Box<SecuredRemote>, Option<Entered>), Outcome> {
-    let material = service.keeper.current();
+    let credentials = service.store.current();
     let mut begun = Instant::now();
     let dialled = |tcp: &TcpStream| {
         begun = Instant::now();
@@ -384,7 +384,7 @@ async fn towards(
     let shown = (std::mem::take(&mut secured.chain), Some(reach::server_name(service, target)?));
     let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
-    let entered = match enter(service, found.as_ref(), shown, conn, &material) {
+    let entered = match enter(service, found.as_ref(), shown, conn, &credentials) {
         Ok(entered) => entered,
         Err(outcome) => {
             far.refuse().await;

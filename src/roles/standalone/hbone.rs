@@ -92,7 +92,7 @@ async fn open(
     app: &TcpStream,
     conn: &OpenConn,
 ) -> Result<TunnelStream, Outcome> {
-    identity(&service.keeper.current()).map_err(no_identity)?;
+    identity(&service.store.current()).map_err(no_identity)?;
     let target = service.config.targets.first();
     let (host, port) = match target {
         Some(Address::Tcp { host, port }) => (host.clone(), *port),
@@ -127,7 +127,7 @@ async fn open(
 
 impl egress::hbone::Source for Service {
     async fn identity(&self) -> Result<LocalIdentity, Outcome> {
-        identity(&self.keeper.current()).map_err(no_identity)
+        identity(&self.store.current()).map_err(no_identity)
     }
 
     fn handshake_failed(&self, reason: CloseReason) {
@@ -208,7 +208,7 @@ impl Destination for ServiceDestination {
     }
 
     async fn identity(&self) -> Result<LocalIdentity, Outcome> {
-        identity(&self.service.keeper.current()).map_err(no_identity)
+        identity(&self.service.store.current()).map_err(no_identity)
     }
 
     fn caller(&self, peer: &Peer) -> Option<Arc<PeerCert>> {
@@ -241,7 +241,7 @@ impl Destination for ServiceDestination {
     }
 
     async fn authorize(&self, tunnel: &Tunnel, port: &u16, conn: &OpenConn) -> Result<(), Outcome> {
-        identity(&self.service.keeper.current()).map_err(no_identity)?;
+        identity(&self.service.store.current()).map_err(no_identity)?;
         let Ends { peer, local } = tunnel.ends;
         // Policies are about the application's port, not about that of the tunnel.
         let called = SocketAddr::new(local.ip(), *port);
@@ -330,8 +330,8 @@ fn is_own_name(service: &Service, name: &str, local: SocketAddr) -> bool {
         Address::Tcp { host, .. } => Some(host.clone()),
         _ => None,
     };
-    let material = service.keeper.current();
-    let certified = material.own.iter().flat_map(|own| own.dns.iter().map(String::as_str));
+    let credentials = service.store.current();
+    let certified = credentials.own.iter().flat_map(|own| own.dns.iter().map(String::as_str));
     let configured = service.config.hbone.iter().flat_map(|hbone| &hbone.authorities);
     let (target, listener) =
         (service.config.targets.first().and_then(host), host(&service.config.listen));

@@ -7,14 +7,14 @@ use crate::{credentials::store::Credentials, identity::LocalIdentity, net::Close
 ///
 /// # Errors
 /// The certificate is none for it.
-pub(super) fn identity(material: &Credentials) -> Result<LocalIdentity, String> {
-    if let Some(why) = &material.gone {
+pub(super) fn identity(credentials: &Credentials) -> Result<LocalIdentity, String> {
+    if let Some(why) = &credentials.gone {
         return Err(why.clone());
     }
-    material.svid.clone().ok_or_else(|| {
+    credentials.svid.clone().ok_or_else(|| {
         format!(
             "{}: HBONE needs an X.509-SVID, a certificate with one spiffe:// URI, and its roots",
-            material.source
+            credentials.source
         )
     })
 }

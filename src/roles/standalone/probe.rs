@@ -79,7 +79,7 @@ impl Service {
         };
         let tls = url.tls.then(|| {
             let options = TlsOptions::default();
-            match build(&self.keeper.current(), Role::Client, &options)? {
+            match build(&self.store.current(), Role::Client, &options)? {
                 Config::Client(tls) => Ok(tls),
                 Config::Server(_) => Err("the role changed".to_owned()),
             }

@@ -42,7 +42,7 @@ impl TrustRevalidator {
         self.banned.as_ref().map(|banned| Arc::clone(&banned.borrow())).unwrap_or_default()
     }
 
-    /// Enters a connection whose handshake was checked against `material`, or against something
+    /// Enters a connection whose handshake was checked against `credentials`, or against something
     /// newer.
     ///
     /// # Errors
@@ -52,13 +52,13 @@ impl TrustRevalidator {
         service: &Service,
         peer: AuthenticatedPeer,
         conn: &Arc<LiveConn>,
-        material: &Arc<Credentials>,
+        credentials: &Arc<Credentials>,
     ) -> Result<Entered, Outcome> {
         let (entered, entry) = self.peers.enter(peer, conn);
-        let now = service.keeper.current();
+        let now = service.store.current();
         let own = now.own.as_ref().and_then(|own| own.id.as_ref());
         let judged = is_not_banned(&entry.peer.cert, own, &self.banned()).and_then(|()| {
-            match Arc::ptr_eq(&now, material) || now.trust == material.trust {
+            match Arc::ptr_eq(&now, credentials) || now.trust == credentials.trust {
                 true => Ok(()),
                 false => Judge::of(&now.trust, service.config.role)
                     .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
@@ -75,20 +75,20 @@ impl TrustRevalidator {
 
     /// Follows the credentials and the bans. Never returns.
     pub(super) async fn follow(&self, service: &Service) {
-        let (mut changes, mut banned) = (service.keeper.watch(), self.banned.clone());
+        let (mut changes, mut banned) = (service.store.watch(), self.banned.clone());
         let mut look = tokio::time::interval(LOOK);
         let mut held_to: Option<PeerTrust> = None;
         loop {
-            let material = Arc::clone(&changes.borrow_and_update());
+            let credentials = Arc::clone(&changes.borrow_and_update());
             banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
-            let other = held_to.as_ref() != Some(&material.trust);
+            let other = held_to.as_ref() != Some(&credentials.trust);
             // Also where they say the same: a tunnel knows by the place what it was checked against.
-            if let Some(own) = &material.svid {
+            if let Some(own) = &credentials.svid {
                 self.bundles.send_replace(Arc::clone(&own.bundles));
             }
             self.recheck_tunnels(service, other);
-            self.recheck_peers(service, &material, other).await;
-            held_to = Some(material.trust.clone());
+            self.recheck_peers(service, &credentials, other).await;
+            held_to = Some(credentials.trust.clone());
             tokio::select! {
                 () = next_change(&mut changes) => {}
                 () = next_change_if_any(banned.as_mut()) => {}
@@ -111,14 +111,14 @@ impl TrustRevalidator {
         }
     }
 
-    async fn recheck_peers(&self, service: &Service, material: &Credentials, verify: bool) {
+    async fn recheck_peers(&self, service: &Service, credentials: &Credentials, verify: bool) {
         let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
         if open.is_empty() {
             return;
         }
         let banned = self.banned();
-        let own = material.own.as_ref().and_then(|own| own.id.as_ref());
-        let judge = verify.then(|| Judge::of(&material.trust, service.config.role));
+        let own = credentials.own.as_ref().and_then(|own| own.id.as_ref());
+        let judge = verify.then(|| Judge::of(&credentials.trust, service.config.role));
         let now = SystemTime::now();
         let put_out = |entry: &Entry, (reason, why): Verdict| {
             if entry.conn.close_by(reason, &why) {
@@ -174,7 +174,7 @@ pub(super) fn is_not_banned(
 
 /// Whether somebody has a key that a service pins, if it pins keys.
 pub(super) fn is_pinned(cert: &Arc<PeerCert>, service: &Service) -> Result<(), Verdict> {
-    let now = service.keeper.current();
+    let now = service.store.current();
     if !matches!(now.trust, PeerTrust::Pinned(_)) {
         return Ok(());
     }

@@ -66,7 +66,7 @@ pub struct Service {
     /// Whom it admits, or wants to find.
     pub access: AccessControl,
     /// What is shown and trusted, as of now.
-    pub keeper: Arc<CredentialStore>,
+    pub store: Arc<CredentialStore>,
     /// What it has counted.
     pub counts: Counts,
     /// Where it connects to, and how they are.
@@ -97,7 +97,7 @@ impl Service {
     pub fn new(
         config: ServiceConfig,
         access: AccessControl,
-        keeper: Arc<CredentialStore>,
+        store: Arc<CredentialStore>,
         telemetry: Telemetry,
     ) -> Result<Arc<Self>, String> {
         let name: Arc<str> = config.name.as_str().into();
@@ -110,7 +110,7 @@ impl Service {
         let metrics = Arc::clone(&telemetry.metrics);
         let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
-        let revalidator = TrustRevalidator::new(&keeper.current(), access.watch_banned());
+        let revalidator = TrustRevalidator::new(&store.current(), access.watch_banned());
         // A balancer is the source of all that comes through it.
         let of_one = if config.proxy_in { UNPROVEN } else { UNPROVEN_OF_ONE };
         let service = Self {
@@ -118,7 +118,7 @@ impl Service {
             access,
             revalidator,
             callers: Callers::default(),
-            keeper,
+            store,
             counts: Counts::default(),
             targets: Arc::new(targets),
             telemetry,
@@ -134,7 +134,7 @@ impl Service {
             loops: AtomicUsize::new(0),
         };
         match &service.config.hbone {
-            Some(_) => identity(&service.keeper.current()).map(drop)?,
+            Some(_) => identity(&service.store.current()).map(drop)?,
             None => drop(service.tls()?),
         }
         Ok(Arc::new(service))
@@ -183,7 +183,7 @@ impl Service {
     }
 
     pub(super) fn tls(&self) -> Result<Config, String> {
-        self.configs.of(&self.keeper.current(), self.config.role, &self.config.tls)
+        self.configs.of(&self.store.current(), self.config.role, &self.config.tls)
     }
 
     /// A place among the connections at once, once there is one. Cancel safe.

@@ -56,7 +56,7 @@ pub struct ServiceConfig {
     /// Plaintext may come from other hosts (client).
     pub unsafe_listen: bool,
     /// What is shown and trusted.
-    pub material: CredentialsConfig,
+    pub credentials: CredentialsConfig,
     /// Whom it admits (server), or wants to find (client; nothing named means the name alone).
     pub access: Access,
     /// What the handshake offers and demands.

@@ -137,17 +137,17 @@ impl Configs {
     /// The configuration for these credentials.
     pub(super) fn of(
         &self,
-        material: &Arc<Credentials>,
+        credentials: &Arc<Credentials>,
         role: Role,
         options: &TlsOptions,
     ) -> Result<Config, String> {
         if let Some(made) = &*self.made.load()
-            && Arc::ptr_eq(&made.0, material)
+            && Arc::ptr_eq(&made.0, credentials)
         {
             return Ok(made.1.clone());
         }
-        let config = build(material, role, options)?;
-        self.made.store(Some(Arc::new((Arc::clone(material), config.clone()))));
+        let config = build(credentials, role, options)?;
+        self.made.store(Some(Arc::new((Arc::clone(credentials), config.clone()))));
         Ok(config)
     }
 }
@@ -204,11 +204,11 @@ fn offering(ciphers: &[CipherGroup]) -> Arc<CryptoProvider> {
 
 /// Tickets and resumption are off: a resumed session would skip the checks on the peer.
 pub(super) fn build(
-    material: &Credentials,
+    credentials: &Credentials,
     role: Role,
     options: &TlsOptions,
 ) -> Result<Config, String> {
-    if let Some(why) = &material.gone {
+    if let Some(why) = &credentials.gone {
         return Err(why.clone());
     }
     let wrong = |e: rustls::Error| e.to_string();
@@ -219,14 +219,14 @@ pub(super) fn build(
         (true, true) => return Err("no version of TLS is left".into()),
     };
     let demanded = options.authenticate;
-    let key = material.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));
+    let key = credentials.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));
     match role {
         Role::Server => {
             let builder = ServerConfig::builder_with_provider(offering(&options.ciphers))
                 .with_protocol_versions(versions)
                 .map_err(wrong)?;
             let builder = match demanded {
-                true => builder.with_client_cert_verifier(verifier(material.trust.clone())?),
+                true => builder.with_client_cert_verifier(verifier(credentials.trust.clone())?),
                 false => builder.with_no_client_auth(),
             };
             let key = key.ok_or("a server needs a certificate and its key")?;
@@ -244,7 +244,7 @@ pub(super) fn build(
                 .with_protocol_versions(versions)
                 .map_err(wrong)?
                 .dangerous()
-                .with_custom_certificate_verifier(verifier(material.trust.clone())?);
+                .with_custom_certificate_verifier(verifier(credentials.trust.clone())?);
             let mut config = match key.filter(|_| demanded) {
                 Some(key) => builder.with_client_cert_resolver(key),
                 None => builder.with_no_client_auth(),

@@ -105,8 +105,8 @@ pub(super) struct TrustRevalidator {
 }
 
 impl TrustRevalidator {
-    pub(super) fn new(material: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
-        let bundles = material.svid.as_ref().map(|own| Arc::clone(&own.bundles));
+    pub(super) fn new(credentials: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
+        let bundles = credentials.svid.as_ref().map(|own| Arc::clone(&own.bundles));
         let bundles = watch::Sender::new(bundles.unwrap_or_default());
         let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
         Self { tunnels, bundles, banned, peers: Table::default() }

@@ -240,7 +240,7 @@ impl ServiceConfig {
     }
 
     fn pinned(&self) -> bool {
-        matches!(&self.material, CredentialsConfig::Files { pins, .. } if !pins.is_empty())
+        matches!(&self.credentials, CredentialsConfig::Files { pins, .. } if !pins.is_empty())
     }
 
     fn check_targets(&self, violations: &mut Vec<Violation>) {
@@ -289,7 +289,7 @@ impl ServiceConfig {
 
     fn check_access(&self, policies: Option<&Rules>, violations: &mut Vec<Violation>) {
         let named = !self.access.is_empty();
-        let shows = !matches!(&self.material, CredentialsConfig::Files { credential: None, .. });
+        let shows = !matches!(&self.credentials, CredentialsConfig::Files { credential: None, .. });
         if !shows && (self.role == Role::Server || self.tls.authenticate) {
             violations.push(Violation::NoCredential);
         }
@@ -327,8 +327,8 @@ impl ServiceConfig {
             true => ("--verify-spki-pin", "verify"),
             false => ("--allow-spki-pin", "allow"),
         };
-        let on_token = self.material.on_token();
-        let acme = self.material.acme().is_some();
+        let on_token = self.credentials.on_token();
+        let acme = self.credentials.acme().is_some();
         let excluded = [
             (on_token, "--pkcs11-module", "credential"),
             (acme, "--auto-acme-cert", "credential"),

@@ -69,10 +69,10 @@ async fn each_peer_has_its_series_and_each_target_its_own() {
     let mut config = file.services.into_iter().next().unwrap();
     config.health = None; // callers find out who is dead
     let telemetry = Telemetry::new().unwrap();
-    let keeper = CredentialStore::open(config.material.clone()).await.unwrap();
+    let store = CredentialStore::open(config.credentials.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
     let access = AccessControl::open(config.admits(), load_policies, load_bans).unwrap();
-    let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();
+    let service = Service::new(config, access, store, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
     let calling = Arc::clone(&world);
     tokio::task::spawn_blocking(move || {
@@ -117,10 +117,10 @@ async fn tls_without_a_certificate_of_the_caller_is_not_called_mutual() {
     let file = check_standalone("f", &format!("services:\n{yaml}")).unwrap();
     let config = file.services.into_iter().next().unwrap();
     let telemetry = Telemetry::new().unwrap();
-    let keeper = CredentialStore::open(config.material.clone()).await.unwrap();
+    let store = CredentialStore::open(config.credentials.clone()).await.unwrap();
     let listening = Listening::open(&config.listen).unwrap();
     let access = AccessControl::open(config.admits(), load_policies, load_bans).unwrap();
-    let service = Service::new(config, access, keeper, telemetry.clone()).unwrap();
+    let service = Service::new(config, access, store, telemetry.clone()).unwrap();
     service.start(&listening, &[tokio::runtime::Handle::current()]).await.unwrap();
     let calling = Arc::clone(&world);
     let called = move || calling.call("web", port).map(drop);

@@ -55,7 +55,7 @@ pub(super) fn traffic(direction: Direction, facts: &ConnMetadata) -> Labels {
     let or_unknown = |value: &Option<Arc<str>>| value.clone().unwrap_or_else(|| unknown.clone());
     let mut labels: Labels = Vec::with_capacity(TRAFFIC.len());
     labels.push(direction.reporter().into());
-    let party = |labels: &mut Labels, p: &PeerInfo| {
+    let peer_info = |labels: &mut Labels, p: &PeerInfo| {
         let principal = p.id.as_ref().map_or_else(|| unknown.clone(), |id| id.as_str().into());
         let named = |name: fn(&Names) -> &Arc<str>| {
             p.names.as_deref().map_or_else(|| unknown.clone(), |names| name(names).clone())
@@ -72,14 +72,14 @@ pub(super) fn traffic(direction: Direction, facts: &ConnMetadata) -> Labels {
             unknown.clone(),
         ]);
     };
-    party(&mut labels, &facts.src);
+    peer_info(&mut labels, &facts.src);
     let service_name = facts.service.as_deref().and_then(|s| s.split('.').next()).map(Into::into);
     labels.extend([
         or_unknown(&facts.service),
         or_unknown(&facts.service_namespace),
         or_unknown(&service_name),
     ]);
-    party(&mut labels, &facts.dst);
+    peer_info(&mut labels, &facts.dst);
     let security = match &facts.tls {
         Some(tls) if tls.mutual => "mutual_tls",
         Some(_) => "tls",

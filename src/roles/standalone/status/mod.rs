@@ -172,7 +172,7 @@ impl Status {
         let services = self.services();
         let of_services = services.iter().flat_map(|service| {
             let policies = service.access.refused();
-            let all = service.keeper.refused().into_iter().chain(policies);
+            let all = service.store.refused().into_iter().chain(policies);
             all.map(|refused| (format!("service {}", service.config.name), refused))
         });
         file.into_iter().chain(of_services).collect()

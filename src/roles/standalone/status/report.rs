@@ -28,7 +28,7 @@ pub(super) fn report(
     backends: &[Result<(), String>],
 ) -> StatusView {
     let (phase, since) = status.state();
-    let last_reload = services.iter().map(|s| s.keeper.obtained()).max();
+    let last_reload = services.iter().map(|s| s.store.obtained()).max();
     let faults: Vec<String> = services
         .iter()
         .zip(backends)
@@ -38,7 +38,7 @@ pub(super) fn report(
         })
         .collect();
     let backend_ok = faults.is_empty() && !services.is_empty();
-    let shows = services.iter().all(|s| s.keeper.current().gone.is_none());
+    let shows = services.iter().all(|s| s.store.current().gone.is_none());
     let ok = backend_ok && shows && matches!(phase, Phase::Listening | Phase::Reloading);
     let word = |ok: bool| if ok { "ok" } else { "critical" };
     let (listen_address, forward_address) = status.addresses(services);
@@ -77,8 +77,8 @@ fn named(service: &Service, why: &str) -> String {
 }
 
 fn of_one(service: &Service, backend: &Result<(), String>) -> ServiceView {
-    let material = service.keeper.current();
-    let own = material.own.as_ref();
+    let credentials = service.store.current();
+    let own = credentials.own.as_ref();
     ServiceView {
         name: service.config.name.to_string(),
         role: service.config.role.as_str(),
@@ -91,11 +91,11 @@ fn of_one(service: &Service, backend: &Result<(), String>) -> ServiceView {
         certificate: CertificateView {
             subject: own.map(|own| own.subject.to_string()),
             spiffe_id: own.and_then(|own| own.id.as_ref()).map(ToString::to_string),
-            source: material.source.clone(),
-            not_after: material.not_after.map(moment),
-            taken_back: material.gone.clone(),
+            source: credentials.source.clone(),
+            not_after: credentials.not_after.map(moment),
+            taken_back: credentials.gone.clone(),
         },
-        last_reload_error: service.keeper.last_error(),
+        last_reload_error: service.store.last_error(),
     }
 }
 

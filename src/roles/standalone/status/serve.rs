@@ -91,8 +91,8 @@ impl Handler for Pages {
 
 /// TLS with what the first service shows now; none before it has anything.
 fn acceptor(status: &Status) -> Option<TlsAcceptor> {
-    let material = status.services().first()?.keeper.current();
-    let key = material.key.clone()?;
+    let credentials = status.services().first()?.store.current();
+    let key = credentials.key.clone()?;
     let builder = ServerConfig::builder_with_provider(classic_provider());
     let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).ok()?.with_no_client_auth();
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
@@ -130,8 +130,8 @@ fn exposition(status: &Status) -> Answer {
     let metrics = &status.telemetry.metrics;
     let mut own_names = HashSet::new();
     for service in services.iter() {
-        let material = service.keeper.current();
-        let (Some(own), Some(end)) = (&material.own, material.not_after) else { continue };
+        let credentials = service.store.current();
+        let (Some(own), Some(end)) = (&credentials.own, credentials.not_after) else { continue };
         let since = end.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.credentials.not_after.with_label_values(&[own.name()]).set(since.as_secs_f64());
         own_names.insert(own.name().to_owned());
