@@ -16,7 +16,7 @@ use std::{
 };
 
 use adit::{
-    relay::{self, App, End, tcp::TcpRemote},
+    relay::{self, App, End, Limits, tcp::TcpRemote},
     sys::{netns::Netns, sandbox},
 };
 use nix::{
@@ -189,7 +189,7 @@ fn relay(pairs: Vec<(TcpStream, TcpStream)>, how: How) -> f64 {
                 How::Copies => {
                     let (mut far, meter) = (TcpRemote::new(far), Arc::default());
                     let mut near = App::new(near);
-                    let end = relay::run(&mut near, &mut far, &meter, None).await;
+                    let end = relay::run(&mut near, &mut far, &meter, &Limits::default()).await;
                     assert!(matches!(end, End::Completed));
                 }
                 How::Splice { pipe } => spliced(&near, &far, pipe).await.expect("carried"),

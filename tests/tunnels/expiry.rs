@@ -35,6 +35,9 @@ use crate::{
 pub(crate) const TESTS: &[Test] =
     &[("expiry::a_caller_that_renews_its_svid_loses_nothing", renewed)];
 
+const NO_LIMITS: adit::relay::Limits =
+    adit::relay::Limits { idle: None, half_closed: std::time::Duration::from_secs(60) };
+
 /// An inbound side that echoes, and begins nothing for an SVID that has ended.
 async fn far(tcp: TcpStream, tasks: Tasks) {
     let peer = tcp.peer_addr().unwrap();
@@ -55,7 +58,7 @@ async fn far(tcp: TcpStream, tasks: Tasks) {
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             };
             let (mut socket, meter) = (App::new(socket), Arc::new(Meter::default()));
-            tokio::join!(echo, relay::run(&mut socket, &mut stream, &meter, None));
+            tokio::join!(echo, relay::run(&mut socket, &mut stream, &meter, &NO_LIMITS));
         }
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());

@@ -92,7 +92,13 @@ async fn idle(tasks: &Tasks) -> Ends {
             let (_app, socket) = pair().await;
             let Some(mut stream) = incoming.accept("") else { return };
             let mut socket = adit::relay::App::new(socket);
-            adit::relay::run(&mut socket, &mut stream, &Arc::default(), None).await;
+            adit::relay::run(
+                &mut socket,
+                &mut stream,
+                &Arc::default(),
+                &adit::relay::Limits::default(),
+            )
+            .await;
         };
         let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
         let session = session.unwrap();
@@ -120,7 +126,8 @@ async fn idle(tasks: &Tasks) -> Ends {
 async fn over(mut near: TunnelStream) -> Instant {
     let (_app, socket) = pair().await;
     let mut socket = adit::relay::App::new(socket);
-    adit::relay::run(&mut socket, &mut near, &Arc::default(), None).await;
+    adit::relay::run(&mut socket, &mut near, &Arc::default(), &adit::relay::Limits::default())
+        .await;
     Instant::now()
 }
 

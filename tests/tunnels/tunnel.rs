@@ -36,6 +36,9 @@ use crate::{
     svids::{ROOT, spiffe},
 };
 
+const NO_LIMITS: adit::relay::Limits =
+    adit::relay::Limits { idle: None, half_closed: std::time::Duration::from_secs(60) };
+
 /// Who is at which end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ends {
@@ -133,7 +136,13 @@ impl Tunnel {
                 assert_eq!(proven.peer.id, spiffe("far"));
                 let meter = Arc::default();
                 self.tasks.spawn(async move {
-                    relay::run(&mut App::new(socket), &mut stream, &meter, None).await;
+                    relay::run(
+                        &mut App::new(socket),
+                        &mut stream,
+                        &meter,
+                        &adit::relay::Limits::default(),
+                    )
+                    .await;
                 });
             }
             Near::H2(send) => {
@@ -262,7 +271,7 @@ async fn deliver(incoming: Box<Incoming>, meter: Arc<Meter>) {
         return incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
     let Some(mut stream) = incoming.accept("") else { return };
-    relay::run(&mut App::new(tcp), &mut stream, &meter, None).await;
+    relay::run(&mut App::new(tcp), &mut stream, &meter, &adit::relay::Limits::default()).await;
 }
 
 async fn h2_server(listener: TcpListener, tasks: Tasks) {
@@ -390,7 +399,7 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
             };
             let meter = Arc::default();
             let mut near = App::new(socket);
-            tokio::join!(say, relay::run(&mut near, &mut stream, &meter, None));
+            tokio::join!(say, relay::run(&mut near, &mut stream, &meter, &NO_LIMITS));
         };
         let config = TunnelConfig::default();
         let session = session.unwrap();
