@@ -5,6 +5,8 @@ use std::{io, net::Shutdown, time::Duration};
 use socket2::SockRef;
 use tokio::{net::TcpStream, time::timeout};
 
+use crate::sys::sockets;
+
 /// How long the peer has to read it.
 const WITHIN: Duration = Duration::from_secs(1);
 /// So much of what it sends meanwhile is thrown away, bytes.
@@ -33,4 +35,23 @@ async fn drained(tcp: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the application's kernel has taken all that was written, at most for `within`.
+///
+/// Many TLS peers end without close_notify. Their end is passed on as the reset that it may be,
+/// and a reset throws away what the kernel still holds for the plain side: that arrived whole, and
+/// goes first, for as long as one side may go on when the other has ended.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub async fn until_delivered(app: &TcpStream, within: Duration) {
+    let all_taken = async {
+        let mut pause = Duration::from_millis(1);
+        while sockets::unacknowledged(app) > 0 {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(64));
+        }
+    };
+    let _ = timeout(within, all_taken).await;
 }

@@ -21,7 +21,7 @@ pub use clock::{Clocks, Step, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Successor,
 };
-pub use linger::until_heard;
+pub use linger::{until_delivered, until_heard};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;

@@ -33,6 +33,7 @@ mod pod;
 mod recheck;
 mod revalidate;
 pub mod route;
+mod start;
 mod telemetry;
 #[cfg(test)]
 mod tests;

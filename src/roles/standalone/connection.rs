@@ -2,20 +2,19 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use pki_types::{CertificateDer, ServerName};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     ProxyMode, Role, Service,
     admission::admit,
     outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
-    reach::{self, not_begun, unreached},
+    reach::{self, dial, local_of, not_begun},
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
@@ -24,11 +23,12 @@ use super::{
 use crate::{
     credentials::store::Credentials,
     identity::PeerCert,
+    lifecycle::until_delivered,
     net::{CloseReason, endpoint},
     observe::conn::OpenConn,
     relay::{self, App, Remote, SecuredRemote},
-    sys::{descriptors::of_traffic, sockets},
-    tls::secured::{self, Secured},
+    sys::descriptors::of_traffic,
+    tls::secured::{self},
 };
 
 /// Carries one connection and leaves its record.
@@ -120,27 +120,13 @@ async fn carry(
             reason = live.until_cut() => (reason, None),
             end = relay::run(&mut app, &mut *far, &live.meter, limits) => {
                 if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
-                    Box::pin(delivered(app.socket(), limits.half_closed)).await;
+                    Box::pin(until_delivered(app.socket(), limits.half_closed)).await;
                 }
                 ended(end)
             }
         }
     };
     within_lifetime(service, carried).await
-}
-
-/// Many TLS peers end without close_notify. Their end is passed on as the reset that it may be,
-/// and a reset throws away what the kernel still holds for the plain side: that arrived whole, and
-/// goes first, for as long as one side may go on when the other has ended.
-async fn delivered(app: &TcpStream, within: Duration) {
-    let all_taken = async {
-        let mut pause = Duration::from_millis(1);
-        while sockets::unacknowledged(app) > 0 {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(64));
-        }
-    };
-    let _ = tokio::time::timeout(within, all_taken).await;
 }
 
 /// Handshake, who is there, may they, and the other end: all within the connect timeout, but for
@@ -404,39 +390,4 @@ async fn towards(
         });
     }
     Ok((Box::new(far), entered))
-}
-
-/// Connects to the first target that takes it, and says `header` there before anything else.
-pub(super) async fn dial(
-    service: &Service,
-    conn: &OpenConn,
-    deadline: Instant,
-    header: &[u8],
-) -> Result<TcpStream, Outcome> {
-    let mut tries = service.targets.tries(deadline);
-    while let Some((target, share)) = tries.next() {
-        let dialled = async {
-            let mut stream = of_traffic(endpoint::connect(&target.address).await?)?;
-            stream.write_all(header).await?;
-            Ok(stream)
-        };
-        match tokio::time::timeout(share, dialled).await {
-            Ok(Ok(stream)) => {
-                tries.worked(target);
-                conn.metadata(|f| f.dst_addr = endpoint::remote(&stream));
-                return Ok(stream);
-            }
-            Ok(Err(error)) => {
-                let (reason, why) = unreached(target, &error);
-                tries.failed(target, reason, why.unwrap_or_default());
-            }
-            Err(_) => tries.late(target, share, service.config.connect),
-        }
-    }
-    Err(tries.outcome())
-}
-
-pub(super) fn local_of(secured: &Secured) -> SocketAddr {
-    let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
-    endpoint::local(&secured.tcp).unwrap_or(unknown)
 }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Hbone, Service,
     admission::admit,
-    connection::dial,
     local_identity::{identity, no_identity},
     outcome::{Outcome, ended, finish, within_lifetime},
     proxy_protocol::{self, Told},
+    reach::dial,
     service::Unproven,
 };
 use crate::{

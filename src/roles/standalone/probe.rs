@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::{
-    Role, Service, TlsOptions, admission, connection,
+    Role, Service, TlsOptions, admission,
     reach::{self, Parting},
     status::{HttpUrl, exchange},
     tls::{Config, build},
@@ -102,7 +102,7 @@ impl Service {
         }
         let secured = reached?;
         let found = PeerCert::of(&secured.chain).map(Arc::new);
-        let local = connection::local_of(&secured);
+        let local = reach::local_of(&secured);
         let far = SecuredRemote::new(secured).map_err(|e| e.to_string())?;
         if !self.config.access.is_empty() {
             let found = found.ok_or("the target showed no certificate")?;

@@ -1,9 +1,12 @@
 //! The way to a target, which connections, health checks and probes have in common.
 
-use std::io;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use pki_types::ServerName;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{
     Service, forward_proxy,
@@ -15,7 +18,9 @@ use super::{
 use crate::{
     lifecycle::until_heard,
     net::{Address, CloseReason, endpoint},
+    observe::conn::OpenConn,
     relay::SecuredRemote,
+    sys::descriptors::of_traffic,
     tls::secured::{self, Secured},
 };
 
@@ -96,4 +101,39 @@ impl Parting {
             Self::Plain(tcp) => until_heard(&tcp).await,
         }
     }
+}
+
+/// Connects to the first target that takes it, and says `header` there before anything else.
+pub(super) async fn dial(
+    service: &Service,
+    conn: &OpenConn,
+    deadline: Instant,
+    header: &[u8],
+) -> Result<TcpStream, Outcome> {
+    let mut tries = service.targets.tries(deadline);
+    while let Some((target, share)) = tries.next() {
+        let dialled = async {
+            let mut stream = of_traffic(endpoint::connect(&target.address).await?)?;
+            stream.write_all(header).await?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(share, dialled).await {
+            Ok(Ok(stream)) => {
+                tries.worked(target);
+                conn.metadata(|f| f.dst_addr = endpoint::remote(&stream));
+                return Ok(stream);
+            }
+            Ok(Err(error)) => {
+                let (reason, why) = unreached(target, &error);
+                tries.failed(target, reason, why.unwrap_or_default());
+            }
+            Err(_) => tries.late(target, share, service.config.connect),
+        }
+    }
+    Err(tries.outcome())
+}
+
+pub(super) fn local_of(secured: &Secured) -> SocketAddr {
+    let unknown = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
+    endpoint::local(&secured.tcp).unwrap_or(unknown)
 }

@@ -72,6 +72,42 @@ pub enum Violation {
     HealthUrl(&'static str),
 }
 
+/// What is wrong, in the words of flags and of a file.
+type InBoth = (&'static str, &'static str);
+
+const WHO_MAY_CALL: InBoth = (
+    "who may call? name at least one --allow flag, --allow-all, or --disable-authentication",
+    "who may call? name somebody under allow, or `all: true`, or `authentication: disabled` \
+     beside it",
+);
+const NOBODY_ASKED: InBoth = (
+    "--disable-authentication excludes all --allow flags",
+    "`authentication: disabled` asks no certificate of clients, so `allow` can name nobody",
+);
+const ALL_AND_NAMES: InBoth = (
+    "--allow-all admits everybody, so the other --allow flags would mean nothing: leave it out, \
+     or them",
+    "`all: true` admits everybody, so the other names would mean nothing: leave it out, or them",
+);
+
+fn no_credential(flags: bool, role: Role) -> String {
+    let none = if flags { "--disable-authentication" } else { "authentication: disabled" };
+    match role {
+        Role::Server => "a server needs a certificate and its key".into(),
+        Role::Client => {
+            format!("no certificate is named; {none} shows none to the target")
+        }
+    }
+}
+
+fn pins_and_names(flags: bool, role: Role) -> &'static str {
+    match (role, flags) {
+        (Role::Server, true) => "--allow-spki-pin replaces all other --allow flags",
+        (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
+        (_, false) => "pins replace all other names",
+    }
+}
+
 impl Violation {
     /// The key of a file that it is about.
     #[must_use]
@@ -131,39 +167,11 @@ impl Violation {
             Self::NotTcp(address) => {
                 format!("{target}{address} must be HOST:PORT behind a proxy or a tunnel")
             }
-            Self::NoCredential => match role {
-                Role::Server => "a server needs a certificate and its key".into(),
-                Role::Client => format!(
-                    "no certificate is named; {} shows none to the target",
-                    or("--disable-authentication", "authentication: disabled")
-                ),
-            },
-            Self::NobodyNamed => or(
-                "who may call? name at least one --allow flag, --allow-all, or \
-                 --disable-authentication",
-                "who may call? name somebody under allow, or `all: true`, or \
-                 `authentication: disabled` beside it",
-            )
-            .into(),
-            Self::NobodyAsked => or(
-                "--disable-authentication excludes all --allow flags",
-                "`authentication: disabled` asks no certificate of clients, so `allow` can name \
-                 nobody",
-            )
-            .into(),
-            Self::PinsAndNames => match (role, flags) {
-                (Role::Server, true) => "--allow-spki-pin replaces all other --allow flags",
-                (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
-                (_, false) => "pins replace all other names",
-            }
-            .into(),
-            Self::AllAndNames => or(
-                "--allow-all admits everybody, so the other --allow flags would mean nothing: \
-                 leave it out, or them",
-                "`all: true` admits everybody, so the other names would mean nothing: leave it \
-                 out, or them",
-            )
-            .into(),
+            Self::NoCredential => no_credential(flags, role),
+            Self::NobodyNamed => or(WHO_MAY_CALL.0, WHO_MAY_CALL.1).into(),
+            Self::NobodyAsked => or(NOBODY_ASKED.0, NOBODY_ASKED.1).into(),
+            Self::PinsAndNames => pins_and_names(flags, role).into(),
+            Self::AllAndNames => or(ALL_AND_NAMES.0, ALL_AND_NAMES.1).into(),
             Self::OnlyDenied => format!(
                 "none of the policies is an ALLOW, so nobody is admitted; {} admits whom they do \
                  not deny",
