@@ -69,7 +69,7 @@ while kill -0 $loaded 2> /dev/null; do
 done
 wait $loaded || true
 sleep 30; after=$(rss) # tunnels without a use for them have gone too
-grep -ohP 'connection complete.* reason="\K[a-z_]+' $dir/adit?.log | sort | uniq -c | grep -v ' completed$' >&2 || true
+grep -ohP 'connection (complete|denied|failed).* reason="\K[a-z_]+' $dir/adit?.log | sort | uniq -c | grep -v ' completed$' >&2 || true
 python3 - "$connections" "$dir/many.json" "$before" "$peak" "$after" "$json" <<'P'
 import json, sys
 connections, load = int(sys.argv[1]), json.load(open(sys.argv[2]))

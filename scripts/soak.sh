@@ -104,7 +104,7 @@ for _ in $(seq 30); do pgrep -f 'bench run' > /dev/null || break; sleep 1; done
 sleep 5; sample $((SECONDS - began))
 for side in 1 2; do
   grep -c 'SVID issued' $dir/adit$side.log > $dir/renewals$side || true
-  grep -oP 'connection complete.* reason="\K[a-z_]+' $dir/adit$side.log | sort | uniq -c > $dir/reasons$side || true
+  grep -oP 'connection (complete|denied|failed).* reason="\K[a-z_]+' $dir/adit$side.log | sort | uniq -c > $dir/reasons$side || true
   grep -E ' (WARN|ERROR) ' $dir/adit$side.log | grep -v ' access: ' | cut -c 1-300 | head -n 20 > $dir/warnings$side || true
 done
 python3 "$here/scripts/soak_report.py" "$dir" "$out" "$minutes" "$edits" "${names[@]}"

@@ -382,7 +382,7 @@ def main():
         except (TimeoutError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             storm.check(name, f"{type(error).__name__}: {error}", False)
             for log in sorted(DIR.glob("*.log")):
-                print(f"--- {log.name}\n" + "\n".join(line[:300] for line in log.read_text().splitlines()[-12:] if "connection complete" not in line))
+                print(f"--- {log.name}\n" + "\n".join(line[:300] for line in log.read_text().splitlines()[-12:] if not any(f"connection {word}" in line for word in ("complete", "denied", "failed"))))
             if "ADIT_STORMS_TRACE" in os.environ:
                 raise
         finally:

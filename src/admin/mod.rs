@@ -201,7 +201,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
 /// JSON lines, for as long as the client reads.
 fn events(state: &State) -> Answer {
     let Some(subscription) = state.node.telemetry.live.events().subscribe() else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "as many listen already as may\n");
+        return text(StatusCode::SERVICE_UNAVAILABLE, "too many clients are already listening\n");
     };
     let lines = unfold(subscription, |mut subscription| async move {
         let line = match subscription.next().await? {
@@ -253,9 +253,9 @@ fn set_outage_budget(state: &State) {
 }
 
 const INDEX: &str = "adit admin\n\
-  GET  /config_dump           the mesh in force, and whether it is what the file says\n\
+  GET  /config_dump           the mesh in use, and whether the file was accepted\n\
   GET  /connections           open connections\n\
-  GET  /events                what happens to connections from now on, as JSON lines\n\
+  GET  /events                events of connections from now on, as JSON lines\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
@@ -268,7 +268,7 @@ fn readiness(state: &State) -> Answer {
         None => {
             let refused = state.file.get().map(|Refused { since, error }| {
                 let since = humantime::format_rfc3339_seconds(since);
-                format!("the mesh file is not what runs; refused since {since}: {error}\n")
+                format!("the mesh file was rejected, the previous one is in use; rejected since {since}: {error}\n")
             });
             text(StatusCode::OK, format!("ready\n{}", refused.unwrap_or_default()))
         }
@@ -291,7 +291,7 @@ fn refresh(state: &State, request: &Request<Bytes>) -> Answer {
     let trust_domain = query(request, "trustDomain").and_then(|td| td.parse().ok());
     match trust_domain.map(|td| state.federation.refresh_now(&td)) {
         Some(true) => text(StatusCode::OK, "asking\n"),
-        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file names no such\n"),
+        Some(false) => text(StatusCode::NOT_FOUND, "the mesh file has no such trust domain\n"),
         None => text(StatusCode::BAD_REQUEST, "?trustDomain= must be a trust domain\n"),
     }
 }

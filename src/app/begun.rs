@@ -1,7 +1,10 @@
 //! What a process says when it starts and when it stops.
 
+use std::time::Duration;
+
 /// How a process that drains is ended.
-pub(super) const ENDS: &str = "SIGTERM or Ctrl-C (SIGINT) drains, another Ctrl-C cuts";
+pub(super) const ENDS: &str =
+    "SIGTERM or Ctrl-C (SIGINT) drains connections, a second Ctrl-C closes them at once";
 
 /// Why a process stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,14 +20,18 @@ pub(super) enum Stop {
 }
 
 impl Stop {
-    /// What is said of it.
-    pub(super) fn words(self) -> String {
-        let (why, cuts) = match self {
-            Self::Terminate => ("SIGTERM", "SIGINT (Ctrl-C)"),
-            Self::Interrupt => ("SIGINT", "another SIGINT (Ctrl-C)"),
-            Self::Asked => ("POST /_shutdown", "SIGINT (Ctrl-C)"),
-            Self::Succeeded(_) => ("another process has taken over", "SIGINT (Ctrl-C)"),
+    /// What is logged of it: that `connections` are drained, for as long as `grace`.
+    pub(super) fn words(self, connections: usize, grace: Duration) -> String {
+        let (why, again) = match self {
+            Self::Terminate => ("SIGTERM", "Ctrl-C"),
+            Self::Interrupt => ("SIGINT", "Ctrl-C again"),
+            Self::Asked => ("POST /_shutdown", "Ctrl-C"),
+            Self::Succeeded(_) => ("another process has taken over", "Ctrl-C"),
         };
-        format!("{why}: stopping: no new connections, draining; {cuts} cuts what is left")
+        let connections = crate::identity::counted(connections, "connection");
+        let grace = humantime::format_duration(grace);
+        format!(
+            "{why}: shutting down: draining {connections} (up to {grace}; {again} to close now)"
+        )
     }
 }

@@ -69,7 +69,7 @@ async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> 
         pid = std::process::id(),
         %trust_domain,
         dir = %dir.display(),
-        "adit ca serve starts: it issues SVIDs; SIGTERM or Ctrl-C (SIGINT) ends it at once"
+        "adit ca serve starts; SIGTERM or Ctrl-C (SIGINT) stops it at once"
     );
     let ca = Arc::new(EmbeddedCa::open(dir, trust_domain, server.svid_lifetime)?);
     ca.keep_fresh();
@@ -86,7 +86,7 @@ async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> 
         tasks.spawn(METRICS.run(listener, Arc::new(Pages(metrics)), tasks.clone()));
     }
     tracing::info!(target: "ca", address = %at, %trust_domain, "serving");
-    let status = format!("issues SVIDs of {trust_domain} on {at}");
+    let status = format!("issuing SVIDs of {trust_domain} on {at}");
     frame.run(Authority { file, config, server: running, pods, status, tasks }).await.map(drop)
 }
 
@@ -126,7 +126,7 @@ impl Role for Authority {
             Err(error) => return Reloaded::Refused { file, error: error.to_string() },
         };
         self.server.take(&now.server);
-        tracing::info!(target: "ca", file, "configuration read");
+        tracing::info!(target: "ca", file, "configuration reloaded");
         let keys = self.config.restart_keys(&now).into_iter();
         Reloaded::Applied {
             after_restart: keys.map(|key| now.lines.after_restart(&file, key)).collect(),
@@ -150,7 +150,7 @@ impl Role for Authority {
     }
 
     fn start_successor(&mut self) {
-        tracing::warn!(target: "ca", "SIGUSR2: the CA is not handed over to a successor; nothing is done");
+        tracing::warn!(target: "ca", "SIGUSR2 ignored: adit ca serve has no hot restart");
     }
 
     fn now(&self) -> (String, Option<String>) {

@@ -15,8 +15,9 @@ use crate::{
 const TOOLS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Landlock keeps a process from all others' `/proc/PID/ns`, `exe` and the like.
-const PODS: &str = "pods are named by process IDs, which Landlock would keep from adit";
-const CALLERS: &str = "workloadApi asks /proc who calls, which Landlock would keep from adit";
+const PODS: &str = "pods are named by process IDs, which Landlock would hide from adit";
+const CALLERS: &str =
+    "workloadApi identifies callers by /proc, which Landlock would hide from adit";
 
 /// Confines a node: the mesh file may name any file to read later, but what is written is known.
 /// Call it before any thread starts.

@@ -97,8 +97,11 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
     faults.extend(federated.map(|message| Fault { message, ..place(federation) }));
     let missing = checked.local_workloads().into_iter().filter_map(|workload| {
         let netns = workload.netns()?.path();
-        let message =
-            format!("{}: {} is not there", workload.uid, crate::identity::shown(Path::new(&netns)));
+        let message = format!(
+            "{}: {} does not exist",
+            workload.uid,
+            crate::identity::shown(Path::new(&netns))
+        );
         let place = checked.places.iter().find(|(uid, _)| *uid == workload.uid);
         let place = place.map_or_else(|| Fault::at_start(String::new()), |(_, at)| at.clone());
         (!netns.exists()).then_some(Fault { message, ..place })
@@ -129,7 +132,7 @@ fn files_of(federation: &FederationConfig) -> Vec<String> {
 
 fn readable(path: &Path) -> Result<(), String> {
     match File::open(path).and_then(|file| file.metadata()) {
-        Ok(meta) if meta.is_dir() => Err(at(path, "is a folder")),
+        Ok(meta) if meta.is_dir() => Err(at(path, "is a directory")),
         Ok(_) => Ok(()),
         Err(error) => Err(at(path, error)),
     }

@@ -193,7 +193,12 @@ impl ServiceRegistry {
             let cut = old.drain(grace).await;
             if cut > 0 {
                 let service = old.config.name.as_str();
-                tracing::warn!(service, connections = cut, "cut: they had not ended in time");
+                let closed = crate::identity::counted(cut, "connection");
+                tracing::warn!(
+                    service,
+                    connections = cut,
+                    "closed {closed} that did not finish in time"
+                );
             }
         });
     }
@@ -227,14 +232,15 @@ impl ServiceRegistry {
     pub(super) async fn reload(&mut self) {
         for running in &mut self.running {
             let policies = running.access.reread();
-            let policies = policies.unwrap_or_else(|| Err("written while it was read".into()));
+            let policies =
+                policies.unwrap_or_else(|| Err("the file was written while it was read".into()));
             let name = running.service.config.name.as_str();
             match running.service.store.reload().await.and(policies) {
                 Ok(()) => tracing::info!(service = name, "reloaded"),
                 Err(error) => tracing::error!(
                     service = name,
                     error,
-                    "reload refused, what was read before stays"
+                    "reload rejected; keeping the previous files"
                 ),
             }
         }
@@ -280,7 +286,7 @@ impl ServiceRegistry {
         for name in std::mem::take(&mut self.sockets).unused() {
             tracing::warn!(
                 socket = name,
-                "this socket was passed to us, and nothing listens on it"
+                "systemd passed this socket, but no service listens on it; closed"
             );
         }
     }
@@ -349,11 +355,11 @@ impl AccessFiles {
             None => "policies",
         };
         match read {
-            Ok(()) => tracing::info!(service = name, "{what} have changed and were read"),
+            Ok(()) => tracing::info!(service = name, "changed {what} reloaded"),
             Err(error) => tracing::error!(
                 service = name,
                 error,
-                "{what} have changed and are not taken; what was read before stays"
+                "changed {what} rejected; keeping the previous ones"
             ),
         }
     }
@@ -394,6 +400,10 @@ fn take(service: &Service, rules: Arc<Rules>) {
     let closed = service.replace_policies(rules);
     if closed > 0 {
         let service = service.config.name.as_str();
-        tracing::info!(service, connections = closed, "closed: no longer admitted by the policies");
+        tracing::info!(
+            service,
+            connections = closed,
+            "connections closed: no longer allowed by the policies"
+        );
     }
 }

@@ -78,8 +78,10 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     );
     confined.log();
     match kernel_tls {
-        Ok(found) => tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS in the kernel"),
-        Err(why) => tracing::debug!(why, "no TLS in the kernel"),
+        Ok(found) => {
+            tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS records by the kernel")
+        }
+        Err(why) => tracing::debug!(why, "no TLS records by the kernel"),
     }
     record::choose(plan.globals.aead)?;
     let found = plan.globals.takeover.as_deref().map(|path| {

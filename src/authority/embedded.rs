@@ -307,7 +307,7 @@ impl EmbeddedCa {
                 if now != said && !now.is_empty() {
                     tracing::warn!(
                         error = now,
-                        "the CA's directory cannot be read anew; what was read last stays"
+                        "the CA's directory cannot be reloaded; keeping what was read before"
                     );
                 }
                 said = now;

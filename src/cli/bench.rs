@@ -12,7 +12,7 @@ use crate::app::bench::{self, Load, MOST_SIZE, Mode};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit bench serve --listen 127.0.0.1:9000\n  adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\nPut any proxy between the two; without one you have what the machine itself can do."
+    after_help = "Examples:\n  adit bench serve --listen 127.0.0.1:9000\n  adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\nPut any proxy between the two; without one you measure the machine itself."
 )]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
@@ -21,27 +21,27 @@ pub(super) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    /// Be the far end of a load, until SIGTERM
+    /// Serve the other end of a load, until SIGTERM
     Serve {
-        /// Where to listen; several with commas
+        /// Addresses to listen on, separated by commas
         #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
         listen: Vec<SocketAddr>,
-        /// Threads
+        /// Number of threads
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
         workers: u16,
     },
-    /// Load a far end, directly or through a proxy, and say what it did
+    /// Load the other end, directly or through a proxy, and report the results
     #[command(
-        after_help = "Without --rate each connection sends its next message when the answer is there (closed\nloop). With --rate messages are due at fixed times, and latency counts from then: a target\nthat stalls is charged for all who waited (no coordinated omission).\n\nExit code 1 if any operation failed, or none was done."
+        after_help = "Without --rate each connection sends its next message when the answer has arrived (closed\nloop). With --rate messages are due at fixed times, and latency counts from then: a target\nthat stalls is charged for all who waited (no coordinated omission).\n\nExit code 1 if any operation failed, or none was done."
     )]
     Run(RunArgs),
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Where the far end, or the proxy before it, listens
+    /// Address of the other end, or of the proxy before it
     target: SocketAddr,
-    /// What to do
+    /// Kind of load
     #[arg(long, value_enum)]
     mode: Mode,
     /// How many connections (mixed: for the small messages)
@@ -50,7 +50,7 @@ struct RunArgs {
     /// How long to measure
     #[arg(long, default_value = "5", value_parser = seconds)]
     seconds: Duration,
-    /// How long to load before that
+    /// How long to warm up before that
     #[arg(long, default_value = "0.5", value_parser = seconds)]
     warmup: Duration,
     /// Bytes of a message
@@ -71,7 +71,7 @@ struct RunArgs {
     /// Measure the small messages alone first, and compare (mixed)
     #[arg(long)]
     baseline: bool,
-    /// Threads
+    /// Number of threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// Check every byte, at both ends
@@ -123,7 +123,7 @@ pub(super) fn run(args: BenchArgs) -> u8 {
 
 fn load(args: &RunArgs) -> anyhow::Result<u8> {
     if let Some((flag, modes)) = args.without_effect() {
-        complain!("adit bench: {flag} is of --mode {modes}, and would do nothing here");
+        complain!("adit bench: {flag} is for --mode {modes} and has no effect here");
         return Ok(USAGE);
     }
     let measured = bench::run(&Load {

@@ -29,7 +29,7 @@ pub(super) struct CaArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Issue SVIDs to other nodes and other proxies (Istio CA API) until SIGTERM
+    /// Issue SVIDs to other nodes and proxies (Istio CA API) until SIGTERM
     Serve(ca_serve::ServeArgs),
     /// Join tokens, for hosts without Kubernetes
     Token(ca_serve::TokenArgs),
@@ -41,35 +41,35 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Make the next authority: trusted from now on, not used yet
+    /// Create the next authority: trusted from now on, not used yet
     Prepare(AuthorityKind),
-    /// Have the prepared authority sign
+    /// Sign with the prepared authority from now on
     Activate(AuthorityKind),
     /// Mark the old authority as about to be revoked
     Taint(Named),
-    /// Take the tainted authority out of the bundle
+    /// Remove the tainted authority from the bundle
     Revoke {
         #[command(flatten)]
         named: Named,
-        /// Even while identities have no SVID but under it
+        /// Even while some identities have an SVID under it only
         #[arg(long)]
         force: bool,
     },
-    /// All of that in turn, with no new connection failing
+    /// Rotate the CA: prepare, activate, taint, revoke; no new connection fails
     #[command(
-        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation, and\nadit's nodes under `adit ca serve`) look every 60 s: the default leaves them three looks. Other\nclients of `adit ca serve` hear of it when they renew: for those, half an SVID's lifetime.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they go on; `adit ca revoke` can follow when they have ended."
+        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation, and\nadit's nodes under `adit ca serve`) look every 60 s: the default leaves time for three looks. Other\nclients of `adit ca serve` learn of it when they renew: for those, half an SVID's lifetime.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they continue; `adit ca revoke` can follow when they have ended."
     )]
     Rotate {
         #[command(flatten)]
         which: AuthorityKind,
-        /// How long peers need at most to see a new authority
+        /// Time that all peers need to learn of a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
-        /// Leave the old authority trusted, though nothing is signed with it any more
+        /// Keep trusting the old authority, though it signs nothing any more
         #[arg(long)]
         no_revoke: bool,
     },
-    /// Give an identity nothing any more, and revoke what it has
+    /// Ban an identity: revoke its SVIDs and issue no more
     Ban(BannedIdentity),
     /// Lift a ban
     Unban(BannedIdentity),
@@ -86,7 +86,7 @@ struct CaDirArgs {
 struct AuthorityKind {
     #[command(flatten)]
     at: CaDirArgs,
-    /// The authority of JWT-SVIDs, not of X.509-SVIDs
+    /// The authority for JWT-SVIDs instead of X.509-SVIDs
     #[arg(long)]
     jwt: bool,
 }
@@ -95,13 +95,13 @@ struct AuthorityKind {
 struct Named {
     #[command(flatten)]
     which: AuthorityKind,
-    /// Its ID, where several could be meant
+    /// ID of the authority, if there are several
     id: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct BannedIdentity {
-    /// The identity
+    /// SPIFFE ID of the identity
     #[arg(value_name = "SPIFFE-ID")]
     id: SpiffeId,
     #[command(flatten)]
@@ -168,11 +168,11 @@ fn act(verb: &Verb, ca: &CaDirectory) -> anyhow::Result<()> {
         }
         Verb::Ban(who) => {
             let revoked = ca.ban(&who.id)?;
-            say!("banned {}; {revoked} SVIDs revoked", who.id);
+            say!("banned {}; {} revoked", who.id, crate::identity::counted(revoked, "SVID"));
         }
         Verb::Unban(who) => {
             let was = ca.unban(&who.id)?;
-            say!("{} {}", who.id, if was { "is banned no more" } else { "was not banned" });
+            say!("{} {}", who.id, if was { "is no longer banned" } else { "was not banned" });
         }
     }
     Ok(())
@@ -209,7 +209,7 @@ fn show(found: &Overview, json: bool) {
         }
     }
     found.banned.iter().for_each(|id| say!("banned  {id}"));
-    say!("{} serial numbers revoked", found.revoked);
+    say!("{} revoked", crate::identity::counted(found.revoked, "serial number"));
 }
 
 /// What is trusted is known before it is used, and unused before it is no longer trusted.
@@ -220,11 +220,11 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
     let prepared = all.iter().find(|a| a.status == Status::Prepared).map(|a| a.id.clone());
     complain!(
         "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
-         step: `adit ca rotate` then goes on with what is prepared, `adit ca revoke` ends what is \
-         tainted",
+         step: `adit ca rotate` then continues with the prepared authority, `adit ca revoke` removes the \
+         tainted one",
         humantime::format_duration(2 * overlap),
         match kind {
-            Kind::X509 => ", and then until nobody has only SVIDs under the old authority",
+            Kind::X509 => ", and then until no identity depends on the old authority",
             Kind::Jwt => "",
         }
     );
@@ -232,7 +232,7 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
         Some(prepared) => prepared,
         None => ca.prepare(kind)?,
     };
-    say!("prepared {next}; waiting {overlap:?} until peers know it");
+    say!("prepared {next}; waiting {overlap:?} until peers trust it");
     wait(overlap);
     ca.activate(kind, SEEN)?;
     say!("activated {next}");
@@ -243,7 +243,7 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
         until_unused(ca, &old)?;
     }
     if !revoke {
-        say!("{old} stays trusted for what began under it, until `adit ca revoke`");
+        say!("{old} stays trusted until `adit ca revoke`, for connections that began under it");
         return Ok(());
     }
     say!("revoked {}", ca.revoke(kind, Some(&old), false)?);
@@ -275,7 +275,7 @@ fn until_unused(ca: &CaDirectory, old: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if left != said {
-            say!("{left} identities have only SVIDs under {old} yet");
+            say!("{} left with SVIDs under {old} only", crate::identity::counted(left, "identity"));
             said = left;
         }
         std::thread::sleep(Duration::from_secs(1));

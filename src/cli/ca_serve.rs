@@ -12,10 +12,10 @@ use crate::{app::RunError, authority::serve::JoinTokens, identity::SpiffeId};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust bundle.pem of the CA's folder, which holds across a rotation. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
+    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust bundle.pem of the CA's directory, which stays valid across a rotation. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
 )]
 pub(super) struct ServeArgs {
-    /// The CA server's file
+    /// Path of the CA server's file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CA_CONFIG")]
     config: PathBuf,
 }
@@ -28,18 +28,18 @@ pub(super) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a join token: it gives one SVID, once. Printed here, and kept nowhere
+    /// Create a join token: it gives one SVID, once. It is printed and not stored
     #[command(
         after_help = "Example:\n  adit ca token create --dir /var/lib/adit/join --id spiffe://cluster.local/host/db1 --ttl 10m > token"
     )]
     Create {
-        /// Whose SVID it gives
+        /// SPIFFE ID of the SVID that it gives
         #[arg(long, value_name = "SPIFFE-ID")]
         id: SpiffeId,
-        /// How long it may be used
+        /// How long it is valid
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
         ttl: Duration,
-        /// The folder of the CA server's file: `attestors: { joinTokens: { dir } }`
+        /// Directory of the join tokens, as `attestors.joinTokens.dir` in the CA server's file
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },

@@ -14,23 +14,24 @@ use super::{
 use crate::{
     app::{opened_mesh, opened_services},
     config::{self, Checked, Fault, Faults, Files, Kind, LoadError, StandaloneFile},
+    identity::counted,
     roles::standalone::Role,
 };
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check ca.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them; roots and CRLs are looked at, whether they can do\nwhat they are named for. Which kind a file is, its keys tell.\n\nExit codes: 0 right, 1 warnings and --strict, 2 usage, 3 faults"
+    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check ca.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them; roots and CRLs are checked for whether they can\nserve their purpose. The kind of the file is recognised by its keys.\n\nExit codes: 0 no errors, 1 warnings and --strict, 2 usage, 3 errors"
 )]
 pub(super) struct CheckArgs {
     /// The file of `adit run`, `adit proxy` or `adit ca serve`; - is standard input
     file: PathBuf,
-    /// Open no file that it names: it is for another machine
+    /// Do not open the files that it names: it is for another machine
     #[arg(long)]
     no_files: bool,
-    /// Fail for warnings too
+    /// Exit with 1 if there are warnings
     #[arg(long)]
     strict: bool,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
     /// As --output json
@@ -79,7 +80,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         found.warnings.iter().for_each(|w| say!("{file}:{w} (warning)"));
         match (&found.faults, &found.summary) {
             (Some(error), _) => complain!("{error}"),
-            (None, Some((summary, _))) => say!("{file}: right. {summary}"),
+            (None, Some((summary, _))) => say!("{file}: OK: {summary}"),
             (None, None) => {}
         }
     }
@@ -98,7 +99,12 @@ fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
         Err(faults) => return LoadError::from(faults).into(),
     };
     let (servers, all) = (servers(&read), read.services.len());
-    let words = format!("{all} services ({servers} servers, {} clients)", all - servers);
+    let words = format!(
+        "{} ({}, {})",
+        counted(all, "service"),
+        counted(servers, "server"),
+        counted(all - servers, "client")
+    );
     let summary = Some((words, json!({ "services": all, "servers": servers })));
     let found = Found { summary, ..Found::default() };
     match args.no_files {
@@ -150,8 +156,10 @@ fn summary(checked: &Checked) -> (String, Value) {
     let (workloads, services) = (mesh.workloads.len(), mesh.services.len());
     let (carried, policies) = (checked.local_workloads().len(), mesh.policies.len());
     let words = format!(
-        "{workloads} workloads ({carried} carried by this process), {services} services, \
-         {policies} policies"
+        "{} ({carried} proxied by this process), {}, {}",
+        counted(workloads, "workload"),
+        counted(services, "service"),
+        counted(policies, "policy")
     );
     let counts = json!({
         "workloads": workloads,

@@ -38,7 +38,7 @@ pub(super) fn run(args: &DemoArgs) -> u8 {
 fn print(report: &Value) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let (call, denied) = (&report["call"], &report["denied"]);
-    say!("\nWho talked to whom");
+    say!("\nAllowed connections");
     say!("  {}", text(&call["src.identity"]));
     say!("    → {}  ({})", text(&call["dst.identity"]), text(&call["dst.service"]));
     say!(
@@ -48,13 +48,13 @@ fn print(report: &Value) {
         text(&call["tls.cipher"])
     );
     say!("    allowed by {}", text(&call["policy"]));
-    say!("\nWho was refused");
+    say!("\nRefused connections");
     say!("  {}", text(&denied["src.identity"]));
     say!("    {}", text(&denied["error"]));
     let rotation = &report["rotation"];
     say!("\nA certificate rotated under a running connection");
     say!(
-        "  serial {} → {}; the connection went on, new ones use the new one",
+        "  serial {} → {}; the connection continued, new ones use the new certificate",
         text(&rotation["before"]),
         text(&rotation["after"])
     );

@@ -7,12 +7,12 @@ use clap::ValueEnum;
 use super::{FAILED, OK, output};
 use crate::identity::lint::{Report, Verdict, printable, printable_json};
 
-/// How to print.
+/// Output format.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Output {
-    /// For people
+    /// Human-readable text
     Text,
-    /// For scripts
+    /// JSON
     Json,
 }
 
@@ -20,8 +20,8 @@ pub(super) enum Output {
 pub(super) const LEGEND: &str = "\
 Each rule is listed with its clause and one verdict:
   ok      kept
-  warn    not as the specification has it; adit and most others accept it
-  FAIL    broken: whoever keeps the specification refuses it
+  warn    differs from the specification; adit and most others accept it
+  FAIL    broken: implementations that follow the specification refuse it
   -       not checked, and why
 
 Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file cannot be read.";
@@ -74,8 +74,8 @@ fn text(reports: &[(String, Report)], quiet: bool) -> io::Result<()> {
         let count = |verdict| report.count(verdict);
         writeln!(
             out,
-            "  {} rules: {} ok, {} warn, {} fail, {} not checked",
-            report.findings.len(),
+            "  {}: {} ok, {} warn, {} fail, {} not checked",
+            crate::identity::counted(report.findings.len(), "rule"),
             count(Verdict::Ok),
             count(Verdict::Warn),
             count(Verdict::Fail),

@@ -26,7 +26,7 @@ pub(super) struct ImportArgs {
 enum From {
     /// A stunnel.conf
     #[command(
-        after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not carried is named, as a comment and on stderr. Exit codes: 0 carried,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
+        after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not translated is named, as a comment and on stderr. Exit codes: 0 translated,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
     )]
     Stunnel {
         /// The file; - is standard input
@@ -45,7 +45,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     };
     let imported = import_stunnel(&text, &certificates_of);
     for remark in &imported.warnings {
-        let weight = if remark.grave { "NOT CARRIED" } else { "note" };
+        let weight = if remark.grave { "NOT TRANSLATED" } else { "note" };
         complain!("{}:{}: {weight}: {}", shown(file), remark.line, remark.message);
     }
     output::text(&imported.yaml);

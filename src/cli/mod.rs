@@ -33,7 +33,7 @@ use crate::{
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 what it was given, or what that\nnames, cannot be read or has faults. adit server and adit client know 0 and 1 only, as ghostunnel."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file that it was given, or one\nthat is named there, cannot be read or has errors. adit server and adit client use 0 and 1 only, as\nghostunnel does."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -42,16 +42,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Carry the pods of a mesh file until SIGTERM
+    /// Proxy the pods of a mesh file until SIGTERM
     #[command(
         after_help = "Example:\n  adit run -c /etc/adit/mesh.yaml\n\nNeeds CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad edit\nis logged and changes nothing. RUST_LOG sets the log filter.\n\nIncubating, and may change with its specification: ca: { broker: … }, the SPIFFE Broker API."
     )]
     Run {
-        /// The mesh file
+        /// Path of the mesh file
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
         config: PathBuf,
-        /// Take the pods over from the process that is found here, unix:PATH, and leave them to the
-        /// next one: no connection is refused. SIGUSR2 starts the next one
+        /// Hot restart at this socket, unix:PATH: take the pods over from the process that serves
+        /// it, later hand them to the next one; no connection is refused. SIGUSR2 starts the next
+        /// one
         #[arg(long, value_name = "ADDR")]
         takeover: Option<Address>,
     },
@@ -59,28 +60,28 @@ enum Command {
     Check(check::CheckArgs),
     /// The embedded CA
     Ca(ca::CaArgs),
-    /// Apply, remove or show the capture rules of one network namespace
+    /// Apply, remove or show the capture rules of a network namespace
     Redirect(redirect::RedirectArgs),
-    /// Show the main job on this machine: two nodes, four pods, real traffic
+    /// Demonstrate adit on this machine: two nodes, four pods, real traffic
     Demo(demo::DemoArgs),
-    /// Measure a proxy, or none: load, and a far end for it
+    /// Benchmark a proxy, or none: generate load, and serve the other end of it
     Bench(bench::BenchArgs),
-    /// TLS in front of one service: TLS comes in, plaintext goes to the target
+    /// TLS in front of one service: accepts TLS, connects to the target in plaintext
     Server(Box<standalone::ServerArgs>),
-    /// TLS for one client: plaintext comes in, TLS goes to the target
+    /// TLS for one client: accepts plaintext, connects to the target with TLS
     Client(Box<standalone::ClientArgs>),
-    /// Many such services from one file, until SIGTERM
+    /// Many such servers and clients from one file, until SIGTERM
     Proxy(proxy::ProxyArgs),
     /// Translate another proxy's configuration
     Import(import::ImportArgs),
-    /// Fetch, validate and watch SVIDs over a Workload API; judge anybody's
+    /// Fetch, validate and watch SVIDs over a Workload API; validate SVIDs from any issuer
     Svid(svid::SvidArgs),
-    /// Check anybody's Workload API
+    /// Check the Workload API of any server
     WorkloadApi(workload_api_check::WorkloadApiArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
-        /// Which shell
+        /// Shell to print it for
         shell: clap_complete::Shell,
     },
     /// Print the version

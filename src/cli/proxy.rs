@@ -9,10 +9,10 @@ use crate::app::standalone::{Plan, StartError, run as run_plan};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  adit proxy -c /etc/adit/services.yaml\n\nEach service is what `adit server` or `adit client` is. Edits of the file take effect at once,\nalso on SIGHUP: services that stay the same keep their connections, one that is changed or\nremoved drains. A bad edit is logged and changes nothing. `adit check FILE` checks it."
+    after_help = "Example:\n  adit proxy -c /etc/adit/services.yaml\n\nEach service is like one `adit server` or `adit client`. Edits of the file take effect at once,\nalso on SIGHUP: services that stay the same keep their connections, one that is changed or\nremoved drains. A bad edit is logged and changes nothing. `adit check FILE` checks it."
 )]
 pub(super) struct ProxyArgs {
-    /// The file
+    /// Path of the configuration file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
     config: PathBuf,
 }

@@ -25,26 +25,26 @@ use crate::{
 enum Verb {
     /// Redirect the namespace's TCP to adit
     Apply,
-    /// Undo it
+    /// Remove the redirection
     Remove,
-    /// Say what is applied, as JSON
+    /// Show what is applied, as JSON
     Show,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\nWhat cannot be applied whole is not applied."
+    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\nIf a part cannot be applied, nothing is."
 )]
 pub(super) struct RedirectArgs {
     verb: Verb,
     /// A name under /run/netns, an absolute path, or pid:N
     #[arg(long, value_name = "N")]
     netns: NetnsRef,
-    /// Let plaintext connections that are older than the rules go on (mtls: permissive)
+    /// Keep plaintext connections that are older than the rules (mtls: permissive)
     #[arg(long)]
     permissive: bool,
     /// Let the kubelet's probes pass, from the address that istio-cni gives them. The node's rules
-    /// against others who use it go when its firewall is loaded anew: run this again then
+    /// against others who use it are lost when its firewall is reloaded: run this again then
     #[arg(long)]
     kubelet_probes: bool,
 }
@@ -75,7 +75,7 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
 
 /// What nobody does for whom this command has left.
 const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where others \
-     use it, by rules that go when its firewall is loaded anew: run this again then (`adit run` \
+     use it, by rules that are lost when its firewall is reloaded: run this again then (`adit run` \
      restores them by itself)";
 
 fn open(named: &NetnsRef) -> io::Result<Netns> {

@@ -49,12 +49,12 @@ enum SvidCommand {
         after_help = "Examples:\n  adit svid fetch x509 --write /run/tls\n  adit svid fetch jwt --audience db --output json"
     )]
     Fetch(Fetch),
-    /// Have the Workload API judge a token
+    /// Validate a token with the Workload API
     #[command(subcommand)]
     Validate(Validate),
-    /// Print each X.509 update as it comes
+    /// Print each X.509 update as it arrives
     Watch(WorkloadApiArgs),
-    /// Judge SVIDs and bundles rule by rule, with the clause of the specification
+    /// Check SVIDs and bundles rule by rule, with the clause of the specification
     Lint(svid_lint::LintArgs),
 }
 
@@ -72,10 +72,10 @@ enum Fetch {
     Jwt {
         #[command(flatten)]
         at: WorkloadApiArgs,
-        /// For whom; may be repeated
+        /// Audience of the token; may be repeated
         #[arg(long, required = true)]
         audience: Vec<String>,
-        /// Only of this identity
+        /// Fetch the SVID of this identity only
         #[arg(long, value_name = "ID")]
         spiffe_id: Option<SpiffeId>,
     },
@@ -87,10 +87,10 @@ enum Validate {
     Jwt {
         #[command(flatten)]
         at: WorkloadApiArgs,
-        /// Who we are to the token
+        /// Audience that the token must name
         #[arg(long)]
         audience: String,
-        /// JWS Compact
+        /// The token, in JWS Compact Serialization
         token: String,
     },
 }
@@ -100,7 +100,7 @@ struct WorkloadApiArgs {
     /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
     #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
     socket: Endpoint,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -117,7 +117,7 @@ impl SvidCommand {
         let Endpoint::Unix(path) = &at.socket else { return Ok(()) };
         match fs::metadata(path) {
             Ok(found) if found.file_type().is_socket() => Ok(()),
-            Ok(_) => Err(format!("{} is no socket", crate::identity::shown(path))),
+            Ok(_) => Err(format!("{} is not a socket", crate::identity::shown(path))),
             Err(error) => Err(format!("{}: {error}", crate::identity::shown(path))),
         }
     }

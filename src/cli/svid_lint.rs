@@ -38,35 +38,35 @@ Examples:
   adit svid lint *.pem --output json | jq '.reports[].findings[] | select(.verdict == \"fail\")'
 
 A FILE is a certificate chain (PEM or DER, leaf first), a JWT-SVID, or a bundle document (JSON);
-which one, it says itself.
+which one is recognised by its content.
 ";
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n{LEGEND}"))]
 pub(super) struct LintArgs {
-    /// What to judge; - is standard input
+    /// Files to check; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// What to check trust against: a bundle document, a JWK Set, or certificates (PEM or DER)
+    /// Bundle to check trust against: a bundle document, a JWK Set, or certificates (PEM or DER)
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
-    /// Whose the bundle is, and what each FILE must be of; without, the bundle is taken for that
-    /// of each FILE's own trust domain
+    /// Trust domain of the bundle, and of each FILE; without it the bundle is taken for that of
+    /// each FILE's own trust domain
     #[arg(long, value_name = "TD")]
     trust_domain: Option<TrustDomain>,
-    /// Whom a JWT-SVID must be for
+    /// Audience that a JWT-SVID must name
     #[arg(long)]
     audience: Option<String>,
-    /// Each FILE is a JWT-SVID, however it looks
+    /// Treat each FILE as a JWT-SVID
     #[arg(long, conflicts_with = "authority")]
     jwt: bool,
-    /// Each certificate is a signing certificate (a CA), not an SVID
+    /// Treat each certificate as a signing certificate (a CA), not an SVID
     #[arg(long)]
     authority: bool,
-    /// Leave out the rules that are kept
+    /// Show only the rules that are not kept
     #[arg(short, long)]
     quiet: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -194,16 +194,16 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
         }
         Subject::Chain(authorities) => {
             if authorities.is_empty() {
-                bail!("holds no certificate");
+                bail!("contains no PEM certificate");
             }
             for (n, der) in authorities.iter().enumerate() {
                 webpki::anchor_from_trusted_cert(der)
-                    .with_context(|| format!("certificate {} is no trust anchor", n + 1))?;
+                    .with_context(|| format!("certificate {} is not a trust anchor", n + 1))?;
             }
             Ok(TrustBundle::new(domain, authorities))
         }
         Subject::Broken(error) => Err(error.into()),
-        Subject::Jwt(_) => bail!("is no bundle: neither certificates nor a JWK Set"),
+        Subject::Jwt(_) => bail!("is not a bundle: neither certificates nor a JWK Set"),
     }
 }
 

@@ -42,19 +42,19 @@ struct CheckArgs {
     /// The Workload API: unix:///PATH, tcp://IP:PORT, or a path
     #[arg(long, value_name = "S", env = ENDPOINT_VARIABLE)]
     socket: String,
-    /// For whom the tokens are that are fetched and validated
+    /// Audience of the tokens that are fetched and validated
     #[arg(long, default_value = "adit-check")]
     audience: String,
-    /// How long to watch a stream for messages that say nothing new
+    /// How long to watch a stream for messages without news
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     watch: Duration,
     /// How long one answer may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Leave out the rules that are kept
+    /// Show only the rules that are not kept
     #[arg(short, long)]
     quiet: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

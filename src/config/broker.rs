@@ -51,7 +51,7 @@ mod tests {
             ("socket: 'unix:///b', providerId: spiffe://td/a", "SPIFFE_ENDPOINT_SOCKET is not set"),
             (
                 "socket: 'http://b', workloadApi: 'unix:///w', providerId: spiffe://td/a",
-                "is no endpoint",
+                "is not a valid endpoint",
             ),
             (
                 "socket: 'unix:///b', workloadApi: 'unix:///w', providerId: spiffe://td",
@@ -77,7 +77,7 @@ mod tests {
             format!("{one}, {}", one.replace("name: a", "name: b").replace(".1]", ".2], netns: x"));
         for (socket, workloads, says) in [
             (GOOD, "{ name: a, addresses: [10.0.0.1] }", "uid is missing in default/a"),
-            (GOOD, "{ name: a, addresses: [10.0.0.1], uid: A1 }", "is no UID of a pod"),
+            (GOOD, "{ name: a, addresses: [10.0.0.1], uid: A1 }", "is not a valid UID of a pod"),
             (
                 &remote,
                 by_pid,

@@ -40,11 +40,11 @@ pub(super) fn read(item: &Item<'_>) -> Option<CaConfig> {
     let (name, item) = match (named.next(), named.next()) {
         (Some(one), None) => one,
         (Some((name, _)), Some((other, item))) => {
-            item.fault(format!("one source only: {name} is there beside {other}"));
+            item.fault(format!("only one source is allowed: {name} and {other} are given"));
             return None;
         }
         (None, _) => {
-            ca.of.lacks(format!("which source? One of {}", SOURCES.join(", ")));
+            ca.of.lacks(format!("a source is missing: one of {}", SOURCES.join(", ")));
             return None;
         }
     };

@@ -238,7 +238,7 @@ fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
         );
     }
     if kubernetes.is_none() && join.is_none() && !svid {
-        item.fault("nobody could get anything: name kubernetes, joinTokens or svid");
+        item.fault("no attestor is configured, so no SVID could be issued: name kubernetes, joinTokens or svid");
     }
     (Attestors { kubernetes, join, svid }, accounts, pods)
 }
@@ -247,7 +247,7 @@ fn read_kubernetes(map: &Map<'_>) -> Option<Kubernetes> {
     let audience = map.get("audience").map_or(Some("istio-ca".into()), |a| a.text());
     let (jwks, review) = (map.get("jwks"), map.get("tokenReview"));
     if jwks.is_some() == review.is_some() {
-        map.of.fault("expected one of jwks and tokenReview: who says that a token is genuine");
+        map.of.fault("expected either jwks or tokenReview, which validates the tokens");
         return None;
     }
     // The API server checks the issuer of tokens that it is asked about.
@@ -329,24 +329,24 @@ attestors:
             ("listen: 127.0.0.1:15012", "listen: here", "for example 0.0.0.0:15012"),
             ("serverNames: [ca.test, 127.0.0.1]", "", "serverNames is missing"),
             ("dir: /ca", "dirr: /ca", "did you mean dir?"),
-            ("jwks: /jwks, ", "", "one of jwks and tokenReview"),
+            ("jwks: /jwks, ", "", "either jwks or tokenReview"),
             ("issuer: 'https://k8s', ", "", "issuer is missing"),
             ("jwks: /jwks", "jwks: 'http://k8s/jwks', jwksRoots: /r", "begin with https://"),
             ("jwks: /jwks", "jwks: 'https://k8s/jwks'", "jwksRoots is missing"),
             ("[sys/adit]", "[adit]", "NAMESPACE/SERVICEACCOUNT"),
             (", pods: /pods", "", "pods is missing"),
-            ("svid: true", "svid: yes", "none of true, false"),
+            ("svid: true", "svid: yes", "must be true or false"),
             ("\n  svid: true", "", "beside joinTokens stands svid: true"),
             ("svid: true", "svid: false", "beside joinTokens stands svid: true"),
         ] {
             let text = GOOD.replace(was, is);
             assert_ne!(text, GOOD, "{was}");
-            let Err(faults) = parse("f", &text, read) else { panic!("{is:?} is no fault") };
+            let Err(faults) = parse("f", &text, read) else { panic!("{is:?} is not an error") };
             assert!(faults.to_string().contains(says), "{is:?}: {faults}");
         }
         let nobody = "listen: 1.1.1.1:1\ntrustDomain: td\ndir: /d\nserverNames: [a]\nattestors: {}";
-        let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is no fault") };
-        assert!(faults.to_string().contains("nobody could get anything"), "{faults}");
+        let Err(faults) = parse("f", nobody, read) else { panic!("no attestor is not an error") };
+        assert!(faults.to_string().contains("no attestor is configured"), "{faults}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl fmt::Display for Faults {
         }
         let all = self.faults.len() + self.more;
         let plural = if all == 1 { "" } else { "s" };
-        write!(f, "{all} fault{plural} in {}", self.file)?;
+        write!(f, "{all} error{plural} in {}", self.file)?;
         match self.more {
             0 => Ok(()),
             more => write!(f, ", {more} of them not listed"),

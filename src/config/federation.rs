@@ -56,10 +56,10 @@ impl FederationConfig {
         check_chain(own, &relations);
         for (relation, item) in relations {
             if relation.trust_domain == *own {
-                item.fault(format!("{own} is our own trust domain: it is known from `ca`"));
+                item.fault(format!("{own} is adit's own trust domain: its bundle comes from `ca`"));
             }
             if trust_domains.iter().any(|r| r.trust_domain == relation.trust_domain) {
-                item.fault(format!("{} is there already", relation.trust_domain));
+                item.fault(format!("{} already exists", relation.trust_domain));
             }
             trust_domains.push(relation);
         }
@@ -174,7 +174,7 @@ fn bundle_endpoint(map: &Map<'_>, own: &TrustDomain) -> Option<BundleEndpoint> {
             let usual = || format!("spiffe://{own}/adit/bundle-endpoint").parse().ok();
             let id = map.get("id").map_or_else(usual, |item| id(&item))?;
             if let Some(item) = map.get("id").filter(|_| id.trust_domain() != own) {
-                item.fault(format!("is not of {own}, so we can have no such SVID"));
+                item.fault(format!("is not of {own}, so adit cannot get such an SVID"));
             }
             Proof::Spiffe(id)
         }

@@ -61,9 +61,9 @@ mod tests {
             ("files: { certificate: /c, bundle: /b }", "expected certificate and privateKey"),
             ("files: { keystore: /s }", "bundle is missing"),
             ("files: { dir: /a, keystore: /s }", "expected certificate and privateKey"),
-            ("files: { dir: /a }, embedded: { dir: /x }", "one source only"),
-            ("workloadApi: { socket: 'http://x' }", "is no endpoint"),
-            ("", "which source?"),
+            ("files: { dir: /a }, embedded: { dir: /x }", "only one source"),
+            ("workloadApi: { socket: 'http://x' }", "is not a valid endpoint"),
+            ("", "a source is missing"),
         ] {
             let faults = read(bad).unwrap_err();
             assert!(faults.contains(says), "{bad}: {faults}");

@@ -16,7 +16,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
     let name = istiod.get("serverName").and_then(|n| n.text());
     let address = istiod.require("address").and_then(|item| {
         let text = item.text()?;
-        let uri = text.parse().map_err(|e| format!("is no URL: {e}"));
+        let uri = text.parse().map_err(|e| format!("is not a valid URL: {e}"));
         let server = uri.and_then(|uri: http::Uri| match uri.path() {
             "" | "/" => Server::of(&uri, name.as_deref(), PORT),
             path => Err(format!("has a path, {path}")),
@@ -67,7 +67,10 @@ mod tests {
             ("address: 'https://a', token: /t", "roots is missing"),
             ("address: 'http://a:1', token: /t, roots: /r", "must begin with https://"),
             ("address: 'https://a/b', token: /t, roots: /r", "has a path"),
-            ("address: 'https://a', token: /t, roots: /r, serverName: 'a b'", "is no name"),
+            (
+                "address: 'https://a', token: /t, roots: /r, serverName: 'a b'",
+                "is not a valid name",
+            ),
             ("address: 'https://a', token: /t, roots: /r, clusterId: 'a b'", "without blanks"),
             ("address: 'https://a', token: /t, roots: /r, svidLifetime: 1s", "at least 10s"),
             ("address: 'https://a', token: /t, roots: /r, tokn: /x", "did you mean token?"),

@@ -30,7 +30,7 @@ pub(super) fn path(item: &Item<'_>, holds: Holds) -> Option<PathBuf> {
 fn open(path: &Path, holds: Holds) -> Result<(), String> {
     let meta = std::fs::metadata(path).map_err(|e| key_files::at(path, e))?;
     if meta.is_dir() {
-        return Err(key_files::at(path, "is a folder"));
+        return Err(key_files::at(path, "is a directory"));
     }
     if !meta.is_file() {
         // Who opens a pipe waits for its writer.

@@ -31,7 +31,7 @@ fn refuse_l7(map: &Map<'_>, l7: &[&str]) {
     for key in l7 {
         if let Some(item) = map.get(key) {
             item.fault(
-                "is about HTTP (L7), and adit does not look into connections (L4): use \
+                "is about HTTP (L7), and adit does not parse the bytes of connections (L4): use \
                  principals, namespaces, serviceAccounts, ipBlocks and ports here, and put \
                  this rule on a waypoint or gateway",
             );
@@ -132,7 +132,7 @@ fn source(item: &Item<'_>, namespace: &str) -> Option<Source> {
         ip_blocks: field(&map, "ipBlocks", "notIpBlocks", block),
     };
     if map.is_empty() {
-        source.fault("an empty source matches nobody; leave `from` out to mean everybody");
+        source.fault("an empty source matches nobody; omit `from` to match everybody");
     }
     Some(read)
 }
@@ -143,7 +143,7 @@ fn operation(item: &Item<'_>) -> Option<Operation> {
     refuse_l7(&map, &OPERATION[2..]);
     let read = Operation { ports: field(&map, "ports", "notPorts", port) };
     if map.is_empty() {
-        operation.fault("an empty operation matches nothing; leave `to` out to mean every port");
+        operation.fault("an empty operation matches nothing; omit `to` to match every port");
     }
     Some(read)
 }
@@ -176,7 +176,7 @@ fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
 /// An empty list would match everybody, which is hardly what was meant.
 fn refuse_empty(map: &Map<'_>, key: &str) {
     if let Some(item) = map.get(key).filter(|i| i.list().is_empty()) {
-        item.fault("is empty; leave it out, or name what is meant");
+        item.fault("is empty; omit it, or list values");
     }
 }
 
@@ -208,7 +208,9 @@ fn principal(item: &Item<'_>) -> Option<StringMatch> {
         return None;
     }
     if !said.contains(['/', '*']) {
-        item.fault(format!("{said:?} is no principal; for example cluster.local/ns/shop/sa/web"));
+        item.fault(format!(
+            "{said:?} is not a valid principal; for example cluster.local/ns/shop/sa/web"
+        ));
         return None;
     }
     text(item)
@@ -218,7 +220,7 @@ fn account(item: &Item<'_>, own: &str) -> Option<ServiceAccountMatch> {
     let text = item.text()?;
     let (namespace, account) = text.split_once('/').unwrap_or((own, &text));
     if namespace.is_empty() || account.is_empty() || account.contains('/') || text.contains('*') {
-        item.fault(format!("{text:?} is none of: account, namespace/account"));
+        item.fault(format!("{text:?}: must be ACCOUNT or NAMESPACE/ACCOUNT"));
         return None;
     }
     Some(ServiceAccountMatch { namespace: namespace.into(), account: account.into() })

@@ -298,9 +298,18 @@ impl<'a> Item<'a> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.fault(format!("{text:?} is none of {}{}", all.join(", "), suggest(&text, &all)));
+            self.fault(format!("{text:?}: must be {}{}", one_of(&all), suggest(&text, &all)));
         }
         found
+    }
+}
+
+/// `ALLOW or DENY`; `conn, tls or v1`.
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => (*word).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
 }
 
@@ -330,7 +339,7 @@ impl<'a> Map<'a> {
 
     pub(super) fn require(&self, key: &str) -> Option<Item<'a>> {
         let found = self.get(key);
-        // A key that is misspelt is a fault already, and so is what is no mapping at all.
+        // A key that is misspelt is a fault already, and so is what is not a mapping at all.
         let known = self.misspells(key) || !matches!(self.of.yaml.data, YamlData::Mapping(_));
         if found.is_none() && !known {
             self.of.fault(format!("{key} is missing"));

@@ -72,7 +72,7 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
     let top = root.map(process::KEYS);
     let items = top.require("services").map(|item| item.list()).unwrap_or_default();
     if items.len() > MOST_SERVICES {
-        root.fault(format!("{} services, at most {MOST_SERVICES} are possible", items.len()));
+        root.fault(format!("{} services, at most {MOST_SERVICES} are allowed", items.len()));
         return None;
     }
     let services: Vec<_> = items.iter().filter_map(|i| Some((service(i)?, i))).collect();
@@ -80,7 +80,7 @@ fn read(root: &Item<'_>) -> Option<StandaloneFile> {
     let (mut names, mut places) = (HashSet::new(), Vec::new());
     let taken = |places: &[(&Address, &str)], at: &Address| {
         let other = places.iter().find(|(other, _)| other.collides(at));
-        other.map(|(at, name)| format!("{name} listens at {at} already"))
+        other.map(|(at, name)| format!("{name} already listens at {at}"))
     };
     for (service, item) in &services {
         if !names.insert(&service.name) {

@@ -88,7 +88,7 @@ fn identity(item: &Item<'_>, domain: &TrustDomain) -> Option<SpiffeId> {
 fn selectors(item: &Item<'_>, workloads: &[Workload]) -> Option<Selectors> {
     let map = item.map(&["uid", "gid", "path", "workload", "podUid"]);
     if map.is_empty() {
-        item.fault("at least one selector must say for whom this identity is");
+        item.fault("at least one selector must say which processes get this identity");
         return None;
     }
     let number = |map: &Map<'_>, key| map.get(key).map(|item| item.parse::<u32>("1000"));
@@ -109,7 +109,7 @@ fn selectors(item: &Item<'_>, workloads: &[Workload]) -> Option<Selectors> {
     });
     if path.is_some() && map.get("uid").is_none() && map.get("gid").is_none() {
         item.fault(
-            "path says nothing alone, as anybody who may run a program can lend it to another; \
+            "path alone proves nothing, as every user who may run the program matches; \
              add uid or gid",
         );
         return None;
@@ -151,8 +151,8 @@ mod tests {
         for (section, needle) in [
             ("{ socket: agent.sock }", "absolute path"),
             ("{ mode: 0666 }", "socket is missing"),
-            ("{ socket: /s, mode: 0777 }", "is none of"),
-            ("{ socket: /s, mode: 0o600 }", "is none of"),
+            ("{ socket: /s, mode: 0777 }", "must be"),
+            ("{ socket: /s, mode: 0o600 }", "must be"),
             ("{ socket: /s, entries: [{ id: /a }] }", "selectors is missing"),
             ("{ socket: /s, entries: [{ id: /a, selectors: {} }] }", "at least one selector"),
             ("{ socket: /s, entries: [{ id: /a/, selectors: { uid: 1 } }] }", "trailing slash"),
@@ -173,7 +173,7 @@ mod tests {
             ),
             (
                 "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b } }] }",
-                "entries[0].selectors: path says nothing alone",
+                "entries[0].selectors: path alone proves nothing",
             ),
             (
                 "{ socket: /s, entries: [{ id: /a, selectors: { path: /bin/b, podUid: x } }] }",

@@ -35,7 +35,7 @@ impl OutageBudget {
                     None if has_had => "the last was withdrawn",
                     None => "none yet",
                     Some(svid) if svid.from > now => "the last is not valid yet by our clock",
-                    Some(_) => "the last has run out",
+                    Some(_) => "the last has expired",
                 };
                 let error = error.map(|error| format!("; {error}")).unwrap_or_default();
                 let without = format!("no valid SVID for {id}: {had}{error}");
@@ -83,7 +83,7 @@ mod tests {
         let ended = budget(&[("a", Some(4600)), ("b", Some(1000)), ("c", None)]);
         assert_eq!((ended.seconds, ended.first), (Some(0), Some(id("b"))));
         let named = [
-            "no valid SVID for spiffe://td/b: the last has run out",
+            "no valid SVID for spiffe://td/b: the last has expired",
             "no valid SVID for spiffe://td/c: none yet",
         ];
         assert_eq!(ended.without, named);

@@ -41,8 +41,8 @@ impl Server {
         }
         let host = uri.host().ok_or("has no host")?.trim_matches(['[', ']']).to_owned();
         let name = name.unwrap_or(&host).to_owned();
-        let name =
-            ServerName::try_from(name).map_err(|e| format!("is no name of a certificate: {e}"))?;
+        let name = ServerName::try_from(name)
+            .map_err(|e| format!("is not a valid name for a certificate: {e}"))?;
         Ok(Self { host, port: uri.port_u16().unwrap_or(port), name })
     }
 }
@@ -70,11 +70,12 @@ fn roots(path: &Path) -> io::Result<PeerVerifier> {
     let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
     for der in &roots {
         let anchor = webpki::anchor_from_trusted_cert(der);
-        anchor
-            .map_err(|e| bad(format!("a certificate is no trust anchor: {}", chain_words(&e))))?;
+        anchor.map_err(|e| {
+            bad(format!("a certificate is not a trust anchor: {}", chain_words(&e)))
+        })?;
     }
     if roots.is_empty() {
-        return Err(bad("has no certificate in PEM".into()));
+        return Err(bad("contains no PEM certificate".into()));
     }
     PeerVerifier::new(PeerTrust::roots(roots), true).map_err(bad)
 }

@@ -66,7 +66,7 @@ impl FileReader {
     fn unread(&self) -> String {
         let no_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
         match (self.paths.iter().find(no_file), self.beside) {
-            (Some(path), _) => at(path, "is a pipe that nobody writes to"),
+            (Some(path), _) => at(path, "is a pipe without a writer"),
             (None, Some(beside)) => format!("{beside} did not answer within {READ_WITHIN:?}"),
             (None, None) => format!("files could not be read within {READ_WITHIN:?}"),
         }
@@ -208,7 +208,7 @@ mod tests {
         };
         let (one, two) = tokio::join!(reader.read(read()), reader.read(read()));
         for read in [one, two] {
-            assert!(read.unwrap_err().ends_with("is a pipe that nobody writes to"));
+            assert!(read.unwrap_err().ends_with("is a pipe without a writer"));
         }
         assert_eq!(reader.turn.available_permits(), 0, "the first reads still");
         fs::write(&pipe, "text").unwrap();

@@ -70,7 +70,7 @@ pub enum SourceError {
         why: String,
     },
     /// It gave something that must not be used.
-    #[error("what {source_name} gave for {id} is not used: {why}")]
+    #[error("the answer of {source_name} for {id} is not used: {why}")]
     Unusable {
         /// Which source, with its address.
         source_name: String,
@@ -80,7 +80,7 @@ pub enum SourceError {
         why: String,
     },
     /// It says that what it gave may not be used any more.
-    #[error("{source_name} has withdrawn what it gave: {why}")]
+    #[error("{source_name} has withdrawn the SVID: {why}")]
     Withdrawn {
         /// Which source, with its address.
         source_name: String,
@@ -100,7 +100,7 @@ pub enum SourceError {
     /// It gives no JWT-SVIDs.
     #[error("{0} gives no JWT-SVIDs")]
     NoJwt(&'static str),
-    /// Nobody asked for it: the workload is none of this node.
+    /// Nobody asked for it: the workload is not one of this node.
     #[error("{0} is not a workload of this node")]
     NotWanted(String),
     /// The authority of this very process could not.

@@ -53,7 +53,7 @@ impl Default for CallerLimits {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CallerRefused {
     /// It has flooded a tunnel before.
-    #[error("this caller was cut off for a flood, and is taken again in {} s", .left.as_secs_f64().ceil())]
+    #[error("this caller was cut off for a flood and may connect again in {} s", .left.as_secs_f64().ceil())]
     CutOff {
         /// Until it is taken again.
         left: Duration,
@@ -65,7 +65,7 @@ pub enum CallerRefused {
         per_second: u32,
     },
     /// [`CallerLimits::tunnels`].
-    #[error("this caller has {tunnels} tunnels to this pod open already")]
+    #[error("this caller already has {tunnels} open tunnels to this pod")]
     TooMany {
         /// The limit.
         tunnels: usize,
@@ -199,7 +199,7 @@ impl Caller {
         let place = StreamPlace { of_caller: Arc::clone(&self.has), of_all };
         match self.has.streams.fetch_add(1, Relaxed) < streams {
             true => Ok(place),
-            false => Err("this caller has too many streams to this pod open"),
+            false => Err("this caller has too many streams open to this pod"),
         }
     }
 

@@ -46,8 +46,8 @@ impl TunnelClient {
         Ok(Self { tunnel, addr, proven })
     }
 
-    /// Whether it takes another stream: by its own word and the peer's, and nothing begins
-    /// under an SVID that has ended or is believed no more.
+    /// Whether it takes another stream: by its own word and the peer's, and nothing begins under an
+    /// SVID that has ended or is no longer trusted.
     pub(super) fn has_room(&self) -> bool {
         if self.proven.termination().is_some() || self.proven.peer.has_ended() {
             return false;
@@ -127,7 +127,7 @@ pub(super) async fn drive(
     };
     let over = tokio::select! {
         over = tunnel.carry() => over,
-        () = client.proven.ended() => TunnelError::Silent("its peer is believed no more".into()),
+        () = client.proven.ended() => TunnelError::Silent("its peer is no longer trusted".into()),
         over = tunnel.silence() => over,
         () = no_settings => TunnelError::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
         () = until_unused(&usage, config.idle, &closing) => TunnelError::Closed,

@@ -261,7 +261,7 @@ fn is_believed(
     };
     let at = UnixTime::since_unix_epoch(at);
     let Err(error) = verify_svid(&peer.chain, &trust.bundles, at, purpose) else { return Ok(()) };
-    let why = format!("the peer's SVID is believed no more: {error}").into();
+    let why = format!("the peer's SVID is no longer trusted: {error}").into();
     let reason = match error {
         SvidError::UnknownTrustDomain(_) => CloseReason::TrustDomainRemoved,
         error => TlsError::Svid(error).close_reason(),

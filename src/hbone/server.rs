@@ -217,7 +217,7 @@ pub fn turn_away(session: Session, config: &TunnelConfig) {
     if let Ok(tunnel) = Tunnel::new(Role::Server, config.limits, session, None) {
         tunnel.end(TunnelError::Http2(Failure::new(
             Code::ENHANCE_YOUR_CALM,
-            "this caller has enough",
+            "this caller has reached its limit",
         )));
     }
 }

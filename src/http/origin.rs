@@ -53,7 +53,7 @@ pub(super) fn refuse_foreign(
     if uri.host().is_some_and(|host| !named(host))
         || hosts.any(|host| !host.to_str().is_ok_and(|host| says_own(host, reached, further)))
     {
-        let why = "Host is none of this machine's names: use localhost or the address\n";
+        let why = "Host is not a name of this machine: use localhost or the address\n";
         return Some(text(StatusCode::FORBIDDEN, why));
     }
     let page = headers.contains_key(header::ORIGIN)

@@ -142,7 +142,7 @@ impl Server {
                     () = expired(lifetime, &place) => {
                         Err(format!("not finished after {lifetime:?}"))
                     }
-                    () = place.given_up() => Err("it was closed for somebody newer".into()),
+                    () = place.given_up() => Err("it was closed in favour of a newer connection".into()),
                 };
                 if let Err(error) = served {
                     tracing::debug!(target: "http", endpoint = name, ?peer, error, "a connection failed");
@@ -177,7 +177,10 @@ impl Server {
         let service = service_fn(|request| async move {
             let answer = self.answer(request, reached, handler).await;
             Ok::<_, Infallible>(match answer.body().is_stream() && !place.begin_stream() {
-                true => text(StatusCode::SERVICE_UNAVAILABLE, "as many listen already as may\n"),
+                true => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many clients are already listening\n",
+                ),
                 false => answer,
             })
         });

@@ -26,7 +26,7 @@ pub enum DocumentError {
     #[error("the bundle document has {0} bytes, the limit is {MAX_DOCUMENT}")]
     TooLarge(usize),
     /// Not JSON, or not an object.
-    #[error("the bundle document is no JSON object: {0}")]
+    #[error("the bundle document is not a JSON object: {0}")]
     Json(String),
     /// A member twice in one object (§6.3).
     #[error("the bundle document has a member {0:?} twice (Trust Domain and Bundle §6.3)")]
@@ -37,8 +37,8 @@ pub enum DocumentError {
     /// More than [`MAX_KEYS`].
     #[error("the bundle document has {0} keys, the limit is {MAX_KEYS}")]
     TooManyKeys(usize),
-    /// `spiffe_sequence` or `spiffe_refresh_hint` is no integer of 64 bits (§4.1.1, §4.1.2).
-    #[error("{0} is no integer from 0 to 2^64-1 (Trust Domain and Bundle §4.1)")]
+    /// `spiffe_sequence` or `spiffe_refresh_hint` is not an integer of 64 bits (§4.1.1, §4.1.2).
+    #[error("{0} is not an integer from 0 to 2^64-1 (Trust Domain and Bundle §4.1)")]
     NotInteger(&'static str),
     /// An entry of a known type and use is wrong.
     #[error("entry {index} of `keys`: {why}")]
@@ -54,7 +54,7 @@ pub enum DocumentError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum EntryError {
     /// Not an object.
-    #[error("it is no object (RFC 7517 §5)")]
+    #[error("it is not an object (RFC 7517 §5)")]
     NotObject,
     /// `kty` is missing or no text (§4.2.1).
     #[error("it has no kty (Trust Domain and Bundle §4.2.1)")]
@@ -79,7 +79,7 @@ impl TrustBundle {
     /// of a document.
     ///
     /// # Errors
-    /// What is wrong with it; one bad entry of a known use spoils the document.
+    /// What is wrong with it; one bad entry of a known use invalidates the document.
     pub fn from_document(
         trust_domain: TrustDomain,
         document: &[u8],

@@ -67,17 +67,21 @@ pub fn stream_words(error: &io::Error) -> String {
 #[must_use]
 pub fn alert_words(alert: AlertDescription) -> String {
     let means = match alert {
-        AlertDescription::HandshakeFailure => "the two have no cipher, key or version in common",
+        AlertDescription::HandshakeFailure => {
+            "the two sides have no cipher, key exchange or version in common"
+        }
         AlertDescription::ProtocolVersion => "no TLS version is offered by both sides",
         AlertDescription::UnknownCA => "it does not trust the CA of our certificate",
-        AlertDescription::CertificateExpired => "our certificate has ended by its clock",
+        AlertDescription::CertificateExpired => "our certificate has expired by its clock",
         AlertDescription::CertificateRevoked => "our certificate is revoked",
-        AlertDescription::CertificateRequired => "it wants a certificate of ours",
+        AlertDescription::CertificateRequired => "it requires a certificate of adit's",
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnsupportedCertificate => "it does not accept our certificate",
-        AlertDescription::AccessDenied => "it does not admit whom our certificate names",
-        AlertDescription::UnrecognisedName => "it has no certificate for the name that was called",
+        AlertDescription::AccessDenied => "it does not allow the identity of our certificate",
+        AlertDescription::UnrecognisedName => {
+            "it has no certificate for the name that was asked for"
+        }
         _ => return format!("{alert:?}"),
     };
     format!("{alert:?}: {means}")
@@ -121,12 +125,14 @@ fn certificate_words(why: &CertificateError) -> String {
         },
         CertificateError::ExpiredContext { time, not_after } => {
             let (end, now) = (moment_of(*not_after), moment_of(*time));
-            return format!("the peer's certificate ended at {end}, and it is {now} (CertExpired)");
+            return format!(
+                "the peer's certificate expired at {end}, and it is {now} (CertExpired)"
+            );
         }
         CertificateError::NotValidYetContext { time, not_before } => {
             let (start, now) = (moment_of(*not_before), moment_of(*time));
             return format!(
-                "the peer's certificate begins at {start}, and it is {now} (CertNotValidYet)"
+                "the peer's certificate is not valid before {start}, and it is {now} (CertNotValidYet)"
             );
         }
         CertificateError::ExpiredRevocationListContext { time, next_update } => {
@@ -135,15 +141,15 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             return format!(
-                "the peer's certificate is not valid for {}, the name that was called: it is for \
+                "the peer's certificate is not valid for {}, the name that was asked for: it is for \
                  {} (NotValidForName)",
                 expected.to_str(),
                 names(presented)
             );
         }
-        CertificateError::Expired => return "the peer's certificate has ended (Expired)".into(),
+        CertificateError::Expired => return "the peer's certificate has expired (Expired)".into(),
         CertificateError::NotValidYet => {
-            return "the peer's certificate has not begun (NotValidYet)".into();
+            return "the peer's certificate is not valid yet (NotValidYet)".into();
         }
         CertificateError::UnknownIssuer => return chain_words(&webpki::Error::UnknownIssuer),
         CertificateError::BadEncoding => return chain_words(&webpki::Error::BadDer),
@@ -180,10 +186,10 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         CertificateError::InvalidOcspResponse => "the peer sent an OCSP answer that is not valid",
         CertificateError::ApplicationVerificationFailure => {
-            "the peer's key is none of those that are pinned"
+            "the peer's key is not one of the pinned keys"
         }
         CertificateError::NotValidForName => {
-            "the peer's certificate is not valid for the name that was called"
+            "the peer's certificate is not valid for the name that was asked for"
         }
         other => return format!("the peer's certificate is not accepted: {other}"),
     };
@@ -281,7 +287,7 @@ mod tests {
             presented: vec![Eku::ClientAuth],
         };
         for (error, says) in [
-            (called.into(), "for db.example, the name that was called: it is for web.example ("),
+            (called.into(), "for db.example, the name that was asked for: it is for web.example ("),
             (
                 purpose.into(),
                 "it is for client authentication, and server authentication is needed",

@@ -68,16 +68,16 @@ pub enum KeyError {
     #[error("its key_ops do not include verify (RFC 7517 §4.3)")]
     NotForVerifying,
     /// The private half was published too.
-    #[error("it holds a private key: whoever read it can sign, replace it")]
+    #[error("it contains a private key: everyone who read it can sign, so replace it")]
     Private,
     /// An RSA modulus below 2048 or above 8192 bits.
     #[error("it is RSA of {0} bits, JWT-SVIDs need 2048 to 8192 (RFC 7518 §3.3)")]
     RsaSize(usize),
     /// Not a SubjectPublicKeyInfo, or of an encoding that is not used here.
-    #[error("it is no SubjectPublicKeyInfo of a known kind")]
+    #[error("it is not a SubjectPublicKeyInfo of a known kind")]
     Encoding,
     /// Not on its curve, or an exponent that no RSA key has.
-    #[error("it is no valid public key")]
+    #[error("it is not a valid public key")]
     Invalid,
     /// Ed25519 signs no JWT-SVIDs.
     #[error("it is Ed25519, with which no JWT-SVID can be signed (JWT-SVID §2.1)")]

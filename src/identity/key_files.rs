@@ -62,7 +62,7 @@ pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, S
         _ => pem::crls(&bytes).map_err(|e| at(path, e))?,
     };
     if all.is_empty() {
-        return Err(at(path, "contains no CRL in PEM"));
+        return Err(at(path, "contains no PEM CRL"));
     }
     for crl in &all {
         webpki::BorrowedCertRevocationList::from_der(crl).map_err(|e| {
@@ -79,9 +79,9 @@ pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, S
 pub fn private_key(path: &Path) -> Result<PrivateKey, String> {
     let text = bytes(path)?;
     let key = pem::private_key(&text).map_err(|e| at(path, e))?;
-    let key = key.ok_or_else(|| at(path, "contains no private key in PEM"))?;
+    let key = key.ok_or_else(|| at(path, "contains no PEM private key"))?;
     let pkcs8 = pkcs8(&key).ok_or_else(|| {
-        at(path, "holds a private key of a kind not known here; `openssl pkcs8 -topk8` converts it")
+        at(path, "contains a private key of an unknown kind; `openssl pkcs8 -topk8` converts it")
     })?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
     // Whatever it is: TLS must be able to sign with it.
@@ -125,7 +125,7 @@ fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {
 /// Names the file and what is wrong.
 pub fn password_in(path: &Path) -> Result<Zeroizing<String>, String> {
     let text = bytes(path)?;
-    let text = std::str::from_utf8(&text).map_err(|_| at(path, "is no text"))?;
+    let text = std::str::from_utf8(&text).map_err(|_| at(path, "is not text"))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
@@ -144,7 +144,7 @@ pub fn keystore_chain(
         let names = archive.keys.iter().take(8).map(|key| named(key, &archive.certs));
         let names = names.collect::<Vec<_>>().join(", ");
         let why = format!(
-            "contains {} private keys ({names}) and not one: leave only the one that is to be used",
+            "contains {} private keys ({names}), expected one: keep only the one to use",
             archive.keys.len()
         );
         return Err(at(path, why));
@@ -172,11 +172,11 @@ fn unopened(error: &p12_keystore::error::Error, password: &str) -> &'static str 
     use p12_keystore::error::Error;
     match error {
         Error::UnsupportedEncryptionScheme | Error::UnsupportedMacAlgorithm => {
-            "is encrypted in a way that is not known here; `openssl pkcs12 -in OLD -nodes | openssl \
-             pkcs12 -export -out NEW` writes it anew"
+            "is encrypted in an unsupported way; `openssl pkcs12 -in OLD -nodes | openssl \
+             pkcs12 -export -out NEW` converts it"
         }
         Error::MacError(_) if password.is_empty() => {
-            "is encrypted, and there is no password for it: give --storepass or `passwordFile`"
+            "is encrypted, and no password is given: use --storepass or `passwordFile`"
         }
         Error::MacError(_) => "cannot be opened with this password",
         _ => "cannot be opened: not PKCS#12, damaged, or a wrong password",

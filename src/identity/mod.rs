@@ -49,5 +49,5 @@ pub use svid_error::SvidError;
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};
 pub use verify::{Purpose, verify_svid};
 pub(crate) use verify::{barred, check_root, check_signer};
-pub use words::{chain_words, length, moment, moment_of};
+pub use words::{chain_words, counted, length, moment, moment_of, until};
 pub use x509::{Leaf, common_validity, parse_leaf, system_time};

@@ -55,9 +55,9 @@ impl FromStr for OidcIssuer {
         if url.len() > 256 {
             return invalid("is longer than 256 bytes");
         }
-        let Ok(uri) = url.parse::<Uri>() else { return invalid("is no URL") };
+        let Ok(uri) = url.parse::<Uri>() else { return invalid("is not a URL") };
         if !url.starts_with("https://") {
-            return invalid("is no https URL");
+            return invalid("is not an https URL");
         }
         if uri.authority().is_none_or(|a| a.host().is_empty() || a.as_str().contains('@')) {
             return invalid("has no host, or a user");

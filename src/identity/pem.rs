@@ -76,7 +76,7 @@ pub enum PemFault {
     )]
     Encrypted,
     /// Two keys where one is used.
-    #[error("a second private key; leave only the one that is to be used in the file")]
+    #[error("a second private key; keep only the one to use in the file")]
     SecondKey,
     /// A kind of item that is not used in this place.
     #[error("a {0} in a file that is read for {1} only")]
@@ -302,7 +302,7 @@ impl Open<'_> {
         let kind = if self.encrypted { Kind::EncryptedKey } else { self.kind };
         let der = BASE64.decode(&*self.base64).map_err(|_| PemFault::Base64)?;
         let der = Zeroizing::new(der);
-        // What is encrypted the old way is no DER.
+        // What is encrypted the old way is not DER.
         if !self.encrypted && !is_one_der_value(&der) {
             return Err(PemFault::NotDer);
         }

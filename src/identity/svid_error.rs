@@ -31,8 +31,8 @@ pub enum SvidError {
         /// How many.
         count: usize,
     },
-    /// The URI SAN is no SPIFFE ID.
-    #[error("the leaf's URI SAN is no SPIFFE ID: {0}")]
+    /// The URI SAN is not a SPIFFE ID.
+    #[error("the leaf's URI SAN is not a SPIFFE ID: {0}")]
     NotSpiffeId(InvalidSpiffeId),
     /// The URI SAN names the trust domain itself (X509-SVID §4.1).
     #[error("the leaf's SPIFFE ID {0} has no path: it names the trust domain, not a workload")]

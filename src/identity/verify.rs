@@ -163,7 +163,7 @@ fn path_error(
         (webpki::Error::UnknownIssuer, Some(why)) => SvidError::Untrusted(why),
         (webpki::Error::UnknownIssuer, None) => {
             let barred = barred(chain, &bundle.authorities).map(|(name, why)| {
-                format!("the authority {name} that it leads to certifies nobody: {why}")
+                format!("the authority {name} that it leads to cannot be used: {why}")
             });
             let unknown = || chain_words(&webpki::Error::UnknownIssuer);
             SvidError::Untrusted(barred.unwrap_or_else(unknown))

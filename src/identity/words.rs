@@ -27,6 +27,28 @@ pub fn length(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
+/// A count with its noun: `1 policy`, `2 policies`.
+#[must_use]
+pub fn counted(count: usize, noun: &str) -> String {
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("1 {noun}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{count} {stem}ies"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
+/// When something ends, for people: `until 2027-02-27 (89 days)`, and with the time of day if that
+/// is less than two days away.
+#[must_use]
+pub fn until(end: SystemTime, now: SystemTime) -> String {
+    let left = end.duration_since(now).unwrap_or_default().as_secs();
+    let at = moment(end);
+    match (left / 86_400, at.split_once('T')) {
+        (days @ 2.., Some((date, _))) => format!("until {date} ({days} days)"),
+        _ => format!("until {at} ({})", length(left)),
+    }
+}
+
 /// The names of a certificate as the library lists them, `DnsName("a")`, for people.
 pub(super) fn names(presented: &[String]) -> String {
     let one = |name: &String| {
@@ -34,7 +56,7 @@ pub(super) fn names(presented: &[String]) -> String {
         inner.trim_end_matches(')').trim_matches('"').chars().take(256).collect::<String>()
     };
     match presented {
-        [] => "no name that a server can be called by".into(),
+        [] => "no server name".into(),
         some => {
             let more = if some.len() > 8 { " and others" } else { "" };
             format!("{}{more}", some.iter().take(8).map(one).collect::<Vec<_>>().join(", "))
@@ -71,7 +93,7 @@ fn path_fault(error: &Error) -> Option<&'static str> {
         Error::MaximumPathBuildCallsExceeded
         | Error::MaximumSignatureChecksExceeded
         | Error::MaximumNameConstraintComparisonsExceeded => {
-            "the chain takes more work to check than anybody may cause"
+            "the chain takes more work to check than is allowed"
         }
         Error::PathLenConstraintViolated => {
             "there are more intermediates below a CA than its pathLen allows"
@@ -91,7 +113,7 @@ fn path_fault(error: &Error) -> Option<&'static str> {
             "the certificate's extended key usage does not allow this use: serverAuth is for \
              servers, clientAuth for clients"
         }
-        Error::CertDistrusted => "a certificate is trusted by nobody any more",
+        Error::CertDistrusted => "a certificate is distrusted",
         _ => return None,
     })
 }
@@ -171,11 +193,11 @@ fn fault_with_values(error: &Error) -> Option<String> {
     Some(match error {
         Error::CertExpired { time, not_after } => {
             let (end, now) = (moment_of(*not_after), moment_of(*time));
-            format!("a certificate of the chain ended at {end}, and it is {now}")
+            format!("a certificate of the chain expired at {end}, and it is {now}")
         }
         Error::CertNotValidYet { time, not_before } => {
             let (start, now) = (moment_of(*not_before), moment_of(*time));
-            format!("a certificate of the chain begins at {start}, and it is {now}")
+            format!("a certificate of the chain is not valid before {start}, and it is {now}")
         }
         Error::CrlExpired { time, next_update } => {
             let (end, now) = (moment_of(*next_update), moment_of(*time));
@@ -184,7 +206,7 @@ fn fault_with_values(error: &Error) -> Option<String> {
         Error::CertNotValidForName(context) => {
             let (called, names) = (context.expected.to_str(), names(&context.presented));
             format!(
-                "the certificate is not valid for {called}, the name that was called: it is for \
+                "the certificate is not valid for {called}, the name that was asked for: it is for \
                  {names}"
             )
         }
@@ -216,5 +238,22 @@ mod tests {
         assert!(said.contains("at 1970-01-01T00:00:00Z, and it is 1970-01-02T00:00:00Z"), "{said}");
         assert_eq!(moment_of(at(u64::MAX)), "9999-12-31T23:59:59Z");
         assert_eq!(length(90), "1m 30s");
+        let start = SystemTime::UNIX_EPOCH;
+        let until = |seconds| until(start + Duration::from_secs(seconds), start);
+        assert_eq!(until(89 * 86_400 + 12), "until 1970-03-31 (89 days)");
+        assert_eq!(until(86_400 + 60), "until 1970-01-02T00:01:00Z (1day 1m)");
+    }
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        for (count, noun, said) in [
+            (0, "service", "0 services"),
+            (1, "service", "1 service"),
+            (1, "policy", "1 policy"),
+            (2, "policy", "2 policies"),
+            (2, "key", "2 keys"),
+        ] {
+            assert_eq!(counted(count, noun), said);
+        }
     }
 }

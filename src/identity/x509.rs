@@ -34,7 +34,10 @@ pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     let (rest, cert) =
         X509Certificate::from_der(der).map_err(|e| SvidError::Encoding(e.to_string()))?;
     if !rest.is_empty() {
-        return Err(SvidError::Encoding(format!("{} bytes after the certificate", rest.len())));
+        return Err(SvidError::Encoding(format!(
+            "{} after the certificate",
+            crate::identity::counted(rest.len(), "byte")
+        )));
     }
     let uri = only_uri(&cert)?;
     let id: SpiffeId = uri.parse().map_err(SvidError::NotSpiffeId)?;

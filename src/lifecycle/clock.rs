@@ -60,7 +60,7 @@ pub fn watch_clock(tasks: &Tasks) -> watch::Receiver<()> {
         loop {
             tokio::time::sleep(LOOK).await;
             if let Some(step) = clocks.look(SystemTime::now(), Instant::now()) {
-                tracing::warn!(?step, "the clock was set, or the machine slept");
+                tracing::warn!(?step, "the clock was set, or the machine was suspended");
                 say.send_replace(());
             }
         }

@@ -75,7 +75,7 @@ impl HandoffClient {
         };
         let owner = getsockopt(&socket, PeerCredentials)?;
         if owner.uid() != nix::unistd::geteuid().as_raw() {
-            let why = format!("it runs as user {}, not as we do", owner.uid());
+            let why = format!("it runs as user {}, not as the user of this process", owner.uid());
             return Err(io::Error::other(why));
         }
         socket.set_read_timeout(Some(AT_ONCE))?;
@@ -139,17 +139,17 @@ fn receive(socket: &StdUnixStream) -> io::Result<InheritedSockets> {
         let mut room = [0; 4096];
         let (read, more) = descriptors::receive(socket.as_fd(), &mut room)?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it gave no sockets"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it passed no sockets"));
         }
         line.extend_from_slice(&room[..read]);
         fds.extend(more);
         if line.len() > MOST_BYTES || fds.len() > MOST_SOCKETS {
-            return Err(io::Error::other("it gave too much"));
+            return Err(io::Error::other("it sent too much"));
         }
     }
     let addresses: Vec<String> = serde_json::from_slice(&line)?;
     if addresses.len() != fds.len() {
-        return Err(io::Error::other("it gave other sockets than it named"));
+        return Err(io::Error::other("it passed other sockets than it named"));
     }
     Ok(addresses.into_iter().zip(fds).collect())
 }
@@ -253,7 +253,7 @@ impl HandoffServer {
                 }
                 Err(error) => {
                     self.under_way.store(false, Relaxed);
-                    tracing::warn!(%error, "a process wanted to take over, and has not");
+                    tracing::warn!(%error, "a process asked to take over and did not");
                 }
             }
         }
@@ -262,13 +262,13 @@ impl HandoffServer {
     async fn hand_over(&self, mut socket: UnixStream) -> io::Result<Successor> {
         let other = socket.peer_cred()?;
         if other.uid() != nix::unistd::geteuid().as_raw() {
-            let why = format!("user {} may not have our sockets", other.uid());
+            let why = format!("user {} is not allowed to take over the sockets", other.uid());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         timeout(AT_ONCE, self.send(&socket)).await??;
         self.under_way.store(true, Relaxed);
         let pid = other.pid().and_then(|pid| u32::try_from(pid).ok());
-        tracing::info!(pid, "a new process has our sockets, and starts");
+        tracing::info!(pid, "handed the sockets to a new process, which is starting");
         match timeout(TO_START, socket.read_u8()).await? {
             Ok(ACCEPTING) => {
                 // What it does not say in time it does not say: it accepts.
@@ -276,8 +276,8 @@ impl HandoffServer {
                 let keeps = keeps.and_then(|line| serde_json::from_slice(&line).ok());
                 Ok(Successor { pid, keeps, _waits: socket })
             }
-            Ok(_) => Err(io::Error::other("it says what is not understood")),
-            Err(_) => Err(io::Error::other("it ended before it accepted")),
+            Ok(_) => Err(io::Error::other("it sent an unknown message")),
+            Err(_) => Err(io::Error::other("it exited before it accepted connections")),
         }
     }
 

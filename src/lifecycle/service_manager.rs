@@ -65,7 +65,7 @@ impl ServiceManager {
         if let Err(error) = sd_notify::notify(state)
             && !self.failed.swap(true, Relaxed)
         {
-            tracing::warn!(%error, "the service manager cannot be told (NOTIFY_SOCKET)");
+            tracing::warn!(%error, "cannot notify the service manager (NOTIFY_SOCKET)");
         }
     }
 }

@@ -34,7 +34,7 @@ impl FileVersion {
     }
 }
 
-/// The versions of all files of a [`WatchedFile`], in its order; `None` is no file.
+/// The versions of all files of a [`WatchedFile`], in its order; `None` is not a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Versions(Vec<Option<FileVersion>>);
 

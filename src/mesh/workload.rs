@@ -47,9 +47,9 @@ impl FromStr for NetnsRef {
                 .map(Self::Pid)
                 .map_err(|_| format!("{text:?}: after pid: comes a process id, such as pid:4711")),
             None if text.starts_with('/') => Ok(Self::Path(text.into())),
-            None if text.is_empty() || text.contains('/') || text.starts_with('.') => Err(format!(
-                "{text:?} is none of: a name under /run/netns, an absolute path, pid:N"
-            )),
+            None if text.is_empty() || text.contains('/') || text.starts_with('.') => {
+                Err(format!("{text:?}: must be a name under /run/netns, an absolute path or pid:N"))
+            }
             None => Ok(Self::Name(text.into())),
         }
     }

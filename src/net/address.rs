@@ -79,7 +79,7 @@ fn listens_at(host: &str) -> Vec<IpAddr> {
 /// Not an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{text:?} is no address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or systemd:NAME)"
+    "{text:?} is not a valid address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or systemd:NAME)"
 )]
 pub struct InvalidAddress {
     text: String,
@@ -109,21 +109,23 @@ impl FromStr for Address {
             return named.then(|| Self::Systemd(name.into())).ok_or(wrong("the name is empty"));
         }
         if text.starts_with("launchd:") {
-            return Err(wrong("launchd is of macOS; systemd:NAME is its like here"));
+            return Err(wrong("launchd is for macOS; use systemd:NAME"));
         }
         let (host, port) = text.rsplit_once(':').ok_or(wrong("the port is missing"))?;
-        let port = port.parse().map_err(|_| wrong("the port is no number up to 65535"))?;
+        let port = port.parse().map_err(|_| wrong("port must be 0–65535"))?;
         let host = match host.strip_prefix('[') {
             Some(inner) => {
                 let inner = inner.strip_suffix(']').ok_or(wrong("`]` is missing"))?;
-                inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("no IPv6 in brackets"))?;
+                inner
+                    .parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| wrong("the brackets do not contain an IPv6 address"))?;
                 inner
             }
             None if host.contains(':') => return Err(wrong("an IPv6 address needs brackets")),
             None => host,
         };
         if host.len() > 253 || host.chars().any(|c| c.is_whitespace() || c == '/') {
-            return Err(wrong("that is no host"));
+            return Err(wrong("the host is not valid"));
         }
         Ok(Self::Tcp { host: host.into(), port })
     }

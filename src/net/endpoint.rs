@@ -51,9 +51,9 @@ impl Listening {
     pub fn open(address: &Address) -> Result<Self, String> {
         let failed = |e: io::Error| {
             let hint = match e.kind() {
-                io::ErrorKind::AddrInUse => " (somebody listens there already)",
+                io::ErrorKind::AddrInUse => " (another process is listening there)",
                 io::ErrorKind::PermissionDenied if matches!(address, Address::Unix(_)) => {
-                    " (a folder outside of the sandbox, if it was added to a file that is running: \
+                    " (a directory outside of the sandbox, if a reload added it: \
                      restart adit)"
                 }
                 io::ErrorKind::PermissionDenied => {
@@ -83,8 +83,8 @@ impl Listening {
                 Ok(Self::of(vec![socket], true, None))
             }
             Address::Systemd(_) => Err(format!(
-                "{address}: no sockets came from systemd; is the .socket unit started, and not \
-                 this service by itself?"
+                "{address}: systemd passed no sockets; start the .socket unit, not \
+                 this service by itself"
             )),
         }
     }
@@ -92,7 +92,7 @@ impl Listening {
     /// Takes a socket that somebody else opened; its path, if any, is theirs.
     ///
     /// # Errors
-    /// If it is no listening stream socket.
+    /// If it is not a listening stream socket.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(fd);
         if !socket.is_listener()? {
@@ -110,7 +110,7 @@ impl Listening {
     /// Takes several that somebody else opened for one address.
     ///
     /// # Errors
-    /// If one is no listening stream socket, or only some are Unix sockets.
+    /// If one is not a listening stream socket, or only some are Unix sockets.
     pub(crate) fn adopt_all(fds: Vec<OwnedFd>) -> io::Result<Self> {
         let mut all: Option<Self> = None;
         for fd in fds {
@@ -177,9 +177,10 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"))
-        }
+        Ok(meta) if !meta.file_type().is_socket() => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket exists there",
+        )),
         Ok(_) => match StdUnixStream::connect(path) {
             Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
             Err(_) => std::fs::remove_file(path),
@@ -302,7 +303,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
         Address::Unix(path) => as_tcp(UnixStream::connect(path).await?),
         Address::Abstract(name) => as_tcp(UnixStream::connect(format!("\0{name}")).await?),
         Address::Systemd(_) => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is for listening"))
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "systemd: is for listening only"))
         }
     }
 }

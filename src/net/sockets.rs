@@ -97,7 +97,7 @@ mod tests {
             }
         }
         let none = Sockets::default().open(&"systemd:tls".parse().unwrap()).unwrap_err();
-        assert!(none.contains("no sockets came from systemd"), "{none}");
+        assert!(none.contains("systemd passed no sockets"), "{none}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl FromStr for LogFormat {
         match text {
             "text" | "plain" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            other => Err(format!("{other:?} is none of text, json")),
+            other => Err(format!("{other:?}: must be text or json")),
         }
     }
 }
@@ -91,15 +91,15 @@ fn queue(sink: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
 /// What our lines are of, beside modules (`adit::…`).
 const TARGETS: [&str; 6] = ["access", "ca", "federation", "svid", "tunnel", "workload_api"];
 
-/// A filter. A word alone that is no level would be taken for a part of the program, and everything
-/// else would be silent.
+/// A filter. A word alone that is not a valid level would be taken for a part of the program, and
+/// everything else would be silent.
 fn parsed(filter: &str) -> Result<EnvFilter, String> {
     for word in filter.split(',').map(str::trim) {
         let ours = word == "adit" || word.starts_with("adit::") || TARGETS.contains(&word);
         let alone = !word.is_empty() && !word.contains(['=', '[', ']', '{', '}']);
         if alone && !ours && word.parse::<LevelFilter>().is_err() {
             return Err(format!(
-                "{word:?} is no level (off, error, warn, info, debug, trace); for one part of the \
+                "{word:?} is not a valid level (off, error, warn, info, debug, trace); for one part of the \
                  program write PART=LEVEL, such as svid=debug"
             ));
         }
@@ -222,8 +222,8 @@ mod tests {
             assert!(parsed(right).is_ok(), "{right}: {:?}", parsed(right).err());
         }
         for (wrong, says) in [
-            ("inof", "\"inof\" is no level (off, error,"),
-            ("svid=debug,wran", "\"wran\" is no level"),
+            ("inof", "\"inof\" is not a valid level (off, error,"),
+            ("svid=debug,wran", "\"wran\" is not a valid level"),
             ("adit=inof", "expected one of"),
         ] {
             let error = parsed(wrong).err().unwrap_or_default();

@@ -232,7 +232,7 @@ impl PodManager {
             tracing::warn!(workload = uid, error, "capture rules not removed");
         }
         let left = carried.captured.is_some() && after != After::Remove;
-        tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod released");
+        tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod detached");
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
@@ -265,7 +265,7 @@ impl PodManager {
             same.map(|c| c.workload.uid.clone())
         });
         if let Some(other) = taken {
-            anyhow::bail!("its network namespace is that of {other}, which is carried already");
+            anyhow::bail!("its network namespace is that of {other}, which is already attached");
         }
         if options.is_none() {
             self.watch.end(&netns);
@@ -291,7 +291,7 @@ impl PodManager {
                 }
             }
         }
-        tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod carried");
+        tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod attached");
         let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
         let inherited = inherits && options.is_some();
         let captured = if inherited { options } else { captured };

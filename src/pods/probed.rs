@@ -58,11 +58,11 @@ async fn stand_guard(pod_manager: &Arc<PodManager>) {
     match pod_manager.stand_guard().await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
-            "the rules that keep others from the address of the kubelet's probes were gone; they stand again"
+            "the rules that protect the address of the kubelet's probes were removed; adit has restored them"
         ),
         Err(error) => tracing::error!(
             error = format!("{error:#}"),
-            "others may use the address of the kubelet's probes: the rules against it could not be seen to"
+            "others may use the address of the kubelet's probes: the rules against it could not be checked"
         ),
     }
 }

@@ -154,7 +154,7 @@ impl RuleWatch {
                     self.count("failed");
                     said.failed(&watched.uid, &format!("{error:#}"));
                     *watched.fault() = Some(format!(
-                        "pod {}: its capture rules are not as adit has applied them, and cannot \
+                        "pod {}: its capture rules were changed and cannot \
                          be restored: {error:#}",
                         watched.uid
                     ));
@@ -174,7 +174,7 @@ impl RuleWatch {
         let mut turn = self.turns.take(netns, over).await?;
         let what = match standing {
             Some(before) => before.became(&turn.standing(netns).await?),
-            None => Some("it was not known how they stood"),
+            None => Some("their state was unknown"),
         };
         if what.is_some() {
             if let (_, Some(less)) = turn.apply(netns, *options).await? {
@@ -183,7 +183,7 @@ impl RuleWatch {
             // That was adit itself. What anybody does from here on is news.
             changes.inspect(|changes| changes.forget());
             let now = turn.standing(netns).await?;
-            let again = "somebody changes them again at once";
+            let again = "another program keeps changing them";
             anyhow::ensure!(now.is_whole(*options), again);
             // Applied from the same options, they are listed as before, or are others by now.
             let same = standing.as_ref().is_none_or(|before| now.has_tables_of(before));
@@ -209,7 +209,7 @@ async fn open(netns: &Arc<Netns>, uid: &str) -> Option<AwaitedChanges> {
         Err(error) => Err(error.into()),
     };
     let say = |error: &std::io::Error| {
-        tracing::warn!(workload = uid, %error, "the kernel does not tell of changes of this pod's capture rules; they are looked at every 5 s");
+        tracing::warn!(workload = uid, %error, "the kernel does not report changes of this pod's capture rules; checking them every 5 s");
     };
     opened.inspect_err(say).ok()
 }
@@ -252,7 +252,7 @@ impl Said {
             workload = uid,
             what,
             times,
-            "somebody else has changed this pod's capture rules; adit has restored them. Find what runs `nft` or `ip rule` in its network namespace; to take the pod out of the mesh, take it out of the mesh file"
+            "another program changed this pod's capture rules; adit has restored them. Find what runs `nft` or `ip rule` in its network namespace; to take the pod out of the mesh, remove it from the mesh file"
         );
     }
 
@@ -261,7 +261,7 @@ impl Said {
             tracing::error!(
                 workload = uid,
                 error,
-                "this pod's capture rules are not as adit has applied them, and cannot be restored: it may be open to plaintext; trying again"
+                "this pod's capture rules were changed and cannot be restored: it may be open to plaintext; trying again"
             );
         }
         self.fault = Some(error.to_owned());

@@ -108,8 +108,8 @@ impl Turn<'_> {
                 Err(error) => {
                     options.kubelet_probes = false;
                     less = Some(error.context(
-                        "the kubelet's probes are not admitted, as the node cannot keep others \
-                         from their address",
+                        "the kubelet's probes are not admitted, as the node cannot protect their \
+                         address from others",
                     ));
                 }
             }
@@ -139,7 +139,7 @@ impl Turn<'_> {
             (false, false) => Ok(()),
         };
         if let Err(error) = done {
-            tracing::debug!(%error, "nor can the rest be done");
+            tracing::debug!(%error, "the cleanup failed too");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
 /// nobody admitted; a policy that denies is asked first.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Access {
-    /// Anybody whose certificate verifies.
+    /// Allow every client whose certificate verifies.
     pub all: bool,
     /// The subject's common name, exactly.
     pub cn: Vec<String>,

@@ -233,7 +233,7 @@ struct Unnamed<'a>(&'a PeerCert);
 
 impl Display for Unnamed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is named by no rule", self.0.name())?;
+        write!(f, "{} matches no rule", self.0.name())?;
         match self.0.id_fault.as_deref().or(self.0.spiffe_fault.as_deref()) {
             Some(fault) => write!(f, "; its SPIFFE ID does not count: {fault}"),
             None => Ok(()),
@@ -270,7 +270,8 @@ fn by_name(named: &Access, peer: &PeerCert) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// An ID that breaks a rule for SVIDs is no ID to go by, whoever names it; it can be denied.
+    /// An ID that breaks a rule for SVIDs is not an ID to go by, whoever names it; it can be
+    /// denied.
     #[tokio::test]
     async fn an_id_that_proves_nobody_is_admitted_by_no_name_and_no_policy() {
         use crate::{

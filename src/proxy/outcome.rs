@@ -20,7 +20,7 @@ pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
 /// The caller went away before it had an answer.
 #[must_use]
 pub fn caller_gave_up() -> Outcome {
-    (CloseReason::PeerReset, Some("the caller gave up".to_owned()))
+    (CloseReason::PeerReset, Some("the caller cancelled".to_owned()))
 }
 
 /// How a connection really ended: of one that was cut from outside, that is why. Whoever cut it

@@ -26,7 +26,7 @@ pub struct App {
     pause: Option<Box<Pause>>,
 }
 
-/// The kernel does not tell when an application has read what went the short way.
+/// The kernel does not tell when an application has read what went the sockmap redirect.
 struct Pause {
     over: Pin<Box<Sleep>>,
     next: Duration,
@@ -42,7 +42,7 @@ impl App {
         Self { socket: Arc::new(socket), finished: false, reset: None, redirect: None, pause: None }
     }
 
-    /// With a short way between the application and us.
+    /// With a sockmap redirect between the application and us.
     #[must_use]
     pub fn with_sockmap_redirect(mut self, redirect: SockmapRedirect) -> Self {
         self.redirect = Some(Box::new(redirect));

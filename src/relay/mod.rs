@@ -76,7 +76,7 @@ pub enum Broken {
 
 /// Inside an error of the far side: it took back what it had admitted.
 #[derive(Debug, thiserror::Error)]
-#[error("the far side no longer admits this connection: its policy or its trust has changed")]
+#[error("the remote side no longer allows this connection: its policy or its trust has changed")]
 pub struct Withdrawn;
 
 impl Withdrawn {
@@ -116,11 +116,9 @@ impl End {
                 (CloseReason::PeerDenied, Some(e.to_string()))
             }
             Self::RemoteReset(e) => (CloseReason::PeerReset, Some(format!("{remote}: {e}"))),
-            Self::Idle(limit) => {
-                (CloseReason::IdleTimeout, Some(format!("nothing moved for {limit:?}")))
-            }
+            Self::Idle(limit) => (CloseReason::IdleTimeout, Some(format!("idle for {limit:?}"))),
             Self::HalfClosed(limit) => {
-                let why = format!("one side had ended for {limit:?} and the other went on");
+                let why = format!("half-closed for {limit:?}, and the other side did not finish");
                 (CloseReason::HalfCloseTimeout, Some(why))
             }
         }

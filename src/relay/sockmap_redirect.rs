@@ -1,5 +1,5 @@
-//! When an application's connection takes the short way (see [`crate::sys::sockmap`]): once it
-//! has shown that it talks in small messages, until one side has said its last word.
+//! When an application's connection takes the sockmap redirect (see [`crate::sys::sockmap`]): once
+//! it has shown that it talks in small messages, until one side has said its last word.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::sys::sockmap::{self, Pair, Watched};
 /// After how many small messages: joining two sockets takes seven system calls.
 const AFTER: u8 = 8;
 
-/// The short way of one connection, taken or not.
+/// The sockmap redirect of one connection, taken or not.
 pub struct SockmapRedirect {
     watched: Arc<Watched>,
     /// What the application takes for its own other end.
@@ -28,8 +28,8 @@ impl SockmapRedirect {
         Self { watched, remote, messages: 0, pair: None, two_queues: false }
     }
 
-    /// The application has sent a small message to `socket`. `true`: it takes the short way now,
-    /// or did, so that there are two queues to read.
+    /// The application has sent a small message to `socket`. `true`: it takes the sockmap redirect
+    /// now, or did, so that there are two queues to read.
     pub(super) fn message(&mut self, socket: &TcpStream) -> bool {
         self.messages = self.messages.saturating_add(1);
         if self.messages == AFTER {
@@ -37,7 +37,7 @@ impl SockmapRedirect {
             let joined = local.and_then(|local| self.watched.pair(socket, (local, self.remote)));
             match joined {
                 Ok(pair) => (self.two_queues, self.pair) = (pair.is_some(), pair),
-                Err(error) => tracing::debug!(%error, "no short way to the application"),
+                Err(error) => tracing::debug!(%error, "no sockmap redirect to the application"),
             }
         }
         self.two_queues
@@ -48,7 +48,7 @@ impl SockmapRedirect {
     pub(super) fn end(&mut self) {
         self.messages = self.messages.max(AFTER);
         if let Some(Err(error)) = self.pair.as_ref().map(Pair::last) {
-            tracing::debug!(%error, "the long way to the application at once");
+            tracing::debug!(%error, "TCP to the application at once");
             self.pair = None;
         }
     }

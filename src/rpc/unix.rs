@@ -65,12 +65,12 @@ fn open(path: &Path, mode: u32) -> io::Result<(UnixListener, (u64, u64))> {
         io::Error::new(e.kind(), format!("socket {}: {what}: {e}", crate::identity::shown(path)))
     };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| say(e, "its folder cannot be made"))?;
+        std::fs::create_dir_all(folder).map_err(|e| say(e, "its directory cannot be created"))?;
     }
     if let Ok(there) = std::fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
             let is = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(say(is, "something that is no socket is there; name another path"));
+            return Err(say(is, "something that is not a socket exists there; use another path"));
         }
         if !is_stale(path).map_err(|e| say(e, "whether it is served cannot be known"))? {
             let is = io::Error::from(io::ErrorKind::AddrInUse);

@@ -56,9 +56,9 @@ pub fn own(path: &Path, options: &OpenOptions) -> io::Result<File> {
     let ours = [nix::unistd::geteuid().as_raw(), folder.uid(), 0].contains(&is.uid());
     match (is.is_file(), is.nlink() <= 1, ours) {
         (true, true, true) => Ok(file),
-        (false, ..) => Err(foreign("it is no regular file")),
+        (false, ..) => Err(foreign("it is not a regular file")),
         (_, false, _) => Err(foreign("it has more than one name")),
-        (.., false) => Err(foreign("it belongs to somebody else than its folder")),
+        (.., false) => Err(foreign("its owner is not the owner of its directory")),
     }
 }
 
@@ -102,7 +102,7 @@ pub fn share_socket(path: &Path, mode: u32) -> io::Result<(u64, u64)> {
     let there = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let is = there.metadata()?;
     if !is.file_type().is_socket() || is.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(foreign("something else than our socket is there"));
+        return Err(foreign("something other than our socket exists there"));
     }
     // By the descriptor: the name may be another's by now.
     let held = format!("/proc/self/fd/{}", there.as_raw_fd());
@@ -176,7 +176,7 @@ mod tests {
         if root {
             assert_eq!(fs::metadata(&path).unwrap().uid(), 1234);
             chown(&path, Some(4321), None).unwrap();
-            assert!(open().unwrap_err().to_string().contains("somebody else"));
+            assert!(open().unwrap_err().to_string().contains("not the owner"));
         }
     }
 

@@ -107,7 +107,7 @@ impl Netns {
             }
             enter(self).map_err(|e| {
                 let why = match e.kind() {
-                    io::ErrorKind::InvalidInput => "it is no network namespace",
+                    io::ErrorKind::InvalidInput => "it is not a network namespace",
                     _ => "needs CAP_SYS_ADMIN",
                 };
                 io::Error::new(e.kind(), format!("setns: {e} ({why})"))

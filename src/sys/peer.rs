@@ -55,7 +55,7 @@ impl Peer {
     /// Asks the kernel who connected `socket`.
     ///
     /// # Errors
-    /// If it is no Unix socket.
+    /// If it is not a Unix socket.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);

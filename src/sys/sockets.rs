@@ -37,7 +37,7 @@ pub fn listen(netns: &Netns, addr: SocketAddr) -> io::Result<std::net::TcpListen
     opened.map_err(|e| {
         let hint = match e.kind() {
             io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
-            io::ErrorKind::AddrInUse => " (another proxy carries this pod?)",
+            io::ErrorKind::AddrInUse => " (is another proxy attached to this pod?)",
             _ => "",
         };
         io::Error::new(e.kind(), format!("listen on {addr}: {e}{hint}"))

@@ -26,7 +26,7 @@ pub enum TlsError {
     #[error("the peer ended the TLS handshake with alert {0}")]
     Alert(String),
     /// A client of PostgreSQL that asks first.
-    #[error("received PostgreSQL's SSLRequest, which is no TLS")]
+    #[error("received PostgreSQL's SSLRequest, which is not TLS")]
     SslRequest,
     /// The peer closed the connection.
     #[error("TLS handshake failed: closed during the handshake")]

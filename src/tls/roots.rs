@@ -31,7 +31,7 @@ use crate::identity::{
 enum Refusal {
     #[error("the root {0} that the certificate leads to is not valid now (from {1} until {2})")]
     Root(String, String, String),
-    #[error("the root {0} that the certificate leads to certifies nobody: {1}")]
+    #[error("the root {0} that the certificate leads to cannot be used: {1}")]
     Bars(String, String),
     #[error("the certificate's key is {0}; {KEYS}")]
     Key(String),
@@ -284,8 +284,8 @@ fn out_of_time(above: &[&CertificateDer<'_>], now: UnixTime) -> Option<Error> {
             moment_of(UnixTime::since_unix_epoch(std::time::Duration::from_secs(since)))
         };
         let when = match until.timestamp() < seconds(now) {
-            true => format!("ended at {}", at(until)),
-            false => format!("begins at {}", at(from)),
+            true => format!("expired at {}", at(until)),
+            false => format!("is not valid before {}", at(from)),
         };
         let name = cert.subject().to_string().chars().take(256).collect();
         Some(Refusal::Time(name, when, moment_of(now)).into())

@@ -54,7 +54,7 @@ impl std::str::FromStr for Pin {
             "sha256" => ("sha256", &digest::SHA256),
             "sha384" => ("sha384", &digest::SHA384),
             "sha512" => ("sha512", &digest::SHA512),
-            other => return Err(format!("{other:?} is none of sha256, sha384, sha512")),
+            other => return Err(format!("{other:?}: must be sha256, sha384 or sha512")),
         };
         let value = BASE64.decode(value).map_err(|e| format!("is not base64: {e}"))?;
         if value.len() != algorithm.output_len() {

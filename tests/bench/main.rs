@@ -199,7 +199,7 @@ fn a_flag_that_does_nothing_in_a_mode_is_refused() {
     ] {
         let (code, out, error) = bench(&format!("run 127.0.0.1:1 {args} --seconds 0.1"));
         assert_eq!((code, out.as_str()), (2, ""), "{args}: {error}");
-        assert!(error.contains(&format!("{flag} is of --mode ")), "{error}");
+        assert!(error.contains(&format!("{flag} is for --mode ")), "{error}");
     }
 }
 

@@ -56,7 +56,7 @@ async fn a_node_proxy_gets_a_pod_as_soon_as_it_is_listed() {
     // A file that is not right changes nothing.
     std::fs::write(server.file("pods"), "pods: [{}]").unwrap();
     server.line("of bad pods", |l| {
-        l["message"].as_str().unwrap_or_default().contains("pods not read")
+        l["message"].as_str().unwrap_or_default().contains("pods rejected")
     });
     assert!(fetch(&node, &api).await.is_ok());
 }

@@ -14,7 +14,7 @@ use crate::{
     wait::{LIMIT, wait_for},
 };
 
-const READ: &str = "configuration read";
+const READ: &str = "configuration reloaded";
 
 impl CaServer {
     /// Its file with another text in a place of it, which is there.
@@ -59,7 +59,7 @@ async fn an_edit_takes_effect_and_what_waits_for_a_restart_is_named() {
     let right = fs::read_to_string(server.file("ca.yaml")).unwrap();
     server.edit("svidLifetime: 1m", "svidLifetime: 1s");
     let refused =
-        |l: &serde_json::Value| l["message"] == "configuration refused, the last good one stays";
+        |l: &serde_json::Value| l["message"] == "configuration rejected, keeping the previous one";
     let refused = server.line("of the refusal", refused)["error"].to_string();
     assert!(refused.contains("ca.yaml:5") && refused.contains("at least 10s"), "{refused}");
     assert!(server.lifetime().await.unwrap() <= minute);
@@ -70,7 +70,7 @@ async fn an_edit_takes_effect_and_what_waits_for_a_restart_is_named() {
         format!("listen ({}:1): takes effect after a restart", server.file("ca.yaml").display());
     server.line("of the port", |l| l["message"] == place.as_str());
     let error = server.lifetime().await.unwrap_err();
-    assert!(error.contains("join tokens are not taken here"), "{error}");
+    assert!(error.contains("join tokens are not accepted here"), "{error}");
     assert_eq!(server.said(READ), 2);
 }
 

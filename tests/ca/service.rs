@@ -18,7 +18,7 @@ fn the_manager_hears_ready_reloading_stopping_and_the_watchdog() {
     let env = [manager.env(), ("WATCHDOG_USEC", "500000".into())];
     let mut server = CaServer::start_with(dir, ATTESTORS, "127.0.0.1:0", &env);
     let ready = manager.next();
-    let says = format!("READY=1\nSTATUS=issues SVIDs of td on {}", server.addr);
+    let says = format!("READY=1\nSTATUS=issuing SVIDs of td on {}", server.addr);
     assert_eq!(ready.trim_end(), says);
     TcpStream::connect(server.addr).unwrap();
     for _ in 0..3 {
@@ -57,7 +57,7 @@ async fn it_is_confined_to_what_its_file_names() {
     fs::remove_file(server.file("pods")).unwrap();
     std::os::unix::fs::symlink(elsewhere.path().join("pods"), server.file("pods")).unwrap();
     let refused = server.line("of the link", |l| {
-        l["message"].as_str().is_some_and(|m| m.starts_with("pods not read"))
+        l["message"].as_str().is_some_and(|m| m.starts_with("pods rejected"))
     });
     assert!(refused["error"].as_str().unwrap().contains("Permission denied"), "{refused}");
 }

@@ -11,7 +11,7 @@ fn grammar() {
         let text = std::str::from_utf8(&id).unwrap();
         assert_eq!(text.parse::<SpiffeId>().is_ok(), valid, "{text}");
     }
-    // What is no text cannot even be asked for.
+    // What is not text cannot even be asked for.
     for id in every_bad_byte() {
         let text = std::str::from_utf8(&id);
         assert!(text.is_err() || text.unwrap().parse::<SpiffeId>().is_err(), "{id:x?}");

@@ -25,11 +25,11 @@ async fn the_first_visit_is_checked_by_the_given_bundle_and_later_ones_by_the_la
     ours.refresh("other.td");
     ours.until("the new root", |o| o.sequence("other.td") == Some(9)).await;
     assert_eq!(ours.bundle("other.td").unwrap().authorities, next.ca.bundle().authorities);
-    // The old one is no longer believed.
+    // The old one is no longer trusted.
     endpoint.shows(other.svid("ep"));
     endpoint.gives(&other.document(10));
     ours.refresh("other.td");
-    ours.until_error("other.td", "is not believed").await;
+    ours.until_error("other.td", "is not trusted").await;
     assert_eq!(ours.sequence("other.td"), Some(9));
 }
 

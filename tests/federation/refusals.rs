@@ -39,10 +39,10 @@ async fn a_bad_answer_changes_nothing_and_says_why() {
         (head.into(), "no HTTP answer"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".into(), "no HTTP answer"),
         (b"SSH-2.0-x\r\n".to_vec(), "no HTTP answer"),
-        (ok("").into(), "is no bundle"),
-        (ok("[]").into(), "is no bundle"),
-        (ok("{}").into(), "is no bundle"),
-        (ok("{\"keys\": 1}").into(), "is no bundle"),
+        (ok("").into(), "is not a bundle"),
+        (ok("[]").into(), "is not a bundle"),
+        (ok("{}").into(), "is not a bundle"),
+        (ok("{\"keys\": 1}").into(), "is not a bundle"),
         (ok(&other.document(4).to_string()).into(), "went back from 5 to 4"),
     ] {
         good.says(answer);
@@ -105,5 +105,5 @@ async fn a_bundle_without_authorities_trusts_nobody() {
     ours.until("fetched", |o| o.sequence("other.td") == Some(2)).await;
     assert_eq!(ours.bundle("other.td").unwrap().authorities, []);
     ours.refresh("other.td");
-    ours.until_error("other.td", "is not believed").await;
+    ours.until_error("other.td", "is not trusted").await;
 }

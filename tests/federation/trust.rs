@@ -160,7 +160,7 @@ async fn a_file_is_read_again_when_it_changes_and_never_half() {
     ours.federation.apply(&[Relation { trust_domain: other.domain.clone(), from }]);
     assert_eq!(ours.sequence("other.td"), Some(5));
     std::fs::write(&file, "{\"keys\": [").unwrap();
-    ours.until_error("other.td", "is no bundle").await;
+    ours.until_error("other.td", "is not a bundle").await;
     assert_eq!(ours.sequence("other.td"), Some(5));
     // An operator may go back.
     std::fs::write(&file, other.document(3).to_string()).unwrap();

@@ -127,7 +127,7 @@ fn errors_of_the_data_path_are_types() {
             }
         }
     }
-    none("an error of the data path is no text", &broken, allowed::TEXT_ERRORS);
+    none("an error of the data path is not text", &broken, allowed::TEXT_ERRORS);
 }
 
 #[test]

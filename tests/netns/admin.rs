@@ -87,18 +87,18 @@ fn others() {
         assert!(done.status.code() == Some(1) && said.contains(says), "{said}");
     };
     symlink(&secret, &path).unwrap();
-    refused("is no socket");
+    refused("is not a socket");
     assert_eq!(fs::read_to_string(&secret).unwrap(), "text");
     // Nor is what a link leads to taken for a stale one.
     let stale = lab.file("stale");
     drop(UnixListener::bind(&stale).unwrap());
     fs::remove_file(&path).unwrap();
     symlink(&stale, &path).unwrap();
-    refused("is no socket");
+    refused("is not a socket");
     assert!(stale.exists());
     fs::remove_file(&path).unwrap();
     fs::write(&path, "text").unwrap();
-    refused("is no socket");
+    refused("is not a socket");
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");
 }
 

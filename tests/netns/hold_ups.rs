@@ -69,7 +69,7 @@ fn hanging_tool() {
     hangs(&lab);
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
-    lab.wait("stopping", || lab.log().contains("stopping: no new connections"));
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
     assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
@@ -99,12 +99,12 @@ fn draining_pod() {
     drop(open);
 
     lab.write_mesh(&allow(&["web"]));
-    lab.wait("carried again", || lab.log().matches("pod carried").count() == 4);
+    lab.wait("carried again", || lab.log().matches("pod attached").count() == 4);
     lab.wait("answering", || lab.ask("web", "10.96.0.10:80").is_ok());
     let _open = held(&lab, "web");
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
-    lab.wait("stopping", || lab.log().contains("stopping: no new connections"));
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
     assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
@@ -174,12 +174,12 @@ fn made_anew() {
     drop(of_spy);
     let released = || {
         let log = lab.log();
-        log.lines().filter(|l| l.contains("pod released") && l.contains("cut\":1")).count()
+        log.lines().filter(|l| l.contains("pod detached") && l.contains("cut\":1")).count()
     };
     assert_eq!(released(), 0, "the first one drains");
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
-    lab.wait("stopping", || lab.log().contains("stopping: no new connections"));
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
     assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
@@ -219,7 +219,7 @@ fn successor() {
             for table in ["adit-nat", "adit-mangle", "adit-filter"] {
                 assert!(tables.contains(table), "{table} is missing: {tables}\n{}", lab.log());
             }
-            if after.is_none() && count("pod carried") == carried {
+            if after.is_none() && count("pod attached") == carried {
                 after = Some(Instant::now());
             }
             if loaded.is_none() && count("configuration reloaded") > loads {

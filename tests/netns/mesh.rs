@@ -136,7 +136,7 @@ fn policy_edit() {
     let told = lab.record("outbound", "peer_denied");
     assert_eq!(told["src.identity"], "spiffe://cluster.local/ns/shop/sa/spy");
     let why = told["error"].as_str().unwrap();
-    assert!(why.contains("no longer admits this connection"), "{why}");
+    assert!(why.contains("no longer allows this connection"), "{why}");
     assert!(still_answers(&mut web));
     assert_eq!(lab.records("inbound", "policy_changed").len(), 1);
 }
@@ -144,7 +144,7 @@ fn policy_edit() {
 fn bad_edit() {
     let lab = lab(&["web"]);
     lab.write_mesh("workloads: [{ nam: web }]");
-    lab.logs("configuration refused");
+    lab.logs("configuration rejected");
     lab.logs("did you mean name?");
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     lab.counts("adit_config_loads_total{result=\"rejected\"} 1\n");
@@ -200,7 +200,7 @@ fn rotation() {
     // A CA failure keeps the last good SVID.
     std::fs::rename(lab.file("ca/root-key.pem"), lab.file("ca/away")).unwrap();
     lab.admin("127.0.0.1:15000", "POST /certs/rotate?id=spiffe://cluster.local/ns/shop/sa/web");
-    lab.wait("warned", || lab.log().contains("the last good SVID serves for another"));
+    lab.wait("warned", || lab.log().contains("the previous SVID is valid for another"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 

@@ -80,14 +80,14 @@ fn guard() {
     redirected("apply --kubelet-probes --netns other");
     assert!(lab.stop().success());
     assert!(guarded(), "another command's exception stands");
-    // Said anew without probes, it is no exception any more.
+    // Said anew without probes, it is not an exception any more.
     redirected("apply --netns other");
     assert!(!guarded());
 
     // An edit takes the pods' exceptions away, and a pod that is made anew leaves none.
     lab.start(&allow(&["web"]));
     lab.remake("spy", 3);
-    lab.wait("carried again", || lab.log().matches("pod carried").count() == PODS.len() + 1);
+    lab.wait("carried again", || lab.log().matches("pod attached").count() == PODS.len() + 1);
     assert!(guarded());
     lab.capture = "rules: nft, onStop: remove";
     lab.write_mesh(&allow(&["web"]));
@@ -116,7 +116,7 @@ fn guard() {
         let done = Command::new("nft").args(["delete", "table", family, "adit-probes"]).status();
         assert!(done.expect("nft runs").success());
     }
-    lab.wait("restored", || lab.log().contains("they stand again"));
+    lab.wait("restored", || lab.log().contains("adit has restored them"));
     lab.signal(nix::sys::signal::Signal::SIGKILL);
     lab.stop_dead();
     for (pod, _) in PODS {
@@ -138,9 +138,9 @@ fn lo_down() {
         })
     });
     assert!(lab.tool("db", "nft list tables").contains("adit-filter"), "it is closed meanwhile");
-    lab.wait("the others are carried", || lab.log().matches("pod carried").count() == 2);
+    lab.wait("the others are carried", || lab.log().matches("pod attached").count() == 2);
     ip("-n db link set lo up");
-    lab.wait("carried", || lab.log().matches("pod carried").count() == 3);
+    lab.wait("carried", || lab.log().matches("pod attached").count() == 3);
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
 }
 

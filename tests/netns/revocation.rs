@@ -1,4 +1,4 @@
-//! Who is believed no more loses open connections and idle tunnels within a second, each record
+//! Who is no longer trusted loses open connections and idle tunnels within a second, each record
 //! says why, and nobody else notices. Bundles, CRLs and bans come from a source of the test's own,
 //! so these nodes run in this process.
 
@@ -386,7 +386,7 @@ fn outage() {
     };
     lab.wait("a budget of one life of an SVID", || (4.0..=10.0).contains(&budget()));
     std::fs::rename(lab.file("ca/root-key.pem"), lab.file("ca/away")).unwrap();
-    lab.wait("failing", || lab.log().contains("the last good SVID serves for another"));
+    lab.wait("failing", || lab.log().contains("the previous SVID is valid for another"));
     assert!(ready().contains("200 OK"), "{}", ready());
     let certs = lab.shows("127.0.0.1:15000", "GET /certs", "is gone");
     assert!(certs.contains("\"source\": \"embedded\""), "{certs}");
@@ -394,7 +394,7 @@ fn outage() {
     lab.wait("not ready, and why", || {
         let answer = ready();
         let why = "no valid SVID for spiffe://cluster.local/ns/shop/sa/";
-        let last = "the last has run out; CA file";
+        let last = "the last has expired; CA file";
         ["500", why, last].iter().all(|word| answer.contains(word))
     });
     lab.wait("nothing is left of the budget", || budget() < 1.0);

@@ -48,7 +48,7 @@ fn ready() {
             break told;
         }
     };
-    assert!(told.starts_with("STATUS=carries 3 pods of cluster.local; waits for "), "{told}");
+    assert!(told.starts_with("STATUS=proxying 3 pods of cluster.local; waiting for "), "{told}");
     assert!(told.contains("shop/web") && told.trim_end().lines().count() == 1, "{told}");
     // Who is not ready is not made so by a reload either.
     lab.signal(Signal::SIGHUP);
@@ -62,7 +62,7 @@ fn ready() {
             break told;
         }
     };
-    assert_eq!(told.trim_end(), "READY=1\nSTATUS=carries 3 pods of cluster.local");
+    assert_eq!(told.trim_end(), "READY=1\nSTATUS=proxying 3 pods of cluster.local");
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
 }
 
@@ -79,7 +79,7 @@ fn stops() {
     }
     lab.signal(Signal::SIGHUP);
     manager.hears("RELOADING=1\nMONOTONIC_USEC=");
-    manager.hears("READY=1\nSTATUS=carries 3 pods");
+    manager.hears("READY=1\nSTATUS=proxying 3 pods");
     let open = held(&lab, "web");
     lab.signal(Signal::SIGTERM);
     let told = manager.hears("STOPPING=1\n");
@@ -129,7 +129,7 @@ fn confined() {
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     // Rules are changed, a pod is made anew and the CA's files are written as before.
     lab.remake("web", 1);
-    lab.wait("carried anew", || lab.log().matches("pod carried").count() == PODS.len() + 1);
+    lab.wait("carried anew", || lab.log().matches("pod attached").count() == PODS.len() + 1);
     lab.wait("reached", || lab.ask("web", "10.96.0.10:80").is_ok());
     lab.write_mesh(&(allow(&["web"]) + "sandbox: disabled\n"));
     lab.logs("sandbox ( … takes effect after a restart");

@@ -41,7 +41,7 @@ fn is_on(lab: &Lab) -> bool {
     lab.log().contains("appHop: sockmap is on")
 }
 
-/// A connection that has said enough to take the short way.
+/// A connection that has said enough to take the sockmap redirect.
 fn warm(lab: &Lab) -> TcpStream {
     let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
     socket.set_nodelay(true).unwrap();
@@ -188,7 +188,7 @@ fn stall() {
     assert_eq!(got, said);
 }
 
-/// A caller and a tokio application on db's port 8081, who take the short way.
+/// A caller and a tokio application on db's port 8081, who take the sockmap redirect.
 fn async_app(lab: &Lab) -> (TcpStream, TcpStream) {
     let listener = lab.listen("db", 8081);
     let mut caller = lab.connect("web", "10.77.0.2:8081").unwrap();

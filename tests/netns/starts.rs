@@ -75,7 +75,7 @@ fn absent() {
     assert!(lab.ask("web", "10.96.0.10:80").is_ok());
     ip("-n late addr add 10.77.0.9/32 dev lo");
     let carried =
-        || lab.log().lines().any(|l| l.contains("pod carried") && l.contains("shop/late"));
+        || lab.log().lines().any(|l| l.contains("pod attached") && l.contains("shop/late"));
     lab.wait("carried when it is there", carried);
     lab.wait("ready", || lab.readiness().contains("200 OK"));
 }
@@ -111,8 +111,8 @@ fn said() {
 
     // What was refused is said until it is mended, and the node stays ready.
     lab.write_mesh(&allow(&["web"]).replacen("services:", "sevices:", 1));
-    lab.logs("configuration refused");
-    let refused = lab.shows("127.0.0.1:15021", "GET /healthz/ready", "the mesh file is not");
+    lab.logs("configuration rejected");
+    let refused = lab.shows("127.0.0.1:15021", "GET /healthz/ready", "the mesh file was rejected");
     assert!(refused.contains("200 OK") && refused.contains("sevices"), "{refused}");
     let dump = lab.shows("127.0.0.1:15000", "GET /config_dump", "\"state\": \"refused\"");
     assert!(dump.contains("\"cipher\": \"AES-256-GCM\""), "{dump}");

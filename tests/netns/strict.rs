@@ -90,7 +90,7 @@ fn cannot_look() {
     assert_eq!(&echo, b"still\n");
     assert!(!outsider_is_answered(&lab));
     limit(4096);
-    assert!(!lab.log().contains("pod released"), "{}", lab.log());
+    assert!(!lab.log().contains("pod detached"), "{}", lab.log());
     lab.wait("new connections", || lab.ask("web", "10.96.0.10:80").is_ok());
 }
 
@@ -320,7 +320,7 @@ fn probes() {
     }
     // A firewall that is loaded anew takes all with it.
     nft("delete table bridge adit-probes");
-    lab.wait("said", || lab.log().contains("they stand again"));
+    lab.wait("said", || lab.log().contains("adit has restored them"));
     for probe in PROBES {
         assert!(!world.stray_is_answered(&lab, probe), "{probe:?}");
     }

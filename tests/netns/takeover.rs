@@ -147,7 +147,7 @@ fn replaced() {
     let load = Load::on(&lab);
     load.goes_on(&lab);
     let mut old = lab.take_over("mesh.yaml");
-    lab.wait("taken over", || lab.log().contains("in the place of the process before this one"));
+    lab.wait("taken over", || lab.log().contains("took over from the previous process"));
     lab.wait("draining", || old.log().contains("another process has taken over"));
     load.goes_on(&lab);
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
@@ -182,14 +182,14 @@ fn fails() {
     let text = format!("{text}admin: {{ address: \"{}\" }}\n", taken.local_addr().unwrap());
     std::fs::write(lab.file("late.yaml"), text).unwrap();
     assert_eq!(lab.fails_to_take_over("late.yaml").code(), Some(1));
-    lab.wait("told", || lab.log().contains("a process wanted to take over, and has not"));
+    lab.wait("told", || lab.log().contains("a process asked to take over and did not"));
     load.goes_on(&lab);
     still(&mut open);
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
     assert!(!lab.log().contains("draining"), "{}", lab.log());
     // And the next one may.
     let mut old = lab.take_over("mesh.yaml");
-    lab.wait("taken over", || lab.log().contains("in the place of the process before this one"));
+    lab.wait("taken over", || lab.log().contains("took over from the previous process"));
     drop(open);
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
     load.goes_on(&lab);
@@ -197,7 +197,7 @@ fn fails() {
     lab.capture = "rules: nft, onStop: remove";
     write_waiting(&mut lab);
     let mut old = lab.take_over("waits.yaml");
-    lab.wait("starting", || old.log().contains("a new process has our sockets"));
+    lab.wait("starting", || old.log().contains("handed the sockets to a new process"));
     lab.wait("ready to stop", || lab.log().contains("adit starts"));
     assert!(lab.stop().success());
     load.goes_on(&lab);
@@ -220,12 +220,12 @@ fn gone() {
     let before = rules(&lab);
     write_waiting(&mut lab);
     let mut old = lab.take_over("waits.yaml");
-    lab.wait("starting", || old.log().contains("a new process has our sockets"));
+    lab.wait("starting", || old.log().contains("handed the sockets to a new process"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "{}", old.log());
     assert!(old.runs());
     old.signal(Signal::SIGTERM);
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
-    lab.wait("taken over", || lab.log().contains("in the place of the process before this one"));
+    lab.wait("taken over", || lab.log().contains("took over from the previous process"));
     assert_eq!(rules(&lab), before);
     assert!(lab.connect("db", "127.0.0.1:15008").is_ok(), "{}", lab.log());
     assert!(!outsider_is_answered(&lab));

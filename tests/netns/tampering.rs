@@ -156,8 +156,8 @@ fn removed() {
     // Redirected by other means from here on, whatever those are.
     lab.capture = "rules: none";
     lab.write_mesh(&without_spy);
-    lab.wait("carried anew", || lab.log().matches("pod carried").count() == 5);
-    lab.wait("released", || lab.log().matches("pod released").count() == 3);
+    lab.wait("carried anew", || lab.log().matches("pod attached").count() == 5);
+    lab.wait("released", || lab.log().matches("pod detached").count() == 3);
     for pod in ["web", "db"] {
         redirect_remove(pod);
     }
@@ -187,7 +187,7 @@ fn draining() {
     lab.start(&allow(&["web"]));
     let mut open = held(&lab, "web");
     lab.signal(nix::sys::signal::Signal::SIGTERM);
-    lab.wait("stopping", || lab.log().contains("stopping: no new connections"));
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
     let most = at_once(&lab);
     lab.tool("db", "nft flush ruleset");
     let began = Instant::now();

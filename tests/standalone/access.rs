@@ -157,7 +157,7 @@ fn a_chain_must_reach_the_root_by_what_is_shown() {
 #[test]
 fn a_leaf_cannot_issue_another() {
     let pki = Pki::new();
-    // A company's app plays CA: its own certificate is no CA's.
+    // A company's app plays CA: its own certificate is not a CA's.
     let forged = Pki::stranger().leaf("admin", |_| {});
     let mut chain = forged.clone();
     chain.chain.push(pki.app.chain[0].clone());
@@ -230,7 +230,7 @@ fn a_client_that_may_not_be_here_is_told_so() {
     let heard = caller.dial(adit.addr).and_then(|mut session| session.rest());
     let error = heard.unwrap_err().to_string();
     assert!(error.contains("AccessDenied"), "{error}");
-    adit.logs("policy_denied … spiffe://td.test/apps/billing/7 … named by no rule");
+    adit.logs("policy_denied … spiffe://td.test/apps/billing/7 … matches no rule");
 }
 
 /// In TLS 1.2 the handshake is over before we know: what follows must not look like a server

@@ -38,7 +38,7 @@ fn the_target_must_have_the_name_that_was_called() {
     let other = pki.ca.leaf("localhost", |p| p.subject_alt_names = vec![dns("db.example.org")]);
     assert!(!reaches(&pki, &other, ""));
     let only_cn = pki.ca.leaf("localhost", |_| {});
-    assert!(!reaches(&pki, &only_cn, ""), "a common name is no name of a server (RFC 6125)");
+    assert!(!reaches(&pki, &only_cn, ""), "a common name is not a name of a server (RFC 6125)");
 }
 
 #[test]

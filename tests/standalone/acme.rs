@@ -175,7 +175,7 @@ fn a_certificate_is_renewed_while_it_is_served() {
     let first = shown_serial(&pki, adit.addr, &root);
     let seen = adit.lines();
     adit.logs_since(seen, "ACME challenge answered");
-    adit.logs_since(seen, "files have changed and were read");
+    adit.logs_since(seen, "changed files reloaded");
     assert_ne!(shown_serial(&pki, adit.addr, &root), first);
     // Who calls without a certificate is refused as before: only challenges need none.
     assert!(Caller::new(&pki.ca, None).says(adit.addr, "hello").is_err());
@@ -225,9 +225,9 @@ fn what_cannot_be_ordered_is_said() {
     for (flags, says) in [
         (format!("--auto-acme-cert {NAME} --auto-acme-email a@b.c"), "--auto-acme-agree-to-tos"),
         (format!("--auto-acme-cert {NAME} --auto-acme-agree-to-tos"), "--auto-acme-email"),
-        (format!("--auto-acme-cert localhost {whole}"), "no name that a CA certifies"),
-        (format!("--auto-acme-cert *.example.org {whole}"), "no name that a CA certifies"),
-        (format!("--auto-acme-cert ../../x.y {whole}"), "no name that a CA certifies"),
+        (format!("--auto-acme-cert localhost {whole}"), "not a name that a CA can certify"),
+        (format!("--auto-acme-cert *.example.org {whole}"), "not a name that a CA can certify"),
+        (format!("--auto-acme-cert ../../x.y {whole}"), "not a name that a CA can certify"),
         (format!("--auto-acme-cert {NAME} {whole} --auto-acme-ca http://ca"), "https://"),
         (
             format!("--auto-acme-cert {NAME} {whole} --cert {0} --key {0}", pki.at("ca.pem")),

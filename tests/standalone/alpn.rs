@@ -70,8 +70,8 @@ fn what_is_no_protocol_is_refused() {
     for (flags, says) in [
         ("--alpn acme-tls/1", "a CA of ACME"),
         ("--alpn h2 --alpn h2", "each once"),
-        ("--alpn \u{e4}", "no protocol's name"),
-        ("--alpn h2 --tunnel hbone", "--alpn does not go with --tunnel"),
+        ("--alpn \u{e4}", "not a protocol name"),
+        ("--alpn h2 --tunnel hbone", "--alpn cannot be used with --tunnel"),
     ] {
         let (code, error) = refused(&format!("{}--allow-all {flags}", pki.server("127.0.0.1:9")));
         assert!(code > 0 && error.contains(says), "{flags}: {code}: {error}");

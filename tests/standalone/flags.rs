@@ -87,7 +87,7 @@ fn a_pkcs12_keystore_is_opened_with_the_password_of_the_environment() {
     assert!(!error.contains("guess"), "a password is never shown: {error}");
     assert!(error.contains("cannot be opened with this password"), "{error}");
     let (code, error) = ended(with(""));
-    assert!(code == 1 && error.contains("give --storepass or `passwordFile`"), "{error}");
+    assert!(code == 1 && error.contains("use --storepass or `passwordFile`"), "{error}");
 }
 
 /// Also where one of them has no certificate, or no name: which is meant, only the operator knows.
@@ -114,7 +114,7 @@ fn a_keystore_with_two_keys_is_refused_and_names_both() {
             pki.at("two.p12")
         ));
         assert_eq!(code, 1, "{error}");
-        for says in ["two.p12", "2 private keys", "\"db\"", "\"spare\"", "leave only"] {
+        for says in ["two.p12", "2 private keys", "\"db\"", "\"spare\"", "keep only"] {
             assert!(error.contains(says), "{says}: {error}");
         }
     }
@@ -151,7 +151,10 @@ fn files_that_are_missing_or_wrong_are_named() {
             format!("--cert {text} --key {key} --cacert {ca}"),
             "text.pem: contains no PEM certificate",
         ),
-        (format!("--cert {crt} --key {text} --cacert {ca}"), "text.pem: contains no private key"),
+        (
+            format!("--cert {crt} --key {text} --cacert {ca}"),
+            "text.pem: contains no PEM private key",
+        ),
         (
             format!("--cert {crt} --key {key} --cacert {text}"),
             "text.pem: contains no PEM certificate",
@@ -184,14 +187,17 @@ fn what_a_server_may_not_be() {
     let local = format!("server --listen 127.0.0.1:0 --target 127.0.0.1:1 {shown}");
     let pin = format!("--allow-spki-pin sha256:{}", "A".repeat(43) + "=");
     for (args, says) in [
-        (local.clone(), "who may call?"),
+        (local.clone(), "no client is allowed"),
         (format!("{local} --allow-all --disable-authentication"), "excludes all --allow"),
         (format!("{local} --allow-cn a --disable-authentication"), "excludes all --allow"),
         (format!("{local} {pin} --disable-authentication"), "excludes all --allow"),
-        (format!("{local} {pin} --allow-cn a"), "--allow-spki-pin replaces"),
-        (format!("{local} {pin} --allow-all"), "--allow-spki-pin replaces"),
-        (format!("{local} --allow-all --allow-cn a"), "--allow-all admits everybody"),
-        (format!("{local} --allow-all --allow-id spiffe://td/a"), "--allow-all admits everybody"),
+        (format!("{local} {pin} --allow-cn a"), "--allow-spki-pin excludes"),
+        (format!("{local} {pin} --allow-all"), "--allow-spki-pin excludes"),
+        (format!("{local} --allow-all --allow-cn a"), "--allow-all admits every client"),
+        (
+            format!("{local} --allow-all --allow-id spiffe://td/a"),
+            "--allow-all admits every client",
+        ),
         (
             format!("server --listen 127.0.0.1:0 --target 192.0.2.1:1 {shown} --allow-all"),
             "--unsafe-target",
@@ -224,7 +230,7 @@ fn what_a_client_may_not_be() {
             format!("client --listen 127.0.0.1:0 --target systemd:x {shown}"),
             "systemd:NAME is for --listen",
         ),
-        (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin replaces"),
+        (format!("{local} {pin} --verify-cn a"), "--verify-spki-pin excludes"),
         (format!("{local} --connect-timeout 0"), "--connect-timeout must not be 0"),
     ] {
         refuses(&args, says);
@@ -239,13 +245,13 @@ fn one_source_of_credentials_and_a_whole_one() {
         format!("server --listen 127.0.0.1:0 --target 127.0.0.1:1 --allow-all --cacert {ca}");
     let client = "client --listen 127.0.0.1:0 --target 127.0.0.1:1";
     for (args, says) in [
-        (rest.clone(), "name a certificate"),
-        (format!("{rest} --cert {crt}"), "--cert comes with --key, or --pkcs11-module"),
-        (format!("{rest} --key {key}"), "--cert comes with --key, or --pkcs11-module"),
+        (rest.clone(), "a certificate is needed"),
+        (format!("{rest} --cert {crt}"), "--cert needs --key, or --pkcs11-module"),
+        (format!("{rest} --key {key}"), "--cert needs --key, or --pkcs11-module"),
         (format!("{rest} --cert {crt} --key {key} --keystore {crt}"), "exclude each other"),
         (format!("{rest} --keystore {crt} --use-workload-api"), "exclude each other"),
         (format!("{rest} --use-workload-api"), "SPIFFE_ENDPOINT_SOCKET"),
-        (format!("{client} --cacert {ca}"), "name a certificate"),
+        (format!("{client} --cacert {ca}"), "a certificate is needed"),
     ] {
         refuses(&args, says);
     }
@@ -261,7 +267,7 @@ fn pins_do_not_go_with_the_workload_api() {
         format!("{server} {api} --allow-spki-pin {pin}"),
         format!("{client} {api} --verify-spki-pin {pin}"),
     ] {
-        refuses(&args, "not with the Workload API");
+        refuses(&args, "cannot be used with the Workload API");
     }
 }
 
@@ -297,7 +303,7 @@ fn a_wrong_word_is_a_usage_error_that_names_it() {
         (format!("{good} --min-tls-version TLS1.1"), "TLS1.1"),
         (
             format!("{good} --min-tls-version TLS1.3 --max-tls-version TLS1.2"),
-            "no version of TLS is left",
+            "no TLS version is left",
         ),
         (format!("{good} --enable-shutdown"), "--status"),
         ("server --target localhost:1 --allow-all".into(), "--listen"),
@@ -382,7 +388,7 @@ fn an_address_in_use_is_an_error_at_start() {
         echo.addr,
         pki.showing("server")
     ));
-    assert!(code == 1 && error.contains("somebody listens there already"), "{error}");
+    assert!(code == 1 && error.contains("another process is listening there"), "{error}");
 }
 
 #[test]
@@ -455,8 +461,7 @@ fn a_json_log_has_one_object_a_line() {
     let addr = listening["listen"].as_str().unwrap().parse().unwrap();
     let app = Caller::new(&pki.ca, Some(&pki.app));
     assert_eq!(app.says(addr, "hello").unwrap(), "hello");
-    let record: serde_json::Value =
-        serde_json::from_str(&adit.logs("connection complete")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&adit.logs("direction")).unwrap();
     assert_eq!(record["reason"], "completed");
     assert_eq!((&record["bytes_sent"], &record["bytes_recv"]), (&5.into(), &5.into()));
     assert_eq!(record["policy"], "cn");
@@ -487,7 +492,8 @@ fn every_flag_is_shown() {
         }
         let about = shown.split("--close-timeout").nth(1).unwrap();
         let about = about.split("--").next().unwrap();
-        for says in ["no byte has moved either way", "both sides see a reset", "[default: 60s]"] {
+        for says in ["without a byte in either direction", "both sides are reset", "[default: 60s]"]
+        {
             assert!(
                 about.split_whitespace().collect::<Vec<_>>().join(" ").contains(says),
                 "{about}"
@@ -531,6 +537,6 @@ fn groups_of_cipher_suites_are_for_tls_1_2() {
     }
     refuses(
         &(pki.server("localhost:1") + "--allow-all --cipher-suites UNSAFE-AZURE"),
-        "there are AES and CHACHA",
+        "must be AES or CHACHA",
     );
 }

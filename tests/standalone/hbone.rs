@@ -158,7 +158,7 @@ fn a_caller_of_another_ca_is_refused() {
     let server = Adit::start(pki.server(echo.addr) + "--tunnel hbone --allow-all");
     pki.put("app", &Pki::stranger().leaf("app", as_app));
     let client = Adit::start(into(&pki, &server, echo.addr) + DB);
-    refuses(&client, &echo, "connection complete");
+    refuses(&client, &echo, "direction");
     server.logs("untrusted_svid");
 }
 
@@ -203,7 +203,7 @@ fn plain_tls_and_hbone_do_not_take_each_other_for_their_own() {
         plain.addr
     ));
     assert!(ask(client.addr, b"hello").is_err());
-    client.logs("connection complete … error");
+    client.logs("direction … error");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_revoked_caller_gets_no_tunnel() {
     pki.write("revoked.crl", pki.ca.crl(&[31]));
     let flags = format!("--allow-all --crl {}", pki.at("revoked.crl"));
     let (server, client) = pair(&pki, echo.addr, echo.addr, [&flags, DB]);
-    refuses(&client, &echo, "connection complete");
+    refuses(&client, &echo, "direction");
     server.logs("svid_revoked");
 }
 
@@ -239,7 +239,7 @@ fn a_caller_that_is_revoked_later_is_put_out() {
     server.signal(Signal::SIGHUP);
     server.logs("reloaded");
     assert!(open.read(&mut [0; 1]).is_err(), "and what was open is closed");
-    server.logs("believed no more");
+    server.logs("no longer trusted");
     assert!(ask(client.addr, b"hello").is_err());
     assert_eq!(echo.taken(), 1);
 }

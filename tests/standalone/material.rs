@@ -60,7 +60,7 @@ fn a_key_that_cannot_be_parsed_is_never_printed() {
         }
         let seen = adit.lines();
         adit.signal(Signal::SIGHUP);
-        adit.logs_since(seen, "reload refused … server.key");
+        adit.logs_since(seen, "reload rejected … server.key");
     }
     adit.signal(Signal::SIGTERM);
     let log = adit.rest_of_log();
@@ -107,7 +107,7 @@ fn no_form_of_a_crl_file_lets_a_revoked_client_in() {
         assert!(code != 0 && said.contains("a.crl: line"), "{line}: {said}");
         let seen = running.lines();
         running.signal(Signal::SIGHUP);
-        running.logs_since(seen, "reload refused … a.crl: line");
+        running.logs_since(seen, "reload rejected … a.crl: line");
         assert!(!gets_in(&pki, &running, &revoked), "the last good ones stay: {half}");
     }
 }

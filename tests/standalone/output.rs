@@ -145,7 +145,10 @@ fn a_log_filter_that_would_silence_everything_is_refused() {
         let mut started = command(&args);
         started.env("RUST_LOG", "inof");
         let (code, error) = ended(started);
-        assert!(code == 1 && error.contains("RUST_LOG: \"inof\" is no level"), "{code}: {error}");
+        assert!(
+            code == 1 && error.contains("RUST_LOG: \"inof\" is not a valid level"),
+            "{code}: {error}"
+        );
     }
 }
 

@@ -124,7 +124,7 @@ fn a_target_that_speaks_tls_sees_a_handshake_and_an_end_in_order() {
             assert_eq!(rest.unwrap(), b"");
             assert!(ended.unwrap().is_none());
         }
-        assert_eq!(adit.count("unwell"), 0);
+        assert_eq!(adit.count("unhealthy"), 0);
     }
 }
 

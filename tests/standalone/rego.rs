@@ -149,14 +149,14 @@ fn a_changed_policy_is_taken_and_a_broken_one_is_not() {
     let other = pki.ca.leaf("other", |_| {});
     assert!(hears(&pki, &adit, &pki.app) && !hears(&pki, &adit, &other));
     pki.write("p.rego", BY_NAME.replace("\"app\"", "\"other\""));
-    adit.logs("policies have changed and were read");
+    adit.logs("changed policies reloaded");
     assert!(!hears(&pki, &adit, &pki.app) && hears(&pki, &adit, &other));
     pki.write("p.rego", "package policy\nallow {");
-    adit.logs("policies have changed and are not taken … p.rego:2");
+    adit.logs("changed policies rejected … p.rego:2");
     assert!(!hears(&pki, &adit, &pki.app) && hears(&pki, &adit, &other));
     let seen = adit.lines();
     adit.signal(Signal::SIGHUP);
-    adit.logs_since(seen, "reload refused … p.rego:2");
+    adit.logs_since(seen, "reload rejected … p.rego:2");
     assert!(hears(&pki, &adit, &other));
 }
 

@@ -54,7 +54,7 @@ fn changed_files_are_noticed_by_themselves() {
     let adit = Adit::start(pki.server(echo.addr) + "--allow-all");
     let new = pki.ca.leaf("server", as_server);
     pki.put("server", &new);
-    adit.logs("files have changed and were read");
+    adit.logs("changed files reloaded");
     assert!(shows(&pki, &adit, &new));
 }
 
@@ -66,10 +66,10 @@ fn a_certificate_waits_for_its_key() {
     let new = pki.ca.leaf("server", as_server);
     pki.put("new", &new);
     std::fs::rename(pki.path("new.crt"), pki.path("server.crt")).unwrap();
-    adit.logs("are not taken … is not that of the certificate");
+    adit.logs("rejected; keeping … is not that of the certificate");
     assert!(shows(&pki, &adit, &pki.server));
     std::fs::rename(pki.path("new.key"), pki.path("server.key")).unwrap();
-    adit.logs("files have changed and were read");
+    adit.logs("changed files reloaded");
     assert!(shows(&pki, &adit, &new));
 }
 
@@ -90,7 +90,7 @@ fn files_behind_a_link_that_is_exchanged_are_noticed() {
     folder("second", &new);
     symlink("second", pki.path("link")).unwrap();
     std::fs::rename(pki.path("link"), pki.path("data")).unwrap();
-    adit.logs("files have changed and were read");
+    adit.logs("changed files reloaded");
     assert!(shows(&pki, &adit, &new));
 }
 
@@ -140,14 +140,14 @@ fn what_is_wrong_changes_nothing_and_is_told() {
         pki.write(file, bad);
         let seen = adit.lines();
         adit.signal(Signal::SIGHUP);
-        adit.logs_since(seen, &format!("reload refused … {says}"));
+        adit.logs_since(seen, &format!("reload rejected … {says}"));
         assert!(shows(&pki, &adit, &pki.server), "{file}: the old one stays");
         pki.write(file, was);
     }
     std::fs::remove_file(pki.path("server.key")).unwrap();
     let seen = adit.lines();
     adit.signal(Signal::SIGHUP);
-    adit.logs_since(seen, "reload refused … server.key: No such file");
+    adit.logs_since(seen, "reload rejected … server.key: No such file");
     assert!(shows(&pki, &adit, &pki.server));
 }
 
@@ -276,7 +276,7 @@ fn who_does_not_end_in_time_is_cut_and_the_exit_code_says_so() {
     session.hear(5).unwrap();
     adit.signal(Signal::SIGTERM);
     assert!(session.rest().is_err(), "cut is no end in order");
-    adit.logs("cut: they had not ended in time");
+    adit.logs("that did not finish in time");
     assert_eq!(adit.exit_code(), 1);
 }
 
@@ -295,7 +295,7 @@ fn reload_signals_while_draining_change_nothing() {
     session.write_all(b"still").unwrap();
     assert_eq!(session.hear(5).unwrap(), b"still");
     // What is logged is that nothing is; a line may come between the two looks.
-    assert!(adit.count("reload") <= adit.count("nothing is reloaded"));
+    assert!(adit.count("reload") <= adit.count("reload ignored"));
     session.end().unwrap();
     session.rest().unwrap();
     assert_eq!(adit.exit_code(), 0);
@@ -385,7 +385,7 @@ fn a_certificate_may_come_through_a_pipe_at_start() {
     let adit = Adit::spawn(shell);
     assert!(shows(&pki, &adit, &pki.server));
     adit.signal(Signal::SIGHUP);
-    adit.logs("reload refused");
+    adit.logs("reload rejected");
     assert!(shows(&pki, &adit, &pki.server));
 }
 
@@ -398,7 +398,7 @@ fn a_pipe_without_a_writer_does_not_hold_up_the_end() {
     nix::unistd::mkfifo(&pki.path("server.crt"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     adit.signal(Signal::SIGHUP);
     let begun = Instant::now();
-    adit.logs("reload refused … server.crt: is a pipe that nobody writes to");
+    adit.logs("reload rejected … server.crt: is a pipe without a writer");
     assert!(shows(&pki, &adit, &pki.server));
     assert_eq!(adit.stop(), 0);
     assert!(begun.elapsed() < LIMIT);

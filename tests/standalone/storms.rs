@@ -40,7 +40,7 @@ fn a_flood_of_handshakes_is_served() {
         })
         .collect();
     callers.into_iter().for_each(|caller| caller.join().unwrap());
-    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 200);
+    wait_until("all are recorded", LIMIT, || adit.count("direction") == 200);
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
 }
 
@@ -135,7 +135,7 @@ fn churn_leaves_nothing_behind() {
     let far = tls_backend(BOTH, &pki.server, Demand::Of(&pki.ca), tls_echo);
     let adit = Adit::start(pki.client(far.addr));
     assert_eq!(ask(adit.addr, b"hello").unwrap(), b"hello");
-    wait_until("recorded", LIMIT, || adit.count("connection complete") == 1);
+    wait_until("recorded", LIMIT, || adit.count("direction") == 1);
     let open = adit.descriptors();
     let addr = adit.addr;
     let all: Vec<_> = (0..6)
@@ -157,7 +157,7 @@ fn churn_leaves_nothing_behind() {
         })
         .collect();
     all.into_iter().for_each(|one| one.join().unwrap());
-    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 121);
+    wait_until("all are recorded", LIMIT, || adit.count("direction") == 121);
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
     assert_eq!(ask(adit.addr, b"hello").unwrap(), b"hello");
 }
@@ -306,7 +306,7 @@ fn silent_callers_keep_nobody_out() {
     for _ in 0..3 {
         assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
     }
-    adit.logs("reason=\"overloaded\" … it was given up for a newer one");
+    adit.logs("reason=\"overloaded\" … it was dropped in favour of a newer one");
     assert_eq!(adit.count("tls_timeout"), 0);
     wait_until("the others are still there", LIMIT, || adit.descriptors() > 1000);
     drop(silent);
@@ -347,7 +347,7 @@ fn garbage_by_the_hundred_is_shaken_off() {
         }
     }
     is_served(&Caller::new(&pki.ca, Some(&pki.app)), adit.addr);
-    wait_until("all are recorded", LIMIT, || adit.count("connection complete") >= 121);
+    wait_until("all are recorded", LIMIT, || adit.count("direction") >= 121);
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
     assert_eq!(echo.taken(), 1);
 }

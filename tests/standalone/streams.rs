@@ -544,7 +544,7 @@ fn an_application_that_goes_away_in_the_handshake_leaves_nothing_behind() {
     for _ in 0..5 {
         reset(TcpStream::connect(adit.addr).unwrap());
     }
-    wait_until("all are recorded", LIMIT, || adit.count("connection complete") == 5);
+    wait_until("all are recorded", LIMIT, || adit.count("direction") == 5);
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= before);
 }
 

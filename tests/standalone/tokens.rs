@@ -196,7 +196,7 @@ fn what_is_wrong_with_a_token_is_said() {
             hsm.server(&echo, "hsm") + PIN + &format!(" --key {}", pki.at("app.key")),
             "--key and --pkcs11-module exclude each other",
         ),
-        (hsm.server(&echo, "hsm") + PIN + " --tunnel hbone", "does not go with --tunnel hbone"),
+        (hsm.server(&echo, "hsm") + PIN + " --tunnel hbone", "cannot be used with --tunnel hbone"),
     ] {
         let heard = hsm.refused(&args);
         let named = heard.replace('\\', "").replace("\"\"", "\"");
@@ -218,7 +218,7 @@ fn a_new_key_on_the_token_is_taken_and_a_wrong_one_is_not() {
     assert_eq!(shown(), pki.server.chain[0]);
     // A certificate whose key is elsewhere.
     pki.put("hsm", &pki.ca.leaf("server", as_server));
-    adit.logs("not taken … none of the 1 private keys");
+    adit.logs("keeping the previous ones … none of the 1 private keys");
     assert_eq!(shown(), pki.server.chain[0]);
     let next = pki.ca.leaf("server", as_server);
     hsm.put("hsm", "02", "next", &next);

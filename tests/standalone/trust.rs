@@ -95,7 +95,7 @@ fn a_caller_that_is_revoked_is_put_out_and_its_neighbour_stays() {
             pki.write("revoked.crl", pki.ca.crl(&[1, 42]));
             server.signal(Signal::SIGHUP);
             assert!(bad.read(&mut [0; 1]).is_err(), "{wire}: a cut looks like a cut");
-            server.logs("connection complete … svid_revoked");
+            server.logs("connection denied … svid_revoked");
             assert!(answers(&mut good), "{wire}");
         }
     }
@@ -119,7 +119,7 @@ fn a_server_that_is_revoked_is_left() {
         pki.write("revoked.crl", pki.ca.crl(&[1, 43]));
         clients[0].signal(Signal::SIGHUP);
         assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
-        clients[0].logs("connection complete … svid_revoked");
+        clients[0].logs("connection denied … svid_revoked");
     }
 }
 
@@ -140,7 +140,7 @@ fn a_root_that_is_taken_away_takes_its_callers_along() {
     pki.write("both.pem", pki.ca.pem());
     server.signal(Signal::SIGHUP);
     assert!(goes.read(&mut [0; 1]).is_err());
-    server.logs("connection complete … untrusted_svid");
+    server.logs("connection denied … untrusted_svid");
     assert!(answers(&mut stays));
 }
 
@@ -177,12 +177,12 @@ fn a_ban_puts_out_whom_it_names_and_nobody_else_until_it_is_lifted() {
         let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
         pki.write("bans", "spiffe://td.test/bad # since today\n");
         assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
-        server.logs("connection complete … identity_banned … spiffe://td.test/bad is banned");
+        server.logs("connection denied … identity_banned … spiffe://td.test/bad is banned");
         assert!(ask(clients[1].addr, b"hello").is_err(), "{wire}: nor does it come back");
         assert!(answers(&mut good), "{wire}");
         let seen = server.lines();
         pki.write("bans", "spiffe://td.test/good\nnobody\n");
-        server.logs_since(seen, "bans:2 … what was read before stays");
+        server.logs_since(seen, "bans:2 … keeping the previous ones");
         assert!(answers(&mut good) && ask(clients[1].addr, b"hello").is_err(), "{wire}");
         pki.write("bans", "");
         wait_until("the ban is lifted", LIMIT, || ask(clients[1].addr, b"hello").is_ok());
@@ -205,7 +205,7 @@ fn a_ban_counts_while_others_drain() {
         server.logs("draining");
         pki.write("bans", "spiffe://td.test/bad\n");
         assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
-        server.logs("connection complete … identity_banned");
+        server.logs("connection denied … identity_banned");
         assert!(answers(&mut good), "{wire}");
     }
 }
@@ -225,9 +225,9 @@ fn a_ban_counts_for_every_name_that_is_shown() {
     assert_eq!(caller.says(server.addr, "hello").unwrap(), "hello");
     let seen = server.lines();
     pki.write("bans", "spiffe://td.test/bad\n");
-    server.logs_since(seen, "bans have changed and were read");
+    server.logs_since(seen, "bans reloaded");
     assert!(caller.says(server.addr, "hello").is_err());
-    server.logs("connection complete … identity_banned");
+    server.logs("connection denied … identity_banned");
 }
 
 /// The same of a policy that denies: it is asked about each name.
@@ -310,7 +310,7 @@ fn a_chain_without_end_is_refused() {
     long.chain.extend(std::iter::repeat_n(pki.ca.root.clone(), 16));
     let heard = Caller::new(&pki.ca, Some(&long)).says(server.addr, "hello");
     assert!(heard.is_err());
-    server.logs("connection complete … more than 16 certificates");
+    server.logs("direction … more than 16 certificates");
     assert_eq!(echo.taken(), 0);
 }
 
@@ -324,7 +324,7 @@ fn a_server_that_is_banned_is_left() {
         let mut socket = open(clients[0].addr);
         pki.write("bans", "spiffe://td.test/db\n");
         assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
-        clients[0].logs("connection complete … identity_banned");
+        clients[0].logs("connection denied … identity_banned");
         assert!(ask(clients[0].addr, b"hello").is_err(), "{wire}");
     }
 }
@@ -343,7 +343,7 @@ fn a_certificate_that_has_run_out_ends_connections_where_that_is_asked_for() {
         let (server, clients) = start("--allow-all --peer-expiry-grace 500ms");
         let (mut stays, mut goes) = (open(patient[0].addr), open(clients[0].addr));
         assert!(goes.read(&mut [0; 1]).is_err(), "{wire}");
-        server.logs("connection complete … svid_expired");
+        server.logs("connection denied … svid_expired");
         assert!(answers(&mut stays), "{wire}");
         drop(kept);
     }
@@ -411,12 +411,12 @@ drain: {{ deadline: 60s }}
             assert!(socket.read(&mut [0; 1]).is_err(), "{wire}: {reason}");
             let took = since.elapsed();
             assert!(took < Duration::from_secs(2), "{wire}: {reason} after {took:?}");
-            server.logs(&format!("connection complete … {reason}"));
+            server.logs(&format!("connection denied … {reason}"));
         };
         let edited = |rules: &str| {
             let seen = server.lines();
             edit(rules);
-            server.logs_since(seen, "configuration read");
+            server.logs_since(seen, "configuration reloaded");
             Instant::now()
         };
         let since = edited(&ids(&["good", "worse", "worst"]));
@@ -440,7 +440,7 @@ drain: {{ deadline: 60s }}
 spiffe://td.test/worst
 ",
         );
-        server.logs_since(seen, "bans have changed and were read");
+        server.logs_since(seen, "bans reloaded");
         is_cut(&mut open[3], Instant::now(), "identity_banned");
         assert!(answers(&mut open[0]), "{wire}: what may stay drains");
         wait_until("two are banned", LIMIT, || server.count("identity_banned") == 2);
@@ -475,7 +475,7 @@ fn an_edit_closes_whose_key_it_no_longer_pins() {
         session
     });
     edit(&pins[..1]);
-    server.logs("connection complete … policy_changed");
+    server.logs("connection denied … policy_changed");
     assert!(!heard(&mut bad.0));
     assert!(heard(&mut good.0));
 }
@@ -507,11 +507,11 @@ fn an_edit_leaves_a_server_that_is_no_longer_wanted() {
         let mut socket = open(client.addr);
         let seen = client.lines();
         edit("'spiffe://td.test/db', 'spiffe://td.test/other'");
-        client.logs_since(seen, "configuration read");
+        client.logs_since(seen, "configuration reloaded");
         assert!(answers(&mut socket), "{wire}");
         edit("'spiffe://td.test/other'");
         assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
-        client.logs("connection complete … policy_changed");
+        client.logs("connection denied … policy_changed");
     }
 }
 

@@ -84,7 +84,7 @@ fn the_path_stays_where_sigterm_and_a_takeover_meet() {
     ));
     let find = || HandoffClient::find(&meet).unwrap();
     let (next, sockets) = wait_for("its sockets", LIMIT, find);
-    adit.logs("a new process has our sockets");
+    adit.logs("handed the sockets to a new process");
     assert_eq!(adit.stop(), 0);
     next.take_over();
     let [(_, socket)] = <[_; 1]>::try_from(sockets).expect("one socket");
@@ -166,7 +166,7 @@ fn abstract_sockets_need_no_file_at_either_end_of_a_pair() {
     );
     let first = Adit::start(&server);
     let (code, error) = refused(&server);
-    assert!(code == 1 && error.contains("somebody listens there already"), "{error}");
+    assert!(code == 1 && error.contains("another process is listening there"), "{error}");
     let client = Adit::start(pki.client(name("tls")));
     assert_eq!(crate::backends::ask(client.addr, b"hello").unwrap(), b"hello");
     assert_eq!(first.stop(), 0);
@@ -184,7 +184,7 @@ fn a_socket_that_nobody_answers_at_is_replaced_and_one_that_lives_is_not() {
     );
     let first = Adit::start(&args);
     let (code, error) = refused(&args);
-    assert!(code == 1 && error.contains("somebody listens there already"), "{error}");
+    assert!(code == 1 && error.contains("another process is listening there"), "{error}");
     assert!(pki.path("tls.sock").exists(), "the first one's is still there");
     assert_eq!(first.stop(), 0);
 }
@@ -199,7 +199,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
         echo.addr,
         pki.showing("server")
     ));
-    assert!(code == 1 && error.contains("no socket"), "{error}");
+    assert!(code == 1 && error.contains("not a socket"), "{error}");
     assert_eq!(std::fs::read(pki.path("precious")).unwrap(), b"data");
 }
 

@@ -122,7 +122,7 @@ impl SpiffeWorkloadApi for Serving {
 
 const DB: &str = "spiffe://td.test/db";
 const APP: &str = "spiffe://td.test/apps/billing/7";
-const WARNING: &str = "the SVID was taken back: new connections are refused";
+const WARNING: &str = "the SVID was withdrawn: new connections are refused";
 
 /// What the status address says, without white space.
 fn said(status: SocketAddr) -> String {
@@ -159,7 +159,7 @@ fn a_server_uses_no_svid_that_was_taken_back() {
 
     let new = pki.ca.leaf("server", as_server);
     agent.gives(Some(answer(&pki, DB, &new)));
-    adit.logs("an SVID was given again");
+    adit.logs("an SVID was issued again");
     assert_eq!(caller.says(adit.addr, "hello").unwrap(), "hello");
     let session = caller.dial(adit.addr).unwrap();
     assert_eq!(session.conn.peer_certificates().unwrap()[0], new.chain[0]);

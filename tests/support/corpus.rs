@@ -395,7 +395,7 @@ impl World {
                 "",
             ),
             bad(
-                "an intermediate that is no CA",
+                "an intermediate that is not a CA",
                 self.under(id, &[&middle(|p| p.is_ca = IsCa::ExplicitNoCa)]),
                 untrusted,
                 "is not a CA",

@@ -75,7 +75,7 @@ impl PodsFile {
                 self.pods.store(Arc::new(new));
             }
             Err(error) => {
-                tracing::error!(target: "ca", %error, "pods not read, the last good ones stay");
+                tracing::error!(target: "ca", %error, "pods rejected, keeping the previous ones");
             }
         }
     }

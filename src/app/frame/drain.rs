@@ -26,7 +26,7 @@ pub(super) async fn drain(
         manager.stopping(&status(), limit);
     }
     if let Some((connections, grace)) = open {
-        tracing::info!(connections, ?grace, "{}", stop.words());
+        tracing::info!(connections, ?grace, "{}", stop.words(connections, grace));
     }
     let mut told = tokio::time::interval(TELL_EVERY);
     loop {

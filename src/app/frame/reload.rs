@@ -73,7 +73,7 @@ pub(super) fn take(reloaded: Reloaded) -> bool {
         Reloaded::Changing => return false,
         Reloaded::Unchanged => {}
         Reloaded::Refused { file, error } => {
-            tracing::error!(%file, error, "configuration refused, the last good one stays");
+            tracing::error!(%file, error, "configuration rejected, keeping the previous one");
         }
         Reloaded::Applied { after_restart } => {
             after_restart.iter().for_each(|setting| tracing::warn!("{setting}"));

@@ -114,7 +114,7 @@ pub(in crate::app) trait Role {
         true
     }
 
-    /// Says at any time what is wrong with it, if anything is: the watchdog is not fed then.
+    /// Says at any time what is wrong with it, if anything is: not notifying the watchdog then.
     fn fault(&self) -> impl Fn() -> Option<String> + use<Self>;
 
     /// Takes nothing new from here on.

@@ -41,7 +41,7 @@ impl Readiness {
         let is_ready = self.ready || waits.is_none();
         let status = match waits {
             None => does,
-            Some(waits) => format!("{does}; waits for {waits}"),
+            Some(waits) => format!("{does}; waiting for {waits}"),
         };
         if (is_ready && !self.ready) || (self.reloading && settled) {
             (self.ready, self.reloading) = (true, false);

@@ -71,9 +71,11 @@ pub(in crate::app) fn confine(
     let landlock = match asked {
         None => "off".to_owned(),
         Some(Ok(Extent::Full)) => "on".to_owned(),
-        Some(Ok(Extent::Partial)) => lacks("in part: this kernel knows not all rules".into()),
+        Some(Ok(Extent::Partial)) => {
+            lacks("partial: this kernel does not support all rules".into())
+        }
         Some(Ok(Extent::Before)) => lacks(
-            "that of the processes before this one: the kernel takes no more, so start adit anew"
+            "that of the previous processes: the kernel stacks no further layers, so restart adit"
                 .into(),
         ),
         Some(Ok(Extent::None)) => lacks("off: this kernel has no Landlock".into()),

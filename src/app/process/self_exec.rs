@@ -21,17 +21,17 @@ impl SelfExec {
     /// Starts it once more, with the same arguments; it finds us at `--takeover`.
     pub(in crate::app) fn start_again(&self, takeover: bool, tasks: &Tasks) {
         let Some(program) = self.program.as_ref().filter(|_| takeover) else {
-            return tracing::warn!("SIGUSR2 starts a successor only with --takeover");
+            return tracing::warn!("SIGUSR2 ignored: a successor needs --takeover");
         };
         // It answers to the watchdog in our place once it is the main process.
         let mut command = Command::new(program);
         match command.args(&self.args).env_remove("WATCHDOG_PID").spawn() {
             Err(error) => tracing::error!(program = %program.display(), %error, "no successor"),
             Ok(mut child) => {
-                tracing::info!(pid = child.id(), "a successor starts");
+                tracing::info!(pid = child.id(), "starting a successor");
                 tasks.spawn(async move {
                     if let Ok(ended) = child.wait().await {
-                        tracing::error!(%ended, "the successor has ended; this process goes on");
+                        tracing::error!(%ended, "the successor exited; this process continues");
                     }
                 });
             }

@@ -63,9 +63,11 @@ impl Signals {
         loop {
             match self.next().await {
                 Asked::Stop(Stop::Interrupt) => return,
-                Asked::Stop(_) => tracing::info!("draining already; SIGINT cuts"),
-                Asked::Reload => tracing::info!("draining: nothing is reloaded"),
-                Asked::Upgrade => tracing::info!("draining: nothing is handed over"),
+                Asked::Stop(_) => {
+                    tracing::info!("already draining; SIGINT (Ctrl-C) closes connections now")
+                }
+                Asked::Reload => tracing::info!("draining: reload ignored"),
+                Asked::Upgrade => tracing::info!("draining: SIGUSR2 ignored"),
             }
         }
     }

@@ -27,7 +27,7 @@ pub(in crate::app) async fn feed(
         };
         match &answered {
             Ok(()) => manager.alive(),
-            Err(why) if well => tracing::error!(why, "the watchdog is not fed"),
+            Err(why) if well => tracing::error!(why, "not notifying the watchdog"),
             Err(_) => {}
         }
         well = answered.is_ok();

@@ -85,7 +85,7 @@ impl Live {
             let why = &failed.why;
             match failed.absent {
                 true if before.as_ref().is_some_and(|before| before.why == *why) => {}
-                true => tracing::warn!("{why}; it is carried when that is there"),
+                true => tracing::warn!("{why}; adit attaches the pod once that exists"),
                 false => tracing::error!("{why}; trying again in 5 s"),
             }
             self.failed.insert(uid, failed);
@@ -132,7 +132,7 @@ impl Live {
         match self.state.waits_for() {
             None => Ok(self.starting.is_empty()),
             Some(why) if self.takeover.is_late() => {
-                anyhow::bail!("not ready in time, and the process before this one goes on: {why}")
+                anyhow::bail!("not ready in time, so the previous process continues: {why}")
             }
             Some(_) => Ok(false),
         }
@@ -219,7 +219,7 @@ impl Live {
         let out_of_reach =
             |pod: &&Arc<Workload>| self.alone && pod.netns().is_some_and(is_of_process);
         if let Some(pod) = local.iter().find(out_of_reach) {
-            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox keeps /proc of others from this process");
+            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox hides /proc of other processes");
         }
         let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
         for workload in hops.by_ref().take(MOST_NAMED) {

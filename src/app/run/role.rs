@@ -98,7 +98,10 @@ impl Role for Live {
 
     fn now(&self) -> (String, Option<String>) {
         let pods = self.wanted.len();
-        (format!("carries {pods} pods of {}", self.trust_domain), self.state.waits_for())
+        (
+            format!("proxying {} of {}", crate::identity::counted(pods, "pod"), self.trust_domain),
+            self.state.waits_for(),
+        )
     }
 
     fn is_settled(&self) -> bool {
@@ -126,7 +129,7 @@ impl Role for Live {
             limit: grace + RELEASE_WITHIN,
             status: Box::new(move || draining(&node)),
             cut: Box::new(move || {
-                tracing::warn!("SIGINT while draining: not waiting for connections");
+                tracing::warn!("SIGINT while draining: closing connections now");
                 hurry.cancel();
             }),
             ended: Box::pin(async move {
@@ -145,5 +148,5 @@ impl Role for Live {
 
 /// What a node that stops still does, for people.
 fn draining(node: &Node) -> String {
-    format!("draining: {} connections", node.telemetry.live.len())
+    format!("draining: {}", crate::identity::counted(node.telemetry.live.len(), "connection"))
 }

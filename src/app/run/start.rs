@@ -135,8 +135,8 @@ fn identities(
     Ok((Arc::new(svids.trusting(federated.bundles())), federated))
 }
 
-/// The short way to applications, if a workload asks for it; before the process is confined, as
-/// programs of the kernel are loaded.
+/// The sockmap redirect to applications, if a workload asks for it; before the process is confined,
+/// as programs of the kernel are loaded.
 pub(super) fn sockmap(wanted: &[Arc<Workload>]) -> Option<io::Result<Arc<Sockmap>>> {
     wanted.iter().find(|w| w.app_hop() == AppHop::Sockmap)?;
     Some(Sockmap::load(HBONE_PORT))
@@ -150,7 +150,7 @@ fn taken(loaded: io::Result<Arc<Sockmap>>) -> Option<Arc<Sockmap>> {
             Some(sockmap)
         }
         Err(error) => {
-            tracing::warn!(%error, "appHop: sockmap cannot be had here; applications are reached by TCP");
+            tracing::warn!(%error, "appHop: sockmap is not available here; applications are reached by TCP");
             None
         }
     }

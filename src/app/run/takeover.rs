@@ -135,7 +135,7 @@ impl Takeover {
         listeners.accept();
         if let State::Waits { before, .. } = std::mem::replace(&mut self.state, serves) {
             before.take_over(keeps).await;
-            tracing::info!("in the place of the process before this one, which drains");
+            tracing::info!("took over from the previous process, which is draining");
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Handoff {
         let Some((server, _)) = &self.open else { return };
         match all.collect::<io::Result<Vec<_>>>() {
             Ok(all) => server.offer(all.into_iter().flatten().collect()),
-            Err(error) => tracing::error!(%error, "a successor cannot be offered our listeners"),
+            Err(error) => tracing::error!(%error, "cannot offer the listeners to a successor"),
         }
     }
 

@@ -136,7 +136,7 @@ impl Role for Services {
                 let cut: usize = services.iter().map(|service| service.cut()).sum();
                 counted.set(counted.get() + cut);
                 let connections = counted.get();
-                tracing::warn!(connections, "SIGINT while draining: cut at once");
+                tracing::warn!(connections, "SIGINT while draining: closed connections at once");
             }),
             ended: Box::pin(async move {
                 let all = draining.services.iter().map(|service| service.drain(grace));
@@ -145,7 +145,11 @@ impl Role for Services {
                 tasks.ended().await;
                 drop(seen);
                 if cut > 0 {
-                    tracing::warn!(connections = cut, "cut: they had not ended in time");
+                    let closed = crate::identity::counted(cut, "connection");
+                    tracing::warn!(
+                        connections = cut,
+                        "closed {closed} that did not finish in time"
+                    );
                 }
                 cut
             }),
@@ -199,7 +203,7 @@ async fn apply(
         added = changes.added.join(", "),
         changed = changes.changed.join(", "),
         removed = changes.removed.join(", "),
-        "configuration read"
+        "configuration reloaded"
     );
     let keys = globals.restart_keys(&read.globals).into_iter();
     Ok(keys.map(|key| read.lines.after_restart(file, key)).collect())

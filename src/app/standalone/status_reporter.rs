@@ -87,7 +87,7 @@ impl StatusReporter {
             self.offer(listeners);
         }
         if let Some(predecessor) = predecessor {
-            tracing::info!("in the place of the process before this one, which drains");
+            tracing::info!("took over from the previous process, which is draining");
             predecessor.take_over();
         }
         Ok(())

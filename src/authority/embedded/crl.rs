@@ -58,7 +58,7 @@ pub(super) fn read(store: &Store) -> Result<Vec<CertificateRevocationListDer<'st
         return Ok(Vec::new());
     }
     pem::crls(store.text(PEM)?.as_bytes()).map_err(|e| {
-        CaError::file(path, format!("{e}; restore it, or remove it to have it made anew"))
+        CaError::file(path, format!("{e}; restore it, or remove it and adit creates a new one"))
     })
 }
 

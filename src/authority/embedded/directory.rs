@@ -68,7 +68,10 @@ impl CaDirectory {
     pub fn open(dir: &Path) -> Result<Self, CaError> {
         let store = Store { dir: dir.to_owned() };
         if !store.path(STATE).exists() && !store.path(ROOT).exists() {
-            return Err(CaError::file(dir, "has no CA in it; `adit run` makes one at its start"));
+            return Err(CaError::file(
+                dir,
+                "contains no CA; `adit run` creates one when it starts",
+            ));
         }
         let lock = store.lock()?;
         let state = store.read()?;
@@ -226,7 +229,7 @@ impl CaDirectory {
                 }
             })?;
             if left == 0 {
-                tracing::warn!(target: "ca", identity = %id, revoked = MOST_REVOKED, "no more serial numbers fit into the CRL: the ban holds, but peers that know only the CRL believe its other SVIDs until they expire");
+                tracing::warn!(target: "ca", identity = %id, revoked = MOST_REVOKED, "no more serial numbers fit into the CRL: the ban holds, but peers that know only the CRL accept its other SVIDs until they expire");
             }
             Ok(state.revoked.len() - before)
         })
@@ -269,7 +272,7 @@ fn root_domain(store: &Store) -> Result<String, CaError> {
     let path = store.path(ROOT);
     let root = read_certificate(&path)?;
     let (_, cert) = X509Certificate::from_der(&root)
-        .map_err(|e| CaError::file(&path, format!("is no X.509 certificate: {e}")))?;
+        .map_err(|e| CaError::file(&path, format!("is not an X.509 certificate: {e}")))?;
     let named = domain_of(&cert);
     let name = named.as_deref().and_then(|uri| uri.strip_prefix("spiffe://"));
     name.map(ToOwned::to_owned).ok_or_else(|| {

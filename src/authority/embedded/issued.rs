@@ -40,7 +40,7 @@ pub(super) fn append(store: &Store, _lock: &Lock, issued: &Issued) -> Result<(),
         files::open_or_make(&path, OpenOptions::new().append(true)).map_err(|e| failed(&e))?;
     if file.metadata().map_err(|e| failed(&e))?.len() > LARGEST {
         let why = "has a million SVIDs that have not expired: nothing more is issued until some \
-                   do; shorten svidLifetime, and see who asks so often";
+                   do; shorten svidLifetime, and find out which client asks so often";
         return Err(CaError::file(path, why));
     }
     let line = serde_json::to_string(issued).map_err(|e| CaError::Sign(e.to_string()))?;

@@ -47,7 +47,7 @@ impl Loaded {
         let found = match upstream.map(|u| u.load(trust_domain)) {
             Some(Err(error)) => {
                 let last = last.and_then(|l| l.found.clone()).ok_or_else(|| error.clone())?;
-                tracing::warn!(%error, "the upstream's files are not taken; the last good ones stay");
+                tracing::warn!(%error, "the upstream's files were rejected; keeping the previous ones");
                 Some(last)
             }
             Some(Ok(found)) => Some(found),
@@ -73,7 +73,8 @@ impl Loaded {
         bundle.sequence = Some(state.sequence);
         bundle.refresh_hint = Some(REFRESH_HINT);
         let banned = state.banned.iter().map(|id| id.parse()).collect::<Result<_, _>>();
-        let banned = banned.map_err(|e| missing(&format!("bans what is no SPIFFE ID: {e}")))?;
+        let banned =
+            banned.map_err(|e| missing(&format!("bans something that is not a SPIFFE ID: {e}")))?;
         files_behind |= !crl::current(store, state.crl_number);
         let banned = Arc::new(banned);
         Ok(Self { state, signer, found, jwt, bundle, banned, files_behind, files })

@@ -26,7 +26,7 @@ pub(crate) struct Named {
 
 impl EmbeddedCa {
     /// A certificate for a TLS server under `names`, DNS names and IP addresses, valid for
-    /// `lifetime`, at most as long as the authority. It has no SPIFFE ID, and so is no SVID.
+    /// `lifetime`, at most as long as the authority. It has no SPIFFE ID, and so is not an SVID.
     ///
     /// # Errors
     /// A name that no certificate can have; otherwise as [`EmbeddedCa::sign`].

@@ -137,14 +137,14 @@ pub(super) fn read_key(path: &Path) -> Result<(KeyPair, FileVersion), CaError> {
     let unreadable = |e: &std::io::Error| CaError::io(path, e, "cannot be read");
     let meta = fs::metadata(path).map_err(|e| unreadable(&e))?;
     if meta.permissions().mode() & 0o077 != 0 {
-        let why = "others than its owner can read it; run `chmod 600` on it, and replace the root \
-                   if they may have";
+        let why = "users other than its owner can read it; run `chmod 600` on it, and replace the root if they \
+                   may have read it";
         return Err(CaError::file(path, why));
     }
     let before = FileVersion::of(path).map_err(|e| unreadable(&e))?;
     let text = zeroize::Zeroizing::new(store::read(path)?);
     let key = pem::private_key(text.as_bytes()).map_err(|e| CaError::file(path, e.to_string()))?;
-    let key = key.ok_or_else(|| CaError::file(path, "contains no private key in PEM"))?;
+    let key = key.ok_or_else(|| CaError::file(path, "contains no PEM private key"))?;
     let key = KeyPair::try_from(&key)
         .map_err(|_| CaError::file(path, "is a private key that cannot sign certificates"))?;
     Ok((key, before))
@@ -178,7 +178,7 @@ pub(super) fn check_ca(
     trust_domain: &TrustDomain,
 ) -> Result<SystemTime, String> {
     let (_, cert) = X509Certificate::from_der(certificate)
-        .map_err(|e| format!("is no X.509 certificate: {e}"))?;
+        .map_err(|e| format!("is not an X.509 certificate: {e}"))?;
     if cert.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
         return Err(format!("does not belong to the key in {key_name}"));
     }

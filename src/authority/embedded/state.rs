@@ -129,7 +129,7 @@ pub enum StepError {
     /// Somebody still depends on it.
     #[error(
         "{identities} identities have SVIDs under {id} only, such as {example}, for up to \
-         {}: wait, or revoke with --force if its key is in wrong hands",
+         {}: wait, or revoke with --force if its key is compromised",
         crate::identity::length(*seconds)
     )]
     InUse {
@@ -146,7 +146,7 @@ pub enum StepError {
     #[error("there is no tainted authority to revoke: `adit ca taint` the old one first")]
     NothingTainted,
     /// More than one could be meant.
-    #[error("several could be meant, name one of them: {}", .0.join(", "))]
+    #[error("there are several, name one of them: {}", .0.join(", "))]
     Several(Vec<String>),
     /// No such authority.
     #[error("there is no authority {0}; `adit ca show` lists them")]
@@ -157,7 +157,7 @@ pub enum StepError {
     /// Somebody else's to rotate.
     #[error(
         "X.509-SVIDs are signed by the intermediate that `upstream` in the mesh file names: put \
-         new files there, adit takes them when they verify together"
+         new files there, adit loads them once they verify together"
     )]
     Upstream,
 }

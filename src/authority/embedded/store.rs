@@ -100,7 +100,7 @@ impl Store {
         for authority in state.x509.iter().chain(&state.jwt) {
             for name in authority.certificate.iter().chain([&authority.key]) {
                 if name.is_empty() || name.contains('/') || name.starts_with('.') {
-                    return Err(bad(format!("names {name}, which is no file of the directory")));
+                    return Err(bad(format!("names {name}, which is not in the directory")));
                 }
             }
         }

@@ -80,10 +80,10 @@ fn refusals_name_the_file_and_the_reason() {
     let cases: [(&str, Damage); 6] = [
         ("root-key.pem: is missing while", |d| fs::remove_file(d.join(KEY)).unwrap()),
         ("root.pem: is missing while", |d| fs::remove_file(d.join(ROOT)).unwrap()),
-        ("root-key.pem: others than its owner", |d| {
+        ("root-key.pem: users other than its owner", |d| {
             fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o604)).unwrap();
         }),
-        ("root-key.pem: others than its owner", |d| {
+        ("root-key.pem: users other than its owner", |d| {
             fs::set_permissions(d.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
         }),
         ("root.pem: does not belong to the key", |d| {

@@ -91,7 +91,7 @@ impl Upstream {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|e| CaError::file(path, format!("cannot issue: {e}")))?;
         let key_path = self.private_key.clone();
-        let if_changed = "changed, and does not go with its certificate yet: replace that too";
+        let if_changed = "changed, and does not match its certificate yet: replace that too";
         let signer =
             Signer { id, issuer, certificate, chain, not_after, key_path, key_version, if_changed };
         probe(&signer, &roots, trust_domain).map_err(|why| {

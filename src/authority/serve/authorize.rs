@@ -84,13 +84,13 @@ pub enum NotYours {
     #[error("this CA issues for {0} only")]
     TrustDomain(TrustDomain),
     /// Neither its own nor a node proxy.
-    #[error("the caller may have {0} only")]
+    #[error("the caller may request {0} only")]
     Another(String),
     /// The pod that the token is bound to is gone: another has its name.
-    #[error("the pod of the token is not the one of that name now")]
+    #[error("the pod of the token no longer exists; another has its name")]
     StalePod,
     /// A node proxy whose node is not known.
-    #[error("on which node the caller runs is not known")]
+    #[error("the caller's node is not known")]
     NodeUnknown,
     /// A node proxy that asks for what does not run on its node.
     #[error("no pod on node {0} has this service account")]

@@ -132,7 +132,7 @@ impl Bans for BansService {
         let asked = self.ca.who(&request, &peer).await;
         let (_turn, caller, _) = asked.map_err(|refusal| {
             let (reason, why) = (refusal.reason(), refusal.to_string());
-            tracing::debug!(target: "ca", peer = %peer.addr.ip(), reason, why, "bans not told");
+            tracing::debug!(target: "ca", peer = %peer.addr.ip(), reason, why, "bans not sent");
             refusal.status()
         })?;
         let watcher = self.tell(caller, peer)?;

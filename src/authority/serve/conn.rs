@@ -83,12 +83,12 @@ impl Conn {
     /// An error once it has to go; it wakes whoever reads or writes.
     fn stays(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.gone.as_mut().poll(cx).is_ready() {
-            return Err(io::Error::other("closed for somebody newer"));
+            return Err(io::Error::other("closed in favour of a newer connection"));
         }
         while self.alarm.as_mut().poll(cx).is_ready() {
             let until = self.peer.stay.until();
             if until <= Instant::now() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no request was sent"));
             }
             self.alarm.as_mut().reset(until);
         }

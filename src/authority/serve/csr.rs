@@ -21,13 +21,13 @@ pub(super) const LONGEST: usize = 16 << 10;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CsrError {
     /// Not one PKCS#10 in PEM.
-    #[error("the CSR is no PKCS#10 in PEM: {0}")]
+    #[error("the CSR is not PKCS#10 in PEM: {0}")]
     Malformed(String),
     /// Its signature is not of its key.
     #[error("the CSR is not signed with its own key")]
     Signature,
     /// A key that is too weak, or of a kind that is not taken.
-    #[error("the CSR's key is none of P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits")]
+    #[error("the CSR's key must be P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits")]
     Key,
     /// It names somebody else.
     #[error("the CSR names {0:?}, not what is asked for")]

@@ -29,7 +29,7 @@ impl Endpoint {
     /// # Errors
     /// It is none.
     pub fn parse(url: &str, roots: PathBuf) -> Result<Self, String> {
-        let uri: http::Uri = url.parse().map_err(|e| format!("is no URL: {e}"))?;
+        let uri: http::Uri = url.parse().map_err(|e| format!("is not a valid URL: {e}"))?;
         let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         Ok(Self { server: Server::of(&uri, None, 443)?, path, roots })
     }

@@ -31,7 +31,7 @@ const ENTROPY: usize = 32;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JoinError {
     /// It has not the shape.
-    #[error("this is no join token")]
+    #[error("this is not a join token")]
     Malformed,
     /// Nobody made it, or long ago.
     #[error("no such join token")]
@@ -43,7 +43,7 @@ pub enum JoinError {
     #[error("the join token expired {} ago", crate::identity::length(*.0))]
     Expired(u64),
     /// The folder does not work.
-    #[error("join token folder: {0}")]
+    #[error("join token directory: {0}")]
     Folder(String),
 }
 

@@ -122,7 +122,7 @@ impl CachedKeys {
         match read {
             Ok(keys) => (self.keys, self.error) = (keys, None),
             Err(error) => {
-                tracing::warn!(target: "ca", error, "no newer JWKS; the last good one stays");
+                tracing::warn!(target: "ca", error, "no newer JWKS; keeping the previous one");
                 self.error = Some(error);
             }
         }

@@ -9,7 +9,7 @@ use crate::{authority::CaError, identity::SvidError, rpc::BANNED};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
     /// It shows nothing that is looked at here.
-    #[error("the caller shows no credentials that this CA takes: {0}")]
+    #[error("the caller has no credentials that this CA accepts: {0}")]
     NoCredentials(&'static str),
     /// A service-account token that is not taken.
     #[error(transparent)]
@@ -17,13 +17,13 @@ pub enum Refusal {
     /// A join token that is not taken.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// A client certificate that is no valid SVID of ours any more.
+    /// A client certificate that is not a valid SVID of ours any more.
     #[error(transparent)]
     Svid(#[from] SvidError),
     /// It proves who it is, and asks for somebody else.
     #[error(transparent)]
     NotYours(#[from] NotYours),
-    /// `ImpersonatedIdentity` is no SPIFFE ID.
+    /// `ImpersonatedIdentity` is not a SPIFFE ID.
     #[error("ImpersonatedIdentity: {0}")]
     Wanted(String),
     /// A CSR that is not certified.
@@ -110,7 +110,7 @@ impl Refusal {
         // What is wrong inside the CA is for its log.
         let message = match self {
             Self::Ca(CaError::File { .. } | CaError::Step(_) | CaError::Sign(_)) => {
-                "the CA cannot sign now; its log says why".to_owned()
+                "the CA cannot sign now; see its log".to_owned()
             }
             other => other.to_string(),
         };

@@ -40,7 +40,7 @@ impl Review {
 /// What a TokenReview says. Pure.
 fn read(answer: &[u8], audience: &str) -> Result<PodToken, TokenError> {
     let answer: Value = serde_json::from_slice(answer)
-        .map_err(|e| TokenError::NoReview(format!("its answer is no JSON: {e}")))?;
+        .map_err(|e| TokenError::NoReview(format!("its answer is not JSON: {e}")))?;
     let status = &answer["status"];
     if status["authenticated"] != json!(true) {
         let why = status["error"].as_str().unwrap_or("it does not say why");

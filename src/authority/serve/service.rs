@@ -161,13 +161,13 @@ impl CaService {
         });
         let config = self.config();
         let attestors = &config.attestors;
-        let token = bearer.ok_or(Refusal::NoCredentials("authorization is no Bearer token"))?;
+        let token = bearer.ok_or(Refusal::NoCredentials("authorization is not a Bearer token"))?;
         if token.starts_with(join::PREFIX) {
-            let none = Refusal::NoCredentials("join tokens are not taken here");
+            let none = Refusal::NoCredentials("join tokens are not accepted here");
             let valid = attestors.join.as_ref().ok_or(none)?.look_up(token, SystemTime::now())?;
             return Ok((Caller::Joined(valid.id.clone()), Some(valid)));
         }
-        let none = Refusal::NoCredentials("service-account tokens are not taken here");
+        let none = Refusal::NoCredentials("service-account tokens are not accepted here");
         let kubernetes = attestors.kubernetes.as_ref().ok_or(none)?;
         let pod = if let Some(review) = &kubernetes.review {
             if token.len() > token::LONGEST {
@@ -189,7 +189,7 @@ impl CaService {
         let none = Refusal::NoCredentials(match taken {
             true => "neither a token nor an SVID",
             false => {
-                "no token, and SVIDs are taken only with `attestors: { svid: true }` in its file"
+                "no token, and SVIDs are accepted only with `attestors: { svid: true }` in its file"
             }
         });
         let chain = peer.chain.as_ref().filter(|_| taken).ok_or(none)?;
@@ -216,7 +216,7 @@ impl CaService {
             Some(Some(Kind::StringValue(id))) => {
                 id.parse().map_err(|e| Refusal::Wanted(format!("{e}")))
             }
-            Some(_) => Err(Refusal::Wanted("is no text".into())),
+            Some(_) => Err(Refusal::Wanted("is not text".into())),
             None => match caller {
                 Caller::Joined(id) | Caller::Svid(id) => Ok(id.clone()),
                 Caller::Pod(pod) => SpiffeId::for_service_account(

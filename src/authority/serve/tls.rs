@@ -74,8 +74,8 @@ impl ServerCertificate {
     }
 
     /// Waits until another should be made: half of its life is over, or its authority is about to
-    /// be believed no more. Until then it stays, for clients that know that authority only.
-    /// Cancel safe.
+    /// be no longer trusted. Until then it stays, for clients that know that authority only. Cancel
+    /// safe.
     pub(super) async fn due(&self, ca: &EmbeddedCa) {
         let own = self.now();
         let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();

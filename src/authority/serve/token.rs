@@ -37,8 +37,8 @@ pub struct Expected {
 /// Why a token is not taken.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
-    /// It is no JWT, or not of this kind.
-    #[error("the token is no service-account token: {0}")]
+    /// It is not a JWT, or not of this kind.
+    #[error("the token is not a service-account token: {0}")]
     Malformed(String),
     /// Nobody known signed it.
     #[error("no key of the JWKS has the token's kid {0:?}")]
@@ -59,10 +59,10 @@ pub enum TokenError {
     #[error("the token is not valid yet, for another {}", crate::identity::length(*.0))]
     NotYet(u64),
     /// Not bound to a pod: it would outlive it.
-    #[error("the token is bound to no pod (name and UID)")]
+    #[error("the token is not bound to a pod (name and UID)")]
     Unbound,
     /// The keys cannot be had.
-    #[error("the keys of the issuer cannot be had: {0}")]
+    #[error("the issuer's keys cannot be fetched: {0}")]
     NoKeys(String),
     /// The API server says no.
     #[error("the API server does not authenticate the token: {0}")]
@@ -81,7 +81,8 @@ pub(super) fn header(token: &str) -> Result<(Header, String), TokenError> {
     if token.len() > LONGEST {
         return Err(bad("longer than 16 KiB"));
     }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| bad("its header is no JWT's"))?;
+    let header =
+        jsonwebtoken::decode_header(token).map_err(|_| bad("its header is not a JWT header"))?;
     if !ALGORITHMS.contains(&header.alg) {
         return Err(bad("its algorithm is not one of RS, PS, ES or EdDSA"));
     }
@@ -177,7 +178,7 @@ fn seconds(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, Token
     let Some(value) = claims.get(name) else { return Ok(None) };
     // Whole seconds; some issuers write fractions.
     let number = value.as_u64().or_else(|| value.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64));
-    number.map(Some).ok_or_else(|| TokenError::Malformed(format!("its {name} is no time")))
+    number.map(Some).ok_or_else(|| TokenError::Malformed(format!("its {name} is not a valid time")))
 }
 
 #[cfg(test)]

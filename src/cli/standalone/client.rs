@@ -23,31 +23,32 @@ use crate::{
     after_help = "Example:\n  adit client --listen localhost:5432 --target db.example.org:8443 --cert tls.crt --key tls.key --cacert ca.crt\n\nThe target's certificate must have the target's name, and match any --verify-… flag."
 )]
 pub(in crate::cli) struct ClientArgs {
-    /// Where plaintext comes in: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
+    /// Where plaintext connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract),
+    /// systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where TLS goes: HOST:PORT, unix:PATH or unix:@NAME (whose certificate is to be for localhost
-    /// unless --override-server-name says otherwise); may be repeated, the next is tried when one
-    /// fails
+    /// Where to connect with TLS: HOST:PORT, unix:PATH or unix:@NAME (whose certificate must be for
+    /// localhost, unless --override-server-name says otherwise); may be repeated, the next is tried
+    /// when one fails
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
     /// Which of several targets is tried first
     #[arg(long, value_name = "HOW", default_value = "first")]
     balance: BalanceValue,
-    /// Allow to listen for other hosts, whose plaintext then travels here
+    /// Allow plaintext connections from other hosts
     #[arg(long)]
     unsafe_listen: bool,
-    /// Another name for SNI and for the check of the target's certificate
+    /// Name for SNI and for the check of the target's certificate, instead of the target's
     #[arg(long, value_name = "NAME")]
     override_server_name: Option<String>,
-    /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT
-    /// USER:PASSWORD@ before the host says who we are. The proxy resolves the target's name
+    /// Connect through a proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT USER:PASSWORD@
+    /// before the host authenticates adit. The proxy resolves the target's name
     #[arg(long, value_name = "URL", alias = "connect-proxy")]
     proxy: Option<ForwardProxy>,
-    /// Go through an HBONE tunnel, as pods of an ambient mesh take them; needs --verify-id
+    /// Connect through an HBONE tunnel, as to pods of an ambient mesh; needs --verify-id
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<Tunnel>,
-    /// Where the tunnel goes, HOST:PORT; port 15008 of the target if not given
+    /// Address of the HBONE endpoint, HOST:PORT; port 15008 of the target if not given
     #[arg(long, value_name = "ADDR", requires = "tunnel")]
     tunnel_address: Option<Address>,
     #[command(flatten)]
@@ -59,40 +60,40 @@ pub(in crate::cli) struct ClientArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Who must answer (any of these, beside the name)")]
+#[command(next_help_heading = "Target authentication (any of these, in addition to the name)")]
 struct VerifyArgs {
-    /// This common name; may be repeated, as all below
+    /// Accept this common name; may be repeated, as all below
     #[arg(long, value_name = "CN")]
     verify_cn: Vec<String>,
-    /// This organizational unit
+    /// Accept this organizational unit
     #[arg(long, value_name = "OU")]
     verify_ou: Vec<String>,
-    /// This DNS name
+    /// Accept this DNS name
     #[arg(long, value_name = "NAME", alias = "verify-dns-san")]
     verify_dns: Vec<String>,
-    /// This URI; `*` is one segment, `**` at the end all that follow
+    /// Accept this URI; `*` is one segment, `**` at the end all that follow
     #[arg(long, value_name = "URI", alias = "verify-uri-san")]
     verify_uri: Vec<UriPattern>,
-    /// This IP address
+    /// Accept this IP address
     #[arg(long, value_name = "IP", alias = "verify-ip-san")]
     verify_ip: Vec<IpAddr>,
-    /// This SPIFFE ID
+    /// Accept this SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]
     verify_id: Vec<SpiffeId>,
-    /// Any SPIFFE ID of this trust domain
+    /// Accept any SPIFFE ID of this trust domain
     #[arg(long, value_name = "DOMAIN")]
     verify_trust_domain: Vec<TrustDomain>,
-    /// This key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
+    /// Accept this key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
     #[arg(long, value_name = "PIN")]
     verify_spki_pin: Vec<Pin>,
     /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
     /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
     #[arg(long, value_name = "BUNDLE", requires = "verify_query")]
     verify_policy: Option<PathBuf>,
-    /// What is asked of it, such as data.policy.allow: true is whom we want
+    /// Query of the Rego policy, such as data.policy.allow; true admits the target
     #[arg(long, value_name = "QUERY", requires = "verify_policy")]
     verify_query: Option<String>,
-    /// Show no certificate to the target
+    /// Present no certificate to the target
     #[arg(long)]
     disable_authentication: bool,
 }

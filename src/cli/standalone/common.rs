@@ -56,15 +56,15 @@ pub(super) fn valid(
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connections")]
 pub(super) struct CommonArgs {
-    /// How long open connections may go on after SIGTERM
+    /// How long to drain open connections after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(super) shutdown_timeout: Duration,
-    /// Handshake, access rules and dial together
+    /// Time for handshake, access rules and dial together
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(super) connect_timeout: Duration,
-    /// How long a connection may be silent when one side has ended: no byte has moved either way.
-    /// Each byte begins the time anew, and at its end both sides see a reset; 0 ends both at once.
-    /// (ghostunnel 1.11 counts from the end of the one side, moving bytes or not)
+    /// Idle time of a half-closed connection: without a byte in either direction for so long, both
+    /// sides are reset; 0 closes both at once. (ghostunnel 1.11 counts from the end of the one
+    /// side, moving bytes or not)
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
     /// Close a connection on which no byte has moved either way for so long; 0 for never. Both
@@ -73,41 +73,41 @@ pub(super) struct CommonArgs {
     /// application, or let it send heartbeats
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) idle_timeout: Duration,
-    /// Whether a TLS peer must say close_notify at its end, or may just close (nginx' stream proxy,
-    /// Python): then whoever can cut the connection can make a part look like the whole
+    /// Whether a TLS peer must send close_notify, or may just close (nginx' stream proxy, Python):
+    /// then an attacker who cuts the connection can make a part look like the whole
     #[arg(long, value_name = "RULE", default_value = "required")]
     pub(super) close_notify: CloseNotify,
     /// How long a connection may last; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) max_conn_lifetime: Duration,
-    /// Close connections whose peer's certificate has run out so long ago; without it they stay,
-    /// and only new ones are refused
+    /// Close connections whose peer's certificate expired so long ago; without it they stay, and
+    /// only new ones are refused
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) peer_expiry_grace: Option<Duration>,
-    /// A file of SPIFFE IDs, one per line, that are banned: refused whatever admits them, and their
-    /// open connections are closed. It is read again when it changes
+    /// A file of SPIFFE IDs, one per line, that are banned: refused whatever else allows them, and
+    /// their open connections are closed. It is read again when it changes
     #[arg(long, value_name = "FILE")]
     pub(super) bans: Option<PathBuf>,
-    /// How many connections at once, the rest waits; 0 for any number. Callers of a server count
-    /// when they have proven who they are
+    /// Most connections at once, further ones wait; 0 for no limit. Clients of a server count once
+    /// they are authenticated
     #[arg(long, value_name = "N", default_value = "0")]
     pub(super) max_concurrent_conns: usize,
     /// Do not resolve the target's name at start
     #[arg(long)]
     pub(super) skip_resolve: bool,
-    /// Do not log some events; may be repeated
+    /// Events that are not logged; may be repeated
     #[arg(long, value_name = "WHAT")]
     pub(super) quiet: Vec<QuietValue>,
     /// Log to syslog instead of stdout
     #[arg(long)]
     pub(super) syslog: bool,
-    /// Of Windows: an error here; --syslog is its like
+    /// Windows only: rejected; use --syslog
     #[arg(long)]
     pub(super) eventlog: bool,
     /// Serve /_status, /_metrics here: HOST:PORT (with http:// or https://), unix:, systemd:
     #[arg(long, value_name = "ADDR")]
     pub(super) status: Option<StatusAddress>,
-    /// Go's profiler: an error here; perf(1) is its like
+    /// Go's profiler: rejected; use perf(1)
     #[arg(long)]
     pub(super) enable_pprof: bool,
     /// Allow POST /_shutdown on the status address
@@ -119,56 +119,57 @@ pub(super) struct CommonArgs {
     /// POST metrics as JSON to this URL
     #[arg(long, value_name = "URL")]
     pub(super) metrics_url: Option<HttpUrl>,
-    /// What the names of pushed metrics begin with
+    /// Prefix of the names of pushed metrics
     #[arg(long, value_name = "PREFIX", default_value = "ghostunnel")]
     pub(super) metrics_prefix: String,
     /// How often metrics are pushed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(super) metrics_interval: Duration,
-    /// Take the listening sockets over from the process that is found here, unix:PATH, and leave
-    /// them to the next one: an upgrade refuses no connection. SIGUSR2 starts the next one
+    /// Hot restart at this socket, unix:PATH: take the listening sockets over from the process that
+    /// serves it, later hand them to the next one; no connection is refused. SIGUSR2 starts the
+    /// next one
     #[arg(long, value_name = "ADDR")]
     pub(super) takeover: Option<Address>,
-    /// Leave files and ports to which this process has no business open to it (Landlock)
+    /// Disable Landlock, which limits the files and ports of the process
     #[arg(long)]
     pub(super) disable_landlock: bool,
-    /// Leave system calls that it never makes open to it (seccomp)
+    /// Disable the seccomp filter, which blocks system calls a proxy never makes
     #[arg(long)]
     pub(super) disable_seccomp: bool,
-    /// Do not start on a kernel that cannot confine it so
+    /// Do not start if the kernel cannot provide the whole sandbox
     #[arg(long, conflicts_with_all = ["disable_landlock", "disable_seccomp"])]
     pub(super) require_sandbox: bool,
-    /// Changes nothing: it is on unless --disable-landlock
+    /// No effect: Landlock is on unless --disable-landlock is given
     #[arg(long)]
     pub(super) use_landlock: bool,
-    /// Groups of cipher suites for TLS 1.2, the best first: AES, CHACHA
+    /// Cipher suite groups for TLS 1.2, in order of preference: AES, CHACHA
     #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
     pub(super) cipher_suites: Vec<CipherGroup>,
-    /// A protocol that is agreed on by ALPN, such as h2 or postgresql; may be repeated, the best
-    /// first. A server refuses a client that offers others alone
+    /// Protocol for ALPN, such as h2 or postgresql; may be repeated, in order of preference. A
+    /// server refuses a client that offers none of them
     #[arg(long, value_name = "PROTO")]
     pub(super) alpn: Vec<Alpn>,
-    /// A protocol that asks for TLS in the clear first: postgres. A server answers its SSLRequest,
-    /// a client sends it; --alpn is postgresql then, if not given
+    /// Protocol that starts in plaintext and asks for TLS: postgres. A server answers its
+    /// SSLRequest, a client sends it; --alpn is postgresql then, if not given
     #[arg(long, value_name = "PROTO")]
     pub(super) starttls: Option<StartTls>,
-    /// Suites with CBC: an error here, there are none
+    /// CBC cipher suites: rejected, adit has none
     #[arg(long)]
     pub(super) allow_unsafe_cipher_suites: bool,
-    /// The newest version of TLS that is spoken
+    /// Maximum TLS version
     #[arg(long, value_name = "VERSION")]
     pub(super) max_tls_version: Option<TlsVersion>,
-    /// The oldest version of TLS that is spoken
+    /// Minimum TLS version
     #[arg(long, value_name = "VERSION", default_value = "TLS1.2", alias = "tls-min-version")]
     pub(super) min_tls_version: TlsVersion,
     /// Whether the kernel makes the TLS records where it can (module tls; TLS 1.3 from Linux 6.14
-    /// on): bytes are then spliced from socket to socket. tls.path in the log says who did
+    /// on): bytes are then spliced from socket to socket. tls.path in the log says which was used
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) kernel_tls: KernelTls,
-    /// Who seals and opens TLS records: auto (who is faster on this CPU), aws-lc or ring
+    /// Crypto library for TLS records: auto (the faster one on this CPU), aws-lc or ring
     #[arg(long, value_name = "IMPLEMENTATION", default_value = "auto")]
     pub(super) aead: AeadSetting,
-    /// How access-log lines look: text or json
+    /// Format of the access log: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: crate::observe::logging::LogFormat,
 }
@@ -183,7 +184,7 @@ impl CommonArgs {
     /// What concerns the process.
     pub(super) fn globals(&self, credential: &CredentialArgs) -> Result<Globals, String> {
         for (given, why) in [
-            (self.eventlog, "--eventlog is of Windows"),
+            (self.eventlog, "--eventlog is for Windows; use --syslog"),
             (self.enable_pprof, "--enable-pprof: adit has no Go profiler; use perf(1)"),
             (
                 self.allow_unsafe_cipher_suites,

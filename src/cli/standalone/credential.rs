@@ -35,19 +35,19 @@ pub(super) struct CredentialArgs {
     /// Trusted roots, PEM; the system's if not given
     #[arg(long, value_name = "PATH", env = "CACERT_PATH")]
     pub(super) cacert: Option<PathBuf>,
-    /// A CRL, PEM or DER: who is named there is refused. May be repeated
+    /// A CRL, PEM or DER: certificates that it names are refused. May be repeated
     #[arg(long, value_name = "PATH")]
     pub(super) crl: Vec<PathBuf>,
-    /// What a CRL past its nextUpdate means: refuse whom its issuer certified, or warn and use it
+    /// What to do with a CRL past its nextUpdate: refuse peers of its issuer, or warn and use it
     #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
     crl_stale: Stale,
     /// Certificate, key and roots from the SPIFFE Workload API
     #[arg(long)]
     pub(super) use_workload_api: bool,
-    /// Its socket, unix:///PATH or tcp://IP:PORT; implies --use-workload-api
+    /// Address of the Workload API, unix:///PATH or tcp://IP:PORT; implies --use-workload-api
     #[arg(long, value_name = "ADDR", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub(super) use_workload_api_addr: Option<String>,
-    /// How long the first SVID is waited for; 0 for ever
+    /// How long to wait for the first SVID; 0 for ever
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(super) use_workload_api_timeout: Duration,
     /// The key of --cert is on a PKCS#11 token: the module's path
@@ -59,19 +59,19 @@ pub(super) struct CredentialArgs {
     /// PKCS#11: the PIN
     #[arg(long, value_name = "PIN", env = "PKCS11_PIN", hide_env_values = true)]
     pub(super) pkcs11_pin: Option<String>,
-    /// PKCS#11: a file whose first line is the PIN, which then is on no command line
+    /// PKCS#11: file whose first line is the PIN, which keeps it off the command line
     #[arg(long, value_name = "FILE", conflicts_with = "pkcs11_pin")]
     pub(super) pkcs11_pin_file: Option<PathBuf>,
-    /// Of macOS and Windows: an error here
+    /// macOS and Windows only: rejected
     #[arg(long)]
     pub(super) keychain_identity: Option<String>,
-    /// Likewise
+    /// macOS and Windows only: rejected
     #[arg(long)]
     pub(super) keychain_issuer: Option<String>,
-    /// Likewise
+    /// macOS and Windows only: rejected
     #[arg(long)]
     pub(super) keychain_require_token: bool,
-    /// Read certificate, key, roots and policies anew every so often (they are also watched)
+    /// Reload certificate, key, roots and policies at this interval (they are also watched)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) timed_reload: Option<Duration>,
 }
@@ -93,17 +93,17 @@ impl CredentialArgs {
             || self.keychain_issuer.is_some()
             || self.keychain_require_token
         {
-            return Err("--keychain-…: keychains are of macOS and Windows".into());
+            return Err("--keychain-…: keychains are for macOS and Windows".into());
         }
         match (&self.pkcs11_module, &self.cert, &self.key) {
             (Some(_), _, Some(_)) => {
                 return Err("--key and --pkcs11-module exclude each other".into());
             }
             (Some(_), None, _) => {
-                return Err("--pkcs11-module has the key alone: name its --cert too".into());
+                return Err("--pkcs11-module has only the key: give --cert too".into());
             }
             (None, ..) if self.pkcs11_pin_file.is_some() => {
-                return Err("--pkcs11-pin-file goes with --pkcs11-module".into());
+                return Err("--pkcs11-pin-file needs --pkcs11-module".into());
             }
             _ => {}
         }
@@ -119,10 +119,15 @@ impl CredentialArgs {
         one_credential(&ways, needed)?;
         if self.workload_api() {
             if !pins.is_empty() {
-                return Err("pins replace the trust in roots: not with the Workload API".into());
+                return Err(
+                    "pins replace the roots, so they cannot be used with the Workload API".into()
+                );
             }
             if !self.crl.is_empty() {
-                return Err("--crl goes with roots from a file: not with the Workload API".into());
+                return Err(
+                    "--crl needs roots from a file, so it cannot be used with the Workload API"
+                        .into(),
+                );
             }
             let addr = self.use_workload_api_addr.clone();
             let addr = addr.ok_or_else(|| {
@@ -145,7 +150,7 @@ impl CredentialArgs {
                 self.token().map(|token| CredentialSource::Token { certificate, token })
             }
             (None, None, None) => acme.map(CredentialSource::Acme),
-            _ => return Err("--cert comes with --key, or --pkcs11-module that has the key".into()),
+            _ => return Err("--cert needs --key, or --pkcs11-module with the key".into()),
         };
         Ok(CredentialsConfig::Files {
             credential,

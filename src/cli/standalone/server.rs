@@ -22,41 +22,40 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  adit server --listen :8443 --target localhost:5432 --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\nFlags are ghostunnel's; each --allow-… is enough alone. SIGHUP reads certificates anew,\nSIGTERM drains."
+    after_help = "Example:\n  adit server --listen :8443 --target localhost:5432 --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\nFlags are ghostunnel's; one matching --allow-… is enough. SIGHUP reloads certificates,\nSIGTERM drains."
 )]
 pub(in crate::cli) struct ServerArgs {
-    /// Where TLS comes in: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
+    /// Where TLS connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
     #[arg(long, value_name = "ADDR")]
     listen: Address,
-    /// Where plaintext goes: HOST:PORT, unix:PATH or unix:@NAME; may be repeated, the next is tried when one
-    /// fails
+    /// Where to connect in plaintext: HOST:PORT, unix:PATH or unix:@NAME; may be repeated, the next
+    /// is tried when one fails
     #[arg(long, value_name = "ADDR", required = true)]
     target: Vec<Address>,
     /// Which of several targets is tried first
     #[arg(long, value_name = "HOW", default_value = "first")]
     balance: BalanceValue,
-    /// Allow a target on another host, which plaintext then travels to
+    /// Allow a target on another host, which is reached in plaintext
     #[arg(long)]
     unsafe_target: bool,
-    /// A URL of the target, http://HOST:PORT/PATH, or the /PATH alone, that is asked now and then:
-    /// 200 means healthy
+    /// Health check of the target, http://HOST:PORT/PATH, or the /PATH alone: 200 means healthy
     #[arg(long, value_name = "URL")]
     target_status: Option<String>,
-    /// Tell the target who connects: PROXY protocol v2
+    /// Send the client's address to the target: PROXY protocol v2
     #[arg(long, conflicts_with = "proxy_protocol_mode")]
     proxy_protocol: bool,
-    /// The same with conn, tls (and what TLS agreed on), tls-full (and the certificate), or v1
+    /// PROXY protocol variant: conn (v2 with addresses), tls (and TLS version, cipher and names),
+    /// tls-full (and the certificate), or v1
     #[arg(long, value_name = "MODE")]
     proxy_protocol_mode: Option<ProxyMode>,
-    /// A PROXY header, version 1 or 2, comes first on each connection: a balancer sends it
+    /// Expect a PROXY header, version 1 or 2, first on each connection, as load balancers send it
     #[arg(long)]
     accept_proxy_protocol: bool,
-    /// Take connections out of HBONE tunnels, as pods of an ambient mesh make them; then
-    /// --listen is usually :15008
+    /// Accept HBONE tunnels, as pods of an ambient mesh open them; --listen is usually :15008 then
     #[arg(long, value_name = "PROTOCOL")]
     tunnel: Option<Tunnel>,
-    /// A host name by which callers of tunnels may mean this service, beside the DNS names of its
-    /// certificate, its target's and its listener's; may be repeated
+    /// Host name that tunnels may ask for, in addition to the DNS names of the certificate, the
+    /// target's and the listener's; may be repeated
     #[arg(long, value_name = "NAME", requires = "tunnel")]
     tunnel_authority: Vec<String>,
     #[command(flatten)]
@@ -70,46 +69,46 @@ pub(in crate::cli) struct ServerArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Who may call (any of these)")]
+#[command(next_help_heading = "Client authorization (any of these)")]
 struct AllowArgs {
-    /// Anybody whose certificate verifies
+    /// Allow every client whose certificate verifies
     #[arg(long)]
     allow_all: bool,
-    /// This common name; may be repeated, as all below
+    /// Allow this common name; may be repeated, as all below
     #[arg(long, value_name = "CN")]
     allow_cn: Vec<String>,
-    /// This organizational unit
+    /// Allow this organizational unit
     #[arg(long, value_name = "OU")]
     allow_ou: Vec<String>,
-    /// This DNS name
+    /// Allow this DNS name
     #[arg(long, value_name = "NAME", alias = "allow-dns-san")]
     allow_dns: Vec<String>,
-    /// This URI; `*` is one segment, `**` at the end all that follow
+    /// Allow this URI; `*` is one segment, `**` at the end all that follow
     #[arg(long, value_name = "URI", alias = "allow-uri-san")]
     allow_uri: Vec<UriPattern>,
-    /// This IP address
+    /// Allow this IP address
     #[arg(long, value_name = "IP", alias = "allow-ip-san")]
     allow_ip: Vec<IpAddr>,
-    /// This SPIFFE ID
+    /// Allow this SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]
     allow_id: Vec<SpiffeId>,
-    /// Any SPIFFE ID of this trust domain
+    /// Allow any SPIFFE ID of this trust domain
     #[arg(long, value_name = "DOMAIN", alias = "allow-spiffe-td")]
     allow_trust_domain: Vec<TrustDomain>,
-    /// This key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
+    /// Allow this key, sha256:BASE64 of its SubjectPublicKeyInfo; replaces roots, names and expiry
     #[arg(long, value_name = "PIN")]
     allow_spki_pin: Vec<Pin>,
     /// A Rego policy: a bundle of Open Policy Agent (tar.gz), or one .rego file (Rego v0 unless it
     /// says `import rego.v1`). It sees input.certificate, as Go writes one, and input.spiffe_id
     #[arg(long, value_name = "BUNDLE", requires = "allow_query")]
     allow_policy: Option<PathBuf>,
-    /// What is asked of it, such as data.policy.allow: true admits
+    /// Query of the Rego policy, such as data.policy.allow; true admits the client
     #[arg(long, value_name = "QUERY", requires = "allow_policy")]
     allow_query: Option<String>,
-    /// Istio AuthorizationPolicy documents, YAML; a DENY goes before all other --allow flags
+    /// Istio AuthorizationPolicy documents, YAML; DENY rules win over all other --allow flags
     #[arg(long, value_name = "FILE")]
     allow_authorization_policy: Option<PathBuf>,
-    /// Ask no certificate of clients
+    /// Do not require a certificate of clients
     #[arg(long)]
     disable_authentication: bool,
 }
@@ -117,30 +116,30 @@ struct AllowArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ACME (TLS-ALPN-01)")]
 struct AcmeArgs {
-    /// Obtain a certificate for this name, and renew it; the CA calls port 443 of it, which must
-    /// lead to --listen
+    /// Obtain a certificate for this name by ACME, and renew it; the CA connects to port 443 of it,
+    /// which must lead to --listen
     #[arg(long, value_name = "FQDN", requires = "auto_acme_email")]
     auto_acme_cert: Option<String>,
-    /// Whom the CA may write to
+    /// Contact e-mail for the CA
     #[arg(long, value_name = "MAIL", requires = "auto_acme_cert")]
     auto_acme_email: Option<String>,
-    /// You agree to the CA's terms
+    /// Agree to the CA's terms of service
     #[arg(long, requires = "auto_acme_cert")]
     auto_acme_agree_to_tos: bool,
-    /// The CA's directory; Let's Encrypt's if not given
+    /// ACME directory URL; Let's Encrypt's if not given
     #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_ca: Option<String>,
-    /// The CA's directory for tests; goes before --auto-acme-ca
+    /// ACME directory URL for tests; wins over --auto-acme-ca
     #[arg(long, value_name = "URL", requires = "auto_acme_cert")]
     auto_acme_testca: Option<String>,
-    /// Where the account and certificates are kept; $STATE_DIRECTORY/acme, or
+    /// Directory of the account and certificates; $STATE_DIRECTORY/acme, or
     /// ~/.local/share/adit/acme, if not given
     #[arg(long, value_name = "DIR", requires = "auto_acme_cert")]
     auto_acme_storage: Option<PathBuf>,
-    /// How often it is looked whether the certificate must be renewed
+    /// How often to check whether the certificate must be renewed
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "auto_acme_cert")]
     auto_acme_renew_check_interval: Option<Duration>,
-    /// Where the CA's challenge is answered, if port 443 of the name leads elsewhere than to --listen
+    /// Where to answer challenges of the CA, if port 443 of the name does not lead to --listen
     #[arg(long, value_name = "PORT", requires = "auto_acme_cert")]
     auto_acme_alt_tls_alpn_port: Option<u16>,
 }
@@ -150,11 +149,13 @@ impl AcmeArgs {
         let Some(name) = self.auto_acme_cert.clone() else { return Ok(None) };
         if !self.auto_acme_agree_to_tos {
             return Err(
-                "--auto-acme-cert needs --auto-acme-agree-to-tos: read the CA's terms".into()
+                "--auto-acme-cert needs --auto-acme-agree-to-tos: read the CA's terms of service"
+                    .into(),
             );
         }
         let storage = self.auto_acme_storage.clone().or_else(default_storage);
-        let storage = storage.ok_or("--auto-acme-storage: where are certificates to be kept?")?;
+        let storage =
+            storage.ok_or("--auto-acme-storage is missing: the directory of the certificates")?;
         let directory = self.auto_acme_testca.clone().or_else(|| self.auto_acme_ca.clone());
         let every = self.auto_acme_renew_check_interval.filter(|every| !every.is_zero());
         let config = AcmeConfig {

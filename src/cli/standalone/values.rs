@@ -20,9 +20,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// What is not logged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum QuietValue {
-    /// Everything below
+    /// All of the following
     All,
-    /// Connections that ended in order
+    /// Connections that completed
     Conns,
     /// Connections that failed
     ConnErrs,
@@ -33,9 +33,9 @@ pub(super) enum QuietValue {
 /// What a CRL past its nextUpdate means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Stale {
-    /// Whom its issuer certified is refused
+    /// Peers that its issuer certified are refused
     Refuse,
-    /// It is used all the same
+    /// It is still used
     Warn,
 }
 
@@ -53,14 +53,14 @@ pub(super) enum TlsVersion {
 pub(super) enum CloseNotify {
     /// Without it the other side is reset
     Required,
-    /// The end of TCP will do
+    /// A TCP FIN is enough
     Optional,
 }
 
 /// Who makes TLS records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum KernelTls {
-    /// The kernel, where it can
+    /// The kernel, where it supports it
     Auto,
     /// This process
     Off,
@@ -76,9 +76,9 @@ pub(super) enum Tunnel {
 /// Which of several targets is tried first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum BalanceValue {
-    /// The first that works
+    /// The first that can be reached
     First,
-    /// Each in turn
+    /// Round robin
     RoundRobin,
 }
 

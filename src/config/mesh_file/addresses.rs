@@ -13,7 +13,7 @@ pub(super) fn addresses(map: &Map<'_>, owner: &str, taken: &mut Taken) -> Vec<Ip
         let Some(ip) = item.parse::<IpAddr>("10.77.0.1 or fd77::1") else { continue };
         let ip = ip.to_canonical();
         if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
-            item.fault(format!("{ip} is no address that others can call"));
+            item.fault(format!("{ip} is not an address that others can reach"));
             continue;
         }
         match taken.insert(ip, owner.into()) {

@@ -47,7 +47,7 @@ pub(super) fn check_namespaces(
         let Some(other) = seen.insert(workload.netns(), &workload.uid) else { continue };
         let netns = workload.netns().map_or("no netns".into(), |n| format!("netns {n}"));
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-            "{other} and {} both have {netns}: each pod that this process carries needs a network \
+            "{other} and {} both have {netns}: each pod of this process needs a network \
              namespace of its own",
             workload.uid
         ));
@@ -64,7 +64,7 @@ pub(super) fn check_trust_domains(
     let foreign = |w: &&Workload| w.id().trust_domain() != own;
     for workload in workloads.iter().filter(is_on(node)).filter(foreign) {
         top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
-            "{} is of trust domain {}, and this process would carry it, but has identities of \
+            "{} is of trust domain {}, but this process, which would proxy it, has identities of \
              {own} only; name this process's `node`, and the workload's",
             workload.uid,
             workload.id().trust_domain()

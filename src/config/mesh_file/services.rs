@@ -32,7 +32,7 @@ pub(super) fn read_all(
         for item in map.list("ports") {
             let Some(port) = service_port(&item) else { continue };
             if ports.iter().any(|p| p.port == port.port) {
-                item.fault(format!("port {} is there already", port.port));
+                item.fault(format!("port {} already exists", port.port));
             }
             ports.push(port);
         }

@@ -88,7 +88,7 @@ policies:
     let faults = parse("mesh.yaml", text).unwrap_err().to_string();
     for expected in [
         "mesh.yaml:2:14: trustDomain:",
-        "3:7: mtls: \"strickt\" is none of strict, permissive; did you mean strict?",
+        "3:7: mtls: \"strickt\": must be strict or permissive; did you mean strict?",
         "4:15: ca.istiod: address is missing",
         "5:19: capture.rules:",
         "7:16: workloads[0].adresses: unknown key; did you mean addresses?",
@@ -96,7 +96,7 @@ policies:
         "is already an address of workload default/db",
         "11:19: services[0].ports[0].port: port 15008 is adit's own",
         "there is no workload default/dc; did you mean default/db?",
-        "\"AUDIT\" is none of ALLOW, DENY",
+        "\"AUDIT\": must be ALLOW or DENY",
         "without spiffe://; did you mean cluster.local/ns/a/sa/b?",
         "policies[1].spec.rules[0].to[0].operation.methods: is about HTTP (L7)",
     ] {
@@ -138,9 +138,9 @@ fn what_would_silently_mean_something_else_is_a_fault() {
             "limits.floodBurst: expected 100 to 10000000",
         ),
         ("node: node-a\nmtls", "tls: { aead: openssl }\nnode: node-a\nmtls", "tls.aead: "),
-        ("targetPort: 5432 }", "targetPort: 5432 }, { port: 5432 }", "port 5432 is there already"),
-        ("targetPort: 5432 }", "protocol: UDP }", "\"UDP\" is none of TCP"),
-        ("[10.77.0.9]", "[127.0.0.1]", "no address that others can call"),
+        ("targetPort: 5432 }", "targetPort: 5432 }, { port: 5432 }", "port 5432 already exists"),
+        ("targetPort: 5432 }", "protocol: UDP }", "\"UDP\": must be TCP"),
+        ("[10.77.0.9]", "[127.0.0.1]", "not an address that others can reach"),
         ("[10.77.0.9]", "['::ffff:10.77.0.1']", "already an address of workload shop/web"),
         ("svidLifetime: 1h", "svidLifetime: 4000000000y", "longer than ten years"),
     ] {
@@ -172,7 +172,7 @@ workloads:
         "off by default"
     );
     let faults = parse("m", &file.replace("appHop: tcp", "appHop: ebpf")).unwrap_err().to_string();
-    assert!(faults.contains("none of tcp, sockmap"), "{faults}");
+    assert!(faults.contains("must be tcp or sockmap"), "{faults}");
 }
 
 #[test]

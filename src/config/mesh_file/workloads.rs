@@ -52,7 +52,9 @@ pub(super) fn read_workloads(
         let id = match SpiffeId::for_service_account(domain, &namespace, &account) {
             Ok(id) => id,
             Err(e) => {
-                item.fault(format!("namespace and serviceAccount make no SPIFFE ID: {e}"));
+                item.fault(format!(
+                    "namespace and serviceAccount do not give a valid SPIFFE ID: {e}"
+                ));
                 continue;
             }
         };
@@ -100,7 +102,7 @@ fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
         return Some(uid.into());
     }
     item.fault(format!(
-        "{uid:?} is no UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
+        "{uid:?} is not a valid UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
          (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
     ));
     None

@@ -69,7 +69,7 @@ pub(super) fn credentials(
         return workload_api(&item, &credential, &api, &pins, needed);
     }
     if let Some(wrong) = credential.get("acme").filter(|_| role == Role::Client) {
-        wrong.fault("is for servers: a CA calls the name that it certifies");
+        wrong.fault("is for servers: the CA connects to the name that it certifies");
         return None;
     }
     let shown = shown(&item, &credential)?;
@@ -104,7 +104,7 @@ fn workload_api(
         }
     }
     if !pins.is_empty() {
-        item.fault("pins replace the trust in roots: not with workloadApi");
+        item.fault("pins replace the roots, so they cannot be used with workloadApi");
     }
     let within = Some(Duration::from_secs(600));
     Some(CredentialsConfig::WorkloadApi { endpoint, within, shown })
@@ -158,7 +158,7 @@ fn acme_of(item: &Item<'_>) -> Option<AcmeConfig> {
     let (name, terms) = (map.require("name"), map.require("agreeToTerms"));
     let (name, terms) = (name?.text()?, terms?);
     if !terms.word(&TRUTH)? {
-        terms.fault("a CA certifies nobody who does not agree to its terms");
+        terms.fault("a CA issues certificates only to those who agree to its terms of service");
         return None;
     }
     let storage = text("storage").map(PathBuf::from).or_else(default_storage);

@@ -130,7 +130,7 @@ fn whom(map: &Map<'_>, role: Option<Role>) -> &'static str {
         _ => ("allow", "verify"),
     };
     if let Some(wrong) = map.get(no).filter(|_| role.is_some()) {
-        wrong.fault(format!("is of the other mode; here it is {yes}"));
+        wrong.fault(format!("is for the other mode; here the key is {yes}"));
     }
     yes
 }
@@ -141,7 +141,7 @@ fn is_of_this_mode(map: &Map<'_>, role: Role) {
         Role::Client => &["unsafeTarget"],
     };
     for wrong in others.iter().filter_map(|key| map.get(key)) {
-        wrong.fault("is of the other mode");
+        wrong.fault("is for the other mode");
     }
 }
 
@@ -207,7 +207,7 @@ fn targets(map: &Map<'_>) -> Vec<Address> {
     let example = "localhost:5432, unix:/run/db.sock";
     match (map.get("target"), map.get("targets")) {
         (Some(_), Some(both)) => {
-            both.fault("is there beside target; name one of them");
+            both.fault("and target exclude each other: name one of them");
             Vec::new()
         }
         (Some(one), None) => one.parse(example).into_iter().collect(),

@@ -112,57 +112,57 @@ fn faults_say_what_to_do() {
     for (was, is, says) in [
         ("name: db", "name: 'd b'", "a name has at most 63"),
         ("mode: server", "mode: sever", "did you mean server?"),
-        ("mode: server", "mode: client", "is of the other mode; here it is verify"),
+        ("mode: server", "mode: client", "is for the other mode; here the key is verify"),
         ("listen: 127.0.0.1:8443", "listen: nowhere", "port is missing"),
         ("listen: 127.0.0.1:8443", "lisen: 127.0.0.1:8443", "did you mean listen?"),
         ("target: localhost:5432", "target: db.example:5432", "unsafeTarget: true"),
         ("target: localhost:5432", "targets: []", "target is missing"),
-        ("target: localhost:5432", "targets: ['unix:/a', 'unix:/a']", "is there twice"),
+        ("target: localhost:5432", "targets: ['unix:/a', 'unix:/a']", "is listed twice"),
         ("target: localhost:5432", "target: 'systemd:x'", "systemd:NAME is for listen"),
         ("target: localhost:5432", "target: 'unix:/a'\n  targets: ['unix:/b']", "name one of them"),
         ("privateKey: /k, ", "", "comes with either privateKey or pkcs11"),
         ("privateKey: /k, ", "privateKey: /k, pkcs11: { module: /m }, ", "comes with either"),
         ("privateKey: /k, ", "pkcs11: { tokenLabel: t }, ", "module is missing"),
-        ("certificate: /c, privateKey: /k, ", "", "name a certificate"),
+        ("certificate: /c, privateKey: /k, ", "", "a certificate is needed"),
         ("certificate: /c", "keystore: /s, certificate: /c", "exclude each other"),
         ("  credential: {", "  credentials: {", "did you mean credential?"),
-        ("  allow: { commonNames: [app] }", "", "who may call?"),
-        ("commonNames: [app]", "", "names nobody"),
+        ("  allow: { commonNames: [app] }", "", "no client is allowed"),
+        ("commonNames: [app]", "", "is empty: it allows nobody"),
         ("commonNames", "comonNames", "did you mean commonNames?"),
         ("commonNames: [app]", "uris: [td/ns/shop]", "begins with its scheme"),
         ("commonNames: [app]", "dns: [app]", "did you mean dnsNames?"),
         ("commonNames: [app]", "ips: [app]", "for example 10.0.0.1"),
-        ("commonNames: [app]", "all: yes", "none of true, false"),
+        ("commonNames: [app]", "all: yes", "must be true or false"),
         ("commonNames: [app]", "policies: /nowhere", "/nowhere"),
         ("commonNames: [app]", "rego: { file: /none.rego, query: data.p.ok }", "/none.rego: "),
         ("commonNames: [app]", "rego: { file: /none.rego }", "query is missing"),
-        ("  allow:", "  authentication: disabled\n  allow:", "name nobody"),
-        ("  allow:", "  serverName: x\n  allow:", "is of the other mode"),
-        ("  allow:", "  tls: { minVersion: TLS1.1 }\n  allow:", "none of TLS1.2, TLS1.3"),
+        ("  allow:", "  authentication: disabled\n  allow:", "`allow` cannot be used"),
+        ("  allow:", "  serverName: x\n  allow:", "is for the other mode"),
+        ("  allow:", "  tls: { minVersion: TLS1.1 }\n  allow:", "must be TLS1.2, TLS1.3"),
         (
             "  allow:",
             "  tls: { minVersion: '1.3', maxVersion: TLS1.2 }\n  allow:",
-            "no version of TLS is left",
+            "no TLS version is left",
         ),
         ("  allow:", "  timeouts: { connect: 0 }\n  allow:", "connect must not be 0"),
         ("  allow:", "  tunnel: { protocol: hbon }\n  allow:", "did you mean hbone?"),
         (
             "  allow:",
             "  proxyProtocol: { accept: true }\n  tunnel: { protocol: hbone }\n  allow:",
-            "not go with a tunnel",
+            "be used with a tunnel",
         ),
         ("  allow:", "  health: { http: 'https://x' }\n  allow:", "or a /PATH"),
         ("  allow:", "  health: { interval: 1ms }\n  allow:", "at least 100ms"),
     ] {
         let text = services(&SERVER.replacen(was, is, 1));
         assert_ne!(text, services(SERVER), "{was}");
-        let Err(faults) = check(&text) else { panic!("{is:?} is no fault") };
+        let Err(faults) = check(&text) else { panic!("{is:?} is not an error") };
         assert!(faults.contains(says), "{is:?}: {faults}");
     }
     let twice = services(&format!("{SERVER}{SERVER}"));
     let faults = check(&twice).unwrap_err();
     assert!(faults.contains("already a service db"), "{faults}");
-    assert!(faults.contains("db listens at 127.0.0.1:8443 already"), "{faults}");
+    assert!(faults.contains("db already listens at 127.0.0.1:8443"), "{faults}");
     assert!(check("services: []").unwrap().services.is_empty());
 }
 
@@ -172,7 +172,7 @@ fn all_faults_at_once_with_their_lines() {
     let faults = check(&text).unwrap_err();
     assert!(faults.contains("f:5:11: services[0].target: "), "{faults}");
     assert!(faults.contains("f:7:26: services[0].allow.commonNames[0]: "), "{faults}");
-    assert!(faults.ends_with("2 faults in f"), "what follows from them is not said: {faults}");
+    assert!(faults.ends_with("2 errors in f"), "what follows from them is not said: {faults}");
 }
 
 const POLICY: &str = "
@@ -194,7 +194,7 @@ fn policies_are_istio_documents() {
     for (text, says) in [
         (POLICY.replace("principals", "requestPrincipals"), "is about HTTP (L7)"),
         (POLICY.replace("spec", "sepc"), "did you mean spec?"),
-        (String::new(), "without one nobody is named"),
+        (String::new(), "without one nobody is allowed"),
     ] {
         let faults = read(&text).unwrap_err();
         assert!(faults.contains(says), "{faults}");
@@ -207,7 +207,7 @@ fn policies_are_istio_documents() {
     };
     with(POLICY).unwrap();
     let faults = with(&POLICY.replace("ALLOW", "DENY")).unwrap_err();
-    assert!(faults.contains("none of the policies is an ALLOW"), "{faults}");
+    assert!(faults.contains("no policy is an ALLOW"), "{faults}");
     let faults = with(&POLICY.replace("from", "form")).unwrap_err();
     assert!(faults.contains("did you mean from?"), "{faults}");
 }
@@ -252,15 +252,15 @@ status:
     );
     assert_eq!(read(&list).unwrap().len(), 2);
     for (was, is, says) in [
-        ("kind: AuthorizationPolicy", "kind: PeerAuthentication", "none of AuthorizationPolicy"),
-        ("action: ALLOW", "action: AUDIT", "none of ALLOW, DENY"),
+        ("kind: AuthorizationPolicy", "kind: PeerAuthentication", "must be AuthorizationPolicy"),
+        ("action: ALLOW", "action: AUDIT", "must be ALLOW or DENY"),
         ("items:", "item:", "did you mean items?"),
     ] {
         let faults = read(&list.replace(was, is)).unwrap_err();
         assert!(faults.contains(says), "{faults}");
     }
     assert!(
-        read("apiVersion: v1\nkind: List\nitems: []\n").unwrap_err().contains("nobody is named")
+        read("apiVersion: v1\nkind: List\nitems: []\n").unwrap_err().contains("nobody is allowed")
     );
 }
 

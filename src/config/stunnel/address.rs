@@ -25,7 +25,7 @@ pub(super) fn address(text: &str, host: Host) -> Result<Address, String> {
             .iter()
             .find(|(known, _)| *known == port)
             .map(|(_, port)| *port)
-            .ok_or_else(|| format!("{port:?} is no port; write its number"))?,
+            .ok_or_else(|| format!("{port:?} is not a port number"))?,
     };
     let host = match (name.map(|n| n.trim_matches(['[', ']'])), host) {
         (None | Some(""), Host::Local) => "localhost",

@@ -33,7 +33,7 @@ impl Entry<'_> {
         }
         let (hosts, ips) = (self.distinct("checkHost"), self.distinct("checkIP"));
         for line in section.all("checkEmail") {
-            let why = "adit does not look at mail addresses; name uris, dnsNames or pins";
+            let why = "adit does not match mail addresses; use uris, dnsNames or pins";
             self.warnings.push(line.warning(true, why));
         }
         let rooted =
@@ -58,10 +58,9 @@ impl Entry<'_> {
             on("verifyPeer") || matches!(level.as_str(), "3" | "4"),
         );
         if let Some(line) = section.get("verify").filter(|l| l.value == "1") {
-            self.warnings.push(line.warning(
-                true,
-                "a certificate is demanded or not asked for; adit has nothing in between",
-            ));
+            self.warnings.push(
+                line.warning(true, "adit either requires a certificate or does not ask for one"),
+            );
         }
         if let Some(line) = section.get("requireCert").filter(|l| yes(l) && !chain && !peer) {
             self.warnings.push(line.warning(true, "needs verifyChain or verifyPeer beside it"));
@@ -72,7 +71,7 @@ impl Entry<'_> {
             let both = section.get("CAfile").is_some();
             let why = match (system && !both, chain || peer) {
                 (true, _) => "the system's roots are trusted, as no roots are named",
-                (false, _) => "a folder of roots is not read; name one file with all",
+                (false, _) => "a directory of roots is not read; name one file with all of them",
             };
             self.warnings.push(line.warning(!system || both, why));
         }
@@ -82,15 +81,17 @@ impl Entry<'_> {
     /// `verifyPeer`: the pins of whom `CAfile` has.
     fn pinned(&mut self, chain: bool, certificates_of: CertificatesOf<'_>) -> Vec<String> {
         let Some(ca) = self.section.get("CAfile") else {
-            let missing = "verifyPeer without a CAfile admits nobody here".to_owned();
+            let missing = "verifyPeer without a CAfile would allow nobody".to_owned();
             self.grave_at(self.section.line, missing);
             return Vec::new();
         };
         match certificates_of(Path::new(&ca.value)) {
             Ok(all) if !all.is_empty() => return self.pins(ca, &all, chain),
-            Ok(_) => self.warnings.push(ca.warning(true, "verifyPeer: it holds no certificate")),
+            Ok(_) => self
+                .warnings
+                .push(ca.warning(true, "verifyPeer: the file contains no PEM certificate")),
             Err(why) => {
-                let why = format!("verifyPeer admits its certificates, but {why}");
+                let why = format!("verifyPeer allows its certificates, but {why}");
                 self.warnings.push(ca.warning(true, &why));
             }
         }
@@ -104,7 +105,7 @@ impl Entry<'_> {
             return Some(format!("roots: {}", quoted(&ca.value)));
         }
         if chain && section.get("CApath").is_none() && !self.client {
-            let missing = "verifyChain without a CAfile: name the roots, and whom to allow";
+            let missing = "verifyChain without a CAfile: name the roots, and the peers to allow";
             self.grave_at(section.line, missing.into());
         }
         None
@@ -150,7 +151,7 @@ impl Entry<'_> {
         let section = self.section;
         let place = |option: &str| section.options.iter().rposition(|line| line.is(option));
         let demand = ["verify", "verifyChain", "verifyPeer"].map(place).into_iter().flatten().max();
-        let stays = "what another line demands of the peer stays demanded here";
+        let stays = "what another line requires of the peer is still required here";
         let off = |line: &&Line| line.value.eq_ignore_ascii_case("no");
         let level = section.get("verify").map(|line| line.value.as_str());
         let softened = section.get("verify").filter(|line| line.value == "0").into_iter();
@@ -188,7 +189,7 @@ impl Entry<'_> {
             }
             let why = format!(
                 "verifyPeer: stunnel refuses {subject} from {not_after} on; a pin here does not \
-                 expire, take it out then"
+                 expire, so remove it then"
             );
             self.warnings.push(ca.warning(false, &why));
             if !pins.contains(&certificate.pin) {
@@ -228,7 +229,7 @@ impl Entry<'_> {
         let (cert, key) = (section.get("cert"), section.get("key"));
         for line in [cert, key].into_iter().flatten() {
             if line.value.starts_with("pkcs11:") {
-                self.warnings.push(line.warning(true, "a key of a token is not carried"));
+                self.warnings.push(line.warning(true, "a key on a token is not translated"));
             }
         }
         match (cert, key) {
@@ -304,7 +305,7 @@ impl Entry<'_> {
     ) {
         let section = self.section;
         if let Some(line) = section.get("sni").filter(|line| line.value.is_empty()) {
-            let why = "the target is always told which name is wanted of it";
+            let why = "SNI is always sent to the target";
             self.warnings.push(line.warning(false, why));
         }
         let sni = section.get("sni").map(|l| l.value.clone()).filter(|sni| !sni.is_empty());
@@ -328,7 +329,7 @@ impl Entry<'_> {
         }
         let any = |host: &str| host.contains('*') || host.starts_with('.');
         for line in section.all("checkHost").filter(|line| any(&line.value)) {
-            let why = "is no name that a target can be asked for; the one of sni, else that of \
+            let why = "is not a valid server name; that of sni, else that of \
                        connect, is checked";
             self.warnings.push(line.warning(true, why));
         }

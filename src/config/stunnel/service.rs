@@ -114,14 +114,13 @@ impl Entry<'_> {
     fn places(&mut self) -> Option<()> {
         let section = self.section;
         let Some(accept) = section.get("accept") else {
-            self.grave_at(section.line, "accept is missing (inetd mode is not carried)".into());
+            self.grave_at(section.line, "accept is missing (inetd mode is not supported)".into());
             return None;
         };
         let listen = self.address(accept, if self.client { Host::Any4 } else { Host::Any })?;
         self.lines.push(format!("listen: {}", quoted(&listen.to_string())));
         if self.client && !listen.is_local() {
-            let why =
-                "listens for other hosts, whose plaintext travels here; rather name localhost";
+            let why = "accepts plaintext from other hosts; better listen on localhost";
             self.warnings.push(accept.warning(false, why));
             self.lines.push("unsafeListen: true".into());
         }
@@ -203,10 +202,11 @@ impl Entry<'_> {
             let Some(line) = section.get(option) else { continue };
             match line.value.parse::<u32>() {
                 Ok(0) if key == "connect" => {
-                    self.warnings.push(line.warning(false, "0 is no time; the default is taken"));
+                    self.warnings
+                        .push(line.warning(false, "0 is not a valid time; the default is used"));
                 }
                 Ok(seconds) => times.push(format!("{key}: {seconds}s")),
-                Err(_) => self.warnings.push(line.warning(true, "is no number of seconds")),
+                Err(_) => self.warnings.push(line.warning(true, "is not a number of seconds")),
             }
         }
         if !times.is_empty() {

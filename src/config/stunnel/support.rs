@@ -15,7 +15,7 @@ pub(super) enum OptionSupport {
     Grave(&'static str),
 }
 
-const UNKNOWN: &str = "is no option that adit knows of";
+const UNKNOWN: &str = "is not a known option";
 
 /// Whether adit knows what an option is for.
 pub(super) fn is_known(option: &str) -> bool {
@@ -51,7 +51,7 @@ fn credentials(option: &str, value: &str) -> Option<OptionSupport> {
         "libwrap" | "ident" if no => Needless,
         "libwrap" => Grave("hosts.allow and hosts.deny are not read; use a firewall"),
         "ident" | "username" => Grave("adit asks no ident server"),
-        "redirect" => Lost("who is not admitted is refused, not sent elsewhere"),
+        "redirect" => Lost("clients that are not allowed are refused, not sent elsewhere"),
         _ => return None,
     })
 }
@@ -104,8 +104,10 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
         "delay" => Lost("targets' names are always looked up for each connection"),
         "retry" => Lost("each connection tries each target once"),
         "reset" if !no => Needless,
-        "reset" => Lost("what is cut is always reset, so that a part is not taken for the whole"),
-        "socket" => Lost("is not carried"),
+        "reset" => Lost(
+            "interrupted connections are always reset, so that a part is not mistaken for the whole",
+        ),
+        "socket" => Lost("is not supported"),
         _ => return None,
     })
 }
@@ -113,14 +115,16 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
 /// The process: its user, its logs, its other files.
 fn process(option: &str) -> Option<OptionSupport> {
     Some(match option {
-        "include" => Grave("the files of this folder are not read; import each"),
-        "setuid" | "setgid" => Lost("adit needs no root: let systemd's User= say it"),
+        "include" => Grave("the files of this directory are not read; import each"),
+        "setuid" | "setgid" => Lost("adit needs no root: set User= in the systemd unit"),
         "chroot" => Lost("adit confines itself; systemd's RootDirectory= does the rest"),
         "log" | "output" | "syslog" | "debug" | "logid" => {
             Lost("logs go to stdout; RUST_LOG and accessLog say what and how")
         }
-        "pid" | "foreground" | "service" => Lost("adit stays in front; systemd knows its process"),
-        "setenv" => Lost("is not carried"),
+        "pid" | "foreground" | "service" => {
+            Lost("adit runs in the foreground; systemd supervises it")
+        }
+        "setenv" => Lost("is not supported"),
         "rndbytes" | "rndfile" | "rndoverwrite" | "egd" | "iconactive" | "iconerror"
         | "iconidle" | "taskbar" | "stack" => Needless,
         _ => return None,
@@ -174,7 +178,7 @@ fn openssl_option(value: &str) -> OptionSupport {
         "allow_unsafe_legacy_renegotiation" | "legacy_server_connect" => {
             OptionSupport::Lost("adit never renegotiates")
         }
-        _ => OptionSupport::Lost("is no option of OpenSSL that adit has a use for"),
+        _ => OptionSupport::Lost("is not an OpenSSL option that adit supports"),
     }
 }
 

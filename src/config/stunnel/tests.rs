@@ -74,7 +74,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverifyPeer = yes\nCAfile = missing.pem\n",
         &["pins: []"],
         &[
-            "CAfile = missing.pem: verifyPeer admits its certificates, but missing.pem: no such file",
+            "CAfile = missing.pem: verifyPeer allows its certificates, but missing.pem: no such file",
         ],
     ),
     (
@@ -138,7 +138,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
             "connect is missing",
             "[b] is left out",
             "accept is missing",
-            "nonsense: is no option",
+            "nonsense: is not a known option",
             "[c] is left out",
         ],
     ),
@@ -196,8 +196,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "names that a client cannot ask for",
         "client = yes\nverifyChain = yes\nCAfile = c\nconnect = h:1\n[a]\naccept = localhost:2\n\
          checkHost = *.example\n[b]\naccept = localhost:3\nsni =\n",
-        &["sni = : the target is always told"],
-        &["checkHost = *.example: is no name that a target can be asked for"],
+        &["sni = : SNI is always sent"],
+        &["checkHost = *.example: is not a valid server name"],
     ),
     (
         "what is lost and protects nothing is said",
@@ -259,7 +259,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "cert = /x.pem\nnonsense = 1\nPSKsecrets = /x\n",
         &["services: []"],
         &[
-            "nonsense: is no option",
+            "nonsense: is not a known option",
             "PSKsecrets: adit has no",
             "accept is missing",
             "[stunnel] is left out",
@@ -276,13 +276,13 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "no sections: what stands before them is the service",
         "client = yes\naccept = 127.0.0.1:1\nconnect = h:2\ndebug = 7\nno line\n",
         &["- name: \"stunnel\"", "target: \"h:2\""],
-        &["this is no line of a stunnel.conf"],
+        &["this is not a line of a stunnel.conf"],
     ),
     (
         "options of the process within a section are named",
         "[x]\naccept = 1\nconnect = 2\ncert = c\ninclude = /d\nfips = yes\n",
         &["name: \"x\""],
-        &["the files of this folder are not read", "FIPS"],
+        &["the files of this directory are not read", "FIPS"],
     ),
     (
         "what stunnel refuses opens nothing",
@@ -296,7 +296,7 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "[x]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = c\n\
          [caf\u{fffd}]\naccept = 3\nconnect = 4\ncert = c\n[z] ; note\naccept = 5\nconnect = 6\ncert = c\n",
         &["target: \"localhost:2\"", "target: \"localhost:4\"", "target: \"localhost:6\""],
-        &["is not written in UTF-8", "is no name of a section"],
+        &["is not written in UTF-8", "is not a name of a section"],
     ),
 ];
 

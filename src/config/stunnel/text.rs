@@ -62,7 +62,7 @@ impl Line {
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match self.option.len() <= 30 && self.option.chars().all(legal) {
             true => self.option.clone(),
-            false => "what stands before the =".to_owned(),
+            false => "the key before the =".to_owned(),
         }
     }
 
@@ -173,7 +173,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
         }
         // What follows belongs to no section before it, however its name is written.
         if let Some(name) = text.strip_prefix('[') {
-            let message = format!("{}: is no name of a section", shown(text));
+            let message = format!("{}: is not a name of a section", shown(text));
             warnings.push(Warning { line, message, grave: true });
             let name = name.split(']').next().unwrap_or_default();
             sections.push(Section { name: shown(name.trim()), line, options: Vec::new() });
@@ -184,7 +184,8 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
                 section.options.push(Line::new(line, option, value));
             }
             _ => {
-                let message = "this is no line of a stunnel.conf: option = value".to_owned();
+                let message =
+                    "this is not a line of a stunnel.conf: expected option = value".to_owned();
                 warnings.push(Warning { line, message, grave: true });
             }
         }

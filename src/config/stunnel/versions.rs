@@ -34,7 +34,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>
         let value = line.value.to_ascii_lowercase();
         let version = place(&value);
         if version.is_none() && !matches!(value.as_str(), "all" | "") {
-            warnings.push(line.warning(true, "is no version of TLS"));
+            warnings.push(line.warning(true, "is not a version of TLS"));
             continue;
         }
         if !max {

@@ -11,7 +11,7 @@ use crate::credentials::Credential;
 pub struct AcmeConfig {
     /// The name that is certified.
     pub name: String,
-    /// Whom the CA may write to.
+    /// Contact e-mail for the CA.
     pub email: Option<String>,
     /// The CA's directory, a URL.
     pub directory: String,
@@ -31,7 +31,9 @@ impl AcmeConfig {
     pub fn check(&self) -> Result<(), String> {
         let name = self.name.as_str();
         if DnsName::try_from(name).is_err() || !name.contains('.') || name.contains('/') {
-            return Err(format!("{name:?} is no name that a CA certifies, such as db.example.org"));
+            return Err(format!(
+                "{name:?} is not a name that a CA can certify, such as db.example.org"
+            ));
         }
         if !self.directory.starts_with("https://") {
             return Err(format!("the CA's directory {:?} must be an https:// URL", self.directory));

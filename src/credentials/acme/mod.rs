@@ -96,7 +96,7 @@ impl Renewal {
                 Ok(()) => after_failure = pauses(),
                 Err(error) => {
                     pause = after_failure.next().unwrap_or(LONGEST_PAUSE);
-                    tracing::warn!(target: "svid", name = self.config.name, error, ?pause, "no new certificate by ACME; the old one stays");
+                    tracing::warn!(target: "svid", name = self.config.name, error, ?pause, "no new certificate by ACME; keeping the previous one");
                     failed(format!("ACME: {error}"));
                 }
             }

@@ -3,7 +3,7 @@
 //! **Incubating**: written to spiffe/spiffe at 665a28f (2026-07-01), `SPIFFE_Broker_API.md` and
 //! `SPIFFE_Broker_Endpoint.md`; it may change with them. adit gets an SVID of its own from the
 //! Workload API ([`local_identity`]), shows it to the provider, whose SPIFFE ID it checks, and keeps
-//! one subscription per carried pod ([`follower`]), by a reference to that pod
+//! one subscription per attached pod ([`follower`]), by a reference to that pod
 //! ([`mod@reference`]).
 //!
 //! What an answer says concerns its pod only (Broker API §4.2): its key is given to that pod, and
@@ -106,7 +106,7 @@ impl Broker {
             return Ok((Arc::clone(&pod.cache), Arc::clone(&pod.reference), pod.slot));
         }
         let Some(carried) = pods.carried.get(&wanted.uid) else {
-            return Err(self.refused(wanted, "it is asked for carried pods only".into()));
+            return Err(self.refused(wanted, "it serves attached pods only".into()));
         };
         let reference = Reference::of(carried, self.remote).map_err(|e| self.refused(wanted, e))?;
         if let Some(old) = pods.followed.remove(&wanted.uid) {

@@ -41,7 +41,7 @@ impl Reference {
         let named =
             pod.pid.and_then(|pid| Some((pid, i32::try_from(pid).ok().filter(|p| *p > 0)?)));
         let (pid, wire) = named.ok_or(
-            "nothing to ask by: write the pod's `uid` in its workload, or name a process of it, as \
+            "no way to identify the pod: write the pod's `uid` in its workload, or name a process of it, as \
              in `netns: pid:4711`",
         )?;
         if remote {

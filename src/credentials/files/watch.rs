@@ -25,7 +25,7 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, cache: A
                 cache.publish(vec![svid], bundles);
             }
             Err(why) => {
-                tracing::warn!(target: "svid", source = cache.name(), error = why, "files not taken; what was taken before stays");
+                tracing::warn!(target: "svid", source = cache.name(), error = why, "files rejected; keeping the previous ones");
                 cache.failed(why);
             }
         }

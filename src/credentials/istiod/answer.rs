@@ -75,7 +75,7 @@ pub(super) fn check(
 
 fn several(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     match pem::certificates(text.as_bytes()).map_err(|e| format!("an element: {e}"))? {
-        none if none.is_empty() => Err("an element contains no certificate in PEM".into()),
+        none if none.is_empty() => Err("an element contains no PEM certificate".into()),
         all => Ok(all),
     }
 }

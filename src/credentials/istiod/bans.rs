@@ -131,7 +131,7 @@ impl Follower {
             let joins = self.joined.any(&known.say.borrow()).is_some();
             let error = heard.err().map(|status| said_to(&status, joins)).unwrap_or_default();
             if wait != UNKNOWN && !error.is_empty() && error != told {
-                tracing::warn!(target: "svid", error, "bans are not told; those of before hold");
+                tracing::warn!(target: "svid", error, "no update of bans; keeping the previous ones");
             }
             told = error;
             sleep(wait).await;
@@ -180,7 +180,8 @@ impl Follower {
 fn take(message: Banned, known: &Known) -> Result<(), Status> {
     let ids = message.ids.iter().map(|id| id.parse::<SpiffeId>());
     let ids = ids.collect::<Result<BTreeSet<_>, _>>();
-    let ids = ids.map_err(|e| Status::internal(format!("it bans what is no SPIFFE ID: {e}")))?;
+    let ids = ids
+        .map_err(|e| Status::internal(format!("it bans something that is not a SPIFFE ID: {e}")))?;
     known.change(|by| *by = By { told: ids, refused: BTreeSet::new() });
     Ok(())
 }

@@ -15,7 +15,7 @@ pub(super) fn bearer(config: &IstiodConfig) -> Result<MetadataValue<Ascii>, Stri
         .map(Zeroizing::new)
         .map_err(|e| format!("its token cannot be read: {e}"))?;
     let bad = |why: &str| format!("token file {} {why}", crate::identity::shown(&config.token));
-    let token = std::str::from_utf8(&token).map_err(|_| bad("is no text"))?.trim();
+    let token = std::str::from_utf8(&token).map_err(|_| bad("is not text"))?.trim();
     if token.is_empty() {
         return Err(bad("is empty"));
     }

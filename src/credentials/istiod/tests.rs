@@ -100,14 +100,14 @@ mod answers {
         let taken = judge(&[&good, &between.pem, &both]).unwrap();
         assert_eq!((taken.chain.len(), taken.bundle.authorities.len()), (2, 2));
         let taken = judge(&[&good, &between.pem, &root.pem, &root.pem]).unwrap();
-        assert_eq!(taken.chain.len(), 2, "a root is no intermediate");
+        assert_eq!(taken.chain.len(), 2, "a root is not an intermediate");
         for (elements, why) in [
             (vec![], "0 elements"),
             (vec![&*good], "1 elements: no root"),
             (vec![&*good, &*root.pem], "does not lead to the bundle"),
             (vec![&*good, &*between.pem, &*other.pem], "does not lead to the bundle"),
-            (vec![&*good, "junk", &*root.pem], "contains no certificate in PEM"),
-            (vec!["", &*root.pem], "contains no certificate in PEM"),
+            (vec![&*good, "junk", &*root.pem], "contains no PEM certificate"),
+            (vec!["", &*root.pem], "contains no PEM certificate"),
             (vec![&*good, &*between.pem, "junk"], "0 roots"),
             (vec![&*good; 9], "9 elements, the limit is 8"),
             (vec![&*leaf("spiffe://td/ns/a/sa/c", &key, &root), &*root.pem], "its leaf is of"),

@@ -88,10 +88,10 @@ impl CredentialProvider for FileProvider {
                 match watch.next(|| self.read()).await {
                     Ok(new) => {
                         tell(Update::Given(Arc::new(new)));
-                        tracing::info!(target: "svid", "files have changed and were read");
+                        tracing::info!(target: "svid", "changed files reloaded");
                     }
                     Err(error) => {
-                        tracing::warn!(target: "svid", error, "files have changed and are not taken; what was read before stays");
+                        tracing::warn!(target: "svid", error, "changed files rejected; keeping the previous ones");
                         tell(Update::Refused(error));
                     }
                 }
@@ -171,7 +171,7 @@ fn on_token(
     let pin = token.pin_file.as_deref().map(password_in).transpose()?;
     let pin = token.pin.as_ref().map(|pin| pin.0.clone()).or(pin);
     let (module, label) = (token.module.clone(), token.label.clone());
-    let leaf = chain.first().ok_or("holds no certificate")?;
+    let leaf = chain.first().ok_or("contains no PEM certificate")?;
     let key = pkcs11::open(pkcs11::TokenConfig { module, label, pin }, leaf)?;
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }

@@ -84,18 +84,22 @@ impl Told {
             self.faults.push(at(
                 path,
                 format!(
-                    "holds no certificate of an authority, so no peer can be checked with it: {} \
-                     {} by somebody else's",
+                    "contains no CA certificate, so no peer can be verified with it: {} \
+                     {} by another issuer",
                     names.join(", "),
-                    if all.len() == 1 { "is a leaf, signed" } else { "are leaves, signed" }
+                    if all.len() == 1 {
+                        "is a leaf certificate, signed"
+                    } else {
+                        "are leaf certificates, signed"
+                    }
                 ),
             ));
             return;
         }
         for leaf in leaves.iter().take(LISTED) {
             let why = match alone(leaf) {
-                true => "is no authority: nobody but the holder of exactly this certificate passes",
-                false => "is a leaf and no authority: leave it out",
+                true => "is not a CA: only a peer with exactly this certificate is accepted",
+                false => "is a leaf certificate, not a CA: remove it",
             };
             self.warnings.push(at(path, format!("{} {why}", name(leaf))));
         }
@@ -120,8 +124,8 @@ impl Told {
             self.warnings.push(at(
                 path,
                 format!(
-                    "the CRL of {issuer} is by none of the roots, nor of the intermediates that \
-                     are known here: it revokes nothing, unless peers send an intermediate of \
+                    "the CRL of {issuer} is not by a known root or intermediate: it revokes \
+                     nothing, unless peers send an intermediate of \
                      that name"
                 ),
             ));
@@ -142,7 +146,7 @@ impl Told {
             StaleCrls::Refuse => self.faults.push(at(
                 path,
                 format!(
-                    "{until}; every peer with a certificate by that issuer is refused, until \
+                    "{until}; every peer with a certificate by that issuer is refused until \
                      there is a new one, or `crl: {{ stale: warn }}` (--crl-stale warn)"
                 ),
             )),

@@ -92,7 +92,7 @@ impl CredentialProvider for WorkloadApiProvider {
             loop {
                 tokio::select! {
                     () = self.api.news(&mut seen) => {}
-                    // Whom to believe no more is told before the SVIDs have settled.
+                    // Withdrawn trust is reported before the SVIDs have settled.
                     Ok(()) = bundles.changed() => {}
                 }
                 let trusted = bundles.borrow_and_update().clone();
@@ -124,7 +124,7 @@ impl CredentialProvider for WorkloadApiProvider {
                     }
                     Err(why) => {
                         if unused.as_ref() != Some(&why) {
-                            tracing::warn!(target: "svid", error = why, "what the Workload API gave is not used");
+                            tracing::warn!(target: "svid", error = why, "the answer of the Workload API is not used");
                         }
                         unused = Some(why.clone());
                         tell(Update::Failed(why));

@@ -123,9 +123,9 @@ impl Renewal {
         let why = match (validity(&svid).covers(now), svid.not_before > now) {
             (true, _) => return Ok(svid),
             (_, true) => {
-                format!("by our clock it is valid in {} only", length(ahead(svid.not_before)))
+                format!("by our clock it becomes valid in {}", length(ahead(svid.not_before)))
             }
-            _ => format!("by our clock it ran out {} ago", length(ago(svid.not_after))),
+            _ => format!("by our clock it expired {} ago", length(ago(svid.not_after))),
         };
         let (source_name, id) = (self.source.kind().to_owned(), self.wanted.id.clone());
         Err(SourceError::Unusable { source_name, id, why })
@@ -167,7 +167,7 @@ impl Renewal {
             }
             let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
             let last_good = match left {
-                Some(left) => format!("the last good SVID serves for another {}", length(left.as_secs())),
+                Some(left) => format!("the previous SVID is valid for another {}", length(left.as_secs())),
                 None => "no valid SVID is left: connections are refused".to_owned(),
             };
             let retry = plan.due().duration_since(now).unwrap_or_default();

@@ -202,7 +202,7 @@ impl Follower {
     }
 
     fn say(&self, why: &str) {
-        tracing::warn!(target: "svid", source = self.cache.name(), error = why, "nothing newer; what came before stays");
+        tracing::warn!(target: "svid", source = self.cache.name(), error = why, "no update; keeping the previous SVIDs");
         self.cache.failed(why.to_owned());
     }
 

@@ -22,7 +22,7 @@ fn a_caller_has_so_much_over_all_its_tunnels() {
     let tunnels = [HERE, THERE].map(|from| callers.enter(&id("web"), from, now).unwrap());
     let why = callers.enter(&id("web"), HERE, now).unwrap_err();
     assert_eq!(why, CallerRefused::TooMany { tunnels: 2 });
-    assert_eq!(why.to_string(), "this caller has 2 tunnels to this pod open already");
+    assert_eq!(why.to_string(), "this caller already has 2 open tunnels to this pod");
     let other = callers.enter(&id("cart"), HERE, now).unwrap();
     let places: Vec<_> = [0, 1, 0].map(|n| tunnels[n].stream().unwrap()).into();
     assert!(tunnels[1].stream().unwrap_err().contains("too many streams"));
@@ -66,7 +66,7 @@ fn who_floods_waits_longer_each_time_and_is_forgiven() {
     now += FORGIVEN;
     web.cut_off(now);
     let why = callers.enter(&id("web"), HERE, now).unwrap_err();
-    assert_eq!(why.to_string(), "this caller was cut off for a flood, and is taken again in 1 s");
+    assert_eq!(why.to_string(), "this caller was cut off for a flood and may connect again in 1 s");
     assert!(callers.enter(&id("web"), HERE, now + second).is_ok());
 }
 

@@ -1,8 +1,8 @@
-//! Why a token is no acceptable JWT-SVID: one variant per rule, with the clause it comes from.
+//! Why a token is not an acceptable JWT-SVID: one variant per rule, with the clause it comes from.
 
 use crate::identity::{InvalidSpiffeId, KeyError, SpiffeId, TrustDomain, length};
 
-/// Why a token is no acceptable JWT-SVID. Texts of the token are cut to 64 characters.
+/// Why a token is not an acceptable JWT-SVID. Texts of the token are cut to 64 characters.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JwtError {
     /// Longer than [`super::MAX_TOKEN`].
@@ -25,14 +25,14 @@ pub enum JwtError {
     #[error("the token's {0} is not base64url without padding (RFC 7515 §2)")]
     Encoding(&'static str),
     /// Header or claims are no JSON object.
-    #[error("the token's {part} is no JSON object: {why} (RFC 7515 §4, RFC 7519 §7.2)")]
+    #[error("the token's {part} is not a JSON object: {why} (RFC 7515 §4, RFC 7519 §7.2)")]
     Json {
         /// Which part.
         part: &'static str,
         /// What is wrong.
         why: String,
     },
-    /// A member that is there twice.
+    /// A member that is listed twice.
     #[error("the token's {part} has a member {name:?} twice (RFC 7515 §4, RFC 7519 §4)")]
     DuplicateMember {
         /// Which part.
@@ -40,8 +40,10 @@ pub enum JwtError {
         /// The member.
         name: String,
     },
-    /// `alg` is none of the nine, or not there.
-    #[error("the token's alg {0:?} is none of RS, PS, ES with 256, 384 or 512 (JWT-SVID §2.1)")]
+    /// `alg` is not one of the nine, or missing.
+    #[error(
+        "the token's alg {0:?} is not allowed: it must be RS, PS or ES with 256, 384 or 512 (JWT-SVID §2.1)"
+    )]
     Algorithm(String),
     /// A header that must not be there.
     #[error("the token's header has {0:?}, only alg, kid and typ are allowed (JWT-SVID §2)")]
@@ -59,8 +61,8 @@ pub enum JwtError {
     /// A claim of another type.
     #[error("the token's claim {0} is not {1} (JWT-SVID §3, RFC 7519 §4.1)")]
     ClaimType(&'static str, &'static str),
-    /// `sub` is no SPIFFE ID.
-    #[error("the token's sub is no SPIFFE ID (JWT-SVID §3.1): {0}")]
+    /// `sub` is not a SPIFFE ID.
+    #[error("the token's sub is not a SPIFFE ID (JWT-SVID §3.1): {0}")]
     NotSpiffeId(InvalidSpiffeId),
     /// `sub` names the trust domain itself.
     #[error(
@@ -90,7 +92,7 @@ pub enum JwtError {
         why: KeyError,
     },
     /// `alg` does not go with the key that `kid` names.
-    #[error("JWT authority {key_id:?} is no key for {algorithm} (RFC 7518 §3)")]
+    #[error("JWT authority {key_id:?} is not a key for {algorithm} (RFC 7518 §3)")]
     KeyMismatch {
         /// The token's `alg`.
         algorithm: &'static str,

@@ -20,7 +20,7 @@ use crate::identity::{Curve, JwtAuthority, PrivateKey, PublicKey, SpiffeId};
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JwtSignError {
     /// The key is not P-256 in PKCS#8.
-    #[error("the JWT signing key is no P-256 key in PKCS#8")]
+    #[error("the JWT signing key is not a P-256 key in PKCS#8")]
     Key,
     /// No audience, or an empty one.
     #[error("a JWT-SVID needs at least one audience, none of them empty (JWT-SVID §3.2)")]

@@ -29,7 +29,7 @@ pub(super) fn intermediate(
     if let Ok((_, cert)) = X509Certificate::from_der(der)
         && cert.subject() == cert.issuer()
     {
-        let advice = "leave the root out: whoever trusts it has it";
+        let advice = "omit the root: a peer that trusts it has it";
         let rule = format!("{label}: no root in the chain");
         report.warn(&rule, "RFC 8446 §4.4.2", "it is issued by itself", advice);
     }
@@ -54,9 +54,9 @@ pub(super) fn signer(
     };
     let whole = match rest.len() {
         0 => Ok(shown(&cert.subject().to_string())),
-        n => Err(format!("{n} bytes after the certificate")),
+        n => Err(format!("{} after the certificate", crate::identity::counted(n, "byte"))),
     };
-    report.expect(&encoding, "RFC 5280 §4.1", whole, "take away what follows it");
+    report.expect(&encoding, "RFC 5280 §4.1", whole, "remove what follows it");
 
     may_certify(report, label, der, &cert, insist);
     public_key(report, &rule("public key"), &cert, insist);
@@ -91,13 +91,18 @@ fn may_certify(
     for ((what, clause, kept, advice, found), said) in musts.into_iter().zip(said) {
         match (kept, insist || said) {
             (true, _) => report.ok(&rule(what), clause, found),
-            (false, true) => report.fail(&rule(what), clause, "it is not set", advice),
-            (false, false) => report.warn(&rule(what), clause, "it is not set", advice),
+            (false, true) => report.fail(&rule(what), clause, "not set", advice),
+            (false, false) => report.warn(&rule(what), clause, "not set", advice),
         }
     }
     let key = PublicKey::check_signs_tls(cert.public_key().raw);
     if insist && is_ca && signs && key.is_ok() && check_signer(der).is_err() {
-        report.fail(&rule("readable"), "RFC 5280 §4.2", "an extension is broken", "encode it anew");
+        report.fail(
+            &rule("readable"),
+            "RFC 5280 §4.2",
+            "an extension is broken",
+            "encode it again",
+        );
     }
 }
 
@@ -105,11 +110,11 @@ fn may_certify(
 fn critical_extensions(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let critical = |critical: Option<bool>| match critical {
         Some(true) => Ok("critical".to_owned()),
-        Some(false) => Err("it is not critical".to_owned()),
-        None => Err("there is none".to_owned()),
+        Some(false) => Err("not critical".to_owned()),
+        None => Err("none".to_owned()),
     };
     let found = critical(cert.key_usage().ok().flatten().map(|u| u.critical));
-    let advice = "mark it critical; most validators do not mind";
+    let advice = "mark it critical; most validators accept it as it is";
     let name = format!("{label}: key usage is critical");
     report.expect(&name, "X509-SVID §4.3", found, advice);
     let found = critical(cert.basic_constraints().ok().flatten().map(|c| c.critical));
@@ -140,14 +145,14 @@ fn validity(report: &mut Report, label: &str, cert: &X509Certificate<'_>, given:
     let found = format!("from {from} until {until}");
     let found = if valid { Ok(found) } else { Err(found) };
     let advice =
-        "publish its successor before it ends; whether a chain still holds is judged below";
+        "publish its successor before it ends; whether a chain still verifies is checked below";
     report.expect(&format!("{label}: validity"), "RFC 5280 §4.1.2.5", found, advice);
 }
 
 fn key_identifier(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let key_id = cert.extensions().iter().any(|e| e.oid.to_id_string() == "2.5.29.14");
-    let found = if key_id { Ok("present".into()) } else { Err("it is missing".into()) };
-    let advice = "an authority sets it, so that leaves can name it";
+    let found = if key_id { Ok("present".into()) } else { Err("missing".into()) };
+    let advice = "authorities need it, so that leaf certificates can refer to it";
     let name = format!("{label}: subject key identifier");
     report.expect(&name, "RFC 5280 §4.2.1.2", found, advice);
 }
@@ -155,12 +160,12 @@ fn key_identifier(report: &mut Report, label: &str, cert: &X509Certificate<'_>) 
 fn name_constraints(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let name = format!("{label}: name constraints");
     if constraints::on_uris(cert) {
-        let advice = "adit refuses every SVID below it, as others do that do not judge them: issue \
+        let advice = "adit, like others that do not evaluate them, refuses every SVID below it: issue \
                       it without";
-        let found = "there are some on URIs";
+        let found = "present, on URIs";
         report.fail(&name, "RFC 5280 §4.2.1.10", found, advice);
     } else if cert.name_constraints().ok().flatten().is_some() {
         let advice = "name constraints are not understood everywhere: test with all peers";
-        report.warn(&name, "X509-SVID §4.2", "there are some", advice);
+        report.warn(&name, "X509-SVID §4.2", "present", advice);
     }
 }

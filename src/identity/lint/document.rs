@@ -38,14 +38,14 @@ pub fn bundle_document(document: &[u8], given: &Given<'_>) -> Report {
     let mut bundle = TrustBundle::new(domain.clone(), Vec::new());
     match keys(&members) {
         Ok(keys) => {
-            report.ok(KEYS, KEYS_CLAUSE, format!("{} entries", keys.len()));
+            report.ok(KEYS, KEYS_CLAUSE, crate::identity::counted(keys.len(), "entry"));
             for (n, key) in keys.iter().enumerate() {
                 entry(&mut report, &mut bundle, n, key, given);
             }
             let (x509, jwt) = (bundle.authorities.len(), bundle.jwt_authorities.len());
             let found = format!("{x509} for X.509-SVIDs, {jwt} for JWT-SVIDs");
             let found = if x509 + jwt == 0 { Err(found) } else { Ok(found) };
-            let advice = "with none, every SVID of the trust domain is refused: is that meant?";
+            let advice = "with none, every SVID of the trust domain is refused";
             report.expect("there are authorities", KEYS_CLAUSE, found, advice);
         }
         Err(error) => {
@@ -72,7 +72,7 @@ fn number(
 ) {
     match integer(members, name) {
         Ok(Some(number)) => report.ok(name, clause, number.to_string()),
-        Ok(None) => report.warn(name, clause, "it is missing", "set it: it SHOULD be there"),
+        Ok(None) => report.warn(name, clause, "missing", "set it: it SHOULD be there"),
         Err(error) => report.fail(name, clause, error.to_string(), "write a whole number"),
     }
 }
@@ -89,8 +89,8 @@ fn entry(
     let usage = member("use");
     let found = match usage {
         X509_USE | JWT_USE => Ok(usage.to_owned()),
-        "" => Err("there is none, so everybody ignores this key".to_owned()),
-        other => Err(format!("{:?} is not known here, so this key is ignored", shown(other))),
+        "" => Err("missing, so validators ignore this key".to_owned()),
+        other => Err(format!("{:?} is unknown, so this key is ignored", shown(other))),
     };
     let advice = "x509-svid and jwt-svid are the uses that validators know";
     report.expect(&rule("use"), USE_CLAUSE, found, advice);
@@ -99,7 +99,7 @@ fn entry(
     let added = bundle.add(entry);
     let clause = if usage == JWT_USE { "JWT-SVID §6.1" } else { "X509-SVID §6.1" };
     if let Err(error) = added {
-        let advice = "one bad entry of a known use spoils the document";
+        let advice = "one bad entry of a known use invalidates the document";
         return report.fail(&rule("can be used"), clause, error.to_string(), advice);
     }
     let is_new = before != (bundle.authorities.len(), bundle.jwt_authorities.len());
@@ -107,7 +107,7 @@ fn entry(
         let found = if is_new {
             Ok(format!("{} {}", shown(member("kty")), shown(member("crv"))))
         } else {
-            Err("it adds nothing: a type that is not known, no x5c, or there before".to_owned())
+            Err("it adds nothing: an unknown type, no x5c, or a duplicate".to_owned())
         };
         let advice = "use kty EC or RSA; an X.509 authority has its certificate in x5c";
         report.expect(&rule("can be used"), clause, found, advice);
@@ -122,7 +122,7 @@ fn entry(
     let advice = "leave it out for x509-svid";
     report.expect(&rule("no kid"), "X509-SVID §6.1", found, advice);
     let certificates = entry.get("x5c").and_then(Value::as_array).map_or(0, Vec::len);
-    let found = format!("{certificates} certificates");
+    let found = crate::identity::counted(certificates, "certificate");
     let found = if certificates == 1 { Ok(found) } else { Err(found) };
     let advice = "one entry per authority: consumers take the first and ignore the rest";
     report.expect(&rule("exactly one certificate"), "X509-SVID §6.1, §6.2", found, advice);

@@ -9,7 +9,7 @@ use crate::identity::{
         CLAIMS, HEADER, Header, Parts, audiences, authority, check_signature, check_time,
         claim_type_faults, decode, expires, object, subject,
     },
-    length, validate_jwt_svid,
+    until, validate_jwt_svid,
 };
 
 const KEY: &str = "signing key is in the bundle of its trust domain";
@@ -61,7 +61,7 @@ fn part(
     let clause = "RFC 7515 §4, RFC 7519 §4";
     match object(text, part) {
         Ok(object) => {
-            report.ok(rule, clause, format!("{} members", object.len()));
+            report.ok(rule, clause, crate::identity::counted(object.len(), "member"));
             Some(object)
         }
         Err(error) => {
@@ -133,8 +133,8 @@ fn claim_rules(
 
     let aud = audiences(&claims);
     let found = aud.as_ref().map(|aud| shown(&aud.join(", ")));
-    let advice = "say for whom it is: a text or a list of texts, none empty";
-    report.judge("aud is there", "JWT-SVID §3.2", found, advice);
+    let advice = "set aud to its audience: a text or a list of texts, none empty";
+    report.judge("aud is present", "JWT-SVID §3.2", found, advice);
     if let Ok(aud) = &aud {
         let found = match aud.len() {
             1 => Ok("one".to_owned()),
@@ -153,7 +153,7 @@ fn claim_rules(
     let exp = expires(&claims);
     let found = exp.as_ref().map(|_| shown(&claims["exp"].to_string()));
     let advice = "set exp to whole seconds since 1970";
-    report.judge("exp is there", "JWT-SVID §3.3", found, advice);
+    report.judge("exp is present", "JWT-SVID §3.3", found, advice);
     let wrong: Vec<_> = claim_type_faults(&claims).collect();
     let advice = "times are numbers, iss and jti are texts";
     if wrong.is_empty() {
@@ -169,9 +169,7 @@ fn claim_rules(
         return None;
     };
     let svid = JwtSvid { id, audiences: aud.unwrap_or_default(), expires, claims };
-    let left = svid.expires.duration_since(given.now).unwrap_or_default();
-    let found =
-        check_time(&svid, given.now).map(|()| format!("for another {}", length(left.as_secs())));
+    let found = check_time(&svid, given.now).map(|()| until(svid.expires, given.now));
     report.judge("validity", clause, found, "fetch a new one, and see that the clocks agree");
     Some(svid)
 }
@@ -199,7 +197,7 @@ fn proof(
     };
     match authority(header, &svid.id, bundles) {
         Err(error) => {
-            let advice = "keys of another trust domain prove nothing; fetch the bundle anew";
+            let advice = "keys of another trust domain prove nothing; fetch the bundle again";
             report.fail(KEY, "JWT-SVID §6.2", error.to_string(), advice);
             report.not_checked(SIGNATURE, "JWT-SVID §4", "there is no key to check it with");
         }

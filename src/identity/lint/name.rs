@@ -14,7 +14,7 @@ pub(super) fn spiffe_id(
     const HAS_PATH: &str = "SPIFFE ID has a path";
     const EXPECTED: &str = "SPIFFE ID is of the expected trust domain";
     match &parsed {
-        None => report.not_checked(HAS_PATH, path_clause, "the name is no SPIFFE ID"),
+        None => report.not_checked(HAS_PATH, path_clause, "the name is not a SPIFFE ID"),
         Some(id) if id.path().is_empty() => report.fail(
             HAS_PATH,
             path_clause,
@@ -26,7 +26,7 @@ pub(super) fn spiffe_id(
     match (given.trust_domain, &parsed) {
         (None, _) => {}
         (Some(_), None) => {
-            report.not_checked(EXPECTED, "SPIFFE-ID §2.1", "the name is no SPIFFE ID");
+            report.not_checked(EXPECTED, "SPIFFE-ID §2.1", "the name is not a SPIFFE ID");
         }
         (Some(expected), Some(id)) => {
             let same = id.trust_domain() == expected;

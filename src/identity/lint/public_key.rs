@@ -13,7 +13,7 @@ pub(super) fn public_key(
     insist: bool,
 ) {
     const CLAUSE: &str = "RFC 5280 §4.1.2.7";
-    let advice = "EC P-256 is read by everybody";
+    let advice = "EC P-256 is supported everywhere";
     match PublicKey::check_signs_tls(cert.public_key().raw) {
         Ok(found) if found == "Ed25519" => {
             report.warn(rule, CLAUSE, "Ed25519, which some TLS libraries lack", advice);

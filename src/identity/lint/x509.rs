@@ -9,8 +9,9 @@ use super::{
     unix_time,
 };
 use crate::identity::{
-    Purpose, SvidError, length, parse_leaf,
+    Purpose, SvidError, counted, parse_leaf,
     svid_error::MAX_CHAIN,
+    until,
     verify::{check_path, check_signer, check_validity},
     verify_svid,
     x509::{Leaf, constraint_faults, uris},
@@ -25,7 +26,7 @@ pub fn x509_svid(chain: &[CertificateDer<'_>], given: &Given<'_>) -> Report {
     let mut report = Report::new("X.509-SVID");
     let Some((leaf_der, above)) = chain.split_first() else {
         let advice = "give the certificate chain, leaf first";
-        report.fail("certificate", "X509-SVID §3.1", "there is none", advice);
+        report.fail("certificate", "X509-SVID §3.1", "none", advice);
         return report;
     };
     let leaf = certificate(&mut report, leaf_der, given);
@@ -55,10 +56,10 @@ fn certificate(report: &mut Report, der: &CertificateDer<'_>, given: &Given<'_>)
         }
     };
     let whole = match rest.len() {
-        0 => Ok(format!("{} bytes of DER", der.len())),
-        n => Err(format!("{n} bytes after the certificate")),
+        0 => Ok(format!("{} of DER", counted(der.len(), "byte"))),
+        n => Err(format!("{} after the certificate", counted(n, "byte"))),
     };
-    report.judge("leaf encoding", "RFC 5280 §4.1", whole, "take away what follows it");
+    report.judge("leaf encoding", "RFC 5280 §4.1", whole, "remove what follows it");
     form(report, &cert);
     let id = names(report, &cert, given);
     usages(report, &cert);
@@ -66,8 +67,7 @@ fn certificate(report: &mut Report, der: &CertificateDer<'_>, given: &Given<'_>)
     match &leaf {
         Some(leaf) => {
             let valid = check_validity(leaf, given.unix_time());
-            let left = leaf.not_after.duration_since(given.now).unwrap_or_default();
-            let valid = valid.map(|()| format!("for another {}", length(left.as_secs())));
+            let valid = valid.map(|()| until(leaf.not_after, given.now));
             let advice = "have a new one issued, and see that the clocks agree";
             report.judge("validity", "RFC 5280 §4.1.2.5", valid, advice);
         }
@@ -102,20 +102,20 @@ fn form(report: &mut Report, cert: &X509Certificate<'_>) {
 
     let rule = "extensions can be read";
     match uris(cert) {
-        Ok(_) => report.ok(rule, "RFC 5280 §4.2", format!("{} of them", cert.extensions().len())),
-        Err(error) => report.fail(rule, "RFC 5280 §4.2", error.to_string(), "encode it anew"),
+        Ok(_) => report.ok(rule, "RFC 5280 §4.2", counted(cert.extensions().len(), "extension")),
+        Err(error) => report.fail(rule, "RFC 5280 §4.2", error.to_string(), "encode it again"),
     }
     // Those that path building understands.
     let known = ["15", "17", "19", "30", "31", "37"].map(|last| format!("2.5.29.{last}"));
     let critical = cert.extensions().iter().filter(|e| e.critical).map(|e| e.oid.to_id_string());
     let unknown: Vec<_> = critical.filter(|oid| !known.contains(oid)).collect();
     let result = if unknown.is_empty() { Ok("none".into()) } else { Err(unknown.join(", ")) };
-    let advice = "whoever does not know a critical extension refuses the certificate";
+    let advice = "a peer that does not know a critical extension refuses the certificate";
     report.judge("unknown critical extensions", "RFC 5280 §4.2", result, advice);
 
     let issuer_key = cert.extensions().iter().any(|e| e.oid.to_id_string() == "2.5.29.35");
-    let found = if issuer_key { Ok("present".into()) } else { Err("it is missing".into()) };
-    let advice = "an issuer sets it, so that the right authority is found after a rotation";
+    let found = if issuer_key { Ok("present".into()) } else { Err("missing".into()) };
+    let advice = "issuers set it, so that the right authority is found after a rotation";
     report.expect("authority key identifier", "RFC 5280 §4.2.1.1", found, advice);
 
     public_key(report, "public key", cert, true);
@@ -131,7 +131,7 @@ fn names(
     let result = match uris.len() {
         0 => Err(SvidError::NoUriSan.to_string()),
         1 => Ok(listed()),
-        n => Err(format!("{n} of them: {}", listed())),
+        n => Err(format!("{n} URI SANs: {}", listed())),
     };
     let advice = "issue it with one URI SAN, the SPIFFE ID; other kinds of SAN are free";
     report.judge("exactly one URI SAN", "X509-SVID §2", result, advice);
@@ -143,7 +143,7 @@ fn names(
         (false, Some(false)) => Err("Subject is empty and the SAN not critical".into()),
         (false, None) => Err("there is neither Subject nor SAN".into()),
     };
-    let advice = "mark the SAN critical, or set a Subject; most validators do not mind";
+    let advice = "mark the SAN critical, or set a Subject; most validators accept it as it is";
     let rule = "SAN critical where Subject is empty";
     report.expect(rule, "X509-SVID §3.1, RFC 5280 §4.2.1.6", found, advice);
 
@@ -157,9 +157,9 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
     let faults = constraint_faults(cert);
     let (ca, usage): (Vec<_>, Vec<_>) =
         faults.into_iter().partition(|fault| *fault == SvidError::CaAsLeaf);
-    let result = if ca.is_empty() { Ok("it is no CA") } else { Err("cA is true: this is a CA") };
-    let advice = "a CA never authenticates; to lint a signing certificate give --authority";
-    report.judge("leaf is no CA", "X509-SVID §4.1, §5.2", result.map(Into::into), advice);
+    let result = if ca.is_empty() { Ok("CA:FALSE") } else { Err("CA:TRUE") };
+    let advice = "a CA certificate never authenticates a workload; to check a signing certificate use --authority";
+    report.judge("leaf is not a CA", "X509-SVID §4.1, §5.2", result.map(Into::into), advice);
 
     const USAGE: &str = "key usage of a leaf";
     let advice = "set digitalSignature, and neither keyCertSign nor cRLSign";
@@ -168,8 +168,8 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
     }
     usage.iter().for_each(|fault| report.fail(USAGE, "X509-SVID §4.3", fault.to_string(), advice));
     if let Ok(Some(usage)) = cert.key_usage() {
-        let found = if usage.critical { Ok("critical".into()) } else { Err("it is not".into()) };
-        let advice = "mark key usage critical; adit and others do not insist";
+        let found = if usage.critical { Ok("critical".into()) } else { Err("not critical".into()) };
+        let advice = "mark key usage critical; adit and others accept it as it is";
         report.expect("key usage is critical", "X509-SVID §4.3", found, advice);
     }
 
@@ -177,7 +177,7 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
     let advice = "set both serverAuth and clientAuth";
     match cert.extended_key_usage() {
         Err(error) => report.fail(PURPOSES, "X509-SVID §4.4", error.to_string(), advice),
-        Ok(None) => report.warn(PURPOSES, "X509-SVID §4.4", "there is none", advice),
+        Ok(None) => report.warn(PURPOSES, "X509-SVID §4.4", "none", advice),
         Ok(Some(purposes)) => {
             let (server, client) = (purposes.value.server_auth, purposes.value.client_auth);
             let found = match (server, client) {

@@ -114,6 +114,11 @@ fn write_line(live: &LiveConn, f: &ConnMetadata, reason: CloseReason, left_out: 
     let hbone_addr = f.hbone_addr.as_deref().map(bounded);
     let subject = f.subject.as_ref().map(|s| bounded(s));
     let duration = format!("{}ms", live.opened.elapsed().as_millis());
+    let event = match f.error {
+        None => "connection complete",
+        Some(_) if reason.is_denial() => "connection denied",
+        Some(_) => "connection failed",
+    };
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
@@ -146,7 +151,7 @@ fn write_line(live: &LiveConn, f: &ConnMetadata, reason: CloseReason, left_out: 
                 error = f.error.as_deref(),
                 lines_left_out = (left_out > 0).then_some(left_out),
                 },
-                "connection complete"
+                "{event}"
             )
         };
     }

@@ -32,7 +32,7 @@ impl ConfigMetrics {
             rejected_files: gauge(
                 registry,
                 "adit_reload_refused",
-                "Files that were read and not taken: what runs is what was read before",
+                "Files that were rejected: the previous content is in use",
             )?,
         })
     }

@@ -21,7 +21,7 @@ impl PodMetrics {
             active: gauge(
                 registry,
                 "workload_manager_active_proxy_count",
-                "Pods carried (unstable)",
+                "Pods attached (unstable)",
             )?,
             pending: gauge(
                 registry,
@@ -31,7 +31,7 @@ impl PodMetrics {
             rules_restored: counters(
                 registry,
                 "adit_capture_rules_restored_total",
-                "Capture rules of pods that somebody else has changed, by result",
+                "Capture rules of pods that another program changed, by result",
                 &["result"],
             )?,
         })

@@ -7,7 +7,7 @@ use super::register::{gauge, gauges, registered};
 /// The process.
 #[derive(Debug)]
 pub struct ProcessMetrics {
-    /// Log lines lost because nobody read them fast enough.
+    /// Log lines lost because they were not read fast enough.
     pub log_lines_dropped: IntGauge,
     /// Tasks alive on the data workers.
     pub alive_tasks: IntGauge,
@@ -29,7 +29,7 @@ impl ProcessMetrics {
             log_lines_dropped: gauge(
                 registry,
                 "adit_log_lines_dropped",
-                "Log lines lost because nobody read them fast enough",
+                "Log lines lost because they were not read fast enough",
             )?,
             alive_tasks: gauge(
                 registry,

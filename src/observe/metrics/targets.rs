@@ -19,7 +19,7 @@ impl TargetMetrics {
             up: gauges(
                 registry,
                 "adit_target_up",
-                "1 unless the last connection to a target or the last check of it failed",
+                "1 unless the last connection to a target or its last health check failed",
                 &["service", "target"],
             )?,
             connects: counters(

@@ -20,7 +20,7 @@ impl TunnelMetrics {
             closed: counters(
                 registry,
                 "adit_tunnels_closed_total",
-                "Tunnels closed as their peer is believed no more",
+                "Tunnels closed because their peer is no longer trusted",
                 labels,
             )?,
             handshake_failures: counters(

@@ -86,7 +86,7 @@ pub fn shut(
         && let Err(error) = probes::unguard(netns, stop)
     {
         // They keep others from an address that nobody admits here any longer.
-        tracing::warn!(%error, "the node's rules about the kubelet's probes were not looked at");
+        tracing::warn!(%error, "the node's rules about the kubelet's probes could not be checked");
     }
     Ok(())
 }

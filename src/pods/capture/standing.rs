@@ -26,7 +26,7 @@ impl Standing {
         let tools = Tools { netns, stop };
         let mut nft = String::new();
         for table in rules::TABLES {
-            // Without its counters. By name: whatever others have there, it is no part of this.
+            // Without its counters. By name: whatever others have there, it is not part of this.
             match tools.nft(&["-s", "list", "table", "inet", table], "") {
                 Err(CaptureError::Tool { .. }) => {}
                 listed => nft += &listed?,

@@ -19,7 +19,7 @@ const MOST_FILES: usize = 4096;
 pub(super) fn load(file: &Path) -> Result<Engine, String> {
     // Who opens a pipe waits for its writer.
     if std::fs::metadata(file).is_ok_and(|meta| !meta.is_file()) {
-        return Err("is no regular file".into());
+        return Err("is not a regular file".into());
     }
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -39,7 +39,7 @@ pub(super) fn load(file: &Path) -> Result<Engine, String> {
     } else {
         let text = String::from_utf8(bytes).map_err(|_| "neither tar.gz nor text")?;
         if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY-----") {
-            return Err("holds a private key, not Rego".into());
+            return Err("contains a private key, not Rego".into());
         }
         let name = file.file_name().map_or("policy.rego".into(), |n| n.to_string_lossy());
         engine.add_policy(name.into_owned(), text).map_err(|e| super::told(&e))?;

@@ -115,7 +115,7 @@ impl<A: Arrival> AcceptBalancer<A> {
             Ok(socket) => {
                 way.send((socket, peer, arrival, ConnectionGuard::at(&self.all[to].live)))
             }
-            Err(error) => tracing::debug!(%error, "a fresh connection was lost"),
+            Err(error) => tracing::debug!(%error, "a newly accepted connection was lost"),
         }
         None
     }

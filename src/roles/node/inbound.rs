@@ -89,19 +89,19 @@ impl Destination for PodDestination {
 
     fn unproven(&self, peer: SocketAddr) -> Result<Place<IpAddr>, Outcome> {
         let place = self.pod.handshakes.take(source(peer.ip()));
-        place.ok_or_else(|| overloaded("too many handshakes with this pod are under way"))
+        place.ok_or_else(|| overloaded("too many handshakes with this pod are in progress"))
     }
 
     async fn given_up(unproven: &Place<IpAddr>) -> Outcome {
         unproven.given_up().await;
-        overloaded("the handshake was given up for a newer one")
+        overloaded("the handshake was dropped in favour of a newer one")
     }
 
     async fn place(&self, unproven: Place<IpAddr>) -> Result<OwnedSemaphorePermit, Outcome> {
         drop(unproven);
         Arc::clone(&self.pod.tunnel_places).try_acquire_owned().map_err(|_| {
             let most = self.node.tunnel.max_tunnels;
-            overloaded(&format!("{most} tunnels to this pod are open already"))
+            overloaded(&format!("this pod has {most} open tunnels already, as many as it may have"))
         })
     }
 

@@ -78,7 +78,7 @@ pub(super) fn open(
         let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
             (true, _) => sockets::listen(netns, SocketAddr::new(ANY, port)),
             (false, Some(inherited)) => inherited.try_clone(),
-            (false, None) => Err(io::Error::other("another process has its sockets still")),
+            (false, None) => Err(io::Error::other("another process still has its sockets")),
         };
         all.push(more?);
     }

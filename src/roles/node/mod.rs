@@ -19,9 +19,9 @@
 //! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one
 //!    [`crate::net::CloseReason`].
 //!
-//! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is
-//! strict. When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs
-//! or bans change, [`revalidate()`] closes the tunnels of those who are believed no more.
+//! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
+//! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
+//! change, [`revalidate()`] closes the tunnels of those who are no longer trusted.
 
 mod accept_balancer;
 mod arrival;
@@ -81,7 +81,7 @@ pub struct Node {
     pub tunnel: TunnelConfig,
     /// How long a relay may be silent.
     pub limits: relay::Limits,
-    /// The short way to applications, where it is on.
+    /// The sockmap redirect to applications, where it is on.
     pub sockmap: Option<Arc<Sockmap>>,
     /// One runtime per data worker.
     pub workers: Vec<Handle>,

@@ -55,7 +55,7 @@ impl Pod {
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
         let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
         if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
-            tracing::warn!(%error, "cannot keep the caller's address; dialling from our own");
+            tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
             let plain = sockets::local_socket(&self.netns, dst)?;
             return sockets::connect(plain, dst, node.tunnel.connect).await;
         }
@@ -72,8 +72,8 @@ impl Pod {
         self.app(socket, TcpStream::local_addr)
     }
 
-    /// The application at the other end of `socket`, by the short way if there is one; what it
-    /// takes for its own other end is told by `remote`.
+    /// The application at the other end of `socket`, by the sockmap redirect if there is one; what
+    /// it takes for its own other end is told by `remote`.
     fn app(&self, socket: TcpStream, remote: fn(&TcpStream) -> io::Result<SocketAddr>) -> App {
         match self.watched.as_ref().map(|watched| (watched, remote(&socket))) {
             Some((watched, Ok(remote))) => App::new(socket)

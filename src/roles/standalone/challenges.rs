@@ -47,7 +47,7 @@ pub(crate) async fn first_acme_certificate(
     tokio::select! {
         ordered = ordering => ordered,
         () = serve(&accepting, &renewal.pending, proxy_header) => {
-            Err("challenges can be answered no more".into())
+            Err("challenges can no longer be answered".into())
         }
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, S
             Ok(accepting) => serve(&accepting, pending, false).await,
             Err(error) => return error.to_string(),
         }
-        "challenges can be answered no more".to_owned()
+        "challenges can no longer be answered".to_owned()
     }
     .boxed()
 }

@@ -44,7 +44,8 @@ impl FromStr for ForwardProxy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = "expected http://HOST:PORT or socks5://HOST:PORT";
-        let uri: Uri = text.parse().map_err(|e| format!("this is no URL: {e}; {wrong}"))?;
+        let uri: Uri =
+            text.parse().map_err(|e| format!("this is not a valid URL: {e}; {wrong}"))?;
         let (protocol, port) = match uri.scheme_str() {
             Some("http") => (Protocol::Http, 80),
             Some("socks5" | "socks5h") => (Protocol::Socks5, 1080),

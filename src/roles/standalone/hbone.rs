@@ -96,7 +96,9 @@ async fn open(
     let target = service.config.targets.first();
     let (host, port) = match target {
         Some(Address::Tcp { host, port }) => (host.clone(), *port),
-        _ => return Err((CloseReason::ConnectFailure, Some("the target is no HOST:PORT".into()))),
+        _ => {
+            return Err((CloseReason::ConnectFailure, Some("the target must be HOST:PORT".into())));
+        }
     };
     let gateway = hbone.gateway.clone();
     let gateway = gateway.unwrap_or(Address::Tcp { host: host.clone(), port: HBONE_PORT });
@@ -138,7 +140,7 @@ impl egress::hbone::Source for Service {
 async fn resolved(gateway: &Address) -> Result<SocketAddr, Outcome> {
     let failed = |why: String| (CloseReason::ConnectFailure, Some(format!("{gateway}: {why}")));
     let Address::Tcp { host, port } = gateway else {
-        return Err(failed("is no HOST:PORT".into()));
+        return Err(failed("must be HOST:PORT".into()));
     };
     lifecycle::dial::reachable(host, *port).await.map_err(|e| failed(e.to_string()))
 }

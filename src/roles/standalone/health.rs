@@ -29,7 +29,8 @@ impl FromStr for HttpCheck {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: http::Uri = text.parse().map_err(|e| format!("{text:?} is no URL: {e}"))?;
+        let uri: http::Uri =
+            text.parse().map_err(|e| format!("{text:?} is not a valid URL: {e}"))?;
         let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         match (uri.scheme_str(), uri.authority()) {
             (None, None) if text.starts_with('/') => Ok(Self { at: None, path }),

@@ -42,7 +42,7 @@ impl Service {
                 (Role::Client, None) => self.probe_tls().await.map(Some),
                 (Role::Client, Some(hbone)) => {
                     let gateway = hbone.gateway.clone().or_else(|| self.own_gateway());
-                    let gateway = gateway.ok_or("the target is no HOST:PORT")?;
+                    let gateway = gateway.ok_or("the target must be HOST:PORT")?;
                     endpoint::connect(&gateway).await.map_err(|e| format!("{gateway}: {e}"))?;
                     Ok(None)
                 }

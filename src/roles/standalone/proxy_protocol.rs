@@ -31,7 +31,7 @@ impl FromStr for ProxyMode {
             "conn" => Ok(Self::Conn),
             "tls" => Ok(Self::Tls),
             "tls-full" => Ok(Self::TlsFull),
-            other => Err(format!("{other:?} is none of conn, tls, tls-full, v1")),
+            other => Err(format!("{other:?}: must be conn, tls, tls-full or v1")),
         }
     }
 }

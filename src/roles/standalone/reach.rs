@@ -81,7 +81,7 @@ pub(super) fn server_name(
         _ => "localhost".into(),
     };
     let shown = named.clone();
-    ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is no name of a server")))
+    ServerName::try_from(named).map_err(|_| own(format!("{shown:?} is not a name of a server")))
 }
 
 /// A target that was asked how it is and is left now, in order: what would end in a reset is an

@@ -200,7 +200,9 @@ impl Service {
             Role::Client => None,
             Role::Server => {
                 let place = self.unproven.take(source(peer.ip()));
-                Some(place.ok_or_else(|| overloaded("too many connections wait for a place"))?)
+                Some(place.ok_or_else(|| {
+                    overloaded("too many unauthenticated connections are waiting")
+                })?)
             }
         };
         Ok(Unproven(place))
@@ -255,7 +257,7 @@ impl Unproven {
             Some(place) => place.given_up().await,
             None => std::future::pending().await,
         }
-        overloaded("it was given up for a newer one before it had proven who it is")
+        overloaded("it was dropped in favour of a newer one before it was authenticated")
     }
 
     /// Waits for a slot, as somebody who has proven who that is; not beyond `cut`.

@@ -30,7 +30,7 @@ impl FromStr for StartTls {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "postgres" => Ok(Self::Postgres),
-            other => Err(format!("{other:?} is no protocol that is known here; there is postgres")),
+            other => Err(format!("{other:?} is not a known protocol: must be postgres")),
         }
     }
 }

@@ -123,7 +123,11 @@ impl Targets {
         self.count(target, "connected");
         if target.failures.swap(0, Relaxed) > 0 {
             target.out_until.store(0, Relaxed);
-            tracing::info!(service = self.service, target = target.name, "target works again");
+            tracing::info!(
+                service = self.service,
+                target = target.name,
+                "target is reachable again"
+            );
             self.show(target);
         }
     }
@@ -150,10 +154,12 @@ impl Targets {
             Ok(()) if was => {
                 target.failures.store(0, Relaxed);
                 target.out_until.store(0, Relaxed);
-                tracing::info!(service, target = name, "target is well again");
+                tracing::info!(service, target = name, "target is healthy");
             }
             Ok(()) => {}
-            Err(error) if !was => tracing::warn!(service, target = name, error, "target is unwell"),
+            Err(error) if !was => {
+                tracing::warn!(service, target = name, error, "target is unhealthy")
+            }
             Err(_) => {}
         }
         self.show(target);

@@ -39,7 +39,7 @@ impl FromStr for CipherGroup {
             "AES" => Ok(Self::Aes),
             "CHACHA" => Ok(Self::ChaCha),
             other => {
-                Err(format!("{other:?} is no group of cipher suites; there are AES and CHACHA"))
+                Err(format!("{other:?} is not a group of cipher suites: must be AES or CHACHA"))
             }
         }
     }
@@ -75,7 +75,7 @@ impl FromStr for Alpn {
                  in YAML (alpn: [h2, http/1.1])"
             )),
             _ if text.len() > LONGEST_ALPN || !legal => {
-                Err(format!("{text:?} is no protocol's name, such as h2 or postgresql"))
+                Err(format!("{text:?} is not a protocol name, such as h2 or postgresql"))
             }
             _ => Ok(Self(text.into())),
         }
@@ -216,7 +216,7 @@ pub(super) fn build(
         (false, false) => &[&TLS13, &TLS12],
         (true, false) => &[&TLS12],
         (false, true) => &[&TLS13],
-        (true, true) => return Err("no version of TLS is left".into()),
+        (true, true) => return Err("no TLS version is left".into()),
     };
     let demanded = options.authenticate;
     let key = credentials.key.clone().map(|key| Arc::new(SingleCertAndKey::from(key)));

@@ -40,7 +40,7 @@ pub enum Violation {
     ServerName(String),
     /// A target is a socket of systemd.
     NoTarget(Address),
-    /// A client's target is no TCP, and reached through a proxy or a tunnel.
+    /// A client's target is not TCP, and reached through a proxy or a tunnel.
     NotTcp(Address),
     /// A server shows no certificate, or a client without `authentication: disabled`.
     NoCredential,
@@ -76,18 +76,18 @@ pub enum Violation {
 type InBoth = (&'static str, &'static str);
 
 const WHO_MAY_CALL: InBoth = (
-    "who may call? name at least one --allow flag, --allow-all, or --disable-authentication",
-    "who may call? name somebody under allow, or `all: true`, or `authentication: disabled` \
+    "no client is allowed: give at least one --allow flag, --allow-all, or --disable-authentication",
+    "no client is allowed: list some under allow, or set `all: true` there, or `authentication: disabled` \
      beside it",
 );
 const NOBODY_ASKED: InBoth = (
     "--disable-authentication excludes all --allow flags",
-    "`authentication: disabled` asks no certificate of clients, so `allow` can name nobody",
+    "`authentication: disabled` asks clients for no certificate, so `allow` cannot be used",
 );
 const ALL_AND_NAMES: InBoth = (
-    "--allow-all admits everybody, so the other --allow flags would mean nothing: leave it out, \
+    "--allow-all admits every client, so the other --allow flags have no effect: remove it, \
      or them",
-    "`all: true` admits everybody, so the other names would mean nothing: leave it out, or them",
+    "`all: true` admits every client, so the other names have no effect: remove it, or them",
 );
 
 fn no_credential(flags: bool, role: Role) -> String {
@@ -95,16 +95,16 @@ fn no_credential(flags: bool, role: Role) -> String {
     match role {
         Role::Server => "a server needs a certificate and its key".into(),
         Role::Client => {
-            format!("no certificate is named; {none} shows none to the target")
+            format!("no certificate is given; {none} connects without one")
         }
     }
 }
 
 fn pins_and_names(flags: bool, role: Role) -> &'static str {
     match (role, flags) {
-        (Role::Server, true) => "--allow-spki-pin replaces all other --allow flags",
-        (Role::Client, true) => "--verify-spki-pin replaces all other --verify flags",
-        (_, false) => "pins replace all other names",
+        (Role::Server, true) => "--allow-spki-pin excludes all other --allow flags",
+        (Role::Client, true) => "--verify-spki-pin excludes all other --verify flags",
+        (_, false) => "pins exclude all other names",
     }
 }
 
@@ -142,9 +142,9 @@ impl Violation {
         let or = |flag: &'static str, key: &'static str| if flags { flag } else { key };
         let target = or("--target ", "target ");
         match self {
-            Self::Targets(0) => format!("{target}is missing: where connections go"),
-            Self::Targets(n) => format!("{n} targets, at most {MOST_TARGETS} are possible"),
-            Self::Twice(address) => format!("{target}{address} is there twice"),
+            Self::Targets(0) => format!("{target}is missing: the address to connect to"),
+            Self::Targets(n) => format!("{n} targets, at most {MOST_TARGETS} are allowed"),
+            Self::Twice(address) => format!("{target}{address} is listed twice"),
             Self::PlaintextLeaves(address) => format!(
                 "{target}{address}: plaintext would leave this host; name localhost, a unix: \
                  path, or {}",
@@ -173,32 +173,32 @@ impl Violation {
             Self::PinsAndNames => pins_and_names(flags, role).into(),
             Self::AllAndNames => or(ALL_AND_NAMES.0, ALL_AND_NAMES.1).into(),
             Self::OnlyDenied => format!(
-                "none of the policies is an ALLOW, so nobody is admitted; {} admits whom they do \
-                 not deny",
+                "no policy is an ALLOW, so every client is refused; {} admits those that no policy \
+                 denies",
                 or("--allow-all", "`all: true`")
             ),
             Self::TunnelIdentity => format!(
-                "{} needs {}: who must be at its other end",
+                "{} needs {}: the identity of its other end",
                 or("--tunnel hbone", "tunnel"),
                 or("--verify-id", "verify.ids")
             ),
             Self::NoVersion => format!(
-                "{} is newer than {}: no version of TLS is left",
+                "{} is newer than {}: no TLS version is left",
                 or("--min-tls-version", "minVersion"),
                 or("--max-tls-version", "maxVersion")
             ),
             Self::TunnelTargets => {
-                format!("{} goes to one target", or("--tunnel hbone", "a tunnel"))
+                format!("{} takes one target only", or("--tunnel hbone", "a tunnel"))
             }
             Self::TunnelExcludes(flag, _) if flags => {
-                format!("{flag} does not go with --tunnel hbone")
+                format!("{flag} cannot be used with --tunnel hbone")
             }
             Self::TunnelExcludes(flag, "verify") if flag.starts_with("a --verify") => {
-                "of this only ids go with a tunnel".into()
+                "only ids can be used with a tunnel".into()
             }
-            Self::TunnelExcludes(_, key) => format!("{key}: this does not go with a tunnel"),
+            Self::TunnelExcludes(_, key) => format!("{key}: cannot be used with a tunnel"),
             Self::Protocols => format!(
-                "{}at most {MOST_PROTOCOLS} protocols are possible, each once",
+                "{}at most {MOST_PROTOCOLS} protocols are allowed, each once",
                 or("--alpn: ", "")
             ),
             Self::NoTime => or("--connect-timeout must not be 0", "connect must not be 0").into(),
@@ -366,7 +366,7 @@ pub fn one_credential(ways: &[(&str, bool)], needed: bool) -> Result<(), String>
         _ => names.join(", "),
     };
     match ways.iter().filter(|(_, named)| *named).count() {
-        0 if needed => Err(format!("name a certificate: {}", listed("or"))),
+        0 if needed => Err(format!("a certificate is needed: {}", listed("or"))),
         0 | 1 => Ok(()),
         _ => Err(format!("{} exclude each other", listed("and"))),
     }

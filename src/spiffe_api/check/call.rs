@@ -99,7 +99,7 @@ impl Wire {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         if self.hung.load(Ordering::Relaxed) >= HANGS {
-            let why = format!("not asked any more: {HANGS} calls had no answer");
+            let why = format!("not asked: {HANGS} calls had no answer before");
             return Err(Status::deadline_exceeded(why));
         }
         tokio::time::timeout(self.answer, call).await.unwrap_or_else(|_| {

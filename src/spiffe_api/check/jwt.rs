@@ -66,7 +66,10 @@ pub(super) async fn check(
             {
                 Ok(id.to_string())
             }
-            Ok(one) => Err(format!("{} tokens, not all of {id}", one.svids.len())),
+            Ok(one) => Err(format!(
+                "{}, not all of {id}",
+                crate::identity::counted(one.svids.len(), "token")
+            )),
             Err(status) => Err(said(&status)),
         };
         let advice = "with spiffe_id set, answer with that identity only";
@@ -115,14 +118,14 @@ async fn bundles(report: &mut Report, wire: &Wire, seen: Option<&Seen>) -> Optio
     }
     faults.sort();
     faults.truncate(8);
-    let count = format!("{} bundles", message.bundles.len());
+    let count = crate::identity::counted(message.bundles.len(), "bundle");
     let found = if faults.is_empty() { Ok(count) } else { Err(faults.join("; ")) };
     let advice =
         "by spiffe://trust-domain, a JWK Set of the keys that sign JWT-SVIDs and no others";
-    report.judge("FetchJWTBundles: keys and key sets are right", BUNDLES, found, advice);
+    report.judge("FetchJWTBundles: keys and key sets are valid", BUNDLES, found, advice);
     if let Some(id) = seen.and_then(|seen| seen.id.as_ref()) {
         let own = all.get(id.trust_domain());
-        let found = own.map(|own| format!("{} keys", own.jwt_authorities.len()));
+        let found = own.map(|own| crate::identity::counted(own.jwt_authorities.len(), "key"));
         let found = found.ok_or_else(|| format!("there is none for {}", id.trust_domain()));
         let rule = "FetchJWTBundles has the own trust domain";
         report.judge(rule, BUNDLES, found, "it must always be there");
@@ -138,7 +141,7 @@ async fn bad_requests(report: &mut Report, wire: &Wire, options: &Options, id: O
     ];
     if let Some(id) = id {
         let nobody = format!("spiffe://{}/no/such/workload", id.trust_domain());
-        let other = ("for somebody else's spiffe_id", audience(), nobody);
+        let other = ("for a foreign spiffe_id", audience(), nobody);
         cases.push((other.0, other.1, other.2, Code::PermissionDenied, FETCH));
     }
     for (what, audience, spiffe_id, code, clause) in cases {
@@ -166,9 +169,9 @@ fn tokens(
 ) {
     let found = match svids.len() {
         0 => Err("it has none"),
-        n => Ok(format!("{n} tokens")),
+        n => Ok(crate::identity::counted(n, "token")),
     };
-    let advice = "say PermissionDenied where there is nothing to give";
+    let advice = "answer PermissionDenied if there is nothing to give";
     report.judge("FetchJWTSVID: svids is not empty", FETCH, found, advice);
     let hints = svids.iter().map(|svid| &*svid.hint);
     unique_hints(report, "FetchJWTSVID: hints are unique", FETCH, hints);
@@ -185,10 +188,10 @@ fn tokens(
         let found = format!("spiffe_id is {:?}, sub {sub:?}", svid.spiffe_id);
         let found = if same { Ok(sub) } else { Err(found) };
         let name = rule("spiffe_id is the token's sub");
-        report.judge(&name, FETCH, found, "say whose the token is");
+        report.judge(&name, FETCH, found, "set it to the token's SPIFFE ID");
         if !lint.failed() {
             let found = "verified with FetchJWTBundles";
-            report.ok(&rule("it is a right JWT-SVID"), "JWT-SVID §2–§5", found);
+            report.ok(&rule("it is a valid JWT-SVID"), "JWT-SVID §2–§5", found);
         }
         take_over(report, &rule(""), lint);
     }
@@ -230,7 +233,7 @@ async fn validation(report: &mut Report, wire: &Wire, options: &Options, token: 
         ("no token", &options.audience, ""),
     ] {
         let found = refused(validate(audience, svid).await, Code::InvalidArgument);
-        let advice = "whoever asks believes the answer: refuse it with InvalidArgument";
+        let advice = "callers trust the answer: refuse it with InvalidArgument";
         report.judge(&format!("ValidateJWTSVID of {what}"), VALIDATE, found, advice);
     }
 }

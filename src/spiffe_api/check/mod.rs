@@ -26,7 +26,7 @@ use crate::{
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// For whom the tokens are that are fetched and validated.
+    /// Audience of the tokens that are fetched and validated.
     pub audience: String,
     /// How long a stream is watched for messages that say nothing new.
     pub watch: Duration,

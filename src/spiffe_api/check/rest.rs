@@ -24,7 +24,7 @@ pub(super) async fn check(report: &mut Report, wire: &Wire) {
             }
             Err(status) => Err(said(&status)),
         };
-        let advice = "say Unimplemented where the profile is not supported";
+        let advice = "answer Unimplemented if the profile is not supported";
         report.judge(&rule, "Workload API §7", found, advice);
     }
     for (what, path) in [
@@ -34,7 +34,7 @@ pub(super) async fn check(report: &mut Report, wire: &Wire) {
         let answer = wire.unary::<(), ()>(path, (), RIGHT).await;
         let found = refused(answer, Code::Unimplemented);
         let rule = format!("{what} is Unimplemented");
-        let advice = "say so: clients of newer profiles rely on it";
+        let advice = "answer so: clients of newer profiles rely on it";
         report.judge(&rule, "Workload Endpoint §6", found, advice);
     }
     reflection(report, wire).await;

@@ -113,8 +113,9 @@ pub(super) fn prompt(report: &mut Report, rpc: &str, took: Duration) {
 
 fn svids(report: &mut Report, message: &X509svidResponse, now: SystemTime) {
     let count = message.svids.len();
-    let found = if count == 0 { Err("it has none") } else { Ok(format!("{count} SVIDs")) };
-    let advice = "say PermissionDenied where there is nothing to give";
+    let found =
+        if count == 0 { Err("it has none") } else { Ok(crate::identity::counted(count, "SVID")) };
+    let advice = "answer PermissionDenied if there is nothing to give";
     report.judge("FetchX509SVID: svids is not empty", SVIDS, found, advice);
     first_of(report, "FetchX509SVID", SVIDS, count);
     for (n, svid) in message.svids.iter().take(LOOKED_AT).enumerate() {
@@ -130,7 +131,8 @@ fn svids(report: &mut Report, message: &X509svidResponse, now: SystemTime) {
         let advice = "fill it: clients discard the whole message";
         report.judge(&rule("mandatory fields"), MANDATORY, found, advice);
         let length = svid.hint.len();
-        let found = if length > HINT { Err(length) } else { Ok(format!("{length} bytes")) };
+        let found =
+            if length > HINT { Err(length) } else { Ok(crate::identity::counted(length, "byte")) };
         let rule = rule("hint has at most 1024 bytes");
         report.judge(&rule, "Workload API §8", found, "use a short hint");
         if empty.is_empty() {
@@ -151,11 +153,11 @@ pub(super) fn first_of(report: &mut Report, rpc: &str, clause: &'static str, cou
 fn one(report: &mut Report, n: usize, svid: &X509svid, now: SystemTime) {
     let rule = |what: &str| format!("svid {n}: {what}");
     let authorities = certificates(&svid.bundle, MOST_AUTHORITIES);
-    let found = authorities.as_ref().map(|all| format!("{} authorities", all.len()));
+    let found = authorities.as_ref().map(|all| crate::identity::counted(all.len(), "authority"));
     let advice = "concatenate DER certificates";
     report.judge(&rule("bundle is DER"), "Workload API §5.1", found, advice);
     let chain = certificates(&svid.x509_svid, 100);
-    let found = chain.as_ref().map(|all| format!("{} certificates", all.len()));
+    let found = chain.as_ref().map(|all| crate::identity::counted(all.len(), "certificate"));
     report.judge(&rule("x509_svid is DER"), "Workload API §5.1", found, advice);
     let Ok(chain) = chain else { return };
 
@@ -166,7 +168,7 @@ fn one(report: &mut Report, n: usize, svid: &X509svid, now: SystemTime) {
         (Ok(id), Ok(leaf)) => Err(format!("spiffe_id is {id}, the certificate of {}", leaf.id)),
         (Ok(id), Err(error)) => Err(format!("spiffe_id is {id}, and {error}")),
     };
-    let advice = "say the name that is in the certificate";
+    let advice = "set it to the SPIFFE ID of the certificate";
     report.judge(&rule("spiffe_id names the certificate"), "Workload API §5.1", found, advice);
     let key = PrivateKey::from_pkcs8(svid.x509_svid_key.clone());
     let found = key_matches(&chain[0], &key);
@@ -180,8 +182,12 @@ fn one(report: &mut Report, n: usize, svid: &X509svid, now: SystemTime) {
     let lint = x509_svid(&chain, &Given { bundles: bundles.as_ref(), ..Given::at(now) });
     let kept = lint.count(Verdict::Ok);
     if !lint.failed() {
-        let found = format!("{kept} rules kept, {} warnings", lint.count(Verdict::Warn));
-        report.ok(&rule("it is a right X.509-SVID"), "X509-SVID §2–§5", found);
+        let found = format!(
+            "{} kept, {}",
+            crate::identity::counted(kept, "rule"),
+            crate::identity::counted(lint.count(Verdict::Warn), "warning")
+        );
+        report.ok(&rule("it is a valid X.509-SVID"), "X509-SVID §2–§5", found);
     }
     take_over(report, &rule(""), lint);
 }
@@ -206,9 +212,9 @@ pub(super) fn unique_hints<'a>(
     let mut known = BTreeSet::new();
     let twice: Vec<_> = hints.filter(|hint| !hint.is_empty() && !known.insert(*hint)).collect();
     let found = match twice.first() {
-        None => Ok(format!("{} hints", known.len())),
+        None => Ok(crate::identity::counted(known.len(), "hint")),
         Some(hint) => {
-            Err(format!("{:?} is there twice", hint.chars().take(64).collect::<String>()))
+            Err(format!("{:?} is listed twice", hint.chars().take(64).collect::<String>()))
         }
     };
     let advice = "clients take the first of two with one hint: leave the others out";
@@ -230,7 +236,12 @@ fn bundle_keys(
     });
     let advice = "use spiffe://trust-domain as the key, and DER certificates as the value";
     let rule = format!("{field}: keys are trust domains, values are DER");
-    report.judge(&rule, clause, bad.map_or(Ok(format!("{} bundles", sorted.len())), Err), advice);
+    report.judge(
+        &rule,
+        clause,
+        bad.map_or(Ok(crate::identity::counted(sorted.len(), "bundle")), Err),
+        advice,
+    );
 }
 
 fn crls(report: &mut Report, crls: &[Vec<u8>]) {

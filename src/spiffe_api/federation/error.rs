@@ -1,4 +1,4 @@
-//! Why a bundle could not be had; the last good one stays.
+//! Why a bundle could not be fetched; the previous one is kept.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -36,7 +36,7 @@ pub enum FetchError {
         source: io::Error,
     },
     /// It did not prove who it is.
-    #[error("{url} is not believed: {why}")]
+    #[error("{url} is not trusted: {why}")]
     NotProven {
         /// Its address.
         url: EndpointUrl,
@@ -84,13 +84,13 @@ pub enum FetchError {
     /// It took too long.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// It is no bundle.
-    #[error("what arrived is no bundle: {0}")]
+    /// It is not a bundle.
+    #[error("the answer is not a bundle: {0}")]
     NotBundle(String),
     /// It is older than what is held.
     #[error(
-        "spiffe_sequence went back from {held} to {arrived}: ignored; if the trust domain really \
-         began anew, take it out of the mesh file and put it in again"
+        "spiffe_sequence went back from {held} to {arrived}: ignored; if the trust domain was \
+         really set up again, remove it from the mesh file and add it again"
     )]
     Backwards {
         /// What is held.

@@ -6,7 +6,7 @@
 //! known from where:
 //! - our own from the source of SVIDs only;
 //! - one that the mesh file names from where the file says only, also while that has not
-//!   answered yet: then nobody of it is trusted;
+//!   answered yet: then none of its identities is trusted;
 //! - others from the source, if it gives more than our own.
 
 mod document;
@@ -197,7 +197,8 @@ impl Federation {
         Known { relation, bundle, anew, generation, fetched, next, error, fetch_now, tasks }
     }
 
-    /// Asks for the bundle of a trust domain at once; `false` if the mesh file names no such.
+    /// Asks for the bundle of a trust domain at once; `false` if the mesh file has no such trust
+    /// domain.
     #[must_use]
     pub fn refresh_now(&self, trust_domain: &TrustDomain) -> bool {
         let known = self.shared.lock();
@@ -310,8 +311,8 @@ impl Shared {
             }
             Err(error) => {
                 let last_good = match &held.bundle {
-                    Some(_) => "the last good bundle stays",
-                    None => "nobody of it is trusted",
+                    Some(_) => "keeping the previous bundle",
+                    None => "none of its identities is trusted",
                 };
                 tracing::warn!(target: "federation", %trust_domain, %error, last_good, "no newer bundle");
                 held.error = Some(error.to_string());
@@ -365,6 +366,6 @@ fn tell(bundle: &TrustBundle) {
     let authorities = bundle.authorities.len();
     tracing::info!(target: "federation", %trust_domain, sequence, authorities, "new bundle");
     if authorities == 0 {
-        tracing::warn!(target: "federation", %trust_domain, "its bundle has no X.509 authority: nobody of it is trusted");
+        tracing::warn!(target: "federation", %trust_domain, "its bundle has no X.509 authority: none of its identities is trusted");
     }
 }

@@ -148,7 +148,7 @@ impl FirstBundleFile {
             let read = file(&self.trust_domain, path);
             if let (Err(error), Some(_)) = (&read, &self.seen) {
                 let trust_domain = &self.trust_domain;
-                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle is not read anew; the last good one stays");
+                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle cannot be reloaded; keeping the previous one");
             }
             let now = read.ok();
             let still = self.seen == now;

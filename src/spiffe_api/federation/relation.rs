@@ -67,7 +67,7 @@ pub struct EndpointUrl(Arc<Uri>);
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidUrl {
     /// Not a URL at all.
-    #[error("is no URL: {0}")]
+    #[error("is not a URL: {0}")]
     Syntax(String),
     /// Another scheme, or none.
     #[error("must begin with https:// (SPIFFE Federation §5.1.1)")]

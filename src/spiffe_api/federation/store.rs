@@ -58,7 +58,7 @@ impl Store {
             meta => meta.map_err(|e| bad(e.to_string()))?,
         };
         if meta.permissions().mode() & 0o022 != 0 {
-            return Err(bad("others than its owner can write it; not used".into()));
+            return Err(bad("users other than its owner can write it; not used".into()));
         }
         let text = read_bounded(&path)?;
         let stored: Stored = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;

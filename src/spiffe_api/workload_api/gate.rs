@@ -136,7 +136,7 @@ fn check_header(headers: &HeaderMap) -> Result<(), Status> {
     match (values.next(), values.next()) {
         (Some(value), None) if value == "true" => Ok(()),
         _ => Err(Status::invalid_argument(
-            "metadata workload.spiffe.io: true must be there, once (Workload Endpoint §3)",
+            "metadata workload.spiffe.io: true must be sent, once (Workload Endpoint §3)",
         )),
     }
 }

@@ -113,7 +113,7 @@ impl WorkloadApi {
             }
             let Some(seat) = self.places.take(group) else {
                 let (uid, pid) = (caller.uid(), caller.pid());
-                tracing::debug!(target: "workload_api", uid, pid, "no place for a connection");
+                tracing::debug!(target: "workload_api", uid, pid, "too many connections");
                 continue;
             };
             match self.shared.limits.connect(group, caller.pid()) {

@@ -96,7 +96,7 @@ impl SpiffeWorkloadApi for Service {
         if let Some(wanted) = &wanted {
             entitled.retain(|given| given.id == *wanted);
             if entitled.is_empty() {
-                let why = format!("{wanted} is no identity of this process");
+                let why = format!("this process has no identity {wanted}");
                 return Err(Status::permission_denied(why));
             }
         }
@@ -152,9 +152,7 @@ fn bad(why: String) -> Status {
 
 fn check_audiences(audiences: &[String]) -> Result<(), Status> {
     if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-        return Err(bad(
-            "audience is missing: say for whom the token is (Workload API §6.2)".into()
-        ));
+        return Err(bad("audience is missing (Workload API §6.2)".into()));
     }
     if audiences.len() > AUDIENCES || audiences.iter().any(|a| a.len() > AUDIENCE) {
         return Err(bad(format!("at most {AUDIENCES} audiences of {AUDIENCE} bytes")));

@@ -1,8 +1,8 @@
-//! The short way between an application and us on the same host: eBPF puts what one writes
+//! The sockmap redirect between an application and us on the same host: eBPF puts what one writes
 //! into the other's receive queue, past TCP, netfilter and the loopback device.
 //!
-//! [`Sockmap::load`] starts it for this process; a pod's namespace is [watched](Sockmap::watch),
-//! so that its applications' sockets are known; a connection takes the short way once its two
+//! [`Sockmap::load`] starts it for this process; a pod's namespace is [watched](Sockmap::watch), so
+//! that its applications' sockets are known; a connection takes the sockmap redirect once its two
 //! sockets are [paired](Watched::pair). What runs in the kernel is in [`programs`].
 
 mod btf;
@@ -21,29 +21,29 @@ use programs::{Kernel, Maps, REFUSES, Writer};
 
 use super::netns::Netns;
 
-/// How many connections can take the short way.
+/// How many connections can take the sockmap redirect.
 const MOST: u32 = 32_768;
-/// Larger messages go the long way, and so do all while more than this waits at the other end:
-/// what waits there takes from the window that TCP offers, and when it has been read nobody
-/// tells the sender that there is room again.
+/// Larger messages go TCP, and so do all while more than this waits at the other end: what waits
+/// there takes from the window that TCP offers, and when it has been read nobody tells the sender
+/// that there is room again.
 const MOST_BYTES: i32 = 16 * 1024;
 /// While so much waits at an application, we do too.
 const ROOM: i32 = 64 * 1024;
 
-/// The programs and maps. Dropping it ends the short way for all.
+/// The programs and maps. Dropping it ends the sockmap redirect for all.
 pub struct Sockmap {
     maps: Maps,
     _attached: OwnedFd,
     _refuser: [TcpStream; 2],
 }
 
-/// A namespace whose applications take the short way. Dropping it ends that.
+/// A namespace whose applications take the sockmap redirect. Dropping it ends that.
 pub struct Watched {
     sockmap: Arc<Sockmap>,
     cookie: u64,
 }
 
-/// Two sockets that take the short way. Dropping it ends that.
+/// Two sockets that take the sockmap redirect. Dropping it ends that.
 pub struct Pair {
     sockmap: Arc<Sockmap>,
     ours: Ends,
@@ -165,7 +165,7 @@ fn partner(ends: &Ends, at: [u8; 8], writer: Writer) -> [u8; 64] {
 }
 
 /// A write to a paired socket was refused, not failed: the application has yet to read what went
-/// the short way. A connection that is over has no peer any more.
+/// the sockmap redirect. A connection that is over has no peer any more.
 #[must_use]
 pub fn must_wait(socket: &tokio::net::TcpStream, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe && socket.peer_addr().is_ok()
@@ -179,7 +179,7 @@ fn refuser() -> io::Result<[TcpStream; 2]> {
 }
 
 impl Pair {
-    /// Both sides go the long way from now on.
+    /// Both sides go TCP from now on.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -205,8 +205,8 @@ impl Drop for Pair {
     }
 }
 
-/// The first Linux that counts what waits in a socket's queue for the short way as memory of that
-/// socket: without it there is no bound.
+/// The first Linux that counts what waits in a socket's queue for the sockmap redirect as memory of
+/// that socket: without it there is no bound.
 const OLDEST: (u32, u32) = (6, 14);
 
 fn check_release(release: &str) -> io::Result<()> {

@@ -3,14 +3,14 @@
 //! `remember` enters the sockets of applications into a map as they are established; `pass`
 //! looks at each message of a socket in the map and, if the other end is there too, puts it
 //! into that socket's queue directly. The order of bytes holds because it does so only when
-//! the other end has read all that ever went the long way (what it has copied is what we have
-//! written, in TCP's own sequence numbers); the queue of what went the short way is always
+//! the other end has read all that ever went TCP (what it has copied is what we have
+//! written, in TCP's own sequence numbers); the queue of what went the sockmap redirect is always
 //! read first. The long way is taken when that queue is long: TCP then makes the writer wait.
 //!
 //! Towards an application there is never more than one queue: one that is woken by edges takes a
-//! read that does not fill its buffer for the last (tokio, nginx), and would not look again. So
-//! we go the long way only when all that went the short way has been read, and until then are
-//! told to wait ([`super::must_wait`]). Our own reads know of the two queues.
+//! read that does not fill its buffer for the last (tokio, nginx), and would not look again. So we
+//! go TCP only when all that went the sockmap redirect has been read, and until then are told to
+//! wait ([`super::must_wait`]). Our own reads know of the two queues.
 
 use std::{
     io,
@@ -96,7 +96,7 @@ pub(super) const REFUSES: [u8; 48] = [0; 48];
 pub(super) enum Writer {
     App = 0,
     Ours = 1,
-    /// Ours, for whom it is the long way from now on.
+    /// Ours, for whom it is TCP from now on.
     OursLast = 2,
 }
 
@@ -225,9 +225,8 @@ pub(super) fn remember(maps: &Maps, hbone: u16) -> Vec<[u8; 8]> {
     asm.finish()
 }
 
-/// Hands a message of at most `most` bytes over while no more than that wait at the other end,
-/// else lets it go the long way. One of ours goes with those that wait there up to `room` bytes,
-/// then is refused.
+/// Hands a message of at most `most` bytes over while no more than that wait at the other end, else
+/// lets it go TCP. One of ours goes with those that wait there up to `room` bytes, then is refused.
 pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32, room: i32) -> Vec<[u8; 8]> {
     let mut asm = Asm::default();
     let (out, redirect, wait) = (asm.label(), asm.label(), asm.label());
@@ -291,7 +290,7 @@ pub(super) fn pass(maps: &Maps, kernel: &Kernel, most: i32, room: i32) -> Vec<[u
     asm.set(R4, 0);
     asm.call(MSG_REDIRECT_HASH);
     asm.place(out);
-    // SK_PASS: to the other end's queue if the call above said so, else the long way.
+    // SK_PASS: to the other end's queue if the call above said so, else TCP.
     asm.set(R0, 1);
     asm.exit();
     asm.finish()

@@ -53,8 +53,8 @@ enum Kind {
 impl Kind {
     /// That of the certificate's public key.
     fn of(leaf: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) =
-            X509Certificate::from_der(leaf).map_err(|e| format!("is no X.509 certificate: {e}"))?;
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|e| format!("is not an X.509 certificate: {e}"))?;
         let algorithm = &parsed.public_key().algorithm;
         let curve = algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
         let curve = curve.map(|oid| oid.to_id_string());

@@ -34,7 +34,7 @@ impl FromStr for AeadSetting {
             "auto" => Ok(Self::Auto),
             "aws-lc" => Ok(Self::AwsLc),
             "ring" => Ok(Self::Ring),
-            other => Err(format!("{other:?} is none of auto, aws-lc, ring")),
+            other => Err(format!("{other:?}: must be auto, aws-lc or ring")),
         }
     }
 }

@@ -19,7 +19,7 @@ pub enum StaleCrls {
     /// Whoever its issuer certified is refused: somebody may be revoked without it saying so.
     #[default]
     Refuse,
-    /// It is used all the same, with a warning.
+    /// It is still used, with a warning.
     Warn,
 }
 

@@ -153,12 +153,12 @@ fn who_is_nobody_is_warned_of_and_strict_fails() {
     assert_eq!(code, 0, "who is elsewhere is not known here: {stdout}{stderr}");
     let netns = MESH.replace("addresses", "netns: there-is-none, addresses");
     let (code, stdout, _) = check(&netns, &[]);
-    assert!(code == 0 && stdout.contains("/run/netns/there-is-none is not there"), "{stdout}");
+    assert!(code == 0 && stdout.contains("/run/netns/there-is-none does not exist"), "{stdout}");
 }
 
 #[test]
 fn standard_input_is_checked_under_the_name_of_a_dash() {
-    for (text, code, says) in [(MESH, 0, "-: right. 1 workloads"), ("services: 5", 3, "-:1:")] {
+    for (text, code, says) in [(MESH, 0, "-: OK: 1 workload"), ("services: 5", 3, "-:1:")] {
         let mut adit = Command::new(env!("CARGO_BIN_EXE_adit"))
             .args(["check", "-"])
             .stdin(Stdio::piped())
@@ -265,7 +265,7 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
     let (faults, warnings) = with(&both, &current, "");
     assert!(faults.is_empty() && warnings.is_empty(), "{faults:?} {warnings:?}");
     let (faults, warnings) = with(&own, &current, "");
-    let by_nobody = "the CRL of CN=other is by none of the roots";
+    let by_nobody = "the CRL of CN=other is not by a known root";
     assert!(faults.is_empty() && says(&warnings, by_nobody), "{faults:?} {warnings:?}");
     let (faults, _) = with(&both, &forged, "");
     assert!(says(&faults, "is not signed by the authority of that name"), "{faults:?}");
@@ -277,9 +277,12 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
     // Roots: leaves of somebody else's authority, beside one, and one that is its own.
     let leaf = std::fs::read_to_string(world.file("server.crt")).unwrap();
     let (faults, _) = with(&leaf, &current, "");
-    assert!(says(&faults, "holds no certificate of an authority"), "{faults:?}");
+    assert!(says(&faults, "contains no CA certificate"), "{faults:?}");
     let (faults, warnings) = with(&(both.clone() + &leaf), &current, "");
-    assert!(faults.is_empty() && says(&warnings, "is a leaf and no authority"), "{warnings:?}");
+    assert!(
+        faults.is_empty() && says(&warnings, "is a leaf certificate, not a CA"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -326,7 +329,7 @@ fn places_that_collide_are_refused_however_they_are_written() {
         let two = two.replacen("127.0.0.1:8444", b, 1);
         let text = format!("services:\n{}{two}", one.replacen("127.0.0.1:8443", a, 1));
         let path = world.write("f.yaml", &text);
-        refused(&["check", path.to_str().unwrap()], &format!("one listens at {a} already"));
+        refused(&["check", path.to_str().unwrap()], &format!("one already listens at {a}"));
     }
     let path = world.write("f.yaml", &format!("services:\n{one}status: {{ listen: ':8443' }}\n"));
     refused(&["check", path.to_str().unwrap()], "3:");
@@ -405,5 +408,5 @@ fn each_kind_of_file_is_known_and_the_wrong_command_names_the_right_one() {
     let netns = MESH.replace("addresses", "netns: there-is-none, addresses");
     world.write("mesh.yaml", &netns);
     let (_, stdout, _) = run(&["check", mesh]);
-    assert!(stdout.contains("mesh.yaml:5:") && stdout.contains("is not there"), "{stdout}");
+    assert!(stdout.contains("mesh.yaml:5:") && stdout.contains("does not exist"), "{stdout}");
 }

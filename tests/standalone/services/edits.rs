@@ -223,12 +223,15 @@ fn a_bad_file_changes_nothing() {
         (good.replace("allow", "alow"), "did you mean allow?"),
         (good.replace("127.0.0.1:", "127.0.0.1:x"), "port"),
         (format!("{good}- ["), "not YAML"),
-        (good.clone() + &world.server("t", taken, db.addr, ALL), "somebody listens there"),
+        (
+            good.clone() + &world.server("t", taken, db.addr, ALL),
+            "another process is listening there",
+        ),
         (good.replace("server.crt", "no.crt"), "no.crt"),
         (good.replace(&db.addr.to_string(), "192.0.2.1:1"), "plaintext would leave this host"),
     ] {
         let line = adit.edit(&bad);
-        assert!(line.contains("refused") && line.contains(says), "{says}: {line}");
+        assert!(line.contains("rejected") && line.contains(says), "{says}: {line}");
         open.echo("carried on").unwrap();
         assert_eq!(world.call("a", port).unwrap().name, "db");
     }
@@ -254,7 +257,7 @@ fn sighup_reads_the_file_and_the_certificates() {
     let both = first + &world.server("t", next, db.addr, ALL);
     world.write("services.yaml", &format!("services:\n{both}"));
     adit.signal(Signal::SIGHUP);
-    adit.wait("configuration read");
+    adit.wait("configuration reloaded");
     adit.wait("reloaded");
     assert_eq!(world.call("a", next).unwrap().name, "db");
     open.echo("kept").unwrap();
@@ -262,7 +265,7 @@ fn sighup_reads_the_file_and_the_certificates() {
     let other = std::fs::read(world.file("a.key")).unwrap();
     std::fs::write(world.file("server.key"), other).unwrap();
     adit.signal(Signal::SIGHUP);
-    adit.wait("what was read before stays");
+    adit.wait("keeping the previous ones");
     assert_eq!(world.call("a", port).unwrap().name, "db");
 }
 

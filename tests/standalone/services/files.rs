@@ -11,7 +11,7 @@ fn check_knows_both_kinds_and_names_every_fault() {
     let file = world.write("f.yaml", &format!("services:\n{good}"));
     let path = file.to_str().unwrap();
     let (code, stdout, _) = run(&["check", path]);
-    assert!(code == 0 && stdout.contains("1 services (1 servers, 0 clients)"), "{stdout}");
+    assert!(code == 0 && stdout.contains("1 service (1 server, 0 clients)"), "{stdout}");
     world.write("f.yaml", &format!("services:\n{}drian: 5s\n", good.replace("all", "al")));
     let (code, _, stderr) = run(&["check", path]);
     assert_eq!(code, 3);
@@ -71,7 +71,7 @@ fn what_would_protect_less_is_said_and_fails() {
     let file = world.write("stunnel.conf", conf);
     let (code, yaml, stderr) = run(&["import", "stunnel", file.to_str().unwrap()]);
     assert_eq!(code, 1);
-    for line in ["6: NOT CARRIED: CApath", "7: NOT CARRIED: libwrap"] {
+    for line in ["6: NOT TRANSLATED: CApath", "7: NOT TRANSLATED: libwrap"] {
         assert!(stderr.contains(line), "{stderr}");
     }
     assert!(yaml.contains("# line 6: CApath"), "{yaml}");
@@ -118,7 +118,7 @@ fn files_are_read_whole_and_what_is_in_the_certificates_they_name_is_said() {
     let path = world.file("stunnel.conf");
     let (code, yaml, stderr) = run(&["import", "stunnel", path.to_str().unwrap()]);
     assert!(code == 1 && yaml.contains("target: \"mail.example:2\""), "{yaml}");
-    let said = "7: NOT CARRIED: CAfile";
+    let said = "7: NOT TRANSLATED: CAfile";
     assert!(stderr.contains(said) && stderr.contains("CN=mail.example is self-signed"), "{stderr}");
     std::fs::write(&path, "; padding of a comment\n".repeat(60_000)).unwrap();
     let (code, yaml, stderr) = run(&["import", "stunnel", path.to_str().unwrap()]);

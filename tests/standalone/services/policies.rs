@@ -28,7 +28,7 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     let allow = format!("allow: {{ policies: {}, commonNames: [job] }}", file.display());
     let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &allow));
     assert_eq!(world.call("web", port).unwrap().name, "db");
-    let line = adit.wait("connection complete");
+    let line = adit.wait("direction");
     assert!(line.contains("prod/web rule 0"), "{line}");
     let mut job = world.call("job", port).unwrap();
     assert_eq!(job.name, "db", "named beside the policies");
@@ -36,9 +36,9 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
 
     let deny = policy("no-jobs", "DENY", "principals: ['td/ns/shop/sa/job']");
     world.write("policies.yaml", &format!("{allow_web}{deny}"));
-    let line = adit.wait("no longer admitted by the policies");
+    let line = adit.wait("no longer allowed by the policies");
     assert!(line.contains("connections=1"), "{line}");
-    adit.wait("policies have changed and were read");
+    adit.wait("changed policies reloaded");
     wait_until("what is open is closed", LIMIT, || job.echo("x").is_err());
     web.echo("others carry on").unwrap();
     assert!(world.call("job", port).is_err(), "denied, although it is named");
@@ -47,11 +47,11 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     assert_eq!(world.call("web", port).unwrap().name, "db");
 
     world.write("policies.yaml", &allow_web.replace("principals", "requestPrincipals"));
-    let line = adit.wait("are not taken");
+    let line = adit.wait("rejected; keeping");
     assert!(line.contains("about HTTP"), "{line}");
     assert!(world.call("job", port).is_err(), "what was read before stays");
     adit.signal(nix::sys::signal::Signal::SIGHUP);
-    let line = adit.wait("configuration refused");
+    let line = adit.wait("configuration rejected");
     assert!(line.contains("about HTTP"), "{line}");
 }
 
@@ -132,7 +132,7 @@ fn flags_name_the_file_and_its_faults_stop_the_start() {
     assert!(code == 1 && stderr.contains("about HTTP"), "{code} {stderr}");
     world.write("p.yaml", &policy("p", "DENY", "namespaces: [shop]"));
     let (code, _, stderr) = run(&args);
-    assert!(code == 1 && stderr.contains("--allow-all admits whom"), "{code} {stderr}");
+    assert!(code == 1 && stderr.contains("--allow-all admits those"), "{code} {stderr}");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn in_a_tunnel_ports_are_those_of_the_application() {
     let mut call = call_plain(plain).unwrap();
     assert_eq!(call.name, "db");
     server(hbone);
-    adit.wait("policies have changed and were read");
+    adit.wait("changed policies reloaded");
     wait_until("the port of the tunnel is not meant", LIMIT, || call.echo("x").is_err());
     assert!(call_plain(plain).is_err());
 }

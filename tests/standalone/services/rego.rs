@@ -46,7 +46,7 @@ fn a_policy_that_changes_while_services_are_exchanged_is_not_lost() {
     });
     world.write("p.rego", &allows("web"));
     written.take().unwrap().write_all(&certificate).unwrap();
-    adit.wait("configuration read");
+    adit.wait("configuration reloaded");
     wait_until("the new policy is in force", LIMIT, || world.call("job", port).is_err());
     assert_eq!(world.call("web", port).unwrap().name, "db");
 }

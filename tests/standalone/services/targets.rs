@@ -1,4 +1,4 @@
-//! Several targets: one that fails, one that is unwell, one that is somebody else.
+//! Several targets: one that fails, one that is unhealthy, one that is somebody else.
 
 use std::sync::{
     Arc,
@@ -29,9 +29,9 @@ fn the_next_target_is_taken_when_one_fails_and_the_first_when_it_is_back() {
     let addr = first.addr;
     drop(first);
     assert_eq!(world.call("a", port).unwrap().name, "second", "without a word of the caller");
-    adit.wait("target is unwell");
+    adit.wait("target is unhealthy");
     let first = Backend::at("first", addr);
-    adit.wait("target is well again");
+    adit.wait("target is healthy");
     assert_eq!(world.call("a", port).unwrap().name, "first");
     drop(first);
 }
@@ -62,11 +62,11 @@ fn one_that_answers_no_200_is_left_out_and_all_are_tried_when_all_are() {
     );
     let mut adit = Proxy::start(&world, &world.server("s", port, db.addr, &more));
     well.store(false, SeqCst);
-    let line = adit.wait("target is unwell");
+    let line = adit.wait("target is unhealthy");
     assert!(line.contains("GET /healthz answered 503"), "{line}");
     assert_eq!(world.call("a", port).unwrap().name, "db", "there is no other");
     well.store(true, SeqCst);
-    adit.wait("target is well again");
+    adit.wait("target is healthy");
     assert_eq!(db.calls.load(SeqCst), 1, "it is not asked itself");
 }
 
@@ -89,7 +89,7 @@ fn a_client_goes_on_to_the_target_that_is_whom_it_wants() {
     call.echo("x").unwrap();
     assert_eq!(call.name, "good");
     let line = adit.wait("target failed");
-    assert!(line.contains("is named by no rule"), "{line}");
+    assert!(line.contains("matches no rule"), "{line}");
     assert_eq!(call_plain(plain).unwrap().name, "good", "the other is left out");
 }
 
@@ -121,7 +121,7 @@ fn flags_take_several_targets_too() {
     let mut adit = Proxy::with(&args, &crt);
     adit.wait("listening");
     assert_eq!(world.call("a", port).unwrap().name, "db");
-    adit.says("target is unwell");
+    adit.says("target is unhealthy");
     assert_eq!(adit.stop(), 0);
 }
 

@@ -41,16 +41,16 @@ fn draining_shows_who_holds_connections_and_serves_them_to_their_end() {
     assert_eq!(holder["peer"], open.sock.local_addr().unwrap().to_string());
     assert_eq!(holder["identity"], "spiffe://test/app");
     assert!(holder["age_seconds"].is_f64());
-    let told = manager.hears("STATUS=draining: 1 connections, the oldest of 127.0.0.1:");
+    let told = manager.hears("STATUS=draining: 1 connection, the oldest of 127.0.0.1:");
     assert!(told.contains("(spiffe://test/app)"), "{told}");
     wait_for("refused", LIMIT, || TcpStream::connect(listen).is_err().then_some(()));
     // What is asked of it now must not disturb: no reload, no second drain.
     for signal in [Signal::SIGHUP, Signal::SIGUSR1] {
         adit.signal(signal);
     }
-    adit.logs("draining: nothing is reloaded");
+    adit.logs("draining: reload ignored");
     adit.signal(Signal::SIGTERM);
-    adit.logs("draining already");
+    adit.logs("already draining");
     open.write_all(b"more").unwrap();
     let mut answer = [0; 4];
     open.read_exact(&mut answer).unwrap();

@@ -194,7 +194,7 @@ fn a_client_makes_the_whole_handshake_with_its_target() {
     until_status(wrong, "listening");
     let (code, status) = status_of(wrong).unwrap();
     assert_eq!(code, 503, "{status:#}");
-    assert!(status["backend_error"].as_str().unwrap().contains("CN=localhost is named by no rule"));
+    assert!(status["backend_error"].as_str().unwrap().contains("CN=localhost matches no rule"));
 }
 
 #[test]

@@ -112,5 +112,5 @@ fn graphite_and_a_url_are_told_without_being_asked() {
         let answer = format!("HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
         stream.get_mut().write_all(answer.as_bytes()).unwrap();
     }
-    _adit.logs("metrics are taken again");
+    _adit.logs("metrics push works again");
 }

@@ -89,7 +89,7 @@ fn a_name_that_no_socket_or_more_than_one_has_is_an_error() {
     for (names, sockets, says) in [
         ("other", [socket(), None], "systemd:tls: no socket has this name"),
         ("tls:tls", [socket(), socket()], "systemd:tls: systemd has passed 2 sockets of this name"),
-        ("", [None, None], "systemd:tls: no sockets came from systemd"),
+        ("", [None, None], "systemd:tls: systemd passed no sockets"),
     ] {
         let mut args = server(&pki, free_port(), echo.addr, &[]);
         args[2] = "systemd:tls".into();

@@ -98,7 +98,7 @@ fn an_upgrade_refuses_no_connection_and_cuts_none() {
     until_status(at, "listening");
     // And once more: the successor has a successor.
     let mut newest = start(&args);
-    newest.logs("in the place of the process before this one");
+    newest.logs("took over from the previous process");
     load.goes_on();
     let (done, failed) = load.end();
     println!("{done} connections while two processes took over");
@@ -149,7 +149,7 @@ fn a_socket_of_systemd_goes_from_hand_to_hand() {
     old.logs("listening");
     // The new one was not started by systemd, and has its socket all the same.
     let new = start(&args);
-    new.logs("in the place of the process before this one");
+    new.logs("took over from the previous process");
     assert_eq!(old.ends().code(), Some(0));
     connect(&pki, listen).unwrap();
 }
@@ -164,7 +164,7 @@ fn a_successor_that_fails_changes_nothing() {
     std::fs::write(pki.path("bad.key"), "nonsense").unwrap();
     let bad: Vec<String> = args.iter().map(|a| a.replace("server.key", "bad.key")).collect();
     assert_eq!(start(&bad).ends().code(), Some(1));
-    old.logs("a process wanted to take over, and has not");
+    old.logs("a process asked to take over and did not");
     assert!(old.runs());
     connect(&pki, listen).unwrap();
     let mut good = start(&args);

@@ -77,7 +77,7 @@ fn x509_svid(
         return Err(format!("its certificate is of {}", leaf.id));
     }
     if !key_matches(leaf_der, &key) {
-        return Err("its key is no PKCS#8 key of its certificate".into());
+        return Err("its key is not a PKCS#8 key of its certificate".into());
     }
     Ok(X509Svid::of(leaf, chain, key))
 }
@@ -148,7 +148,7 @@ pub(crate) fn domain_of_key(key: &str) -> Result<TrustDomain, ClientError> {
     if id.path().is_empty() {
         return Ok(id.trust_domain().clone());
     }
-    Err(unusable(format!("{id} is no trust domain")))
+    Err(unusable(format!("{id} is not a trust domain")))
 }
 
 pub(super) fn parse_id(text: &str) -> Result<SpiffeId, ClientError> {

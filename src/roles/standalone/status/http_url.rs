@@ -36,7 +36,8 @@ impl FromStr for HttpUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: http::Uri = text.parse().map_err(|e| format!("{text:?} is no URL: {e}"))?;
+        let uri: http::Uri =
+            text.parse().map_err(|e| format!("{text:?} is not a valid URL: {e}"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,

@@ -59,8 +59,8 @@ where
         ticks.tick().await;
         let done = timeout(WITHIN, once()).await.unwrap_or_else(|_| Err("no answer".into()));
         match &done {
-            Err(error) if !failing => tracing::warn!(to, error, "metrics are not taken"),
-            Ok(()) if failing => tracing::info!(to, "metrics are taken again"),
+            Err(error) if !failing => tracing::warn!(to, error, "metrics push rejected"),
+            Ok(()) if failing => tracing::info!(to, "metrics push works again"),
             _ => {}
         }
         failing = done.is_err();

@@ -140,8 +140,8 @@ pub(super) fn one_line(status: &Status) -> String {
         Direction::Outbound => f.dst.id.as_ref().map(ToString::to_string),
     });
     format!(
-        "draining: {} connections, the oldest of {} ({}) for {}s",
-        live.len(),
+        "draining: {}, the oldest of {} ({}) for {}s",
+        crate::identity::counted(live.len(), "connection"),
         oldest.peer.0,
         id.as_deref().unwrap_or("no SPIFFE ID"),
         oldest.opened.elapsed().as_secs()

@@ -147,7 +147,7 @@ fn shut_down(status: &Status) -> Answer {
     if !status.config.shutdown {
         return http::text(StatusCode::METHOD_NOT_ALLOWED, "--enable-shutdown allows it\n");
     }
-    tracing::info!("shutdown was asked for on the status address");
+    tracing::info!("shutdown was requested on the status address");
     status.shutdown.cancel();
     http::text(StatusCode::OK, "shutting down\n")
 }

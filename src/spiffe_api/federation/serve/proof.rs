@@ -58,7 +58,7 @@ impl Shown {
         Self::Svid { held: Mutex::default() }
     }
 
-    /// TLS with what is to be shown now; `None` is no TLS.
+    /// TLS with what is to be shown now; `None` is not TLS.
     pub(super) async fn acceptor(&self, svids: &Svids) -> Result<Option<TlsAcceptor>, String> {
         match self {
             Self::Nothing => Ok(None),
@@ -104,7 +104,7 @@ impl FromFiles {
                 self.config = config;
             }
             Err(error) => {
-                tracing::warn!(target: "federation", %certificate, %error, "not taken, the last good one stays");
+                tracing::warn!(target: "federation", %certificate, %error, "rejected, keeping the previous one");
             }
         }
     }
