@@ -1,8 +1,8 @@
 //! adit: a transparent mTLS proxy that knows *who* is calling.
 //!
 //! # Layout
-//! Rooms, lowest first; a room imports only from those above it in this list
-//! (`tests/layering.rs` checks it):
+//! Rooms, lowest first; a room imports only from rooms that stand before it here
+//! (`tests/layering` checks it):
 //!
 //! - [`sys`]: the kernel: network namespaces, socket options, signals; the only `unsafe`
 //! - [`lifecycle`]: tasks with owners, which can be drained and cut
@@ -15,13 +15,13 @@
 //! - [`credentials`]: where SVIDs come from, and when they are renewed
 //! - [`authority`]: the embedded CA, and serving it to other nodes
 //! - [`spiffe_api`]: the Workload API's server, federation, and a check of others
-//! - [`policy`]: `authorize(rules, flow)` and the verdict that names the deciding rule
+//! - [`policy`]: who may call whom: `admission::decide` and its trace that names the deciding rule
 //! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`hbone`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
-//! - [`proxy`]: what every proxy does with a connection, whoever runs it
-//! - [`roles`]: the proxy on a node (`src/roles/node/mod.rs` tells the story of a connection) and
-//!   in front of one service
+//! - [`proxy`]: HBONE in and out, and how a connection ends: the same for both roles
+//! - [`roles`]: the two proxies: of a node (`src/roles/node/mod.rs` tells the story of a
+//!   connection) and in front of one service (`src/roles/standalone/mod.rs`)
 //! - [`pods`]: which pods are served, and how their traffic is captured
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
@@ -29,10 +29,16 @@
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
-//! `roles/node/mod.rs` (the story) → `roles/node/pod.rs` → `roles/node/listener.rs` → `roles/node/arrival.rs` →
-//! `roles/node/route.rs` → `roles/node/accept_balancer.rs` → `roles/node/outbound.rs` → `hbone/pool.rs` →
-//! `relay/mod.rs`; on the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
-//! `roles/node/inbound.rs` → `policy/engine.rs`.
+//! A captured connection: `roles/node/mod.rs` (the story) → `start.rs` → `listener.rs` →
+//! `arrival.rs` → `route.rs` → `accept_balancer.rs` → `outbound.rs` there; then
+//! `proxy/egress/hbone.rs` → `hbone/pool.rs` → `hbone/client.rs` → `relay/mod.rs` →
+//! `hbone/stream.rs`. On the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
+//! `roles/node/inbound.rs` → `policy/admission.rs`. Its end: `observe/conn/open.rs`.
+//!
+//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` → `connection.rs` there →
+//! `tls/secured.rs` → `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` →
+//! `reach.rs` → `targets.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
+//! `observe/conn/open.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread

@@ -1,5 +1,6 @@
 //! The composition root: the only room that knows every other.
 
+mod access_files;
 mod begun;
 pub mod bench;
 mod ca_serve;

@@ -5,13 +5,14 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
+use super::access_files::AccessFiles;
 use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
     lifecycle::{Tasks, WatchedFile},
     net::{Listening, Sockets},
-    observe::{Refusal, Telemetry, metrics::KEPT},
-    policy::{AccessControl, BanList, Policies, Rego, Rules},
+    observe::{Telemetry, metrics::KEPT},
+    policy::AccessControl,
     roles::standalone::{Service, ServiceConfig, answer_challenges, first_acme_certificate},
 };
 
@@ -25,12 +26,6 @@ pub(super) struct Running {
     /// Renews its credentials.
     following: Following,
     access: AccessFiles,
-}
-
-/// The files of a service's policies and bans, read again when they change.
-struct AccessFiles {
-    service: Arc<Service>,
-    files: WatchedFile,
 }
 
 /// A credential store kept up to date, until this is dropped.
@@ -337,73 +332,6 @@ impl Running {
             targets = targets.join(", "),
             certificate = self.service.store.current().source,
             "listening"
-        );
-    }
-}
-
-impl AccessFiles {
-    /// Takes files that have changed.
-    fn look(&mut self) {
-        if !self.files.has_settled() {
-            return;
-        }
-        // Written while it was read: a later look takes it.
-        let Some(read) = self.reread() else { return };
-        let name = self.service.config.name.as_str();
-        let what = match self.service.access.bans() {
-            Some(_) => "policies or bans",
-            None => "policies",
-        };
-        match read {
-            Ok(()) => tracing::info!(service = name, "changed {what} reloaded"),
-            Err(error) => tracing::error!(
-                service = name,
-                error,
-                "changed {what} rejected; keeping the previous ones"
-            ),
-        }
-    }
-
-    /// Reads them again; `None` if they were written meanwhile, and nothing was taken.
-    fn reread(&mut self) -> Option<Result<(), String>> {
-        let service = &self.service;
-        let (policies, rego) = (service.access.policies(), service.access.rego());
-        let bans = service.access.bans();
-        let read_policies = |policies: &Policies| load_policies(policies.file());
-        let read_bans = |bans: &BanList| load_bans(bans.file()).map_err(|e| e.to_string());
-        let read = || (policies.map(read_policies), rego.map(Rego::read), bans.map(read_bans));
-        let (new_policies, new_rego, new_bans) = self.files.read(read)?;
-        let bans = bans.zip(new_bans).map_or(Ok(()), |(bans, read)| {
-            judged(&bans.refusal, read.map(|banned| bans.replace(banned)))
-        });
-        let rego = rego.zip(new_rego).map_or(Ok(()), |(rego, read)| {
-            judged(&rego.refusal, read.map(|engine| rego.replace(engine)))
-        });
-        let policies = policies.zip(new_policies).map_or(Ok(()), |(policies, read)| {
-            let read = read.map_err(|e| e.to_string());
-            judged(&policies.refusal, read.map(|rules| take(service, rules)))
-        });
-        Some(policies.and(rego).and(bans))
-    }
-}
-
-/// What was read is in use, or is not.
-fn judged(refusal: &Refusal, read: Result<(), String>) -> Result<(), String> {
-    match &read {
-        Ok(()) => refusal.taken(),
-        Err(error) => refusal.refused(error),
-    }
-    read
-}
-
-fn take(service: &Service, rules: Arc<Rules>) {
-    let closed = service.replace_policies(rules);
-    if closed > 0 {
-        let service = service.config.name.as_str();
-        tracing::info!(
-            service,
-            connections = closed,
-            "connections closed: no longer allowed by the policies"
         );
     }
 }

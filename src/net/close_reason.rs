@@ -89,7 +89,7 @@ close_reasons! {
     IdentityMismatch = "identity_mismatch" / "IDENTITY_ERROR";
     /// We have no SVID for the pod yet.
     NoIdentity = "no_identity" / "IDENTITY_ERROR";
-    /// Too many tunnels towards this pod are open.
+    /// Too many tunnels, handshakes or streams: those of one caller, or all of a pod or service.
     Overloaded = "overloaded" / "CONNECT";
     /// HTTP/2 failed or stalled (preface, settings, response).
     TunnelFailure = "tunnel_failure" / "H2_HANDSHAKE_FAILURE";

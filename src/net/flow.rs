@@ -12,12 +12,12 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct OriginalDst(pub SocketAddr);
 
-/// Seen from the pod whose connection it is.
+/// Seen from the pod or service whose connection it is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Direction {
-    /// Towards the pod's application.
+    /// Towards its application.
     Inbound,
-    /// From the pod's application.
+    /// From its application.
     Outbound,
 }
 

@@ -1,5 +1,6 @@
-//! What every proxy does with a connection, whoever runs it: the node proxy ([`crate::roles::node`]) and
-//! the one in front of a single service ([`crate::roles::standalone`]) add only their own decisions.
+//! HBONE as both roles use it: [`ingress`] takes tunnels, [`egress`] opens streams, and [`outcome`]
+//! closes the record. What differs is a [`ingress::Destination`] or an [`egress::hbone::Source`] of
+//! [`crate::roles`].
 
 pub mod egress;
 pub mod ingress;

@@ -16,7 +16,7 @@ pub(crate) struct Import {
 /// One production file.
 pub(crate) struct File {
     pub(crate) path: String,
-    /// `["tunnel", "http2", "frame"]`; empty for `lib.rs`.
+    /// `["hbone", "http2", "frame"]`; empty for `lib.rs`.
     pub(crate) module: Vec<String>,
     /// Without lines that are comments only.
     pub(crate) text: String,

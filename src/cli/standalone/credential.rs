@@ -82,6 +82,13 @@ impl CredentialArgs {
         self.use_workload_api || self.use_workload_api_addr.is_some()
     }
 
+    /// Whether a keychain is asked for.
+    fn keychain(&self) -> bool {
+        self.keychain_identity.is_some()
+            || self.keychain_issuer.is_some()
+            || self.keychain_require_token
+    }
+
     /// The one source that is named. `needed` unless nothing need be shown.
     pub(super) fn credentials(
         &self,
@@ -89,10 +96,7 @@ impl CredentialArgs {
         acme: Option<AcmeConfig>,
         needed: bool,
     ) -> Result<CredentialsConfig, String> {
-        if self.keychain_identity.is_some()
-            || self.keychain_issuer.is_some()
-            || self.keychain_require_token
-        {
+        if self.keychain() {
             return Err("--keychain-…: keychains are for macOS and Windows".into());
         }
         match (&self.pkcs11_module, &self.cert, &self.key) {

@@ -1,6 +1,6 @@
 //! A connection as operators see it: who, where to, how it ended.
 //!
-//! [`Flow`] is what decisions are made on; [`OpenConn`] is the record that is written when
+//! [`crate::net::Flow`] is what decisions are made on; [`OpenConn`] is the record that is written when
 //! the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
 
 mod events;

@@ -1,3 +1,3 @@
-//! How connections go out.
+//! Streams that go out, over tunnels to those who must answer.
 
 pub mod hbone;

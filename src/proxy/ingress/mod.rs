@@ -1,4 +1,4 @@
-//! How connections come in.
+//! Tunnels that arrive: proven, authorised, and only then dialled.
 
 mod destination;
 pub mod hbone;

@@ -2,20 +2,19 @@
 //! rest, from the handshake to the answer, is [`crate::proxy::ingress::hbone`].
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     sync::Arc,
 };
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Node, OWN_PORTS, Pod,
-    outbound::ended,
-    recheck::decided,
-    telemetry::{baggage, peer_info},
+    record::{baggage, ended, peer_info},
 };
 use crate::{
     hbone::{
@@ -23,11 +22,11 @@ use crate::{
         stream::TunnelStream,
     },
     identity::LocalIdentity,
-    lifecycle::{Place, Tasks, source},
-    mesh::{View, Workload},
+    lifecycle::{Place, source},
+    mesh::{MtlsMode, View, Workload},
     net::{CloseReason, Direction, Flow, PeerAddr},
     observe::conn::OpenConn,
-    policy::admission::Asked,
+    policy::admission::{Asked, Decision, Protection, Request, decide},
     proxy::{
         ingress::{self, Destination, Ends, Refusal},
         outcome::{Outcome, connect_failed, finish},
@@ -44,20 +43,6 @@ pub(super) struct PodDestination {
 }
 
 type Tunnel = ingress::Tunnel<PodDestination>;
-
-/// Serves one tunnel accepted on 15008.
-pub(super) async fn serve(
-    to: Arc<PodDestination>,
-    (tcp, peer): (TcpStream, SocketAddr),
-    streams: Tasks,
-    draining: CancellationToken,
-) {
-    let _counted = to.node.telemetry.metrics.listeners.socket(Direction::Inbound);
-    let Ok(local) = tcp.local_addr() else { return };
-    let peer = PeerAddr(sockets::canonical(peer));
-    let ends = Ends { peer, local: sockets::canonical(local) };
-    ingress::hbone::serve(to, (tcp, ends), streams, draining).await;
-}
 
 /// An application of the pod.
 pub(super) struct Target {
@@ -202,6 +187,35 @@ impl Destination for PodDestination {
     }
 }
 
+impl Pod {
+    /// Dials the pod's application as if the caller did: from the caller's address, which
+    /// the capture rules lead back to us. Without the right to do so, from our own.
+    pub(super) async fn dial_app(
+        &self,
+        node: &Node,
+        peer: PeerAddr,
+        dst: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let socket = sockets::local_socket(&self.netns, dst)?;
+        if node.is_more_than_its_part(socket.as_fd(), self.callers.streams()) {
+            return Err(nix::errno::Errno::EMFILE.into());
+        }
+        let same_family = peer.0.is_ipv4() == dst.is_ipv4();
+        let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
+        if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
+            tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
+            let plain = sockets::local_socket(&self.netns, dst)?;
+            return sockets::connect(plain, dst, node.tunnel.connect).await;
+        }
+        sockets::connect(socket, dst, node.tunnel.connect).await
+    }
+
+    /// The application that was dialled.
+    pub(super) fn dialled_app(&self, socket: TcpStream) -> App {
+        self.app(socket, TcpStream::local_addr)
+    }
+}
+
 fn overloaded(why: &str) -> Outcome {
     (CloseReason::Overloaded, Some(why.to_owned()))
 }
@@ -221,6 +235,13 @@ pub(super) fn authorize(
     let decision = decided(&mesh, uid, &flow, Asked::AtOpening);
     conn.metadata(|f| decision.record(f, Asked::AtOpening));
     decision.allowed()
+}
+
+/// What the mesh says of a connection with the workload `uid`.
+pub(super) fn decided(mesh: &View, uid: &str, flow: &Flow, asked: Asked) -> Decision {
+    let rules = mesh.rules(uid);
+    let strict = mesh.mtls() == MtlsMode::Strict;
+    decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
 }
 
 /// The application that is meant: on this very pod, and never a port of ours.

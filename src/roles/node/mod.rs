@@ -1,27 +1,29 @@
-//! The node proxy. This is the story of a connection; read it first.
+//! The node proxy, told as the story of one connection. Read this first.
 //!
-//! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's
-//!    network namespace ([`crate::pods::capture`]) redirect the SYN to port 15001 there, where a
-//!    [`listener`] of ours accepts it.
-//! 2. **Routed.** [`arrival`] asks the kernel where the application meant to go;
-//!    [`route::decide`] looks at one immutable view of the mesh and says: HBONE to this
-//!    pod, plain TCP, or refused. It is pure: no clock, no socket, no lock.
-//! 3. **Placed.** The connection takes a ticket behind those that go to the same application
-//!    ([`crate::hbone::order`]), and a worker ([`accept_balancer`]), which keeps it to the end and enters it
-//!    into the live table ([`crate::observe::conn::OpenConn`]).
-//! 4. **Carried.** In [`outbound`] the pod's [`crate::hbone::Pool`] opens a CONNECT stream on a tunnel to
-//!    the peer, made with the pod's own SVID and only to the identity expected there.
+//! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's network
+//!    namespace ([`crate::pods::capture`]) redirect the SYN to port 15001 there, where a
+//!    [`listener`] of ours accepts it; `start` opened it, and says who serves what it accepts.
+//! 2. **Routed.** [`arrival`] asks the kernel where the application meant to go; [`route::decide`]
+//!    looks at one immutable view of the mesh and says: HBONE to the destination's pod, plain TCP,
+//!    or refused. It is pure: no clock, no socket, no lock.
+//! 3. **Placed.** The connection takes a ticket, which keeps connections to one application in
+//!    order ([`crate::hbone::order`]). The [`accept_balancer`] gives it to a worker, which keeps it
+//!    to the end; [`outbound`] enters it into the live table ([`crate::observe::conn::OpenConn`]).
+//! 4. **Carried.** [`crate::proxy::egress::hbone`] has the pod's [`crate::hbone::Pool`] open a
+//!    CONNECT stream on a tunnel to the peer, made with the pod's own SVID and only to the identity
+//!    expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
-//!    namespace; [`crate::proxy::ingress::hbone`] demands the caller's SVID, [`inbound`] checks
-//!    that the authority is this very pod, asks [`crate::policy::admission::decide`],
-//!    and only then dials the application, from the caller's address.
+//!    namespace. [`crate::proxy::ingress::hbone`] demands the caller's SVID; [`inbound`] checks that
+//!    the authority is this pod, or a service that it backs, asks
+//!    [`crate::policy::admission::decide`], and only then dials the application, from the caller's
+//!    address.
 //! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.
-//! 7. **Closed.** Dropping the record writes one access-log line and counts it, under one
-//!    [`crate::net::CloseReason`].
+//! 7. **Closed.** Dropping the record counts the connection and writes its access-log line (at most
+//!    so many for one failing peer), under one [`crate::net::CloseReason`].
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
-//! change, [`revalidate()`] closes the tunnels of those who are no longer trusted.
+//! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
 mod accept_balancer;
 mod arrival;
@@ -31,10 +33,10 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod recheck;
+mod record;
 mod revalidate;
 pub mod route;
 mod start;
-mod telemetry;
 #[cfg(test)]
 mod tests;
 

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use super::{
     Node, Pod,
     arrival::{Onward, Outward},
+    record::{baggage, ended, peer_info},
     route::Route,
-    telemetry::{baggage, peer_info},
 };
 use crate::{
     hbone::{
@@ -122,11 +122,6 @@ impl egress::hbone::Source for Source<'_> {
     }
 }
 
-/// The outcome of a relay.
-pub(super) fn ended(end: relay::End) -> Outcome {
-    end.outcome("application", "peer")
-}
-
 fn describe(conn: &OpenConn, route: &Route) {
     conn.metadata(|f| {
         let (to, service) = match route {
@@ -150,6 +145,13 @@ fn describe(conn: &OpenConn, route: &Route) {
         f.service = service.as_ref().map(|s| s.hostname.clone());
         f.service_namespace = service.as_ref().map(|s| s.namespace.clone());
     });
+}
+
+impl Pod {
+    /// The application whose connection was captured.
+    pub(super) fn captured_app(&self, socket: TcpStream) -> App {
+        self.app(socket, sockets::original_dst)
+    }
 }
 
 #[cfg(test)]

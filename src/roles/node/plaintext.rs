@@ -9,8 +9,7 @@ use super::{
     Node, OWN_PORTS, Pod,
     arrival::{Inward, Lost},
     inbound::authorize,
-    outbound::ended,
-    telemetry::peer_info,
+    record::{ended, peer_info},
 };
 use crate::{
     net::{CloseReason, Direction, Flow, PeerAddr},

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -15,9 +14,9 @@ use super::Node;
 use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
-    net::{CloseReason, PeerAddr},
+    net::CloseReason,
     relay::{App, SockmapRedirect},
-    sys::{netns::Netns, sockets, sockmap::Watched},
+    sys::{netns::Netns, sockmap::Watched},
     tls::Acceptor,
 };
 
@@ -40,41 +39,13 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Dials the pod's application as if the caller did: from the caller's address, which
-    /// the capture rules lead back to us. Without the right to do so, from our own.
-    pub(super) async fn dial_app(
-        &self,
-        node: &Node,
-        peer: PeerAddr,
-        dst: SocketAddr,
-    ) -> io::Result<TcpStream> {
-        let socket = sockets::local_socket(&self.netns, dst)?;
-        if node.is_more_than_its_part(socket.as_fd(), self.callers.streams()) {
-            return Err(nix::errno::Errno::EMFILE.into());
-        }
-        let same_family = peer.0.is_ipv4() == dst.is_ipv4();
-        let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
-        if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
-            tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
-            let plain = sockets::local_socket(&self.netns, dst)?;
-            return sockets::connect(plain, dst, node.tunnel.connect).await;
-        }
-        sockets::connect(socket, dst, node.tunnel.connect).await
-    }
-
-    /// The application whose connection was captured.
-    pub(super) fn captured_app(&self, socket: TcpStream) -> App {
-        self.app(socket, sockets::original_dst)
-    }
-
-    /// The application that was dialled.
-    pub(super) fn dialled_app(&self, socket: TcpStream) -> App {
-        self.app(socket, TcpStream::local_addr)
-    }
-
     /// The application at the other end of `socket`, by the sockmap redirect if there is one; what
     /// it takes for its own other end is told by `remote`.
-    fn app(&self, socket: TcpStream, remote: fn(&TcpStream) -> io::Result<SocketAddr>) -> App {
+    pub(super) fn app(
+        &self,
+        socket: TcpStream,
+        remote: fn(&TcpStream) -> io::Result<SocketAddr>,
+    ) -> App {
         match self.watched.as_ref().map(|watched| (watched, remote(&socket))) {
             Some((watched, Ok(remote))) => App::new(socket)
                 .with_sockmap_redirect(SockmapRedirect::new(Arc::clone(watched), remote)),

@@ -1,15 +1,11 @@
 //! Live connections are held to the policies of now, not to those of when they opened.
 
-use super::Node;
-use crate::{
-    mesh::{MtlsMode, RulesChanged, View},
-    net::{Direction, Flow},
-    policy::admission::{Asked, Decision, Protection, Request, decide},
-};
+use super::{Node, inbound::decided};
+use crate::{mesh::RulesChanged, net::Direction, policy::admission::Asked};
 
 /// Asks the current policies about the open inbound connections of the workloads whose rules
-/// `changed`, and closes those that are no longer allowed; returns how many. Connections register their flow before they ask
-/// themselves, so one that opens while this runs is judged by one of the two.
+/// `changed`, and closes those that are no longer allowed; returns how many. A connection registers
+/// its flow before it asks by itself, so one that opens meanwhile is judged by one of the two.
 pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
     if changed.is_empty() {
         return 0;
@@ -34,11 +30,4 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
         closed += 1;
     }
     closed
-}
-
-/// What the mesh says of a connection with the workload `uid`.
-pub(super) fn decided(mesh: &View, uid: &str, flow: &Flow, asked: Asked) -> Decision {
-    let rules = mesh.rules(uid);
-    let strict = mesh.mtls() == MtlsMode::Strict;
-    decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
 }

@@ -9,7 +9,7 @@ use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod,
     accept_balancer::AcceptBalancer,
     arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
-    inbound::{self, PodDestination},
+    inbound::PodDestination,
     listener::{self, Accepts, Entrance, Look, Seat, WorkerListener, accept_loop},
     outbound, plaintext,
 };
@@ -17,7 +17,9 @@ use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
     lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
-    sys::netns::Netns,
+    net::{Direction, PeerAddr},
+    proxy::ingress::{self, Ends},
+    sys::{netns::Netns, sockets},
     tls::Acceptor,
 };
 
@@ -116,9 +118,16 @@ impl Pod {
             let to = PodDestination { node: Arc::clone(node), pod: Arc::clone(self) };
             let to = Arc::new(to);
             let (streams, draining) = (self.conns.clone(), self.accepting.clone());
-            let serve = move |socket, peer, ()| {
+            let serve = move |tcp: TcpStream, peer, ()| {
+                let to = Arc::clone(&to);
                 let (streams, draining) = (streams.clone(), draining.clone());
-                inbound::serve(Arc::clone(&to), (socket, peer), streams, draining)
+                async move {
+                    let _counted = to.node.telemetry.metrics.listeners.socket(Direction::Inbound);
+                    let Ok(local) = tcp.local_addr() else { return };
+                    let peer = PeerAddr(sockets::canonical(peer));
+                    let ends = Ends { peer, local: sockets::canonical(local) };
+                    ingress::hbone::serve(to, (tcp, ends), streams, draining).await;
+                }
             };
             self.listen_on((node, &worker), listener, "hbone", &self.tunnels, serve);
         }

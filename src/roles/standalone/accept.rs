@@ -77,7 +77,7 @@ impl Service {
                 Ok((socket, peer)) => {
                     pause = Duration::from_millis(5);
                     self.counts.accepted.fetch_add(1, Relaxed);
-                    self.carry(socket, peer, slot, pool.as_ref(), &tunnels);
+                    self.dispatch(socket, peer, slot, pool.as_ref(), &tunnels);
                 }
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
@@ -100,7 +100,7 @@ impl Service {
         Ok(Some(Arc::new(hbone::pool(self, tasks, closing)?)))
     }
 
-    fn carry(
+    fn dispatch(
         self: &Arc<Self>,
         socket: TcpStream,
         peer: SocketAddr,

@@ -3,22 +3,23 @@
 //! A [`Service`] listens at one address and connects to its targets: as a *server* it takes TLS
 //! and hands plaintext on, as a *client* it takes plaintext and speaks TLS. One connection:
 //!
-//! 1. `service` accepts it: a client's caller within the limit of connections, a server's gets its
-//!    place once it has proven who it is;
+//! 1. `accept` takes it. A client's caller has waited for its place among `max_connections` by
+//!    then; a server's gets one only after it has proven who it is.
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
-//!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer where it is held
-//!    to what is trusted from then on (`revalidate`) and asks [`AccessControl`] (`admission`); only
-//!    then a target is dialled (a client: dials, then asks who answered);
-//! 3. [`SecuredRemote`], or where the kernel makes the records `kernel`, and [`crate::relay`] carry
-//!    the bytes until both sides have ended.
+//!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer
+//!    among those who are held to today's trust (`trusted_peers`, judged in `revalidate`) and asks
+//!    [`crate::policy::AccessControl`] (`admission`). A server dials its target only then; a client
+//!    dials first and then asks who answered (both in `reach`).
+//! 3. [`crate::relay::run`] carries the bytes until both sides have ended; the TLS side is a
+//!    [`crate::relay::SecuredRemote`], or the kernel's where that makes the records.
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
 //!
 //! What an operator sees of it, over HTTP, is [`status`]; listening sockets that come from
-//! elsewhere (systemd, a process before this one) are [`Sockets`].
-//! Several targets are tried in order ([`Targets`]) and asked whether they are well (`health`).
+//! elsewhere (systemd, a process before this one) are [`crate::net::Sockets`].
+//! Several targets are tried in order ([`Targets`]) and checked (`health`).
 //! A client may reach them through a forward proxy (`forward_proxy`).
-//! What a service may not be is written once (`validate`).
+//! Which settings do not go together is written in one place, `validate`.
 //!
 //! Certificates, keys and roots are those of a [`crate::credentials::store`]; the challenges of an
 //! ACME CA are answered by the service, and before there is one by `challenges`.

@@ -2,7 +2,7 @@
 //! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
 //! `peerExpiry` says so.
 //!
-//! Tunnels stand in [`TunnelRegistry`], one entry per tunnel; connections of plain TLS stand here, one
+//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain TLS stand here, one
 //! entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by what holds now: a
 //! change that comes in between is seen there, or by the re-check that follows the change.
 

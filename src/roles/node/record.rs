@@ -1,6 +1,6 @@
 //! From workloads to what a record says of them.
 
-use crate::{mesh::Workload, observe::conn::PeerInfo};
+use crate::{mesh::Workload, observe::conn::PeerInfo, proxy::outcome::Outcome, relay};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
 pub(super) fn peer_info(workload: &Workload) -> PeerInfo {
@@ -17,4 +17,9 @@ pub(super) fn baggage(workload: &Workload) -> String {
         }
     }
     out
+}
+
+/// The outcome of a relay.
+pub(super) fn ended(end: relay::End) -> Outcome {
+    end.outcome("application", "peer")
 }
