@@ -160,6 +160,7 @@ fn a_caller_that_is_revoked_does_not_stay_because_others_drain() {
         server.logs("draining");
         pki.write("revoked.crl", pki.ca.crl(&[1, 45]));
         assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        server.logs("connection denied … svid_revoked");
         assert!(answers(&mut good), "{wire}");
     }
 }

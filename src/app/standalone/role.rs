@@ -139,6 +139,8 @@ impl Role for Services {
                 tracing::warn!(connections, "SIGINT while draining: closed connections at once");
             }),
             ended: Box::pin(async move {
+                // Whole: what follows credentials, bans and policies runs until all have ended.
+                let draining = draining;
                 let all = draining.services.iter().map(|service| service.drain(grace));
                 let cut = join_all(all).await.into_iter().sum::<usize>() + at_once.get();
                 tasks.cut();
