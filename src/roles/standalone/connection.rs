@@ -120,7 +120,7 @@ async fn carry(
             reason = live.until_cut() => (reason, None),
             end = relay::run(&mut app, &mut *far, &live.meter, limits) => {
                 if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
-                    Box::pin(until_delivered(app.socket(), limits.half_closed)).await;
+                    Box::pin(until_delivered(app.socket(), limits.half_closed.unwrap_or_default())).await;
                 }
                 ended(end)
             }
@@ -388,6 +388,10 @@ async fn towards(
             f.dst.id.clone_from(&found.id);
             f.subject = found.shown_subject();
         });
+        if let Err(outcome) = service.admitted_by_successor(conn.live(), Some(found)).await {
+            far.refuse().await;
+            return Err(outcome);
+        }
     }
     Ok((Box::new(far), entered))
 }

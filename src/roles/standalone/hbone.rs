@@ -124,7 +124,9 @@ async fn open(
     if let (Err(_), Address::Tcp { host, port }) = (&opened, &gateway) {
         lifecycle::dial::forget(host, *port);
     }
-    opened
+    let stream = opened?;
+    service.stream_admitted_by_successor(conn.live()).await?;
+    Ok(stream)
 }
 
 impl egress::hbone::Source for Service {

@@ -132,6 +132,18 @@ impl Service {
         })
     }
 
+    /// The same of whoever answered a stream: its certificate is that of its tunnel.
+    pub(super) async fn stream_admitted_by_successor(
+        &self,
+        conn: &LiveConn,
+    ) -> Result<(), Outcome> {
+        if self.successor.load().is_none() {
+            return Ok(());
+        }
+        let cert = self.certificates().remove(&conn.id);
+        self.admitted_by_successor(conn, cert.as_ref()).await
+    }
+
     /// Whether this service admits somebody who came to its predecessor.
     async fn admits(
         &self,
