@@ -22,6 +22,18 @@ impl BoundPath {
         Self { file: file_at(&path), path, handed_over: AtomicBool::new(false) }
     }
 
+    /// What is there now is another process's still, until [`BoundPath::claim`].
+    pub(crate) fn inherited(path: PathBuf) -> Self {
+        let path = Self::of(path);
+        path.keep();
+        path
+    }
+
+    /// It is ours from now on: the process that had it listens there no more.
+    pub(crate) fn claim(&self) {
+        self.handed_over.store(false, Relaxed);
+    }
+
     /// It stays: another process listens there now.
     pub(crate) fn keep(&self) {
         self.handed_over.store(true, Relaxed);
@@ -44,7 +56,7 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use crate::net::{Address, Listening};
+    use crate::net::{Address, Listening, Sockets};
 
     #[test]
     fn a_path_is_removed_only_while_it_is_ours() {
@@ -60,6 +72,11 @@ mod tests {
         drop(second);
         assert!(path.exists(), "it is the successor's");
         let third = Listening::open(&address).unwrap();
+        let given = third.duplicates().unwrap().remove(0);
+        let mut successor = Sockets::new(Vec::new(), vec![(address.to_string(), given)]);
+        let fourth = successor.open(&address).unwrap();
+        drop(fourth);
+        assert!(path.exists(), "a successor that failed has put nothing there");
         drop(third);
         assert!(!path.exists());
     }

@@ -131,9 +131,14 @@ impl Listening {
         std::mem::take(&mut self.sockets)
     }
 
-    /// Removes `path` when this is dropped: it is ours from now on.
-    pub(crate) fn own_path(&mut self, path: PathBuf) {
-        self.path = Some(BoundPath::of(path));
+    /// The socket is at `path`, which another process removes until [`Listening::claim_path`].
+    pub(crate) fn inherit_path(&mut self, path: PathBuf) {
+        self.path = Some(BoundPath::inherited(path));
+    }
+
+    /// The path is removed when this is dropped: it is ours from now on.
+    pub(crate) fn claim_path(&self) {
+        self.path.iter().for_each(BoundPath::claim);
     }
 
     /// The same queue for one more worker. Needs that worker's runtime.

@@ -33,7 +33,7 @@ impl Sockets {
         if !ours.is_empty() {
             let mut listening = Listening::adopt_all(ours).map_err(failed)?;
             if let Address::Unix(path) = address {
-                listening.own_path(path.clone());
+                listening.inherit_path(path.clone());
             }
             return Ok(listening);
         }

@@ -81,12 +81,16 @@ impl StatusReporter {
         predecessor: Option<HandoffClient>,
         listeners: impl Iterator<Item = (String, &'a Listening)>,
     ) -> Result<(), String> {
+        let listeners: Vec<_> = listeners.collect();
         if let Some(path) = &self.takeover {
             let failed = |e| format!("--takeover {}: {e}", crate::identity::shown(path));
             self.handoff.open(path).map_err(failed)?;
-            self.offer(listeners);
+            self.offer(listeners.iter().map(|(address, l)| (address.clone(), *l)));
         }
         if let Some(predecessor) = predecessor {
+            // Not before: a start that fails leaves the path to the process that serves there.
+            let status = self.endpoint.iter().map(|(_, listening)| listening);
+            listeners.iter().map(|(_, l)| *l).chain(status).for_each(Listening::claim_path);
             tracing::info!("took over from the previous process, which is draining");
             predecessor.take_over();
         }
