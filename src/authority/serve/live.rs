@@ -5,8 +5,14 @@ use super::{Attestors, Kubernetes, ServerConfig};
 /// Of `wanted` what can be had without another start: names, lifetimes, whom trusted node accounts
 /// are, and what tokens must say. What proves who callers are can be taken away, and given again; to
 /// be added or exchanged it needs files and ports that this process was not given at its `start`.
-pub(super) fn taken(start: &ServerConfig, wanted: &ServerConfig) -> ServerConfig {
+/// Where that would be, what is in use `now` stays.
+pub(super) fn taken(
+    start: &ServerConfig,
+    now: &ServerConfig,
+    wanted: &ServerConfig,
+) -> ServerConfig {
     let (had, wants) = (&start.attestors, &wanted.attestors);
+    let in_use = now.attestors.kubernetes.as_ref();
     let mut rules = wanted.rules.clone();
     rules.trust_domain = start.rules.trust_domain.clone();
     ServerConfig {
@@ -15,7 +21,11 @@ pub(super) fn taken(start: &ServerConfig, wanted: &ServerConfig) -> ServerConfig
         svid_lifetime: wanted.svid_lifetime,
         rules,
         attestors: Attestors {
-            kubernetes: had.kubernetes.as_ref().zip(wants.kubernetes.as_ref()).map(kubernetes),
+            kubernetes: had
+                .kubernetes
+                .as_ref()
+                .zip(wants.kubernetes.as_ref())
+                .map(|(start, wanted)| kubernetes(start, in_use.unwrap_or(start), wanted)),
             join: had.join.clone().filter(|_| wants.join.is_some()),
             svid: had.svid && wants.svid,
         },
@@ -23,10 +33,10 @@ pub(super) fn taken(start: &ServerConfig, wanted: &ServerConfig) -> ServerConfig
 }
 
 /// What tokens must say goes with who signs them.
-fn kubernetes((start, wanted): (&Kubernetes, &Kubernetes)) -> Kubernetes {
+fn kubernetes(start: &Kubernetes, now: &Kubernetes, wanted: &Kubernetes) -> Kubernetes {
     match start.keys == wanted.keys && start.review == wanted.review {
         true => wanted.clone(),
-        false => start.clone(),
+        false => now.clone(),
     }
 }
 
@@ -63,13 +73,16 @@ mod tests {
         wanted.svid_lifetime = Duration::from_secs(30);
         wanted.names = vec!["other.test".into()];
         wanted.rules.trusted_node_accounts.insert(("sys".into(), "adit".into()));
-        assert_eq!(taken(&start, &wanted), wanted);
+        assert_eq!(taken(&start, &start, &wanted), wanted);
         wanted.attestors = Attestors::default();
-        assert_eq!(taken(&start, &wanted), wanted);
-        assert_eq!(taken(&wanted, &start).attestors, Attestors::default());
+        assert_eq!(taken(&start, &start, &wanted), wanted);
+        assert_eq!(taken(&wanted, &wanted, &start).attestors, Attestors::default());
         let mut elsewhere = config("b", "/other", "/elsewhere");
         elsewhere.listen = "127.0.0.1:2".parse().unwrap();
         elsewhere.rules.trust_domain = "other".parse().unwrap();
-        assert_eq!(taken(&start, &elsewhere), start);
+        assert_eq!(taken(&start, &start, &elsewhere), start);
+        // The audience that an edit has taken away does not come back with one that waits.
+        let now = taken(&start, &start, &config("b", "/jwks", "/join"));
+        assert_eq!(taken(&start, &now, &config("b", "/other", "/join")), now);
     }
 }

@@ -138,7 +138,8 @@ pub struct Running {
 impl Running {
     /// Takes what a server that runs can take of `wanted`; see [`live::taken`].
     pub fn take(&self, wanted: &ServerConfig) {
-        let taken = live::taken(&self.start, wanted);
+        let now = Arc::clone(&self.current.borrow());
+        let taken = live::taken(&self.start, &now, wanted);
         self.current.send_if_modified(|current| {
             let differs = **current != taken;
             *current = Arc::new(taken);

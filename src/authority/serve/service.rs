@@ -106,8 +106,9 @@ impl CaService {
             return Err(CaError::Banned(wanted).into());
         }
         // Last of all, so that nothing but the CA itself can fail once the token is used up.
-        if let (Some(valid), Some(tokens)) = (&join, &config.attestors.join) {
-            tokens.consume(valid)?;
+        if let Some(valid) = &join {
+            let taken_away = Refusal::NoCredentials("join tokens are not accepted");
+            config.attestors.join.as_ref().ok_or(taken_away)?.consume(valid)?;
         }
         self.sign(&wanted, &key, request.validity_duration, config.svid_lifetime)
     }
