@@ -246,8 +246,11 @@ impl Settings {
                     item.fault("must be at least 1s; leave it out for no limit");
                 }
             }
-            if let Some(close) = section.get("close").and_then(|item| item.duration()) {
-                self.limits.half_closed = close;
+            if let Some(item) = section.get("close") {
+                self.limits.half_closed = item.duration();
+                if self.limits.half_closed.is_some_and(|d| d < Duration::from_secs(1)) {
+                    item.fault("must be at least 1s; leave it out for no limit");
+                }
             }
         }
         if let Some(section) = top.get("pool").map(|item| item.map(&["maxStreams", "idle"])) {

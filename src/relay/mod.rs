@@ -165,18 +165,12 @@ impl Ways {
 }
 
 /// How long a relay may be silent: no byte moved either way, and none left the kernel.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
     /// Whatever is open; `None` for ever.
     pub idle: Option<Duration>,
-    /// Once one direction has ended and the other has not.
-    pub half_closed: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { idle: None, half_closed: Duration::from_secs(60) }
-    }
+    /// Once one direction has ended and the other has not; `None` for ever.
+    pub half_closed: Option<Duration>,
 }
 
 /// Carries bytes both ways. On anything but [`End::Completed`] both sides have been reset.
@@ -199,10 +193,10 @@ pub async fn run(app: &mut App, far: &mut dyn Remote, meter: &Arc<Meter>, limits
         {
             return Poll::Ready(Err(End::Idle(quiet.limit)));
         }
-        if ways.up || ways.down {
-            let late = late.get_or_insert_with(|| Box::pin(Late::new(limits.half_closed)));
+        if let (Some(limit), true) = (limits.half_closed, ways.up || ways.down) {
+            let late = late.get_or_insert_with(|| Box::pin(Late::new(limit)));
             if late.poll(cx, || both.seen(meter)).is_ready() {
-                return Poll::Ready(Err(End::HalfClosed(limits.half_closed)));
+                return Poll::Ready(Err(End::HalfClosed(limit)));
             }
         }
         Poll::Pending

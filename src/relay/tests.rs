@@ -125,7 +125,7 @@ async fn end_of(socket: &mut TcpStream) {
 
 /// Half-closed relays with a limit of 300 ms.
 async fn closing() -> Relayed {
-    relayed(Limits { half_closed: Duration::from_millis(300), ..Limits::default() }).await
+    relayed(Limits { half_closed: Some(Duration::from_millis(300)), ..Limits::default() }).await
 }
 
 #[tokio::test]

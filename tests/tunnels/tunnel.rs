@@ -36,8 +36,7 @@ use crate::{
     svids::{ROOT, spiffe},
 };
 
-const NO_LIMITS: adit::relay::Limits =
-    adit::relay::Limits { idle: None, half_closed: std::time::Duration::from_secs(60) };
+const NO_LIMITS: adit::relay::Limits = adit::relay::Limits { idle: None, half_closed: None };
 
 /// Who is at which end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

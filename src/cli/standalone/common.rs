@@ -178,7 +178,7 @@ impl CommonArgs {
     /// How long a connection may be silent.
     pub(super) fn limits(&self) -> Limits {
         let idle = Some(self.idle_timeout).filter(|limit| !limit.is_zero());
-        Limits { idle, half_closed: self.close_timeout }
+        Limits { idle, half_closed: Some(self.close_timeout) }
     }
 
     /// What concerns the process.

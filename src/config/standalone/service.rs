@@ -71,10 +71,9 @@ pub(super) fn service(item: &Item<'_>) -> Option<ServiceConfig> {
     is_of_this_mode(&map, role);
     let timeouts = map.get("timeouts").map(|t| t.map(&["connect", "close", "idle", "lifetime"]));
     let timeout = |key: &str| timeouts.as_ref().and_then(|t| duration(&t.get(key)?));
-    let default = Limits::default();
     let limits = Limits {
         idle: timeout("idle").filter(|l| !l.is_zero()),
-        half_closed: timeout("close").unwrap_or(default.half_closed),
+        half_closed: Some(timeout("close").unwrap_or(Duration::from_secs(60))),
     };
     let connect = timeout("connect").unwrap_or(Duration::from_secs(10));
     let (mut access, pins, policies) =

@@ -85,7 +85,7 @@ takeover: unix:/run/t
     assert_eq!(out.proxy.as_ref().unwrap().to_string(), "socks5://10.0.0.1:1080");
     assert!(out.tls.tls12_only && out.tls.ciphers == [CipherGroup::ChaCha]);
     assert!(out.quiet.conns && out.quiet.handshake_errs && !out.quiet.conn_errs);
-    assert_eq!((out.limits.half_closed, out.max_connections), (Duration::ZERO, Some(9)));
+    assert_eq!((out.limits.half_closed, out.max_connections), (Some(Duration::ZERO), Some(9)));
     assert_eq!((out.limits.idle, db.limits.idle), (Some(Duration::from_secs(7200)), None));
     let CredentialsConfig::Files {
         credential: Some(CredentialSource::Files(Credential::Keystore { password, .. })),
