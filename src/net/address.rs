@@ -195,15 +195,15 @@ mod tests {
         }
         for (text, says) in [
             ("localhost", "port is missing"),
-            ("localhost:http", "no number"),
+            ("localhost:http", "port must be 0–65535"),
             ("::1:80", "needs brackets"),
             ("[::1:80", "`]` is missing"),
-            ("[localhost]:80", "no IPv6"),
+            ("[localhost]:80", "do not contain an IPv6 address"),
             ("unix:", "path is empty"),
             ("unix:@", "1 to 107 bytes"),
             ("systemd:", "name is empty"),
             ("launchd:x", "macOS"),
-            ("a/b:1", "no host"),
+            ("a/b:1", "the host is not valid"),
             ("a:65536", "65535"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();

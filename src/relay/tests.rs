@@ -193,7 +193,10 @@ async fn an_idle_limit_ends_a_silent_relay() {
 #[tokio::test(start_paused = true)]
 async fn whichever_limit_of_a_half_closed_relay_comes_first_ends_it() {
     for (idle, by_idle) in [(25, true), (600, false)] {
-        let Relayed { mut app, mesh: _mesh, end } = idling(Duration::from_secs(idle)).await;
+        let idle = Some(Duration::from_secs(idle));
+        let half_closed = Some(Duration::from_secs(60));
+        let both = Limits { idle, half_closed };
+        let Relayed { mut app, mesh: _mesh, end } = relayed(both).await;
         app.shutdown().await.unwrap();
         let end = end.await.unwrap().0;
         assert_eq!(matches!(end, End::Idle(_)), by_idle, "{end:?}");

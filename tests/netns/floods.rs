@@ -82,7 +82,7 @@ fn tunnels_and_streams() {
     let _held = [app, app].map(|app| hold(uncaptured(&lab, DB), spy(), app));
     let asked = request(uncaptured(&lab, DB), spy(), connect("10.77.0.2:8080"));
     assert!(asked.is_err(), "{asked:?}");
-    lab.wait("a record", || overloaded(&lab, "2 tunnels to this pod open already"));
+    lab.wait("a record", || overloaded(&lab, "2 open tunnels to this pod"));
     assert!(lab.ask("web", "10.96.0.10:80").is_ok(), "others get in");
     drop(lab);
     let mut lab = Lab::new(PODS);

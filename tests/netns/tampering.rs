@@ -106,7 +106,8 @@ fn restored() {
         assert!(rules.matches("accept\n").count() < 5 && !rules.contains("{\n\t\taccept"));
     }
     let log = lab.log();
-    let said: Vec<_> = log.lines().filter(|line| line.contains("has changed")).collect();
+    let said: Vec<_> =
+        log.lines().filter(|line| line.contains("changed this pod's capture rules")).collect();
     assert!(!said.is_empty() && said.len() < 4, "{said:#?}");
     let line: serde_json::Value = serde_json::from_str(said[0]).unwrap();
     assert_eq!((&line["level"], &line["workload"]), (&"WARN".into(), &"shop/db".into()), "{line}");

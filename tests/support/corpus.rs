@@ -277,7 +277,7 @@ impl World {
                 "not spiffe",
                 |p| p.subject_alt_names = vec![uri("https://cluster.local/b")],
                 invalid,
-                "no SPIFFE ID",
+                "not a SPIFFE ID",
             ),
             (
                 "no path",

@@ -86,7 +86,7 @@ impl Destination for PodDestination {
         drop(unproven);
         Arc::clone(&self.pod.tunnel_places).try_acquire_owned().map_err(|_| {
             let most = self.node.tunnel.max_tunnels;
-            overloaded(&format!("this pod has {most} open tunnels already, as many as it may have"))
+            overloaded(&format!("{most} tunnels to this pod are already open"))
         })
     }
 
