@@ -348,7 +348,7 @@ def files(storm):
         until("the descriptors of before", calm, 10)
     except TimeoutError:
         leaked = [n.memory()[1] for n in nodes]
-    judged = [e for e in nodes[0].entries(mark) if "files not taken" in e.get("message", "")]
+    judged = [e for e in nodes[0].entries(mark) if "files rejected" in e.get("message", "")]
     taken = renewed(nodes[0], had)
     strangers = trust.serial(stranger[0]) in nodes[0].serials()
     storm.check("files: sets taken, sets refused", f"{taken} taken, {len(judged)} kinds of wrong ones refused while the last good one stayed; the last is in use", taken > 1 and len(judged) > 1 and not strangers)

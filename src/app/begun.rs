@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How a process that drains is ended.
 pub(super) const ENDS: &str =
-    "SIGTERM or Ctrl-C (SIGINT) drains connections, a second Ctrl-C closes them at once";
+    "SIGTERM or Ctrl-C (SIGINT) drains connections; Ctrl-C during the drain closes them at once";
 
 /// Why a process stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -281,7 +281,7 @@ impl ServiceRegistry {
         for name in std::mem::take(&mut self.sockets).unused() {
             tracing::warn!(
                 socket = name,
-                "systemd passed this socket, but no service listens on it; closed"
+                "no service listens on this socket of systemd or of the previous process; closed"
             );
         }
     }

@@ -91,7 +91,7 @@ pub struct Settings {
     pub workers: usize,
     /// How far the process confines itself.
     pub sandbox: Sandbox,
-    /// How long a relay may be silent; by default 60 s once one side has ended, else for ever.
+    /// How long a relay may be silent; by default for ever.
     pub limits: Limits,
     /// Who seals and opens TLS records; default who is faster here.
     pub aead: AeadSetting,

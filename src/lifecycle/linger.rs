@@ -37,7 +37,8 @@ async fn drained(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the application's kernel has taken all that was written, at most for `within`.
+/// Waits until the application's kernel has taken all that was written, at most for
+/// `within`, a minute if there is no limit.
 ///
 /// Many TLS peers end without close_notify. Their end is passed on as the reset that it may be,
 /// and a reset throws away what the kernel still holds for the plain side: that arrived whole, and
@@ -45,7 +46,7 @@ async fn drained(tcp: &TcpStream) -> io::Result<()> {
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn until_delivered(app: &TcpStream, within: Duration) {
+pub async fn until_delivered(app: &TcpStream, within: Option<Duration>) {
     let all_taken = async {
         let mut pause = Duration::from_millis(1);
         while sockets::unacknowledged(app) > 0 {
@@ -53,5 +54,5 @@ pub async fn until_delivered(app: &TcpStream, within: Duration) {
             pause = (pause * 2).min(Duration::from_millis(64));
         }
     };
-    let _ = timeout(within, all_taken).await;
+    let _ = timeout(within.unwrap_or(Duration::from_secs(60)), all_taken).await;
 }

@@ -77,7 +77,14 @@ mod tests {
         let fourth = successor.open(&address).unwrap();
         drop(fourth);
         assert!(path.exists(), "a successor that failed has put nothing there");
+        let given = third.duplicates().unwrap().remove(0);
+        third.keep_path();
+        let mut successor = Sockets::new(Vec::new(), vec![(address.to_string(), given)]);
+        let fifth = successor.open(&address).unwrap();
+        fifth.claim_path();
         drop(third);
+        assert!(path.exists(), "it is the successor's from now on");
+        drop(fifth);
         assert!(!path.exists());
     }
 }

@@ -107,7 +107,12 @@ impl CloseReason {
     /// Whether a policy, or what is known of an identity, forbade the connection.
     #[must_use]
     pub fn is_denial(self) -> bool {
-        matches!(self.response_flags(), "DENY" | "IDENTITY_ERROR")
+        match self {
+            // Of the peer's, and of ours.
+            Self::NoPeerCertificate => true,
+            Self::NoIdentity => false,
+            other => matches!(other.response_flags(), "DENY" | "IDENTITY_ERROR"),
+        }
     }
 }
 

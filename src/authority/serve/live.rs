@@ -12,7 +12,6 @@ pub(super) fn taken(
     wanted: &ServerConfig,
 ) -> ServerConfig {
     let (had, wants) = (&start.attestors, &wanted.attestors);
-    let in_use = now.attestors.kubernetes.as_ref();
     let mut rules = wanted.rules.clone();
     rules.trust_domain = start.rules.trust_domain.clone();
     ServerConfig {
@@ -21,22 +20,22 @@ pub(super) fn taken(
         svid_lifetime: wanted.svid_lifetime,
         rules,
         attestors: Attestors {
-            kubernetes: had
-                .kubernetes
-                .as_ref()
-                .zip(wants.kubernetes.as_ref())
-                .map(|(start, wanted)| kubernetes(start, in_use.unwrap_or(start), wanted)),
-            join: had.join.clone().filter(|_| wants.join.is_some()),
+            kubernetes: kubernetes(had, &now.attestors, wants),
+            join: match wants.join == had.join {
+                true => had.join.clone(),
+                false => now.attestors.join.clone().filter(|_| wants.join.is_some()),
+            },
             svid: had.svid && wants.svid,
         },
     }
 }
 
 /// What tokens must say goes with who signs them.
-fn kubernetes(start: &Kubernetes, now: &Kubernetes, wanted: &Kubernetes) -> Kubernetes {
+fn kubernetes(had: &Attestors, now: &Attestors, wants: &Attestors) -> Option<Kubernetes> {
+    let (start, wanted) = had.kubernetes.as_ref().zip(wants.kubernetes.as_ref())?;
     match start.keys == wanted.keys && start.review == wanted.review {
-        true => wanted.clone(),
-        false => now.clone(),
+        true => Some(wanted.clone()),
+        false => now.kubernetes.clone(),
     }
 }
 
@@ -84,5 +83,11 @@ mod tests {
         // The audience that an edit has taken away does not come back with one that waits.
         let now = taken(&start, &start, &config("b", "/jwks", "/join"));
         assert_eq!(taken(&start, &now, &config("b", "/other", "/join")), now);
+        // Nor do signers and tokens that an edit has taken away, when others are wanted.
+        let mut none = start.clone();
+        none.attestors = Attestors::default();
+        let others = config("b", "/other", "/elsewhere");
+        let attestors = taken(&start, &none, &others).attestors;
+        assert!(attestors.kubernetes.is_none() && attestors.join.is_none());
     }
 }

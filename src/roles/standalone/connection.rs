@@ -120,7 +120,7 @@ async fn carry(
             reason = live.until_cut() => (reason, None),
             end = relay::run(&mut app, &mut *far, &live.meter, limits) => {
                 if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
-                    Box::pin(until_delivered(app.socket(), limits.half_closed.unwrap_or_default())).await;
+                    Box::pin(until_delivered(app.socket(), limits.half_closed)).await;
                 }
                 ended(end)
             }
