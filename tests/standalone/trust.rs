@@ -336,7 +336,7 @@ fn a_certificate_that_has_run_out_ends_connections_where_that_is_asked_for() {
     for (wire, flag) in wires() {
         let short = pki.ca.leaf("app", |params| {
             as_app(params);
-            params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(4);
+            params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(8);
         });
         pki.put("short", &short);
         let start = |flags: &str| company(&pki, &echo, &flag, [flags, ""], &["short"]);
