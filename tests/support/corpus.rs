@@ -431,7 +431,7 @@ impl World {
                 "a byte behind the leaf",
                 junk_after(self.leaf(id, |_| ()), 0),
                 "invalid_svid",
-                "1 bytes after the certificate",
+                "1 byte after the certificate",
             ),
             bad(
                 "a byte behind the intermediate",
