@@ -70,7 +70,7 @@ fn hanging_tool() {
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
     lab.wait("stopping", || lab.log().contains("shutting down: draining"));
-    assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
@@ -105,7 +105,7 @@ fn draining_pod() {
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
     lab.wait("stopping", || lab.log().contains("shutting down: draining"));
-    assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
@@ -180,7 +180,7 @@ fn made_anew() {
     let began = Instant::now();
     lab.signal(Signal::SIGTERM);
     lab.wait("stopping", || lab.log().contains("shutting down: draining"));
-    assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "seen after {:?}", began.elapsed());
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
