@@ -36,8 +36,8 @@ fn stands(lab: &Lab, pod: &str) -> bool {
         && routed("-6")
 }
 
-/// How long a restoration may take that is seen by such looks: three seconds, less than a look of its own would take, or more where a busy machine
-/// is slow with the tools already.
+/// How long a restoration may take that is seen by such looks: three seconds, less than the time
+/// between two looks at all rules, or more where a busy machine is slow with the tools already.
 fn at_once(lab: &Lab) -> Duration {
     let began = Instant::now();
     stands(lab, "db");
