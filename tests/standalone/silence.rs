@@ -40,7 +40,7 @@ fn a_silent_connection_ends_where_that_is_asked_for_and_one_that_talks_stays() {
         }
         assert!(silent.read(&mut [0; 1]).is_err(), "{wire}: a cut looks like a cut");
         let limited = [&server, &client][which];
-        limited.logs("connection failed … idle_timeout … nothing moved for 3s");
+        limited.logs("connection failed … idle_timeout … idle for 3s");
         talk(&mut talks);
         assert_eq!(limited.count("idle_timeout"), 1, "{wire}");
     };
