@@ -69,7 +69,7 @@ for _ in $(seq 100); do listens 8080 && break; sleep 0.05; done
 ip netns exec web python3 $dir/beside.py call > $dir/beside-web.log 2>&1 &
 for run in $(seq "$runs"); do
   to=10.96.0.10; ((run % 2)) || to=10.77.0.2
-  # After a stalled run the server serves nobody else.
+  # After a stalled run the iperf3 server accepts no other client.
   ip netns exec db iperf3 -s -1 > $dir/server.log 2>&1 & server=$!
   for _ in $(seq 100); do listens 5201 && break; sleep 0.05; done
   timeout -k 1 8 ip netns exec web iperf3 -c $to -t 1 -P 2 --bidir -J > $dir/run.json 2> $dir/run.log

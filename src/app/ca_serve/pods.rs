@@ -19,7 +19,7 @@ pub(super) struct PodsFile {
     watched: WatchedFile,
     pods: Pods,
     due: Interval,
-    /// Somebody has asked for it while it was being written.
+    /// A reload was asked for while the file was being written.
     asked: bool,
 }
 
@@ -51,7 +51,7 @@ impl PodsFile {
         }
     }
 
-    /// Reads it now, or once it has settled if somebody may be writing it.
+    /// Reads the file now, or once it has settled if it has just changed.
     pub(super) fn ask(&mut self) {
         self.asked = true;
         if !self.watched.has_changed() {
@@ -59,7 +59,7 @@ impl PodsFile {
         }
     }
 
-    /// Whether what somebody has asked for has been done.
+    /// Whether no reload that was asked for is still to be done.
     pub(super) fn is_settled(&self) -> bool {
         !self.asked
     }
