@@ -3,25 +3,27 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectError, TunnelConfig,
     connect::ConnectRequest,
-    core::TunnelError,
+    core::{Stream, TunnelError},
     driver::{DriverGuard, Tunnel},
     http2::{Limits, Role},
-    order::{Ticket, Way},
+    order::{StreamSlot, Ticket, Usage, Way},
     registry::AuthenticatedTunnel,
     stream::TunnelStream,
-    usage::{StreamSlot, Usage},
 };
 use crate::tls::Session;
 
@@ -66,6 +68,20 @@ impl TunnelClient {
         self.tunnel.core().is_busy()
     }
 
+    /// Opens a stream: its id, and whether `first` goes with the request, as it does if the peer's
+    /// window has room for all of it: one record carries both. `None` if the tunnel takes no more.
+    fn begin(&self, authority: &str, fields: &[(&str, &str)], first: &[u8]) -> Option<(u32, bool)> {
+        let mut core = self.tunnel.core();
+        if core.over.is_some() {
+            return None;
+        }
+        let id = core.http2.open(authority, fields)?;
+        core.streams.insert(id, Stream::default());
+        let sent = first.is_empty() || core.send(id, first).unwrap_or(false);
+        core.wake_driver();
+        Some((id, sent))
+    }
+
     /// Opens one stream when it is its turn, sending `first` with the request, and waits for the
     /// answer.
     ///
@@ -81,8 +97,7 @@ impl TunnelClient {
         let way = Way::Tunnel(Arc::clone(&slot.0));
         ticket.turn(&way).await;
         let full = "the tunnel takes no more streams".to_owned();
-        let opened =
-            request.with_fields(|authority, fields| self.tunnel.open(authority, fields, first));
+        let opened = request.with_fields(|authority, fields| self.begin(authority, fields, first));
         let (id, sent) = opened.ok_or(ConnectError::Http2 { addr, why: full, retry: true })?;
         ticket.sent(way);
         let usage = Arc::clone(&slot.0);
@@ -103,6 +118,67 @@ impl TunnelClient {
             }
             Ok(Ok(200)) => Ok(stream),
             Ok(Ok(status)) => Err(ConnectError::Refused { addr, status }),
+        }
+    }
+}
+
+#[derive(Default)]
+#[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
+pub(super) enum State {
+    #[default]
+    Dialling,
+    Up(TunnelClient),
+    Failed(ConnectError),
+}
+
+/// A tunnel that is dialled, and what has come of it.
+#[derive(Default)]
+pub(super) struct Dial {
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+impl Dial {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn say(&self, state: State) {
+        *self.state() = state;
+        self.settled.notify_waiters();
+    }
+
+    /// Waits for what comes of it; those who wait go on in the order in which they came.
+    ///
+    /// # Errors
+    /// Why there is no tunnel. Cancel safe.
+    pub(super) async fn settled(&self) -> Result<TunnelClient, ConnectError> {
+        loop {
+            let settled = self.settled.notified(); // whatever is said from here on
+            match &*self.state() {
+                State::Dialling => {}
+                State::Up(client) => return Ok(client.clone()),
+                State::Failed(error) => return Err(error.clone()),
+            }
+            settled.await;
+        }
+    }
+}
+
+/// Whoever dials: what becomes of it is said, whatever becomes of them.
+pub(super) struct DialGuard {
+    pub(super) dial: Arc<Dial>,
+    pub(super) usage: Arc<Usage>,
+    /// What is said if nothing else was.
+    pub(super) over: ConnectError,
+}
+
+impl Drop for DialGuard {
+    fn drop(&mut self) {
+        self.usage.closed.store(true, Relaxed);
+        let is_open = matches!(*self.dial.state(), State::Dialling);
+        if is_open {
+            self.dial.say(State::Failed(self.over.clone()));
         }
     }
 }

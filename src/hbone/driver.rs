@@ -62,25 +62,6 @@ impl Tunnel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream: its id, and whether `first` goes with the request, as it does if the peer's
-    /// window has room for all of it: one record carries both. `None` if the tunnel takes no more.
-    pub(super) fn open(
-        &self,
-        authority: &str,
-        fields: &[(&str, &str)],
-        first: &[u8],
-    ) -> Option<(u32, bool)> {
-        let mut core = self.core();
-        if core.over.is_some() {
-            return None;
-        }
-        let id = core.http2.open(authority, fields)?;
-        core.streams.insert(id, super::core::Stream::default());
-        let sent = first.is_empty() || core.send(id, first).unwrap_or(false);
-        core.wake_driver();
-        Some((id, sent))
-    }
-
     /// The next request and its stream (server). Cancel safe; must be called for the tunnel to move.
     ///
     /// # Errors

@@ -31,7 +31,6 @@ mod readers;
 mod registry;
 pub mod server;
 pub mod stream;
-mod usage;
 mod write_scheduler;
 
 use std::time::Duration;

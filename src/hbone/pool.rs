@@ -19,15 +19,14 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use choice::{Dial, Entry, Rank, Says, State, Tunnels};
+use choice::{Entry, Rank, Tunnels};
 
 use super::{
     AuthenticatedTunnel, ConnectError, TunnelConfig, TunnelRegistry,
-    client::{TunnelClient, drive},
+    client::{Dial, DialGuard, State, TunnelClient, drive},
     connect::ConnectRequest,
-    order::Ticket,
+    order::{StreamSlot, Ticket, Usage},
     stream::TunnelStream,
-    usage::{StreamSlot, Usage},
 };
 use crate::{
     identity::{LocalIdentity, SpiffeId},
@@ -171,12 +170,18 @@ impl Pool {
         let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
         let over = ConnectError::stalled(hop.addr, "tunnel", self.config.connect);
-        let says = Says { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
+        let says = DialGuard { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
         self.spawn_dial(own.clone(), hop.clone(), says, retire.clone());
         Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
-    fn spawn_dial(&self, own: LocalIdentity, hop: Hop, says: Says, closing: CancellationToken) {
+    fn spawn_dial(
+        &self,
+        own: LocalIdentity,
+        hop: Hop,
+        says: DialGuard,
+        closing: CancellationToken,
+    ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
         let (connector, live) = (Arc::clone(&self.connector), Arc::clone(&self.live));
         self.tasks.spawn(async move {

@@ -17,7 +17,7 @@ use super::{
     core::{AppSink, Core, Stream, TunnelError},
     driver::Tunnel,
     http2::Code,
-    usage::StreamSlot,
+    order::StreamSlot,
 };
 use crate::{
     lifecycle::behind_others,

@@ -3,81 +3,18 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::hbone::{
-    ConnectError,
-    client::TunnelClient,
-    usage::{StreamSlot, Usage},
+    client::{Dial, State},
+    order::{StreamSlot, Usage},
 };
-
-#[derive(Default)]
-#[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
-pub(super) enum State {
-    #[default]
-    Dialling,
-    Up(TunnelClient),
-    Failed(ConnectError),
-}
-
-/// A tunnel that is dialled, and what has come of it.
-#[derive(Default)]
-pub(super) struct Dial {
-    state: Mutex<State>,
-    settled: Notify,
-}
-
-impl Dial {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn say(&self, state: State) {
-        *self.state() = state;
-        self.settled.notify_waiters();
-    }
-
-    /// Waits for what comes of it; those who wait go on in the order in which they came.
-    ///
-    /// # Errors
-    /// Why there is no tunnel. Cancel safe.
-    pub(super) async fn settled(&self) -> Result<TunnelClient, ConnectError> {
-        loop {
-            let settled = self.settled.notified(); // whatever is said from here on
-            match &*self.state() {
-                State::Dialling => {}
-                State::Up(client) => return Ok(client.clone()),
-                State::Failed(error) => return Err(error.clone()),
-            }
-            settled.await;
-        }
-    }
-}
-
-/// Whoever dials: what becomes of it is said, whatever becomes of them.
-pub(super) struct Says {
-    pub(super) dial: Arc<Dial>,
-    pub(super) usage: Arc<Usage>,
-    /// What is said if nothing else was.
-    pub(super) over: ConnectError,
-}
-
-impl Drop for Says {
-    fn drop(&mut self) {
-        self.usage.closed.store(true, Relaxed);
-        let is_open = matches!(*self.dial.state(), State::Dialling);
-        if is_open {
-            self.dial.say(State::Failed(self.over.clone()));
-        }
-    }
-}
 
 pub(super) struct Entry {
     pub(super) dial: Arc<Dial>,
