@@ -7,28 +7,28 @@
 //!    too much or is no longer trusted, else [`Destination`] says where it goes, whether it may,
 //!    and dials; only then it is answered.
 //!
-//! Not here: the wire ([`crate::hbone::server`]), and what a [`Destination`] decides.
+//! What a role decides about them is its [`Destination`]. Not here: the wire
+//! ([`crate::hbone::server`]).
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::destination::{Destination, Ends, Refusal, Tunnel};
 use crate::{
     hbone::{
-        AuthenticatedTunnel,
+        AuthenticatedTunnel, Callers, TunnelConfig, TunnelRegistry,
         server::{self, Incoming},
         stream::TunnelStream,
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
-    net::{CloseReason, Direction},
+    net::{CloseReason, Direction, PeerAddr},
     observe::conn::OpenConn,
     proxy::outcome::{Outcome, caller_gave_up},
     relay::App,
-    tls::{Session, TlsError},
+    tls::{Acceptor, Peer, Session, TlsError},
 };
 
 /// Serves one tunnel that was accepted: the handshake first, then its streams, each in `streams`.
@@ -67,7 +67,7 @@ pub async fn serve<D: Destination>(
             return refused((CloseReason::Overloaded, Some(why.to_string())));
         }
     };
-    let tunnel = Arc::new(Tunnel {
+    let tunnel = Arc::new(IngressTunnel {
         destination: Arc::clone(&destination),
         ends,
         proven: Arc::clone(&proven),
@@ -120,7 +120,7 @@ fn refused<D: Destination>(destination: &D, ends: Ends, outcome: Outcome) {
 ///
 /// No `async fn`, which would hold its arguments twice for as long as the stream lives.
 pub(crate) fn stream<D: Destination>(
-    tunnel: Arc<Tunnel<D>>,
+    tunnel: Arc<IngressTunnel<D>>,
     incoming: Box<Incoming>,
 ) -> impl Future<Output = ()> + Send {
     let conn = tunnel.destination.record(tunnel.ends);
@@ -134,7 +134,7 @@ pub(crate) fn stream<D: Destination>(
 }
 
 async fn carry<D: Destination>(
-    tunnel: &Tunnel<D>,
+    tunnel: &IngressTunnel<D>,
     incoming: Box<Incoming>,
     conn: &OpenConn,
 ) -> Outcome {
@@ -146,7 +146,7 @@ async fn carry<D: Destination>(
 }
 
 async fn begin<D: Destination>(
-    tunnel: &Tunnel<D>,
+    tunnel: &IngressTunnel<D>,
     incoming: Incoming,
     conn: &OpenConn,
 ) -> Result<(App, Box<TunnelStream>), Outcome> {
@@ -159,11 +159,11 @@ async fn begin<D: Destination>(
 
 /// Checks a request, dials the application it is for, and answers it.
 async fn let_in<D: Destination>(
-    tunnel: &Tunnel<D>,
+    tunnel: &IngressTunnel<D>,
     mut incoming: Incoming,
     conn: &OpenConn,
 ) -> Result<(App, TunnelStream), Outcome> {
-    let Tunnel { destination, proven, .. } = tunnel;
+    let IngressTunnel { destination, proven, .. } = tunnel;
     conn.metadata(|f| {
         f.hbone_addr = Some(incoming.authority_text().into());
         f.protocol = Some("HBONE");
@@ -244,6 +244,138 @@ fn refuse(incoming: Incoming, outcome: Outcome) -> Outcome {
         Answer::Status(status) => incoming.refuse(status),
     }
     outcome
+}
+
+/// Whom tunnels arrive for: a pod of the node, or a service on its own. It decides; the order in
+/// which it is asked, and what a caller hears, are the same for all.
+pub trait Destination: Send + Sync + Sized + 'static {
+    /// The place of a caller that has not proven who it is.
+    type Unproven: Send + Sync;
+    /// The place of a tunnel, until its end.
+    type Place: Send;
+    /// What it knows of a caller beside its SVID; found out once for a tunnel.
+    type Caller: Send + Sync;
+    /// Where a stream goes.
+    type Target: Send + Sync;
+
+    /// Limits and deadlines of tunnels.
+    fn config(&self) -> &TunnelConfig;
+    /// Makes the handshakes.
+    fn acceptor(&self) -> &Acceptor;
+    /// Where tunnels are entered.
+    fn tunnels(&self) -> &TunnelRegistry;
+    /// What each caller has.
+    fn callers(&self) -> &Callers;
+
+    /// A place for a caller that has proven nothing.
+    ///
+    /// # Errors
+    /// There is none.
+    fn unproven(&self, peer: SocketAddr) -> Result<Self::Unproven, Outcome>;
+    /// Ends when somebody else needs the place. Cancel safe.
+    fn given_up(unproven: &Self::Unproven) -> impl Future<Output = Outcome> + Send;
+    /// A place for the tunnel of a caller that has proven itself. Cancel safe.
+    ///
+    /// # Errors
+    /// There is none.
+    fn place(
+        &self,
+        unproven: Self::Unproven,
+    ) -> impl Future<Output = Result<Self::Place, Outcome>> + Send;
+    /// What it shows, and whom it trusts.
+    ///
+    /// # Errors
+    /// It has nothing to show.
+    fn identity(&self) -> impl Future<Output = Result<LocalIdentity, Outcome>> + Send;
+    /// What else is to be known of a caller.
+    fn caller(&self, peer: &Peer) -> Self::Caller;
+
+    /// Counts a tunnel that did not come to be.
+    fn handshake_failed(&self, reason: CloseReason);
+    /// Opens the record of a connection, or of a tunnel that did not come to be.
+    fn record(&self, ends: Ends) -> OpenConn;
+    /// Writes the record.
+    fn finish(&self, conn: OpenConn, outcome: Outcome);
+    /// Counts a stream: it was let in and its target reached, or not.
+    fn count(&self, let_in: bool) {
+        let _ = let_in;
+    }
+
+    /// Leaves in the record what it knows of the caller.
+    fn describe(&self, tunnel: &IngressTunnel<Self>, conn: &OpenConn) {
+        let _ = (tunnel, conn);
+    }
+    /// Where a request goes; nothing is dialled.
+    ///
+    /// # Errors
+    /// Nowhere.
+    fn target(
+        &self,
+        tunnel: &IngressTunnel<Self>,
+        incoming: &Incoming,
+        conn: &OpenConn,
+    ) -> Result<Self::Target, Refusal>;
+    /// Whether the caller may go there.
+    ///
+    /// # Errors
+    /// Why not.
+    fn authorize(
+        &self,
+        tunnel: &IngressTunnel<Self>,
+        target: &Self::Target,
+        conn: &OpenConn,
+    ) -> impl Future<Output = Result<(), Outcome>> + Send;
+    /// Reaches the application. Cancel safe.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    fn dial(
+        &self,
+        tunnel: &IngressTunnel<Self>,
+        target: &Self::Target,
+        conn: &OpenConn,
+    ) -> impl Future<Output = Result<App, Outcome>> + Send;
+    /// How it describes itself to the caller: the header of that name.
+    fn baggage(&self, target: &Self::Target) -> String;
+    /// Carries bytes until both sides have ended.
+    fn relay(
+        &self,
+        app: &mut App,
+        stream: &mut TunnelStream,
+        conn: &OpenConn,
+    ) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The two addresses of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Whence it came.
+    pub peer: PeerAddr,
+    /// What was called.
+    pub local: SocketAddr,
+}
+
+/// A tunnel whose two ends are proven.
+pub struct IngressTunnel<D: Destination> {
+    /// Whom it arrived for.
+    pub destination: Arc<D>,
+    /// Its addresses.
+    pub ends: Ends,
+    /// Who is at its ends.
+    pub proven: Arc<AuthenticatedTunnel>,
+    /// What the destination knows of the caller.
+    pub caller: D::Caller,
+}
+
+/// A request that goes nowhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// What the caller hears.
+    pub status: StatusCode,
+    /// What the record says …
+    pub reason: CloseReason,
+    /// … and to people.
+    pub why: &'static str,
 }
 
 #[cfg(test)]

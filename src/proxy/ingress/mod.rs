@@ -1,6 +1,5 @@
 //! Tunnels that arrive: proven, authorised, and only then dialled.
 
-mod destination;
 pub mod hbone;
 
-pub use destination::{Destination, Ends, Refusal, Tunnel};
+pub use hbone::{Destination, Ends, IngressTunnel, Refusal};

@@ -42,7 +42,7 @@ pub(super) struct PodDestination {
     pub(super) pod: Arc<Pod>,
 }
 
-type Tunnel = ingress::Tunnel<PodDestination>;
+type Tunnel = ingress::IngressTunnel<PodDestination>;
 
 /// An application of the pod.
 pub(super) struct Target {

@@ -154,7 +154,7 @@ pub(super) struct ServiceDestination {
     config: TunnelConfig,
 }
 
-type Tunnel = ingress::Tunnel<ServiceDestination>;
+type Tunnel = ingress::IngressTunnel<ServiceDestination>;
 
 impl ServiceDestination {
     pub(super) fn new(service: &Arc<Service>) -> Self {
