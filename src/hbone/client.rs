@@ -131,7 +131,7 @@ pub(super) enum State {
     Failed(ConnectError),
 }
 
-/// A tunnel that is dialled, and what has come of it.
+/// A tunnel that is being dialled, is up, or could not be had.
 #[derive(Default)]
 pub(super) struct Dial {
     state: Mutex<State>,
@@ -148,7 +148,7 @@ impl Dial {
         self.settled.notify_waiters();
     }
 
-    /// Waits for what comes of it; those who wait go on in the order in which they came.
+    /// Waits until there is a tunnel or none; those who wait go on in the order in which they came.
     ///
     /// # Errors
     /// Why there is no tunnel. Cancel safe.
@@ -165,7 +165,8 @@ impl Dial {
     }
 }
 
-/// Whoever dials: what becomes of it is said, whatever becomes of them.
+/// Held by the task that dials: whatever becomes of that task, those who wait hear what became of
+/// the tunnel.
 pub(super) struct DialGuard {
     pub(super) dial: Arc<Dial>,
     pub(super) usage: Arc<Usage>,

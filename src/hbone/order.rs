@@ -95,14 +95,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Where answers take longer, no connection is made to wait for them only for the balance.
 const QUICK: Duration = Duration::from_millis(200);
 
-/// Where the next connection of a lane is best served.
+/// On which worker the next connection of a lane is best served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tie {
     /// Anywhere.
     None,
-    /// On the worker that has those before it; elsewhere it waits for them.
+    /// On the worker that has those before it; elsewhere it waits until they are answered.
     Loose(usize),
-    /// The same, and answers are slow.
+    /// On the worker that has those before it: answers are slow, and elsewhere it would wait long.
     Tight(usize),
 }
 
@@ -260,7 +260,7 @@ impl Ticket {
         work.await
     }
 
-    /// It did not arrive, if it was sent, and is to be sent again.
+    /// Puts it in line once more, at its old place: if it was sent, it did not arrive.
     pub(super) fn back(&self) {
         let mut state = self.lane.state();
         let at = state.unsent.partition_point(|unsent| unsent.number < self.number);
@@ -271,7 +271,8 @@ impl Ticket {
         }
     }
 
-    /// The same, while those behind it that share its fate hear of that and come back too.
+    /// As [`Ticket::back`]; then yields once, so that those behind it whose tunnel failed too hear
+    /// of it and are back in line before this one goes on.
     pub(super) async fn again(&self) {
         self.back();
         tokio::task::yield_now().await;

@@ -4,6 +4,11 @@
 //! peer's address: a rotated SVID means new tunnels, and no pod ever uses another's key, as
 //! each pod owns its pool. A dial is made once for all who wait for it, by a task of the
 //! pool, so a waiter that gives up harms nobody; its failure goes to all of them at once.
+//!
+//! A [`Ticket`] keeps the order of the connections to one destination. `before` is the tunnel that
+//! the connection ahead took, `chooses` says which one this takes; `turn` waits until all ahead are
+//! sent or, if they went another way, answered; `sent` says that this one is. `back` puts it in
+//! line once more; at the first try it is there already. A tunnel is known by its [`Usage`].
 
 mod choice;
 
@@ -65,7 +70,7 @@ pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
-    live: Arc<TunnelRegistry>,
+    registry: Arc<TunnelRegistry>,
     entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
     closing: CancellationToken,
@@ -81,14 +86,14 @@ impl Pool {
         tasks: Tasks,
         closing: CancellationToken,
     ) -> Self {
-        let (connector, live, entries) = Default::default();
-        Self { netns, config, connector, live, entries, tasks, closing }
+        let (connector, registry, entries) = Default::default();
+        Self { netns, config, connector, registry, entries, tasks, closing }
     }
 
-    /// The same with its tunnels entered in `live`, which may end them.
+    /// The same pool with its tunnels entered in `registry`, which may end them.
     #[must_use]
-    pub fn among(self, live: Arc<TunnelRegistry>) -> Self {
-        Self { live, ..self }
+    pub fn among(self, registry: Arc<TunnelRegistry>) -> Self {
+        Self { registry, ..self }
     }
 
     /// Opens a stream to `hop`, on a tunnel that still has room or on a new one, behind those
@@ -108,7 +113,7 @@ impl Pool {
         (request, first): (&ConnectRequest, &[u8]),
         ticket: &Ticket,
     ) -> Result<(TunnelStream, Arc<AuthenticatedTunnel>), ConnectError> {
-        ticket.back();
+        ticket.back(); // for callers that try again
         let mut again = None;
         loop {
             let (dial, slot) = self.tunnel(own, hop, again, ticket);
@@ -125,6 +130,9 @@ impl Pool {
         }
     }
 
+    /// The tunnel that a new stream takes: the calmest that has room, or that of the connection
+    /// before it if that is as calm. If none has room a new one is dialled; if the best is busy a
+    /// new one is dialled too, for those that come later.
     fn tunnel(
         &self,
         own: &LocalIdentity,
@@ -151,18 +159,18 @@ impl Pool {
         let entry = tunnels.best(is_open, ticket.before());
         let Some(entry) = entry else {
             let entry = self.dial(own, hop, &tunnels.unused);
-            let taken = entry.take();
+            let (dial, slot) = entry.take();
             tunnels.all.push(entry);
-            ticket.chooses(&taken.1.0);
-            return taken;
+            ticket.chooses(&slot.0);
+            return (dial, slot);
         };
-        let taken = entry.take();
-        ticket.chooses(&taken.1.0);
+        let (dial, slot) = entry.take();
+        ticket.chooses(&slot.0);
         // This one goes where it can; those that come later need not wait behind the bulk.
         if matches!(entry.rank(), Rank::Busy(_)) && tunnels.may_spread() {
             tunnels.all.push(self.dial(own, hop, &tunnels.unused));
         }
-        taken
+        (dial, slot)
     }
 
     fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
@@ -170,8 +178,8 @@ impl Pool {
         let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
         let over = ConnectError::stalled(hop.addr, "tunnel", self.config.connect);
-        let says = DialGuard { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
-        self.spawn_dial(own.clone(), hop.clone(), says, retire.clone());
+        let guard = DialGuard { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
+        self.spawn_dial(own.clone(), hop.clone(), guard, retire.clone());
         Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
@@ -179,25 +187,25 @@ impl Pool {
         &self,
         own: LocalIdentity,
         hop: Hop,
-        says: DialGuard,
+        guard: DialGuard,
         closing: CancellationToken,
     ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
-        let (connector, live) = (Arc::clone(&self.connector), Arc::clone(&self.live));
+        let (connector, registry) = (Arc::clone(&self.connector), Arc::clone(&self.registry));
         self.tasks.spawn(async move {
-            match dial(&netns, (&connector, &live), &own, &hop, &config).await {
+            match dial(&netns, (&connector, &registry), &own, &hop, &config).await {
                 Ok(client) => {
-                    says.dial.say(State::Up(client.clone()));
+                    guard.dial.say(State::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
                         let over = ConnectError::stalled(addr, "tunnel left", config.idle);
-                        says.dial.say(State::Failed(over));
+                        guard.dial.say(State::Failed(over));
                     };
-                    drive(client, Arc::clone(&says.usage), config.clone(), closing, release).await;
+                    drive(client, Arc::clone(&guard.usage), config.clone(), closing, release).await;
                 }
                 Err(error) => {
-                    says.usage.closed.store(true, Relaxed);
-                    says.dial.say(State::Failed(error));
+                    guard.usage.closed.store(true, Relaxed);
+                    guard.dial.say(State::Failed(error));
                 }
             }
         });
@@ -219,7 +227,7 @@ fn retire_older(entries: &mut HashMap<Key, Tunnels>, now: SystemTime) {
 
 async fn dial(
     netns: &Netns,
-    (connector, live): (&Connector, &TunnelRegistry),
+    (connector, registry): (&Connector, &TunnelRegistry),
     own: &LocalIdentity,
     hop: &Hop,
     config: &TunnelConfig,
@@ -240,7 +248,7 @@ async fn dial(
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
-    let proven = live.admit(Direction::Outbound, own_id, peer, &own.bundles);
+    let proven = registry.admit(Direction::Outbound, own_id, peer, &own.bundles);
     let proven = proven.map_err(|condemned| ConnectError::Terminated { addr, condemned })?;
     TunnelClient::new(session, proven, addr, config.limits)
 }

@@ -173,6 +173,7 @@ where
     let mut look = std::pin::pin!(sleep(farewell.until.next_look(SystemTime::now())));
     loop {
         let now = tokio::select! {
+            // It moves the tunnel's bytes too: there is no other driver here.
             request = tunnel.next_request() => match request {
                 Err(over) => return with.ended(&over, streams),
                 Ok((id, request)) => {

@@ -4,6 +4,10 @@
 //! header. Down: the driver writes to the application's socket as records are opened; what
 //! that does not take waits here, at most the stream's window, and only what has been taken
 //! is credited: a slow application holds back its own sender and nobody else.
+//!
+//! What a stream knows of its peer (the answer, the end, a reset) is set by the driver of its
+//! tunnel as frames come, which then wakes the stream; reading this file one need not know how
+//! frames become records ([`super::core`]).
 
 use std::{
     future::poll_fn,

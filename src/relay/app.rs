@@ -26,7 +26,7 @@ pub struct App {
     pause: Option<Box<Pause>>,
 }
 
-/// The kernel does not tell when an application has read what went the sockmap redirect.
+/// The kernel does not tell when an application has read what the sockmap redirect carried.
 struct Pause {
     over: Pin<Box<Sleep>>,
     next: Duration,
@@ -107,15 +107,15 @@ impl App {
     /// What the kernel said, a peer that is gone excepted: its own end is told by reads.
     pub fn finish(&mut self) -> io::Result<()> {
         self.finished = true;
-        self.half_closed();
+        self.leave_redirect();
         match SockRef::from(&*self.socket).shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
             done => done,
         }
     }
 
-    /// The application has said all, or we have.
-    pub(super) fn half_closed(&mut self) {
+    /// Ends the sockmap redirect, if there is one: one side has said all.
+    pub(super) fn leave_redirect(&mut self) {
         if let Some(redirect) = &mut self.redirect {
             redirect.end();
         }

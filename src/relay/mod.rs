@@ -1,6 +1,7 @@
 //! Bytes from an application to the far side and back, until both have ended.
 //!
-//! The application is a TCP socket ([`App`]); the far side is a tunnel stream
+//! The application is a TCP socket ([`App`]), which is reset if it is dropped before both
+//! directions have ended; the far side is a tunnel stream
 //! ([`crate::hbone::stream`]) or another TCP socket ([`tcp`]): a [`Remote`]. An end of file is
 //! passed on as a half-close and the other direction runs on; a reset of either side ends both.
 //! One future carries both directions, and owns no buffer while nothing moves.
@@ -146,7 +147,7 @@ impl Ways {
             self.down = true;
         }
         if !self.up && far.poll_up(cx, app, meter)?.is_ready() {
-            app.half_closed();
+            app.leave_redirect();
             self.up = true;
         }
         if self.up && self.down {
