@@ -1,6 +1,19 @@
 //! Why a connection ended: a closed set that log, metrics and tests share.
 
-use std::fmt;
+use std::{fmt, io, net::SocketAddr};
+
+/// Why a connection ended, and what went wrong if anything did.
+pub type Outcome = (CloseReason, Option<String>);
+
+/// How a connection ends when TCP to `addr` did not come to be.
+#[must_use]
+pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
+    let reason = match error.kind() {
+        io::ErrorKind::TimedOut => CloseReason::ConnectTimeout,
+        _ => CloseReason::ConnectFailure,
+    };
+    (reason, Some(format!("TCP connect to {addr}: {error}")))
+}
 
 macro_rules! close_reasons {
     ($($(#[$doc:meta])* $variant:ident = $text:literal / $flag:literal;)+) => {

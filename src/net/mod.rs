@@ -12,7 +12,7 @@ mod flow;
 mod sockets;
 
 pub use address::{Address, InvalidAddress};
-pub use close_reason::CloseReason;
+pub use close_reason::{CloseReason, Outcome, connect_failed};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use sockets::Sockets;

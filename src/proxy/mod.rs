@@ -1,7 +1,5 @@
-//! HBONE as both roles use it: [`ingress`] takes tunnels, [`egress`] opens streams, and [`outcome`]
-//! closes the record. What differs is a [`ingress::Destination`] or an [`egress::hbone::Source`] of
-//! [`crate::roles`].
+//! HBONE as both roles use it: [`ingress`] takes tunnels, [`egress`] opens streams. What differs is
+//! a [`ingress::Destination`] or an [`egress::hbone::Source`] of [`crate::roles`].
 
 pub mod egress;
 pub mod ingress;
-pub mod outcome;

@@ -19,12 +19,9 @@ use adit::{
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
-    net::{CloseReason, Direction, PeerAddr},
+    net::{CloseReason, Direction, Outcome, PeerAddr},
     observe::{Telemetry, conn::OpenConn},
-    proxy::{
-        egress::hbone::{Source, open},
-        outcome::Outcome,
-    },
+    proxy::egress::hbone::{Source, open},
     tls::Acceptor,
 };
 use http::StatusCode;

@@ -122,6 +122,7 @@ const NO_SPREAD: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hbone::ConnectError;
 
     fn entry(state: State) -> Entry {
         let dial = Arc::<Dial>::default();

@@ -12,9 +12,8 @@ use crate::{
         ConnectError, Hop, Pool, connect::ConnectRequest, order::Ticket, stream::TunnelStream,
     },
     identity::LocalIdentity,
-    net::CloseReason,
+    net::{CloseReason, Outcome},
     observe::conn::OpenConn,
-    proxy::outcome::Outcome,
     sys::sockets,
 };
 

@@ -24,9 +24,8 @@ use crate::{
     },
     identity::LocalIdentity,
     lifecycle::Tasks,
-    net::{CloseReason, Direction, PeerAddr},
+    net::{CloseReason, Direction, Outcome, PeerAddr},
     observe::conn::OpenConn,
-    proxy::outcome::{Outcome, caller_gave_up},
     relay::App,
     tls::{Acceptor, Peer, Session, TlsError},
 };
@@ -211,6 +210,11 @@ fn still_trusted(proven: &AuthenticatedTunnel) -> Result<(), Outcome> {
         return Err((CloseReason::SvidExpired, Some(why.to_owned())));
     }
     Ok(())
+}
+
+/// The caller went away before it had an answer.
+fn caller_gave_up() -> Outcome {
+    (CloseReason::PeerReset, Some("the caller cancelled".to_owned()))
 }
 
 /// What a caller hears of its request.

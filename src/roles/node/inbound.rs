@@ -24,13 +24,10 @@ use crate::{
     identity::LocalIdentity,
     lifecycle::{Place, source},
     mesh::{MtlsMode, View, Workload},
-    net::{CloseReason, Direction, Flow, PeerAddr},
+    net::{CloseReason, Direction, Flow, Outcome, PeerAddr, connect_failed},
     observe::conn::OpenConn,
     policy::admission::{Asked, Decision, Protection, Request, decide},
-    proxy::{
-        ingress::{self, Destination, Ends, Refusal},
-        outcome::{Outcome, connect_failed, finish},
-    },
+    proxy::ingress::{self, Destination, Ends, Refusal},
     relay::{self, App},
     sys::sockets,
     tls::{Acceptor, Peer},
@@ -117,7 +114,7 @@ impl Destination for PodDestination {
     }
 
     fn finish(&self, conn: OpenConn, outcome: Outcome) {
-        finish(conn, outcome);
+        conn.finish(outcome);
     }
 
     fn describe(&self, tunnel: &Tunnel, conn: &OpenConn) {

@@ -17,12 +17,9 @@ use crate::{
     },
     identity::LocalIdentity,
     mesh::Workload,
-    net::{CloseReason, Direction, PeerAddr},
+    net::{CloseReason, Direction, Outcome, PeerAddr, connect_failed},
     observe::conn::OpenConn,
-    proxy::{
-        egress,
-        outcome::{Outcome, connect_failed, finish},
-    },
+    proxy::egress,
     relay::{self, App, Remote, tcp::TcpRemote},
     sys::sockets,
 };
@@ -52,7 +49,7 @@ pub(super) fn serve(
             outcome = carry(&by, &mut app, found, &conn) => outcome,
             reason = conn.live().until_cut() => (reason, None),
         };
-        finish(conn, outcome);
+        conn.finish(outcome);
         drop((app, counted));
     }
 }

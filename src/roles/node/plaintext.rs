@@ -12,9 +12,8 @@ use super::{
     record::{ended, peer_info},
 };
 use crate::{
-    net::{CloseReason, Direction, Flow, PeerAddr},
+    net::{CloseReason, Direction, Flow, Outcome, PeerAddr, connect_failed},
     observe::conn::OpenConn,
-    proxy::outcome::{Outcome, connect_failed, finish},
     relay::{self, tcp::TcpRemote},
     sys::sockets,
 };
@@ -35,7 +34,7 @@ pub(super) async fn serve(
         outcome = carry(&node, &pod, &mut client, found, &conn) => outcome,
         reason = live.until_cut() => (reason, None),
     };
-    finish(conn, outcome);
+    conn.finish(outcome);
 }
 
 async fn carry(

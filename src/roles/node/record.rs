@@ -1,6 +1,6 @@
 //! From workloads to what a record says of them.
 
-use crate::{mesh::Workload, observe::conn::PeerInfo, proxy::outcome::Outcome, relay};
+use crate::{mesh::Workload, net::Outcome, observe::conn::PeerInfo, relay};
 
 /// What is known of a workload from the mesh; the identity is filled in when proven.
 pub(super) fn peer_info(workload: &Workload) -> PeerInfo {

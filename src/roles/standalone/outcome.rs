@@ -3,19 +3,13 @@
 use std::{io, sync::atomic::Ordering::Relaxed};
 
 use super::Service;
-use crate::{
-    net::CloseReason,
-    observe::conn::OpenConn,
-    proxy::{self, outcome::settled},
-    relay,
-    tls::TlsError,
-};
+use crate::{net::CloseReason, observe::conn::OpenConn, relay, tls::TlsError};
 
-pub(super) use crate::proxy::outcome::Outcome;
+pub(super) use crate::net::Outcome;
 
 /// Writes the record, if this service has a line for such an end, and counts.
 pub(super) fn finish(service: &Service, mut conn: OpenConn, outcome: Outcome) {
-    let outcome = settled(&conn, outcome);
+    let outcome = conn.settled(outcome);
     let reason = outcome.0;
     if !service.config.quiet.logs(reason) {
         conn.leave_unlogged();
@@ -25,7 +19,7 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, outcome: Outcome) {
     if matches!(reason, LifetimeReached | HalfCloseTimeout | IdleTimeout) {
         service.counts.ended_by_limit.fetch_add(1, Relaxed);
     }
-    proxy::outcome::finish(conn, outcome);
+    conn.finish(outcome);
 }
 
 /// Carries for as long as a connection may last.
