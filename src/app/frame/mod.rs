@@ -4,12 +4,14 @@
 mod drain;
 mod reload;
 mod role;
+mod takeover;
 
 use std::io;
 
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 
 pub(super) use role::{Draining, Next, Reloaded, Role};
+pub(super) use takeover::{Other, Takeover};
 
 use self::{
     drain::drain,

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 
-use super::{live::Live, takeover::Other};
+use super::live::Live;
 use crate::{
     app::{
         begun::Stop,
-        frame::{Draining, Next, Reloaded, Role},
+        frame::{Draining, Next, Other, Reloaded, Role},
     },
     lifecycle::{ServiceManager, WatchedFile},
     observe::Telemetry,
