@@ -6,8 +6,9 @@ use crate::{observe::conn::LiveTable, sys::process};
 /// So many connections more or fewer are worth a look at all that was freed.
 const MANY: usize = 1000;
 
-/// After so many looks more, what the tunnels held that were not needed any longer is free too.
-const AFTERWARDS: u32 = 30;
+/// After so many looks more, 15 s, what the tunnels held that were not needed any longer is free
+/// too.
+const AFTERWARDS: u32 = 37;
 
 /// How many connections were open, at most and lately.
 #[derive(Debug, Default)]

@@ -3,24 +3,23 @@
 mod live;
 mod role;
 mod start;
-mod takeover;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use tokio::runtime::Builder;
 
-use self::{
-    start::{Early, sockmap, start},
-    takeover::Takeover,
-};
+use self::start::{Early, sockmap, start};
 use super::{
-    frame::Frame, needs::confine_node, process::self_exec::SelfExec, rights::may_enter,
+    frame::{Frame, Takeover},
+    needs::confine_node,
+    process::self_exec::SelfExec,
+    rights::may_enter,
     workers::Workers,
 };
 use crate::{
     authority::CaError,
     config::{self, LoadError},
-    lifecycle::{Tasks, WatchedFile},
+    lifecycle::{Listeners, Tasks, WatchedFile},
     observe::logging::Logging,
 };
 
@@ -65,7 +64,8 @@ pub fn run(file: &Path, takeover: Option<&Path>) -> Result<(), RunError> {
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}"))?;
     crate::sys::process::harden();
     crate::tls::record::choose(checked.settings.aead).map_err(anyhow::Error::msg)?;
-    let (takeover, listeners) = Takeover::find(takeover, self_exec)?;
+    let (takeover, inherited) = Takeover::find(takeover, self_exec)?;
+    let listeners = Arc::new(inherited.map_or_else(Listeners::default, Listeners::inheriting));
     let data = Workers::start(checked.settings.workers)?;
     confined.log();
     let control =

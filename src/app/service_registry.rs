@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
-use super::access_files::AccessFiles;
+use super::{access_files::AccessFiles, frame::LOOK_EVERY};
 use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
@@ -15,9 +15,6 @@ use crate::{
     policy::AccessControl,
     roles::standalone::{Service, ServiceConfig, answer_challenges, first_acme_certificate},
 };
-
-/// How often the files of a service that drains are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A service that takes connections.
 pub(super) struct Running {

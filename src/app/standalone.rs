@@ -1,6 +1,5 @@
 //! `adit server`, `adit client`, `adit proxy`: services until SIGTERM.
 
-mod handoff;
 mod needs;
 mod plan;
 mod role;
@@ -14,19 +13,22 @@ pub use self::plan::Plan;
 use self::{role::Services, status_reporter::StatusReporter};
 use super::{
     begun::ENDS,
-    frame::Frame,
+    frame::{Frame, Takeover},
     process::self_exec::SelfExec,
     service_registry::{NotOpened, ServiceRegistry},
     workers::Workers,
 };
 use crate::{
-    lifecycle::{HandoffClient, Tasks},
+    lifecycle::Tasks,
     net::{Address, Sockets},
     observe::{Telemetry, logging::Logging},
     roles::standalone::ServiceConfig,
     sys::{descriptors, ktls},
     tls::record,
 };
+
+/// Why a process ends that was to take over.
+const LATE: &str = "the services were not ready in time, so the previous process continues";
 
 /// Why services did not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,18 +86,14 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
         Err(why) => tracing::debug!(why, "no TLS records by the kernel"),
     }
     record::choose(plan.globals.aead)?;
-    let found = plan.globals.takeover.as_deref().map(|path| {
-        let shown = || crate::identity::shown(path);
-        HandoffClient::find(path).map_err(|e| format!("take over from {}: {e}", shown()))
-    });
-    let found = found.transpose()?.flatten();
-    let (predecessor, inherited) = found.unzip();
+    let takeover = Takeover::find(plan.globals.takeover.as_deref(), self_exec);
+    let (takeover, inherited) = takeover.map_err(|e| format!("{e:#}"))?;
     let sockets = Sockets::new(named, inherited.unwrap_or_default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(plan.globals.workers.unwrap_or(cores));
     let workers = workers.map_err(|e| e.to_string())?;
     let control = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let ran = control.block_on(serve(plan, &workers, sockets, predecessor, self_exec));
+    let ran = control.block_on(serve(plan, &workers, sockets, takeover));
     // A file that is still being read keeps nothing from ending.
     control.shutdown_background();
     drop(workers);
@@ -106,13 +104,13 @@ async fn serve(
     mut plan: Plan,
     workers: &Workers,
     mut sockets: Sockets,
-    predecessor: Option<HandoffClient>,
-    self_exec: SelfExec,
+    mut takeover: Takeover,
 ) -> Result<u8, StartError> {
     let mut frame = Frame::new(workers.handles.clone()).map_err(|e| e.to_string())?;
     let telemetry = Telemetry::new().map_err(|e| e.to_string())?;
     let tasks = Tasks::default();
-    let mut seen = StatusReporter::open(&plan, &telemetry, &mut sockets, &tasks)?;
+    takeover.begin().map_err(|e| format!("{e:#}"))?;
+    let seen = StatusReporter::open(&plan, &telemetry, &mut sockets, &tasks)?;
     let services = std::mem::take(&mut plan.services);
     if plan.resolve {
         for service in &services {
@@ -124,16 +122,17 @@ async fn serve(
         applied = registry.apply(services, Duration::ZERO) => drop(applied?),
         _ = frame.signals.stop() => return Ok(0),
         () = seen.status.until_shutdown() => return Ok(0),
+        () = takeover.late() => return Err(LATE.to_owned().into()),
     }
     registry.drop_unused_sockets();
     seen.status.set_services(registry.services());
     seen.listening();
-    seen.succeed(predecessor, registry.listeners())?;
+    seen.take_over(&mut takeover, registry.listeners()).await?;
     // They have just been read.
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let timed = plan.globals.timed_reload.map(timed);
     let Plan { file, globals, .. } = plan;
-    let services = Services { file, globals, timed, registry, seen, telemetry, self_exec, tasks };
+    let services = Services { file, globals, timed, registry, seen, takeover, telemetry, tasks };
     let cut = frame.run(services).await.map_err(|e| format!("{e:#}"))?;
     Ok(u8::from(cut > 0))
 }

@@ -10,8 +10,7 @@
 mod listeners;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::{fs::MetadataExt as _, net::UnixStream as StdUnixStream},
@@ -83,12 +82,6 @@ impl HandoffClient {
         Ok(Some((Self(socket), sockets)))
     }
 
-    /// Tells it that we accept: it stops to, and drains.
-    pub fn take_over(mut self) {
-        // If it has gone meanwhile, there is nobody to be told.
-        let _ = self.0.write_all(&[ACCEPTING]);
-    }
-
     /// To be waited for on this runtime.
     ///
     /// # Errors
@@ -119,17 +112,18 @@ impl AwaitedHandoff {
     }
 
     /// Tells it that we accept, and what we keep of what it would leave behind; it stops to accept,
-    /// and drains. Waits, at most some seconds, until it has let go of all else.
-    pub async fn take_over(mut self, keeps: &[String]) {
+    /// and drains.
+    pub async fn tell(&mut self, keeps: &[String]) {
         let mut message = vec![ACCEPTING];
         message.extend(serde_json::to_vec(keeps).unwrap_or_default());
         message.push(b'\n');
         // If it has gone meanwhile, there is nobody to be told.
-        let told = async {
-            self.0.write_all(&message).await?;
-            self.0.read(&mut [0]).await
-        };
-        let _ = timeout(AT_ONCE, told).await;
+        let _ = timeout(AT_ONCE, self.0.write_all(&message)).await;
+    }
+
+    /// Waits, at most some seconds, until it has let go of all that we do not keep.
+    pub async fn let_go(mut self) {
+        let _ = timeout(AT_ONCE, self.0.read(&mut [0])).await;
     }
 }
 
@@ -169,10 +163,23 @@ pub struct HandoffServer {
 
 /// What a process that comes gets.
 #[derive(Debug)]
-enum Offered {
+pub enum Offered {
+    /// These sockets.
     Sockets(InheritedSockets),
     /// Those that are open then.
     Listeners(Arc<Listeners>),
+}
+
+impl From<InheritedSockets> for Offered {
+    fn from(sockets: InheritedSockets) -> Self {
+        Self::Sockets(sockets)
+    }
+}
+
+impl From<&Arc<Listeners>> for Offered {
+    fn from(listeners: &Arc<Listeners>) -> Self {
+        Self::Listeners(Arc::clone(listeners))
+    }
 }
 
 /// The process that accepts in our place.
@@ -187,11 +194,12 @@ pub struct Successor {
 }
 
 impl HandoffServer {
-    /// Waits at `path`, in place of whoever waited there before. Needs the runtime.
+    /// Waits at `path`, in place of whoever waited there before, for a process that gets what is
+    /// `offered`. Needs the runtime.
     ///
     /// # Errors
     /// If it cannot; the path is not named.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path, offered: Offered) -> io::Result<Self> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);
@@ -200,22 +208,13 @@ impl HandoffServer {
         let share = || share_socket(&beside, 0o600);
         let placed = share().and_then(|file| fs::rename(&beside, path).map(|()| file));
         let file = placed.inspect_err(|_| drop(fs::remove_file(&beside)))?;
-        let offered = Mutex::new(Offered::Sockets(Vec::new()));
+        let offered = Mutex::new(offered);
         let (under_way, handed_over) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { listener, path: path.to_owned(), file, offered, under_way, handed_over })
     }
 
-    /// These are the sockets from now on, in place of those before.
-    pub fn offer(&self, sockets: InheritedSockets) {
-        self.set_offered(Offered::Sockets(sockets));
-    }
-
-    /// Whatever these are when a process asks.
-    pub fn offer_all_of(&self, listeners: Arc<Listeners>) {
-        self.set_offered(Offered::Listeners(listeners));
-    }
-
-    fn set_offered(&self, offered: Offered) {
+    /// This is what a process gets from now on, in place of what was offered before.
+    pub fn offer(&self, offered: Offered) {
         *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = offered;
     }
 
@@ -339,13 +338,13 @@ mod tests {
     async fn more_sockets_than_a_message_takes_arrive_in_order_and_the_keeps_go_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("takeover.sock");
-        let server = HandoffServer::open(&path).unwrap();
         let open = |n: usize| {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = socket.local_addr().unwrap().port();
             (format!("{n} of many sockets, and this one has port {port}"), OwnedFd::from(socket))
         };
-        server.offer((0..300).map(open).collect());
+        let sockets: InheritedSockets = (0..300).map(open).collect();
+        let server = HandoffServer::open(&path, sockets.into()).unwrap();
         let of = path.clone();
         let find = tokio::task::spawn_blocking(move || HandoffClient::find(&of));
         let next = async {
@@ -356,7 +355,9 @@ mod tests {
                 assert_eq!(name, format!("{n} of many sockets, and this one has port {port}"));
             }
             assert!(server.is_under_way());
-            client.awaited().unwrap().take_over(&["this".to_owned()]).await;
+            let mut previous = client.awaited().unwrap();
+            previous.tell(&["this".to_owned()]).await;
+            previous.let_go().await;
         };
         let (successor, ()) = tokio::join!(async { server.wait().await.keeps }, next);
         assert_eq!(successor, Some(vec!["this".to_owned()]));

@@ -43,6 +43,23 @@ PATH=\"${PATH#*:}\" exec nft \"$@\"
 /// Less than a tool is waited for, more than a change of the file needs to be seen.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
+/// An edit is in use so soon after it was written.
+const LANDS: Duration = Duration::from_secs(1);
+
+/// The median of three edits is asked for: a busy machine may be late with one.
+fn edits_land(lab: &Lab, edits: [&str; 3]) {
+    let reloads = || lab.log().matches("configuration reloaded").count();
+    let mut took = edits.map(|body| {
+        let before = reloads();
+        lab.write_mesh(body);
+        let began = Instant::now();
+        lab.wait("reloaded", || reloads() > before);
+        began.elapsed()
+    });
+    took.sort();
+    assert!(took[1] < LANDS, "edits waited for {took:?}");
+}
+
 fn hanging_tool() {
     let mut lab = Lab::new(PODS);
     let tools = lab.file("tools");
@@ -57,10 +74,8 @@ fn hanging_tool() {
     lab.write_mesh(&allow(&["web", "spy"]));
     let hangs = |lab: &Lab| lab.wait("hanging", || lab.file("ca/hangs").exists());
     hangs(&lab);
-    let began = Instant::now();
-    lab.write_mesh(&allow(&["spy"]));
+    edits_land(&lab, [&allow(&["spy"]), &allow(&["spy", "web"]), &allow(&["spy"])]);
     lab.record("inbound", "policy_changed");
-    assert!(began.elapsed() < AT_ONCE, "an edit waited for {:?}", began.elapsed());
     drop(of_web);
 
     // It is tried again, until a signal comes.
@@ -90,12 +105,10 @@ fn draining_pod() {
     lab.write_mesh(&without_web);
     lab.wait("reloaded", || lab.log().contains("configuration reloaded"));
 
-    let began = Instant::now();
-    lab.write_mesh(
-        &(without_web + "policies:\n- { metadata: { name: nobody, namespace: shop }, spec: {} }\n"),
-    );
+    let nobody = "policies:\n- { metadata: { name: nobody, namespace: shop }, spec: {} }\n";
+    let nobody = without_web.clone() + nobody;
+    edits_land(&lab, [&nobody, &without_web, &nobody]);
     lab.record("inbound", "policy_changed");
-    assert!(began.elapsed() < AT_ONCE, "an edit waited for {:?}", began.elapsed());
     drop(open);
 
     lab.write_mesh(&allow(&["web"]));
@@ -167,10 +180,8 @@ fn made_anew() {
     }
     assert!(lab.readiness().contains("200 OK"), "{}", lab.readiness());
     let of_spy = held(&lab, "spy");
-    let began = Instant::now();
-    lab.write_mesh(&allow(&["web"]));
+    edits_land(&lab, [&allow(&["web"]), &allow(&["web", "spy"]), &allow(&["web"])]);
     lab.record("inbound", "policy_changed");
-    assert!(began.elapsed() < Duration::from_secs(2), "an edit waited for {:?}", began.elapsed());
     drop(of_spy);
     let released = || {
         let log = lab.log();

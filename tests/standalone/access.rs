@@ -345,3 +345,15 @@ fn sessions_are_not_resumed() {
         }
     }
 }
+
+/// Whoever was refused has a second to hear it, and the record is not that this takes time.
+#[test]
+fn a_refusal_in_the_last_second_of_the_connect_timeout_is_not_a_timeout() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let adit = Adit::start(pki.server(echo.addr) + "--allow-cn app --connect-timeout 900ms");
+    // It does not end when it is refused.
+    let socket = std::net::TcpStream::connect(adit.addr).unwrap();
+    let _session = Caller::speaking(ONLY13, &pki.ca, None).over(socket);
+    let line = adit.logs("direction=\"inbound\"");
+    assert!(line.contains("no_peer_certificate"), "{line}");
+}

@@ -223,3 +223,19 @@ fn a_target_that_is_no_tls_server_is_an_error_for_the_application() {
         adit.logs("tls_failure");
     }
 }
+
+/// The target has a second to hear that it is refused, and the record is not that this takes time.
+#[test]
+fn a_target_refused_in_the_last_second_of_the_connect_timeout_is_not_late() {
+    let pki = Pki::new();
+    // It does not end when it is refused.
+    let far = tls_backend(ONLY13, &pki.server, Demand::Of(&pki.ca), |session| {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        drop(session);
+    });
+    let flags = "--verify-cn nobody --connect-timeout 900ms";
+    let adit = Adit::start(format!("{} {flags}", pki.client(far.addr)));
+    let _ = ask(adit.addr, b"hello");
+    let line = adit.logs("direction=\"outbound\"");
+    assert!(line.contains("matches no rule"), "{line}");
+}

@@ -86,7 +86,7 @@ fn the_path_stays_where_sigterm_and_a_takeover_meet() {
     let (next, sockets) = wait_for("its sockets", LIMIT, find);
     adit.logs("handed the sockets to a new process");
     assert_eq!(adit.stop(), 0);
-    next.take_over();
+    drop(next);
     let [(_, socket)] = <[_; 1]>::try_from(sockets).expect("one socket");
     let listener = UnixListener::from(socket);
     let _caller = UnixStream::connect(&path).expect("the path is there");

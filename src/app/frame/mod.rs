@@ -4,12 +4,15 @@
 mod drain;
 mod reload;
 mod role;
+mod takeover;
 
 use std::io;
 
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 
+pub(super) use reload::{LOOK_EVERY, looks_in};
 pub(super) use role::{Draining, Next, Reloaded, Role};
+pub(super) use takeover::{Other, Takeover};
 
 use self::{
     drain::drain,
@@ -26,8 +29,7 @@ use super::{
 };
 use crate::lifecycle::ServiceManager;
 
-/// At two looks a second.
-const LOOKS_IN_TEN_MINUTES: u32 = 1200;
+const LOOKS_IN_TEN_MINUTES: u32 = looks_in(10 * 60);
 
 /// What a process has around it from its start on.
 pub(super) struct Frame {
@@ -76,7 +78,7 @@ async fn until_stopped(
     let mut told = Readiness::new(manager);
     let mut reloads = Reloads::default();
     let (mut trimmer, mut looks) = (MemoryTrimmer::default(), 0_u32);
-    let mut look = tokio::time::interval(reload::LOOK_EVERY);
+    let mut look = tokio::time::interval(LOOK_EVERY);
     // What two looks find alike has stood still for as long as is between them.
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

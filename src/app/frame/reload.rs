@@ -10,8 +10,16 @@ use crate::{
     lifecycle::{Look, ServiceManager, WatchedFile},
 };
 
-/// How often it is looked what has changed.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked what has changed: an edit that two looks find alike is in use within a
+/// second.
+pub(in crate::app) const LOOK_EVERY: Duration = Duration::from_millis(LOOK_MILLIS as u64);
+
+const LOOK_MILLIS: u32 = 400;
+
+/// How many looks there are in so many seconds.
+pub(in crate::app) const fn looks_in(seconds: u32) -> u32 {
+    seconds * 1000 / LOOK_MILLIS
+}
 
 /// For how long somebody who asks for a reload waits for a file that is being written.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);

@@ -87,7 +87,7 @@ pub(in crate::app) trait Role {
         Ok(())
     }
 
-    /// What is looked at twice a second; `looks` counts.
+    /// What is looked at every [`LOOK_EVERY`](super::LOOK_EVERY); `looks` counts.
     fn look(&mut self, _looks: u32) {}
 
     /// Forgets series that nobody has used for long.

@@ -9,10 +9,13 @@ use std::{
 
 use futures_util::{future::BoxFuture, stream::FuturesUnordered};
 
-use super::takeover::Takeover;
 use crate::{
     admin::State,
-    app::{frame::Reloaded, needs::is_of_process, workload_api::Served},
+    app::{
+        frame::{Reloaded, Takeover},
+        needs::is_of_process,
+        workload_api::Served,
+    },
     config::{self, CaConfig, Checked, Fault},
     lifecycle::{ServiceManager, Successor, Tasks, WatchedFile},
     mesh::{AppHop, Store, Workload},
@@ -141,7 +144,7 @@ impl Live {
     /// Takes the place of the process before this one, and carries what that one did not.
     ///
     /// # Errors
-    /// As [`Takeover::take_over`].
+    /// As [`Takeover::serve`].
     pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
         let mut keeps = Vec::new();
         if self.capture != Capture::None {
@@ -150,7 +153,11 @@ impl Live {
                 keeps.extend(namespace_of(pod).map(Leave::name_of));
             }
         }
-        self.takeover.take_over(&self.node.listeners, &keeps).await?;
+        self.takeover.serve(&self.node.listeners)?;
+        self.node.listeners.accept();
+        if let Some(previous) = self.takeover.tell(&keeps).await {
+            previous.let_go().await;
+        }
         self.start_pods();
         Ok(())
     }

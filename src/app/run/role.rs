@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 
-use super::{live::Live, takeover::Other};
+use super::live::Live;
 use crate::{
     app::{
         begun::Stop,
-        frame::{Draining, Next, Reloaded, Role},
+        frame::{Draining, Next, Other, Reloaded, Role, looks_in},
     },
     lifecycle::{ServiceManager, WatchedFile},
     observe::Telemetry,
@@ -19,8 +19,8 @@ use crate::{
 /// How long capture rules and what is left may take after the connections.
 const RELEASE_WITHIN: Duration = Duration::from_secs(15);
 
-/// At two looks a second, pods that could not be started are tried again every 5 s.
-const LOOKS_UNTIL_RETRY: u32 = 10;
+/// Pods that could not be started are tried again every 5 s.
+const LOOKS_UNTIL_RETRY: u32 = looks_in(5);
 
 /// What a node waits for.
 pub(super) enum News {

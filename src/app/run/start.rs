@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 
-use super::{live::Live, takeover::Takeover};
+use super::live::Live;
 use crate::{
     admin::{self, State},
-    app::{begun::ENDS, process::sandbox::Confined, source, workload_api::Served},
+    app::{begun::ENDS, frame::Takeover, process::sandbox::Confined, source, workload_api::Served},
     config::Checked,
     credentials::Svids,
     hbone::{HBONE_PORT, TunnelRegistry},
@@ -107,7 +107,10 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         left: None,
         tasks: tasks.clone(),
     };
-    live.takeover.begin(&live.node.listeners)?;
+    live.takeover.begin()?;
+    if !live.takeover.waits() {
+        live.takeover.serve(&live.node.listeners)?;
+    }
     tasks.spawn(watch_probes(Arc::clone(&live.pod_manager)));
     tasks.spawn(Arc::clone(&live.pod_manager).watch_namespaces());
     live.start_pods();

@@ -9,8 +9,7 @@ use super::status_reporter::{StatusReporter, deaf};
 use crate::{
     app::{
         begun::Stop,
-        frame::{self, Next, Reloaded, Role},
-        process::self_exec::SelfExec,
+        frame::{self, Next, Other, Reloaded, Role, Takeover},
         service_registry::{NotOpened, ServiceRegistry},
     },
     config::{self, Globals},
@@ -33,8 +32,8 @@ pub(super) struct Services {
     pub(super) timed: Option<Interval>,
     pub(super) registry: ServiceRegistry,
     pub(super) seen: StatusReporter,
+    pub(super) takeover: Takeover,
     pub(super) telemetry: Telemetry,
-    pub(super) self_exec: SelfExec,
     pub(super) tasks: Tasks,
 }
 
@@ -42,8 +41,8 @@ pub(super) struct Services {
 pub(super) enum News {
     /// `POST /_shutdown`.
     Shutdown,
-    /// Another process accepts in its place.
-    Succeeded(Successor),
+    /// The process after this one.
+    Other(Other),
     /// Files are read again every so often.
     Timed,
 }
@@ -72,10 +71,10 @@ impl Role for Services {
     }
 
     async fn news(&mut self) -> News {
-        let Self { seen: StatusReporter { status, handoff, .. }, timed, .. } = self;
+        let Self { seen: StatusReporter { status, .. }, takeover, timed, .. } = self;
         tokio::select! {
             () = status.until_shutdown() => News::Shutdown,
-            successor = handoff.succeeded() => News::Succeeded(successor),
+            other = takeover.next() => News::Other(other),
             () = tick(timed) => News::Timed,
         }
     }
@@ -84,7 +83,9 @@ impl Role for Services {
         Ok(match news {
             News::Shutdown => Next::Stop(Stop::Asked),
             News::Timed => Next::Reload,
-            News::Succeeded(Successor { pid, .. }) => {
+            // The one before this one has been told already.
+            News::Other(Other::Gone) => Next::Continue,
+            News::Other(Other::Accepts(Successor { pid, .. })) => {
                 pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
                 Next::Stop(Stop::Succeeded(pid))
             }
@@ -104,7 +105,7 @@ impl Role for Services {
     }
 
     fn start_successor(&mut self) {
-        self.self_exec.start_again(self.seen.handoff.is_open(), &self.tasks);
+        self.takeover.start_successor();
     }
 
     fn now(&self) -> (String, Option<String>) {
@@ -117,12 +118,12 @@ impl Role for Services {
     }
 
     async fn stop(self, stop: Stop) -> frame::Draining {
-        let Self { globals, registry, seen, tasks, .. } = self;
+        let Self { globals, registry, seen, mut takeover, tasks, .. } = self;
         let succeeded = matches!(stop, Stop::Succeeded(_));
         let (connections, grace) = (registry.connections(), globals.shutdown);
         // The paths of Unix sockets are the successor's, if there is one, also where what it says
         // and SIGTERM meet.
-        let handed_over = seen.handoff.close().await || succeeded;
+        let handed_over = takeover.close().await || succeeded;
         let draining = registry.stop_accepting(handed_over);
         seen.stopping(handed_over, succeeded);
         let (status, services) = (Arc::clone(&seen.status), draining.services.clone());
@@ -162,7 +163,8 @@ impl Role for Services {
 impl Services {
     /// Takes the file if it is right and all of it can be opened, else keeps what was.
     async fn take(&mut self) -> Reloaded {
-        let Self { file: Some(watched), registry, globals, seen, telemetry, .. } = self else {
+        let Self { file: Some(watched), registry, globals, seen, takeover, telemetry, .. } = self
+        else {
             return Reloaded::Unchanged;
         };
         let Some(path) = watched.paths().first().cloned() else { return Reloaded::Unchanged };
@@ -178,7 +180,7 @@ impl Services {
         let result = if taken.is_ok() { "accepted" } else { "rejected" };
         telemetry.metrics.config.loads.with_label_values(&[result]).inc();
         seen.status.set_services(registry.services());
-        seen.offer(registry.listeners());
+        takeover.offer(seen.offered(registry.listeners()));
         match taken {
             Ok(after_restart) => Reloaded::Applied { after_restart },
             Err(error) => Reloaded::Refused { file, error },

@@ -1,14 +1,13 @@
-//! What is seen of the process from outside: the status endpoint, and who takes its place.
+//! What is seen of the process from outside: the status endpoint, and what a process that takes its
+//! place gets.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
-use super::{
-    handoff::{Handoff, copied},
-    plan::{Plan, joined},
-};
+use super::plan::{Plan, joined};
 use crate::{
+    app::frame::Takeover,
     credentials::store::CredentialsConfig,
-    lifecycle::{HandoffClient, Tasks},
+    lifecycle::{InheritedSockets, Tasks},
     net::{Listening, Sockets},
     observe::Telemetry,
     roles::standalone::{
@@ -22,9 +21,6 @@ pub(super) struct StatusReporter {
     pub(super) status: Arc<Status>,
     /// The status endpoint, if there is one.
     endpoint: Option<(String, Listening)>,
-    /// Where a successor finds us, once we accept.
-    pub(super) handoff: Handoff,
-    takeover: Option<std::path::PathBuf>,
 }
 
 impl StatusReporter {
@@ -49,8 +45,7 @@ impl StatusReporter {
             endpoint = Some((address.address.to_string(), listening));
         }
         status::push(&status, tasks)?;
-        let takeover = plan.globals.takeover.clone();
-        Ok(Self { status, endpoint, handoff: Handoff::default(), takeover })
+        Ok(Self { status, endpoint })
     }
 
     /// All services accept.
@@ -76,32 +71,45 @@ impl StatusReporter {
     }
 
     /// Takes the place of the process before this one, and waits for the one after it.
-    pub(super) fn succeed<'a>(
-        &mut self,
-        predecessor: Option<HandoffClient>,
+    pub(super) async fn take_over<'a>(
+        &'a self,
+        takeover: &mut Takeover,
         listeners: impl Iterator<Item = (String, &'a Listening)>,
     ) -> Result<(), String> {
         let listeners: Vec<_> = listeners.collect();
-        if let Some(path) = &self.takeover {
-            let failed = |e| format!("--takeover {}: {e}", crate::identity::shown(path));
-            self.handoff.open(path).map_err(failed)?;
-            self.offer(listeners.iter().map(|(address, l)| (address.clone(), *l)));
-        }
-        if let Some(predecessor) = predecessor {
+        let offered = self.offered(listeners.iter().map(|(address, l)| (address.clone(), *l)));
+        takeover.serve(offered).map_err(|e| format!("{e:#}"))?;
+        if takeover.waits() {
             // Not before: a start that fails leaves the path to the process that serves there.
             let status = self.endpoint.iter().map(|(_, listening)| listening);
             listeners.iter().map(|(_, l)| *l).chain(status).for_each(Listening::claim_path);
-            tracing::info!("took over from the previous process, which is draining");
-            predecessor.take_over();
+            takeover.tell(&[]).await;
         }
         Ok(())
     }
 
-    /// Lets a successor have these listeners, and that of the status endpoint.
-    pub(super) fn offer<'a>(&self, listeners: impl Iterator<Item = (String, &'a Listening)>) {
-        let status = self.endpoint.iter().map(|(address, l)| copied(address, l));
-        self.handoff.offer(listeners.map(|(address, l)| copied(&address, l)).chain(status));
+    /// What a successor gets: these listeners, and that of the status endpoint. Nothing where they
+    /// cannot be copied.
+    pub(super) fn offered<'a>(
+        &'a self,
+        listeners: impl Iterator<Item = (String, &'a Listening)>,
+    ) -> InheritedSockets {
+        let status = self.endpoint.iter().map(|(address, l)| (address.clone(), l));
+        let all = listeners.chain(status).map(|(address, l)| copied(&address, l));
+        match all.collect::<io::Result<Vec<_>>>() {
+            Ok(all) => all.into_iter().flatten().collect(),
+            Err(error) => {
+                tracing::error!(%error, "cannot offer the listeners to a successor");
+                Vec::new()
+            }
+        }
     }
+}
+
+/// The sockets that listen on an address, once more.
+fn copied(address: &str, listening: &Listening) -> io::Result<InheritedSockets> {
+    let copies = listening.duplicates()?.into_iter();
+    Ok(copies.map(|copy| (address.to_owned(), copy)).collect())
 }
 
 /// What is wrong with a service that accepts no more.

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 use super::{
     ProxyMode, Role, Service,
     admission::admit,
-    outcome::{Outcome, counted, ended, failed, finish, lost, own, within_lifetime},
+    outcome::{Outcome, counted, ended, failed, finish, in_time, late, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
     reach::{self, dial, local_of, not_begun},
     service::Unproven,
@@ -28,7 +28,7 @@ use crate::{
     observe::conn::OpenConn,
     relay::{self, App, Remote, SecuredRemote},
     sys::descriptors::of_traffic,
-    tls::secured::{self},
+    tls::{TlsError, secured},
 };
 
 /// Carries one connection and leaves its record.
@@ -140,10 +140,7 @@ async fn begin(
 ) -> Result<Begun<dyn Remote>, Outcome> {
     let begun = match service.config.role {
         Role::Server => server(service, socket, caller, conn, (unproven, deadline)).await,
-        Role::Client => {
-            let begun = client(service, socket, caller.peer, conn, deadline);
-            in_time(service, deadline, begun).await
-        }
+        Role::Client => Box::pin(client(service, socket, caller.peer, conn, deadline)).await,
     };
     match &begun {
         Ok(_) => service.counts.succeeded.fetch_add(1, Relaxed),
@@ -166,18 +163,6 @@ async fn begin(
     Ok(Begun { app, far, slot, entered })
 }
 
-async fn in_time<T>(
-    service: &Service,
-    deadline: Instant,
-    what: impl Future<Output = Result<T, Outcome>>,
-) -> Result<T, Outcome> {
-    let late = |_| {
-        let why = format!("not connected after {:?}", service.config.connect);
-        Err((CloseReason::ConnectTimeout, Some(why)))
-    };
-    tokio::time::timeout_at(deadline, what).await.unwrap_or_else(late)
-}
-
 async fn server(
     service: &Service,
     socket: TcpStream,
@@ -185,9 +170,9 @@ async fn server(
     conn: &OpenConn,
     (unproven, deadline): (Unproven, Instant),
 ) -> Result<Begun<SecuredRemote>, Outcome> {
-    let admitted = Box::pin(admitted(service, socket, caller, conn));
+    let admitted = Box::pin(admitted(service, socket, caller, conn, deadline));
     let admitted = tokio::select! {
-        admitted = in_time(service, deadline, admitted) => admitted?,
+        admitted = admitted => admitted?,
         outcome = unproven.given_up() => return Err(outcome),
     };
     let (far, entered, header) = match admitted {
@@ -211,14 +196,16 @@ async fn server(
     Ok(Begun { app: App::new(app), far, slot, entered })
 }
 
-/// The handshake of a server's caller who may be here, and the header for its target.
+/// The handshake of a server's caller who may be here, and the header for its target. All of it
+/// within the deadline, but for the moment in which a caller is told why it was refused: that is
+/// what the record says then.
 async fn admitted(
     service: &Service,
     mut socket: TcpStream,
     Caller { peer, called }: Caller,
     conn: &OpenConn,
+    deadline: Instant,
 ) -> Result<Admission, Outcome> {
-    let limit = service.config.connect;
     let credentials = service.store.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
@@ -231,12 +218,16 @@ async fn admitted(
         _ => (config, None),
     };
     if let Some(protocol) = service.config.tls.starttls {
-        let asked = protocol.answer(&mut socket).await;
-        asked.map_err(|e| counted(service, not_begun(&e)))?;
+        let asked = protocol.answer(&mut socket);
+        let asked = async { asked.await.map_err(|e| counted(service, not_begun(&e))) };
+        in_time(service, deadline, asked).await?;
     }
     let begun = Instant::now();
-    let secured = secured::accept(socket, config, limit).await;
-    let mut secured = secured.map_err(|e| counted(service, failed(&e)))?;
+    let secured = secured::accept(socket, config, deadline.duration_since(begun)).await;
+    let mut secured = secured.map_err(|e| match e {
+        TlsError::Timeout(_) => late(service),
+        refused => counted(service, failed(&refused)),
+    })?;
     service.counts.handshake.record(begun.elapsed());
     conn.metadata(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);
@@ -251,11 +242,13 @@ async fn admitted(
             return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
         }
     };
-    let admitted = match service.config.tls.authenticate {
-        true => admit(service, caller.as_ref(), peer, local, conn).await,
-        false => service.admitted_by_successor(conn.live(), caller.as_ref()).await,
+    let admitted = async {
+        match service.config.tls.authenticate {
+            true => admit(service, caller.as_ref(), peer, local, conn).await,
+            false => service.admitted_by_successor(conn.live(), caller.as_ref()).await,
+        }
     };
-    if let Err(outcome) = admitted {
+    if let Err(outcome) = in_time(service, deadline, admitted).await {
         return Ok(Admission::Refused { far, outcome });
     }
     let mut header = Vec::new();
@@ -279,10 +272,10 @@ enum Admission {
     Admitted {
         far: Box<SecuredRemote>,
         entered: Option<Entered>,
-        /// What is said to the target first.
+        /// What is said to a server's target first.
         header: Vec<u8>,
     },
-    /// The caller is to be told.
+    /// The peer is to be told.
     Refused { far: SecuredRemote, outcome: Outcome },
 }
 
@@ -316,13 +309,22 @@ async fn client(
     // tried whatever went wrong with one.
     let mut tries = service.targets.tries(deadline);
     while let Some((target, share)) = tries.next() {
-        match tokio::time::timeout(share, towards(service, target, peer, conn)).await {
-            Ok(Ok((far, entered))) => {
+        let until = Instant::now() + share;
+        match tokio::time::timeout_at(until, towards(service, target, peer, conn)).await {
+            Ok(Ok(Admission::Admitted { far, entered, .. })) => {
                 tries.worked(target);
                 if let Some(protocol) = service.config.tls.starttls {
                     plain_side(service, deadline, protocol.decline(&mut socket)).await?;
                 }
                 return Ok(Begun { app: App::new(socket), far, slot: None, entered });
+            }
+            Ok(Ok(Admission::Refused { far, outcome: (reason, why) })) => {
+                tries.failed(target, reason, why.unwrap_or_default());
+                // Beyond the deadline if need be, where no other is to be tried.
+                match tries.is_over() {
+                    true => far.refuse().await,
+                    false => drop(tokio::time::timeout_at(until, far.refuse()).await),
+                }
             }
             Ok(Err((reason, why))) => tries.failed(target, reason, why.unwrap_or_default()),
             Err(_) => tries.late(target, share, service.config.connect),
@@ -353,7 +355,7 @@ async fn towards(
     target: &Target,
     peer: SocketAddr,
     conn: &OpenConn,
-) -> Result<(Box<SecuredRemote>, Option<Entered>), Outcome> {
+) -> Result<Admission, Outcome> {
     let credentials = service.store.current();
     let mut begun = Instant::now();
     let dialled = |tcp: &TcpStream| {
@@ -373,15 +375,13 @@ async fn towards(
     let entered = match enter(service, found.as_ref(), shown, conn, &credentials) {
         Ok(entered) => entered,
         Err(outcome) => {
-            far.refuse().await;
-            return Err(counted(service, outcome));
+            return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
         }
     };
     if !service.config.access.is_empty() {
         let wanted = admit(service, found.as_ref(), peer, local, conn).await;
         if let Err(outcome) = wanted {
-            far.refuse().await;
-            return Err(outcome);
+            return Ok(Admission::Refused { far, outcome });
         }
     } else if let Some(found) = &found {
         conn.metadata(|f| {
@@ -389,9 +389,8 @@ async fn towards(
             f.subject = found.shown_subject();
         });
         if let Err(outcome) = service.admitted_by_successor(conn.live(), Some(found)).await {
-            far.refuse().await;
-            return Err(outcome);
+            return Ok(Admission::Refused { far, outcome });
         }
     }
-    Ok((Box::new(far), entered))
+    Ok(Admission::Admitted { far: Box::new(far), entered, header: Vec::new() })
 }

@@ -2,6 +2,8 @@
 
 use std::{io, sync::atomic::Ordering::Relaxed};
 
+use tokio::time::Instant;
+
 use super::Service;
 use crate::{net::CloseReason, observe::conn::OpenConn, relay, tls::TlsError};
 
@@ -20,6 +22,21 @@ pub(super) fn finish(service: &Service, mut conn: OpenConn, outcome: Outcome) {
         service.counts.ended_by_limit.fetch_add(1, Relaxed);
     }
     conn.finish(outcome);
+}
+
+/// Does what belongs to the beginning of a connection, until its connect timeout is over.
+pub(super) async fn in_time<T>(
+    service: &Service,
+    deadline: Instant,
+    what: impl Future<Output = Result<T, Outcome>>,
+) -> Result<T, Outcome> {
+    tokio::time::timeout_at(deadline, what).await.unwrap_or_else(|_| Err(late(service)))
+}
+
+/// The connect timeout is over.
+pub(super) fn late(service: &Service) -> Outcome {
+    let why = format!("not connected after {:?}", service.config.connect);
+    (CloseReason::ConnectTimeout, Some(why))
 }
 
 /// Carries for as long as a connection may last.

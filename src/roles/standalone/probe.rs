@@ -38,21 +38,22 @@ impl Service {
         let limit = self.config.connect.min(MOST);
         let asked = async {
             match (self.config.role, &self.config.hbone) {
-                (Role::Server, _) => self.probe_plain().await,
-                (Role::Client, None) => self.probe_tls().await.map(Some),
+                (Role::Server, _) => self.probe_plain().await.map(|parting| (Ok(()), parting)),
+                (Role::Client, None) => self.probe_tls().await,
                 (Role::Client, Some(hbone)) => {
                     let gateway = hbone.gateway.clone().or_else(|| self.own_gateway());
                     let gateway = gateway.ok_or("the target must be HOST:PORT")?;
                     endpoint::connect(&gateway).await.map_err(|e| format!("{gateway}: {e}"))?;
-                    Ok(None)
+                    Ok((Ok(()), None))
                 }
             }
         };
         let late = |_| format!("no answer within {}", humantime::format_duration(limit));
-        if let Some(parting) = tokio::time::timeout(limit, asked).await.map_err(late)?? {
+        let (found, parting) = tokio::time::timeout(limit, asked).await.map_err(late)??;
+        if let Some(parting) = parting {
             parting.leave().await;
         }
-        Ok(())
+        found
     }
 
     fn own_gateway(&self) -> Option<Address> {
@@ -91,7 +92,8 @@ impl Service {
         }
     }
 
-    async fn probe_tls(&self) -> Result<Parting, String> {
+    /// Whether the target is whom we want, and how it is left.
+    async fn probe_tls(&self) -> Result<(Result<(), String>, Option<Parting>), String> {
         let mut reached = Err(String::from("there is no target"));
         for target in self.targets.all() {
             let secured = reach::tls(self, target, |_| Ok(())).await;
@@ -108,10 +110,9 @@ impl Service {
             let found = found.ok_or("the target showed no certificate")?;
             let ours = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
             if let Err(why) = admission::judged(self, &found, ours, local).await {
-                far.refuse().await;
-                return Err(why);
+                return Ok((Err(why), Some(Parting::Refused(Box::new(far)))));
             }
         }
-        Ok(Parting::Tls(Box::new(far)))
+        Ok((Ok(()), Some(Parting::Tls(Box::new(far)))))
     }
 }

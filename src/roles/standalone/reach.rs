@@ -89,7 +89,9 @@ pub(super) fn server_name(
 pub(super) enum Parting {
     /// After a handshake.
     Tls(Box<SecuredRemote>),
-    /// Without one.
+    /// It is told that it is not whom we want.
+    Refused(Box<SecuredRemote>),
+    /// Without a handshake.
     Plain(TcpStream),
 }
 
@@ -98,6 +100,7 @@ impl Parting {
     pub(super) async fn leave(self) {
         match self {
             Self::Tls(far) => until_heard(&far.end()).await,
+            Self::Refused(far) => far.refuse().await,
             Self::Plain(tcp) => until_heard(&tcp).await,
         }
     }

@@ -194,6 +194,11 @@ impl<'a> Tries<'a> {
         Some((&self.targets.all[self.order.next()?], share))
     }
 
+    /// Whether no other target is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.order.len() == 0
+    }
+
     pub(super) fn worked(&self, target: &Target) {
         self.targets.worked(target);
     }
