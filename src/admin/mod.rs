@@ -198,6 +198,10 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
     }
 }
 
+/// The last line for a client that a newer one is read for instead.
+const REPLACED: &str = "{\"event\":\"replaced\",\"error\":\"closed in favour of a newer client: at most \
+                        8 at a time, 2 of one address\"}\n";
+
 /// JSON lines, for as long as the client reads.
 fn events(state: &State) -> Answer {
     let Some(subscription) = state.node.telemetry.live.events().subscribe() else {
@@ -210,7 +214,7 @@ fn events(state: &State) -> Answer {
         };
         Some((Bytes::from(line + "\n"), subscription))
     });
-    stream("application/x-ndjson", lines)
+    stream("application/x-ndjson", lines, REPLACED)
 }
 
 /// Written once for all who asked before that began, and where nothing waits for it.

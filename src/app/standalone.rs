@@ -81,9 +81,13 @@ pub fn run(plan: Plan) -> Result<u8, StartError> {
     confined.log();
     match kernel_tls {
         Ok(found) => {
-            tracing::info!(tls12 = found.tls12, tls13 = found.tls13, "TLS records by the kernel")
+            tracing::info!(
+                tls12 = found.tls12,
+                tls13 = found.tls13,
+                "the kernel encrypts TLS records"
+            )
         }
-        Err(why) => tracing::debug!(why, "no TLS records by the kernel"),
+        Err(why) => tracing::debug!(why, "the kernel does not encrypt TLS records"),
     }
     record::choose(plan.globals.aead)?;
     let takeover = Takeover::find(plan.globals.takeover.as_deref(), self_exec);

@@ -65,7 +65,7 @@ enum Verb {
         /// Time that all peers need to learn of a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
-        /// Keep trusting the old authority, though it signs nothing any more
+        /// Keep trusting the old authority, though it no longer signs anything
         #[arg(long)]
         no_revoke: bool,
     },

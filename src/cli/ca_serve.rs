@@ -1,6 +1,6 @@
 //! `adit ca serve` and `adit ca token`: the embedded CA for others.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -36,8 +36,8 @@ enum TokenCommand {
         /// SPIFFE ID of the SVID that it gives
         #[arg(long, value_name = "SPIFFE-ID")]
         id: SpiffeId,
-        /// How long it is valid
-        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+        /// How long it is valid: at most 30d
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = ttl)]
         ttl: Duration,
         /// Directory of the join tokens, as `attestors.joinTokens.dir` in the CA server's file
         #[arg(long, value_name = "DIR")]
@@ -60,17 +60,29 @@ pub(super) fn serve(args: &ServeArgs) -> u8 {
 
 pub(super) fn token(args: &TokenArgs) -> u8 {
     let TokenCommand::Create { id, ttl, dir } = &args.command;
-    match (JoinTokens { dir: dir.clone() }).create(id, (*ttl).min(LONGEST)) {
+    match (JoinTokens { dir: dir.clone() }).create(id, *ttl) {
         Ok(token) => {
             say!("{}", *token);
             OK
         }
         Err(error) => {
             complain!("adit ca token create: {error}");
-            FAILED
+            match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FAILED,
+                _ => BAD_CONFIG, // the directory that it was given
+            }
         }
     }
 }
 
 /// No join token lives longer.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match ttl {
+        Duration::ZERO => Err("must be longer than 0s".to_owned()),
+        _ if ttl > LONGEST => Err("must be at most 30d".to_owned()),
+        _ => Ok(ttl),
+    }
+}

@@ -24,7 +24,8 @@ Each rule is listed with its clause and one verdict:
   FAIL    broken: implementations that follow the specification refuse it
   -       not checked, and why
 
-Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file cannot be read.";
+Exit codes: 0 nothing fails, 1 a rule fails, 2 usage, 3 a file or socket cannot be
+read.";
 
 /// Prints reports, each with where it comes from; the exit code.
 pub(super) fn print(how: Output, reports: &[(String, Report)], quiet: bool) -> u8 {

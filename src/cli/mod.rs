@@ -70,7 +70,7 @@ enum Command {
     Server(Box<standalone::ServerArgs>),
     /// TLS for one client: accepts plaintext, connects to the target with TLS
     Client(Box<standalone::ClientArgs>),
-    /// Many such servers and clients from one file, until SIGTERM
+    /// Run many such servers and clients from one file, until SIGTERM
     Proxy(proxy::ProxyArgs),
     /// Translate another proxy's configuration
     Import(import::ImportArgs),

@@ -106,20 +106,32 @@ struct WorkloadApiArgs {
 }
 
 impl SvidCommand {
-    /// Whether the socket that it was given is there, as far as a file tells.
-    fn socket(&self) -> Result<(), String> {
+    /// Whether the socket that it was given is there, as far as a file tells, and the directory to
+    /// write to.
+    fn given(&self) -> Result<(), String> {
         let at = match self {
             Self::Fetch(Fetch::X509 { at, .. } | Fetch::Jwt { at, .. })
             | Self::Validate(Validate::Jwt { at, .. })
             | Self::Watch(at) => at,
             Self::Lint(_) => return Ok(()),
         };
-        let Endpoint::Unix(path) = &at.socket else { return Ok(()) };
-        match fs::metadata(path) {
-            Ok(found) if found.file_type().is_socket() => Ok(()),
-            Ok(_) => Err(format!("{} is not a socket", crate::identity::shown(path))),
-            Err(error) => Err(format!("{}: {error}", crate::identity::shown(path))),
+        is_there(&at.socket)?;
+        match self {
+            Self::Fetch(Fetch::X509 { write: Some(dir), .. }) => fs::create_dir_all(dir)
+                .map_err(|error| format!("{}: {error}", crate::identity::shown(dir))),
+            _ => Ok(()),
         }
+    }
+}
+
+/// Whether an endpoint that is a Unix socket is there: a caller who was given a path of nothing, or
+/// of something else, learns so by the exit code.
+pub(super) fn is_there(endpoint: &Endpoint) -> Result<(), String> {
+    let Endpoint::Unix(path) = endpoint else { return Ok(()) };
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(format!("{} is not a socket", crate::identity::shown(path))),
+        Err(error) => Err(format!("{}: {error}", crate::identity::shown(path))),
     }
 }
 
@@ -133,7 +145,7 @@ pub(super) fn run(args: SvidArgs) -> u8 {
     if let SvidCommand::Lint(args) = &args.command {
         return svid_lint::run(args);
     }
-    if let Err(error) = args.command.socket() {
+    if let Err(error) = args.command.given() {
         complain!("adit svid: {error}");
         return BAD_CONFIG;
     }
@@ -232,7 +244,6 @@ fn described(context: &X509Context) -> Value {
 }
 
 fn write_all(dir: &Path, context: &X509Context) -> anyhow::Result<()> {
-    fs::create_dir_all(dir).with_context(|| crate::identity::shown(dir))?;
     for (n, HintedSvid { svid, .. }) in context.svids.iter().enumerate() {
         let key = Zeroizing::new(pem("PRIVATE KEY", svid.key.pkcs8()));
         write(&dir.join(format!("svid.{n}.key")), &key, 0o600)?;

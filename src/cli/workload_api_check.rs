@@ -5,12 +5,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{
-    FAILED,
+    BAD_CONFIG, FAILED,
     findings::{self, LEGEND, Output},
     output::complain,
+    svid,
 };
 use crate::{
-    credentials::workload_api::client::ENDPOINT_VARIABLE,
+    credentials::workload_api::{Endpoint, client::ENDPOINT_VARIABLE},
     spiffe_api::check::{Options, check},
 };
 
@@ -62,6 +63,7 @@ struct CheckArgs {
 pub(super) fn run(args: WorkloadApiArgs) -> u8 {
     let WorkloadApiCommand::Check(args) = args.command;
     let options = Options { audience: args.audience, watch: args.watch, answer: args.timeout };
+    let missing = args.socket.parse().is_ok_and(|at: Endpoint| svid::is_there(&at).is_err());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let report = match runtime {
         Ok(runtime) => runtime.block_on(check(&args.socket, &options)),
@@ -70,5 +72,6 @@ pub(super) fn run(args: WorkloadApiArgs) -> u8 {
             return FAILED;
         }
     };
-    findings::print(args.output, &[(args.socket, report)], args.quiet)
+    let code = findings::print(args.output, &[(args.socket, report)], args.quiet);
+    if missing { BAD_CONFIG } else { code }
 }

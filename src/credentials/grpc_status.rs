@@ -18,5 +18,5 @@ pub(super) fn said(status: &Status) -> String {
         }
         cause = error.source();
     }
-    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+    if text.is_empty() { status.code().description().to_owned() } else { text }
 }

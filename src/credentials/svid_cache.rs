@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -36,6 +37,17 @@ pub(super) enum Meaning {
     Unusable,
     /// What is there may not be used any more, until something new comes.
     Withdrawn,
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Later => "may come later",
+            Self::Refused => "refused",
+            Self::Unusable => "unusable",
+            Self::Withdrawn => "withdrawn",
+        })
+    }
 }
 
 /// One SVID of a set.

@@ -12,6 +12,7 @@ use futures_util::Stream;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What is answered.
 pub type Answer = Response<Body>;
@@ -21,10 +22,38 @@ pub struct Body(Kind);
 
 enum Kind {
     Whole(Full<Bytes>),
-    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+    Stream(Pieces),
+}
+
+/// What comes piece by piece, until its place is needed for somebody else.
+struct Pieces {
+    pieces: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    gone: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What is said then; nothing once it is.
+    last: Option<Bytes>,
+}
+
+impl Pieces {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.gone.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
+            self.gone = None;
+            return Poll::Ready(self.last.take());
+        }
+        match self.last {
+            Some(_) => self.pieces.as_mut().poll_next(cx),
+            None => Poll::Ready(None),
+        }
+    }
 }
 
 impl Body {
+    /// Says the last piece and ends once `gone` is cancelled, if it is a stream.
+    pub(super) fn close_when(&mut self, gone: CancellationToken) {
+        if let Kind::Stream(stream) = &mut self.0 {
+            stream.gone = Some(Box::pin(gone.cancelled_owned()));
+        }
+    }
+
     /// Whether it comes as long as there is something to tell.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.0, Kind::Stream(_))
@@ -42,7 +71,7 @@ impl hyper::body::Body for Body {
         match &mut self.0 {
             Kind::Whole(whole) => Pin::new(whole).poll_frame(cx),
             Kind::Stream(stream) => {
-                stream.as_mut().poll_next(cx).map(|next| next.map(|piece| Ok(Frame::data(piece))))
+                stream.poll_next(cx).map(|next| next.map(|piece| Ok(Frame::data(piece))))
             }
         }
     }
@@ -78,13 +107,20 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 }
 
 /// What comes piece by piece for as long as the client reads; it is not held to the lifetime of a
-/// connection, and whoever takes nothing for the time of a write is closed all the same.
+/// connection, and whoever takes nothing for the time of a write is closed all the same. `last` is
+/// the last piece for a client that is closed in favour of a newer one.
 #[must_use]
 pub fn stream(
     content_type: &'static str,
     pieces: impl Stream<Item = Bytes> + Send + 'static,
+    last: &'static str,
 ) -> Answer {
-    let mut answer = of(StatusCode::OK, content_type, Kind::Stream(Box::pin(pieces)));
+    let pieces = Pieces {
+        pieces: Box::pin(pieces),
+        gone: None,
+        last: Some(Bytes::from_static(last.as_bytes())),
+    };
+    let mut answer = of(StatusCode::OK, content_type, Kind::Stream(pieces));
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }

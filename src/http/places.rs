@@ -5,8 +5,10 @@ use std::{
     net::IpAddr,
     os::fd::AsFd,
     sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 /// How many streams are read at a time, and how many by one source.
 const STREAMS: usize = 8;
 const STREAMS_OF_ONE: usize = 2;
+/// How long a stream that is closed for a newer one has for its last piece.
+const LAST_PIECE: Duration = Duration::from_millis(250);
 
 /// The places of one endpoint: where traffic has all descriptors it may have, a few of those that
 /// are kept, and no more. Streams, which have no end of their own, have other places: they go for
@@ -71,15 +75,16 @@ impl ConnectionLimits {
 }
 
 impl ConnectionPlace {
-    /// Takes the place of a stream from here on, not that of a connection; `false` if its source
-    /// has as many as it may, or there are as many in all and none has more than its share.
-    pub(super) fn begin_stream(&self) -> bool {
-        let Some(place) = self.streams.take(self.from) else { return false };
-        // Of its own source the oldest does not go for the newest.
+    /// Takes the place of a stream from here on, not that of a connection; what ends when somebody
+    /// else needs that place. The oldest stream of the same source goes for the newest, but one of
+    /// another source only if that has more than its share: `None` if nobody can be asked to go.
+    pub(super) fn begin_stream(&self) -> Option<CancellationToken> {
+        let place = self.streams.take_from_oldest(self.from)?;
         place.prove();
+        let gone = place.gone();
         let began = self.stream.set(place).is_ok();
         drop(self.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
-        began
+        began.then_some(gone)
     }
 
     /// Whether it has the place of a stream.
@@ -93,6 +98,7 @@ impl ConnectionPlace {
             self.gone.cancelled().await;
             if let Some(stream) = self.stream.get() {
                 stream.given_up().await;
+                sleep(LAST_PIECE).await;
             }
         };
         let reserved = async {

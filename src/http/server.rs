@@ -26,12 +26,12 @@ use super::{
     request::{self, Methods},
     write_deadline::WriteDeadline,
 };
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{AcceptBackoff, Tasks, is_of_one_connection};
 
 /// How many bytes and header fields the head of a request may have.
 const LONGEST_HEAD: usize = 8192;
 const MOST_HEADERS: usize = 64;
-/// How long accepting rests where there are no descriptors.
+/// How long accepting rests where no place is left.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// How much one endpoint gives to its clients.
@@ -122,12 +122,18 @@ impl Server {
     pub async fn run(self, listener: impl Accept, handler: Arc<impl Handler>, conns: Tasks) {
         let Limits { connections, per_address, reserved, .. } = self.limits;
         let places = ConnectionLimits::new(connections, per_address, reserved);
+        let mut backoff = AcceptBackoff::new(self.name);
         let server = Arc::new(self);
         loop {
-            let Ok(accepted) = listener.accept().await else {
-                sleep(BACK_OFF).await;
-                continue;
+            let accepted = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    backoff.failed(&error).await;
+                    continue;
+                }
             };
+            backoff.succeeded();
             let Some(place) = places.take(&accepted, accepted.source()) else {
                 drop(accepted);
                 sleep(BACK_OFF).await;
@@ -145,7 +151,8 @@ impl Server {
                     () = place.given_up() => Err("it was closed in favour of a newer connection".into()),
                 };
                 if let Err(error) = served {
-                    tracing::debug!(target: "http", endpoint = name, ?peer, error, "a connection failed");
+                    let peer = peer.map(tracing::field::display);
+                    tracing::debug!(target: "http", endpoint = name, peer, error, "a connection failed");
                 }
             });
         }
@@ -175,14 +182,17 @@ impl Server {
         place: &ConnectionPlace,
     ) -> Result<(), String> {
         let service = service_fn(|request| async move {
-            let answer = self.answer(request, reached, handler).await;
-            Ok::<_, Infallible>(match answer.body().is_stream() && !place.begin_stream() {
-                true => text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many clients are already listening\n",
-                ),
-                false => answer,
-            })
+            let mut answer = self.answer(request, reached, handler).await;
+            if answer.body().is_stream() {
+                match place.begin_stream() {
+                    Some(gone) => answer.body_mut().close_when(gone),
+                    None => {
+                        let full = "too many clients are already listening\n";
+                        answer = text(StatusCode::SERVICE_UNAVAILABLE, full);
+                    }
+                }
+            }
+            Ok::<_, Infallible>(answer)
         });
         let Deadlines { head, write, .. } = self.limits.deadlines;
         let stream = TokioIo::new(WriteDeadline::new(stream, write));

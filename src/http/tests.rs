@@ -38,6 +38,7 @@ impl Handler for Pages {
                     tokio::time::sleep(SOON / 4).await;
                     (n < 10).then(|| (Bytes::from_static(b"line\n"), n + 1))
                 }),
+                "",
             ),
             "/endless" => stream(
                 "text/plain",
@@ -45,6 +46,7 @@ impl Handler for Pages {
                     tokio::time::sleep(SOON / 4).await;
                     Some((Bytes::from_static(b"line\n"), ()))
                 }),
+                "the last\n",
             ),
             "/big" => text(StatusCode::OK, vec![b'a'; BIG]),
             _ => text(StatusCode::OK, format!("{} bytes\n", request.body().len())),
@@ -282,14 +284,22 @@ async fn streams_are_shared_between_addresses() {
         let (socket, answer) = server.stream_to(last).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{n}: {answer}");
         open.push(socket);
-        // A third of one address is refused, and closes none of the two.
-        let third = n % 2 == 1;
-        if third {
-            let (_, answer) = server.stream_to(last).await;
-            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-            assert!(answer.contains("too many clients are already listening"), "{answer}");
-        }
     }
+    // A third of one address goes for the oldest of that address, which is told why.
+    for last in [5, 3] {
+        let (socket, answer) = server.stream_to(last).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut replaced = open.remove(if last == 5 { 4 } else { 0 });
+        let mut heard = String::new();
+        while let more = more_of(&mut replaced).await
+            && !more.is_empty()
+        {
+            heard += &more;
+        }
+        assert!(heard.ends_with("the last\n\r\n0\r\n\r\n"), "{heard}");
+        open.push(socket);
+    }
+    server.until_at_most(8).await;
     for socket in &mut open {
         assert!(more_of(socket).await.contains("line\n"));
     }
@@ -298,6 +308,19 @@ async fn streams_are_shared_between_addresses() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     server.until_at_most(8).await;
     assert!(more_of(&mut newest).await.contains("line\n"));
+    // Whoever has one keeps it, however many addresses somebody else has.
+    drop((open, newest));
+    server.until_idle().await;
+    let mut alone = server.stream_to(9).await.0;
+    let mut many = Vec::new();
+    for last in 10..30 {
+        many.push(server.stream_to(last).await);
+        assert!(more_of(&mut alone).await.contains("line\n"), "{last}");
+    }
+    let (refused, answer) = many.pop().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("too many clients are already listening"), "{answer}");
+    drop((many, refused));
 }
 
 #[tokio::test]

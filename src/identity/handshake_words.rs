@@ -7,7 +7,10 @@ use rustls::{
     PeerIncompatible,
 };
 
-use super::{chain_words, moment_of, words::names};
+use super::{
+    chain_words, moment_of,
+    words::{name_in_words, name_of, names},
+};
 
 /// What a person can do something about. Every text about TLS goes through here.
 #[must_use]
@@ -21,8 +24,12 @@ pub fn handshake_words(error: &Error) -> String {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "what the peer sent is not TLS; it may speak plaintext (InvalidContentType)".into()
         }
-        Error::InvalidMessage(why) => format!("the peer sent malformed TLS ({why:?})"),
-        Error::PeerMisbehaved(why) => format!("the peer broke the rules of TLS ({why:?})"),
+        Error::InvalidMessage(why) => {
+            format!("the peer sent malformed TLS: {} ({})", name_in_words(why), name_of(why))
+        }
+        Error::PeerMisbehaved(why) => {
+            format!("the peer violated the TLS protocol: {} ({})", name_in_words(why), name_of(why))
+        }
         Error::NoApplicationProtocol => {
             "no application protocol (ALPN) is offered by both sides (NoApplicationProtocol)".into()
         }
@@ -37,18 +44,27 @@ pub fn handshake_words(error: &Error) -> String {
             "the peer sent a longer record than TLS allows (PeerSentOversizedRecord)".into()
         }
         Error::InappropriateMessage { got_type, .. } => {
-            format!("the peer sent out of turn: {got_type:?} (InappropriateMessage)")
+            let got = name_in_words(got_type);
+            format!("the peer sent a TLS record at the wrong time: {got} (InappropriateMessage)")
         }
         Error::InappropriateHandshakeMessage { got_type, .. } => {
-            format!("the peer sent out of turn: {got_type:?} (InappropriateHandshakeMessage)")
+            let got = name_in_words(got_type);
+            format!(
+                "the peer sent a handshake message at the wrong time: {got} \
+                 (InappropriateHandshakeMessage)"
+            )
         }
         Error::InconsistentKeys(_) => {
-            format!("our own key is not that of our certificate ({error:?})")
+            "our own key is not that of our certificate (InconsistentKeys)".into()
         }
         Error::General(why) => why.clone(),
         Error::Other(why) => why.0.to_string(),
         Error::EncryptError | Error::HandshakeNotComplete | Error::BadMaxFragmentSize => {
-            format!("our own side failed ({error:?})")
+            format!(
+                "the TLS library of this side failed: {} ({})",
+                name_in_words(error),
+                name_of(error)
+            )
         }
         other => format!("the TLS handshake failed: {other}"),
     }
@@ -82,7 +98,8 @@ pub fn alert_words(alert: AlertDescription) -> String {
         AlertDescription::UnrecognisedName => {
             "it has no certificate for the name that was asked for"
         }
-        _ => return format!("{alert:?}"),
+        AlertDescription::Unknown(number) => return format!("number {number}"),
+        _ => return format!("{alert:?}"), // the name of RFC 8446 §6
     };
     format!("{alert:?}: {means}")
 }
@@ -114,7 +131,7 @@ fn incompatible(why: &PeerIncompatible) -> String {
         }
         _ => "the peer's TLS lacks what is needed here",
     };
-    format!("{said} ({why:?})")
+    format!("{said} ({})", name_of(why))
 }
 
 fn certificate_words(why: &CertificateError) -> String {
@@ -193,11 +210,10 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         other => return format!("the peer's certificate is not accepted: {other}"),
     };
-    let name = format!("{why:?}");
-    format!("{said} ({})", name.split([' ', '{']).next().unwrap_or_default())
+    format!("{said} ({})", name_of(why))
 }
 
-/// Why a CRL is of no use.
+/// Why a CRL cannot be used.
 #[must_use]
 pub fn crl_words(error: &CertRevocationListError) -> String {
     use CertRevocationListError as Crl;
@@ -218,7 +234,11 @@ pub fn crl_words(error: &CertRevocationListError) -> String {
                     RSA below 2048 bits (UnsupportedSignatureAlgorithm)"
                 .into();
         }
-        other => return format!("a CRL is of no use ({other:?})"),
+        Crl::Other(other) => return format!("a CRL cannot be used: {}", other.0),
+        other => {
+            let (words, name) = (name_in_words(other), name_of(other));
+            return format!("a CRL cannot be used: {words} ({name})");
+        }
     })
 }
 
@@ -299,6 +319,18 @@ mod tests {
             (Crl::ParseError.into(), "a CRL is not well-formed"),
             (Error::NoCertificatesPresented, "the peer showed no certificate"),
             (Error::PeerSentOversizedRecord, "a longer record than TLS allows"),
+            (
+                InvalidMessage::MissingData("Random").into(),
+                "the peer sent malformed TLS: missing data (MissingData)",
+            ),
+            (
+                Error::InappropriateMessage {
+                    expect_types: Vec::new(),
+                    got_type: rustls::ContentType::ApplicationData,
+                },
+                "at the wrong time: application data (",
+            ),
+            (Error::AlertReceived(AlertDescription::Unknown(200)), "with alert number 200"),
         ] {
             let said = handshake_words(&error);
             assert!(said.contains(says), "{said}");

@@ -1,6 +1,9 @@
 //! What is wrong with certificates, in sentences, with the library's name for it behind.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use pki_types::UnixTime;
 use webpki::Error;
@@ -64,16 +67,33 @@ pub(super) fn names(presented: &[String]) -> String {
     }
 }
 
+/// The library's name for an error, without the values in it.
+pub(super) fn name_of(error: &impl fmt::Debug) -> String {
+    let name = format!("{error:?}");
+    name.split(['(', ' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// The same in words: `missing key exchange` for `MissingKeyExchange`.
+pub(super) fn name_in_words(error: &impl fmt::Debug) -> String {
+    let mut words = String::new();
+    for c in name_of(error).chars() {
+        if c.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(c.to_lowercase());
+    }
+    words
+}
+
 /// Why a chain or a CRL is refused.
 #[must_use]
 pub fn chain_words(error: &Error) -> String {
     let fault = path_fault(error).or_else(|| certificate_fault(error)).or_else(|| crl_fault(error));
     let Some(why) = fault.map(ToOwned::to_owned).or_else(|| fault_with_values(error)) else {
-        return format!("a certificate or CRL is not accepted ({error:?})");
+        let (words, name) = (name_in_words(error), name_of(error));
+        return format!("a certificate or CRL is not accepted: {words} ({name})");
     };
-    let name = format!("{error:?}");
-    let name = name.split(['(', ' ', '{']).next().unwrap_or_default();
-    format!("{why} ({name})")
+    format!("{why} ({})", name_of(error))
 }
 
 /// What is wrong with the path from the leaf to a trusted root.

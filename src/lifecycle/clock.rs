@@ -1,7 +1,10 @@
 //! Notices that the wall clock was set, or that the machine slept: whoever counts on certificates
 //! looks at them again then. Timers run on the monotonic clock, which knows of neither.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::sync::watch;
 
@@ -20,6 +23,17 @@ pub enum Step {
     Forward(Duration),
     /// It went back.
     Back(Duration),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Forward(by) | Self::Back(by)) = self;
+        let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+        match self {
+            Self::Forward(_) => write!(f, "forward by {by}"),
+            Self::Back(_) => write!(f, "back by {by}"),
+        }
+    }
 }
 
 /// The wall clock beside the monotonic one, as of the last look.
@@ -60,7 +74,7 @@ pub fn watch_clock(tasks: &Tasks) -> watch::Receiver<()> {
         loop {
             tokio::time::sleep(LOOK).await;
             if let Some(step) = clocks.look(SystemTime::now(), Instant::now()) {
-                tracing::warn!(?step, "the clock was set, or the machine was suspended");
+                tracing::warn!(%step, "the clock was set, or the machine was suspended");
                 say.send_replace(());
             }
         }

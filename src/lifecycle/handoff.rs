@@ -27,11 +27,12 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 pub use listeners::{InheritedSockets, Listeners};
 
+use super::AcceptBackoff;
 use crate::sys::{
     descriptors::{self, MOST_DESCRIPTORS},
     files::share_socket,
@@ -238,11 +239,16 @@ impl HandoffServer {
     /// # Cancel safety
     /// Dropping the future leaves the sockets with this process.
     pub async fn wait(&self) -> Successor {
+        let mut backoff = AcceptBackoff::new("takeover socket");
         loop {
-            let Ok((socket, _)) = self.listener.accept().await else {
-                sleep(Duration::from_millis(100)).await;
-                continue;
+            let socket = match self.listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    backoff.failed(&error).await;
+                    continue;
+                }
             };
+            backoff.succeeded();
             let handed = self.hand_over(socket).await;
             match handed {
                 // It stays under way: what this process does from here on is by its leave.

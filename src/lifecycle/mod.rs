@@ -1,8 +1,9 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
 //! manager is told; files that are watched; connecting to names ([`dial`]); leaving a peer that was
-//! told something last; and listening sockets that go from one process to the next
+//! told something last; accept loops that back off; and listening sockets that go from one process to the next
 //! ([`HandoffServer`]).
 
+mod accept_backoff;
 mod blocking;
 mod changes;
 mod clock;
@@ -15,6 +16,7 @@ mod service_manager;
 mod tasks;
 mod watched_file;
 
+pub use accept_backoff::{AcceptBackoff, is_of_one_connection};
 pub use blocking::blocking;
 pub use changes::{next_change, next_change_if_any};
 pub use clock::{Clocks, Step, watch_clock};

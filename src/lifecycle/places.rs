@@ -63,13 +63,28 @@ impl<K: Clone + Eq + Hash> Places<K> {
     /// A place for a connection from `of`; `None` where nobody can be asked to go.
     #[must_use]
     pub fn take(&self, of: K) -> Option<Place<K>> {
+        self.take_with(of, oldest_unproven)
+    }
+
+    /// As [`Self::take`], but where nobody else can be asked to go, the oldest connection of the
+    /// same source is closed for its newest, though it has proven itself.
+    #[must_use]
+    pub fn take_from_oldest(&self, of: K) -> Option<Place<K>> {
+        self.take_with(of, oldest)
+    }
+
+    fn take_with(&self, of: K, own: impl Fn(&Source) -> Option<(u64, bool)>) -> Option<Place<K>> {
         let mut books = self.lock();
         let has = books.sources.get(&of).map_or(0, Source::len);
-        if has >= books.of_one {
-            let (number, proven) = books.sources.get(&of).and_then(oldest_unproven)?;
-            books.give_up(&of, number, proven);
+        let of_own = || books.sources.get(&of).and_then(&own).map(|(n, p)| (of.clone(), n, p));
+        let victim = if has >= books.of_one {
+            Some(of_own()?)
         } else if books.taken >= books.most {
-            let (whose, number, proven) = books.victim(has)?;
+            Some(books.victim(has).or_else(of_own)?)
+        } else {
+            None
+        };
+        if let Some((whose, number, proven)) = victim {
             books.give_up(&whose, number, proven);
         }
         let (number, gone) = (books.next, CancellationToken::new());
@@ -92,6 +107,12 @@ impl<K: Clone + Eq + Hash> Places<K> {
 
 fn oldest_unproven(source: &Source) -> Option<(u64, bool)> {
     source.unproven.keys().next().map(|number| (*number, false))
+}
+
+/// The oldest of all, proven or not.
+fn oldest(source: &Source) -> Option<(u64, bool)> {
+    let proven = source.proven.keys().next().map(|number| (*number, true));
+    oldest_unproven(source).into_iter().chain(proven).min()
 }
 
 impl<K: Clone + Eq + Hash> Books<K> {
@@ -202,6 +223,24 @@ mod tests {
         assert!(is_gone(&held[1]));
         assert!(places.take("b").is_none(), "both have as many");
         assert!(!is_gone(&held[2]) && !is_gone(&first));
+    }
+
+    #[test]
+    fn the_newest_of_a_source_may_close_its_oldest_and_nobody_elses() {
+        let places = Places::new(4, 2);
+        let taken = |of| {
+            let place = places.take_from_oldest(of)?;
+            place.prove();
+            Some(place)
+        };
+        let [first, second, other] = ["a", "a", "b"].map(|of| taken(of).unwrap());
+        let third = taken("a").unwrap();
+        assert!(is_gone(&first) && !is_gone(&second) && !is_gone(&other) && !is_gone(&third));
+        // Where there are as many as may be, each at its share, a source still has its own.
+        let last = taken("c").unwrap();
+        let next = taken("b").unwrap();
+        assert!(is_gone(&other) && !is_gone(&next), "its own, of one");
+        assert!(!is_gone(&second) && !is_gone(&third) && !is_gone(&last));
     }
 
     #[test]

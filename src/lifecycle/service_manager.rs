@@ -29,7 +29,7 @@ impl ServiceManager {
     pub fn reloading(&self) {
         match State::monotonic_usec_now() {
             Ok(now) => self.tell(&[State::Reloading, now, State::Status("reloading")]),
-            Err(error) => tracing::warn!(%error, "no monotonic clock"),
+            Err(error) => tracing::warn!(%error, "the monotonic clock cannot be read"),
         }
     }
 

@@ -81,7 +81,7 @@ impl RuleDump {
         Self {
             from: rule.from.iter().map(SourceDump::of).collect(),
             to: rule.to.iter().map(|o| format!("port {}", o.ports)).collect(),
-            when: rule.when.iter().map(|c| format!("{c:?}")).collect(),
+            when: rule.when.iter().map(|c| c.to_string()).collect(),
         }
     }
 }

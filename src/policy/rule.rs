@@ -1,6 +1,6 @@
 //! An `AuthorizationPolicy` as adit holds it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 
@@ -68,6 +68,19 @@ pub enum Condition {
     DestinationIp(FieldMatch<IpNet>),
     /// `destination.port`
     DestinationPort(FieldMatch<u16>),
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SourceIp(values) => write!(f, "source.ip: {values}"),
+            Self::SourceNamespace(values) => write!(f, "source.namespace: {values}"),
+            Self::SourcePrincipal(values) => write!(f, "source.principal: {values}"),
+            Self::SourceServiceAccount(values) => write!(f, "source.serviceAccount: {values}"),
+            Self::DestinationIp(values) => write!(f, "destination.ip: {values}"),
+            Self::DestinationPort(values) => write!(f, "destination.port: {values}"),
+        }
+    }
 }
 
 /// One rule: any `from`, any `to`, all of `when`. One without anything matches everything.

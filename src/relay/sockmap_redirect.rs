@@ -48,7 +48,7 @@ impl SockmapRedirect {
     pub(super) fn end(&mut self) {
         self.messages = self.messages.max(AFTER);
         if let Some(Err(error)) = self.pair.as_ref().map(Pair::last) {
-            tracing::debug!(%error, "TCP to the application at once");
+            tracing::debug!(%error, "no sockmap redirect; the application is reached by TCP");
             self.pair = None;
         }
     }

@@ -36,8 +36,7 @@ async fn a_ban_reaches_nodes_that_ask_over_the_api() {
     let issuer = Issuer::new("k1");
     let mut server = CaServer::start(&[&issuer]);
     let (web, db) = (id("ns/shop/sa/web"), id("ns/shop/sa/db"));
-    let token = issuer.sign(&claims("shop", "web", "web-1", "n1"));
-    let node = server.client(&token);
+    let node = server.client(&issuer.sign(&claims("sys", "adit", "adit-1", "n1")));
     fetch(&node, &web).await.unwrap();
     let mut told = follow(&node);
     assert!(told.borrow().is_empty());
@@ -49,6 +48,7 @@ async fn a_ban_reaches_nodes_that_ask_over_the_api() {
     let refused = fetch(&node, &web).await.unwrap_err();
     assert!(matches!(&refused, SourceError::Banned { .. }), "{refused}");
     assert!(refused.to_string().contains("is banned"), "{refused}");
+    let token = issuer.sign(&claims("shop", "web", "web-1", "n1"));
     let request = IstioCertificateRequest { csr: csr(&[web.as_str()]), ..Default::default() };
     let status = call(&server, Some(&token), None, request).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
@@ -234,6 +234,46 @@ async fn whoever_is_banned_is_told_no_more() {
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     }
     assert!(end(aside).await.is_none(), "others are told");
+}
+
+/// The pods of a node depend on what its proxy hears, whatever is thought of the proxy itself.
+#[tokio::test]
+async fn a_pod_that_is_banned_is_told_no_more_and_a_node_proxy_is() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let pod = issuer.sign(&claims("shop", "web", "web-1", "n1"));
+    let node = issuer.sign(&claims("sys", "adit", "adit-1", "n1"));
+    let by_pod = watch(&server, Some(&pod), None).await.unwrap();
+    let by_node = watch(&server, Some(&node), None).await.unwrap();
+    server.ca(&["ban", id("ns/sys/sa/adit").as_str()]);
+    server.ca(&["ban", id("ns/shop/sa/web").as_str()]);
+    let ended = end(by_pod).await.expect("an end");
+    assert_eq!(ended.code(), Code::PermissionDenied, "{ended}");
+    let refused = watch(&server, Some(&pod), None).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(end(by_node).await.is_none(), "the node proxy is told");
+}
+
+#[tokio::test]
+async fn who_showed_what_is_no_longer_accepted_is_told_no_more() {
+    let issuer = Issuer::new("k1");
+    let server = CaServer::start(&[&issuer]);
+    let (pod, host) = (issuer.sign(&claims("shop", "web", "web-1", "n1")), id("host/db1"));
+    let joins = server.join_token(&host, "10m");
+    let by_pod = watch(&server, Some(&pod), None).await.unwrap();
+    let by_join = watch(&server, Some(&joins), None).await.unwrap();
+    server.edit("  joinTokens:", "  # joinTokens:");
+    server.has_read(1);
+    let ended = end(by_join).await.expect("an end");
+    assert_eq!(ended.code(), Code::Ok, "it may ask again: {ended}");
+    let refused = watch(&server, Some(&joins), None).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    // Others are told until their own proof is judged otherwise.
+    server.edit("issuer: 'https://kubernetes.test'", "issuer: 'https://other.test'");
+    server.has_read(2);
+    assert_eq!(end(by_pod).await.expect("an end").code(), Code::Ok);
+    let refused = watch(&server, Some(&pod), None).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ impl CaServer {
         text.replace(was, is)
     }
 
-    fn edit(&self, was: &str, is: &str) {
+    pub(crate) fn edit(&self, was: &str, is: &str) {
         fs::write(self.file("ca.yaml"), self.edited(was, is)).unwrap();
     }
 
@@ -34,7 +34,7 @@ impl CaServer {
     }
 
     #[track_caller]
-    fn has_read(&self, times: usize) {
+    pub(crate) fn has_read(&self, times: usize) {
         wait_for("it is read", LIMIT, || (self.said(READ) >= times).then_some(()));
     }
 

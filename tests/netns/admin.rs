@@ -124,8 +124,16 @@ fn events() {
     let listen = || listen_at(1);
     let all: Vec<_> = (0..8).map(|n| listen_at(1 + n / 2)).collect();
     assert!(all.iter().all(|(status, _)| status == "HTTP/1.1 200 OK"));
-    assert_eq!(listen().0, "HTTP/1.1 503 Service Unavailable", "so many and no more");
-    let (_, lines) = all.into_iter().next_back().unwrap();
+    // A newer client of an address has the place of the oldest of that address, which is told so.
+    let mut all = all.into_iter();
+    let (_, oldest) = all.next().unwrap();
+    assert_eq!(listen().0, "HTTP/1.1 200 OK");
+    let told = oldest.map_while(Result::ok).filter(|line| line.starts_with('{')).last().unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["event"], "replaced", "{told}");
+    assert!(told["error"].as_str().unwrap().contains("in favour of a newer client"), "{told}");
+    let (_, lines) = all.next_back().unwrap();
+    drop(all);
     lab.ask("web", "10.96.0.10:80").unwrap();
     lab.ask("spy", "10.96.0.10:80").unwrap_err();
     // The others have gone, and there is room again.

@@ -113,12 +113,19 @@ fn each_command_has_the_same_exit_codes() {
         (3, format!("ca ban spiffe://td/x --dir {}", at("none"))),
         (3, format!("ca unban spiffe://td/x --dir {}", at("none"))),
         (2, "ca ban nobody --dir /".to_owned()),
+        (3, format!("ca token create --id spiffe://td/x --dir {}", at("file"))),
+        (2, format!("ca token create --id spiffe://td/x --ttl 31d --dir {}", at("join"))),
+        (2, format!("ca token create --id spiffe://td/x --ttl 0s --dir {}", at("join"))),
         (3, format!("svid fetch x509 --socket {}", at("none"))),
         (3, format!("svid fetch x509 --socket unix://{}", at("file"))),
         (3, format!("svid fetch jwt --audience x --socket {}", at("none"))),
         (3, format!("svid validate jwt --audience x --socket {} a.b.c", at("none"))),
         (3, format!("svid watch --socket {}", at("none"))),
         (1, format!("svid fetch jwt --audience x --socket tcp://{nobody}")),
+        (3, format!("workload-api check --socket {}", at("none"))),
+        (3, format!("workload-api check --socket unix://{}", at("file"))),
+        (1, format!("workload-api check --socket tcp://{nobody}")),
+        (1, "workload-api check --socket nowhere".to_owned()),
         (3, format!("svid lint {}", at("none"))),
         (3, format!("import stunnel {}", at("none"))),
         (1, format!("bench run {nobody} --mode churn --seconds 0.1 --quiet")),
@@ -130,10 +137,21 @@ fn each_command_has_the_same_exit_codes() {
     ] {
         let (found, error) = refused(&args);
         assert_eq!(found, code, "{args}: {error}");
-        // A load says in its table what failed.
-        let elsewhere = code == 0 || args.starts_with("bench run 127");
+        // A load says in its table what failed, and a check in its report.
+        let elsewhere = ["bench run 127", "workload-api check"].iter().any(|a| args.starts_with(a));
+        let elsewhere = code == 0 || elsewhere;
         assert!(elsewhere || !error.trim().is_empty(), "{args}: it says why");
     }
+}
+
+#[test]
+fn a_join_token_that_would_live_too_long_is_refused_with_the_maximum() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = format!("ca token create --id spiffe://td/x --dir {} --ttl", dir.path().display());
+    let (code, error) = refused(&format!("{create} 60d"));
+    assert!(code == 2 && error.contains("must be at most 30d"), "{code}: {error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no token is made");
+    assert_eq!(refused(&format!("{create} 30d")).0, 0);
 }
 
 #[test]

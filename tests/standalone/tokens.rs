@@ -243,8 +243,8 @@ fn a_key_that_was_put_there_anew_signs_again() {
     let done = done.expect("pkcs11-tool is in the package opensc");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(!says(&pki, &adit));
-    adit.logs("the token has not signed");
+    adit.logs("the PKCS#11 token did not sign");
     hsm.put("hsm", "02", "again", &pki.server);
     assert!(says(&pki, &adit));
-    adit.logs("lost the token, and found it again");
+    adit.logs("the PKCS#11 token was lost and found again");
 }

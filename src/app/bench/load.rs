@@ -232,7 +232,10 @@ async fn stream(
         match trailer.wrong_at {
             Some(at) => Err(Failed::corrupt(format!("byte {at} came up wrong"))),
             None if said == trailer => Ok(()),
-            None => Err(Failed::corrupt(format!("the far end saw {trailer:?}, this one {said:?}"))),
+            None => Err(Failed::corrupt(format!(
+                "{sent} bytes were sent and {} arrived; {} bytes came back of {}",
+                trailer.up, received, trailer.down
+            ))),
         }
     };
     if let Err(failed) = ended.await {

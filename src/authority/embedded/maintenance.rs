@@ -91,15 +91,15 @@ pub(super) fn maintain(
             match plan::due(kind, state.of(kind), now) {
                 Some(Due::Prepare) => {
                     let id = prepare(store, &mut state, kind, trust_domain)?;
-                    tracing::info!(?kind, id, "prepared the next authority");
+                    tracing::info!(%kind, id, "prepared the next authority");
                 }
                 Some(Due::Activate) => {
                     let id = state.activate(kind, now)?;
-                    tracing::info!(?kind, id, "activated the next authority");
+                    tracing::info!(%kind, id, "activated the next authority");
                 }
                 Some(Due::Remove(id)) => {
                     state.remove(kind, &id);
-                    tracing::info!(?kind, id, "removed an expired authority");
+                    tracing::info!(%kind, id, "removed an expired authority");
                 }
                 None => break,
             }
@@ -186,7 +186,7 @@ fn signers(
     local.sort_by_key(|a| a.status != Status::Active);
     let loaded = local.into_iter().filter_map(|authority| {
         load_x509(store, authority, trust_domain)
-            .inspect_err(|error| tracing::warn!(id = authority.id, %error, "signs no CRL"))
+            .inspect_err(|error| tracing::warn!(id = authority.id, %error, "this authority cannot sign a CRL"))
             .ok()
             .map(Arc::new)
     });

@@ -155,7 +155,7 @@ pub(super) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, C
     match <[_; 1]>::try_from(all.map_err(|e| CaError::file(path, e.to_string()))?) {
         Ok([certificate]) => Ok(certificate),
         Err(all) => {
-            let why = format!("contains {} certificates in PEM, expected one", all.len());
+            let why = format!("contains {} PEM certificates, expected one", all.len());
             Err(CaError::file(path, why))
         }
     }

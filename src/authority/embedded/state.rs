@@ -1,7 +1,7 @@
 //! What `authorities.json` says: the authorities and what each is used for, bans, revoked serial
 //! numbers. Which step may follow which is decided here (pure); [`super::store`] keeps it on disk.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,15 @@ pub enum Kind {
     X509,
     /// JWT-SVIDs.
     Jwt,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X509 => "X.509",
+            Self::Jwt => "JWT",
+        })
+    }
 }
 
 /// One authority; times in seconds since 1970.

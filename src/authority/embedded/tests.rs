@@ -90,9 +90,7 @@ fn refusals_name_the_file_and_the_reason() {
             let other = KeyPair::generate().unwrap().serialize_pem();
             fs::write(d.join(KEY), other).unwrap();
         }),
-        ("root.pem: contains 0 certificates in PEM", |d| {
-            fs::write(d.join(ROOT), "nonsense").unwrap()
-        }),
+        ("root.pem: contains 0 PEM certificates", |d| fs::write(d.join(ROOT), "nonsense").unwrap()),
     ];
     for (expected, damage) in cases {
         let dir = tempfile::tempdir().unwrap();

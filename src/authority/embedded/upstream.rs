@@ -109,7 +109,7 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, CaError>
         Ok(all) if (1..=16).contains(&all.len()) => Ok(all),
         Ok(all) => Err(CaError::file(
             path,
-            format!("has {} certificates in PEM, expected 1 to 16", all.len()),
+            format!("contains {} PEM certificates, expected 1 to 16", all.len()),
         )),
         Err(e) => Err(CaError::file(path, e.to_string())),
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
 /// Who calls, once it has proved it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,6 +75,16 @@ pub struct Rules {
     pub trust_domain: TrustDomain,
     /// Service accounts, `(namespace, name)`, that may ask for the pods of their own node.
     pub trusted_node_accounts: BTreeSet<(String, String)>,
+}
+
+impl Rules {
+    /// The ID of a pod, which is that of its service account.
+    ///
+    /// # Errors
+    /// If the names of its token give none.
+    pub(super) fn id_of(&self, pod: &PodToken) -> Result<SpiffeId, InvalidSpiffeId> {
+        SpiffeId::for_service_account(&self.trust_domain, &pod.namespace, &pod.service_account)
+    }
 }
 
 /// Why a caller does not get an identity.

@@ -10,7 +10,9 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{CONNECTION_AGE, Peer, Refusal, authorize::Caller, service::CaService};
+use super::{
+    Attestors, CONNECTION_AGE, Peer, Refusal, ServerConfig, authorize::Caller, service::CaService,
+};
 use crate::{
     authority::CaError,
     identity::{BundleSet, SpiffeId},
@@ -43,10 +45,10 @@ impl BansService {
         Self { ca, callers, addresses: Places::new(usize::MAX, OF_ONE_ADDRESS) }
     }
 
-    /// Begins to tell; nothing is waited for.
-    fn tell(&self, caller: Caller, peer: Peer) -> Result<Watcher, Status> {
+    /// Begins to tell; nothing is waited for. `attestors` are those that `caller` was judged by.
+    fn tell(&self, caller: Caller, attestors: Attestors, peer: Peer) -> Result<Watcher, Status> {
         let (of, from) = (caller.one(), source(peer.addr.ip()));
-        let (banned, bundles) = (self.ca.banned(), self.ca.bundles());
+        let (banned, bundles, configs) = (self.ca.banned(), self.ca.bundles(), self.ca.configs());
         let until = Instant::now() + CONNECTION_AGE;
         if !self.ca.may_watch(&format!("{of} from {from}"), COST) {
             return Err(Refusal::RateLimited.status());
@@ -57,7 +59,19 @@ impl BansService {
         let place = self.callers.take(of).ok_or_else(full)?;
         let ca = Arc::clone(&self.ca);
         let told = false;
-        let watcher = Watcher { ca, caller, peer, banned, bundles, place, address, told, until };
+        let watcher = Watcher {
+            ca,
+            caller,
+            attestors,
+            peer,
+            banned,
+            bundles,
+            configs,
+            place,
+            address,
+            told,
+            until,
+        };
         watcher.judge().map_err(|refusal| refusal.status())?;
         Ok(watcher)
     }
@@ -67,26 +81,52 @@ impl BansService {
 struct Watcher {
     ca: Arc<CaService>,
     caller: Caller,
+    /// What its proof was judged by.
+    attestors: Attestors,
     peer: Peer,
     banned: watch::Receiver<Arc<BTreeSet<SpiffeId>>>,
     bundles: watch::Receiver<Arc<BundleSet>>,
+    configs: watch::Receiver<Arc<ServerConfig>>,
     place: Place<String>,
     address: Place<(String, IpAddr)>,
     told: bool,
-    /// It proves anew who it is after this.
+    /// It has to prove again who it is after this.
     until: Instant,
 }
 
 impl Watcher {
-    /// Whether it may be told still: not who is banned, nor by an SVID that is not valid now. A
-    /// pod's token is its cluster's, and bans do not concern it.
+    /// Whether it may still be told: neither whoever is banned, nor by an SVID that is not valid
+    /// now. The account of a node proxy is told even if it is banned itself: the pods of its node
+    /// depend on what it hears.
     fn judge(&self) -> Result<(), Refusal> {
+        let banned = |id: &SpiffeId| match self.banned.borrow().contains(id) {
+            true => Err(CaError::Banned(id.clone()).into()),
+            false => Ok(()),
+        };
         match &self.caller {
-            Caller::Joined(id) | Caller::Svid(id) if self.banned.borrow().contains(id) => {
-                Err(CaError::Banned(id.clone()).into())
+            Caller::Joined(id) => banned(id),
+            Caller::Svid(id) => banned(id).and_then(|()| self.ca.by_svid(&self.peer).map(drop)),
+            Caller::Pod(pod) => {
+                let rules = &self.configs.borrow().rules;
+                let account = (pod.namespace.clone(), pod.service_account.clone());
+                match rules.trusted_node_accounts.contains(&account) {
+                    true => Ok(()),
+                    false => {
+                        let id = rules.id_of(pod).map_err(|e| Refusal::Wanted(e.to_string()))?;
+                        banned(&id)
+                    }
+                }
             }
-            Caller::Svid(_) => self.ca.by_svid(&self.peer).map(drop),
-            Caller::Joined(_) | Caller::Pod(_) => Ok(()),
+        }
+    }
+
+    /// Whether what proved who it is would be judged otherwise by now.
+    fn is_judged_otherwise(&self) -> bool {
+        let now = &self.configs.borrow().attestors;
+        match &self.caller {
+            Caller::Pod(_) => now.kubernetes != self.attestors.kubernetes,
+            Caller::Joined(_) => now.join != self.attestors.join,
+            Caller::Svid(_) => false, // at each step
         }
     }
 
@@ -95,7 +135,8 @@ impl Watcher {
         while self.told {
             self.peer.stay.asked();
             let now = Instant::now();
-            if now >= self.until {
+            // The end: it asks again, with a proof of who it is.
+            if now >= self.until || self.is_judged_otherwise() {
                 return None;
             }
             let newer = || Status::aborted("a newer watcher has the place of this one; ask again");
@@ -108,6 +149,7 @@ impl Watcher {
                     self.told = false;
                 }
                 changed = self.bundles.changed() => changed.ok()?,
+                changed = self.configs.changed() => changed.ok()?,
             }
             if let Err(refusal) = self.judge() {
                 return Some((Err(refusal.status()), None));
@@ -129,13 +171,14 @@ impl Bans for BansService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("a connection without an address"))?;
+        let attestors = self.ca.configs().borrow().attestors.clone();
         let asked = self.ca.who(&request, &peer).await;
         let (_turn, caller, _) = asked.map_err(|refusal| {
             let (reason, why) = (refusal.reason(), refusal.to_string());
             tracing::debug!(target: "ca", peer = %peer.addr.ip(), reason, why, "bans not sent");
             refusal.status()
         })?;
-        let watcher = self.tell(caller, peer)?;
+        let watcher = self.tell(caller, attestors, peer)?;
         let told = stream::unfold(Some(watcher), async |watcher| watcher?.next().await);
         Ok(Response::new(Box::pin(told)))
     }

@@ -21,7 +21,7 @@ pub(super) const LONGEST: usize = 16 << 10;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CsrError {
     /// Not one PKCS#10 in PEM.
-    #[error("the CSR is not PKCS#10 in PEM: {0}")]
+    #[error("the CSR is not a PEM-encoded PKCS#10 request: {0}")]
     Malformed(String),
     /// Its signature is not of its key.
     #[error("the CSR is not signed with its own key")]

@@ -26,7 +26,7 @@ impl Review {
             .map_err(|e| TokenError::NoReview(format!("own token: {e}")))?;
         let own = Zeroizing::new(own);
         let own = std::str::from_utf8(&own)
-            .map_err(|_| TokenError::NoReview("own token: no text".into()))?;
+            .map_err(|_| TokenError::NoReview("own token: not text".into()))?;
         let ask = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",

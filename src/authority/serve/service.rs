@@ -139,6 +139,11 @@ impl CaService {
         self.rates().take_many(&format!("bans to {caller}"), cost, Instant::now())
     }
 
+    /// What the file says, now and after each change.
+    pub(super) fn configs(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.configs.clone()
+    }
+
     /// The CA's bundle, which has what is revoked as well.
     pub(super) fn bundles(&self) -> watch::Receiver<Arc<BundleSet>> {
         self.ca.bundles()
@@ -220,12 +225,10 @@ impl CaService {
             Some(_) => Err(Refusal::Wanted("is not text".into())),
             None => match caller {
                 Caller::Joined(id) | Caller::Svid(id) => Ok(id.clone()),
-                Caller::Pod(pod) => SpiffeId::for_service_account(
-                    &self.config().rules.trust_domain,
-                    &pod.namespace,
-                    &pod.service_account,
-                )
-                .map_err(|e| Refusal::Wanted(e.to_string())),
+                Caller::Pod(pod) => {
+                    let id = self.config().rules.id_of(pod);
+                    id.map_err(|e| Refusal::Wanted(e.to_string()))
+                }
             },
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     authority::{CaError, EmbeddedCa},
     credentials::Source,
     identity::{SvidError, handshake_words, stream_words, verify_svid},
-    lifecycle::{Places, Tasks, source, until_heard},
+    lifecycle::{AcceptBackoff, Places, Tasks, is_of_one_connection, source, until_heard},
     sys::descriptors::of_traffic,
     tls::{Presented, Verifier, VerifyPeer, about, refused},
 };
@@ -133,19 +133,21 @@ pub(super) async fn accept(
     tasks: Tasks,
 ) {
     let places = Places::new(CONNECTIONS, EACH);
+    let mut backoff = AcceptBackoff::new("CA server");
     loop {
         let accepted = listener.accept().await;
         let accepted = accepted.and_then(|(tcp, addr)| Ok((of_traffic(tcp)?, addr)));
         let (tcp, addr) = match accepted {
             Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
-                tracing::warn!(target: "ca", %error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                backoff.failed(&error).await;
                 continue;
             }
         };
+        backoff.succeeded();
         let Some(place) = places.take(source(addr.ip())) else {
-            tracing::debug!(target: "ca", peer = %addr, "it has too many connections already");
+            tracing::debug!(target: "ca", peer = %addr, "refused a connection: this address has too many");
             continue;
         };
         let (acceptor, to) = (acceptor.clone(), to.clone());

@@ -116,7 +116,7 @@ pub(super) fn claims(
         Ok(decoded) => Ok(decoded.claims),
         Err(e) => Err(match e.kind() {
             ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) => {
-                TokenError::Malformed("its claims are no JSON object".into())
+                TokenError::Malformed("its claims are not a JSON object".into())
             }
             _ => TokenError::Signature,
         }),

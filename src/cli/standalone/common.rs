@@ -59,7 +59,7 @@ pub(super) struct CommonArgs {
     /// How long to drain open connections after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(super) shutdown_timeout: Duration,
-    /// Time for handshake, access rules and dial together
+    /// Timeout for handshake, access rules and dial together
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(super) connect_timeout: Duration,
     /// Idle time of a half-closed connection: without a byte in either direction for so long, both

@@ -128,7 +128,7 @@ impl Renewal {
             }?;
             self.storage.keep_certificate(&pem)?;
             drop(lock);
-            tracing::info!(target: "svid", name = self.config.name, file = %crate::identity::shown(&self.storage.certificate), "certificate by ACME");
+            tracing::info!(target: "svid", name = self.config.name, file = %crate::identity::shown(&self.storage.certificate), "obtained a certificate by ACME");
             Ok(())
         };
         let done = tokio::time::timeout(ORDER_WITHIN, ordered).await;

@@ -100,14 +100,20 @@ async fn prove(order: &mut Order, pending: &Pending) -> Result<(), String> {
         match found.status {
             AuthorizationStatus::Valid => continue,
             AuthorizationStatus::Pending => {}
-            other => return Err(format!("the authorization is {other:?}")),
+            AuthorizationStatus::Invalid => return Err("the authorization is invalid".into()),
+            AuthorizationStatus::Revoked => return Err("the authorization was revoked".into()),
+            AuthorizationStatus::Expired => return Err("the authorization expired".into()),
+            AuthorizationStatus::Deactivated => {
+                return Err("the authorization was deactivated".into());
+            }
         }
         let mut asked = found
             .challenge(ChallengeType::TlsAlpn01)
             .ok_or("the CA offers no TLS-ALPN-01 for this name")?;
-        let name = match asked.identifier().identifier {
+        let asked_for = asked.identifier();
+        let name = match asked_for.identifier {
             Identifier::Dns(name) => name.clone(),
-            other => return Err(format!("the CA asks about {other:?}, which was not ordered")),
+            _ => return Err(format!("the CA asks about {asked_for}, which was not ordered")),
         };
         let challenge = Challenge::new(&name, asked.key_authorization().digest().as_ref())?;
         pending.store(Some(std::sync::Arc::new(challenge)));

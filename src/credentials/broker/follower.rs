@@ -206,7 +206,7 @@ impl Follower {
     }
 
     fn say(&self, meaning: Meaning, why: String) {
-        tracing::warn!(target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why, ?meaning, "no new SVID");
+        tracing::warn!(target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why, %meaning, "no new SVID");
         if meaning == Meaning::Withdrawn {
             self.answers.withdraw(&self.wanted.uid);
         }

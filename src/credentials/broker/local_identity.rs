@@ -126,7 +126,7 @@ impl LocalIdentityFollower {
                 if error.denied() {
                     known = None;
                     let why = format!("the Workload API has no SVID for adit itself: {error}");
-                    tracing::warn!(target: "svid", error = why, "the Broker API is gone");
+                    tracing::warn!(target: "svid", error = why, "the Broker API can no longer be reached");
                     self.say.send_replace(Some(Err(why)));
                 } else {
                     self.failed(error);

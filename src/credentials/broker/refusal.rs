@@ -69,7 +69,7 @@ fn judge_status(status: &Status, later: impl Fn(String) -> Judged) -> Judged {
         Code::InvalidArgument | Code::Unimplemented => with(Meaning::Refused, true, ""),
         Code::Unauthenticated => Judged {
             refresh: true,
-            ..with(Meaning::Later, false, "; fetching adit's own SVID anew")
+            ..with(Meaning::Later, false, "; fetching adit's own SVID again")
         },
         _ => later(text),
     }

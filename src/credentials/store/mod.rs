@@ -188,7 +188,7 @@ impl CredentialStore {
             let soon = self.now.borrow().ends.soon(UnixTime::now());
             if reminder.due(&soon, Instant::now()) {
                 for text in soon {
-                    tracing::warn!(target: "svid", ?stale, "{text}");
+                    tracing::warn!(target: "svid", %stale, "{text}");
                 }
             }
             tokio::time::sleep(REMIND_EVERY).await;

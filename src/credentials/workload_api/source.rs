@@ -130,7 +130,7 @@ impl Follower {
                 Some(since) if self.cache.is_empty() || since.elapsed() >= SETTLE => {
                     self.cache.withdrawn(format!("it has no identity for this process: {error}"))
                 }
-                Some(_) => tracing::debug!(target: "svid", %error, "denied; asking once more"),
+                Some(_) => tracing::debug!(target: "svid", %error, "denied; asking again"),
             }
             let wait = if error.retry() { waits_left.next().unwrap_or(LONGEST) } else { HOPELESS };
             self.denied(denied_since, tokio::time::sleep(wait)).await;

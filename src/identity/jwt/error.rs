@@ -84,7 +84,7 @@ pub enum JwtError {
         trust_domain: TrustDomain,
     },
     /// The bundle's key signs no JWT-SVIDs.
-    #[error("JWT authority {key_id:?} is of no use: {why}")]
+    #[error("JWT authority {key_id:?} cannot be used: {why}")]
     BadKey {
         /// The token's `kid`.
         key_id: String,

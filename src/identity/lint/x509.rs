@@ -182,8 +182,8 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
             let (server, client) = (purposes.value.server_auth, purposes.value.client_auth);
             let found = match (server, client) {
                 (true, true) => Ok("serverAuth and clientAuth".to_owned()),
-                (true, false) => Err("no clientAuth: of no use to a client"),
-                (false, true) => Err("no serverAuth: of no use to a server"),
+                (true, false) => Err("no clientAuth: a client cannot use it"),
+                (false, true) => Err("no serverAuth: a server cannot use it"),
                 (false, false) => Err("neither serverAuth nor clientAuth"),
             };
             report.judge(PURPOSES, "X509-SVID §4.4", found, advice);

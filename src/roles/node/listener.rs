@@ -7,20 +7,18 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Node, accept_balancer::AcceptBalancer, arrival::Arrival};
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{AcceptBackoff, Tasks, is_of_one_connection},
     sys::{descriptors::is_reserved, netns::Netns, sockets},
 };
 
@@ -121,7 +119,7 @@ pub(super) async fn accept_loop<A, S, F>(
         () = stop.cancelled() => return,
         () = node.listeners.accepting() => {}
     }
-    let mut pause = Duration::from_millis(5);
+    let mut backoff = AcceptBackoff::new(name);
     let mut row = 0;
     loop {
         let accepted = tokio::select! {
@@ -139,7 +137,7 @@ pub(super) async fn accept_loop<A, S, F>(
         };
         match accepted {
             Ok(taken) => {
-                pause = Duration::from_millis(5);
+                backoff.succeeded();
                 let Some((socket, peer, arrival, place)) = taken else { continue };
                 // Not awaited in a block of its own, which would hold the future twice.
                 tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
@@ -149,12 +147,10 @@ pub(super) async fn accept_loop<A, S, F>(
                     tokio::task::yield_now().await;
                 }
             }
-            Err(error) if is_one_connections_own(&error) => {}
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 node.telemetry.metrics.listeners.accept_failed(name);
-                tracing::warn!(listener = name, %error, ?pause, "accept failed, backing off");
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
+                backoff.failed(&error).await;
             }
         }
     }
@@ -169,9 +165,4 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,
     }
-}
-
-fn is_one_connections_own(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
 }

@@ -5,15 +5,15 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use tokio::{net::TcpStream, runtime::Handle, sync::OwnedSemaphorePermit, time::sleep};
+use tokio::{net::TcpStream, runtime::Handle, sync::OwnedSemaphorePermit};
 
 use super::{Role, Service, connection, hbone, health, outcome};
 use crate::{
     hbone::Pool,
+    lifecycle::{AcceptBackoff, is_of_one_connection},
     net::{Accepting, Listening},
     sys::descriptors::of_traffic,
 };
@@ -59,10 +59,12 @@ impl Service {
     }
 
     async fn take(self: &Arc<Self>, listener: &Accepting) {
-        let mut pause = Duration::from_millis(5);
+        let mut backoff = AcceptBackoff::new(&*self.config.name);
         let pool = match self.pool() {
             Ok(pool) => pool,
-            Err(error) => return tracing::error!(service = self.config.name, %error, "no pool"),
+            Err(error) => {
+                return tracing::error!(service = self.config.name, %error, "the connection pool could not be created");
+            }
         };
         let tunnels = Arc::new(hbone::ServiceDestination::new(self));
         loop {
@@ -75,17 +77,14 @@ impl Service {
             let accepted = listener.accept().await;
             match accepted.and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer))) {
                 Ok((socket, peer)) => {
-                    pause = Duration::from_millis(5);
+                    backoff.succeeded();
                     self.counts.accepted.fetch_add(1, Relaxed);
                     self.dispatch(socket, peer, slot, pool.as_ref(), &tunnels);
                 }
-                Err(error) if of_one_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    let service = self.config.name.as_str();
-                    self.telemetry.metrics.listeners.accept_failed(service);
-                    tracing::warn!(service, %error, ?pause, "accept failed, backing off");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
+                    self.telemetry.metrics.listeners.accept_failed(&self.config.name);
+                    backoff.failed(&error).await;
                 }
             }
         }
@@ -129,9 +128,4 @@ impl Service {
             drop(slot);
         });
     }
-}
-
-fn of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::proxy_protocol;
 use crate::{
     credentials::acme::{AcmeConfig, Pending, Renewal},
+    lifecycle::{AcceptBackoff, is_of_one_connection},
     net::{Accepting, Address, Listening},
     sys::descriptors::of_traffic,
 };
@@ -73,13 +74,18 @@ pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, S
 /// turned away. Never returns.
 async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
     let mut callers = FuturesUnordered::new();
+    let mut backoff = AcceptBackoff::new("ACME challenges");
     loop {
         tokio::select! {
             accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted
                 .and_then(|(socket, _)| of_traffic(socket))
             {
-                Ok(socket) => callers.push(caller(socket, pending, proxy_header).boxed()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Ok(socket) => {
+                    backoff.succeeded();
+                    callers.push(caller(socket, pending, proxy_header).boxed());
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => backoff.failed(&error).await,
             },
             Some(()) = callers.next() => {}
         }

@@ -65,7 +65,7 @@ pub struct ServiceConfig {
     pub kernel_tls: bool,
     /// The name that the server's certificate must have, and SNI (client).
     pub server_name: Option<String>,
-    /// Time for handshake, access rules and dial together.
+    /// Timeout for handshake, access rules and dial together.
     pub connect: Duration,
     /// How long a connection may be silent.
     pub limits: relay::Limits,

@@ -109,7 +109,11 @@ impl Service {
         }
         if closed > 0 {
             let service = self.config.name.as_str();
-            tracing::info!(service, connections = closed, "closed: the edited service bars them");
+            tracing::info!(
+                service,
+                connections = closed,
+                "closed connections that the edited service no longer allows"
+            );
         }
     }
 

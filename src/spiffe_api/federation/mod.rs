@@ -177,7 +177,7 @@ impl Federation {
             Ok(poll::First::Nothing) => (false, None, None),
             Err(error) => {
                 let trust_domain = &relation.trust_domain;
-                tracing::warn!(target: "federation", %trust_domain, %error, "no first bundle");
+                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle could not be read");
                 (false, None, Some(error.to_string()))
             }
         };

@@ -14,13 +14,13 @@ use tonic::Status;
 
 use super::{
     attest::Caller,
-    entitled::{Entitlement, Registrations, entitled},
+    entitled::{Entitlement, Facts, Registrations, entitled},
     limits::Place,
     shared::Shared,
 };
 use crate::{
     credentials::{Following, SourceError},
-    identity::{BundleSet, SpiffeId, TrustDomain, X509Svid},
+    identity::{BundleSet, SpiffeId, TrustDomain, X509Svid, shown},
 };
 
 /// How long a call waits for what is still being fetched.
@@ -86,7 +86,9 @@ impl Watcher {
             }
         }
         if all.is_empty() {
-            tracing::debug!(target: "workload_api", ?facts, "caller without identity");
+            let Facts { uid, gid, path, .. } = &facts;
+            let path = path.as_deref().map(shown);
+            tracing::debug!(target: "workload_api", uid, gid, path, "caller without identity");
             return Err(Status::permission_denied(
                 "no identity is registered for this process; see workloadApi.entries of the mesh file",
             ));

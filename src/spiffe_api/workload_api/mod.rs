@@ -14,7 +14,7 @@ mod messages;
 mod service;
 mod shared;
 
-use std::{io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -31,7 +31,7 @@ use self::{
 use crate::{
     credentials::Svids,
     identity::TrustDomain,
-    lifecycle::{Listeners, Places, Tasks},
+    lifecycle::{AcceptBackoff, Listeners, Places, Tasks, is_of_one_connection},
     rpc::{self, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer},
     sys::descriptors::{is_more_than_its_part, of_traffic},
 };
@@ -91,16 +91,18 @@ impl WorkloadApi {
     /// Serves until cut, each connection in a task of its own among `tasks`; the socket goes with
     /// it.
     pub async fn serve(self, tasks: Tasks) {
+        let mut backoff = AcceptBackoff::new("Workload API");
         loop {
             // What is kept is for certificates, rules and operators, not for callers.
             let socket = match self.listener.accept().await.and_then(of_traffic) {
                 Ok(socket) => socket,
+                Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
-                    tracing::warn!(target: "workload_api", %error, "no connection accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    backoff.failed(&error).await;
                     continue;
                 }
             };
+            backoff.succeeded();
             // As soon as can be: what the kernel says is of the moment of the connect.
             let Ok(caller) = Caller::of(&socket) else { continue };
             let known = self.shared.registered.borrow().clone();

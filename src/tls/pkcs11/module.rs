@@ -118,8 +118,37 @@ pub(super) fn told(error: &Error) -> String {
     match error {
         Error::Pkcs11(value, function) => {
             let function = function.to_string();
-            format!("C_{}: {value:?}", function.trim_start_matches("Function::"))
+            format!("C_{}: {}", function.trim_start_matches("Function::"), standard_name(*value))
         }
         other => other.to_string(),
+    }
+}
+
+/// A return value as PKCS#11 and the manuals of modules name it: `CKR_PIN_INCORRECT`.
+fn standard_name(value: RvError) -> String {
+    match value {
+        RvError::VendorDefined(code) | RvError::UnknownErrorCode(code) => format!("{code:#x}"),
+        named => {
+            let mut name = String::from("CKR");
+            for c in format!("{named:?}").chars() {
+                if c.is_uppercase() {
+                    name.push('_');
+                }
+                name.extend(c.to_uppercase());
+            }
+            name
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn return_values_are_named_as_in_pkcs11() {
+        assert_eq!(standard_name(RvError::PinIncorrect), "CKR_PIN_INCORRECT");
+        assert_eq!(standard_name(RvError::DeviceRemoved), "CKR_DEVICE_REMOVED");
+        assert_eq!(standard_name(RvError::VendorDefined(0x8000_0001)), "0x80000001");
     }
 }

@@ -172,7 +172,7 @@ impl Inner {
             .and_then(|token| Found::on(token, self.kind, &self.schemes, &self.leaf));
         match anew {
             Ok(anew) => {
-                tracing::warn!(target: "svid", token = label, why = refusal.why, "lost the token, and found it again");
+                tracing::warn!(target: "svid", token = label, why = refusal.why, "the PKCS#11 token was lost and found again");
                 let anew = Arc::new(anew);
                 self.found.store(Arc::clone(&anew));
                 sign(&anew.token, anew.key, scheme, message)
@@ -272,7 +272,7 @@ struct TokenSigner {
 impl Signer for TokenSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         self.key.sign(self.scheme, message).map_err(|why| {
-            tracing::error!(target: "svid", error = why, "the token has not signed");
+            tracing::error!(target: "svid", error = why, "the PKCS#11 token did not sign");
             rustls::Error::General(why)
         })
     }

@@ -1,6 +1,6 @@
 //! rustls' verifiers by the roots that are valid at a time.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::{
@@ -21,6 +21,15 @@ pub enum StaleCrls {
     Refuse,
     /// It is still used, with a warning.
     Warn,
+}
+
+impl fmt::Display for StaleCrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::Warn => "warn",
+        })
+    }
 }
 
 /// Those of the roots that are valid.
