@@ -253,7 +253,7 @@ async fn admitted(
     };
     let admitted = match service.config.tls.authenticate {
         true => admit(service, caller.as_ref(), peer, local, conn).await,
-        false => service.admitted_by_successor(conn.live(), caller.as_ref()).await,
+        false => service.admitted_by_successor(conn.live()).await,
     };
     if let Err(outcome) = admitted {
         return Ok(Admission::Refused { far, outcome });
@@ -301,7 +301,7 @@ fn enter(
         };
         return if chain.is_empty() { Ok(None) } else { Err(unread()) };
     };
-    let peer = AuthenticatedPeer { chain, name, cert };
+    let peer = AuthenticatedPeer { chain, name, by_tunnel: false, cert };
     service.revalidator.enter(service, peer, conn.live(), credentials).map(Some)
 }
 
@@ -388,7 +388,7 @@ async fn towards(
             f.dst.id.clone_from(&found.id);
             f.subject = found.shown_subject();
         });
-        if let Err(outcome) = service.admitted_by_successor(conn.live(), Some(found)).await {
+        if let Err(outcome) = service.admitted_by_successor(conn.live()).await {
             far.refuse().await;
             return Err(outcome);
         }

@@ -3,8 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::Service;
+use super::{Service, trusted_peers::AuthenticatedPeer};
 use crate::{
+    hbone::AuthenticatedTunnel,
     identity::PeerCert,
     net::Direction,
     observe::conn::LiveConn,
@@ -21,10 +22,11 @@ impl Service {
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
         let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
-        let (live, certs) = (self.telemetry.live.all(), self.certificates());
+        let (live, peers) = (self.telemetry.live.all(), self.authenticated());
         let ours = |conn: &&Arc<LiveConn>| conn.direction == Direction::Inbound && self.has(conn);
-        let closed =
-            |conn: &&Arc<LiveConn>| self.judge_again(conn, certs.get(&conn.id).map(|cert| &**cert));
+        let closed = |conn: &&Arc<LiveConn>| {
+            self.judge_again(conn, peers.get(&conn.id).map(|peer| &*peer.cert))
+        };
         live.iter().filter(ours).filter(closed).count()
     }
 
@@ -67,23 +69,36 @@ impl Service {
             })
     }
 
-    /// What the peers of open connections have shown, by connection; those of tunnels too.
-    pub(super) fn certificates(&self) -> HashMap<u64, Arc<PeerCert>> {
-        let mut certs: HashMap<u64, Arc<PeerCert>> = self.revalidator.peers().collect();
+    /// The peers of open connections that have proven who they are, by connection; those of
+    /// tunnels too.
+    pub(super) fn authenticated(&self) -> HashMap<u64, Arc<AuthenticatedPeer>> {
+        let mut peers: HashMap<u64, Arc<AuthenticatedPeer>> = self.revalidator.peers().collect();
         // A stream is known by the facts of its tunnel.
         let tunnels = self.revalidator.tunnels.open();
+        let facts = |tunnel: &Arc<AuthenticatedTunnel>| Arc::as_ptr(&tunnel.peer.tls);
         let tunnels = tunnels.iter().filter_map(|tunnel| {
-            let cert = PeerCert::of(&tunnel.peer.chain)?;
-            Some((Arc::as_ptr(&tunnel.peer.tls), Arc::new(cert)))
+            Some((facts(tunnel), Arc::new(AuthenticatedPeer::of_tunnel(tunnel)?)))
         });
         let by_facts: HashMap<_, _> = tunnels.collect();
         if by_facts.is_empty() {
-            return certs;
+            return peers;
         }
         for conn in self.telemetry.live.all() {
-            let cert = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).cloned());
-            certs.extend(cert.map(|cert| (conn.id, cert)));
+            let peer = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).cloned());
+            peers.extend(peer.map(|peer| (conn.id, peer)));
         }
-        certs
+        peers
+    }
+
+    /// The same of one connection.
+    pub(super) fn peer_of(&self, conn: &LiveConn) -> Option<Arc<AuthenticatedPeer>> {
+        let plain = self.revalidator.peers().find(|(id, _)| *id == conn.id);
+        if let Some((_, peer)) = plain {
+            return Some(peer);
+        }
+        let facts = conn.metadata(|f| f.tls.clone())?;
+        let tunnels = self.revalidator.tunnels.open();
+        let tunnel = tunnels.iter().find(|tunnel| Arc::ptr_eq(&tunnel.peer.tls, &facts))?;
+        AuthenticatedPeer::of_tunnel(tunnel).map(Arc::new)
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pki_types::{CertificateDer, UnixTime};
+use pki_types::UnixTime;
 
 use super::{
     Role, Service,
@@ -67,10 +67,10 @@ impl TrustRevalidator {
         judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
     }
 
-    /// What the peers of open connections of plain TLS have shown, by connection.
-    pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<PeerCert>)> {
+    /// The peers of open connections of plain TLS, by connection.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<AuthenticatedPeer>)> {
         let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
-        open.into_iter().map(|entry| (entry.conn.id, Arc::clone(&entry.peer.cert)))
+        open.into_iter().map(|entry| (entry.conn.id, entry.peer))
     }
 
     /// Follows the credentials and the bans. Never returns.
@@ -118,7 +118,6 @@ impl TrustRevalidator {
         }
         let banned = self.banned();
         let own = credentials.own.as_ref().and_then(|own| own.id.as_ref());
-        let judge = verify.then(|| Judge::of(&credentials.trust, service.config.role));
         let now = SystemTime::now();
         let put_out = |entry: &Entry, (reason, why): Verdict| {
             if entry.conn.close_by(reason, &why) {
@@ -135,23 +134,12 @@ impl TrustRevalidator {
                 put_out(entry, no);
             }
         }
-        let Some(judge) = judge else { return };
-        // Of many connections with one peer, one is verified.
-        let mut known = HashMap::new();
+        if !verify {
+            return;
+        }
+        let mut again = VerifiedAgain::by(&credentials.trust, service.config.role);
         for entry in &open {
-            let key = Arc::as_ptr(&entry.peer).addr();
-            let trusted = match (known.get(&key), &judge) {
-                (Some(known), _) => Clone::clone(known),
-                (None, Err(no)) => Err(no.clone()),
-                (None, Ok(judge)) => {
-                    let trusted = judge.trusts(&entry.peer, now);
-                    known.insert(key, trusted.clone());
-                    // A chain may be long: others of this worker have their turn.
-                    tokio::task::yield_now().await;
-                    trusted
-                }
-            };
-            if let Err(no) = trusted {
+            if let Err(no) = again.trusts(&entry.peer).await {
                 put_out(entry, no);
             }
         }
@@ -172,17 +160,6 @@ pub(super) fn is_not_banned(
     }
 }
 
-/// Whether somebody has a key that a service pins, if it pins keys.
-pub(super) fn is_pinned(cert: &Arc<PeerCert>, service: &Service) -> Result<(), Verdict> {
-    let now = service.store.current();
-    if !matches!(now.trust, PeerTrust::Pinned(_)) {
-        return Ok(());
-    }
-    let chain = vec![CertificateDer::from(cert.der.clone())];
-    let peer = AuthenticatedPeer { chain, name: None, cert: Arc::clone(cert) };
-    Judge::of(&now.trust, service.config.role)?.trusts(&peer, SystemTime::now())
-}
-
 fn is_in_time(cert: &PeerCert, expiry: PeerExpiry, now: SystemTime) -> Result<(), Verdict> {
     let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
     match cert.not_after {
@@ -192,6 +169,36 @@ fn is_in_time(cert: &PeerCert, expiry: PeerExpiry, now: SystemTime) -> Result<()
             Err((CloseReason::SvidExpired, why))
         }
         _ => Ok(()),
+    }
+}
+
+/// What comes of verifying the peers of open connections again: of many connections with one
+/// peer, one is verified.
+pub(super) struct VerifiedAgain {
+    judge: Result<Judge, Verdict>,
+    known: HashMap<usize, (Arc<AuthenticatedPeer>, Result<(), Verdict>)>,
+    now: SystemTime,
+}
+
+impl VerifiedAgain {
+    /// Peers of a service of this role, checked against `trust`.
+    pub(super) fn by(trust: &PeerTrust, role: Role) -> Self {
+        let judge = Judge::of(trust, role);
+        Self { judge, known: HashMap::new(), now: SystemTime::now() }
+    }
+
+    /// Whether this peer is still trusted.
+    pub(super) async fn trusts(&mut self, peer: &Arc<AuthenticatedPeer>) -> Result<(), Verdict> {
+        let judge = self.judge.as_ref().map_err(Clone::clone)?;
+        let key = Arc::as_ptr(peer).addr();
+        if let Some((_, known)) = self.known.get(&key) {
+            return known.clone();
+        }
+        let trusted = judge.trusts(peer, self.now);
+        self.known.insert(key, (Arc::clone(peer), trusted.clone()));
+        // A chain may be long: others of this worker have their turn.
+        tokio::task::yield_now().await;
+        trusted
     }
 }
 

@@ -12,23 +12,31 @@ use tokio::sync::watch;
 
 use crate::{
     credentials::store::Credentials,
-    hbone::TunnelRegistry,
+    hbone::{AuthenticatedTunnel, TunnelRegistry},
     identity::{BundleSet, PeerCert},
     observe::conn::LiveConn,
     policy::Banned,
 };
 
-/// A peer of plain TLS that has proven its certificate; all its connections share one.
+/// A peer that has proven its certificate; all its connections share one.
 pub(super) struct AuthenticatedPeer {
     /// What it showed, leaf first.
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The name that was asked for, of a server.
+    /// The name that was asked for, of a server of plain TLS.
     pub(super) name: Option<ServerName<'static>>,
+    /// Whether it has made a tunnel, for which it must have an X.509-SVID.
+    pub(super) by_tunnel: bool,
     /// What its leaf says.
     pub(super) cert: Arc<PeerCert>,
 }
 
 impl AuthenticatedPeer {
+    /// Whoever is at the other end of a tunnel; `None` if its certificate cannot be read.
+    pub(super) fn of_tunnel(tunnel: &AuthenticatedTunnel) -> Option<Self> {
+        let cert = Arc::new(PeerCert::of(&tunnel.peer.chain)?);
+        Some(Self { chain: tunnel.peer.chain.to_vec(), name: None, by_tunnel: true, cert })
+    }
+
     pub(super) fn key(&self) -> PeerKey {
         let mut hash = digest::Context::new(&digest::SHA256);
         for part in self.chain.iter().map(|der| &**der) {
