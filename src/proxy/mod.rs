@@ -1,7 +1,8 @@
 //! HBONE as both roles use it: [`ingress`] takes tunnels, [`egress`] opens streams, and [`outcome`]
-//! closes the record. What differs is a [`ingress::Destination`] or an [`egress::hbone::Source`] of
+//! closes the record; [`revalidate`] closes who is no longer trusted. What differs is a [`ingress::Destination`] or an [`egress::hbone::Source`] of
 //! [`crate::roles`].
 
 pub mod egress;
 pub mod ingress;
 pub mod outcome;
+pub mod revalidate;

@@ -18,7 +18,6 @@ use super::{
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
-    trusted_peers::{AuthenticatedPeer, Entered},
 };
 use crate::{
     credentials::store::Credentials,
@@ -26,6 +25,7 @@ use crate::{
     lifecycle::until_delivered,
     net::{CloseReason, endpoint},
     observe::conn::OpenConn,
+    proxy::revalidate::peers::{AuthenticatedPeer, Entered},
     relay::{self, App, Remote, SecuredRemote},
     sys::descriptors::of_traffic,
     tls::secured::{self},

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Service, trusted_peers::AuthenticatedPeer};
+use super::Service;
 use crate::{
     hbone::AuthenticatedTunnel,
     identity::PeerCert,
@@ -14,6 +14,7 @@ use crate::{
         access_control::as_shown,
         admission::{AccessRules, Asked, Protection, Request, decide},
     },
+    proxy::revalidate::peers::AuthenticatedPeer,
 };
 
 impl Service {

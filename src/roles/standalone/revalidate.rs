@@ -2,42 +2,52 @@
 //! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
 //! `peerExpiry` says so.
 //!
-//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain TLS stand here, one
-//! entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by what holds now: a
+//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain TLS
+//! in [`crate::proxy::revalidate::peers`], one entry each. Each is entered before it is judged by what holds now: a
 //! change that comes in between is seen there, or by the re-check that follows the change.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use pki_types::UnixTime;
+use tokio::sync::watch;
 
-use super::{
-    Role, Service,
-    outcome::Outcome,
-    trusted_peers::{AuthenticatedPeer, Entered, Entry, TrustRevalidator},
-};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
     credentials::store::Credentials,
-    hbone::{PeerExpiry, close_terminated},
-    identity::{PeerCert, Purpose, SpiffeId, common_validity},
+    hbone::{PeerExpiry, TunnelRegistry, close_terminated},
+    identity::{BundleSet, Purpose},
     lifecycle::{next_change, next_change_if_any},
-    net::CloseReason,
     observe::conn::LiveConn,
     policy::Banned,
-    tls::{PeerTrust, PeerVerifier, Presented, StaleCrls, TlsError, VerifyPeer as _},
+    proxy::revalidate::{
+        peers::{AuthenticatedPeer, Entered, Entry, Table},
+        verdict::{Judge, Verdict, VerifiedAgain, is_in_time, is_not_banned},
+    },
+    tls::PeerTrust,
 };
 
 /// How often peers' certificates are looked at where they may run out; the clock may be set
 /// meanwhile.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Why a connection may not stay.
-type Verdict = (CloseReason, String);
+/// What is open of a service, and what it is held to.
+pub(super) struct TrustRevalidator {
+    pub(super) tunnels: Arc<TunnelRegistry>,
+    bundles: watch::Sender<Arc<BundleSet>>,
+    banned: Option<watch::Receiver<Banned>>,
+    peers: Table,
+}
 
 impl TrustRevalidator {
+    pub(super) fn new(credentials: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
+        let bundles = credentials.svid.as_ref().map(|own| Arc::clone(&own.bundles));
+        let bundles = watch::Sender::new(bundles.unwrap_or_default());
+        let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
+        Self { tunnels, bundles, banned, peers: Table::default() }
+    }
+
     fn banned(&self) -> Banned {
         self.banned.as_ref().map(|banned| Arc::clone(&banned.borrow())).unwrap_or_default()
     }
@@ -60,7 +70,7 @@ impl TrustRevalidator {
         let judged = is_not_banned(&entry.peer.cert, own, &self.banned()).and_then(|()| {
             match Arc::ptr_eq(&now, credentials) || now.trust == credentials.trust {
                 true => Ok(()),
-                false => Judge::of(&now.trust, service.config.role)
+                false => Judge::of(&now.trust, service.peers_are())
                     .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
             }
         });
@@ -69,8 +79,7 @@ impl TrustRevalidator {
 
     /// The peers of open connections of plain TLS, by connection.
     pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<AuthenticatedPeer>)> {
-        let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
-        open.into_iter().map(|entry| (entry.conn.id, entry.peer))
+        self.peers.all().into_iter().map(|entry| (entry.conn.id, entry.peer))
     }
 
     /// Follows the credentials and the bans. Never returns.
@@ -112,7 +121,7 @@ impl TrustRevalidator {
     }
 
     async fn recheck_peers(&self, service: &Service, credentials: &Credentials, verify: bool) {
-        let open: Vec<_> = self.peers.lock().entries.values().cloned().collect();
+        let open = self.peers.all();
         if open.is_empty() {
             return;
         }
@@ -137,7 +146,7 @@ impl TrustRevalidator {
         if !verify {
             return;
         }
-        let mut again = VerifiedAgain::by(&credentials.trust, service.config.role);
+        let mut again = VerifiedAgain::by(&credentials.trust, service.peers_are());
         for entry in &open {
             if let Err(no) = again.trusts(&entry.peer).await {
                 put_out(entry, no);
@@ -146,108 +155,12 @@ impl TrustRevalidator {
     }
 }
 
-pub(super) fn is_not_banned(
-    cert: &PeerCert,
-    own: Option<&SpiffeId>,
-    banned: &BTreeSet<SpiffeId>,
-) -> Result<(), Verdict> {
-    if banned.is_empty() {
-        return Ok(());
-    }
-    match cert.shown_ids().chain(own.cloned()).find(|id| banned.contains(id)) {
-        Some(id) => Err((CloseReason::IdentityBanned, format!("{id} is banned"))),
-        None => Ok(()),
-    }
-}
-
-fn is_in_time(cert: &PeerCert, expiry: PeerExpiry, now: SystemTime) -> Result<(), Verdict> {
-    let PeerExpiry::Grace(grace) = expiry else { return Ok(()) };
-    match cert.not_after {
-        Some(end) if now >= end + grace => {
-            let why =
-                format!("the certificate of {} expired, more than {grace:?} ago", cert.name());
-            Err((CloseReason::SvidExpired, why))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What comes of verifying the peers of open connections again: of many connections with one
-/// peer, one is verified.
-pub(super) struct VerifiedAgain {
-    judge: Result<Judge, Verdict>,
-    known: HashMap<usize, (Arc<AuthenticatedPeer>, Result<(), Verdict>)>,
-    now: SystemTime,
-}
-
-impl VerifiedAgain {
-    /// Peers of a service of this role, checked against `trust`.
-    pub(super) fn by(trust: &PeerTrust, role: Role) -> Self {
-        let judge = Judge::of(trust, role);
-        Self { judge, known: HashMap::new(), now: SystemTime::now() }
-    }
-
-    /// Whether this peer is still trusted.
-    pub(super) async fn trusts(&mut self, peer: &Arc<AuthenticatedPeer>) -> Result<(), Verdict> {
-        let judge = self.judge.as_ref().map_err(Clone::clone)?;
-        let key = Arc::as_ptr(peer).addr();
-        if let Some((_, known)) = self.known.get(&key) {
-            return known.clone();
-        }
-        let trusted = judge.trusts(peer, self.now);
-        self.known.insert(key, (Arc::clone(peer), trusted.clone()));
-        // A chain may be long: others of this worker have their turn.
-        tokio::task::yield_now().await;
-        trusted
-    }
-}
-
-/// Verifies again what a handshake has verified.
-struct Judge {
-    verifier: PeerVerifier,
-    purpose: Purpose,
-}
-
-impl Judge {
-    /// A CRL that is past its nextUpdate refuses new connections, and revokes nobody.
-    fn of(trust: &PeerTrust, role: Role) -> Result<Self, Verdict> {
-        let trust = match trust.clone() {
-            PeerTrust::Roots { roots, crls, .. } => {
-                PeerTrust::Roots { roots, crls, stale: StaleCrls::Warn }
-            }
-            other => other,
-        };
-        let verifier = PeerVerifier::new(trust, true);
-        let purpose = match role {
+impl Service {
+    /// What its peers use their certificates for.
+    pub(super) fn peers_are(&self) -> Purpose {
+        match self.config.role {
             Role::Server => Purpose::Client,
             Role::Client => Purpose::Server,
-        };
-        verifier
-            .map(|verifier| Self { verifier, purpose })
-            .map_err(|why| (CloseReason::UntrustedSvid, why))
-    }
-
-    /// Time is not judged here: a chain counts as of the last moment at which it was in time.
-    fn trusts(&self, peer: &AuthenticatedPeer, now: SystemTime) -> Result<(), Verdict> {
-        let Some((leaf, intermediates)) = peer.chain.split_first() else { return Ok(()) };
-        let (begin, end) = common_validity(&peer.chain).unwrap_or((now, now));
-        let at = now.max(begin).min(end).duration_since(SystemTime::UNIX_EPOCH);
-        let now = UnixTime::since_unix_epoch(at.unwrap_or_default());
-        let name = peer.name.as_ref();
-        let presented = Presented { leaf, intermediates, name, purpose: self.purpose, now };
-        self.verifier.verify(&presented).map_err(|error| {
-            let revoked = matches!(
-                &error,
-                rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)
-            );
-            let error = TlsError::from_rustls(error);
-            let reason = match error.close_reason() {
-                _ if revoked => CloseReason::SvidRevoked,
-                CloseReason::UnknownTrustDomain => CloseReason::TrustDomainRemoved,
-                CloseReason::TlsFailure => CloseReason::UntrustedSvid,
-                reason => reason,
-            };
-            (reason, format!("the peer's certificate is no longer trusted: {error}"))
-        })
+        }
     }
 }

@@ -3,12 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Role, Service,
-    outcome::Outcome,
-    revalidate::{VerifiedAgain, is_not_banned},
-    trusted_peers::AuthenticatedPeer,
-};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
     identity::{BundleSet, PeerCert},
     net::{CloseReason, Flow},
@@ -17,6 +12,10 @@ use crate::{
         Banned, Rules,
         access_control::Caller,
         admission::{Asked, Decision},
+    },
+    proxy::revalidate::{
+        peers::AuthenticatedPeer,
+        verdict::{VerifiedAgain, is_not_banned},
     },
     tls::PeerTrust,
 };
@@ -82,7 +81,7 @@ impl TrustedBySuccessor {
     fn new(old: &Service, new: &Service) -> Self {
         let (before, now) = (Trusted::by(old), Trusted::by(new));
         let again = |other: bool, trust: &PeerTrust| {
-            (other && !new.asks_for_none()).then(|| VerifiedAgain::by(trust, new.config.role))
+            (other && !new.asks_for_none()).then(|| VerifiedAgain::by(trust, new.peers_are()))
         };
         let of_tunnels = now.tunnels.clone().map_or(now.peers.clone(), PeerTrust::Spiffe);
         Self {

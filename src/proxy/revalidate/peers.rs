@@ -1,5 +1,5 @@
-//! The peers whose certificates the open connections of a service rest on: one entry for each
-//! connection of plain TLS, and the registry of its tunnels.
+//! The peers of open connections of plain TLS: one entry for each connection. Those of tunnels stand
+//! in [`crate::hbone::TunnelRegistry`].
 
 use std::{
     collections::HashMap,
@@ -8,36 +8,30 @@ use std::{
 
 use aws_lc_rs::digest;
 use pki_types::{CertificateDer, ServerName};
-use tokio::sync::watch;
 
-use crate::{
-    credentials::store::Credentials,
-    hbone::{AuthenticatedTunnel, TunnelRegistry},
-    identity::{BundleSet, PeerCert},
-    observe::conn::LiveConn,
-    policy::Banned,
-};
+use crate::{hbone::AuthenticatedTunnel, identity::PeerCert, observe::conn::LiveConn};
 
 /// A peer that has proven its certificate; all its connections share one.
-pub(super) struct AuthenticatedPeer {
+pub struct AuthenticatedPeer {
     /// What it showed, leaf first.
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub chain: Vec<CertificateDer<'static>>,
     /// The name that was asked for, of a server of plain TLS.
-    pub(super) name: Option<ServerName<'static>>,
+    pub name: Option<ServerName<'static>>,
     /// Whether it has made a tunnel, for which it must have an X.509-SVID.
-    pub(super) by_tunnel: bool,
+    pub by_tunnel: bool,
     /// What its leaf says.
-    pub(super) cert: Arc<PeerCert>,
+    pub cert: Arc<PeerCert>,
 }
 
 impl AuthenticatedPeer {
     /// Whoever is at the other end of a tunnel; `None` if its certificate cannot be read.
-    pub(super) fn of_tunnel(tunnel: &AuthenticatedTunnel) -> Option<Self> {
+    #[must_use]
+    pub fn of_tunnel(tunnel: &AuthenticatedTunnel) -> Option<Self> {
         let cert = Arc::new(PeerCert::of(&tunnel.peer.chain)?);
         Some(Self { chain: tunnel.peer.chain.to_vec(), name: None, by_tunnel: true, cert })
     }
 
-    pub(super) fn key(&self) -> PeerKey {
+    fn key(&self) -> PeerKey {
         let mut hash = digest::Context::new(&digest::SHA256);
         for part in self.chain.iter().map(|der| &**der) {
             hash.update(&(part.len() as u64).to_be_bytes());
@@ -48,31 +42,43 @@ impl AuthenticatedPeer {
 }
 
 /// The digest of the chain, and the name that was asked for.
-pub(super) type PeerKey = (Box<[u8]>, Option<ServerName<'static>>);
+type PeerKey = (Box<[u8]>, Option<ServerName<'static>>);
 
+/// An open connection, and who is at its other end.
 #[derive(Clone)]
-pub(super) struct Entry {
-    pub(super) peer: Arc<AuthenticatedPeer>,
-    pub(super) conn: Arc<LiveConn>,
+pub struct Entry {
+    /// Who is there.
+    pub peer: Arc<AuthenticatedPeer>,
+    /// The connection.
+    pub conn: Arc<LiveConn>,
 }
 
 #[derive(Default)]
-pub(super) struct Open {
-    pub(super) next: u64,
-    pub(super) entries: HashMap<u64, Entry>,
+struct Open {
+    next: u64,
+    entries: HashMap<u64, Entry>,
     /// How many entries each has.
-    pub(super) peers: HashMap<PeerKey, (Arc<AuthenticatedPeer>, usize)>,
+    peers: HashMap<PeerKey, (Arc<AuthenticatedPeer>, usize)>,
 }
 
+/// The open connections of one service.
 #[derive(Clone, Default)]
-pub(super) struct Table(Arc<Mutex<Open>>);
+pub struct Table(Arc<Mutex<Open>>);
 
 impl Table {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, peer: AuthenticatedPeer, conn: &Arc<LiveConn>) -> (Entered, Entry) {
+    /// Those that are open now.
+    #[must_use]
+    pub fn all(&self) -> Vec<Entry> {
+        self.lock().entries.values().cloned().collect()
+    }
+
+    /// Enters a connection until the first of what is returned is dropped.
+    #[must_use]
+    pub fn enter(&self, peer: AuthenticatedPeer, conn: &Arc<LiveConn>) -> (Entered, Entry) {
         let mut open = self.lock();
         let (peer, count) = open.peers.entry(peer.key()).or_insert_with(|| (Arc::new(peer), 0));
         *count += 1;
@@ -85,7 +91,7 @@ impl Table {
 }
 
 /// The entry of a connection; dropping it takes it off the table.
-pub(super) struct Entered {
+pub struct Entered {
     id: u64,
     table: Table,
 }
@@ -101,22 +107,5 @@ impl Drop for Entered {
                 open.peers.remove(&key);
             }
         }
-    }
-}
-
-/// What is open of a service, and what it is held to.
-pub(super) struct TrustRevalidator {
-    pub(super) tunnels: Arc<TunnelRegistry>,
-    pub(super) bundles: watch::Sender<Arc<BundleSet>>,
-    pub(super) banned: Option<watch::Receiver<Banned>>,
-    pub(super) peers: Table,
-}
-
-impl TrustRevalidator {
-    pub(super) fn new(credentials: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
-        let bundles = credentials.svid.as_ref().map(|own| Arc::clone(&own.bundles));
-        let bundles = watch::Sender::new(bundles.unwrap_or_default());
-        let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
-        Self { tunnels, bundles, banned, peers: Table::default() }
     }
 }
