@@ -12,9 +12,9 @@ use crate::{
     policy::{
         Rules,
         access_control::as_shown,
-        admission::{AccessRules, Asked, Protection, Request, decide},
+        admission::{AccessRules, Asked, Decision, Protection, Request, decide},
     },
-    proxy::revalidate::peers::AuthenticatedPeer,
+    proxy::revalidate::{close_refused, peers::AuthenticatedPeer, recheck},
 };
 
 impl Service {
@@ -23,20 +23,21 @@ impl Service {
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
         let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
-        let (live, peers) = (self.telemetry.live.all(), self.authenticated());
-        let ours = |conn: &&Arc<LiveConn>| conn.direction == Direction::Inbound && self.has(conn);
-        let closed = |conn: &&Arc<LiveConn>| {
-            self.judge_again(conn, peers.get(&conn.id).map(|peer| &*peer.cert))
-        };
-        live.iter().filter(ours).filter(closed).count()
+        let (open, peers) = (self.telemetry.live.all(), self.authenticated());
+        recheck(&open, |conn| {
+            let cert = peers.get(&conn.id).map(|peer| &*peer.cert);
+            self.has(conn).then(|| self.decided_again(conn, cert)).flatten()
+        })
     }
 
     /// Whether it had to be closed. One that is being admitted meanwhile asks this itself.
     pub(super) fn judge_again(&self, conn: &LiveConn, cert: Option<&PeerCert>) -> bool {
-        let Some(policies) = self.access.policies() else { return false };
-        let (Some(flow), Some(by)) = (conn.flow(), conn.metadata(|f| f.policy.clone())) else {
-            return false;
-        };
+        self.decided_again(conn, cert).is_some_and(|now| close_refused(conn, &now))
+    }
+
+    fn decided_again(&self, conn: &LiveConn, cert: Option<&PeerCert>) -> Option<Decision> {
+        let policies = self.access.policies()?;
+        let (flow, by) = (conn.flow()?, conn.metadata(|f| f.policy.clone())?);
         let own = conn.metadata(|f| f.dst.id.clone());
         let others = cert.map(|cert| as_shown(cert, &flow, own.as_ref())).unwrap_or_default();
         let rules = policies.rules();
@@ -51,11 +52,7 @@ impl Service {
             },
         };
         let protection = Protection { rules: Some(&rules), strict: false };
-        let decision = decide(protection, &request).decision(Asked::WhileOpen);
-        let Some((reason, _)) = &decision.refused else { return false };
-        conn.metadata(|f| decision.record(f, Asked::WhileOpen));
-        conn.cut(*reason);
-        true
+        Some(decide(protection, &request).decision(Asked::WhileOpen))
     }
 
     /// Whether a connection is one of this service.

@@ -1,36 +1,26 @@
-//! Open connections and tunnels are held to the roots, CRLs and bans of now, not to those of their
-//! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
-//! `peerExpiry` says so.
-//!
-//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain TLS
-//! in [`crate::proxy::revalidate::peers`], one entry each. Each is entered before it is judged by what holds now: a
-//! change that comes in between is seen there, or by the re-check that follows the change.
+//! What the open connections of a service are held to: the roots, CRLs and bans of now, and peers'
+//! certificates that have run out where `peerExpiry` says so. Who is closed is decided in
+//! [`crate::proxy::revalidate`].
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
 use super::{Role, Service, outcome::Outcome};
 use crate::{
     credentials::store::Credentials,
-    hbone::{PeerExpiry, TunnelRegistry, close_terminated},
-    identity::{BundleSet, Purpose},
+    hbone::{AuthenticatedTunnel, PeerExpiry, Termination, TunnelRegistry},
+    identity::{BundleSet, PeerCert, Purpose},
     lifecycle::{next_change, next_change_if_any},
-    observe::conn::LiveConn,
+    observe::{Telemetry, conn::LiveConn},
     policy::Banned,
     proxy::revalidate::{
-        peers::{AuthenticatedPeer, Entered, Entry, Table},
-        verdict::{Judge, Verdict, VerifiedAgain, is_in_time, is_not_banned},
+        Changed, PlainTls, Trusting,
+        peers::{AuthenticatedPeer, Entered, Table},
+        revalidate,
+        verdict::{Judge, Verdict, is_not_banned},
     },
-    tls::PeerTrust,
 };
-
-/// How often peers' certificates are looked at where they may run out; the clock may be set
-/// meanwhile.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// What is open of a service, and what it is held to.
 pub(super) struct TrustRevalidator {
@@ -81,81 +71,85 @@ impl TrustRevalidator {
     pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<AuthenticatedPeer>)> {
         self.peers.all().into_iter().map(|entry| (entry.conn.id, entry.peer))
     }
+}
 
-    /// Follows the credentials and the bans. Never returns.
-    pub(super) async fn follow(&self, service: &Service) {
-        let (mut changes, mut banned) = (service.store.watch(), self.banned.clone());
-        let mut look = tokio::time::interval(LOOK);
-        let mut held_to: Option<PeerTrust> = None;
-        loop {
-            let credentials = Arc::clone(&changes.borrow_and_update());
-            banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
-            let other = held_to.as_ref() != Some(&credentials.trust);
-            // Also where they say the same: a tunnel knows by the place what it was checked against.
-            if let Some(own) = &credentials.svid {
-                self.bundles.send_replace(Arc::clone(&own.bundles));
-            }
-            self.recheck_tunnels(service, other);
-            self.recheck_peers(service, &credentials, other).await;
-            held_to = Some(credentials.trust.clone());
-            tokio::select! {
-                () = next_change(&mut changes) => {}
-                () = next_change_if_any(banned.as_mut()) => {}
-                _ = look.tick(), if service.config.peer_expiry != PeerExpiry::Keep => {}
-            }
+/// A service that is followed.
+struct Followed<'a> {
+    service: &'a Service,
+    changes: watch::Receiver<Arc<Credentials>>,
+    banned: Option<watch::Receiver<Banned>>,
+    /// What is held to now.
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Trusting for Followed<'_> {
+    fn refresh(&mut self) -> Changed {
+        let now = Arc::clone(&self.changes.borrow_and_update());
+        self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
+        // Also where they say the same: a tunnel knows by the place what it was checked against.
+        if let Some(own) = &now.svid {
+            self.service.revalidator.bundles.send_replace(Arc::clone(&own.bundles));
+        }
+        let before = self.credentials.replace(Arc::clone(&now));
+        Changed::All(before.is_none_or(|before| before.trust != now.trust))
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = next_change(&mut self.changes) => {}
+            () = next_change_if_any(self.banned.as_mut()) => {}
         }
     }
 
-    fn recheck_tunnels(&self, service: &Service, verify: bool) {
-        let Some(trust) = self.tunnels.trust() else { return };
-        let (expiry, now) = (service.config.peer_expiry, SystemTime::now());
-        let terminated = self.tunnels.recheck(&trust, |_| verify, expiry, now);
-        close_terminated(&terminated, &service.telemetry.live);
-        for tunnel in &terminated {
-            let Some(termination) = tunnel.termination() else { continue };
-            service.tunnel_closed(termination.reason);
-            let (service, why) = (service.config.name.as_str(), &*termination.why);
-            let (peer, reason) = (&tunnel.peer.id, termination.reason.as_str());
-            tracing::warn!(target: "tunnel", service, %peer, reason, why, "tunnel closed");
-        }
+    fn tunnels(&self) -> &TunnelRegistry {
+        &self.service.revalidator.tunnels
     }
 
-    async fn recheck_peers(&self, service: &Service, credentials: &Credentials, verify: bool) {
-        let open = self.peers.all();
-        if open.is_empty() {
-            return;
-        }
-        let banned = self.banned();
-        let own = credentials.own.as_ref().and_then(|own| own.id.as_ref());
-        let now = SystemTime::now();
-        let put_out = |entry: &Entry, (reason, why): Verdict| {
-            if entry.conn.close_by(reason, &why) {
-                let (service, peer) = (service.config.name.as_str(), entry.peer.cert.name());
-                let reason = reason.as_str();
-                tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
-            }
-        };
-        // What takes no time goes first, so that no chain of another delays it.
-        for entry in &open {
-            let judged = is_not_banned(&entry.peer.cert, own, &banned)
-                .and_then(|()| is_in_time(&entry.peer.cert, service.config.peer_expiry, now));
-            if let Err(no) = judged {
-                put_out(entry, no);
-            }
-        }
-        if !verify {
-            return;
-        }
-        let mut again = VerifiedAgain::by(&credentials.trust, service.peers_are());
-        for entry in &open {
-            if let Err(no) = again.trusts(&entry.peer).await {
-                put_out(entry, no);
-            }
-        }
+    fn plain_tls(&self) -> Option<PlainTls<'_>> {
+        let credentials = self.credentials.as_ref()?;
+        Some(PlainTls {
+            peers: &self.service.revalidator.peers,
+            trust: &credentials.trust,
+            purpose: self.service.peers_are(),
+            own: credentials.own.as_ref().and_then(|own| own.id.as_ref()),
+            banned: self.service.revalidator.banned(),
+        })
     }
+
+    fn expiry(&self) -> PeerExpiry {
+        self.service.config.peer_expiry
+    }
+
+    fn has_reminders(&self) -> bool {
+        false
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.service.telemetry
+    }
+
+    fn log_tunnel(&self, tunnel: &AuthenticatedTunnel, why: &Termination) {
+        let service = self.service.config.name.as_str();
+        let (peer, reason, why) = (&tunnel.peer.id, why.reason.as_str(), &*why.why);
+        tracing::warn!(target: "tunnel", service, %peer, reason, why, "tunnel closed");
+    }
+
+    fn log_peer(&self, peer: &PeerCert, (reason, why): &Verdict) {
+        let (service, peer) = (self.service.config.name.as_str(), peer.name());
+        let reason = reason.as_str();
+        tracing::warn!(target: "tls", service, peer, reason, why, "connection closed");
+    }
+
+    fn settle(&mut self, _: &Changed) {}
 }
 
 impl Service {
+    /// Holds what is open to the credentials and the bans. Never returns.
+    pub(super) async fn follow_trust(&self) {
+        let (changes, banned) = (self.store.watch(), self.revalidator.banned.clone());
+        revalidate(Followed { service: self, changes, banned, credentials: None }).await;
+    }
+
     /// What its peers use their certificates for.
     pub(super) fn peers_are(&self) -> Purpose {
         match self.config.role {

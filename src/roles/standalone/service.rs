@@ -226,12 +226,6 @@ impl Service {
         self.telemetry.metrics.tunnels.handshake_failures.with_label_values(&labels).inc();
     }
 
-    /// Counts a tunnel that was closed because its peer is no longer trusted.
-    pub(super) fn tunnel_closed(&self, reason: CloseReason) {
-        let labels = [self.direction().reporter(), reason.as_str()];
-        self.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
-    }
-
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {
         let conn = OpenConn::open(&self.telemetry, self.direction(), PeerAddr(peer));
         conn.metadata(|f| {
