@@ -4,5 +4,6 @@
 
 pub mod egress;
 pub mod ingress;
+pub mod listener;
 pub mod outcome;
 pub mod revalidate;

@@ -18,9 +18,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, accept_balancer::AcceptBalancer, arrival::Arrival};
+use super::Node;
 use crate::{
     lifecycle::Tasks,
+    proxy::listener::{AcceptBalancer, Arrival},
     sys::{descriptors::is_reserved, netns::Netns, sockets},
 };
 
