@@ -481,6 +481,110 @@ fn an_edit_closes_whose_key_it_no_longer_pins() {
     assert!(heard(&mut good.0));
 }
 
+/// An edit that names other roots or CRLs counts for who is open: they are closed at once, and
+/// those whose certificates verify stay, also where the same is read from another file.
+#[test]
+fn an_edit_closes_whom_its_roots_and_crls_no_longer_prove() {
+    let (pki, echo, other) = (Pki::new(), Backend::echo(), Pki::stranger());
+    let names = ["good", "bad", "other"];
+    for (serial, name) in [(70, "good"), (71, "bad")] {
+        pki.put(name, &numbered(&pki, serial, &format!("spiffe://td.test/{name}")));
+    }
+    let leaf = other.leaf("other", |params| {
+        as_app(params);
+        params.subject_alt_names = vec![uri("spiffe://td.test/other")];
+    });
+    pki.put("other", &leaf);
+    let both = pki.ca.pem().to_owned() + other.pem();
+    pki.write("both.pem", &both);
+    pki.write("copy.pem", &both);
+    // Each CA has one: where CRLs are named, who has none cannot be asked about.
+    pki.write("bad.crl", pki.ca.crl(&[71]));
+    pki.write("none.crl", other.crl(&[]));
+    for (wire, flag) in wires() {
+        let (port, tunnel) = (free().port(), if flag.is_empty() { "" } else { HBONE });
+        let at = |name: &str| pki.at(name);
+        let edit = |trusted: &str| {
+            let credential = credential(&pki, "server");
+            let credential = credential.replace(&format!("roots: {}", at("ca.pem")), trusted);
+            let text = format!(
+                "services:\n- {{ name: s, mode: server, listen: '127.0.0.1:{port}', target: '{}', \
+                 {tunnel}{credential}, allow: {{ all: true }} }}\ndrain: {{ deadline: 60s }}\n",
+                echo.addr
+            );
+            pki.write("services.yaml", text);
+        };
+        edit(&format!("roots: {}", at("both.pem")));
+        let server = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+        let clients = clients(&pki, &echo, &flag, "", &names, server.addr);
+        let mut open: Vec<TcpStream> = clients.iter().map(|client| open(client.addr)).collect();
+        let edited = |trusted: &str| {
+            let seen = server.lines();
+            edit(trusted);
+            server.logs_since(seen, "configuration reloaded");
+            Instant::now()
+        };
+        let is_cut = |socket: &mut TcpStream, since: Instant, reason: &str| {
+            assert!(socket.read(&mut [0; 1]).is_err(), "{wire}: {reason}");
+            let took = since.elapsed();
+            assert!(took < Duration::from_secs(2), "{wire}: {reason} after {took:?}");
+            server.logs(&format!("connection denied … {reason}"));
+        };
+        edited(&format!("roots: {}", at("copy.pem")));
+        // Longer than until a service that drains looks at its successor again.
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(open.iter_mut().all(answers), "{wire}: the same roots in another file");
+
+        let crls = format!("crls: [{}, {}]", at("bad.crl"), at("none.crl"));
+        let since = edited(&format!("roots: {}, {crls}", at("copy.pem")));
+        is_cut(&mut open[1], since, "svid_revoked");
+        assert!(answers(&mut open[0]) && answers(&mut open[2]), "{wire}: not revoked");
+
+        let since = edited(&format!("roots: {}", at("ca.pem")));
+        is_cut(&mut open[2], since, "untrusted_svid");
+        assert!(answers(&mut open[0]), "{wire}: what may stay drains");
+        assert_eq!(server.count("policy_changed"), 0, "{wire}");
+    }
+}
+
+/// The same of a client, whose server is no longer proven by its roots.
+#[test]
+fn an_edit_leaves_a_server_whose_root_it_no_longer_names() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    pki.write("stranger.pem", Pki::stranger().pem());
+    for (wire, flag) in wires() {
+        let server = Adit::start(format!("{} {flag} --allow-all", pki.server(echo.addr)));
+        let (port, credential) = (free().port(), credential(&pki, "app"));
+        let (target, tunnel) = match flag.is_empty() {
+            true => (server.addr, String::new()),
+            false => {
+                let at = server.addr;
+                (echo.addr, format!("tunnel: {{ protocol: hbone, address: '{at}' }}, "))
+            }
+        };
+        let edit = |roots: &str| {
+            let credential = credential.replace("ca.pem", roots);
+            let text = format!(
+                "services:\n- {{ name: c, mode: client, listen: '127.0.0.1:{port}', target: \
+                 '{target}', {tunnel}{credential}, verify: {{ ids: ['spiffe://td.test/db'] }} }}\n\
+                 drain: {{ deadline: 60s }}\n"
+            );
+            pki.write("services.yaml", text);
+        };
+        pki.write("copy.pem", pki.ca.pem());
+        edit("ca.pem");
+        let client = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+        let mut socket = open(client.addr);
+        let seen = client.lines();
+        edit("copy.pem");
+        client.logs_since(seen, "configuration reloaded");
+        assert!(answers(&mut socket), "{wire}");
+        edit("stranger.pem");
+        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        client.logs("connection denied … untrusted_svid");
+    }
+}
+
 /// The same of a client, whose server is no longer one that is wanted.
 #[test]
 fn an_edit_leaves_a_server_that_is_no_longer_wanted() {

@@ -18,26 +18,9 @@ use crate::{
     hbone::order::{Lane, Ticket, Tie},
     mesh::Workload,
     net::{CloseReason, OriginalDst},
+    proxy::listener::Arrival,
     sys::sockets,
 };
-
-/// What goes with a connection to the worker that serves it.
-pub(super) trait Arrival: Send + 'static {
-    /// Where it is best served.
-    fn tie(&self) -> Tie;
-
-    /// Which worker it is given to.
-    fn goes_to(&self, worker: usize);
-}
-
-/// A tunnel: each is in order for itself.
-impl Arrival for () {
-    fn tie(&self) -> Tie {
-        Tie::None
-    }
-
-    fn goes_to(&self, _: usize) {}
-}
 
 /// The lanes of one listener, by source or destination.
 pub(super) struct Lanes<K> {

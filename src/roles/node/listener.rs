@@ -16,9 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, accept_balancer::AcceptBalancer, arrival::Arrival};
+use super::Node;
 use crate::{
     lifecycle::{AcceptBackoff, Tasks, is_of_one_connection},
+    proxy::listener::{AcceptBalancer, Arrival},
     sys::{descriptors::is_reserved, netns::Netns, sockets},
 };
 

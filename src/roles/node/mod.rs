@@ -7,7 +7,7 @@
 //!    looks at one immutable view of the mesh and says: HBONE to the destination's pod, plain TCP,
 //!    or refused. It is pure: no clock, no socket, no lock.
 //! 3. **Placed.** The connection takes a ticket, which keeps connections to one application in
-//!    order ([`crate::hbone::order`]). The [`accept_balancer`] gives it to a worker, which keeps it
+//!    order ([`crate::hbone::order`]). [`crate::proxy::listener`] gives it to a worker, which keeps it
 //!    to the end; [`outbound`] enters it into the live table ([`crate::observe::conn::OpenConn`]).
 //! 4. **Carried.** [`crate::proxy::egress::hbone`] has the pod's [`crate::hbone::Pool`] open a
 //!    CONNECT stream on a tunnel to the peer, made with the pod's own SVID and only to the identity
@@ -27,7 +27,6 @@
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
-mod accept_balancer;
 mod arrival;
 mod inbound;
 mod listener;

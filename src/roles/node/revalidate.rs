@@ -1,49 +1,104 @@
-//! Open tunnels are held to what is trusted now: when bundles, CRLs or bans change, and when
-//! peers' SVIDs run out, exactly those concerned are closed, with their streams, each of which
-//! records why. Who is concerned is decided in [`crate::hbone::TunnelRegistry::recheck`].
+//! What the open tunnels of a node are held to: the bundles, CRLs and bans of now. Who is closed is
+//! decided in [`crate::proxy::revalidate`].
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Instant,
 };
 
 use pki_types::UnixTime;
+use tokio::sync::watch;
 
 use super::Node;
 use crate::{
-    hbone::{AuthenticatedTunnel, Trust, close_terminated},
-    identity::{BundleSet, SpiffeId, TrustDomain},
+    hbone::{AuthenticatedTunnel, PeerExpiry, Termination, TunnelRegistry},
+    identity::{BundleSet, PeerCert, TrustDomain},
     lifecycle::{Reminder, next_change, next_change_if_any},
+    observe::Telemetry,
+    policy::Banned,
+    proxy::{
+        self,
+        revalidate::{Changed, PlainTls, Trusting, verdict::Verdict},
+    },
 };
-
-/// How often peers' SVIDs are looked at; the clock may be set meanwhile.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Watches for as long as the node runs; one task on the control thread.
 pub async fn revalidate(node: Arc<Node>) {
-    let mut bundles = node.svids.watch_bundles();
-    let mut banned = node.svids.watch_banned();
-    let mut look = tokio::time::interval(LOOK);
-    let mut known = Arc::<BundleSet>::default();
-    let mut reminders = Reminders::new();
-    loop {
-        let now = Arc::clone(&bundles.borrow_and_update());
-        if !Arc::ptr_eq(&now, &known) {
-            let changed = changed(&known, &now);
-            tell_of_crls(&node, &now, &changed);
-            close(&node, |id| changed.contains(id.trust_domain()));
-            node.svids.renew_untrusted(&now, |id| changed.contains(id.trust_domain()));
-            known = now;
-        } else {
-            close(&node, |_| false);
+    let (bundles, banned) = (node.svids.watch_bundles(), node.svids.watch_banned());
+    let (known, reminders) = (Arc::default(), Reminders::new());
+    proxy::revalidate::revalidate(Followed { node, bundles, banned, known, reminders }).await;
+}
+
+/// A node that is followed.
+struct Followed {
+    node: Arc<Node>,
+    bundles: watch::Receiver<Arc<BundleSet>>,
+    banned: Option<watch::Receiver<Banned>>,
+    /// What is held to now.
+    known: Arc<BundleSet>,
+    reminders: Reminders,
+}
+
+impl Trusting for Followed {
+    fn refresh(&mut self) -> Changed {
+        let now = Arc::clone(&self.bundles.borrow_and_update());
+        self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
+        if Arc::ptr_eq(&now, &self.known) {
+            return Changed::All(false);
         }
-        remind(&known, &mut reminders, UnixTime::now());
+        let changed = changed(&self.known, &now);
+        tell_of_crls(&self.node, &now, &changed);
+        self.known = now;
+        Changed::Domains(changed)
+    }
+
+    async fn changed(&mut self) {
         tokio::select! {
-            () = next_change(&mut bundles) => {}
-            () = next_change_if_any(banned.as_mut()) => {}
-            _ = look.tick() => {}
+            () = next_change(&mut self.bundles) => {}
+            () = next_change_if_any(self.banned.as_mut()) => {}
         }
+    }
+
+    fn tunnels(&self) -> &TunnelRegistry {
+        &self.node.tunnels
+    }
+
+    fn plain_tls(&self) -> Option<PlainTls<'_>> {
+        None
+    }
+
+    fn expiry(&self) -> PeerExpiry {
+        self.node.tunnel.peer_expiry
+    }
+
+    fn has_reminders(&self) -> bool {
+        true
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.node.telemetry
+    }
+
+    fn log_tunnel(&self, tunnel: &AuthenticatedTunnel, why: &Termination) {
+        tracing::warn!(
+            target: "tunnel",
+            direction = tunnel.direction.as_str(),
+            identity = %tunnel.own,
+            peer = %tunnel.peer.id,
+            reason = why.reason.as_str(),
+            why = &*why.why,
+            "tunnel closed"
+        );
+    }
+
+    fn log_peer(&self, _: &PeerCert, _: &Verdict) {}
+
+    fn settle(&mut self, changed: &Changed) {
+        if let Changed::Domains(_) = changed {
+            self.node.svids.renew_untrusted(&self.known, |id| changed.concerns(id));
+        }
+        remind(&self.known, &mut self.reminders, UnixTime::now());
     }
 }
 
@@ -87,34 +142,4 @@ fn remind(bundles: &BundleSet, reminders: &mut Reminders, now: UnixTime) {
             tracing::warn!(target: "svid", trust_domain = %domain, soon, "CRLs will soon be past their nextUpdate; provide newer ones");
         }
     }
-}
-
-/// Closes the tunnels that may not stay.
-fn close(node: &Node, verify: impl Fn(&SpiffeId) -> bool) {
-    let Some(trust) = node.tunnels.trust() else { return };
-    close_terminated(&terminate(node, &trust, verify), &node.telemetry.live);
-}
-
-fn terminate(
-    node: &Node,
-    trust: &Trust,
-    verify: impl Fn(&SpiffeId) -> bool,
-) -> Vec<Arc<AuthenticatedTunnel>> {
-    let (expiry, now) = (node.tunnel.peer_expiry, SystemTime::now());
-    let terminated = node.tunnels.recheck(trust, verify, expiry, now);
-    for proven in &terminated {
-        let Some(verdict) = proven.termination() else { continue };
-        let labels = [proven.direction.reporter(), verdict.reason.as_str()];
-        node.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
-        tracing::warn!(
-            target: "tunnel",
-            direction = proven.direction.as_str(),
-            identity = %proven.own,
-            peer = %proven.peer.id,
-            reason = verdict.reason.as_str(),
-            why = &*verdict.why,
-            "tunnel closed"
-        );
-    }
-    terminated
 }

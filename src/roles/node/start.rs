@@ -7,8 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod,
-    accept_balancer::AcceptBalancer,
-    arrival::{self, Arrival, Inward, Lanes, Lost, Outward},
+    arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
     listener::{self, Accepts, Entrance, Look, Seat, WorkerListener, accept_loop},
     outbound, plaintext,
@@ -18,7 +17,10 @@ use crate::{
     lifecycle::{Places, Tasks},
     mesh::{AppHop, Workload},
     net::{Direction, PeerAddr},
-    proxy::ingress::{self, Ends},
+    proxy::{
+        ingress::{self, Ends},
+        listener::{AcceptBalancer, Arrival},
+    },
     sys::{netns::Netns, sockets},
     tls::Acceptor,
 };

@@ -37,9 +37,7 @@ impl Service {
         if let Some(worker) = workers.first() {
             let service = Arc::clone(self);
             // Not ended by a stop: who is no longer trusted does not stay because others drain.
-            self.revalidating.spawn_on(worker, async move {
-                service.revalidator.follow(&service).await;
-            });
+            self.revalidating.spawn_on(worker, async move { service.follow_trust().await });
         }
         if let (Some(worker), Some(health)) = (workers.first(), self.config.health.clone()) {
             let service = Arc::clone(self);

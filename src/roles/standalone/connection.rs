@@ -18,7 +18,6 @@ use super::{
     service::Unproven,
     targets::Target,
     tls::{Config, noting},
-    trusted_peers::{AuthenticatedPeer, Entered},
 };
 use crate::{
     credentials::store::Credentials,
@@ -26,6 +25,7 @@ use crate::{
     lifecycle::until_delivered,
     net::{CloseReason, endpoint},
     observe::conn::OpenConn,
+    proxy::revalidate::peers::{AuthenticatedPeer, Entered},
     relay::{self, App, Remote, SecuredRemote},
     sys::descriptors::of_traffic,
     tls::{TlsError, secured},
@@ -245,7 +245,7 @@ async fn admitted(
     let admitted = async {
         match service.config.tls.authenticate {
             true => admit(service, caller.as_ref(), peer, local, conn).await,
-            false => service.admitted_by_successor(conn.live(), caller.as_ref()).await,
+            false => service.admitted_by_successor(conn.live()).await,
         }
     };
     if let Err(outcome) = in_time(service, deadline, admitted).await {
@@ -294,7 +294,7 @@ fn enter(
         };
         return if chain.is_empty() { Ok(None) } else { Err(unread()) };
     };
-    let peer = AuthenticatedPeer { chain, name, cert };
+    let peer = AuthenticatedPeer { chain, name, by_tunnel: false, cert };
     service.revalidator.enter(service, peer, conn.live(), credentials).map(Some)
 }
 
@@ -388,7 +388,7 @@ async fn towards(
             f.dst.id.clone_from(&found.id);
             f.subject = found.shown_subject();
         });
-        if let Err(outcome) = service.admitted_by_successor(conn.live(), Some(found)).await {
+        if let Err(outcome) = service.admitted_by_successor(conn.live()).await {
             return Ok(Admission::Refused { far, outcome });
         }
     }

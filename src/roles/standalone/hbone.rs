@@ -125,7 +125,7 @@ async fn open(
         lifecycle::dial::forget(host, *port);
     }
     let stream = opened?;
-    service.stream_admitted_by_successor(conn.live()).await?;
+    service.admitted_by_successor(conn.live()).await?;
     Ok(stream)
 }
 

@@ -7,7 +7,7 @@
 //!    then; a server's gets one only after it has proven who it is.
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
 //!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer
-//!    among those who are held to today's trust (`trusted_peers`, judged in `revalidate`) and asks
+//!    among those who are held to today's trust ([`crate::proxy::revalidate`]) and asks
 //!    [`crate::policy::AccessControl`] (`admission`). A server dials its target only then; a client
 //!    dials first and then asks who answered (both in `reach`).
 //! 3. [`crate::relay::run`] carries the bytes until both sides have ended; the TLS side is a
@@ -48,7 +48,6 @@ mod successor;
 mod targets;
 mod timer;
 mod tls;
-mod trusted_peers;
 mod validate;
 
 pub(crate) use challenges::{answer_challenges, first_acme_certificate};

@@ -5,14 +5,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::Service;
 use crate::{
+    hbone::AuthenticatedTunnel,
     identity::PeerCert,
     net::Direction,
     observe::conn::LiveConn,
     policy::{
         Rules,
         access_control::as_shown,
-        admission::{AccessRules, Asked, Protection, Request, decide},
+        admission::{AccessRules, Asked, Decision, Protection, Request, decide},
     },
+    proxy::revalidate::{close_refused, peers::AuthenticatedPeer, recheck},
 };
 
 impl Service {
@@ -21,19 +23,21 @@ impl Service {
     pub fn replace_policies(&self, rules: Arc<Rules>) -> usize {
         let Some(policies) = self.access.policies() else { return 0 };
         policies.replace(rules);
-        let (live, certs) = (self.telemetry.live.all(), self.certificates());
-        let ours = |conn: &&Arc<LiveConn>| conn.direction == Direction::Inbound && self.has(conn);
-        let closed =
-            |conn: &&Arc<LiveConn>| self.judge_again(conn, certs.get(&conn.id).map(|cert| &**cert));
-        live.iter().filter(ours).filter(closed).count()
+        let (open, peers) = (self.telemetry.live.all(), self.authenticated());
+        recheck(&open, |conn| {
+            let cert = peers.get(&conn.id).map(|peer| &*peer.cert);
+            self.has(conn).then(|| self.decided_again(conn, cert)).flatten()
+        })
     }
 
     /// Whether it had to be closed. One that is being admitted meanwhile asks this itself.
     pub(super) fn judge_again(&self, conn: &LiveConn, cert: Option<&PeerCert>) -> bool {
-        let Some(policies) = self.access.policies() else { return false };
-        let (Some(flow), Some(by)) = (conn.flow(), conn.metadata(|f| f.policy.clone())) else {
-            return false;
-        };
+        self.decided_again(conn, cert).is_some_and(|now| close_refused(conn, &now))
+    }
+
+    fn decided_again(&self, conn: &LiveConn, cert: Option<&PeerCert>) -> Option<Decision> {
+        let policies = self.access.policies()?;
+        let (flow, by) = (conn.flow()?, conn.metadata(|f| f.policy.clone())?);
         let own = conn.metadata(|f| f.dst.id.clone());
         let others = cert.map(|cert| as_shown(cert, &flow, own.as_ref())).unwrap_or_default();
         let rules = policies.rules();
@@ -48,11 +52,7 @@ impl Service {
             },
         };
         let protection = Protection { rules: Some(&rules), strict: false };
-        let decision = decide(protection, &request).decision(Asked::WhileOpen);
-        let Some((reason, _)) = &decision.refused else { return false };
-        conn.metadata(|f| decision.record(f, Asked::WhileOpen));
-        conn.cut(*reason);
-        true
+        Some(decide(protection, &request).decision(Asked::WhileOpen))
     }
 
     /// Whether a connection is one of this service.
@@ -67,23 +67,36 @@ impl Service {
             })
     }
 
-    /// What the peers of open connections have shown, by connection; those of tunnels too.
-    pub(super) fn certificates(&self) -> HashMap<u64, Arc<PeerCert>> {
-        let mut certs: HashMap<u64, Arc<PeerCert>> = self.revalidator.peers().collect();
+    /// The peers of open connections that have proven who they are, by connection; those of
+    /// tunnels too.
+    pub(super) fn authenticated(&self) -> HashMap<u64, Arc<AuthenticatedPeer>> {
+        let mut peers: HashMap<u64, Arc<AuthenticatedPeer>> = self.revalidator.peers().collect();
         // A stream is known by the facts of its tunnel.
         let tunnels = self.revalidator.tunnels.open();
+        let facts = |tunnel: &Arc<AuthenticatedTunnel>| Arc::as_ptr(&tunnel.peer.tls);
         let tunnels = tunnels.iter().filter_map(|tunnel| {
-            let cert = PeerCert::of(&tunnel.peer.chain)?;
-            Some((Arc::as_ptr(&tunnel.peer.tls), Arc::new(cert)))
+            Some((facts(tunnel), Arc::new(AuthenticatedPeer::of_tunnel(tunnel)?)))
         });
         let by_facts: HashMap<_, _> = tunnels.collect();
         if by_facts.is_empty() {
-            return certs;
+            return peers;
         }
         for conn in self.telemetry.live.all() {
-            let cert = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).cloned());
-            certs.extend(cert.map(|cert| (conn.id, cert)));
+            let peer = conn.metadata(|f| by_facts.get(&Arc::as_ptr(f.tls.as_ref()?)).cloned());
+            peers.extend(peer.map(|peer| (conn.id, peer)));
         }
-        certs
+        peers
+    }
+
+    /// The same of one connection.
+    pub(super) fn peer_of(&self, conn: &LiveConn) -> Option<Arc<AuthenticatedPeer>> {
+        let plain = self.revalidator.peers().find(|(id, _)| *id == conn.id);
+        if let Some((_, peer)) = plain {
+            return Some(peer);
+        }
+        let facts = conn.metadata(|f| f.tls.clone())?;
+        let tunnels = self.revalidator.tunnels.open();
+        let tunnel = tunnels.iter().find(|tunnel| Arc::ptr_eq(&tunnel.peer.tls, &facts))?;
+        AuthenticatedPeer::of_tunnel(tunnel).map(Arc::new)
     }
 }

@@ -17,10 +17,10 @@ use super::{
     Role, ServiceConfig,
     local_identity::identity,
     outcome::Outcome,
+    revalidate::TrustRevalidator,
     targets::Targets,
     timer::Timer,
     tls::{Config, Configs},
-    trusted_peers::TrustRevalidator,
 };
 use crate::{
     credentials::store::CredentialStore,
@@ -224,12 +224,6 @@ impl Service {
     pub(super) fn handshake_failed(&self, reason: CloseReason) {
         let labels = [self.direction().reporter(), reason.as_str()];
         self.telemetry.metrics.tunnels.handshake_failures.with_label_values(&labels).inc();
-    }
-
-    /// Counts a tunnel that was closed because its peer is no longer trusted.
-    pub(super) fn tunnel_closed(&self, reason: CloseReason) {
-        let labels = [self.direction().reporter(), reason.as_str()];
-        self.telemetry.metrics.tunnels.closed.with_label_values(&labels).inc();
     }
 
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {

@@ -1,15 +1,11 @@
 //! What is open of a service that an edit has replaced: it drains, and is held to whom the service
-//! in its place admits. Who is admitted no longer is closed at once.
+//! in its place trusts and admits. Who is trusted or admitted no longer is closed at once.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Role, Service,
-    outcome::Outcome,
-    revalidate::{is_not_banned, is_pinned},
-};
+use super::{Role, Service, outcome::Outcome};
 use crate::{
-    identity::PeerCert,
+    identity::{BundleSet, PeerCert},
     net::{CloseReason, Flow},
     observe::conn::LiveConn,
     policy::{
@@ -17,9 +13,15 @@ use crate::{
         access_control::Caller,
         admission::{Asked, Decision},
     },
+    proxy::revalidate::{
+        peers::AuthenticatedPeer,
+        verdict::{VerifiedAgain, is_not_banned},
+    },
+    tls::PeerTrust,
 };
 
-/// How often is looked whether the successor admits others now, or has been replaced itself.
+/// How often is looked whether the successor trusts or admits others now, or has been replaced
+/// itself.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What connections were held to when they were looked at last.
@@ -27,13 +29,15 @@ struct HeldTo {
     successor: Arc<Service>,
     rules: Option<Arc<Rules>>,
     banned: Banned,
+    trusted: Trusted,
 }
 
 impl HeldTo {
     fn now(successor: Arc<Service>) -> Self {
         let rules = successor.access.policies().map(|policies| policies.rules());
         let banned = successor.access.banned();
-        Self { successor, rules, banned }
+        let trusted = Trusted::by(&successor);
+        Self { successor, rules, banned, trusted }
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -41,7 +45,59 @@ impl HeldTo {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        Arc::ptr_eq(&self.successor, &other.successor) && same_rules && self.banned == other.banned
+        Arc::ptr_eq(&self.successor, &other.successor)
+            && same_rules
+            && self.banned == other.banned
+            && self.trusted == other.trusted
+    }
+}
+
+/// Whom a service trusts at one moment.
+#[derive(Eq, PartialEq)]
+struct Trusted {
+    peers: PeerTrust,
+    /// Of tunnels; `None` for a service that has no SVID to make any, whose roots count then.
+    tunnels: Option<Arc<BundleSet>>,
+}
+
+impl Trusted {
+    fn by(service: &Service) -> Self {
+        let tunnels = service.revalidator.tunnels.trust().map(|trust| trust.bundles);
+        let tunnels = tunnels.filter(|bundles| **bundles != BundleSet::default());
+        Self { peers: service.store.current().trust.clone(), tunnels }
+    }
+}
+
+/// The peers of a service that an edit has replaced, as far as its successor trusts others.
+struct TrustedBySuccessor {
+    peers: Option<VerifiedAgain>,
+    tunnels: Option<VerifiedAgain>,
+    /// What is pinned is a rule of whom is admitted.
+    pins: bool,
+}
+
+impl TrustedBySuccessor {
+    /// `old` holds its peers itself to what both trust.
+    fn new(old: &Service, new: &Service) -> Self {
+        let (before, now) = (Trusted::by(old), Trusted::by(new));
+        let again = |other: bool, trust: &PeerTrust| {
+            (other && !new.asks_for_none()).then(|| VerifiedAgain::by(trust, new.peers_are()))
+        };
+        let of_tunnels = now.tunnels.clone().map_or(now.peers.clone(), PeerTrust::Spiffe);
+        Self {
+            peers: again(before.peers != now.peers, &now.peers),
+            tunnels: again(before.tunnels != now.tunnels, &of_tunnels),
+            pins: matches!(now.peers, PeerTrust::Pinned(_)),
+        }
+    }
+
+    async fn judge(&mut self, peer: &Arc<AuthenticatedPeer>) -> Result<(), No> {
+        let again = if peer.by_tunnel { &mut self.tunnels } else { &mut self.peers };
+        let Some(again) = again else { return Ok(()) };
+        again.trusts(peer).await.map_err(|(reason, why)| match self.pins {
+            true => No::refused(reason, why),
+            false => No::Untrusted(reason, why),
+        })
     }
 }
 
@@ -83,23 +139,25 @@ impl Service {
     }
 
     async fn hold_to(&self, successor: &Self) {
-        // In this order: whatever is open has its certificate among those.
-        let (open, certs) = (self.telemetry.live.all(), self.certificates());
+        // In this order: whatever is open has its peer among those.
+        let (open, peers) = (self.telemetry.live.all(), self.authenticated());
+        let mut trusted = TrustedBySuccessor::new(self, successor);
         let mut closed = 0;
         for conn in open {
             let ours = self.has(&conn) && conn.was_cut().is_none();
-            let cert = certs.get(&conn.id);
+            let peer = peers.get(&conn.id);
             // One that shakes hands still asks when that is done.
-            let proven = match cert {
+            let proven = match peer {
                 Some(_) => true,
                 None => self.asks_for_none() && conn.metadata(|f| f.tls.is_some()),
             };
             if !ours || !proven {
                 continue;
             }
-            let Err(no) = successor.admits(&conn, cert, Asked::WhileOpen).await else { continue };
+            let admitted = successor.admits(&conn, peer, &mut trusted, Asked::WhileOpen).await;
+            let Err(no) = admitted else { continue };
             match no {
-                No::Banned(why) => drop(conn.close_by(CloseReason::IdentityBanned, &why)),
+                No::Untrusted(reason, why) => drop(conn.close_by(reason, &why)),
                 No::Refused(decision) => {
                     conn.metadata(|f| decision.record(f, Asked::WhileOpen));
                     conn.cut(CloseReason::PolicyChanged);
@@ -117,52 +175,38 @@ impl Service {
         }
     }
 
-    /// Whether somebody whom this service has just admitted may stay under the one that has taken
-    /// its place meanwhile, if one has.
-    pub(super) async fn admitted_by_successor(
-        &self,
-        conn: &LiveConn,
-        cert: Option<&Arc<PeerCert>>,
-    ) -> Result<(), Outcome> {
+    /// Whether a connection that this service has just admitted may stay under the one that has
+    /// taken its place meanwhile, if one has. Its peer is entered among those that are
+    /// authenticated by then.
+    pub(super) async fn admitted_by_successor(&self, conn: &LiveConn) -> Result<(), Outcome> {
         let Some(successor) = self.latest() else { return Ok(()) };
-        let admitted = successor.admits(conn, cert, Asked::AtOpening).await;
+        let peer = self.peer_of(conn);
+        let mut trusted = TrustedBySuccessor::new(self, &successor);
+        let asked = Asked::AtOpening;
+        let admitted = successor.admits(conn, peer.as_ref(), &mut trusted, asked).await;
         admitted.map_err(|no| match no {
-            No::Banned(why) => (CloseReason::IdentityBanned, Some(why)),
+            No::Untrusted(reason, why) => (reason, Some(why)),
             No::Refused(decision) => {
-                conn.metadata(|f| decision.record(f, Asked::AtOpening));
+                conn.metadata(|f| decision.record(f, asked));
                 let (reason, why) = decision.refused.unzip();
                 (reason.unwrap_or(CloseReason::PolicyDenied), why)
             }
         })
     }
 
-    /// The same of whoever answered a stream: its certificate is that of its tunnel.
-    pub(super) async fn stream_admitted_by_successor(
-        &self,
-        conn: &LiveConn,
-    ) -> Result<(), Outcome> {
-        if self.successor.load().is_none() {
-            return Ok(());
-        }
-        let cert = self.certificates().remove(&conn.id);
-        self.admitted_by_successor(conn, cert.as_ref()).await
-    }
-
-    /// Whether this service admits somebody who came to its predecessor.
+    /// Whether this service admits a peer that came to its predecessor.
     async fn admits(
         &self,
         conn: &LiveConn,
-        cert: Option<&Arc<PeerCert>>,
+        peer: Option<&Arc<AuthenticatedPeer>>,
+        trusted: &mut TrustedBySuccessor,
         asked: Asked,
     ) -> Result<(), No> {
-        let refused = |reason, why| {
-            No::Refused(Decision { rule: None, dry_run: None, refused: Some((reason, why)) })
-        };
         let own = self.own_id();
-        if let Some(cert) = cert {
-            let judged = is_not_banned(cert, own.as_ref(), &self.access.banned());
-            judged.map_err(|(_, why)| No::Banned(why))?;
-            is_pinned(cert, self).map_err(|(reason, why)| refused(reason, why))?;
+        if let Some(peer) = peer {
+            is_not_banned(&peer.cert, own.as_ref(), &self.access.banned())
+                .map_err(|(reason, why)| No::Untrusted(reason, why))?;
+            trusted.judge(peer).await?;
         }
         let anybody = match self.config.role {
             Role::Server => self.asks_for_none(),
@@ -171,9 +215,9 @@ impl Service {
         if anybody {
             return Ok(());
         }
-        let Some(peer) = cert else {
+        let Some(peer) = peer.map(|peer| &peer.cert) else {
             let why = "the peer showed no certificate".to_owned();
-            return Err(refused(CloseReason::NoPeerCertificate, why));
+            return Err(No::refused(CloseReason::NoPeerCertificate, why));
         };
         // Who is about to be admitted asks when that is done.
         let Some(flow) = self.flow_of(conn, peer) else { return Ok(()) };
@@ -198,8 +242,16 @@ impl Service {
     }
 }
 
-/// Why somebody may not stay.
+/// Why a peer may not stay.
 enum No {
-    Banned(String),
+    /// It is banned, or its certificate no longer trusted.
+    Untrusted(CloseReason, String),
+    /// It is not one of those that are admitted.
     Refused(Decision),
+}
+
+impl No {
+    fn refused(reason: CloseReason, why: String) -> Self {
+        Self::Refused(Decision { rule: None, dry_run: None, refused: Some((reason, why)) })
+    }
 }

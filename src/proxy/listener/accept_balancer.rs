@@ -13,17 +13,34 @@ use std::{
 
 use tokio::{net::TcpStream, sync::mpsc};
 
-use super::arrival::Arrival;
 use crate::hbone::order::Tie;
+
+/// What goes with a connection to the worker that serves it.
+pub trait Arrival: Send + 'static {
+    /// Where it is best served.
+    fn tie(&self) -> Tie;
+
+    /// Which worker it is given to.
+    fn goes_to(&self, worker: usize);
+}
+
+/// A tunnel: each is in order for itself.
+impl Arrival for () {
+    fn tie(&self) -> Tie {
+        Tie::None
+    }
+
+    fn goes_to(&self, _: usize) {}
+}
 
 /// A connection on its way to another worker, counted there already.
 type Fresh<A> = (std::net::TcpStream, SocketAddr, A, ConnectionGuard);
 
 /// A connection that is served here.
-pub(super) type Taken<A> = (TcpStream, SocketAddr, A, ConnectionGuard);
+pub type Taken<A> = (TcpStream, SocketAddr, A, ConnectionGuard);
 
-/// One worker's end of the balancing at one port of one pod.
-pub(super) struct AcceptBalancer<A> {
+/// One worker's end of the balancing at one port.
+pub struct AcceptBalancer<A> {
     own: usize,
     all: Arc<[Load<A>]>,
     /// Another has clearly less if it lacks more than one in so many of what this one has.
@@ -37,7 +54,7 @@ struct Load<A> {
 }
 
 /// Counts as one live connection of a worker until dropped.
-pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
+pub struct ConnectionGuard(Arc<AtomicUsize>);
 
 impl ConnectionGuard {
     fn at(live: &Arc<AtomicUsize>) -> Self {
@@ -57,12 +74,12 @@ const ON_THEIR_WAY: usize = 256;
 
 impl<A: Arrival> AcceptBalancer<A> {
     /// A balancer for each of `workers`, where each accepts.
-    pub(super) fn all(workers: usize) -> Vec<Self> {
+    pub fn all(workers: usize) -> Vec<Self> {
         Self::with_part(workers, HALF)
     }
 
     /// The same where one accepts for all: nobody else spreads what comes.
-    pub(super) fn of_one(workers: usize) -> Vec<Self> {
+    pub fn of_one(workers: usize) -> Vec<Self> {
         Self::with_part(workers, EIGHTH)
     }
 
@@ -79,7 +96,7 @@ impl<A: Arrival> AcceptBalancer<A> {
     }
 
     /// How many connections of this port are live, on all workers.
-    pub(super) fn live(&self) -> usize {
+    pub fn live(&self) -> usize {
         self.all.iter().map(|load| load.live.load(Relaxed)).sum()
     }
 
@@ -87,7 +104,7 @@ impl<A: Arrival> AcceptBalancer<A> {
     ///
     /// # Errors
     /// If this worker cannot poll it.
-    pub(super) async fn handed(&mut self) -> io::Result<Taken<A>> {
+    pub async fn handed(&mut self) -> io::Result<Taken<A>> {
         let Some((socket, peer, arrival, place)) = self.handed.recv().await else {
             return std::future::pending().await; // never: this balancer holds a sender too
         };
@@ -95,7 +112,7 @@ impl<A: Arrival> AcceptBalancer<A> {
     }
 
     /// What was handed over before this worker stopped to accept; others keep theirs from here on.
-    pub(super) async fn left(&mut self) -> Option<Taken<A>> {
+    pub async fn left(&mut self) -> Option<Taken<A>> {
         self.handed.close();
         let (socket, peer, arrival, place) = self.handed.recv().await?;
         Some((TcpStream::from_std(socket).ok()?, peer, arrival, place))
@@ -103,7 +120,7 @@ impl<A: Arrival> AcceptBalancer<A> {
 
     /// Takes a connection, or hands it to a worker that has clearly less to do or those before it
     /// (`None`).
-    pub(super) fn take(&self, socket: TcpStream, peer: SocketAddr, arrival: A) -> Option<Taken<A>> {
+    pub fn take(&self, socket: TcpStream, peer: SocketAddr, arrival: A) -> Option<Taken<A>> {
         let to = self.choose(arrival.tie());
         let way = (to != self.own).then(|| self.all[to].hand.try_reserve());
         let Some(Ok(way)) = way else {

@@ -1,0 +1,5 @@
+//! Accepted connections, given to the worker that serves them.
+
+mod accept_balancer;
+
+pub use accept_balancer::{AcceptBalancer, Arrival, ConnectionGuard, Taken};
