@@ -78,7 +78,9 @@ impl PodManager {
             Capture::None => None,
         };
         let same = |a: &Workload, b: &Workload| {
-            a.netns() == b.netns() && a.id() == b.id() && a.pod_uid() == b.pod_uid()
+            // With none of its addresses left, its namespace has to be looked at again.
+            let addressed = a.addresses.iter().any(|address| b.addresses.contains(address));
+            addressed && a.netns() == b.netns() && a.id() == b.id() && a.pod_uid() == b.pod_uid()
         };
         let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
@@ -242,23 +244,27 @@ impl PodManager {
         options: Option<capture::Options>,
         again: bool,
     ) -> anyhow::Result<()> {
-        let of = Arc::clone(workload);
-        let opened = blocking(move || match of.netns() {
-            Some(netns) => Netns::open(&netns.path()),
-            None => Netns::current(),
-        });
-        let netns = opened.await??;
-        let key = netns.key();
-        self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = Some(key)));
-        let netns = match workload.netns().is_some() || options.is_some() {
+        let opened = |netns: &Netns| {
+            let key = Some(netns.key());
+            self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = key));
+        };
+        // Only its own namespace, where no rules are applied, is nobody else's.
+        let checked = workload.netns().is_some() || options.is_some();
+        let netns = match checked {
             true => tokio::select! {
-                owned = owner::holds_an_address(netns, workload, again) => owned?,
+                owned = owner::open_namespace(workload, again, opened) => owned?,
                 () = self.closing.cancelled() => anyhow::bail!("adit stops"),
             },
-            false => netns,
+            false => Netns::current().inspect(opened)?,
         };
+        let key = netns.key();
         let inherits = !self.node.listeners.is_accepting();
         let mut turn = self.rules.take(&netns, &self.closing).await?;
+        // Its turn may have come late.
+        let netns = match checked {
+            true => owner::still_holds(netns, workload).await?,
+            false => netns,
+        };
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
             let same = pods.values().find(|c| c.pod.netns.key() == key);

@@ -34,11 +34,8 @@ impl Netns {
     /// Names the path and what it should be.
     pub fn open(path: &Path) -> io::Result<Self> {
         let explain = |e: io::Error| {
-            let why = format!(
-                "network namespace {}: {e} (expected a name that `ip netns list` shows, or \
-                 /proc/PID/ns/net of a live process)",
-                path.display()
-            );
+            let hint = hint(e.kind(), path);
+            let why = format!("network namespace {}: {e} ({hint})", path.display());
             io::Error::new(e.kind(), why)
         };
         let file = File::open(path).map_err(explain)?;
@@ -118,6 +115,19 @@ impl Netns {
     }
 }
 
+/// What to do where a namespace cannot be opened.
+fn hint(kind: io::ErrorKind, path: &Path) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied if path.starts_with("/proc") => {
+            "needs root, or CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "needs root, or CAP_SYS_ADMIN and a path that this user may read"
+        }
+        _ => "expected a name that `ip netns list` shows, or /proc/PID/ns/net of a live process",
+    }
+}
+
 fn enter(netns: &Netns) -> io::Result<()> {
     Ok(setns(netns.file.as_fd(), CloneFlags::CLONE_NEWNET)?)
 }
@@ -130,5 +140,20 @@ impl Drop for WayBack<'_> {
         if enter(self.0).is_err() {
             std::process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_is_said_where_a_namespace_may_not_be_opened_or_is_not_there() {
+        let denied = |path: &str| hint(io::ErrorKind::PermissionDenied, Path::new(path));
+        assert!(denied("/run/netns/web").contains("CAP_SYS_ADMIN and a path"));
+        assert!(denied("/proc/7/ns/net").contains("CAP_SYS_PTRACE"));
+        let error = Netns::open(Path::new("/run/netns/nobody-has-this")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("`ip netns list`"), "{error}");
     }
 }

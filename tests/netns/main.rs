@@ -22,6 +22,7 @@ mod lab;
 #[path = "../support/manager.rs"]
 mod manager;
 mod mesh;
+mod namespaces;
 mod order;
 #[path = "../support/process.rs"]
 mod process;
@@ -50,6 +51,7 @@ fn main() {
         authorities::TESTS,
         bans::TESTS,
         mesh::TESTS,
+        namespaces::TESTS,
         ca_server::TESTS,
         redirects::TESTS,
         refusals::TESTS,

@@ -1,11 +1,15 @@
 //! Whose a namespace is: the pod's only if it holds an address of that pod. A name that stands for
 //! another pod's namespace would give that pod this one's identity.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{lifecycle::blocking, mesh::Workload, sys::netns::Netns};
+use crate::{
+    lifecycle::blocking,
+    mesh::{NetnsRef, Workload},
+    sys::netns::Netns,
+};
 
 /// How often it is looked for an address that is not there yet: whoever makes a pod does so after
 /// its namespace, and from then on nothing protects the pod until it is seen.
@@ -15,44 +19,60 @@ const AT_FIRST: Duration = Duration::from_secs(1);
 /// … and then almost until the next try, which comes within 5 s.
 const AGAIN: Duration = Duration::from_millis(4800);
 
-/// Waits for a moment until the namespace holds an address of the pod.
+/// Opens the pod's namespace, and waits for a moment until it holds an address of the pod. It is
+/// opened again at each look: the process that names it may enter another one meanwhile, or end and
+/// leave its number to another process. `opened` hears which one it is.
 ///
 /// # Errors
-/// Names the addresses that are missing and those that are there.
-pub(crate) async fn holds_an_address(
-    netns: Netns,
-    workload: &Arc<Workload>,
+/// That it cannot be opened, or the addresses that are missing and those that are there.
+pub(super) async fn open_namespace(
+    workload: &Workload,
     again: bool,
+    opened: impl Fn(&Netns),
 ) -> anyhow::Result<Netns> {
     let until = Instant::now() + if again { AGAIN } else { AT_FIRST };
-    let mut netns = netns;
     loop {
-        let looked;
-        (netns, looked) = blocking(move || {
-            let looked = netns.addresses();
-            (netns, looked)
-        })
-        .await?;
-        let there = looked?;
-        let wanted = &workload.addresses;
-        if wanted.is_empty() || wanted.iter().any(|address| there.contains(address)) {
-            return Ok(netns);
+        let path = workload.netns().map(NetnsRef::path);
+        let open = move || path.map_or_else(Netns::current, |path| Netns::open(&path));
+        let netns = blocking(open).await??;
+        opened(&netns);
+        let (netns, missing) = look(netns, workload).await?;
+        match missing {
+            None => return Ok(netns),
+            Some(missing) if Instant::now() > until => return Err(missing),
+            Some(_) => tokio::time::sleep(EVERY).await,
         }
-        if Instant::now() > until {
-            anyhow::bail!(
-                "its network namespace{} holds {}, but none of the pod's addresses ({}): it may be \
-                 another pod's, so nothing is changed in it; correct `netns` or `addresses` in the \
-                 mesh file",
-                workload
-                    .netns()
-                    .as_ref()
-                    .map_or_else(String::new, |n| format!(" {}", n.path().display())),
-                listed(&there),
-                listed(wanted),
-            );
-        }
-        tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Looks once more whether an open namespace still holds an address of the pod.
+///
+/// # Errors
+/// The addresses that are missing and those that are there.
+pub(super) async fn still_holds(netns: Netns, workload: &Workload) -> anyhow::Result<Netns> {
+    match look(netns, workload).await? {
+        (netns, None) => Ok(netns),
+        (_, Some(missing)) => Err(missing),
+    }
+}
+
+/// The namespace, and what is wrong if it holds no address of the pod.
+async fn look(netns: Netns, workload: &Workload) -> anyhow::Result<(Netns, Option<anyhow::Error>)> {
+    let looked = blocking(move || netns.addresses().map(|there| (netns, there)));
+    let (netns, there) = looked.await??;
+    let wanted = &workload.addresses;
+    if wanted.iter().any(|address| there.contains(address)) {
+        return Ok((netns, None));
+    }
+    let named = workload.netns().map_or_else(String::new, |n| format!(" {}", n.path().display()));
+    let missing = anyhow::anyhow!(
+        "its network namespace{named} holds {}, but none of the pod's addresses ({}): it may be \
+         another pod's, so nothing is changed in it; correct `netns` or `addresses` in the mesh \
+         file",
+        listed(&there),
+        listed(wanted),
+    );
+    Ok((netns, Some(missing)))
 }
 
 fn listed(addresses: &[IpAddr]) -> String {
