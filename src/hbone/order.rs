@@ -19,10 +19,10 @@ use super::usage::Usage;
 
 /// The connections to one destination that have not arrived yet.
 #[derive(Debug, Default)]
-pub struct Lane(Mutex<State>);
+pub struct Lane(Mutex<LaneState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LaneState {
     /// The number of the next ticket.
     next: u64,
     /// In the order of their numbers.
@@ -79,7 +79,7 @@ pub enum Tie {
 }
 
 impl Lane {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LaneState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +95,7 @@ impl Lane {
     }
 }
 
-impl State {
+impl LaneState {
     /// Whether the ticket may be sent on this way now.
     fn may_send(&self, number: u64, way: &Way, now: Instant) -> bool {
         // All in all nobody waits longer than this.

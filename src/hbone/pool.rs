@@ -19,7 +19,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use choice::{Dial, Entry, Rank, Says, State, Tunnels};
+use choice::{Dial, DialState, PoolEntry, Rank, Says, Tunnels};
 
 use super::{
     AuthenticatedTunnel, ConnectError, TunnelConfig, TunnelRegistry,
@@ -148,7 +148,7 @@ impl Pool {
         tunnels.prune();
         let places = again.map_or(usize::MAX, |again| again.places).min(self.config.max_streams);
         let is_open =
-            |t: &Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
+            |t: &PoolEntry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
         let entry = tunnels.best(is_open, ticket.before());
         let Some(entry) = entry else {
             let entry = self.dial(own, hop, &tunnels.unused);
@@ -166,14 +166,14 @@ impl Pool {
         taken
     }
 
-    fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
+    fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> PoolEntry {
         let usage = Arc::new(Usage { unused: Arc::clone(unused), ..Usage::default() });
         let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
         let over = ConnectError::stalled(hop.addr, "tunnel", self.config.connect);
         let says = Says { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
         self.spawn_dial(own.clone(), hop.clone(), says, retire.clone());
-        Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
+        PoolEntry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
     fn spawn_dial(&self, own: LocalIdentity, hop: Hop, says: Says, closing: CancellationToken) {
@@ -182,17 +182,17 @@ impl Pool {
         self.tasks.spawn(async move {
             match dial(&netns, (&connector, &live), &own, &hop, &config).await {
                 Ok(client) => {
-                    says.dial.say(State::Up(client.clone()));
+                    says.dial.say(DialState::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
                         let over = ConnectError::stalled(addr, "tunnel left", config.idle);
-                        says.dial.say(State::Failed(over));
+                        says.dial.say(DialState::Failed(over));
                     };
                     drive(client, Arc::clone(&says.usage), config.clone(), closing, release).await;
                 }
                 Err(error) => {
                     says.usage.closed.store(true, Relaxed);
-                    says.dial.say(State::Failed(error));
+                    says.dial.say(DialState::Failed(error));
                 }
             }
         });
