@@ -38,7 +38,7 @@ use tokio::sync::watch;
 pub use self::{
     directory::{CaDirectory, Dependents, Overview},
     error::CaError,
-    state::{Authority, Kind, Status, StepError},
+    state::{Authority, AuthorityKind, AuthorityStatus, StepError},
     upstream::Upstream,
 };
 use self::{
@@ -47,7 +47,7 @@ use self::{
     loaded::Loaded,
     maintenance::SigningSource,
     signer::seconds,
-    state::State,
+    state::CaState,
     store::{Lock, Store},
 };
 use crate::{
@@ -274,7 +274,7 @@ impl EmbeddedCa {
         let published = loaded.state.upstream.as_ref();
         let moved = loaded.found.as_ref().is_some_and(|f| published != Some(&f.digest()));
         let files = loaded.files_behind || crl::aged(&self.store);
-        planned(Kind::X509) || planned(Kind::Jwt) || files || moved
+        planned(AuthorityKind::X509) || planned(AuthorityKind::Jwt) || files || moved
     }
 
     /// Waits until what `authority` signed should be made anew, as peers are about to believe it
@@ -285,7 +285,7 @@ impl EmbeddedCa {
             let loaded = self.loaded.load();
             let own = loaded.state.x509.iter();
             *loaded.signer.id == *authority
-                || own.clone().any(|a| *a.id == *authority && a.status != Status::Tainted)
+                || own.clone().any(|a| *a.id == *authority && a.status != AuthorityStatus::Tainted)
         };
         while stays() {
             if changes.changed().await.is_err() {
@@ -330,7 +330,7 @@ impl EmbeddedCa {
         let new = Loaded::read(&self.store, &self.trust_domain, upstream, Some(&loaded))?;
         let new = Arc::new(new);
         self.loaded.store(Arc::clone(&new));
-        let same = |a: &State, b: &State| a.sequence == b.sequence;
+        let same = |a: &CaState, b: &CaState| a.sequence == b.sequence;
         if !same(&loaded.state, &new.state) || loaded.signer.id != new.signer.id {
             tracing::info!(
                 sequence = new.state.sequence,

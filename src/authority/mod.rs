@@ -8,6 +8,6 @@ mod embedded;
 pub mod serve;
 
 pub use embedded::{
-    Authority, CaDirectory, CaError, Dependents, EmbeddedCa, Kind, Overview, Status, StepError,
-    Upstream,
+    Authority, AuthorityKind, AuthorityStatus, CaDirectory, CaError, Dependents, EmbeddedCa,
+    Overview, StepError, Upstream,
 };

@@ -14,7 +14,7 @@ use super::{
     output::{complain, say},
 };
 use crate::{
-    authority::{CaDirectory, Kind, Overview, Status},
+    authority::{AuthorityKind, AuthorityStatus, CaDirectory, Overview},
     identity::SpiffeId,
 };
 
@@ -24,11 +24,11 @@ const SEEN: Duration = Duration::from_secs(3);
 #[derive(Debug, Args)]
 pub(super) struct CaArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CaVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum CaVerb {
     /// Issue SVIDs to other nodes and proxies (Istio CA API) until SIGTERM
     Serve(ca_serve::ServeArgs),
     /// Join tokens, for hosts without Kubernetes
@@ -42,15 +42,15 @@ enum Verb {
         json: bool,
     },
     /// Create the next authority: trusted from now on, not used yet
-    Prepare(AuthorityKind),
+    Prepare(AuthorityArgs),
     /// Sign with the prepared authority from now on
-    Activate(AuthorityKind),
+    Activate(AuthorityArgs),
     /// Mark the old authority as about to be revoked
-    Taint(Named),
+    Taint(NamedAuthority),
     /// Remove the tainted authority from the bundle
     Revoke {
         #[command(flatten)]
-        named: Named,
+        named: NamedAuthority,
         /// Even while some identities have an SVID under it only
         #[arg(long)]
         force: bool,
@@ -61,7 +61,7 @@ enum Verb {
     )]
     Rotate {
         #[command(flatten)]
-        which: AuthorityKind,
+        which: AuthorityArgs,
         /// Time that all peers need to learn of a new authority
         #[arg(long, default_value = "180s", value_parser = humantime::parse_duration)]
         overlap: Duration,
@@ -83,7 +83,7 @@ struct CaDirArgs {
 }
 
 #[derive(Debug, Args)]
-struct AuthorityKind {
+struct AuthorityArgs {
     #[command(flatten)]
     at: CaDirArgs,
     /// The authority for JWT-SVIDs instead of X.509-SVIDs
@@ -92,9 +92,9 @@ struct AuthorityKind {
 }
 
 #[derive(Debug, Args)]
-struct Named {
+struct NamedAuthority {
     #[command(flatten)]
-    which: AuthorityKind,
+    which: AuthorityArgs,
     /// ID of the authority, if there are several
     id: Option<String>,
 }
@@ -108,13 +108,13 @@ struct BannedIdentity {
     at: CaDirArgs,
 }
 
-impl AuthorityKind {
-    fn kind(&self) -> Kind {
-        if self.jwt { Kind::Jwt } else { Kind::X509 }
+impl AuthorityArgs {
+    fn kind(&self) -> AuthorityKind {
+        if self.jwt { AuthorityKind::Jwt } else { AuthorityKind::X509 }
     }
 }
 
-impl Verb {
+impl CaVerb {
     /// The CA's directory; `None` where there is a file of the CA server instead.
     fn dir(&self) -> Option<&Path> {
         let at = match self {
@@ -130,8 +130,8 @@ impl Verb {
 
 pub(super) fn run(args: &CaArgs) -> u8 {
     match &args.verb {
-        Verb::Serve(args) => return ca_serve::serve(args),
-        Verb::Token(args) => return ca_serve::token(args),
+        CaVerb::Serve(args) => return ca_serve::serve(args),
+        CaVerb::Token(args) => return ca_serve::token(args),
         _ => {}
     }
     let Some(opened) = args.verb.dir().map(CaDirectory::open) else { return USAGE };
@@ -151,26 +151,26 @@ pub(super) fn run(args: &CaArgs) -> u8 {
     }
 }
 
-fn act(verb: &Verb, ca: &CaDirectory) -> anyhow::Result<()> {
+fn act(verb: &CaVerb, ca: &CaDirectory) -> anyhow::Result<()> {
     match verb {
-        Verb::Serve(_) | Verb::Token(_) => {} // done before
-        Verb::Show { json, .. } => show(&ca.show()?, *json),
-        Verb::Prepare(which) => say!("prepared {}", ca.prepare(which.kind())?),
-        Verb::Activate(which) => say!("activated {}", ca.activate(which.kind(), SEEN)?),
-        Verb::Taint(Named { which, id }) => {
+        CaVerb::Serve(_) | CaVerb::Token(_) => {} // done before
+        CaVerb::Show { json, .. } => show(&ca.show()?, *json),
+        CaVerb::Prepare(which) => say!("prepared {}", ca.prepare(which.kind())?),
+        CaVerb::Activate(which) => say!("activated {}", ca.activate(which.kind(), SEEN)?),
+        CaVerb::Taint(NamedAuthority { which, id }) => {
             say!("tainted {}", ca.taint(which.kind(), id.as_deref())?);
         }
-        Verb::Revoke { named: Named { which, id }, force } => {
+        CaVerb::Revoke { named: NamedAuthority { which, id }, force } => {
             say!("revoked {}", ca.revoke(which.kind(), id.as_deref(), *force)?);
         }
-        Verb::Rotate { which, overlap, no_revoke } => {
+        CaVerb::Rotate { which, overlap, no_revoke } => {
             rotate(ca, which.kind(), *overlap, !no_revoke)?;
         }
-        Verb::Ban(who) => {
+        CaVerb::Ban(who) => {
             let revoked = ca.ban(&who.id)?;
             say!("banned {}; {} revoked", who.id, crate::identity::counted(revoked, "SVID"));
         }
-        Verb::Unban(who) => {
+        CaVerb::Unban(who) => {
             let was = ca.unban(&who.id)?;
             say!("{} {}", who.id, if was { "is no longer banned" } else { "was not banned" });
         }
@@ -198,10 +198,10 @@ fn show(found: &Overview, json: bool) {
     for (kind, all) in [("x509", &found.x509), ("jwt ", &found.jwt)] {
         for authority in all {
             let status = match authority.status {
-                Status::Prepared => "prepared",
-                Status::Active => "active",
-                Status::Old => "old",
-                Status::Tainted => "tainted",
+                AuthorityStatus::Prepared => "prepared",
+                AuthorityStatus::Active => "active",
+                AuthorityStatus::Old => "old",
+                AuthorityStatus::Tainted => "tainted",
             };
             let end = SystemTime::UNIX_EPOCH + Duration::from_secs(authority.not_after);
             let end = humantime::format_rfc3339_seconds(end);
@@ -213,19 +213,24 @@ fn show(found: &Overview, json: bool) {
 }
 
 /// What is trusted is known before it is used, and unused before it is no longer trusted.
-fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyhow::Result<()> {
+fn rotate(
+    ca: &CaDirectory,
+    kind: AuthorityKind,
+    overlap: Duration,
+    revoke: bool,
+) -> anyhow::Result<()> {
     let overlap = overlap.max(SEEN);
     let shown = ca.show()?;
-    let all = if kind == Kind::Jwt { &shown.jwt } else { &shown.x509 };
-    let prepared = all.iter().find(|a| a.status == Status::Prepared).map(|a| a.id.clone());
+    let all = if kind == AuthorityKind::Jwt { &shown.jwt } else { &shown.x509 };
+    let prepared = all.iter().find(|a| a.status == AuthorityStatus::Prepared).map(|a| a.id.clone());
     complain!(
         "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
          step: `adit ca rotate` then continues with the prepared authority, `adit ca revoke` removes the \
          tainted one",
         humantime::format_duration(2 * overlap),
         match kind {
-            Kind::X509 => ", and then until no identity depends on the old authority",
-            Kind::Jwt => "",
+            AuthorityKind::X509 => ", and then until no identity depends on the old authority",
+            AuthorityKind::Jwt => "",
         }
     );
     let next = match prepared {
@@ -239,7 +244,7 @@ fn rotate(ca: &CaDirectory, kind: Kind, overlap: Duration, revoke: bool) -> anyh
     let old = ca.taint(kind, None)?;
     say!("tainted {old}; waiting {overlap:?} until SVIDs are renewed");
     wait(overlap);
-    if kind == Kind::X509 {
+    if kind == AuthorityKind::X509 {
         until_unused(ca, &old)?;
     }
     if !revoke {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app::{opened_mesh, opened_services},
-    config::{self, Checked, Fault, Faults, Files, Kind, LoadError, StandaloneFile},
+    config::{self, Checked, Fault, Faults, FileKind, Files, LoadError, StandaloneFile},
     identity::counted,
     roles::standalone::Role,
 };
@@ -69,9 +69,9 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     let found = match config::read_text(&args.file) {
         Err(error) => error.into(),
         Ok(text) => match config::kind(&text) {
-            Some(Kind::Services) => standalone(args, &file, &text),
-            Some(Kind::CaServer) => ca_server(args, &file, &text),
-            Some(Kind::Mesh) | None => mesh(args, &file, &text),
+            Some(FileKind::Services) => standalone(args, &file, &text),
+            Some(FileKind::CaServer) => ca_server(args, &file, &text),
+            Some(FileKind::Mesh) | None => mesh(args, &file, &text),
         },
     };
     if args.json || args.output == Output::Json {

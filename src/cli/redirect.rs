@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Verb {
+enum RedirectVerb {
     /// Redirect the namespace's TCP to adit
     Apply,
     /// Remove the redirection
@@ -36,7 +36,7 @@ enum Verb {
     after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\nIf a part cannot be applied, nothing is."
 )]
 pub(super) struct RedirectArgs {
-    verb: Verb,
+    verb: RedirectVerb,
     /// A name under /run/netns, an absolute path, or pid:N
     #[arg(long, value_name = "N")]
     netns: NetnsRef,
@@ -87,7 +87,7 @@ fn open(named: &NetnsRef) -> io::Result<Netns> {
 fn act(args: &RedirectArgs, netns: &Arc<Netns>) -> Result<(), CaptureError> {
     let patience = CancellationToken::new();
     match args.verb {
-        Verb::Apply => {
+        RedirectVerb::Apply => {
             capture::reachable(netns)?;
             if args.kubelet_probes {
                 capture::guard_probes(netns, &patience)?;
@@ -100,8 +100,8 @@ fn act(args: &RedirectArgs, netns: &Arc<Netns>) -> Result<(), CaptureError> {
             }
             applied?;
         }
-        Verb::Remove => capture::remove(netns, &patience)?,
-        Verb::Show => say!("{:#}", capture::show(netns)?),
+        RedirectVerb::Remove => capture::remove(netns, &patience)?,
+        RedirectVerb::Show => say!("{:#}", capture::show(netns)?),
     }
     Ok(())
 }

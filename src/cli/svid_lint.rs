@@ -88,7 +88,8 @@ fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
     for path in &args.files {
         let bytes = read(path)?;
         let of = crate::identity::shown(path);
-        let subject = if args.jwt { Subject::Jwt(token(&bytes)) } else { Subject::of(&bytes) };
+        let subject =
+            if args.jwt { LintSubject::Jwt(token(&bytes)) } else { LintSubject::of(&bytes) };
         let domain = args.trust_domain.clone().or_else(|| subject.claims());
         let bundles = match (&bundle, domain) {
             (None, _) => None,
@@ -107,23 +108,23 @@ fn lint(args: &LintArgs) -> anyhow::Result<Vec<(String, Report)>> {
             audience: args.audience.as_deref(),
         };
         match subject {
-            Subject::Chain(chain) if args.authority => {
+            LintSubject::Chain(chain) if args.authority => {
                 for (n, der) in chain.iter().enumerate() {
                     let of = format!("{of} ({})", n + 1);
                     reports.push((of, lint::authority(der, &given)));
                 }
             }
-            Subject::Chain(chain) => reports.push((of, lint::x509_svid(&chain, &given))),
-            Subject::Jwt(token) => reports.push((of, lint::jwt_svid(&token, &given))),
-            Subject::Bundle => reports.push((of, lint::bundle_document(&bytes, &given))),
-            Subject::Broken(error) => reports.push((of, lint::broken_pem(error))),
+            LintSubject::Chain(chain) => reports.push((of, lint::x509_svid(&chain, &given))),
+            LintSubject::Jwt(token) => reports.push((of, lint::jwt_svid(&token, &given))),
+            LintSubject::Bundle => reports.push((of, lint::bundle_document(&bytes, &given))),
+            LintSubject::Broken(error) => reports.push((of, lint::broken_pem(error))),
         }
     }
     Ok(reports)
 }
 
 /// What a file holds, by its looks.
-enum Subject {
+enum LintSubject {
     Chain(Vec<CertificateDer<'static>>),
     Jwt(String),
     Bundle,
@@ -131,7 +132,7 @@ enum Subject {
     Broken(PemError),
 }
 
-impl Subject {
+impl LintSubject {
     fn of(bytes: &[u8]) -> Self {
         let text = bytes.trim_ascii_start();
         match text.first() {
@@ -183,8 +184,8 @@ fn der(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
 
 /// A bundle in any of its forms.
 fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
-    match Subject::of(bytes) {
-        Subject::Bundle => {
+    match LintSubject::of(bytes) {
+        LintSubject::Bundle => {
             let mut bundle = TrustBundle::from_document(domain, bytes)?;
             // A JWK Set of the Workload API or an OIDC provider names no use of SPIFFE's.
             if bundle.jwt_authorities.is_empty() {
@@ -192,7 +193,7 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
             }
             Ok(bundle)
         }
-        Subject::Chain(authorities) => {
+        LintSubject::Chain(authorities) => {
             if authorities.is_empty() {
                 bail!("contains no PEM certificate");
             }
@@ -202,8 +203,8 @@ fn trusted(domain: TrustDomain, bytes: &[u8]) -> anyhow::Result<TrustBundle> {
             }
             Ok(TrustBundle::new(domain, authorities))
         }
-        Subject::Broken(error) => Err(error.into()),
-        Subject::Jwt(_) => bail!("is not a bundle: neither certificates nor a JWK Set"),
+        LintSubject::Broken(error) => Err(error.into()),
+        LintSubject::Jwt(_) => bail!("is not a bundle: neither certificates nor a JWK Set"),
     }
 }
 

@@ -136,7 +136,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f.yaml");
         std::fs::write(&file, text).unwrap();
-        assert_ne!(config::kind(text), Some(config::Kind::Services));
+        assert_ne!(config::kind(text), Some(config::FileKind::Services));
         vec![
             config::load(&file).unwrap_err().to_string(),
             config::load_standalone(&file).unwrap_err().to_string(),

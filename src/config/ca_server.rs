@@ -11,7 +11,7 @@ use pki_types::ServerName;
 
 use super::{
     Faults, LoadError, bounds,
-    kind::{Kind, or_other},
+    kind::{FileKind, or_other},
     opening::{self, Holds},
     reader::{Item, Map, Notes, documents},
     restart::{KeyLines, changed},
@@ -90,7 +90,7 @@ impl CaServerConfig {
 /// All faults at once.
 pub fn load_ca_server(path: &Path) -> Result<CaServerConfig, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(check_ca_server(&shown(path), &text).map_err(|f| or_other(f, &text, Kind::CaServer))?)
+    Ok(check_ca_server(&shown(path), &text).map_err(|f| or_other(f, &text, FileKind::CaServer))?)
 }
 
 /// Checks a text; `file` is its name in faults.

@@ -26,12 +26,13 @@ pub struct FederationConfig {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum EndpointProfile {
     Web,
     Spiffe,
 }
 
-const PROFILES: &[(&str, Kind)] = &[("https_web", Kind::Web), ("https_spiffe", Kind::Spiffe)];
+const PROFILES: &[(&str, EndpointProfile)] =
+    &[("https_web", EndpointProfile::Web), ("https_spiffe", EndpointProfile::Spiffe)];
 
 impl FederationConfig {
     /// The keys of the settings that are others in `now`, of those that take effect at a start
@@ -97,11 +98,11 @@ fn endpoint_of(item: &Item<'_>) -> Option<BundleFrom> {
         keys.iter().filter_map(|key| map.get(key)).for_each(|item| item.fault(why));
     };
     let profile = match kind {
-        Kind::Web => {
+        EndpointProfile::Web => {
             none_of(&["endpointId", "bundle"], "is for profile https_spiffe");
             Profile::Web { roots: path(&map, "roots") }
         }
-        Kind::Spiffe => {
+        EndpointProfile::Spiffe => {
             none_of(&["roots"], "is for profile https_web");
             let endpoint_id = id(&map.require("endpointId")?)?;
             Profile::Spiffe { endpoint_id, bundle: path(&map, "bundle") }
@@ -161,13 +162,13 @@ fn bundle_endpoint(map: &Map<'_>, own: &TrustDomain) -> Option<BundleEndpoint> {
     let listen = listen(map);
     let kind = map.require("profile").and_then(|p| p.word(PROFILES))?;
     let proof = match kind {
-        Kind::Web => {
+        EndpointProfile::Web => {
             if let Some(item) = map.get("id") {
                 item.fault("is for profile https_spiffe");
             }
             Proof::Web(key_pair(map)?)
         }
-        Kind::Spiffe => {
+        EndpointProfile::Spiffe => {
             for item in ["certificate", "privateKey"].iter().filter_map(|key| map.get(key)) {
                 item.fault("is for profile https_web");
             }

@@ -7,7 +7,7 @@ use super::{
 
 /// The kinds of files, by the command that takes each.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum FileKind {
     /// `adit run`
     Mesh,
     /// `adit proxy`
@@ -18,27 +18,27 @@ pub enum Kind {
 
 /// What a text is for, by its keys; `None` if they do not tell.
 #[must_use]
-pub fn kind(text: &str) -> Option<Kind> {
+pub fn kind(text: &str) -> Option<FileKind> {
     let documents = documents(text).ok()?;
     let keys = documents.first().map(reader::keys).unwrap_or_default();
     let any = |of: &[&str]| keys.iter().any(|key| of.contains(key));
     let mesh = any(&["ca", "workloads", "capture", "mtls", "federation", "workloadApi"]);
     match () {
-        () if mesh => Some(Kind::Mesh),
-        () if any(&["attestors", "serverNames", "svidLifetime"]) => Some(Kind::CaServer),
-        () if any(&["services"]) && !any(&["trustDomain"]) => Some(Kind::Services),
-        () if any(&["trustDomain", "policies"]) => Some(Kind::Mesh),
+        () if mesh => Some(FileKind::Mesh),
+        () if any(&["attestors", "serverNames", "svidLifetime"]) => Some(FileKind::CaServer),
+        () if any(&["services"]) && !any(&["trustDomain"]) => Some(FileKind::Services),
+        () if any(&["trustDomain", "policies"]) => Some(FileKind::Mesh),
         () => None,
     }
 }
 
 /// The faults of a file of `wanted`; if it is for another command, that alone.
-pub(super) fn or_other(faults: Faults, text: &str, wanted: Kind) -> Faults {
+pub(super) fn or_other(faults: Faults, text: &str, wanted: FileKind) -> Faults {
     let (what, command) = match kind(text).filter(|kind| *kind != wanted) {
         None => return faults,
-        Some(Kind::Mesh) => ("a mesh", "adit run -c"),
-        Some(Kind::Services) => ("services, each in front of another", "adit proxy -c"),
-        Some(Kind::CaServer) => ("a CA's server", "adit ca serve -c"),
+        Some(FileKind::Mesh) => ("a mesh", "adit run -c"),
+        Some(FileKind::Services) => ("services, each in front of another", "adit proxy -c"),
+        Some(FileKind::CaServer) => ("a CA's server", "adit ca serve -c"),
     };
     let file = &faults.file;
     Faults::at_start(file, &format!("is the file of {what}; `{command} {file}` takes it"))
@@ -57,20 +57,20 @@ mod tests {
         let (mut services, mut authorities, mut meshes) = (0, 0, 0);
         for block in blocks {
             match kind(block) {
-                Some(Kind::Services) => {
+                Some(FileKind::Services) => {
                     check_standalone_for("README", block, Files::Elsewhere).unwrap();
                     services += 1;
                 }
-                Some(Kind::CaServer) => {
+                Some(FileKind::CaServer) => {
                     check_ca_server("README", block).map(drop).unwrap();
                     authorities += 1;
                 }
                 // Others are parts of one.
-                Some(Kind::Mesh) if block.starts_with("trustDomain:") => {
+                Some(FileKind::Mesh) if block.starts_with("trustDomain:") => {
                     parse("README", block).unwrap();
                     meshes += 1;
                 }
-                Some(Kind::Mesh) | None => {}
+                Some(FileKind::Mesh) | None => {}
             }
         }
         assert_eq!((services, authorities, meshes), (2, 1, 1));
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn keys_tell_what_a_file_is_for() {
         for (text, is) in [
-            ("trustDomain: td\nca: {}\nservices: []\n", Some(Kind::Mesh)),
-            ("services: []\ndrain: {}\n", Some(Kind::Services)),
-            ("trustDomain: td\nattestors: {}\n", Some(Kind::CaServer)),
-            ("trustDomain: td\nservices: []\n", Some(Kind::Mesh)),
+            ("trustDomain: td\nca: {}\nservices: []\n", Some(FileKind::Mesh)),
+            ("services: []\ndrain: {}\n", Some(FileKind::Services)),
+            ("trustDomain: td\nattestors: {}\n", Some(FileKind::CaServer)),
+            ("trustDomain: td\nservices: []\n", Some(FileKind::Mesh)),
             ("a: b\n", None),
             ("- 1\n", None),
             ("[", None),

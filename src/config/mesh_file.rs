@@ -17,10 +17,10 @@ use self::{
 };
 use super::{
     CaConfig, Fault, Faults, FederationConfig, KeyLines, LoadError, Settings, bounds, ca,
-    kind::{Kind, or_other},
+    kind::{FileKind, or_other},
     policies,
     reader::{Item, Map, Notes, documents},
-    unmatched::Known,
+    unmatched::KnownPrincipals,
     workload_api,
 };
 use crate::{
@@ -83,7 +83,7 @@ impl Checked {
 /// All faults at once.
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
-    Ok(parse(&shown(path), &text).map_err(|f| or_other(f, &text, Kind::Mesh))?)
+    Ok(parse(&shown(path), &text).map_err(|f| or_other(f, &text, FileKind::Mesh))?)
 }
 
 /// The text of a file of either kind, or of standard input, which is called `-`.
@@ -178,7 +178,11 @@ fn read(root: &Item<'_>) -> Option<Checked> {
             item.warn("ca.broker gives SVIDs to pods only: these entries get none");
         }
     }
-    let known = Known { own: &domain, federated: &federation.trust_domains, workloads: &workloads };
+    let known = KnownPrincipals {
+        own: &domain,
+        federated: &federation.trust_domains,
+        workloads: &workloads,
+    };
     let policies = read_policies(policies, &known);
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();
@@ -200,7 +204,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
 }
 
 /// Those that are read, with what is wrong or strange between them and the workloads.
-fn read_policies(read: Vec<(Policy, &Item<'_>)>, known: &Known<'_>) -> Vec<Policy> {
+fn read_policies(read: Vec<(Policy, &Item<'_>)>, known: &KnownPrincipals<'_>) -> Vec<Policy> {
     let mut names = BTreeSet::new();
     for (policy, item) in &read {
         known.unmatched(policy).into_iter().for_each(|why| item.warn(why));

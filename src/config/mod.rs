@@ -30,7 +30,7 @@ pub use ca::CaConfig;
 pub use ca_server::{CaServerConfig, check_ca_server, load_ca_server, load_pods};
 pub use fault::{Fault, Faults, LoadError};
 pub use federation::FederationConfig;
-pub use kind::{Kind, kind};
+pub use kind::{FileKind, kind};
 pub use mesh_file::{Checked, load, parse, read_text};
 pub use reader::Files;
 pub use restart::KeyLines;

@@ -12,7 +12,7 @@ use std::{collections::HashSet, path::Path};
 
 use super::{
     Fault, Faults, KeyLines, LoadError, bounds, ca_server,
-    kind::{Kind, or_other},
+    kind::{FileKind, or_other},
     reader::{Files, Item, Notes},
 };
 use crate::{net::Address, roles::standalone::ServiceConfig};
@@ -45,7 +45,7 @@ pub struct StandaloneFile {
 pub fn load_standalone(path: &Path) -> Result<StandaloneFile, LoadError> {
     let text = bounds::read(path, MAX_FILE)?;
     let file = crate::identity::shown(path);
-    Ok(check_standalone(&file, &text).map_err(|f| or_other(f, &text, Kind::Services))?)
+    Ok(check_standalone(&file, &text).map_err(|f| or_other(f, &text, FileKind::Services))?)
 }
 
 /// Checks a text; `file` is its name in faults.

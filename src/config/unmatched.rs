@@ -44,14 +44,14 @@ pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> 
 }
 
 /// Who may be named.
-pub(super) struct Known<'a> {
+pub(super) struct KnownPrincipals<'a> {
     pub(super) own: &'a TrustDomain,
     /// Their workloads are elsewhere.
     pub(super) federated: &'a [Relation],
     pub(super) workloads: &'a [Workload],
 }
 
-impl Known<'_> {
+impl KnownPrincipals<'_> {
     /// One text for each name that stands for nobody.
     pub(super) fn unmatched(&self, policy: &Policy) -> Vec<String> {
         let mut found = Vec::new();

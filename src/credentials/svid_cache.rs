@@ -18,7 +18,7 @@ const FIRST: Duration = Duration::from_secs(5);
 
 /// What came last.
 #[derive(Debug, Default)]
-struct State {
+struct LatestSet {
     /// Grows with each set and each failure.
     news: u64,
     svids: Vec<CachedSvid>,
@@ -58,7 +58,7 @@ struct CachedSvid {
     svid: X509Svid,
 }
 
-impl State {
+impl LatestSet {
     fn of(&self, id: &SpiffeId) -> Option<&CachedSvid> {
         self.svids.iter().find(|cached| cached.svid.id == *id)
     }
@@ -70,7 +70,7 @@ pub(super) struct SvidCache {
     name: String,
     /// Whether what a set leaves out is taken back.
     whole: bool,
-    state: watch::Sender<Arc<State>>,
+    state: watch::Sender<Arc<LatestSet>>,
     bundles: watch::Sender<Arc<BundleSet>>,
     workloads: Mutex<Workloads>,
 }
@@ -139,7 +139,7 @@ impl SvidCache {
                 CachedSvid { since: before.map_or(news, |old| old.since), svid }
             };
             let svids = svids.into_iter().map(cached).collect();
-            *state = Arc::new(State { news, svids, ..State::default() });
+            *state = Arc::new(LatestSet { news, svids, ..LatestSet::default() });
         });
     }
 
@@ -177,14 +177,14 @@ impl SvidCache {
                 _ => state.svids.iter().map(again).collect(),
             };
             let news = state.news + 1;
-            *state = Arc::new(State { news, svids, error: Some((meaning, why)) });
+            *state = Arc::new(LatestSet { news, svids, error: Some((meaning, why)) });
         });
     }
 
     /// The SVID of a workload, which is then the only one that has it.
     pub(super) async fn fetch(&self, wanted: &Wanted) -> Result<X509Svid, SourceError> {
         let mut updates = self.state.subscribe();
-        let told = |state: &Arc<State>| !state.svids.is_empty() || state.error.is_some();
+        let told = |state: &Arc<LatestSet>| !state.svids.is_empty() || state.error.is_some();
         let state = match timeout(FIRST, updates.wait_for(told)).await {
             Ok(Ok(state)) => Arc::clone(&state),
             _ => return Err(self.unavailable(format!("nothing came in {FIRST:?}"))),
@@ -203,7 +203,7 @@ impl SvidCache {
     fn answer<'a>(
         &self,
         wanted: &Wanted,
-        state: &'a State,
+        state: &'a LatestSet,
         owners: &mut HashMap<SpiffeId, Arc<str>>,
         holds: Option<u64>,
     ) -> Result<&'a CachedSvid, SourceError> {
@@ -267,12 +267,12 @@ impl SvidCache {
     /// end of what it was told, or why nothing comes.
     pub(super) async fn changed(&self, wanted: &Wanted) {
         let last = self.workloads().last_answers.get(&wanted.uid).copied().unwrap_or_default();
-        let same = |state: &State| {
+        let same = |state: &LatestSet| {
             let since = state.of(&wanted.id).map(|cached| cached.since);
             state.error.is_none() && last.since.is_some() && since == last.since
         };
         // Another had it when this one was refused, and has left.
-        let free = |state: &State| {
+        let free = |state: &LatestSet| {
             let refused = last.news > 0 && last.since.is_none();
             refused
                 && state.of(&wanted.id).is_some()

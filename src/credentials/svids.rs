@@ -32,7 +32,7 @@ use crate::{
     observe::metrics::Metrics,
 };
 
-struct Entry {
+struct WatchedIdentity {
     id: SpiffeId,
     held: watch::Receiver<SvidState>,
     renew_now: Arc<Notify>,
@@ -47,7 +47,7 @@ pub struct Svids {
     bundles: watch::Receiver<Arc<BundleSet>>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    entries: Mutex<HashMap<Arc<str>, WatchedIdentity>>,
     /// Told when the source is back.
     back: watch::Sender<()>,
     /// Told when the clock was set; from the first workload on.
@@ -184,7 +184,10 @@ impl Svids {
             say,
         };
         tasks.spawn(renewal.run());
-        entries.insert(uid.clone(), Entry { id: id.clone(), held, renew_now, demand, tasks });
+        entries.insert(
+            uid.clone(),
+            WatchedIdentity { id: id.clone(), held, renew_now, demand, tasks },
+        );
     }
 
     /// Keeps only the workloads that `wanted` names; the others' keys are wiped once the last
@@ -199,7 +202,7 @@ impl Svids {
         }
     }
 
-    fn end(&self, uid: &str, old: &Entry, left: &HashMap<Arc<str>, Entry>) {
+    fn end(&self, uid: &str, old: &WatchedIdentity, left: &HashMap<Arc<str>, WatchedIdentity>) {
         old.tasks.cut();
         self.source.forget(uid);
         if !left.values().any(|e| e.id == old.id) {
@@ -222,7 +225,8 @@ impl Svids {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ready(&self, uid: &str) -> Result<Arc<X509Svid>, Arc<SourceError>> {
-        let handles = |e: &Entry| (e.held.clone(), Arc::clone(&e.renew_now), Arc::clone(&e.demand));
+        let handles =
+            |e: &WatchedIdentity| (e.held.clone(), Arc::clone(&e.renew_now), Arc::clone(&e.demand));
         let found = self.lock().get(uid).map(handles);
         let gone = || Arc::new(SourceError::NotWanted(uid.to_owned()));
         let (mut held, renew_now, demand) = found.ok_or_else(gone)?;
@@ -251,13 +255,14 @@ impl Svids {
     pub fn statuses(&self) -> Vec<SvidStatus> {
         let entries = self.lock();
         let kind = self.source.kind();
-        let status = |(uid, e): (&Arc<str>, &Entry)| status(kind, uid, &e.id, &e.held.borrow());
+        let status =
+            |(uid, e): (&Arc<str>, &WatchedIdentity)| status(kind, uid, &e.id, &e.held.borrow());
         let mut all: Vec<_> = entries.iter().map(status).collect();
         all.sort_by(|a, b| (&a.identity, &a.workload).cmp(&(&b.identity, &b.workload)));
         all
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, WatchedIdentity>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -83,7 +83,7 @@ pub struct Callers {
 #[derive(Debug, Default)]
 struct Books {
     cut_off: CutOff<(SpiffeId, IpAddr)>,
-    known: HashMap<SpiffeId, Known>,
+    known: HashMap<SpiffeId, KnownCaller>,
     /// Of those that have tunnels on a worker.
     readers: HashMap<OnWorker, Weak<Readers>>,
 }
@@ -91,7 +91,7 @@ struct Books {
 type OnWorker = (SpiffeId, IpAddr, ThreadId);
 
 #[derive(Debug)]
-struct Known {
+struct KnownCaller {
     rate: Rate,
     has: Arc<Has>,
 }
@@ -324,8 +324,8 @@ impl Books {
                 self.known.remove(&any);
             }
         }
-        let fresh = || Known { rate: Rate { left: most, filled: now }, has: Arc::default() };
-        let Known { rate, has } = self.known.entry(id.clone()).or_insert_with(fresh);
+        let fresh = || KnownCaller { rate: Rate { left: most, filled: now }, has: Arc::default() };
+        let KnownCaller { rate, has } = self.known.entry(id.clone()).or_insert_with(fresh);
         rate.fill(per_second, most, now);
         let may = rate.left > 0;
         rate.left -= u32::from(may);
@@ -333,7 +333,7 @@ impl Books {
     }
 }
 
-impl Known {
+impl KnownCaller {
     /// Whether anything counts what this caller has.
     fn is_here(&self) -> bool {
         Arc::strong_count(&self.has) > 1

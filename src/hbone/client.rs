@@ -124,7 +124,7 @@ impl TunnelClient {
 
 #[derive(Default)]
 #[allow(clippy::large_enum_variant, reason = "one per tunnel, almost always Up")]
-pub(super) enum State {
+pub(super) enum DialState {
     #[default]
     Dialling,
     Up(TunnelClient),
@@ -134,16 +134,16 @@ pub(super) enum State {
 /// A tunnel that is being dialled, is up, or could not be had.
 #[derive(Default)]
 pub(super) struct Dial {
-    state: Mutex<State>,
+    state: Mutex<DialState>,
     settled: Notify,
 }
 
 impl Dial {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, DialState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn say(&self, state: State) {
+    pub(super) fn say(&self, state: DialState) {
         *self.state() = state;
         self.settled.notify_waiters();
     }
@@ -156,9 +156,9 @@ impl Dial {
         loop {
             let settled = self.settled.notified(); // whatever is said from here on
             match &*self.state() {
-                State::Dialling => {}
-                State::Up(client) => return Ok(client.clone()),
-                State::Failed(error) => return Err(error.clone()),
+                DialState::Dialling => {}
+                DialState::Up(client) => return Ok(client.clone()),
+                DialState::Failed(error) => return Err(error.clone()),
             }
             settled.await;
         }
@@ -177,9 +177,9 @@ pub(super) struct DialGuard {
 impl Drop for DialGuard {
     fn drop(&mut self) {
         self.usage.closed.store(true, Relaxed);
-        let is_open = matches!(*self.dial.state(), State::Dialling);
+        let is_open = matches!(*self.dial.state(), DialState::Dialling);
         if is_open {
-            self.dial.say(State::Failed(self.over.clone()));
+            self.dial.say(DialState::Failed(self.over.clone()));
         }
     }
 }

@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 /// The connections to one destination that have not arrived yet.
 #[derive(Debug, Default)]
-pub struct Lane(Mutex<State>);
+pub struct Lane(Mutex<LaneState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LaneState {
     /// The number of the next ticket.
     next: u64,
     /// In the order of their numbers.
@@ -107,7 +107,7 @@ pub enum Tie {
 }
 
 impl Lane {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LaneState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -123,7 +123,7 @@ impl Lane {
     }
 }
 
-impl State {
+impl LaneState {
     /// Whether the ticket may be sent on this way now.
     fn may_send(&self, number: u64, way: &Way, now: Instant) -> bool {
         // All in all nobody waits longer than this.

@@ -24,11 +24,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use choice::{Entry, Rank, Tunnels};
+use choice::{PoolEntry, Rank, Tunnels};
 
 use super::{
     AuthenticatedTunnel, ConnectError, TunnelConfig, TunnelRegistry,
-    client::{Dial, DialGuard, State, TunnelClient, drive},
+    client::{Dial, DialGuard, DialState, TunnelClient, drive},
     connect::ConnectRequest,
     order::{StreamSlot, Ticket, Usage},
     stream::TunnelStream,
@@ -155,7 +155,7 @@ impl Pool {
         tunnels.prune();
         let places = again.map_or(usize::MAX, |again| again.places).min(self.config.max_streams);
         let is_open =
-            |t: &Entry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
+            |t: &PoolEntry| again.is_none_or(|again| t.begun >= again.asked) && t.has_room(places);
         let entry = tunnels.best(is_open, ticket.before());
         let Some(entry) = entry else {
             let entry = self.dial(own, hop, &tunnels.unused);
@@ -173,14 +173,14 @@ impl Pool {
         (dial, slot)
     }
 
-    fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> Entry {
+    fn dial(&self, own: &LocalIdentity, hop: &Hop, unused: &Arc<AtomicUsize>) -> PoolEntry {
         let usage = Arc::new(Usage { unused: Arc::clone(unused), ..Usage::default() });
         let dial = Arc::<Dial>::default();
         let retire = self.closing.child_token();
         let over = ConnectError::stalled(hop.addr, "tunnel", self.config.connect);
         let guard = DialGuard { dial: Arc::clone(&dial), usage: Arc::clone(&usage), over };
         self.spawn_dial(own.clone(), hop.clone(), guard, retire.clone());
-        Entry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
+        PoolEntry { dial, usage, begun: Instant::now(), issued: own.svid.not_before, retire }
     }
 
     fn spawn_dial(
@@ -195,17 +195,17 @@ impl Pool {
         self.tasks.spawn(async move {
             match dial(&netns, (&connector, &registry), &own, &hop, &config).await {
                 Ok(client) => {
-                    guard.dial.say(State::Up(client.clone()));
+                    guard.dial.say(DialState::Up(client.clone()));
                     let addr = hop.addr;
                     let release = || {
                         let over = ConnectError::stalled(addr, "tunnel left", config.idle);
-                        guard.dial.say(State::Failed(over));
+                        guard.dial.say(DialState::Failed(over));
                     };
                     drive(client, Arc::clone(&guard.usage), config.clone(), closing, release).await;
                 }
                 Err(error) => {
                     guard.usage.closed.store(true, Relaxed);
-                    guard.dial.say(State::Failed(error));
+                    guard.dial.say(DialState::Failed(error));
                 }
             }
         });

@@ -18,9 +18,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 pub type Answer = Response<Body>;
 
 /// The body of an answer.
-pub struct Body(Kind);
+pub struct Body(BodyKind);
 
-enum Kind {
+enum BodyKind {
     Whole(Full<Bytes>),
     Stream(Pieces),
 }
@@ -49,14 +49,14 @@ impl Pieces {
 impl Body {
     /// Says the last piece and ends once `gone` is cancelled, if it is a stream.
     pub(super) fn close_when(&mut self, gone: CancellationToken) {
-        if let Kind::Stream(stream) = &mut self.0 {
+        if let BodyKind::Stream(stream) = &mut self.0 {
             stream.gone = Some(Box::pin(gone.cancelled_owned()));
         }
     }
 
     /// Whether it comes as long as there is something to tell.
     pub(super) fn is_stream(&self) -> bool {
-        matches!(self.0, Kind::Stream(_))
+        matches!(self.0, BodyKind::Stream(_))
     }
 }
 
@@ -69,8 +69,8 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.0 {
-            Kind::Whole(whole) => Pin::new(whole).poll_frame(cx),
-            Kind::Stream(stream) => {
+            BodyKind::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            BodyKind::Stream(stream) => {
                 stream.poll_next(cx).map(|next| next.map(|piece| Ok(Frame::data(piece))))
             }
         }
@@ -78,15 +78,15 @@ impl hyper::body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Whole(whole) => whole.is_end_stream(),
-            Kind::Stream(_) => false,
+            BodyKind::Whole(whole) => whole.is_end_stream(),
+            BodyKind::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole(whole) => hyper::body::Body::size_hint(whole),
-            Kind::Stream(_) => SizeHint::default(),
+            BodyKind::Whole(whole) => hyper::body::Body::size_hint(whole),
+            BodyKind::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -120,7 +120,7 @@ pub fn stream(
         gone: None,
         last: Some(Bytes::from_static(last.as_bytes())),
     };
-    let mut answer = of(StatusCode::OK, content_type, Kind::Stream(pieces));
+    let mut answer = of(StatusCode::OK, content_type, BodyKind::Stream(pieces));
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }
@@ -128,10 +128,10 @@ pub fn stream(
 /// An answer of another content type.
 #[must_use]
 pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    of(status, content_type, Kind::Whole(Full::new(body.into())))
+    of(status, content_type, BodyKind::Whole(Full::new(body.into())))
 }
 
-fn of(status: StatusCode, content_type: &'static str, body: Kind) -> Answer {
+fn of(status: StatusCode, content_type: &'static str, body: BodyKind) -> Answer {
     let mut answer = Response::new(Body(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

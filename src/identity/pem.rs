@@ -85,7 +85,7 @@ pub enum PemFault {
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+enum PemKind {
     Certificate,
     Crl,
     Request,
@@ -97,7 +97,7 @@ enum Kind {
     Parameters,
 }
 
-impl Kind {
+impl PemKind {
     fn of(label: &str) -> Result<Self, PemFault> {
         Ok(match label {
             "CERTIFICATE" | "X509 CERTIFICATE" => Self::Certificate,
@@ -125,15 +125,15 @@ impl Kind {
 }
 
 /// One item.
-struct Item {
-    kind: Kind,
+struct PemItem {
+    kind: PemKind,
     line: usize,
     der: Zeroizing<Vec<u8>>,
 }
 
 /// An item that has begun.
 struct Open<'a> {
-    kind: Kind,
+    kind: PemKind,
     label: &'a str,
     line: usize,
     base64: Zeroizing<Vec<u8>>,
@@ -149,8 +149,8 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemErro
     let mut all = Vec::new();
     for item in items(text)? {
         match item.kind {
-            Kind::Certificate => all.push(CertificateDer::from(item.der.to_vec())),
-            Kind::Crl | Kind::Request => return Err(item.misplaced("certificates")),
+            PemKind::Certificate => all.push(CertificateDer::from(item.der.to_vec())),
+            PemKind::Crl | PemKind::Request => return Err(item.misplaced("certificates")),
             _ => {}
         }
     }
@@ -162,8 +162,8 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemErro
 /// # Errors
 /// The first line that is wrong.
 pub fn crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
-    let one = |item: Item| match item.kind {
-        Kind::Crl => Ok(CertificateRevocationListDer::from(item.der.to_vec())),
+    let one = |item: PemItem| match item.kind {
+        PemKind::Crl => Ok(CertificateRevocationListDer::from(item.der.to_vec())),
         _ => Err(item.misplaced("CRLs")),
     };
     items(text)?.into_iter().map(one).collect()
@@ -176,7 +176,7 @@ pub fn crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, P
 pub fn request(text: &[u8]) -> Result<Option<CertificateSigningRequestDer<'static>>, PemError> {
     let mut all = items(text)?;
     match (all.pop(), all.is_empty()) {
-        (Some(item), true) if item.kind == Kind::Request => {
+        (Some(item), true) if item.kind == PemKind::Request => {
             Ok(Some(CertificateSigningRequestDer::from(item.der.to_vec())))
         }
         (Some(item), true) => Err(item.misplaced("a certificate request")),
@@ -194,14 +194,14 @@ pub fn private_key(text: &[u8]) -> Result<Option<PrivateKeyDer<'static>>, PemErr
     for item in items(text)? {
         let der = || item.der.to_vec();
         let key = match item.kind {
-            Kind::Pkcs8 => PrivatePkcs8KeyDer::from(der()).into(),
-            Kind::Sec1 => PrivateSec1KeyDer::from(der()).into(),
-            Kind::Pkcs1 => PrivatePkcs1KeyDer::from(der()).into(),
-            Kind::EncryptedKey => {
+            PemKind::Pkcs8 => PrivatePkcs8KeyDer::from(der()).into(),
+            PemKind::Sec1 => PrivateSec1KeyDer::from(der()).into(),
+            PemKind::Pkcs1 => PrivatePkcs1KeyDer::from(der()).into(),
+            PemKind::EncryptedKey => {
                 return Err(PemError { line: item.line, fault: PemFault::Encrypted });
             }
-            Kind::Crl | Kind::Request => return Err(item.misplaced("a private key")),
-            Kind::Certificate | Kind::Parameters => continue,
+            PemKind::Crl | PemKind::Request => return Err(item.misplaced("a private key")),
+            PemKind::Certificate | PemKind::Parameters => continue,
         };
         if found.replace(key).is_some() {
             return Err(PemError { line: item.line, fault: PemFault::SecondKey });
@@ -210,13 +210,13 @@ pub fn private_key(text: &[u8]) -> Result<Option<PrivateKeyDer<'static>>, PemErr
     Ok(found)
 }
 
-impl Item {
+impl PemItem {
     fn misplaced(&self, wanted: &'static str) -> PemError {
         PemError { line: self.line, fault: PemFault::Misplaced(self.kind.name(), wanted) }
     }
 }
 
-fn items(text: &[u8]) -> Result<Vec<Item>, PemError> {
+fn items(text: &[u8]) -> Result<Vec<PemItem>, PemError> {
     if text.starts_with(&[0xFF, 0xFE]) || text.starts_with(&[0xFE, 0xFF]) {
         return Err(PemError { line: 1, fault: PemFault::NotUtf8 });
     }
@@ -243,14 +243,14 @@ fn take<'a>(
     line: &'a [u8],
     number: usize,
     open: &mut Option<Open<'a>>,
-    all: &mut Vec<Item>,
+    all: &mut Vec<PemItem>,
 ) -> Result<(), (Option<usize>, PemFault)> {
     let here = |fault| (None, fault);
     if let Some((label, rest)) = boundary(line, b"-----BEGIN ").map_err(here)? {
         if let Some(item) = open {
             return Err((Some(item.line), PemFault::NotEnded));
         }
-        let kind = Kind::of(label).map_err(here)?;
+        let kind = PemKind::of(label).map_err(here)?;
         if !rest.is_empty() {
             return Err(here(PemFault::NotAlone));
         }
@@ -282,7 +282,7 @@ fn take<'a>(
 
 impl Open<'_> {
     fn add(&mut self, line: &[u8]) -> Result<(), PemFault> {
-        let is_key = matches!(self.kind, Kind::Pkcs8 | Kind::Sec1 | Kind::Pkcs1);
+        let is_key = matches!(self.kind, PemKind::Pkcs8 | PemKind::Sec1 | PemKind::Pkcs1);
         if is_key && self.base64.is_empty() && line.starts_with(b"Proc-Type: 4,ENCRYPTED") {
             self.encrypted = true;
         } else if self.base64.is_empty() && line.contains(&b':') {
@@ -298,15 +298,15 @@ impl Open<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Item, PemFault> {
-        let kind = if self.encrypted { Kind::EncryptedKey } else { self.kind };
+    fn finish(self) -> Result<PemItem, PemFault> {
+        let kind = if self.encrypted { PemKind::EncryptedKey } else { self.kind };
         let der = BASE64.decode(&*self.base64).map_err(|_| PemFault::Base64)?;
         let der = Zeroizing::new(der);
         // What is encrypted the old way is not DER.
         if !self.encrypted && !is_one_der_value(&der) {
             return Err(PemFault::NotDer);
         }
-        Ok(Item { kind, line: self.line, der })
+        Ok(PemItem { kind, line: self.line, der })
     }
 }
 

@@ -23,7 +23,7 @@ const MAX_VALUES: usize = 65_536;
 
 /// Reads one JSON value and nothing after it.
 pub(super) fn parse(text: &[u8]) -> Result<Value, JsonError> {
-    let found = Found::default();
+    let found = Observed::default();
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Strict(&found).deserialize(&mut deserializer);
     match value.and_then(|value| deserializer.end().map(|()| value)) {
@@ -38,13 +38,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Value, JsonError> {
 
 /// What the visitor has to say apart from a text.
 #[derive(Default)]
-struct Found {
+struct Observed {
     values: Cell<usize>,
     duplicate: Cell<Option<String>>,
 }
 
 #[derive(Clone, Copy)]
-struct Strict<'a>(&'a Found);
+struct Strict<'a>(&'a Observed);
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;

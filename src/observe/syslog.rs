@@ -77,14 +77,14 @@ impl Prioritised {
         Self { queue, pid: std::process::id() }
     }
 
-    fn at(&self, level: Level) -> Line {
+    fn at(&self, level: Level) -> SyslogLine {
         let severity = match level {
             Level::ERROR => 3,
             Level::WARN => 4,
             Level::INFO => 6,
             Level::DEBUG | Level::TRACE => 7,
         };
-        Line {
+        SyslogLine {
             queue: self.queue.clone(),
             head: format!("<{}>adit[{}]: ", DAEMON | severity, self.pid),
         }
@@ -92,24 +92,24 @@ impl Prioritised {
 }
 
 impl<'w> MakeWriter<'w> for Prioritised {
-    type Writer = Line;
+    type Writer = SyslogLine;
 
-    fn make_writer(&'w self) -> Line {
+    fn make_writer(&'w self) -> SyslogLine {
         self.at(Level::INFO)
     }
 
-    fn make_writer_for(&'w self, meta: &Metadata<'_>) -> Line {
+    fn make_writer_for(&'w self, meta: &Metadata<'_>) -> SyslogLine {
         self.at(*meta.level())
     }
 }
 
 /// One line on its way.
-pub(super) struct Line {
+pub(super) struct SyslogLine {
     queue: NonBlocking,
     head: String,
 }
 
-impl Write for Line {
+impl Write for SyslogLine {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.queue.write_all(&[self.head.as_bytes(), text].concat())?;
         Ok(text.len())

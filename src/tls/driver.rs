@@ -31,7 +31,7 @@ const HEADER: usize = 5;
 const LARGEST_RECORD: usize = 16_384 + 256;
 
 /// What rustls wants next.
-pub(super) enum Step {
+pub(super) enum HandshakeStep {
     /// Another record, please.
     Read,
     /// The handshake is over and all of it has been encoded.
@@ -41,7 +41,11 @@ pub(super) enum Step {
 /// One end of a handshake.
 pub(super) trait Handshake {
     /// Feeds whole records; appends what must be sent; says how many bytes were used.
-    fn step(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> (usize, Result<Step, TlsError>);
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        output: &mut Vec<u8>,
+    ) -> (usize, Result<HandshakeStep, TlsError>);
     /// What was agreed on, and what the peer showed.
     fn state(&self) -> &CommonState;
     /// Whether this end speaks first.
@@ -51,7 +55,11 @@ pub(super) trait Handshake {
 impl Handshake for UnbufferedClientConnection {
     const BEGINS: bool = true;
 
-    fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Result<HandshakeStep, TlsError>) {
         let (used, step) = drain(input, |input| progress(self.process_tls_records(input), out));
         // What is left to say is an alert, behind what was to be said before it. Nothing else may
         // be asked of a machine that has failed.
@@ -71,7 +79,11 @@ impl Handshake for UnbufferedClientConnection {
 impl Handshake for UnbufferedServerConnection {
     const BEGINS: bool = false;
 
-    fn step(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Step, TlsError>) {
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Result<HandshakeStep, TlsError>) {
         let (used, step) = drain(input, |input| progress(self.process_tls_records(input), out));
         // What is left to say is an alert, behind what was to be said before it. Nothing else may
         // be asked of a machine that has failed.
@@ -91,8 +103,8 @@ impl Handshake for UnbufferedServerConnection {
 /// Repeats `once` until rustls needs something from outside.
 fn drain(
     mut input: &mut [u8],
-    mut once: impl FnMut(&mut [u8]) -> (usize, Result<Option<Step>, TlsError>),
-) -> (usize, Result<Step, TlsError>) {
+    mut once: impl FnMut(&mut [u8]) -> (usize, Result<Option<HandshakeStep>, TlsError>),
+) -> (usize, Result<HandshakeStep, TlsError>) {
     let mut used = 0;
     shown::forget();
     loop {
@@ -110,7 +122,7 @@ fn drain(
 fn progress<D>(
     status: UnbufferedStatus<'_, '_, D>,
     out: &mut Vec<u8>,
-) -> (usize, Result<Option<Step>, TlsError>) {
+) -> (usize, Result<Option<HandshakeStep>, TlsError>) {
     let step = match status.state {
         Err(error) => Err(TlsError::from_rustls(error)),
         Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), out),
@@ -118,8 +130,8 @@ fn progress<D>(
             data.done(); // it is sent before anything else is read
             Ok(None)
         }
-        Ok(ConnectionState::BlockedHandshake) => Ok(Some(Step::Read)),
-        Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(Step::Done)),
+        Ok(ConnectionState::BlockedHandshake) => Ok(Some(HandshakeStep::Read)),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(HandshakeStep::Done)),
         Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
             Err(TlsError::Other("closed during the handshake".into()))
         }
@@ -131,7 +143,7 @@ fn progress<D>(
 fn encode(
     mut data: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     out: &mut Vec<u8>,
-) -> Result<Option<Step>, TlsError> {
+) -> Result<Option<HandshakeStep>, TlsError> {
     let end = out.len();
     let needed = match data(&mut []) {
         Err(EncodeError::InsufficientSize(size)) => size.required_size,
@@ -183,7 +195,7 @@ impl<H> Progress<H> {
 /// the streams that are open. A step whose peer ran out of time before its turn is left out.
 async fn off_worker<H: Handshake + Send + 'static>(
     mut at: Progress<H>,
-) -> Result<(Progress<H>, Result<Step, TlsError>), TlsError> {
+) -> Result<(Progress<H>, Result<HandshakeStep, TlsError>), TlsError> {
     let stepped = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
         loop {
             let ((used, step), agreed) =
@@ -192,7 +204,7 @@ async fn off_worker<H: Handshake + Send + 'static>(
             at.input.drain(..used);
             at.offered -= used;
             // The rest of the peer's flight, if it is there: each hop costs two switches.
-            if !matches!(step, Ok(Step::Read)) || !at.output.is_empty() {
+            if !matches!(step, Ok(HandshakeStep::Read)) || !at.output.is_empty() {
                 return (at, step);
             }
             match at.offer() {
@@ -263,8 +275,8 @@ where
         };
         send(tcp, &mut at.output).await?;
         match step {
-            Step::Read => record(tcp, &mut at).await?,
-            Step::Done => return Ok(at),
+            HandshakeStep::Read => record(tcp, &mut at).await?,
+            HandshakeStep::Done => return Ok(at),
         }
     }
 }

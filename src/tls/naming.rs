@@ -17,7 +17,7 @@ use crate::identity::{BundleSet, SpiffeId, handshake_words};
 
 #[derive(Debug, thiserror::Error)]
 #[error("{why}; its certificate names {peer}")]
-struct Named {
+struct ErrorWithPeer {
     why: String,
     peer: String,
 }
@@ -29,7 +29,7 @@ pub fn about(error: Error, leaf: &CertificateDer<'_>) -> Error {
     let why = handshake_words(&error);
     match name_in(leaf) {
         Some(peer) if !why.contains(&peer) => {
-            let named = Arc::new(Named { why, peer });
+            let named = Arc::new(ErrorWithPeer { why, peer });
             Error::InvalidCertificate(CertificateError::Other(OtherError(named)))
         }
         _ => error,

@@ -28,7 +28,7 @@ use crate::identity::{
 
 /// Why a chain to a root is refused, beyond what rustls finds.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-enum Refusal {
+enum ChainRefusal {
     #[error("the root {0} that the certificate leads to is not valid now (from {1} until {2})")]
     Root(String, String, String),
     #[error("the root {0} that the certificate leads to cannot be used: {1}")]
@@ -48,8 +48,8 @@ enum Refusal {
     Ca,
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<ChainRefusal> for Error {
+    fn from(refusal: ChainRefusal) -> Self {
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
     }
 }
@@ -163,12 +163,12 @@ impl Judge {
             p.any || if server { p.server_auth } else { p.client_auth }
         });
         if !usage.is_none_or(|u| u.value.digital_signature()) {
-            return Err(Refusal::Usage("key usage", "it lacks digitalSignature").into());
+            return Err(ChainRefusal::Usage("key usage", "it lacks digitalSignature").into());
         }
         if !purpose {
             let wants =
                 if server { "a server needs serverAuth" } else { "a client needs clientAuth" };
-            return Err(Refusal::Usage("extended key usage", wants).into());
+            return Err(ChainRefusal::Usage("extended key usage", wants).into());
         }
         for crl in &*self.crls {
             let Ok((_, crl)) = CertificateRevocationList::from_der(crl) else {
@@ -190,13 +190,13 @@ impl Judge {
     ) -> Result<(), Error> {
         let Ok((_, cert)) = X509Certificate::from_der(leaf) else { return Ok(()) };
         if cert.is_ca() {
-            return Err(Refusal::Ca.into());
+            return Err(ChainRefusal::Ca.into());
         }
         check_key(&cert)?;
         // A peer may send its root along: that is trusted as it is.
         let is_root = |der: &CertificateDer<'_>| self.roots.iter().any(|root| root == der);
         for der in signers(&cert, intermediates).into_iter().filter(|der| !is_root(der)) {
-            check_signer(der).map_err(|e| Refusal::Signer(e.to_string()))?;
+            check_signer(der).map_err(|e| ChainRefusal::Signer(e.to_string()))?;
         }
         Ok(())
     }
@@ -217,13 +217,13 @@ impl Judge {
         if breaks_constraints(&error) {
             let chain = chain();
             let why = explain_constraints(&chain, &*self.roots);
-            return why.map_or(error, |why| Refusal::Signer(why).into());
+            return why.map_or(error, |why| ChainRefusal::Signer(why).into());
         }
         if error != unknown_issuer() {
             return error;
         }
         if let Some((name, why)) = barred(&chain(), &self.roots) {
-            return Refusal::Bars(name, why).into();
+            return ChainRefusal::Bars(name, why).into();
         }
         let above = signers(&cert, intermediates);
         let above = above.iter().filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1));
@@ -235,7 +235,7 @@ impl Judge {
             if !covers(&root, now) && issuers.iter().any(|issuer| issuer == root.subject().as_raw())
             {
                 let name = root.subject().to_string().chars().take(256).collect();
-                return Refusal::Root(name, from.to_string(), until.to_string()).into();
+                return ChainRefusal::Root(name, from.to_string(), until.to_string()).into();
             }
         }
         error
@@ -254,7 +254,7 @@ pub(super) fn check_leaf_key(leaf: &CertificateDer<'_>) -> Result<(), Error> {
 /// A key that proves nothing is named as such; by its signature it would only be a bad one.
 fn check_key(leaf: &X509Certificate<'_>) -> Result<(), Error> {
     let checked = PublicKey::check_signs_tls(leaf.public_key().raw);
-    checked.map(drop).map_err(|key| Refusal::Key(key).into())
+    checked.map(drop).map_err(|key| ChainRefusal::Key(key).into())
 }
 
 fn is_of_time(error: &Error) -> bool {
@@ -288,7 +288,7 @@ fn out_of_time(above: &[&CertificateDer<'_>], now: UnixTime) -> Option<Error> {
             false => format!("is not valid before {}", at(from)),
         };
         let name = cert.subject().to_string().chars().take(256).collect();
-        Some(Refusal::Time(name, when, moment_of(now)).into())
+        Some(ChainRefusal::Time(name, when, moment_of(now)).into())
     })
 }
 

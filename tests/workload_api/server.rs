@@ -240,6 +240,9 @@ fn the_last_descriptors_are_not_for_callers() {
         silent.push(connected_by_another(&served));
     }
     wait_until("the shortage is told", LIMIT, || refused() > 0);
+    // It lasts, and is told once in ten seconds.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(refused() <= 2, "{} lines", refused());
     let full = served.descriptors();
     assert!((150..=196).contains(&full), "{full} descriptors are taken");
     served.edit("  - { id: /two, selectors: { uid: 0 } }");

@@ -15,7 +15,7 @@ use super::{
     error::CaError,
     published,
     signer::{BACKDATE, Signer, read_certificate},
-    state::State,
+    state::CaState,
     store::{Lock, Store},
 };
 use crate::identity::pem;
@@ -67,7 +67,7 @@ pub(super) fn read(store: &Store) -> Result<Vec<CertificateRevocationListDer<'st
 pub(super) fn write(
     store: &Store,
     _lock: &Lock,
-    state: &State,
+    state: &CaState,
     signers: &[Arc<Signer>],
 ) -> Result<(), CaError> {
     let mut pem = String::new();
@@ -98,7 +98,7 @@ pub(super) fn write(
 /// what they revoked stays revoked.
 fn last_ones(
     store: &Store,
-    state: &State,
+    state: &CaState,
     signers: &[Arc<Signer>],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, CaError> {
     let unable = state.x509.iter().filter(|a| signers.iter().all(|s| *s.id != *a.id));
@@ -119,7 +119,10 @@ fn last_ones(
     Ok(all)
 }
 
-fn sign(state: &State, signer: &Signer) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
+fn sign(
+    state: &CaState,
+    signer: &Signer,
+) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
     let own = state.revoked.iter().filter(|r| r.issuer == *signer.id);
     let revoked_certs = own.map(|r| RevokedCertParams {
         serial_number: unhex(&r.serial).into(),

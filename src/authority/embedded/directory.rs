@@ -14,7 +14,7 @@ use super::{
     issued,
     maintenance::{self, SigningSource, prepare},
     signer::{domain_of, read_certificate, seconds},
-    state::{Authority, Kind, Revoked, State, Status, StepError},
+    state::{Authority, AuthorityKind, AuthorityStatus, CaState, RevokedSerial, StepError},
     store::{Lock, ROOT, STATE, Store},
 };
 use crate::identity::{SpiffeId, TrustDomain};
@@ -110,7 +110,7 @@ impl CaDirectory {
     ///
     /// # Errors
     /// [`CaError::Step`] says what to do instead.
-    pub fn prepare(&self, kind: Kind) -> Result<String, CaError> {
+    pub fn prepare(&self, kind: AuthorityKind) -> Result<String, CaError> {
         self.step(|state, _| prepare(&self.store, state, kind, &self.trust_domain))
     }
 
@@ -119,9 +119,9 @@ impl CaDirectory {
     ///
     /// # Errors
     /// [`CaError::Step`] says what to do instead.
-    pub fn activate(&self, kind: Kind, least: Duration) -> Result<String, CaError> {
+    pub fn activate(&self, kind: AuthorityKind, least: Duration) -> Result<String, CaError> {
         self.step(|state, now| {
-            if let Some(next) = state.with(kind, Status::Prepared) {
+            if let Some(next) = state.with(kind, AuthorityStatus::Prepared) {
                 let (ago, least) = (now.saturating_sub(next.since), least.as_secs());
                 if ago < least {
                     return Err(StepError::TooFresh { id: next.id.clone(), ago, least }.into());
@@ -136,7 +136,7 @@ impl CaDirectory {
     ///
     /// # Errors
     /// [`CaError::Step`] says what to do instead.
-    pub fn taint(&self, kind: Kind, id: Option<&str>) -> Result<String, CaError> {
+    pub fn taint(&self, kind: AuthorityKind, id: Option<&str>) -> Result<String, CaError> {
         self.step(|state, now| Ok(state.taint(kind, id, now)?))
     }
 
@@ -146,11 +146,16 @@ impl CaDirectory {
     /// # Errors
     /// [`CaError::Step`] says what to do instead; without `force` also while somebody has no SVID
     /// but under it.
-    pub fn revoke(&self, kind: Kind, id: Option<&str>, force: bool) -> Result<String, CaError> {
+    pub fn revoke(
+        &self,
+        kind: AuthorityKind,
+        id: Option<&str>,
+        force: bool,
+    ) -> Result<String, CaError> {
         self.step(|state, now| {
             let id = state.may_revoke(kind, id)?;
             let left = self.count_dependents(state, &id, now)?;
-            if kind == Kind::X509
+            if kind == AuthorityKind::X509
                 && !force
                 && let Some(example) = left.identities.first()
             {
@@ -176,7 +181,7 @@ impl CaDirectory {
         self.count_dependents(&self.read()?, id, seconds(SystemTime::now()))
     }
 
-    fn count_dependents(&self, state: &State, id: &str, now: u64) -> Result<Dependents, CaError> {
+    fn count_dependents(&self, state: &CaState, id: &str, now: u64) -> Result<Dependents, CaError> {
         let mut under = BTreeMap::<String, u64>::new();
         let mut renewed = BTreeSet::new();
         issued::each(&self.store, now, |svid| {
@@ -224,7 +229,7 @@ impl CaDirectory {
                 }
                 let (issuer, serial, not_after) = (svid.issuer, svid.serial, svid.not_after);
                 if known.insert((issuer.clone(), serial.clone())) {
-                    state.revoked.insert(Revoked { issuer, serial, not_after, at: now });
+                    state.revoked.insert(RevokedSerial { issuer, serial, not_after, at: now });
                     left -= 1;
                 }
             })?;
@@ -244,7 +249,7 @@ impl CaDirectory {
         self.step(|state, _| Ok(state.banned.remove(id.as_str())))
     }
 
-    fn read(&self) -> Result<State, CaError> {
+    fn read(&self) -> Result<CaState, CaError> {
         let state = self.store.read()?;
         state.ok_or_else(|| CaError::file(self.store.path(STATE), "is gone; restore it"))
     }
@@ -252,7 +257,7 @@ impl CaDirectory {
     /// Reads, changes and writes, with nobody in between.
     fn step<T>(
         &self,
-        change: impl FnOnce(&mut State, u64) -> Result<T, CaError>,
+        change: impl FnOnce(&mut CaState, u64) -> Result<T, CaError>,
     ) -> Result<T, CaError> {
         let lock = self.store.lock()?;
         let mut state = self.read()?;
@@ -262,7 +267,7 @@ impl CaDirectory {
         Ok(done)
     }
 
-    fn finish(&self, lock: &Lock, before: State, state: State) -> Result<(), CaError> {
+    fn finish(&self, lock: &Lock, before: CaState, state: CaState) -> Result<(), CaError> {
         maintenance::write(&self.store, lock, &self.trust_domain, &before, state)
     }
 }

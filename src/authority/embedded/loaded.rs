@@ -8,7 +8,7 @@ use super::{
     plan::REFRESH_HINT,
     published,
     signer::{JwtKey, Signer, load_jwt, load_x509},
-    state::{Kind, State, Status},
+    state::{AuthorityKind, AuthorityStatus, CaState},
     store::{STATE, Store},
     upstream::{Upstream, UpstreamCredentials},
 };
@@ -19,7 +19,7 @@ use crate::{
 
 /// The directory as it was when read.
 pub(super) struct Loaded {
-    pub(super) state: State,
+    pub(super) state: CaState,
     pub(super) signer: Arc<Signer>,
     /// What was last found right of an upstream's files.
     pub(super) found: Option<UpstreamCredentials>,
@@ -56,7 +56,7 @@ impl Loaded {
         let signer = match &found {
             Some(found) => Arc::clone(&found.signer),
             None => {
-                let active = state.with(Kind::X509, Status::Active);
+                let active = state.with(AuthorityKind::X509, AuthorityStatus::Active);
                 let active = active.ok_or_else(|| missing("has no active X.509 authority"))?;
                 Arc::new(load_x509(store, active, trust_domain)?)
             }
@@ -64,7 +64,7 @@ impl Loaded {
         let roots = found.as_ref().map_or(&[][..], |found| &found.roots);
         let authorities = published::authorities(store, &state, roots)?;
         let mut files_behind = !published::current(store, &authorities);
-        let active = state.with(Kind::Jwt, Status::Active);
+        let active = state.with(AuthorityKind::Jwt, AuthorityStatus::Active);
         let active = active.ok_or_else(|| missing("has no active JWT authority"))?;
         let jwt = load_jwt(store, active)?;
         let mut bundle = TrustBundle::new(trust_domain.clone(), authorities);
@@ -88,7 +88,7 @@ impl Loaded {
 
 fn jwt_authorities(
     store: &Store,
-    state: &State,
+    state: &CaState,
     active: &JwtKey,
 ) -> Result<Vec<JwtAuthority>, CaError> {
     let own = &active.authority;

@@ -10,7 +10,7 @@ use super::{
     plan::{self, Due},
     published,
     signer::{self, Signer, adopt, create_jwt, create_x509, load_x509, seconds},
-    state::{Kind, State, Status},
+    state::{AuthorityKind, AuthorityStatus, CaState},
     store::{KEY, Lock, ROOT, STATE, Store},
     upstream::{Upstream, UpstreamCredentials},
 };
@@ -33,7 +33,7 @@ pub(super) enum SigningSource<'a> {
 
 impl SigningSource<'_> {
     /// As it was.
-    pub(super) fn like(state: Option<&State>) -> Self {
+    pub(super) fn like(state: Option<&CaState>) -> Self {
         match state {
             Some(state) if state.upstream.is_some() => Self::Elsewhere,
             _ => Self::Local,
@@ -64,9 +64,11 @@ pub(super) fn initialize(
         (SigningSource::Local, _) => under_own_root(store, &mut state, trust_domain, now)?,
         _ => {}
     }
-    if state.with(Kind::Jwt, Status::Active).is_none() && state.activate(Kind::Jwt, now).is_err() {
-        let authority = create_jwt(store, Status::Active)?;
-        state.publish(Kind::Jwt, authority);
+    if state.with(AuthorityKind::Jwt, AuthorityStatus::Active).is_none()
+        && state.activate(AuthorityKind::Jwt, now).is_err()
+    {
+        let authority = create_jwt(store, AuthorityStatus::Active)?;
+        state.publish(AuthorityKind::Jwt, authority);
     }
     write_with(store, lock, trust_domain, &before, state, found.as_ref())
 }
@@ -85,7 +87,7 @@ pub(super) fn maintain(
     if let Some(found) = found {
         under_upstream(&mut state, found);
     }
-    for kind in [Kind::X509, Kind::Jwt] {
+    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
         // At most: prepare, activate, remove what expired.
         for _ in 0..4 {
             match plan::due(kind, state.of(kind), now) {
@@ -111,14 +113,14 @@ pub(super) fn maintain(
 /// Makes an authority's files and publishes it in `state`.
 pub(super) fn prepare(
     store: &Store,
-    state: &mut State,
-    kind: Kind,
+    state: &mut CaState,
+    kind: AuthorityKind,
     trust_domain: &TrustDomain,
 ) -> Result<String, CaError> {
     state.may_prepare(kind)?;
     let authority = match kind {
-        Kind::X509 => create_x509(store, trust_domain, None, Status::Prepared)?,
-        Kind::Jwt => create_jwt(store, Status::Prepared)?,
+        AuthorityKind::X509 => create_x509(store, trust_domain, None, AuthorityStatus::Prepared)?,
+        AuthorityKind::Jwt => create_jwt(store, AuthorityStatus::Prepared)?,
     };
     let id = authority.id.clone();
     state.publish(kind, authority);
@@ -130,8 +132,8 @@ pub(super) fn write(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
-    before: &State,
-    state: State,
+    before: &CaState,
+    state: CaState,
 ) -> Result<(), CaError> {
     write_with(store, lock, trust_domain, before, state, None)
 }
@@ -140,13 +142,13 @@ fn write_with(
     store: &Store,
     lock: &Lock,
     trust_domain: &TrustDomain,
-    before: &State,
-    mut state: State,
+    before: &CaState,
+    mut state: CaState,
     found: Option<&UpstreamCredentials>,
 ) -> Result<(), CaError> {
     let now = seconds(SystemTime::now());
     state.revoked.retain(|r| r.not_after.saturating_add(REVOKED_AFTER) > now);
-    let ids = |s: &State| s.x509.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
+    let ids = |s: &CaState| s.x509.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
     let differs = before.revoked != state.revoked
         || ids(before) != ids(&state)
         || before.upstream != state.upstream;
@@ -179,11 +181,11 @@ fn write_with(
 fn signers(
     store: &Store,
     trust_domain: &TrustDomain,
-    state: &State,
+    state: &CaState,
     upstream: Option<Arc<Signer>>,
 ) -> Vec<Arc<Signer>> {
     let mut local: Vec<_> = state.x509.iter().collect();
-    local.sort_by_key(|a| a.status != Status::Active);
+    local.sort_by_key(|a| a.status != AuthorityStatus::Active);
     let loaded = local.into_iter().filter_map(|authority| {
         load_x509(store, authority, trust_domain)
             .inspect_err(|error| tracing::warn!(id = authority.id, %error, "this authority cannot sign a CRL"))
@@ -194,18 +196,18 @@ fn signers(
 }
 
 /// The state of a directory that has none: of an older adit, or empty.
-fn first(store: &Store, lock: &Lock, trust_domain: &TrustDomain) -> Result<State, CaError> {
-    let mut state = State::new(trust_domain.as_str());
+fn first(store: &Store, lock: &Lock, trust_domain: &TrustDomain) -> Result<CaState, CaError> {
+    let mut state = CaState::new(trust_domain.as_str());
     if store.path(ROOT).exists() || store.path(KEY).exists() {
         // Both, or the operator took one away.
-        state.publish(Kind::X509, adopt(store, trust_domain)?);
+        state.publish(AuthorityKind::X509, adopt(store, trust_domain)?);
     }
     // Before any key is made: what a crash leaves from here on is known as a leftover.
     store.write(lock, &state)?;
     Ok(state)
 }
 
-fn check_domain(store: &Store, state: &State, own: &TrustDomain) -> Result<(), CaError> {
+fn check_domain(store: &Store, state: &CaState, own: &TrustDomain) -> Result<(), CaError> {
     if state.trust_domain == own.as_str() {
         return Ok(());
     }
@@ -215,10 +217,10 @@ fn check_domain(store: &Store, state: &State, own: &TrustDomain) -> Result<(), C
 }
 
 /// The operator's intermediate signs, and what signed before is trusted until it is revoked.
-fn under_upstream(state: &mut State, found: &UpstreamCredentials) {
+fn under_upstream(state: &mut CaState, found: &UpstreamCredentials) {
     for authority in &mut state.x509 {
-        if matches!(authority.status, Status::Active | Status::Prepared) {
-            authority.status = Status::Old;
+        if matches!(authority.status, AuthorityStatus::Active | AuthorityStatus::Prepared) {
+            authority.status = AuthorityStatus::Old;
         }
     }
     let digest = found.digest();
@@ -230,7 +232,7 @@ fn under_upstream(state: &mut State, found: &UpstreamCredentials) {
 
 fn under_own_root(
     store: &Store,
-    state: &mut State,
+    state: &mut CaState,
     trust_domain: &TrustDomain,
     now: u64,
 ) -> Result<(), CaError> {
@@ -238,22 +240,24 @@ fn under_own_root(
         state.sequence += 1;
     }
     // Away so long that the active one expired: its successor is known everywhere.
-    if plan::due(Kind::X509, &state.x509, now) == Some(Due::Activate) {
-        state.activate(Kind::X509, now)?;
+    if plan::due(AuthorityKind::X509, &state.x509, now) == Some(Due::Activate) {
+        state.activate(AuthorityKind::X509, now)?;
     }
-    if state.with(Kind::X509, Status::Active).is_some() || state.activate(Kind::X509, now).is_ok() {
+    if state.with(AuthorityKind::X509, AuthorityStatus::Active).is_some()
+        || state.activate(AuthorityKind::X509, now).is_ok()
+    {
         return Ok(());
     }
     let authority = if !state.x509.is_empty() {
-        create_x509(store, trust_domain, None, Status::Active)?
+        create_x509(store, trust_domain, None, AuthorityStatus::Active)?
     } else if store.path(ROOT).exists() && store.path(KEY).exists() {
         // A crash at the very first start, behind the key and the certificate.
         signer::adopt(store, trust_domain)?
     } else {
-        let made = create_x509(store, trust_domain, Some((ROOT, KEY)), Status::Active)?;
+        let made = create_x509(store, trust_domain, Some((ROOT, KEY)), AuthorityStatus::Active)?;
         tracing::info!(dir = %store.dir.display(), %trust_domain, "made a new CA root");
         made
     };
-    state.publish(Kind::X509, authority);
+    state.publish(AuthorityKind::X509, authority);
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A certificate for host names.
-pub(crate) struct Named {
+pub(crate) struct NamedCertificate {
     /// Leaf first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// The authority that signed it.
@@ -35,7 +35,7 @@ impl EmbeddedCa {
         names: &[String],
         key: &impl PublicKeyData,
         lifetime: Duration,
-    ) -> Result<Named, CaError> {
+    ) -> Result<NamedCertificate, CaError> {
         let lock = self.store.lock_shared()?;
         let loaded = self.current(&lock)?;
         let signer = &loaded.signer;
@@ -53,6 +53,6 @@ impl EmbeddedCa {
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(key, &signer.issuer)?.der().clone();
         let chain = [leaf].into_iter().chain(signer.chain.iter().cloned()).collect();
-        Ok(Named { chain, under: Arc::clone(&signer.id), not_after })
+        Ok(NamedCertificate { chain, under: Arc::clone(&signer.id), not_after })
     }
 }

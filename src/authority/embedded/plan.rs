@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::state::{Authority, Kind, Status};
+use super::state::{Authority, AuthorityKind, AuthorityStatus};
 
 /// How often peers elsewhere should look for a newer bundle (`spiffe_refresh_hint`).
 pub(super) const REFRESH_HINT: Duration = Duration::from_secs(60);
@@ -23,12 +23,12 @@ pub(super) enum Due {
 }
 
 /// The next thing that is due; ask again once it is done.
-pub(super) fn due(kind: Kind, authorities: &[Authority], now: u64) -> Option<Due> {
+pub(super) fn due(kind: AuthorityKind, authorities: &[Authority], now: u64) -> Option<Due> {
     let with = |status| authorities.iter().find(|a| a.status == status);
-    let active = with(Status::Active)?;
+    let active = with(AuthorityStatus::Active)?;
     let lifetime = active.not_after.saturating_sub(active.not_before);
     let left = active.not_after.saturating_sub(now);
-    match with(Status::Prepared) {
+    match with(AuthorityStatus::Prepared) {
         Some(next) => {
             let known = now.saturating_sub(next.since) >= PUBLISHED || left == 0;
             if left <= (lifetime / 6).min(7 * DAY) && known && next.not_after > now {
@@ -36,11 +36,11 @@ pub(super) fn due(kind: Kind, authorities: &[Authority], now: u64) -> Option<Due
             }
         }
         // A new root in place of an expired one is an operator's decision: every peer must trust it.
-        None if left == 0 && kind == Kind::X509 => {}
+        None if left == 0 && kind == AuthorityKind::X509 => {}
         None if left <= (lifetime / 2).min(30 * DAY) => return Some(Due::Prepare),
         None => {}
     }
-    let gone = |a: &&Authority| a.status != Status::Active && a.not_after + DAY < now;
+    let gone = |a: &&Authority| a.status != AuthorityStatus::Active && a.not_after + DAY < now;
     authorities.iter().find(gone).map(|a| Due::Remove(a.id.clone()))
 }
 
@@ -48,35 +48,35 @@ pub(super) fn due(kind: Kind, authorities: &[Authority], now: u64) -> Option<Due
 mod tests {
     use super::*;
 
-    fn authority(id: &str, status: Status, not_before: u64, not_after: u64) -> Authority {
+    fn authority(id: &str, status: AuthorityStatus, not_before: u64, not_after: u64) -> Authority {
         let key = String::new();
         let since = not_before;
         Authority { id: id.into(), status, certificate: None, key, not_before, not_after, since }
     }
 
     fn at(authorities: &[Authority], now: u64) -> Option<Due> {
-        due(Kind::X509, authorities, now)
+        due(AuthorityKind::X509, authorities, now)
     }
 
     #[test]
     fn the_next_is_prepared_at_half_and_signs_at_a_sixth() {
-        let mut all = vec![authority("a", Status::Active, 0, 12 * DAY)];
+        let mut all = vec![authority("a", AuthorityStatus::Active, 0, 12 * DAY)];
         assert_eq!(at(&all, 6 * DAY - 1), None);
         assert_eq!(at(&all, 6 * DAY), Some(Due::Prepare));
-        all.push(authority("b", Status::Prepared, 6 * DAY, 18 * DAY));
+        all.push(authority("b", AuthorityStatus::Prepared, 6 * DAY, 18 * DAY));
         assert_eq!(at(&all, 10 * DAY - 1), None);
         assert_eq!(at(&all, 10 * DAY), Some(Due::Activate));
-        (all[0].status, all[1].status) = (Status::Old, Status::Active);
+        (all[0].status, all[1].status) = (AuthorityStatus::Old, AuthorityStatus::Active);
         assert_eq!(at(&all, 12 * DAY - 1), None);
         assert_eq!(at(&all, 12 * DAY), Some(Due::Prepare));
-        all.push(authority("c", Status::Prepared, 12 * DAY, 24 * DAY));
+        all.push(authority("c", AuthorityStatus::Prepared, 12 * DAY, 24 * DAY));
         assert_eq!(at(&all, 13 * DAY), None);
         assert_eq!(at(&all, 13 * DAY + 1), Some(Due::Remove("a".into())));
     }
 
     #[test]
     fn a_long_lifetime_does_not_leave_a_key_lying_about_for_years() {
-        let all = [authority("a", Status::Active, 0, 3650 * DAY)];
+        let all = [authority("a", AuthorityStatus::Active, 0, 3650 * DAY)];
         assert_eq!(at(&all, 3619 * DAY), None);
         assert_eq!(at(&all, 3620 * DAY), Some(Due::Prepare));
     }
@@ -85,15 +85,15 @@ mod tests {
     fn whoever_was_away_too_long_publishes_before_use_if_there_is_time() {
         let late = 12 * DAY - 3600;
         let all = [
-            authority("a", Status::Active, 0, 12 * DAY),
-            authority("b", Status::Prepared, late, 24 * DAY),
+            authority("a", AuthorityStatus::Active, 0, 12 * DAY),
+            authority("b", AuthorityStatus::Prepared, late, 24 * DAY),
         ];
         assert_eq!(at(&all[..1], late), Some(Due::Prepare));
         assert_eq!(at(&all, late + PUBLISHED - 1), None);
         assert_eq!(at(&all, late + PUBLISHED), Some(Due::Activate));
         assert_eq!(at(&all, 12 * DAY), Some(Due::Activate), "expired: there is no better");
         assert_eq!(at(&all[..1], 12 * DAY), None, "an expired root is an operator's to replace");
-        assert_eq!(due(Kind::Jwt, &all[..1], 12 * DAY), Some(Due::Prepare));
+        assert_eq!(due(AuthorityKind::Jwt, &all[..1], 12 * DAY), Some(Due::Prepare));
         assert_eq!(at(&[], 0), None);
     }
 }

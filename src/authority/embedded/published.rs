@@ -8,7 +8,7 @@ use pki_types::CertificateDer;
 use super::{
     error::CaError,
     signer::read_certificate,
-    state::{State, Status},
+    state::{AuthorityStatus, CaState},
     store::{Lock, Store},
 };
 
@@ -18,12 +18,12 @@ pub(super) const FILE: &str = "bundle.pem";
 /// What is published of `state`, below an upstream's `roots` if there is one; who signs is first.
 pub(super) fn authorities(
     store: &Store,
-    state: &State,
+    state: &CaState,
     roots: &[CertificateDer<'static>],
 ) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let mut all = roots.to_vec();
     let mut own: Vec<_> = state.x509.iter().collect();
-    own.sort_by_key(|authority| authority.status != Status::Active);
+    own.sort_by_key(|authority| authority.status != AuthorityStatus::Active);
     for name in own.into_iter().filter_map(|authority| authority.certificate.as_ref()) {
         let certificate = read_certificate(&store.path(name))?;
         if !all.contains(&certificate) {

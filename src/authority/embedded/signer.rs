@@ -19,7 +19,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use super::{
     error::CaError,
-    state::{Authority, Status},
+    state::{Authority, AuthorityStatus},
     store::{self, KEY, ROOT, Store},
 };
 use crate::{
@@ -213,7 +213,7 @@ pub(super) fn create_x509(
     store: &Store,
     trust_domain: &TrustDomain,
     names: Option<(&str, &str)>,
-    status: Status,
+    status: AuthorityStatus,
 ) -> Result<Authority, CaError> {
     let key = KeyPair::generate()?;
     let id = key_id(&key);
@@ -252,7 +252,7 @@ pub(super) fn adopt(store: &Store, trust_domain: &TrustDomain) -> Result<Authori
     let (certificate, key) = (ROOT.to_owned(), KEY.to_owned());
     let mut authority = Authority {
         id: String::new(),
-        status: Status::Active,
+        status: AuthorityStatus::Active,
         certificate: Some(certificate),
         key,
         not_before: 0,
@@ -268,7 +268,7 @@ pub(super) fn adopt(store: &Store, trust_domain: &TrustDomain) -> Result<Authori
 }
 
 /// Makes a JWT authority.
-pub(super) fn create_jwt(store: &Store, status: Status) -> Result<Authority, CaError> {
+pub(super) fn create_jwt(store: &Store, status: AuthorityStatus) -> Result<Authority, CaError> {
     let key = KeyPair::generate()?;
     let id = key_id(&key);
     let name = format!("jwt-{id}-key.pem");

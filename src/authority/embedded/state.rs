@@ -13,7 +13,7 @@ const MOST: usize = 16;
 /// What an authority is used for. Revoked ones are gone from the file.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum AuthorityStatus {
     /// Trusted, so that everybody knows it in time; signs nothing yet.
     Prepared,
     /// Signs. There is one.
@@ -26,14 +26,14 @@ pub enum Status {
 
 /// What an authority signs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum AuthorityKind {
     /// X.509-SVIDs.
     X509,
     /// JWT-SVIDs.
     Jwt,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for AuthorityKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::X509 => "X.509",
@@ -49,7 +49,7 @@ pub struct Authority {
     /// Names it; for JWT also the `kid`.
     pub id: String,
     /// What it is used for.
-    pub status: Status,
+    pub status: AuthorityStatus,
     /// The file with its certificate; none for JWT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
@@ -66,7 +66,7 @@ pub struct Authority {
 /// A revoked X.509-SVID, kept until a day after it expired.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Revoked {
+pub(super) struct RevokedSerial {
     /// Which authority issued it.
     pub(super) issuer: String,
     /// Lower-case hex.
@@ -79,7 +79,7 @@ pub(super) struct Revoked {
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct State {
+pub(super) struct CaState {
     pub(super) version: u32,
     pub(super) trust_domain: String,
     /// `spiffe_sequence`: grows whenever the published authorities change.
@@ -93,7 +93,7 @@ pub(super) struct State {
     #[serde(default)]
     pub(super) banned: BTreeSet<String>,
     #[serde(default)]
-    pub(super) revoked: BTreeSet<Revoked>,
+    pub(super) revoked: BTreeSet<RevokedSerial>,
 }
 
 /// Why a step of an authority's life must not follow.
@@ -171,7 +171,7 @@ pub enum StepError {
     Upstream,
 }
 
-impl State {
+impl CaState {
     pub(super) fn new(trust_domain: &str) -> Self {
         Self {
             version: VERSION,
@@ -186,30 +186,30 @@ impl State {
         }
     }
 
-    pub(super) fn of(&self, kind: Kind) -> &[Authority] {
+    pub(super) fn of(&self, kind: AuthorityKind) -> &[Authority] {
         match kind {
-            Kind::X509 => &self.x509,
-            Kind::Jwt => &self.jwt,
+            AuthorityKind::X509 => &self.x509,
+            AuthorityKind::Jwt => &self.jwt,
         }
     }
 
-    fn of_mut(&mut self, kind: Kind) -> &mut Vec<Authority> {
+    fn of_mut(&mut self, kind: AuthorityKind) -> &mut Vec<Authority> {
         match kind {
-            Kind::X509 => &mut self.x509,
-            Kind::Jwt => &mut self.jwt,
+            AuthorityKind::X509 => &mut self.x509,
+            AuthorityKind::Jwt => &mut self.jwt,
         }
     }
 
-    pub(super) fn with(&self, kind: Kind, status: Status) -> Option<&Authority> {
+    pub(super) fn with(&self, kind: AuthorityKind, status: AuthorityStatus) -> Option<&Authority> {
         self.of(kind).iter().find(|a| a.status == status)
     }
 
     /// Whether a successor may be prepared.
-    pub(super) fn may_prepare(&self, kind: Kind) -> Result<(), StepError> {
-        if kind == Kind::X509 && self.upstream.is_some() {
+    pub(super) fn may_prepare(&self, kind: AuthorityKind) -> Result<(), StepError> {
+        if kind == AuthorityKind::X509 && self.upstream.is_some() {
             return Err(StepError::Upstream);
         }
-        match self.with(kind, Status::Prepared) {
+        match self.with(kind, AuthorityStatus::Prepared) {
             Some(already) => Err(StepError::AlreadyPrepared(already.id.clone())),
             None if self.of(kind).len() >= MOST => Err(StepError::TooMany),
             None => Ok(()),
@@ -217,19 +217,19 @@ impl State {
     }
 
     /// Publishes an authority, as what it says it is.
-    pub(super) fn publish(&mut self, kind: Kind, authority: Authority) {
+    pub(super) fn publish(&mut self, kind: AuthorityKind, authority: Authority) {
         self.of_mut(kind).push(authority);
         self.sequence += 1;
     }
 
     /// The prepared authority signs from now on; the active one becomes old.
-    pub(super) fn activate(&mut self, kind: Kind, now: u64) -> Result<String, StepError> {
-        let next = self.with(kind, Status::Prepared).ok_or(StepError::NothingPrepared)?;
+    pub(super) fn activate(&mut self, kind: AuthorityKind, now: u64) -> Result<String, StepError> {
+        let next = self.with(kind, AuthorityStatus::Prepared).ok_or(StepError::NothingPrepared)?;
         let next = next.id.clone();
         for authority in self.of_mut(kind) {
             let status = match authority.status {
-                _ if authority.id == next => Status::Active,
-                Status::Active => Status::Old,
+                _ if authority.id == next => AuthorityStatus::Active,
+                AuthorityStatus::Active => AuthorityStatus::Old,
                 other => other,
             };
             if status != authority.status {
@@ -244,45 +244,49 @@ impl State {
     /// Marks an old authority; the only one, unless `id` names it.
     pub(super) fn taint(
         &mut self,
-        kind: Kind,
+        kind: AuthorityKind,
         id: Option<&str>,
         now: u64,
     ) -> Result<String, StepError> {
-        let id = self.choose(kind, id, Status::Old, StepError::NothingOld)?;
+        let id = self.choose(kind, id, AuthorityStatus::Old, StepError::NothingOld)?;
         let authority = self.of_mut(kind).iter_mut().find(|a| a.id == id);
         let authority = authority.ok_or_else(|| StepError::Unknown(id.clone()))?;
         match authority.status {
-            Status::Active => return Err(StepError::StillActive(id)),
-            Status::Tainted => return Ok(id),
-            Status::Old | Status::Prepared => {}
+            AuthorityStatus::Active => return Err(StepError::StillActive(id)),
+            AuthorityStatus::Tainted => return Ok(id),
+            AuthorityStatus::Old | AuthorityStatus::Prepared => {}
         }
-        (authority.status, authority.since) = (Status::Tainted, now);
+        (authority.status, authority.since) = (AuthorityStatus::Tainted, now);
         Ok(id)
     }
 
     /// Which authority `revoke` would remove: the only tainted one, or the one that `id` names if
     /// it is tainted or never signed.
-    pub(super) fn may_revoke(&self, kind: Kind, id: Option<&str>) -> Result<String, StepError> {
-        let active = self.with(kind, Status::Active).map(|a| a.id.clone());
+    pub(super) fn may_revoke(
+        &self,
+        kind: AuthorityKind,
+        id: Option<&str>,
+    ) -> Result<String, StepError> {
+        let active = self.with(kind, AuthorityStatus::Active).map(|a| a.id.clone());
         let nothing = match active {
             Some(active) if self.of(kind).len() == 1 => StepError::StillActive(active),
-            _ => match self.with(kind, Status::Old) {
+            _ => match self.with(kind, AuthorityStatus::Old) {
                 Some(old) => StepError::NotTainted(old.id.clone()),
                 None => StepError::NothingTainted,
             },
         };
-        let id = self.choose(kind, id, Status::Tainted, nothing)?;
+        let id = self.choose(kind, id, AuthorityStatus::Tainted, nothing)?;
         let authority = self.of(kind).iter().find(|a| a.id == id);
         match authority.map(|a| a.status) {
             None => Err(StepError::Unknown(id)),
-            Some(Status::Active) => Err(StepError::StillActive(id)),
-            Some(Status::Old) => Err(StepError::NotTainted(id)),
-            Some(Status::Tainted | Status::Prepared) => Ok(id),
+            Some(AuthorityStatus::Active) => Err(StepError::StillActive(id)),
+            Some(AuthorityStatus::Old) => Err(StepError::NotTainted(id)),
+            Some(AuthorityStatus::Tainted | AuthorityStatus::Prepared) => Ok(id),
         }
     }
 
     /// Takes an authority out of the bundle.
-    pub(super) fn remove(&mut self, kind: Kind, id: &str) {
+    pub(super) fn remove(&mut self, kind: AuthorityKind, id: &str) {
         let before = self.of(kind).len();
         self.of_mut(kind).retain(|a| a.id != id);
         if self.of(kind).len() != before {
@@ -293,15 +297,18 @@ impl State {
 
     fn choose(
         &self,
-        kind: Kind,
+        kind: AuthorityKind,
         id: Option<&str>,
-        status: Status,
+        status: AuthorityStatus,
         none: StepError,
     ) -> Result<String, StepError> {
         if let Some(id) = id {
             return Ok(id.to_owned());
         }
-        if kind == Kind::X509 && self.upstream.is_some() && self.with(kind, status).is_none() {
+        if kind == AuthorityKind::X509
+            && self.upstream.is_some()
+            && self.with(kind, status).is_none()
+        {
             return Err(StepError::Upstream);
         }
         let mut all = self.of(kind).iter().filter(|a| a.status == status).map(|a| a.id.clone());
@@ -319,53 +326,70 @@ impl State {
 mod tests {
     use super::*;
 
-    fn authority(id: &str, status: Status) -> Authority {
+    fn authority(id: &str, status: AuthorityStatus) -> Authority {
         let key = format!("{id}-key.pem");
         let (not_before, not_after) = (0, 1000);
         Authority { id: id.into(), status, certificate: None, key, not_before, not_after, since: 0 }
     }
 
-    fn statuses(state: &State) -> Vec<(&str, Status)> {
+    fn statuses(state: &CaState) -> Vec<(&str, AuthorityStatus)> {
         state.x509.iter().map(|a| (a.id.as_str(), a.status)).collect()
     }
 
     #[test]
     fn an_authority_is_prepared_activated_tainted_and_revoked() {
-        let mut state = State::new("td");
-        state.publish(Kind::X509, authority("a", Status::Active));
-        state.publish(Kind::X509, authority("b", Status::Prepared));
-        assert_eq!(state.activate(Kind::X509, 10).unwrap(), "b");
-        assert_eq!(statuses(&state), [("a", Status::Old), ("b", Status::Active)]);
-        assert_eq!(state.taint(Kind::X509, None, 20).unwrap(), "a");
+        let mut state = CaState::new("td");
+        state.publish(AuthorityKind::X509, authority("a", AuthorityStatus::Active));
+        state.publish(AuthorityKind::X509, authority("b", AuthorityStatus::Prepared));
+        assert_eq!(state.activate(AuthorityKind::X509, 10).unwrap(), "b");
+        assert_eq!(statuses(&state), [("a", AuthorityStatus::Old), ("b", AuthorityStatus::Active)]);
+        assert_eq!(state.taint(AuthorityKind::X509, None, 20).unwrap(), "a");
         let before = state.sequence;
-        assert_eq!(state.may_revoke(Kind::X509, None).unwrap(), "a");
-        state.remove(Kind::X509, "a");
-        assert_eq!(statuses(&state), [("b", Status::Active)]);
+        assert_eq!(state.may_revoke(AuthorityKind::X509, None).unwrap(), "a");
+        state.remove(AuthorityKind::X509, "a");
+        assert_eq!(statuses(&state), [("b", AuthorityStatus::Active)]);
         assert_eq!(state.sequence, before + 1);
         assert_eq!((state.x509[0].since, state.jwt.len()), (10, 0));
     }
 
     #[test]
     fn steps_out_of_order_are_refused_with_what_to_do() {
-        let mut state = State::new("td");
-        state.publish(Kind::X509, authority("a", Status::Active));
+        let mut state = CaState::new("td");
+        state.publish(AuthorityKind::X509, authority("a", AuthorityStatus::Active));
         let say = |e: StepError| e.to_string();
-        assert!(say(state.activate(Kind::X509, 1).unwrap_err()).contains("`adit ca prepare`"));
-        assert!(say(state.taint(Kind::X509, None, 1).unwrap_err()).contains("no successor"));
+        assert!(
+            say(state.activate(AuthorityKind::X509, 1).unwrap_err()).contains("`adit ca prepare`")
+        );
+        assert!(
+            say(state.taint(AuthorityKind::X509, None, 1).unwrap_err()).contains("no successor")
+        );
         for id in [None, Some("a")] {
-            let refused = say(state.may_revoke(Kind::X509, id).unwrap_err());
+            let refused = say(state.may_revoke(AuthorityKind::X509, id).unwrap_err());
             assert!(refused.contains("a is active"), "{refused}");
         }
-        assert_eq!(state.taint(Kind::X509, Some("a"), 1), Err(StepError::StillActive("a".into())));
-        assert_eq!(state.may_revoke(Kind::X509, Some("z")), Err(StepError::Unknown("z".into())));
-        state.publish(Kind::X509, authority("b", Status::Prepared));
-        assert_eq!(state.may_prepare(Kind::X509), Err(StepError::AlreadyPrepared("b".into())));
-        assert_eq!(state.may_revoke(Kind::X509, Some("b")).unwrap(), "b", "it never signed");
-        state.activate(Kind::X509, 2).unwrap();
-        let refused = state.may_revoke(Kind::X509, None);
+        assert_eq!(
+            state.taint(AuthorityKind::X509, Some("a"), 1),
+            Err(StepError::StillActive("a".into()))
+        );
+        assert_eq!(
+            state.may_revoke(AuthorityKind::X509, Some("z")),
+            Err(StepError::Unknown("z".into()))
+        );
+        state.publish(AuthorityKind::X509, authority("b", AuthorityStatus::Prepared));
+        assert_eq!(
+            state.may_prepare(AuthorityKind::X509),
+            Err(StepError::AlreadyPrepared("b".into()))
+        );
+        assert_eq!(
+            state.may_revoke(AuthorityKind::X509, Some("b")).unwrap(),
+            "b",
+            "it never signed"
+        );
+        state.activate(AuthorityKind::X509, 2).unwrap();
+        let refused = state.may_revoke(AuthorityKind::X509, None);
         assert_eq!(refused, Err(StepError::NotTainted("a".into())));
         state.upstream = Some("x".into());
-        assert_eq!(state.may_prepare(Kind::X509), Err(StepError::Upstream));
-        assert!(state.may_prepare(Kind::Jwt).is_ok());
+        assert_eq!(state.may_prepare(AuthorityKind::X509), Err(StepError::Upstream));
+        assert!(state.may_prepare(AuthorityKind::Jwt).is_ok());
     }
 }

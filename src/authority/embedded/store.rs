@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     error::CaError,
-    state::{State, VERSION},
+    state::{CaState, VERSION},
 };
 use crate::sys::files;
 
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// The state, if there is one.
-    pub(super) fn read(&self) -> Result<Option<State>, CaError> {
+    pub(super) fn read(&self) -> Result<Option<CaState>, CaError> {
         let path = self.path(STATE);
         if !path.exists() {
             return Ok(None);
@@ -95,7 +95,7 @@ impl Store {
             }
             None => return Err(bad("has no version; restore it from a backup".into())),
         }
-        let state: State = serde_json::from_value(parsed)
+        let state: CaState = serde_json::from_value(parsed)
             .map_err(|e| bad(format!("is damaged, restore it from a backup: {e}")))?;
         for authority in state.x509.iter().chain(&state.jwt) {
             for name in authority.certificate.iter().chain([&authority.key]) {
@@ -108,7 +108,7 @@ impl Store {
     }
 
     /// The state from now on. Needs the exclusive lock.
-    pub(super) fn write(&self, _lock: &Lock, state: &State) -> Result<(), CaError> {
+    pub(super) fn write(&self, _lock: &Lock, state: &CaState) -> Result<(), CaError> {
         let text = serde_json::to_vec_pretty(state).map_err(|e| CaError::Sign(e.to_string()))?;
         if text.len() as u64 >= LARGEST {
             // It could not be read again.
@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Removes what no state names: a crash left it. Needs the exclusive lock.
-    pub(super) fn sweep(&self, _lock: &Lock, state: &State) {
+    pub(super) fn sweep(&self, _lock: &Lock, state: &CaState) {
         let named = |name: &str| {
             let all = state.x509.iter().chain(&state.jwt);
             all.flat_map(|a| a.certificate.iter().chain([&a.key])).any(|n| n == name)

@@ -6,7 +6,7 @@ use crate::identity::{InvalidSpiffeId, SpiffeId, TrustDomain};
 
 /// Who calls, once it has proved it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Caller {
+pub enum AuthenticatedCaller {
     /// A pod, by its service-account token.
     Pod(PodToken),
     /// A host, by a join token made for this ID.
@@ -30,7 +30,7 @@ pub struct PodToken {
     pub node: Option<String>,
 }
 
-impl fmt::Display for Caller {
+impl fmt::Display for AuthenticatedCaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(p) => {
@@ -42,7 +42,7 @@ impl fmt::Display for Caller {
     }
 }
 
-impl Caller {
+impl AuthenticatedCaller {
     /// Who it is, the same by a token and by an SVID.
     #[must_use]
     pub fn one(&self) -> String {
@@ -115,7 +115,7 @@ pub enum NotYours {
 /// # Errors
 /// Why not.
 pub fn authorize(
-    caller: &Caller,
+    caller: &AuthenticatedCaller,
     wanted: &SpiffeId,
     rules: &Rules,
     pods: &[Pod],
@@ -124,11 +124,13 @@ pub fn authorize(
         return Err(NotYours::TrustDomain(rules.trust_domain.clone()));
     }
     let token = match caller {
-        Caller::Joined(own) | Caller::Svid(own) if own == wanted => return Ok(()),
-        Caller::Joined(own) | Caller::Svid(own) => {
+        AuthenticatedCaller::Joined(own) | AuthenticatedCaller::Svid(own) if own == wanted => {
+            return Ok(());
+        }
+        AuthenticatedCaller::Joined(own) | AuthenticatedCaller::Svid(own) => {
             return Err(NotYours::Another(own.to_string()));
         }
-        Caller::Pod(token) => token,
+        AuthenticatedCaller::Pod(token) => token,
     };
     let listed = pods.iter().find(|pod| pod.namespace == token.namespace && pod.name == token.pod);
     let stale = |pod: &&Pod| {
@@ -200,7 +202,7 @@ mod tests {
         let unlisted = token("sys", "adit", "adit-9", None);
         let impostor = token("evil", "adit", "adit-1", Some("n1"));
         let own = |p: &str| Err(NotYours::Another(format!("service account {p}")));
-        use Caller::{Joined, Pod as By, Svid};
+        use AuthenticatedCaller::{Joined, Pod as By, Svid};
         for (caller, wanted, verdict) in [
             (By(web.clone()), "ns/shop/sa/web", Ok(())),
             (By(token("shop", "web", "new", None)), "ns/shop/sa/web", Ok(())),

@@ -11,7 +11,8 @@ use tokio::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    Attestors, CONNECTION_AGE, Peer, Refusal, ServerConfig, authorize::Caller, service::CaService,
+    Attestors, CONNECTION_AGE, CaClient, CaRefusal, ServerConfig, authorize::AuthenticatedCaller,
+    service::CaService,
 };
 use crate::{
     authority::CaError,
@@ -46,12 +47,17 @@ impl BansService {
     }
 
     /// Begins to tell; nothing is waited for. `attestors` are those that `caller` was judged by.
-    fn tell(&self, caller: Caller, attestors: Attestors, peer: Peer) -> Result<Watcher, Status> {
+    fn tell(
+        &self,
+        caller: AuthenticatedCaller,
+        attestors: Attestors,
+        peer: CaClient,
+    ) -> Result<BanWatcher, Status> {
         let (of, from) = (caller.one(), source(peer.addr.ip()));
         let (banned, bundles, configs) = (self.ca.banned(), self.ca.bundles(), self.ca.configs());
         let until = Instant::now() + CONNECTION_AGE;
         if !self.ca.may_watch(&format!("{of} from {from}"), COST) {
-            return Err(Refusal::RateLimited.status());
+            return Err(CaRefusal::RateLimited.status());
         }
         // Nobody proves its place: the oldest can always be asked to go.
         let full = || Status::resource_exhausted("too many watchers");
@@ -59,7 +65,7 @@ impl BansService {
         let place = self.callers.take(of).ok_or_else(full)?;
         let ca = Arc::clone(&self.ca);
         let told = false;
-        let watcher = Watcher {
+        let watcher = BanWatcher {
             ca,
             caller,
             attestors,
@@ -78,12 +84,12 @@ impl BansService {
 }
 
 /// One that is told.
-struct Watcher {
+struct BanWatcher {
     ca: Arc<CaService>,
-    caller: Caller,
+    caller: AuthenticatedCaller,
     /// What its proof was judged by.
     attestors: Attestors,
-    peer: Peer,
+    peer: CaClient,
     banned: watch::Receiver<Arc<BTreeSet<SpiffeId>>>,
     bundles: watch::Receiver<Arc<BundleSet>>,
     configs: watch::Receiver<Arc<ServerConfig>>,
@@ -94,25 +100,27 @@ struct Watcher {
     until: Instant,
 }
 
-impl Watcher {
+impl BanWatcher {
     /// Whether it may still be told: neither whoever is banned, nor by an SVID that is not valid
     /// now. The account of a node proxy is told even if it is banned itself: the pods of its node
     /// depend on what it hears.
-    fn judge(&self) -> Result<(), Refusal> {
+    fn judge(&self) -> Result<(), CaRefusal> {
         let banned = |id: &SpiffeId| match self.banned.borrow().contains(id) {
             true => Err(CaError::Banned(id.clone()).into()),
             false => Ok(()),
         };
         match &self.caller {
-            Caller::Joined(id) => banned(id),
-            Caller::Svid(id) => banned(id).and_then(|()| self.ca.by_svid(&self.peer).map(drop)),
-            Caller::Pod(pod) => {
+            AuthenticatedCaller::Joined(id) => banned(id),
+            AuthenticatedCaller::Svid(id) => {
+                banned(id).and_then(|()| self.ca.by_svid(&self.peer).map(drop))
+            }
+            AuthenticatedCaller::Pod(pod) => {
                 let rules = &self.configs.borrow().rules;
                 let account = (pod.namespace.clone(), pod.service_account.clone());
                 match rules.trusted_node_accounts.contains(&account) {
                     true => Ok(()),
                     false => {
-                        let id = rules.id_of(pod).map_err(|e| Refusal::Wanted(e.to_string()))?;
+                        let id = rules.id_of(pod).map_err(|e| CaRefusal::Wanted(e.to_string()))?;
                         banned(&id)
                     }
                 }
@@ -124,9 +132,9 @@ impl Watcher {
     fn is_judged_otherwise(&self) -> bool {
         let now = &self.configs.borrow().attestors;
         match &self.caller {
-            Caller::Pod(_) => now.kubernetes != self.attestors.kubernetes,
-            Caller::Joined(_) => now.join != self.attestors.join,
-            Caller::Svid(_) => false, // at each step
+            AuthenticatedCaller::Pod(_) => now.kubernetes != self.attestors.kubernetes,
+            AuthenticatedCaller::Joined(_) => now.join != self.attestors.join,
+            AuthenticatedCaller::Svid(_) => false, // at each step
         }
     }
 
@@ -169,7 +177,7 @@ impl Bans for BansService {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<CaClient>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("a connection without an address"))?;
         let attestors = self.ca.configs().borrow().attestors.clone();
         let asked = self.ca.who(&request, &peer).await;

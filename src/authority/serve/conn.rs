@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(600);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub struct CaClient {
     /// From where.
     pub addr: SocketAddr,
     /// The chain it showed in the handshake, leaf first.
@@ -66,15 +66,15 @@ impl Stay {
 }
 
 /// A connection that counts.
-pub(super) struct Conn {
+pub(super) struct CaConnection {
     tls: TlsStream<TcpStream>,
-    peer: Peer,
+    peer: CaClient,
     alarm: Pin<Box<Sleep>>,
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Conn {
-    pub(super) fn new(tls: TlsStream<TcpStream>, peer: Peer) -> Self {
+impl CaConnection {
+    pub(super) fn new(tls: TlsStream<TcpStream>, peer: CaClient) -> Self {
         let alarm = Box::pin(sleep_until(peer.stay.until()));
         let gone = Box::pin(peer.stay.place.gone().cancelled_owned());
         Self { tls, peer, alarm, gone }
@@ -96,15 +96,15 @@ impl Conn {
     }
 }
 
-impl Connected for Conn {
-    type ConnectInfo = Peer;
+impl Connected for CaConnection {
+    type ConnectInfo = CaClient;
 
-    fn connect_info(&self) -> Peer {
+    fn connect_info(&self) -> CaClient {
         self.peer.clone()
     }
 }
 
-impl AsyncRead for Conn {
+impl AsyncRead for CaConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -115,7 +115,7 @@ impl AsyncRead for Conn {
     }
 }
 
-impl AsyncWrite for Conn {
+impl AsyncWrite for CaConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -40,7 +40,7 @@ struct CachedKeys {
 }
 
 /// The keys.
-pub(super) struct Keys {
+pub(super) struct TokenKeys {
     from: KeysFrom,
     /// The file, if they are in one.
     file: Option<Mutex<WatchedFile>>,
@@ -49,7 +49,7 @@ pub(super) struct Keys {
     asking: tokio::sync::Mutex<()>,
 }
 
-impl Keys {
+impl TokenKeys {
     pub(super) fn new(from: KeysFrom) -> Self {
         let file = match &from {
             KeysFrom::File(path) => Some(Mutex::new(WatchedFile::unread(vec![path.clone()]))),
@@ -160,7 +160,7 @@ mod tests {
     async fn a_file_is_read_again_when_it_changes_and_the_last_good_set_stays() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("jwks");
-        let keys = Keys::new(KeysFrom::File(file.clone()));
+        let keys = TokenKeys::new(KeysFrom::File(file.clone()));
         assert!(matches!(keys.find("a").await, Err(TokenError::NoKeys(_))));
         std::fs::write(&file, ONE).unwrap();
         assert!(keys.find("a").await.is_ok());

@@ -29,12 +29,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use conn::Peer;
+pub use conn::CaClient;
 pub use csr::CsrError;
 pub use https::Endpoint;
 pub use join::{JoinError, JoinTokens};
 pub use keys::KeysFrom;
-pub use refusal::Refusal;
+pub use refusal::CaRefusal;
 pub use review::{PATH as TOKEN_REVIEWS, Review};
 pub use token::{Expected, TokenError};
 

@@ -7,7 +7,7 @@ use crate::{authority::CaError, identity::SvidError, rpc::BANNED};
 
 /// Why a call gets no certificate.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum CaRefusal {
     /// It shows nothing that is looked at here.
     #[error("the caller has no credentials that this CA accepts: {0}")]
     NoCredentials(&'static str),
@@ -40,7 +40,7 @@ pub enum Refusal {
     Ca(#[from] CaError),
 }
 
-impl Refusal {
+impl CaRefusal {
     /// The log's and the metric's word for it.
     #[must_use]
     pub fn reason(&self) -> &'static str {

@@ -19,10 +19,10 @@ use tokio::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    Metrics, Peer, Pods, Refusal, ServerConfig,
-    authorize::{Caller, authorize},
+    CaClient, CaRefusal, Metrics, Pods, ServerConfig,
+    authorize::{AuthenticatedCaller, authorize},
     csr, join,
-    keys::Keys,
+    keys::TokenKeys,
     rate::Buckets,
     token,
 };
@@ -48,7 +48,7 @@ pub(super) struct CaService {
     configs: watch::Receiver<Arc<ServerConfig>>,
     pods: Pods,
     /// Who signs tokens: no other configuration names others.
-    keys: Option<Keys>,
+    keys: Option<TokenKeys>,
     metrics: Arc<Metrics>,
     rates: Mutex<Buckets>,
     turns: Semaphore,
@@ -56,13 +56,13 @@ pub(super) struct CaService {
 
 /// What a call has come to so far, for its log line.
 #[derive(Default)]
-struct Trace {
-    caller: Option<Caller>,
+struct CallTrace {
+    caller: Option<AuthenticatedCaller>,
     wanted: Option<SpiffeId>,
 }
 
 /// What was issued.
-struct Issued {
+struct IssuedCertificate {
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
 }
@@ -76,7 +76,8 @@ impl CaService {
         metrics: Arc<Metrics>,
     ) -> Self {
         let keys = configs.borrow().attestors.kubernetes.as_ref().and_then(|k| k.keys.clone());
-        let (keys, rates, turns) = (keys.map(Keys::new), Mutex::default(), Semaphore::new(AT_ONCE));
+        let (keys, rates, turns) =
+            (keys.map(TokenKeys::new), Mutex::default(), Semaphore::new(AT_ONCE));
         Self { ca, configs, pods, keys, metrics, rates, turns }
     }
 
@@ -88,13 +89,13 @@ impl CaService {
     async fn answer(
         &self,
         request: Request<IstioCertificateRequest>,
-        peer: &Peer,
-        trace: &mut Trace,
-    ) -> Result<Issued, Refusal> {
+        peer: &CaClient,
+        trace: &mut CallTrace,
+    ) -> Result<IssuedCertificate, CaRefusal> {
         let (_turn, caller, join) = self.who(&request, peer).await?;
         trace.caller = Some(caller.clone());
         if !self.rates().take(&caller.to_string(), Instant::now()) {
-            return Err(Refusal::RateLimited);
+            return Err(CaRefusal::RateLimited);
         }
         let request = request.into_inner();
         let wanted = self.wanted(&caller, &request)?;
@@ -107,7 +108,7 @@ impl CaService {
         }
         // Last of all, so that nothing but the CA itself can fail once the token is used up.
         if let Some(valid) = &join {
-            let taken_away = Refusal::NoCredentials("join tokens are not accepted");
+            let taken_away = CaRefusal::NoCredentials("join tokens are not accepted");
             config.attestors.join.as_ref().ok_or(taken_away)?.consume(valid)?;
         }
         self.sign(&wanted, &key, request.validity_duration, config.svid_lifetime)
@@ -117,15 +118,15 @@ impl CaService {
     pub(super) async fn who<T>(
         &self,
         request: &Request<T>,
-        peer: &Peer,
-    ) -> Result<(SemaphorePermit<'_>, Caller, Option<join::Valid>), Refusal> {
+        peer: &CaClient,
+    ) -> Result<(SemaphorePermit<'_>, AuthenticatedCaller, Option<join::Valid>), CaRefusal> {
         peer.stay.asked();
         let from = format!("from {}", peer.addr.ip());
         if self.rates().is_empty(&from, Instant::now()) {
-            return Err(Refusal::RateLimited);
+            return Err(CaRefusal::RateLimited);
         }
         let turn = timeout(PATIENCE, self.turns.acquire()).await;
-        let turn = turn.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+        let turn = turn.ok().and_then(Result::ok).ok_or(CaRefusal::Busy)?;
         let authenticated = self.authenticate(request, peer).await;
         let (caller, join) = authenticated.inspect_err(|_| {
             self.rates().take(&from, Instant::now());
@@ -157,8 +158,8 @@ impl CaService {
     async fn authenticate<T>(
         &self,
         request: &Request<T>,
-        peer: &Peer,
-    ) -> Result<(Caller, Option<join::Valid>), Refusal> {
+        peer: &CaClient,
+    ) -> Result<(AuthenticatedCaller, Option<join::Valid>), CaRefusal> {
         let header = request.metadata().get("authorization");
         let Some(header) = header else { return Ok((self.by_svid(peer)?, None)) };
         let bearer = header.to_str().ok().and_then(|h| {
@@ -167,13 +168,14 @@ impl CaService {
         });
         let config = self.config();
         let attestors = &config.attestors;
-        let token = bearer.ok_or(Refusal::NoCredentials("authorization is not a Bearer token"))?;
+        let token =
+            bearer.ok_or(CaRefusal::NoCredentials("authorization is not a Bearer token"))?;
         if token.starts_with(join::PREFIX) {
-            let none = Refusal::NoCredentials("join tokens are not accepted here");
+            let none = CaRefusal::NoCredentials("join tokens are not accepted here");
             let valid = attestors.join.as_ref().ok_or(none)?.look_up(token, SystemTime::now())?;
-            return Ok((Caller::Joined(valid.id.clone()), Some(valid)));
+            return Ok((AuthenticatedCaller::Joined(valid.id.clone()), Some(valid)));
         }
-        let none = Refusal::NoCredentials("service-account tokens are not accepted here");
+        let none = CaRefusal::NoCredentials("service-account tokens are not accepted here");
         let kubernetes = attestors.kubernetes.as_ref().ok_or(none)?;
         let pod = if let Some(review) = &kubernetes.review {
             if token.len() > token::LONGEST {
@@ -182,17 +184,18 @@ impl CaService {
             review.judge(token, &kubernetes.expected.audience).await?
         } else {
             let (header, kid) = token::header(token)?;
-            let keys = self.keys.as_ref().ok_or(Refusal::NoCredentials("no JWKS is configured"))?;
+            let keys =
+                self.keys.as_ref().ok_or(CaRefusal::NoCredentials("no JWKS is configured"))?;
             let claims = token::claims(token, &header, &keys.find(&kid).await?)?;
             token::judge(&claims, &kubernetes.expected, SystemTime::now())?
         };
-        Ok((Caller::Pod(pod), None))
+        Ok((AuthenticatedCaller::Pod(pod), None))
     }
 
     /// A connection may outlive the SVID that it was made with: it is judged at each call.
-    pub(super) fn by_svid(&self, peer: &Peer) -> Result<Caller, Refusal> {
+    pub(super) fn by_svid(&self, peer: &CaClient) -> Result<AuthenticatedCaller, CaRefusal> {
         let taken = self.config().attestors.svid;
-        let none = Refusal::NoCredentials(match taken {
+        let none = CaRefusal::NoCredentials(match taken {
             true => "neither a token nor an SVID",
             false => {
                 "no token, and SVIDs are accepted only with `attestors: { svid: true }` in its file"
@@ -201,7 +204,7 @@ impl CaService {
         let chain = peer.chain.as_ref().filter(|_| taken).ok_or(none)?;
         let bundles = self.ca.bundles().borrow().clone();
         match verify_svid(chain, &bundles, UnixTime::now(), Purpose::Client) {
-            Ok(id) => Ok(Caller::Svid(id)),
+            Ok(id) => Ok(AuthenticatedCaller::Svid(id)),
             // A ban revokes what there was.
             Err(SvidError::Revoked { id, .. }) if self.ca.banned().borrow().contains(&id) => {
                 Err(CaError::Banned(id).into())
@@ -213,21 +216,21 @@ impl CaService {
     /// What `ImpersonatedIdentity` says, or else the caller's own.
     fn wanted(
         &self,
-        caller: &Caller,
+        caller: &AuthenticatedCaller,
         request: &IstioCertificateRequest,
-    ) -> Result<SpiffeId, Refusal> {
+    ) -> Result<SpiffeId, CaRefusal> {
         let fields = request.metadata.as_ref().map(|m| &m.fields);
         let named = fields.and_then(|f| f.get("ImpersonatedIdentity"));
         match named.map(|value| value.kind.as_ref()) {
             Some(Some(Kind::StringValue(id))) => {
-                id.parse().map_err(|e| Refusal::Wanted(format!("{e}")))
+                id.parse().map_err(|e| CaRefusal::Wanted(format!("{e}")))
             }
-            Some(_) => Err(Refusal::Wanted("is not text".into())),
+            Some(_) => Err(CaRefusal::Wanted("is not text".into())),
             None => match caller {
-                Caller::Joined(id) | Caller::Svid(id) => Ok(id.clone()),
-                Caller::Pod(pod) => {
+                AuthenticatedCaller::Joined(id) | AuthenticatedCaller::Svid(id) => Ok(id.clone()),
+                AuthenticatedCaller::Pod(pod) => {
                     let id = self.config().rules.id_of(pod);
-                    id.map_err(|e| Refusal::Wanted(e.to_string()))
+                    id.map_err(|e| CaRefusal::Wanted(e.to_string()))
                 }
             },
         }
@@ -239,21 +242,26 @@ impl CaService {
         key: &SubjectPublicKeyInfo,
         seconds: i64,
         longest: Duration,
-    ) -> Result<Issued, Refusal> {
+    ) -> Result<IssuedCertificate, CaRefusal> {
         let asked = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
         let lifetime = asked.unwrap_or(longest).max(SHORTEST).min(longest);
         let chain = self.ca.sign(wanted, key, lifetime)?;
         let bundles = self.ca.bundles().borrow().clone();
         let bundle = bundles.get(wanted.trust_domain());
         let roots = bundle.map(|b| b.authorities.clone()).unwrap_or_default();
-        Ok(Issued { chain, roots })
+        Ok(IssuedCertificate { chain, roots })
     }
 
     fn rates(&self) -> std::sync::MutexGuard<'_, Buckets> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, outcome: &Result<Issued, Refusal>, trace: &Trace, peer: IpAddr) {
+    fn record(
+        &self,
+        outcome: &Result<IssuedCertificate, CaRefusal>,
+        trace: &CallTrace,
+        peer: IpAddr,
+    ) {
         let caller = trace.caller.as_ref().map_or_else(|| "?".into(), ToString::to_string);
         let wanted = trace.wanted.as_ref().map_or("?", SpiffeId::as_str);
         match outcome {
@@ -278,9 +286,9 @@ impl IstioCertificateService for CaService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<CaClient>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("a connection without an address"))?;
-        let mut trace = Trace::default();
+        let mut trace = CallTrace::default();
         let outcome = self.answer(request, &peer, &mut trace).await;
         self.record(&outcome, &trace, peer.addr.ip());
         match outcome {
@@ -333,10 +341,10 @@ mod tests {
         CaService::new(Arc::clone(ca), configs, Pods::default(), metrics)
     }
 
-    fn showing(chain: &[CertificateDer<'static>]) -> Peer {
+    fn showing(chain: &[CertificateDer<'static>]) -> CaClient {
         let addr: std::net::SocketAddr = "10.0.0.9:999".parse().unwrap();
         let place = Places::new(1, 1).take(addr.ip()).unwrap();
-        Peer { addr, chain: Some(chain.into()), stay: Stay::new(place) }
+        CaClient { addr, chain: Some(chain.into()), stay: Stay::new(place) }
     }
 
     /// Whatever the handshake thought of it, and only where the file offers it.
@@ -346,10 +354,14 @@ mod tests {
         let id: SpiffeId = "spiffe://td/host/a".parse().unwrap();
         let (ca, stranger) = (ca(here.path()), ca(elsewhere.path()));
         let own = showing(&ca.issue(&id).unwrap().chain);
-        assert_eq!(service(&ca, true).by_svid(&own).unwrap(), Caller::Svid(id.clone()));
-        let refused = |svid, peer: &Peer| service(&ca, svid).by_svid(peer).unwrap_err().reason();
+        assert_eq!(
+            service(&ca, true).by_svid(&own).unwrap(),
+            AuthenticatedCaller::Svid(id.clone())
+        );
+        let refused =
+            |svid, peer: &CaClient| service(&ca, svid).by_svid(peer).unwrap_err().reason();
         assert_eq!(refused(false, &own), "no_credentials");
-        let nobody = Peer { chain: None, ..own };
+        let nobody = CaClient { chain: None, ..own };
         assert_eq!(refused(true, &nobody), "no_credentials");
         let forged = showing(&stranger.issue(&id).unwrap().chain);
         assert_eq!(refused(true, &forged), "svid_not_valid");
@@ -364,9 +376,9 @@ mod tests {
         let ca = ca(dir.path());
         let service = service(&ca, true);
         let own = showing(&ca.issue(&id).unwrap().chain);
-        let nobody = Peer { chain: None, ..own.clone() };
+        let nobody = CaClient { chain: None, ..own.clone() };
         let address = format!("from {}", own.addr.ip());
-        let who = async |peer: &Peer| {
+        let who = async |peer: &CaClient| {
             let asked = service.who(&Request::new(()), peer).await;
             asked.map(drop).map_err(|refusal| refusal.reason())
         };
@@ -377,12 +389,12 @@ mod tests {
         // A good caller uses nothing of its address's up, a bad one does.
         assert_eq!(who(&own).await, Ok(()));
         assert!(drained(&address) >= 2_000);
-        let ask = async |peer: &Peer| {
+        let ask = async |peer: &CaClient| {
             let request = Request::new(IstioCertificateRequest::default());
-            let answered = service.answer(request, peer, &mut Trace::default()).await;
+            let answered = service.answer(request, peer, &mut CallTrace::default()).await;
             answered.map(drop).map_err(|refusal| refusal.reason())
         };
-        let elsewhere = Peer { addr: "10.0.0.8:999".parse().unwrap(), ..own.clone() };
+        let elsewhere = CaClient { addr: "10.0.0.8:999".parse().unwrap(), ..own.clone() };
         let (mut bad, mut good, mut busy) = (false, false, false);
         // Some of it comes back in each hundredth of a second that we are kept from running.
         for _ in 0..1_000 {

@@ -19,8 +19,8 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Metrics, Refusal,
-    conn::{Conn, Peer, Stay},
+    CaRefusal, Metrics,
+    conn::{CaClient, CaConnection, Stay},
 };
 use crate::{
     authority::{CaError, EmbeddedCa},
@@ -129,7 +129,7 @@ pub(super) fn acceptor(
 pub(super) async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    to: mpsc::Sender<io::Result<Conn>>,
+    to: mpsc::Sender<io::Result<CaConnection>>,
     tasks: Tasks,
 ) {
     let places = Places::new(CONNECTIONS, EACH);
@@ -162,8 +162,8 @@ pub(super) async fn accept(
                     let chain = tls.get_ref().1.peer_certificates();
                     let chain =
                         chain.map(|c| c.iter().map(|der| der.clone().into_owned()).collect());
-                    let peer = Peer { addr, chain, stay: Stay::new(place) };
-                    let _ = to.send(Ok(Conn::new(tls, peer))).await;
+                    let peer = CaClient { addr, chain, stay: Stay::new(place) };
+                    let _ = to.send(Ok(CaConnection::new(tls, peer))).await;
                 }
                 Ok(Err((error, tcp))) => {
                     let error = stream_words(&error);
@@ -197,7 +197,7 @@ impl VerifyPeer for SvidIfAny {
             judged => judged,
         };
         judged.map(drop).map_err(|e| {
-            let reason = Refusal::from(e.clone()).reason();
+            let reason = CaRefusal::from(e.clone()).reason();
             self.metrics.refused.with_label_values(&[reason]).inc();
             let error = about(refused(e), peer.leaf);
             let why = handshake_words(&error);

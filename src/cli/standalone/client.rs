@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     common::{CommonArgs, health, rego, valid},
     credential::CredentialArgs,
-    values::{BalanceValue, KernelTls, Tunnel},
+    values::{BalanceValue, KernelTls, TunnelProtocol},
 };
 use crate::{
     app::standalone::Plan,
@@ -47,7 +47,7 @@ pub(in crate::cli) struct ClientArgs {
     proxy: Option<ForwardProxy>,
     /// Connect through an HBONE tunnel, as to pods of an ambient mesh; needs --verify-id
     #[arg(long, value_name = "PROTOCOL")]
-    tunnel: Option<Tunnel>,
+    tunnel: Option<TunnelProtocol>,
     /// Address of the HBONE endpoint, HOST:PORT; port 15008 of the target if not given
     #[arg(long, value_name = "ADDR", requires = "tunnel")]
     tunnel_address: Option<Address>,
@@ -121,7 +121,7 @@ impl ClientArgs {
     pub(in crate::cli) fn plan(self) -> Result<Plan, String> {
         let mut access = self.verify.access(self.common.connect_timeout)?;
         access.bans.clone_from(&self.common.bans);
-        let hbone = self.tunnel.map(|Tunnel::Hbone| Hbone {
+        let hbone = self.tunnel.map(|TunnelProtocol::Hbone| Hbone {
             gateway: self.tunnel_address.clone(),
             expect: self.verify.verify_id.clone(),
             authorities: Vec::new(),

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     common::{CommonArgs, health, rego, valid},
     credential::CredentialArgs,
-    values::{BalanceValue, KernelTls, Tunnel, duration},
+    values::{BalanceValue, KernelTls, TunnelProtocol, duration},
 };
 use crate::{
     app::standalone::Plan,
@@ -53,7 +53,7 @@ pub(in crate::cli) struct ServerArgs {
     accept_proxy_protocol: bool,
     /// Accept HBONE tunnels, as pods of an ambient mesh open them; --listen is usually :15008 then
     #[arg(long, value_name = "PROTOCOL")]
-    tunnel: Option<Tunnel>,
+    tunnel: Option<TunnelProtocol>,
     /// Host name that tunnels may ask for, in addition to the DNS names of the certificate, the
     /// target's and the listener's; may be repeated
     #[arg(long, value_name = "NAME", requires = "tunnel")]
@@ -232,7 +232,7 @@ impl ServerArgs {
             max_connections: Some(self.common.max_concurrent_conns).filter(|n| *n > 0),
             proxy_in: self.accept_proxy_protocol,
             proxy_out: self.proxy_protocol_mode.or(self.proxy_protocol.then_some(ProxyMode::Conn)),
-            hbone: self.tunnel.map(|Tunnel::Hbone| Hbone {
+            hbone: self.tunnel.map(|TunnelProtocol::Hbone| Hbone {
                 authorities: self.tunnel_authority.clone(),
                 ..Hbone::default()
             }),

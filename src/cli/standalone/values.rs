@@ -68,7 +68,7 @@ pub(super) enum KernelTls {
 
 /// What is on the wire beside TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Tunnel {
+pub(super) enum TunnelProtocol {
     /// HTTP/2 CONNECT over mutual TLS, the wire of Istio's ambient mode
     Hbone,
 }

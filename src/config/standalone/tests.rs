@@ -283,6 +283,6 @@ fn the_kind_of_a_file_is_seen() {
         ("policies: []".into(), false),
         (": {".into(), false),
     ] {
-        assert_eq!(crate::config::kind(&text) == Some(Kind::Services), standalone, "{text}");
+        assert_eq!(crate::config::kind(&text) == Some(FileKind::Services), standalone, "{text}");
     }
 }

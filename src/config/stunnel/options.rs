@@ -2,7 +2,7 @@
 
 use super::{
     support::{OptionSupport, support},
-    text::Line,
+    text::ConfLine,
     warning::Warning,
 };
 
@@ -37,13 +37,13 @@ const GLOBAL: &[&str] = &[
 ];
 
 /// A remark on a line that concerns the process; the rest is for the services.
-pub(super) fn warning_on_global(line: &Line) -> Option<Warning> {
+pub(super) fn warning_on_global(line: &ConfLine) -> Option<Warning> {
     let option = line.option.to_ascii_lowercase();
     GLOBAL.contains(&option.as_str()).then(|| warning(line)).flatten()
 }
 
 /// What is to be said of a line that is not carried.
-pub(super) fn warning(line: &Line) -> Option<Warning> {
+pub(super) fn warning(line: &ConfLine) -> Option<Warning> {
     match support(&line.option, &line.value) {
         OptionSupport::Carried | OptionSupport::Needless => None,
         OptionSupport::Lost(why) => Some(line.warning(false, why)),
@@ -52,6 +52,6 @@ pub(super) fn warning(line: &Line) -> Option<Warning> {
 }
 
 /// Whether a line of a service is one of the process.
-pub(super) fn is_global(line: &Line) -> bool {
+pub(super) fn is_global(line: &ConfLine) -> bool {
     GLOBAL.contains(&line.option.to_ascii_lowercase().as_str())
 }

@@ -4,19 +4,19 @@ use std::path::Path;
 
 use super::{
     certificate::{Certificate, CertificatesOf},
-    service::{Entry, list, quoted, yes},
-    text::Line,
+    service::{TranslatedService, list, quoted, yes},
+    text::ConfLine,
     warning::Warning,
 };
 
 /// What stunnel's users name as `CApath` to trust what the system trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs";
 
-fn is_system_roots(line: &Line) -> bool {
+fn is_system_roots(line: &ConfLine) -> bool {
     line.value.trim_end_matches('/') == SYSTEM_ROOTS
 }
 
-impl Entry<'_> {
+impl TranslatedService<'_> {
     /// Certificates, and who is checked against what.
     pub(super) fn peers(&mut self, certificates_of: CertificatesOf<'_>) {
         let section = self.section;
@@ -152,7 +152,7 @@ impl Entry<'_> {
         let place = |option: &str| section.options.iter().rposition(|line| line.is(option));
         let demand = ["verify", "verifyChain", "verifyPeer"].map(place).into_iter().flatten().max();
         let stays = "what another line requires of the peer is still required here";
-        let off = |line: &&Line| line.value.eq_ignore_ascii_case("no");
+        let off = |line: &&ConfLine| line.value.eq_ignore_ascii_case("no");
         let level = section.get("verify").map(|line| line.value.as_str());
         let softened = section.get("verify").filter(|line| line.value == "0").into_iter();
         let demands = |option: &str| match option {
@@ -173,7 +173,7 @@ impl Entry<'_> {
     }
 
     /// `verifyPeer`: a pin for each certificate.
-    fn pins(&mut self, ca: &Line, all: &[Certificate], chain: bool) -> Vec<String> {
+    fn pins(&mut self, ca: &ConfLine, all: &[Certificate], chain: bool) -> Vec<String> {
         if chain {
             let why = "verifyChain beside verifyPeer: a pin replaces the chain, so its roots and \
                        its expiry are not checked";

@@ -4,7 +4,7 @@ use super::{
     address::{Host, address},
     certificate::CertificatesOf,
     options::{is_global, warning},
-    text::{Line, Section, is_plain},
+    text::{ConfLine, Section, is_plain},
     versions::versions,
     warning::Warning,
 };
@@ -18,7 +18,7 @@ pub(super) struct Carried {
 }
 
 /// The entry of `services` while it is made.
-pub(super) struct Entry<'a> {
+pub(super) struct TranslatedService<'a> {
     pub(super) section: &'a Section,
     pub(super) client: bool,
     pub(super) lines: Vec<String>,
@@ -32,9 +32,9 @@ pub(super) fn carry(
     certificates_of: CertificatesOf<'_>,
 ) -> Carried {
     let client = section.get("client").is_some_and(yes);
-    let mut entry = Entry { section, client, lines: Vec::new(), warnings: Vec::new() };
+    let mut entry = TranslatedService { section, client, lines: Vec::new(), warnings: Vec::new() };
     // What holds for all sections is named once, where it stands.
-    let inherited = |line: &&Line| is_global(line) && line.line <= section.line;
+    let inherited = |line: &&ConfLine| is_global(line) && line.line <= section.line;
     let others = section.options.iter().filter(|line| !inherited(line));
     entry.warnings.extend(others.filter_map(warning));
     let unknown = section.options.iter().find(|line| is_unknown(line));
@@ -60,7 +60,7 @@ pub(super) fn carry(
 }
 
 /// Whether it decides who is let in, with a value that stunnel refuses.
-fn is_unknown(line: &Line) -> bool {
+fn is_unknown(line: &ConfLine) -> bool {
     let value = line.value.to_ascii_lowercase();
     match line.option.to_ascii_lowercase().as_str() {
         "client" | "verifychain" | "verifypeer" | "requirecert" => value != "yes" && value != "no",
@@ -69,7 +69,7 @@ fn is_unknown(line: &Line) -> bool {
     }
 }
 
-pub(super) fn yes(line: &Line) -> bool {
+pub(super) fn yes(line: &ConfLine) -> bool {
     line.value.eq_ignore_ascii_case("yes")
 }
 
@@ -105,7 +105,7 @@ fn unique(name: &str, names: &mut Vec<String>) -> String {
     wanted
 }
 
-impl Entry<'_> {
+impl TranslatedService<'_> {
     pub(super) fn grave_at(&mut self, line: usize, message: String) {
         self.warnings.push(Warning { line, message, grave: true });
     }
@@ -163,7 +163,7 @@ impl Entry<'_> {
         Some(())
     }
 
-    fn address(&mut self, line: &Line, host: Host) -> Option<Address> {
+    fn address(&mut self, line: &ConfLine, host: Host) -> Option<Address> {
         let read = address(&line.value, host);
         if let Err(why) = &read {
             self.warnings.push(line.warning(true, why));

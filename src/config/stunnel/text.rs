@@ -25,7 +25,7 @@ fn is_token(value: &str) -> bool {
 
 /// One `option = value`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Line {
+pub(super) struct ConfLine {
     /// From 1.
     pub(super) line: usize,
     /// As written.
@@ -34,7 +34,7 @@ pub(super) struct Line {
     pub(super) value: String,
 }
 
-impl Line {
+impl ConfLine {
     fn new(line: usize, option: &str, value: &str) -> Self {
         let (option, value) = (option.trim().to_owned(), value.trim());
         let mut line = Self { line, option, value: value.to_owned() };
@@ -110,16 +110,16 @@ const ADD_UP: &[&str] = &[
 pub(super) struct Section {
     pub(super) name: String,
     pub(super) line: usize,
-    pub(super) options: Vec<Line>,
+    pub(super) options: Vec<ConfLine>,
 }
 
 impl Section {
-    pub(super) fn all<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a Line> {
+    pub(super) fn all<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a ConfLine> {
         self.options.iter().filter(move |line| line.is(option))
     }
 
     /// The last line counts, as it does for stunnel.
-    pub(super) fn get(&self, option: &str) -> Option<&Line> {
+    pub(super) fn get(&self, option: &str) -> Option<&ConfLine> {
         self.options.iter().rfind(|line| line.is(option))
     }
 
@@ -140,10 +140,10 @@ impl Section {
 
     /// This section, and what `global` says where it says nothing itself, or both add up.
     pub(super) fn over(&self, global: &Self) -> Self {
-        let adds = |line: &&Line| ADD_UP.iter().any(|option| line.is(option));
+        let adds = |line: &&ConfLine| ADD_UP.iter().any(|option| line.is(option));
         let inherited =
             global.options.iter().filter(|line| adds(line) || self.get(&line.option).is_none());
-        let mut options: Vec<Line> = inherited.cloned().collect();
+        let mut options: Vec<ConfLine> = inherited.cloned().collect();
         options.extend(self.options.iter().cloned());
         Self { name: self.name.clone(), line: self.line, options }
     }
@@ -160,7 +160,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
         }
         if text.contains(char::REPLACEMENT_CHARACTER) {
             let option = text.split_once('=').map_or("this line", |(option, _)| option.trim());
-            let option = Line::new(line, option, "").name();
+            let option = ConfLine::new(line, option, "").name();
             let message = format!("{option}: is not written in UTF-8");
             warnings.push(Warning { line, message, grave: true });
             if !text.starts_with('[') {
@@ -181,7 +181,7 @@ pub(super) fn sections(conf: &str) -> (Vec<Section>, Vec<Warning>) {
         }
         match (text.split_once('='), sections.last_mut()) {
             (Some((option, value)), Some(section)) => {
-                section.options.push(Line::new(line, option, value));
+                section.options.push(ConfLine::new(line, option, value));
             }
             _ => {
                 let message =

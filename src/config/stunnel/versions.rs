@@ -2,7 +2,7 @@
 
 use super::{
     support::switch,
-    text::{Line, Section},
+    text::{ConfLine, Section},
     warning::Warning,
 };
 
@@ -25,7 +25,7 @@ pub(super) fn versions(section: &Section) -> (Option<&'static str>, Vec<Warning>
     let mut warnings = Vec::new();
     let (mut least, mut most) = (0, u8::MAX);
     // The lines that leave 1.2 or 1.3 out: of bounds the last counts, `options` add up.
-    let mut leaving_out: Vec<&Line> = Vec::new();
+    let mut leaving_out: Vec<&ConfLine> = Vec::new();
     for line in &section.options {
         let (min, max) = (line.is("sslVersionMin"), line.is("sslVersionMax"));
         if !(min || max || line.is("sslVersion")) {

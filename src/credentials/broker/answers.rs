@@ -27,12 +27,12 @@ pub(super) struct Answers {
 
 #[derive(Default)]
 struct Pod {
-    x509: Option<Answer>,
+    x509: Option<PodAnswer>,
     jwt: Option<KeySets>,
 }
 
 /// What a pod was given.
-pub(super) struct Answer {
+pub(super) struct PodAnswer {
     /// SubjectPublicKeyInfo.
     pub(super) public_key: Vec<u8>,
     pub(super) not_after: SystemTime,
@@ -53,7 +53,7 @@ impl Answers {
     ///
     /// # Errors
     /// The pod that has this key already.
-    pub(super) fn take(&self, uid: &str, answer: Answer) -> Result<(), Arc<str>> {
+    pub(super) fn take(&self, uid: &str, answer: PodAnswer) -> Result<(), Arc<str>> {
         let mut pods = self.lock();
         let has = |pod: &Pod| pod.x509.as_ref().is_some_and(|a| a.public_key == answer.public_key);
         if let Some((other, _)) = pods.iter().find(|(of, pod)| ***of != *uid && has(pod)) {
@@ -111,12 +111,15 @@ impl Answers {
 }
 
 /// What all answers that count agree on; `None` if none counts.
-fn common(pods: &BTreeMap<Arc<str>, Pod>, counts: impl Fn(&Answer) -> bool) -> Option<BundleSet> {
+fn common(
+    pods: &BTreeMap<Arc<str>, Pod>,
+    counts: impl Fn(&PodAnswer) -> bool,
+) -> Option<BundleSet> {
     let mut all = pods.values().filter_map(|p| Some((p.x509.as_ref().filter(|a| counts(a))?, p)));
     let (first, pod) = all.next()?;
     let mut shared: Vec<TrustBundle> = first.bundles.iter().cloned().collect();
     let mut with_jwt: Vec<BundleSet> = Vec::new();
-    let mut add_jwt = |answer: &Answer, pod: &Pod| {
+    let mut add_jwt = |answer: &PodAnswer, pod: &Pod| {
         let sets = pod.jwt.as_ref();
         with_jwt.extend(sets.map(|sets| with_jwt_authorities(&answer.bundles, sets)));
     };
@@ -152,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    fn answer(key: u8, domains: &[(&str, &[u8])], valid: bool) -> Answer {
+    fn answer(key: u8, domains: &[(&str, &[u8])], valid: bool) -> PodAnswer {
         let bundle = |(domain, authorities): &(&str, &[u8])| {
             let authorities = authorities.iter().map(|a| vec![*a].into()).collect();
             TrustBundle::new(domain.parse().unwrap(), authorities)
@@ -161,7 +164,7 @@ mod tests {
         let minute = Duration::from_secs(60);
         let not_after = if valid { now + minute } else { now - minute };
         let bundles = domains.iter().map(bundle).collect();
-        Answer { public_key: vec![key], not_after, bundles }
+        PodAnswer { public_key: vec![key], not_after, bundles }
     }
 
     fn trusted(answers: &Answers) -> Vec<(String, Vec<u8>)> {

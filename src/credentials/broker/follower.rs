@@ -12,7 +12,7 @@ use tokio::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
-    answers::{Answer, Answers},
+    answers::{Answers, PodAnswer},
     client::Client,
     local_identity::{LocalIdentity, ProviderConnections},
     reference::Reference,
@@ -192,7 +192,7 @@ impl Follower {
         let leaf = svid.chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         let public_key = leaf.map(|(_, leaf)| leaf.public_key().raw.to_vec());
         let public_key = public_key.ok_or_else(|| unusable("it has no certificate".into()))?;
-        let answer = Answer { public_key, not_after: svid.not_after, bundles: bundles.clone() };
+        let answer = PodAnswer { public_key, not_after: svid.not_after, bundles: bundles.clone() };
         self.answers.take(&self.wanted.uid, answer).map_err(|other| {
             let why = format!(
                 "it gave the key that {other} has, and a key serves one pod only; register each \

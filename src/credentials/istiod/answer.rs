@@ -18,7 +18,7 @@ const MOST_ROOTS: usize = 64;
 
 /// An answer that keeps all rules.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct CheckedAnswer {
     /// Leaf first, no root.
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) leaf: Leaf,
@@ -34,7 +34,7 @@ pub(super) fn check(
     id: &SpiffeId,
     spki: &[u8],
     now: SystemTime,
-) -> Result<Answer, String> {
+) -> Result<CheckedAnswer, String> {
     let [first, between @ .., last] = elements else {
         return Err(format!("{} elements: no root", elements.len()));
     };
@@ -70,7 +70,7 @@ pub(super) fn check(
         verify_svid(&chain, &bundles, UnixTime::since_unix_epoch(since), purpose)
             .map_err(|e| e.to_string())?;
     }
-    Ok(Answer { chain, leaf, bundle })
+    Ok(CheckedAnswer { chain, leaf, bundle })
 }
 
 fn several(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {

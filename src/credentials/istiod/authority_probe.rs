@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 const EVERY: Duration = Duration::from_secs(60);
 
 /// When an answer last came, and who has an SVID.
-pub(super) struct AuthorityProbe(Mutex<State>);
+pub(super) struct AuthorityProbe(Mutex<ProbeState>);
 
-struct State {
+struct ProbeState {
     last: Instant,
     /// By workload. Others ask by themselves, and may ask in vain.
     holders: HashSet<Arc<str>>,
@@ -23,10 +23,10 @@ struct State {
 
 impl AuthorityProbe {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { last: Instant::now(), holders: HashSet::new() }))
+        Self(Mutex::new(ProbeState { last: Instant::now(), holders: HashSet::new() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ProbeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -34,13 +34,13 @@ const UNKNOWN: Duration = Duration::from_secs(300);
 
 /// Follows them until dropped.
 pub(super) struct Bans {
-    known: Arc<Known>,
+    known: Arc<KnownBans>,
     tasks: Tasks,
 }
 
 /// Whom the CA bans, by what it told, and by what it said when it was asked for an SVID.
 #[derive(Default)]
-struct Known {
+struct KnownBans {
     say: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
     by: Mutex<By>,
 }
@@ -51,7 +51,7 @@ struct By {
     refused: BTreeSet<SpiffeId>,
 }
 
-impl Known {
+impl KnownBans {
     fn change(&self, change: impl FnOnce(&mut By)) {
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut by);
@@ -77,8 +77,8 @@ impl Bans {
         joined: &Arc<JoinedSvids>,
         mut bundles: watch::Receiver<Arc<BundleSet>>,
     ) -> Self {
-        let (known, tasks) = (Arc::<Known>::default(), Tasks::default());
-        let follower = Follower { config: config.clone(), joined: Arc::clone(joined) };
+        let (known, tasks) = (Arc::<KnownBans>::default(), Tasks::default());
+        let follower = BanFollower { config: config.clone(), joined: Arc::clone(joined) };
         let say = Arc::clone(&known);
         tasks.spawn(async move {
             if bundles.wait_for(|known| known.iter().next().is_some()).await.is_ok() {
@@ -112,13 +112,13 @@ impl Drop for Bans {
     }
 }
 
-struct Follower {
+struct BanFollower {
     config: IstiodConfig,
     joined: Arc<JoinedSvids>,
 }
 
-impl Follower {
-    async fn run(&self, known: &Known) {
+impl BanFollower {
+    async fn run(&self, known: &KnownBans) {
         let (mut wait, mut told) = (AGAIN, String::new());
         loop {
             let heard = self.stream(known).await;
@@ -139,7 +139,7 @@ impl Follower {
     }
 
     /// Until it ends; an error if it told nothing.
-    async fn stream(&self, known: &Known) -> Result<(), Status> {
+    async fn stream(&self, known: &KnownBans) -> Result<(), Status> {
         let mut request = Request::new(WatchRequest {});
         let own = self.joined.any(&known.say.borrow());
         if own.is_none() {
@@ -177,7 +177,7 @@ impl Follower {
 }
 
 /// The whole of it, or nothing.
-fn take(message: Banned, known: &Known) -> Result<(), Status> {
+fn take(message: Banned, known: &KnownBans) -> Result<(), Status> {
     let ids = message.ids.iter().map(|id| id.parse::<SpiffeId>());
     let ids = ids.collect::<Result<BTreeSet<_>, _>>();
     let ids = ids

@@ -20,7 +20,7 @@ const LISTED: usize = 8;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Findings {
     /// What refuses peers that should be admitted, or admits whom it should not.
     pub faults: Vec<String>,
     /// What is probably not meant.
@@ -29,8 +29,8 @@ pub struct Told {
 
 /// Looks at the roots and CRLs of files; what cannot be read was told by whoever opened it.
 #[must_use]
-pub fn look(config: &CredentialsConfig, now: SystemTime) -> Told {
-    let mut told = Told::default();
+pub fn look(config: &CredentialsConfig, now: SystemTime) -> Findings {
+    let mut told = Findings::default();
     let CredentialsConfig::Files { credential, roots, crls, stale, pins, .. } = config else {
         return told;
     };
@@ -68,7 +68,7 @@ fn own_chain(shown: Option<&CredentialSource>) -> Vec<CertificateDer<'static>> {
     chain.unwrap_or_default()
 }
 
-impl Told {
+impl Findings {
     fn roots(&mut self, path: &Path, all: &[CertificateDer<'_>]) {
         let parsed = all.iter().filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1));
         // Those of version 1 cannot say what they are.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use config::{CredentialSource, CredentialsConfig, Password, Token};
 pub use credentials::Credentials;
-pub use look::{Told, look};
+pub use look::{Findings, look};
 
 use self::{
     acme::AcmeProvider,

@@ -50,10 +50,14 @@ impl WorkloadApi {
         let cache = Arc::new(SvidCache::of_whole_states(format!("Workload API {endpoint}")));
         let tasks = Tasks::default();
         let jwt = Arc::new(watch::Sender::new(KeySets::default()));
-        let follower =
-            Follower { client: client.clone(), cache: Arc::clone(&cache), jwt: Arc::clone(&jwt) };
+        let follower = WorkloadApiFollower {
+            client: client.clone(),
+            cache: Arc::clone(&cache),
+            jwt: Arc::clone(&jwt),
+        };
         tasks.spawn(follower.x509());
-        let follower = Follower { client: client.clone(), cache: Arc::clone(&cache), jwt };
+        let follower =
+            WorkloadApiFollower { client: client.clone(), cache: Arc::clone(&cache), jwt };
         tasks.spawn(follower.jwt_bundles());
         Self { client, cache, tasks }
     }
@@ -85,7 +89,7 @@ impl Drop for WorkloadApi {
 }
 
 /// Keeps one stream open.
-struct Follower {
+struct WorkloadApiFollower {
     client: Client,
     cache: Arc<SvidCache>,
     jwt: Arc<watch::Sender<KeySets>>,
@@ -105,7 +109,7 @@ pub(crate) fn waits() -> ExponentialBackoff {
     plan.with_factor(2.0).with_jitter().without_max_times().build()
 }
 
-impl Follower {
+impl WorkloadApiFollower {
     async fn x509(self) {
         let mut waits_left = waits();
         let mut denied_since = None;

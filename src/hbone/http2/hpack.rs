@@ -17,7 +17,7 @@ const ENTRY_COST: usize = 32;
 /// The receiving side of one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<TableEntry>,
     size: usize,
     limit: usize,
 }
@@ -29,10 +29,10 @@ impl Default for Decoder {
 }
 
 /// Name and value.
-type Entry = (Box<[u8]>, Box<[u8]>);
+type TableEntry = (Box<[u8]>, Box<[u8]>);
 
 /// Where a field's name or value comes from.
-enum Text {
+enum FieldText {
     Table(usize),
     Owned(Vec<u8>),
 }
@@ -84,12 +84,12 @@ impl Decoder {
 
     fn literal(&self, block: &mut &[u8], prefix: u8) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
         let name = match integer(block, prefix)? {
-            0 => Text::Owned(string(block)?),
-            index => Text::Table(index),
+            0 => FieldText::Owned(string(block)?),
+            index => FieldText::Table(index),
         };
         let name = match name {
-            Text::Owned(name) => name,
-            Text::Table(index) => self.entry(index)?.0.to_vec(),
+            FieldText::Owned(name) => name,
+            FieldText::Table(index) => self.entry(index)?.0.to_vec(),
         };
         Ok((name, string(block)?))
     }

@@ -28,7 +28,7 @@ pub(super) enum Piece {
 }
 
 #[derive(Debug)]
-enum State {
+enum ReadState {
     Preface(usize),
     Head([u8; HEADER], usize),
     /// The frame, and how much of it is still to come.
@@ -52,14 +52,14 @@ const KEPT_ROOM: usize = 4096;
 /// The cutter's state, between one read and the next.
 #[derive(Debug)]
 pub(super) struct Reader {
-    state: State,
+    state: ReadState,
     max_frame: usize,
     pub(super) payload: Vec<u8>,
 }
 
 impl Reader {
     pub(super) fn new(preface: bool, max_frame: usize) -> Self {
-        let state = if preface { State::Preface(0) } else { State::Head([0; HEADER], 0) };
+        let state = if preface { ReadState::Preface(0) } else { ReadState::Head([0; HEADER], 0) };
         Self { state, max_frame, payload: Vec::new() }
     }
 
@@ -69,14 +69,14 @@ impl Reader {
         loop {
             let rest = &input[used..];
             match &mut self.state {
-                State::Preface(have) => {
+                ReadState::Preface(have) => {
                     used += preface(have, rest)?;
                     if *have < PREFACE.len() {
                         return Ok((used, Piece::Partial));
                     }
-                    self.state = State::Head([0; HEADER], 0);
+                    self.state = ReadState::Head([0; HEADER], 0);
                 }
-                State::Head(bytes, have) => {
+                ReadState::Head(bytes, have) => {
                     let n = rest.len().min(HEADER - *have);
                     bytes[*have..*have + n].copy_from_slice(&rest[..n]);
                     *have += n;
@@ -90,7 +90,7 @@ impl Reader {
                         return Ok((used, Piece::DataHead(head)));
                     }
                 }
-                State::Payload(head, left) => {
+                ReadState::Payload(head, left) => {
                     let head = *head;
                     let n = rest.len().min(*left);
                     let keep = n.min(MOST_KEPT.saturating_sub(self.payload.len()));
@@ -100,19 +100,19 @@ impl Reader {
                     if *left > 0 {
                         return Ok((used, Piece::Partial));
                     }
-                    self.state = State::Head([0; HEADER], 0);
+                    self.state = ReadState::Head([0; HEADER], 0);
                     return Ok((used, Piece::Frame(head)));
                 }
-                State::PadLength(head) => {
+                ReadState::PadLength(head) => {
                     let Some(&pad) = rest.first() else { return Ok((used, Piece::Partial)) };
                     used += 1;
                     let pad = usize::from(pad);
                     // RFC 9113 §6.1: the padding must leave room for itself.
                     let left = (head.length - 1).checked_sub(pad);
                     let left = left.ok_or(Failure::protocol("padding longer than its frame"))?;
-                    self.state = State::Data { left, pad };
+                    self.state = ReadState::Data { left, pad };
                 }
-                State::Data { left, pad } => {
+                ReadState::Data { left, pad } => {
                     if rest.is_empty() && *left > 0 {
                         return Ok((used, Piece::Partial));
                     }
@@ -122,20 +122,20 @@ impl Reader {
                     let last = *left == 0;
                     if last {
                         self.state = match *pad {
-                            0 => State::Head([0; HEADER], 0),
-                            pad => State::Padding(pad),
+                            0 => ReadState::Head([0; HEADER], 0),
+                            pad => ReadState::Padding(pad),
                         };
                     }
                     return Ok((used + n, Piece::Data { range, last }));
                 }
-                State::Padding(left) => {
+                ReadState::Padding(left) => {
                     let n = rest.len().min(*left);
                     *left -= n;
                     used += n;
                     if *left > 0 {
                         return Ok((used, Piece::Partial));
                     }
-                    self.state = State::Head([0; HEADER], 0);
+                    self.state = ReadState::Head([0; HEADER], 0);
                 }
             }
             if used == input.len() && !self.ready_without_input() {
@@ -147,15 +147,15 @@ impl Reader {
     /// Whether the state yields a piece from nothing: an empty payload.
     fn ready_without_input(&self) -> bool {
         match &self.state {
-            State::Payload(_, left) => *left == 0,
-            State::Data { left, .. } => *left == 0,
+            ReadState::Payload(_, left) => *left == 0,
+            ReadState::Data { left, .. } => *left == 0,
             _ => false,
         }
     }
 
     /// A DATA frame without payload, whose header was taken already, still has its end.
     pub(super) fn owes_empty_data(&self) -> bool {
-        matches!(self.state, State::Data { left: 0, .. })
+        matches!(self.state, ReadState::Data { left: 0, .. })
     }
 
     fn begin(&mut self, head: Head) -> Result<(), Failure> {
@@ -168,15 +168,15 @@ impl Reader {
                 if head.length == 0 {
                     return Err(Failure::new(Code::FRAME_SIZE_ERROR, "no room for the pad length"));
                 }
-                State::PadLength(head)
+                ReadState::PadLength(head)
             }
-            kind::DATA => State::Data { left: head.length, pad: 0 },
+            kind::DATA => ReadState::Data { left: head.length, pad: 0 },
             kind::HEADERS | kind::CONTINUATION if head.length > MOST_KEPT => {
                 return Err(Failure::new(Code::ENHANCE_YOUR_CALM, "headers too large"));
             }
             _ => {
                 self.payload.shrink_to(KEPT_ROOM);
-                State::Payload(head, head.length)
+                ReadState::Payload(head, head.length)
             }
         };
         Ok(())

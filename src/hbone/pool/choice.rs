@@ -12,11 +12,11 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::hbone::{
-    client::{Dial, State},
+    client::{Dial, DialState},
     order::{StreamSlot, Usage},
 };
 
-pub(super) struct Entry {
+pub(super) struct PoolEntry {
     pub(super) dial: Arc<Dial>,
     pub(super) usage: Arc<Usage>,
     /// When it was dialled.
@@ -27,7 +27,7 @@ pub(super) struct Entry {
     pub(super) retire: CancellationToken,
 }
 
-impl Entry {
+impl PoolEntry {
     /// A place for one stream.
     pub(super) fn take(&self) -> (Arc<Dial>, StreamSlot) {
         (Arc::clone(&self.dial), StreamSlot::take(&self.usage))
@@ -36,8 +36,8 @@ impl Entry {
     /// Room under our own limit and the peer's (RFC 9113 §5.1.2).
     pub(super) fn has_room(&self, limit: usize) -> bool {
         match &*self.dial.state() {
-            State::Up(client) if !client.has_room() => return false,
-            State::Failed(_) => return false,
+            DialState::Up(client) if !client.has_room() => return false,
+            DialState::Failed(_) => return false,
             _ => {}
         }
         !self.usage.closed.load(Relaxed) && self.usage.streams.load(Relaxed) < limit
@@ -46,14 +46,16 @@ impl Entry {
     /// The lower the sooner a stream gets through here.
     pub(super) fn rank(&self) -> Rank {
         match &*self.dial.state() {
-            State::Up(client) if client.is_busy() => Rank::Busy(self.usage.streams.load(Relaxed)),
-            State::Up(_) => Rank::Calm,
+            DialState::Up(client) if client.is_busy() => {
+                Rank::Busy(self.usage.streams.load(Relaxed))
+            }
+            DialState::Up(_) => Rank::Calm,
             _ => Rank::Dialling,
         }
     }
 
     fn is_over(&self) -> bool {
-        self.usage.closed.load(Relaxed) || matches!(&*self.dial.state(), State::Failed(_))
+        self.usage.closed.load(Relaxed) || matches!(&*self.dial.state(), DialState::Failed(_))
     }
 }
 
@@ -70,7 +72,7 @@ pub(super) enum Rank {
 /// The tunnels to one peer.
 #[derive(Default)]
 pub(super) struct Tunnels {
-    pub(super) all: Vec<Entry>,
+    pub(super) all: Vec<PoolEntry>,
     /// How many of them have no stream.
     pub(super) unused: Arc<AtomicUsize>,
     /// When one was last seen to have failed.
@@ -80,7 +82,7 @@ pub(super) struct Tunnels {
 impl Tunnels {
     /// Forgets those that are over.
     pub(super) fn prune(&mut self) {
-        if self.all.iter().any(|t| matches!(&*t.dial.state(), State::Failed(_))) {
+        if self.all.iter().any(|t| matches!(&*t.dial.state(), DialState::Failed(_))) {
             self.failed = Some(Instant::now());
         }
         self.all.retain(|t| !t.is_over());
@@ -90,9 +92,9 @@ impl Tunnels {
     /// behind which it arrives without waiting, unless it would wait there longer.
     pub(super) fn best(
         &self,
-        is_open: impl Fn(&Entry) -> bool,
+        is_open: impl Fn(&PoolEntry) -> bool,
         before: Option<Arc<Usage>>,
-    ) -> Option<&Entry> {
+    ) -> Option<&PoolEntry> {
         let open = || self.all.iter().filter(|t| is_open(t));
         let best = open().min_by_key(|t| t.rank());
         let behind = before.and_then(|before| open().find(|t| Arc::ptr_eq(&t.usage, &before)));
@@ -124,10 +126,10 @@ mod tests {
     use super::*;
     use crate::hbone::ConnectError;
 
-    fn entry(state: State) -> Entry {
+    fn entry(state: DialState) -> PoolEntry {
         let dial = Arc::<Dial>::default();
         dial.say(state);
-        Entry {
+        PoolEntry {
             dial,
             usage: Arc::default(),
             begun: Instant::now(),
@@ -140,11 +142,11 @@ mod tests {
     fn a_dial_that_failed_is_not_repeated_at_once_only_to_spread() {
         let mut tunnels = Tunnels::default();
         assert!(tunnels.may_spread());
-        tunnels.all.push(entry(State::Dialling));
+        tunnels.all.push(entry(DialState::Dialling));
         assert!(!tunnels.may_spread(), "one at a time");
         tunnels.all.clear();
         let addr = "10.0.0.1:15008".parse().unwrap();
-        tunnels.all.push(entry(State::Failed(ConnectError::broken(addr, "refused"))));
+        tunnels.all.push(entry(DialState::Failed(ConnectError::broken(addr, "refused"))));
         tunnels.prune();
         assert!(tunnels.all.is_empty() && !tunnels.may_spread());
         tunnels.failed = Instant::now().checked_sub(NO_SPREAD);
@@ -154,10 +156,10 @@ mod tests {
     #[test]
     fn a_stream_stays_on_the_tunnel_of_the_one_before_it() {
         let mut tunnels = Tunnels::default();
-        tunnels.all.extend([State::Dialling, State::Dialling].map(entry));
+        tunnels.all.extend([DialState::Dialling, DialState::Dialling].map(entry));
         let at = |open: fn(usize) -> bool, before: Option<usize>| {
             let usage = |n: usize| Arc::clone(&tunnels.all[n].usage);
-            let is_open = |t: &Entry| {
+            let is_open = |t: &PoolEntry| {
                 open(tunnels.all.iter().position(|other| std::ptr::eq(other, t)).unwrap())
             };
             let best = tunnels.best(is_open, before.map(usage))?;

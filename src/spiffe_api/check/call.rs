@@ -19,7 +19,7 @@ const MESSAGE: usize = 16 << 20;
 pub(super) const RIGHT: &[&str] = &["true"];
 
 /// The way to a server.
-pub(super) struct Wire {
+pub(super) struct RawClient {
     channel: Channel,
     answer: Duration,
     hung: AtomicUsize,
@@ -32,7 +32,7 @@ pub(super) struct First<A> {
     pub(super) stream: Streaming<A>,
 }
 
-impl Wire {
+impl RawClient {
     /// With how long one answer may take.
     pub(super) fn new(channel: Channel, answer: Duration) -> Self {
         Self { channel, answer, hung: AtomicUsize::new(0) }

@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use super::{
     Options,
-    call::{Wire, refused},
+    call::{RawClient, refused},
 };
 use crate::{
     identity::lint::Report,
@@ -21,7 +21,7 @@ const RPCS: [&str; 5] =
 
 pub(super) async fn check(
     report: &mut Report,
-    wire: &Wire,
+    wire: &RawClient,
     options: &Options,
     token: Option<&str>,
 ) {
@@ -57,7 +57,7 @@ pub(super) async fn check(
 }
 
 async fn call(
-    wire: &Wire,
+    wire: &RawClient,
     rpc: &str,
     options: &Options,
     token: &str,

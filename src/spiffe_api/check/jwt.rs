@@ -6,8 +6,8 @@ use tonic::{Code, Status};
 
 use super::{
     Options,
-    call::{First, RIGHT, Wire, refused, said},
-    x509::{LOOKED_AT, Seen, begun, first_of, prompt, take_over, unique_hints},
+    call::{First, RIGHT, RawClient, refused, said},
+    x509::{LOOKED_AT, SeenSvids, begun, first_of, prompt, take_over, unique_hints},
 };
 use crate::{
     credentials::workload_api::client::domain_of_key,
@@ -29,9 +29,9 @@ const MANDATORY: &str = "Workload API §4.5, §6.2.1";
 /// Returns a token that is good, if there is one.
 pub(super) async fn check(
     report: &mut Report,
-    wire: &Wire,
+    wire: &RawClient,
     options: &Options,
-    seen: Option<&Seen>,
+    seen: Option<&SeenSvids>,
     now: SystemTime,
 ) -> Option<String> {
     let bundles = bundles(report, wire, seen).await;
@@ -82,7 +82,7 @@ pub(super) async fn check(
 }
 
 async fn fetch(
-    wire: &Wire,
+    wire: &RawClient,
     audience: Vec<String>,
     spiffe_id: String,
 ) -> Result<JwtsvidResponse, Status> {
@@ -91,7 +91,11 @@ async fn fetch(
 }
 
 /// The keys by trust domain; what is wrong with them is told.
-async fn bundles(report: &mut Report, wire: &Wire, seen: Option<&Seen>) -> Option<BundleSet> {
+async fn bundles(
+    report: &mut Report,
+    wire: &RawClient,
+    seen: Option<&SeenSvids>,
+) -> Option<BundleSet> {
     let path = "/SpiffeWorkloadAPI/FetchJWTBundles";
     let first = wire.first::<_, JwtBundlesResponse>(path, JwtBundlesRequest {}, RIGHT).await;
     let First { message, took, .. } = begun(report, "FetchJWTBundles", first)?;
@@ -133,7 +137,12 @@ async fn bundles(report: &mut Report, wire: &Wire, seen: Option<&Seen>) -> Optio
     Some(all)
 }
 
-async fn bad_requests(report: &mut Report, wire: &Wire, options: &Options, id: Option<&SpiffeId>) {
+async fn bad_requests(
+    report: &mut Report,
+    wire: &RawClient,
+    options: &Options,
+    id: Option<&SpiffeId>,
+) {
     let audience = || vec![options.audience.clone()];
     let mut cases = vec![
         ("without an audience", Vec::new(), String::new(), Code::InvalidArgument, MANDATORY),
@@ -197,7 +206,13 @@ fn tokens(
     }
 }
 
-async fn validation(report: &mut Report, wire: &Wire, options: &Options, token: &str, id: &str) {
+async fn validation(
+    report: &mut Report,
+    wire: &RawClient,
+    options: &Options,
+    token: &str,
+    id: &str,
+) {
     let validate = async |audience: &str, svid: &str| {
         let request = ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() };
         let path = "/SpiffeWorkloadAPI/ValidateJWTSVID";

@@ -12,7 +12,7 @@ mod x509;
 
 use std::time::{Duration, SystemTime};
 
-use call::Wire;
+use call::RawClient;
 use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
@@ -66,7 +66,7 @@ pub async fn check(address: &str, options: &Options) -> Report {
     if missed {
         return report;
     }
-    let wire = Wire::new(channel(&endpoint), options.answer);
+    let wire = RawClient::new(channel(&endpoint), options.answer);
     let now = SystemTime::now();
     let seen = x509::check(&mut report, &wire, now).await;
     let token = jwt::check(&mut report, &wire, options, seen.as_ref(), now).await;

@@ -7,10 +7,10 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::call::{RIGHT, Wire, refused, said};
+use super::call::{RIGHT, RawClient, refused, said};
 use crate::identity::lint::Report;
 
-pub(super) async fn check(report: &mut Report, wire: &Wire) {
+pub(super) async fn check(report: &mut Report, wire: &RawClient) {
     for (rpc, path) in [
         ("FetchWITSVID", "/SpiffeWorkloadAPI/FetchWITSVID"),
         ("FetchWITBundles", "/SpiffeWorkloadAPI/FetchWITBundles"),
@@ -40,7 +40,7 @@ pub(super) async fn check(report: &mut Report, wire: &Wire) {
     reflection(report, wire).await;
 }
 
-async fn reflection(report: &mut Report, wire: &Wire) {
+async fn reflection(report: &mut Report, wire: &RawClient) {
     let (rule, clause) = ("reflection is offered", "Workload Endpoint §7");
     let ask = ServerReflectionRequest {
         host: String::new(),

@@ -8,7 +8,7 @@ use std::{
 
 use tonic::{Code, Status, Streaming};
 
-use super::call::{First, RIGHT, Wire, said};
+use super::call::{First, RIGHT, RawClient, said};
 use crate::{
     credentials::workload_api::client::{certificates, domain_of_key, key_matches},
     identity::{
@@ -34,13 +34,17 @@ const MOST_AUTHORITIES: usize = 1000;
 pub(super) const LOOKED_AT: usize = 100;
 
 /// What this process got.
-pub(super) struct Seen {
+pub(super) struct SeenSvids {
     pub(super) id: Option<SpiffeId>,
     message: X509svidResponse,
     stream: Streaming<X509svidResponse>,
 }
 
-pub(super) async fn check(report: &mut Report, wire: &Wire, now: SystemTime) -> Option<Seen> {
+pub(super) async fn check(
+    report: &mut Report,
+    wire: &RawClient,
+    now: SystemTime,
+) -> Option<SeenSvids> {
     let path = "/SpiffeWorkloadAPI/FetchX509SVID";
     let first = wire.first(path, X509svidRequest {}, RIGHT).await;
     let First { message, took, stream } = begun(report, "FetchX509SVID", first)?;
@@ -59,7 +63,7 @@ pub(super) async fn check(report: &mut Report, wire: &Wire, now: SystemTime) -> 
         bundle_keys(report, "bundles", BUNDLES, &all.bundles);
         same_bundles(report, &message, &all);
     }
-    Some(Seen { id, message, stream })
+    Some(SeenSvids { id, message, stream })
 }
 
 /// Whether a stream began; if not, why, and what that means.
@@ -279,7 +283,7 @@ fn same_bundles(report: &mut Report, svids: &X509svidResponse, all: &X509Bundles
 }
 
 /// Whether the stream stays open, and says nothing where nothing is new.
-pub(super) async fn watch(report: &mut Report, seen: Option<Seen>, time: Duration) {
+pub(super) async fn watch(report: &mut Report, seen: Option<SeenSvids>, time: Duration) {
     let (rule, clause) =
         ("FetchX509SVID: the stream stays open and quiet", "Workload API §4.2, §4.3");
     let Some(mut seen) = seen else {

@@ -34,8 +34,8 @@ async fn follow(configured: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<Byt
     let mut url = configured.clone();
     for _ in 0..=MOST_REDIRECTS {
         match visit(&url, tls).await? {
-            Answer::Document(bytes) => return Ok(bytes),
-            Answer::Elsewhere(location) => {
+            FetchStep::Document(bytes) => return Ok(bytes),
+            FetchStep::Elsewhere(location) => {
                 url = url.redirected(&location).map_err(|why| FetchError::Redirect {
                     url,
                     to: location.chars().take(200).collect(),
@@ -47,12 +47,12 @@ async fn follow(configured: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<Byt
     Err(FetchError::TooManyRedirects { url })
 }
 
-enum Answer {
+enum FetchStep {
     Document(Bytes),
     Elsewhere(String),
 }
 
-async fn visit(url: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<Answer, FetchError> {
+async fn visit(url: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<FetchStep, FetchError> {
     let http =
         |e: &dyn std::fmt::Display| FetchError::Http { url: url.clone(), why: e.to_string() };
     let tcp = dial::connect(url.host(), url.port()).await;
@@ -84,7 +84,10 @@ async fn visit(url: &EndpointUrl, tls: &Arc<ClientConfig>) -> Result<Answer, Fet
     }
 }
 
-async fn read(url: &EndpointUrl, answer: http::Response<Incoming>) -> Result<Answer, FetchError> {
+async fn read(
+    url: &EndpointUrl,
+    answer: http::Response<Incoming>,
+) -> Result<FetchStep, FetchError> {
     let status = answer.status();
     match status {
         StatusCode::OK => {}
@@ -94,12 +97,12 @@ async fn read(url: &EndpointUrl, answer: http::Response<Incoming>) -> Result<Ans
         | StatusCode::TEMPORARY_REDIRECT
         | StatusCode::PERMANENT_REDIRECT => {
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
-            return Ok(Answer::Elsewhere(location.unwrap_or_default().to_owned()));
+            return Ok(FetchStep::Elsewhere(location.unwrap_or_default().to_owned()));
         }
         _ => return Err(FetchError::Status { url: url.clone(), status }),
     }
     match Limited::new(answer.into_body(), MOST_BYTES).collect().await {
-        Ok(whole) => Ok(Answer::Document(whole.to_bytes())),
+        Ok(whole) => Ok(FetchStep::Document(whole.to_bytes())),
         Err(e) if e.is::<LengthLimitError>() => Err(FetchError::TooLarge { url: url.clone() }),
         Err(e) => Err(FetchError::Http { url: url.clone(), why: e.to_string() }),
     }

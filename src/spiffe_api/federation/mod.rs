@@ -42,12 +42,12 @@ use crate::{
     lifecycle::Tasks,
     observe::metrics::Metrics,
 };
-use pace::Verdict;
+use pace::BundleChange;
 use store::Store;
 
 /// The foreign trust domains that are trusted.
 pub struct Federation {
-    shared: Arc<Shared>,
+    shared: Arc<PollerState>,
     tasks: Tasks,
 }
 
@@ -57,17 +57,17 @@ impl std::fmt::Debug for Federation {
     }
 }
 
-struct Shared {
+struct PollerState {
     own: TrustDomain,
     store: Option<Store>,
     source: watch::Receiver<Arc<BundleSet>>,
     combined: watch::Sender<Arc<BundleSet>>,
-    known: Mutex<BTreeMap<TrustDomain, Known>>,
+    known: Mutex<BTreeMap<TrustDomain, FederatedDomain>>,
     metrics: Arc<Metrics>,
 }
 
 /// One trust domain that the mesh file names.
-struct Known {
+struct FederatedDomain {
     relation: Relation,
     bundle: Option<TrustBundle>,
     /// Sequences count from anew: the endpoint is another than the one that gave `bundle`.
@@ -118,7 +118,7 @@ impl Federation {
         tasks: Tasks,
     ) -> Self {
         let (combined, _) = watch::channel(Arc::clone(&source.borrow()));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PollerState {
             own,
             store: state_dir.map(Store::new),
             source,
@@ -169,7 +169,7 @@ impl Federation {
         self.shared.combine(&known);
     }
 
-    fn begin(&self, relation: &Relation, kept: Option<TrustBundle>) -> Known {
+    fn begin(&self, relation: &Relation, kept: Option<TrustBundle>) -> FederatedDomain {
         let first = poll::first(relation, self.shared.store.as_ref());
         let (stored, first, error) = match first {
             Ok(poll::First::Stored(bundle)) => (true, Some(bundle), None),
@@ -194,7 +194,17 @@ impl Federation {
         tasks.spawn(poller.run(hint));
         let (fetched, next) = (None, None);
         let relation = relation.clone();
-        Known { relation, bundle, anew, generation, fetched, next, error, fetch_now, tasks }
+        FederatedDomain {
+            relation,
+            bundle,
+            anew,
+            generation,
+            fetched,
+            next,
+            error,
+            fetch_now,
+            tasks,
+        }
     }
 
     /// Asks for the bundle of a trust domain at once; `false` if the mesh file has no such trust
@@ -208,11 +218,11 @@ impl Federation {
     /// What `/federation` shows.
     #[must_use]
     pub fn statuses(&self) -> Vec<FederationStatus> {
-        self.shared.lock().values().map(Known::status).collect()
+        self.shared.lock().values().map(FederatedDomain::status).collect()
     }
 }
 
-impl Known {
+impl FederatedDomain {
     fn status(&self) -> FederationStatus {
         let rfc3339 = |t: SystemTime| OffsetDateTime::from(t).format(&Rfc3339).unwrap_or_default();
         let (profile, endpoint) = match &self.relation.from {
@@ -240,12 +250,12 @@ impl Known {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TrustDomain, Known>> {
+impl PollerState {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TrustDomain, FederatedDomain>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn combine(&self, known: &BTreeMap<TrustDomain, Known>) {
+    fn combine(&self, known: &BTreeMap<TrustDomain, FederatedDomain>) {
         let source = Arc::clone(&self.source.borrow());
         let new = match known.is_empty() {
             true => source,
@@ -286,11 +296,11 @@ impl Shared {
             let endpoint = matches!(relation.from, BundleFrom::Endpoint { .. });
             let compared = held.bundle.as_ref().filter(|_| endpoint && !held.anew);
             match pace::judge(compared, &bundle) {
-                Verdict::Backwards { held, arrived } => {
+                BundleChange::Backwards { held, arrived } => {
                     Err(FetchError::Backwards { held, arrived })
                 }
-                Verdict::Same => Ok((bundle, false)),
-                Verdict::Newer => Ok((bundle, true)),
+                BundleChange::Same => Ok((bundle, false)),
+                BundleChange::Newer => Ok((bundle, true)),
             }
         });
         let trust_domain = &relation.trust_domain;

@@ -46,7 +46,7 @@ impl Pace {
 
 /// What becomes of a bundle that arrived.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum BundleChange {
     /// It is what is held.
     Same,
     /// It replaces what is held.
@@ -61,12 +61,12 @@ pub(super) enum Verdict {
 }
 
 /// Sequences are compared where both bundles have one (SPIFFE Trust Domain and Bundle §4.1.1).
-pub(super) fn judge(held: Option<&TrustBundle>, arrived: &TrustBundle) -> Verdict {
-    let Some(held) = held else { return Verdict::Newer };
+pub(super) fn judge(held: Option<&TrustBundle>, arrived: &TrustBundle) -> BundleChange {
+    let Some(held) = held else { return BundleChange::Newer };
     match (held.sequence, arrived.sequence) {
-        (Some(held), Some(arrived)) if arrived < held => Verdict::Backwards { held, arrived },
-        _ if held == arrived => Verdict::Same,
-        _ => Verdict::Newer,
+        (Some(held), Some(arrived)) if arrived < held => BundleChange::Backwards { held, arrived },
+        _ if held == arrived => BundleChange::Same,
+        _ => BundleChange::Newer,
     }
 }
 
@@ -111,16 +111,16 @@ mod tests {
             bundle
         };
         for (held, arrived, verdict) in [
-            (None, bundle(Some(1), 1), Verdict::Newer),
-            (Some(bundle(Some(2), 1)), bundle(Some(2), 1), Verdict::Same),
-            (Some(bundle(Some(2), 1)), bundle(Some(3), 1), Verdict::Newer),
-            (Some(bundle(Some(2), 1)), bundle(Some(2), 2), Verdict::Newer),
-            (Some(bundle(None, 1)), bundle(Some(1), 2), Verdict::Newer),
-            (Some(bundle(Some(2), 1)), bundle(None, 2), Verdict::Newer),
+            (None, bundle(Some(1), 1), BundleChange::Newer),
+            (Some(bundle(Some(2), 1)), bundle(Some(2), 1), BundleChange::Same),
+            (Some(bundle(Some(2), 1)), bundle(Some(3), 1), BundleChange::Newer),
+            (Some(bundle(Some(2), 1)), bundle(Some(2), 2), BundleChange::Newer),
+            (Some(bundle(None, 1)), bundle(Some(1), 2), BundleChange::Newer),
+            (Some(bundle(Some(2), 1)), bundle(None, 2), BundleChange::Newer),
             (
                 Some(bundle(Some(2), 1)),
                 bundle(Some(1), 2),
-                Verdict::Backwards { held: 2, arrived: 1 },
+                BundleChange::Backwards { held: 2, arrived: 1 },
             ),
         ] {
             assert_eq!(judge(held.as_ref(), &arrived), verdict, "{held:?} {arrived:?}");

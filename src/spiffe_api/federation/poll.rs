@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use tokio::sync::Notify;
 
 use super::{
-    BundleFrom, FetchError, FetchOutcome, Profile, Relation, Shared, document, fetch,
+    BundleFrom, FetchError, FetchOutcome, PollerState, Profile, Relation, document, fetch,
     pace::Pace,
     store::{Store, read_bounded},
     verifier,
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) struct Poller {
     pub(super) relation: Relation,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<PollerState>,
     pub(super) generation: Arc<()>,
     pub(super) fetch_now: Arc<Notify>,
 }

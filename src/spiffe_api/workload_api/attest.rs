@@ -13,7 +13,7 @@ use crate::sys::peer::Peer;
 
 /// Who made a connection, as it was then.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct CallingProcess {
     peer: Peer,
     facts: Result<Facts, CallerGone>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Caller {
 #[error("the process that connected has ended; connect again")]
 pub(super) struct CallerGone;
 
-impl Caller {
+impl CallingProcess {
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let peer = Peer::of(socket.as_fd())?;
         let mut facts = Facts { uid: peer.uid, gid: peer.gid, ..Facts::default() };
@@ -155,7 +155,7 @@ mod tests {
         let path = dir.path().join("s");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let _ours = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let facts = Caller::of(&listener.accept().unwrap().0).unwrap().facts().unwrap();
+        let facts = CallingProcess::of(&listener.accept().unwrap().0).unwrap().facts().unwrap();
         let netns = std::fs::metadata("/proc/self/ns/net").unwrap();
         assert_eq!(facts.netns, Some((netns.dev(), netns.ino())));
         assert_eq!(facts.path, std::env::current_exe().ok());
@@ -202,7 +202,7 @@ mod tests {
         let piped = std::process::Stdio::piped;
         let command = command.args(["-c", &script]).stdin(piped()).stdout(piped());
         let mut child = command.spawn().expect("python3, which the tests need");
-        let caller = Caller::of(&listener.accept().unwrap().0).unwrap();
+        let caller = CallingProcess::of(&listener.accept().unwrap().0).unwrap();
         let before = caller.facts().unwrap();
         let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         to.write_all(b"\n").unwrap();

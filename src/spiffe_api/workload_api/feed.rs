@@ -13,9 +13,9 @@ use tokio::{sync::watch, time::Instant};
 use tonic::Status;
 
 use super::{
-    attest::Caller,
+    attest::CallingProcess,
     entitled::{Entitlement, Facts, Registrations, entitled},
-    limits::Place,
+    limits::UsagePlace,
     shared::Shared,
 };
 use crate::{
@@ -47,18 +47,22 @@ pub(super) enum Needs {
 }
 
 /// Looks at the state for one caller, again and again.
-pub(super) struct Watcher {
+pub(super) struct EntitlementWatcher {
     shared: Arc<Shared>,
-    caller: Arc<Caller>,
+    caller: Arc<CallingProcess>,
     registered: watch::Receiver<Option<Arc<Registrations>>>,
     bundles: watch::Receiver<Arc<BundleSet>>,
     banned: Option<watch::Receiver<Arc<BTreeSet<SpiffeId>>>>,
     followed: Vec<(Entitlement, Option<Following>)>,
-    _place: Arc<Place>,
+    _place: Arc<UsagePlace>,
 }
 
-impl Watcher {
-    pub(super) fn new(shared: &Arc<Shared>, caller: Arc<Caller>, place: Arc<Place>) -> Self {
+impl EntitlementWatcher {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        caller: Arc<CallingProcess>,
+        place: Arc<UsagePlace>,
+    ) -> Self {
         Self {
             registered: shared.registered.subscribe(),
             bundles: shared.svids.follow_bundles(),
@@ -194,7 +198,7 @@ pub(super) trait Message: Clone + PartialEq + Send + 'static {
 /// # Errors
 /// If there is no first message.
 pub(super) async fn feed<M: Message>(
-    mut watcher: Watcher,
+    mut watcher: EntitlementWatcher,
 ) -> Result<impl Stream<Item = Result<M, Status>> + Send + 'static, Status> {
     let first = M::whole(&watcher.view(M::NEEDS).await?);
     let sent = redacted(&first);

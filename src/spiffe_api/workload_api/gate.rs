@@ -12,8 +12,8 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    attest::Caller,
-    limits::{CallerGroup, Calls, Place},
+    attest::CallingProcess,
+    limits::{CallerGroup, Calls, UsagePlace},
     shared::Shared,
 };
 use crate::{
@@ -36,12 +36,12 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 const STREAMS: u32 = 64;
 
 /// One connection.
-pub(super) struct Conn {
+pub(super) struct CallerConnection {
     pub(super) shared: Arc<Shared>,
     pub(super) routes: Routes,
-    pub(super) caller: Arc<Caller>,
+    pub(super) caller: Arc<CallingProcess>,
     pub(super) group: CallerGroup,
-    pub(super) place: Place,
+    pub(super) place: UsagePlace,
     pub(super) seat: lifecycle::Place<CallerGroup>,
 }
 
@@ -55,7 +55,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Among {
     }
 }
 
-impl Conn {
+impl CallerConnection {
     pub(super) async fn serve(self, socket: UnixStream, tasks: Tasks) {
         let begun = tokio::select! {
             begun = tokio::time::timeout(FIRST_BYTE, socket.readable()) => begun,
@@ -116,7 +116,7 @@ async fn silent(asked: &CancellationToken) {
 /// The request with its caller and its place, or why it is refused.
 fn admit(
     shared: &Shared,
-    caller: &Arc<Caller>,
+    caller: &Arc<CallingProcess>,
     group: CallerGroup,
     calls: &Calls,
     mut request: Request<Incoming>,

@@ -88,7 +88,7 @@ impl CallerGroup {
 
 /// The books of one server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Limits(Arc<Mutex<CallerUsage>>);
+pub(super) struct UsageLimits(Arc<Mutex<CallerUsage>>);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum UseKind {
@@ -98,8 +98,8 @@ enum UseKind {
 
 /// A place of a caller's; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    limits: Limits,
+pub(super) struct UsagePlace {
+    limits: UsageLimits,
     kind: UseKind,
     group: CallerGroup,
     pid: Option<u32>,
@@ -143,9 +143,9 @@ impl Drop for Busy {
     }
 }
 
-impl Limits {
+impl UsageLimits {
     /// A place for a connection.
-    pub(super) fn connect(&self, group: CallerGroup, pid: Option<u32>) -> Result<Place, Shed> {
+    pub(super) fn connect(&self, group: CallerGroup, pid: Option<u32>) -> Result<UsagePlace, Shed> {
         self.take(UseKind::Connection, group, pid, Instant::now())
     }
 
@@ -155,7 +155,7 @@ impl Limits {
         group: CallerGroup,
         pid: Option<u32>,
         of: &Calls,
-    ) -> Result<Place, Shed> {
+    ) -> Result<UsagePlace, Shed> {
         let mut place = self.take(UseKind::Call, group, pid, Instant::now())?;
         place.busy = Some(of.begin());
         Ok(place)
@@ -167,7 +167,7 @@ impl Limits {
         group: CallerGroup,
         pid: Option<u32>,
         now: Instant,
-    ) -> Result<Place, Shed> {
+    ) -> Result<UsagePlace, Shed> {
         let mut usage = self.lock();
         let CallerUsage { processes, owners } = &mut *usage;
         let mut process = pid.map(|pid| entry(processes, pid, PROCESS, now));
@@ -183,7 +183,7 @@ impl Limits {
                 UseKind::Call => (one.calls, one.tokens) = (one.calls + 1, one.tokens - 1.0),
             }
         }
-        Ok(Place { limits: self.clone(), kind, group, pid, busy: None })
+        Ok(UsagePlace { limits: self.clone(), kind, group, pid, busy: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, CallerUsage> {
@@ -233,7 +233,7 @@ impl Use {
     }
 }
 
-impl Drop for Place {
+impl Drop for UsagePlace {
     fn drop(&mut self) {
         let mut usage = self.limits.lock();
         let CallerUsage { processes, owners } = &mut *usage;
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn one_process_takes_its_share_and_no_more() {
-        let limits = Limits::default();
+        let limits = UsageLimits::default();
         let now = Instant::now();
         let call = |pid, now| limits.take(UseKind::Call, CallerGroup::User(7), Some(pid), now);
         let mut held: Vec<_> = (0..64).map(|_| call(1, now).unwrap()).collect();
@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_for_nothing_any_more_is_idle_and_who_waits_for_news_is_not() {
-        let (limits, calls) = (Limits::default(), Calls::none());
+        let (limits, calls) = (UsageLimits::default(), Calls::none());
         let call = || limits.call(CallerGroup::User(7), Some(1), &calls).unwrap();
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let within =
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn callers_at_rest_are_forgotten() {
-        let limits = Limits::default();
+        let limits = UsageLimits::default();
         let now = Instant::now();
         let kept = limits.take(UseKind::Connection, CallerGroup::User(7), Some(0), now).unwrap();
         for pid in 1..5000 {
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn connections_have_limits_of_their_own() {
-        let limits = Limits::default();
+        let limits = UsageLimits::default();
         let connect = |uid, pid| limits.connect(CallerGroup::User(uid), Some(pid));
         let held: Vec<_> = (0..64).map(|_| connect(7, 1).unwrap()).collect();
         assert_eq!(connect(7, 1).unwrap_err(), Shed::Connections("process"));
@@ -339,7 +339,7 @@ mod tests {
             assert_eq!(of(elsewhere), CallerGroup::User(0), "of no pod that is carried");
         }
         assert_eq!(CallerGroup::of(0, Some((4, 1)), None), CallerGroup::User(0), "starting");
-        let limits = Limits::default();
+        let limits = UsageLimits::default();
         let connect = |group, pid| limits.connect(group, Some(pid));
         let held: Vec<_> = (0..1024).map(|n| connect(of(Some((4, 1))), n / 64).unwrap()).collect();
         assert_eq!(connect(of(Some((4, 1))), 99).unwrap_err(), Shed::Connections("pod"));

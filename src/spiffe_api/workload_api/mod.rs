@@ -23,8 +23,8 @@ pub use self::entitled::{
     CarriedPod, Entitlement, Entry, Facts, HELD_AS, Registrations, Selectors, entitled,
 };
 use self::{
-    attest::Caller,
-    limits::{CONNECTIONS, CONNECTIONS_OF_ONE, CallerGroup, Limits},
+    attest::CallingProcess,
+    limits::{CONNECTIONS, CONNECTIONS_OF_ONE, CallerGroup, UsageLimits},
     service::Service,
     shared::Shared,
 };
@@ -66,7 +66,7 @@ impl WorkloadApi {
         let listener = rpc::listen(socket, mode, listeners)?;
         let registered = watch::Sender::new(None);
         let shared =
-            Arc::new(Shared { svids, trust_domain, registered, limits: Limits::default() });
+            Arc::new(Shared { svids, trust_domain, registered, limits: UsageLimits::default() });
         let api = SpiffeWorkloadApiServer::new(Service(Arc::clone(&shared)));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -104,7 +104,7 @@ impl WorkloadApi {
             };
             backoff.succeeded();
             // As soon as can be: what the kernel says is of the moment of the connect.
-            let Ok(caller) = Caller::of(&socket) else { continue };
+            let Ok(caller) = CallingProcess::of(&socket) else { continue };
             let known = self.shared.registered.borrow().clone();
             let group = CallerGroup::of(caller.uid(), caller.netns(), known.as_deref());
             let others = known.as_ref().map_or(0, |known| known.pods.len());
@@ -122,7 +122,8 @@ impl WorkloadApi {
                 Ok(place) => {
                     let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
                     let caller = Arc::new(caller);
-                    let conn = gate::Conn { shared, routes, caller, group, place, seat };
+                    let conn =
+                        gate::CallerConnection { shared, routes, caller, group, place, seat };
                     tasks.spawn(conn.serve(socket, tasks.clone()));
                 }
                 Err(why) => {

@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use tonic::{Request, Response, Status};
 
 use super::{
-    attest::Caller,
-    feed::{Message, Watcher, feed},
-    limits::Place,
+    attest::CallingProcess,
+    feed::{EntitlementWatcher, Message, feed},
+    limits::UsagePlace,
     shared::Shared,
 };
 use crate::{
@@ -39,13 +39,13 @@ pub(super) struct Service(pub(super) Arc<Shared>);
 type Feed<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send + 'static>>;
 
 impl Service {
-    fn watcher<R>(&self, request: &Request<R>) -> Result<Watcher, Status> {
+    fn watcher<R>(&self, request: &Request<R>) -> Result<EntitlementWatcher, Status> {
         let extensions = request.extensions();
-        let caller = extensions.get::<Arc<Caller>>().cloned();
-        let place = extensions.get::<Arc<Place>>().cloned();
+        let caller = extensions.get::<Arc<CallingProcess>>().cloned();
+        let place = extensions.get::<Arc<UsagePlace>>().cloned();
         let (caller, place) =
             caller.zip(place).ok_or_else(|| Status::internal("the caller was not attested"))?;
-        Ok(Watcher::new(&self.0, caller, place))
+        Ok(EntitlementWatcher::new(&self.0, caller, place))
     }
 
     async fn feed<R, M: Message>(&self, request: &Request<R>) -> Result<Response<Feed<M>>, Status> {

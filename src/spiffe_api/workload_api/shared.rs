@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{entitled::Registrations, limits::Limits};
+use super::{entitled::Registrations, limits::UsageLimits};
 use crate::{credentials::Svids, identity::TrustDomain};
 
 /// What all calls of one server share.
@@ -13,5 +13,5 @@ pub(super) struct Shared {
     pub(super) trust_domain: TrustDomain,
     /// What is registered; `None` until the configuration is in force.
     pub(super) registered: watch::Sender<Option<Arc<Registrations>>>,
-    pub(super) limits: Limits,
+    pub(super) limits: UsageLimits,
 }

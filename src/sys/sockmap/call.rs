@@ -41,7 +41,7 @@ fn fd(of: &impl AsFd) -> u32 {
 
 /// Which map.
 #[derive(Clone, Copy)]
-pub(super) enum Map {
+pub(super) enum BpfMapKind {
     Hash = 1,
     /// What was not used for long makes room.
     RecentHash = 9,
@@ -50,7 +50,7 @@ pub(super) enum Map {
 
 /// Opens a map with keys of `K` and values of `V` bytes.
 pub(super) fn create_map<const K: usize, const V: usize>(
-    kind: Map,
+    kind: BpfMapKind,
     entries: u32,
 ) -> io::Result<OwnedFd> {
     let mut attr = Attr::default();
@@ -60,8 +60,8 @@ pub(super) fn create_map<const K: usize, const V: usize>(
     /// Entries take memory only once they are there (BPF_F_NO_PREALLOC).
     const NO_PREALLOC: u32 = 1;
     attr[2] = match kind {
-        Map::Hash => words(NO_PREALLOC, 0),
-        Map::RecentHash | Map::SockHash => 0,
+        BpfMapKind::Hash => words(NO_PREALLOC, 0),
+        BpfMapKind::RecentHash | BpfMapKind::SockHash => 0,
     };
     descriptor(bpf(MAP_CREATE, &mut attr)?)
 }

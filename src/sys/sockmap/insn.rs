@@ -40,7 +40,7 @@ pub(super) enum When {
 pub(super) struct Label(usize);
 
 #[derive(Default)]
-struct Target {
+struct JumpTarget {
     at: Option<usize>,
     jumps: Vec<usize>,
 }
@@ -49,7 +49,7 @@ struct Target {
 #[derive(Default)]
 pub(super) struct Asm {
     code: Vec<[u8; 8]>,
-    labels: Vec<Target>,
+    labels: Vec<JumpTarget>,
 }
 
 const CLASS_LOAD_IMMEDIATE: u8 = 0x18;
@@ -151,7 +151,7 @@ impl Asm {
 
     /// A label that [`Asm::place`] puts somewhere below.
     pub(super) fn label(&mut self) -> Label {
-        self.labels.push(Target::default());
+        self.labels.push(JumpTarget::default());
         Label(self.labels.len() - 1)
     }
 
@@ -184,7 +184,7 @@ impl Asm {
     /// # Panics
     /// If a label was not placed, which the programs' own tests would show.
     pub(super) fn finish(mut self) -> Vec<[u8; 8]> {
-        for Target { at, jumps } in self.labels {
+        for JumpTarget { at, jumps } in self.labels {
             let at = at.expect("every label is placed");
             for jump in jumps {
                 let distance = i16::try_from(at - jump - 1).expect("programs are short");

@@ -46,16 +46,16 @@ pub struct Watched {
 /// Two sockets that take the sockmap redirect. Dropping it ends that.
 pub struct Pair {
     sockmap: Arc<Sockmap>,
-    ours: Ends,
-    app: Ends,
+    ours: SocketEnds,
+    app: SocketEnds,
     app_at: [u8; 8],
 }
 
 /// The two ends of a connection as one socket sees them, as the programs lay them down.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Ends([u8; 48]);
+struct SocketEnds([u8; 48]);
 
-impl Ends {
+impl SocketEnds {
     fn new(cookie: u64, local: SocketAddr, remote: SocketAddr) -> Self {
         let mut ends = [0; 48];
         ends[..8].copy_from_slice(&cookie.to_ne_bytes());
@@ -88,13 +88,13 @@ impl Sockmap {
         check_release(nix::sys::utsname::uname()?.release().to_str().unwrap_or_default())?;
         let kernel = Kernel::running().map_err(say("kernel types"))?;
         let maps = Maps {
-            watched: call::create_map::<8, 4>(call::Map::Hash, 65_536)
+            watched: call::create_map::<8, 4>(call::BpfMapKind::Hash, 65_536)
                 .map_err(say("a map (needs CAP_BPF and CAP_NET_ADMIN)"))?,
-            known: call::create_map::<48, 8>(call::Map::RecentHash, MOST)
+            known: call::create_map::<48, 8>(call::BpfMapKind::RecentHash, MOST)
                 .map_err(say("a map of what is known"))?,
-            sockets: call::create_map::<48, 8>(call::Map::SockHash, 2 * MOST)
+            sockets: call::create_map::<48, 8>(call::BpfMapKind::SockHash, 2 * MOST)
                 .map_err(say("a map of sockets"))?,
-            partners: call::create_map::<48, 64>(call::Map::Hash, 2 * MOST)
+            partners: call::create_map::<48, 64>(call::BpfMapKind::Hash, 2 * MOST)
                 .map_err(say("a map of partners"))?,
         };
         let pass = programs::pass(&maps, &kernel, MOST_BYTES, ROOM);
@@ -142,9 +142,9 @@ impl Watched {
         app: (SocketAddr, SocketAddr),
     ) -> io::Result<Option<Pair>> {
         let maps = &self.sockmap.maps;
-        let app = Ends::new(self.cookie, app.0, app.1);
-        let own = Ends::new(self.cookie, ours.local_addr()?, ours.peer_addr()?);
-        let known = |ends: &Ends| call::lookup(&maps.known, &ends.0);
+        let app = SocketEnds::new(self.cookie, app.0, app.1);
+        let own = SocketEnds::new(self.cookie, ours.local_addr()?, ours.peer_addr()?);
+        let known = |ends: &SocketEnds| call::lookup(&maps.known, &ends.0);
         let (Some(app_at), Some(own_at)) = (known(&app), known(&own)) else { return Ok(None) };
         let descriptor = u64::try_from(ours.as_fd().as_raw_fd()).map_err(io::Error::other)?;
         call::update(&maps.sockets, &own.0, &descriptor.to_ne_bytes())?;
@@ -156,7 +156,7 @@ impl Watched {
 }
 
 /// What a writer's way leads to.
-fn partner(ends: &Ends, at: [u8; 8], writer: Writer) -> [u8; 64] {
+fn partner(ends: &SocketEnds, at: [u8; 8], writer: Writer) -> [u8; 64] {
     let mut partner = [0; 64];
     partner[..48].copy_from_slice(&ends.0);
     partner[48..56].copy_from_slice(&at);

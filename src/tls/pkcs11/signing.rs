@@ -23,7 +23,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     TokenConfig,
-    token::{Refusal, Token},
+    token::{SigningFailure, Token},
 };
 use crate::tls::classic_provider;
 
@@ -32,25 +32,25 @@ pub(super) struct TokenKey(Arc<Inner>);
 
 struct Inner {
     leaf: CertificateDer<'static>,
-    kind: Kind,
+    kind: KeyKind,
     /// The best first.
     schemes: Vec<S>,
-    found: ArcSwap<Found>,
+    found: ArcSwap<FoundKey>,
 }
 
-struct Found {
+struct FoundKey {
     token: Token,
     key: ObjectHandle,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum KeyKind {
     Rsa,
     Ecdsa(S),
     Ed25519,
 }
 
-impl Kind {
+impl KeyKind {
     /// That of the certificate's public key.
     fn of(leaf: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, parsed) = X509Certificate::from_der(leaf)
@@ -104,20 +104,20 @@ impl Kind {
 
 impl TokenKey {
     pub(super) fn find(config: TokenConfig, leaf: &CertificateDer<'_>) -> Result<Self, String> {
-        let kind = Kind::of(leaf).map_err(|why| format!("the certificate {why}"))?;
+        let kind = KeyKind::of(leaf).map_err(|why| format!("the certificate {why}"))?;
         let token = Token::open(config)?;
         let schemes = kind.schemes(&token);
-        let found = Found::on(token, kind, &schemes, leaf)?;
+        let found = FoundKey::on(token, kind, &schemes, leaf)?;
         let leaf = leaf.clone().into_owned();
         Ok(Self(Arc::new(Inner { leaf, kind, schemes, found: ArcSwap::from_pointee(found) })))
     }
 }
 
-impl Found {
+impl FoundKey {
     /// The key whose signature the certificate verifies: labels and IDs may say anything.
     fn on(
         token: Token,
-        kind: Kind,
+        kind: KeyKind,
         schemes: &[S],
         leaf: &CertificateDer<'_>,
     ) -> Result<Self, String> {
@@ -130,7 +130,7 @@ impl Found {
                     return Ok(Self { key: *key, token });
                 }
                 Ok(_) => {}
-                Err(Refusal { why, .. }) => last = Some(why),
+                Err(SigningFailure { why, .. }) => last = Some(why),
             }
         }
         let label = token.label();
@@ -169,7 +169,7 @@ impl Inner {
             return Err(format!("token {label:?}: {}", refusal.why));
         }
         let anew = Token::open(found.token.config().clone())
-            .and_then(|token| Found::on(token, self.kind, &self.schemes, &self.leaf));
+            .and_then(|token| FoundKey::on(token, self.kind, &self.schemes, &self.leaf));
         match anew {
             Ok(anew) => {
                 tracing::warn!(target: "svid", token = label, why = refusal.why, "the PKCS#11 token was lost and found again");
@@ -183,7 +183,12 @@ impl Inner {
     }
 }
 
-fn sign(token: &Token, key: ObjectHandle, scheme: S, message: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn sign(
+    token: &Token,
+    key: ObjectHandle,
+    scheme: S,
+    message: &[u8],
+) -> Result<Vec<u8>, SigningFailure> {
     let hashed = |with| digest::digest(with, message).as_ref().to_vec();
     let pss = |hash_alg, mgf, s_len: std::ffi::c_ulong| {
         Mechanism::RsaPkcsPss(PkcsPssParams { hash_alg, mgf, s_len: s_len.into() })
@@ -256,9 +261,9 @@ impl SigningKey for TokenKey {
 
     fn algorithm(&self) -> SignatureAlgorithm {
         match self.0.kind {
-            Kind::Rsa => SignatureAlgorithm::RSA,
-            Kind::Ecdsa(_) => SignatureAlgorithm::ECDSA,
-            Kind::Ed25519 => SignatureAlgorithm::ED25519,
+            KeyKind::Rsa => SignatureAlgorithm::RSA,
+            KeyKind::Ecdsa(_) => SignatureAlgorithm::ECDSA,
+            KeyKind::Ed25519 => SignatureAlgorithm::ED25519,
         }
     }
 }

@@ -68,15 +68,15 @@ impl Token {
         key: ObjectHandle,
         mechanism: &Mechanism<'_>,
         data: &[u8],
-    ) -> Result<Vec<u8>, Refusal> {
-        let session = self.session().map_err(|why| Refusal { why, lost: true })?;
+    ) -> Result<Vec<u8>, SigningFailure> {
+        let session = self.session().map_err(|why| SigningFailure { why, lost: true })?;
         match session.sign(mechanism, key, data) {
             Ok(signature) => {
                 self.give_back(session);
                 Ok(signature)
             }
             Err(error) => {
-                let refusal = Refusal { why: told(&error), lost: lost(&error) };
+                let refusal = SigningFailure { why: told(&error), lost: lost(&error) };
                 if !refusal.lost {
                     self.give_back(session);
                 }
@@ -99,7 +99,7 @@ impl Token {
 }
 
 /// A signature that there is not.
-pub(super) struct Refusal {
+pub(super) struct SigningFailure {
     pub(super) why: String,
     /// The token has lost us, and may be found again.
     pub(super) lost: bool,

@@ -41,7 +41,7 @@ impl FromStr for AeadSetting {
 
 /// What was found out about one implementation of a cipher.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Found {
+pub struct Measured {
     /// Whether it gives the bytes of the standard.
     pub sound: bool,
     /// The least time that a record of [`LARGE`] bytes took, sealed and opened …
@@ -50,7 +50,7 @@ pub struct Found {
     pub small: Duration,
 }
 
-impl Found {
+impl Measured {
     /// Megabytes a second in records of [`LARGE`] bytes, on one core: sealed or opened.
     #[must_use]
     pub fn megabytes(&self) -> u64 {
@@ -66,7 +66,7 @@ pub struct Choice {
     /// Who seals and opens its records.
     pub by: Implementation,
     /// In the order of [`Implementation::ALL`].
-    pub found: [Found; 2],
+    pub found: [Measured; 2],
 }
 
 /// The plaintext of a full record.
@@ -144,7 +144,7 @@ pub fn choose(setting: AeadSetting) -> Result<&'static [Choice], String> {
 }
 
 /// Who is to have the cipher of which this was found; `None` if nobody may.
-fn decide(setting: AeadSetting, found: [Found; 2]) -> Option<Implementation> {
+fn decide(setting: AeadSetting, found: [Measured; 2]) -> Option<Implementation> {
     use Implementation::{AwsLc, Ring};
     let [aws_lc, ring] = found;
     match (aws_lc.sound, ring.sound) {
@@ -165,8 +165,9 @@ fn decide(setting: AeadSetting, found: [Found; 2]) -> Option<Implementation> {
 }
 
 /// The least times of either, taken in turns so that a busy machine disturbs both alike.
-fn measure(aead: Aead, sound: [bool; 2]) -> [Found; 2] {
-    let mut found = sound.map(|sound| Found { sound, large: Duration::MAX, small: Duration::MAX });
+fn measure(aead: Aead, sound: [bool; 2]) -> [Measured; 2] {
+    let mut found =
+        sound.map(|sound| Measured { sound, large: Duration::MAX, small: Duration::MAX });
     let secret = [0x5a; 32];
     let keys = Implementation::ALL.map(|by| Key::new(by, aead, &secret[..aead.key_len()]).ok());
     let mut record = vec![b'a'; LARGE + TAG];
@@ -201,7 +202,7 @@ fn timed(key: &Key, record: &mut [u8], count: u32) -> Duration {
 
 /// An answer that is known: of "The Galois/Counter Mode of Operation (GCM)", test cases 4 and 16,
 /// and of RFC 8439 §2.8.2.
-struct Known {
+struct KnownAnswer {
     key: &'static [u8],
     nonce: [u8; 12],
     aad: &'static [u8],
@@ -210,17 +211,17 @@ struct Known {
     tag: [u8; TAG],
 }
 
-fn known(aead: Aead) -> Known {
+fn known(aead: Aead) -> KnownAnswer {
     match aead {
-        Aead::Aes128Gcm => Known { key: GCM_KEY, sealed: GCM_128, tag: GCM_128_TAG, ..GCM },
-        Aead::Aes256Gcm => Known { sealed: GCM_256, tag: GCM_256_TAG, ..GCM },
+        Aead::Aes128Gcm => KnownAnswer { key: GCM_KEY, sealed: GCM_128, tag: GCM_128_TAG, ..GCM },
+        Aead::Aes256Gcm => KnownAnswer { sealed: GCM_256, tag: GCM_256_TAG, ..GCM },
         Aead::ChaCha20Poly1305 => CHACHA,
     }
 }
 
 /// Whether the known answer comes out, opens again, and does not open when a bit of it is another.
 fn is_sound(by: Implementation, aead: Aead) -> bool {
-    let Known { key, nonce, aad, plain, sealed, tag } = known(aead);
+    let KnownAnswer { key, nonce, aad, plain, sealed, tag } = known(aead);
     let Ok(key) = Key::new(by, aead, key) else { return false };
     let mut text = plain.to_vec();
     if key.seal(nonce, aad, &mut text) != Ok(tag) || text != sealed {
@@ -268,7 +269,7 @@ fn same_bytes(aead: Aead, plain: &[u8]) -> bool {
         .all(|(key, text)| key.open(nonce, &aad, text) == Ok(length) && text.starts_with(plain))
 }
 
-const GCM: Known = Known {
+const GCM: KnownAnswer = KnownAnswer {
     key: b"\xfe\xff\xe9\x92\x86\x65\x73\x1c\x6d\x6a\x8f\x94\x67\x30\x83\x08\
         \xfe\xff\xe9\x92\x86\x65\x73\x1c\x6d\x6a\x8f\x94\x67\x30\x83\x08",
     nonce: *b"\xca\xfe\xba\xbe\xfa\xce\xdb\xad\xde\xca\xf8\x88",
@@ -291,7 +292,7 @@ const GCM_256: &[u8] = b"\x52\x2d\xc1\xf0\x99\x56\x7d\x07\xf4\x7f\x37\xa3\x2a\x8
     \x8c\xb0\x8e\x48\x59\x0d\xbb\x3d\xa7\xb0\x8b\x10\x56\x82\x88\x38\
     \xc5\xf6\x1e\x63\x93\xba\x7a\x0a\xbc\xc9\xf6\x62";
 const GCM_256_TAG: [u8; TAG] = *b"\x76\xfc\x6e\xce\x0f\x4e\x17\x68\xcd\xdf\x88\x53\xbb\x2d\x55\x1b";
-const CHACHA: Known = Known {
+const CHACHA: KnownAnswer = KnownAnswer {
     key: b"\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\
         \x90\x91\x92\x93\x94\x95\x96\x97\x98\x99\x9a\x9b\x9c\x9d\x9e\x9f",
     nonce: *b"\x07\x00\x00\x00\x40\x41\x42\x43\x44\x45\x46\x47",
@@ -312,8 +313,8 @@ const CHACHA: Known = Known {
 mod tests {
     use super::*;
 
-    fn found(sound: bool, large: u64, small: u64) -> Found {
-        Found { sound, large: Duration::from_nanos(large), small: Duration::from_nanos(small) }
+    fn found(sound: bool, large: u64, small: u64) -> Measured {
+        Measured { sound, large: Duration::from_nanos(large), small: Duration::from_nanos(small) }
     }
 
     #[test]

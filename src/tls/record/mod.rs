@@ -16,7 +16,7 @@ mod seal;
 pub(crate) mod tests;
 
 pub use aead::Implementation;
-pub use choice::{AeadSetting, Choice, Found, choices, choose, prefer};
+pub use choice::{AeadSetting, Choice, Measured, choices, choose, prefer};
 pub use choices_view::{ChoiceView, ChoicesView, SpeedsView};
 pub use messages::{Messages, Opened};
 pub use open::Opener;

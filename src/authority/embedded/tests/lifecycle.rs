@@ -27,24 +27,25 @@ fn a_running_process_follows_every_step() {
     let fetch = || ca.fetch(&wanted, Urgency::Background).now_or_never().unwrap().unwrap();
     let changed = || ca.changed(&wanted).now_or_never().is_some();
     let (old, sequence) = (fetch(), ca.bundle().sequence);
-    steps.prepare(Kind::X509).unwrap();
+    steps.prepare(AuthorityKind::X509).unwrap();
     ca.refresh().unwrap();
     assert_eq!((ca.bundle().authorities.len(), changed()), (2, false));
     assert!(ca.bundle().sequence > sequence);
-    let early = steps.activate(Kind::X509, Duration::from_secs(3)).unwrap_err().to_string();
+    let early =
+        steps.activate(AuthorityKind::X509, Duration::from_secs(3)).unwrap_err().to_string();
     assert!(early.contains("may not know it yet"), "{early}");
-    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    steps.activate(AuthorityKind::X509, Duration::ZERO).unwrap();
     ca.refresh().unwrap();
     assert!(changed(), "no longer active: renewed at once");
-    let tainted = steps.taint(Kind::X509, None).unwrap();
+    let tainted = steps.taint(AuthorityKind::X509, None).unwrap();
     assert!(matches!(
-        steps.revoke(Kind::X509, None, false).unwrap_err(),
+        steps.revoke(AuthorityKind::X509, None, false).unwrap_err(),
         CaError::Step(StepError::InUse { identities: 1, .. })
     ));
     let new = fetch();
     assert!(!changed() && verifies(&old, &ca) && verifies(&new, &ca));
     assert!(steps.dependents(&tainted).unwrap().identities.is_empty());
-    steps.revoke(Kind::X509, None, false).unwrap();
+    steps.revoke(AuthorityKind::X509, None, false).unwrap();
     ca.refresh().unwrap();
     assert!(!verifies(&old, &ca) && verifies(&new, &ca));
     assert_eq!(ca.bundle(), open(dir.path()).unwrap().bundle());
@@ -68,7 +69,7 @@ fn the_sequence_grows_whenever_the_document_changes() {
         seen.borrow_mut().push((document, sequence));
     };
     look("first".into());
-    for kind in [Kind::X509, Kind::Jwt] {
+    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
         steps.prepare(kind).unwrap();
         look(format!("prepare {kind:?}"));
         steps.activate(kind, Duration::ZERO).unwrap();
@@ -95,13 +96,13 @@ fn the_bundle_file_says_at_every_step_what_is_trusted() {
         all.unwrap().len()
     };
     assert_eq!(says(), 1);
-    steps.prepare(Kind::X509).unwrap();
+    steps.prepare(AuthorityKind::X509).unwrap();
     assert_eq!(says(), 2);
-    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    steps.activate(AuthorityKind::X509, Duration::ZERO).unwrap();
     ca.refresh().unwrap();
     assert_eq!(says(), 2);
-    steps.taint(Kind::X509, None).unwrap();
-    steps.revoke(Kind::X509, None, true).unwrap();
+    steps.taint(AuthorityKind::X509, None).unwrap();
+    steps.revoke(AuthorityKind::X509, None, true).unwrap();
     assert_eq!(says(), 1);
     // Whoever takes it away finds it again.
     fs::remove_file(&file).unwrap();
@@ -139,12 +140,12 @@ fn jwt_svids_are_signed_by_the_active_authority_of_the_bundle() {
     };
     let first = token();
     assert!(valid(&first));
-    steps.prepare(Kind::Jwt).unwrap();
-    steps.activate(Kind::Jwt, Duration::ZERO).unwrap();
+    steps.prepare(AuthorityKind::Jwt).unwrap();
+    steps.activate(AuthorityKind::Jwt, Duration::ZERO).unwrap();
     let second = token();
     assert!(valid(&first) && valid(&second));
-    steps.taint(Kind::Jwt, None).unwrap();
-    steps.revoke(Kind::Jwt, None, false).unwrap();
+    steps.taint(AuthorityKind::Jwt, None).unwrap();
+    steps.revoke(AuthorityKind::Jwt, None, false).unwrap();
     ca.refresh().unwrap();
     assert!(!valid(&first) && valid(&second));
 }
@@ -209,7 +210,7 @@ fn the_files_that_others_read_are_pem_and_nothing_else() {
 }
 
 fn empty_state(dir: &Path, gone: &[&str]) {
-    let state = serde_json::to_string(&State::new("cluster.local")).unwrap();
+    let state = serde_json::to_string(&CaState::new("cluster.local")).unwrap();
     fs::write(dir.join(store::STATE), state).unwrap();
     gone.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
 }
@@ -226,8 +227,8 @@ fn what_an_authority_revoked_stays_revoked_when_its_key_is_taken_away() {
     let (ca, steps) = (open(dir.path()).unwrap(), CaDirectory::open(dir.path()).unwrap());
     let svid = ca.issue(&web()).unwrap();
     steps.ban(&web()).unwrap();
-    steps.prepare(Kind::X509).unwrap();
-    steps.activate(Kind::X509, Duration::ZERO).unwrap();
+    steps.prepare(AuthorityKind::X509).unwrap();
+    steps.activate(AuthorityKind::X509, Duration::ZERO).unwrap();
     ca.refresh().unwrap();
     assert!(is_revoked(&ca, &svid));
     fs::remove_file(dir.path().join(KEY)).unwrap();
@@ -249,10 +250,10 @@ fn a_revoked_serial_number_outlives_its_certificate() {
     steps.ban(&web()).unwrap();
     let path = dir.path().join(store::STATE);
     let aged = |by: u64| {
-        let mut state: State = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut state: CaState = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let end = seconds(SystemTime::now()) - by;
         let all = std::mem::take(&mut state.revoked).into_iter();
-        state.revoked = all.map(|r| state::Revoked { not_after: end, ..r }).collect();
+        state.revoked = all.map(|r| state::RevokedSerial { not_after: end, ..r }).collect();
         fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
         steps.unban(&web()).unwrap();
         steps.show().unwrap().revoked

@@ -57,10 +57,10 @@ struct Site {
     shown: Shown,
     svids: Arc<Svids>,
     own: TrustDomain,
-    pages: Pages,
+    pages: BundlePages,
 }
 
-enum Pages {
+enum BundlePages {
     Bundle { path: String },
     Oidc { issuer: Issuer },
 }
@@ -86,7 +86,7 @@ pub async fn serve(
             Proof::Spiffe(id) => Ok(Shown::svid(svids, id)),
         };
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
-        let site = site(shown, Pages::Bundle { path: endpoint.path.clone() });
+        let site = site(shown, BundlePages::Bundle { path: endpoint.path.clone() });
         let listener = listen(what, endpoint.listen, listeners).await?;
         start(what, listener, site, [accepting, tasks]);
     }
@@ -94,7 +94,7 @@ pub async fn serve(
         let what = "the OIDC endpoint";
         let shown = oidc.certificate.as_ref().map_or(Ok(Shown::Nothing), Shown::files);
         let shown = shown.map_err(|source| ServeError::Certificate { what, source })?;
-        let site = site(shown, Pages::Oidc { issuer: oidc.issuer.clone() });
+        let site = site(shown, BundlePages::Oidc { issuer: oidc.issuer.clone() });
         let listener = listen(what, oidc.listen, listeners).await?;
         start(what, listener, site, [accepting, tasks]);
     }
@@ -154,13 +154,13 @@ impl Site {
         let bundles = self.svids.bundles();
         let bundle = bundles.get(&self.own);
         match &self.pages {
-            Pages::Bundle { path: own } if path == own => Some(bundle.map(|bundle| {
+            BundlePages::Bundle { path: own } if path == own => Some(bundle.map(|bundle| {
                 let mut bundle = bundle.clone();
                 bundle.refresh_hint.get_or_insert(HINT);
                 bundle.to_document()
             })),
-            Pages::Bundle { .. } => None,
-            Pages::Oidc { issuer } => issuer.document(path, bundle),
+            BundlePages::Bundle { .. } => None,
+            BundlePages::Oidc { issuer } => issuer.document(path, bundle),
         }
     }
 }
