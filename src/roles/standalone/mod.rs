@@ -48,6 +48,7 @@ mod successor;
 mod targets;
 mod timer;
 mod tls;
+mod trusted_peers;
 mod validate;
 
 pub(crate) use challenges::{answer_challenges, first_acme_certificate};
