@@ -19,7 +19,8 @@
 //! - [`mesh`]: workloads, services and policies, in a store of deltas
 //! - [`relay`]: bytes from one side to the other, with half-close
 //! - [`hbone`]: HBONE (HTTP/2 CONNECT over mTLS) on the wire
-//! - [`proxy`]: HBONE in and out, and how a connection ends: the same for both roles
+//! - [`proxy`]: accepting, HBONE in and out, trust while a connection is open, and how it ends: the
+//!   same for both roles
 //! - [`roles`]: the two proxies: of a node (`src/roles/node/mod.rs` tells the story of a
 //!   connection) and in front of one service (`src/roles/standalone/mod.rs`)
 //! - [`pods`]: which pods are served, and how their traffic is captured
@@ -30,14 +31,16 @@
 //!
 //! # Reading path
 //! A captured connection: `roles/node/mod.rs` (the story) → `start.rs` → `listener.rs` →
-//! `arrival.rs` → `route.rs` → `accept_balancer.rs` → `outbound.rs` there; then
-//! `proxy/egress/hbone.rs` → `hbone/pool.rs` → `hbone/client.rs` → `relay/mod.rs` →
+//! `arrival.rs` → `route.rs` there; `proxy/listener/mod.rs` → `accept_balancer.rs` there;
+//! `roles/node/outbound.rs` → `proxy/egress/hbone.rs` → `hbone/pool.rs` → `hbone/client.rs` → `relay/mod.rs` →
 //! `hbone/stream.rs`. On the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
 //! `roles/node/inbound.rs` → `policy/admission.rs`. Its end: `observe/conn/open.rs`.
 //!
-//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` → `connection.rs` there →
-//! `tls/secured.rs` → `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` →
-//! `reach.rs` → `targets.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
+//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` there;
+//! `proxy/listener/mod.rs` → `accept_balancer.rs` there; `roles/standalone/connection.rs` →
+//! `service.rs` → `tls/secured.rs` → `revalidate.rs` → `admission.rs` →
+//! `policy/access_control.rs` → `policy/admission.rs` → `reach.rs` → `targets.rs` →
+//! `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` → `proxy/outcome.rs` →
 //! `observe/conn/open.rs`.
 //!
 //! # Threads

@@ -1,6 +1,8 @@
-//! HBONE as both roles use it: [`ingress`] takes tunnels, [`egress`] opens streams; [`listener`]
-//! accepts for both, and [`revalidate`] closes who is no longer trusted. What differs is a
-//! [`ingress::Destination`] or an [`egress::hbone::Source`] of [`crate::roles`].
+//! What both roles do in the same way: [`listener`] accepts connections and gives each to a worker,
+//! [`ingress`] takes tunnels, [`egress`] opens streams, and [`revalidate`] closes who is no longer
+//! trusted. What differs is a [`listener::Port`], an
+//! [`ingress::Destination`], an [`egress::hbone::Source`] or a [`revalidate::Trusting`] of
+//! [`crate::roles`].
 
 pub mod egress;
 pub mod ingress;

@@ -47,4 +47,5 @@ mod trust;
 mod unix;
 #[path = "../support/wait.rs"]
 mod wait;
+mod workers;
 mod workload_api;

@@ -1,26 +1,22 @@
-//! Accept loops: one per port, pod and worker. Where order matters one of them accepts, and the
-//! others serve what it hands them.
+//! The ports of a pod: on each, every worker accepts, or where order matters one of them, and the
+//! others serve what it hands them ([`crate::proxy::listener`]).
 
 use std::{
-    future::Future,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::BorrowedFd,
     sync::Arc,
 };
 
-use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::Node;
 use crate::{
-    lifecycle::{AcceptBackoff, Tasks, is_of_one_connection},
-    proxy::listener::{AcceptBalancer, Arrival},
-    sys::{descriptors::is_reserved, netns::Netns, sockets},
+    proxy::listener::{AcceptBalancer, Arrival, Port},
+    sys::{netns::Netns, sockets},
 };
 
 /// A listener, and who finds out about what it accepts.
@@ -95,75 +91,40 @@ pub(super) fn open(
 /// Both families on one socket.
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// How many connections are accepted before others get their turn.
-const IN_A_ROW: u32 = 4;
-
-/// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
-/// worker that has less to do.
-///
-/// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
-/// descriptors are short, that is when this pod has its part of them.
-pub(super) async fn accept_loop<A, S, F>(
-    (entrance, mut balancer): WorkerListener<A>,
-    name: &'static str,
-    node: &Node,
-    tasks: Tasks,
-    stop: CancellationToken,
-    serve: S,
-) where
-    A: Arrival,
-    S: Fn(TcpStream, SocketAddr, A) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let (listener, mut look) = entrance.map(|e| (e.listener, e.look)).unzip();
-    tokio::select! {
-        () = stop.cancelled() => return,
-        () = node.listeners.accepting() => {}
-    }
-    let mut backoff = AcceptBackoff::new(name);
-    let mut row = 0;
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(listener.as_deref()) => accepted.and_then(|(socket, peer)| {
-                let reserved = is_reserved(socket.as_fd());
-                if reserved || node.is_more_than_its_part(socket.as_fd(), balancer.live()) {
-                    return Err(nix::errno::Errno::EMFILE.into());
-                }
-                let Some(look) = &mut look else { return Ok(None) }; // never: it listens
-                let arrival = look(&socket, peer);
-                Ok(balancer.take(socket, peer, arrival))
-            }),
-            handed = balancer.handed() => handed.map(Some),
-        };
-        match accepted {
-            Ok(taken) => {
-                backoff.succeeded();
-                let Some((socket, peer, arrival, place)) = taken else { continue };
-                // Not awaited in a block of its own, which would hold the future twice.
-                tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
-                // In a burst the streams that are open get their turns in between.
-                row = (row + 1) % IN_A_ROW;
-                if row == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                node.telemetry.metrics.listeners.accept_failed(name);
-                backoff.failed(&error).await;
-            }
-        }
-    }
-    // What another worker has handed over already was accepted, and nobody else has it.
-    while let Some((socket, peer, arrival, place)) = balancer.left().await {
-        tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
-    }
+/// One worker's part of a port of a pod.
+pub(super) struct PodPort<A> {
+    pub(super) node: Arc<Node>,
+    /// How logs and metrics call it.
+    pub(super) name: &'static str,
+    /// Where this worker accepts, if it does.
+    pub(super) entrance: Option<Entrance<A>>,
 }
 
-async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
+impl<A: Arrival> Port for PodPort<A> {
+    type Arrival = A;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let listener = self.entrance.as_ref().map(|entrance| &*entrance.listener);
+        match listener {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn arrived(&mut self, socket: &TcpStream, peer: SocketAddr) -> Option<A> {
+        self.entrance.as_mut().map(|entrance| (entrance.look)(socket, peer))
+    }
+
+    /// Where descriptors are short, a pod has its part of them.
+    fn is_too_much(&self, fd: BorrowedFd<'_>, live: usize) -> bool {
+        self.node.is_more_than_its_part(fd, live)
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn accept_failed(&self) {
+        self.node.telemetry.metrics.listeners.accept_failed(self.name);
     }
 }

@@ -9,7 +9,7 @@ use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod,
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
-    listener::{self, Accepts, Entrance, Look, Seat, WorkerListener, accept_loop},
+    listener::{self, Accepts, Entrance, Look, PodPort, Seat, WorkerListener},
     outbound, plaintext,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     net::{Direction, PeerAddr},
     proxy::{
         ingress::{self, Ends},
-        listener::{AcceptBalancer, Arrival},
+        listener::{AcceptBalancer, Arrival, accept_loop},
     },
     sys::{netns::Netns, sockets},
     tls::Acceptor,
@@ -138,7 +138,7 @@ impl Pod {
     fn listen_on<A, S, F>(
         &self,
         (node, worker): (&Arc<Node>, &Handle),
-        listener: WorkerListener<A>,
+        (entrance, balancer): WorkerListener<A>,
         name: &'static str,
         tasks: &Tasks,
         serve: S,
@@ -147,10 +147,14 @@ impl Pod {
         S: Fn(TcpStream, SocketAddr, A) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let node = Arc::clone(node);
+        let port = PodPort { node: Arc::clone(node), name, entrance };
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
-            accept_loop(listener, name, &node, tasks, stop, serve).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = port.node.listeners.accepting() => {}
+            }
+            accept_loop(port, balancer, tasks, stop, serve).await;
         });
     }
 }

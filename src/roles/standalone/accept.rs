@@ -4,6 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::BorrowedFd,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -12,10 +13,9 @@ use tokio::{net::TcpStream, runtime::Handle, sync::OwnedSemaphorePermit};
 
 use super::{Role, Service, connection, hbone, health, outcome};
 use crate::{
-    hbone::Pool,
-    lifecycle::{AcceptBackoff, is_of_one_connection},
+    hbone::{Pool, order::Tie},
     net::{Accepting, Listening},
-    sys::descriptors::of_traffic,
+    proxy::listener::{AcceptBalancer, Arrival, Port, accept_loop},
 };
 
 impl Service {
@@ -28,10 +28,11 @@ impl Service {
         listening: &Listening,
         workers: &[Handle],
     ) -> io::Result<()> {
-        for worker in workers {
+        for (worker, balancer) in workers.iter().zip(AcceptBalancer::all(workers.len())) {
             let _context = worker.enter();
             let listener = listening.accepting()?;
-            self.accepting.spawn_on(worker, Arc::clone(self).accept(listener));
+            let port = ServicePort { service: Arc::clone(self), listener, slot: None };
+            self.accepting.spawn_on(worker, Arc::clone(self).accept(port, balancer));
             self.loops.fetch_add(1, Relaxed);
         }
         if let Some(worker) = workers.first() {
@@ -49,41 +50,33 @@ impl Service {
         Ok(())
     }
 
-    async fn accept(self: Arc<Self>, listener: Accepting) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = self.take(&listener) => {}
-        }
-    }
-
-    async fn take(self: &Arc<Self>, listener: &Accepting) {
-        let mut backoff = AcceptBackoff::new(&*self.config.name);
-        let pool = match self.pool() {
-            Ok(pool) => pool,
-            Err(error) => {
-                return tracing::error!(service = self.config.name, %error, "the connection pool could not be created");
-            }
-        };
-        let tunnels = Arc::new(hbone::ServiceDestination::new(self));
-        loop {
-            // Before accept: who is too many waits in the kernel's queue. Who calls a server waits
-            // behind its proof, that silent callers may keep nobody out.
-            let slot = match self.config.role {
-                Role::Client => self.slot().await,
-                Role::Server => None,
+    /// One worker's loop; each kind of connection has a task of its own size.
+    async fn accept(self: Arc<Self>, port: ServicePort, balancer: AcceptBalancer<Slot>) {
+        let (conns, stop) = (self.conns.clone(), self.stop.clone());
+        if self.config.hbone.is_none() {
+            let serve = move |socket, peer, Slot(slot)| {
+                connection::serve(Arc::clone(&self), socket, peer).map(|()| drop(slot))
             };
-            let accepted = listener.accept().await;
-            match accepted.and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer))) {
-                Ok((socket, peer)) => {
-                    backoff.succeeded();
-                    self.counts.accepted.fetch_add(1, Relaxed);
-                    self.dispatch(socket, peer, slot, pool.as_ref(), &tunnels);
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    self.telemetry.metrics.listeners.accept_failed(&self.config.name);
-                    backoff.failed(&error).await;
-                }
+            return accept_loop(port, balancer, conns, stop, serve).await;
+        }
+        match self.pool() {
+            Err(error) => {
+                tracing::error!(service = self.config.name, %error, "the connection pool could not be created");
+            }
+            Ok(Some(pool)) => {
+                let serve = move |socket, peer, Slot(slot)| {
+                    let (service, pool) = (Arc::clone(&self), Arc::clone(&pool));
+                    client_of_tunnels(service, pool, socket, peer).map(|()| drop(slot))
+                };
+                accept_loop(port, balancer, conns, stop, serve).await;
+            }
+            Ok(None) => {
+                let tunnels = Arc::new(hbone::ServiceDestination::new(&self));
+                let serve = move |socket, peer, Slot(_)| {
+                    let (streams, stop) = (self.conns.clone(), self.stop.clone());
+                    hbone::serve(Arc::clone(&tunnels), (socket, peer), streams, stop)
+                };
+                accept_loop(port, balancer, conns, stop, serve).await;
             }
         }
     }
@@ -96,34 +89,70 @@ impl Service {
         let (tasks, closing) = (self.conns.clone(), self.stop.clone());
         Ok(Some(Arc::new(hbone::pool(self, tasks, closing)?)))
     }
+}
 
-    fn dispatch(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        slot: Option<OwnedSemaphorePermit>,
-        pool: Option<&Arc<Pool>>,
-        tunnels: &Arc<hbone::ServiceDestination>,
-    ) {
-        let service = Arc::clone(self);
-        if self.config.hbone.is_none() {
-            let served = connection::serve(service, socket, peer);
-            return self.conns.spawn(served.map(|()| drop(slot)));
+/// Carries one plain connection through a tunnel, and leaves its record.
+async fn client_of_tunnels(
+    service: Arc<Service>,
+    pool: Arc<Pool>,
+    socket: TcpStream,
+    peer: SocketAddr,
+) {
+    let Some(hbone) = &service.config.hbone else { return };
+    let conn = service.record(peer);
+    let carried = tokio::select! {
+        outcome = hbone::client(&service, hbone, &pool, socket, &conn) => outcome,
+        reason = conn.live().until_cut() => (reason, None),
+    };
+    outcome::finish(&service, conn, carried);
+}
+
+/// One worker's part of a service's listener.
+struct ServicePort {
+    service: Arc<Service>,
+    listener: Accepting,
+    /// What the next caller of a client has waited for.
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+/// The place of a client's caller among the connections at once, where there are so many only.
+struct Slot(Option<OwnedSemaphorePermit>);
+
+/// Each connection is in order for itself.
+impl Arrival for Slot {
+    fn tie(&self) -> Tie {
+        Tie::None
+    }
+
+    fn goes_to(&self, _: usize) {}
+}
+
+impl Port for ServicePort {
+    type Arrival = Slot;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        // Before accept: who is too many waits in the kernel's queue. Who calls a server waits
+        // behind its proof, that silent callers may keep nobody out.
+        if self.slot.is_none() && self.service.config.role == Role::Client {
+            self.slot = self.service.slot().await;
         }
-        let Some(pool) = pool.map(Arc::clone) else {
-            let (streams, stop) = (self.conns.clone(), self.stop.clone());
-            let served = hbone::serve(Arc::clone(tunnels), (socket, peer), streams, stop);
-            return self.conns.spawn(served);
-        };
-        let conn = self.record(peer);
-        self.conns.spawn(async move {
-            let Some(hbone) = &service.config.hbone else { return };
-            let carried = tokio::select! {
-                outcome = hbone::client(&service, hbone, &pool, socket, &conn) => outcome,
-                reason = conn.live().until_cut() => (reason, None),
-            };
-            outcome::finish(&service, conn, carried);
-            drop(slot);
-        });
+        self.listener.accept().await
+    }
+
+    fn arrived(&mut self, _: &TcpStream, _: SocketAddr) -> Option<Slot> {
+        self.service.counts.accepted.fetch_add(1, Relaxed);
+        Some(Slot(self.slot.take()))
+    }
+
+    fn is_too_much(&self, _: BorrowedFd<'_>, _: usize) -> bool {
+        false
+    }
+
+    fn name(&self) -> &str {
+        &self.service.config.name
+    }
+
+    fn accept_failed(&self) {
+        self.service.telemetry.metrics.listeners.accept_failed(self.name());
     }
 }

@@ -3,8 +3,9 @@
 //! A [`Service`] listens at one address and connects to its targets: as a *server* it takes TLS
 //! and hands plaintext on, as a *client* it takes plaintext and speaks TLS. One connection:
 //!
-//! 1. `accept` takes it. A client's caller has waited for its place among `max_connections` by
-//!    then; a server's gets one only after it has proven who it is.
+//! 1. `accept` takes it, on the worker whose socket it came to, or gives it to one that has clearly
+//!    less to do ([`crate::proxy::listener`]). A client's caller has waited for its place among
+//!    `max_connections` by then; a server's gets one only after it has proven who it is.
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
 //!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer
 //!    among those who are held to today's trust ([`crate::proxy::revalidate`]) and asks
@@ -48,6 +49,7 @@ mod successor;
 mod targets;
 mod timer;
 mod tls;
+mod trusted_peers;
 mod validate;
 
 pub(crate) use challenges::{answer_challenges, first_acme_certificate};

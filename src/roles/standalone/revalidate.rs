@@ -6,42 +6,23 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
-use super::{Role, Service, outcome::Outcome};
+use super::{Role, Service, outcome::Outcome, trusted_peers::TrustRevalidator};
 use crate::{
     credentials::store::Credentials,
     hbone::{AuthenticatedTunnel, PeerExpiry, Termination, TunnelRegistry},
-    identity::{BundleSet, PeerCert, Purpose},
+    identity::{PeerCert, Purpose},
     lifecycle::{next_change, next_change_if_any},
     observe::{Telemetry, conn::LiveConn},
     policy::Banned,
     proxy::revalidate::{
         Changed, PlainTls, Trusting,
-        peers::{AuthenticatedPeer, Entered, Table},
+        peers::{AuthenticatedPeer, Entered},
         revalidate,
         verdict::{Judge, Verdict, is_not_banned},
     },
 };
 
-/// What is open of a service, and what it is held to.
-pub(super) struct TrustRevalidator {
-    pub(super) tunnels: Arc<TunnelRegistry>,
-    bundles: watch::Sender<Arc<BundleSet>>,
-    banned: Option<watch::Receiver<Banned>>,
-    peers: Table,
-}
-
 impl TrustRevalidator {
-    pub(super) fn new(credentials: &Credentials, banned: Option<watch::Receiver<Banned>>) -> Self {
-        let bundles = credentials.svid.as_ref().map(|own| Arc::clone(&own.bundles));
-        let bundles = watch::Sender::new(bundles.unwrap_or_default());
-        let tunnels = Arc::new(TunnelRegistry::new(bundles.subscribe(), banned.clone()));
-        Self { tunnels, bundles, banned, peers: Table::default() }
-    }
-
-    fn banned(&self) -> Banned {
-        self.banned.as_ref().map(|banned| Arc::clone(&banned.borrow())).unwrap_or_default()
-    }
-
     /// Enters a connection whose handshake was checked against `credentials`, or against something
     /// newer.
     ///
@@ -65,11 +46,6 @@ impl TrustRevalidator {
             }
         });
         judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
-    }
-
-    /// The peers of open connections of plain TLS, by connection.
-    pub(super) fn peers(&self) -> impl Iterator<Item = (u64, Arc<AuthenticatedPeer>)> {
-        self.peers.all().into_iter().map(|entry| (entry.conn.id, entry.peer))
     }
 }
 

@@ -17,10 +17,10 @@ use super::{
     Role, ServiceConfig,
     local_identity::identity,
     outcome::Outcome,
-    revalidate::TrustRevalidator,
     targets::Targets,
     timer::Timer,
     tls::{Config, Configs},
+    trusted_peers::TrustRevalidator,
 };
 use crate::{
     credentials::store::CredentialStore,
