@@ -17,6 +17,9 @@ use crate::{
     sys::netns::Netns,
 };
 
+/// How long changes of pods may take to end before another process takes over: it waits 5 s.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+
 /// The pods of this node, as sources announce them and as they run.
 pub(crate) struct PodController {
     node: Arc<Node>,
@@ -129,7 +132,19 @@ impl PodController {
         names
     }
 
-    /// Waits for the changes that are under way; another process sees to what comes of them.
+    /// Attaches nothing and changes no rules from here on: another process does both. Changes that
+    /// are under way end first, as that process must not meet a listener or rules that come of
+    /// them later.
+    pub(crate) async fn hand_over(&mut self) {
+        self.manager.stop_accepting();
+        if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
+            tracing::warn!("changes of pods are still under way while another process takes over");
+        }
+        self.manager.stop_accepting();
+        self.manager.hand_over().await;
+    }
+
+    /// Waits for the changes that are under way, which end at once where the manager is closed.
     pub(crate) async fn finish(&mut self) {
         while self.starting.next().await.is_some() {}
     }

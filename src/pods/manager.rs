@@ -204,11 +204,14 @@ impl PodManager {
         self.closing.cancel();
     }
 
-    /// Accepts nothing from here on and changes no rules of pods that are carried: another process
-    /// does both.
-    pub(crate) async fn hand_over(&self) {
+    /// Starts nothing and accepts nothing from here on.
+    pub(crate) fn stop_accepting(&self) {
         self.close();
         self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
+    }
+
+    /// Changes no rules from here on: another process does.
+    pub(crate) async fn hand_over(&self) {
         self.watch.end_all().await;
     }
 

@@ -139,10 +139,14 @@ impl Live {
     }
 
     /// Lets the process after this one do all from here on; what this one leaves to it.
-    pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
+    pub(super) async fn hand_over(
+        &mut self,
+        successor: Successor,
+        manager: &ServiceManager,
+    ) -> Leave {
         self.node.listeners.hand_over();
         self.endpoints.cut();
-        self.pods.manager.hand_over().await;
+        self.pods.hand_over().await;
         self.endpoints.ended().await;
         successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
         match successor.keeps {
