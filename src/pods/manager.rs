@@ -1,4 +1,4 @@
-//! Which pods are carried: makes the running pods those of the configuration.
+//! The pods that run: makes them those that are wanted.
 
 mod change;
 mod moved;
@@ -17,10 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
 pub(crate) use self::change::{Changed, Changes, Failed, Leave};
-use super::{rule_watch::RuleWatch, turns::Turns};
+use super::{rule_watch::RuleWatch, source::PodFacts, turns::Turns};
 use crate::{
     lifecycle::{Tasks, blocking},
-    mesh::Workload,
     pods::capture::{self, Capture},
     roles::node::{Node, Pod},
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
@@ -68,29 +67,21 @@ impl PodManager {
     /// started, and lets alone what is under way.
     pub(crate) fn reconcile(
         self: &Arc<Self>,
-        wanted: &[Arc<Workload>],
+        wanted: &[Arc<PodFacts>],
         rules: Capture,
         grace: Duration,
         failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
-        let options = match rules {
-            Capture::Nft { options, .. } => Some(options),
-            Capture::None => None,
-        };
-        let same = |a: &Workload, b: &Workload| {
-            // With none of its addresses left, its namespace has to be looked at again.
-            let addressed = a.addresses.iter().any(|address| b.addresses.contains(address));
-            addressed && a.netns() == b.netns() && a.id() == b.id() && a.pod_uid() == b.pod_uid()
-        };
+        let options = rules.options();
         let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
-                let now = wanted.iter().find(|w| w.uid == c.workload.uid);
-                let stays = now.is_some_and(|w| same(w, &c.workload)) && !c.moved;
+                let now = wanted.iter().find(|w| w.uid == c.facts.uid);
+                let stays = now.is_some_and(|w| w.is_same_pod(&c.facts)) && !c.moved;
                 // The operator has taken it out of the mesh, or redirects by other means.
                 let opted_out = now.is_none() || options.is_none();
                 let after = if opted_out { After::Remove } else { After::Shut };
                 let stays = stays && c.captured.is_some() == options.is_some();
-                (!stays).then(|| (Arc::clone(&c.workload.uid), after))
+                (!stays).then(|| (Arc::clone(&c.facts.uid), after))
             };
             pods.values_mut().filter_map(leaves).collect()
         });
@@ -106,19 +97,19 @@ impl PodManager {
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let accepting = self.node.listeners.is_accepting();
         let mut changes = Changes { work: Vec::new(), more: false };
-        for workload in wanted {
+        for facts in wanted {
             let known = |c: &Carried| (c.captured, c.inherited, c.pod.netns.key());
-            let carried = self.with(|pods| pods.get(&workload.uid).map(known));
+            let carried = self.with(|pods| pods.get(&facts.uid).map(known));
             let here = carried.is_some();
             // A renewal of the rules of a pod that is gone starts no other.
             let under_way = self.changing(|all| {
-                let to = all.get(&workload.uid)?;
-                let to_this = same(workload, &to.workload) && options == to.options;
+                let to = all.get(&facts.uid)?;
+                let to_this = facts.is_same_pod(&to.facts) && options == to.options;
                 Some(to_this && (here || !to.renews))
             });
             if !self.closing.is_cancelled() {
                 // Also while it is being started: an edit in between may have taken it out.
-                self.node.svids.watch(&workload.uid, workload.id());
+                self.node.svids.watch(&facts.uid, &facts.id);
             }
             match (under_way, carried) {
                 (Some(to_this), _) => changes.more |= !to_this,
@@ -127,9 +118,9 @@ impl PodManager {
                 (None, Some((captured, false, _))) if captured == options => {}
                 _ if self.closing.is_cancelled() => {}
                 (None, carried) => {
-                    let (workload, netns) = (Arc::clone(workload), carried.map(|(.., key)| key));
-                    let again = failed.contains_key(&workload.uid);
-                    let change = Change { workload, options, netns, renews: here };
+                    let (facts, netns) = (Arc::clone(facts), carried.map(|(.., key)| key));
+                    let again = failed.contains_key(&facts.uid);
+                    let change = Change { facts, options, netns, renews: here };
                     changes.work.push(self.change(change, again));
                 }
             }
@@ -145,17 +136,18 @@ impl PodManager {
 
     /// Starts a pod, or applies the rules of one that runs again.
     fn change(self: &Arc<Self>, change: Change, again: bool) -> BoxFuture<'static, Changed> {
-        let (this, workload) = (Arc::clone(self), Arc::clone(&change.workload));
-        let (uid, options, renews) = (Arc::clone(&workload.uid), change.options, change.renews);
+        let (this, facts) = (Arc::clone(self), Arc::clone(&change.facts));
+        let (uid, options, renews) = (Arc::clone(&facts.uid), change.options, change.renews);
         self.changing(|all| all.insert(Arc::clone(&uid), change));
         let work = async move {
             let done = match renews {
                 true => this.renew_rules(&uid, options).await,
-                false => this.start(&workload, options, again).await,
+                false => this.start(&facts, options, again).await,
             };
             this.changing(|all| all.remove(&uid));
             this.count();
-            Changed { uid, failed: done.err().map(|error| Failed::new(&workload, &error)) }
+            let failed = done.err().map(|error| Failed::new(&uid, &error));
+            Changed { facts, failed }
         };
         work.boxed()
     }
@@ -168,8 +160,8 @@ impl PodManager {
     /// The pods as the Workload API knows them.
     pub(crate) fn carried(&self) -> Vec<CarriedPod> {
         let known = |c: &Carried| CarriedPod {
-            uid: c.workload.uid.clone(),
-            id: c.workload.id().clone(),
+            uid: c.facts.uid.clone(),
+            id: c.facts.id.clone(),
             netns: c.pod.netns.key(),
         };
         let mut all: Vec<_> = self.with(|pods| pods.values().map(known).collect());
@@ -177,10 +169,23 @@ impl PodManager {
         all
     }
 
+    /// Whether this pod runs as it should, with these rules, and nothing about it is under way.
+    pub(crate) fn has_attached(&self, facts: &PodFacts, options: Option<capture::Options>) -> bool {
+        let is_so = |c: &Carried| c.facts.is_same_pod(facts) && !c.moved && c.captured == options;
+        !self.changing(|all| all.contains_key(&facts.uid))
+            && self.with(|pods| pods.get(&facts.uid).is_some_and(is_so))
+    }
+
+    /// Whether no pod of this uid accepts connections, and none is about to.
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        let is_none = self.with(|pods| !pods.contains_key(uid));
+        is_none && !self.changing(|all| all.contains_key(uid))
+    }
+
     /// Where the address of probes is admitted, in order.
     pub(crate) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
         let admits = |c: &&Carried| c.captured.is_some_and(|options| options.kubelet_probes);
-        let of = |c: &Carried| (Arc::clone(&c.workload.uid), Arc::clone(&c.pod.netns));
+        let of = |c: &Carried| (Arc::clone(&c.facts.uid), Arc::clone(&c.pod.netns));
         let mut all: Vec<_> = self.with(|pods| pods.values().filter(admits).map(of).collect());
         all.sort_by(|a: &(Arc<str>, _), b| a.0.cmp(&b.0));
         all
@@ -199,11 +204,14 @@ impl PodManager {
         self.closing.cancel();
     }
 
-    /// Accepts nothing from here on and changes no rules of pods that are carried: another process
-    /// does both.
-    pub(crate) async fn hand_over(&self) {
+    /// Starts nothing and accepts nothing from here on.
+    pub(crate) fn stop_accepting(&self) {
         self.close();
         self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
+    }
+
+    /// Changes no rules from here on: another process does.
+    pub(crate) async fn hand_over(&self) {
         self.watch.end_all().await;
     }
 
@@ -240,19 +248,19 @@ impl PodManager {
     /// Listens first and redirects then, so that no captured connection is refused.
     async fn start(
         self: &Arc<Self>,
-        workload: &Arc<Workload>,
+        facts: &Arc<PodFacts>,
         options: Option<capture::Options>,
         again: bool,
     ) -> anyhow::Result<()> {
         let opened = |netns: &Netns| {
             let key = Some(netns.key());
-            self.changing(|all| all.get_mut(&workload.uid).map(|change| change.netns = key));
+            self.changing(|all| all.get_mut(&facts.uid).map(|change| change.netns = key));
         };
         // Only its own namespace, where no rules are applied, is nobody else's.
-        let checked = workload.netns().is_some() || options.is_some();
+        let checked = facts.netns.is_some() || options.is_some();
         let netns = match checked {
             true => tokio::select! {
-                owned = owner::open_namespace(workload, again, opened) => owned?,
+                owned = owner::open_namespace(facts, again, opened) => owned?,
                 () = self.closing.cancelled() => anyhow::bail!("adit stops"),
             },
             false => Netns::current().inspect(opened)?,
@@ -262,13 +270,13 @@ impl PodManager {
         let mut turn = self.rules.take(&netns, &self.closing).await?;
         // Its turn may have come late.
         let netns = match checked {
-            true => owner::still_holds(netns, workload).await?,
+            true => owner::still_holds(netns, facts).await?,
             false => netns,
         };
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
             let same = pods.values().find(|c| c.pod.netns.key() == key);
-            same.map(|c| c.workload.uid.clone())
+            same.map(|c| c.facts.uid.clone())
         });
         if let Some(other) = taken {
             anyhow::bail!("its network namespace is that of {other}, which is already attached");
@@ -276,12 +284,12 @@ impl PodManager {
         if options.is_none() {
             self.watch.end(&netns);
         }
-        let (of, node) = (Arc::clone(workload), Arc::clone(&self.node));
+        let (of, node) = (Arc::clone(facts), Arc::clone(&self.node));
         let started = blocking(move || -> anyhow::Result<Arc<Pod>> {
             if options.is_none() {
                 capture::reachable(&netns)?;
             }
-            Ok(Pod::start(&node, &of, netns)?)
+            Ok(Pod::start(&node, &of.uid, of.app_hop, netns)?)
         });
         let pod = started.await??;
         let (mut captured, mut less) = (None, None);
@@ -297,12 +305,12 @@ impl PodManager {
                 }
             }
         }
-        tracing::info!(workload = %workload.uid, identity = %workload.id(), "pod attached");
-        let (uid, workload) = (Arc::clone(&workload.uid), Arc::clone(workload));
+        tracing::info!(workload = %facts.uid, identity = %facts.id, "pod attached");
+        let (uid, facts) = (Arc::clone(&facts.uid), Arc::clone(facts));
         let inherited = inherits && options.is_some();
         let captured = if inherited { options } else { captured };
         let (missing, unknown, moved) = (None, false, false);
-        let carried = Carried { pod, workload, captured, inherited, missing, unknown, moved };
+        let carried = Carried { pod, facts, captured, inherited, missing, unknown, moved };
         self.with(|pods| pods.insert(Arc::clone(&uid), carried));
         if inherited && self.node.listeners.is_accepting() {
             // It has taken over in between.

@@ -1,11 +1,14 @@
 //! The pods of this node: which are served, how their traffic is captured, and what keeps it so.
 //!
-//! [`manager`] makes the running pods those of the configuration; [`capture`] puts the rules into
-//! their namespaces, and `rule_watch` undoes what anybody else does to them. Nothing here waits on
-//! one pod.
+//! A [`source`] says which pods there are, in events; the [`controller`] answers them and has the
+//! [`manager`] attach and detach pods. [`capture`] puts the rules into their namespaces, and
+//! `rule_watch` undoes what anybody else does to them. Nothing here waits on one pod.
 
+mod announced;
 pub mod capture;
+pub(crate) mod controller;
 pub(crate) mod manager;
 pub(crate) mod probed;
 mod rule_watch;
+pub(crate) mod source;
 mod turns;

@@ -39,6 +39,7 @@ mod starts;
 mod strict;
 mod svid_corpus;
 mod takeover;
+mod takeover_pods;
 mod tampering;
 #[path = "../support/wait.rs"]
 mod wait;
@@ -60,6 +61,7 @@ fn main() {
         stalls::TESTS,
         strict::TESTS,
         takeover::TESTS,
+        takeover_pods::TESTS,
         tampering::TESTS,
         hold_ups::TESTS,
         starts::TESTS,

@@ -144,7 +144,8 @@ fn running() -> Running {
     tasks.spawn(revalidate(Arc::clone(&node)));
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, workload.id());
-        let pod = Pod::start(&node, workload, lab.netns(&workload.name)).unwrap();
+        let pod = Pod::start(&node, &workload.uid, workload.app_hop(), lab.netns(&workload.name))
+            .unwrap();
         capture::apply(&pod.netns, capture::Options::default(), &CancellationToken::new()).unwrap();
         pod
     });

@@ -1,13 +1,11 @@
 //! What a node carries, as its file says now: a reload changes it.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-
-use futures_util::{future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{
     admin::State,
@@ -22,11 +20,12 @@ use crate::{
     observe::metrics::KEPT,
     pods::{
         capture::Capture,
-        manager::{Changed, Failed, Leave, PodManager},
+        controller::PodController,
+        manager::{Changed, Leave},
+        source::file::FileSource,
     },
-    roles::node::{Node, Pod, recheck},
+    roles::node::{Node, recheck},
     spiffe_api::federation::Federation,
-    sys::netns::Netns,
 };
 
 /// As many workloads as one message each is spent on.
@@ -38,20 +37,16 @@ pub(super) struct Live {
     pub(super) watched: WatchedFile,
     pub(super) trust_domain: crate::identity::TrustDomain,
     pub(super) ca: CaConfig,
-    pub(super) wanted: Vec<Arc<Workload>>,
+    /// Turns the file's pods into events …
+    pub(super) source: FileSource,
+    /// … for this.
+    pub(super) pods: PodController,
     pub(super) capture: Capture,
     pub(super) grace: Duration,
     /// As they were at the start.
     pub(super) settings: config::Settings,
     pub(super) federation: config::FederationConfig,
     pub(super) federated: Arc<Federation>,
-    pub(super) pod_manager: Arc<PodManager>,
-    /// The changes of pods that are under way, beside everything else and each other.
-    pub(super) starting: FuturesUnordered<BoxFuture<'static, Changed>>,
-    /// Pods that are not carried as they should be.
-    pub(super) failed: BTreeMap<Arc<str>, Failed>,
-    /// Whether others have to follow what is under way.
-    pub(super) again: bool,
     pub(super) workload_api: Served,
     /// Whether the sandbox keeps `/proc` of other processes from this one.
     pub(super) alone: bool,
@@ -69,59 +64,41 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Begins to carry what is wanted.
+    /// Takes the pods of this node that a file names.
+    pub(super) fn take_pods(&mut self, local: &[Arc<Workload>]) {
+        for event in self.source.read(local) {
+            // Nobody waits for a file's pods: what fails is logged and stands in the readiness.
+            drop(self.pods.apply(event));
+        }
+    }
+
+    /// Begins to attach what is announced.
     pub(super) fn start_pods(&mut self) {
-        let wanted = match self.takeover.waits() {
-            true => self.inherited(),
-            false => self.wanted.clone(),
-        };
-        let changes = self.pod_manager.reconcile(&wanted, self.capture, self.grace, &self.failed);
-        self.again = changes.more;
-        self.starting.extend(changes.work);
-        self.failed.retain(|uid, _| self.wanted.iter().any(|w| w.uid == *uid));
+        self.pods.reconcile(self.capture, self.grace);
         self.tell_state();
     }
 
-    pub(super) fn started(&mut self, Changed { uid, failed }: Changed) {
-        let before = self.failed.remove(&uid);
-        if let Some(failed) = failed {
-            let why = &failed.why;
-            match failed.absent {
-                true if before.as_ref().is_some_and(|before| before.why == *why) => {}
-                true => tracing::warn!("{why}; adit attaches the pod once that exists"),
-                false => tracing::error!("{why}; trying again in 5 s"),
-            }
-            self.failed.insert(uid, failed);
-        }
-        if self.again {
-            self.start_pods();
-        } else {
-            self.tell_state();
+    pub(super) fn changed(&mut self, changed: Changed) {
+        match self.pods.changed(changed) {
+            true => self.start_pods(),
+            false => self.tell_state(),
         }
     }
 
     /// Tells others which pods are carried, and which are not.
     fn tell_state(&self) {
-        let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
-        self.node.telemetry.metrics.pods.pending.set(failed);
-        let pending = self.failed.values().filter(|failed| !failed.absent);
+        let failed = self.pods.failed();
+        let count = i64::try_from(failed.len()).unwrap_or(i64::MAX);
+        self.node.telemetry.metrics.pods.pending.set(count);
+        let pending = failed.filter(|failed| !failed.absent);
         self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
-        if self.starting.is_empty() {
+        if self.pods.is_settled() {
             self.state.set_loaded();
             if !self.takeover.waits() {
                 self.node.listeners.close_unused();
             }
         }
-        self.workload_api.register(&self.pod_manager);
-    }
-
-    /// The pods whose sockets the process before this one gave: the others are left to it until
-    /// this one has taken over.
-    fn inherited(&self) -> Vec<Arc<Workload>> {
-        let given = |pod: &&Arc<Workload>| {
-            namespace_of(pod).is_some_and(|netns| Pod::is_given(&self.node, netns))
-        };
-        self.wanted.iter().filter(given).cloned().collect()
+        self.workload_api.register(&self.pods.manager);
     }
 
     /// Whether this process is ready to take the place of the one before it.
@@ -133,7 +110,7 @@ impl Live {
             return Ok(false);
         }
         match self.state.waits_for() {
-            None => Ok(self.starting.is_empty()),
+            None => Ok(self.pods.is_settled()),
             Some(why) if self.takeover.is_late() => {
                 anyhow::bail!("not ready in time, so the previous process continues: {why}")
             }
@@ -146,13 +123,10 @@ impl Live {
     /// # Errors
     /// As [`Takeover::serve`].
     pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
-        let mut keeps = Vec::new();
-        if self.capture != Capture::None {
-            for pod in &self.wanted {
-                keeps.push(pod.uid.to_string());
-                keeps.extend(namespace_of(pod).map(Leave::name_of));
-            }
-        }
+        let keeps = match self.capture {
+            Capture::Nft { .. } => self.pods.names(),
+            Capture::None => Vec::new(),
+        };
         self.takeover.serve(&self.node.listeners)?;
         self.node.listeners.accept();
         if let Some(previous) = self.takeover.tell(&keeps).await {
@@ -172,10 +146,14 @@ impl Live {
     }
 
     /// Lets the process after this one do all from here on; what this one leaves to it.
-    pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
+    pub(super) async fn hand_over(
+        &mut self,
+        successor: Successor,
+        manager: &ServiceManager,
+    ) -> Leave {
         self.node.listeners.hand_over();
         self.endpoints.cut();
-        self.pod_manager.hand_over().await;
+        self.pods.hand_over().await;
         self.endpoints.ended().await;
         successor.pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
         match successor.keeps {
@@ -199,7 +177,7 @@ impl Live {
             return self.rejected(format!("{place} cannot change while adit runs; restart it"));
         }
         let after_restart = self.after_restart(&checked);
-        self.wanted = checked.local_workloads();
+        self.take_pods(&checked.local_workloads());
         self.capture = checked.capture;
         self.workload_api.take(checked.workload_api);
         self.grace = checked.settings.drain;
@@ -243,8 +221,8 @@ impl Live {
 
     /// A pod's way to its application stays as it was started.
     fn keeps_its_hop(&self, now: &Workload) -> bool {
-        match self.wanted.iter().find(|then| then.uid == now.uid) {
-            Some(then) => then.app_hop() != now.app_hop(),
+        match self.pods.pods().get(&now.uid) {
+            Some(then) => then.app_hop != now.app_hop(),
             None => now.app_hop() == AppHop::Sockmap && self.node.sockmap.is_none(),
         }
     }
@@ -273,13 +251,4 @@ impl Live {
         self.state.file.refused(&error);
         Reloaded::Refused { file: crate::identity::shown(&self.file), error }
     }
-}
-
-/// Which namespace is a pod's now, if there is one.
-fn namespace_of(pod: &Workload) -> Option<(u64, u64)> {
-    let found = match pod.netns() {
-        Some(netns) => Netns::key_of(&netns.path()),
-        None => Netns::current().map(|netns| netns.key()),
-    };
-    found.ok()
 }

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
-
 use super::live::Live;
 use crate::{
     app::{
@@ -44,11 +42,12 @@ impl Role for Live {
     }
 
     async fn news(&mut self) -> News {
-        let Self { takeover, starting, pod_manager, .. } = self;
+        let Self { takeover, pods, .. } = self;
+        let manager = Arc::clone(&pods.manager);
         tokio::select! {
             other = takeover.next() => News::Other(other),
-            Some(changed) = starting.next() => News::Changed(changed),
-            () = pod_manager.any_moved() => News::Moved,
+            changed = pods.next() => News::Changed(changed),
+            () = manager.any_moved() => News::Moved,
         }
     }
 
@@ -60,7 +59,7 @@ impl Role for Live {
                 self.left = Some(self.hand_over(successor, manager).await);
                 return Ok(Next::Stop(Stop::Succeeded(pid)));
             }
-            News::Changed(changed) => self.started(changed),
+            News::Changed(changed) => self.changed(changed),
             News::Moved => self.start_pods(),
         }
         Ok(Next::Continue)
@@ -74,8 +73,8 @@ impl Role for Live {
     }
 
     fn look(&mut self, looks: u32) {
-        self.state.set_unprotected(self.pod_manager.unprotected());
-        if looks.is_multiple_of(LOOKS_UNTIL_RETRY) && !self.failed.is_empty() {
+        self.state.set_unprotected(self.pods.manager.unprotected());
+        if looks.is_multiple_of(LOOKS_UNTIL_RETRY) && self.pods.failed().len() > 0 {
             self.start_pods();
         }
     }
@@ -97,7 +96,7 @@ impl Role for Live {
     }
 
     fn now(&self) -> (String, Option<String>) {
-        let pods = self.wanted.len();
+        let pods = self.pods.pods().len();
         (
             format!("proxying {} of {}", crate::identity::counted(pods, "pod"), self.trust_domain),
             self.state.waits_for(),
@@ -105,7 +104,7 @@ impl Role for Live {
     }
 
     fn is_settled(&self) -> bool {
-        self.starting.is_empty()
+        self.pods.is_settled()
     }
 
     fn fault(&self) -> impl Fn() -> Option<String> + use<> {
@@ -121,9 +120,9 @@ impl Role for Live {
             self.node.listeners.hand_over();
         }
         let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
-        self.pod_manager.close();
+        self.pods.manager.close();
         let (node, grace) = (Arc::clone(&self.node), self.grace);
-        let hurry = self.pod_manager.hurry.clone();
+        let hurry = self.pods.manager.hurry.clone();
         Draining {
             open: Some((node.telemetry.live.len(), grace)),
             limit: grace + RELEASE_WITHIN,
@@ -136,8 +135,8 @@ impl Role for Live {
                 // All of it: what a node has, its log among it, it has to the end.
                 let mut node = self;
                 // What is being started ends at once, and is stopped with the rest.
-                while node.starting.next().await.is_some() {}
-                node.pod_manager.stop_all(node.grace, &leave).await;
+                node.pods.finish().await;
+                node.pods.manager.stop_all(node.grace, &leave).await;
                 node.tasks.cut();
                 node.tasks.ended().await;
                 0

@@ -1,9 +1,8 @@
 //! The start of a node: all that it has is opened, in order.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
-use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 
 use super::live::Live;
@@ -17,7 +16,7 @@ use crate::{
     lifecycle::{Listeners, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
     observe::{Telemetry, logging::Logging},
-    pods::{manager::PodManager, probed::watch_probes},
+    pods::{controller::PodController, probed::watch_probes, source::file::FileSource},
     roles::node::{Node, revalidate},
     spiffe_api::federation::{self, Federation},
     sys::sockmap::Sockmap,
@@ -50,7 +49,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
     let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
-    let wanted = checked.local_workloads();
+    let local = checked.local_workloads();
     let Checked { mesh, settings, capture, workload_api, warnings, ca, federation, .. } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %shown(&file), "{w}"));
     let store = mesh.store();
@@ -76,27 +75,24 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         admin = %settings.admin,
         metrics = %settings.metrics,
         readiness = %settings.readiness,
-        pods = wanted.len(),
+        pods = local.len(),
         workers = settings.workers,
         "adit starts; {ENDS}"
     );
-    let pod_manager = Arc::new(PodManager::new(Arc::clone(&node)));
+    let pods = PodController::new(&node);
     let workload_api = Served::open(workload_api, &node, &trust_domain, &endpoints, tasks)?;
     let mut live = Live {
         file,
         watched,
         trust_domain,
         ca,
-        wanted,
+        source: FileSource::default(),
+        pods,
         capture,
         grace: settings.drain,
         settings,
         federation,
         federated,
-        pod_manager,
-        starting: FuturesUnordered::new(),
-        failed: BTreeMap::new(),
-        again: false,
         workload_api,
         alone: confined.alone,
         store,
@@ -111,8 +107,9 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     if !live.takeover.waits() {
         live.takeover.serve(&live.node.listeners)?;
     }
-    tasks.spawn(watch_probes(Arc::clone(&live.pod_manager)));
-    tasks.spawn(Arc::clone(&live.pod_manager).watch_namespaces());
+    tasks.spawn(watch_probes(Arc::clone(&live.pods.manager)));
+    tasks.spawn(Arc::clone(&live.pods.manager).watch_namespaces());
+    live.take_pods(&local);
     live.start_pods();
     live.accepted();
     Ok(live)

@@ -34,6 +34,17 @@ pub enum Capture {
     None,
 }
 
+impl Capture {
+    /// What the rules let by, if adit applies any.
+    #[must_use]
+    pub fn options(self) -> Option<Options> {
+        match self {
+            Self::Nft { options, .. } => Some(options),
+            Self::None => None,
+        }
+    }
+}
+
 /// What the rules let by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {

@@ -6,15 +6,15 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     credentials::CarriedAs,
-    mesh::{NetnsRef, Workload},
-    pods::capture,
+    mesh::NetnsRef,
+    pods::{capture, source::PodFacts},
     roles::node::Pod,
 };
 
 /// One pod, with what it was started from.
 pub(crate) struct Carried {
     pub(crate) pod: Arc<Pod>,
-    pub(crate) workload: Arc<Workload>,
+    pub(crate) facts: Arc<PodFacts>,
     /// The capture rules that adit has applied.
     pub(crate) captured: Option<capture::Options>,
     /// Whether they are those of the process before this one, and were not looked at yet.
@@ -64,13 +64,13 @@ impl Leave {
 }
 
 /// What its platform knows a pod by.
-pub(crate) fn carried_as(workload: &Workload) -> CarriedAs {
+pub(crate) fn carried_as(facts: &PodFacts) -> CarriedAs {
     CarriedAs {
-        uid: Arc::clone(&workload.uid),
-        namespace: Arc::clone(workload.namespace()),
-        name: Arc::clone(&workload.name),
-        pod_uid: workload.pod_uid().cloned(),
-        pid: workload.netns().and_then(NetnsRef::pid),
+        uid: Arc::clone(&facts.uid),
+        namespace: Arc::clone(&facts.namespace),
+        name: Arc::clone(&facts.name),
+        pod_uid: facts.pod_uid.clone(),
+        pid: facts.netns.as_ref().and_then(NetnsRef::pid),
     }
 }
 
@@ -83,16 +83,16 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    pub(crate) fn new(workload: &Workload, error: &anyhow::Error) -> Self {
+    pub(crate) fn new(uid: &str, error: &anyhow::Error) -> Self {
         let kind = error.downcast_ref().map(io::Error::kind);
-        let why = format!("pod {}: {error:#}", workload.uid);
+        let why = format!("pod {uid}: {error:#}");
         Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
     }
 }
 
 /// A change of one pod that is under way.
 pub(crate) struct Change {
-    pub(crate) workload: Arc<Workload>,
+    pub(crate) facts: Arc<PodFacts>,
     pub(crate) options: Option<capture::Options>,
     /// The namespace that it enters, once that is open.
     pub(crate) netns: Option<(u64, u64)>,
@@ -102,7 +102,7 @@ pub(crate) struct Change {
 
 /// What has come of a change of one pod.
 pub(crate) struct Changed {
-    pub(crate) uid: Arc<str>,
+    pub(crate) facts: Arc<PodFacts>,
     /// Unless it is carried as it should be.
     pub(crate) failed: Option<Failed>,
 }

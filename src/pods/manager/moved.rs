@@ -25,7 +25,7 @@ impl Carried {
         let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
         self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
         if let (Err(error), false, false) = (&found, missing, self.unknown) {
-            let workload = &*self.workload.uid;
+            let workload = &*self.facts.uid;
             tracing::warn!(workload, %error, "the pod's network namespace cannot be inspected; the pod stays as it is");
         }
         self.unknown = found.is_err() && !missing;
@@ -45,8 +45,8 @@ impl PodManager {
         loop {
             every.tick().await;
             let of = |c: &Carried| {
-                let netns = c.workload.netns()?;
-                Some((Arc::clone(&c.workload.uid), c.pod.netns.key(), netns.path()))
+                let netns = c.facts.netns.as_ref()?;
+                Some((Arc::clone(&c.facts.uid), c.pod.netns.key(), netns.path()))
             };
             let all: Vec<_> = self.with(|pods| pods.values().filter_map(of).collect());
             let look = move || {

@@ -5,11 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{
-    lifecycle::blocking,
-    mesh::{NetnsRef, Workload},
-    sys::netns::Netns,
-};
+use crate::{lifecycle::blocking, mesh::NetnsRef, pods::source::PodFacts, sys::netns::Netns};
 
 /// How often it is looked for an address that is not there yet: whoever makes a pod does so after
 /// its namespace, and from then on nothing protects the pod until it is seen.
@@ -26,17 +22,17 @@ const AGAIN: Duration = Duration::from_millis(4800);
 /// # Errors
 /// That it cannot be opened, or the addresses that are missing and those that are there.
 pub(super) async fn open_namespace(
-    workload: &Workload,
+    facts: &PodFacts,
     again: bool,
     opened: impl Fn(&Netns),
 ) -> anyhow::Result<Netns> {
     let until = Instant::now() + if again { AGAIN } else { AT_FIRST };
     loop {
-        let path = workload.netns().map(NetnsRef::path);
+        let path = facts.netns.as_ref().map(NetnsRef::path);
         let open = move || path.map_or_else(Netns::current, |path| Netns::open(&path));
         let netns = blocking(open).await??;
         opened(&netns);
-        let (netns, missing) = look(netns, workload).await?;
+        let (netns, missing) = look(netns, facts).await?;
         match missing {
             None => return Ok(netns),
             Some(missing) if Instant::now() > until => return Err(missing),
@@ -49,22 +45,23 @@ pub(super) async fn open_namespace(
 ///
 /// # Errors
 /// The addresses that are missing and those that are there.
-pub(super) async fn still_holds(netns: Netns, workload: &Workload) -> anyhow::Result<Netns> {
-    match look(netns, workload).await? {
+pub(super) async fn still_holds(netns: Netns, facts: &PodFacts) -> anyhow::Result<Netns> {
+    match look(netns, facts).await? {
         (netns, None) => Ok(netns),
         (_, Some(missing)) => Err(missing),
     }
 }
 
 /// The namespace, and what is wrong if it holds no address of the pod.
-async fn look(netns: Netns, workload: &Workload) -> anyhow::Result<(Netns, Option<anyhow::Error>)> {
+async fn look(netns: Netns, facts: &PodFacts) -> anyhow::Result<(Netns, Option<anyhow::Error>)> {
     let looked = blocking(move || netns.addresses().map(|there| (netns, there)));
     let (netns, there) = looked.await??;
-    let wanted = &workload.addresses;
+    let wanted = &facts.addresses;
     if wanted.iter().any(|address| there.contains(address)) {
         return Ok((netns, None));
     }
-    let named = workload.netns().map_or_else(String::new, |n| format!(" {}", n.path().display()));
+    let named = facts.netns.as_ref().map(NetnsRef::path);
+    let named = named.map_or_else(String::new, |path| format!(" {}", path.display()));
     let missing = anyhow::anyhow!(
         "its network namespace{named} holds {}, but none of the pod's addresses ({}): it may be \
          another pod's, so nothing is changed in it; correct `netns` or `addresses` in the mesh \

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
     lifecycle::{Places, Tasks},
-    mesh::{AppHop, Workload},
+    mesh::AppHop,
     net::{Direction, PeerAddr},
     proxy::{
         ingress::{self, Ends},
@@ -30,13 +30,18 @@ impl Pod {
     ///
     /// # Errors
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
-    pub fn start(node: &Arc<Node>, workload: &Workload, netns: Netns) -> io::Result<Arc<Self>> {
+    pub fn start(
+        node: &Arc<Node>,
+        uid: &Arc<str>,
+        app_hop: AppHop,
+        netns: Netns,
+    ) -> io::Result<Arc<Self>> {
         let netns = Arc::new(netns);
-        let sockmap = node.sockmap.as_ref().filter(|_| workload.app_hop() == AppHop::Sockmap);
+        let sockmap = node.sockmap.as_ref().filter(|_| app_hop == AppHop::Sockmap);
         let watched = sockmap.and_then(|sockmap| match sockmap.watch(&netns) {
             Ok(watched) => Some(Arc::new(watched)),
             Err(error) => {
-                let pod = &*workload.uid;
+                let pod = &**uid;
                 tracing::warn!(pod, %error, "no sockmap redirect to this pod's applications; they are reached by TCP");
                 None
             }
@@ -47,7 +52,7 @@ impl Pod {
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
         let pod = Arc::new(Self {
-            uid: workload.uid.clone(),
+            uid: Arc::clone(uid),
             netns,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),

@@ -1,0 +1,160 @@
+//! Makes the pods that run those that sources have announced, and answers each event.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::oneshot;
+
+use super::{
+    announced::{Announced, Answer, Awaited},
+    capture::{Capture, Options},
+    manager::{Changed, Failed, Leave, PodManager},
+    source::{PodEvent, PodFacts},
+};
+use crate::{
+    mesh::NetnsRef,
+    roles::node::{Node, Pod},
+    sys::netns::Netns,
+};
+
+/// How long changes of pods may take to end before another process takes over: it waits 5 s.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+
+/// The pods of this node, as sources announce them and as they run.
+pub(crate) struct PodController {
+    node: Arc<Node>,
+    /// Those that run.
+    pub(crate) manager: Arc<PodManager>,
+    announced: Announced,
+    /// The changes of pods that are under way, beside everything else and each other.
+    starting: FuturesUnordered<BoxFuture<'static, Changed>>,
+    /// Pods that are not attached as they should be.
+    failed: BTreeMap<Arc<str>, Failed>,
+    /// Whether others have to follow what is under way.
+    again: bool,
+    /// The rules that pods have, if adit applies any.
+    options: Option<Options>,
+}
+
+impl PodController {
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            manager: Arc::new(PodManager::new(Arc::clone(node))),
+            announced: Announced::default(),
+            starting: FuturesUnordered::new(),
+            failed: BTreeMap::new(),
+            again: false,
+            options: None,
+        }
+    }
+
+    /// Takes what a source says; the next [`PodController::reconcile`] acts on it. The answer is
+    /// whether a pod is attached and captured, or has left. Who does not need it drops it: a pod
+    /// that could not be attached is tried again in any case.
+    pub(crate) fn apply(&mut self, event: PodEvent) -> oneshot::Receiver<Answer> {
+        self.announced.apply(event)
+    }
+
+    /// Begins to attach what is announced, and to detach what is not.
+    pub(crate) fn reconcile(&mut self, rules: Capture, grace: Duration) {
+        let accepting = self.node.listeners.is_accepting();
+        // The others are left to the process before this one until this one has taken over.
+        let is_ours = |pod: &&Arc<PodFacts>| {
+            accepting || namespace_of(pod).is_some_and(|netns| Pod::is_given(&self.node, netns))
+        };
+        let pods = self.announced.pods();
+        let wanted: Vec<_> = pods.values().filter(is_ours).cloned().collect();
+        let changes = self.manager.reconcile(&wanted, rules, grace, &self.failed);
+        self.again = changes.more;
+        self.starting.extend(changes.work);
+        self.failed.retain(|uid, _| pods.contains_key(uid));
+        self.options = rules.options();
+        self.settle();
+    }
+
+    /// Answers events that are done.
+    fn settle(&mut self) {
+        let (manager, options) = (&self.manager, self.options);
+        self.announced.settle(|uid, awaited| match awaited {
+            Awaited::Attached(facts) => manager.has_attached(facts, options),
+            Awaited::Gone => manager.is_gone(uid),
+        });
+    }
+
+    /// Waits until a change of a pod is done. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Changed {
+        match self.starting.next().await {
+            Some(changed) => changed,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what has come of a change: whether to reconcile once more.
+    pub(crate) fn changed(&mut self, Changed { facts, failed }: Changed) -> bool {
+        let before = self.failed.remove(&facts.uid);
+        if let Some(failed) = failed {
+            let why = &failed.why;
+            match failed.absent {
+                true if before.as_ref().is_some_and(|before| before.why == *why) => {}
+                true => tracing::warn!("{why}; adit attaches the pod once that exists"),
+                false => tracing::error!("{why}; trying again in 5 s"),
+            }
+            self.announced.failed(&facts, why);
+            self.failed.insert(Arc::clone(&facts.uid), failed);
+        }
+        self.settle();
+        self.again
+    }
+
+    /// The pods that are announced, by uid.
+    pub(crate) fn pods(&self) -> &BTreeMap<Arc<str>, Arc<PodFacts>> {
+        self.announced.pods()
+    }
+
+    /// Pods that are not attached as they should be.
+    pub(crate) fn failed(&self) -> impl ExactSizeIterator<Item = &Failed> {
+        self.failed.values()
+    }
+
+    /// Whether no change is under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.starting.is_empty()
+    }
+
+    /// What a process that takes over names of its pods: their uids and namespaces.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for pod in self.announced.pods().values() {
+            names.push(pod.uid.to_string());
+            names.extend(namespace_of(pod).map(Leave::name_of));
+        }
+        names
+    }
+
+    /// Attaches nothing and changes no rules from here on: another process does both. Changes that
+    /// are under way end first, as that process must not meet a listener or rules that come of
+    /// them later.
+    pub(crate) async fn hand_over(&mut self) {
+        self.manager.stop_accepting();
+        if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
+            tracing::warn!("changes of pods are still under way while another process takes over");
+        }
+        self.manager.stop_accepting();
+        self.manager.hand_over().await;
+    }
+
+    /// Waits for the changes that are under way, which end at once where the manager is closed.
+    pub(crate) async fn finish(&mut self) {
+        while self.starting.next().await.is_some() {}
+    }
+}
+
+/// Which namespace is a pod's now, if there is one.
+fn namespace_of(pod: &PodFacts) -> Option<(u64, u64)> {
+    let found = match pod.netns.as_ref().map(NetnsRef::path) {
+        Some(path) => Netns::key_of(&path),
+        None => Netns::current().map(|netns| netns.key()),
+    };
+    found.ok()
+}
