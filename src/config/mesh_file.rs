@@ -110,7 +110,7 @@ pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
             "expected one YAML document with the mesh; policies go into its `policies` list",
         ));
     };
-    match read(&Item::root(document, &notes)) {
+    match read(&Item::root(document, &notes), &file.into()) {
         Some(mut checked) if notes.is_clean() => {
             checked.warnings = notes.into_warnings();
             Ok(checked)
@@ -120,7 +120,7 @@ pub fn parse(file: &str, text: &str) -> Result<Checked, Faults> {
     }
 }
 
-fn read(root: &Item<'_>) -> Option<Checked> {
+fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
     let top = root.map(&[
         "trustDomain",
         "node",
@@ -163,7 +163,7 @@ fn read(root: &Item<'_>) -> Option<Checked> {
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");
-    let read = |item| policies::read_all(item).into_iter().map(move |policy| (policy, item));
+    let read = |item| policies::read_all(item, file).into_iter().map(move |policy| (policy, item));
     let policies: Vec<_> = items.iter().flat_map(read).collect();
     check_node(&top, node.as_deref(), &workloads);
     let redirects = matches!(capture, Some(Capture::Nft { .. }));

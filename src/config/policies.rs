@@ -1,10 +1,12 @@
 //! Istio `AuthorizationPolicy` documents, L4 fields. A field of HTTP is a fault that says
 //! what adit does instead: reading it as absent would widen what it protects.
 
+use std::sync::Arc;
+
 use super::reader::{Item, Map};
 use crate::policy::{
-    Action, Condition, FieldMatch, Operation, Policy, Rule, Scope, ServiceAccountMatch, Source,
-    StringMatch, canonical_block,
+    Action, Condition, FieldMatch, Operation, Place, Policy, Rule, Scope, ServiceAccountMatch,
+    Source, StringMatch, canonical_block,
 };
 
 /// Policies of this namespace without a selector are about the whole mesh.
@@ -39,16 +41,16 @@ fn refuse_l7(map: &Map<'_>, l7: &[&str]) {
     }
 }
 
-/// Reads one document of the `policies` list, or all that a `List` of `kubectl get` has.
-pub(super) fn read_all(item: &Item<'_>) -> Vec<Policy> {
+/// Reads one document of the `policies` list of `file`, or all that a `List` of `kubectl get` has.
+pub(super) fn read_all(item: &Item<'_>, file: &Arc<str>) -> Vec<Policy> {
     if !["List", "AuthorizationPolicyList"].into_iter().any(|kind| item.says("kind", kind)) {
-        return read(item).into_iter().collect();
+        return read(item, file).into_iter().collect();
     }
     let list = item.map(&["apiVersion", "kind", "metadata", "items"]);
-    list.list("items").iter().filter_map(read).collect()
+    list.list("items").iter().filter_map(|item| read(item, file)).collect()
 }
 
-fn read(item: &Item<'_>) -> Option<Policy> {
+fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
     // What the API server adds (status, managedFields and the like) says nothing of who may.
     let top = item.map(&["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(kind) = top.get("kind") {
@@ -103,7 +105,11 @@ fn read(item: &Item<'_>) -> Option<Policy> {
         None if namespace == ROOT_NAMESPACE => Scope::Global,
         None => Scope::Namespace,
     };
-    let rules = spec.list("rules").iter().map(|r| rule(r, &namespace)).collect();
+    let rule = |item: &Item<'_>| {
+        let place = Place { file: Arc::clone(file), line: item.at("").line };
+        Rule { place: Some(place), ..rule(item, &namespace) }
+    };
+    let rules = spec.list("rules").iter().map(rule).collect();
     Some(Policy { name, namespace, scope, action, dry_run, rules })
 }
 
@@ -116,6 +122,7 @@ fn rule(item: &Item<'_>, namespace: &str) -> Rule {
         from: map.list("from").iter().filter_map(|f| source(f, namespace)).collect(),
         to: map.list("to").iter().filter_map(operation).collect(),
         when: map.list("when").iter().filter_map(|w| condition(w, namespace)).collect(),
+        place: None,
     }
 }
 

@@ -33,10 +33,12 @@ pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> 
                 .iter()
                 .any(|when| matches!(when, Condition::DestinationPort(ports) if elsewhere(ports)))
         };
-        if policy.rules.iter().any(never) {
+        let mut rules = policy.rule_names().zip(&policy.rules);
+        if let Some((name, _)) = rules.find(|(_, rule)| never(rule)) {
             found.push(format!(
-                "{named} has a rule about other ports than {port}, at which the service listens: \
-                 it never matches"
+                "{}: policy {name} is about other ports than {port}, at which the service \
+                 listens: it never matches",
+                shown(path)
             ));
         }
     }

@@ -143,13 +143,15 @@ impl Store {
     }
 
     /// Adds a policy, or changes the one with its namespace and name; whether that makes a
-    /// difference.
+    /// difference. That its rules stand in other lines now is none.
     pub fn upsert_policy(&mut self, policy: Policy) -> bool {
         let key = policy.key();
         let old = self.view.policy(&key).cloned();
-        if old.as_deref() == Some(&policy) {
+        let same = old.as_ref().filter(|old| ***old == policy);
+        if same.is_some_and(|old| old.places().eq(policy.places())) {
             return false;
         }
+        let differs = same.is_none();
         let key = match &old {
             Some(_) => key.into(),
             None => self.texts.hold(&key.into()),
@@ -157,7 +159,7 @@ impl Store {
         let named = NamedPolicy { key: Arc::clone(&key), policy: Arc::new(policy) };
         self.view.policies.insert(named);
         self.policy_changed(key, old);
-        true
+        differs
     }
 
     /// Forgets a policy; whether it was there. Nobody may call a workload that still names it.

@@ -5,7 +5,11 @@
 
 use std::{fmt, sync::Arc};
 
-use super::engine::{self, Rules, Verdict};
+use super::{
+    Place,
+    engine::{self, Rules, Verdict},
+    rule_name::RuleName,
+};
 use crate::{
     net::{CloseReason, Flow},
     observe::conn::ConnMetadata,
@@ -77,9 +81,9 @@ pub struct Trace<'a> {
 enum Outcome<'a> {
     AllowedByDefault,
     AllowedByAccessRule(&'a str),
-    AllowedByPolicy(&'a Arc<str>),
+    AllowedByPolicy(&'a RuleName),
     PlaintextRefused,
-    Denied(&'a Arc<str>),
+    Denied(&'a RuleName),
     /// No rule admits the caller; the words of the policies, if they have any.
     NotAllowed(Option<Verdict<'a>>),
 }
@@ -89,10 +93,22 @@ enum Outcome<'a> {
 pub struct LookedAt<'a> {
     /// `mtls: strict`, the access rule that admits, or `namespace/name rule N` of a policy.
     pub rule: &'a str,
+    /// Where the rule comes from, if it is of a policy whose source has lines.
+    pub place: Option<&'a Place>,
     /// It only says what it would do.
     pub dry_run: bool,
     /// Whether it is about this connection.
     pub matched: bool,
+}
+
+impl<'a> LookedAt<'a> {
+    fn of(rule: &'a str, matched: bool) -> Self {
+        Self { rule, place: None, dry_run: false, matched }
+    }
+
+    fn of_policy(name: &'a RuleName, matched: bool) -> Self {
+        Self { place: name.place.as_ref(), ..Self::of(&name.numbered, matched) }
+    }
 }
 
 /// What stays of a trace.
@@ -178,23 +194,23 @@ impl<'a> Trace<'a> {
     pub fn looked_at(&self) -> impl Iterator<Item = LookedAt<'a>> + use<'a> {
         let plaintext = self.protection.strict.then(|| {
             let matched = matches!(self.outcome, Outcome::PlaintextRefused);
-            LookedAt { rule: "mtls: strict", dry_run: false, matched }
+            LookedAt::of("mtls: strict", matched)
         });
         let asked = self.protection.rules.filter(|_| plaintext.as_ref().is_none_or(|p| !p.matched));
         let named = match self.request.access {
-            AccessRules::Admit(rule) => Some(LookedAt { rule, dry_run: false, matched: true }),
+            AccessRules::Admit(rule) => Some(LookedAt::of(rule, true)),
             _ => None,
         };
         let (request, named_one) = (self.request, named.is_some());
         let flows = move || std::iter::once(request.flow).chain(request.as_shown);
         let denials = asked.into_iter().flat_map(Rules::denials).map(move |rule| {
             let matched = flows().any(|flow| rule.matches(flow));
-            LookedAt { rule: rule.name, dry_run: false, matched }
+            LookedAt::of_policy(rule.name, matched)
         });
         let grants = asked.filter(move |_| !named_one).into_iter().flat_map(Rules::grants);
         let grants = grants.map(move |rule| {
             let matched = request.proven && rule.matches(request.flow);
-            LookedAt { rule: rule.name, dry_run: false, matched }
+            LookedAt::of_policy(rule.name, matched)
         });
         let mut decided = false;
         let asked_for = denials.chain(named).chain(grants).take_while(move |looked| {
@@ -204,7 +220,7 @@ impl<'a> Trace<'a> {
         });
         let dry_run = asked.into_iter().flat_map(Rules::dry_runs).map(move |rule| {
             let matched = rule.matches(request.flow);
-            LookedAt { rule: rule.name, dry_run: true, matched }
+            LookedAt { dry_run: true, ..LookedAt::of_policy(rule.name, matched) }
         });
         plaintext.into_iter().chain(asked_for).chain(dry_run).take(LOOKED_AT)
     }
@@ -244,7 +260,7 @@ impl<'a> Trace<'a> {
         });
         let rule = match self.outcome {
             Outcome::AllowedByAccessRule(rule) => Some(rule.into()),
-            Outcome::AllowedByPolicy(by) | Outcome::Denied(by) => Some(Arc::clone(by)),
+            Outcome::AllowedByPolicy(by) | Outcome::Denied(by) => Some(Arc::clone(&by.numbered)),
             _ => None,
         };
         let dry_run = (!self.dry_run.is_empty()).then(|| self.dry_run.join("; ").into());

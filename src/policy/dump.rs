@@ -34,6 +34,9 @@ pub struct RuleDump {
     pub to: Vec<String>,
     /// And all of these.
     pub when: Vec<String>,
+    /// `FILE:LINE`, if its source has lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// Who calls: all that are given.
@@ -82,6 +85,7 @@ impl RuleDump {
             from: rule.from.iter().map(SourceDump::of).collect(),
             to: rule.to.iter().map(|o| format!("port {}", o.ports)).collect(),
             when: rule.when.iter().map(|c| c.to_string()).collect(),
+            place: rule.place.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Action, Policy, Rule};
+use super::{Action, Policy, Rule, rule_name::RuleName};
 use crate::net::Flow;
 
 /// The policies that protect one workload.
@@ -19,12 +19,12 @@ pub struct Rules {
 struct Named {
     policy: Arc<Policy>,
     key: String,
-    /// `namespace/name rule N`, one per rule.
-    rules: Vec<Arc<str>>,
+    /// What each of its rules is called.
+    rules: Vec<RuleName>,
 }
 
 impl Named {
-    fn matching(&self, flow: &Flow) -> Option<&Arc<str>> {
+    fn matching(&self, flow: &Flow) -> Option<&RuleName> {
         let hit =
             self.policy.rules.iter().position(|rule| rule.matches(self.policy.action, flow))?;
         Some(&self.rules[hit])
@@ -41,8 +41,7 @@ impl Named {
 pub(super) struct Numbered<'a> {
     rule: &'a Rule,
     action: Action,
-    /// `namespace/name rule N`
-    pub(super) name: &'a str,
+    pub(super) name: &'a RuleName,
 }
 
 impl Numbered<'_> {
@@ -57,12 +56,10 @@ impl Rules {
     pub fn compile<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>) -> Self {
         let mut rules = Self::default();
         for policy in policies {
-            let key = policy.key();
-            let numbered = |n| format!("{key} rule {n}").into();
             let named = Named {
                 policy: Arc::clone(policy),
-                rules: (0..policy.rules.len()).map(numbered).collect(),
-                key,
+                key: policy.key(),
+                rules: policy.rule_names().collect(),
             };
             match (policy.dry_run, policy.action) {
                 (true, _) => rules.dry.push(named),
@@ -104,7 +101,7 @@ impl Rules {
     }
 
     /// The rule that denies a flow.
-    pub(super) fn denying(&self, flow: &Flow) -> Option<&Arc<str>> {
+    pub(super) fn denying(&self, flow: &Flow) -> Option<&RuleName> {
         self.deny.iter().find_map(|named| named.matching(flow))
     }
 
@@ -140,8 +137,8 @@ pub(super) struct Verdict<'a> {
 #[derive(Debug)]
 enum Outcome<'a> {
     NoPolicy,
-    Allowed { by: &'a Arc<str> },
-    Denied { by: &'a Arc<str> },
+    Allowed { by: &'a RuleName },
+    Denied { by: &'a RuleName },
     NoneAllowed { closest: String },
     Nobody { why: &'a str },
 }
@@ -162,16 +159,16 @@ impl<'a> Verdict<'a> {
         matches!(self.outcome, Outcome::Nobody { .. })
     }
 
-    /// `namespace/name rule N` of the rule that allows it.
-    pub(super) fn allowed_by(&self) -> Option<&'a Arc<str>> {
+    /// The rule that allows it.
+    pub(super) fn allowed_by(&self) -> Option<&'a RuleName> {
         match self.outcome {
             Outcome::Allowed { by } => Some(by),
             _ => None,
         }
     }
 
-    /// `namespace/name rule N` of the rule that denies it.
-    pub(super) fn denied_by(&self) -> Option<&'a Arc<str>> {
+    /// The rule that denies it.
+    pub(super) fn denied_by(&self) -> Option<&'a RuleName> {
         match self.outcome {
             Outcome::Denied { by } => Some(by),
             _ => None,

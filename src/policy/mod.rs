@@ -12,6 +12,7 @@ mod engine;
 mod matcher;
 mod rego;
 mod rule;
+mod rule_name;
 
 pub use access::{Access, UriPattern};
 pub use access_control::{AccessControl, BanList, Banned, Policies};
@@ -20,3 +21,4 @@ pub use engine::Rules;
 pub use matcher::{FieldMatch, ServiceAccountMatch, StringMatch, canonical_block};
 pub use rego::{Rego, RegoConfig};
 pub use rule::{Action, Condition, Operation, Policy, Rule, Scope, Source};
+pub use rule_name::{Place, RuleName};

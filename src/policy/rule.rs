@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 
-use super::{FieldMatch, ServiceAccountMatch, StringMatch, matcher::within};
+use super::{FieldMatch, Place, RuleName, ServiceAccountMatch, StringMatch, matcher::within};
 use crate::net::Flow;
 
 /// What a match means.
@@ -84,7 +84,7 @@ impl fmt::Display for Condition {
 }
 
 /// One rule: any `from`, any `to`, all of `when`. One without anything matches everything.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Rule {
     /// Callers.
     pub from: Vec<Source>,
@@ -92,7 +92,19 @@ pub struct Rule {
     pub to: Vec<Operation>,
     /// Further conditions.
     pub when: Vec<Condition>,
+    /// Where it comes from, if its source has lines.
+    pub place: Option<Place>,
 }
+
+/// By what it says: the same rule in another line is the same.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { from, to, when, place: _ } = self;
+        (from, to, when) == (&other.from, &other.to, &other.when)
+    }
+}
+
+impl Eq for Rule {}
 
 /// One policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -116,6 +128,18 @@ impl Policy {
     #[must_use]
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// What each of its rules is called.
+    pub fn rule_names(&self) -> impl Iterator<Item = RuleName> {
+        let key = self.key();
+        let places = self.places().enumerate();
+        places.map(move |(number, place)| RuleName::new(&key, number, place.cloned()))
+    }
+
+    /// Where each of its rules comes from.
+    pub fn places(&self) -> impl Iterator<Item = Option<&Place>> {
+        self.rules.iter().map(|rule| rule.place.as_ref())
     }
 
     /// Whether it protects a workload of this namespace with these labels, asked by key.

@@ -61,6 +61,26 @@ fn the_example_of_the_design_is_legal() {
     assert!(checked.mesh.clone().store().now().rules("shop/web").is_empty());
 }
 
+/// Whoever is refused by a rule finds it without counting, also after an edit above it, which is no
+/// change of the policy.
+#[test]
+fn a_rule_says_in_which_line_it_stands() {
+    let mut store = parse("mesh.yaml", EXAMPLE).unwrap().mesh.store();
+    let place = |store: &crate::mesh::Store| {
+        let named = format!("{:?}", store.now().rules("shop/db"));
+        let place = store.now().dump().policies[0].rules[0].place.clone().unwrap();
+        let (file, line) = place.split_once(':').unwrap();
+        let compiled = format!("Place {{ file: {file:?}, line: {line} }}");
+        assert!(named.contains(&compiled), "{compiled} in {named}");
+        place
+    };
+    assert_eq!(place(&store), "mesh.yaml:23");
+    let edited = format!("# One more line.\n{EXAMPLE}");
+    parse("mesh.yaml", &edited).unwrap().mesh.apply(&mut store);
+    assert_eq!(place(&store), "mesh.yaml:24");
+    assert!(store.take_changes().is_empty(), "nobody's rules are others");
+}
+
 #[test]
 fn every_fault_is_reported_at_once_with_line_key_and_suggestion() {
     let text = "

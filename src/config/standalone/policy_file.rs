@@ -28,8 +28,9 @@ pub(in crate::config) fn read_policies(path: &Path) -> Result<Vec<Arc<Policy>>, 
     let documents = documents(&text).map_err(|fault| Faults::one(&file, fault))?;
     let notes = Notes::default();
     let filled = documents.iter().filter(|document| !document.data.is_null());
-    let read: Vec<_> =
-        filled.flat_map(|d| policies::read_all(&Item::root(d, &notes))).map(Arc::new).collect();
+    let name: Arc<str> = file.as_str().into();
+    let of = |document| policies::read_all(&Item::root(document, &notes), &name);
+    let read: Vec<_> = filled.flat_map(of).map(Arc::new).collect();
     if !notes.is_clean() {
         return Err(notes.into_faults(&file).into());
     }

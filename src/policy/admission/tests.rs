@@ -193,6 +193,35 @@ fn the_trace_names_what_was_looked_at() {
     assert_eq!(looked(Some("b"), named), ["n/d rule 0 false", "cn true", dry]);
 }
 
+/// Words for people say where a rule stands; what programs read is its number alone.
+#[test]
+fn a_rule_of_a_file_is_named_with_its_line() {
+    let placed = |policy: Policy, line| {
+        let place = crate::policy::Place { file: "mesh.yaml".into(), line };
+        let rule = |rule: Rule| Rule { place: Some(place.clone()), ..rule };
+        Policy { rules: policy.rules.into_iter().map(rule).collect(), ..policy }
+    };
+    let rules = rules([
+        placed(policy("a", Action::Allow, &["td/x"]), 7),
+        placed(policy("d", Action::Deny, &["td/bad"]), 15),
+        placed(dry(policy("dry", Action::Deny, &["td/bad"])), 20),
+    ]);
+    let (bad, other) = (flow(Some("bad")), flow(Some("other")));
+    let request = Request::of(&bad);
+    let trace = decide(under(&rules), &request);
+    let first = trace.looked_at().next().unwrap();
+    assert_eq!(first.place.unwrap().to_string(), "mesh.yaml:15");
+    let decision = trace.decision(Asked::AtOpening);
+    assert_eq!(rule_of(&decision), Some("n/d rule 0"));
+    let dry = Some("would be denied by n/dry rule 0 (mesh.yaml:20)");
+    assert_eq!(decision.dry_run.as_deref(), dry);
+    let (_, why) = decision.refused.unwrap();
+    assert_eq!(why, "explicitly denied by n/d rule 0 (mesh.yaml:15)");
+    let decision = decide(under(&rules), &Request::of(&other)).decision(Asked::AtOpening);
+    let (_, why) = decision.refused.unwrap();
+    assert!(why.contains("closest: n/a rule 0 (mesh.yaml:7): principal td/other"), "{why}");
+}
+
 /// Whoever writes a thousand rules is not shown each of them.
 #[test]
 fn a_trace_ends() {

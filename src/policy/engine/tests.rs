@@ -174,6 +174,7 @@ fn from_and_to_must_both_match_and_each_has_alternatives() {
         from: vec![source("td/x"), source(WEB)],
         to: vec![Operation { ports: any(1) }, Operation { ports: any(5432) }],
         when: vec![Condition::DestinationPort(any(5432))],
+        place: None,
     };
     let rules = compile(vec![policy("p", Action::Allow, vec![rule.clone()])]);
     assert!(authorize(&rules, &flow(Some(WEB))).allowed());
@@ -223,7 +224,7 @@ fn the_rule_that_decided_is_the_one_that_is_named() {
         let mut verdict = authorize(&rules, &flow(Some(WEB)));
         assert_eq!(verdict.allowed(), allowed);
         let by = verdict.allowed_by().or(verdict.denied_by());
-        assert_eq!(by.map(|by| &**by), Some("shop/p rule 2"), "{action:?}");
+        assert_eq!(by.map(|by| &*by.numbered), Some("shop/p rule 2"), "{action:?}");
         let would = if allowed { "allowed" } else { "denied" };
         assert_eq!(verdict.take_dry_run(), [format!("would be {would} by shop/dry rule 2")]);
     }
@@ -266,7 +267,7 @@ fn a_denial_names_the_closest_rule_and_what_it_missed() {
     let verdict = authorize(&rules, &flow(Some(WEB)));
     let closest = "closest: shop/p rule 1: port 5432 is not one of [80]";
     assert!(verdict.to_string().ends_with(closest), "{verdict}");
-    assert_eq!(verdict.allowed_by().or(verdict.denied_by()), None);
+    assert!(verdict.allowed_by().or(verdict.denied_by()).is_none());
 }
 
 #[test]

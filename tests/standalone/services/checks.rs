@@ -357,7 +357,7 @@ fn a_policy_that_never_matches_is_warned_of() {
         ),
         (
             format!("{{ rules: [{{ {principal}, to: [{{ operation: {{ ports: ['80'] }} }}] }}] }}"),
-            "other ports than 8443",
+            "p.yaml:2) is about other ports than 8443",
         ),
         (
             format!("{{ selector: {{ matchLabels: {{ a: b }} }}, rules: [{{ {principal} }}] }}"),

@@ -43,7 +43,9 @@ fn an_allow_admits_a_deny_goes_first_and_edits_take_effect() {
     web.echo("others carry on").unwrap();
     assert!(world.call("job", port).is_err(), "denied, although it is named");
     let line = adit.wait("explicitly denied");
-    assert!(line.contains("prod/no-jobs rule 0"), "{line}");
+    let place = format!("explicitly denied by prod/no-jobs rule 0 ({}:10)", file.display());
+    assert!(line.contains(&place), "the line of the file: {line}");
+    assert!(line.contains("policy=\"prod/no-jobs rule 0\""), "the number alone: {line}");
     assert_eq!(world.call("web", port).unwrap().name, "db");
 
     world.write("policies.yaml", &allow_web.replace("principals", "requestPrincipals"));
@@ -67,7 +69,8 @@ fn whoever_is_in_no_policy_is_refused() {
     world.sign("plain", "web", None);
     assert!(world.call("plain", port).is_err());
     let line = adit.wait("none allowed");
-    assert!(line.contains("closest: prod/p rule 0"), "{line}");
+    let closest = format!("closest: prod/p rule 0 ({}:5): ", file.display());
+    assert!(line.contains(&closest), "{line}");
     assert_eq!(db.calls.load(std::sync::atomic::Ordering::SeqCst), 1, "nothing reached it");
 }
 
