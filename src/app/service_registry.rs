@@ -5,7 +5,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
-use super::{access_files::AccessFiles, frame::LOOK_EVERY};
+use super::{
+    access_files::AccessFiles,
+    frame::{HandedOver, LOOK_EVERY},
+};
 use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
@@ -284,13 +287,14 @@ impl ServiceRegistry {
     }
 
     /// Takes no more connections, and closes the listeners: who calls now is refused, or comes to
-    /// a successor, whose the paths of Unix sockets then are. They are returned, with those that an edit had taken away and that have connections left.
-    pub(super) fn stop_accepting(mut self, succeeded: bool) -> Draining {
+    /// a successor, whose the paths of Unix sockets are that were `handed_over`. The services are
+    /// returned, with those that an edit had taken away and that have connections left.
+    pub(super) fn stop_accepting(mut self, handed_over: &HandedOver) -> Draining {
         let mut services = std::mem::take(&mut self.leaving);
         let mut following = Vec::new();
         for running in std::mem::take(&mut self.running) {
             running.service.stop_accepting();
-            if succeeded {
+            if handed_over.has(&running.service.config.listen.to_string()) {
                 running.listening.keep_path();
             }
             services.push(running.service);
