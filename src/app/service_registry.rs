@@ -1,7 +1,14 @@
 //! The services of one process, exchanged while they run: what stays the same is not touched, what
 //! is new is opened before anything old stops, and what cannot be opened changes nothing.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::runtime::Handle;
 
@@ -65,6 +72,8 @@ pub(super) struct ServiceRegistry {
     /// Services that take no more connections and still have some.
     leaving: Vec<Arc<Service>>,
     draining: Tasks,
+    /// How many connections of those did not finish in time.
+    cut: Arc<AtomicUsize>,
 }
 
 /// Why services cannot be opened.
@@ -98,6 +107,7 @@ impl ServiceRegistry {
             running: Vec::new(),
             leaving: Vec::new(),
             draining: Tasks::default(),
+            cut: Arc::default(),
         }
     }
 
@@ -183,9 +193,11 @@ impl ServiceRegistry {
         old.stop_accepting();
         following.look_at(access);
         self.leaving.push(Arc::clone(&old));
+        let counted = Arc::clone(&self.cut);
         self.draining.spawn(async move {
             let _following = following;
             let cut = old.drain(grace).await;
+            counted.fetch_add(cut, Relaxed);
             if cut > 0 {
                 let service = old.config.name.as_str();
                 let closed = crate::identity::counted(cut, "connection");
@@ -301,7 +313,10 @@ impl ServiceRegistry {
             running.following.look_at(running.access);
             following.push(running.following);
         }
-        Draining { services, _following: following, _leaving: std::mem::take(&mut self.draining) }
+        // Those that were cut before are not of this end.
+        self.cut.store(0, Relaxed);
+        let (leaving, cut) = (std::mem::take(&mut self.draining), Arc::clone(&self.cut));
+        Draining { services, _following: following, leaving, cut }
     }
 }
 
@@ -311,7 +326,17 @@ pub(super) struct Draining {
     /// With those that an edit has taken away before.
     pub(super) services: Vec<Arc<Service>>,
     _following: Vec<Following>,
-    _leaving: Tasks,
+    leaving: Tasks,
+    cut: Arc<AtomicUsize>,
+}
+
+impl Draining {
+    /// How many connections were cut since because an edit had left their service no more time, once
+    /// all such services have ended.
+    pub(super) async fn cut_of_leaving(&self) -> usize {
+        self.leaving.ended().await;
+        self.cut.load(Relaxed)
+    }
 }
 
 impl Running {

@@ -147,6 +147,7 @@ impl Role for Services {
                 let draining = draining;
                 let all = draining.services.iter().map(|service| service.drain(grace));
                 let cut = join_all(all).await.into_iter().sum::<usize>() + at_once.get();
+                let cut = cut + draining.cut_of_leaving().await;
                 tasks.cut();
                 tasks.ended().await;
                 drop(seen);

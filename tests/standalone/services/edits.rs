@@ -339,3 +339,22 @@ fn a_unix_socket_that_the_next_process_does_not_have_goes_at_the_takeover() {
     assert_eq!(new.stop(), 0);
     assert!(!stays.exists());
 }
+
+/// They have no more time than the edit left them, and the process ends after that.
+#[test]
+fn connections_of_a_removed_service_that_are_cut_after_sigterm_are_in_the_exit_code() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let [port, next] = [free_port(), free_port()];
+    let [first, second] = [("s", port), ("t", next)].map(|(n, p)| world.server(n, p, db.addr, ALL));
+    let mut adit = Proxy::start(&world, &first);
+    let text = |services: &str| format!("services:\n{services}drain: {{ deadline: 3s }}\n");
+    world.write("services.yaml", &text(&first));
+    adit.wait("configuration reloaded");
+    let mut open = world.call("a", port).unwrap();
+    world.write("services.yaml", &text(&second));
+    adit.wait("configuration reloaded");
+    open.echo("still").unwrap();
+    assert_eq!(adit.stop(), 1);
+}
