@@ -1,11 +1,21 @@
 //! The services of one process, exchanged while they run: what stays the same is not touched, what
 //! is new is opened before anything old stops, and what cannot be opened changes nothing.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::runtime::Handle;
 
-use super::{access_files::AccessFiles, frame::LOOK_EVERY};
+use super::{
+    access_files::AccessFiles,
+    frame::{HandedOver, LOOK_EVERY},
+};
 use crate::{
     config::{load_bans, load_policies},
     credentials::store::{CredentialStore, CredentialsConfig},
@@ -62,6 +72,8 @@ pub(super) struct ServiceRegistry {
     /// Services that take no more connections and still have some.
     leaving: Vec<Arc<Service>>,
     draining: Tasks,
+    /// How many connections of those did not finish in time.
+    cut: Arc<AtomicUsize>,
 }
 
 /// Why services cannot be opened.
@@ -95,6 +107,7 @@ impl ServiceRegistry {
             running: Vec::new(),
             leaving: Vec::new(),
             draining: Tasks::default(),
+            cut: Arc::default(),
         }
     }
 
@@ -180,9 +193,11 @@ impl ServiceRegistry {
         old.stop_accepting();
         following.look_at(access);
         self.leaving.push(Arc::clone(&old));
+        let counted = Arc::clone(&self.cut);
         self.draining.spawn(async move {
             let _following = following;
             let cut = old.drain(grace).await;
+            counted.fetch_add(cut, Relaxed);
             if cut > 0 {
                 let service = old.config.name.as_str();
                 let closed = crate::identity::counted(cut, "connection");
@@ -284,20 +299,24 @@ impl ServiceRegistry {
     }
 
     /// Takes no more connections, and closes the listeners: who calls now is refused, or comes to
-    /// a successor, whose the paths of Unix sockets then are. They are returned, with those that an edit had taken away and that have connections left.
-    pub(super) fn stop_accepting(mut self, succeeded: bool) -> Draining {
+    /// a successor, whose the paths of Unix sockets are that were `handed_over`. The services are
+    /// returned, with those that an edit had taken away and that have connections left.
+    pub(super) fn stop_accepting(mut self, handed_over: &HandedOver) -> Draining {
         let mut services = std::mem::take(&mut self.leaving);
         let mut following = Vec::new();
         for running in std::mem::take(&mut self.running) {
             running.service.stop_accepting();
-            if succeeded {
+            if handed_over.has(&running.service.config.listen.to_string()) {
                 running.listening.keep_path();
             }
             services.push(running.service);
             running.following.look_at(running.access);
             following.push(running.following);
         }
-        Draining { services, _following: following, _leaving: std::mem::take(&mut self.draining) }
+        // Those that were cut before are not of this end.
+        self.cut.store(0, Relaxed);
+        let (leaving, cut) = (std::mem::take(&mut self.draining), Arc::clone(&self.cut));
+        Draining { services, _following: following, leaving, cut }
     }
 }
 
@@ -307,7 +326,17 @@ pub(super) struct Draining {
     /// With those that an edit has taken away before.
     pub(super) services: Vec<Arc<Service>>,
     _following: Vec<Following>,
-    _leaving: Tasks,
+    leaving: Tasks,
+    cut: Arc<AtomicUsize>,
+}
+
+impl Draining {
+    /// How many connections were cut since because an edit had left their service no more time, once
+    /// all such services have ended.
+    pub(super) async fn cut_of_leaving(&self) -> usize {
+        self.leaving.ended().await;
+        self.cut.load(Relaxed)
+    }
 }
 
 impl Running {

@@ -136,7 +136,17 @@ async fn serve(
     let timed = |every| tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let timed = plan.globals.timed_reload.map(timed);
     let Plan { file, globals, .. } = plan;
-    let services = Services { file, globals, timed, registry, seen, takeover, telemetry, tasks };
+    let services = Services {
+        file,
+        globals,
+        timed,
+        registry,
+        seen,
+        takeover,
+        successor: None,
+        telemetry,
+        tasks,
+    };
     let cut = frame.run(services).await.map_err(|e| format!("{e:#}"))?;
     Ok(u8::from(cut > 0))
 }

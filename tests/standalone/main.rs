@@ -24,6 +24,8 @@ mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;
 mod peers;
+#[path = "../support/pipe.rs"]
+mod pipe;
 #[path = "../support/pki.rs"]
 mod pki;
 #[path = "../support/ports.rs"]

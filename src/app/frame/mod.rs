@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::MissedTickBehavior};
 
 pub(super) use reload::{LOOK_EVERY, looks_in};
 pub(super) use role::{Draining, Next, Reloaded, Role};
-pub(super) use takeover::{Other, Takeover};
+pub(super) use takeover::{HandedOver, Other, Takeover};
 
 use self::{
     drain::drain,

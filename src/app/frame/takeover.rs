@@ -42,6 +42,39 @@ struct Server {
     successor: mpsc::Receiver<Successor>,
 }
 
+/// Which listeners another process has, that it took over.
+#[derive(Debug)]
+pub(in crate::app) enum HandedOver {
+    /// None: there is no such process.
+    Nothing,
+    /// All, as far as is known.
+    All,
+    /// Those at these addresses, as it says.
+    These(Vec<String>),
+}
+
+impl HandedOver {
+    /// What a process has that accepts by now, if there is one, or that has the sockets and is
+    /// about to (`under_way`).
+    pub(in crate::app) fn of(successor: Option<Option<Vec<String>>>, under_way: bool) -> Self {
+        match successor {
+            Some(Some(keeps)) => Self::These(keeps),
+            Some(None) => Self::All,
+            None if under_way => Self::All,
+            None => Self::Nothing,
+        }
+    }
+
+    /// Whether the one at this address is among them.
+    pub(in crate::app) fn has(&self, address: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::These(all) => all.iter().any(|one| one == address),
+        }
+    }
+}
+
 /// What has become of the other process.
 pub(in crate::app) enum Other {
     /// The one before this one has ended.

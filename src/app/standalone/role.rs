@@ -9,7 +9,7 @@ use super::status_reporter::{StatusReporter, deaf};
 use crate::{
     app::{
         begun::Stop,
-        frame::{self, Next, Other, Reloaded, Role, Takeover},
+        frame::{self, HandedOver, Next, Other, Reloaded, Role, Takeover},
         service_registry::{NotOpened, ServiceRegistry},
     },
     config::{self, Globals},
@@ -33,6 +33,8 @@ pub(super) struct Services {
     pub(super) registry: ServiceRegistry,
     pub(super) seen: StatusReporter,
     pub(super) takeover: Takeover,
+    /// What the process after this one keeps, as it says, once that has taken over.
+    pub(super) successor: Option<Option<Vec<String>>>,
     pub(super) telemetry: Telemetry,
     pub(super) tasks: Tasks,
 }
@@ -85,7 +87,8 @@ impl Role for Services {
             News::Timed => Next::Reload,
             // The one before this one has been told already.
             News::Other(Other::Gone) => Next::Continue,
-            News::Other(Other::Accepts(Successor { pid, .. })) => {
+            News::Other(Other::Accepts(Successor { pid, keeps, .. })) => {
+                self.successor = Some(keeps);
                 pid.into_iter().for_each(|pid| manager.succeeded_by(pid));
                 Next::Stop(Stop::Succeeded(pid))
             }
@@ -118,14 +121,14 @@ impl Role for Services {
     }
 
     async fn stop(self, stop: Stop) -> frame::Draining {
-        let Self { globals, registry, seen, mut takeover, tasks, .. } = self;
+        let Self { globals, registry, seen, mut takeover, successor, tasks, .. } = self;
         let succeeded = matches!(stop, Stop::Succeeded(_));
         let (connections, grace) = (registry.connections(), globals.shutdown);
         // The paths of Unix sockets are the successor's, if there is one, also where what it says
         // and SIGTERM meet.
-        let handed_over = takeover.close().await || succeeded;
-        let draining = registry.stop_accepting(handed_over);
-        seen.stopping(handed_over, succeeded);
+        let handed_over = HandedOver::of(successor, takeover.close().await);
+        let draining = registry.stop_accepting(&handed_over);
+        seen.stopping(&handed_over, succeeded);
         let (status, services) = (Arc::clone(&seen.status), draining.services.clone());
         let at_once = Rc::new(Cell::new(0));
         let counted = Rc::clone(&at_once);
@@ -144,6 +147,7 @@ impl Role for Services {
                 let draining = draining;
                 let all = draining.services.iter().map(|service| service.drain(grace));
                 let cut = join_all(all).await.into_iter().sum::<usize>() + at_once.get();
+                let cut = cut + draining.cut_of_leaving().await;
                 tasks.cut();
                 tasks.ended().await;
                 drop(seen);

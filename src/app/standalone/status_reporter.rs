@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use super::plan::{Plan, joined};
 use crate::{
-    app::frame::Takeover,
+    app::frame::{HandedOver, Takeover},
     credentials::store::CredentialsConfig,
     lifecycle::{InheritedSockets, Tasks},
     net::{Listening, Sockets},
@@ -58,13 +58,12 @@ impl StatusReporter {
         self.status.set_phase(Phase::Reloading);
     }
 
-    /// Nothing is accepted any more. Another process has the sockets if they were `handed_over`,
-    /// and accepts if this one was `succeeded`.
-    pub(super) fn stopping(&self, handed_over: bool, succeeded: bool) {
+    /// Nothing is accepted any more. Another process has the sockets that were `handed_over`, and
+    /// accepts if this one was `succeeded`.
+    pub(super) fn stopping(&self, handed_over: &HandedOver, succeeded: bool) {
         self.status.set_phase(Phase::Stopping);
-        if handed_over {
-            self.endpoint.iter().for_each(|(_, listening)| listening.keep_path());
-        }
+        let kept = self.endpoint.iter().filter(|(address, _)| handed_over.has(address));
+        kept.for_each(|(_, listening)| listening.keep_path());
         if succeeded {
             self.status.retire();
         }
@@ -83,7 +82,9 @@ impl StatusReporter {
             // Not before: a start that fails leaves the path to the process that serves there.
             let status = self.endpoint.iter().map(|(_, listening)| listening);
             listeners.iter().map(|(_, l)| *l).chain(status).for_each(Listening::claim_path);
-            takeover.tell(&[]).await;
+            let own = listeners.into_iter().map(|(address, _)| address);
+            let status = self.endpoint.iter().map(|(address, _)| address.clone());
+            takeover.tell(&own.chain(status).collect::<Vec<_>>()).await;
         }
         Ok(())
     }

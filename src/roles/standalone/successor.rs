@@ -3,6 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use tokio::time::{sleep, timeout};
+
 use super::{Role, Service, outcome::Outcome};
 use crate::{
     identity::{BundleSet, PeerCert},
@@ -24,6 +27,10 @@ use crate::{
 /// itself.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How many connections a Rego policy is asked about at once: fewer than it decides on at once, so
+/// that each has all of its time, and others who connect have their turn.
+const ASKED_AT_ONCE: usize = 8;
+
 /// What connections were held to when they were looked at last.
 struct HeldTo {
     successor: Arc<Service>,
@@ -41,14 +48,16 @@ impl HeldTo {
     }
 
     fn is(&self, other: &Self) -> bool {
+        self.asks_as(other) && self.banned == other.banned && self.trusted == other.trusted
+    }
+
+    /// Whether the same is asked of whoever is trusted and not banned.
+    fn asks_as(&self, other: &Self) -> bool {
         let same_rules = match (&self.rules, &other.rules) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        Arc::ptr_eq(&self.successor, &other.successor)
-            && same_rules
-            && self.banned == other.banned
-            && self.trusted == other.trusted
+        Arc::ptr_eq(&self.successor, &other.successor) && same_rules
     }
 }
 
@@ -126,23 +135,40 @@ impl Service {
     /// whenever that admits others. Does not return if there is one.
     pub async fn follow_successor(self: Arc<Self>) {
         let mut held_to: Option<HeldTo> = None;
+        let mut asking: Option<BoxFuture<'static, ()>> = None;
         while let Some(latest) = self.latest() {
             // Those in between are not kept for us.
             self.successor.store(Some(Arc::clone(&latest)));
             let now = HeldTo::now(latest);
             if !held_to.as_ref().is_some_and(|before| before.is(&now)) {
-                self.hold_to(&now.successor).await;
+                let unsettled = self.hold_to(&now.successor).await;
+                // Bans and roots change nothing of what is asked about the others.
+                if !held_to.as_ref().is_some_and(|before| before.asks_as(&now)) {
+                    let (this, successor) = (Arc::clone(&self), Arc::clone(&now.successor));
+                    asking = Some(Box::pin(this.ask_about(unsettled, successor)));
+                }
                 held_to = Some(now);
             }
-            tokio::time::sleep(LOOK).await;
+            let answered = match &mut asking {
+                Some(asked) => timeout(LOOK, asked).await.is_ok(),
+                None => {
+                    sleep(LOOK).await;
+                    false
+                }
+            };
+            if answered {
+                asking = None;
+            }
         }
     }
 
-    async fn hold_to(&self, successor: &Self) {
+    /// Closes whom the successor bars: first by what takes no time (bans, names and Istio
+    /// policies), then whose certificate it does not trust. Returns the others that its Rego policy
+    /// is to be asked about.
+    async fn hold_to(&self, successor: &Self) -> Vec<Unsettled> {
         // In this order: whatever is open has its peer among those.
         let (open, peers) = (self.telemetry.live.all(), self.authenticated());
-        let mut trusted = TrustedBySuccessor::new(self, successor);
-        let mut closed = 0;
+        let (mut closed, mut stay) = (0, Vec::new());
         for conn in open {
             let ours = self.has(&conn) && conn.was_cut().is_none();
             let peer = peers.get(&conn.id);
@@ -154,24 +180,43 @@ impl Service {
             if !ours || !proven {
                 continue;
             }
-            let admitted = successor.admits(&conn, peer, &mut trusted, Asked::WhileOpen).await;
-            let Err(no) = admitted else { continue };
-            match no {
-                No::Untrusted(reason, why) => drop(conn.close_by(reason, &why)),
-                No::Refused(decision) => {
-                    conn.metadata(|f| decision.record(f, Asked::WhileOpen));
-                    conn.cut(CloseReason::PolicyChanged);
-                }
+            match successor.admits_at_once(&conn, peer, Asked::WhileOpen) {
+                Ok(settled) => stay.extend(peer.map(|peer| (conn, Arc::clone(peer), settled))),
+                Err(no) => closed += no.close(&conn),
             }
-            closed += 1;
         }
+        let (mut trusted, mut unsettled) = (TrustedBySuccessor::new(self, successor), Vec::new());
+        for (conn, peer, settled) in stay {
+            match (trusted.judge(&peer).await, settled) {
+                (Err(no), _) => closed += no.close(&conn),
+                (Ok(()), Settled::Asks) => unsettled.push((conn, peer)),
+                (Ok(()), Settled::Admitted) => {}
+            }
+        }
+        self.tell_barred(closed);
+        unsettled
+    }
+
+    /// Closes those whom the Rego policy of the successor does not admit.
+    async fn ask_about(self: Arc<Self>, unsettled: Vec<Unsettled>, successor: Arc<Self>) {
+        let asked = stream::iter(unsettled).map(|(conn, peer)| {
+            let successor = Arc::clone(&successor);
+            async move {
+                if conn.was_cut().is_some() {
+                    return 0;
+                }
+                let admitted = successor.decides(&conn, &peer, Asked::WhileOpen).await;
+                admitted.map_or_else(|no| no.close(&conn), |()| 0)
+            }
+        });
+        let closed = asked.buffer_unordered(ASKED_AT_ONCE).collect::<Vec<_>>().await;
+        self.tell_barred(closed.into_iter().sum());
+    }
+
+    fn tell_barred(&self, closed: usize) {
         if closed > 0 {
             let service = self.config.name.as_str();
-            tracing::info!(
-                service,
-                connections = closed,
-                "closed connections that the edited service no longer allows"
-            );
+            tracing::info!(service, connections = closed, "closed: the edited service bars them");
         }
     }
 
@@ -202,28 +247,58 @@ impl Service {
         trusted: &mut TrustedBySuccessor,
         asked: Asked,
     ) -> Result<(), No> {
+        let settled = self.admits_at_once(conn, peer, asked)?;
+        let Some(peer) = peer else { return Ok(()) };
+        trusted.judge(peer).await?;
+        match settled {
+            Settled::Admitted => Ok(()),
+            Settled::Asks => self.decides(conn, peer, asked).await,
+        }
+    }
+
+    /// Whether this service bars a peer by what takes no time: bans, names and Istio policies.
+    fn admits_at_once(
+        &self,
+        conn: &LiveConn,
+        peer: Option<&Arc<AuthenticatedPeer>>,
+        asked: Asked,
+    ) -> Result<Settled, No> {
         let own = self.own_id();
         if let Some(peer) = peer {
             is_not_banned(&peer.cert, own.as_ref(), &self.access.banned())
                 .map_err(|(reason, why)| No::Untrusted(reason, why))?;
-            trusted.judge(peer).await?;
         }
         let anybody = match self.config.role {
             Role::Server => self.asks_for_none(),
             Role::Client => self.config.access.is_empty(),
         };
         if anybody {
-            return Ok(());
+            return Ok(Settled::Admitted);
         }
         let Some(peer) = peer.map(|peer| &peer.cert) else {
             let why = "the peer showed no certificate".to_owned();
             return Err(No::refused(CloseReason::NoPeerCertificate, why));
         };
         // Who is about to be admitted asks when that is done.
-        let Some(flow) = self.flow_of(conn, peer) else { return Ok(()) };
+        let Some(flow) = self.flow_of(conn, peer) else { return Ok(Settled::Admitted) };
         let caller = Caller { peer, flow: &flow, own: own.as_ref() };
-        let decision = self.access.decide(&caller, asked).await;
-        if decision.refused.is_some() { Err(No::Refused(decision)) } else { Ok(()) }
+        match self.access.decide_at_once(&caller, asked) {
+            Some(decision) => No::of(decision).map(|()| Settled::Admitted),
+            None => Ok(Settled::Asks),
+        }
+    }
+
+    /// What the Rego policy says of a peer about whom all else says nothing.
+    async fn decides(
+        &self,
+        conn: &LiveConn,
+        peer: &AuthenticatedPeer,
+        asked: Asked,
+    ) -> Result<(), No> {
+        let Some(flow) = self.flow_of(conn, &peer.cert) else { return Ok(()) };
+        let own = self.own_id();
+        let caller = Caller { peer: &peer.cert, flow: &flow, own: own.as_ref() };
+        No::of(self.access.decide(&caller, asked).await)
     }
 
     /// Whether it is a server that asks its callers for no certificate.
@@ -242,6 +317,16 @@ impl Service {
     }
 }
 
+/// A connection that the Rego policy is to be asked about, and its peer.
+type Unsettled = (Arc<LiveConn>, Arc<AuthenticatedPeer>);
+
+/// What is known at once of a peer that is not refused.
+enum Settled {
+    Admitted,
+    /// The Rego policy has the last word.
+    Asks,
+}
+
 /// Why a peer may not stay.
 enum No {
     /// It is banned, or its certificate no longer trusted.
@@ -251,7 +336,23 @@ enum No {
 }
 
 impl No {
+    fn of(decision: Decision) -> Result<(), Self> {
+        if decision.refused.is_some() { Err(Self::Refused(decision)) } else { Ok(()) }
+    }
+
     fn refused(reason: CloseReason, why: String) -> Self {
         Self::Refused(Decision { rule: None, dry_run: None, refused: Some((reason, why)) })
+    }
+
+    /// Closes an open connection: 1, for it is counted.
+    fn close(self, conn: &LiveConn) -> usize {
+        match self {
+            Self::Untrusted(reason, why) => drop(conn.close_by(reason, &why)),
+            Self::Refused(decision) => {
+                conn.metadata(|f| decision.record(f, Asked::WhileOpen));
+                conn.cut(CloseReason::PolicyChanged);
+            }
+        }
+        1
     }
 }

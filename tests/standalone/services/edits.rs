@@ -307,3 +307,54 @@ fn a_unix_socket_goes_with_its_service() {
     adit.edit("  []\n");
     wait_until("it is removed", LIMIT, || !socket.exists());
 }
+
+/// The process that made a path is the one that may remove it: what the next process does not
+/// listen on goes with the one before it.
+#[test]
+fn a_unix_socket_that_the_next_process_does_not_have_goes_at_the_takeover() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let service = |name: &str| {
+        let yaml = world.server(name, 1, db.addr, ALL);
+        let at = world.file(&format!("{name}.sock"));
+        yaml.replace("'127.0.0.1:1'", &format!("'unix:{}'", at.display()))
+    };
+    let start = |services: &str| {
+        let meet = world.file("takeover.sock");
+        let file = format!("takeover: 'unix:{}'\nservices:\n{services}", meet.display());
+        let file = world.write("services.yaml", &file);
+        Proxy::with(&["proxy", "-c", file.to_str().unwrap()], &file)
+    };
+    let mut old = start(&(service("stays") + &service("goes")));
+    old.wait("listening");
+    old.wait("listening");
+    let (stays, goes) = (world.file("stays.sock"), world.file("goes.sock"));
+    assert!(stays.exists() && goes.exists());
+    let mut new = start(&service("stays"));
+    new.wait("took over from the previous process");
+    old.wait("another process has taken over");
+    assert_eq!(old.ends().code(), Some(0));
+    assert!(stays.exists(), "it is the next process's");
+    assert!(!goes.exists(), "nobody listens there");
+    assert_eq!(new.stop(), 0);
+    assert!(!stays.exists());
+}
+
+/// They have no more time than the edit left them, and the process ends after that.
+#[test]
+fn connections_of_a_removed_service_that_are_cut_after_sigterm_are_in_the_exit_code() {
+    let world = World::new();
+    world.sign("a", "a", None);
+    let db = Backend::start("db");
+    let [port, next] = [free_port(), free_port()];
+    let [first, second] = [("s", port), ("t", next)].map(|(n, p)| world.server(n, p, db.addr, ALL));
+    let mut adit = Proxy::start(&world, &first);
+    let text = |services: &str| format!("services:\n{services}drain: {{ deadline: 3s }}\n");
+    world.write("services.yaml", &text(&first));
+    adit.wait("configuration reloaded");
+    let mut open = world.call("a", port).unwrap();
+    world.write("services.yaml", &text(&second));
+    adit.wait("configuration reloaded");
+    open.echo("still").unwrap();
+    assert_eq!(adit.stop(), 1);
+}

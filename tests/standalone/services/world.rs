@@ -288,6 +288,11 @@ impl Proxy {
         self.adit.signal(signal);
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) fn ends(&mut self) -> std::process::ExitStatus {
+        self.adit.ends()
+    }
+
     /// SIGTERM; the exit code.
     pub(crate) fn stop(self) -> i32 {
         self.adit.stop()
