@@ -1,7 +1,7 @@
 //! Where the challenges of an ACME CA come in while no service takes them: before the start, and at
 //! a port of their own.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -10,14 +10,15 @@ use tokio::net::TcpStream;
 use super::proxy_protocol;
 use crate::{
     credentials::acme::{AcmeConfig, Pending, Renewal},
-    lifecycle::{AcceptBackoff, is_of_one_connection},
+    lifecycle::{AcceptBackoff, Place, Places, is_of_one_connection, source},
     net::{Accepting, Address, Listening},
     sys::descriptors::of_traffic,
 };
 
 /// How long a caller may take for its PROXY header.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How many callers are looked at at once, before there is a service.
+/// How many callers are looked at at once, before there is a service: then the oldest that has
+/// asked for nothing goes.
 const AT_ONCE: usize = 64;
 
 /// Sees to it that there is a certificate, before anything is served: five attempts.
@@ -73,16 +74,24 @@ pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, S
 /// Takes connections that no service takes yet, and answers challenges; whoever else calls is
 /// turned away. Never returns.
 async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
+    let places = Places::new(AT_ONCE, AT_ONCE);
     let mut callers = FuturesUnordered::new();
     let mut backoff = AcceptBackoff::new("ACME challenges");
     loop {
         tokio::select! {
-            accepted = accepting.accept(), if callers.len() < AT_ONCE => match accepted
-                .and_then(|(socket, _)| of_traffic(socket))
+            // Those that have been given up end at once; until then they are callers still.
+            accepted = accepting.accept(), if callers.len() < 2 * AT_ONCE => match accepted
+                .and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer)))
             {
-                Ok(socket) => {
+                Ok((socket, peer)) => {
                     backoff.succeeded();
-                    callers.push(caller(socket, pending, proxy_header).boxed());
+                    let Some(place) = places.take(source(peer.ip())) else { continue };
+                    callers.push(async move {
+                        tokio::select! {
+                            () = caller(socket, pending, proxy_header, &place) => {}
+                            () = place.given_up() => {}
+                        }
+                    }.boxed());
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => backoff.failed(&error).await,
@@ -92,7 +101,7 @@ async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
     }
 }
 
-async fn caller(socket: TcpStream, pending: &Pending, proxy_header: bool) {
+async fn caller(socket: TcpStream, pending: &Pending, proxy_header: bool, place: &Place<IpAddr>) {
     let Some(challenge) = pending.load_full() else { return };
     if proxy_header {
         let told = tokio::time::timeout(WITHIN, proxy_protocol::read(&socket)).await;
@@ -101,6 +110,44 @@ async fn caller(socket: TcpStream, pending: &Pending, proxy_header: bool) {
         }
     }
     if challenge.is_asked(&socket).await {
+        place.prove();
         challenge.answer(socket).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::credentials::acme::Challenge;
+
+    /// They would keep the CA out until their time is over.
+    #[tokio::test]
+    async fn the_oldest_silent_caller_goes_for_one_too_many() {
+        let listening = Listening::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let accepting = listening.accepting().unwrap();
+        let at = listening.local_addrs()[0];
+        let challenge = Challenge::new("db.example.org", &[7; 32]).unwrap();
+        let pending = Pending::from(Some(Arc::new(challenge)));
+        let calls = async {
+            let mut silent = Vec::new();
+            for _ in 0..=AT_ONCE {
+                silent.push(TcpStream::connect(at).await.unwrap());
+            }
+            let mut byte = [0];
+            let closed = tokio::time::timeout(WITHIN / 2, silent[0].read(&mut byte)).await;
+            assert_eq!(closed.expect("the oldest goes").unwrap(), 0);
+            let open = |socket: &TcpStream| {
+                socket.try_read(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+            };
+            assert!(silent[1..].iter().all(open), "the others may still ask");
+        };
+        tokio::select! {
+            () = serve(&accepting, &pending, false) => unreachable!(),
+            () = calls => {}
+        }
     }
 }
