@@ -287,7 +287,8 @@ impl ServiceRegistry {
     }
 
     /// Takes no more connections, and closes the listeners: who calls now is refused, or comes to
-    /// a successor, whose the paths of Unix sockets then are. They are returned, with those that an edit had taken away and that have connections left.
+    /// a successor, whose the paths of Unix sockets then are. They are returned, with those that an
+    /// edit had taken away and that have connections left.
     pub(super) fn stop_accepting(mut self, succeeded: bool) -> Draining {
         let mut services = std::mem::take(&mut self.leaving);
         let mut following = Vec::new();

@@ -81,7 +81,8 @@ impl Tunnel {
         Some((id, sent))
     }
 
-    /// The next request and its stream (server). Cancel safe; must be called for the tunnel to move.
+    /// The next request and its stream (server). Cancel safe; must be called for the tunnel to
+    /// move.
     ///
     /// # Errors
     /// Why the tunnel is over.

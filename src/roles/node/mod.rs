@@ -13,8 +13,8 @@
 //!    CONNECT stream on a tunnel to the peer, made with the pod's own SVID and only to the identity
 //!    expected there.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
-//!    namespace. [`crate::proxy::ingress::hbone`] demands the caller's SVID; [`inbound`] checks that
-//!    the authority is this pod, or a service that it backs, asks
+//!    namespace. [`crate::proxy::ingress::hbone`] demands the caller's SVID; [`inbound`] checks
+//!    that the authority is this pod, or a service that it backs, asks
 //!    [`crate::policy::admission::decide`], and only then dials the application, from the caller's
 //!    address.
 //! 6. **Relayed.** [`crate::relay::run`] moves bytes until both directions have ended.

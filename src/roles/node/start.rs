@@ -35,7 +35,10 @@ impl Pod {
             Ok(watched) => Some(Arc::new(watched)),
             Err(error) => {
                 let pod = &*workload.uid;
-                tracing::warn!(pod, %error, "no sockmap redirect to this pod's applications; they are reached by TCP");
+                tracing::warn!(
+                    pod, %error,
+                    "no sockmap redirect to this pod's applications; they are reached by TCP"
+                );
                 None
             }
         });

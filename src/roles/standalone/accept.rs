@@ -63,7 +63,8 @@ impl Service {
         let pool = match self.pool() {
             Ok(pool) => pool,
             Err(error) => {
-                return tracing::error!(service = self.config.name, %error, "the connection pool could not be created");
+                return tracing::error!(service = self.config.name, %error, "the connection pool \
+                    could not be created");
             }
         };
         let tunnels = Arc::new(hbone::ServiceDestination::new(self));

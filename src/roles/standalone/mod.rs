@@ -6,10 +6,10 @@
 //! 1. `accept` takes it. A client's caller has waited for its place among `max_connections` by
 //!    then; a server's gets one only after it has proven who it is.
 //! 2. `connection` opens its record ([`crate::observe::conn::OpenConn`]), makes the handshake
-//!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the peer
-//!    among those who are held to today's trust (`trusted_peers`, judged in `revalidate`) and asks
-//!    [`crate::policy::AccessControl`] (`admission`). A server dials its target only then; a client
-//!    dials first and then asks who answered (both in `reach`).
+//!    ([`crate::tls::secured`]), reads who is there ([`crate::identity::PeerCert`]), enters the
+//!    peer among those who are held to today's trust (`trusted_peers`, judged in `revalidate`) and
+//!    asks [`crate::policy::AccessControl`] (`admission`). A server dials its target only then; a
+//!    client dials first and then asks who answered (both in `reach`).
 //! 3. [`crate::relay::run`] carries the bytes until both sides have ended; the TLS side is a
 //!    [`crate::relay::SecuredRemote`], or the kernel's where that makes the records.
 //!

@@ -2,9 +2,10 @@
 //! handshake: who is no longer trusted is closed, and so is whose certificate has run out where
 //! `peerExpiry` says so.
 //!
-//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain TLS stand here, one
-//! entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by what holds now: a
-//! change that comes in between is seen there, or by the re-check that follows the change.
+//! Tunnels stand in [`crate::hbone::TunnelRegistry`], one entry per tunnel; connections of plain
+//! TLS stand here, one entry each ([`AuthenticatedPeer`]). Each is entered before it is judged by
+//! what holds now: a change that comes in between is seen there, or by the re-check that follows
+//! the change.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -82,7 +83,8 @@ impl TrustRevalidator {
             let credentials = Arc::clone(&changes.borrow_and_update());
             banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
             let other = held_to.as_ref() != Some(&credentials.trust);
-            // Also where they say the same: a tunnel knows by the place what it was checked against.
+            // Also where they say the same: a tunnel knows by the place what it was checked
+            // against.
             if let Some(own) = &credentials.svid {
                 self.bundles.send_replace(Arc::clone(&own.bundles));
             }

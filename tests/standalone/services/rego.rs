@@ -57,7 +57,8 @@ fn a_policy_that_changes_while_services_are_exchanged_is_not_lost() {
 fn a_slow_policy_does_not_hold_up_that_of_another_service() {
     let (world, db) = (world(), Backend::start("db"));
     let (slow, quick) = (free_port(), free_port());
-    let burn = "package p\nok {\n  a := numbers.range(1, 9000)[_]\n  b := numbers.range(1, 9000)[_]\n  a * b == -1\n}\n";
+    let burn = "package p\nok {\n  a := numbers.range(1, 9000)[_]\n  b := numbers.range(1, \
+                9000)[_]\n  a * b == -1\n}\n";
     let rego = |name: &str, text: &str| {
         let file = world.write(name, text);
         let limit = "timeouts: { connect: 2m }";
