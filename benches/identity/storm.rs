@@ -36,7 +36,8 @@ pub(crate) fn prepare(dir: &Path, count: usize) {
     for n in 0..count {
         let (account, pod) = (account(n), format!("pod-{n}-0"));
         pods += &format!(
-            "- {{ namespace: shop, serviceAccount: {account}, node: n1, name: {pod}, uid: uid-{pod} }}\n"
+            "- {{ namespace: shop, serviceAccount: {account}, node: n1, name: {pod}, uid: \
+             uid-{pod} }}\n"
         );
         write(&format!("token-{n}"), &issuer.sign(&claims("shop", &account, &pod, "n1")));
     }

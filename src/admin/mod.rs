@@ -199,8 +199,8 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
 }
 
 /// The last line for a client that a newer one is read for instead.
-const REPLACED: &str = "{\"event\":\"replaced\",\"error\":\"closed in favour of a newer client: at most \
-                        8 at a time, 2 of one address\"}\n";
+const REPLACED: &str = "{\"event\":\"replaced\",\"error\":\"closed in favour of a newer client: at \
+                        most 8 at a time, 2 of one address\"}\n";
 
 /// JSON lines, for as long as the client reads.
 fn events(state: &State) -> Answer {
@@ -260,7 +260,7 @@ const INDEX: &str = "adit admin\n\
   GET  /config_dump           the mesh in use, and whether the file was accepted\n\
   GET  /connections           open connections\n\
   GET  /events                events of connections from now on, as JSON lines\n\
-  GET  /certs                 own SVIDs: source, expiry, next attempt, last error; the outage budget\n\
+  GET  /certs                 own SVIDs: source, expiry, next attempt, last error; outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
   POST /federation/refresh?trustDomain=TD  ask for one now\n\
@@ -272,7 +272,10 @@ fn readiness(state: &State) -> Answer {
         None => {
             let refused = state.file.get().map(|Refused { since, error }| {
                 let since = humantime::format_rfc3339_seconds(since);
-                format!("the mesh file was rejected, the previous one is in use; rejected since {since}: {error}\n")
+                format!(
+                    "the mesh file was rejected, the previous one is in use; rejected since \
+                     {since}: {error}\n"
+                )
             });
             text(StatusCode::OK, format!("ready\n{}", refused.unwrap_or_default()))
         }

@@ -167,7 +167,8 @@ impl Role for Authority {
             limit: END_WITHIN,
             status: Box::new(|| "stops".to_owned()),
             cut: Box::new(|| {}),
-            // A caller whose connection is closed retries; no SVID was promised that is not on disk.
+            // A caller whose connection is closed retries; no SVID was promised that is not on
+            // disk.
             ended: Box::pin(async move {
                 self.tasks.cut();
                 self.tasks.ended().await;

@@ -1,5 +1,5 @@
-//! Memory goes back to the kernel after a burst of connections: what their handshakes left when they
-//! have come, and the rest when they have gone.
+//! Memory goes back to the kernel after a burst of connections: what their handshakes left when
+//! they have come, and the rest when they have gone.
 
 use crate::{observe::conn::LiveTable, sys::process};
 

@@ -11,9 +11,11 @@ use super::{
 use crate::app::bench::{self, Load, MOST_SIZE, Mode};
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  adit bench serve --listen 127.0.0.1:9000\n  adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\nPut any proxy between the two; without one you measure the machine itself."
-)]
+#[command(after_help = "Examples:\n  \
+        adit bench serve --listen 127.0.0.1:9000\n  \
+        adit bench run 127.0.0.1:9000 --mode ping --connections 64 --rate 20000\n  \
+        adit bench run 127.0.0.1:9000 --mode bulk-up --connections 4 --verify --json\n\n\
+        Put any proxy between the two; without one you measure the machine itself.")]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
@@ -32,7 +34,10 @@ enum BenchCommand {
     },
     /// Load the other end, directly or through a proxy, and report the results
     #[command(
-        after_help = "Without --rate each connection sends its next message when the answer has arrived (closed\nloop). With --rate messages are due at fixed times, and latency counts from then: a target\nthat stalls is charged for all who waited (no coordinated omission).\n\nExit code 1 if any operation failed, or none was done."
+        after_help = "Without --rate each connection sends its next message when the answer has arrived\n\
+        (closed loop). With --rate messages are due at fixed times, and latency counts from\n\
+        then: a target that stalls is charged for all who waited (no coordinated omission).\n\n\
+        Exit code 1 if any operation failed, or none was done."
     )]
     Run(RunArgs),
 }
@@ -54,10 +59,18 @@ struct RunArgs {
     #[arg(long, default_value = "0.5", value_parser = seconds)]
     warmup: Duration,
     /// Bytes of a message
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE)))]
+    #[arg(
+        long,
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SIZE))
+    )]
     size: u32,
     /// Messages (churn: connections) per second, of all connections together (ping, churn, mixed)
-    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(
+        long,
+        value_name = "PER_SECOND",
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+    )]
     rate: Option<u32>,
     /// Bytes per second that a slow reader takes; 0 takes none, 100000 if not given (slow)
     #[arg(long, value_name = "BYTES")]

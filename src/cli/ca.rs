@@ -56,9 +56,15 @@ enum CaVerb {
         force: bool,
     },
     /// Rotate the CA: prepare, activate, taint, revoke; no new connection fails
-    #[command(
-        after_help = "Example:\n  adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\nProcesses that share the directory see a change within a second. Peers elsewhere (federation, and\nadit's nodes under `adit ca serve`) look every 60 s: the default leaves time for three looks. Other\nclients of `adit ca serve` learn of it when they renew: for those, half an SVID's lifetime.\n\nThe last step, revoke, ends the connections that began under the old authority and are still\nopen. With --no-revoke they continue; `adit ca revoke` can follow when they have ended."
-    )]
+    #[command(after_help = "Example:\n  \
+        adit ca rotate --dir /var/lib/adit/ca --overlap 5s\n\n\
+        Processes that share the directory see a change within a second. Peers elsewhere\n\
+        (federation, and adit's nodes under `adit ca serve`) look every 60 s: the default\n\
+        leaves time for three looks. Other clients of `adit ca serve` learn of it when they\n\
+        renew: for those, half an SVID's lifetime.\n\n\
+        The last step, revoke, ends the connections that began under the old authority and\n\
+        are still open. With --no-revoke they continue; `adit ca revoke` can follow when they\n\
+        have ended.")]
     Rotate {
         #[command(flatten)]
         which: AuthorityArgs,
@@ -225,8 +231,8 @@ fn rotate(
     let prepared = all.iter().find(|a| a.status == AuthorityStatus::Prepared).map(|a| a.id.clone());
     complain!(
         "this takes {}{}. It may be interrupted at any time (Ctrl-C), as the CA works after every \
-         step: `adit ca rotate` then continues with the prepared authority, `adit ca revoke` removes the \
-         tainted one",
+         step: `adit ca rotate` then continues with the prepared authority, `adit ca revoke` \
+         removes the tainted one",
         humantime::format_duration(2 * overlap),
         match kind {
             AuthorityKind::X509 => ", and then until no identity depends on the old authority",

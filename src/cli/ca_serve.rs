@@ -11,9 +11,10 @@ use super::{
 use crate::{app::RunError, authority::serve::JoinTokens, identity::SpiffeId};
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  adit ca serve -c /etc/adit/ca.yaml\n\nClients trust bundle.pem of the CA's directory, which stays valid across a rotation. RUST_LOG sets the log filter; decisions are\nlogged with target `ca`."
-)]
+#[command(after_help = "Example:\n  \
+        adit ca serve -c /etc/adit/ca.yaml\n\n\
+        Clients trust bundle.pem of the CA's directory, which stays valid across a rotation.\n\
+        RUST_LOG sets the log filter; decisions are logged with target `ca`.")]
 pub(super) struct ServeArgs {
     /// Path of the CA server's file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CA_CONFIG")]
@@ -29,9 +30,9 @@ pub(super) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Create a join token: it gives one SVID, once. It is printed and not stored
-    #[command(
-        after_help = "Example:\n  adit ca token create --dir /var/lib/adit/join --id spiffe://cluster.local/host/db1 --ttl 10m > token"
-    )]
+    #[command(after_help = "Example:\n  \
+        adit ca token create --dir /var/lib/adit/join --ttl 10m \\\n    \
+        --id spiffe://cluster.local/host/db1 > token")]
     Create {
         /// SPIFFE ID of the SVID that it gives
         #[arg(long, value_name = "SPIFFE-ID")]

@@ -19,9 +19,16 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  adit check mesh.yaml\n  adit check --no-files services.yaml\n  adit check ca.yaml\n  adit check --output json mesh.yaml | jq .faults\n\nCertificates, keys, authorities and lists of revoked certificates that the file names are opened\nas `adit run` and `adit proxy` would open them; roots and CRLs are checked for whether they can\nserve their purpose. The kind of the file is recognised by its keys.\n\nExit codes: 0 no errors, 1 warnings and --strict, 2 usage, 3 errors"
-)]
+#[command(after_help = "Examples:\n  \
+        adit check mesh.yaml\n  \
+        adit check --no-files services.yaml\n  \
+        adit check ca.yaml\n  \
+        adit check --output json mesh.yaml | jq .faults\n\n\
+        Certificates, keys, authorities and lists of revoked certificates that the file names\n\
+        are opened as `adit run` and `adit proxy` would open them; roots and CRLs are checked\n\
+        for whether they can serve their purpose. The kind of the file is recognised by its\n\
+        keys.\n\n\
+        Exit codes: 0 no errors, 1 warnings and --strict, 2 usage, 3 errors")]
 pub(super) struct CheckArgs {
     /// The file of `adit run`, `adit proxy` or `adit ca serve`; - is standard input
     file: PathBuf,

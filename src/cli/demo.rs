@@ -9,9 +9,8 @@ use super::{
 };
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Needs root or unprivileged user namespaces, and nft, ip, nginx and curl\n(scripts/demo.sh installs them). Leaves nothing behind."
-)]
+#[command(after_help = "Needs root or unprivileged user namespaces, and nft, ip, nginx and curl\n\
+        (scripts/demo.sh installs them). Leaves nothing behind.")]
 pub(super) struct DemoArgs {
     /// Print the report as JSON
     #[arg(long)]
@@ -65,7 +64,8 @@ fn print(report: &Value) {
     let wire = &report["wire"];
     say!("\nOn the wire between the nodes");
     say!(
-        "  {} packets, {} bytes, {} beginning a TLS record, {} with readable HTTP, {} off port 15008",
+        "  {} packets, {} bytes, {} beginning a TLS record, {} with readable HTTP, {} off port \
+         15008",
         wire["packets"],
         wire["bytes"],
         wire["tlsRecords"],

@@ -25,9 +25,12 @@ pub(super) struct ImportArgs {
 #[derive(Debug, Subcommand)]
 enum From {
     /// A stunnel.conf
-    #[command(
-        after_help = "Example:\n  adit import stunnel /etc/stunnel/stunnel.conf > services.yaml && adit proxy -c services.yaml\n\nEvery line that is not translated is named, as a comment and on stderr. Exit codes: 0 translated,\n1 something that protects a service, or that it needs, was not; 2 usage; 3 the file cannot be read."
-    )]
+    #[command(after_help = "Example:\n  \
+        adit import stunnel /etc/stunnel/stunnel.conf > services.yaml\n  \
+        adit proxy -c services.yaml\n\n\
+        Every line that is not translated is named, as a comment and on stderr.\n\n\
+        Exit codes: 0 translated, 1 something that protects a service, or that it needs, was\n\
+        not, 2 usage, 3 the file cannot be read.")]
     Stunnel {
         /// The file; - is standard input
         file: PathBuf,

@@ -33,7 +33,9 @@ use crate::{
     name = "adit",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file that it was given, or one\nthat is named there, cannot be read or has errors. adit server and adit client use 0 and 1 only, as\nghostunnel does."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a file that it was given, or one that\n\
+        is named there, cannot be read or has errors. adit server and adit client use 0 and 1\n\
+        only, as ghostunnel does."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -43,9 +45,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Proxy the pods of a mesh file until SIGTERM
-    #[command(
-        after_help = "Example:\n  adit run -c /etc/adit/mesh.yaml\n\nNeeds CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad edit\nis logged and changes nothing. RUST_LOG sets the log filter.\n\nIncubating, and may change with its specification: ca: { broker: … }, the SPIFFE Broker API."
-    )]
+    #[command(after_help = "Example:\n  \
+        adit run -c /etc/adit/mesh.yaml\n\n\
+        Needs CAP_NET_ADMIN and CAP_SYS_ADMIN. Edits of the file take effect at once; a bad\n\
+        edit is logged and changes nothing. RUST_LOG sets the log filter.\n\n\
+        Incubating, and may change with its specification: ca: { broker: … }, the SPIFFE\n\
+        Broker API.")]
     Run {
         /// Path of the mesh file
         #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]
@@ -79,7 +84,8 @@ enum Command {
     /// Check the Workload API of any server
     WorkloadApi(workload_api_check::WorkloadApiArgs),
     /// Print a completion script
-    #[command(after_help = "Example:\n  adit completions bash > /etc/bash_completion.d/adit")]
+    #[command(after_help = "Example:\n  \
+        adit completions bash > /etc/bash_completion.d/adit")]
     Completions {
         /// Shell to print it for
         shell: clap_complete::Shell,

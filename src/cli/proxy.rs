@@ -8,9 +8,12 @@ use super::{BAD_CONFIG, FAILED, output::complain};
 use crate::app::standalone::{Plan, StartError, run as run_plan};
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  adit proxy -c /etc/adit/services.yaml\n\nEach service is like one `adit server` or `adit client`. Edits of the file take effect at once,\nalso on SIGHUP: services that stay the same keep their connections, one that is changed or\nremoved drains. A bad edit is logged and changes nothing. `adit check FILE` checks it."
-)]
+#[command(after_help = "Example:\n  \
+        adit proxy -c /etc/adit/services.yaml\n\n\
+        Each service is like one `adit server` or `adit client`. Edits of the file take effect\n\
+        at once, also on SIGHUP: services that stay the same keep their connections, one that\n\
+        is changed or removed drains. A bad edit is logged and changes nothing. `adit check\n\
+        FILE` checks it.")]
 pub(super) struct ProxyArgs {
     /// Path of the configuration file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]

@@ -32,9 +32,11 @@ enum RedirectVerb {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  adit redirect apply --netns shop-web\n  adit redirect show --netns pid:4711\n\n`adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\nIf a part cannot be applied, nothing is."
-)]
+#[command(after_help = "Examples:\n  \
+        adit redirect apply --netns shop-web\n  \
+        adit redirect show --netns pid:4711\n\n\
+        `adit run` does this by itself where the mesh file says `capture: { rules: nft }`.\n\
+        If a part cannot be applied, nothing is.")]
 pub(super) struct RedirectArgs {
     verb: RedirectVerb,
     /// A name under /run/netns, an absolute path, or pid:N
@@ -74,9 +76,9 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
 }
 
 /// What nobody does for whom this command has left.
-const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where others \
-     use it, by rules that are lost when its firewall is reloaded: run this again then (`adit run` \
-     restores them by itself)";
+const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where \
+                             others use it, by rules that are lost when its firewall is reloaded: \
+                             run this again then (`adit run` restores them by itself)";
 
 fn open(named: &NetnsRef) -> io::Result<Netns> {
     let netns = Netns::open(&named.path())?;

@@ -46,7 +46,9 @@ enum SvidCommand {
     /// Fetch SVIDs of this process
     #[command(
         subcommand,
-        after_help = "Examples:\n  adit svid fetch x509 --write /run/tls\n  adit svid fetch jwt --audience db --output json"
+        after_help = "Examples:\n  \
+        adit svid fetch x509 --write /run/tls\n  \
+        adit svid fetch jwt --audience db --output json"
     )]
     Fetch(Fetch),
     /// Validate a token with the Workload API

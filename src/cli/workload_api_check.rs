@@ -47,10 +47,20 @@ struct CheckArgs {
     #[arg(long, default_value = "adit-check")]
     audience: String,
     /// How long to watch a stream for messages without news
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "3s",
+        value_parser = humantime::parse_duration
+    )]
     watch: Duration,
     /// How long one answer may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = humantime::parse_duration
+    )]
     timeout: Duration,
     /// Show only the rules that are not kept
     #[arg(short, long)]

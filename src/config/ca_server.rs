@@ -238,7 +238,7 @@ fn attestors(item: &Item<'_>) -> (Attestors, Accounts, Option<PathBuf>) {
         );
     }
     if kubernetes.is_none() && join.is_none() && !svid {
-        item.fault("no attestor is configured, so no SVID could be issued: name kubernetes, joinTokens or svid");
+        item.fault("no attestor is configured: name kubernetes, joinTokens or svid");
     }
     (Attestors { kubernetes, join, svid }, accounts, pods)
 }

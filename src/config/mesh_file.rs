@@ -178,11 +178,8 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
             item.warn("ca.broker gives SVIDs to pods only: these entries get none");
         }
     }
-    let known = KnownPrincipals {
-        own: &domain,
-        federated: &federation.trust_domains,
-        workloads: &workloads,
-    };
+    let federated = &federation.trust_domains;
+    let known = KnownPrincipals { own: &domain, federated, workloads: &workloads };
     let policies = read_policies(policies, &known);
     let uids = workloads.iter().map(|w| w.uid.clone());
     let places = uids.zip(top.list("workloads").iter().map(|item| item.at(""))).collect();

@@ -90,7 +90,10 @@ fn read(item: &Item<'_>, file: &Arc<str>) -> Option<Policy> {
     ]);
     for key in ["targetRef", "targetRefs", "provider"] {
         if let Some(item) = spec.get(key) {
-            item.fault("is for waypoints and extension providers; select workloads with selector.matchLabels");
+            item.fault(
+                "is for waypoints and extension providers; select workloads with \
+                 selector.matchLabels",
+            );
         }
     }
     let actions = [("ALLOW", Action::Allow), ("DENY", Action::Deny)];

@@ -1,5 +1,6 @@
 //! The file of `adit proxy`: services that stand in front of others, each as the flags of
-//! `adit server` and `adit client` describe one. It is validated as they are ([`ServiceConfig::violations`]).
+//! `adit server` and `adit client` describe one. It is validated as they are
+//! ([`ServiceConfig::violations`]).
 
 mod credential;
 mod peers;

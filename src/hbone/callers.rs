@@ -53,7 +53,8 @@ impl Default for CallerLimits {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CallerRefused {
     /// It has flooded a tunnel before.
-    #[error("this caller was cut off for a flood and may connect again in {} s", .left.as_secs_f64().ceil())]
+    #[error("this caller was cut off for a flood and may connect again in {} \
+             s", .left.as_secs_f64().ceil())]
     CutOff {
         /// Until it is taken again.
         left: Duration,

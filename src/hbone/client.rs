@@ -185,8 +185,9 @@ impl Drop for DialGuard {
 }
 
 /// Runs a tunnel until the peer ends it, falls silent, nobody used it for `idle` (or for a few
-/// seconds, while another to that peer is unused too), or `closing` fired and its last stream has ended. `release` gives up the handles that would
-/// open more streams; what is queued is still sent.
+/// seconds, while another to that peer is unused too), or `closing` fired and its last stream has
+/// ended. `release` gives up the handles that would open more streams; what is queued is still
+/// sent.
 pub(super) async fn drive(
     client: TunnelClient,
     usage: Arc<Usage>,
@@ -206,7 +207,9 @@ pub(super) async fn drive(
         over = tunnel.carry() => over,
         () = client.proven.ended() => TunnelError::Silent("its peer is no longer trusted".into()),
         over = tunnel.silence() => over,
-        () = no_settings => TunnelError::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2)),
+        () = no_settings => {
+            TunnelError::Silent(format!("no HTTP/2 SETTINGS in {:?}", config.http2))
+        }
         () = until_unused(&usage, config.idle, &closing) => TunnelError::Closed,
     };
     usage.closed.store(true, Relaxed);
@@ -214,7 +217,10 @@ pub(super) async fn drive(
     if matches!(over, TunnelError::Closed) {
         tunnel.close(FLUSH).await;
     } else {
-        tracing::debug!(target: "tunnel", peer = %client.addr, error = %over, "tunnel to peer ended");
+        tracing::debug!(
+            target: "tunnel", peer = %client.addr, error = %over,
+            "tunnel to peer ended"
+        );
         tunnel.end(over);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`Pool`] opens streams towards other nodes, [`server::serve`] takes them; both hand out a
 //! [`stream::TunnelStream`], the far side of a relay. Below that lie, from the wire up:
-//! [`crate::tls::record`] (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`, which
-//! joins them to the streams; `driver`, which moves bytes between core and socket.
+//! [`crate::tls::record`] (TLS 1.3 records) and `http2` (frames), two machines without I/O; `core`,
+//! which joins them to the streams; `driver`, which moves bytes between core and socket.
 //!
 //! Why both layers are ours (two cores, two pods on a veth pair, medians of five interleaved
 //! rounds, raw data in `benches/results/2026-11-24-http2`): the `h2` crate over our records made

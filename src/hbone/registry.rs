@@ -224,8 +224,8 @@ impl TunnelRegistry {
 
 /// Closes the streams of tunnels that may not stay, each with why, and then the tunnels.
 ///
-/// A stream puts its tunnel's number into its record and then asks whether its tunnel is terminated;
-/// here it is terminated first and looked for then: no stream is missed.
+/// A stream puts its tunnel's number into its record and then asks whether its tunnel is
+/// terminated; here it is terminated first and looked for then: no stream is missed.
 pub fn close_terminated(terminated: &[Arc<AuthenticatedTunnel>], live: &LiveTable) {
     if terminated.is_empty() {
         return;

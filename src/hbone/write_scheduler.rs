@@ -21,8 +21,8 @@ pub(super) struct WriteScheduler {
 
 impl WriteScheduler {
     /// How many bytes a stream may write now, while `waiting` bytes are unwritten. `None`:
-    /// others come first; it stands in line, and [`WriteScheduler::next`] will name it. A turn is over
-    /// with this, used or not: [`WriteScheduler::next`] must be asked afterwards.
+    /// others come first; it stands in line, and [`WriteScheduler::next`] will name it. A turn is
+    /// over with this, used or not: [`WriteScheduler::next`] must be asked afterwards.
     pub(super) fn take(&mut self, id: u32, waiting: usize) -> Option<usize> {
         if let Some(at) = self.given.iter().position(|(given, _)| *given == id) {
             return Some(self.given.swap_remove(at).1);

@@ -148,11 +148,15 @@ impl Server {
                     () = expired(lifetime, &place) => {
                         Err(format!("not finished after {lifetime:?}"))
                     }
-                    () = place.given_up() => Err("it was closed in favour of a newer connection".into()),
+                    () = place.given_up() => Err("it was closed in favour of a newer \
+                                                  connection".into()),
                 };
                 if let Err(error) = served {
                     let peer = peer.map(tracing::field::display);
-                    tracing::debug!(target: "http", endpoint = name, peer, error, "a connection failed");
+                    tracing::debug!(
+                        target: "http", endpoint = name, peer, error,
+                        "a connection failed"
+                    );
                 }
             });
         }

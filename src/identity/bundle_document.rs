@@ -139,8 +139,8 @@ impl TrustBundle {
     /// and an OIDC `jwks_uri`.
     ///
     /// `use` is `sig` (RFC 7517 §4.2): some relying parties of OIDC insist on one, go-spiffe
-    /// and the `spiffe` crate accept it there, and `jwt-svid` would make the former ignore the key. EC keys
-    /// say their only `alg`; RSA keys fit six and name none.
+    /// and the `spiffe` crate accept it there, and `jwt-svid` would make the former ignore the key.
+    /// EC keys say their only `alg`; RSA keys fit six and name none.
     #[must_use]
     pub fn to_jwks(&self) -> Value {
         json!({ "keys": self.jwt_keys("sig", true).collect::<Vec<_>>() })

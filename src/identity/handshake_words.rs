@@ -149,7 +149,8 @@ fn certificate_words(why: &CertificateError) -> String {
         CertificateError::NotValidYetContext { time, not_before } => {
             let (start, now) = (moment_of(*not_before), moment_of(*time));
             return format!(
-                "the peer's certificate is not valid before {start}, and it is {now} (CertNotValidYet)"
+                "the peer's certificate is not valid before {start}, and it is {now} \
+                 (CertNotValidYet)"
             );
         }
         CertificateError::ExpiredRevocationListContext { time, next_update } => {
@@ -158,8 +159,8 @@ fn certificate_words(why: &CertificateError) -> String {
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             return format!(
-                "the peer's certificate is not valid for {}, the name that was asked for: it is for \
-                 {} (NotValidForName)",
+                "the peer's certificate is not valid for {}, the name that was asked for: it is \
+                 for {} (NotValidForName)",
                 expected.to_str(),
                 names(presented)
             );

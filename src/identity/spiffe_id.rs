@@ -16,7 +16,8 @@ pub struct SpiffeId {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidSpiffeId {
     /// Longer than the 2048 bytes of §2.3.
-    #[error("SPIFFE ID is {0} bytes long, the limit is {max} (SPIFFE-ID §2.3)", max = SpiffeId::MAX_LEN)]
+    #[error("SPIFFE ID is {0} bytes long, the limit is {max} (SPIFFE-ID \
+             §2.3)", max = SpiffeId::MAX_LEN)]
     TooLong(usize),
     /// Does not begin with `spiffe://`, in lower case.
     #[error("SPIFFE ID must begin with spiffe:// (SPIFFE-ID §2)")]

@@ -126,8 +126,8 @@ fn path_fault(error: &Error) -> Option<&'static str> {
              intermediate was not sent with it"
         }
         Error::InvalidSignatureForPublicKey => {
-            "a signature in the chain is not by the key of the CA of that name: it is another CA's, \
-             or the certificate was changed"
+            "a signature in the chain is not by the key of the CA of that name: it is another \
+             CA's, or the certificate was changed"
         }
         Error::RequiredEkuNotFoundContext(_) => {
             "the certificate's extended key usage does not allow this use: serverAuth is for \
@@ -196,7 +196,8 @@ fn crl_fault(error: &Error) -> Option<&'static str> {
         }
         Error::UnsupportedCrlIssuingDistributionPoint
         | Error::UnsupportedRevocationReasonsPartitioning => {
-            "a CRL is for a part of its CA's certificates only, in a way that is not understood here"
+            "a CRL is for a part of its CA's certificates only, in a way that is not understood \
+             here"
         }
         Error::UnsupportedRevocationReason => "a CRL names a reason that is not known",
         Error::UnsupportedCrlSignatureAlgorithmContext(_)

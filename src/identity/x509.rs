@@ -125,8 +125,8 @@ pub(super) fn constraint_faults(cert: &X509Certificate<'_>) -> Vec<SvidError> {
     faults
 }
 
-/// When all certificates of a chain are valid, from and to; `None` if one of them cannot be read, or
-/// if there is no such time.
+/// When all certificates of a chain are valid, from and to; `None` if one of them cannot be read,
+/// or if there is no such time.
 #[must_use]
 pub fn common_validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
     let mut both: Option<(SystemTime, SystemTime)> = None;

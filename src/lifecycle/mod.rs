@@ -1,7 +1,7 @@
 //! Tasks with owners, which can be drained and cut; a clock that may be set; what the service
 //! manager is told; files that are watched; connecting to names ([`dial`]); leaving a peer that was
-//! told something last; accept loops that back off; and listening sockets that go from one process to the next
-//! ([`HandoffServer`]).
+//! told something last; accept loops that back off; and listening sockets that go from one process
+//! to the next ([`HandoffServer`]).
 
 mod accept_backoff;
 mod blocking;

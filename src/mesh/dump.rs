@@ -1,5 +1,5 @@
-//! The mesh in force as programs read it, in Istio's shapes as far as the fields exist. The names of
-//! the fields are an interface: one may come, none goes or changes.
+//! The mesh in force as programs read it, in Istio's shapes as far as the fields exist. The names
+//! of the fields are an interface: one may come, none goes or changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

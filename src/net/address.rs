@@ -79,7 +79,8 @@ fn listens_at(host: &str) -> Vec<IpAddr> {
 /// Not an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{text:?} is not a valid address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or systemd:NAME)"
+    "{text:?} is not a valid address: {why} (expected HOST:PORT, unix:PATH, unix:@NAME or \
+     systemd:NAME)"
 )]
 pub struct InvalidAddress {
     text: String,

@@ -1,4 +1,5 @@
-//! Log lines on stdout or to syslog, as text or JSON, with a filter that can be changed while running.
+//! Log lines on stdout or to syslog, as text or JSON, with a filter that can be changed while
+//! running.
 //!
 //! Writing happens on a thread of its own behind a bounded queue: a reader that stalls
 //! loses lines and delays no connection.
@@ -99,8 +100,8 @@ fn parsed(filter: &str) -> Result<EnvFilter, String> {
         let alone = !word.is_empty() && !word.contains(['=', '[', ']', '{', '}']);
         if alone && !ours && word.parse::<LevelFilter>().is_err() {
             return Err(format!(
-                "{word:?} is not a valid level (off, error, warn, info, debug, trace); for one part of the \
-                 program write PART=LEVEL, such as svid=debug"
+                "{word:?} is not a valid level (off, error, warn, info, debug, trace); for one \
+                 part of the program write PART=LEVEL, such as svid=debug"
             ));
         }
     }

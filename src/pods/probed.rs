@@ -47,7 +47,10 @@ pub(crate) async fn watch_probes(pod_manager: Arc<PodManager>) {
             if new == 0 || before.is_some_and(|told| told.at.elapsed() < NAMED_EVERY) {
                 continue;
             }
-            tracing::info!(workload = %uid, connections = new, "plaintext from the address of the kubelet's probes was admitted");
+            tracing::info!(
+                workload = %uid, connections = new,
+                "plaintext from the address of the kubelet's probes was admitted"
+            );
             told.insert(Arc::clone(uid), Told { admitted, at: Instant::now() });
         }
     }
@@ -58,11 +61,13 @@ async fn stand_guard(pod_manager: &Arc<PodManager>) {
     match pod_manager.stand_guard().await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
-            "the rules that protect the address of the kubelet's probes were removed; adit has restored them"
+            "the rules that protect the address of the kubelet's probes were removed; adit has \
+             restored them"
         ),
         Err(error) => tracing::error!(
             error = format!("{error:#}"),
-            "others may use the address of the kubelet's probes: the rules against it could not be checked"
+            "others may use the address of the kubelet's probes: the rules against it could not be \
+             checked"
         ),
     }
 }

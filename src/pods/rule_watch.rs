@@ -209,7 +209,11 @@ async fn open(netns: &Arc<Netns>, uid: &str) -> Option<AwaitedChanges> {
         Err(error) => Err(error.into()),
     };
     let say = |error: &std::io::Error| {
-        tracing::warn!(workload = uid, %error, "the kernel does not report changes of this pod's capture rules; checking them every 5 s");
+        tracing::warn!(
+            workload = uid, %error,
+            "the kernel does not report changes of this pod's capture rules; checking them every 5 \
+             s"
+        );
     };
     opened.inspect_err(say).ok()
 }
@@ -252,7 +256,9 @@ impl Said {
             workload = uid,
             what,
             times,
-            "another program changed this pod's capture rules; adit has restored them. Find what runs `nft` or `ip rule` in its network namespace; to take the pod out of the mesh, remove it from the mesh file"
+            "another program changed this pod's capture rules; adit has restored them. Find what \
+             runs `nft` or `ip rule` in its network namespace; to take the pod out of the mesh, \
+             remove it from the mesh file"
         );
     }
 
@@ -261,7 +267,8 @@ impl Said {
             tracing::error!(
                 workload = uid,
                 error,
-                "this pod's capture rules were changed and cannot be restored: it may be open to plaintext; trying again"
+                "this pod's capture rules were changed and cannot be restored: it may be open to \
+                 plaintext; trying again"
             );
         }
         self.fault = Some(error.to_owned());

@@ -1,5 +1,5 @@
-//! Policies as programs read them in `/config_dump`, in Istio's shapes. The names of the fields are an
-//! interface: one may come, none goes or changes.
+//! Policies as programs read them in `/config_dump`, in Istio's shapes. The names of the fields are
+//! an interface: one may come, none goes or changes.
 
 use std::fmt::Display;
 

@@ -1,9 +1,9 @@
 //! A TLS peer as the far side of a relay whose records the kernel makes and opens
 //! ([`crate::sys::ktls`]): bytes are spliced from socket to socket and never come to us.
 //!
-//! It takes over from [`SecuredRemote`](super::SecuredRemote) between two records. What is not data comes
-//! to us: close_notify and other alerts, and in TLS 1.3 key updates (RFC 8446 §4.6.3), which the
-//! kernel leaves to us: until it has the next key it opens nothing more.
+//! It takes over from [`SecuredRemote`](super::SecuredRemote) between two records. What is not data
+//! comes to us: close_notify and other alerts, and in TLS 1.3 key updates (RFC 8446 §4.6.3), which
+//! the kernel leaves to us: until it has the next key it opens nothing more.
 
 mod keys;
 

@@ -1,9 +1,9 @@
 //! gRPC's C library (Python, C++, Ruby, PHP) names a Unix socket by its path with `%2F` in it, as
 //! `:authority`, and grpc-java by the path as it is. The `http` crate takes neither, and `h2`
-//! resets the stream. Nobody here asks for the authority, so whatever is not a letter, digit, `.` or
-//! `-` in it becomes `-` before `h2` sees it, in Huffman coding too: the length of the text stays,
-//! and so do HPACK's tables. An authority that is empty becomes `-`; a client that has put it into
-//! its table of 4 KiB counts an octet less there than `h2`.
+//! resets the stream. Nobody here asks for the authority, so whatever is not a letter, digit, `.`
+//! or `-` in it becomes `-` before `h2` sees it, in Huffman coding too: the length of the text
+//! stays, and so do HPACK's tables. An authority that is empty becomes `-`; a client that has put
+//! it into its table of 4 KiB counts an octet less there than `h2`.
 //!
 //! A block of fields waits until it is whole, in however many frames it comes; what needs no change
 //! passes as it came, and so does what is longer than anybody's fields.

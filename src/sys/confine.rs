@@ -1,7 +1,7 @@
 //! Takes from this process what it does not need: files and ports by Landlock
-//! (<https://docs.kernel.org/userspace-api/landlock.html>), system calls by seccomp. For good: nothing gives it
-//! back, and what the process starts has no more. Call it before any thread starts, as each
-//! confines the thread that calls and those that it makes.
+//! (<https://docs.kernel.org/userspace-api/landlock.html>), system calls by seccomp. For good:
+//! nothing gives it back, and what the process starts has no more. Call it before any thread
+//! starts, as each confines the thread that calls and those that it makes.
 
 mod landlock;
 mod seccomp;

@@ -238,7 +238,8 @@ where
     match shaken.unwrap_or(Err(TlsError::Timeout(within))) {
         Ok(Progress { tls, input: early, agreed, .. }) => Ok(Finished { tcp, tls, early, agreed }),
         Err(error) => {
-            // A caller may have sent more by now: it takes its own end of the handshake for the end.
+            // A caller may have sent more by now: it takes its own end of the handshake for the
+            // end.
             if told && !H::BEGINS {
                 until_heard(&tcp).await;
             }

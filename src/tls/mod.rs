@@ -1,11 +1,11 @@
 //! Mutual TLS 1.3 between X.509-SVIDs: who the peer is, proven on both sides.
 //!
 //! rustls does every handshake; it ends in a [`Session`], whose records are ours
-//! ([`record`]). [`Acceptor`] and [`Connector`] are given an SVID and never ask for one. Every handshake
-//! has a deadline; a peer's certificate is judged by [`crate::identity::verify_svid`] only.
-//! [`secured`] is the same for peers that speak plain TLS 1.2 or 1.3 and hold any certificate,
-//! judged by a [`PeerTrust`]; [`pkcs11`] signs with keys on tokens.
-//! Not here: where SVIDs come from ([`crate::credentials`]) and what runs inside ([`crate::hbone`]).
+//! ([`record`]). [`Acceptor`] and [`Connector`] are given an SVID and never ask for one. Every
+//! handshake has a deadline; a peer's certificate is judged by [`crate::identity::verify_svid`]
+//! only. [`secured`] is the same for peers that speak plain TLS 1.2 or 1.3 and hold any
+//! certificate, judged by a [`PeerTrust`]; [`pkcs11`] signs with keys on tokens. Not here: where
+//! SVIDs come from ([`crate::credentials`]) and what runs inside ([`crate::hbone`]).
 
 mod driver;
 mod ends;

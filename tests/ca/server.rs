@@ -59,7 +59,8 @@ impl CaServer {
         let path = dir.path().display().to_string();
         let config = format!(
             "listen: {listen}\ntrustDomain: td\ndir: DIR/ca\nserverNames: [ca.test, 127.0.0.1]\n\
-             svidLifetime: 10m\naccessLog: {{ format: json }}\nmetrics: {{ address: '127.0.0.1:0' }}\n\
+             svidLifetime: 10m\naccessLog: {{ format: json }}\n\
+             metrics: {{ address: '127.0.0.1:0' }}\n\
              attestors: {attestors}"
         );
         fs::write(dir.path().join("pods"), PODS).expect("pods written");

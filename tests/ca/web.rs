@@ -82,7 +82,8 @@ async fn a_jwks_url_is_asked_seldom_whatever_callers_show() {
     };
     let addr = serve(&dir.path().join("web.pem"), Arc::new(answer)).await;
     let attestors = format!(
-        "\n  kubernetes: {{ issuer: 'https://kubernetes.test', jwks: 'https://{addr}/keys', jwksRoots: DIR/web.pem }}\n"
+        "\n  kubernetes: {{ issuer: 'https://kubernetes.test', jwks: 'https://{addr}/keys', \
+         jwksRoots: DIR/web.pem }}\n"
     );
     let server = CaServer::start_in(dir, &attestors, "127.0.0.1:0");
     let (web, said) = (id("ns/shop/sa/web"), claims("shop", "web", "web-1", "n1"));
@@ -113,7 +114,8 @@ async fn an_api_server_reviews_tokens() {
     };
     let addr = serve(&dir.path().join("web.pem"), Arc::new(review)).await;
     let attestors = format!(
-        "\n  kubernetes: {{ tokenReview: {{ apiServer: 'https://{addr}', token: DIR/own, roots: DIR/web.pem }}, pods: DIR/pods }}\n"
+        "\n  kubernetes: {{ tokenReview: {{ apiServer: 'https://{addr}', token: DIR/own, roots: \
+         DIR/web.pem }}, pods: DIR/pods }}\n"
     );
     let server = CaServer::start_in(dir, &attestors, "127.0.0.1:0");
     let web = id("ns/shop/sa/web");

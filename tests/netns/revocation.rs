@@ -108,7 +108,8 @@ fn running() -> Running {
     let lab = Lab::new(PODS);
     lab.echo("db", 8080);
     let text = format!(
-        "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {} }} }}\ncapture: {{ rules: nft }}\n{}",
+        "trustDomain: cluster.local\nca: {{ embedded: {{ dir: {} }} }}\ncapture: {{ rules: nft }}\n\
+         {}",
         lab.file("ca").display(),
         allow(&["web", "spy"])
             .replace("principals: [", "principals: [other.test/ns/shop/sa/guest, ")

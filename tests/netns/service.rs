@@ -102,8 +102,8 @@ fn of_threads(lab: &Lab, field: &str) -> Vec<String> {
     status.map(found).collect()
 }
 
-/// What it is refused is what adit is: it has the rules of the process that starts it. The folder of
-/// the CA is written, so it says there what it could do.
+/// What it is refused is what adit is: it has the rules of the process that starts it. The folder
+/// of the CA is written, so it says there what it could do.
 const CURIOUS: &str = "#!/bin/sh\nhere=$(dirname \"$0\")/..\n\
     { unshare --net true && echo unshared; touch \"$here/elsewhere\" && echo written; \
     readlink /proc/1/ns/net && echo seen; echo tried; } > \"$here/ca/tried\" 2>&1\n\

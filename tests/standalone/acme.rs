@@ -185,8 +185,8 @@ fn shown_serial(pki: &Pki, adit: SocketAddr, root: &str) -> String {
     let (address, cert, key) = (adit.to_string(), pki.at("app.crt"), pki.at("app.key"));
     let mut openssl = Command::new("sh");
     let script = format!(
-        "openssl s_client -connect {address} -servername {NAME} -verify_return_error -CAfile {root} \
-         -cert {cert} -key {key} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+        "openssl s_client -connect {address} -servername {NAME} -verify_return_error -CAfile \
+         {root} -cert {cert} -key {key} </dev/null 2>/dev/null | openssl x509 -noout -serial"
     );
     let done = openssl.args(["-c", &script]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -109,7 +109,8 @@ impl Fading {
             let mut question = [0; 8];
             let asked = socket.read_exact(&mut question).and_then(|()| socket.write_all(b"answer"));
             let _ = asked.and_then(|()| socket.read_to_end(&mut Vec::new()));
-            // Taken before the bytes go: whoever carries them may see them before this thread runs on.
+            // Taken before the bytes go: whoever carries them may see them before this thread runs
+            // on.
             let mut last = Instant::now();
             for _ in 0..12 {
                 thread::sleep(limit / 8);

@@ -31,7 +31,8 @@ const STUNNEL: &str = "[db]\naccept = 127.0.0.1:1\nconnect = 127.0.0.1:2\nclient
 
 fn services(pki: &Pki, listen: &str, certificate: &str) -> String {
     format!(
-        "services:\n- name: db\n  mode: server\n  listen: \"{listen}\"\n  target: \"127.0.0.1:1\"\n  \
+        "services:\n- name: db\n  mode: server\n  listen: \"{listen}\"\n  target: \
+         \"127.0.0.1:1\"\n  \
          credential: {{ certificate: {certificate}, privateKey: {}, roots: {} }}\n  \
          allow: {{ all: true }}\n",
         pki.at("server.key"),

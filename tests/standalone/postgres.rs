@@ -1,5 +1,5 @@
-//! PostgreSQL asks for TLS in the clear: SSLRequest, one byte of answer, then TLS. Its newer clients
-//! may begin with TLS and want ALPN.
+//! PostgreSQL asks for TLS in the clear: SSLRequest, one byte of answer, then TLS. Its newer
+//! clients may begin with TLS and want ALPN.
 
 use std::{
     io::{Read, Write},

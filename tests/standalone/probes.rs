@@ -1,5 +1,5 @@
-//! Those who only look whether somebody is here: balancers that look at adit, and adit that looks at
-//! its targets. Neither is an error at the other end.
+//! Those who only look whether somebody is here: balancers that look at adit, and adit that looks
+//! at its targets. Neither is an error at the other end.
 
 use std::{
     io::{Read, Write},

@@ -42,7 +42,8 @@ fn a_start_says_what_runs_and_how_it_is_ended() {
         let (version, id) = (env!("CARGO_PKG_VERSION"), adit.id());
         let line = adit.logs("adit starts");
         for says in [
-            "SIGTERM or Ctrl-C (SIGINT) drains connections; Ctrl-C during the drain closes them at once",
+            "SIGTERM or Ctrl-C (SIGINT) drains connections; Ctrl-C during the drain closes them at \
+             once",
             &format!("version=\"{version}\" pid={id}"),
             &does,
         ] {

@@ -44,8 +44,8 @@ fn a_flood_of_handshakes_is_served() {
     wait_until("nothing is open", LIMIT, || adit.descriptors() <= open);
 }
 
-/// Somebody in earnest is served; not at once where a busy machine takes longer for a handshake than
-/// it may last.
+/// Somebody in earnest is served; not at once where a busy machine takes longer for a handshake
+/// than it may last.
 fn is_served(caller: &Caller, at: std::net::SocketAddr) {
     wait_until("a caller in earnest is served", LIMIT, || {
         caller.says(at, "hello").is_ok_and(|heard| heard == "hello")

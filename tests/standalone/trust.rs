@@ -243,7 +243,8 @@ fn a_deny_counts_for_every_name_that_is_shown() {
     pki.write(
         "deny.yaml",
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: d }\n\
-         spec: { action: DENY, rules: [{ from: [{ source: { principals: ['td.test/bad'] } }] }] }\n",
+         spec: { action: DENY, rules: [{ from: [{ source: { principals: ['td.test/bad'] } }] }] \
+         }\n",
     );
     let flags = format!("--allow-cn app --allow-authorization-policy {}", pki.at("deny.yaml"));
     let server = Adit::start(pki.server(echo.addr) + &flags);
@@ -273,7 +274,8 @@ fn a_deny_closes_whom_it_names_by_whatever_name() {
     let policy = |denied: &str| {
         format!(
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{ name: d }}\n\
-             spec: {{ action: DENY, rules: [{{ from: [{{ source: {{ principals: ['{denied}'] }} }}] \
+             spec: {{ action: DENY, rules: [{{ from: [{{ source: {{ principals: ['{denied}'] }} \
+             }}] \
              }}] }}\n"
         )
     };

@@ -21,7 +21,8 @@ pub(crate) fn run(tests: &[Test]) -> ! {
     }
     let (verdict, passed) = (if failed == 0 { "ok" } else { "FAILED" }, chosen.len() - failed);
     println!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out\n",
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {} \
+         filtered out\n",
         tests.len() - chosen.len()
     );
     std::process::exit(i32::from(failed > 0));

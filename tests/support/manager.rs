@@ -17,8 +17,8 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// As every manager it takes all that comes at once: the kernel keeps few datagrams, and whoever
-    /// tells more waits.
+    /// As every manager it takes all that comes at once: the kernel keeps few datagrams, and
+    /// whoever tells more waits.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = Arc::new(UnixDatagram::bind(folder.path().join("notify")).unwrap());

@@ -461,7 +461,8 @@ fn in_adit_run() {
         let mesh = |uid: &str| {
             format!(
                 "trustDomain: td\ncapture: {{ rules: none }}\nca: {{ broker: {{ socket: '{}', \
-                 workloadApi: '{}', providerId: {} }} }}\nworkloads:\n- {{ name: web-1, namespace: shop, \
+                 workloadApi: '{}', providerId: {} }} }}\nworkloads:\n\
+                 - {{ name: web-1, namespace: shop, \
                  serviceAccount: web, addresses: [10.0.0.1], uid: {uid} }}\n",
                 at("broker.sock"),
                 at("agent.sock"),

@@ -54,7 +54,8 @@ fn a_trust_domain_that_is_taken_out() {
             Client::new(served.channel()).fetch_x509_bundles(request).await.unwrap().into_inner();
         assert_eq!(bundles.message().await.unwrap().unwrap().bundles.len(), 1);
         served.edit(&format!(
-            "{TWO}\nfederation:\n  trustDomains: [{{ name: example-federated.org, bundleFile: {file} }}]"
+            "{TWO}\nfederation:\n  trustDomains: [{{ name: example-federated.org, bundleFile: \
+             {file} }}]"
         ));
         let more = svids.message().await.unwrap().unwrap();
         assert_eq!((more.svids.len(), &more.federated_bundles[OTHER]), (2, &root));
@@ -76,7 +77,8 @@ fn foreign_claims() {
     let ca = EmbeddedCa::open(&dir.path().join("ca"), &domain, Duration::from_secs(60)).unwrap();
     let theirs = ca.sign_jwt(&"spiffe://example-federated.org/x".parse().unwrap(), &["db".into()]);
     let served = Served::start(&format!(
-        "{TWO}\nfederation:\n  trustDomains: [{{ name: example-federated.org, bundleFile: {file} }}]"
+        "{TWO}\nfederation:\n  trustDomains: [{{ name: example-federated.org, bundleFile: {file} \
+         }}]"
     ));
     block(async {
         let mut client = Client::new(served.channel());

@@ -92,7 +92,8 @@ fn write(dir: &tempfile::TempDir, entries: &str) {
     let at = dir.path().display();
     let text = format!(
         "trustDomain: example.org\nca: {{ embedded: {{ dir: {at}/ca }} }}\n\
-         capture: {{ rules: none }}\nworkloadApi:\n  socket: {at}/agent.sock\n  entries:\n{entries}\n"
+         capture: {{ rules: none }}\nworkloadApi:\n  socket: {at}/agent.sock\n  entries:\n\
+         {entries}\n"
     );
     fs::write(dir.path().join("mesh.tmp"), text).unwrap();
     fs::rename(dir.path().join("mesh.tmp"), dir.path().join("mesh.yaml")).unwrap();

@@ -197,7 +197,8 @@ fn source() {
 fn nobody_elses_identity() {
     let own = std::env::current_exe().unwrap();
     let served = Served::start(&format!(
-        "  - {{ id: /test, selectors: {{ uid: 0, path: {} }} }}\n  - {{ id: /adit, selectors: {{ uid: 0, path: {} }} }}",
+        "  - {{ id: /test, selectors: {{ uid: 0, path: {} }} }}\n  - {{ id: /adit, selectors: {{ \
+         uid: 0, path: {} }} }}",
         own.display(),
         env!("CARGO_BIN_EXE_adit"),
     ));

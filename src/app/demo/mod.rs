@@ -88,15 +88,18 @@ fn write_mesh(lab: &Lab, node: char, callers: &[&str]) -> Result<()> {
     );
     for pod in &PODS {
         text += &format!(
-            "- {{ name: {0}, namespace: shop, serviceAccount: {0}, addresses: [{1}], node: node-{2}, netns: {0}, labels: {{ app: {0} }} }}\n",
+            "- {{ name: {0}, namespace: shop, serviceAccount: {0}, addresses: [{1}], node: \
+             node-{2}, netns: {0}, labels: {{ app: {0} }} }}\n",
             pod.name, pod.ip, pod.node
         );
     }
     let principals: Vec<_> =
         callers.iter().map(|c| format!("cluster.local/ns/shop/sa/{c}")).collect();
     text += &format!(
-        "services:\n- {{ hostname: api.shop.svc.cluster.local, addresses: [10.96.0.10], ports: [{{ port: 80, targetPort: 8080 }}], workloads: [shop/api] }}\n\
-         policies:\n- metadata: {{ name: api-callers, namespace: shop }}\n  spec:\n    selector: {{ matchLabels: {{ app: api }} }}\n    \
+        "services:\n- {{ hostname: api.shop.svc.cluster.local, addresses: [10.96.0.10], ports: \
+         [{{ port: 80, targetPort: 8080 }}], workloads: [shop/api] }}\n\
+         policies:\n- metadata: {{ name: api-callers, namespace: shop }}\n  spec:\n    selector: \
+         {{ matchLabels: {{ app: api }} }}\n    \
          rules: [{{ from: [{{ source: {{ principals: [{}] }} }}] }}]\n",
         principals.join(", ")
     );
@@ -122,9 +125,11 @@ fn start_nginx(lab: &mut Lab) -> Result<()> {
     let dir = lab.dir.display();
     let config = format!(
         "daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log stderr;\n\
-         events {{}}\nhttp {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
+         events {{}}\nhttp {{ access_log off;\n\
+         client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
          fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
-         server {{ listen 8080; location / {{ return 200 'hello from api to $remote_addr\\n'; }} }} }}\n"
+         server {{ listen 8080; location / {{\n\
+         return 200 'hello from api to $remote_addr\\n'; }} }} }}\n"
     );
     let file = lab.dir.join("nginx.conf");
     std::fs::write(&file, config)?;
@@ -168,9 +173,12 @@ fn rotate(lab: &Lab) -> Result<Value> {
     let status = answer.lines().next().unwrap_or_default();
     ensure!(status.contains(" 200 ") || status.contains(" 202 "), "POST /certs/rotate: {status}");
     lab.wait("a new certificate", || serial().is_some_and(|s| s != before))?;
-    Ok(
-        json!({ "identity": id, "before": before, "after": serial(), "runningConnectionKept": true }),
-    )
+    Ok(json!({
+        "identity": id,
+        "before": before,
+        "after": serial(),
+        "runningConnectionKept": true
+    }))
 }
 
 fn records(lab: &Lab, log: &str) -> impl Iterator<Item = Value> + use<> {

@@ -136,8 +136,8 @@ impl Live {
         Ok(())
     }
 
-    /// What a stop leaves of the capture rules; `another` if they are the process's before this one,
-    /// or the one's after it.
+    /// What a stop leaves of the capture rules; `another` if they are the process's before this
+    /// one, or the one's after it.
     pub(super) fn leaves(&self, another: bool) -> Leave {
         match self.capture {
             Capture::Nft { remove_on_stop: true, .. } if !another => Leave::None,
@@ -187,7 +187,10 @@ impl Live {
         self.node.mesh.store(Arc::new(self.store.view()));
         let closed = recheck(&self.node, &changes.rules());
         self.start_pods();
-        tracing::info!(file = %crate::identity::shown(&self.file), connections_closed = closed, "configuration reloaded");
+        tracing::info!(
+            file = %crate::identity::shown(&self.file), connections_closed = closed,
+            "configuration reloaded"
+        );
         self.accepted();
         Reloaded::Applied { after_restart }
     }
@@ -204,7 +207,11 @@ impl Live {
         let out_of_reach =
             |pod: &&Arc<Workload>| self.alone && pod.netns().is_some_and(is_of_process);
         if let Some(pod) = local.iter().find(out_of_reach) {
-            tracing::warn!(workload = %pod.uid, "a pod is named by a process ID: that takes effect after a restart, as the sandbox hides /proc of other processes");
+            tracing::warn!(
+                workload = %pod.uid,
+                "a pod is named by a process ID: that takes effect after a restart, as the sandbox \
+                 hides /proc of other processes"
+            );
         }
         let mut hops = local.iter().filter(|now| self.keeps_its_hop(now));
         for workload in hops.by_ref().take(MOST_NAMED) {

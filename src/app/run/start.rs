@@ -150,7 +150,10 @@ fn taken(loaded: io::Result<Arc<Sockmap>>) -> Option<Arc<Sockmap>> {
             Some(sockmap)
         }
         Err(error) => {
-            tracing::warn!(%error, "appHop: sockmap is not available here; applications are reached by TCP");
+            tracing::warn!(
+                %error,
+                "appHop: sockmap is not available here; applications are reached by TCP"
+            );
             None
         }
     }

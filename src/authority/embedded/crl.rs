@@ -81,7 +81,10 @@ pub(super) fn write(
                 }
             }
             Err(error) => {
-                tracing::warn!(authority = %signer.id, %error, "no CRL: bans hold, serials are not revoked");
+                tracing::warn!(
+                    authority = %signer.id, %error,
+                    "no CRL: bans hold, serials are not revoked"
+                );
             }
         }
     }

@@ -234,7 +234,11 @@ impl CaDirectory {
                 }
             })?;
             if left == 0 {
-                tracing::warn!(target: "ca", identity = %id, revoked = MOST_REVOKED, "no more serial numbers fit into the CRL: the ban holds, but peers that know only the CRL accept its other SVIDs until they expire");
+                tracing::warn!(
+                    target: "ca", identity = %id, revoked = MOST_REVOKED,
+                    "no more serial numbers fit into the CRL: the ban holds, but peers that know \
+                     only the CRL accept its other SVIDs until they expire"
+                );
             }
             Ok(state.revoked.len() - before)
         })

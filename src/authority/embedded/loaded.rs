@@ -47,7 +47,10 @@ impl Loaded {
         let found = match upstream.map(|u| u.load(trust_domain)) {
             Some(Err(error)) => {
                 let last = last.and_then(|l| l.found.clone()).ok_or_else(|| error.clone())?;
-                tracing::warn!(%error, "the upstream's files were rejected; keeping the previous ones");
+                tracing::warn!(
+                    %error,
+                    "the upstream's files were rejected; keeping the previous ones"
+                );
                 Some(last)
             }
             Some(Ok(found)) => Some(found),

@@ -188,7 +188,9 @@ fn signers(
     local.sort_by_key(|a| a.status != AuthorityStatus::Active);
     let loaded = local.into_iter().filter_map(|authority| {
         load_x509(store, authority, trust_domain)
-            .inspect_err(|error| tracing::warn!(id = authority.id, %error, "this authority cannot sign a CRL"))
+            .inspect_err(|error| {
+                tracing::warn!(id = authority.id, %error, "this authority cannot sign a CRL");
+            })
             .ok()
             .map(Arc::new)
     });

@@ -35,7 +35,8 @@ pub(super) fn due(kind: AuthorityKind, authorities: &[Authority], now: u64) -> O
                 return Some(Due::Activate);
             }
         }
-        // A new root in place of an expired one is an operator's decision: every peer must trust it.
+        // A new root in place of an expired one is an operator's decision: every peer must trust
+        // it.
         None if left == 0 && kind == AuthorityKind::X509 => {}
         None if left <= (lifetime / 2).min(30 * DAY) => return Some(Due::Prepare),
         None => {}

@@ -137,8 +137,8 @@ pub(super) fn read_key(path: &Path) -> Result<(KeyPair, FileVersion), CaError> {
     let unreadable = |e: &std::io::Error| CaError::io(path, e, "cannot be read");
     let meta = fs::metadata(path).map_err(|e| unreadable(&e))?;
     if meta.permissions().mode() & 0o077 != 0 {
-        let why = "users other than its owner can read it; run `chmod 600` on it, and replace the root if they \
-                   may have read it";
+        let why = "users other than its owner can read it; run `chmod 600` on it, and replace the \
+                   root if they may have read it";
         return Err(CaError::file(path, why));
     }
     let before = FileVersion::of(path).map_err(|e| unreadable(&e))?;

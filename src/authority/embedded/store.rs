@@ -131,7 +131,10 @@ impl Store {
             let root = name == ROOT || name == KEY;
             let temporary = name.ends_with(".adit-tmp");
             if (ours && name.ends_with(".pem") || root || temporary) && !named(name) {
-                tracing::info!(file = %entry.path().display(), "removed a file that no authority needs");
+                tracing::info!(
+                    file = %entry.path().display(),
+                    "removed a file that no authority needs"
+                );
                 let _ = fs::remove_file(entry.path());
             }
         }

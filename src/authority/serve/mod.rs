@@ -217,7 +217,10 @@ async fn renew(
             }
         }
         while let Err(error) = own.renew(&ca, &names) {
-            tracing::warn!(target: "ca", %error, "own certificate not renewed; trying again in 10 s");
+            tracing::warn!(
+                target: "ca", %error,
+                "own certificate not renewed; trying again in 10 s"
+            );
             tokio::time::sleep(Duration::from_secs(10)).await;
             names.clone_from(&configs.borrow().names);
         }

@@ -147,7 +147,10 @@ pub(super) async fn accept(
         };
         backoff.succeeded();
         let Some(place) = places.take(source(addr.ip())) else {
-            tracing::debug!(target: "ca", peer = %addr, "refused a connection: this address has too many");
+            tracing::debug!(
+                target: "ca", peer = %addr,
+                "refused a connection: this address has too many"
+            );
             continue;
         };
         let (acceptor, to) = (acceptor.clone(), to.clone());

@@ -19,9 +19,10 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  adit client --listen localhost:5432 --target db.example.org:8443 --cert tls.crt --key tls.key --cacert ca.crt\n\nThe target's certificate must have the target's name, and match any --verify-… flag."
-)]
+#[command(after_help = "Example:\n  \
+        adit client --listen localhost:5432 --target db.example.org:8443 \\\n    \
+        --cert tls.crt --key tls.key --cacert ca.crt\n\n\
+        The target's certificate must have the target's name, and match any --verify-… flag.")]
 pub(in crate::cli) struct ClientArgs {
     /// Where plaintext connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract),
     /// systemd:NAME

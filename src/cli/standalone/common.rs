@@ -68,9 +68,9 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(super) close_timeout: Duration,
     /// Close a connection on which no byte has moved either way for so long; 0 for never. Both
-    /// sides see a reset, and its record says idle_timeout. TCP keepalive finds peers that are gone:
-    /// this is for those that are there and silent, so choose more than the longest pause of the
-    /// application, or let it send heartbeats
+    /// sides see a reset, and its record says idle_timeout. TCP keepalive finds peers that are
+    /// gone: this is for those that are there and silent, so choose more than the longest pause of
+    /// the application, or let it send heartbeats
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(super) idle_timeout: Duration,
     /// Whether a TLS peer must send close_notify, or may just close (nginx' stream proxy, Python):

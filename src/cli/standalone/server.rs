@@ -21,9 +21,11 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  adit server --listen :8443 --target localhost:5432 --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\nFlags are ghostunnel's; one matching --allow-… is enough. SIGHUP reloads certificates,\nSIGTERM drains."
-)]
+#[command(after_help = "Example:\n  \
+        adit server --listen :8443 --target localhost:5432 \\\n    \
+        --cert tls.crt --key tls.key --cacert ca.crt --allow-cn app\n\n\
+        Flags are ghostunnel's; one matching --allow-… is enough. SIGHUP reloads certificates,\n\
+        SIGTERM drains.")]
 pub(in crate::cli) struct ServerArgs {
     /// Where TLS connections arrive: HOST:PORT, unix:PATH, unix:@NAME (abstract), systemd:NAME
     #[arg(long, value_name = "ADDR")]

@@ -198,7 +198,8 @@ workloads:
 #[test]
 fn limits_reach_the_tunnels() {
     let limits = "limits: { tunnels: 7, streams: 8, heldBytes: 131072, floodBurst: 900, \
-                  callerTunnels: 5, callerStreams: 9, callerHeldBytes: 2097152, callerTunnelsPerSecond: 3 }\ntls: { aead: ring }\n";
+                  callerTunnels: 5, callerStreams: 9, callerHeldBytes: 2097152, \
+                  callerTunnelsPerSecond: 3 }\ntls: { aead: ring }\n";
     let text = EXAMPLE.replace("node: node-a\nmtls", &format!("{limits}node: node-a\nmtls"));
     let settings = parse("f", &text).unwrap().settings;
     assert_eq!(settings.aead, crate::tls::record::AeadSetting::Ring);

@@ -102,8 +102,8 @@ fn pod_uid(item: &Item<'_>) -> Option<Arc<str>> {
         return Some(uid.into());
     }
     item.fault(format!(
-        "{uid:?} is not a valid UID of a pod: expected one such as a1b2c3d4-e5f6-7890-abcd-ef1234567890 \
-         (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
+        "{uid:?} is not a valid UID of a pod: expected one such as \
+         a1b2c3d4-e5f6-7890-abcd-ef1234567890 (kubectl get pod NAME -o jsonpath={{.metadata.uid}})"
     ));
     None
 }

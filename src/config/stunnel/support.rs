@@ -105,7 +105,8 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
         "retry" => Lost("each connection tries each target once"),
         "reset" if !no => Needless,
         "reset" => Lost(
-            "interrupted connections are always reset, so that a part is not mistaken for the whole",
+            "interrupted connections are always reset, so that a part is not mistaken for the \
+             whole",
         ),
         "socket" => Lost("is not supported"),
         _ => return None,

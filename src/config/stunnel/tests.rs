@@ -26,12 +26,14 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     })
 }
 
-/// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave warnings.
+/// Snippets as they are found in manuals and tutorials, what is in our YAML, and the grave
+/// warnings.
 const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "the sample: a POP3 server behind TLS, as Debian ships it",
         "; a comment\nsetuid = stunnel4\nsetgid = stunnel4\npid = /var/run/stunnel4.pid\n\
-         cert = /etc/stunnel/mail.pem\nsocket = l:TCP_NODELAY=1\n[pop3s]\naccept  = 995\nconnect = 110\n",
+         cert = /etc/stunnel/mail.pem\nsocket = l:TCP_NODELAY=1\n[pop3s]\naccept  = 995\n\
+         connect = 110\n",
         &[
             "listen: \":995\"",
             "target: \"localhost:110\"",
@@ -42,17 +44,20 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "Redis for clients that prove themselves",
-        "[redis]\naccept = 10.0.0.5:6380\nconnect = 127.0.0.1:6379\ncert = /e/r.crt\nkey = /e/r.key\n\
+        "[redis]\naccept = 10.0.0.5:6380\nconnect = 127.0.0.1:6379\ncert = /e/r.crt\n\
+         key = /e/r.key\n\
          CAfile = /e/ca.crt\nverify = 2\nCRLfile = /e/ca.crl\n",
         &[
-            "certificate: \"/e/r.crt\", privateKey: \"/e/r.key\", roots: \"/e/ca.crt\", crls: [\"/e/ca.crl\"]",
+            "certificate: \"/e/r.crt\", privateKey: \"/e/r.key\", roots: \"/e/ca.crt\", crls: \
+             [\"/e/ca.crl\"]",
             "allow: { all: true }",
         ],
         &[],
     ),
     (
         "a client to Gmail with the host checked",
-        "[gmail-smtp]\nclient = yes\naccept = 127.0.0.1:25\nconnect = smtp.gmail.com:465\nverifyChain = yes\n\
+        "[gmail-smtp]\nclient = yes\naccept = 127.0.0.1:25\nconnect = smtp.gmail.com:465\n\
+         verifyChain = yes\n\
          CApath = /etc/ssl/certs\ncheckHost = smtp.gmail.com\nOCSPaia = yes\n",
         &[
             "mode: client",
@@ -65,7 +70,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "OpenVPN over TLS with one pinned client",
-        "[openvpn]\naccept = 443\nconnect = 127.0.0.1:1194\ncert = s.pem\nverifyPeer = yes\nCAfile = clients.pem\n",
+        "[openvpn]\naccept = 443\nconnect = 127.0.0.1:1194\ncert = s.pem\nverifyPeer = yes\n\
+         CAfile = clients.pem\n",
         &["pins: [\"sha256:", "a pin here does not expire"],
         &[],
     ),
@@ -73,14 +79,15 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
         "pins that cannot be read admit nobody",
         "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverifyPeer = yes\nCAfile = missing.pem\n",
         &["pins: []"],
-        &[
-            "CAfile = missing.pem: verifyPeer allows its certificates, but missing.pem: no such file",
-        ],
+        &["CAfile = missing.pem: verifyPeer allows its certificates, but missing.pem: no such \
+           file"],
     ),
     (
         "HTTPS for HAProxy, with the client's address",
-        "sslVersionMin = TLSv1.2\noptions = NO_SSLv3\nciphers = HIGH:!aNULL\n[https]\naccept = https\n\
-         connect = /run/haproxy.sock\ncert = h.pem\nprotocol = proxy\nTIMEOUTclose = 0\nTIMEOUTconnect = 5\nTIMEOUTidle = 600\n",
+        "sslVersionMin = TLSv1.2\noptions = NO_SSLv3\nciphers = HIGH:!aNULL\n[https]\n\
+         accept = https\n\
+         connect = /run/haproxy.sock\ncert = h.pem\nprotocol = proxy\nTIMEOUTclose = 0\n\
+         TIMEOUTconnect = 5\nTIMEOUTidle = 600\n",
         &[
             "listen: \":443\"",
             "target: \"unix:/run/haproxy.sock\"",
@@ -92,7 +99,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "two back ends in turn, on another host",
-        "[web]\naccept = :::8443\nconnect = 10.1.1.1:80\nconnect = 10.1.1.2:80\nfailover = rr\ncert = w.pem\n",
+        "[web]\naccept = :::8443\nconnect = 10.1.1.1:80\nconnect = 10.1.1.2:80\nfailover = rr\n\
+         cert = w.pem\n",
         &[
             "listen: \"[::]:8443\"",
             "targets: [\"10.1.1.1:80\", \"10.1.1.2:80\"]",
@@ -109,7 +117,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "STARTTLS, and a client without checks",
-        "[smtp]\nclient = yes\nprotocol = smtp\naccept = 127.0.0.1:2525\nconnect = mail.example:25\n",
+        "[smtp]\nclient = yes\nprotocol = smtp\naccept = 127.0.0.1:2525\n\
+         connect = mail.example:25\n",
         &["stunnel did not check the target's certificate; adit does"],
         &["STARTTLS"],
     ),
@@ -121,15 +130,18 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "names checked of callers; a name and another SNI",
-        "[in]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\ncheckHost = a.example\ncheckIP = 10.0.0.9\n\
-         [out]\nclient = yes\naccept = localhost:3\nconnect = b:4\nverifyChain = yes\nCAfile = ca\ncheckHost = a\nsni = z\ncheckEmail = x@y\n",
+        "[in]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\n\
+         checkHost = a.example\ncheckIP = 10.0.0.9\n\
+         [out]\nclient = yes\naccept = localhost:3\nconnect = b:4\nverifyChain = yes\nCAfile = ca\n\
+         checkHost = a\nsni = z\ncheckEmail = x@y\n",
         &["allow: { dnsNames: [\"a.example\"], ips: [\"10.0.0.9\"] }", "serverName: \"a\""],
         &["checkHost = a: one name only", "checkEmail = x@y"],
     ),
     (
         "wrappers, a program, a half-checked peer, a virtual host",
         "[a]\naccept = 1\nconnect = 2\ncert = c\nlibwrap = yes\nverify = 1\n\
-         [b]\naccept = 3\nexec = /bin/sh\ncert = c\n[c]\nsni = a:*.example\nconnect = 5\nnonsense = 1\n",
+         [b]\naccept = 3\nexec = /bin/sh\ncert = c\n[c]\nsni = a:*.example\nconnect = 5\n\
+         nonsense = 1\n",
         &["- name: \"a\""],
         &[
             "libwrap = yes",
@@ -144,7 +156,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "what stands before the sections adds up with them",
-        "options = NO_TLSv1_2\noptions = NO_SSLv3\ncheckHost = a.example\nconnect = 1\nCRLfile = g.crl\n\
+        "options = NO_TLSv1_2\noptions = NO_SSLv3\ncheckHost = a.example\nconnect = 1\n\
+         CRLfile = g.crl\n\
          [web]\naccept = 8443\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = ca\n\
          checkHost = b.example\nCRLfile = s.crl\noptions = CIPHER_SERVER_PREFERENCE\n",
         &[
@@ -201,7 +214,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "what is lost and protects nothing is said",
-        "cert = c\nconnect = 1\n[a]\naccept = 2\nreset = no\nrenegotiation = yes\nticketKeySecret = x\n",
+        "cert = c\nconnect = 1\n[a]\naccept = 2\nreset = no\nrenegotiation = yes\n\
+         ticketKeySecret = x\n",
         &["reset = no: ", "renegotiation = yes: ", "ticketKeySecret: "],
         &[],
     ),
@@ -220,13 +234,15 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     ),
     (
         "a pin beside a chain and a name",
-        "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverify = 3\nCAfile = ca.pem\ncheckHost = a\n",
+        "[x]\naccept = 443\nconnect = 80\ncert = s.pem\nverify = 3\nCAfile = ca.pem\n\
+         checkHost = a\n",
         &["pins: [\"sha256:"],
         &["verifyChain beside verifyPeer", "checkHost = a: the peer's key is checked instead"],
     ),
     (
         "a target whose certificate has a common name alone",
-        "[x]\nclient = yes\naccept = localhost:1\nconnect = h:2\nverifyChain = yes\nCAfile = cn.pem\n",
+        "[x]\nclient = yes\naccept = localhost:1\nconnect = h:2\nverifyChain = yes\n\
+         CAfile = cn.pem\n",
         &["roots: \"cn.pem\""],
         &["CN=alone is self-signed and without a DNS name or an address (subjectAltName)"],
     ),
@@ -294,7 +310,8 @@ const CASES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "a section with an odd name adds nothing to the one before",
         "[x]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCAfile = c\n\
-         [caf\u{fffd}]\naccept = 3\nconnect = 4\ncert = c\n[z] ; note\naccept = 5\nconnect = 6\ncert = c\n",
+         [caf\u{fffd}]\naccept = 3\nconnect = 4\ncert = c\n[z] ; note\naccept = 5\nconnect = 6\n\
+         cert = c\n",
         &["target: \"localhost:2\"", "target: \"localhost:4\"", "target: \"localhost:6\""],
         &["is not written in UTF-8", "is not a name of a section"],
     ),

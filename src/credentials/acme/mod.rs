@@ -96,7 +96,10 @@ impl Renewal {
                 Ok(()) => after_failure = pauses(),
                 Err(error) => {
                     pause = after_failure.next().unwrap_or(LONGEST_PAUSE);
-                    tracing::warn!(target: "svid", name = self.config.name, error, ?pause, "no new certificate by ACME; keeping the previous one");
+                    tracing::warn!(
+                        target: "svid", name = self.config.name, error, ?pause,
+                        "no new certificate by ACME; keeping the previous one"
+                    );
                     failed(format!("ACME: {error}"));
                 }
             }
@@ -128,7 +131,11 @@ impl Renewal {
             }?;
             self.storage.keep_certificate(&pem)?;
             drop(lock);
-            tracing::info!(target: "svid", name = self.config.name, file = %crate::identity::shown(&self.storage.certificate), "obtained a certificate by ACME");
+            tracing::info!(
+                target: "svid", name = self.config.name,
+                file = %crate::identity::shown(&self.storage.certificate),
+                "obtained a certificate by ACME"
+            );
             Ok(())
         };
         let done = tokio::time::timeout(ORDER_WITHIN, ordered).await;

@@ -78,7 +78,13 @@ impl Storage {
                 let read = serde_json::from_slice(&text);
                 read.map(Some).map_err(|e: serde_json::Error| {
                     let (line, column) = (e.line(), e.column());
-                    at(&path, format!("line {line}, column {column}: not an ACME account; remove the file to make another"))
+                    at(
+                        &path,
+                        format!(
+                            "line {line}, column {column}: not an ACME account; remove the file to \
+                             make another"
+                        ),
+                    )
                 })
             }
             Err(e) => Err(at(&path, e)),

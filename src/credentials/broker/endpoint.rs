@@ -40,7 +40,8 @@ impl fmt::Display for BrokerEndpoint {
 /// A text that names no endpoint.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{0:?} is not a valid endpoint: expected unix:///absolute/path or tcp://HOST:PORT (Broker Endpoint §4)"
+    "{0:?} is not a valid endpoint: expected unix:///absolute/path or tcp://HOST:PORT (Broker \
+     Endpoint §4)"
 )]
 pub struct InvalidBrokerEndpoint(pub String);
 

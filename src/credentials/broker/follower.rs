@@ -156,7 +156,10 @@ impl Follower {
                     }
                     Err(error) if judge(&error).meaning == Meaning::Withdrawn => break Err(error),
                     Err(error) => {
-                        tracing::debug!(target: "svid", workload = %self.wanted.uid, %error, "the stream stays where it is");
+                        tracing::debug!(
+                            target: "svid", workload = %self.wanted.uid, %error,
+                            "the stream stays where it is"
+                        );
                         retry = Some(Instant::now() + MOVE_AGAIN);
                     }
                 }
@@ -200,13 +203,20 @@ impl Follower {
             );
             (Meaning::Refused, why)
         })?;
-        tracing::debug!(target: "svid", workload = %self.wanted.uid, serial = svid.serial, "SVID received");
+        tracing::debug!(
+            target: "svid", workload = %self.wanted.uid, serial = svid.serial,
+            "SVID received"
+        );
         self.cache.publish(vec![svid], bundles);
         Ok(())
     }
 
     fn say(&self, meaning: Meaning, why: String) {
-        tracing::warn!(target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why, %meaning, "no new SVID");
+        tracing::warn!(
+            target: "svid", workload = %self.wanted.uid, source = self.cache.name(), error = why,
+            %meaning,
+            "no new SVID"
+        );
         if meaning == Meaning::Withdrawn {
             self.answers.withdraw(&self.wanted.uid);
         }
@@ -237,7 +247,10 @@ impl Follower {
             };
             let Some(error) = error else { continue };
             let judged = judge(&error);
-            tracing::debug!(target: "svid", workload = %self.wanted.uid, error = judged.why, "no JWT bundles");
+            tracing::debug!(
+                target: "svid", workload = %self.wanted.uid, error = judged.why,
+                "no JWT bundles"
+            );
             if judged.meaning == Meaning::Withdrawn {
                 self.answers.jwt(&self.wanted.uid, None);
             }

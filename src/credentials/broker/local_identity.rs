@@ -126,7 +126,10 @@ impl LocalIdentityFollower {
                 if error.denied() {
                     known = None;
                     let why = format!("the Workload API has no SVID for adit itself: {error}");
-                    tracing::warn!(target: "svid", error = why, "the Broker API can no longer be reached");
+                    tracing::warn!(
+                        target: "svid", error = why,
+                        "the Broker API can no longer be reached"
+                    );
                     self.say.send_replace(Some(Err(why)));
                 } else {
                     self.failed(error);
@@ -168,7 +171,10 @@ impl LocalIdentityFollower {
 
     /// What is there stays, though it runs out in the end.
     fn failed(&self, error: &ClientError) {
-        tracing::warn!(target: "svid", %error, "adit's own SVID for the Broker API was not renewed");
+        tracing::warn!(
+            target: "svid", %error,
+            "adit's own SVID for the Broker API was not renewed"
+        );
         self.say.send_if_modified(|own| {
             let none = !matches!(own, Some(Ok(_)));
             if none {

@@ -2,8 +2,8 @@
 //!
 //! **Incubating**: written to spiffe/spiffe at 665a28f (2026-07-01), `SPIFFE_Broker_API.md` and
 //! `SPIFFE_Broker_Endpoint.md`; it may change with them. adit gets an SVID of its own from the
-//! Workload API ([`local_identity`]), shows it to the provider, whose SPIFFE ID it checks, and keeps
-//! one subscription per attached pod ([`follower`]), by a reference to that pod
+//! Workload API ([`local_identity`]), shows it to the provider, whose SPIFFE ID it checks, and
+//! keeps one subscription per attached pod ([`follower`]), by a reference to that pod
 //! ([`mod@reference`]).
 //!
 //! What an answer says concerns its pod only (Broker API §4.2): its key is given to that pod, and

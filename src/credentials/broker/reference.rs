@@ -41,8 +41,8 @@ impl Reference {
         let named =
             pod.pid.and_then(|pid| Some((pid, i32::try_from(pid).ok().filter(|p| *p > 0)?)));
         let (pid, wire) = named.ok_or(
-            "no way to identify the pod: write the pod's `uid` in its workload, or name a process of it, as \
-             in `netns: pid:4711`",
+            "no way to identify the pod: write the pod's `uid` in its workload, or name a process \
+             of it, as in `netns: pid:4711`",
         )?;
         if remote {
             return Err(format!(

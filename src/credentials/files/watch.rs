@@ -21,11 +21,18 @@ pub(super) async fn run(config: FilesConfig, trust_domain: TrustDomain, cache: A
     loop {
         match watch.next(read).await {
             Ok((svid, bundles)) => {
-                tracing::info!(target: "svid", source = cache.name(), identity = %svid.id, serial = svid.serial, "files read");
+                tracing::info!(
+                    target: "svid", source = cache.name(), identity = %svid.id,
+                    serial = svid.serial,
+                    "files read"
+                );
                 cache.publish(vec![svid], bundles);
             }
             Err(why) => {
-                tracing::warn!(target: "svid", source = cache.name(), error = why, "files rejected; keeping the previous ones");
+                tracing::warn!(
+                    target: "svid", source = cache.name(), error = why,
+                    "files rejected; keeping the previous ones"
+                );
                 cache.failed(why);
             }
         }

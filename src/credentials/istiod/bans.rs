@@ -131,7 +131,10 @@ impl BanFollower {
             let joins = self.joined.any(&known.say.borrow()).is_some();
             let error = heard.err().map(|status| said_to(&status, joins)).unwrap_or_default();
             if wait != UNKNOWN && !error.is_empty() && error != told {
-                tracing::warn!(target: "svid", error, "no update of bans; keeping the previous ones");
+                tracing::warn!(
+                    target: "svid", error,
+                    "no update of bans; keeping the previous ones"
+                );
             }
             told = error;
             sleep(wait).await;

@@ -81,7 +81,8 @@ impl CredentialProvider for FileProvider {
         tell: &'a (dyn Fn(Update) + Send + Sync),
     ) -> BoxFuture<'a, ()> {
         async move {
-            // A token counts wrong PINs, and locks itself: it is asked again when something changed.
+            // A token counts wrong PINs, and locks itself: it is asked again when something
+            // changed.
             let anew = (!self.config.on_token()).then_some(ANEW);
             let mut watch = FileWatch::new(self.files.clone(), anew);
             loop {
@@ -91,7 +92,10 @@ impl CredentialProvider for FileProvider {
                         tracing::info!(target: "svid", "changed files reloaded");
                     }
                     Err(error) => {
-                        tracing::warn!(target: "svid", error, "changed files rejected; keeping the previous ones");
+                        tracing::warn!(
+                            target: "svid", error,
+                            "changed files rejected; keeping the previous ones"
+                        );
                         tell(Update::Refused(error));
                     }
                 }

@@ -157,7 +157,10 @@ impl CredentialStore {
 
     fn give(&self, new: Arc<Credentials>) {
         if self.now.borrow().gone.is_some() {
-            tracing::info!(target: "svid", source = new.source, "an SVID was issued again and is used");
+            tracing::info!(
+                target: "svid", source = new.source,
+                "an SVID was issued again and is used"
+            );
         }
         self.now.send_replace(new);
         *self.obtained.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
@@ -175,7 +178,10 @@ impl CredentialStore {
         });
         if first {
             let source = &self.current().source;
-            tracing::warn!(target: "svid", source, error = why, "the SVID was withdrawn: new connections are refused");
+            tracing::warn!(
+                target: "svid", source, error = why,
+                "the SVID was withdrawn: new connections are refused"
+            );
         }
     }
 

@@ -124,7 +124,10 @@ impl CredentialProvider for WorkloadApiProvider {
                     }
                     Err(why) => {
                         if unused.as_ref() != Some(&why) {
-                            tracing::warn!(target: "svid", error = why, "the answer of the Workload API is not used");
+                            tracing::warn!(
+                                target: "svid", error = why,
+                                "the answer of the Workload API is not used"
+                            );
                         }
                         unused = Some(why.clone());
                         tell(Update::Failed(why));

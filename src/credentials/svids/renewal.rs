@@ -142,7 +142,10 @@ impl Renewal {
                 .renewals
                 .with_label_values(&["issued", self.source.kind()])
                 .inc();
-            tracing::info!(target: "svid", identity = %self.wanted.id, serial = svid.serial, "SVID issued");
+            tracing::info!(
+                target: "svid", identity = %self.wanted.id, serial = svid.serial,
+                "SVID issued"
+            );
         }
         let end = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let gauge =
@@ -167,11 +170,16 @@ impl Renewal {
             }
             let left = held.valid().and_then(|s| s.not_after.duration_since(now).ok());
             let last_good = match left {
-                Some(left) => format!("the previous SVID is valid for another {}", length(left.as_secs())),
+                Some(left) => {
+                    format!("the previous SVID is valid for another {}", length(left.as_secs()))
+                }
                 None => "no valid SVID is left: connections are refused".to_owned(),
             };
             let retry = plan.due().duration_since(now).unwrap_or_default();
-            tracing::warn!(target: "svid", identity = %self.wanted.id, %error, ?retry, last_good, "SVID not renewed");
+            tracing::warn!(
+                target: "svid", identity = %self.wanted.id, %error, ?retry, last_good,
+                "SVID not renewed"
+            );
             held.error = Some(Arc::new(error));
             held.next = Some(plan.due());
         });

@@ -34,7 +34,8 @@ impl fmt::Display for Endpoint {
 /// A text that names no endpoint.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{0:?} is not a valid endpoint: expected unix:///absolute/path, tcp://IP:PORT, or an absolute path (Workload Endpoint §4)"
+    "{0:?} is not a valid endpoint: expected unix:///absolute/path, tcp://IP:PORT, or an absolute \
+     path (Workload Endpoint §4)"
 )]
 pub struct InvalidEndpoint(pub String);
 

@@ -188,7 +188,10 @@ impl WorkloadApiFollower {
             }
         };
         let (svids, bundles) = state;
-        tracing::info!(target: "svid", source = self.cache.name(), svids = svids.len(), "SVIDs received");
+        tracing::info!(
+            target: "svid", source = self.cache.name(), svids = svids.len(),
+            "SVIDs received"
+        );
         self.cache.publish(svids, bundles);
         ended
     }
@@ -198,7 +201,8 @@ impl WorkloadApiFollower {
         let bundles = with_jwt_authorities(&bundles, &self.jwt.borrow());
         let now = UnixTime::now();
         for hinted in &svids {
-            // One that peers would refuse is no use to anybody (and the message is discarded whole).
+            // One that peers would refuse is no use to anybody (and the message is discarded
+            // whole).
             verify_svid(&hinted.svid.chain, &bundles, now, Purpose::Client)
                 .map_err(|e| ClientError::Unusable(format!("{}: {e}", hinted.svid.id)))?;
         }
@@ -206,7 +210,10 @@ impl WorkloadApiFollower {
     }
 
     fn say(&self, why: &str) {
-        tracing::warn!(target: "svid", source = self.cache.name(), error = why, "no update; keeping the previous SVIDs");
+        tracing::warn!(
+            target: "svid", source = self.cache.name(), error = why,
+            "no update; keeping the previous SVIDs"
+        );
         self.cache.failed(why.to_owned());
     }
 

@@ -317,7 +317,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_encoded_is_read_back(fields in prop::collection::vec(("[a-z:-]{1,20}", "[ -~]{0,200}"), 0..20)) {
+        fn what_is_encoded_is_read_back(
+            fields in prop::collection::vec(("[a-z:-]{1,20}", "[ -~]{0,200}"), 0..20)
+        ) {
             let mut block = Vec::new();
             fields.iter().for_each(|(name, value)| encode(&mut block, name, value));
             let expected: Vec<_> = fields.iter().map(|(n, v)| format!("{n}={v}")).collect();

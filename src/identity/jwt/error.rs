@@ -10,12 +10,14 @@ pub enum JwtError {
     TooLong(usize),
     /// The JSON Serialization (§1).
     #[error(
-        "the token is in the JWS JSON Serialization, only the compact one is allowed (JWT-SVID §1, §5.1)"
+        "the token is in the JWS JSON Serialization, only the compact one is allowed (JWT-SVID §1, \
+         §5.1)"
     )]
     JsonSerialization,
     /// Not three parts.
     #[error(
-        "the token has {parts} parts, the JWS Compact Serialization has 3 (JWT-SVID §5.1, RFC 7515 §3.1)"
+        "the token has {parts} parts, the JWS Compact Serialization has 3 (JWT-SVID §5.1, RFC 7515 \
+         §3.1)"
     )]
     NotCompact {
         /// How many.
@@ -42,7 +44,8 @@ pub enum JwtError {
     },
     /// `alg` is not one of the nine, or missing.
     #[error(
-        "the token's alg {0:?} is not allowed: it must be RS, PS or ES with 256, 384 or 512 (JWT-SVID §2.1)"
+        "the token's alg {0:?} is not allowed: it must be RS, PS or ES with 256, 384 or 512 \
+         (JWT-SVID §2.1)"
     )]
     Algorithm(String),
     /// A header that must not be there.

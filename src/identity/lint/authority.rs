@@ -160,8 +160,8 @@ fn key_identifier(report: &mut Report, label: &str, cert: &X509Certificate<'_>) 
 fn name_constraints(report: &mut Report, label: &str, cert: &X509Certificate<'_>) {
     let name = format!("{label}: name constraints");
     if constraints::on_uris(cert) {
-        let advice = "adit, like others that do not evaluate them, refuses every SVID below it: issue \
-                      it without";
+        let advice = "adit, like others that do not evaluate them, refuses every SVID below it: \
+                      issue it without";
         let found = "present, on URIs";
         report.fail(&name, "RFC 5280 §4.2.1.10", found, advice);
     } else if cert.name_constraints().ok().flatten().is_some() {

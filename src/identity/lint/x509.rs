@@ -158,7 +158,8 @@ fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
     let (ca, usage): (Vec<_>, Vec<_>) =
         faults.into_iter().partition(|fault| *fault == SvidError::CaAsLeaf);
     let result = if ca.is_empty() { Ok("CA:FALSE") } else { Err("CA:TRUE") };
-    let advice = "a CA certificate never authenticates a workload; to check a signing certificate use --authority";
+    let advice = "a CA certificate never authenticates a workload; to check a signing certificate \
+                  use --authority";
     report.judge("leaf is not a CA", "X509-SVID §4.1, §5.2", result.map(Into::into), advice);
 
     const USAGE: &str = "key usage of a leaf";

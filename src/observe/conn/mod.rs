@@ -1,7 +1,7 @@
 //! A connection as operators see it: who, where to, how it ended.
 //!
-//! [`crate::net::Flow`] is what decisions are made on; [`OpenConn`] is the record that is written when
-//! the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
+//! [`crate::net::Flow`] is what decisions are made on; [`OpenConn`] is the record that is written
+//! when the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
 
 mod events;
 mod live;

@@ -47,8 +47,8 @@ impl CredentialMetrics {
         })
     }
 
-    /// Removes the series of identities for which `is_ours` says no. One that stayed would look like
-    /// a certificate that nobody renews.
+    /// Removes the series of identities for which `is_ours` says no. One that stayed would look
+    /// like a certificate that nobody renews.
     pub fn retain(&self, is_ours: impl Fn(&str) -> bool) {
         for family in [&self.not_after, &self.last_success] {
             retain(family, &["identity"], |values| is_ours(values[0]));

@@ -54,7 +54,8 @@ fn make(elements: &[u32], stop: &CancellationToken) -> Result<(), CaptureError> 
 }
 
 /// Restores the rules of [`guard_probes`] if they do not stand as those namespaces need them that
-/// admit the address now, and says whether that was so. Whoever else needed them may not be known then: they stay for good.
+/// admit the address now, and says whether that was so. Whoever else needed them may not be known
+/// then: they stay for good.
 ///
 /// # Errors
 /// As [`guard_probes`].

@@ -16,7 +16,8 @@ use crate::sys::netns::Netns;
 pub enum CaptureError {
     /// The tool is not there.
     #[error(
-        "{tool} is not installed; install the package {package} (Debian) or set `capture: {{ rules: none }}` and redirect by other means"
+        "{tool} is not installed; install the package {package} (Debian) or set `capture: {{ \
+         rules: none }}` and redirect by other means"
     )]
     NoTool {
         /// `nft` or `ip`.
@@ -46,7 +47,8 @@ pub enum CaptureError {
     },
     /// What is redirected goes over `lo`.
     #[error(
-        "the interface lo is down in this network namespace, and what is redirected goes over it; set it up with `ip link set lo up` inside the namespace"
+        "the interface lo is down in this network namespace, and what is redirected goes over it; \
+         set it up with `ip link set lo up` inside the namespace"
     )]
     LoDown,
     /// The namespace could not be entered, or a process not started.

@@ -1,6 +1,7 @@
-//! Which worker serves a fresh connection: whoever accepts it, unless another has clearly less; then
-//! it is handed over, once, before anything is read, and stays where it is. One that follows others
-//! which have not arrived yet goes to the worker that has those, so that it need not wait for them.
+//! Which worker serves a fresh connection: whoever accepts it, unless another has clearly less;
+//! then it is handed over, once, before anything is read, and stays where it is. One that follows
+//! others which have not arrived yet goes to the worker that has those, so that it need not wait
+//! for them.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! The records of a TLS peer, of either version: sealed where they were read, opened where they lie.
+//! The records of a TLS peer, of either version: sealed where they were read, opened where they
+//! lie.
 
 use std::{
     io::{self, IoSlice},

@@ -136,10 +136,16 @@ fn remind(bundles: &BundleSet, reminders: &mut Reminders, now: UnixTime) {
             continue;
         }
         if overdue > 0 {
-            tracing::warn!(target: "svid", trust_domain = %domain, overdue, "CRLs are past their nextUpdate; they are still used");
+            tracing::warn!(
+                target: "svid", trust_domain = %domain, overdue,
+                "CRLs are past their nextUpdate; they are still used"
+            );
         }
         if soon > 0 {
-            tracing::warn!(target: "svid", trust_domain = %domain, soon, "CRLs will soon be past their nextUpdate; provide newer ones");
+            tracing::warn!(
+                target: "svid", trust_domain = %domain, soon,
+                "CRLs will soon be past their nextUpdate; provide newer ones"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Whom a node believes, without a network: on one view of the mesh, with records that were never sockets.
+//! Whom a node believes, without a network: on one view of the mesh, with records that were never
+//! sockets.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

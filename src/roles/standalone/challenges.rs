@@ -37,14 +37,20 @@ pub(crate) async fn first_acme_certificate(
     if renewal.is_valid() {
         return Ok(());
     }
-    tracing::info!(target: "svid", name = config.name, ca = config.directory, "ordering a certificate by ACME");
+    tracing::info!(
+        target: "svid", name = config.name, ca = config.directory,
+        "ordering a certificate by ACME"
+    );
     let accepting = listening.accepting().map_err(|e| e.to_string())?;
     let pauses = ExponentialBuilder::default()
         .with_min_delay(Duration::from_secs(5))
         .with_max_delay(Duration::from_secs(120))
         .with_max_times(4);
     let ordering = (|| renewal.order(answer_challenges)).retry(pauses).notify(|error, pause| {
-        tracing::warn!(target: "svid", name = config.name, error, ?pause, "no certificate by ACME yet");
+        tracing::warn!(
+            target: "svid", name = config.name, error, ?pause,
+            "no certificate by ACME yet"
+        );
     });
     tokio::select! {
         ordered = ordering => ordered,

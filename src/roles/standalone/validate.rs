@@ -76,9 +76,10 @@ pub enum Violation {
 type InBoth = (&'static str, &'static str);
 
 const WHO_MAY_CALL: InBoth = (
-    "no client is allowed: give at least one --allow flag, --allow-all, or --disable-authentication",
-    "no client is allowed: list some under allow, or set `all: true` there, or `authentication: disabled` \
-     beside it",
+    "no client is allowed: give at least one --allow flag, --allow-all, or \
+     --disable-authentication",
+    "no client is allowed: list some under allow, or set `all: true` there, or `authentication: \
+     disabled` beside it",
 );
 const NOBODY_ASKED: InBoth = (
     "--disable-authentication excludes all --allow flags",

@@ -177,7 +177,10 @@ impl Federation {
             Ok(poll::First::Nothing) => (false, None, None),
             Err(error) => {
                 let trust_domain = &relation.trust_domain;
-                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle could not be read");
+                tracing::warn!(
+                    target: "federation", %trust_domain, %error,
+                    "the first bundle could not be read"
+                );
                 (false, None, Some(error.to_string()))
             }
         };
@@ -324,7 +327,10 @@ impl PollerState {
                     Some(_) => "keeping the previous bundle",
                     None => "none of its identities is trusted",
                 };
-                tracing::warn!(target: "federation", %trust_domain, %error, last_good, "no newer bundle");
+                tracing::warn!(
+                    target: "federation", %trust_domain, %error, last_good,
+                    "no newer bundle"
+                );
                 held.error = Some(error.to_string());
                 Some(FetchOutcome::Nothing)
             }
@@ -339,7 +345,10 @@ impl PollerState {
         let Some(held) = held.filter(|held| Arc::ptr_eq(&held.generation, generation)) else {
             return false;
         };
-        tracing::info!(target: "federation", trust_domain = %relation.trust_domain, "the first bundle was replaced");
+        tracing::info!(
+            target: "federation", trust_domain = %relation.trust_domain,
+            "the first bundle was replaced"
+        );
         tell(&bundle);
         (held.bundle, held.anew, held.error) = (Some(bundle), false, None);
         self.combine(&known);
@@ -352,7 +361,10 @@ impl PollerState {
         };
         if let Err(error) = store.keep(&endpoint, bundle) {
             let trust_domain = &relation.trust_domain;
-            tracing::warn!(target: "federation", %trust_domain, %error, "the bundle is not kept for the next start");
+            tracing::warn!(
+                target: "federation", %trust_domain, %error,
+                "the bundle is not kept for the next start"
+            );
         }
     }
 
@@ -376,6 +388,9 @@ fn tell(bundle: &TrustBundle) {
     let authorities = bundle.authorities.len();
     tracing::info!(target: "federation", %trust_domain, sequence, authorities, "new bundle");
     if authorities == 0 {
-        tracing::warn!(target: "federation", %trust_domain, "its bundle has no X.509 authority: none of its identities is trusted");
+        tracing::warn!(
+            target: "federation", %trust_domain,
+            "its bundle has no X.509 authority: none of its identities is trusted"
+        );
     }
 }

@@ -148,7 +148,10 @@ impl FirstBundleFile {
             let read = file(&self.trust_domain, path);
             if let (Err(error), Some(_)) = (&read, &self.seen) {
                 let trust_domain = &self.trust_domain;
-                tracing::warn!(target: "federation", %trust_domain, %error, "the first bundle cannot be reloaded; keeping the previous one");
+                tracing::warn!(
+                    target: "federation", %trust_domain, %error,
+                    "the first bundle cannot be reloaded; keeping the previous one"
+                );
             }
             let now = read.ok();
             let still = self.seen == now;
@@ -181,7 +184,10 @@ pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<First,
                     Ok(Some(bundle)) => return Ok(First::Stored(bundle)),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(target: "federation", %trust_domain, %error, "the stored bundle is not used");
+                        tracing::warn!(
+                            target: "federation", %trust_domain, %error,
+                            "the stored bundle is not used"
+                        );
                     }
                 }
             }

@@ -91,7 +91,10 @@ impl Store {
         let path = self.path(trust_domain);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(target: "federation", path = %path.display(), error = %e, "a stored bundle cannot be removed");
+                tracing::warn!(
+                    target: "federation", path = %path.display(), error = %e,
+                    "a stored bundle cannot be removed"
+                );
             }
             _ => {}
         }

@@ -94,7 +94,8 @@ impl EntitlementWatcher {
             let path = path.as_deref().map(shown);
             tracing::debug!(target: "workload_api", uid, gid, path, "caller without identity");
             return Err(Status::permission_denied(
-                "no identity is registered for this process; see workloadApi.entries of the mesh file",
+                "no identity is registered for this process; see workloadApi.entries of the mesh \
+                 file",
             ));
         }
         Ok(all)

@@ -84,7 +84,11 @@ fn crls(view: &View) -> Vec<Vec<u8>> {
 fn warn_if_large<M: prost::Message>(message: M) -> M {
     let bytes = message.encoded_len();
     if bytes > USUAL_LIMIT {
-        tracing::warn!(target: "workload_api", bytes, "a message is larger than the 4 MiB that clients take by default: fewer federated bundles or CRLs would help");
+        tracing::warn!(
+            target: "workload_api", bytes,
+            "a message is larger than the 4 MiB that clients take by default: fewer federated \
+             bundles or CRLs would help"
+        );
     }
     message
 }

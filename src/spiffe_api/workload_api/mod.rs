@@ -110,7 +110,10 @@ impl WorkloadApi {
             let others = known.as_ref().map_or(0, |known| known.pods.len());
             if is_more_than_its_part(socket.as_fd(), self.places.of(&group), others) {
                 let (uid, pid) = (caller.uid(), caller.pid());
-                tracing::debug!(target: "workload_api", uid, pid, "descriptors are short, and it has its part");
+                tracing::debug!(
+                    target: "workload_api", uid, pid,
+                    "descriptors are short, and it has its part"
+                );
                 continue;
             }
             let Some(seat) = self.places.take(group) else {

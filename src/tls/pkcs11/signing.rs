@@ -91,7 +91,10 @@ impl KeyKind {
                 if token.can(MechanismType::RSA_PKCS_PSS) {
                     all.extend([S::RSA_PSS_SHA512, S::RSA_PSS_SHA384, S::RSA_PSS_SHA256]);
                 } else {
-                    tracing::warn!(target: "svid", token = token.label(), "no RSA-PSS on this token: TLS 1.3 is not possible");
+                    tracing::warn!(
+                        target: "svid", token = token.label(),
+                        "no RSA-PSS on this token: TLS 1.3 is not possible"
+                    );
                 }
                 all.extend([S::RSA_PKCS1_SHA512, S::RSA_PKCS1_SHA384, S::RSA_PKCS1_SHA256]);
                 all
@@ -140,7 +143,8 @@ impl FoundKey {
                 "none of the {n} private keys on token {label:?} is that of the certificate"
             ),
             (n, Some(why)) => format!(
-                "none of the {n} private keys on token {label:?} is that of the certificate and can sign: {why}"
+                "none of the {n} private keys on token {label:?} is that of the certificate and \
+                 can sign: {why}"
             ),
         })
     }
@@ -172,7 +176,10 @@ impl Inner {
             .and_then(|token| FoundKey::on(token, self.kind, &self.schemes, &self.leaf));
         match anew {
             Ok(anew) => {
-                tracing::warn!(target: "svid", token = label, why = refusal.why, "the PKCS#11 token was lost and found again");
+                tracing::warn!(
+                    target: "svid", token = label, why = refusal.why,
+                    "the PKCS#11 token was lost and found again"
+                );
                 let anew = Arc::new(anew);
                 self.found.store(Arc::clone(&anew));
                 sign(&anew.token, anew.key, scheme, message)

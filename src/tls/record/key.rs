@@ -62,8 +62,8 @@ impl SequencedKey {
         Ok(nonce)
     }
 
-    /// Seals in place what stands before the last [`super::TAIL`] bytes of `record`, under `header`;
-    /// those take the inner type and the tag.
+    /// Seals in place what stands before the last [`super::TAIL`] bytes of `record`, under
+    /// `header`; those take the inner type and the tag.
     pub(super) fn seal(
         &mut self,
         header: [u8; HEADER],

@@ -180,7 +180,8 @@ fn a_fault_that_follows_from_another_is_not_listed() {
     let db = Backend::start("db");
     let good = format!("services:\n{}", world.server("s", 8443, db.addr, "allow: { all: true }"));
     let mesh = format!(
-        "{MESH}services:\n- {{ hostname: db.shop.svc, addresses: [10.0.0.9], workloads: [shop/web] }}\n"
+        "{MESH}services:\n- {{ hostname: db.shop.svc, addresses: [10.0.0.9], workloads: \
+         [shop/web] }}\n"
     );
     for (text, was, is) in [
         (&good, "name: s", "nmae: s"),
@@ -291,8 +292,10 @@ fn every_missing_file_is_listed_in_its_place_beside_other_faults() {
     let path = world.write(
         "f.yaml",
         "services:\n- name: s\n  mode: server\n  listen: localhost:1\n  target: localhost:2\n  \
-         credential:\n    certificate: /none.crt\n    privateKey: /none.key\n    roots: /none.ca\n    \
-         crls: [/none.crl]\n  allow: { al: true }\n- name: k\n  mode: client\n  listen: localhost:3\n  \
+         credential:\n    certificate: /none.crt\n    privateKey: /none.key\n    roots: \
+         /none.ca\n    \
+         crls: [/none.crl]\n  allow: { al: true }\n- name: k\n  mode: client\n  listen: \
+         localhost:3\n  \
          target: h:4\n  credential: { keystore: /none.p12, passwordFile: /none.pw }\n",
     );
     let json = told(path.to_str().unwrap());
@@ -365,7 +368,8 @@ fn a_policy_that_never_matches_is_warned_of() {
         ),
         (
             format!(
-                "{{ rules: [] }}\n---\nmetadata: {{ name: q }}\nspec: {{ rules: [{{ {principal} }}] }}"
+                "{{ rules: [] }}\n---\nmetadata: {{ name: q }}\n\
+                 spec: {{ rules: [{{ {principal} }}] }}"
             ),
             "has no rules",
         ),
@@ -386,7 +390,8 @@ fn each_kind_of_file_is_known_and_the_wrong_command_names_the_right_one() {
     let mesh = world.write("mesh.yaml", MESH);
     let ca = world.write(
         "ca.yaml",
-        "trustDomain: td\nlisten: 127.0.0.1:15012\ndir: /var/lib/adit/ca\nserverNames: [ca.example]\n\
+        "trustDomain: td\nlisten: 127.0.0.1:15012\ndir: /var/lib/adit/ca\n\
+         serverNames: [ca.example]\n\
          attestors: { svid: true }\n",
     );
     let [services, mesh, ca] = [&services, &mesh, &ca].map(|path| path.to_str().unwrap());

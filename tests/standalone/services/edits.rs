@@ -117,8 +117,8 @@ fn a_new_password_of_a_forward_proxy_is_a_change() {
     let (proxy, plain) = (free_port(), free_port());
     let out = |password: &str| {
         format!(
-            "- {{ name: out, mode: client, listen: 'localhost:{plain}', \
-             target: 'db.example.org:5432', {}, proxy: 'http://me:{password}@127.0.0.1:{proxy}' }}\n",
+            "- {{ name: out, mode: client, listen: 'localhost:{plain}', target: \
+             'db.example.org:5432', {}, proxy: 'http://me:{password}@127.0.0.1:{proxy}' }}\n",
             world.credential("server")
         )
     };

@@ -35,7 +35,8 @@ fn an_imported_stunnel_conf_runs_as_it_is() {
     let (tls, plain) = (free_port(), free_port());
     let at = |file: &str| world.file(file).display().to_string();
     let conf = format!(
-        "pid = /run/stunnel.pid\nCAfile = {ca}\n\n[db]\naccept = 127.0.0.1:{tls}\nconnect = {target}\n\
+        "pid = /run/stunnel.pid\nCAfile = {ca}\n\n[db]\naccept = 127.0.0.1:{tls}\n\
+         connect = {target}\n\
          cert = {crt}\nkey = {key}\nverifyPeer = yes\nCAfile = {app}\n\n\
          [out]\nclient = yes\naccept = 127.0.0.1:{plain}\nconnect = localhost:{tls}\n\
          verifyChain = yes\ncheckHost = localhost\ncert = {app}\nkey = {app_key}\n",
@@ -67,7 +68,8 @@ fn an_imported_stunnel_conf_runs_as_it_is() {
 #[test]
 fn what_would_protect_less_is_said_and_fails() {
     let world = World::new();
-    let conf = "[s]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCApath = /my/cas\nlibwrap = yes\n";
+    let conf = "[s]\naccept = 1\nconnect = 2\ncert = c\nverifyChain = yes\nCApath = /my/cas\n\
+                libwrap = yes\n";
     let file = world.write("stunnel.conf", conf);
     let (code, yaml, stderr) = run(&["import", "stunnel", file.to_str().unwrap()]);
     assert_eq!(code, 1);

@@ -135,7 +135,8 @@ fn each_target_must_have_its_own_name() {
     let server = world.server("in", tls, db.addr, ALL).replace("server.", "named.");
     let client = |targets: &str| {
         format!(
-            "- {{ name: out, mode: client, listen: 'localhost:{plain}', targets: [{targets}], {} }}\n",
+            "- {{ name: out, mode: client, listen: 'localhost:{plain}', targets: [{targets}], {} \
+             }}\n",
             world.credential("a")
         )
     };

@@ -186,7 +186,8 @@ fn s6_2_and_6_10_headers() {
     let padded = [&[2], whole.as_slice(), &[0; 2]].concat();
     let priority = [&[0; 5], whole.as_slice()].concat();
     let request = Tell(
-        "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", forwarded: None }, end: false }",
+        "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", \
+         forwarded: None }, end: false }",
     );
     server(&[
         ("padded", head(4 | flag::PADDED, &padded), request),
@@ -306,14 +307,16 @@ fn s8_messages() {
             "GET",
             headers(1, 3, &get),
             Tell(
-                "Request { id: 3, request: Request { is_connect: false, authority: \"\", forwarded: None }, end: true }",
+                "Request { id: 3, request: Request { is_connect: false, authority: \"\", \
+                 forwarded: None }, end: true }",
             ),
         ),
         (
             "te: trailers",
             asks(&[], &[("te", "trailers"), ("forwarded", "for=a")]),
             Tell(
-                "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", forwarded: Some(\"for=a\") }, end: false }",
+                "Request { id: 3, request: Request { is_connect: true, authority: \"10.0.0.1:80\", \
+                 forwarded: Some(\"for=a\") }, end: false }",
             ),
         ),
         ("trailers (§8.5)", headers(1, 1, &[("a", "b")]), Reset(1, C::PROTOCOL_ERROR)),

@@ -1,5 +1,5 @@
-//! `/_status` as programs read it. The names of the fields are an interface: one may come, none goes
-//! or changes.
+//! `/_status` as programs read it. The names of the fields are an interface: one may come, none
+//! goes or changes.
 
 use std::net::SocketAddr;
 

@@ -104,7 +104,10 @@ impl FromFiles {
                 self.config = config;
             }
             Err(error) => {
-                tracing::warn!(target: "federation", %certificate, %error, "rejected, keeping the previous one");
+                tracing::warn!(
+                    target: "federation", %certificate, %error,
+                    "rejected, keeping the previous one"
+                );
             }
         }
     }
