@@ -62,7 +62,8 @@ impl Tunnel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request and its stream (server). Cancel safe; must be called for the tunnel to move.
+    /// The next request and its stream (server). Cancel safe; must be called for the tunnel to
+    /// move.
     ///
     /// # Errors
     /// Why the tunnel is over.

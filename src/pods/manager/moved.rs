@@ -26,7 +26,10 @@ impl Carried {
         self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
         if let (Err(error), false, false) = (&found, missing, self.unknown) {
             let workload = &*self.facts.uid;
-            tracing::warn!(workload, %error, "the pod's network namespace cannot be inspected; the pod stays as it is");
+            tracing::warn!(
+                workload, %error,
+                "the pod's network namespace cannot be inspected; the pod stays as it is"
+            );
         }
         self.unknown = found.is_err() && !missing;
         match found {

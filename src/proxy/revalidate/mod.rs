@@ -163,8 +163,9 @@ async fn close_plain(role: &impl Trusting, plain: &PlainTls<'_>, changed: &Chang
 }
 
 /// Asks the current policies about those of `open` that are inbound, and closes those that they
-/// refuse; returns how many. `decide` has nothing to say about connections that the change does not concern.
-/// One that opens meanwhile is in the table before it asks by itself: one of the two judges it.
+/// refuse; returns how many. `decide` has nothing to say about connections that the change does not
+/// concern. One that opens meanwhile is in the table before it asks by itself: one of the two
+/// judges it.
 pub fn recheck(
     open: &[Arc<LiveConn>],
     decide: impl Fn(&Arc<LiveConn>) -> Option<Decision>,

@@ -42,7 +42,10 @@ impl Pod {
             Ok(watched) => Some(Arc::new(watched)),
             Err(error) => {
                 let pod = &**uid;
-                tracing::warn!(pod, %error, "no sockmap redirect to this pod's applications; they are reached by TCP");
+                tracing::warn!(
+                    pod, %error,
+                    "no sockmap redirect to this pod's applications; they are reached by TCP"
+                );
                 None
             }
         });

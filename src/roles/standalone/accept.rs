@@ -61,7 +61,8 @@ impl Service {
         }
         match self.pool() {
             Err(error) => {
-                tracing::error!(service = self.config.name, %error, "the connection pool could not be created");
+                let service = self.config.name.as_str();
+                tracing::error!(service, %error, "the connection pool could not be created");
             }
             Ok(Some(pool)) => {
                 let serve = move |socket, peer, Slot(slot)| {

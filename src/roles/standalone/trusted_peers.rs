@@ -1,4 +1,5 @@
-//! The peers whose certificates the open connections of a service rest on, and what those are held to.
+//! The peers whose certificates the open connections of a service rest on, and what those are held
+//! to.
 
 use std::sync::Arc;
 
