@@ -30,7 +30,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use listeners::{InheritedSockets, Listeners};
+pub use listeners::{InheritedSockets, Listeners, endpoint};
 
 use crate::sys::{
     descriptors::{self, MOST_DESCRIPTORS},

@@ -20,6 +20,7 @@ pub use changes::{next_change, next_change_if_any};
 pub use clock::{Clocks, Step, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Offered, Successor,
+    endpoint,
 };
 pub use linger::{until_delivered, until_heard};
 pub use places::{Place, Places, source};

@@ -146,7 +146,7 @@ impl Live {
     /// # Errors
     /// As [`Takeover::serve`].
     pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
-        let mut keeps = Vec::new();
+        let mut keeps = self.node.listeners.endpoints();
         if self.capture != Capture::None {
             for pod in &self.wanted {
                 keeps.push(pod.uid.to_string());
@@ -173,7 +173,7 @@ impl Live {
 
     /// Lets the process after this one do all from here on; what this one leaves to it.
     pub(super) async fn hand_over(&self, successor: Successor, manager: &ServiceManager) -> Leave {
-        self.node.listeners.hand_over();
+        self.node.listeners.hand_over(successor.keeps.as_deref());
         self.endpoints.cut();
         self.pod_manager.hand_over().await;
         self.endpoints.ended().await;

@@ -118,7 +118,7 @@ impl Role for Live {
         let handed_over = self.takeover.close().await;
         if handed_over {
             // Also where what the next process says and SIGTERM meet.
-            self.node.listeners.hand_over();
+            self.node.listeners.hand_over(None);
         }
         let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
         self.pod_manager.close();
