@@ -27,4 +27,4 @@ pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;
 pub use tasks::{Tasks, behind_others};
-pub use watched_file::{FileVersion, Look, Versions, WatchedFile};
+pub use watched_file::{FileVersion, Found, Look, ReadTimeout, Versions, WatchedFile};

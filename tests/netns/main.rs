@@ -23,6 +23,8 @@ mod lab;
 mod manager;
 mod mesh;
 mod order;
+#[path = "../support/pipe.rs"]
+mod pipe;
 #[path = "../support/process.rs"]
 mod process;
 mod redirects;

@@ -185,13 +185,13 @@ impl Live {
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
-    pub(super) fn reload(&mut self) -> Reloaded {
-        let Some(read) = self.watched.read(|| config::load(&self.file)) else {
-            return Reloaded::Changing;
-        };
-        let checked = match read {
-            Ok(checked) => checked,
-            Err(error) => return self.rejected(error.to_string()),
+    pub(super) async fn reload(&mut self) -> Reloaded {
+        let file = self.file.clone();
+        let checked = match self.watched.read_beside(move || config::load(&file)).await {
+            Ok(Some(Ok(checked))) => checked,
+            Ok(Some(Err(error))) => return self.rejected(error.to_string()),
+            Ok(None) => return Reloaded::Changing,
+            Err(late) => return self.rejected(late.to_string()),
         };
         if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };

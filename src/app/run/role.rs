@@ -40,7 +40,7 @@ impl Role for Live {
     }
 
     async fn reload(&mut self, _asked: bool) -> Reloaded {
-        Self::reload(self)
+        Self::reload(self).await
     }
 
     async fn news(&mut self) -> News {
