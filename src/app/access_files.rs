@@ -18,12 +18,12 @@ pub(super) struct AccessFiles {
 
 impl AccessFiles {
     /// Takes files that have changed.
-    pub(super) fn look(&mut self) {
+    pub(super) async fn look(&mut self) {
         if !self.files.has_settled() {
             return;
         }
         // Written while it was read: a later look takes it.
-        let Some(read) = self.reread() else { return };
+        let Some(read) = self.reread().await else { return };
         let name = self.service.config.name.as_str();
         let what = match self.service.access.bans() {
             Some(_) => "policies or bans",
@@ -40,14 +40,31 @@ impl AccessFiles {
     }
 
     /// Reads them again; `None` if they were written meanwhile, and nothing was taken.
-    pub(super) fn reread(&mut self) -> Option<Result<(), String>> {
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has taken nothing.
+    pub(super) async fn reread(&mut self) -> Option<Result<(), String>> {
+        let of = Arc::clone(&self.service);
+        let read = move || {
+            let read_policies = |policies: &Policies| load_policies(policies.file());
+            let read_bans = |bans: &BanList| load_bans(bans.file()).map_err(|e| e.to_string());
+            let rego = of.access.rego().map(Rego::read);
+            (of.access.policies().map(read_policies), rego, of.access.bans().map(read_bans))
+        };
+        let read = self.files.read_beside(read).await;
         let service = &self.service;
         let (policies, rego) = (service.access.policies(), service.access.rego());
         let bans = service.access.bans();
-        let read_policies = |policies: &Policies| load_policies(policies.file());
-        let read_bans = |bans: &BanList| load_bans(bans.file()).map_err(|e| e.to_string());
-        let read = || (policies.map(read_policies), rego.map(Rego::read), bans.map(read_bans));
-        let (new_policies, new_rego, new_bans) = self.files.read(read)?;
+        let (new_policies, new_rego, new_bans) = match read {
+            Ok(read) => read?,
+            Err(late) => {
+                let late = late.to_string();
+                policies.iter().for_each(|policies| policies.refusal.refused(&late));
+                rego.iter().for_each(|rego| rego.refusal.refused(&late));
+                bans.iter().for_each(|bans| bans.refusal.refused(&late));
+                return Some(Err(late));
+            }
+        };
         let bans = bans.zip(new_bans).map_or(Ok(()), |(bans, read)| {
             judged(&bans.refusal, read.map(|banned| bans.replace(banned)))
         });

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle};
 
-use self::pods::PodsFile;
+use self::pods::{PodsFile, PodsNews};
 use super::{
     begun::Stop,
     frame::{Draining, Frame, Next, Reloaded, Role},
@@ -57,7 +57,10 @@ pub fn ca_serve(file: &Path) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    Ok(runtime.block_on(serve(watched, config))?)
+    let served = runtime.block_on(serve(watched, config));
+    // A file that is still being read keeps nothing from ending.
+    runtime.shutdown_background();
+    Ok(served?)
 }
 
 async fn serve(file: WatchedFile, config: CaServerConfig) -> anyhow::Result<()> {
@@ -105,8 +108,8 @@ struct Authority {
 }
 
 impl Role for Authority {
-    /// The file with the pods is to be looked at.
-    type News = ();
+    /// Of the file with the pods.
+    type News = PodsNews;
 
     fn watched(&mut self) -> Option<&mut WatchedFile> {
         Some(&mut self.file)
@@ -114,16 +117,16 @@ impl Role for Authority {
 
     async fn reload(&mut self, asked: bool) -> Reloaded {
         let Some(path) = self.file.paths().first().cloned() else { return Reloaded::Unchanged };
-        let Some(read) = self.file.read(|| load_ca_server(&path)) else {
-            return Reloaded::Changing;
-        };
-        if asked {
+        let file = shown(&path);
+        let read = self.file.read_beside(move || load_ca_server(&path)).await;
+        if asked && !matches!(read, Ok(None)) {
             self.pods.iter_mut().for_each(PodsFile::ask);
         }
-        let file = shown(&path);
         let now = match read {
-            Ok(now) => now,
-            Err(error) => return Reloaded::Refused { file, error: error.to_string() },
+            Ok(Some(Ok(now))) => now,
+            Ok(Some(Err(error))) => return Reloaded::Refused { file, error: error.to_string() },
+            Ok(None) => return Reloaded::Changing,
+            Err(late) => return Reloaded::Refused { file, error: late.to_string() },
         };
         self.server.take(&now.server);
         tracing::info!(target: "ca", file, "configuration reloaded");
@@ -133,15 +136,17 @@ impl Role for Authority {
         }
     }
 
-    async fn news(&mut self) {
+    async fn news(&mut self) -> PodsNews {
         match &mut self.pods {
-            Some(pods) => pods.due().await,
+            Some(pods) => pods.news().await,
             None => std::future::pending().await,
         }
     }
 
-    async fn heed(&mut self, (): (), _manager: &ServiceManager) -> anyhow::Result<Next> {
-        self.pods.iter_mut().for_each(PodsFile::look);
+    async fn heed(&mut self, news: PodsNews, _manager: &ServiceManager) -> anyhow::Result<Next> {
+        if let Some(pods) = &mut self.pods {
+            pods.heed(news);
+        }
         Ok(Next::Continue)
     }
 

@@ -74,6 +74,8 @@ pub fn run(file: &Path, takeover: Option<&Path>) -> Result<(), RunError> {
     let early =
         Early { file, watched, checked, logging, confined, sockmap, workers, takeover, listeners };
     let ran = control.block_on(serve(early));
+    // A file that is still being read keeps nothing from ending.
+    control.shutdown_background();
     drop(data);
     Ok(ran?)
 }

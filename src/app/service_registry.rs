@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Mutex};
 
 use super::{
     access_files::AccessFiles,
@@ -30,12 +30,12 @@ use crate::{
 pub(super) struct Running {
     pub(super) service: Arc<Service>,
     listening: Arc<Listening>,
-    /// Renews its credentials.
+    /// Renews its credentials, and takes its policies and bans when they change.
     following: Following,
-    access: AccessFiles,
+    access: Arc<Mutex<AccessFiles>>,
 }
 
-/// A credential store kept up to date, until this is dropped.
+/// What a service goes by, kept up to date until this is dropped.
 struct Following(Tasks);
 
 impl Following {
@@ -45,13 +45,12 @@ impl Following {
         Self(tasks)
     }
 
-    /// Looks at these files too: the service is none of those that the process looks at any more.
-    fn look_at(&self, mut access: AccessFiles) {
-        self.0.spawn(Arc::clone(&access.service).follow_successor());
+    /// Looks at these files too.
+    fn look_at(&self, access: Arc<Mutex<AccessFiles>>) {
         self.0.spawn(async move {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
-                access.look();
+                access.lock().await.look().await;
             }
         });
     }
@@ -189,9 +188,9 @@ impl ServiceRegistry {
     /// until its last connection has ended.
     fn let_go(&mut self, old: Running, grace: Duration) {
         // Its listener is closed now, if no other service has taken it over.
-        let Running { service: old, following, access, .. } = old;
+        let Running { service: old, following, .. } = old;
         old.stop_accepting();
-        following.look_at(access);
+        following.0.spawn(Arc::clone(&old).follow_successor());
         self.leaving.push(Arc::clone(&old));
         let counted = Arc::clone(&self.cut);
         self.draining.spawn(async move {
@@ -230,15 +229,19 @@ impl ServiceRegistry {
         let telemetry = self.telemetry.clone();
         let service = Service::new(config.clone(), access, Arc::clone(&store), telemetry);
         let service = service.map_err(of_files)?;
-        let following = Following::of(store);
+        let (following, has_files) = (Following::of(store), !policies.paths().is_empty());
         let access = AccessFiles { service: Arc::clone(&service), files: policies };
+        let access = Arc::new(Mutex::new(access));
+        if has_files {
+            following.look_at(Arc::clone(&access));
+        }
         Ok(Running { service, listening, following, access })
     }
 
     /// Reads certificates, keys, roots and policies again; what is wrong changes nothing.
     pub(super) async fn reload(&mut self) {
-        for running in &mut self.running {
-            let policies = running.access.reread();
+        for running in &self.running {
+            let policies = running.access.lock().await.reread().await;
             let policies =
                 policies.unwrap_or_else(|| Err("the file was written while it was read".into()));
             let name = running.service.config.name.as_str();
@@ -251,11 +254,6 @@ impl ServiceRegistry {
                 ),
             }
         }
-    }
-
-    /// Takes files of policies that have changed.
-    pub(super) fn look_at_policies(&mut self) {
-        self.running.iter_mut().for_each(|running| running.access.look());
     }
 
     /// How many connections are open.
@@ -309,9 +307,9 @@ impl ServiceRegistry {
             if handed_over.has(&running.service.config.listen.to_string()) {
                 running.listening.keep_path();
             }
-            services.push(running.service);
-            running.following.look_at(running.access);
+            running.following.0.spawn(Arc::clone(&running.service).follow_successor());
             following.push(running.following);
+            services.push(running.service);
         }
         // Those that were cut before are not of this end.
         self.cut.store(0, Relaxed);

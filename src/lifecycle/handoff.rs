@@ -30,7 +30,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use listeners::{InheritedSockets, Listeners};
+pub use listeners::{InheritedSockets, Listeners, endpoint};
 
 use super::AcceptBackoff;
 use crate::sys::{

@@ -22,10 +22,11 @@ pub use changes::{next_change, next_change_if_any};
 pub use clock::{Clocks, Step, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Offered, Successor,
+    endpoint,
 };
 pub use linger::{until_delivered, until_heard};
 pub use places::{Place, Places, source};
 pub use reminder::Reminder;
 pub use service_manager::ServiceManager;
 pub use tasks::{Tasks, behind_others};
-pub use watched_file::{FileVersion, Look, Versions, WatchedFile};
+pub use watched_file::{FileVersion, Found, Look, ReadTimeout, Versions, WatchedFile};

@@ -4,7 +4,21 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::Duration,
 };
+
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::blocking;
+
+/// How long a file may take to be read, a large one on a busy machine too: one may have become a
+/// pipe, or its mount may hang.
+const READ_WITHIN: Duration = Duration::from_secs(15);
+
+/// As many reads that do not end keep a thread each: of as many versions.
+const MOST_READS: usize = 4;
 
 /// Which version of a file is there: where the file is stored, its length, and when it was
 /// written. Another content has another version, unless it was written in the same tick of the
@@ -43,7 +57,8 @@ pub struct Versions(Vec<Option<FileVersion>>);
 pub enum Look {
     /// The version that was taken.
     Same,
-    /// Another, which the look before did not find: somebody may still be writing.
+    /// Another, which the look before did not find: somebody may still be writing. Or it is being
+    /// read.
     Changing,
     /// Another, which the look before found too.
     Settled,
@@ -58,7 +73,25 @@ pub struct WatchedFile {
     taken: Option<Versions>,
     /// What the last look found.
     last: Option<Versions>,
+    /// The versions that are being read; a read that has ended has dropped what is beside it.
+    reads: Vec<(Versions, Weak<()>)>,
 }
+
+/// What a read of a [`WatchedFile`] beside everything else has found, and which versions there
+/// were.
+#[derive(Debug)]
+pub struct Found<T> {
+    value: T,
+    before: Versions,
+    after: Versions,
+}
+
+/// Why a file was not read beside everything else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "it could not be read within {READ_WITHIN:?}: a pipe without a writer, or a mount that hangs"
+)]
+pub struct ReadTimeout;
 
 impl WatchedFile {
     /// The version that is there now counts as taken: to be called before it is read first, so
@@ -72,7 +105,7 @@ impl WatchedFile {
     #[must_use]
     pub fn of_all(paths: Vec<PathBuf>) -> Self {
         let taken = Some(versions(&paths));
-        Self { paths, taken, last: None }
+        Self { paths, taken, last: None, reads: Vec::new() }
     }
 
     /// Nothing was read so far: what is there is settled at the first look, unless it changes
@@ -80,7 +113,7 @@ impl WatchedFile {
     #[must_use]
     pub fn unread(paths: Vec<PathBuf>) -> Self {
         let last = Some(versions(&paths));
-        Self { paths, taken: None, last }
+        Self { paths, taken: None, last, reads: Vec::new() }
     }
 
     /// The files.
@@ -102,14 +135,14 @@ impl WatchedFile {
     }
 
     /// Looks again. To be called now and then; two looks have at least some ten milliseconds
-    /// between them.
+    /// between them. While it is being read nothing has settled.
     pub fn look(&mut self) -> Look {
         let now = self.versions();
         let before = self.last.replace(now.clone());
         match (self.taken.as_ref() == Some(&now), before.as_ref() == Some(&now)) {
             (true, _) => Look::Same,
-            (false, true) => Look::Settled,
-            (false, false) => Look::Changing,
+            (false, true) if !self.is_being_read(&now) => Look::Settled,
+            (false, _) => Look::Changing,
         }
     }
 
@@ -139,6 +172,72 @@ impl WatchedFile {
         let before = self.versions();
         let value = read();
         self.take(before).then_some(value)
+    }
+
+    /// Reads it by `read` where that keeps nobody else waiting; [`WatchedFile::found`] takes what
+    /// comes of it. A version is read once at a time: a read that never ends keeps one thread, not
+    /// one each time, and that version is read again once it has ended.
+    ///
+    /// # Errors
+    /// It takes too long.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets what is read.
+    pub fn begin<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> BoxFuture<'static, Result<Found<T>, ReadTimeout>> {
+        let (now, paths, under_way) = (self.versions(), self.paths.clone(), Arc::new(()));
+        self.reads.retain(|(_, read)| read.strong_count() > 0);
+        let hangs = self.is_being_read(&now);
+        if !hangs {
+            self.reads.push((now, Arc::downgrade(&under_way)));
+        }
+        let read = move || {
+            let before = versions(&paths);
+            let value = read();
+            let after = versions(&paths);
+            drop(under_way);
+            Found { value, before, after }
+        };
+        Box::pin(async move {
+            if hangs {
+                return Err(ReadTimeout);
+            }
+            let found = timeout(READ_WITHIN, blocking(read)).await;
+            found.ok().and_then(Result::ok).ok_or(ReadTimeout)
+        })
+    }
+
+    /// Whether a read of this version has not ended, or too many of others have not.
+    fn is_being_read(&self, now: &Versions) -> bool {
+        let under_way = || self.reads.iter().filter(|(_, read)| read.strong_count() > 0);
+        under_way().count() >= MOST_READS || under_way().any(|(version, _)| version == now)
+    }
+
+    /// What was read, as [`WatchedFile::read`] gives it.
+    pub fn found<T>(&mut self, Found { value, before, after }: Found<T>) -> Option<T> {
+        let whole = before == after;
+        if whole {
+            self.taken = Some(before);
+        }
+        self.last = Some(after);
+        whole.then_some(value)
+    }
+
+    /// Both: [`WatchedFile::begin`] and [`WatchedFile::found`].
+    ///
+    /// # Errors
+    /// As [`WatchedFile::begin`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has taken nothing.
+    pub async fn read_beside<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>, ReadTimeout> {
+        let found = self.begin(read).await?;
+        Ok(self.found(found))
     }
 }
 

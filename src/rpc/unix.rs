@@ -12,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{lifecycle::Listeners, sys::files::share_socket};
+use crate::{
+    lifecycle::{Listeners, endpoint},
+    sys::files::share_socket,
+};
 
 /// How long a socket may take to answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,6 +39,8 @@ pub fn connect(path: &Path) -> Channel {
 pub struct Listener {
     socket: Arc<UnixListener>,
     listeners: Arc<Listeners>,
+    /// What it is called among them.
+    name: String,
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
@@ -47,7 +52,7 @@ pub struct Listener {
 /// # Errors
 /// Names the path: something else is there, somebody serves it, or it cannot be made.
 pub fn listen(path: &Path, mode: u32, listeners: &Arc<Listeners>) -> io::Result<Listener> {
-    let name = format!("endpoint {}", path.display());
+    let name = endpoint(path.display());
     let (socket, file) = match listeners.take(&name).pop() {
         Some(given) => {
             let socket = UnixListener::from_std(given.into())?;
@@ -56,8 +61,8 @@ pub fn listen(path: &Path, mode: u32, listeners: &Arc<Listeners>) -> io::Result<
         None => open(path, mode)?,
     };
     let socket = Arc::new(socket);
-    listeners.offer(name, &socket);
-    Ok(Listener { socket, listeners: Arc::clone(listeners), path: path.into(), file })
+    listeners.offer(name.clone(), &socket);
+    Ok(Listener { socket, listeners: Arc::clone(listeners), name, path: path.into(), file })
 }
 
 fn open(path: &Path, mode: u32) -> io::Result<(UnixListener, (u64, u64))> {
@@ -107,7 +112,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.listeners.is_handed_over() || !self.listeners.is_accepting() {
+        if self.listeners.is_handed_over(&self.name) || !self.listeners.is_accepting() {
             return; // it is another process's
         }
         let there = std::fs::symlink_metadata(&self.path);

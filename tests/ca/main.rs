@@ -8,6 +8,8 @@ mod callers;
 mod issuer;
 #[path = "../support/manager.rs"]
 mod manager;
+#[path = "../support/pipe.rs"]
+mod pipe;
 #[path = "../support/process.rs"]
 mod process;
 mod raw;

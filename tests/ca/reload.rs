@@ -10,6 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use crate::{
     issuer::jwks,
     manager::Manager,
+    pipe,
+    process::{Adit, command_of},
     server::{ATTESTORS, CaServer, fetch, id},
     wait::{LIMIT, wait_for},
 };
@@ -87,6 +89,26 @@ fn an_edit_is_in_use_within_a_second() {
     });
     took.sort();
     assert!(took[1] < Duration::from_secs(1), "{took:?}");
+}
+
+/// Somebody has put a pipe there, or its mount hangs.
+#[test]
+fn a_file_that_cannot_be_read_keeps_no_signal_waiting() {
+    for name in ["ca.yaml", "pods"] {
+        let mut server = CaServer::start(&[]);
+        server.stop();
+        let pods = server.file("pods").display().to_string();
+        let by_proc = pipe::by_proc(&server.file("pods")).display().to_string();
+        server.edit(&pods, &by_proc);
+        let file = pipe::by_proc(&server.file("ca.yaml"));
+        let adit = Adit::launch(command_of(["ca", "serve", "-c", file.to_str().unwrap()]));
+        adit.logs("\"serving\"");
+        pipe::put(&server.file(name));
+        let _held = pipe::read_by_adit(&server.file(name));
+        let begun = Instant::now();
+        assert_eq!(adit.stop(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{name}: {:?}", begun.elapsed());
+    }
 }
 
 /// Who writes a file in place and is asked to be heard at once: the half of it is not taken.

@@ -12,12 +12,14 @@ use nix::sys::signal::Signal;
 use crate::{
     lab::Lab,
     mesh::{MESH, PODS, allow, held, still_answers},
+    pipe,
     strict::outsider_is_answered,
 };
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("hold_ups::an_nft_that_hangs_keeps_no_edit_and_no_signal_waiting", hanging_tool),
     ("hold_ups::a_pod_that_drains_keeps_no_edit_and_no_signal_waiting", draining_pod),
+    ("hold_ups::a_file_that_cannot_be_read_keeps_no_signal_waiting", hanging_file),
     ("hold_ups::a_pod_whose_nft_hangs_keeps_no_other_from_being_captured", hanging_in_one),
     ("hold_ups::a_pod_made_anew_is_captured_at_once_while_its_predecessor_drains", made_anew),
     ("hold_ups::a_pod_that_follows_another_has_no_moment_without_rules", successor),
@@ -122,6 +124,24 @@ fn draining_pod() {
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());
     assert!(began.elapsed() < AT_ONCE, "it stopped after {:?}", began.elapsed());
+}
+
+/// Somebody has put a pipe there, or its mount hangs.
+fn hanging_file() {
+    let mut lab = Lab::new(PODS);
+    lab.hands_over();
+    lab.echo("db", 8080);
+    lab.start(&allow(&["web"]));
+    let by_proc = pipe::by_proc(&lab.file("mesh.yaml"));
+    let mut old = lab.take_over(by_proc.to_str().unwrap());
+    assert_eq!(old.ends().code(), Some(0), "{}", old.log());
+    pipe::put(&lab.file("mesh.yaml"));
+    let _held = pipe::read_by_adit(&lab.file("mesh.yaml"));
+    let began = Instant::now();
+    lab.signal(Signal::SIGTERM);
+    lab.wait("stopping", || lab.log().contains("shutting down: draining"));
+    assert!(began.elapsed() < Duration::from_secs(2), "seen after {:?}", began.elapsed());
+    assert!(lab.stop_dead().success());
 }
 
 fn captured(lab: &Lab, pod: &str) -> bool {

@@ -24,6 +24,8 @@ mod manager;
 mod mesh;
 mod namespaces;
 mod order;
+#[path = "../support/pipe.rs"]
+mod pipe;
 #[path = "../support/process.rs"]
 mod process;
 mod redirects;

@@ -284,7 +284,14 @@ fn without(pod: &str) -> String {
 }
 
 fn other_file() {
-    let mut lab = lab(&without("web"));
+    let mut lab = Lab::new(PODS);
+    lab.drain = "30s";
+    lab.hands_over();
+    lab.echo("db", 8080);
+    let admin = lab.file("admin.sock");
+    let at = admin.display();
+    lab.start(&format!("{}admin: {{ address: \"unix:{at}\" }}\n", without("web")));
+    assert!(admin.exists());
     lab.drain = "1s";
     assert!(lab.tool("spy", "nft list tables").contains("adit-filter"));
     assert_eq!(lab.tool("web", "nft list tables"), "");
@@ -292,6 +299,7 @@ fn other_file() {
     std::fs::write(lab.file("next.yaml"), next).unwrap();
     let mut old = lab.take_over("next.yaml");
     assert_eq!(old.ends().code(), Some(0), "{}", old.log());
+    assert!(!admin.exists(), "nobody listens there");
     lab.wait("the new pod is carried", || lab.ask("web", "10.96.0.10:80").is_ok());
     assert_eq!(lab.tool("spy", "nft list tables"), "", "it is no longer in the file");
     lab.wait("permissive as the file says", || {

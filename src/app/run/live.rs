@@ -123,10 +123,10 @@ impl Live {
     /// # Errors
     /// As [`Takeover::serve`].
     pub(super) async fn take_over(&mut self) -> anyhow::Result<()> {
-        let keeps = match self.capture {
-            Capture::Nft { .. } => self.pods.names(),
-            Capture::None => Vec::new(),
-        };
+        let mut keeps = self.node.listeners.endpoints();
+        if self.capture != Capture::None {
+            keeps.extend(self.pods.names());
+        }
         self.takeover.serve(&self.node.listeners)?;
         self.node.listeners.accept();
         if let Some(previous) = self.takeover.tell(&keeps).await {
@@ -151,7 +151,7 @@ impl Live {
         successor: Successor,
         manager: &ServiceManager,
     ) -> Leave {
-        self.node.listeners.hand_over();
+        self.node.listeners.hand_over(successor.keeps.as_deref());
         self.endpoints.cut();
         self.pods.hand_over().await;
         self.endpoints.ended().await;
@@ -163,13 +163,13 @@ impl Live {
     }
 
     /// Takes the file if it is whole and right, else keeps what was.
-    pub(super) fn reload(&mut self) -> Reloaded {
-        let Some(read) = self.watched.read(|| config::load(&self.file)) else {
-            return Reloaded::Changing;
-        };
-        let checked = match read {
-            Ok(checked) => checked,
-            Err(error) => return self.rejected(error.to_string()),
+    pub(super) async fn reload(&mut self) -> Reloaded {
+        let file = self.file.clone();
+        let checked = match self.watched.read_beside(move || config::load(&file)).await {
+            Ok(Some(Ok(checked))) => checked,
+            Ok(Some(Err(error))) => return self.rejected(error.to_string()),
+            Ok(None) => return Reloaded::Changing,
+            Err(late) => return self.rejected(late.to_string()),
         };
         if checked.mesh.trust_domain != self.trust_domain || checked.ca != self.ca {
             let key = if checked.ca == self.ca { "trustDomain" } else { "ca" };

@@ -38,7 +38,7 @@ impl Role for Live {
     }
 
     async fn reload(&mut self, _asked: bool) -> Reloaded {
-        Self::reload(self)
+        Self::reload(self).await
     }
 
     async fn news(&mut self) -> News {
@@ -117,7 +117,7 @@ impl Role for Live {
         let handed_over = self.takeover.close().await;
         if handed_over {
             // Also where what the next process says and SIGTERM meet.
-            self.node.listeners.hand_over();
+            self.node.listeners.hand_over(None);
         }
         let leave = self.left.take().unwrap_or_else(|| self.leaves(waits || handed_over));
         self.pods.manager.close();

@@ -95,10 +95,6 @@ impl Role for Services {
         })
     }
 
-    fn look(&mut self, _looks: u32) {
-        self.registry.look_at_policies();
-    }
-
     fn forget_unused(&self) {
         self.registry.forget_unused();
     }
@@ -172,13 +168,12 @@ impl Services {
             return Reloaded::Unchanged;
         };
         let Some(path) = watched.paths().first().cloned() else { return Reloaded::Unchanged };
-        let Some(read) = watched.read(|| config::load_standalone(&path)) else {
-            return Reloaded::Changing;
-        };
         let file = shown(&path);
-        let taken = match read {
-            Ok(read) => apply(read, &file, registry, globals).await,
-            Err(error) => Err(error.to_string()),
+        let taken = match watched.read_beside(move || config::load_standalone(&path)).await {
+            Ok(Some(Ok(read))) => apply(read, &file, registry, globals).await,
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Ok(None) => return Reloaded::Changing,
+            Err(late) => Err(late.to_string()),
         };
         seen.status.file_read(taken.as_ref().err().map(String::as_str));
         let result = if taken.is_ok() { "accepted" } else { "rejected" };

@@ -2,19 +2,24 @@
 
 use std::{
     collections::HashSet,
+    fmt::Display,
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::sys::sockets;
+
+const ENDPOINT: &str = "endpoint ";
+
+/// What the socket of an endpoint outside of pods is called.
+pub fn endpoint(address: impl Display) -> String {
+    format!("{ENDPOINT}{address}")
+}
 
 /// Sockets, with the addresses that they are for.
 pub type InheritedSockets = Vec<(String, OwnedFd)>;
@@ -28,7 +33,8 @@ pub struct Listeners {
     given: HashSet<String>,
     own: Mutex<Vec<(String, Weak<dyn AsFd + Send + Sync>)>>,
     accepting: CancellationToken,
-    handed_over: AtomicBool,
+    /// Once another process has them: those that it listens on, if it says so.
+    handed_over: OnceLock<Option<Vec<String>>>,
 }
 
 impl Default for Listeners {
@@ -49,7 +55,7 @@ impl Listeners {
             inherited: Mutex::new(inherited),
             own: Mutex::default(),
             accepting: CancellationToken::new(),
-            handed_over: AtomicBool::new(false),
+            handed_over: OnceLock::new(),
         }
     }
 
@@ -87,6 +93,14 @@ impl Listeners {
         self.own().iter().filter_map(open).collect()
     }
 
+    /// The names of the endpoints that this process listens on now.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        let own = self.own();
+        let open = own.iter().filter(|(_, of)| of.strong_count() > 0);
+        open.map(|(name, _)| name.clone()).filter(|name| name.starts_with(ENDPOINT)).collect()
+    }
+
     /// The TCP listener of an endpoint outside of pods: the one that was given for `addr`, else
     /// what `bind` makes. Needs the runtime.
     ///
@@ -96,7 +110,7 @@ impl Listeners {
     where
         F: Future<Output = io::Result<TcpListener>>,
     {
-        let name = format!("endpoint {addr}");
+        let name = endpoint(addr);
         let listener = match self.take(&name).pop() {
             Some(given) => TcpListener::from_std(sockets::adopted(given)?)?,
             None => bind.await?,
@@ -127,15 +141,23 @@ impl Listeners {
         self.accepting.cancelled().await;
     }
 
-    /// The paths of Unix sockets are another process's from now on.
-    pub fn hand_over(&self) {
-        self.handed_over.store(true, Relaxed);
+    /// Another process listens in place of this one from now on: on those endpoints that are among
+    /// what it `keeps`, or on all as far as is known.
+    pub fn hand_over(&self, keeps: Option<&[String]>) {
+        let endpoints = keeps.unwrap_or_default().iter().filter(|name| name.starts_with(ENDPOINT));
+        let endpoints: Vec<String> = endpoints.cloned().collect();
+        // One that names none does not know that it may: it has some.
+        let _ = self.handed_over.set((!endpoints.is_empty()).then_some(endpoints));
     }
 
-    /// Whether they are.
+    /// Whether it listens on the endpoint of this name: its path is that process's then.
     #[must_use]
-    pub fn is_handed_over(&self) -> bool {
-        self.handed_over.load(Relaxed)
+    pub fn is_handed_over(&self, name: &str) -> bool {
+        let all = |endpoints: &Option<Vec<String>>| match endpoints {
+            None => true,
+            Some(endpoints) => endpoints.iter().any(|endpoint| endpoint == name),
+        };
+        self.handed_over.get().is_some_and(all)
     }
 
     fn own(&self) -> std::sync::MutexGuard<'_, Vec<(String, Weak<dyn AsFd + Send + Sync>)>> {
@@ -163,5 +185,26 @@ mod tests {
         assert!(next.were_given("stays"));
         next.accept();
         assert!(next.is_accepting());
+    }
+
+    #[test]
+    fn endpoints_that_the_next_process_does_not_name_stay_this_ones() {
+        let open = || Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let (admin, pod) = (open(), open());
+        let next = Listeners::default();
+        next.offer(endpoint("/run/admin"), &admin);
+        next.offer("pod".into(), &pod);
+        let keeps = next.endpoints();
+        assert_eq!(keeps, ["endpoint /run/admin"]);
+        for (keeps, other) in
+            [(Some(&keeps[..]), false), (Some(&["shop/db".to_owned()][..]), true), (None, true)]
+        {
+            let own = Listeners::default();
+            assert!(!own.is_handed_over("endpoint /run/admin"));
+            own.hand_over(keeps);
+            own.hand_over(None);
+            assert!(own.is_handed_over("endpoint /run/admin"));
+            assert_eq!(own.is_handed_over("endpoint /run/other"), other);
+        }
     }
 }

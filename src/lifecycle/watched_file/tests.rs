@@ -1,8 +1,11 @@
 use std::{
     fs,
     os::unix::fs::symlink,
+    sync::mpsc,
     time::{Duration, SystemTime},
 };
+
+use futures_util::FutureExt as _;
 
 use super::*;
 
@@ -74,6 +77,59 @@ fn what_is_written_while_it_is_read_is_not_taken() {
     assert!(watched.has_changed());
     assert_eq!(watched.look(), Look::Settled);
     assert_eq!(watched.read(|| ()), Some(()));
+    assert_eq!(watched.look(), Look::Same);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_given_up_and_read_again_once_that_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f");
+    write(&file, "one", 1);
+    let mut watched = WatchedFile::new(&file);
+    write(&file, "two", 2);
+    let go_on = hangs(&mut watched).await;
+    assert_eq!((watched.look(), watched.look()), (Look::Changing, Look::Changing));
+    assert_eq!(watched.read_beside(|| 7).await, Err(ReadTimeout), "one at a time");
+    // Another version is another matter.
+    write(&file, "three", 3);
+    settles_beside(&mut watched).await;
+    write(&file, "two", 2);
+    assert_eq!((watched.look(), watched.look()), (Look::Changing, Look::Changing));
+    drop(go_on);
+    while watched.look() == Look::Changing {
+        std::thread::yield_now();
+    }
+    assert_eq!(watched.read_beside(|| 7).await, Ok(Some(7)));
+    assert_eq!(watched.look(), Look::Same);
+    // So many threads are lost at most.
+    let mut hold = Vec::new();
+    for second in 10..14 {
+        write(&file, "hangs", second);
+        hold.push(hangs(&mut watched).await);
+    }
+    write(&file, "one too many", 20);
+    assert_eq!(watched.read_beside(|| 7).await, Err(ReadTimeout));
+}
+
+/// A read that does not end before what is returned is dropped, and is given up.
+async fn hangs(watched: &mut WatchedFile) -> mpsc::Sender<()> {
+    let ((begins, begun), (go_on, wait)) = (mpsc::channel(), mpsc::channel());
+    let mut read = watched.begin(move || {
+        begins.send(()).unwrap();
+        wait.recv().is_ok()
+    });
+    assert!(read.as_mut().now_or_never().is_none());
+    begun.recv().unwrap();
+    tokio::time::pause();
+    assert!(read.await.is_err());
+    tokio::time::resume();
+    go_on
+}
+
+/// [`settles`], read beside everything else.
+async fn settles_beside(watched: &mut WatchedFile) {
+    assert_eq!((watched.look(), watched.look()), (Look::Changing, Look::Settled));
+    assert_eq!(watched.read_beside(|| 7).await, Ok(Some(7)));
     assert_eq!(watched.look(), Look::Same);
 }
 

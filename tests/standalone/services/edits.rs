@@ -8,7 +8,10 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::world::{Backend, Proxy, World, call_plain, free_port};
-use crate::wait::{LIMIT, wait_until};
+use crate::{
+    pipe,
+    wait::{LIMIT, wait_until},
+};
 
 const ALL: &str = "allow: { all: true }";
 const DRAIN: &str = "drain: { deadline: 500ms }\n";
@@ -306,6 +309,43 @@ fn a_unix_socket_goes_with_its_service() {
     assert!(socket.exists(), "kept for the changed service");
     adit.edit("  []\n");
     wait_until("it is removed", LIMIT, || !socket.exists());
+}
+
+/// Somebody has put a pipe there, or its mount hangs.
+#[test]
+fn a_file_that_cannot_be_read_keeps_no_signal_waiting() {
+    let world = World::new();
+    let db = Backend::start("db");
+    let bans = pipe::by_proc(&world.file("bans"));
+    let more = format!("{ALL}, bans: {}", bans.display());
+    let service = || world.server("s", free_port(), db.addr, &more);
+    let start = |services: &str| {
+        let file = world.write("services.yaml", &format!("services:\n{services}"));
+        let by_proc = pipe::by_proc(&file);
+        let mut adit = Proxy::with(&["proxy", "-c", by_proc.to_str().unwrap()], &file);
+        adit.wait("listening");
+        adit
+    };
+    world.write("bans", "");
+    for name in ["services.yaml", "bans"] {
+        let adit = start(&service());
+        pipe::put(&world.file(name));
+        let _held = pipe::read_by_adit(&world.file(name));
+        let begun = Instant::now();
+        assert_eq!(adit.stop(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{name}: {:?}", begun.elapsed());
+        std::fs::remove_file(world.file(name)).unwrap();
+    }
+    // It is given up, and what comes in its place is read.
+    world.write("bans", "");
+    let good = service();
+    let mut adit = start(&good);
+    pipe::put(&world.file("services.yaml"));
+    let line = adit.wait("configuration rejected");
+    assert!(line.contains("could not be read within 15s"), "{line}");
+    std::fs::remove_file(world.file("services.yaml")).unwrap();
+    let line = adit.edit(&good.replace("all: true", "commonNames: [x]"));
+    assert!(line.contains("reloaded"), "{line}");
 }
 
 /// The process that made a path is the one that may remove it: what the next process does not
