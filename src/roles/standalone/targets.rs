@@ -35,6 +35,37 @@ pub enum Balance {
     RoundRobin,
 }
 
+/// What is looked at of a target before one is chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// Nothing speaks against it.
+    Up,
+    /// A connection to it has failed: it is left out for a while.
+    LeftOut,
+    /// Its last check failed.
+    Unhealthy,
+}
+
+/// A target that a connection tries in its turn, and why not before others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Choice {
+    /// Its place in the configuration.
+    pub(super) target: usize,
+    /// What was known of it.
+    pub(super) standing: Standing,
+}
+
+/// Decides in which order a connection tries the targets of which this is known: each once,
+/// beginning with the one at `first`, those that are up before the others.
+pub(super) fn decide(known: impl Iterator<Item = Standing>, first: usize) -> Vec<Choice> {
+    let choice = |(target, standing)| Choice { target, standing };
+    let mut order: Vec<Choice> = known.enumerate().map(choice).collect();
+    let first = first % order.len().max(1);
+    order.rotate_left(first);
+    order.sort_by_key(|choice| choice.standing != Standing::Up);
+    order
+}
+
 /// One target.
 #[derive(Debug)]
 pub struct Target {
@@ -91,26 +122,25 @@ impl Targets {
         &self.all
     }
 
-    /// Whether it is tried before others.
-    #[must_use]
-    pub fn is_up(&self, target: &Target) -> bool {
-        !target.unwell.load(Relaxed) && target.out_until.load(Relaxed) <= self.now()
+    fn standing(&self, target: &Target) -> Standing {
+        match (target.unwell.load(Relaxed), target.out_until.load(Relaxed) > self.now()) {
+            (true, _) => Standing::Unhealthy,
+            (false, true) => Standing::LeftOut,
+            (false, false) => Standing::Up,
+        }
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Each target once, those that are up first.
-    fn order(&self) -> Vec<usize> {
-        let count = self.all.len();
+    /// The order for one connection.
+    fn order(&self) -> Vec<Choice> {
         let first = match self.balance {
             Balance::First => 0,
-            Balance::RoundRobin => self.turn.fetch_add(1, Relaxed) % count.max(1),
+            Balance::RoundRobin => self.turn.fetch_add(1, Relaxed),
         };
-        let mut order: Vec<usize> = (0..count).map(|n| (first + n) % count).collect();
-        order.sort_by_key(|n| !self.is_up(&self.all[*n]));
-        order
+        decide(self.all.iter().map(|target| self.standing(target)), first)
     }
 
     /// Attempts for one connection, all of them within `deadline`.
@@ -181,7 +211,7 @@ impl Targets {
 /// The attempts of one connection.
 pub(super) struct Tries<'a> {
     targets: &'a Targets,
-    order: std::vec::IntoIter<usize>,
+    order: std::vec::IntoIter<Choice>,
     deadline: Instant,
     last: (CloseReason, Option<String>),
 }
@@ -191,7 +221,13 @@ impl<'a> Tries<'a> {
     pub(super) fn next(&mut self) -> Option<(&'a Target, Duration)> {
         let left = self.deadline.saturating_duration_since(Instant::now()).saturating_sub(SPARE);
         let share = left / u32::try_from(self.order.len()).unwrap_or(1).max(1);
-        Some((&self.targets.all[self.order.next()?], share))
+        let Choice { target, standing } = self.order.next()?;
+        let target = &self.targets.all[target];
+        if standing != Standing::Up {
+            let (service, target) = (self.targets.service.as_str(), target.name.as_str());
+            tracing::debug!(service, target, ?standing, "a target is tried that is not up");
+        }
+        Some((target, share))
     }
 
     /// Whether no other target is left.
