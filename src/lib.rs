@@ -30,17 +30,16 @@
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
-//! A captured connection: `roles/node/mod.rs` (the story) → `start.rs` → `listener.rs` →
-//! `arrival.rs` → `route.rs` there; `proxy/listener/mod.rs` → `accept_balancer.rs` there;
-//! `roles/node/outbound.rs` → `proxy/egress/hbone.rs` → `hbone/pool.rs` → `hbone/client.rs` → `relay/mod.rs` →
+//! A captured connection: `roles/node/mod.rs` (the story) → `proxy/listener.rs` →
+//! `roles/node/start.rs` → `arrival.rs` → `route.rs` → `outbound.rs` there;
+//! `proxy/egress/hbone.rs` → `hbone/pool.rs` → `hbone/client.rs` → `relay/mod.rs` →
 //! `hbone/stream.rs`. On the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
 //! `roles/node/inbound.rs` → `policy/admission.rs`. Its end: `observe/conn/open.rs`.
 //!
-//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` there;
-//! `proxy/listener/mod.rs` → `accept_balancer.rs` there; `roles/standalone/connection.rs` →
-//! `service.rs` → `tls/secured.rs` → `revalidate.rs` → `admission.rs` →
-//! `policy/access_control.rs` → `policy/admission.rs` → `reach.rs` → `targets.rs` →
-//! `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` → `proxy/outcome.rs` →
+//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` there →
+//! `proxy/listener.rs` → `roles/standalone/connection.rs` → `service.rs` → `tls/secured.rs` →
+//! `trusted_peers.rs` → `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` →
+//! `reach.rs` → `targets.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
 //! `observe/conn/open.rs`.
 //!
 //! # Threads

@@ -2,7 +2,8 @@
 //!
 //! 1. **Captured.** An application in a pod connects to a service. Rules in the pod's network
 //!    namespace ([`crate::pods::capture`]) redirect the SYN to port 15001 there, where a
-//!    [`listener`] of ours accepts it; `start` opened it, and says who serves what it accepts.
+//!    listener of ours accepts it ([`crate::proxy::listener`]); [`start`] opened it, and says who
+//!    serves what it accepts.
 //! 2. **Routed.** [`arrival`] asks the kernel where the application meant to go; [`route::decide`]
 //!    looks at one immutable view of the mesh and says: HBONE to the destination's pod, plain TCP,
 //!    or refused. It is pure: no clock, no socket, no lock.
@@ -29,7 +30,6 @@
 
 mod arrival;
 mod inbound;
-mod listener;
 mod outbound;
 mod plaintext;
 mod pod;

@@ -1,24 +1,117 @@
-//! Which worker serves a fresh connection: whoever accepts it, unless another has clearly less;
-//! then it is handed over, once, before anything is read, and stays where it is. One that follows
-//! others which have not arrived yet goes to the worker that has those, so that it need not wait
-//! for them.
+//! Accept loops: one per port and worker.
+//!
+//! Whoever accepts a connection gives it to the worker that serves it from then on: itself, unless
+//! another has clearly less to do; then it is handed over, once, before anything is read, and stays
+//! there ([`AcceptBalancer`]). One that follows others which have not arrived yet goes to the worker
+//! that has those, so that it need not wait for them.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
+    os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
+use futures_util::FutureExt as _;
 use tokio::{net::TcpStream, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 
-use crate::hbone::order::Tie;
+use crate::{
+    hbone::order::Tie,
+    lifecycle::{AcceptBackoff, Tasks, is_of_one_connection},
+    sys::descriptors::is_reserved,
+};
+
+/// One worker's part of a port, as far as its accept loop depends on whose port it is.
+pub trait Port: Send {
+    /// What goes with a connection to the worker that serves it.
+    type Arrival: Arrival;
+
+    /// The next connection; never comes where another worker accepts for this one. Cancel safe.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+
+    /// Finds out about an accepted connection, without waiting; `None` drops it.
+    fn arrived(&mut self, socket: &TcpStream, peer: SocketAddr) -> Option<Self::Arrival>;
+
+    /// Whether the port must do without the descriptor of one more connection, where it has `live`
+    /// of them.
+    fn is_too_much(&self, fd: BorrowedFd<'_>, live: usize) -> bool;
+
+    /// How logs and metrics call it.
+    fn name(&self) -> &str;
+
+    /// Counts that nothing could be accepted.
+    fn accept_failed(&self);
+}
+
+/// How many connections are accepted before others get their turn.
+const IN_A_ROW: u32 = 4;
+
+/// Accepts until `stop`, giving each connection to `serve` as a task of its own, here or on a
+/// worker that has less to do.
+///
+/// When descriptors or memory run out the loop backs off instead of spinning, and counts it; where
+/// descriptors are short, that is when this port has its part of them.
+pub async fn accept_loop<P, S, F>(
+    mut port: P,
+    mut balancer: AcceptBalancer<P::Arrival>,
+    tasks: Tasks,
+    stop: CancellationToken,
+    serve: S,
+) where
+    P: Port,
+    S: Fn(TcpStream, SocketAddr, P::Arrival) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut backoff = AcceptBackoff::new(port.name());
+    let mut row = 0;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = port.accept() => accepted.and_then(|(socket, peer)| {
+                let fd = socket.as_fd();
+                if is_reserved(fd) || port.is_too_much(fd, balancer.live()) {
+                    return Err(nix::errno::Errno::EMFILE.into());
+                }
+                let Some(arrival) = port.arrived(&socket, peer) else { return Ok(None) };
+                Ok(balancer.take(socket, peer, arrival))
+            }),
+            handed = balancer.handed() => handed.map(Some),
+        };
+        match accepted {
+            Ok(taken) => {
+                backoff.succeeded();
+                let Some((socket, peer, arrival, place)) = taken else { continue };
+                // Not awaited in a block of its own, which would hold the future twice.
+                tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
+                // In a burst the streams that are open get their turns in between.
+                row = (row + 1) % IN_A_ROW;
+                if row == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                port.accept_failed();
+                backoff.failed(&error).await;
+            }
+        }
+    }
+    drop(port);
+    // What another worker has handed over already was accepted, and nobody else has it.
+    while let Some((socket, peer, arrival, place)) = balancer.left().await {
+        tasks.spawn(serve(socket, peer, arrival).map(|()| drop(place)));
+    }
+}
 
 /// What goes with a connection to the worker that serves it.
 pub trait Arrival: Send + 'static {
-    /// Where it is best served.
+    /// Which worker serves it best. [`Tie::Loose`]: the one that has those before it, unless another
+    /// has much less, where it waits for them. [`Tie::Tight`]: that one, as answers are slow.
     fn tie(&self) -> Tie;
 
     /// Which worker it is given to.
@@ -162,108 +255,4 @@ const QUARTER: usize = 4;
 const EIGHTH: usize = 8;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn pair() -> (TcpStream, SocketAddr) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        listener.accept().await.unwrap()
-    }
-
-    /// Of connections that follow each other, or do not.
-    struct Told(Tie);
-
-    impl Arrival for Told {
-        fn tie(&self) -> Tie {
-            self.0
-        }
-
-        fn goes_to(&self, _: usize) {}
-    }
-
-    fn two() -> (AcceptBalancer<Told>, AcceptBalancer<Told>) {
-        let mut balancers = AcceptBalancer::all(2);
-        let other = balancers.pop().unwrap();
-        (balancers.pop().unwrap(), other)
-    }
-
-    #[tokio::test]
-    async fn who_has_two_more_hands_the_next_one_over() {
-        let (own, mut other) = two();
-        let mut places = Vec::new();
-        // A burst, before the other worker has seen any of it: no more go there than it lacks.
-        for kept in [true, true, false, true, false, true] {
-            let (socket, peer) = pair().await;
-            let taken = own.take(socket, peer, Told(Tie::None));
-            assert_eq!(taken.is_some(), kept, "{} here", places.len());
-            places.extend(taken.map(|(.., place)| place));
-        }
-        for _ in 0..2 {
-            let (.., place) = other.handed().await.unwrap();
-            places.push(place);
-        }
-        assert_eq!(own.all.iter().map(|l| l.live.load(Relaxed)).collect::<Vec<_>>(), [4, 2]);
-        drop(places);
-        assert!(own.all.iter().all(|l| l.live.load(Relaxed) == 0));
-    }
-
-    #[tokio::test]
-    async fn what_follows_another_goes_where_that_went_until_one_has_clearly_less() {
-        let (own, mut other) = two();
-        let mut places = Vec::new();
-        for (tie, kept) in [
-            (Tie::None, true),
-            (Tie::Loose(1), false),
-            (Tie::Loose(1), false),
-            (Tie::Loose(1), false), // 1 and 3 now: clearly less here
-            (Tie::Loose(1), true),
-            (Tie::Tight(1), false),
-            (Tie::Tight(1), false),
-        ] {
-            let (socket, peer) = pair().await;
-            let taken = own.take(socket, peer, Told(tie));
-            assert_eq!(taken.is_some(), kept, "{tie:?} {}", places.len());
-            places.extend(taken.map(|(.., place)| place));
-            if !kept {
-                places.push(other.handed().await.unwrap().3);
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_handed_over_before_a_stop_is_served_and_nothing_more_comes() {
-        let (own, mut other) = two();
-        let mut places = Vec::new();
-        for _ in 0..3 {
-            let (socket, peer) = pair().await;
-            places.extend(own.take(socket, peer, Told(Tie::None)));
-        }
-        let there = own.all[1].live.load(Relaxed);
-        assert_eq!((places.len(), there), (2, 1));
-        assert!(other.left().await.is_some());
-        assert!(other.left().await.is_none());
-        let (socket, peer) = pair().await;
-        assert!(own.take(socket, peer, Told(Tie::None)).is_some(), "it stays here");
-    }
-
-    #[test]
-    fn many_connections_are_not_pushed_around_for_a_few() {
-        let cases = [
-            (0, 2, HALF, true),
-            (0, 1, HALF, false),
-            (30, 36, HALF, false),
-            (24, 36, HALF, false),
-            (15, 36, HALF, true),
-            (24, 36, QUARTER, true),
-            (27, 36, QUARTER, false),
-            (32, 36, EIGHTH, false),
-            (31, 36, EIGHTH, true),
-            (0, 1, EIGHTH, false),
-            (5, 5, HALF, false),
-        ];
-        for (least, own, part, clearly) in cases {
-            assert_eq!(is_clearly_less(least, own, part), clearly, "{least} and {own}");
-        }
-    }
-}
+mod tests;
