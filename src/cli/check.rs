@@ -48,14 +48,14 @@ pub(super) struct CheckArgs {
 
 /// What was found.
 #[derive(Default)]
-struct Found {
+struct CheckResult {
     faults: Option<LoadError>,
     warnings: Vec<Fault>,
     /// For people and for scripts, where nothing is wrong.
     summary: Option<(String, Value)>,
 }
 
-impl Found {
+impl CheckResult {
     /// What a right file needs of other files.
     fn and(mut self, file: &str, opened: Vec<Fault>) -> Self {
         if !opened.is_empty() {
@@ -65,7 +65,7 @@ impl Found {
     }
 }
 
-impl From<LoadError> for Found {
+impl From<LoadError> for CheckResult {
     fn from(error: LoadError) -> Self {
         Self { faults: Some(error), ..Self::default() }
     }
@@ -99,7 +99,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
 }
 
 /// Services that stand in front of others.
-fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
+fn standalone(args: &CheckArgs, file: &str, text: &str) -> CheckResult {
     let files = if args.no_files { Files::Elsewhere } else { Files::LookedAt };
     let read = match config::check_standalone_for(file, text, files) {
         Ok(read) => read,
@@ -113,14 +113,14 @@ fn standalone(args: &CheckArgs, file: &str, text: &str) -> Found {
         counted(all - servers, "client")
     );
     let summary = Some((words, json!({ "services": all, "servers": servers })));
-    let found = Found { summary, ..Found::default() };
+    let found = CheckResult { summary, ..CheckResult::default() };
     match args.no_files {
         true => found,
         false => {
             let failed =
                 |error: anyhow::Error| (vec![Fault::at_start(error.to_string())], Vec::new());
             let (faults, warnings) = opened_services(&read).unwrap_or_else(failed);
-            Found { warnings, ..found }.and(file, faults)
+            CheckResult { warnings, ..found }.and(file, faults)
         }
     }
 }
@@ -130,7 +130,7 @@ fn servers(read: &StandaloneFile) -> usize {
 }
 
 /// The CA of other nodes.
-fn ca_server(args: &CheckArgs, file: &str, text: &str) -> Found {
+fn ca_server(args: &CheckArgs, file: &str, text: &str) -> CheckResult {
     let read = match config::check_ca_server(file, text) {
         Ok(read) => read,
         Err(faults) => return LoadError::from(faults).into(),
@@ -140,16 +140,17 @@ fn ca_server(args: &CheckArgs, file: &str, text: &str) -> Found {
     let summary = Some((words, json!({ "trustDomain": domain })));
     let pods = read.pods.filter(|_| !args.no_files);
     let faults = pods.map(|pods| config::load_pods(&pods)).and_then(Result::err);
-    Found { faults, summary, ..Found::default() }
+    CheckResult { faults, summary, ..CheckResult::default() }
 }
 
-fn mesh(args: &CheckArgs, file: &str, text: &str) -> Found {
+fn mesh(args: &CheckArgs, file: &str, text: &str) -> CheckResult {
     let mut checked = match config::parse(file, text) {
         Ok(checked) => checked,
         Err(faults) => return LoadError::from(faults).into(),
     };
     let warnings = std::mem::take(&mut checked.warnings);
-    let mut found = Found { warnings, summary: Some(summary(&checked)), ..Found::default() };
+    let mut found =
+        CheckResult { warnings, summary: Some(summary(&checked)), ..CheckResult::default() };
     if args.no_files {
         return found;
     }
@@ -177,7 +178,7 @@ fn summary(checked: &Checked) -> (String, Value) {
     (words, counts)
 }
 
-fn as_json(found: &Found) -> Value {
+fn as_json(found: &CheckResult) -> Value {
     match &found.faults {
         None => json!({
             "ok": true,

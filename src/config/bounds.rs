@@ -45,7 +45,7 @@ pub(super) fn read_from(from: impl Read, path: &Path, max: u64) -> Result<String
 
 /// How much a value is, with all that its aliases stand for.
 #[derive(Clone, Copy, Default)]
-struct Extent {
+struct TextExtent {
     /// How deep it is nested: 0 without anything in it.
     depth: usize,
     values: usize,
@@ -55,13 +55,13 @@ struct Extent {
 /// anchor holds.
 #[derive(Default)]
 struct Extents {
-    open: Vec<(usize, Extent)>,
-    anchored: HashMap<usize, Extent>,
+    open: Vec<(usize, TextExtent)>,
+    anchored: HashMap<usize, TextExtent>,
 }
 
 impl Extents {
     /// A value that is whole; the document's own is in nothing.
-    fn add(&mut self, anchor: usize, value: Extent) {
+    fn add(&mut self, anchor: usize, value: TextExtent) {
         if anchor != 0 {
             self.anchored.insert(anchor, value);
         }
@@ -76,7 +76,7 @@ impl Extents {
 /// whoever builds it puts that in their place, and goes as deep as that goes.
 pub(super) fn check(text: &str) -> Result<(), Fault> {
     let (mut extents, mut values, mut aliases) = (Extents::default(), 0_usize, 0_usize);
-    let scalar = Extent { depth: 0, values: 1 };
+    let scalar = TextExtent { depth: 0, values: 1 };
     for event in Parser::new_from_str(text) {
         let at = |line, column, message| Fault { line, column, key: String::new(), message };
         let (event, span) = event.map_err(|e| {

@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     authority::serve::{
-        Attestors, Endpoint, Expected, JoinTokens, KeysFrom, Kubernetes, Review, ServerConfig,
-        TOKEN_REVIEWS,
-        authorize::{Pod, Rules},
+        Attestors, Endpoint, ExpectedClaims, JoinTokens, KeysFrom, Kubernetes, Review,
+        ServerConfig, TOKEN_REVIEWS,
+        authorize::{IssuingRules, Pod},
     },
     identity::{TrustDomain, shown},
     observe::logging::LogFormat,
@@ -183,7 +183,7 @@ fn read(root: &Item<'_>) -> Option<CaServerConfig> {
     let log = top.get("accessLog").map(|item| item.map(&["format"]));
     let log_format = log.and_then(|l| l.require("format")?.word(&formats)).unwrap_or_default();
     let (attestors, trusted_node_accounts, pods) = attestors?;
-    let rules = Rules { trust_domain: trust_domain?, trusted_node_accounts };
+    let rules = IssuingRules { trust_domain: trust_domain?, trusted_node_accounts };
     let server =
         ServerConfig { listen: listen?, names, svid_lifetime: svid_lifetime?, rules, attestors };
     Some(CaServerConfig {
@@ -269,7 +269,7 @@ fn read_kubernetes(map: &Map<'_>) -> Option<Kubernetes> {
         let endpoint = endpoint(&server, &url, path(&review, "roots")?)?;
         Some(Review { endpoint, token: path(&review, "token")? })
     });
-    let expected = Expected { issuer: issuer?, audience: audience? };
+    let expected = ExpectedClaims { issuer: issuer?, audience: audience? };
     (keys.is_some() || review.is_some()).then_some(Kubernetes { expected, keys, review })
 }
 

@@ -18,14 +18,14 @@ const LEAST: Duration = Duration::from_secs(1);
 
 /// How far the clock was set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum ClockStep {
     /// It went forward by so much more than time did; the machine may have slept.
     Forward(Duration),
     /// It went back.
     Back(Duration),
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ClockStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Forward(by) | Self::Back(by)) = self;
         let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
@@ -51,15 +51,15 @@ impl Clocks {
     }
 
     /// Whether the wall clock was set since the last look.
-    pub fn look(&mut self, wall: SystemTime, steady: Instant) -> Option<Step> {
+    pub fn look(&mut self, wall: SystemTime, steady: Instant) -> Option<ClockStep> {
         let before = std::mem::replace(self, Self { wall, steady });
         let passed = steady.saturating_duration_since(before.steady);
         let step = match wall.duration_since(before.wall) {
-            Ok(forward) if forward >= passed => Step::Forward(forward - passed),
-            Ok(forward) => Step::Back(passed - forward),
-            Err(back) => Step::Back(back.duration() + passed),
+            Ok(forward) if forward >= passed => ClockStep::Forward(forward - passed),
+            Ok(forward) => ClockStep::Back(passed - forward),
+            Err(back) => ClockStep::Back(back.duration() + passed),
         };
-        let (Step::Forward(by) | Step::Back(by)) = step;
+        let (ClockStep::Forward(by) | ClockStep::Back(by)) = step;
         (by >= LEAST).then_some(step)
     }
 }
@@ -95,10 +95,10 @@ mod tests {
             (wall + s(1), s(1), None),
             (wall + s(40), s(40), None), // a process that was stopped
             (wall + Duration::from_millis(1500), s(1), None), // slewed
-            (wall + s(1) + hour, s(1), Some(Step::Forward(hour))),
-            (wall + s(1) - hour, s(1), Some(Step::Back(hour))),
-            (wall, s(1), Some(Step::Back(s(1)))),
-            (wall + hour, s(0), Some(Step::Forward(hour))),
+            (wall + s(1) + hour, s(1), Some(ClockStep::Forward(hour))),
+            (wall + s(1) - hour, s(1), Some(ClockStep::Back(hour))),
+            (wall, s(1), Some(ClockStep::Back(s(1)))),
+            (wall + hour, s(0), Some(ClockStep::Forward(hour))),
         ] {
             let mut clocks = Clocks::new(wall, steady);
             assert_eq!(clocks.look(wall_after, steady + passed), step, "{passed:?}");

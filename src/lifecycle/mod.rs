@@ -19,7 +19,7 @@ mod watched_file;
 pub use accept_backoff::{AcceptBackoff, is_of_one_connection};
 pub use blocking::blocking;
 pub use changes::{next_change, next_change_if_any};
-pub use clock::{Clocks, Step, watch_clock};
+pub use clock::{ClockStep, Clocks, watch_clock};
 pub use handoff::{
     AwaitedHandoff, HandoffClient, HandoffServer, InheritedSockets, Listeners, Offered, Successor,
     endpoint,

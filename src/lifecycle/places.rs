@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The places of one endpoint.
 #[derive(Debug)]
-pub struct Places<K>(Arc<Mutex<Books<K>>>);
+pub struct Places<K>(Arc<Mutex<PlaceBooks<K>>>);
 
 impl<K> Clone for Places<K> {
     fn clone(&self) -> Self {
@@ -22,22 +22,22 @@ impl<K> Clone for Places<K> {
 }
 
 #[derive(Debug)]
-struct Books<K> {
+struct PlaceBooks<K> {
     most: usize,
     of_one: usize,
     next: u64,
     taken: usize,
-    sources: HashMap<K, Source>,
+    sources: HashMap<K, SourcePlaces>,
 }
 
 /// What one source has, oldest first.
 #[derive(Debug, Default)]
-struct Source {
+struct SourcePlaces {
     unproven: BTreeMap<u64, CancellationToken>,
     proven: BTreeMap<u64, CancellationToken>,
 }
 
-impl Source {
+impl SourcePlaces {
     fn len(&self) -> usize {
         self.unproven.len() + self.proven.len()
     }
@@ -56,7 +56,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
     /// At most `most`, and at most `of_one` for each source.
     #[must_use]
     pub fn new(most: usize, of_one: usize) -> Self {
-        let books = Books { most, of_one, next: 0, taken: 0, sources: HashMap::new() };
+        let books = PlaceBooks { most, of_one, next: 0, taken: 0, sources: HashMap::new() };
         Self(Arc::new(Mutex::new(books)))
     }
 
@@ -73,9 +73,13 @@ impl<K: Clone + Eq + Hash> Places<K> {
         self.take_with(of, oldest)
     }
 
-    fn take_with(&self, of: K, own: impl Fn(&Source) -> Option<(u64, bool)>) -> Option<Place<K>> {
+    fn take_with(
+        &self,
+        of: K,
+        own: impl Fn(&SourcePlaces) -> Option<(u64, bool)>,
+    ) -> Option<Place<K>> {
         let mut books = self.lock();
-        let has = books.sources.get(&of).map_or(0, Source::len);
+        let has = books.sources.get(&of).map_or(0, SourcePlaces::len);
         let of_own = || books.sources.get(&of).and_then(&own).map(|(n, p)| (of.clone(), n, p));
         let victim = if has >= books.of_one {
             Some(of_own()?)
@@ -97,25 +101,25 @@ impl<K: Clone + Eq + Hash> Places<K> {
     /// How many a source has.
     #[must_use]
     pub fn of(&self, source: &K) -> usize {
-        self.lock().sources.get(source).map_or(0, Source::len)
+        self.lock().sources.get(source).map_or(0, SourcePlaces::len)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books<K>> {
+    fn lock(&self) -> MutexGuard<'_, PlaceBooks<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn oldest_unproven(source: &Source) -> Option<(u64, bool)> {
+fn oldest_unproven(source: &SourcePlaces) -> Option<(u64, bool)> {
     source.unproven.keys().next().map(|number| (*number, false))
 }
 
 /// The oldest of all, proven or not.
-fn oldest(source: &Source) -> Option<(u64, bool)> {
+fn oldest(source: &SourcePlaces) -> Option<(u64, bool)> {
     let proven = source.proven.keys().next().map(|number| (*number, true));
     oldest_unproven(source).into_iter().chain(proven).min()
 }
 
-impl<K: Clone + Eq + Hash> Books<K> {
+impl<K: Clone + Eq + Hash> PlaceBooks<K> {
     /// Who goes for a source that has `has`: of those that have proven nothing the oldest of the
     /// source with most; where all have, the oldest of a source that has far more than the new one.
     fn victim(&self, has: usize) -> Option<(K, u64, bool)> {

@@ -11,14 +11,14 @@ use crate::identity::check_signer;
 
 /// When roots and CRLs end that are refused from then on.
 #[derive(Clone, Debug, Default)]
-pub struct Ends {
-    all: Vec<End>,
+pub struct Expiries {
+    all: Vec<Expiry>,
     /// What is wrong whatever the time.
     faults: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
-struct End {
+struct Expiry {
     what: String,
     from: ASN1Time,
     until: ASN1Time,
@@ -27,19 +27,19 @@ struct End {
 /// How long before something ends it is warned of, but no longer than a third of its time.
 const AHEAD: i64 = 14 * 86_400;
 
-impl Ends {
+impl Expiries {
     /// Reads them; what cannot be read was told when it came in.
     #[must_use]
     pub fn of(roots: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>]) -> Self {
         let roots = roots.iter().filter_map(|der| {
             let (_, root) = X509Certificate::from_der(der).ok()?;
             let (from, until) = (root.validity().not_before, root.validity().not_after);
-            Some(End { what: format!("root {}", root.subject()), from, until })
+            Some(Expiry { what: format!("root {}", root.subject()), from, until })
         });
         let crls = crls.iter().filter_map(|der| {
             let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
             let (from, until) = (crl.last_update(), crl.next_update()?);
-            Some(End { what: format!("CRL of {}", crl.issuer()), from, until })
+            Some(Expiry { what: format!("CRL of {}", crl.issuer()), from, until })
         });
         Self { all: roots.chain(crls).collect(), faults: Vec::new() }
     }
@@ -62,7 +62,7 @@ impl Ends {
     #[must_use]
     pub fn soon(&self, now: UnixTime) -> Vec<String> {
         let now = seconds(now);
-        let texts = self.all.iter().filter_map(|End { what, from, until }| {
+        let texts = self.all.iter().filter_map(|Expiry { what, from, until }| {
             let left = until.timestamp().saturating_sub(now);
             let life = until.timestamp().saturating_sub(from.timestamp());
             match left {

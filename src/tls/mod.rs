@@ -27,7 +27,7 @@ mod verifier;
 mod web;
 
 pub use driver::SSL_REQUEST;
-pub use ends::Ends;
+pub use ends::Expiries;
 pub use error::TlsError;
 pub use handshake::{Acceptor, Connector};
 pub use key_schedule::{Aead, TrafficKey, TrafficSecret, traffic_secrets};

@@ -70,14 +70,14 @@ pub struct Pod {
 
 /// What the operator allows.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rules {
+pub struct IssuingRules {
     /// The CA's own.
     pub trust_domain: TrustDomain,
     /// Service accounts, `(namespace, name)`, that may ask for the pods of their own node.
     pub trusted_node_accounts: BTreeSet<(String, String)>,
 }
 
-impl Rules {
+impl IssuingRules {
     /// The ID of a pod, which is that of its service account.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ pub enum NotYours {
 pub fn authorize(
     caller: &AuthenticatedCaller,
     wanted: &SpiffeId,
-    rules: &Rules,
+    rules: &IssuingRules,
     pods: &[Pod],
 ) -> Result<(), NotYours> {
     if *wanted.trust_domain() != rules.trust_domain {
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn who_may_ask_for_what() {
         let id = |text: &str| -> SpiffeId { format!("spiffe://td/{text}").parse().unwrap() };
-        let rules = Rules {
+        let rules = IssuingRules {
             trust_domain: "td".parse().unwrap(),
             trusted_node_accounts: [("sys".into(), "adit".into())].into(),
         };

@@ -44,16 +44,16 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
-    use crate::authority::serve::{Expected, JoinTokens, KeysFrom, authorize::Rules};
+    use crate::authority::serve::{ExpectedClaims, JoinTokens, KeysFrom, authorize::IssuingRules};
 
     fn config(audience: &str, jwks: &str, dir: &str) -> ServerConfig {
-        let expected = Expected { issuer: "i".into(), audience: audience.into() };
+        let expected = ExpectedClaims { issuer: "i".into(), audience: audience.into() };
         let keys = Some(KeysFrom::File(jwks.into()));
         ServerConfig {
             listen: "127.0.0.1:1".parse().unwrap(),
             names: vec!["ca.test".into()],
             svid_lifetime: Duration::from_secs(60),
-            rules: Rules {
+            rules: IssuingRules {
                 trust_domain: "td".parse().unwrap(),
                 trusted_node_accounts: BTreeSet::new(),
             },

@@ -36,7 +36,7 @@ pub use join::{JoinError, JoinTokens};
 pub use keys::KeysFrom;
 pub use refusal::CaRefusal;
 pub use review::{PATH as TOKEN_REVIEWS, Review};
-pub use token::{Expected, TokenError};
+pub use token::{ExpectedClaims, TokenError};
 
 use super::EmbeddedCa;
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
         istio_ca::istio_certificate_service_server::IstioCertificateServiceServer,
     },
 };
-use authorize::{Pod, Rules};
+use authorize::{IssuingRules, Pod};
 
 /// The longest request: a CSR, an ID, and what frames them.
 const LONGEST_REQUEST: usize = 64 << 10;
@@ -73,7 +73,7 @@ pub type Pods = Arc<ArcSwap<Vec<Pod>>>;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Kubernetes {
     /// What they must say.
-    pub expected: Expected,
+    pub expected: ExpectedClaims,
     /// Who signs them; `None` where the API server is asked.
     pub keys: Option<KeysFrom>,
     /// The API server to ask.
@@ -90,7 +90,7 @@ pub struct ServerConfig {
     /// The longest lifetime of an SVID.
     pub svid_lifetime: Duration,
     /// Who may ask for what.
-    pub rules: Rules,
+    pub rules: IssuingRules,
     /// How callers prove who they are.
     pub attestors: Attestors,
 }

@@ -27,7 +27,7 @@ const ALGORITHMS: [Algorithm; 9] = [
 
 /// What a token must say to be taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Expected {
+pub struct ExpectedClaims {
     /// Its `iss`.
     pub issuer: String,
     /// One of its `aud`.
@@ -129,7 +129,7 @@ pub(super) fn claims(
 /// The first rule they break: issuer, audience, time, pod.
 pub(super) fn judge(
     claims: &Map<String, Value>,
-    expected: &Expected,
+    expected: &ExpectedClaims,
     now: SystemTime,
 ) -> Result<PodToken, TokenError> {
     let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
@@ -200,7 +200,7 @@ mod tests {
     fn judged(change: impl FnOnce(&mut Value)) -> Result<PodToken, TokenError> {
         let mut claims = good();
         change(&mut claims);
-        let expected = Expected { issuer: "https://k8s".into(), audience: "istio-ca".into() };
+        let expected = ExpectedClaims { issuer: "https://k8s".into(), audience: "istio-ca".into() };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1500);
         judge(claims.as_object().unwrap(), &expected, now)
     }

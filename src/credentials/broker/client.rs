@@ -17,12 +17,12 @@ use crate::{
 const MESSAGE: usize = 4 << 20;
 
 /// A client for one pod.
-pub(super) struct Client {
+pub(super) struct BrokerClient {
     api: ApiClient<Channel>,
     reference: WorkloadReference,
 }
 
-impl Client {
+impl BrokerClient {
     pub(super) fn new(channel: Channel, reference: &Reference) -> Self {
         let api = ApiClient::new(channel).max_decoding_message_size(MESSAGE);
         Self { api, reference: reference.wire() }

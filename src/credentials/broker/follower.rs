@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     answers::{Answers, PodAnswer},
-    client::Client,
+    client::BrokerClient,
     local_identity::{LocalIdentity, ProviderConnections},
     reference::Reference,
     refusal::{Judged, judge},
@@ -117,7 +117,7 @@ impl Follower {
     async fn open(&self, connections: &ProviderConnections) -> Result<Opened, ClientError> {
         begun(async {
             let mut updates =
-                Client::new(connections.channel(self.slot), &self.reference).x509().await?;
+                BrokerClient::new(connections.channel(self.slot), &self.reference).x509().await?;
             match updates.next().await {
                 Err(error) if !matches!(error, ClientError::Unusable(_)) => Err(error),
                 first => Ok((updates, first)),
@@ -228,7 +228,7 @@ impl Follower {
         let mut waits_left = waits();
         loop {
             let connections = self.connections_silently().await;
-            let client = Client::new(connections.channel(self.slot), &self.reference);
+            let client = BrokerClient::new(connections.channel(self.slot), &self.reference);
             let error = match begun(client.jwt_bundles()).await {
                 Err(error) => Some(error),
                 Ok(mut updates) => loop {

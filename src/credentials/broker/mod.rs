@@ -156,7 +156,7 @@ impl Broker {
         let own = self.own.borrow().clone();
         let own = own.unwrap_or_else(|| Err("adit has no SVID of its own yet".into()));
         let connections = own.map_err(|why| cache.error(wanted, &(Meaning::Later, why)))?;
-        let client = client::Client::new(connections.channel(slot), &reference);
+        let client = client::BrokerClient::new(connections.channel(slot), &reference);
         let tokens = client.jwt(audiences, &wanted.id).await.map_err(|error| {
             let judged = refusal::judge(&error);
             if judged.refresh {

@@ -7,7 +7,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::{
     identity::{LocalIdentity, PeerCert, PrivateKey},
-    tls::{Ends, PeerTrust, classic_provider},
+    tls::{Expiries, PeerTrust, classic_provider},
 };
 
 /// What a service shows and trusts at one moment.
@@ -26,7 +26,7 @@ pub struct Credentials {
     /// Where it is from, for people.
     pub source: String,
     /// When roots and CRLs of files end.
-    pub ends: Ends,
+    pub ends: Expiries,
     /// Why nothing of it may be used any more, if its source has taken it back: new connections
     /// are refused.
     pub gone: Option<String>,

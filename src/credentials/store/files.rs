@@ -29,7 +29,7 @@ use crate::{
         parse_leaf,
     },
     lifecycle::WatchedFile,
-    tls::{Ends, PeerTrust, pkcs11},
+    tls::{Expiries, PeerTrust, pkcs11},
 };
 
 /// Reads certificate, key, roots and CRLs of one service, and watches them.
@@ -111,7 +111,7 @@ fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
         return Err("not a matter of files".into());
     };
     let (mut key, mut own, mut not_after, mut source) = (None, None, None, "none".to_owned());
-    let (mut svid, mut ends, mut shown_chain) = (None, Ends::default(), Vec::new());
+    let (mut svid, mut ends, mut shown_chain) = (None, Expiries::default(), Vec::new());
     let crls: Vec<_> =
         crls.iter().map(|path| key_files::crls(path)).collect::<Result<Vec<_>, _>>()?;
     let crls: Vec<_> = crls.into_iter().flatten().collect();
@@ -158,7 +158,7 @@ fn credentials(config: &CredentialsConfig) -> Result<Credentials, String> {
         let trusted = trusted(roots.as_ref())?;
         // The system's list is its distributor's to keep.
         let watched = if roots.is_some() { &trusted[..] } else { &[] };
-        ends = Ends::of(watched, &crls);
+        ends = Expiries::of(watched, &crls);
         PeerTrust::Roots { roots: trusted.into(), crls: crls.into(), stale: *stale }
     } else {
         PeerTrust::Pinned(pins.as_slice().into())

@@ -12,7 +12,7 @@ use crate::{
         Revocations, TrustBundle,
         key_files::{self, at, certificates},
     },
-    tls::{Ends, StaleCrls},
+    tls::{Expiries, StaleCrls},
 };
 
 /// The most of a kind that is listed.
@@ -55,7 +55,7 @@ pub fn look(config: &CredentialsConfig, now: SystemTime) -> Findings {
     }
     // The system's list is its distributor's to keep.
     let watched = if roots.is_some() { &authorities[..] } else { &[] };
-    told.warnings.extend(Ends::of(watched, &current).soon(now));
+    told.warnings.extend(Expiries::of(watched, &current).soon(now));
     told
 }
 

@@ -15,7 +15,7 @@ use crate::{
         workload_api::{Endpoint, WorkloadApi},
     },
     identity::{BundleSet, LocalIdentity, PeerCert, X509Svid},
-    tls::{Ends, PeerTrust},
+    tls::{Expiries, PeerTrust},
 };
 
 /// The default SVID and all bundles of one Workload API.
@@ -70,7 +70,7 @@ impl WorkloadApiProvider {
             svid: Some(LocalIdentity { svid: Arc::new(svid), bundles: Arc::clone(bundles) }),
             not_after,
             source: format!("Workload API {}", self.from),
-            ends: Ends::default(),
+            ends: Expiries::default(),
             gone: None,
         })
     }

@@ -26,7 +26,7 @@ pub(super) struct RawClient {
 }
 
 /// The first message of a stream, how long it took, and the stream.
-pub(super) struct First<A> {
+pub(super) struct FirstMessage<A> {
     pub(super) message: A,
     pub(super) took: Duration,
     pub(super) stream: Streaming<A>,
@@ -68,7 +68,7 @@ impl RawClient {
         path: &'static str,
         message: Q,
         header: &[&'static str],
-    ) -> Result<First<A>, Status>
+    ) -> Result<FirstMessage<A>, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
@@ -82,7 +82,7 @@ impl RawClient {
             let mut stream = grpc.server_streaming(request, path, codec).await?.into_inner();
             let ended = || Status::unknown("the stream ended without a message");
             let message = stream.message().await?.ok_or_else(ended)?;
-            Ok(First { message, took: start.elapsed(), stream })
+            Ok(FirstMessage { message, took: start.elapsed(), stream })
         })
         .await
     }

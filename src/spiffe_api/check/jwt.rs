@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use super::{
     Options,
-    call::{First, RIGHT, RawClient, refused, said},
+    call::{FirstMessage, RIGHT, RawClient, refused, said},
     x509::{LOOKED_AT, SeenSvids, begun, first_of, prompt, take_over, unique_hints},
 };
 use crate::{
@@ -98,7 +98,7 @@ async fn bundles(
 ) -> Option<BundleSet> {
     let path = "/SpiffeWorkloadAPI/FetchJWTBundles";
     let first = wire.first::<_, JwtBundlesResponse>(path, JwtBundlesRequest {}, RIGHT).await;
-    let First { message, took, .. } = begun(report, "FetchJWTBundles", first)?;
+    let FirstMessage { message, took, .. } = begun(report, "FetchJWTBundles", first)?;
     prompt(report, "FetchJWTBundles", took);
     let mut all = BundleSet::default();
     let mut faults = Vec::new();

@@ -8,7 +8,7 @@ use std::{
 
 use tonic::{Code, Status, Streaming};
 
-use super::call::{First, RIGHT, RawClient, said};
+use super::call::{FirstMessage, RIGHT, RawClient, said};
 use crate::{
     credentials::workload_api::client::{certificates, domain_of_key, key_matches},
     identity::{
@@ -47,7 +47,7 @@ pub(super) async fn check(
 ) -> Option<SeenSvids> {
     let path = "/SpiffeWorkloadAPI/FetchX509SVID";
     let first = wire.first(path, X509svidRequest {}, RIGHT).await;
-    let First { message, took, stream } = begun(report, "FetchX509SVID", first)?;
+    let FirstMessage { message, took, stream } = begun(report, "FetchX509SVID", first)?;
     prompt(report, "FetchX509SVID", took);
     svids(report, &message, now);
     let ids = message.svids.iter().filter_map(|svid| svid.spiffe_id.parse().ok());
@@ -58,7 +58,8 @@ pub(super) async fn check(
     let id: Option<SpiffeId> = ids.into_iter().next();
     let path = "/SpiffeWorkloadAPI/FetchX509Bundles";
     let first = wire.first::<_, X509BundlesResponse>(path, X509BundlesRequest {}, RIGHT).await;
-    if let Some(First { message: all, took, .. }) = begun(report, "FetchX509Bundles", first) {
+    if let Some(FirstMessage { message: all, took, .. }) = begun(report, "FetchX509Bundles", first)
+    {
         prompt(report, "FetchX509Bundles", took);
         bundle_keys(report, "bundles", BUNDLES, &all.bundles);
         same_bundles(report, &message, &all);
@@ -70,8 +71,8 @@ pub(super) async fn check(
 pub(super) fn begun<A>(
     report: &mut Report,
     rpc: &str,
-    first: Result<First<A>, Status>,
-) -> Option<First<A>> {
+    first: Result<FirstMessage<A>, Status>,
+) -> Option<FirstMessage<A>> {
     let rule = format!("{rpc} begins");
     match first {
         Ok(first) => {

@@ -172,9 +172,9 @@ impl Federation {
     fn begin(&self, relation: &Relation, kept: Option<TrustBundle>) -> FederatedDomain {
         let first = poll::first(relation, self.shared.store.as_ref());
         let (stored, first, error) = match first {
-            Ok(poll::First::Stored(bundle)) => (true, Some(bundle), None),
-            Ok(poll::First::Given(bundle)) => (false, Some(bundle), None),
-            Ok(poll::First::Nothing) => (false, None, None),
+            Ok(poll::FirstBundle::Stored(bundle)) => (true, Some(bundle), None),
+            Ok(poll::FirstBundle::Given(bundle)) => (false, Some(bundle), None),
+            Ok(poll::FirstBundle::Nothing) => (false, None, None),
             Err(error) => {
                 let trust_domain = &relation.trust_domain;
                 tracing::warn!(

@@ -165,7 +165,7 @@ impl FirstBundleFile {
 }
 
 /// What is known of a trust domain before anybody is asked.
-pub(super) enum First {
+pub(super) enum FirstBundle {
     /// An earlier process had it from this endpoint.
     Stored(TrustBundle),
     /// The operator gave it.
@@ -174,14 +174,14 @@ pub(super) enum First {
     Nothing,
 }
 
-pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<First, FetchError> {
+pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<FirstBundle, FetchError> {
     let trust_domain = &relation.trust_domain;
     match &relation.from {
-        BundleFrom::File(path) => file(trust_domain, path).map(First::Given),
+        BundleFrom::File(path) => file(trust_domain, path).map(FirstBundle::Given),
         BundleFrom::Endpoint { profile, .. } => {
             if let (Some(store), Some(endpoint)) = (store, fingerprint(relation)) {
                 match store.load(trust_domain, &endpoint) {
-                    Ok(Some(bundle)) => return Ok(First::Stored(bundle)),
+                    Ok(Some(bundle)) => return Ok(FirstBundle::Stored(bundle)),
                     Ok(None) => {}
                     Err(error) => {
                         tracing::warn!(
@@ -195,9 +195,9 @@ pub(super) fn first(relation: &Relation, store: Option<&Store>) -> Result<First,
                 Profile::Spiffe { endpoint_id, bundle: Some(path) }
                     if endpoint_id.trust_domain() == trust_domain =>
                 {
-                    file(trust_domain, path).map(First::Given)
+                    file(trust_domain, path).map(FirstBundle::Given)
                 }
-                _ => Ok(First::Nothing),
+                _ => Ok(FirstBundle::Nothing),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::{BundleSet, Purpose, TrustBundle, verify_svid};
-use crate::tls::Ends;
+use crate::tls::Expiries;
 
 type Der = CertificateDer<'static>;
 
@@ -88,7 +88,7 @@ fn an_expired_root_vouches_for_nobody_whoever_asks() {
         let why = refused.unwrap_err().to_string();
         assert!(why.contains("authority is not valid now"), "{why}");
     }
-    assert!(Ends::of(&[old], &[]).soon(UnixTime::now())[0].contains("has expired"));
+    assert!(Expiries::of(&[old], &[]).soon(UnixTime::now())[0].contains("has expired"));
     // One that ends while it is held.
     let soon = |p: &mut CertificateParams| p.not_after = OffsetDateTime::now_utc() + Span::hours(1);
     let (ends, by) = root(soon);
@@ -98,7 +98,7 @@ fn an_expired_root_vouches_for_nobody_whoever_asks() {
     let later = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + 7200));
     assert!(judge.verify_client(&leaf, &[], later).is_err());
     assert_eq!(verdict(&judge, &[&leaf]), Ok(()), "the clock went back");
-    let told = Ends::of(&[ends], &[]).soon(UnixTime::now());
+    let told = Expiries::of(&[ends], &[]).soon(UnixTime::now());
     assert!(told[0].contains("expires soon"), "{told:?}");
 }
 
@@ -127,7 +127,7 @@ fn a_crl_past_its_next_update_refuses_unless_the_operator_says_otherwise() {
         assert_eq!(got.is_ok(), accepted, "{until} {stale:?}: {got:?}");
     }
     // It lives for 13 days, and is told of when a third of them is left.
-    let ends = Ends::of(&[], &[crl(Span::days(10))]);
+    let ends = Expiries::of(&[], &[crl(Span::days(10))]);
     let day = 86_400;
     for (days, says) in [(0, None), (5, None), (6, Some("expires soon")), (11, Some("has expired"))]
     {
@@ -208,7 +208,7 @@ fn what_is_wrong_with_the_chain_that_we_show_is_told() {
     let uses = |uses: Vec<Ku>| {
         let (between, by) = below(&by, params("between", true), |p| p.key_usages = uses);
         let (leaf, _) = below(&by, params("leaf", false), |_| {});
-        Ends::default().and_own(&[leaf, between]).soon(UnixTime::now())
+        Expiries::default().and_own(&[leaf, between]).soon(UnixTime::now())
     };
     assert!(uses(vec![Ku::KeyCertSign]).is_empty());
     let told = uses(vec![Ku::CrlSign]);
@@ -238,7 +238,7 @@ fn what_is_not_of_this_time_is_named() {
     let none = Judge::new(&vec![early.clone()].into(), &vec![].into(), StaleCrls::Refuse);
     let said = none.unwrap_err();
     assert!(said.contains("not valid yet") && !said.contains("expired"), "{said}");
-    let told = Ends::of(&[early], &[]).soon(UnixTime::now());
+    let told = Expiries::of(&[early], &[]).soon(UnixTime::now());
     assert!(told.len() == 1 && told[0].contains("not valid yet"), "{told:?}");
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    authority::serve::{Attestors, authorize::Rules, conn::Stay},
+    authority::serve::{Attestors, authorize::IssuingRules, conn::Stay},
     lifecycle::Places,
 };
 
@@ -17,7 +17,7 @@ fn service(ca: &Arc<EmbeddedCa>, svid: bool) -> CaService {
         listen: "127.0.0.1:0".parse().unwrap(),
         names: Vec::new(),
         svid_lifetime: Duration::from_secs(60),
-        rules: Rules { trust_domain, trusted_node_accounts: Default::default() },
+        rules: IssuingRules { trust_domain, trusted_node_accounts: Default::default() },
         attestors: Attestors { kubernetes: None, join: None, svid },
     };
     let configs = watch::channel(Arc::new(config)).1;
