@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::Instant};
 use super::{
     ProxyMode, Role, Service,
     admission::admit,
-    outcome::{Outcome, counted, ended, failed, finish, in_time, late, lost, own, within_lifetime},
+    outcome::{Outcome, counted, ended, failed, finish, in_time, lost, own, within_lifetime},
     proxy_protocol::{self, Told},
     reach::{self, dial, local_of, not_begun},
     service::Unproven,
@@ -224,10 +224,11 @@ async fn admitted(
     }
     let begun = Instant::now();
     let secured = secured::accept(socket, config, deadline.duration_since(begun)).await;
-    let mut secured = secured.map_err(|e| match e {
-        TlsError::Timeout(_) => late(service),
-        refused => counted(service, failed(&refused)),
-    })?;
+    let secured = secured.map_err(|e| match e {
+        TlsError::Timeout(_) => TlsError::Timeout(service.config.connect),
+        refused => refused,
+    });
+    let mut secured = secured.map_err(|e| counted(service, failed(&e)))?;
     service.counts.handshake.record(begun.elapsed());
     conn.metadata(|f| f.tls = Some(Arc::clone(&secured.facts)));
     let caller = PeerCert::of(&secured.chain).map(Arc::new);

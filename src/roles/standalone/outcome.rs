@@ -30,13 +30,11 @@ pub(super) async fn in_time<T>(
     deadline: Instant,
     what: impl Future<Output = Result<T, Outcome>>,
 ) -> Result<T, Outcome> {
-    tokio::time::timeout_at(deadline, what).await.unwrap_or_else(|_| Err(late(service)))
-}
-
-/// The connect timeout is over.
-pub(super) fn late(service: &Service) -> Outcome {
-    let why = format!("not connected after {:?}", service.config.connect);
-    (CloseReason::ConnectTimeout, Some(why))
+    let late = |_| {
+        let why = format!("not connected after {:?}", service.config.connect);
+        Err((CloseReason::ConnectTimeout, Some(why)))
+    };
+    tokio::time::timeout_at(deadline, what).await.unwrap_or_else(late)
 }
 
 /// Carries for as long as a connection may last.
