@@ -34,7 +34,8 @@ impl Owner for Service {
 /// An address in its one spelling, IPv4 as IPv6.
 pub(super) fn spelled(ip: IpAddr) -> Ipv6Addr {
     match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        // In one piece: bytes written one by one are not there yet when they are hashed.
+        IpAddr::V4(ip) => Ipv6Addr::from_bits(0xffff_0000_0000 | u128::from(ip.to_bits())),
         IpAddr::V6(ip) => ip,
     }
 }

@@ -12,8 +12,8 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
 use rpds::VectorSync;
 
-/// Entries of a table, on average: what a change copies, and counts a user more of.
-const LOAD: usize = 32;
+/// Entries of a table, on average: what a change copies, and counts one user more of.
+const LOAD: usize = 64;
 /// Of the vector: 64 tables, or nodes, to a node.
 const BITS: u8 = 6;
 
@@ -26,9 +26,16 @@ pub(super) trait Keyed: Clone {
 
 #[derive(Clone)]
 pub(super) struct Map<E> {
-    tables: VectorSync<HashTable<E>>,
+    tables: VectorSync<HashTable<Slot<E>>>,
     len: usize,
     hasher: RandomState,
+}
+
+/// With its hash, so that whoever moves it need not look at its key, which may be elsewhere.
+#[derive(Clone)]
+struct Slot<E> {
+    hash: u64,
+    entry: E,
 }
 
 impl<E> Default for Map<E> {
@@ -50,7 +57,8 @@ impl<E: Keyed> Map<E> {
 
     pub(super) fn get(&self, key: &E::Key) -> Option<&E> {
         let hash = self.hasher.hash_one(key);
-        self.tables.get(place(hash, self.tables.len()))?.find(hash, |entry| entry.key() == key)
+        let table = self.tables.get(place(hash, self.tables.len()))?;
+        Some(&table.find(hash, |slot| slot.entry.key() == key)?.entry)
     }
 
     /// The entry that had this key before.
@@ -58,12 +66,13 @@ impl<E: Keyed> Map<E> {
         if self.len >= self.tables.len() * LOAD {
             self.grow();
         }
-        let Self { tables, hasher, .. } = self;
-        let hash = hasher.hash_one(entry.key());
-        let table = tables.get_mut(place(hash, tables.len()))?;
-        match table.entry(hash, |e| e.key() == entry.key(), |e| hasher.hash_one(e.key())) {
-            Entry::Occupied(mut there) => return Some(std::mem::replace(there.get_mut(), entry)),
-            Entry::Vacant(there) => drop(there.insert(entry)),
+        let hash = self.hasher.hash_one(entry.key());
+        let table = self.tables.get_mut(place(hash, self.tables.len()))?;
+        match table.entry(hash, |slot| slot.entry.key() == entry.key(), |slot| slot.hash) {
+            Entry::Occupied(mut there) => {
+                return Some(std::mem::replace(&mut there.get_mut().entry, entry));
+            }
+            Entry::Vacant(there) => drop(there.insert(Slot { hash, entry })),
         }
         self.len += 1;
         None
@@ -71,22 +80,22 @@ impl<E: Keyed> Map<E> {
 
     pub(super) fn remove(&mut self, key: &E::Key) -> Option<E> {
         self.get(key)?;
-        let Self { tables, hasher, .. } = self;
-        let hash = hasher.hash_one(key);
-        let table = tables.get_mut(place(hash, tables.len()))?;
-        let (removed, _) = table.find_entry(hash, |entry| entry.key() == key).ok()?.remove();
+        let hash = self.hasher.hash_one(key);
+        let table = self.tables.get_mut(place(hash, self.tables.len()))?;
+        let there = table.find_entry(hash, |slot| slot.entry.key() == key).ok()?;
+        let (removed, _) = there.remove();
         if table.len() < table.capacity() / 4 {
-            table.shrink_to_fit(|entry| hasher.hash_one(entry.key()));
+            table.shrink_to_fit(|slot| slot.hash);
         }
         self.len -= 1;
         if self.is_empty() || self.len < (self.tables.len() - 1) * LOAD / 4 {
             self.shrink();
         }
-        Some(removed)
+        Some(removed.entry)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &E> {
-        self.tables.iter().flatten()
+        self.tables.iter().flatten().map(|slot| &slot.entry)
     }
 
     /// By one table, for half of the entries of another.
@@ -94,11 +103,10 @@ impl<E: Keyed> Map<E> {
         let last = self.tables.len();
         self.tables.push_back_mut(HashTable::new());
         let Some(first) = sibling(last).and_then(|at| self.tables.get_mut(at)) else { return };
-        let hasher = &self.hasher;
-        let moves = |entry: &E| place(hasher.hash_one(entry.key()), last + 1) == last;
-        let (go, stay): (Vec<E>, Vec<E>) = std::mem::take(first).into_iter().partition(moves);
-        *first = table(stay, hasher);
-        self.tables.set_mut(last, table(go, hasher));
+        let moves = |slot: &Slot<E>| place(slot.hash, last + 1) == last;
+        let (go, stay): (Vec<_>, Vec<_>) = std::mem::take(first).into_iter().partition(moves);
+        *first = table(stay);
+        self.tables.set_mut(last, table(go));
     }
 
     /// By the last table, whose entries another takes.
@@ -107,8 +115,8 @@ impl<E: Keyed> Map<E> {
         let gone = self.tables.last().cloned();
         self.tables.drop_last_mut();
         let Some(first) = sibling(last).and_then(|at| self.tables.get_mut(at)) else { return };
-        let all = std::mem::take(first).into_iter().chain(gone.into_iter().flatten()).collect();
-        *first = table(all, &self.hasher);
+        *first =
+            table(std::mem::take(first).into_iter().chain(gone.into_iter().flatten()).collect());
     }
 }
 
@@ -125,11 +133,10 @@ fn sibling(table: usize) -> Option<usize> {
     Some(table - (1 << table.checked_ilog2()?))
 }
 
-fn table<E: Keyed>(entries: Vec<E>, hasher: &RandomState) -> HashTable<E> {
-    let hash = |entry: &E| hasher.hash_one(entry.key());
-    let mut table = HashTable::with_capacity(entries.len());
-    for entry in entries {
-        table.insert_unique(hash(&entry), entry, hash);
+fn table<E>(slots: Vec<Slot<E>>) -> HashTable<Slot<E>> {
+    let mut table = HashTable::with_capacity(slots.len());
+    for slot in slots {
+        table.insert_unique(slot.hash, slot, |slot| slot.hash);
     }
     table
 }
