@@ -39,7 +39,7 @@
 //! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` there →
 //! `proxy/listener.rs` → `roles/standalone/connection.rs` → `service.rs` → `tls/secured.rs` →
 //! `trusted_peers.rs` → `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` →
-//! `reach.rs` → `targets.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
+//! `reach.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
 //! `observe/conn/open.rs`.
 //!
 //! # Threads

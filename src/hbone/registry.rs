@@ -2,7 +2,7 @@
 //! was believed for changes (bundles, CRLs, bans) or its SVID runs out.
 //!
 //! One entry per tunnel, not per stream: a stream's record has the number of its tunnel.
-//! Not here: ending the streams of a tunnel that may not stay ([`crate::roles::node`]).
+//! Not here: ending the streams of a tunnel that may not stay (`proxy::revalidate`).
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -74,11 +74,11 @@ pub enum Asked {
 pub struct Trace<'a> {
     protection: Protection<'a>,
     request: &'a Request<'a>,
-    outcome: Outcome<'a>,
+    outcome: Ruling<'a>,
     dry_run: Vec<String>,
 }
 
-enum Outcome<'a> {
+enum Ruling<'a> {
     AllowedByDefault,
     AllowedByAccessRule(&'a str),
     AllowedByPolicy(&'a RuleName),
@@ -123,13 +123,13 @@ pub struct Decision {
 }
 
 /// Decides whether a connection may enter. Plaintext where `mtls` is strict may not; then any
-/// `DENY` that matches refuses; then an access rule or an `ALLOW` must admit the caller, where
-/// there are such.
+/// `DENY` that matches refuses; then nobody may where the policies say so; then an access rule or
+/// an `ALLOW` must admit the caller, where there are such.
 #[must_use]
 pub fn decide<'a>(protection: Protection<'a>, request: &'a Request<'a>) -> Trace<'a> {
     let trace = |outcome, dry_run| Trace { protection, request, outcome, dry_run };
     if protection.strict && request.flow.peer_id.is_none() {
-        return trace(Outcome::PlaintextRefused, Vec::new());
+        return trace(Ruling::PlaintextRefused, Vec::new());
     }
     let rules = protection.rules;
     let mut verdict = rules.map(|rules| engine::authorize(rules, request.flow));
@@ -144,19 +144,19 @@ pub fn decide<'a>(protection: Protection<'a>, request: &'a Request<'a>) -> Trace
     let by_shown = || rules.and_then(|r| request.as_shown.iter().find_map(|f| r.denying(f)));
     let denied = verdict.as_ref().and_then(Verdict::denied_by).or_else(by_shown);
     if let Some(by) = denied {
-        return trace(Outcome::Denied(by), dry_run);
+        return trace(Ruling::Denied(by), dry_run);
     }
     if verdict.as_ref().is_some_and(Verdict::nobody_may) {
-        return trace(Outcome::NotAllowed(verdict), dry_run);
+        return trace(Ruling::NotAllowed(verdict), dry_run);
     }
     let by_policy = verdict.as_ref().and_then(Verdict::allowed_by).filter(|_| request.proven);
     let outcome = match (request.access, by_policy) {
-        (AccessRules::Admit(rule), _) => Outcome::AllowedByAccessRule(rule),
-        (_, Some(by)) => Outcome::AllowedByPolicy(by),
+        (AccessRules::Admit(rule), _) => Ruling::AllowedByAccessRule(rule),
+        (_, Some(by)) => Ruling::AllowedByPolicy(by),
         (AccessRules::Absent, None) if verdict.as_ref().is_none_or(Verdict::no_policy) => {
-            Outcome::AllowedByDefault
+            Ruling::AllowedByDefault
         }
-        (_, None) => Outcome::NotAllowed(verdict),
+        (_, None) => Ruling::NotAllowed(verdict),
     };
     trace(outcome, dry_run)
 }
@@ -167,9 +167,7 @@ impl<'a> Trace<'a> {
     pub fn allowed(&self) -> bool {
         matches!(
             self.outcome,
-            Outcome::AllowedByDefault
-                | Outcome::AllowedByAccessRule(_)
-                | Outcome::AllowedByPolicy(_)
+            Ruling::AllowedByDefault | Ruling::AllowedByAccessRule(_) | Ruling::AllowedByPolicy(_)
         )
     }
 
@@ -177,8 +175,8 @@ impl<'a> Trace<'a> {
     #[must_use]
     pub fn denied(&self) -> bool {
         match &self.outcome {
-            Outcome::PlaintextRefused | Outcome::Denied(_) => true,
-            Outcome::NotAllowed(verdict) => verdict.as_ref().is_some_and(Verdict::nobody_may),
+            Ruling::PlaintextRefused | Ruling::Denied(_) => true,
+            Ruling::NotAllowed(verdict) => verdict.as_ref().is_some_and(Verdict::nobody_may),
             _ => false,
         }
     }
@@ -193,7 +191,7 @@ impl<'a> Trace<'a> {
     /// dry-run policies; at most 256. Found out as they are read.
     pub fn looked_at(&self) -> impl Iterator<Item = LookedAt<'a>> + use<'a> {
         let plaintext = self.protection.strict.then(|| {
-            let matched = matches!(self.outcome, Outcome::PlaintextRefused);
+            let matched = matches!(self.outcome, Ruling::PlaintextRefused);
             LookedAt::of("mtls: strict", matched)
         });
         let asked = self.protection.rules.filter(|_| plaintext.as_ref().is_none_or(|p| !p.matched));
@@ -229,7 +227,7 @@ impl<'a> Trace<'a> {
     fn refusal(&self, asked: Asked) -> Option<(CloseReason, String)> {
         let denied = |why| Some((CloseReason::PolicyDenied, why));
         match &self.outcome {
-            Outcome::PlaintextRefused => {
+            Ruling::PlaintextRefused => {
                 let why = match asked {
                     Asked::WhileOpen => "mtls is strict now",
                     Asked::AtOpening => {
@@ -239,8 +237,8 @@ impl<'a> Trace<'a> {
                 };
                 Some((CloseReason::PlaintextRefused, why.to_owned()))
             }
-            Outcome::Denied(by) => denied(format!("explicitly denied by {by}")),
-            Outcome::NotAllowed(verdict) => {
+            Ruling::Denied(by) => denied(format!("explicitly denied by {by}")),
+            Ruling::NotAllowed(verdict) => {
                 let said = verdict.as_ref().filter(|v| !v.allowed()).map(Verdict::to_string);
                 denied(said.unwrap_or_else(|| match self.request.access {
                     AccessRules::NoMatch(why) => why.to_string(),
@@ -259,8 +257,8 @@ impl<'a> Trace<'a> {
             Asked::WhileOpen => (CloseReason::PolicyChanged, why),
         });
         let rule = match self.outcome {
-            Outcome::AllowedByAccessRule(rule) => Some(rule.into()),
-            Outcome::AllowedByPolicy(by) | Outcome::Denied(by) => Some(Arc::clone(&by.numbered)),
+            Ruling::AllowedByAccessRule(rule) => Some(rule.into()),
+            Ruling::AllowedByPolicy(by) | Ruling::Denied(by) => Some(Arc::clone(&by.numbered)),
             _ => None,
         };
         let dry_run = (!self.dry_run.is_empty()).then(|| self.dry_run.join("; ").into());

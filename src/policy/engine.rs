@@ -130,12 +130,12 @@ impl Rules {
 /// What the policies say of one flow.
 #[derive(Debug)]
 pub(super) struct Verdict<'a> {
-    outcome: Outcome<'a>,
+    outcome: RuleOutcome<'a>,
     dry_run: Vec<String>,
 }
 
 #[derive(Debug)]
-enum Outcome<'a> {
+enum RuleOutcome<'a> {
     NoPolicy,
     Allowed { by: &'a RuleName },
     Denied { by: &'a RuleName },
@@ -146,23 +146,23 @@ enum Outcome<'a> {
 impl<'a> Verdict<'a> {
     /// Whether the flow may pass.
     pub(super) fn allowed(&self) -> bool {
-        matches!(self.outcome, Outcome::NoPolicy | Outcome::Allowed { .. })
+        matches!(self.outcome, RuleOutcome::NoPolicy | RuleOutcome::Allowed { .. })
     }
 
     /// Whether there is no policy that could allow it, and none that denies it.
     pub(super) fn no_policy(&self) -> bool {
-        matches!(self.outcome, Outcome::NoPolicy)
+        matches!(self.outcome, RuleOutcome::NoPolicy)
     }
 
     /// Whether nobody may call, whoever it is.
     pub(super) fn nobody_may(&self) -> bool {
-        matches!(self.outcome, Outcome::Nobody { .. })
+        matches!(self.outcome, RuleOutcome::Nobody { .. })
     }
 
     /// The rule that allows it.
     pub(super) fn allowed_by(&self) -> Option<&'a RuleName> {
         match self.outcome {
-            Outcome::Allowed { by } => Some(by),
+            RuleOutcome::Allowed { by } => Some(by),
             _ => None,
         }
     }
@@ -170,7 +170,7 @@ impl<'a> Verdict<'a> {
     /// The rule that denies it.
     pub(super) fn denied_by(&self) -> Option<&'a RuleName> {
         match self.outcome {
-            Outcome::Denied { by } => Some(by),
+            RuleOutcome::Denied { by } => Some(by),
             _ => None,
         }
     }
@@ -184,13 +184,13 @@ impl<'a> Verdict<'a> {
 impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::NoPolicy => f.write_str("allowed: no policy applies"),
-            Outcome::Allowed { by } => write!(f, "allowed by {by}"),
-            Outcome::Denied { by } => write!(f, "explicitly denied by {by}"),
-            Outcome::NoneAllowed { closest } => {
+            RuleOutcome::NoPolicy => f.write_str("allowed: no policy applies"),
+            RuleOutcome::Allowed { by } => write!(f, "allowed by {by}"),
+            RuleOutcome::Denied { by } => write!(f, "explicitly denied by {by}"),
+            RuleOutcome::NoneAllowed { closest } => {
                 write!(f, "allow policies exist, but none allowed; closest: {closest}")
             }
-            Outcome::Nobody { why } => f.write_str(why),
+            RuleOutcome::Nobody { why } => f.write_str(why),
         }
     }
 }
@@ -202,19 +202,19 @@ pub(super) fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
     Verdict { outcome: decide(rules, flow), dry_run }
 }
 
-fn decide<'a>(rules: &'a Rules, flow: &Flow) -> Outcome<'a> {
+fn decide<'a>(rules: &'a Rules, flow: &Flow) -> RuleOutcome<'a> {
     if let Some(why) = &rules.nobody {
-        return Outcome::Nobody { why };
+        return RuleOutcome::Nobody { why };
     }
     if let Some(by) = rules.denying(flow) {
-        return Outcome::Denied { by };
+        return RuleOutcome::Denied { by };
     }
     if rules.allow.is_empty() {
-        return Outcome::NoPolicy;
+        return RuleOutcome::NoPolicy;
     }
     match rules.allow.iter().find_map(|named| named.matching(flow)) {
-        Some(by) => Outcome::Allowed { by },
-        None => Outcome::NoneAllowed { closest: closest(&rules.allow, flow) },
+        Some(by) => RuleOutcome::Allowed { by },
+        None => RuleOutcome::NoneAllowed { closest: closest(&rules.allow, flow) },
     }
 }
 

@@ -111,7 +111,8 @@ pub async fn accept_loop<P, S, F>(
 /// What goes with a connection to the worker that serves it.
 pub trait Arrival: Send + 'static {
     /// Which worker serves it best. [`Tie::Loose`]: the one that has those before it, unless another
-    /// has much less, where it waits for them. [`Tie::Tight`]: that one, as answers are slow.
+    /// has much less: there it takes another tunnel, and waits until those before it are answered.
+    /// [`Tie::Tight`]: that one, as answers are slow.
     fn tie(&self) -> Tie;
 
     /// Which worker it is given to.

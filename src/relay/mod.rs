@@ -3,7 +3,8 @@
 //! The application is a TCP socket ([`App`]), which is reset if it is dropped before both
 //! directions have ended; the far side is a tunnel stream
 //! ([`crate::hbone::stream`]) or another TCP socket ([`tcp`]): a [`Remote`]. An end of file is
-//! passed on as a half-close and the other direction runs on; a reset of either side ends both.
+//! passed on as a half-close and the other direction runs on; a reset of either side ends both. An
+//! application on this host may be reached past TCP, by a [`SockmapRedirect`].
 //! One future carries both directions, and owns no buffer while nothing moves.
 
 mod app;
@@ -104,6 +105,12 @@ pub enum End {
 }
 
 impl End {
+    /// Whether the far side ended without saying so, as TLS without close_notify.
+    #[must_use]
+    pub fn is_truncation(&self) -> bool {
+        matches!(self, Self::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof)
+    }
+
     /// What the record says of it; `app` and `remote` are what people call the two sides.
     #[must_use]
     pub fn outcome(self, app: &str, remote: &str) -> (CloseReason, Option<String>) {

@@ -73,7 +73,7 @@ pub async fn serve<D: Destination>(
         proven: Arc::clone(&proven),
         caller: destination.caller(&proven.peer),
     });
-    let handle = |incoming| stream(Arc::clone(&tunnel), incoming);
+    let handle = |incoming| serve_stream(Arc::clone(&tunnel), incoming);
     let (peer, config) = (ends.peer.0, destination.config());
     let with = server::Service { peer, config, caller: &caller, tasks: &streams, draining };
     let serve = server::serve(session, with, handle);
@@ -119,7 +119,7 @@ fn refused<D: Destination>(destination: &D, ends: Ends, outcome: Outcome) {
 /// One CONNECT stream, from request to close.
 ///
 /// No `async fn`, which would hold its arguments twice for as long as the stream lives.
-pub(crate) fn stream<D: Destination>(
+pub(crate) fn serve_stream<D: Destination>(
     tunnel: Arc<IngressTunnel<D>>,
     incoming: Box<Incoming>,
 ) -> impl Future<Output = ()> + Send {

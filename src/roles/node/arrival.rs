@@ -61,6 +61,8 @@ pub(super) struct Outward {
 pub(super) struct Onward {
     pub(super) from: Arc<Workload>,
     pub(super) route: Route,
+    /// Its place among the connections to the same application, which arrive there in the order in
+    /// which they were accepted. Dropped once the connection is answered.
     pub(super) ticket: Ticket,
 }
 

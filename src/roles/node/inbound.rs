@@ -207,7 +207,8 @@ impl Pod {
         sockets::connect(socket, dst, node.tunnel.connect).await
     }
 
-    /// The application that was dialled.
+    /// The application that was dialled, by the sockmap redirect where there is one, which knows the
+    /// connection by this address.
     pub(super) fn dialled_app(&self, socket: TcpStream) -> App {
         self.app(socket, TcpStream::local_addr)
     }
@@ -306,7 +307,7 @@ mod tests {
         fn serving<A, B, F>(_: fn(A, B) -> F) -> usize {
             size_of::<F>()
         }
-        let size = serving(ingress::hbone::stream::<PodDestination>);
+        let size = serving(ingress::hbone::serve_stream::<PodDestination>);
         assert!(size <= 480, "the task of a stream takes {size} bytes");
     }
 }

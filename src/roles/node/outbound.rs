@@ -145,7 +145,8 @@ fn describe(conn: &OpenConn, route: &Route) {
 }
 
 impl Pod {
-    /// The application whose connection was captured.
+    /// The application whose connection was captured, by the sockmap redirect where there is one,
+    /// which knows the connection by this address.
     pub(super) fn captured_app(&self, socket: TcpStream) -> App {
         self.app(socket, sockets::original_dst)
     }

@@ -20,7 +20,7 @@ use crate::{
     tls::Acceptor,
 };
 
-/// One pod that this process carries. Dropping it does not stop it: see [`Pod::stop`].
+/// One pod that is attached. Dropping it does not stop it: see [`Pod::stop`].
 pub struct Pod {
     /// Its workload's uid; the workload itself is looked up in each view.
     pub uid: Arc<str>,
@@ -33,8 +33,11 @@ pub struct Pod {
     pub(super) handshakes: Places<IpAddr>,
     pub(super) watched: Option<Arc<Watched>>,
     pub(super) _counted: Arc<()>,
+    /// Fires when nothing new is accepted any more.
     pub(super) accepting: CancellationToken,
+    /// Connections: captured ones, and the streams of tunnels that arrive.
     pub(super) conns: Tasks,
+    /// Tunnels that arrive, and the accept loops of all three ports.
     pub(super) tunnels: Tasks,
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn admit(
     if !same && service.judge_again(conn.live(), Some(peer)) {
         return Err((CloseReason::PolicyChanged, None));
     }
-    service.admitted_by_successor(conn.live()).await
+    service.not_barred_by_successor(conn.live()).await
 }
 
 /// Why the access rules do not admit the TLS peer, if they do not.

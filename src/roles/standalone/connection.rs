@@ -17,7 +17,7 @@ use super::{
     reach::{self, dial, local_of, not_begun},
     service::Unproven,
     targets::Target,
-    tls::{Config, noting},
+    tls::{Config, noting_sni},
 };
 use crate::{
     credentials::store::Credentials,
@@ -119,7 +119,8 @@ async fn carry(
             biased;
             reason = live.until_cut() => (reason, None),
             end = relay::run(&mut app, &mut *far, &live.meter, limits) => {
-                if matches!(&end, relay::End::RemoteReset(e) if e.kind() == io::ErrorKind::UnexpectedEof) {
+                // No close_notify: passed on as a reset, but what the peer said goes first.
+                if end.is_truncation() {
                     Box::pin(until_delivered(app.socket(), limits.half_closed)).await;
                 }
                 ended(end)
@@ -176,9 +177,9 @@ async fn server(
         outcome = unproven.given_up() => return Err(outcome),
     };
     let (far, entered, header) = match admitted {
-        Admission::Admitted { far, entered, header } => (far, entered, header),
+        Handshake::Admitted { far, entered, header } => (far, entered, header),
         // Beyond the deadline if need be: why it was refused is what the record says.
-        Admission::Refused { far, outcome } => {
+        Handshake::Refused { far, outcome } => {
             far.refuse().await;
             return Err(outcome);
         }
@@ -205,15 +206,15 @@ async fn admitted(
     Caller { peer, called }: Caller,
     conn: &OpenConn,
     deadline: Instant,
-) -> Result<Admission, Outcome> {
+) -> Result<Handshake, Outcome> {
     let credentials = service.store.current();
     let Config::Server(config) = service.tls().map_err(own)? else {
         return Err(own("the role changed".into()));
     };
-    let (config, asked) = match service.config.proxy_out {
+    let (config, sni) = match service.config.proxy_out {
         Some(ProxyMode::Tls | ProxyMode::TlsFull) => {
-            let (config, asked) = noting(&config);
-            (config, Some(asked))
+            let (config, sni) = noting_sni(&config);
+            (config, Some(sni))
         }
         _ => (config, None),
     };
@@ -237,20 +238,21 @@ async fn admitted(
     let chain = std::mem::take(&mut secured.chain);
     let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
-    let entered = match enter(service, caller.as_ref(), (chain, None), conn, &credentials) {
+    let entered = match hold_to_trust(service, caller.as_ref(), (chain, None), conn, &credentials) {
         Ok(entered) => entered,
         Err(outcome) => {
-            return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
+            return Ok(Handshake::Refused { far, outcome: counted(service, outcome) });
         }
     };
     let admitted = async {
         match service.config.tls.authenticate {
             true => admit(service, caller.as_ref(), peer, local, conn).await,
-            false => service.admitted_by_successor(conn.live()).await,
+            // Nobody is asked who they are: only an edit may bar them meanwhile.
+            false => service.not_barred_by_successor(conn.live()).await,
         }
     };
     if let Err(outcome) = in_time(service, deadline, admitted).await {
-        return Ok(Admission::Refused { far, outcome });
+        return Ok(Handshake::Refused { far, outcome });
     }
     let mut header = Vec::new();
     if let Some(mode) = service.config.proxy_out {
@@ -259,17 +261,17 @@ async fn admitted(
             to: called.unwrap_or(local),
             tls: Some(&*facts),
             alpn: alpn.as_deref(),
-            authority: asked.as_ref().and_then(|asked| asked.name()),
+            authority: sni.as_ref().and_then(|sni| sni.name()),
             peer: caller.as_deref(),
         };
         let failed = |e| (CloseReason::ConnectFailure, Some(format!("PROXY header: {e}")));
         header = proxy_protocol::header(mode, &told).map_err(failed)?;
     }
-    Ok(Admission::Admitted { far: Box::new(far), entered, header })
+    Ok(Handshake::Admitted { far: Box::new(far), entered, header })
 }
 
 /// What came of a handshake.
-enum Admission {
+enum Handshake {
     Admitted {
         far: Box<SecuredRemote>,
         entered: Option<Entered>,
@@ -281,7 +283,7 @@ enum Admission {
 }
 
 /// Holds a peer that showed a certificate to what is trusted from now on.
-fn enter(
+fn hold_to_trust(
     service: &Service,
     cert: Option<&Arc<PeerCert>>,
     (chain, name): (Vec<CertificateDer<'static>>, Option<ServerName<'static>>),
@@ -296,7 +298,8 @@ fn enter(
         return if chain.is_empty() { Ok(None) } else { Err(unread()) };
     };
     let peer = AuthenticatedPeer { chain, name, by_tunnel: false, cert };
-    service.revalidator.enter(service, peer, conn.live(), credentials).map(Some)
+    let now = (&*service.store, service.peers_are());
+    service.trusted_peers.enter(peer, conn.live(), credentials, now).map(Some)
 }
 
 async fn client(
@@ -312,14 +315,14 @@ async fn client(
     while let Some((target, share)) = tries.next() {
         let until = Instant::now() + share;
         match tokio::time::timeout_at(until, towards(service, target, peer, conn)).await {
-            Ok(Ok(Admission::Admitted { far, entered, .. })) => {
+            Ok(Ok(Handshake::Admitted { far, entered, .. })) => {
                 tries.worked(target);
                 if let Some(protocol) = service.config.tls.starttls {
                     plain_side(service, deadline, protocol.decline(&mut socket)).await?;
                 }
                 return Ok(Begun { app: App::new(socket), far, slot: None, entered });
             }
-            Ok(Ok(Admission::Refused { far, outcome: (reason, why) })) => {
+            Ok(Ok(Handshake::Refused { far, outcome: (reason, why) })) => {
                 tries.failed(target, reason, why.unwrap_or_default());
                 // Beyond the deadline if need be, where no other is to be tried.
                 match tries.is_over() {
@@ -356,7 +359,7 @@ async fn towards(
     target: &Target,
     peer: SocketAddr,
     conn: &OpenConn,
-) -> Result<Admission, Outcome> {
+) -> Result<Handshake, Outcome> {
     let credentials = service.store.current();
     let mut begun = Instant::now();
     let dialled = |tcp: &TcpStream| {
@@ -373,25 +376,25 @@ async fn towards(
     let shown = (std::mem::take(&mut secured.chain), Some(reach::server_name(service, target)?));
     let mut far = SecuredRemote::new(secured).map_err(|e| lost(&e))?;
     far.take_truncation(service.config.tls.truncation);
-    let entered = match enter(service, found.as_ref(), shown, conn, &credentials) {
+    let entered = match hold_to_trust(service, found.as_ref(), shown, conn, &credentials) {
         Ok(entered) => entered,
         Err(outcome) => {
-            return Ok(Admission::Refused { far, outcome: counted(service, outcome) });
+            return Ok(Handshake::Refused { far, outcome: counted(service, outcome) });
         }
     };
     if !service.config.access.is_empty() {
         let wanted = admit(service, found.as_ref(), peer, local, conn).await;
         if let Err(outcome) = wanted {
-            return Ok(Admission::Refused { far, outcome });
+            return Ok(Handshake::Refused { far, outcome });
         }
     } else if let Some(found) = &found {
         conn.metadata(|f| {
             f.dst.id.clone_from(&found.id);
             f.subject = found.shown_subject();
         });
-        if let Err(outcome) = service.admitted_by_successor(conn.live()).await {
-            return Ok(Admission::Refused { far, outcome });
+        if let Err(outcome) = service.not_barred_by_successor(conn.live()).await {
+            return Ok(Handshake::Refused { far, outcome });
         }
     }
-    Ok(Admission::Admitted { far: Box::new(far), entered, header: Vec::new() })
+    Ok(Handshake::Admitted { far: Box::new(far), entered, header: Vec::new() })
 }

@@ -60,7 +60,7 @@ pub(super) fn pool(
     closing: CancellationToken,
 ) -> io::Result<Pool> {
     let pool = Pool::new(Arc::new(Netns::current()?), config(service), tasks, closing);
-    Ok(pool.among(Arc::clone(&service.revalidator.tunnels)))
+    Ok(pool.among(Arc::clone(&service.trusted_peers.tunnels)))
 }
 
 /// Carries one plain connection through a tunnel.
@@ -125,7 +125,7 @@ async fn open(
         lifecycle::dial::forget(host, *port);
     }
     let stream = opened?;
-    service.admitted_by_successor(conn.live()).await?;
+    service.not_barred_by_successor(conn.live()).await?;
     Ok(stream)
 }
 
@@ -192,7 +192,7 @@ impl Destination for ServiceDestination {
     }
 
     fn tunnels(&self) -> &TunnelRegistry {
-        &self.service.revalidator.tunnels
+        &self.service.trusted_peers.tunnels
     }
 
     fn callers(&self) -> &Callers {

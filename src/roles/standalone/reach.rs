@@ -106,7 +106,8 @@ impl Parting {
     }
 }
 
-/// Connects to the first target that takes it, and says `header` there before anything else.
+/// Connects to the first target that takes it, in the service's order, and says `header` there
+/// before anything else. Each has its share of the time; one that fails is left out for a while.
 pub(super) async fn dial(
     service: &Service,
     conn: &OpenConn,

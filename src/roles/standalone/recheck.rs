@@ -70,9 +70,9 @@ impl Service {
     /// The peers of open connections that have proven who they are, by connection; those of
     /// tunnels too.
     pub(super) fn authenticated(&self) -> HashMap<u64, Arc<AuthenticatedPeer>> {
-        let mut peers: HashMap<u64, Arc<AuthenticatedPeer>> = self.revalidator.peers().collect();
+        let mut peers: HashMap<u64, Arc<AuthenticatedPeer>> = self.trusted_peers.peers().collect();
         // A stream is known by the facts of its tunnel.
-        let tunnels = self.revalidator.tunnels.open();
+        let tunnels = self.trusted_peers.tunnels.open();
         let facts = |tunnel: &Arc<AuthenticatedTunnel>| Arc::as_ptr(&tunnel.peer.tls);
         let tunnels = tunnels.iter().filter_map(|tunnel| {
             Some((facts(tunnel), Arc::new(AuthenticatedPeer::of_tunnel(tunnel)?)))
@@ -90,12 +90,12 @@ impl Service {
 
     /// The same of one connection.
     pub(super) fn peer_of(&self, conn: &LiveConn) -> Option<Arc<AuthenticatedPeer>> {
-        let plain = self.revalidator.peers().find(|(id, _)| *id == conn.id);
+        let plain = self.trusted_peers.peers().find(|(id, _)| *id == conn.id);
         if let Some((_, peer)) = plain {
             return Some(peer);
         }
         let facts = conn.metadata(|f| f.tls.clone())?;
-        let tunnels = self.revalidator.tunnels.open();
+        let tunnels = self.trusted_peers.tunnels.open();
         let tunnel = tunnels.iter().find(|tunnel| Arc::ptr_eq(&tunnel.peer.tls, &facts))?;
         AuthenticatedPeer::of_tunnel(tunnel).map(Arc::new)
     }

@@ -2,52 +2,20 @@
 //! certificates that have run out where `peerExpiry` says so. Who is closed is decided in
 //! [`crate::proxy::revalidate`].
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Role, Service, outcome::Outcome, trusted_peers::TrustRevalidator};
+use super::{Role, Service};
 use crate::{
     credentials::store::Credentials,
     hbone::{AuthenticatedTunnel, PeerExpiry, Termination, TunnelRegistry},
     identity::{PeerCert, Purpose},
     lifecycle::{next_change, next_change_if_any},
-    observe::{Telemetry, conn::LiveConn},
+    observe::Telemetry,
     policy::Banned,
-    proxy::revalidate::{
-        Changed, PlainTls, Trusting,
-        peers::{AuthenticatedPeer, Entered},
-        revalidate,
-        verdict::{Judge, Verdict, is_not_banned},
-    },
+    proxy::revalidate::{Changed, PlainTls, Trusting, revalidate, verdict::Verdict},
 };
-
-impl TrustRevalidator {
-    /// Enters a connection whose handshake was checked against `credentials`, or against something
-    /// newer.
-    ///
-    /// # Errors
-    /// Why it may not come to be.
-    pub(super) fn enter(
-        &self,
-        service: &Service,
-        peer: AuthenticatedPeer,
-        conn: &Arc<LiveConn>,
-        credentials: &Arc<Credentials>,
-    ) -> Result<Entered, Outcome> {
-        let (entered, entry) = self.peers.enter(peer, conn);
-        let now = service.store.current();
-        let own = now.own.as_ref().and_then(|own| own.id.as_ref());
-        let judged = is_not_banned(&entry.peer.cert, own, &self.banned()).and_then(|()| {
-            match Arc::ptr_eq(&now, credentials) || now.trust == credentials.trust {
-                true => Ok(()),
-                false => Judge::of(&now.trust, service.peers_are())
-                    .and_then(|judge| judge.trusts(&entry.peer, SystemTime::now())),
-            }
-        });
-        judged.map(|()| entered).map_err(|(reason, why)| (reason, Some(why)))
-    }
-}
 
 /// A service that is followed.
 struct Followed<'a> {
@@ -64,7 +32,7 @@ impl Trusting for Followed<'_> {
         self.banned.iter_mut().for_each(|banned| drop(banned.borrow_and_update()));
         // Also where they say the same: a tunnel knows by the place what it was checked against.
         if let Some(own) = &now.svid {
-            self.service.revalidator.bundles.send_replace(Arc::clone(&own.bundles));
+            self.service.trusted_peers.bundles.send_replace(Arc::clone(&own.bundles));
         }
         let before = self.credentials.replace(Arc::clone(&now));
         Changed::All(before.is_none_or(|before| before.trust != now.trust))
@@ -78,17 +46,17 @@ impl Trusting for Followed<'_> {
     }
 
     fn tunnels(&self) -> &TunnelRegistry {
-        &self.service.revalidator.tunnels
+        &self.service.trusted_peers.tunnels
     }
 
     fn plain_tls(&self) -> Option<PlainTls<'_>> {
         let credentials = self.credentials.as_ref()?;
         Some(PlainTls {
-            peers: &self.service.revalidator.peers,
+            peers: &self.service.trusted_peers.peers,
             trust: &credentials.trust,
             purpose: self.service.peers_are(),
             own: credentials.own.as_ref().and_then(|own| own.id.as_ref()),
-            banned: self.service.revalidator.banned(),
+            banned: self.service.trusted_peers.banned(),
         })
     }
 
@@ -122,7 +90,7 @@ impl Trusting for Followed<'_> {
 impl Service {
     /// Holds what is open to the credentials and the bans. Never returns.
     pub(super) async fn follow_trust(&self) {
-        let (changes, banned) = (self.store.watch(), self.revalidator.banned.clone());
+        let (changes, banned) = (self.store.watch(), self.trusted_peers.banned.clone());
         revalidate(Followed { service: self, changes, banned, credentials: None }).await;
     }
 

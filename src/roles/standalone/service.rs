@@ -20,7 +20,7 @@ use super::{
     targets::Targets,
     timer::Timer,
     tls::{Config, Configs},
-    trusted_peers::TrustRevalidator,
+    trusted_peers::TrustedPeers,
 };
 use crate::{
     credentials::store::CredentialStore,
@@ -73,7 +73,7 @@ pub struct Service {
     pub targets: Arc<Targets>,
     pub(super) telemetry: Telemetry,
     pub(super) names: Arc<Names>,
-    pub(super) revalidator: TrustRevalidator,
+    pub(super) trusted_peers: TrustedPeers,
     pub(super) callers: Callers,
     configs: Configs,
     /// What an edit has put in its place.
@@ -110,13 +110,13 @@ impl Service {
         let metrics = Arc::clone(&telemetry.metrics);
         let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
-        let revalidator = TrustRevalidator::new(&store.current(), access.watch_banned());
+        let trusted_peers = TrustedPeers::new(&store.current(), access.watch_banned());
         // A balancer is the source of all that comes through it.
         let of_one = if config.proxy_in { UNPROVEN } else { UNPROVEN_OF_ONE };
         let service = Self {
             config,
             access,
-            revalidator,
+            trusted_peers,
             callers: Callers::default(),
             store,
             counts: Counts::default(),
@@ -182,6 +182,11 @@ impl Service {
         self.conns.len()
     }
 
+    /// What rustls makes handshakes with now: the certificate that is shown and, where the peer must
+    /// show one, what verifies its chain against the roots and CRLs of now.
+    ///
+    /// # Errors
+    /// Why there is no such configuration.
     pub(super) fn tls(&self) -> Result<Config, String> {
         self.configs.of(&self.store.current(), self.config.role, &self.config.tls)
     }

@@ -71,7 +71,7 @@ struct Trusted {
 
 impl Trusted {
     fn by(service: &Service) -> Self {
-        let tunnels = service.revalidator.tunnels.trust().map(|trust| trust.bundles);
+        let tunnels = service.trusted_peers.tunnels.trust().map(|trust| trust.bundles);
         let tunnels = tunnels.filter(|bundles| **bundles != BundleSet::default());
         Self { peers: service.store.current().trust.clone(), tunnels }
     }
@@ -220,10 +220,10 @@ impl Service {
         }
     }
 
-    /// Whether a connection that this service has just admitted may stay under the one that has
-    /// taken its place meanwhile, if one has. Its peer is entered among those that are
-    /// authenticated by then.
-    pub(super) async fn admitted_by_successor(&self, conn: &LiveConn) -> Result<(), Outcome> {
+    /// `Ok` unless an edit has replaced this service meanwhile: then whether the connection that it
+    /// has just admitted may stay under the service in its place. Its peer is entered among those
+    /// that are authenticated by then.
+    pub(super) async fn not_barred_by_successor(&self, conn: &LiveConn) -> Result<(), Outcome> {
         let Some(successor) = self.latest() else { return Ok(()) };
         let peer = self.peer_of(conn);
         let mut trusted = TrustedBySuccessor::new(self, &successor);

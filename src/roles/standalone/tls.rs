@@ -154,7 +154,7 @@ impl Configs {
 
 /// The same configuration, which also notes the name that the client asks for (SNI): rustls does
 /// not tell it after a handshake without buffers.
-pub(super) fn noting(config: &ServerConfig) -> (Arc<ServerConfig>, Arc<Asked>) {
+pub(super) fn noting_sni(config: &ServerConfig) -> (Arc<ServerConfig>, Arc<Asked>) {
     let asked =
         Arc::new(Asked { shown: Arc::clone(&config.cert_resolver), name: OnceLock::default() });
     let mut config = config.clone();
