@@ -31,6 +31,8 @@ use crate::lifecycle::{AcceptBackoff, Tasks, is_of_one_connection};
 /// How many bytes and header fields the head of a request may have.
 const LONGEST_HEAD: usize = 8192;
 const MOST_HEADERS: usize = 64;
+/// How long at most nothing is accepted after descriptors ran out: a probe waits for a second.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long accepting rests where no place is left.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -122,7 +124,7 @@ impl Server {
     pub async fn run(self, listener: impl Accept, handler: Arc<impl Handler>, conns: Tasks) {
         let Limits { connections, per_address, reserved, .. } = self.limits;
         let places = ConnectionLimits::new(connections, per_address, reserved);
-        let mut backoff = AcceptBackoff::new(self.name);
+        let mut backoff = AcceptBackoff::new(self.name).at_most(LONGEST_PAUSE);
         let server = Arc::new(self);
         loop {
             let accepted = match listener.accept().await {

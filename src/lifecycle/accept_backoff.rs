@@ -22,13 +22,20 @@ static FAILURES: Mutex<Option<FailureLog>> = Mutex::new(None);
 pub struct AcceptBackoff {
     listener: String,
     pause: Duration,
+    longest: Duration,
 }
 
 impl AcceptBackoff {
     /// Of a loop that accepts on `listener`, as the log is to name it.
     #[must_use]
     pub fn new(listener: impl Into<String>) -> Self {
-        Self { listener: listener.into(), pause: FIRST_PAUSE }
+        Self { listener: listener.into(), pause: FIRST_PAUSE, longest: LONGEST_PAUSE }
+    }
+
+    /// The same with no pause over this: for who is waited for by somebody of little patience.
+    #[must_use]
+    pub fn at_most(self, longest: Duration) -> Self {
+        Self { longest, ..self }
     }
 
     /// An accept succeeded: the next failure waits shortly again.
@@ -42,8 +49,14 @@ impl AcceptBackoff {
     /// # Cancel safety
     /// Dropping the future ends the pause; nothing is lost.
     pub async fn failed(&mut self, error: &io::Error) {
+        sleep(self.note(error)).await;
+    }
+
+    /// The same for who has others to serve meanwhile: how long nothing is to be accepted.
+    #[must_use]
+    pub fn note(&mut self, error: &io::Error) -> Duration {
         let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.pause = (pause * 2).min(self.longest);
         let due = {
             let mut failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
             let log = failures.get_or_insert_default();
@@ -53,7 +66,7 @@ impl AcceptBackoff {
             let listener = self.listener.as_str();
             tracing::warn!(listener, %error, failures, "accept failed, backing off");
         }
-        sleep(pause).await;
+        pause
     }
 }
 

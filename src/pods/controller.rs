@@ -32,6 +32,9 @@ pub(crate) struct PodController {
     failed: BTreeMap<Arc<str>, Failed>,
     /// Whether others have to follow what is under way.
     again: bool,
+    /// How many of those under way were so when pods that failed were to be tried again: with each
+    /// that ends they are, so that no try is left out because the one before it took its time.
+    due: usize,
     /// The rules that pods have, if adit applies any.
     options: Option<Options>,
 }
@@ -45,6 +48,7 @@ impl PodController {
             starting: FuturesUnordered::new(),
             failed: BTreeMap::new(),
             again: false,
+            due: 0,
             options: None,
         }
     }
@@ -71,6 +75,13 @@ impl PodController {
         self.failed.retain(|uid, _| pods.contains_key(uid));
         self.options = rules.options();
         self.settle();
+    }
+
+    /// Tries again to attach pods that could not be attached: now, and those whose last try is
+    /// under way still when that has ended.
+    pub(crate) fn try_again(&mut self, rules: Capture, grace: Duration) {
+        self.due = self.starting.len();
+        self.reconcile(rules, grace);
     }
 
     /// Answers events that are done.
@@ -104,7 +115,9 @@ impl PodController {
             self.failed.insert(Arc::clone(&facts.uid), failed);
         }
         self.settle();
-        self.again
+        let due = self.due > 0;
+        self.due = self.due.saturating_sub(1);
+        self.again || due
     }
 
     /// The pods that are announced, by uid.

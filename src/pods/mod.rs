@@ -12,3 +12,8 @@ pub(crate) mod probed;
 mod rule_watch;
 pub(crate) mod source;
 mod turns;
+
+use std::time::Duration;
+
+/// How often pods that could not be attached are tried again.
+pub(crate) const TRY_AGAIN_EVERY: Duration = Duration::from_millis(4800);

@@ -17,7 +17,11 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -68,11 +72,15 @@ pub async fn accept_loop<P, S, F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let mut backoff = AcceptBackoff::new(port.name());
+    let mut resume = Instant::now();
     let mut row = 0;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = port.accept() => accepted.and_then(|(socket, peer)| {
+            accepted = async {
+                sleep_until(resume).await;
+                port.accept().await
+            } => accepted.and_then(|(socket, peer)| {
                 let fd = socket.as_fd();
                 if is_reserved(fd) || port.is_too_much(fd, balancer.live()) {
                     return Err(nix::errno::Errno::EMFILE.into());
@@ -97,7 +105,7 @@ pub async fn accept_loop<P, S, F>(
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 port.accept_failed();
-                backoff.failed(&error).await;
+                resume = Instant::now() + backoff.note(&error);
             }
         }
     }
@@ -209,8 +217,13 @@ impl<A: Arrival> AcceptBalancer<A> {
     /// What was handed over before this worker stopped to accept; others keep theirs from here on.
     pub async fn left(&mut self) -> Option<Taken<A>> {
         self.handed.close();
-        let (socket, peer, arrival, place) = self.handed.recv().await?;
-        Some((TcpStream::from_std(socket).ok()?, peer, arrival, place))
+        loop {
+            let (socket, peer, arrival, place) = self.handed.recv().await?;
+            match TcpStream::from_std(socket) {
+                Ok(socket) => return Some((socket, peer, arrival, place)),
+                Err(error) => tracing::debug!(%error, "a connection that was handed over was lost"),
+            }
+        }
     }
 
     /// Takes a connection, or hands it to a worker that has clearly less to do or those before it

@@ -483,6 +483,36 @@ fn an_edit_closes_whose_key_it_no_longer_pins() {
     assert!(heard(&mut good.0));
 }
 
+/// Tunnels are never pinned: an edit from tunnels to pinned keys is asked about theirs too.
+#[test]
+fn an_edit_from_tunnels_to_pins_closes_whose_key_is_not_pinned() {
+    let (pki, echo) = (Pki::new(), Backend::echo());
+    let leaves = ["good", "bad"].map(|name| {
+        let leaf = pki.ca.leaf(name, as_app);
+        pki.put(name, &leaf);
+        leaf
+    });
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaves[0].spki);
+    let pin = format!("allow: {{ pins: ['sha256:{}'] }}", BASE64.encode(hash.as_ref()));
+    let (port, credential) = (free().port(), credential(&pki, "server"));
+    let edit = |rules: &str| {
+        let text = format!(
+            "services:\n- {{ name: s, mode: server, listen: '127.0.0.1:{port}', target: '{}', \
+             {credential}, {rules} }}\ndrain: {{ deadline: 60s }}\n",
+            echo.addr
+        );
+        pki.write("services.yaml", text);
+    };
+    edit(&format!("{HBONE}allow: {{ all: true }}"));
+    let server = Adit::start(format!("proxy -c {}", pki.at("services.yaml")));
+    let clients = clients(&pki, &echo, " --tunnel hbone ", "", &["good", "bad"], server.addr);
+    let mut open: Vec<TcpStream> = clients.iter().map(|client| open(client.addr)).collect();
+    edit(&pin);
+    server.logs("connection denied … policy_changed");
+    assert!(open[1].read(&mut [0; 1]).is_err());
+    assert!(answers(&mut open[0]));
+}
+
 /// An edit that names other roots or CRLs counts for who is open: they are closed at once, and
 /// those whose certificates verify stay, also where the same is read from another file.
 #[test]

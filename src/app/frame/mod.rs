@@ -6,7 +6,7 @@ mod reload;
 mod role;
 mod takeover;
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::lifecycle::ServiceManager;
 
-const LOOKS_IN_TEN_MINUTES: u32 = looks_in(10 * 60);
+const LOOKS_IN_TEN_MINUTES: u32 = looks_in(Duration::from_secs(600));
 
 /// What a process has around it from its start on.
 pub(super) struct Frame {

@@ -16,9 +16,10 @@ pub(in crate::app) const LOOK_EVERY: Duration = Duration::from_millis(LOOK_MILLI
 
 const LOOK_MILLIS: u32 = 400;
 
-/// How many looks there are in so many seconds.
-pub(in crate::app) const fn looks_in(seconds: u32) -> u32 {
-    seconds * 1000 / LOOK_MILLIS
+/// How many looks there are in so much time.
+#[allow(clippy::cast_possible_truncation, reason = "minutes")]
+pub(in crate::app) const fn looks_in(time: Duration) -> u32 {
+    time.as_millis() as u32 / LOOK_MILLIS
 }
 
 /// For how long somebody who asks for a reload waits for a file that is being written.

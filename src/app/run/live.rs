@@ -78,6 +78,11 @@ impl Live {
         self.tell_state();
     }
 
+    pub(super) fn try_pods_again(&mut self) {
+        self.pods.try_again(self.capture, self.grace);
+        self.tell_state();
+    }
+
     pub(super) fn changed(&mut self, changed: Changed) {
         match self.pods.changed(changed) {
             true => self.start_pods(),

@@ -10,15 +10,15 @@ use crate::{
     },
     lifecycle::{ServiceManager, WatchedFile},
     observe::Telemetry,
-    pods::manager::Changed,
+    pods::{TRY_AGAIN_EVERY, manager::Changed},
     roles::node::Node,
 };
 
 /// How long capture rules and what is left may take after the connections.
 const RELEASE_WITHIN: Duration = Duration::from_secs(15);
 
-/// Pods that could not be started are tried again every 5 s.
-const LOOKS_UNTIL_RETRY: u32 = looks_in(5);
+/// When pods that could not be attached are tried again.
+const LOOKS_UNTIL_RETRY: u32 = looks_in(TRY_AGAIN_EVERY);
 
 /// What a node waits for.
 pub(super) enum News {
@@ -75,7 +75,7 @@ impl Role for Live {
     fn look(&mut self, looks: u32) {
         self.state.set_unprotected(self.pods.manager.unprotected());
         if looks.is_multiple_of(LOOKS_UNTIL_RETRY) && self.pods.failed().len() > 0 {
-            self.start_pods();
+            self.try_pods_again();
         }
     }
 

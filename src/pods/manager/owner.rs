@@ -5,15 +5,20 @@ use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{lifecycle::blocking, mesh::NetnsRef, pods::source::PodFacts, sys::netns::Netns};
+use crate::{
+    lifecycle::blocking,
+    mesh::NetnsRef,
+    pods::{TRY_AGAIN_EVERY, source::PodFacts},
+    sys::netns::Netns,
+};
 
 /// How often it is looked for an address that is not there yet: whoever makes a pod does so after
 /// its namespace, and from then on nothing protects the pod until it is seen.
 const EVERY: Duration = Duration::from_millis(50);
 /// For so long at first …
 const AT_FIRST: Duration = Duration::from_secs(1);
-/// … and then almost until the next try, which comes within 5 s.
-const AGAIN: Duration = Duration::from_millis(4800);
+/// … and then almost until the next try ([`crate::pods::TRY_AGAIN_EVERY`]).
+const AGAIN: Duration = TRY_AGAIN_EVERY.saturating_sub(Duration::from_millis(200));
 
 /// Opens the pod's namespace, and waits for a moment until it holds an address of the pod. It is
 /// opened again at each look: the process that names it may enter another one meanwhile, or end and

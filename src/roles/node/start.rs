@@ -169,7 +169,7 @@ impl Pod {
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {} // what was handed over is served still
                 () = port.node.listeners.accepting() => {}
             }
             accept_loop(port, balancer, tasks, stop, serve).await;

@@ -5,7 +5,10 @@ use std::{net::IpAddr, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
 
 use super::proxy_protocol;
 use crate::{
@@ -20,6 +23,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// How many callers are looked at at once, before there is a service: then the oldest that has
 /// asked for nothing goes.
 const AT_ONCE: usize = 64;
+/// How long at most nothing is accepted after descriptors ran out.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sees to it that there is a certificate, before anything is served: five attempts.
 ///
@@ -82,11 +87,15 @@ pub(crate) fn answer_challenges(port: u16, pending: &Pending) -> BoxFuture<'_, S
 async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
     let places = Places::new(AT_ONCE, AT_ONCE);
     let mut callers = FuturesUnordered::new();
-    let mut backoff = AcceptBackoff::new("ACME challenges");
+    let mut backoff = AcceptBackoff::new("ACME challenges").at_most(LONGEST_PAUSE);
+    let mut resume = Instant::now();
     loop {
         tokio::select! {
             // Those that have been given up end at once; until then they are callers still.
-            accepted = accepting.accept(), if callers.len() < 2 * AT_ONCE => match accepted
+            accepted = async {
+                sleep_until(resume).await;
+                accepting.accept().await
+            }, if callers.len() < 2 * AT_ONCE => match accepted
                 .and_then(|(socket, peer)| Ok((of_traffic(socket)?, peer)))
             {
                 Ok((socket, peer)) => {
@@ -100,7 +109,7 @@ async fn serve(accepting: &Accepting, pending: &Pending, proxy_header: bool) {
                     }.boxed());
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => backoff.failed(&error).await,
+                Err(error) => resume = Instant::now() + backoff.note(&error),
             },
             Some(()) = callers.next() => {}
         }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Role, Service, outcome::Outcome};
 use crate::{
@@ -92,11 +92,14 @@ impl TrustedBySuccessor {
         let again = |other: bool, trust: &PeerTrust| {
             (other && !new.asks_for_none()).then(|| VerifiedAgain::by(trust, new.peers_are()))
         };
-        let of_tunnels = now.tunnels.clone().map_or(now.peers.clone(), PeerTrust::Spiffe);
+        let pins = matches!(now.peers, PeerTrust::Pinned(_));
+        // Tunnels are never pinned: whoever came by one has not been held to what is pinned now.
+        let bundles = now.tunnels.clone().filter(|_| !pins);
+        let of_tunnels = bundles.map_or(now.peers.clone(), PeerTrust::Spiffe);
         Self {
             peers: again(before.peers != now.peers, &now.peers),
-            tunnels: again(before.tunnels != now.tunnels, &of_tunnels),
-            pins: matches!(now.peers, PeerTrust::Pinned(_)),
+            tunnels: again(pins || before.tunnels != now.tunnels, &of_tunnels),
+            pins,
         }
     }
 
@@ -141,7 +144,7 @@ impl Service {
             self.successor.store(Some(Arc::clone(&latest)));
             let now = HeldTo::now(latest);
             if !held_to.as_ref().is_some_and(|before| before.is(&now)) {
-                let unsettled = self.hold_to(&now.successor).await;
+                let unsettled = beside(&mut asking, self.hold_to(&now.successor)).await;
                 // Bans and roots change nothing of what is asked about the others.
                 if !held_to.as_ref().is_some_and(|before| before.asks_as(&now)) {
                     let (this, successor) = (Arc::clone(&self), Arc::clone(&now.successor));
@@ -149,16 +152,7 @@ impl Service {
                 }
                 held_to = Some(now);
             }
-            let answered = match &mut asking {
-                Some(asked) => timeout(LOOK, asked).await.is_ok(),
-                None => {
-                    sleep(LOOK).await;
-                    false
-                }
-            };
-            if answered {
-                asking = None;
-            }
+            beside(&mut asking, sleep(LOOK)).await;
         }
     }
 
@@ -315,6 +309,21 @@ impl Service {
             }
         }
     }
+}
+
+/// Does `work` while a policy is asked too, that those who wait for it are not left waiting.
+async fn beside<T>(
+    asking: &mut Option<BoxFuture<'static, ()>>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Some(asked) = asking {
+        tokio::select! {
+            done = &mut work => return done,
+            () = asked => *asking = None,
+        }
+    }
+    work.await
 }
 
 /// A connection that the Rego policy is to be asked about, and its peer.
