@@ -77,7 +77,8 @@ async fn a_join_token_gives_one_svid_also_after_a_crash() {
     server.crash_and_restart();
     assert!(fetch(&client, &host).await.is_err());
     assert_eq!(server.decision(0)["reason"], "join_token_replayed");
-    let late = server.client(&server.join_token(&host, "0s"));
+    let late = server.client(&server.join_token(&host, "1s"));
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     assert!(fetch(&late, &host).await.is_err());
     assert_eq!(server.decision(1)["reason"], "join_token_expired");
 }

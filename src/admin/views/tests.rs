@@ -113,6 +113,7 @@ fn the_json_of_the_config_dump() {
                 "from": [{ "principals": "one of [td.test/ns/shop/sa/db]" }],
                 "to": ["port one of [80]"],
                 "when": [],
+                "place": "mesh.yaml:13",
             }],
         }],
         "trustDomain": "td.test",
