@@ -36,11 +36,10 @@
 //! `hbone/stream.rs`. On the far node `proxy/ingress/hbone.rs` → `hbone/server.rs` →
 //! `roles/node/inbound.rs` → `policy/admission.rs`. Its end: `observe/conn/open.rs`.
 //!
-//! A connection of `adit server`: `roles/standalone/mod.rs` → `accept.rs` there →
-//! `proxy/listener.rs` → `roles/standalone/connection.rs` → `service.rs` → `tls/secured.rs` →
-//! `trusted_peers.rs` → `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` →
-//! `reach.rs` → `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` →
-//! `observe/conn/open.rs`.
+//! A connection of `adit server` (bare names stand in `roles/standalone`): `mod.rs` → `accept.rs` →
+//! `proxy/listener.rs` → `connection.rs` → `service.rs` → `tls/secured.rs` → `trusted_peers.rs` →
+//! `admission.rs` → `policy/access_control.rs` → `policy/admission.rs` → `reach.rs` →
+//! `relay/secured.rs` → `relay/mod.rs` → `outcome.rs` → `observe/conn/open.rs`.
 //!
 //! # Threads
 //! One control thread (CA, files, admin, metrics) and N data workers, each a current-thread

@@ -8,7 +8,8 @@
 //! A [`Ticket`] keeps the order of the connections to one destination. `before` is the tunnel that
 //! the connection ahead took, `chooses` says which one this takes; `turn` waits until all ahead are
 //! sent or, if they went another way, answered; `sent` says that this one is. `back` puts it in
-//! line once more; at the first try it is there already. A tunnel is known by its [`Usage`].
+//! line once more (at the first try it is there already), and `again` lets those behind it come back
+//! too. A tunnel is known by its [`Usage`].
 
 mod choice;
 

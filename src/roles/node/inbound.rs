@@ -173,7 +173,7 @@ impl Destination for PodDestination {
         baggage(&target.workload)
     }
 
-    /// No `async fn`: see [`ingress::hbone::stream`].
+    /// No `async fn`: see [`ingress::hbone::serve_stream`].
     fn relay(
         &self,
         app: &mut App,

@@ -12,7 +12,7 @@
 //!    to the end; [`outbound`] enters it into the live table ([`crate::observe::conn::OpenConn`]).
 //! 4. **Carried.** [`crate::proxy::egress::hbone`] has the pod's [`crate::hbone::Pool`] open a
 //!    CONNECT stream on a tunnel to the peer, made with the pod's own SVID and only to the identity
-//!    expected there.
+//!    expected there. Its socket has the mark that the capture rules leave alone.
 //! 5. **Received.** On the far node the tunnel arrives on port 15008 in the destination's
 //!    namespace; [`start`] hands it, as a task of the pod's `tunnels`, to
 //!    [`crate::proxy::ingress::hbone`] with a [`inbound::PodDestination`], and each of its streams is

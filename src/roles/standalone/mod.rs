@@ -12,7 +12,8 @@
 //!    [`crate::policy::AccessControl`]. A server dials its target only then; a client
 //!    dials first and then asks who answered (both in `reach`).
 //! 3. [`crate::relay::run`] carries the bytes until both sides have ended; the TLS side is a
-//!    [`crate::relay::SecuredRemote`], or the kernel's where that makes the records.
+//!    [`crate::relay::SecuredRemote`], or `relay/kernel.rs` where the kernel can make the records
+//!    (`--kernel-tls auto`).
 //! 4. `outcome` says how it ended; dropping the record writes its line and counts it.
 //!
 //! With [`Hbone`] the wire is that of an ambient mesh instead (`hbone`).
