@@ -39,7 +39,7 @@ const TCP_SOCK: i32 = 137;
 const AF_INET: i32 = libc::AF_INET;
 const AF_INET6: i32 = libc::AF_INET6;
 
-/// Where a context keeps what a [`super::Ends`] is made of.
+/// Where a context keeps what a [`super::SocketEnds`] is made of.
 struct Context {
     family: i16,
     remote_v4: i16,
@@ -144,7 +144,7 @@ impl Kernel {
     }
 }
 
-/// Lays a socket's [`super::Ends`] down at [`OWN`], or jumps to `other` if it is not IP.
+/// Lays a socket's [`super::SocketEnds`] down at [`OWN`], or jumps to `other` if it is not IP.
 fn own_ends(asm: &mut Asm, context: &Context, other: Label) {
     let (v6, ports) = (asm.label(), asm.label());
     asm.copy(R1, R6);
