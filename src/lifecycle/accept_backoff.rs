@@ -32,7 +32,7 @@ impl AcceptBackoff {
         Self { listener: listener.into(), pause: FIRST_PAUSE, longest: LONGEST_PAUSE }
     }
 
-    /// The same with no pause over this: for who is waited for by somebody of little patience.
+    /// Limits the pause: for listeners whose callers wait only briefly, as probes do.
     #[must_use]
     pub fn at_most(self, longest: Duration) -> Self {
         Self { longest, ..self }
@@ -52,7 +52,8 @@ impl AcceptBackoff {
         sleep(self.note(error)).await;
     }
 
-    /// The same for who has others to serve meanwhile: how long nothing is to be accepted.
+    /// Counts and logs a failure as [`AcceptBackoff::failed`] does, without waiting. Returns how long
+    /// nothing should be accepted; the caller may serve others meanwhile.
     #[must_use]
     pub fn note(&mut self, error: &io::Error) -> Duration {
         let pause = self.pause;

@@ -32,8 +32,9 @@ pub(crate) struct PodController {
     failed: BTreeMap<Arc<str>, Failed>,
     /// Whether others have to follow what is under way.
     again: bool,
-    /// How many of those under way were so when pods that failed were to be tried again: with each
-    /// that ends they are, so that no try is left out because the one before it took its time.
+    /// How many changes were under way at the last [`PodController::try_again`] and have not ended
+    /// since. Failed pods are tried again after each of them, so that no try is left out because the
+    /// one before it took long.
     due: usize,
     /// The rules that pods have, if adit applies any.
     options: Option<Options>,

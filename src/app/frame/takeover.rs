@@ -147,8 +147,8 @@ impl Takeover {
         self.previous.as_ref().is_some_and(|(_, until)| Instant::now() > *until)
     }
 
-    /// Waits until it is too late to take over; for ever where there is nobody to take over from.
-    /// Cancel safe.
+    /// Returns once it is too late to take over. Without a previous process it never returns. Cancel
+    /// safe.
     pub(in crate::app) async fn late(&self) {
         match &self.previous {
             Some((_, until)) => sleep_until(*until).await,
@@ -185,8 +185,8 @@ impl Takeover {
         self.self_exec.start_again(self.path.is_some(), &self.tasks);
     }
 
-    /// Waits for nobody any longer: a process that has this one's sockets takes over at once,
-    /// whether it has said so or not. Whether there is one.
+    /// Stops waiting for a successor. Returns whether a process has this one's sockets: it takes over
+    /// then, whether it has said so or not.
     pub(in crate::app) async fn close(&mut self) -> bool {
         self.tasks.cut();
         self.tasks.ended().await;

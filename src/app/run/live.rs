@@ -67,7 +67,7 @@ impl Live {
     /// Takes the pods of this node that a file names.
     pub(super) fn take_pods(&mut self, local: &[Arc<Workload>]) {
         for event in self.source.read(local) {
-            // Nobody waits for a file's pods: what fails is logged and stands in the readiness.
+            // A file needs no answer: what fails is logged, and readiness names it.
             drop(self.pods.apply(event));
         }
     }

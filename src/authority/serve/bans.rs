@@ -101,9 +101,9 @@ struct BanWatcher {
 }
 
 impl BanWatcher {
-    /// Whether it may still be told: neither whoever is banned, nor by an SVID that is not valid
-    /// now. The account of a node proxy is told even if it is banned itself: the pods of its node
-    /// depend on what it hears.
+    /// Whether this caller may still read the bans: it must not be banned, and the SVID that it
+    /// showed must still be valid. A node proxy's account goes on reading even if it is banned: the
+    /// pods of its node depend on the list.
     fn judge(&self) -> Result<(), CaRefusal> {
         let banned = |id: &SpiffeId| match self.banned.borrow().contains(id) {
             true => Err(CaError::Banned(id.clone()).into()),

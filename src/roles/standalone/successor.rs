@@ -311,7 +311,7 @@ impl Service {
     }
 }
 
-/// Does `work` while a policy is asked too, that those who wait for it are not left waiting.
+/// Does `work`, and lets the questions to a policy that are under way go on meanwhile.
 async fn beside<T>(
     asking: &mut Option<BoxFuture<'static, ()>>,
     work: impl Future<Output = T>,
