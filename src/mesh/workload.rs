@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{AppHop, LocalPod, NetnsRef};
+use super::{AppHop, Gateway, LocalPod, NetnsRef, ServicePort};
 use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
@@ -42,6 +42,86 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     }
 }
 
+/// What a workload is part of: the kind of its Kubernetes object.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum WorkloadKind {
+    /// A Deployment, or anything that is none of the others.
+    #[default]
+    Deployment,
+    /// A CronJob.
+    CronJob,
+    /// A pod by itself.
+    Pod,
+    /// A Job.
+    Job,
+}
+
+impl WorkloadKind {
+    /// As Istio's dumps and `baggage` have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::CronJob => "cronjob",
+            Self::Pod => "pod",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// What metrics and records call the application of a workload.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct AppNames {
+    /// The name of the Deployment or of what else it is part of.
+    pub workload: Arc<str>,
+    /// What that is.
+    pub kind: WorkloadKind,
+    /// Istio's canonical service, such as the label `app`.
+    pub canonical_name: Arc<str>,
+    /// Its revision, such as the label `version`.
+    pub canonical_revision: Arc<str>,
+}
+
+/// Where a workload runs.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Locality {
+    /// A region of a cloud.
+    pub region: Arc<str>,
+    /// A zone.
+    pub zone: Arc<str>,
+    /// A part of a zone.
+    pub subzone: Arc<str>,
+}
+
+/// That a workload is behind a service, and at which ports.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Membership {
+    /// The service's namespace.
+    pub namespace: Arc<str>,
+    /// Its host name.
+    pub hostname: Arc<str>,
+    /// The ports of the service that this workload has elsewhere than the service says.
+    pub ports: Box<[ServicePort]>,
+}
+
+impl Membership {
+    /// By what a workload's memberships are ordered, each service once.
+    #[must_use]
+    pub fn key(&self) -> (&str, &str) {
+        (&self.hostname, &self.namespace)
+    }
+}
+
+/// How HBONE that arrives for a workload is given to its application, if not as plain TCP to the
+/// port that the caller named.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct AppTunnel {
+    /// A PROXY protocol header (version 2) tells the application who calls.
+    pub proxy_protocol: bool,
+    /// The application's port, whichever was named.
+    pub port: Option<u16>,
+}
+
 /// What the pods of one deployment have in common; the store keeps one copy for all of them.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Template {
@@ -51,19 +131,67 @@ pub struct Template {
     pub namespace: Arc<str>,
     /// Their SPIFFE ID, `spiffe://<td>/ns/<namespace>/sa/<service account>`.
     pub id: SpiffeId,
-    /// Their labels.
+    /// Their labels, if the source tells them.
     pub labels: Labels,
     /// In the mesh or not.
     pub protocol: Protocol,
-    /// The policies that select them, `namespace/name` each, in the order in which they are
-    /// asked.
+    /// The policies that select them by label, `namespace/name` each, in the order in which they
+    /// are asked. Those of a whole namespace or mesh are not among them.
     pub policies: Arc<[Arc<str>]>,
+    /// The services that they are behind, in the order of host name and namespace.
+    pub services: Arc<[Membership]>,
+    /// What metrics call them.
+    pub app: AppNames,
+    /// Their cluster.
+    pub cluster: Arc<str>,
+    /// Where they run.
+    pub locality: Locality,
+    /// Whom calls to their addresses go through.
+    pub waypoint: Option<Arc<Gateway>>,
+    /// Whom calls from other networks go through.
+    pub network_gateway: Option<Arc<Gateway>>,
+    /// How their applications get HBONE that arrives.
+    pub app_tunnel: Option<AppTunnel>,
+    /// A name for those that have no address.
+    pub hostname: Option<Arc<str>>,
+    /// They have the address of their node, so it does not mean them alone.
+    pub host_network: bool,
+    /// They speak HBONE themselves.
+    pub native_tunnel: bool,
+    /// Their weight among the endpoints of a service; 0 is never chosen.
+    pub capacity: u32,
+}
+
+impl Template {
+    /// Of pods of which nothing else is known.
+    #[must_use]
+    pub fn new(namespace: Arc<str>, id: SpiffeId) -> Self {
+        Self {
+            network: Arc::default(),
+            namespace,
+            id,
+            labels: Labels::default(),
+            protocol: Protocol::default(),
+            policies: Arc::default(),
+            services: Arc::default(),
+            app: AppNames::default(),
+            cluster: Arc::default(),
+            locality: Locality::default(),
+            waypoint: None,
+            network_gateway: None,
+            app_tunnel: None,
+            hostname: None,
+            host_network: false,
+            native_tunnel: false,
+            capacity: 1,
+        }
+    }
 }
 
 /// One workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Workload {
-    /// `namespace/name`: unique in the mesh.
+    /// Unique in the mesh: `namespace/name` in a mesh file, longer ones from a control plane.
     pub uid: Arc<str>,
     /// The pod's name.
     pub name: Arc<str>,
@@ -71,6 +199,8 @@ pub struct Workload {
     pub addresses: Box<[IpAddr]>,
     /// The node that carries it.
     pub node: Option<Arc<str>>,
+    /// Whether its platform says that it serves.
+    pub healthy: bool,
     /// What it has in common with others.
     pub template: Arc<Template>,
     /// What only its own node knows.
@@ -114,10 +244,24 @@ impl Workload {
         self.template.protocol
     }
 
-    /// The policies that select it.
+    /// The policies that select it by label.
     #[must_use]
     pub fn policies(&self) -> &Arc<[Arc<str>]> {
         &self.template.policies
+    }
+
+    /// The services that it is behind.
+    #[must_use]
+    pub fn services(&self) -> &[Membership] {
+        &self.template.services
+    }
+
+    /// Whether it is behind a service, and at which ports of its own.
+    #[must_use]
+    pub fn membership(&self, namespace: &str, hostname: &str) -> Option<&Membership> {
+        let all = self.services();
+        let at = all.binary_search_by(|there| there.key().cmp(&(hostname, namespace))).ok()?;
+        Some(&all[at])
     }
 
     /// Its UID in Kubernetes, if this node knows it.
@@ -141,11 +285,12 @@ impl Workload {
     /// What records call it.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
-        let label = |key| self.labels().get(key).cloned();
+        let app = &self.template.app;
+        let given = |text: &Arc<str>| Some(Arc::clone(text)).filter(|text| !text.is_empty());
         Arc::new(Names {
-            app: label("app").unwrap_or_else(|| Arc::clone(&self.name)),
+            app: given(&app.canonical_name).unwrap_or_else(|| Arc::clone(&self.name)),
             namespace: Arc::clone(self.namespace()),
-            version: label("version"),
+            version: given(&app.canonical_revision),
             workload: Arc::clone(&self.name),
         })
     }
