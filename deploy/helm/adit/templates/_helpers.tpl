@@ -74,12 +74,14 @@ annotations:
   valueFrom: { fieldRef: { fieldPath: spec.serviceAccountName } }
 # The CPU limit; without one, the node's cores.
 - name: ZTUNNEL_CPU_LIMIT
-  valueFrom: { resourceFieldRef: { containerName: istio-proxy, resource: limits.cpu, divisor: "1" } }
-{{- with (.Values.resources.limits).cpu }}
-- { name: ZTUNNEL_RESOURCE_CPU_LIMIT, value: {{ . | quote }} }
+  valueFrom: { resourceFieldRef: { resource: limits.cpu, divisor: "1" } }
+{{- if (.Values.resources.limits).cpu }}
+- name: ZTUNNEL_RESOURCE_CPU_LIMIT
+  valueFrom: { resourceFieldRef: { resource: limits.cpu, divisor: "1" } }
 {{- end }}
-{{- with (.Values.resources.requests).cpu }}
-- { name: ZTUNNEL_RESOURCE_CPU_REQUEST, value: {{ . | quote }} }
+{{- if (.Values.resources.requests).cpu }}
+- name: ZTUNNEL_RESOURCE_CPU_REQUEST
+  valueFrom: { resourceFieldRef: { resource: requests.cpu, divisor: "1" } }
 {{- end }}
 {{- range $name, $value := .Values.meshConfig.defaultConfig.proxyMetadata }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
