@@ -3,6 +3,7 @@
 //! [`conn::OpenConn`] is the record of one connection; [`Telemetry`] is what all records
 //! write to. Not here: serving any of it over HTTP ([`crate::admin`]).
 
+mod build_info;
 pub mod conn;
 pub mod logging;
 pub mod metrics;
@@ -11,6 +12,7 @@ mod syslog;
 
 use std::sync::Arc;
 
+pub use build_info::BuildInfo;
 pub use refused::{ConfigView, Refusal, Refused};
 
 /// Where connections are recorded: the live table and the metrics, shared by the process.
