@@ -5,43 +5,91 @@ mod changes;
 mod listener;
 mod metrics;
 mod pages;
+mod start_tasks;
 mod state;
 mod views;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
-pub use self::state::State;
 use self::{
     listener::EndpointListener,
     pages::{Endpoint, Pages},
 };
+pub use self::{start_tasks::StartTask, state::State};
 use crate::{
-    config::{AdminAddress, Settings},
+    config::{AdminAddress, Settings, environment::Environment},
     http::{Limits, Readers, Server},
     lifecycle::Tasks,
 };
 
-/// Binds the three endpoints and serves them: `accepting` accepts, what is accepted goes on in
-/// `tasks`.
+/// Where the endpoints listen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Addresses {
+    /// Admin: the first must be had, others if this machine has them.
+    pub admin: Vec<AdminAddress>,
+    /// Metrics.
+    pub metrics: SocketAddr,
+    /// Readiness.
+    pub readiness: SocketAddr,
+}
+
+impl From<&Settings> for Addresses {
+    fn from(settings: &Settings) -> Self {
+        let Settings { admin, metrics, readiness, .. } = settings;
+        Self { admin: vec![admin.clone()], metrics: *metrics, readiness: *readiness }
+    }
+}
+
+impl From<&Environment> for Addresses {
+    fn from(environment: &Environment) -> Self {
+        let Environment { admin_port, stats_port, readiness_port, ipv6, .. } = environment;
+        let mut admin: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+        let mut all: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        if *ipv6 {
+            admin.push(Ipv6Addr::LOCALHOST.into());
+            all = Ipv6Addr::UNSPECIFIED.into();
+        }
+        let at = |ip: IpAddr| AdminAddress::Tcp((ip, *admin_port).into());
+        Self {
+            admin: admin.into_iter().map(at).collect(),
+            metrics: (all, *stats_port).into(),
+            readiness: (all, *readiness_port).into(),
+        }
+    }
+}
+
+/// Binds the endpoints and serves them: `accepting` accepts, what is accepted goes on in `tasks`.
 ///
 /// # Errors
 /// An address that cannot be bound.
 pub async fn serve(
     state: &Arc<State>,
-    settings: &Settings,
+    addresses: &Addresses,
     accepting: &Tasks,
     tasks: &Tasks,
 ) -> io::Result<()> {
     let listeners = &state.node.listeners;
-    let tcp = AdminAddress::Tcp;
-    for (addr, endpoint, name) in [
-        (settings.admin.clone(), Endpoint::Admin, "admin"),
-        (tcp(settings.metrics), Endpoint::Metrics, "metrics"),
-        (tcp(settings.readiness), Endpoint::Readiness, "readiness"),
-    ] {
-        let listener = EndpointListener::open(&addr, listeners)
-            .await
-            .map_err(|e| io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")))?;
+    let Addresses { admin, metrics, readiness } = addresses;
+    let admin = admin.iter().map(|addr| (addr.clone(), Endpoint::Admin, "admin"));
+    let others = [
+        (AdminAddress::Tcp(*metrics), Endpoint::Metrics, "metrics"),
+        (AdminAddress::Tcp(*readiness), Endpoint::Readiness, "readiness"),
+    ];
+    for (n, (addr, endpoint, name)) in admin.chain(others).enumerate() {
+        let listener = match EndpointListener::open(&addr, listeners).await {
+            Ok(listener) => listener,
+            Err(error) if n > 0 && endpoint == Endpoint::Admin => {
+                tracing::info!(%addr, %error, "the admin endpoint is not on this address");
+                continue;
+            }
+            Err(e) => {
+                return Err(io::Error::new(e.kind(), format!("{name} endpoint on {addr}: {e}")));
+            }
+        };
         let readers = match endpoint {
             Endpoint::Admin => Readers::ByOwnName,
             Endpoint::Metrics | Endpoint::Readiness => Readers::Anyone,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 
 use super::{
-    changes::{logging, refresh, rotate},
+    changes::{logging, quit, refresh, rotate},
     metrics::metrics,
-    state::State,
+    state::{Source, State},
     views::{CertsView, ConfigDump},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     observe::{Refused, conn::Notification},
 };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) enum Endpoint {
     Admin,
     Metrics,
@@ -33,6 +33,9 @@ pub(super) struct Pages {
 impl Handler for Pages {
     fn methods(&self, path: &str) -> Methods {
         match (self.endpoint, path) {
+            (Endpoint::Admin, "/quitquitquit") if self.state.environment().is_some() => {
+                Methods::Change
+            }
             (Endpoint::Admin, "/certs/rotate" | "/federation/refresh") => Methods::Change,
             (Endpoint::Admin, "/logging") => Methods::ReadAndChange,
             _ => Methods::Read,
@@ -49,7 +52,10 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
     match (endpoint, path) {
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
         (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state).await,
-        (Endpoint::Admin, "/") => text(StatusCode::OK, INDEX),
+        (Endpoint::Admin, "/") => match state.environment() {
+            Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
+            None => text(StatusCode::OK, INDEX),
+        },
         (Endpoint::Admin, "/config_dump") => json(
             StatusCode::OK,
             &ConfigDump::of(&state.node.mesh.load(), &state.node.svids, state.file.get()),
@@ -60,11 +66,10 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
         (Endpoint::Admin, "/events") => events(state),
         (Endpoint::Admin, "/certs") => json(StatusCode::OK, &CertsView::of(&state.node.svids)),
         (Endpoint::Admin, "/certs/rotate") => rotate(state, request),
-        (Endpoint::Admin, "/federation") => {
-            json(StatusCode::OK, &serde_json::json!(state.federation.statuses()))
-        }
+        (Endpoint::Admin, "/federation") => federation(state),
         (Endpoint::Admin, "/federation/refresh") => refresh(state, request),
         (Endpoint::Admin, "/logging") => logging(state, request),
+        (Endpoint::Admin, "/quitquitquit") if state.environment().is_some() => quit(state),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n"),
     }
 }
@@ -78,7 +83,15 @@ const INDEX: &str = "adit admin\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
   POST /federation/refresh?trustDomain=TD  ask for one now\n\
   GET  /logging               the log filter in force\n\
-  POST /logging?level=FILTER  change it, in RUST_LOG's language\n";
+  POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n";
+const INDEX_OF_AMBIENT: &str = "  POST /quitquitquit          drain, and end\n";
+
+fn federation(state: &State) -> Answer {
+    match &state.source {
+        Source::File(federation) => json(StatusCode::OK, &serde_json::json!(federation.statuses())),
+        Source::Ambient(_) => json(StatusCode::OK, &serde_json::json!([])),
+    }
+}
 
 /// The last line for a client that a newer one is read for instead.
 const REPLACED: &str = "{\"event\":\"replaced\",\"error\":\"closed in favour of a newer client: at \

@@ -6,8 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
+use super::start_tasks::{StartTask, StartTasks};
 use crate::{
+    config::environment::Environment,
     observe::{Refusal, logging::Logging},
     roles::node::Node,
     spiffe_api::federation::Federation,
@@ -16,13 +19,23 @@ use crate::{
 /// What the endpoints show.
 pub struct State {
     pub(super) node: Arc<Node>,
-    pub(super) federation: Arc<Federation>,
+    pub(super) source: Source,
     pub(super) logging: Logging,
     readiness: Mutex<Readiness>,
     /// Whether the mesh file is what is in force.
     pub file: Refusal,
     /// The metrics as last written, and when that began.
     pub(super) metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    /// Cancelled when somebody has asked the process to end.
+    pub(super) asked_to_stop: CancellationToken,
+}
+
+/// Where the mesh comes from, which makes a difference to what can be shown.
+pub(super) enum Source {
+    /// A file.
+    File(Arc<Federation>),
+    /// A control plane.
+    Ambient(Arc<Environment>),
 }
 
 #[derive(Default)]
@@ -31,16 +44,60 @@ struct Readiness {
     draining: bool,
     pending: Vec<String>,
     unprotected: Vec<String>,
+    /// Of an ambient node.
+    tasks: StartTasks,
     /// It was ready once.
     started: bool,
 }
 
 impl State {
-    /// Not ready yet.
+    /// Of a node whose mesh comes from a file; not ready yet.
     #[must_use]
     pub fn new(node: Arc<Node>, federation: Arc<Federation>, logging: Logging) -> Self {
-        let (readiness, metrics) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { node, federation, logging, readiness, file: Refusal::default(), metrics }
+        Self::of(node, Source::File(federation), logging, Readiness::default())
+    }
+
+    /// Of an ambient node: ready once all its start tasks are done.
+    #[must_use]
+    pub fn ambient(node: Arc<Node>, environment: Arc<Environment>, logging: Logging) -> Self {
+        let tasks = StartTasks::of(&environment);
+        let readiness = Readiness { loaded: true, tasks, ..Readiness::default() };
+        Self::of(node, Source::Ambient(environment), logging, readiness)
+    }
+
+    fn of(node: Arc<Node>, source: Source, logging: Logging, readiness: Readiness) -> Self {
+        Self {
+            node,
+            source,
+            logging,
+            readiness: Mutex::new(readiness),
+            file: Refusal::default(),
+            metrics: tokio::sync::Mutex::default(),
+            asked_to_stop: CancellationToken::new(),
+        }
+    }
+
+    /// The environment of an ambient node.
+    pub(super) fn environment(&self) -> Option<&Arc<Environment>> {
+        match &self.source {
+            Source::Ambient(environment) => Some(environment),
+            Source::File(_) => None,
+        }
+    }
+
+    /// Says what a start task waits for.
+    pub fn set_waiting(&self, task: StartTask, why: &str) {
+        self.ready(|r| r.tasks.waits(task, why));
+    }
+
+    /// A start task is done, for good: what is lost later is not waited for again.
+    pub fn set_done(&self, task: StartTask) {
+        self.ready(|r| r.tasks.done(task));
+    }
+
+    /// Waits until somebody asks the process to end (`POST /quitquitquit`). Cancel safe.
+    pub async fn asked_to_stop(&self) {
+        self.asked_to_stop.cancelled().await;
     }
 
     /// The configuration is in force.
@@ -68,12 +125,16 @@ impl State {
     /// Beside a source that is down all is well until an identity in use has nothing left. At the
     /// start all pods must have theirs; a pod that comes later and gets none is not held against
     /// the others.
+    ///
+    /// An ambient node is ready once its start tasks are done. Of pods that get nothing istio-cni
+    /// hears.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         let (waiting, started) = self.ready(|r| {
             let waiting = match (r.draining, r.loaded) {
                 (true, _) => Some("draining".to_owned()),
                 (_, false) => Some("configuration".to_owned()),
+                _ if !r.tasks.is_empty() => Some(r.tasks.to_string()),
                 _ => {
                     let all = [&r.pending[..], &r.unprotected[..]].concat();
                     (!all.is_empty()).then(|| all.join("; "))
@@ -82,6 +143,7 @@ impl State {
             (waiting, r.started)
         });
         let without = || {
+            self.environment().is_none().then_some(())?;
             let budget = self.node.svids.outage_budget();
             let without = if started { budget.lost } else { budget.without };
             Some(without.join("; ")).filter(|without| !without.is_empty())

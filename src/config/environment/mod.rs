@@ -32,7 +32,10 @@ pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
-use crate::{identity::TrustDomain, observe::logging::LogFormat};
+use crate::{
+    identity::TrustDomain,
+    observe::logging::{LogFormat, QUIET},
+};
 
 /// All that the environment says.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -169,7 +172,7 @@ impl Environment {
             readiness_port: 15021,
             dns_proxy,
             dns_address,
-            log_filter: vars.text("RUST_LOG").filter(|f| !f.is_empty()).unwrap_or("info").into(),
+            log_filter: log_filter(&vars),
             log_format: match vars.text("LOG_FORMAT") {
                 Some("json") => LogFormat::Json,
                 _ => LogFormat::Text,
@@ -218,6 +221,11 @@ fn default_trust_domain() -> TrustDomain {
 fn cluster_id(vars: &Variables) -> String {
     let names = ["ISTIO_META_CLUSTER_ID", "CLUSTER_ID"];
     names.into_iter().find_map(|name| vars.owned(name)).unwrap_or_else(|| "Kubernetes".into())
+}
+
+fn log_filter(vars: &Variables) -> String {
+    let asked = vars.text("RUST_LOG").filter(|filter| !filter.is_empty());
+    format!("{QUIET},{}", asked.unwrap_or("info"))
 }
 
 fn svid_lifetime(vars: &Variables) -> Duration {
