@@ -2,6 +2,7 @@
 //! addresses. Bodies are built on the control thread; nothing here delays a connection.
 
 mod changes;
+mod form;
 mod listener;
 mod metrics;
 mod pages;

@@ -51,7 +51,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
     let path = request.uri().path();
     match (endpoint, path) {
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
-        (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state).await,
+        (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state, request).await,
         (Endpoint::Admin, "/") => match state.environment() {
             Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
             None => text(StatusCode::OK, INDEX),

@@ -1,14 +1,13 @@
 //! What the endpoints show, and whether the process is ready.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::start_tasks::{StartTask, StartTasks};
+use super::{
+    form::Written,
+    start_tasks::{StartTask, StartTasks},
+};
 use crate::{
     config::environment::Environment,
     observe::{Refusal, logging::Logging},
@@ -25,7 +24,7 @@ pub struct State {
     /// Whether the mesh file is what is in force.
     pub file: Refusal,
     /// The metrics as last written, and when that began.
-    pub(super) metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    pub(super) metrics: tokio::sync::Mutex<Written>,
     /// Cancelled when somebody has asked the process to end.
     pub(super) asked_to_stop: CancellationToken,
 }

@@ -230,11 +230,8 @@ impl Workload {
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         let label = |key| self.labels().get(key).cloned();
-        Arc::new(Names {
-            app: label("app").unwrap_or_else(|| Arc::clone(&self.name)),
-            namespace: Arc::clone(self.namespace()),
-            version: label("version"),
-            workload: Arc::clone(&self.name),
-        })
+        let own = Names::of(Arc::clone(&self.name), Arc::clone(self.namespace()));
+        let app = label("app").unwrap_or_else(|| Arc::clone(&self.name));
+        Arc::new(Names { app, version: label("version"), ..own })
     }
 }
