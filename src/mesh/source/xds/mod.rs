@@ -1,0 +1,3 @@
+//! The mesh as istiod sends it.
+
+pub mod authorization;
