@@ -19,6 +19,7 @@ mod targets;
 mod tests;
 mod trust;
 mod tunnels;
+mod xds;
 
 use prometheus::{Encoder, Error, Registry, TextEncoder, proto::MetricFamily};
 
@@ -34,6 +35,7 @@ pub use self::{
     targets::TargetMetrics,
     trust::TrustMetrics,
     tunnels::TunnelMetrics,
+    xds::{Termination, XdsMetrics},
 };
 use super::conn::LiveTable;
 
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub pods: PodMetrics,
     /// Targets of standalone services.
     pub targets: TargetMetrics,
+    /// The stream of the control plane.
+    pub xds: XdsMetrics,
     /// The process itself.
     pub process: ProcessMetrics,
     /// The runtimes of the data workers.
@@ -79,6 +83,7 @@ impl Metrics {
             config: ConfigMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,
             targets: TargetMetrics::register(&registry)?,
+            xds: XdsMetrics::register(&registry)?,
             process: ProcessMetrics::register(&registry)?,
             runtime: RuntimeMetrics::register(&registry)?,
             registry,

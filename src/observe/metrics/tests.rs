@@ -48,13 +48,25 @@ fn families_are_those_that_dashboards_know() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics.runtime.refresh([runtime.handle().metrics()].into_iter());
     metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
+    metrics.xds.terminated(Termination::Complete);
+    metrics.xds.received("type.googleapis.com/istio.workload.Address", 1);
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
 
 /// Labels whose values are a closed set, known when adit is built.
-const CLOSED: &[&str] =
-    &["reporter", "close_reason", "result", "source", "what", "component", "tag", "worker"];
+const CLOSED: &[&str] = &[
+    "reporter",
+    "close_reason",
+    "result",
+    "source",
+    "what",
+    "component",
+    "tag",
+    "worker",
+    "reason",
+    "url",
+];
 
 /// Families whose other labels are chosen by configuration or peers, and whose series somebody
 /// removes: `forget…`, `retain`, or the place where they are set.

@@ -40,6 +40,7 @@ pub mod route;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waypoint;
 
 use std::{os::fd::BorrowedFd, sync::Arc};
 
