@@ -18,6 +18,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     fmt::{
         MakeWriter,
+        format::JsonFields,
         time::{FormatTime, UtcTime},
     },
     layer::SubscriberExt,
@@ -26,6 +27,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    istio_log,
     log_filter::parsed,
     syslog::{DEV_LOG, Prioritised, Syslog},
 };
@@ -38,6 +40,10 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// Text as tools for Istio's ambient mesh split it.
+    Istio,
+    /// JSON with their keys.
+    IstioJson,
 }
 
 impl FromStr for LogFormat {
@@ -159,6 +165,17 @@ impl Logging {
                 .with_current_span(false)
                 .with_writer(writer)
                 .with_timer(timer)
+                .boxed(),
+            LogFormat::Istio => tracing_subscriber::fmt::layer()
+                .event_format(istio_log::Plain)
+                .with_writer(writer)
+                .with_ansi(false)
+                .boxed(),
+            LogFormat::IstioJson => tracing_subscriber::fmt::layer()
+                .fmt_fields(JsonFields::new())
+                .event_format(istio_log::Json)
+                .with_writer(writer)
+                .with_ansi(false)
                 .boxed(),
         };
         tracing_subscriber::registry()

@@ -174,8 +174,8 @@ impl Environment {
             dns_address,
             log_filter: log_filter(&vars),
             log_format: match vars.text("LOG_FORMAT") {
-                Some("json") => LogFormat::Json,
-                _ => LogFormat::Text,
+                Some("json") => LogFormat::IstioJson,
+                _ => LogFormat::Istio,
             },
             log_authorization: vars.text("AUTHZ_POLICY_INFO_LOGGING") == Some("true"),
             istio_version: metadata.get("ISTIO_VERSION").cloned(),
