@@ -3,10 +3,20 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler()?;
     let here = "src/rpc/proto";
-    let files = ["workload.proto", "istio_ca.proto", "broker.proto", "bans.proto"];
+    let files = [
+        "workload.proto",
+        "istio_ca.proto",
+        "broker.proto",
+        "bans.proto",
+        "discovery.proto",
+        "address.proto",
+        "authorization.proto",
+    ];
     println!("cargo::rerun-if-changed={here}");
     let described = protox::compile(files, [here])?;
-    tonic_prost_build::configure().compile_fds(described)?;
+    // A response has tens of thousands of resources: they stay parts of it, without a copy.
+    let resource = ".envoy.service.discovery.v3.Any.value";
+    tonic_prost_build::configure().bytes(resource).compile_fds(described)?;
     // What reflection shows: the Workload API and nothing else.
     let mut workload = protox::Compiler::new([here])?;
     workload.include_imports(true).open_file("workload.proto")?;
@@ -15,10 +25,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What `/_status` says of the compiler.
+/// What `/_status` and `adit version` say of the build.
 fn compiler() -> Result<(), Box<dyn std::error::Error>> {
     let rustc = std::env::var_os("RUSTC").ok_or("cargo did not say which rustc it uses")?;
     let said = std::process::Command::new(rustc).arg("--version").output()?.stdout;
     println!("cargo::rustc-env=ADIT_COMPILER={}", String::from_utf8(said)?.trim());
+    println!("cargo::rustc-env=ADIT_PROFILE={}", std::env::var("PROFILE")?);
     Ok(())
 }

@@ -43,3 +43,21 @@ pub const BANNED: &str = "adit-banned";
 pub mod bans {
     tonic::include_proto!("adit.ca.v1");
 }
+
+/// Delta ADS.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod discovery {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// Workloads and services, as istiod sends them.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod address {
+    tonic::include_proto!("istio.workload");
+}
+
+/// Authorization policies, as istiod sends them.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod authorization {
+    tonic::include_proto!("istio.security");
+}
