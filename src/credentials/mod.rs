@@ -10,6 +10,7 @@ pub mod acme;
 pub(crate) mod bearer;
 pub mod broker;
 mod budget;
+mod control_plane;
 mod credential;
 pub(crate) mod dial;
 mod file_watch;
@@ -26,6 +27,7 @@ pub mod workload_api;
 
 pub use bearer::AuthToken;
 pub use budget::{OutageBudget, seconds_left};
+pub use control_plane::{ControlPlane, Header};
 pub use credential::Credential;
 pub use dial::{Roots, Server};
 pub use files::{Files, FilesConfig};

@@ -172,10 +172,10 @@ impl Driver {
     /// The same trouble is told once.
     fn tell(&mut self, why: &str, expected: bool) {
         if expected {
-            tracing::debug!(target: "xds", server = self.config.address, why, "stream ended");
+            tracing::debug!(target: "xds", server = self.config.server.address, why, "stream ended");
         } else if why != self.told {
             tracing::warn!(
-                target: "xds", server = self.config.address, error = why,
+                target: "xds", server = self.config.server.address, error = why,
                 "control plane not reachable; keeping the mesh as it was last"
             );
             why.clone_into(&mut self.told);
@@ -310,7 +310,7 @@ impl Driver {
             status.is_synced |= is_answered;
         });
         if is_answered && !self.told.is_empty() {
-            tracing::info!(target: "xds", server = self.config.address, "control plane is back");
+            tracing::info!(target: "xds", server = self.config.server.address, "control plane is back");
             self.told.clear();
         }
         Ok(applied.request)
