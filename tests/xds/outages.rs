@@ -5,9 +5,8 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::{
-    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod},
-    pki::{Ca, dns},
-    world::{BAD, NAME, World, pod, policy},
+    fake_istiod::{ADDRESS, AUTHORIZATION},
+    world::{BAD, World, pod, policy},
 };
 
 #[tokio::test]
@@ -82,33 +81,6 @@ async fn a_list_of_versions_that_is_refused_is_left_out_once() {
     assert_eq!(world.names(), ["Kubernetes//Pod/mesh/a"]);
     let reason = "istio_xds_connection_terminations_total{reason=\"Error\"} ";
     assert_eq!(world.counted(reason), 1);
-}
-
-#[tokio::test]
-async fn who_is_not_istiod_is_not_followed() {
-    let mut world = World::new();
-    let other = Ca::new("another", None).leaf("istiod", |params| {
-        params.subject_alt_names = vec![dns(NAME)];
-    });
-    let stream = world.synced().await;
-    let addr = world.kill();
-    drop(stream);
-    let _impostor = FakeIstiod::start_at(addr, &other);
-    world
-        .until("it is refused", |status| {
-            status.error.as_ref().is_some_and(|error| error.contains("certificate"))
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn another_name_of_its_certificate_is_accepted_where_it_is_named() {
-    let mut world = World::with(|config| {
-        config.server.server.name = "istiod-canary.istio-system.svc".try_into().unwrap();
-        config.server.alternative_name = Some(NAME.try_into().unwrap());
-    });
-    world.synced().await;
-    world.until("it is synced", |status| status.is_synced).await;
 }
 
 /// Nobody listens for an hour: the attempts get rarer, and never end.

@@ -44,7 +44,7 @@ pub(crate) struct World {
     mesh: Mesh,
     tasks: Tasks,
     _ca: Ca,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl World {
@@ -87,7 +87,12 @@ impl World {
         let store = Store::new("cluster.local".parse().unwrap(), MtlsMode::Permissive);
         let mesh = Arc::new(Mutex::new(store.view()));
         tasks.spawn(own(store, pushes, Arc::clone(&mesh)));
-        Self { istiod, leaf, xds, metrics, mesh, tasks, _ca: ca, _folder: folder }
+        Self { istiod, leaf, xds, metrics, mesh, tasks, _ca: ca, folder }
+    }
+
+    /// Writes what a node reads: `root-cert.pem` or `token`.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
     /// The names of the workloads and policies that are in force.
