@@ -3,7 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler()?;
     let here = "src/rpc/proto";
-    let files = ["workload.proto", "istio_ca.proto", "broker.proto", "bans.proto"];
+    let files = ["workload.proto", "istio_ca.proto", "broker.proto", "bans.proto", "zds.proto"];
     println!("cargo::rerun-if-changed={here}");
     let described = protox::compile(files, [here])?;
     tonic_prost_build::configure().compile_fds(described)?;
