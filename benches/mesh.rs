@@ -90,7 +90,7 @@ fn look_ups(view: &View, made: &Made, rounds: usize, row: &mut Row) {
     row.push(("by_address_ns", each(&addresses, rounds, by_ip)));
     let by_host = |(ns, host): &(String, String)| view.service(ns, host).is_some();
     row.push(("by_host_ns", each(&hosts, rounds, by_host)));
-    row.push(("by_vip_ns", each(&vips, rounds, |ip| view.service_by_vip(*ip).is_some())));
+    row.push(("by_vip_ns", each(&vips, rounds, |ip| view.service_by_vip(*ip, "").is_some())));
 }
 
 /// Nanoseconds of CPU time for one look-up, at random among all.

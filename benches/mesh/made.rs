@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::thread_time;
 use adit::{
-    mesh::{Protocol, Service, ServicePort, Store, Template, Workload},
+    mesh::{AppNames, Locality, Membership, Service, ServicePort, Store, Template, Workload},
     policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
 };
 
@@ -144,22 +144,34 @@ impl Made {
     fn workload(&self, n: usize) -> Workload {
         let deployment = n / REPLICAS;
         let (namespace, name) = (self.namespace(deployment), self.deployment(deployment));
-        let hash = format!("{:010x}", deployment.wrapping_mul(0x9e37_79b9) & 0xff_ffff_ffff);
-        let labels = [("app", name.as_str()), ("version", "v1"), ("pod-template-hash", &hash)];
         let policy = format!("{namespace}/only-{name}");
+        let id = format!("spiffe://cluster.local/ns/{namespace}/sa/{name}");
+        let hostname = self.hostname(deployment).into();
+        let behind =
+            Membership { namespace: namespace.as_str().into(), hostname, ports: Box::default() };
         let template = Template {
-            network: Arc::default(),
-            namespace: namespace.as_str().into(),
-            id: format!("spiffe://cluster.local/ns/{namespace}/sa/{name}").parse().expect("an ID"),
-            labels: labels.into_iter().collect(),
-            protocol: Protocol::Hbone,
             policies: [policy.as_str().into()].into(),
+            services: [behind].into(),
+            app: AppNames {
+                workload: name.as_str().into(),
+                canonical_name: name.as_str().into(),
+                canonical_revision: "v1".into(),
+                ..AppNames::default()
+            },
+            cluster: "Kubernetes".into(),
+            locality: Locality {
+                region: "eu-central-1".into(),
+                zone: "eu-central-1a".into(),
+                subzone: Arc::default(),
+            },
+            ..Template::new(namespace.as_str().into(), id.parse().expect("an ID"))
         };
         Workload {
             uid: self.uid(n).into(),
             name: self.pod(n).into(),
             addresses: [self.address(n)].into(),
             node: Some(format!("ip-10-0-{}.internal", n / PODS_OF_A_NODE).into()),
+            healthy: true,
             template: Arc::new(template),
             local: None,
         }
@@ -167,14 +179,12 @@ impl Made {
 
     fn service(&self, n: usize) -> Service {
         Service {
-            hostname: self.hostname(n).into(),
-            namespace: self.namespace(n).into(),
-            addresses: vec![self.vip(n)],
+            vips: vec![self.vip(n).into()],
             ports: vec![
                 ServicePort { port: 80, target_port: 8080 },
                 ServicePort { port: 9090, target_port: 9090 },
             ],
-            workloads: (0..REPLICAS).map(|pod| self.uid(n * REPLICAS + pod).into()).collect(),
+            ..Service::new(self.namespace(n).into(), self.hostname(n).into())
         }
     }
 

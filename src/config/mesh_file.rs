@@ -158,8 +158,8 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
     let domain = trust_domain.clone().unwrap_or(any);
     let federation = FederationConfig::read(&top, &domain);
     let mut taken = HashMap::new();
-    let (workloads, whole) = read_workloads(&top, &domain, app_hop, &mut taken);
-    let services = services::read_all(&top, (&workloads, whole), &mut taken);
+    let (mut workloads, whole) = read_workloads(&top, &domain, app_hop, &mut taken);
+    let services = services::read_all(&top, (&mut workloads, whole), &mut taken);
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
     let items = top.list("policies");

@@ -45,6 +45,17 @@ impl Server {
             .map_err(|e| format!("is not a valid name for a certificate: {e}"))?;
         Ok(Self { host, port: uri.port_u16().unwrap_or(port), name })
     }
+
+    /// The `:authority` of requests to it.
+    pub(crate) fn origin(&self) -> http::Uri {
+        let name = match &self.name {
+            ServerName::DnsName(name) => name.as_ref().to_owned(),
+            _ => format!("[{}]", self.host),
+        };
+        format!("https://{name}:{}", self.port)
+            .parse()
+            .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
+    }
 }
 
 /// Reads a small file whole.

@@ -5,7 +5,7 @@ use tonic::Status;
 use crate::identity::stream_words;
 
 /// What a status says, with the causes that tonic keeps behind it.
-pub(super) fn said(status: &Status) -> String {
+pub(crate) fn said(status: &Status) -> String {
     let mut text = status.message().chars().take(500).collect::<String>();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause.filter(|_| text.len() < 1000) {

@@ -7,13 +7,14 @@
 //! ([`acme`]) or the SPIFFE Workload API.
 
 pub mod acme;
+pub(crate) mod bearer;
 pub mod broker;
 mod budget;
 mod credential;
 pub(crate) mod dial;
 mod file_watch;
 mod files;
-mod grpc_status;
+pub(crate) mod grpc_status;
 mod istiod;
 pub(crate) mod roots;
 pub mod rotation;

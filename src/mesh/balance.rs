@@ -1,31 +1,137 @@
 //! Which endpoint of a service takes a connection: pure, the randomness comes from outside.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use super::{Service, View, Workload};
+use super::{BalancingMode, LocalityScope, Service, ServicePort, View, Workload};
 
-/// Chooses evenly among the workloads behind `service` that exist and have an address;
-/// `called` is the virtual address and port. The address is of the called family if the
-/// workload has one.
-#[must_use]
-pub fn pick<'a>(
-    mesh: &'a View,
-    service: &Service,
-    called: SocketAddr,
-    random: u64,
-) -> Option<(&'a Arc<Workload>, SocketAddr)> {
-    let port = service.target_port(called.port())?;
-    let endpoints: Vec<_> = service
-        .workloads
-        .iter()
-        .filter_map(|uid| mesh.workload(uid))
-        .filter_map(|workload| {
-            let family = |a: &&std::net::IpAddr| a.is_ipv4() == called.is_ipv4();
-            let own = &workload.addresses;
-            let ip = own.iter().find(family).or_else(|| own.first())?;
-            Some((workload, SocketAddr::new(*ip, port)))
-        })
-        .collect();
-    let count = u64::try_from(endpoints.len()).ok().filter(|n| *n > 0)?;
-    endpoints.into_iter().nth(usize::try_from(random % count).ok()?)
+/// A connection that is to be given an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Who calls.
+    pub from: &'a Workload,
+    /// The address and service port that were called. An endpoint's address is of the same family
+    /// if it has one that the service allows.
+    pub called: SocketAddr,
+    /// Whether the service is asked as a waypoint: its endpoints take HBONE for others.
+    pub is_waypoint: bool,
+    /// Chooses among those that are as good.
+    pub random: u64,
 }
+
+/// Who takes a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// The workload.
+    pub workload: &'a Arc<Workload>,
+    /// Its address; `None` if it is reached by its host name, or through another network's gateway
+    /// only.
+    pub ip: Option<IpAddr>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Chooses among the workloads behind `service`: of those that can take the connection the ones
+/// that have most of what the service prefers, and among these at random by their capacity.
+#[must_use]
+pub fn pick<'a>(mesh: &'a View, service: &'a Service, ask: &Ask<'_>) -> Option<Endpoint<'a>> {
+    let preferences = service.balancing.as_ref().map_or(&[][..], |b| &b.preferences);
+    let strict = service.mode() == BalancingMode::Strict;
+    let mut best = 0;
+    let mut candidates: Vec<Endpoint<'a>> = Vec::new();
+    for (workload, ports) in mesh.endpoints(service) {
+        let Some(endpoint) = usable(mesh, service, (workload, ports), ask) else { continue };
+        let rank = rank(preferences, ask.from, workload);
+        if strict && rank < preferences.len() {
+            continue;
+        }
+        if rank > best {
+            candidates.clear();
+            best = rank;
+        }
+        if rank == best {
+            candidates.push(endpoint);
+        }
+    }
+    let weight = |endpoint: &Endpoint<'_>| u64::from(endpoint.workload.template.capacity);
+    let sum: u64 = candidates.iter().map(weight).sum();
+    let mut at = ask.random.checked_rem(sum)?;
+    candidates.into_iter().find(|endpoint| match at.checked_sub(weight(endpoint)) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+fn usable<'a>(
+    mesh: &View,
+    service: &Service,
+    (workload, ports): (&'a Arc<Workload>, &[ServicePort]),
+    ask: &Ask<'_>,
+) -> Option<Endpoint<'a>> {
+    let any_health = service.balancing.as_ref().is_some_and(|balancing| balancing.any_health);
+    if (!workload.healthy && !any_health) || workload.template.capacity == 0 {
+        return None;
+    }
+    let ip = address(workload, service, ask.called.ip());
+    let elsewhere = workload.network() != mesh.network();
+    let by_gateway = elsewhere && workload.template.network_gateway.is_some();
+    if ip.is_none() && workload.template.hostname.is_none() && !by_gateway {
+        return None;
+    }
+    Some(Endpoint { workload, ip, port: port(service, workload, ports, ask)? })
+}
+
+/// Which address of an endpoint is dialled: the one that was called if it is its own, else one of
+/// the called family if the service allows any.
+fn address(workload: &Workload, service: &Service, called: IpAddr) -> Option<IpAddr> {
+    let all = &workload.addresses;
+    if all.contains(&called) {
+        return Some(called);
+    }
+    let allowed = || all.iter().copied().filter(|ip| service.families.has(*ip));
+    allowed().find(|ip| ip.is_ipv4() == called.is_ipv4()).or_else(|| allowed().next())
+}
+
+/// Which port of an endpoint is dialled.
+fn port(service: &Service, workload: &Workload, own: &[ServicePort], ask: &Ask<'_>) -> Option<u16> {
+    let called = ask.called.port();
+    let fixed = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.port.is_some());
+    let any_port = fixed || (ask.is_waypoint && workload.template.app_tunnel.is_some());
+    let of_service = service.target_port(called);
+    if of_service.is_none() && !(ask.is_waypoint && any_port) {
+        return None;
+    }
+    let own = own.iter().find(|p| p.port == called).map(|p| p.target_port);
+    let given = |port: Option<u16>| port.filter(|port| *port != 0);
+    given(own).or_else(|| given(of_service)).or_else(|| any_port.then_some(called))
+}
+
+/// How many of the preferences an endpoint has, from the first on. The network is preferred and not
+/// required: an endpoint of another one is ranked by the rest.
+fn rank(preferences: &[LocalityScope], from: &Workload, to: &Workload) -> usize {
+    let (here, there) = (&from.template, &to.template);
+    let has = |scope: &LocalityScope| match scope {
+        LocalityScope::Region => here.locality.region == there.locality.region,
+        LocalityScope::Zone => here.locality.zone == there.locality.zone,
+        LocalityScope::Subzone => here.locality.subzone == there.locality.subzone,
+        LocalityScope::Node => from.node == to.node,
+        LocalityScope::Cluster => here.cluster == there.cluster,
+        LocalityScope::Network => here.network == there.network,
+    };
+    match preferences {
+        [LocalityScope::Network, rest @ ..] => {
+            let same = usize::from(here.network == there.network);
+            // More than all of the rest can bring.
+            same * (rest.len() + 1) + rest.iter().take_while(|scope| has(scope)).count()
+        }
+        all => all.iter().take_while(|scope| has(scope)).count(),
+    }
+}
+
+#[cfg(test)]
+mod tests; // src/mesh/balance/tests.rs

@@ -8,7 +8,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::{MtlsMode, Service, Workload};
+use super::{MtlsMode, Service, Workload, scopes::about};
 use crate::policy::Policy;
 
 /// What happened to one resource.
@@ -76,12 +76,16 @@ impl Changes {
     /// Whose rules are others now.
     #[must_use]
     pub fn rules(&self) -> RulesChanged {
-        let selected = |w: &Change<Workload>| {
-            w.before().map(|w| w.policies()) != w.after().map(|w| w.policies())
-        };
+        let of = |w: &Arc<Workload>| (Arc::clone(w.namespace()), Arc::clone(w.policies()));
+        let selected = |w: &Change<Workload>| w.before().map(of) != w.after().map(of);
         let workloads = self.workloads.iter().filter(|w| selected(w));
+        let ends = |p: &Change<Policy>| [p.before().cloned(), p.after().cloned()];
+        let policies = self.policies.iter().flat_map(ends).flatten();
+        let scopes: HashSet<Arc<str>> =
+            policies.filter_map(|policy| about(&policy).map(Into::into)).collect();
         RulesChanged {
-            everywhere: self.mtls,
+            everywhere: self.mtls || scopes.contains(""),
+            namespaces: scopes,
             workloads: workloads.map(|w| Arc::clone(&w.either().uid)).collect(),
             policies: self.policies.iter().map(|p| p.either().key().into()).collect(),
         }
@@ -92,6 +96,7 @@ impl Changes {
 #[derive(Debug)]
 pub struct RulesChanged {
     everywhere: bool,
+    namespaces: HashSet<Arc<str>>,
     workloads: HashSet<Arc<str>>,
     policies: HashSet<Arc<str>>,
 }
@@ -107,6 +112,7 @@ impl RulesChanged {
     #[must_use]
     pub fn of(&self, workload: &Workload) -> bool {
         self.everywhere
+            || self.namespaces.contains(workload.namespace())
             || self.workloads.contains(&workload.uid)
             || workload.policies().iter().any(|key| self.policies.contains(key))
     }

@@ -1,7 +1,7 @@
 //! Who has an address: one owner in the index, and whoever else claims it beside.
 //!
-//! Of several, the one whose name sorts first owns it, in whichever order they came; when it
-//! goes, the next does.
+//! Of several, the one that claims it best owns it, in whichever order they came; when it goes, the
+//! next does.
 
 use std::{
     collections::HashMap,
@@ -10,25 +10,15 @@ use std::{
 };
 
 use super::{
-    Service, Workload,
+    Protocol, Workload,
     map::{Keyed, Map},
 };
 
-/// What may have addresses.
-pub(super) trait Owner {
-    fn rank(&self) -> (&str, &str);
-}
-
-impl Owner for Workload {
-    fn rank(&self) -> (&str, &str) {
-        (&self.uid, "")
-    }
-}
-
-impl Owner for Service {
-    fn rank(&self) -> (&str, &str) {
-        (&self.namespace, &self.hostname)
-    }
+/// How well a workload claims an address: a pod before what is none, and one of the mesh before one
+/// that is not.
+fn rank(workload: &Workload) -> (bool, bool, &str) {
+    let is_pod = workload.uid.contains("//Pod/");
+    (!is_pod, workload.protocol() != Protocol::Hbone, &workload.uid)
 }
 
 /// An address in its one spelling, IPv4 as IPv6.
@@ -61,24 +51,19 @@ impl<T> Keyed for Owned<T> {
 }
 
 /// Those who claim an address that another owns.
-pub(super) struct Claims<T>(HashMap<(Arc<str>, Ipv6Addr), Vec<Arc<T>>>);
+#[derive(Default)]
+pub(super) struct Claims(HashMap<(Arc<str>, Ipv6Addr), Vec<Arc<Workload>>>);
 
-impl<T> Default for Claims<T> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-impl<T: Owner> Claims<T> {
+impl Claims {
     /// `new`, which has not claimed it before, owns the address from now on, or waits for it.
     pub(super) fn claim(
         &mut self,
-        (network, owned): (&Arc<str>, &mut Map<Owned<T>>),
+        (network, owned): (&Arc<str>, &mut Map<Owned<Workload>>),
         ip: Ipv6Addr,
-        new: &Arc<T>,
+        new: &Arc<Workload>,
     ) {
         let loser = match owned.get(&ip) {
-            Some(owner) if owner.by.rank() < new.rank() => Arc::clone(new),
+            Some(owner) if rank(&owner.by) < rank(new) => Arc::clone(new),
             _ => match owned.insert(Owned { ip, by: Arc::clone(new) }) {
                 Some(displaced) => displaced.by,
                 None => return,
@@ -90,20 +75,20 @@ impl<T: Owner> Claims<T> {
     /// `old` has the address no longer; whoever waits for it may.
     pub(super) fn release(
         &mut self,
-        (network, owned): (&Arc<str>, &mut Map<Owned<T>>),
+        (network, owned): (&Arc<str>, &mut Map<Owned<Workload>>),
         ip: Ipv6Addr,
-        old: &T,
+        old: &Workload,
     ) {
-        let owns = owned.get(&ip).is_some_and(|owner| owner.by.rank() == old.rank());
+        let owns = owned.get(&ip).is_some_and(|owner| owner.by.uid == old.uid);
         let key = (Arc::clone(network), ip);
         let mut next = None;
         if let Some(waiting) = self.0.get_mut(&key) {
             if owns {
                 let first =
-                    (0..waiting.len()).min_by(|a, b| waiting[*a].rank().cmp(&waiting[*b].rank()));
+                    (0..waiting.len()).min_by(|a, b| rank(&waiting[*a]).cmp(&rank(&waiting[*b])));
                 next = first.map(|at| waiting.swap_remove(at));
             } else {
-                waiting.retain(|w| w.rank() != old.rank());
+                waiting.retain(|w| w.uid != old.uid);
             }
             if waiting.is_empty() {
                 self.0.remove(&key);

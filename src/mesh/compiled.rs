@@ -1,11 +1,15 @@
-//! Rules, compiled when a local workload's are first asked for; workloads that the same
-//! policies select share them.
+//! Rules, compiled when a local workload's are first asked for; workloads of a namespace that the
+//! same policies select share them.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::map::{Keyed, Map};
+use super::{
+    Workload,
+    map::{Keyed, Map},
+    scopes::{Scopes, about},
+};
 use crate::policy::{Policy, Rules};
 
 /// A policy under the name by which workloads know it.
@@ -29,17 +33,31 @@ pub(super) struct Compiled {
     deny_all: Arc<Rules>,
 }
 
+/// Whose rules they are: the namespace, and the policies that select by label.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub(super) struct Selected {
+    namespace: Arc<str>,
+    policies: Arc<[Arc<str>]>,
+}
+
+impl Selected {
+    pub(super) fn of(workload: &Workload) -> Self {
+        let (namespace, policies) = (workload.namespace(), workload.policies());
+        Self { namespace: Arc::clone(namespace), policies: Arc::clone(policies) }
+    }
+}
+
 #[derive(Clone)]
 struct OfSet {
-    policies: Arc<[Arc<str>]>,
+    selected: Selected,
     rules: Arc<Rules>,
 }
 
 impl Keyed for OfSet {
-    type Key = [Arc<str>];
+    type Key = Selected;
 
-    fn key(&self) -> &[Arc<str>] {
-        &self.policies
+    fn key(&self) -> &Selected {
+        &self.selected
     }
 }
 
@@ -54,29 +72,41 @@ impl Compiled {
         Arc::clone(&self.deny_all)
     }
 
-    pub(super) fn rules(&self, known: &Map<NamedPolicy>, set: &Arc<[Arc<str>]>) -> Arc<Rules> {
-        if let Some(there) = self.sets.load().get(set) {
+    pub(super) fn rules(
+        &self,
+        (known, scopes): (&Map<NamedPolicy>, &Scopes),
+        workload: &Workload,
+    ) -> Arc<Rules> {
+        let selected = Selected::of(workload);
+        if let Some(there) = self.sets.load().get(&selected) {
             return Arc::clone(&there.rules);
         }
-        let rules = Arc::new(compile(known, set));
-        let new = OfSet { policies: Arc::clone(set), rules: Arc::clone(&rules) };
+        let names = scopes.of(&selected.namespace).chain(selected.policies.iter());
+        let rules = Arc::new(compile(known, names));
+        let new = OfSet { selected, rules: Arc::clone(&rules) };
         self.change(|sets| drop(sets.insert(new.clone())));
         rules
     }
 
-    /// For views in which `policy` says something else.
-    pub(super) fn without_policy(&self, policy: &str) -> Self {
+    /// For views in which the policy `key` says something else than `old`, or nothing any more.
+    pub(super) fn without_policy(&self, key: &str, old_and_new: [Option<&Policy>; 2]) -> Self {
+        let scopes: Vec<_> = old_and_new.into_iter().flatten().filter_map(about).collect();
         let mut sets = (**self.sets.load()).clone();
-        let names = |of: &&OfSet| of.policies.iter().any(|key| **key == *policy);
-        let stale: Vec<_> = sets.iter().filter(names).map(|of| Arc::clone(&of.policies)).collect();
-        stale.iter().for_each(|set| drop(sets.remove(set)));
+        let is_about = |of: &Selected| {
+            scopes.iter().any(|scope| scope.is_empty() || **scope == *of.namespace)
+                || of.policies.iter().any(|name| **name == *key)
+        };
+        let stale = sets.iter().map(|of| &of.selected).filter(|of| is_about(of));
+        for selected in stale.cloned().collect::<Vec<_>>() {
+            sets.remove(&selected);
+        }
         Self { sets: ArcSwap::from_pointee(sets), deny_all: self.deny_all() }
     }
 
-    /// No workload has this set any more.
-    pub(super) fn forget(&self, set: &[Arc<str>]) {
-        if self.sets.load().get(set).is_some() {
-            self.change(|sets| drop(sets.remove(set)));
+    /// The workloads that had these may be gone: they are compiled again if others have them.
+    pub(super) fn forget(&self, selected: &Selected) {
+        if self.sets.load().get(selected).is_some() {
+            self.change(|sets| drop(sets.remove(selected)));
         }
     }
 
@@ -95,9 +125,9 @@ impl Compiled {
 }
 
 /// A policy that is not known could be one that denies: then nobody may call.
-fn compile(known: &Map<NamedPolicy>, set: &[Arc<str>]) -> Rules {
+fn compile<'a>(known: &Map<NamedPolicy>, names: impl Iterator<Item = &'a Arc<str>>) -> Rules {
     let found: Result<Vec<_>, &Arc<str>> =
-        set.iter().map(|key| known.get(key).map(|named| &named.policy).ok_or(key)).collect();
+        names.map(|key| known.get(key).map(|named| &named.policy).ok_or(key)).collect();
     match found {
         Ok(policies) => Rules::compile(policies.into_iter()),
         Err(missing) => Rules::without(missing),

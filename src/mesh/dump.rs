@@ -53,7 +53,7 @@ pub struct WorkloadDump {
     pub labels: BTreeMap<String, String>,
     /// The services in front of it, `namespace/hostname`.
     pub services: Vec<String>,
-    /// `Healthy`: nothing else is known yet.
+    /// `Healthy` or `Unhealthy`, as its platform says.
     pub status: &'static str,
 }
 
@@ -85,17 +85,9 @@ impl View {
         services.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
         let mut policies: Vec<_> = self.policies.iter().collect();
         policies.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut behind: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for service in &services {
-            for uid in &service.workloads {
-                let key = format!("{}/{}", service.namespace, service.hostname);
-                behind.entry(uid).or_default().insert(key);
-            }
-        }
-        let mut of = |w: &Workload| WorkloadDump::of(w, behind.remove(&*w.uid).unwrap_or_default());
         MeshDump {
-            workloads: workloads.into_iter().map(|w| of(w)).collect(),
-            services: services.into_iter().map(|s| ServiceDump::of(s)).collect(),
+            workloads: workloads.into_iter().map(|w| WorkloadDump::of(w)).collect(),
+            services: services.into_iter().map(|s| ServiceDump::of(self, s)).collect(),
             policies: policies.into_iter().map(|named| named.policy.dump()).collect(),
             trust_domain: self.trust_domain.as_str().to_owned(),
             mtls: match self.mtls {
@@ -107,7 +99,10 @@ impl View {
 }
 
 impl WorkloadDump {
-    fn of(workload: &Workload, services: BTreeSet<String>) -> Self {
+    fn of(workload: &Workload) -> Self {
+        let services = workload.services().iter();
+        let services: BTreeSet<_> =
+            services.map(|s| format!("{}/{}", s.namespace, s.hostname)).collect();
         let labels = workload.labels().iter();
         Self {
             uid: workload.uid.to_string(),
@@ -121,21 +116,24 @@ impl WorkloadDump {
             node: workload.node.as_deref().map(ToOwned::to_owned),
             labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             services: services.into_iter().collect(),
-            status: "Healthy",
+            status: if workload.healthy { "Healthy" } else { "Unhealthy" },
         }
     }
 }
 
 impl ServiceDump {
-    fn of(service: &Service) -> Self {
+    fn of(mesh: &View, service: &Service) -> Self {
         let ports = service.ports.iter();
+        let mut endpoints: Vec<_> =
+            mesh.endpoints(service).map(|(workload, _)| workload.uid.to_string()).collect();
+        endpoints.sort();
         Self {
-            name: service.hostname.split('.').next().map(ToOwned::to_owned),
+            name: Some(service.name.to_string()),
             namespace: service.namespace.to_string(),
             hostname: service.hostname.to_string(),
-            vips: service.addresses.iter().map(|a| format!("/{a}")).collect(),
+            vips: service.vips.iter().map(|vip| format!("{}/{}", vip.network, vip.ip)).collect(),
             ports: ports.map(|p| (p.port.to_string(), p.target_port)).collect(),
-            endpoints: service.workloads.iter().map(ToString::to_string).collect(),
+            endpoints,
         }
     }
 }

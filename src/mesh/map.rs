@@ -47,7 +47,6 @@ impl<E> Default for Map<E> {
 }
 
 impl<E: Keyed> Map<E> {
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -8,18 +8,30 @@ mod changes;
 mod claims;
 mod compiled;
 mod dump;
+mod endpoints;
+mod gateway;
 mod intern;
+mod local;
 mod map;
+mod named;
+mod network;
+mod scopes;
 mod service;
 pub mod source;
 mod store;
 mod view;
 mod workload;
 
-pub use balance::pick;
+pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
 pub use dump::{MeshDump, ServiceDump, WorkloadDump};
-pub use service::{Service, ServicePort};
+pub use gateway::{Gateway, GatewayDestination};
+pub use local::{AppHop, LocalPod, NetnsRef};
+pub use service::{
+    Balancing, BalancingMode, Families, LocalityScope, NetworkAddress, Service, ServicePort,
+};
 pub use store::Store;
 pub use view::{MtlsMode, View};
-pub use workload::{AppHop, Labels, LocalPod, NetnsRef, Protocol, Template, Workload};
+pub use workload::{
+    AppNames, AppTunnel, Labels, Locality, Membership, Protocol, Template, Workload, WorkloadKind,
+};

@@ -4,13 +4,15 @@
 use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc};
 
 use super::{
-    Changes, MtlsMode, Service, Template, View, Workload,
+    Changes, Locality, Membership, MtlsMode, Service, Template, View, Workload,
     changes::{Before, between},
     claims::{Claims, spelled},
-    compiled::NamedPolicy,
+    compiled::{NamedPolicy, Selected},
+    endpoints,
     intern::Interner,
-    map::Map,
-    view::{Host, Network},
+    named::{Host, Services},
+    network::Network,
+    view::Local,
 };
 use crate::{identity::TrustDomain, policy::Policy};
 
@@ -20,8 +22,9 @@ use crate::{identity::TrustDomain, policy::Policy};
 pub struct Store {
     view: View,
     before: Before,
-    addresses: Claims<Workload>,
-    vips: Claims<Service>,
+    /// Our own, if we are one.
+    node: Option<Arc<str>>,
+    addresses: Claims,
     texts: Interner<str>,
     policy_sets: Interner<[Arc<str>]>,
     templates: Interner<Template>,
@@ -34,12 +37,20 @@ impl Store {
         Self {
             view: View::empty(trust_domain, mtls),
             before: Before::default(),
+            node: None,
             addresses: Claims::default(),
-            vips: Claims::default(),
             texts: Interner::default(),
             policy_sets: Interner::default(),
             templates: Interner::default(),
         }
+    }
+
+    /// Of a node in a network: its own workloads are found by the names of their pods, and
+    /// addresses mean what they mean there.
+    #[must_use]
+    pub fn of_node(mut self, node: Option<Arc<str>>, network: Arc<str>) -> Self {
+        (self.node, self.view.network) = (node, network);
+        self
     }
 
     /// The mesh as of the last delta.
@@ -76,7 +87,14 @@ impl Store {
 
     /// Adds a workload, or changes the one with its uid; whether that makes a difference. An
     /// address that another claims too belongs to the one whose uid sorts first.
-    pub fn upsert_workload(&mut self, workload: Workload) -> bool {
+    pub fn upsert_workload(&mut self, mut workload: Workload) -> bool {
+        if !workload.services().is_sorted_by(|a, b| a.key() < b.key()) {
+            let template = Arc::make_mut(&mut workload.template);
+            let mut services = template.services.to_vec();
+            services.sort_by(|a, b| a.key().cmp(&b.key()));
+            services.dedup_by(|a, b| a.key() == b.key());
+            template.services = services.into();
+        }
         let old = self.view.workloads.get(&workload.uid).cloned();
         if old.as_deref() == Some(&workload) {
             return false;
@@ -84,9 +102,12 @@ impl Store {
         let new = Arc::new(self.shared(workload));
         if let Some(old) = &old {
             self.release_addresses(old);
+            self.name_pod(old, None);
         }
         self.view.workloads.insert(Arc::clone(&new));
+        endpoints::change(&mut self.view.endpoints, (old.as_deref(), Some(&new)));
         self.claim_addresses(&new);
+        self.name_pod(&new, Some(&new));
         if let Some(old) = &old {
             self.release(old);
         }
@@ -98,33 +119,32 @@ impl Store {
     pub fn remove_workload(&mut self, uid: &str) -> bool {
         let Some(old) = self.view.workloads.remove(uid) else { return false };
         self.release_addresses(&old);
+        self.name_pod(&old, None);
+        endpoints::change(&mut self.view.endpoints, (Some(&old), None));
         self.release(&old);
         self.before.workloads.entry(Arc::clone(&old.uid)).or_insert(Some(old));
         true
     }
 
     /// Adds a service, or changes the one with its namespace and host name; whether that makes
-    /// a difference. A virtual address that another claims too belongs to the one that sorts
-    /// first.
+    /// a difference.
     pub fn upsert_service(&mut self, mut service: Service) -> bool {
         let old = self.view.service(&service.namespace, &service.hostname).cloned();
         if old.as_deref() == Some(&service) {
             return false;
         }
         service.namespace = self.texts.hold(&service.namespace);
-        for uid in &mut service.workloads {
-            if let Some(workload) = self.view.workloads.get(uid) {
-                *uid = Arc::clone(&workload.uid);
-            }
-        }
         let new = Arc::new(service);
         if let Some(old) = &old {
             self.release_vips(old);
             self.texts.release(&old.namespace);
         }
-        self.name_service(&new.namespace, &new.hostname, Some(&new));
-        for ip in distinct(&new.addresses) {
-            self.vips.claim((&Arc::default(), &mut self.view.vips), ip, &new);
+        let hosts = &mut self.view.hosts;
+        let there = hosts.get(&new.hostname).map(|host| &host.0);
+        let named = Host(Services::with(there, &new));
+        hosts.insert(named);
+        for network in networks_of(&new) {
+            self.in_network(&network, |_, there| there.add(&new));
         }
         let key = (Arc::clone(&new.namespace), Arc::clone(&new.hostname));
         self.before.services.entry(key).or_insert(old);
@@ -136,7 +156,11 @@ impl Store {
         let Some(old) = self.view.service(namespace, hostname).cloned() else { return false };
         self.release_vips(&old);
         self.texts.release(&old.namespace);
-        self.name_service(&old.namespace, &old.hostname, None);
+        let hosts = &mut self.view.hosts;
+        match hosts.get(hostname).and_then(|host| host.0.without(&old)) {
+            Some(others) => drop(hosts.insert(Host(others))),
+            None => drop(hosts.remove(hostname)),
+        }
         let key = (Arc::clone(&old.namespace), Arc::clone(&old.hostname));
         self.before.services.entry(key).or_insert(Some(old));
         true
@@ -156,9 +180,10 @@ impl Store {
             Some(_) => key.into(),
             None => self.texts.hold(&key.into()),
         };
-        let named = NamedPolicy { key: Arc::clone(&key), policy: Arc::new(policy) };
+        let new = Arc::new(policy);
+        let named = NamedPolicy { key: Arc::clone(&key), policy: Arc::clone(&new) };
         self.view.policies.insert(named);
-        self.policy_changed(key, old);
+        self.policy_changed(key, old, Some(&new));
         differs
     }
 
@@ -166,13 +191,15 @@ impl Store {
     pub fn remove_policy(&mut self, key: &str) -> bool {
         let Some(old) = self.view.policies.remove(key) else { return false };
         self.texts.release(key);
-        self.policy_changed(old.key, Some(old.policy));
+        self.policy_changed(old.key, Some(old.policy), None);
         true
     }
 
     /// Views that are out keep the rules that they have compiled.
-    fn policy_changed(&mut self, key: Arc<str>, old: Option<Arc<Policy>>) {
-        self.view.compiled = Arc::new(self.view.compiled.without_policy(&key));
+    fn policy_changed(&mut self, key: Arc<str>, old: Option<Arc<Policy>>, new: Option<&Policy>) {
+        let view = &mut self.view;
+        view.scopes.change(&key, old.as_deref(), new);
+        view.compiled = Arc::new(view.compiled.without_policy(&key, [old.as_deref(), new]));
         self.before.policies.entry(key).or_insert(old);
     }
 
@@ -187,14 +214,21 @@ impl Store {
             let policies = sets.hold_or(&given.policies, || {
                 given.policies.iter().map(|key| texts.hold(key)).collect()
             });
-            Arc::new(Template {
-                network: texts.hold(&given.network),
-                namespace: texts.hold(&given.namespace),
+            let mut services: Vec<_> = given.services.iter().cloned().collect();
+            for Membership { namespace, hostname, .. } in &mut services {
+                (*namespace, *hostname) = (texts.hold(namespace), texts.hold(hostname));
+            }
+            let mut new = Template {
                 id: given.id.clone().sharing(domain),
                 labels,
-                protocol: given.protocol,
                 policies,
-            })
+                services: services.into(),
+                ..(**given).clone()
+            };
+            for text in texts_of(&mut new) {
+                *text = texts.hold(text);
+            }
+            Arc::new(new)
         });
         Workload {
             node: workload.node.as_ref().map(|node| self.texts.hold(node)),
@@ -216,74 +250,89 @@ impl Store {
             self.texts.release(key);
             self.texts.release(value);
         }
-        self.texts.release(&template.network);
-        self.texts.release(&template.namespace);
+        for service in template.services.iter() {
+            self.texts.release(&service.namespace);
+            self.texts.release(&service.hostname);
+        }
+        for text in texts_of(&mut (**template).clone()) {
+            self.texts.release(text);
+        }
+        self.view.compiled.forget(&Selected::of(old));
         if self.policy_sets.release(&template.policies) {
             for key in template.policies.iter() {
                 self.texts.release(key);
             }
-            self.view.compiled.forget(&template.policies);
+        }
+    }
+
+    /// A pod of this node has the workload `new`, or `old` no more.
+    fn name_pod(&mut self, of: &Workload, new: Option<&Arc<Workload>>) {
+        if of.node.is_none() || of.node != self.node {
+            return;
+        }
+        let pod = format!("{}/{}", of.namespace(), of.name);
+        let local = &mut self.view.local;
+        let there = local.remove(&pod);
+        let mut there = there.unwrap_or_else(|| Local { pod: pod.into(), workloads: Vec::new() });
+        there.workloads.retain(|workload| workload.uid != of.uid);
+        there.workloads.extend(new.cloned());
+        if !there.workloads.is_empty() {
+            local.insert(there);
         }
     }
 
     fn claim_addresses(&mut self, new: &Arc<Workload>) {
-        self.in_network(new, |addresses, network, owned| {
-            for ip in distinct(&new.addresses) {
-                addresses.claim((network, owned), ip, new);
+        self.in_network(new.network(), |claims, network| {
+            for ip in addresses_of(new) {
+                claims.claim((&network.name, &mut network.addresses), ip, new);
             }
         });
     }
 
     fn release_addresses(&mut self, old: &Workload) {
-        self.in_network(old, |addresses, network, owned| {
-            for ip in distinct(&old.addresses) {
-                addresses.release((network, owned), ip, old);
+        self.in_network(old.network(), |claims, network| {
+            for ip in addresses_of(old) {
+                claims.release((&network.name, &mut network.addresses), ip, old);
             }
         });
     }
 
-    /// Changes the addresses of a workload's network; one without addresses is forgotten.
-    fn in_network(
-        &mut self,
-        workload: &Workload,
-        change: impl FnOnce(&mut Claims<Workload>, &Arc<str>, &mut Map<super::claims::Owned<Workload>>),
-    ) {
-        let name = workload.network();
+    fn release_vips(&mut self, old: &Service) {
+        for network in networks_of(old) {
+            self.in_network(&network, |_, there| there.remove(old));
+        }
+    }
+
+    /// Changes the addresses of a network; one without addresses is forgotten.
+    fn in_network(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Claims, &mut Network)) {
         let networks = &mut self.view.networks;
         // Taken out meanwhile, so that what no view has is changed in its place.
-        let mut network = networks
-            .remove(name)
-            .unwrap_or_else(|| Network { name: Arc::clone(name), addresses: Map::default() });
-        change(&mut self.addresses, name, &mut network.addresses);
-        if !network.addresses.is_empty() {
+        let mut network = networks.remove(name).unwrap_or_else(|| Network::new(name));
+        change(&mut self.addresses, &mut network);
+        if !network.is_empty() {
             networks.insert(network);
-        }
-    }
-
-    fn release_vips(&mut self, old: &Service) {
-        for ip in distinct(&old.addresses) {
-            self.vips.release((&Arc::default(), &mut self.view.vips), ip, old);
-        }
-    }
-
-    /// Puts a service under its host name, or takes it away from there.
-    fn name_service(&mut self, namespace: &str, hostname: &str, new: Option<&Arc<Service>>) {
-        let hosts = &mut self.view.hosts;
-        let there = hosts.get(hostname).map_or(&[][..], Host::services);
-        let others = there.iter().filter(|s| *s.namespace != *namespace);
-        let mut services: Vec<_> = others.chain(new).cloned().collect();
-        services.sort_by(|a, b| a.namespace.cmp(&b.namespace));
-        let only = if services.len() == 1 { services.pop() } else { None };
-        match only {
-            Some(service) => drop(hosts.insert(Host::One(service))),
-            None if services.is_empty() => drop(hosts.remove(hostname)),
-            None => drop(hosts.insert(Host::Several(services.into()))),
         }
     }
 }
 
-fn distinct(addresses: &[std::net::IpAddr]) -> BTreeSet<Ipv6Addr> {
-    addresses.iter().map(|ip| spelled(*ip)).collect()
+/// The addresses that mean a workload.
+fn addresses_of(workload: &Workload) -> BTreeSet<Ipv6Addr> {
+    let own = workload.addresses.iter().filter(|_| !workload.template.host_network);
+    own.map(|ip| spelled(*ip)).collect()
+}
+
+/// The networks in which a service has addresses.
+fn networks_of(service: &Service) -> BTreeSet<Arc<str>> {
+    let vips = service.vips.iter().map(|vip| &vip.network);
+    vips.chain(service.cidr_vips.iter().map(|(network, _)| network)).cloned().collect()
+}
+
+/// The texts of a template that others may have too, but for those in its lists.
+fn texts_of(template: &mut Template) -> impl Iterator<Item = &mut Arc<str>> {
+    let Template { network, namespace, cluster, app, locality, .. } = template;
+    let Locality { region, zone, subzone } = locality;
+    let app = [&mut app.workload, &mut app.canonical_name, &mut app.canonical_revision];
+    [network, namespace, cluster, region, zone, subzone].into_iter().chain(app)
 }
 
 #[cfg(test)]

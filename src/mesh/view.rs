@@ -1,13 +1,17 @@
 //! The mesh at one moment: immutable, indexed, and cheap to clone, as views share what they
 //! have in common.
 
-use std::{net::IpAddr, slice, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Service, Workload,
-    claims::{Owned, spelled},
+    Service, ServicePort, Workload,
+    claims::spelled,
     compiled::{Compiled, NamedPolicy},
+    endpoints::Backed,
     map::{Keyed, Map},
+    named::{Host, meant},
+    network::Network,
+    scopes::Scopes,
 };
 use crate::{
     identity::TrustDomain,
@@ -29,11 +33,16 @@ pub enum MtlsMode {
 pub struct View {
     pub(super) trust_domain: TrustDomain,
     pub(super) mtls: MtlsMode,
+    /// Our own.
+    pub(super) network: Arc<str>,
     pub(super) workloads: Map<Arc<Workload>>,
+    /// Those of this node, by `namespace/name`.
+    pub(super) local: Map<Local>,
     pub(super) networks: Map<Network>,
     pub(super) hosts: Map<Host>,
-    pub(super) vips: Map<Owned<Service>>,
+    pub(super) endpoints: Map<Backed>,
     pub(super) policies: Map<NamedPolicy>,
+    pub(super) scopes: Scopes,
     pub(super) compiled: Arc<Compiled>,
 }
 
@@ -45,44 +54,20 @@ impl Keyed for Arc<Workload> {
     }
 }
 
-/// The addresses of one network.
+/// A workload of this node, under the name of its pod.
 #[derive(Clone)]
-pub(super) struct Network {
-    pub(super) name: Arc<str>,
-    pub(super) addresses: Map<Owned<Workload>>,
+pub(super) struct Local {
+    /// `namespace/name`.
+    pub(super) pod: Arc<str>,
+    /// The one that came last is the pod's now; the others are about to go.
+    pub(super) workloads: Vec<Arc<Workload>>,
 }
 
-impl Keyed for Network {
+impl Keyed for Local {
     type Key = str;
 
     fn key(&self) -> &str {
-        &self.name
-    }
-}
-
-/// The services that have one host name, in the order of their namespaces.
-#[derive(Clone)]
-pub(super) enum Host {
-    /// As it nearly always is: no list to go through.
-    One(Arc<Service>),
-    /// Never empty.
-    Several(Arc<[Arc<Service>]>),
-}
-
-impl Host {
-    pub(super) fn services(&self) -> &[Arc<Service>] {
-        match self {
-            Self::One(service) => slice::from_ref(service),
-            Self::Several(services) => services,
-        }
-    }
-}
-
-impl Keyed for Host {
-    type Key = str;
-
-    fn key(&self) -> &str {
-        self.services().first().map_or("", |service| &service.hostname)
+        &self.pod
     }
 }
 
@@ -92,11 +77,14 @@ impl View {
         Self {
             trust_domain,
             mtls,
+            network: Arc::default(),
             workloads: Map::default(),
+            local: Map::default(),
             networks: Map::default(),
             hosts: Map::default(),
-            vips: Map::default(),
+            endpoints: Map::default(),
             policies: Map::default(),
+            scopes: Scopes::default(),
             compiled: Arc::default(),
         }
     }
@@ -113,6 +101,12 @@ impl View {
         self.mtls
     }
 
+    /// The network in which we are; empty for the only one.
+    #[must_use]
+    pub fn network(&self) -> &Arc<str> {
+        &self.network
+    }
+
     /// A workload by its uid.
     #[must_use]
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
@@ -124,10 +118,16 @@ impl View {
         self.workloads.iter()
     }
 
+    /// The workload of a pod of this node, `namespace/name`.
+    #[must_use]
+    pub fn local(&self, pod: &str) -> Option<&Arc<Workload>> {
+        self.local.get(pod)?.workloads.last()
+    }
+
     /// The workload that owns an address in our own network.
     #[must_use]
     pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        self.workload_at("", ip)
+        self.workload_at(&self.network, ip)
     }
 
     /// The workload that owns an address in a network.
@@ -138,7 +138,7 @@ impl View {
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.iter().flat_map(|host| host.services().iter())
+        self.hosts.iter().flat_map(|host| host.0.as_slice().iter())
     }
 
     /// A service by its namespace and host name.
@@ -150,13 +150,39 @@ impl View {
     /// The services with a host name, in the order of their namespaces.
     #[must_use]
     pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
-        self.hosts.get(hostname).map_or(&[], Host::services)
+        self.hosts.get(hostname).map_or(&[], |host| host.0.as_slice())
     }
 
-    /// The service that owns a virtual address.
+    /// The service of a host name that a caller of `namespace` means.
     #[must_use]
-    pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
-        Some(&self.vips.get(&spelled(ip))?.by)
+    pub fn service_by_name(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
+        meant(self.services_named(hostname), namespace)
+    }
+
+    /// The service that a caller of `namespace` means by a virtual address of our own network.
+    #[must_use]
+    pub fn service_by_vip(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
+        self.service_at(&self.network, ip, namespace)
+    }
+
+    /// The service that a caller of `namespace` means by a virtual address of a network.
+    #[must_use]
+    pub fn service_at(&self, network: &str, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
+        self.networks.get(network)?.service(ip, namespace)
+    }
+
+    /// The workloads behind a service, in no order, each with the ports that it has elsewhere than
+    /// the service says.
+    pub fn endpoints<'a>(
+        &'a self,
+        service: &'a Service,
+    ) -> impl Iterator<Item = (&'a Arc<Workload>, &'a [ServicePort])> {
+        let backed = self.endpoints.get(&*service.hostname);
+        let of = backed.and_then(|backed| backed.of(&service.namespace));
+        of.into_iter().flat_map(|of| of.iter()).filter_map(move |workload| {
+            let member = workload.membership(&service.namespace, &service.hostname)?;
+            Some((workload, &*member.ports))
+        })
     }
 
     /// All policies, in no order.
@@ -175,7 +201,7 @@ impl View {
     #[must_use]
     pub fn rules(&self, uid: &str) -> Arc<Rules> {
         match self.workload(uid) {
-            Some(workload) => self.compiled.rules(&self.policies, workload.policies()),
+            Some(workload) => self.compiled.rules((&self.policies, &self.scopes), workload),
             None => self.compiled.deny_all(),
         }
     }

@@ -1,7 +1,8 @@
 //! A workload: one pod, VM or host that has addresses and, if in the mesh, an identity.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use super::{AppHop, Gateway, LocalPod, NetnsRef, ServicePort};
 use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
@@ -13,83 +14,6 @@ pub enum Protocol {
     Hbone,
     /// Not in the mesh: plain TCP.
     Tcp,
-}
-
-/// How bytes travel between an application and us, on its own host.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum AppHop {
-    /// TCP, as if it went to another host.
-    #[default]
-    Tcp,
-    /// From queue to queue where the kernel can ([`crate::sys::sockmap`]).
-    Sockmap,
-}
-
-/// Where a pod's network namespace is found.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum NetnsRef {
-    /// A name under `/run/netns`.
-    Name(String),
-    /// A path such as `/proc/123/ns/net`.
-    Path(PathBuf),
-    /// The namespace of a process.
-    Pid(u32),
-}
-
-impl FromStr for NetnsRef {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("pid:") {
-            Some(pid) => pid
-                .parse()
-                .map(Self::Pid)
-                .map_err(|_| format!("{text:?}: after pid: comes a process id, such as pid:4711")),
-            None if text.starts_with('/') => Ok(Self::Path(text.into())),
-            None if text.is_empty() || text.contains('/') || text.starts_with('.') => {
-                Err(format!("{text:?}: must be a name under /run/netns, an absolute path or pid:N"))
-            }
-            None => Ok(Self::Name(text.into())),
-        }
-    }
-}
-
-impl NetnsRef {
-    /// The file that `setns` opens.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        match self {
-            Self::Name(name) => PathBuf::from("/run/netns").join(name),
-            Self::Path(path) => path.clone(),
-            Self::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
-        }
-    }
-}
-
-impl NetnsRef {
-    /// The process by which it is named, if it is.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        match self {
-            Self::Pid(pid) => Some(*pid),
-            Self::Path(path) => {
-                let path = path.to_str()?.strip_prefix("/proc/")?;
-                path.strip_suffix("/ns/net")?.parse().ok()
-            }
-            Self::Name(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for NetnsRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Pid(pid) => write!(f, "pid:{pid}"),
-        }
-    }
 }
 
 /// Labels of a pod, by key.
@@ -118,6 +42,86 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     }
 }
 
+/// What a workload is part of: the kind of its Kubernetes object.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum WorkloadKind {
+    /// A Deployment, or anything that is none of the others.
+    #[default]
+    Deployment,
+    /// A CronJob.
+    CronJob,
+    /// A pod by itself.
+    Pod,
+    /// A Job.
+    Job,
+}
+
+impl WorkloadKind {
+    /// As Istio's dumps and `baggage` have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::CronJob => "cronjob",
+            Self::Pod => "pod",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// What metrics and records call the application of a workload.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct AppNames {
+    /// The name of the Deployment or of what else it is part of.
+    pub workload: Arc<str>,
+    /// What that is.
+    pub kind: WorkloadKind,
+    /// Istio's canonical service, such as the label `app`.
+    pub canonical_name: Arc<str>,
+    /// Its revision, such as the label `version`.
+    pub canonical_revision: Arc<str>,
+}
+
+/// Where a workload runs.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Locality {
+    /// A region of a cloud.
+    pub region: Arc<str>,
+    /// A zone.
+    pub zone: Arc<str>,
+    /// A part of a zone.
+    pub subzone: Arc<str>,
+}
+
+/// That a workload is behind a service, and at which ports.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Membership {
+    /// The service's namespace.
+    pub namespace: Arc<str>,
+    /// Its host name.
+    pub hostname: Arc<str>,
+    /// The ports of the service that this workload has elsewhere than the service says.
+    pub ports: Box<[ServicePort]>,
+}
+
+impl Membership {
+    /// By what a workload's memberships are ordered, each service once.
+    #[must_use]
+    pub fn key(&self) -> (&str, &str) {
+        (&self.hostname, &self.namespace)
+    }
+}
+
+/// How HBONE that arrives for a workload is given to its application, if not as plain TCP to the
+/// port that the caller named.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct AppTunnel {
+    /// A PROXY protocol header (version 2) tells the application who calls.
+    pub proxy_protocol: bool,
+    /// The application's port, whichever was named.
+    pub port: Option<u16>,
+}
+
 /// What the pods of one deployment have in common; the store keeps one copy for all of them.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Template {
@@ -127,31 +131,67 @@ pub struct Template {
     pub namespace: Arc<str>,
     /// Their SPIFFE ID, `spiffe://<td>/ns/<namespace>/sa/<service account>`.
     pub id: SpiffeId,
-    /// Their labels.
+    /// Their labels, if the source tells them.
     pub labels: Labels,
     /// In the mesh or not.
     pub protocol: Protocol,
-    /// The policies that select them, `namespace/name` each, in the order in which they are
-    /// asked.
+    /// The policies that select them by label, `namespace/name` each, in the order in which they
+    /// are asked. Those of a whole namespace or mesh are not among them.
     pub policies: Arc<[Arc<str>]>,
+    /// The services that they are behind, in the order of host name and namespace.
+    pub services: Arc<[Membership]>,
+    /// What metrics call them.
+    pub app: AppNames,
+    /// Their cluster.
+    pub cluster: Arc<str>,
+    /// Where they run.
+    pub locality: Locality,
+    /// Whom calls to their addresses go through.
+    pub waypoint: Option<Arc<Gateway>>,
+    /// Whom calls from other networks go through.
+    pub network_gateway: Option<Arc<Gateway>>,
+    /// How their applications get HBONE that arrives.
+    pub app_tunnel: Option<AppTunnel>,
+    /// A name for those that have no address.
+    pub hostname: Option<Arc<str>>,
+    /// They have the address of their node, so it does not mean them alone.
+    pub host_network: bool,
+    /// They speak HBONE themselves.
+    pub native_tunnel: bool,
+    /// Their weight among the endpoints of a service; 0 is never chosen.
+    pub capacity: u32,
 }
 
-/// What this node alone knows of a pod. It stands beside the mesh's own facts until pods have
-/// a room of their own.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct LocalPod {
-    /// Its UID in Kubernetes, which no other pod ever has.
-    pub pod_uid: Option<Arc<str>>,
-    /// Its network namespace; `None` is the process's own.
-    pub netns: Option<NetnsRef>,
-    /// How its applications' bytes come to us.
-    pub app_hop: AppHop,
+impl Template {
+    /// Of pods of which nothing else is known.
+    #[must_use]
+    pub fn new(namespace: Arc<str>, id: SpiffeId) -> Self {
+        Self {
+            network: Arc::default(),
+            namespace,
+            id,
+            labels: Labels::default(),
+            protocol: Protocol::default(),
+            policies: Arc::default(),
+            services: Arc::default(),
+            app: AppNames::default(),
+            cluster: Arc::default(),
+            locality: Locality::default(),
+            waypoint: None,
+            network_gateway: None,
+            app_tunnel: None,
+            hostname: None,
+            host_network: false,
+            native_tunnel: false,
+            capacity: 1,
+        }
+    }
 }
 
 /// One workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Workload {
-    /// `namespace/name`: unique in the mesh.
+    /// Unique in the mesh: `namespace/name` in a mesh file, longer ones from a control plane.
     pub uid: Arc<str>,
     /// The pod's name.
     pub name: Arc<str>,
@@ -159,6 +199,8 @@ pub struct Workload {
     pub addresses: Box<[IpAddr]>,
     /// The node that carries it.
     pub node: Option<Arc<str>>,
+    /// Whether its platform says that it serves.
+    pub healthy: bool,
     /// What it has in common with others.
     pub template: Arc<Template>,
     /// What only its own node knows.
@@ -202,10 +244,24 @@ impl Workload {
         self.template.protocol
     }
 
-    /// The policies that select it.
+    /// The policies that select it by label.
     #[must_use]
     pub fn policies(&self) -> &Arc<[Arc<str>]> {
         &self.template.policies
+    }
+
+    /// The services that it is behind.
+    #[must_use]
+    pub fn services(&self) -> &[Membership] {
+        &self.template.services
+    }
+
+    /// Whether it is behind a service, and at which ports of its own.
+    #[must_use]
+    pub fn membership(&self, namespace: &str, hostname: &str) -> Option<&Membership> {
+        let all = self.services();
+        let at = all.binary_search_by(|there| there.key().cmp(&(hostname, namespace))).ok()?;
+        Some(&all[at])
     }
 
     /// Its UID in Kubernetes, if this node knows it.
@@ -229,11 +285,12 @@ impl Workload {
     /// What records call it.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
-        let label = |key| self.labels().get(key).cloned();
+        let app = &self.template.app;
+        let given = |text: &Arc<str>| Some(Arc::clone(text)).filter(|text| !text.is_empty());
         Arc::new(Names {
-            app: label("app").unwrap_or_else(|| Arc::clone(&self.name)),
+            app: given(&app.canonical_name).unwrap_or_else(|| Arc::clone(&self.name)),
             namespace: Arc::clone(self.namespace()),
-            version: label("version"),
+            version: given(&app.canonical_revision),
             workload: Arc::clone(&self.name),
         })
     }

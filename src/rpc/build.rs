@@ -3,10 +3,21 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler()?;
     let here = "src/rpc/proto";
-    let files = ["workload.proto", "istio_ca.proto", "broker.proto", "bans.proto", "zds.proto"];
+    let files = [
+        "workload.proto",
+        "istio_ca.proto",
+        "broker.proto",
+        "bans.proto",
+        "discovery.proto",
+        "address.proto",
+        "authorization.proto",
+        "zds.proto",
+    ];
     println!("cargo::rerun-if-changed={here}");
     let described = protox::compile(files, [here])?;
-    tonic_prost_build::configure().compile_fds(described)?;
+    // A response has tens of thousands of resources: they stay parts of it, without a copy.
+    let resource = ".envoy.service.discovery.v3.Any.value";
+    tonic_prost_build::configure().bytes(resource).compile_fds(described)?;
     // What reflection shows: the Workload API and nothing else.
     let mut workload = protox::Compiler::new([here])?;
     workload.include_imports(true).open_file("workload.proto")?;

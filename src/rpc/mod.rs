@@ -49,3 +49,21 @@ pub mod bans {
 pub mod zds {
     tonic::include_proto!("istio.workload.zds");
 }
+
+/// Delta ADS.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod discovery {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// Workloads and services, as istiod sends them.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod address {
+    tonic::include_proto!("istio.workload");
+}
+
+/// Authorization policies, as istiod sends them.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod authorization {
+    tonic::include_proto!("istio.security");
+}

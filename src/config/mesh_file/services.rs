@@ -1,21 +1,26 @@
-//! The section `services` of the mesh file.
+//! The section `services` of the mesh file. It says which workloads are behind a service; the mesh
+//! has that in the workloads.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::addresses::{Taken, addresses};
 use crate::{
     config::reader::{Item, Map},
-    mesh::{Service, ServicePort, Workload},
+    mesh::{Membership, Service, ServicePort, Workload},
     roles::node::OWN_PORTS,
 };
 
 pub(super) fn read_all(
     top: &Map<'_>,
-    (workloads, whole): (&[Workload], bool),
+    (workloads, whole): (&mut [Workload], bool),
     taken: &mut Taken,
 ) -> Vec<Service> {
     let mut names = BTreeSet::new();
     let mut all = Vec::new();
+    let mut behind: BTreeMap<Arc<str>, Vec<Membership>> = BTreeMap::new();
     for item in top.list("services") {
         let map = item.map(&["hostname", "namespace", "addresses", "ports", "workloads"]);
         let Some(hostname) = map.require("hostname").and_then(|h| h.text()) else { continue };
@@ -26,23 +31,27 @@ pub(super) fn read_all(
         let by_name = hostname.split('.').nth(1).unwrap_or("default").to_owned();
         let namespace = map.get("namespace").and_then(|n| n.text()).unwrap_or(by_name);
         let addresses = addresses(&map, &format!("service {hostname}"), taken);
+        let mut service = Service::new(namespace.into(), hostname.into());
+        service.vips = addresses.into_iter().map(Into::into).collect();
         let find = |w| reference(w, workloads, whole);
-        let behind = map.list("workloads").iter().filter_map(find).collect();
-        let mut ports: Vec<ServicePort> = Vec::new();
+        for uid in map.list("workloads").iter().filter_map(find).collect::<BTreeSet<_>>() {
+            let (namespace, hostname) = (service.namespace.clone(), service.hostname.clone());
+            let member = Membership { namespace, hostname, ports: Box::default() };
+            behind.entry(uid).or_default().push(member);
+        }
         for item in map.list("ports") {
             let Some(port) = service_port(&item) else { continue };
-            if ports.iter().any(|p| p.port == port.port) {
+            if service.ports.iter().any(|p| p.port == port.port) {
                 item.fault(format!("port {} already exists", port.port));
             }
-            ports.push(port);
+            service.ports.push(port);
         }
-        all.push(Service {
-            hostname: hostname.into(),
-            namespace: namespace.into(),
-            addresses,
-            ports,
-            workloads: behind,
-        });
+        all.push(service);
+    }
+    for workload in workloads {
+        let Some(mut services) = behind.remove(&workload.uid) else { continue };
+        services.sort_by(|a, b| a.key().cmp(&b.key()));
+        Arc::make_mut(&mut workload.template).services = services.into();
     }
     all
 }

@@ -6,7 +6,7 @@ use super::addresses::{Taken, addresses};
 use crate::{
     config::reader::{Item, Map},
     identity::{SpiffeId, TrustDomain},
-    mesh::{AppHop, Labels, LocalPod, NetnsRef, Protocol, Template, Workload},
+    mesh::{AppHop, AppNames, Labels, LocalPod, NetnsRef, Protocol, Template, Workload},
 };
 
 pub(super) const APP_HOPS: &[(&str, AppHop)] =
@@ -72,19 +72,18 @@ pub(super) fn read_workloads(
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
             app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
         };
-        let template = Template {
-            network: Arc::default(),
-            namespace: namespace.into(),
-            id,
-            labels: labels.into_iter().collect::<Labels>(),
-            protocol: map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default(),
-            policies: Arc::default(),
-        };
+        let protocol = map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default();
+        let labels = labels.into_iter().collect::<Labels>();
+        let label = |key| labels.get(key).cloned().unwrap_or_default();
+        let (canonical_name, canonical_revision) = (label("app"), label("version"));
+        let app = AppNames { canonical_name, canonical_revision, ..AppNames::default() };
+        let template = Template { labels, protocol, app, ..Template::new(namespace.into(), id) };
         all.push(Workload {
             uid: uid.into(),
             name: name.into(),
             addresses: addresses.into(),
             node: map.get("node").and_then(|n| n.text()).map(Into::into),
+            healthy: true,
             template: Arc::new(template),
             local: (local != LocalPod::default()).then(|| Arc::new(local)),
         });

@@ -10,7 +10,7 @@ use super::{
     config::IstiodConfig,
     refused::{Heard, Refused},
 };
-use crate::credentials::dial::{self, Server};
+use crate::credentials::dial;
 
 /// A channel to istiod that connects at the first call and shows `own`, and whether
 /// the CA refuses `own` on it.
@@ -21,7 +21,7 @@ pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> 
     let endpoint = Endpoint::from_static("https://istiod")
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
-        .origin(origin(&config.server));
+        .origin(config.server.origin());
     let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
         let refused = hears.clone();
@@ -31,15 +31,4 @@ pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> 
         }
     }));
     (channel, refused)
-}
-
-/// The `:authority` of its requests.
-fn origin(server: &Server) -> http::Uri {
-    let name = match &server.name {
-        pki_types::ServerName::DnsName(name) => name.as_ref().to_owned(),
-        _ => format!("[{}]", server.host),
-    };
-    format!("https://{name}:{}", server.port)
-        .parse()
-        .unwrap_or_else(|_| http::Uri::from_static("https://istiod"))
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     identity::TrustDomain,
     mesh::{MtlsMode, Service, Store, Template, Workload},
-    policy::Policy,
+    policy::{Policy, Scope},
 };
 
 /// What a mesh file says of the mesh.
@@ -26,20 +26,22 @@ pub struct MeshParts {
     pub policies: Vec<Policy>,
 }
 
-/// Whether a policy is about pods such as these.
+/// Whether a policy is about pods such as these, by label or otherwise.
 #[must_use]
 pub fn selects(policy: &Policy, template: &Template) -> bool {
     policy.applies_to(&template.namespace, |key| Some(&**template.labels.get(key)?))
 }
 
 impl MeshParts {
-    /// Writes into each workload which policies select it, in the order of the file.
+    /// Writes into each workload which policies select it by label, in the order of the file.
     pub fn select(&mut self) {
         let mut sets: HashMap<Vec<&Arc<str>>, Arc<[Arc<str>]>> = HashMap::new();
-        let keys: Vec<Arc<str>> = self.policies.iter().map(|p| p.key().into()).collect();
+        let by_label = |p: &&Policy| matches!(p.scope, Scope::Selector { .. });
+        let policies: Vec<(&Policy, Arc<str>)> =
+            self.policies.iter().filter(by_label).map(|p| (p, p.key().into())).collect();
         for workload in &mut self.workloads {
             let template = Arc::make_mut(&mut workload.template);
-            let all = self.policies.iter().zip(&keys).filter(|(p, _)| selects(p, template));
+            let all = policies.iter().filter(|(policy, _)| selects(policy, template));
             let names: Vec<_> = all.map(|(_, key)| key).collect();
             let set = sets
                 .entry(names)

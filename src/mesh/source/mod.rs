@@ -1,3 +1,4 @@
 //! Where the mesh comes from.
 
 pub mod file;
+pub mod xds;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    mesh::{Change, Labels, Protocol, ServicePort},
+    mesh::{Change, Labels, NetworkAddress, ServicePort},
     policy::{Action, Rule, Scope},
 };
 
@@ -68,31 +68,44 @@ fn delta() -> impl Strategy<Value = Delta> {
 }
 
 fn workload(uid: u8, network: usize, addresses: &[u8], app: u8, policies: &[usize]) -> Workload {
+    let behind = |(namespace, host)| Membership {
+        namespace: format!("n{namespace}").into(),
+        hostname: format!("{host}.test").into(),
+        ports: Box::default(),
+    };
     let template = Template {
         network: NETWORKS[network].into(),
-        namespace: "shop".into(),
-        id: format!("spiffe://td/ns/shop/sa/{app}").parse().unwrap(),
         labels: [("app", app.to_string())].into_iter().collect::<Labels>(),
-        protocol: Protocol::Hbone,
         policies: policies.iter().map(|n| POLICIES[*n].into()).collect(),
+        services: policies.iter().map(|n| behind((app, *n))).collect::<Vec<_>>().into(),
+        ..Template::new(
+            if app == 0 { "shop" } else { "bank" }.into(),
+            format!("spiffe://td/ns/shop/sa/{app}").parse().unwrap(),
+        )
     };
     Workload {
         uid: format!("shop/{uid}").into(),
         name: uid.to_string().into(),
         addresses: addresses.iter().map(|n| ip(*n)).collect(),
         node: (app == 0).then(|| "one".into()),
+        healthy: true,
         template: Arc::new(template),
         local: None,
     }
 }
 
 fn service(namespace: u8, host: u8, addresses: &[u8], port: u16) -> Service {
+    let far = |n: &u8| NetworkAddress { network: NETWORKS[1].into(), ip: ip(*n) };
+    let near = |n: &u8| NetworkAddress::from(ip(*n));
+    let around = |n: &u8| (NETWORKS[0].into(), format!("10.0.0.{n}/31").parse().unwrap());
     Service {
-        hostname: format!("{host}.test").into(),
-        namespace: format!("n{namespace}").into(),
-        addresses: addresses.iter().map(|n| ip(*n)).collect(),
+        vips: match port {
+            1 => addresses.iter().map(near).collect(),
+            _ => addresses.iter().map(far).collect(),
+        },
+        cidr_vips: addresses.iter().filter(|_| host == 0).map(around).collect(),
         ports: vec![ServicePort { port, target_port: port }],
-        workloads: vec!["shop/0".into()],
+        ..Service::new(format!("n{namespace}").into(), format!("{host}.test").into())
     }
 }
 
@@ -100,7 +113,11 @@ fn policy(name: usize, rules: usize) -> Policy {
     Policy {
         name: POLICIES[name].trim_start_matches("shop/").into(),
         namespace: "shop".into(),
-        scope: Scope::Namespace,
+        scope: match rules {
+            0 => Scope::Global,
+            1 => Scope::Namespace,
+            _ => Scope::Selector { labels: BTreeMap::new(), everywhere: false },
+        },
         action: Action::Allow,
         dry_run: false,
         rules: vec![Rule::default(); rules],
@@ -165,7 +182,9 @@ struct Picture {
     policies: BTreeMap<String, Arc<Policy>>,
     mtls: MtlsMode,
     addresses: BTreeMap<(&'static str, u8), String>,
-    vips: BTreeMap<u8, (String, String)>,
+    vips: BTreeMap<(&'static str, u8), (String, String)>,
+    endpoints: BTreeMap<(String, String), BTreeSet<String>>,
+    local: BTreeMap<String, String>,
     rules: BTreeMap<String, String>,
 }
 
@@ -177,6 +196,14 @@ fn picture(view: &View) -> Picture {
     let all = |n: u8| NETWORKS.map(|network| (network, n));
     let owner =
         |(network, n)| Some(((network, n), view.workload_at(network, ip(n))?.uid.to_string()));
+    let service_at =
+        |(network, n)| Some(((network, n), name(view.service_at(network, ip(n), "n1")?)));
+    let endpoints = |s: &Arc<Service>| view.endpoints(s).map(|(w, _)| w.uid.to_string()).collect();
+    let local = |n: u8| {
+        let pod = format!("shop/{n}");
+        let workload = view.local(&pod)?.uid.to_string();
+        Some((pod, workload))
+    };
     let rules = |w: &Arc<Workload>| (w.uid.to_string(), format!("{:?}", view.rules(&w.uid)));
     for service in view.services() {
         assert_eq!(view.service(&service.namespace, &service.hostname), Some(service));
@@ -187,7 +214,9 @@ fn picture(view: &View) -> Picture {
         policies: view.policies().map(|p| (p.key(), Arc::clone(p))).collect(),
         mtls: view.mtls(),
         addresses: (0..5).flat_map(all).filter_map(owner).collect(),
-        vips: (0..5).filter_map(|n| Some((n, name(view.service_by_vip(ip(n))?)))).collect(),
+        vips: (0..5).flat_map(all).filter_map(service_at).collect(),
+        endpoints: view.services().map(|s| (name(s), endpoints(s))).collect(),
+        local: (0..6).filter_map(local).collect(),
         rules: view.workloads().map(rules).collect(),
     }
 }
@@ -224,7 +253,8 @@ fn follow_all(old: &Picture, changes: &Changes, mtls: MtlsMode) -> Picture {
 }
 
 fn empty() -> Store {
-    Store::new("td".parse().unwrap(), MtlsMode::Strict)
+    let store = Store::new("td".parse().unwrap(), MtlsMode::Strict);
+    store.of_node(Some("one".into()), Arc::default())
 }
 
 proptest! {
@@ -270,9 +300,10 @@ proptest! {
         for key in POLICIES { store.remove_policy(key); }
         let left = (store.texts.len(), store.templates.len(), store.policy_sets.len());
         prop_assert_eq!(left, (0, 0, 0), "what nobody uses is forgotten");
-        prop_assert_eq!((store.addresses.len(), store.vips.len()), (0, 0));
+        prop_assert_eq!(store.addresses.len(), 0);
         prop_assert_eq!(store.view.compiled.len(), 0);
-        prop_assert!(store.view.networks.is_empty() && store.view.vips.is_empty());
+        prop_assert!(store.view.networks.is_empty() && store.view.endpoints.is_empty());
+        prop_assert!(store.view.local.is_empty() && store.view.scopes.is_empty());
         for (view, then) in &looked {
             prop_assert_eq!(&picture(view), then, "a view that is out stays as it was");
         }
@@ -317,7 +348,7 @@ fn nobody_may_call_a_workload_while_a_policy_that_selects_it_is_not_known() {
     let early = store.view();
     assert!(!early.rules("shop/1").allows());
     assert!(format!("{:?}", early.rules("shop/1")).contains("policy shop/a is not known"));
-    store.upsert_policy(policy(0, 1));
+    store.upsert_policy(policy(0, 2));
     let changed = store.take_changes().rules();
     let view = store.view();
     assert!(view.rules("shop/1").allows());
@@ -325,9 +356,90 @@ fn nobody_may_call_a_workload_while_a_policy_that_selects_it_is_not_known() {
     assert!(Arc::ptr_eq(&view.rules("shop/1"), &view.rules("shop/1")), "compiled once");
     // Whoever decides on an old view makes no rules for the new one.
     assert!(!early.rules("shop/1").allows());
-    store.upsert_policy(policy(1, 1));
+    store.upsert_policy(policy(1, 2));
     let changed = store.take_changes().rules();
     assert!(!changed.of(view.workload("shop/1").unwrap()), "another policy is not about it");
     let after = store.view();
     assert!(Arc::ptr_eq(&view.rules("shop/1"), &after.rules("shop/1")), "kept");
+}
+
+#[test]
+fn a_policy_of_a_namespace_or_of_the_mesh_is_about_workloads_that_do_not_name_it() {
+    let mut store = empty();
+    store.upsert_workload(workload(1, 0, &[1], 0, &[]));
+    store.upsert_workload(workload(2, 0, &[2], 1, &[]));
+    let count = |store: &Store| ["shop/1", "shop/2"].map(|uid| store.now().rules(uid).len());
+    for (rules, after) in [(1, [1, 0]), (0, [1, 1]), (2, [0, 0])] {
+        let before = count(&store);
+        store.upsert_policy(policy(0, rules));
+        assert_eq!(count(&store), after, "{rules}");
+        let changed = store.take_changes().rules();
+        for (n, uid) in ["shop/1", "shop/2"].into_iter().enumerate() {
+            let told = changed.of(store.now().workload(uid).unwrap());
+            assert!(told || before[n] == after[n], "{uid} is not told of {rules}");
+        }
+    }
+    assert!(!store.take_changes().rules().of(store.now().workload("shop/2").unwrap()));
+}
+
+#[test]
+fn a_caller_means_the_service_of_its_own_namespace_then_the_canonical_one() {
+    let mut store = empty();
+    for (namespace, canonical, private) in [(0, false, false), (1, true, false), (2, false, true)] {
+        let mut service = service(namespace, 1, &[7], 1);
+        (service.is_canonical, service.is_private) = (canonical, private);
+        store.upsert_service(service);
+    }
+    let meant = |by: &str| {
+        let found = store.now().service_by_vip(ip(7), by);
+        let named = store.now().service_by_name("1.test", by);
+        assert_eq!(found, named);
+        found.map(|service| service.namespace.to_string())
+    };
+    assert_eq!(["n0", "n1", "n2", "n9"].map(|by| meant(by).unwrap()), ["n0", "n1", "n2", "n1"]);
+    store.remove_service("n1", "1.test");
+    let found = store.now().service_by_vip(ip(7), "n9").map(|s| s.namespace.to_string());
+    assert_eq!(found.as_deref(), Some("n0"), "a private one is another namespace's");
+}
+
+#[test]
+fn an_address_in_several_virtual_networks_means_the_smallest_but_for_the_own_namespace() {
+    let mut store = empty();
+    for (namespace, host, net) in
+        [(0, 0, "10.0.0.0/8"), (1, 1, "10.1.0.0/16"), (2, 2, "10.1.2.0/24")]
+    {
+        let mut service = service(namespace, host, &[], 1);
+        service.cidr_vips = vec![(NETWORKS[0].into(), net.parse().unwrap())];
+        store.upsert_service(service);
+    }
+    let at = |store: &Store, ip: &str, by: &str| {
+        let found = store.now().service_by_vip(ip.parse().unwrap(), by);
+        found.map(|service| service.namespace.to_string())
+    };
+    for (ip, by, meant) in [
+        ("10.1.2.3", "n9", Some("n2")),
+        ("10.1.3.3", "n9", Some("n1")),
+        ("::ffff:10.9.9.9", "n9", Some("n0")),
+        ("10.1.2.3", "n0", Some("n0")),
+        ("11.1.2.3", "n0", None),
+    ] {
+        assert_eq!(at(&store, ip, by).as_deref(), meant, "{ip} for {by}");
+    }
+    store.remove_service("n2", "2.test");
+    assert_eq!(at(&store, "10.1.2.3", "n9").as_deref(), Some("n1"));
+}
+
+#[test]
+fn a_service_has_hundreds_of_endpoints_and_loses_them_again() {
+    let mut store = empty();
+    let service = service(0, 0, &[], 1);
+    store.upsert_service(service.clone());
+    let count = |store: &Store| store.now().endpoints(&service).count();
+    let early = store.view();
+    (0..200).for_each(|uid| assert!(store.upsert_workload(workload(uid, 0, &[], 0, &[0]))));
+    assert_eq!((count(&store), early.endpoints(&service).count()), (200, 0));
+    (0..150).for_each(|uid| assert!(store.remove_workload(&format!("shop/{uid}"))));
+    assert_eq!(count(&store), 50);
+    (150..200).for_each(|uid| assert!(store.upsert_workload(workload(uid, 0, &[], 0, &[1]))));
+    assert_eq!(count(&store), 0, "behind another one now");
 }

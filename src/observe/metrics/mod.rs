@@ -17,6 +17,7 @@ mod targets;
 mod tests;
 mod trust;
 mod tunnels;
+mod xds;
 
 use prometheus::{Encoder, Error, Registry, TextEncoder};
 
@@ -31,6 +32,7 @@ pub use self::{
     targets::TargetMetrics,
     trust::TrustMetrics,
     tunnels::TunnelMetrics,
+    xds::{Termination, XdsMetrics},
 };
 use super::conn::LiveTable;
 
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub pods: PodMetrics,
     /// Targets of standalone services.
     pub targets: TargetMetrics,
+    /// The stream of the control plane.
+    pub xds: XdsMetrics,
     /// The process itself.
     pub process: ProcessMetrics,
 }
@@ -74,6 +78,7 @@ impl Metrics {
             config: ConfigMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,
             targets: TargetMetrics::register(&registry)?,
+            xds: XdsMetrics::register(&registry)?,
             process: ProcessMetrics::register(&registry)?,
             registry,
         })

@@ -44,13 +44,15 @@ fn families_are_those_that_dashboards_know() {
     metrics.targets.connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
     metrics.listeners.accept_failed("db");
     metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
+    metrics.xds.terminated(Termination::Complete);
+    metrics.xds.received("type.googleapis.com/istio.workload.Address", 1);
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
 
 /// Labels whose values are a closed set, known when adit is built.
 const CLOSED: &[&str] =
-    &["reporter", "close_reason", "result", "source", "what", "component", "tag"];
+    &["reporter", "close_reason", "result", "source", "what", "component", "tag", "reason", "url"];
 
 /// Families whose other labels are chosen by configuration or peers, and whose series somebody
 /// removes: `forget…`, `retain`, or the place where they are set.

@@ -283,14 +283,14 @@ fn destination(
 
 pub(super) fn service_port(mesh: &View, workload: &Workload, host: &str, port: u16) -> Option<u16> {
     let mut named = mesh.services_named(host).iter();
-    named.find(|s| s.workloads.contains(&workload.uid))?.target_port(port)
+    named.find(|s| s.is_backed_by(workload))?.target_port(port)
 }
 
 /// Believes the caller's word on which service it meant if this pod really backs it.
 fn name_service(conn: &OpenConn, mesh: &View, workload: &Workload, incoming: &Incoming) {
     let said = incoming.forwarded_host();
     let named = said.map_or(&[][..], |host| mesh.services_named(host));
-    if let Some(service) = named.iter().find(|s| s.workloads.contains(&workload.uid)) {
+    if let Some(service) = named.iter().find(|s| s.is_backed_by(workload)) {
         conn.metadata(|f| {
             f.service = Some(service.hostname.clone());
             f.service_namespace = Some(service.namespace.clone());

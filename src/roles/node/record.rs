@@ -11,8 +11,11 @@ pub(super) fn peer_info(workload: &Workload) -> PeerInfo {
 pub(super) fn baggage(workload: &Workload) -> String {
     let mut out =
         format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace(), workload.name);
-    for (key, label) in [("service.name", "app"), ("service.version", "version")] {
-        if let Some(value) = workload.labels().get(label) {
+    let app = &workload.template.app;
+    for (key, value) in
+        [("service.name", &app.canonical_name), ("service.version", &app.canonical_revision)]
+    {
+        if !value.is_empty() {
             out.push_str(&format!(",{key}={value}"));
         }
     }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::OWN_PORTS;
 use crate::{
     hbone::{HBONE_PORT, Hop},
-    mesh::{Protocol, Service, View, Workload, pick},
+    mesh::{Ask, Protocol, Service, View, Workload, pick},
     net::{CloseReason, OriginalDst},
 };
 
@@ -101,7 +101,7 @@ pub fn decide(
     if !captured || (ours && OWN_PORTS.contains(&dst.port())) {
         return Err(NoRoute::OwnPort(dst));
     }
-    if let Some(service) = mesh.service_by_vip(dst.ip()) {
+    if let Some(service) = mesh.service_by_vip(dst.ip(), from.namespace()) {
         if service.target_port(dst.port()).is_none() {
             let ports: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
             return Err(NoRoute::NoPort {
@@ -110,9 +110,12 @@ pub fn decide(
                 ports: ports.join(", "),
             });
         }
-        let (to, addr) = pick(mesh, service, dst, random)
-            .ok_or_else(|| NoRoute::NoEndpoint(service.hostname.clone()))?;
-        return Ok(to_workload(to, addr, Some(service)));
+        let ask = Ask { from, called: dst, is_waypoint: false, random };
+        let endpoint = pick(mesh, service, &ask).and_then(|found| Some((found, found.ip?)));
+        let (endpoint, ip) =
+            endpoint.ok_or_else(|| NoRoute::NoEndpoint(service.hostname.clone()))?;
+        let addr = SocketAddr::new(ip, endpoint.port);
+        return Ok(to_workload(endpoint.workload, addr, Some(service)));
     }
     Ok(match mesh.workload_by_ip(dst.ip()) {
         Some(to) => to_workload(to, dst, None),

@@ -13,7 +13,7 @@ use crate::{
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{
-        MtlsMode, Protocol, Service, ServicePort, Store, Template, Workload,
+        Membership, MtlsMode, Service, ServicePort, Store, Template, Workload,
         source::file::MeshParts,
     },
     net::{CloseReason, Direction, Flow, PeerAddr},
@@ -23,32 +23,26 @@ use crate::{
 };
 
 fn workload(namespace: &str, name: &str, address: &str) -> Workload {
-    let template = Template {
-        network: Arc::default(),
-        namespace: namespace.into(),
-        id: format!("spiffe://td/ns/{namespace}/sa/{name}").parse().unwrap(),
-        labels: [("app", name)].into_iter().collect(),
-        protocol: Protocol::Hbone,
-        policies: Arc::default(),
-    };
+    let id = format!("spiffe://td/ns/{namespace}/sa/{name}").parse().unwrap();
+    let hostname = format!("{name}.shop").into();
+    let ports = Box::default();
+    let behind = Membership { namespace: namespace.into(), hostname, ports };
+    let services = [behind].into();
+    let template = Template { services, ..Template::new(namespace.into(), id) };
     Workload {
         uid: format!("{namespace}/{name}").into(),
         name: name.into(),
         addresses: [address.parse().unwrap()].into(),
         node: None,
+        healthy: true,
         template: Arc::new(template),
         local: None,
     }
 }
 
-fn service(hostname: &str, port: u16, workloads: &[&str]) -> Service {
-    Service {
-        hostname: hostname.into(),
-        namespace: "shop".into(),
-        addresses: vec![],
-        ports: vec![ServicePort { port, target_port: 8080 }],
-        workloads: workloads.iter().map(|uid| (*uid).into()).collect(),
-    }
+fn service(hostname: &str, port: u16) -> Service {
+    let ports = vec![ServicePort { port, target_port: 8080 }];
+    Service { ports, ..Service::new("shop".into(), hostname.into()) }
 }
 
 /// Whoever is of the namespace may call everybody.
@@ -71,10 +65,7 @@ fn parts(mtls: MtlsMode, policies: Vec<Policy>) -> MeshParts {
         trust_domain: "td".parse().unwrap(),
         mtls,
         workloads: vec![workload("shop", "db", "10.0.0.2"), workload("shop", "api", "10.0.0.3")],
-        services: vec![
-            service("db.shop", 80, &["shop/db"]),
-            service("api.shop", 81, &["shop/api"]),
-        ],
+        services: vec![service("db.shop", 80), service("api.shop", 81)],
         policies,
     };
     parts.select();

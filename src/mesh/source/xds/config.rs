@@ -1,0 +1,33 @@
+//! What the configuration says of the control plane.
+
+use std::path::PathBuf;
+
+use pki_types::ServerName;
+use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
+
+use super::node::NodeIdentity;
+use crate::credentials::Server;
+
+/// Where the control plane is, and what is shown to it.
+#[derive(Clone, Debug)]
+pub struct XdsConfig {
+    /// As written, for messages.
+    pub address: String,
+    /// Where and who it is.
+    pub server: Server,
+    /// A name that its certificate may have instead.
+    pub alternative_name: Option<ServerName<'static>>,
+    /// The file with the roots that its certificate is checked against, PEM; read for each
+    /// connection.
+    pub roots: PathBuf,
+    /// The file with the bearer token; read for each stream. None where none is wanted.
+    pub token: Option<PathBuf>,
+    /// Which cluster this is, for the header `clusterid`.
+    pub cluster_id: Option<String>,
+    /// Headers of each stream, beside these.
+    pub headers: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
+    /// Who asks.
+    pub node: NodeIdentity,
+    /// Whether workloads and services are asked for one by one.
+    pub on_demand: bool,
+}

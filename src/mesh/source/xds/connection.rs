@@ -1,0 +1,109 @@
+//! One connection to the control plane and one stream on it: a name that is resolved anew, roots
+//! and a token that are read anew.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use super::config::XdsConfig;
+use crate::{
+    credentials::{bearer, dial},
+    rpc::discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+};
+
+/// The longest response: 100,000 workloads have about 30 MiB.
+const MAX_RESPONSE: usize = 200 << 20;
+/// How much of a response may be on its way.
+const WINDOW: u32 = 4 << 20;
+/// How many requests may wait to be sent.
+const QUEUE: usize = 64;
+
+/// Both directions of a stream.
+pub(super) struct Stream {
+    pub(super) requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    pub(super) responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+/// Connects.
+///
+/// # Errors
+/// The name, the roots, the connection or the handshake.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+pub(super) async fn connect(config: &XdsConfig) -> Result<Channel, Status> {
+    let endpoint = Endpoint::from_static("https://istiod")
+        .origin(config.server.origin())
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW);
+    let config = Arc::new(config.clone());
+    let connector = tower::service_fn(move |_| {
+        let config = Arc::clone(&config);
+        async move { dial_it(&config).await.map(TokioIo::new) }
+    });
+    let channel = endpoint.connect_with_connector(connector).await;
+    channel.map_err(|error| Status::from_error(error.into()))
+}
+
+/// A certificate that has not the one name may have the other.
+async fn dial_it(config: &XdsConfig) -> io::Result<TlsStream<TcpStream>> {
+    let first = dial::dial(&config.server, &config.roots, b"h2", None).await;
+    match (first, &config.alternative_name) {
+        (Err(error), Some(name)) if error.kind() == io::ErrorKind::InvalidData => {
+            let server = dial::Server { name: name.clone(), ..config.server.clone() };
+            let second = dial::dial(&server, &config.roots, b"h2", None).await;
+            second.map_err(|_| error)
+        }
+        (first, _) => first,
+    }
+}
+
+/// Opens the stream, whose first requests are `opening`.
+///
+/// # Errors
+/// The token, or what the control plane says.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+pub(super) async fn open(
+    config: &XdsConfig,
+    channel: Channel,
+    opening: Vec<DeltaDiscoveryRequest>,
+) -> Result<Stream, Status> {
+    let (requests, queue) = mpsc::channel(QUEUE.max(opening.len()));
+    for request in opening {
+        let sent = requests.try_send(request);
+        sent.map_err(|_| Status::internal("the first requests do not fit"))?;
+    }
+    let mut request = Request::new(ReceiverStream::new(queue));
+    let headers = request.metadata_mut();
+    if let Some(token) = &config.token {
+        let token = bearer::bearer(token).map_err(Status::unauthenticated)?;
+        headers.insert("authorization", token);
+    }
+    if let Some(cluster) = &config.cluster_id {
+        let cluster = cluster.parse();
+        let cluster = cluster.map_err(|_| Status::invalid_argument("clusterid: not ASCII"))?;
+        headers.insert("clusterid", cluster);
+    }
+    for (name, value) in &config.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    let mut client =
+        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    let responses = client.delta_aggregated_resources(request).await?.into_inner();
+    Ok(Stream { requests, responses })
+}

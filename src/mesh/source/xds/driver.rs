@@ -1,0 +1,349 @@
+//! Keeps a stream to the control plane: connects, waits, connects again, for ever. What a response
+//! changes is decided in [`super::delta_ads`] (pure); what it means to the mesh, by the owner of the
+//! store, who is handed one [`Push`] at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tonic::{Code, Status};
+
+use super::{
+    config::XdsConfig,
+    connection::{Stream, connect, open},
+    delta_ads::{DeltaAds, Received},
+    message::{Answer, Delta, LeftOut},
+    nack::{Fault, short},
+    status::XdsStatus,
+    type_url::TypeUrl,
+    waiting::{Demand, Waiting},
+};
+use crate::{
+    credentials::grpc_status::said,
+    lifecycle::Tasks,
+    observe::metrics::{Metrics, Termination},
+    rpc::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
+
+/// How long a new stream may take until it has answered for each type.
+const FIRST_RESPONSES: Duration = Duration::from_secs(30);
+/// How long a request may wait to be sent.
+const SEND: Duration = Duration::from_secs(30);
+/// A stream that lasted this long was a good one: the next attempt is made at once.
+const LIVED: Duration = Duration::from_secs(10);
+/// The first wait, and the longest before its jitter, which doubles it at most.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_millis(7500);
+/// How long a connection waits for a key that it asks for.
+const DEMAND: Duration = Duration::from_secs(5);
+/// How many connections may wait to ask.
+const DEMANDS: usize = 1024;
+/// How many resources of one response the log names.
+const MOST_LOGGED: usize = 20;
+
+/// A control plane that is followed.
+#[derive(Clone, Debug)]
+pub struct Xds {
+    demands: Option<mpsc::Sender<Demand>>,
+    status: watch::Receiver<XdsStatus>,
+}
+
+/// What the owner of the store is to apply, and to answer when it has. Nothing else comes before.
+#[derive(Debug)]
+pub struct Push {
+    /// What changes.
+    pub delta: Delta,
+    /// Hears of each resource that cannot be taken; the last good version of it stays in force.
+    pub applied: oneshot::Sender<Vec<Fault>>,
+}
+
+impl Xds {
+    /// Follows it until `tasks` are cut, or the receiver of pushes is dropped. Needs a running
+    /// runtime, the one of the control thread.
+    #[must_use]
+    pub fn follow(
+        config: XdsConfig,
+        metrics: Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> (Self, mpsc::Receiver<Push>) {
+        let (pushes, to_apply) = mpsc::channel(1);
+        let (demands, asked) = mpsc::channel(DEMANDS);
+        let (say, status) = watch::channel(XdsStatus::default());
+        let ads = DeltaAds::new(&config.node, config.on_demand);
+        let demands = config.on_demand.then_some(demands);
+        let (waiting, told) = (Waiting::default(), String::new());
+        let driver =
+            Driver { config, metrics, ads, pushes, demands: asked, waiting, status: say, told };
+        tasks.spawn(driver.run());
+        (Self { demands, status }, to_apply)
+    }
+
+    /// How it is followed, from now on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<XdsStatus> {
+        self.status.clone()
+    }
+
+    /// Asks for a workload or service by `network/ip`, uid or `namespace/hostname`, and waits until
+    /// what came of it is applied, for at most 5 s; `None` if nothing came of it. Where the whole
+    /// mesh is followed, what is not known does not exist.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets who waits; others that wait for the key go on.
+    pub async fn demand(&self, key: &str) -> Option<Answer> {
+        let Some(demands) = &self.demands else { return Some(Answer::Absent) };
+        let (answer, answered) = oneshot::channel();
+        let demand = Demand { key: key.into(), answer };
+        let asked = async {
+            demands.send(demand).await.ok()?;
+            answered.await.ok()
+        };
+        timeout(DEMAND, asked).await.ok().flatten()
+    }
+}
+
+/// The task.
+struct Driver {
+    config: XdsConfig,
+    metrics: Arc<Metrics>,
+    ads: DeltaAds,
+    pushes: mpsc::Sender<Push>,
+    demands: mpsc::Receiver<Demand>,
+    waiting: Waiting,
+    status: watch::Sender<XdsStatus>,
+    /// What the log was told last.
+    told: String,
+}
+
+/// How a stream, or the attempt to have one, came to its end.
+enum Ended {
+    /// Nobody applies anything any more.
+    Unwanted,
+    NotConnected(Status),
+    Stream {
+        /// For how long it was one.
+        lasted: Duration,
+        /// `None` where the control plane ended it as one does.
+        status: Option<Status>,
+    },
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut waits = waits();
+        loop {
+            let ended = self.attempt().await;
+            let refused = matches!(&ended, Ended::Stream { status: Some(status), .. }
+                if status.code() == Code::ResourceExhausted);
+            self.ads.disconnected(refused);
+            let mut at_once = false;
+            let why = match ended {
+                Ended::Unwanted => return,
+                Ended::NotConnected(status) => {
+                    self.count(Termination::ConnectionError);
+                    said(&status)
+                }
+                Ended::Stream { lasted, status } => {
+                    self.count(termination(status.as_ref()));
+                    if lasted >= LIVED {
+                        waits = self::waits();
+                        at_once = status.is_none();
+                    }
+                    status.map_or_else(|| "it ended the stream".to_owned(), |s| said(&s))
+                }
+            };
+            self.tell(&why, at_once);
+            self.status.send_modify(|status| {
+                (status.connected, status.error) = (None, Some(why));
+            });
+            if !at_once {
+                self.wait(waits.next().unwrap_or(LONGEST_WAIT)).await;
+            }
+        }
+    }
+
+    fn count(&self, why: Termination) {
+        self.metrics.xds.terminated(why);
+    }
+
+    /// The same trouble is told once.
+    fn tell(&mut self, why: &str, expected: bool) {
+        if expected {
+            tracing::debug!(target: "xds", server = self.config.address, why, "stream ended");
+        } else if why != self.told {
+            tracing::warn!(
+                target: "xds", server = self.config.address, error = why,
+                "control plane not reachable; keeping the mesh as it was last"
+            );
+            why.clone_into(&mut self.told);
+        }
+    }
+
+    /// Who asks for something meanwhile waits for the next stream.
+    async fn wait(&mut self, wait: Duration) {
+        let end = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = sleep_until(end) => return,
+                Some(demand) = self.demands.recv() => {
+                    // Nothing is to be sent while there is no stream.
+                    let _ = self.demanded(demand);
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> Ended {
+        let channel = match connect(&self.config).await {
+            Ok(channel) => channel,
+            Err(status) => return Ended::NotConnected(status),
+        };
+        let opening = self.ads.connected();
+        self.say_left_out(opening.left_out);
+        let (begun, deadline) = (Instant::now(), Instant::now() + FIRST_RESPONSES);
+        let opened = timeout_at(deadline, open(&self.config, channel, opening.requests));
+        let end = match opened.await {
+            Ok(Ok(stream)) => self.follow(stream, deadline).await,
+            Ok(Err(status)) => Err(Some(status)),
+            Err(_) => Err(Some(silent())),
+        };
+        match end {
+            Ok(never) => match never {},
+            Err(None) if self.pushes.is_closed() => Ended::Unwanted,
+            Err(status) => Ended::Stream { lasted: begun.elapsed(), status },
+        }
+    }
+
+    fn say_left_out(&self, left_out: Option<LeftOut>) {
+        let why = match left_out {
+            Some(LeftOut::TooLong { resources, bytes }) => {
+                format!("the list of {resources} versions has {bytes} bytes")
+            }
+            Some(LeftOut::Refused) => "the control plane refused the list of versions".into(),
+            None => String::new(),
+        };
+        if !why.is_empty() {
+            tracing::warn!(target: "xds", why, "all resources are requested again");
+        }
+        self.status.send_modify(|status| status.left_out = left_out);
+    }
+
+    /// Until it ends: `None` if as one does.
+    async fn follow(
+        &mut self,
+        mut stream: Stream,
+        deadline: Instant,
+    ) -> Result<std::convert::Infallible, Option<Status>> {
+        self.status.send_modify(|status| {
+            (status.connected, status.error) = (Some(Instant::now().into_std()), None);
+        });
+        loop {
+            let requests = tokio::select! {
+                response = stream.responses.message() => {
+                    let response = response.map_err(Some)?.ok_or(None)?;
+                    vec![self.response(response).await?]
+                }
+                Some(demand) = self.demands.recv() => self.demanded(demand),
+                () = sleep_until(deadline), if !self.ads.is_answered() => return Err(Some(silent())),
+            };
+            for request in requests {
+                let sent = timeout(SEND, stream.requests.send(request)).await;
+                let late = || Status::deadline_exceeded("it reads no requests");
+                sent.map_err(|_| Some(late()))?.map_err(|_| None)?;
+            }
+        }
+    }
+
+    fn demanded(&mut self, demand: Demand) -> Vec<DeltaDiscoveryRequest> {
+        let key = Arc::clone(&demand.key);
+        for abandoned in self.waiting.add(demand) {
+            self.ads.forget(&abandoned);
+        }
+        self.ads.demand(&key).unwrap_or_else(|_| {
+            self.waiting.refuse(&key);
+            Vec::new()
+        })
+    }
+
+    /// Has it applied. Returns what acknowledges it.
+    async fn response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<DeltaDiscoveryRequest, Option<Status>> {
+        let bytes = response.resources.iter().filter_map(|r| r.resource.as_ref());
+        let bytes = bytes.map(|content| content.value.len() as u64).sum();
+        let type_url = TypeUrl::of(&response.type_url);
+        self.metrics.xds.received(type_url.map_or("unknown", TypeUrl::as_str), bytes);
+        let named = short(&response.type_url);
+        let received = self.ads.received(response);
+        let (delta, pending) = match received.map_err(|e| Some(Status::internal(e.to_string())))? {
+            Received::Delta(delta, pending) => (delta, pending),
+            Received::Unknown(ack) => {
+                tracing::warn!(target: "xds", type_url = named, "ignored a type nobody asked for");
+                return Ok(ack);
+            }
+        };
+        let type_url = delta.type_url;
+        let (upserted, removed) = (delta.upserted.len(), delta.removed.len());
+        let faults = if delta.is_empty() { Vec::new() } else { self.push(delta).await? };
+        let applied = self.ads.applied(pending, faults, Instant::now().into_std());
+        tracing::debug!(
+            target: "xds", kind = type_url.name(), upserted, removed, "applied a response"
+        );
+        for Fault { name, reason } in applied.faults.iter().take(MOST_LOGGED) {
+            let resource = short(name);
+            tracing::warn!(
+                target: "xds", kind = type_url.name(), resource, error = reason,
+                "rejected a resource; keeping its last good version"
+            );
+        }
+        for (key, answer) in applied.answered {
+            self.waiting.answer(&key, answer);
+        }
+        let known = self.ads.status(type_url);
+        let is_answered = self.ads.is_answered();
+        self.status.send_modify(|status| {
+            *status.of_mut(type_url) = known;
+            status.is_synced |= is_answered;
+        });
+        if is_answered && !self.told.is_empty() {
+            tracing::info!(target: "xds", server = self.config.address, "control plane is back");
+            self.told.clear();
+        }
+        Ok(applied.request)
+    }
+
+    /// `None` if its owner is no more.
+    async fn push(&self, delta: Delta) -> Result<Vec<Fault>, Option<Status>> {
+        let (applied, done) = oneshot::channel();
+        self.pushes.send(Push { delta, applied }).await.map_err(|_| None)?;
+        done.await.map_err(|_| Some(Status::internal("the response was not applied")))
+    }
+}
+
+fn silent() -> Status {
+    Status::deadline_exceeded("no answer to the first requests within 30 s")
+}
+
+/// As the dashboards have it: `Reconnect` is what happens to every stream sooner or later.
+fn termination(status: Option<&Status>) -> Termination {
+    match status.map(Status::code) {
+        None => Termination::Complete,
+        Some(Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable) => {
+            Termination::Reconnect
+        }
+        Some(_) => Termination::Error,
+    }
+}
+
+fn waits() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_WAIT)
+        .with_max_delay(LONGEST_WAIT)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

@@ -1,0 +1,280 @@
+//! An istiod whose every response a test decides: delta ADS over TLS, on a runtime of its own that
+//! can be killed.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "each binary takes what it needs; its runtime owns its tasks"
+)]
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use adit::rpc::discovery::{
+    Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+    aggregated_discovery_service_server::{
+        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    runtime::{Builder, Runtime},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::MetadataMap,
+    transport::{Server, server::Connected},
+};
+
+use super::pki::Leaf;
+
+pub(crate) const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+pub(crate) const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+
+/// How long anything may take that must happen.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// A running one.
+pub(crate) struct FakeIstiod {
+    pub(crate) addr: SocketAddr,
+    streams: mpsc::UnboundedReceiver<FakeStream>,
+    goaway: Option<oneshot::Sender<()>>,
+    runtime: Option<Runtime>,
+}
+
+/// A stream that a node has opened.
+pub(crate) struct FakeStream {
+    /// The headers that came with it.
+    pub(crate) headers: MetadataMap,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    nonces: usize,
+}
+
+impl FakeIstiod {
+    /// Listens on loopback and shows `leaf`.
+    pub(crate) fn start(leaf: &Leaf) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), leaf)
+    }
+
+    /// The same where one was that has ended.
+    pub(crate) fn start_at(addr: SocketAddr, leaf: &Leaf) -> Self {
+        let begun = Instant::now();
+        let listener = loop {
+            // Who was killed closes its sockets a moment later.
+            match TcpListener::bind(addr) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(begun.elapsed() < LIMIT, "{addr}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (say, streams) = mpsc::unbounded_channel();
+        let (goaway, told) = oneshot::channel();
+        runtime.spawn(serve(listener, acceptor(leaf), Ads(say), told));
+        Self { addr, streams, goaway: Some(goaway), runtime: Some(runtime) }
+    }
+
+    /// The next stream that is opened.
+    pub(crate) async fn stream(&mut self) -> FakeStream {
+        let stream = timeout(LIMIT, self.streams.recv()).await.expect("a stream within 40 s");
+        stream.expect("the server runs")
+    }
+
+    /// No further connections, and GOAWAY on those that there are, as at the end of their age.
+    /// Their streams go on until they are ended.
+    pub(crate) fn go_away(&mut self) {
+        if let Some(goaway) = self.goaway.take() {
+            let _ = goaway.send(());
+        }
+    }
+
+    /// Nothing of it is left: sockets are closed by the kernel.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for FakeIstiod {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl FakeStream {
+    /// The next request.
+    pub(crate) async fn request(&mut self) -> DeltaDiscoveryRequest {
+        let request = timeout(LIMIT, self.requests.message()).await.expect("a request within 40 s");
+        request.expect("the stream goes on").expect("the node does not end it")
+    }
+
+    /// Both first requests: Address, then Authorization.
+    pub(crate) async fn first(&mut self) -> [DeltaDiscoveryRequest; 2] {
+        let both = [self.request().await, self.request().await];
+        assert_eq!(both.each_ref().map(|r| &*r.type_url), [ADDRESS, AUTHORIZATION]);
+        both
+    }
+
+    /// Sends a response, and gives its nonce.
+    pub(crate) async fn send(&mut self, mut response: DeltaDiscoveryResponse) -> String {
+        self.nonces += 1;
+        response.nonce = format!("nonce-{}", self.nonces);
+        let nonce = response.nonce.clone();
+        let sent = timeout(LIMIT, self.responses.send(Ok(response))).await;
+        sent.expect("the node reads").expect("the stream goes on");
+        nonce
+    }
+
+    /// Sends resources and removals, and gives the answer to just these.
+    pub(crate) async fn push(
+        &mut self,
+        type_url: &str,
+        resources: Vec<Resource>,
+        removed: &[&str],
+    ) -> DeltaDiscoveryRequest {
+        let response = DeltaDiscoveryResponse {
+            type_url: type_url.into(),
+            system_version_info: "2026-11-29T01:46:47Z/6".into(),
+            resources,
+            removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        let nonce = self.send(response).await;
+        let answer = self.request().await;
+        assert_eq!((&*answer.response_nonce, &*answer.type_url), (&*nonce, type_url));
+        answer
+    }
+
+    /// Ends it as istiod does.
+    pub(crate) fn end(self) {}
+
+    /// Ends it with an error.
+    pub(crate) async fn fail(self, status: Status) {
+        let _ = self.responses.send(Err(status)).await;
+    }
+}
+
+/// A resource with this content.
+pub(crate) fn resource(
+    type_url: &str,
+    name: &str,
+    version: &str,
+    message: &impl prost::Message,
+) -> Resource {
+    let content = Any { type_url: type_url.into(), value: message.encode_to_vec().into() };
+    Resource {
+        name: name.into(),
+        version: version.into(),
+        resource: Some(content),
+        aliases: Vec::new(),
+    }
+}
+
+struct Ads(mpsc::UnboundedSender<FakeStream>);
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (responses, to_send) = mpsc::channel(16);
+        let headers = request.metadata().clone();
+        let stream = FakeStream { headers, requests: request.into_inner(), responses, nonces: 0 };
+        self.0.send(stream).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(to_send.into()))
+    }
+}
+
+fn acceptor(leaf: &Leaf) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(leaf.chain.clone(), leaf.key())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config).into()
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, ads: Ads, goaway: oneshot::Receiver<()>) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let (say, conns) = mpsc::channel::<io::Result<Conn>>(16);
+    let accepting = tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (say, tls) = (say.clone(), tls.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = tls.accept(tcp).await {
+                    let _ = say.send(Ok(Conn(stream))).await;
+                }
+            });
+        }
+    });
+    let told = async move {
+        let _ = goaway.await;
+        accepting.abort();
+    };
+    let served = Server::builder()
+        .add_service(AggregatedDiscoveryServiceServer::new(ads))
+        .serve_with_incoming_shutdown(ReceiverStream::new(conns), told);
+    let _ = served.await;
+}
+
+/// tonic knows TLS streams only where it makes them.
+struct Conn(TlsStream<TcpStream>);
+
+impl Connected for Conn {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,13 @@
+//! A node's xDS client against an istiod that says what a scenario has it say.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../support/fake_istiod.rs"]
+mod fake_istiod;
+mod on_demand;
+mod outages;
+#[path = "../support/pki.rs"]
+mod pki;
+mod pushes;
+#[path = "../support/wait.rs"]
+mod wait;
+mod world;

@@ -1,0 +1,127 @@
+//! Streams that end, and what the next one is told.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::{
+    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod},
+    pki::{Ca, dns},
+    world::{NAME, World, pod, policy},
+};
+
+#[tokio::test]
+async fn a_new_stream_is_told_what_is_held_and_policies_come_whole() {
+    let mut world = World::new();
+    let mut stream = world.istiod.stream().await;
+    stream.first().await;
+    stream.push(ADDRESS, vec![pod("a", "1"), pod("gone", "2"), pod("bad", "3")], &[]).await;
+    stream.push(AUTHORIZATION, vec![policy("mesh/p"), policy("mesh/gone")], &[]).await;
+    stream.end();
+    let mut stream = world.istiod.stream().await;
+    let [address, authorization] = stream.first().await;
+    let held = &address.initial_resource_versions;
+    assert_eq!(held.get("Kubernetes//Pod/mesh/a").unwrap(), "1");
+    assert_eq!(held.len(), 2, "what was refused is not held: {held:?}");
+    assert!(authorization.initial_resource_versions.is_empty());
+    assert!(address.node.is_some() && authorization.node.is_some());
+    stream.push(ADDRESS, Vec::new(), &["Kubernetes//Pod/mesh/gone"]).await;
+    assert!(world.names().contains(&"mesh/gone".to_owned()), "until the policies have come");
+    stream.push(AUTHORIZATION, vec![policy("mesh/p")], &[]).await;
+    assert_eq!(world.names(), ["Kubernetes//Pod/mesh/a", "mesh/p"]);
+    assert_eq!(world.counted("istio_xds_connection_terminations_total{reason=\"Complete\"} "), 1);
+}
+
+#[tokio::test]
+async fn after_goaway_the_mesh_stays_and_the_next_istiod_is_followed() {
+    let mut world = World::new();
+    let mut stream = world.synced().await;
+    stream.push(ADDRESS, vec![pod("a", "1")], &[]).await;
+    world.istiod.go_away();
+    stream.push(ADDRESS, vec![pod("b", "1")], &[]).await;
+    stream.end();
+    world.until("it is told", |status| status.connected.is_none()).await;
+    assert_eq!(world.names().len(), 2);
+    world.restart_at(world.istiod.addr);
+    let mut stream = world.istiod.stream().await;
+    let [address, _] = stream.first().await;
+    assert_eq!(address.initial_resource_versions.len(), 2);
+}
+
+#[tokio::test]
+async fn a_killed_istiod_is_noticed_and_its_state_kept() {
+    let mut world = World::new();
+    let mut stream = world.synced().await;
+    stream.push(AUTHORIZATION, vec![policy("mesh/p")], &[]).await;
+    let addr = world.kill();
+    drop(stream);
+    world.until("it is noticed", |status| status.error.is_some()).await;
+    let status = world.status();
+    assert!(status.is_synced && status.connected.is_none());
+    assert_eq!(world.names(), ["mesh/p"]);
+    world.restart_at(addr);
+    world.synced().await;
+    world.until("it is connected", |status| status.connected.is_some()).await;
+    assert!(world.names().is_empty(), "no policy is left");
+}
+
+#[tokio::test]
+async fn a_list_of_versions_that_is_refused_is_left_out_once() {
+    let mut world = World::new();
+    let mut stream = world.synced().await;
+    stream.push(ADDRESS, vec![pod("a", "1"), pod("gone", "1")], &[]).await;
+    stream.end();
+    let mut stream = world.istiod.stream().await;
+    assert_eq!(stream.first().await[0].initial_resource_versions.len(), 2);
+    let refusal = "grpc: received message larger than max (5242880 vs. 4194304)";
+    stream.fail(Status::resource_exhausted(refusal)).await;
+    let mut stream = world.istiod.stream().await;
+    assert!(stream.first().await[0].initial_resource_versions.is_empty());
+    world.until("it is said", |status| status.left_out.is_some()).await;
+    stream.push(ADDRESS, vec![pod("a", "1")], &[]).await;
+    assert_eq!(world.names(), ["Kubernetes//Pod/mesh/a"]);
+    let reason = "istio_xds_connection_terminations_total{reason=\"Error\"} ";
+    assert_eq!(world.counted(reason), 1);
+}
+
+#[tokio::test]
+async fn who_is_not_istiod_is_not_followed() {
+    let mut world = World::new();
+    let other = Ca::new("another", None).leaf("istiod", |params| {
+        params.subject_alt_names = vec![dns(NAME)];
+    });
+    let stream = world.synced().await;
+    let addr = world.kill();
+    drop(stream);
+    let _impostor = FakeIstiod::start_at(addr, &other);
+    world
+        .until("it is refused", |status| {
+            status.error.as_ref().is_some_and(|error| error.contains("certificate"))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn another_name_of_its_certificate_is_accepted_where_it_is_named() {
+    let mut world = World::with(|config| {
+        config.server.name = "istiod-canary.istio-system.svc".try_into().unwrap();
+        config.alternative_name = Some(NAME.try_into().unwrap());
+    });
+    world.synced().await;
+    world.until("it is synced", |status| status.is_synced).await;
+}
+
+/// Nobody listens for an hour: the attempts get rarer, and never end.
+#[tokio::test(start_paused = true)]
+async fn an_hour_without_istiod_is_survived() {
+    let mut world = World::new();
+    let addr = world.kill();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let reason = "istio_xds_connection_terminations_total{reason=\"ConnectionError\"} ";
+    let attempts = world.counted(reason);
+    assert!((200..600).contains(&attempts), "{attempts} attempts, of 7.5 to 15 s at the end");
+    tokio::time::resume();
+    world.restart_at(addr);
+    world.synced().await;
+    world.until("it is synced", |status| status.is_synced).await;
+}
