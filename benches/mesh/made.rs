@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use crate::thread_time;
 use adit::{
     mesh::{AppNames, Locality, Membership, Service, ServicePort, Store, Template, Workload},
-    policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
+    policy::{Action, FieldMatch, Match, Policy, Rule, Scope, StringMatch},
 };
 
 const REPLICAS: usize = 10;
@@ -192,8 +192,8 @@ impl Made {
         let (namespace, name) = (self.namespace(n), self.deployment(n));
         let caller = format!("cluster.local/ns/{namespace}/sa/web-frontend-{n}");
         let any = vec![StringMatch::parse(&caller).expect("a match")];
-        let source = Source { principals: FieldMatch { any, none: vec![] }, ..Source::default() };
-        let rule = Rule { from: vec![source], ..Rule::default() };
+        let source = Match { principals: FieldMatch { any, none: vec![] }, ..Match::default() };
+        let rule = Rule { clauses: vec![source.into()], ..Rule::default() };
         Policy {
             name: format!("only-{name}"),
             namespace,

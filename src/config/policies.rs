@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::reader::{Item, Map};
 use crate::policy::{
-    Action, Condition, FieldMatch, Operation, Place, Policy, Rule, Scope, ServiceAccountMatch,
-    Source, StringMatch, canonical_block,
+    Action, Clause, FieldMatch, Match, Place, Policy, Rule, Scope, ServiceAccountMatch,
+    StringMatch, canonical_block,
 };
 
 /// Policies of this namespace without a selector are about the whole mesh.
@@ -121,25 +121,27 @@ fn rule(item: &Item<'_>, namespace: &str) -> Rule {
     for key in ["from", "to", "when"] {
         refuse_empty(&map, key);
     }
-    Rule {
-        from: map.list("from").iter().filter_map(|f| source(f, namespace)).collect(),
-        to: map.list("to").iter().filter_map(operation).collect(),
-        when: map.list("when").iter().filter_map(|w| condition(w, namespace)).collect(),
-        place: None,
-    }
+    let from = map.list("from").iter().filter_map(|f| source(f, namespace)).collect();
+    let to = map.list("to").iter().filter_map(operation).collect();
+    let any_of = [from, to].into_iter().map(|matches| Clause { matches });
+    let mut clauses: Vec<_> = any_of.filter(|clause| !clause.matches.is_empty()).collect();
+    let when = map.list("when");
+    clauses.extend(when.iter().filter_map(|w| condition(w, namespace)).map(Clause::from));
+    Rule { clauses, place: None }
 }
 
-fn source(item: &Item<'_>, namespace: &str) -> Option<Source> {
+fn source(item: &Item<'_>, namespace: &str) -> Option<Match> {
     let source = item.map(&["source"]).require("source")?;
     let map = source.map(SOURCE);
     refuse_l7(&map, &SOURCE[8..]);
-    let read = Source {
+    let read = Match {
         principals: field(&map, "principals", "notPrincipals", principal),
         namespaces: field(&map, "namespaces", "notNamespaces", text),
         service_accounts: field(&map, "serviceAccounts", "notServiceAccounts", |i| {
             account(i, namespace)
         }),
-        ip_blocks: field(&map, "ipBlocks", "notIpBlocks", block),
+        source_ips: field(&map, "ipBlocks", "notIpBlocks", block),
+        ..Match::default()
     };
     if map.is_empty() {
         source.fault("an empty source matches nobody; omit `from` to match everybody");
@@ -147,18 +149,18 @@ fn source(item: &Item<'_>, namespace: &str) -> Option<Source> {
     Some(read)
 }
 
-fn operation(item: &Item<'_>) -> Option<Operation> {
+fn operation(item: &Item<'_>) -> Option<Match> {
     let operation = item.map(&["operation"]).require("operation")?;
     let map = operation.map(OPERATION);
     refuse_l7(&map, &OPERATION[2..]);
-    let read = Operation { ports: field(&map, "ports", "notPorts", port) };
+    let destination_ports = field(&map, "ports", "notPorts", port);
     if map.is_empty() {
         operation.fault("an empty operation matches nothing; omit `to` to match every port");
     }
-    Some(read)
+    Some(Match { destination_ports, ..Match::default() })
 }
 
-fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
+fn condition(item: &Item<'_>, namespace: &str) -> Option<Match> {
     let map = item.map(&["key", "values", "notValues"]);
     let key = map.require("key")?;
     let (yes, no) = ("values", "notValues");
@@ -166,13 +168,14 @@ fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
     if map.get(yes).is_none() && map.get(no).is_none() {
         item.fault("has neither values nor notValues, so it would always be true");
     }
-    Some(match key.text()?.as_str() {
-        "source.ip" => Condition::SourceIp(field(&map, yes, no, block)),
-        "source.namespace" => Condition::SourceNamespace(field(&map, yes, no, text)),
-        "source.principal" => Condition::SourcePrincipal(field(&map, yes, no, principal)),
-        "source.serviceAccount" => Condition::SourceServiceAccount(field(&map, yes, no, account)),
-        "destination.ip" => Condition::DestinationIp(field(&map, yes, no, block)),
-        "destination.port" => Condition::DestinationPort(field(&map, yes, no, port)),
+    let mut read = Match::default();
+    match key.text()?.as_str() {
+        "source.ip" => read.source_ips = field(&map, yes, no, block),
+        "source.namespace" => read.namespaces = field(&map, yes, no, text),
+        "source.principal" => read.principals = field(&map, yes, no, principal),
+        "source.serviceAccount" => read.service_accounts = field(&map, yes, no, account),
+        "destination.ip" => read.destination_ips = field(&map, yes, no, block),
+        "destination.port" => read.destination_ports = field(&map, yes, no, port),
         other => {
             key.fault(format!(
                 "{other:?} is not an L4 condition; adit knows source.ip, source.namespace, \
@@ -180,7 +183,8 @@ fn condition(item: &Item<'_>, namespace: &str) -> Option<Condition> {
             ));
             return None;
         }
-    })
+    }
+    Some(read)
 }
 
 /// An empty list would match everybody, which is hardly what was meant.

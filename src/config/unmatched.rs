@@ -6,7 +6,7 @@ use std::{fmt::Display, path::Path};
 use crate::{
     identity::{TrustDomain, shown},
     mesh::Workload,
-    policy::{Condition, FieldMatch, Policy, Rule, Scope, ServiceAccountMatch, StringMatch},
+    policy::{Clause, FieldMatch, Match, Policy, Rule, Scope, ServiceAccountMatch, StringMatch},
     spiffe_api::federation::Relation,
 };
 
@@ -24,15 +24,13 @@ pub fn policies_that_never_match(path: &Path, port: Option<u16>) -> Vec<String> 
             found.push(format!("{named} has a selector, which selects nothing here: it applies"));
         }
         let Some(port) = port else { continue };
-        let elsewhere =
-            |ports: &FieldMatch<u16>| !ports.any.is_empty() && !ports.any.contains(&port);
-        let never = |rule: &Rule| {
-            let to = !rule.to.is_empty() && rule.to.iter().all(|to| elsewhere(&to.ports));
-            to || rule
-                .when
-                .iter()
-                .any(|when| matches!(when, Condition::DestinationPort(ports) if elsewhere(ports)))
+        let elsewhere = |m: &Match| {
+            let ports = &m.destination_ports.any;
+            !ports.is_empty() && !ports.contains(&port)
         };
+        let never =
+            |clause: &Clause| !clause.matches.is_empty() && clause.matches.iter().all(elsewhere);
+        let never = |rule: &Rule| rule.clauses.iter().any(never);
         let mut rules = policy.rule_names().zip(&policy.rules);
         if let Some((name, _)) = rules.find(|(_, rule)| never(rule)) {
             found.push(format!(
@@ -57,26 +55,10 @@ impl KnownPrincipals<'_> {
     /// One text for each name that stands for nobody.
     pub(super) fn unmatched(&self, policy: &Policy) -> Vec<String> {
         let mut found = Vec::new();
-        for rule in &policy.rules {
-            for source in &rule.from {
-                self.look(&source.principals, "principal", Self::principal, &mut found);
-                self.look(&source.namespaces, "namespace", Self::namespace, &mut found);
-                self.look(&source.service_accounts, "serviceAccount", Self::account, &mut found);
-            }
-            for when in &rule.when {
-                match when {
-                    Condition::SourcePrincipal(field) => {
-                        self.look(field, "principal", Self::principal, &mut found);
-                    }
-                    Condition::SourceNamespace(field) => {
-                        self.look(field, "namespace", Self::namespace, &mut found);
-                    }
-                    Condition::SourceServiceAccount(field) => {
-                        self.look(field, "serviceAccount", Self::account, &mut found);
-                    }
-                    _ => {}
-                }
-            }
+        for m in policy.rules.iter().flat_map(Rule::all_matches) {
+            self.look(&m.principals, "principal", Self::principal, &mut found);
+            self.look(&m.namespaces, "namespace", Self::namespace, &mut found);
+            self.look(&m.service_accounts, "serviceAccount", Self::account, &mut found);
         }
         found
             .into_iter()

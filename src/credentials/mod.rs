@@ -24,9 +24,10 @@ mod svid_cache;
 mod svids;
 pub mod workload_api;
 
+pub use bearer::AuthToken;
 pub use budget::{OutageBudget, seconds_left};
 pub use credential::Credential;
-pub use dial::Server;
+pub use dial::{Roots, Server};
 pub use files::{Files, FilesConfig};
 pub use istiod::{Istiod, IstiodConfig};
 pub use source::{CarriedAs, Source, SourceError, Urgency, Wanted};

@@ -139,7 +139,7 @@ enum RuleOutcome<'a> {
     NoPolicy,
     Allowed { by: &'a RuleName },
     Denied { by: &'a RuleName },
-    NoneAllowed { closest: String },
+    NoneAllowed { allow: &'a [Named], flow: &'a Flow },
     Nobody { why: &'a str },
 }
 
@@ -187,8 +187,9 @@ impl fmt::Display for Verdict<'_> {
             RuleOutcome::NoPolicy => f.write_str("allowed: no policy applies"),
             RuleOutcome::Allowed { by } => write!(f, "allowed by {by}"),
             RuleOutcome::Denied { by } => write!(f, "explicitly denied by {by}"),
-            RuleOutcome::NoneAllowed { closest } => {
-                write!(f, "allow policies exist, but none allowed; closest: {closest}")
+            RuleOutcome::NoneAllowed { allow, flow } => {
+                f.write_str("allow policies exist, but none allowed; closest: ")?;
+                f.write_str(&closest(allow, flow))
             }
             RuleOutcome::Nobody { why } => f.write_str(why),
         }
@@ -197,12 +198,12 @@ impl fmt::Display for Verdict<'_> {
 
 /// Asks the rules of the destination about a flow (istio-ambient facts §10): any DENY that
 /// matches denies; else without any ALLOW it passes; else one ALLOW must match.
-pub(super) fn authorize<'a>(rules: &'a Rules, flow: &Flow) -> Verdict<'a> {
+pub(super) fn authorize<'a>(rules: &'a Rules, flow: &'a Flow) -> Verdict<'a> {
     let dry_run = rules.dry.iter().filter_map(|named| would_do(named, flow)).collect();
     Verdict { outcome: decide(rules, flow), dry_run }
 }
 
-fn decide<'a>(rules: &'a Rules, flow: &Flow) -> RuleOutcome<'a> {
+fn decide<'a>(rules: &'a Rules, flow: &'a Flow) -> RuleOutcome<'a> {
     if let Some(why) = &rules.nobody {
         return RuleOutcome::Nobody { why };
     }
@@ -214,7 +215,7 @@ fn decide<'a>(rules: &'a Rules, flow: &Flow) -> RuleOutcome<'a> {
     }
     match rules.allow.iter().find_map(|named| named.matching(flow)) {
         Some(by) => RuleOutcome::Allowed { by },
-        None => RuleOutcome::NoneAllowed { closest: closest(&rules.allow, flow) },
+        None => RuleOutcome::NoneAllowed { allow: &rules.allow, flow },
     }
 }
 
@@ -227,23 +228,16 @@ fn would_do(named: &Named, flow: &Flow) -> Option<String> {
     }
 }
 
+/// The rule that the fewest fields keep from matching, the first of them, and what those are.
 fn closest(allow: &[Named], flow: &Flow) -> String {
-    let mut best: Option<(usize, String)> = None;
-    for named in allow {
-        for (rule, name) in named.policy.rules.iter().zip(&named.rules) {
-            let misses = rule.misses(flow);
-            if best.as_ref().is_none_or(|(fewest, _)| misses.len() < *fewest) {
-                best = Some((misses.len(), format!("{name}: {}", misses.join("; "))));
-            }
-        }
-    }
-    best.map_or_else(
-        || {
+    let rules = allow.iter().flat_map(|named| named.policy.rules.iter().zip(&named.rules));
+    match rules.min_by_key(|(rule, _)| rule.distance(flow)) {
+        Some((rule, name)) => format!("{name}: {}", rule.misses(flow).join("; ")),
+        None => {
             let keys: Vec<_> = allow.iter().map(|n| n.key.as_str()).collect();
             format!("{} has no rules, so it allows nobody", keys.join(", "))
-        },
-        |(_, text)| text,
-    )
+        }
+    }
 }
 
 #[cfg(test)]

@@ -108,13 +108,12 @@ fn the_json_of_the_config_dump() {
             "namespace": "shop",
             "scope": "Namespace",
             "action": "Deny",
+            "rules": [[
+                [{ "principals": [{ "Exact": "td.test/ns/shop/sa/db" }] }],
+                [{ "destinationPorts": [80] }],
+            ]],
             "dryRun": false,
-            "rules": [{
-                "from": [{ "principals": "one of [td.test/ns/shop/sa/db]" }],
-                "to": ["port one of [80]"],
-                "when": [],
-                "place": "mesh.yaml:13",
-            }],
+            "places": ["mesh.yaml:13"],
         }],
         "trustDomain": "td.test",
         "mtls": "strict",

@@ -68,7 +68,7 @@ fn a_rule_says_in_which_line_it_stands() {
     let mut store = parse("mesh.yaml", EXAMPLE).unwrap().mesh.store();
     let place = |store: &crate::mesh::Store| {
         let named = format!("{:?}", store.now().rules("shop/db"));
-        let place = store.now().dump().policies[0].rules[0].place.clone().unwrap();
+        let place = store.now().dump().policies[0].places[0].clone();
         let (file, line) = place.split_once(':').unwrap();
         let compiled = format!("Place {{ file: {file:?}, line: {line} }}");
         assert!(named.contains(&compiled), "{compiled} in {named}");

@@ -10,14 +10,14 @@ use super::{
     config::IstiodConfig,
     refused::{Heard, Refused},
 };
-use crate::credentials::dial;
+use crate::credentials::dial::{self, Roots};
 
 /// A channel to istiod that connects at the first call and shows `own`, and whether
 /// the CA refuses `own` on it.
 pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
     let refused = Refused::default();
     let hears = refused.clone();
-    let (server, roots) = (config.server.clone(), config.roots.clone());
+    let (server, roots) = (config.server.clone(), Roots::File(config.roots.clone()));
     let endpoint = Endpoint::from_static("https://istiod")
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     net::{Direction, PeerAddr},
-    policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
+    policy::{Action, FieldMatch, Match, Policy, Rule, Scope, StringMatch},
 };
 
 fn flow(peer: Option<&str>) -> Flow {
@@ -21,8 +21,8 @@ fn policy(name: &str, action: Action, principals: &[&str]) -> Policy {
     let rule = |principal: &&str| {
         let text = StringMatch::parse(principal).unwrap();
         let principals = FieldMatch { any: vec![text], none: vec![] };
-        let source = Source { principals, ..Source::default() };
-        Rule { from: vec![source], ..Rule::default() }
+        let named = Match { principals, ..Match::default() };
+        Rule { clauses: vec![named.into()], ..Rule::default() }
     };
     let rules = principals.iter().map(rule).collect();
     let (name, namespace, scope) = (name.into(), "n".into(), Scope::Global);

@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     net::{Direction, PeerAddr},
-    policy::{
-        Condition, FieldMatch, Operation, Rule, Scope, ServiceAccountMatch, Source, StringMatch,
-    },
+    policy::{Clause, FieldMatch, HttpPart, Match, Rule, Scope, ServiceAccountMatch, StringMatch},
 };
 
 fn flow(peer: Option<&str>) -> Flow {
@@ -39,12 +37,20 @@ fn text(text: &str) -> StringMatch {
     StringMatch::parse(text).unwrap()
 }
 
-fn from(source: Source) -> Rule {
-    Rule { from: vec![source], ..Rule::default() }
+fn asks(all: impl IntoIterator<Item = Match>) -> Rule {
+    Rule { clauses: all.into_iter().map(Clause::from).collect(), ..Rule::default() }
+}
+
+fn principal(field: FieldMatch<StringMatch>) -> Match {
+    Match { principals: field, ..Match::default() }
+}
+
+fn ports(field: FieldMatch<u16>) -> Match {
+    Match { destination_ports: field, ..Match::default() }
 }
 
 fn principals(field: FieldMatch<StringMatch>) -> Rule {
-    from(Source { principals: field, ..Source::default() })
+    asks([principal(field)])
 }
 
 fn compile(policies: Vec<Policy>) -> Rules {
@@ -53,11 +59,11 @@ fn compile(policies: Vec<Policy>) -> Rules {
 
 #[test]
 fn every_field_and_its_not_form_with_and_without_identity() {
-    let namespaces = |field| from(Source { namespaces: field, ..Source::default() });
-    let accounts = |field| from(Source { service_accounts: field, ..Source::default() });
-    let blocks = |field| from(Source { ip_blocks: field, ..Source::default() });
-    let ports = |ports| Rule { to: vec![Operation { ports }], ..Rule::default() };
-    let when = |condition| Rule { when: vec![condition], ..Rule::default() };
+    let namespaces = |field| asks([Match { namespaces: field, ..Match::default() }]);
+    let accounts = |field| asks([Match { service_accounts: field, ..Match::default() }]);
+    let blocks = |field| asks([Match { source_ips: field, ..Match::default() }]);
+    let targets = |field| asks([Match { destination_ips: field, ..Match::default() }]);
+    let ports = |field| asks([ports(field)]);
     let account =
         |name: &str| ServiceAccountMatch { namespace: "shop".into(), account: name.into() };
     let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
@@ -81,12 +87,12 @@ fn every_field_and_its_not_form_with_and_without_identity() {
         ("port", ports(any(5432)), true, true),
         ("other port", ports(any(5433)), false, false),
         ("not port", ports(none(5432)), false, false),
-        ("when ip", when(Condition::SourceIp(any(net("10.0.0.0/8")))), true, true),
-        ("when namespace", when(Condition::SourceNamespace(any(text("s*")))), true, false),
-        ("when principal", when(Condition::SourcePrincipal(none(text(WEB)))), false, true),
-        ("when account", when(Condition::SourceServiceAccount(any(account("web")))), true, false),
-        ("when dst", when(Condition::DestinationIp(any(net("10.0.0.9/32")))), true, true),
-        ("when port", when(Condition::DestinationPort(none(80))), true, true),
+        ("some namespaces", namespaces(any(text("s*"))), true, false),
+        ("target", targets(any(net("10.0.0.9/32"))), true, true),
+        ("not target", targets(none(net("10.0.0.0/8"))), false, false),
+        ("not other port", ports(none(80)), true, true),
+        ("nothing that is seen", asks([Match::default()]), false, false),
+        ("an empty clause", Rule { clauses: vec![Clause::default()], place: None }, true, true),
         ("empty rule", Rule::default(), true, true),
     ] {
         let rules = compile(vec![policy("p", Action::Allow, vec![rule])]);
@@ -99,27 +105,29 @@ fn every_field_and_its_not_form_with_and_without_identity() {
 #[test]
 fn a_foreign_namesake_is_admitted_by_principals_only_and_refused_by_every_field() {
     const NAMESAKE: &str = "other.td/ns/shop/sa/web";
-    let namespaces = |field| from(Source { namespaces: field, ..Source::default() });
+    let namespaces = |field| asks([Match { namespaces: field, ..Match::default() }]);
     let account = || ServiceAccountMatch { namespace: "shop".into(), account: "web".into() };
-    let accounts = |field| from(Source { service_accounts: field, ..Source::default() });
-    let when = |condition| Rule { when: vec![condition], ..Rule::default() };
+    let accounts = |field| asks([Match { service_accounts: field, ..Match::default() }]);
     let everybody = || policy("all", Action::Allow, vec![Rule::default()]);
     let other = || ServiceAccountMatch { account: "other".into(), ..account() };
     let named_and_not = || {
         let (principals, namespaces) = (any(text(NAMESAKE)), none(text("x")));
-        from(Source { principals, namespaces, ..Source::default() })
+        asks([Match { principals, namespaces, ..Match::default() }])
+    };
+    let named_elsewhere = || {
+        let namespaces = Match { namespaces: none(text("x")), ..Match::default() };
+        asks([namespaces, principal(any(text(NAMESAKE)))])
     };
     for (name, action, rule, own, foreign) in [
         ("principals", Action::Allow, principals(any(text(NAMESAKE))), false, true),
         ("namespaces", Action::Allow, namespaces(any(text("shop"))), true, false),
         ("presence", Action::Allow, namespaces(any(text("*"))), true, false),
         ("accounts", Action::Allow, accounts(any(account())), true, false),
-        ("when", Action::Allow, when(Condition::SourceNamespace(any(text("shop")))), true, false),
         ("not namespaces", Action::Allow, namespaces(none(text("shop"))), false, false),
         ("not others", Action::Allow, namespaces(none(text("x"))), true, false),
         ("not other accounts", Action::Allow, accounts(none(other())), true, false),
-        ("when not", Action::Allow, when(Condition::SourceNamespace(none(text("x")))), true, false),
         ("named and not", Action::Allow, named_and_not(), false, true),
+        ("named in another clause", Action::Allow, named_elsewhere(), false, true),
         ("deny namespaces", Action::Deny, namespaces(any(text("shop"))), false, false),
         ("deny accounts", Action::Deny, accounts(any(account())), false, false),
         ("deny not namespaces", Action::Deny, namespaces(none(text("shop"))), true, false),
@@ -130,7 +138,8 @@ fn a_foreign_namesake_is_admitted_by_principals_only_and_refused_by_every_field(
             Action::Deny => compile(vec![everybody(), policy("p", action, vec![rule])]),
         };
         assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), own, "{name}");
-        let verdict = authorize(&rules, &flow(Some(NAMESAKE)));
+        let namesake = flow(Some(NAMESAKE));
+        let verdict = authorize(&rules, &namesake);
         assert_eq!(verdict.allowed(), foreign, "{name}, foreign: {verdict}");
         if name == "namespaces" {
             let said = verdict.to_string();
@@ -159,8 +168,8 @@ fn deny_is_asked_before_allow_and_the_decider_is_named() {
         ),
         (vec![policy("d", Action::Deny, vec![principals(none(text("*")))])], true, "no policy"),
     ] {
-        let rules = compile(policies);
-        let verdict = authorize(&rules, &flow(Some(WEB)));
+        let (rules, web) = (compile(policies), flow(Some(WEB)));
+        let verdict = authorize(&rules, &web);
         assert_eq!(verdict.allowed(), allowed, "{verdict}");
         assert!(verdict.to_string().contains(said), "{verdict} should say {said}");
     }
@@ -168,40 +177,60 @@ fn deny_is_asked_before_allow_and_the_decider_is_named() {
 }
 
 #[test]
-fn from_and_to_must_both_match_and_each_has_alternatives() {
-    let source = |p: &str| Source { principals: any(text(p)), ..Source::default() };
-    let rule = Rule {
-        from: vec![source("td/x"), source(WEB)],
-        to: vec![Operation { ports: any(1) }, Operation { ports: any(5432) }],
-        when: vec![Condition::DestinationPort(any(5432))],
-        place: None,
+fn every_clause_must_match_and_each_has_alternatives() {
+    let rule = |callers: &[&str], targets: &[u16]| {
+        let callers = callers.iter().map(|c| principal(any(text(c)))).collect();
+        let targets = targets.iter().map(|p| ports(any(*p))).collect();
+        let clauses = [callers, targets].map(|matches| Clause { matches }).into();
+        Rule { clauses, place: None }
     };
-    let rules = compile(vec![policy("p", Action::Allow, vec![rule.clone()])]);
-    assert!(authorize(&rules, &flow(Some(WEB))).allowed());
-    let narrower = Rule { to: vec![Operation { ports: any(1) }], ..rule };
-    let rules = compile(vec![policy("p", Action::Allow, vec![narrower])]);
-    assert!(!authorize(&rules, &flow(Some(WEB))).allowed());
+    for (callers, targets, matches) in [
+        (&["td/x", WEB][..], &[1, 5432][..], true),
+        (&[WEB, "td/x"], &[5432, 1], true),
+        (&["td/x", WEB], &[1], false),
+        (&["td/x"], &[1, 5432], false),
+        (&["td/x"], &[1], false),
+    ] {
+        let rule = rule(callers, targets);
+        let rules = compile(vec![policy("p", Action::Allow, vec![rule.clone()])]);
+        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), matches, "{rule:?}");
+        let rules = compile(vec![policy("p", Action::Deny, vec![rule.clone()])]);
+        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), !matches, "DENY {rule:?}");
+    }
 }
 
+/// istiod strikes out of a `DENY` what is about HTTP.
 #[test]
-fn all_lines_of_when_must_hold() {
-    let (here, elsewhere) =
-        (Condition::DestinationPort(any(5432)), Condition::DestinationPort(any(1)));
-    let (own, other) =
-        (Condition::SourcePrincipal(any(text(WEB))), Condition::SourcePrincipal(any(text("td/x"))));
-    for (when, allowed) in [
-        (vec![here.clone(), own.clone()], true),
-        (vec![here.clone(), other.clone()], false),
-        (vec![other.clone(), here], false),
-        (vec![elsewhere.clone(), own], false),
-        (vec![elsewhere, other], false),
+fn a_deny_with_conditions_on_http_applies_by_its_l4_part_and_says_so() {
+    let blank = Match::default;
+    let web = || principal(any(text(WEB)));
+    let either = |matches| Rule { clauses: vec![Clause { matches }], place: None };
+    let both = |matches| Rule {
+        clauses: vec![Clause { matches }, ports(any(5432)).into()],
+        ..Rule::default()
+    };
+    let (left_out, skipped) = (Some(HttpPart::LeftOut), Some(HttpPart::Skipped));
+    // (rule, part, denies the web pod, denies another, an ALLOW of it admits the web pod)
+    for (name, rule, part, denies_web, denies_other, allows_web) in [
+        ("only HTTP", asks([blank()]), skipped, false, false, false),
+        ("only HTTP, twice", asks([blank(), blank()]), skipped, false, false, false),
+        ("a caller and HTTP", asks([web(), blank()]), left_out, true, false, false),
+        ("a caller or HTTP", either(vec![web(), blank()]), skipped, true, false, true),
+        ("either of them, at a port", both(vec![web(), blank()]), left_out, true, true, true),
+        ("a caller", asks([web()]), None, true, false, true),
     ] {
-        let rule = |when: &Vec<_>| Rule { when: when.clone(), ..Rule::default() };
-        let rules = compile(vec![policy("p", Action::Allow, vec![rule(&when)])]);
-        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), allowed, "{when:?}");
-        let rules = compile(vec![policy("p", Action::Deny, vec![rule(&when)])]);
-        assert_eq!(authorize(&rules, &flow(Some(WEB))).allowed(), !allowed, "DENY {when:?}");
+        let denies = policy("p", Action::Deny, vec![rule.clone()]);
+        assert_eq!(denies.http_parts().next().map(|(_, part)| part), part, "{name}");
+        let (deny, allow) =
+            (compile(vec![denies]), compile(vec![policy("p", Action::Allow, vec![rule])]));
+        let denied = |peer| !authorize(&deny, &flow(Some(peer))).allowed();
+        assert_eq!((denied(WEB), denied("td/x")), (denies_web, denies_other), "{name}");
+        assert_eq!(authorize(&allow, &flow(Some(WEB))).allowed(), allows_web, "ALLOW {name}");
     }
+    let (rules, web) =
+        (compile(vec![policy("p", Action::Allow, vec![asks([blank()])])]), flow(Some(WEB)));
+    let said = authorize(&rules, &web).to_string();
+    assert!(said.ends_with("rule 0: a condition on HTTP (L7) is never met here (L4)"), "{said}");
 }
 
 /// By its place among the rules of its own policy, and by that policy's name.
@@ -221,7 +250,8 @@ fn the_rule_that_decided_is_the_one_that_is_named() {
             dry("dry", action, rules()),
         ];
         let rules = compile(all);
-        let mut verdict = authorize(&rules, &flow(Some(WEB)));
+        let web = flow(Some(WEB));
+        let mut verdict = authorize(&rules, &web);
         assert_eq!(verdict.allowed(), allowed);
         let by = verdict.allowed_by().or(verdict.denied_by());
         assert_eq!(by.map(|by| &*by.numbered), Some("shop/p rule 2"), "{action:?}");
@@ -245,6 +275,7 @@ fn a_policy_protects_its_own_namespace_and_from_the_root_all() {
         (selector(true), vec![own, ("bank", "db")]),
         (Scope::Namespace, vec![own, ("shop", "web")]),
         (Scope::Global, all.to_vec()),
+        (Scope::Named, vec![]),
     ] {
         let policy = Policy { scope, ..policy("p", Action::Allow, vec![]) };
         let found = all.into_iter().filter(|(ns, app)| applies(&policy, ns, app));
@@ -258,13 +289,11 @@ fn a_policy_protects_its_own_namespace_and_from_the_root_all() {
 
 #[test]
 fn a_denial_names_the_closest_rule_and_what_it_missed() {
-    let far = Rule {
-        to: vec![Operation { ports: any(80) }],
-        ..principals(any(text("td/ns/shop/sa/other")))
-    };
-    let near = Rule { to: vec![Operation { ports: any(80) }], ..principals(any(text(WEB))) };
+    let far = asks([principal(any(text("td/ns/shop/sa/other"))), ports(any(80))]);
+    let near = asks([principal(any(text(WEB))), ports(any(80))]);
     let rules = compile(vec![policy("p", Action::Allow, vec![far, near])]);
-    let verdict = authorize(&rules, &flow(Some(WEB)));
+    let web = flow(Some(WEB));
+    let verdict = authorize(&rules, &web);
     let closest = "closest: shop/p rule 1: port 5432 is not one of [80]";
     assert!(verdict.to_string().ends_with(closest), "{verdict}");
     assert!(verdict.allowed_by().or(verdict.denied_by()).is_none());
@@ -277,7 +306,8 @@ fn dry_run_says_what_would_be_and_decides_nothing() {
         dry("d", Action::Deny, vec![Rule::default()]),
         dry("a", Action::Allow, vec![principals(any(text("td/x")))]),
     ]);
-    let mut verdict = authorize(&rules, &flow(Some(WEB)));
+    let web = flow(Some(WEB));
+    let mut verdict = authorize(&rules, &web);
     assert!(verdict.allowed());
     assert_eq!(
         verdict.take_dry_run(),

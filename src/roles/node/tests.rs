@@ -18,7 +18,7 @@ use crate::{
     },
     net::{CloseReason, Direction, Flow, PeerAddr},
     observe::{Telemetry, conn::OpenConn},
-    policy::{Action, FieldMatch, Policy, Rule, Scope, Source, StringMatch},
+    policy::{Action, FieldMatch, Match, Policy, Rule, Scope, StringMatch},
     relay,
 };
 
@@ -49,14 +49,14 @@ fn service(hostname: &str, port: u16) -> Service {
 fn from_namespace(namespace: &str) -> Policy {
     let any = vec![StringMatch::parse(namespace).unwrap()];
     let namespaces = FieldMatch { any, none: vec![] };
-    let source = Source { namespaces, ..Source::default() };
+    let source = Match { namespaces, ..Match::default() };
     Policy {
         name: "callers".into(),
         namespace: "shop".into(),
         scope: Scope::Global,
         action: Action::Allow,
         dry_run: false,
-        rules: vec![Rule { from: vec![source], ..Rule::default() }],
+        rules: vec![Rule { clauses: vec![source.into()], ..Rule::default() }],
     }
 }
 

@@ -1,12 +1,10 @@
 //! What the configuration says of the control plane.
 
-use std::path::PathBuf;
-
 use pki_types::ServerName;
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 
 use super::node::NodeIdentity;
-use crate::credentials::Server;
+use crate::credentials::{AuthToken, Roots, Server};
 
 /// Where the control plane is, and what is shown to it.
 #[derive(Clone, Debug)]
@@ -17,11 +15,10 @@ pub struct XdsConfig {
     pub server: Server,
     /// A name that its certificate may have instead.
     pub alternative_name: Option<ServerName<'static>>,
-    /// The file with the roots that its certificate is checked against, PEM; read for each
-    /// connection.
-    pub roots: PathBuf,
-    /// The file with the bearer token; read for each stream. None where none is wanted.
-    pub token: Option<PathBuf>,
+    /// What its certificate is checked against.
+    pub roots: Roots,
+    /// The bearer token; `None` where none is wanted.
+    pub token: Option<AuthToken>,
     /// Which cluster this is, for the header `clusterid`.
     pub cluster_id: Option<String>,
     /// Headers of each stream, beside these.

@@ -14,7 +14,7 @@ use tonic::{
 
 use super::config::XdsConfig;
 use crate::{
-    credentials::{bearer, dial},
+    credentials::dial,
     rpc::discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse,
         aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -91,7 +91,7 @@ pub(super) async fn open(
     let mut request = Request::new(ReceiverStream::new(queue));
     let headers = request.metadata_mut();
     if let Some(token) = &config.token {
-        let token = bearer::bearer(token).map_err(Status::unauthenticated)?;
+        let token = token.bearer().map_err(Status::unauthenticated)?;
         headers.insert("authorization", token);
     }
     if let Some(cluster) = &config.cluster_id {
