@@ -1,6 +1,7 @@
 //! Who says which pods are on this node: a source turns what it is told into [`PodEvent`]s.
 
 pub mod file;
+pub mod zds;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
