@@ -12,5 +12,6 @@ pub mod peer;
 pub mod pipe;
 pub mod process;
 pub mod sandbox;
+pub mod seqpacket;
 pub mod sockets;
 pub mod sockmap;
