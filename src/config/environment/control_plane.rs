@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Uri};
+use pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{proxy_config::ProxyConfig, surroundings::Surroundings, variables::Variables};
@@ -24,7 +25,7 @@ pub struct ControlPlane {
     /// Where and who it is.
     pub server: Server,
     /// A name that its certificate may have instead.
-    pub alternative_name: Option<String>,
+    pub alternative_name: Option<ServerName<'static>>,
     /// What its certificate is checked against.
     pub roots: Roots,
     /// What else is sent with each call.
@@ -133,7 +134,15 @@ impl ControlPlane {
             vars.fault(&name, "https://HOST:PORT, such as https://istiod.istio-system.svc:15012");
             return None;
         };
-        let alternative_name = vars.owned(&format!("ALT_{family}_HOSTNAME"));
+        let alternative = format!("ALT_{family}_HOSTNAME");
+        let alternative_name = vars.owned(&alternative).filter(|name| !name.is_empty());
+        let alternative_name = alternative_name.and_then(|name| {
+            let name = ServerName::try_from(name).ok();
+            if name.is_none() {
+                vars.fault(&alternative, "a name that a certificate can have");
+            }
+            name
+        });
         Some(Self { address, server, alternative_name, roots, headers })
     }
 }
