@@ -20,7 +20,11 @@ use self::{
     listener::EndpointListener,
     pages::{Endpoint, Pages},
 };
-pub use self::{start_tasks::StartTask, state::State};
+pub use self::{
+    start_tasks::StartTask,
+    state::State,
+    views::{PodView, settings},
+};
 use crate::{
     config::{AdminAddress, Settings, environment::Environment},
     http::{Limits, Readers, Server},

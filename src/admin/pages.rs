@@ -10,7 +10,7 @@ use super::{
     changes::{logging, quit, refresh, rotate},
     metrics::metrics,
     state::{Source, State},
-    views::{CertsView, ConfigDump},
+    views::CertsView,
 };
 use crate::{
     http::{Answer, Handler, Methods, json, stream, text},
@@ -56,10 +56,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
             Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
             None => text(StatusCode::OK, INDEX),
         },
-        (Endpoint::Admin, "/config_dump") => json(
-            StatusCode::OK,
-            &ConfigDump::of(&state.node.mesh.load(), &state.node.svids, state.file.get()),
-        ),
+        (Endpoint::Admin, "/config_dump") => json(StatusCode::OK, &state.dump()),
         (Endpoint::Admin, "/connections") => {
             json(StatusCode::OK, &state.node.telemetry.live.views())
         }

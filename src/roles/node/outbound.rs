@@ -70,7 +70,7 @@ async fn reach(
     conn: &OpenConn,
 ) -> Result<Box<dyn Remote>, Outcome> {
     conn.metadata(|f| {
-        f.dst_addr = dst;
+        (f.dst_addr, f.original_dst) = (dst, dst);
         if let Some(from) = &from {
             (f.src, f.local_uid) = (peer_info(from), Some(from.uid.clone()));
         }
