@@ -6,6 +6,7 @@ mod form;
 mod listener;
 mod metrics;
 mod pages;
+mod profile;
 mod start_tasks;
 mod state;
 mod views;
