@@ -6,6 +6,7 @@ mod form;
 mod listener;
 mod metrics;
 mod pages;
+mod profile;
 mod start_tasks;
 mod state;
 mod views;
@@ -20,7 +21,11 @@ use self::{
     listener::EndpointListener,
     pages::{Endpoint, Pages},
 };
-pub use self::{start_tasks::StartTask, state::State};
+pub use self::{
+    start_tasks::StartTask,
+    state::State,
+    views::{PodView, settings},
+};
 use crate::{
     config::{AdminAddress, Settings, environment::Environment},
     http::{Limits, Readers, Server},

@@ -9,8 +9,9 @@ use futures_util::stream::unfold;
 use super::{
     changes::{logging, quit, refresh, rotate},
     metrics::metrics,
+    profile,
     state::{Source, State},
-    views::{CertsView, ConfigDump},
+    views::CertsView,
 };
 use crate::{
     http::{Answer, Handler, Methods, json, stream, text},
@@ -56,10 +57,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
             Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
             None => text(StatusCode::OK, INDEX),
         },
-        (Endpoint::Admin, "/config_dump") => json(
-            StatusCode::OK,
-            &ConfigDump::of(&state.node.mesh.load(), &state.node.svids, state.file.get()),
-        ),
+        (Endpoint::Admin, "/config_dump") => json(StatusCode::OK, &state.dump()),
         (Endpoint::Admin, "/connections") => {
             json(StatusCode::OK, &state.node.telemetry.live.views())
         }
@@ -69,6 +67,8 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
         (Endpoint::Admin, "/federation") => federation(state),
         (Endpoint::Admin, "/federation/refresh") => refresh(state, request),
         (Endpoint::Admin, "/logging") => logging(state, request),
+        (Endpoint::Admin, "/debug/pprof/profile") => profile::cpu(request),
+        (Endpoint::Admin, "/debug/pprof/heap" | "/debug/pprof/heap/profiling") => profile::heap(),
         (Endpoint::Admin, "/quitquitquit") if state.environment().is_some() => quit(state),
         _ => text(StatusCode::NOT_FOUND, "no such page; see /\n"),
     }
@@ -83,7 +83,8 @@ const INDEX: &str = "adit admin\n\
   GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
   POST /federation/refresh?trustDomain=TD  ask for one now\n\
   GET  /logging               the log filter in force\n\
-  POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n";
+  POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n\
+  GET  /debug/pprof/profile?seconds=N&frequency=N  where CPU time goes, for pprof\n";
 const INDEX_OF_AMBIENT: &str = "  POST /quitquitquit          drain, and end\n";
 
 fn federation(state: &State) -> Answer {

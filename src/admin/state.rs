@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     form::Written,
     start_tasks::{StartTask, StartTasks},
+    views::{Ambient, ConfigDump, PodView},
 };
 use crate::{
     config::environment::Environment,
@@ -27,6 +29,8 @@ pub struct State {
     pub(super) metrics: tokio::sync::Mutex<Written>,
     /// Cancelled when somebody has asked the process to end.
     pub(super) asked_to_stop: CancellationToken,
+    /// Of an ambient node.
+    pods: ArcSwap<Vec<PodView>>,
 }
 
 /// Where the mesh comes from, which makes a difference to what can be shown.
@@ -73,6 +77,7 @@ impl State {
             file: Refusal::default(),
             metrics: tokio::sync::Mutex::default(),
             asked_to_stop: CancellationToken::new(),
+            pods: ArcSwap::default(),
         }
     }
 
@@ -92,6 +97,21 @@ impl State {
     /// A start task is done, for good: what is lost later is not waited for again.
     pub fn set_done(&self, task: StartTask) {
         self.ready(|r| r.tasks.done(task));
+    }
+
+    /// Says which pods an ambient node has.
+    pub fn set_pods(&self, pods: Vec<PodView>) {
+        self.pods.store(Arc::new(pods));
+    }
+
+    /// What `/config_dump` shows.
+    pub(super) fn dump(&self) -> ConfigDump {
+        let pods = self.pods.load();
+        let live = &self.node.telemetry.live;
+        let ambient = self.environment();
+        let ambient = ambient.map(|environment| Ambient { environment, pods: &pods, live });
+        let (mesh, file) = (self.node.mesh.load(), self.file.get());
+        ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref())
     }
 
     /// Waits until somebody asks the process to end (`POST /quitquitquit`). Cancel safe.

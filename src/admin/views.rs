@@ -1,36 +1,56 @@
 //! What `/config_dump` and `/certs` answer. The names of the fields are an interface: one may come,
-//! none goes or changes.
+//! none goes or changes; `istioctl` and Kiali decode them (ambient contract §8).
+
+mod certificates;
+mod pods;
+mod settings;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
+use self::certificates::CertificateView;
+pub(super) use self::pods::{PodState, pods};
+pub use self::{pods::PodView, settings::settings};
 use crate::{
+    config::environment::Environment,
     credentials::{SvidStatus, Svids},
     mesh::{MeshDump, View},
-    observe::{ConfigView, Refused},
+    observe::{BuildInfo, ConfigView, Refused, conn::LiveTable},
     tls::record::ChoicesView,
 };
 
-/// The mesh in force, and whether it is what the file says.
+/// The mesh in force, and what this process makes of it.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ConfigDump {
     /// Workloads, services and policies.
     #[serde(flatten)]
     pub(super) mesh: MeshDump,
+    /// What waits for a service that is not there: nothing ever does.
+    pub(super) staged_services: BTreeMap<String, Value>,
+    /// What does not come from the control plane.
+    pub(super) static_config: StaticConfig,
     /// Our own SVIDs.
-    pub(super) certificates: Vec<SvidStatus>,
-    /// Whether what is on disk is what is in force.
-    pub(super) config: ConfigView,
+    pub(super) certificates: Vec<CertificateView>,
+    /// Whether what is on disk is what is in force; of an ambient node its settings.
+    pub(super) config: Value,
     /// Who seals TLS records.
     pub(super) tls: ChoicesView,
     /// Of adit.
-    pub(super) version: VersionView,
+    pub(super) version: BuildInfo,
+    /// The pods of an ambient node and their connections, by the pod's UID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workload_state: Option<BTreeMap<String, PodState>>,
 }
 
-/// Of adit.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct VersionView {
-    /// Such as `0.1.0`.
-    pub(super) version: &'static str,
+/// What does not come from the control plane: nothing.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct StaticConfig {
+    workloads: [(); 0],
+    policies: [(); 0],
+    services: [(); 0],
 }
 
 /// Our own SVIDs, and for how long they serve without their source.
@@ -49,14 +69,38 @@ pub(super) struct CertsView {
     pub(super) certificates: Vec<SvidStatus>,
 }
 
+/// An ambient node, as far as a dump depends on it.
+pub(super) struct Ambient<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) pods: &'a [PodView],
+    pub(super) live: &'a LiveTable,
+}
+
 impl ConfigDump {
-    pub(super) fn of(mesh: &View, svids: &Svids, file: Option<Refused>) -> Self {
+    pub(super) fn of(
+        mesh: &View,
+        svids: &Svids,
+        file: Option<Refused>,
+        ambient: Option<&Ambient<'_>>,
+    ) -> Self {
+        let istio = ambient.and_then(|ambient| ambient.environment.istio_version.as_deref());
+        let bundles = svids.bundles();
+        let certificates = match ambient {
+            Some(_) => certificates::one_for_each_identity(svids.held(), &bundles),
+            None => certificates::all(svids.held(), &bundles),
+        };
         Self {
             mesh: mesh.dump(),
-            certificates: svids.statuses(),
-            config: ConfigView::of(file),
+            staged_services: BTreeMap::new(),
+            static_config: StaticConfig::default(),
+            certificates,
+            config: match ambient {
+                Some(ambient) => settings(ambient.environment),
+                None => serde_json::json!(ConfigView::of(file)),
+            },
             tls: ChoicesView::now(),
-            version: VersionView { version: env!("CARGO_PKG_VERSION") },
+            version: BuildInfo::with_istio(istio),
+            workload_state: ambient.map(|ambient| pods(ambient.pods, &ambient.live.all())),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod access_files;
 pub mod ambient;
+mod announce;
 mod begun;
 pub mod bench;
 mod ca_serve;

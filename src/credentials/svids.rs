@@ -253,12 +253,20 @@ impl Svids {
     /// What `/certs` shows.
     #[must_use]
     pub fn statuses(&self) -> Vec<SvidStatus> {
+        self.held().into_iter().map(|(status, _)| status).collect()
+    }
+
+    /// The same with what is held: by identity and workload.
+    #[must_use]
+    pub fn held(&self) -> Vec<(SvidStatus, Option<Arc<X509Svid>>)> {
         let entries = self.lock();
         let kind = self.source.kind();
-        let status =
-            |(uid, e): (&Arc<str>, &WatchedIdentity)| status(kind, uid, &e.id, &e.held.borrow());
-        let mut all: Vec<_> = entries.iter().map(status).collect();
-        all.sort_by(|a, b| (&a.identity, &a.workload).cmp(&(&b.identity, &b.workload)));
+        let held = |(uid, e): (&Arc<str>, &WatchedIdentity)| {
+            let held = e.held.borrow();
+            (status(kind, uid, &e.id, &held), held.svid.clone())
+        };
+        let mut all: Vec<_> = entries.iter().map(held).collect();
+        all.sort_by(|(a, _), (b, _)| (&a.identity, &a.workload).cmp(&(&b.identity, &b.workload)));
         all
     }
 

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::Termination;
+use super::{HBONE_PORT, Termination};
 use crate::{net::CloseReason, tls::TlsError};
 
 /// One failure is given to all who waited for the same dial, so it is cheap to clone.
@@ -17,7 +17,7 @@ pub enum ConnectError {
         source: Arc<io::Error>,
     },
     /// TCP took too long.
-    #[error("TCP connect to {addr}: no answer in {within:?}")]
+    #[error("TCP connect to {addr}: no answer in {within:?}{}", policy_hint(*addr))]
     TcpTimeout {
         /// Whom we dialled.
         addr: SocketAddr,
@@ -58,6 +58,14 @@ pub enum ConnectError {
         /// The status.
         status: u16,
     },
+}
+
+/// In the words that operators of Istio search for.
+fn policy_hint(addr: SocketAddr) -> &'static str {
+    match addr.port() {
+        HBONE_PORT => "; connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008",
+        _ => "",
+    }
 }
 
 fn hint(status: u16) -> &'static str {

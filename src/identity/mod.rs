@@ -6,6 +6,7 @@
 //! [`lint`] explains, rule by rule, what such a judge would say.
 //! Not here: where SVIDs come from ([`crate::credentials`]) and TLS itself ([`crate::tls`]).
 
+mod armour;
 mod bundle;
 mod bundle_document;
 mod bundle_set;
@@ -30,6 +31,7 @@ mod verify;
 mod words;
 mod x509;
 
+pub use armour::armour;
 pub use bundle::{JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};
 pub use bundle_set::BundleSet;

@@ -24,7 +24,10 @@ mod workload;
 
 pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
-pub use dump::{MeshDump, ServiceDump, WorkloadDump};
+pub use dump::{
+    AppTunnelDump, BalancingDump, CidrDump, EndpointDump, GatewayDump, LocalityDump, MeshDump,
+    ServiceDump, WeightedDump, WorkloadDump,
+};
 pub use gateway::{Gateway, GatewayDestination};
 pub use local::{AppHop, LocalPod, NetnsRef};
 pub use service::{

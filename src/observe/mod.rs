@@ -5,6 +5,7 @@
 
 mod build_info;
 pub mod conn;
+pub mod cpu_profile;
 mod istio_log;
 mod log_filter;
 pub mod logging;

@@ -20,6 +20,7 @@ mod kernel_tls;
 #[path = "../support/manager.rs"]
 mod manager;
 mod material;
+mod node;
 mod output;
 #[path = "../support/pattern.rs"]
 mod pattern;

@@ -1,3 +1,5 @@
+mod decoded;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -73,13 +75,21 @@ fn the_json_of_certs() {
 #[test]
 fn the_json_of_the_config_dump() {
     let mesh = config::parse("mesh.yaml", MESH).unwrap().mesh.store().view().dump();
+    let certificate =
+        CertificateView { status: status(), cert_chain: Vec::new(), root_certs: Vec::new() };
     let dump = ConfigDump {
         mesh,
-        certificates: vec![status()],
-        config: ConfigView::Current,
+        staged_services: BTreeMap::new(),
+        static_config: StaticConfig::default(),
+        certificates: vec![certificate],
+        config: json!(ConfigView::Current),
         tls: ChoicesView { aead: Vec::new() },
-        version: VersionView { version: "1" },
+        version: BuildInfo::with_istio(None),
+        workload_state: None,
     };
+    let mut certificate = status_json();
+    certificate["certChain"] = json!([]);
+    certificate["rootCerts"] = json!([]);
     let expected = json!({
         "workloads": [{
             "uid": "shop/web",
@@ -90,6 +100,11 @@ fn the_json_of_the_config_dump() {
             "trustDomain": "td.test",
             "identity": "spiffe://td.test/ns/shop/sa/web",
             "protocol": "HBONE",
+            "networkMode": "Standard",
+            "workloadType": "deployment",
+            "canonicalName": "web",
+            "clusterId": "",
+            "capacity": 1,
             "node": null,
             "labels": { "app": "web" },
             "services": ["shop/web.shop.svc.cluster.local"],
@@ -101,7 +116,16 @@ fn the_json_of_the_config_dump() {
             "hostname": "web.shop.svc.cluster.local",
             "vips": ["/10.96.0.10"],
             "ports": { "80": 8080 },
-            "endpoints": ["shop/web"],
+            "endpoints": {
+                "shop/web": {
+                    "workloadUid": "shop/web",
+                    "port": { "80": 8080 },
+                    "status": "Healthy",
+                },
+            },
+            "subjectAltNames": [],
+            "canonical": false,
+            "visibility": "Public",
         }],
         "policies": [{
             "name": "callers",
@@ -117,10 +141,12 @@ fn the_json_of_the_config_dump() {
         }],
         "trustDomain": "td.test",
         "mtls": "strict",
-        "certificates": [status_json()],
+        "stagedServices": {},
+        "staticConfig": { "workloads": [], "policies": [], "services": [] },
+        "certificates": [certificate],
         "config": { "state": "current" },
         "tls": { "aead": [] },
-        "version": { "version": "1" },
+        "version": BuildInfo::with_istio(None),
     });
     assert_eq!(serde_json::to_value(dump).unwrap(), expected);
 }

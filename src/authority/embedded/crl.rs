@@ -13,12 +13,11 @@ use x509_parser::{
 
 use super::{
     error::CaError,
-    published,
     signer::{BACKDATE, Signer, read_certificate},
     state::CaState,
     store::{Lock, Store},
 };
-use crate::identity::pem;
+use crate::identity::{armour, pem};
 
 const PEM: &str = "crl.pem";
 const DER: &str = "crl.der";
@@ -89,7 +88,7 @@ pub(super) fn write(
         }
     }
     for crl in last_ones(store, state, signers)? {
-        pem.push_str(&published::armour("X509 CRL", &crl));
+        pem.push_str(&armour("X509 CRL", &crl));
     }
     store.write_atomically(DER, &der, 0o644)?;
     store.write_atomically(PEM, pem.as_bytes(), 0o644)?;

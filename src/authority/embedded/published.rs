@@ -2,7 +2,6 @@
 //! `root.pem`, which is one authority and leaves with it, it holds good across a rotation.
 //! Derived from the state: whoever finds it behind writes it.
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use pki_types::CertificateDer;
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
     state::{AuthorityStatus, CaState},
     store::{Lock, Store},
 };
+use crate::identity::armour;
 
 /// The file.
 pub(super) const FILE: &str = "bundle.pem";
@@ -49,14 +49,4 @@ pub(super) fn write(
 
 fn pem(authorities: &[CertificateDer<'_>]) -> String {
     authorities.iter().map(|der| armour("CERTIFICATE", der)).collect()
-}
-
-/// One object in PEM (RFC 7468 §2).
-pub(super) fn armour(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in BASE64.encode(der).as_bytes().chunks(64) {
-        text.extend(line.iter().map(|b| char::from(*b)));
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
 }

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use pki_types::{CertificateDer, UnixTime};
 use prost_types::value::Kind;
 use rcgen::SubjectPublicKeyInfo;
@@ -29,7 +28,7 @@ use super::{
 use crate::{
     authority::{CaError, EmbeddedCa},
     credentials::Source,
-    identity::{BundleSet, Purpose, SpiffeId, SvidError, parse_leaf, verify_svid},
+    identity::{BundleSet, Purpose, SpiffeId, SvidError, armour, parse_leaf, verify_svid},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_server::IstioCertificateService,
@@ -306,13 +305,7 @@ impl IstioCertificateService for CaService {
 }
 
 fn pem(der: &CertificateDer<'_>) -> String {
-    let base64 = BASE64.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in base64.as_bytes().chunks(64) {
-        text.extend(line.iter().map(|b| char::from(*b)));
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
+    armour("CERTIFICATE", der)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use fault::{EnvironmentFault, EnvironmentFaults};
-pub use node::{NodeInfo, OwnWorkload};
+pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
 pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
 
@@ -34,6 +34,7 @@ use super::LoadError;
 use crate::{
     credentials::ControlPlane,
     identity::TrustDomain,
+    mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET},
 };
 
@@ -59,7 +60,7 @@ pub struct Environment {
     /// The address of that pod.
     pub instance_ip: IpAddr,
     /// What istiod is told of this node.
-    pub node: NodeInfo,
+    pub node: NodeIdentity,
     /// Where the mesh comes from.
     pub xds: Option<ControlPlane>,
     /// Where SVIDs come from.
@@ -146,7 +147,7 @@ impl Environment {
             cluster_id,
             cluster_domain: vars.text("CLUSTER_DOMAIN").unwrap_or("cluster.local").into(),
             trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
-            node: NodeInfo::new(&vars, instance_ip, &metadata),
+            node: node::identity(&vars, instance_ip, &metadata),
             own,
             instance_ip,
             xds,

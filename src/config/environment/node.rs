@@ -5,19 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde_json::Value;
 
 use super::{proxy_config::ProxyConfig, variables::Variables};
-use crate::identity::{InvalidSpiffeId, SpiffeId, TrustDomain};
+use crate::{
+    identity::{InvalidSpiffeId, SpiffeId, TrustDomain},
+    mesh::source::xds::NodeIdentity,
+};
 
 const META: &str = "ISTIO_META_";
 const META_JSON: &str = "ISTIO_METAJSON_";
-
-/// The node of an xDS stream.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct NodeInfo {
-    /// `ztunnel~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
-    pub id: String,
-    /// By name.
-    pub metadata: BTreeMap<String, Value>,
-}
 
 /// The pod that this process runs in.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,29 +50,21 @@ pub(super) fn metadata(vars: &Variables, config: &ProxyConfig) -> BTreeMap<Strin
     all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-impl NodeInfo {
-    /// `metadata` is what [`metadata`] found.
-    pub(super) fn new(vars: &Variables, ip: IpAddr, metadata: &BTreeMap<String, String>) -> Self {
-        let [name, namespace, node] = ["POD_NAME", "POD_NAMESPACE", "NODE_NAME"]
-            .map(|variable| vars.text(variable).unwrap_or_default());
-        // The suffix is these letters whatever the cluster's domain is: istiod counts the parts.
-        let id = format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local");
-        let ip = ip.to_string();
-        let own = [
-            ("NAME", name),
-            ("NAMESPACE", namespace),
-            ("NODE_NAME", node),
-            ("INSTANCE_IPS", ip.as_str()),
-        ];
-        let own = own.map(|(name, value)| (name.to_owned(), Value::from(value)));
-        let texts = metadata.iter().map(|(name, value)| (name.clone(), Value::from(&**value)));
-        let json = vars.beginning(META_JSON).filter_map(|(name, value)| {
-            let parsed = serde_json::from_str(value).ok();
-            if parsed.is_none() {
-                vars.fault(&format!("{META_JSON}{name}"), "JSON");
-            }
-            Some((name.to_owned(), parsed?))
-        });
-        Self { id, metadata: own.into_iter().chain(texts).chain(json).collect() }
-    }
+/// What istiod is told; `metadata` is what [`metadata`] found.
+pub(super) fn identity(
+    vars: &Variables,
+    ip: IpAddr,
+    metadata: &BTreeMap<String, String>,
+) -> NodeIdentity {
+    let [pod, namespace, node_name] = ["POD_NAME", "POD_NAMESPACE", "NODE_NAME"]
+        .map(|variable| vars.owned(variable).unwrap_or_default());
+    let texts = metadata.iter().map(|(name, value)| (name.clone(), Value::from(&**value)));
+    let json = vars.beginning(META_JSON).filter_map(|(name, value)| {
+        let parsed = serde_json::from_str(value).ok();
+        if parsed.is_none() {
+            vars.fault(&format!("{META_JSON}{name}"), "JSON");
+        }
+        Some((name.to_owned(), parsed?))
+    });
+    NodeIdentity { ip, pod, namespace, node_name, metadata: texts.chain(json).collect() }
 }

@@ -127,4 +127,14 @@ pub struct ConnMetadata {
     /// The destination that policy was asked about (inbound only); see
     /// [`super::LiveConn::flow`].
     pub flow_dst: Option<SocketAddr>,
+    /// Where the application meant to go (outbound only).
+    pub original_dst: Option<SocketAddr>,
+}
+
+impl ConnMetadata {
+    /// The uid of the pod of this node whose connection it is.
+    #[must_use]
+    pub fn pod_uid(&self) -> Option<&Arc<str>> {
+        self.local_uid.as_ref()
+    }
 }

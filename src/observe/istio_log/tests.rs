@@ -45,14 +45,16 @@ fn say() {
     let addr: SocketAddr = "10.244.0.33:42676".parse().unwrap();
     tracing::error!(
         target: "access",
-        src.addr = %addr,
-        src.identity = %"spiffe://cluster.local/ns/a/sa/b",
-        dst.hbone_addr = "10.244.0.29:9080",
-        dst.service = "db.shop.svc",
-        bytes_sent = 84_u64,
-        duration = "15ms",
-        error = "two words",
-        absent = None::<u64>,
+        {
+            src.addr = %addr,
+            src.identity = %"spiffe://cluster.local/ns/a/sa/b",
+            dst.hbone_addr = "10.244.0.29:9080",
+            dst.service = "db.shop.svc",
+            bytes_sent = 84_u64,
+            duration = "15ms",
+            error = "two words",
+            absent = None::<u64>,
+        },
         "connection complete"
     );
     tracing::info_span!("inbound", id = 7).in_scope(|| {

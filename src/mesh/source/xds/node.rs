@@ -7,7 +7,7 @@ use prost_types::{ListValue, Struct, Value, value::Kind};
 use crate::rpc::discovery::Node;
 
 /// The node of the first request of each type.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeIdentity {
     /// Four parts: `ztunnel~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
     pub id: String,
