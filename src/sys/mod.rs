@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this is the room for it; each block says why it is sound")]
 
 pub mod confine;
+pub mod datagrams;
 pub mod descriptors;
 pub mod files;
 pub mod ktls;
