@@ -94,13 +94,17 @@ mkdir -p "$dir/host-n1/ztunnel" "$dir/host-n2/ztunnel"
 node_agent n1; node_agent n2 NATIVE_NFTABLES=true # iptables-nft on one, native nftables on the other
 slot_a=1 # of the node proxy on node a: the story `swap` changes it
 proxy_start n1 1 "$node_a"; proxy_start n2 1 "$node_b"
-for node in n1 n2; do need "ready node proxy on $node" 90 proxy_ready $node 1; done; lap "node proxies ready"
+for node in n1 n2; do
+  within 90 proxy_ready $node 1 && continue
+  status $node 1 > /dev/null; cat "$dir/ready" 2> /dev/null
+  tail -n 5 "$logs/ztunnel-$node-1.log"; echo "the node proxy of $node is not ready" >&2; exit 1
+done; lap "node proxies ready"
 {
   pod n1 mesh client client 10 && pod n1 mesh server-a server 11 && pod n2 mesh client-b client-b 10 &&
     pod n2 mesh server-b server 11 && pod n1 plain outsider default 20
 } || exit 1
 k -n mesh label pod server-a server-b app=echo --overwrite > /dev/null
-service mesh echo echo; service mesh a a; service mesh b b
+service mesh echo echo
 k -n mesh label pod server-a only=a > /dev/null
 start app-ext ext python3 "$here/istio/server.py" ext
 warm() { in_pod client curl -sf -m 3 "http://$(ip4 n2 11):8080/" && in_pod client-b curl -sf -m 3 "http://$(ip4 n1 11):8080/"; }
@@ -108,7 +112,7 @@ need "traffic between the nodes" 30 warm; lap "5 pods, traffic between the nodes
 for name in ${only//,/ }; do "story_${name//-/_}"; done
 if [ $failed != 0 ]; then
   echo "the logs are in $logs; the last warnings of the node proxies:"
-  grep -hiE $'\t(warn|error)\t' "$logs"/ztunnel-*.log | grep -v $'\taccess\t' | tail -n 10
+  grep -hiE $'\t(warn|error)\t' "$logs"/ztunnel-n[12]-*.log | grep -v $'\taccess\t' | sort | tail -n 10 | cut -c 1-300
 fi
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
