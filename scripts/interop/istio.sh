@@ -48,12 +48,21 @@ export PATH="$PATH:/usr/sbin:/sbin"
 if [ -z "${ADIT_INTEROP_INSIDE:-}" ]; then
   need_packages iproute2:ip nftables:nft iptables:iptables curl:curl openssl:openssl python3:python3 jq:jq util-linux:unshare procps:sysctl || exit 1
   istio_programs || exit 1
+  # One run at a time: the paths of istio-cni's host are constant.
+  exec 9> "${TMPDIR:-/tmp}/adit-istio.lock"
+  flock -n 9 || { echo "another istio.sh runs here; waiting for its end" >&2; flock -w 2400 9 || exit 1; }
   ADIT_INTEROP_INSIDE=1 timeout -k 10 2400 unshare --net --mount --pid --fork --kill-child --mount-proc "$0" --node-a "$node_a" --node-b "$node_b" \
-    --swap "$swap_to" --only "${only:-$(stories | paste -sd ,)}" --outage "$outage" --logs "$logs"
-  code=$?
+    --swap "$swap_to" --only "${only:-$(stories | paste -sd ,)}" --outage "$outage" --logs "$logs" 9>&- &
+  run=$!
+  trap 'kill $run 2> /dev/null' TERM INT
+  wait $run; code=$?
+  wait $run 2> /dev/null # once more, if it was a signal that ended the first
   # What outlives namespaces: cgroups, and the folder at which istio-cni wants its host.
   for root in /sys/fs/cgroup/pids/adit-istio /sys/fs/cgroup/adit-istio; do
-    [ ! -d $root ] || find $root -depth -type d -exec rmdir {} + 2> /dev/null
+    for _ in $(seq 50); do # until those in it have ended
+      [ -d $root ] || break
+      find $root -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.1
+    done
   done
   rmdir /host 2> /dev/null
   exit $code
