@@ -33,9 +33,9 @@ impl StartTask {
     }
 }
 
-/// Those that are not done, each with what it waits for if that was said.
+/// Those of a process, each with whether it is done, and what it waits for if that was said.
 #[derive(Debug, Default)]
-pub(super) struct StartTasks(BTreeMap<StartTask, String>);
+pub(super) struct StartTasks(BTreeMap<StartTask, (bool, String)>);
 
 impl StartTasks {
     /// What a process with this environment does.
@@ -48,29 +48,34 @@ impl StartTasks {
             (StartTask::WorkloadProxyManager, *proxy),
         ];
         let wanted = tasks.into_iter().filter(|(_, wanted)| *wanted);
-        Self(wanted.map(|(task, _)| (task, String::new())).collect())
+        Self(wanted.map(|(task, _)| (task, (false, String::new()))).collect())
     }
 
     pub(super) fn waits(&mut self, task: StartTask, why: &str) {
-        if let Some(told) = self.0.get_mut(&task) {
+        if let Some((done, told)) = self.0.get_mut(&task) {
             // A peer may be quoted: one line.
             let printable = |c: char| if c.is_control() { ' ' } else { c };
+            *done = false;
             *told = why.chars().take(LONGEST).map(printable).collect();
         }
     }
 
     pub(super) fn done(&mut self, task: StartTask) {
-        self.0.remove(&task);
+        if let Some((done, _)) = self.0.get_mut(&task) {
+            *done = true;
+        }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether all are done.
+    pub(super) fn are_done(&self) -> bool {
+        self.0.values().all(|(done, _)| *done)
     }
 }
 
 impl fmt::Display for StartTasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (task, why)) in self.0.iter().enumerate() {
+        let waiting = self.0.iter().filter(|(_, (done, _))| !done);
+        for (n, (task, (_, why))) in waiting.enumerate() {
             f.write_str(if n == 0 { "" } else { ", " })?;
             f.write_str(task.as_str())?;
             if !why.is_empty() {
@@ -95,7 +100,7 @@ mod tests {
                 StartTask::DnsProxy,
                 StartTask::WorkloadProxyManager,
             ]
-            .map(|task| (task, String::new()))
+            .map(|task| (task, (false, String::new())))
             .into(),
         );
         assert_eq!(tasks.to_string(), all.join(", "));
@@ -105,8 +110,10 @@ mod tests {
         let waits = "state manager (istiod at a:15012: refused  ready), workload proxy manager";
         assert_eq!(tasks.to_string(), waits);
         tasks.done(StartTask::StateManager);
-        tasks.waits(StartTask::StateManager, "istiod has gone");
         tasks.done(StartTask::WorkloadProxyManager);
-        assert!(tasks.is_empty(), "what was done stays done: {tasks}");
+        assert!(tasks.are_done());
+        tasks.waits(StartTask::WorkloadProxyManager, "istio-cni has gone");
+        assert!(!tasks.are_done());
+        assert_eq!(tasks.to_string(), "workload proxy manager (istio-cni has gone)");
     }
 }

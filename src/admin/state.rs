@@ -94,7 +94,7 @@ impl State {
         self.ready(|r| r.tasks.waits(task, why));
     }
 
-    /// A start task is done, for good: what is lost later is not waited for again.
+    /// A start task is done, until it is said to wait again.
     pub fn set_done(&self, task: StartTask) {
         self.ready(|r| r.tasks.done(task));
     }
@@ -153,7 +153,7 @@ impl State {
             let waiting = match (r.draining, r.loaded) {
                 (true, _) => Some("draining".to_owned()),
                 (_, false) => Some("configuration".to_owned()),
-                _ if !r.tasks.is_empty() => Some(r.tasks.to_string()),
+                _ if !r.tasks.are_done() => Some(r.tasks.to_string()),
                 _ => {
                     let all = [&r.pending[..], &r.unprotected[..]].concat();
                     (!all.is_empty()).then(|| all.join("; "))

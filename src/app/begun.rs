@@ -15,6 +15,8 @@ pub(super) enum Stop {
     Interrupt,
     /// `POST /_shutdown`.
     Asked,
+    /// `POST /quitquitquit`.
+    Quit,
     /// Another process has taken over; its process ID, if that can be seen.
     Succeeded(Option<u32>),
 }
@@ -26,6 +28,7 @@ impl Stop {
             Self::Terminate => ("SIGTERM", "Ctrl-C"),
             Self::Interrupt => ("SIGINT", "Ctrl-C again"),
             Self::Asked => ("POST /_shutdown", "Ctrl-C"),
+            Self::Quit => ("POST /quitquitquit", "Ctrl-C"),
             Self::Succeeded(_) => ("another process has taken over", "Ctrl-C"),
         };
         let connections = crate::identity::counted(connections, "connection");

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     identity::TrustDomain,
+    net::PodName,
     policy::{Policy, Rules},
 };
 
@@ -116,6 +117,18 @@ impl View {
     /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.iter()
+    }
+
+    /// The workload that has the name of a pod of this node. Whether the pod is it, is another
+    /// question.
+    #[must_use]
+    pub fn of_pod(&self, pod: &PodName) -> Option<&Arc<Workload>> {
+        match &pod.service_account {
+            None => self.workload(&pod.uid),
+            Some(account) => {
+                self.local(&pod.name).filter(|workload| workload.service_account() == &**account)
+            }
+        }
     }
 
     /// The workload of a pod of this node, `namespace/name`.

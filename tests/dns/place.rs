@@ -5,6 +5,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use adit::{
     lifecycle::Tasks,
     mesh::{MtlsMode, NetworkAddress, Service, Store, Template, Workload},
+    net::PodName,
     observe::metrics::Metrics,
     proxy::dns::{DnsConfig, DnsProxy},
     sys::netns::Netns,
@@ -142,7 +143,8 @@ impl Proxy {
         let dns =
             DnsProxy::new(config, Arc::new(move || view.clone()), Arc::clone(&metrics), &tasks);
         let netns = Arc::new(Netns::current().unwrap());
-        let address = dns.serve(&netns, &uid.into(), &tasks).unwrap()[0];
+        let name = PodName { uid: uid.into(), name: uid.into(), service_account: None };
+        let address = dns.serve(&netns, &Arc::new(name), &tasks).unwrap()[0];
         Self { address, metrics, tasks, resolv_conf: file }
     }
 

@@ -55,7 +55,8 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let store = mesh.store();
     let node = Arc::new(Node {
         pods: Arc::default(),
-        mesh: ArcSwap::from_pointee(store.view()),
+        mesh: Arc::new(ArcSwap::from_pointee(store.view())),
+        dns: None,
         svids,
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -135,6 +135,6 @@ impl ConnMetadata {
     /// The uid of the pod of this node whose connection it is.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&Arc<str>> {
-        self.local_uid.as_ref()
+        self.pod.as_ref().map(|pod| &pod.uid)
     }
 }

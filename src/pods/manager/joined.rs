@@ -10,7 +10,7 @@ use crate::{
     lifecycle::blocking,
     mesh::{View, Workload},
     pods::source::Member,
-    roles::node::{Pod, Recognition, namesake},
+    roles::node::{Pod, Recognition},
 };
 
 /// How soon it is looked again where a namespace did not hold an address.
@@ -67,7 +67,7 @@ impl PodManager {
         self.with(|pods| {
             for c in pods.values_mut().filter(|c| matches!(c.facts.member, Member::Sought { .. })) {
                 let (pod, known) = (&c.pod, c.pod.recognition());
-                let workload = namesake(mesh, &pod.name);
+                let workload = mesh.of_pod(&pod.name);
                 match (&known, workload) {
                     (Recognition::Sought, None) => continue,
                     (Recognition::Proven { .. }, Some(workload)) if known.is_of(workload) => {
@@ -96,7 +96,7 @@ impl PodManager {
         let mesh = self.node.mesh.load();
         let Claim { pod, id, addresses } = &claim;
         // Another pod, or another workload: it is looked at once more.
-        if !namesake(&mesh, &pod.name).is_some_and(|workload| claim.is_of(workload)) {
+        if !mesh.of_pod(&pod.name).is_some_and(|workload| claim.is_of(workload)) {
             return;
         }
         self.with(|pods| {

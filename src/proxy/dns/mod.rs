@@ -29,6 +29,7 @@ use resolv_conf::NameServers;
 use crate::{
     lifecycle::Tasks,
     mesh::View,
+    net::PodName,
     observe::metrics::Metrics,
     sys::{datagrams, netns::Netns, sockets},
 };
@@ -84,15 +85,14 @@ impl DnsProxy {
         Arc::new(Self { mesh, metrics, naming, servers, listen })
     }
 
-    /// Answers the queries of a pod, whose workload is `uid`, from the current runtime as long as
-    /// `tasks` run: UDP and TCP, on the loopback addresses that its namespace has. Returns where.
+    /// Answers the queries of a pod from the current runtime as long as `tasks` run: UDP and TCP, on the loopback addresses that its namespace has. Returns where.
     ///
     /// # Errors
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn serve(
         self: &Arc<Self>,
         netns: &Arc<Netns>,
-        uid: &Arc<str>,
+        name: &Arc<PodName>,
         tasks: &Tasks,
     ) -> io::Result<Vec<SocketAddr>> {
         let mut opened = Vec::new();
@@ -109,7 +109,7 @@ impl DnsProxy {
                 Err(error) => return Err(error),
             }
         }
-        let pod = PodDns::new(Arc::clone(self), Arc::clone(netns), Arc::clone(uid), tasks.clone());
+        let pod = PodDns::new(Arc::clone(self), Arc::clone(netns), Arc::clone(name), tasks.clone());
         let addresses = opened.iter().map(|(address, ..)| *address).collect();
         for (_, udp, tcp) in opened {
             tasks.spawn(Arc::clone(&pod).datagrams(udp));

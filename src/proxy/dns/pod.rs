@@ -26,6 +26,7 @@ use super::{
 use crate::{
     lifecycle::{AcceptBackoff, Tasks},
     mesh::Workload,
+    net::PodName,
     observe::metrics::DnsLabels,
     sys::netns::Netns,
 };
@@ -50,7 +51,7 @@ const MESSAGE: usize = 65_535;
 pub(super) struct PodDns {
     dns: Arc<DnsProxy>,
     netns: Arc<Netns>,
-    uid: Arc<str>,
+    name: Arc<PodName>,
     tasks: Tasks,
     queries: Allowance,
     forwarded: Allowance,
@@ -78,13 +79,13 @@ impl PodDns {
     pub(super) fn new(
         dns: Arc<DnsProxy>,
         netns: Arc<Netns>,
-        uid: Arc<str>,
+        name: Arc<PodName>,
         tasks: Tasks,
     ) -> Arc<Self> {
         Arc::new(Self {
             dns,
             netns,
-            uid,
+            name,
             tasks,
             queries: Allowance::new(QUERIES),
             forwarded: Allowance::new(FORWARDED),
@@ -96,7 +97,7 @@ impl PodDns {
     /// Answers what comes in datagrams, for ever.
     pub(super) async fn datagrams(self: Arc<Self>, socket: UdpSocket) {
         let socket = Arc::new(socket);
-        let mut failures = AcceptBackoff::new(format!("DNS of {}", self.uid));
+        let mut failures = AcceptBackoff::new(format!("DNS of {}", self.name));
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let (length, client) = match socket.recv_from(&mut buffer).await {
@@ -125,7 +126,7 @@ impl PodDns {
 
     /// Answers what comes in connections, for ever.
     pub(super) async fn connections(self: Arc<Self>, listener: TcpListener) {
-        let mut failures = AcceptBackoff::new(format!("DNS of {} (TCP)", self.uid));
+        let mut failures = AcceptBackoff::new(format!("DNS of {} (TCP)", self.name));
         loop {
             let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else { return };
             match listener.accept().await {
@@ -180,7 +181,7 @@ impl PodDns {
         };
         let limit = if by_tcp { MESSAGE } else { question.datagram() };
         let view = (self.dns.mesh)();
-        let Some(client) = view.workload(&self.uid) else {
+        let Some(client) = view.of_pod(&self.name) else {
             return Step::Done(Some(question.failed(ResponseCode::ServFail, limit)));
         };
         let app = &client.template.app;
@@ -222,7 +223,7 @@ impl PodDns {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(
                     target: "dns",
-                    pod = &*self.uid, domain = question.name(), error, "no upstream answered"
+                    pod = %self.name, domain = question.name(), error, "no upstream answered"
                 );
                 question.failed(ResponseCode::ServFail, limit)
             }

@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Node, OWN_PORTS, Pod, namesake,
+    Node, OWN_PORTS, Pod,
     record::{baggage, ended, peer_info},
 };
 use crate::{
@@ -227,7 +227,7 @@ pub(super) fn authorize(
 ) -> Result<(), (CloseReason, String)> {
     conn.metadata(|f| f.flow_dst = Some(flow.dst));
     let mesh = node.mesh.load_full();
-    let workload = namesake(&mesh, pod);
+    let workload = mesh.of_pod(pod);
     let decision = decided(&mesh, workload.map(|w| &**w), &flow, Asked::AtOpening);
     conn.metadata(|f| decision.record(f, Asked::AtOpening));
     decision.allowed()

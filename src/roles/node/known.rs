@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Node, Pod, Recognition, namesake, pod::MOST_WAITING};
+use super::{Node, Pod, Recognition, pod::MOST_WAITING};
 use crate::{
     mesh::{View, Workload},
     net::{CloseReason, Outcome, PodName},
@@ -50,7 +50,7 @@ impl Pod {
         let found = match &*recognition {
             Recognition::Left => return Err(Unknown::Gone),
             Recognition::Refuted(why) => return Err(Unknown::Refuted(Arc::clone(why))),
-            _ => namesake(mesh, &self.name),
+            _ => mesh.of_pod(&self.name),
         };
         match (&*recognition, found) {
             (Recognition::Given, Some(workload)) => Ok(workload),

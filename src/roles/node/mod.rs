@@ -51,7 +51,7 @@ use tokio::runtime::Handle;
 
 pub use pod::Pod;
 pub use recheck::recheck;
-pub use recognition::{Recognition, namesake};
+pub use recognition::Recognition;
 pub use revalidate::revalidate;
 
 use crate::{
@@ -62,6 +62,7 @@ use crate::{
     mesh::{View, Workload},
     net::{CloseReason, Direction, Outcome},
     observe::Telemetry,
+    proxy::dns::DnsProxy,
     relay,
     sys::{descriptors, sockmap::Sockmap},
 };
@@ -76,7 +77,7 @@ pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::h
 /// What every pod of the node shares.
 pub struct Node {
     /// The mesh as of the last accepted configuration.
-    pub mesh: ArcSwap<View>,
+    pub mesh: Arc<ArcSwap<View>>,
     /// Own SVIDs.
     pub svids: Arc<Svids>,
     /// The open tunnels, and who is at the other end of each.
@@ -91,6 +92,8 @@ pub struct Node {
     pub sockmap: Option<Arc<Sockmap>>,
     /// One runtime per data worker.
     pub workers: Vec<Handle>,
+    /// Answers the DNS queries of pods, if they are captured.
+    pub dns: Option<Arc<DnsProxy>>,
     /// Held once more by each pod: how many there are.
     pub pods: Arc<()>,
     /// The listening sockets, from the process before this one and for the one after it.

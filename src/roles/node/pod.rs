@@ -46,6 +46,8 @@ pub struct Pod {
     pub(super) conns: Tasks,
     /// Tunnels that arrive, and the accept loops of all three ports.
     pub(super) tunnels: Tasks,
+    /// What answers its DNS queries.
+    pub(super) dns: Tasks,
 }
 
 impl Pod {
@@ -66,6 +68,7 @@ impl Pod {
     /// Takes no new connections, and says GOAWAY in its tunnels: the first phase of [`Pod::stop`].
     pub fn stop_accepting(&self) {
         self.accepting.cancel();
+        self.dns.cut();
     }
 
     /// What is known of it.

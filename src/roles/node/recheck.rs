@@ -1,6 +1,6 @@
 //! Live connections are held to the policies of now, not to those of when they opened.
 
-use super::{Node, inbound::decided, namesake};
+use super::{Node, inbound::decided};
 use crate::{mesh::RulesChanged, policy::admission::Asked, proxy};
 
 /// Asks the current policies about the open inbound connections of the workloads whose rules
@@ -14,7 +14,7 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
     proxy::revalidate::recheck(&node.telemetry.live.all(), |conn| {
         let (pod, flow) = (conn.metadata(|f| f.pod.clone())?, conn.flow()?);
         // One that left the mesh: its pod is stopped, with the grace of a drain.
-        let workload = namesake(&mesh, &pod)?;
+        let workload = mesh.of_pod(&pod)?;
         changed.of(workload).then(|| decided(&mesh, Some(workload), &flow, Asked::WhileOpen))
     })
 }

@@ -6,11 +6,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::{
-    identity::SpiffeId,
-    mesh::{View, Workload},
-    net::PodName,
-};
+use crate::{identity::SpiffeId, mesh::Workload};
 
 /// What is known of a pod in the mesh.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,17 +37,6 @@ impl Recognition {
                 id == workload.id() && *addresses == workload.addresses
             }
             Self::Given | Self::Sought | Self::Refuted(_) | Self::Left => false,
-        }
-    }
-}
-
-/// The workload that has the name of a pod. Whether the pod is it, is another question.
-#[must_use]
-pub fn namesake<'v>(mesh: &'v View, pod: &PodName) -> Option<&'v Arc<Workload>> {
-    match &pod.service_account {
-        None => mesh.workload(&pod.uid),
-        Some(account) => {
-            mesh.local(&pod.name).filter(|workload| workload.service_account() == &**account)
         }
     }
 }

@@ -64,12 +64,19 @@ impl Pod {
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
+        let (name, dns) = (Arc::new(name), Tasks::default());
+        if let Some(proxy) = &node.dns {
+            // On one worker, another one for each pod.
+            let worker = Arc::strong_count(&node.pods) % node.workers.len();
+            let _on = node.workers[worker].enter();
+            proxy.serve(&netns, &name, &dns)?;
+        }
         let known = match name.service_account {
             None => Recognition::Given,
             Some(_) => Recognition::Sought,
         };
         let pod = Arc::new(Self {
-            name: Arc::new(name),
+            name,
             netns,
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
@@ -82,6 +89,7 @@ impl Pod {
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
+            dns,
         });
         let balancers = AcceptBalancer::of_one(outbound.len());
         pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));

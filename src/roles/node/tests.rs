@@ -90,7 +90,8 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let telemetry = Telemetry::new().unwrap();
     let metrics = Arc::clone(&telemetry.metrics);
     let node = Node {
-        mesh: ArcSwap::from_pointee(store.view()),
+        mesh: Arc::new(ArcSwap::from_pointee(store.view())),
+        dns: None,
         svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
         tunnels: Arc::new(TunnelRegistry::default()),
         telemetry,

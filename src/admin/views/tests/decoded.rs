@@ -18,7 +18,7 @@ use crate::{
         Locality, LocalityScope, Membership, MtlsMode, Protocol, Service, ServicePort, Store,
         Template, Workload, WorkloadKind,
     },
-    net::{Direction, PeerAddr},
+    net::{Direction, PeerAddr, PodName},
     observe::{Telemetry, conn::OpenConn},
 };
 
@@ -313,7 +313,11 @@ fn connect(telemetry: &Telemetry, direction: Direction) -> OpenConn {
     let peer = PeerAddr("10.244.1.7:4711".parse().unwrap());
     let conn = OpenConn::open(telemetry, direction, peer);
     conn.metadata(|f| {
-        f.local_uid = Some("pod/u1".into());
+        f.pod = Some(Arc::new(PodName {
+            uid: "pod/u1".into(),
+            name: "shop/web-7f".into(),
+            service_account: Some("web".into()),
+        }));
         f.protocol = Some("HBONE");
         f.dst_addr = Some("10.244.2.8:15008".parse().unwrap());
         match direction {

@@ -1,0 +1,66 @@
+//! What a node has of its environment: tunnels, and the source of SVIDs.
+
+use std::sync::Arc;
+
+use crate::{
+    config::environment::Environment,
+    credentials::{Istiod, IstiodConfig, Source},
+    hbone::TunnelConfig,
+    mesh::source::xds::XdsConfig,
+    proxy::dns::{DnsConfig, Naming},
+};
+
+/// Tunnels as the environment has them.
+pub(super) fn tunnels(environment: &Environment) -> TunnelConfig {
+    let tunnels = &environment.tunnels;
+    let mut config = TunnelConfig {
+        max_streams: tunnels.max_streams.get().into(),
+        idle: tunnels.idle,
+        ..TunnelConfig::default()
+    };
+    config.limits.connection_window = tunnels.http2.connection_window;
+    config
+}
+
+/// How DNS queries of pods are answered, if they are.
+pub(super) fn dns(environment: &Environment) -> Option<DnsConfig> {
+    let config = DnsConfig {
+        naming: Naming {
+            cluster_domain: environment.cluster_domain.clone(),
+            preferred_namespace: environment.preferred_service_namespace.clone(),
+            ipv6: environment.ipv6,
+        },
+        ..DnsConfig::default()
+    };
+    let listen = environment.dns_address.map_or(config.listen.clone(), |address| vec![address]);
+    environment.dns_proxy.then_some(DnsConfig { listen, ..config })
+}
+
+/// Where SVIDs come from. Needs a running runtime.
+///
+/// # Errors
+/// If the environment names none.
+pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
+    let Some(server) = environment.ca.clone() else {
+        anyhow::bail!(
+            "CA_ADDRESS is empty: name the server that signs SVIDs, such as \
+             https://istiod.istio-system.svc:15012"
+        );
+    };
+    let svid_lifetime = environment.svid_lifetime;
+    Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime })))
+}
+
+/// Where the mesh comes from.
+///
+/// # Errors
+/// If the environment names nothing.
+pub(super) fn mesh(environment: &Environment) -> anyhow::Result<XdsConfig> {
+    let Some(server) = environment.xds.clone() else {
+        anyhow::bail!(
+            "XDS_ADDRESS is empty: name the server that knows the mesh, such as \
+             https://istiod.istio-system.svc:15012"
+        );
+    };
+    Ok(XdsConfig { server, node: environment.node.clone(), on_demand: environment.xds_on_demand })
+}
