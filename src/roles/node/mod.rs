@@ -31,6 +31,7 @@
 mod arrival;
 mod inbound;
 mod outbound;
+mod outgoing;
 mod plaintext;
 mod pod;
 mod recheck;
