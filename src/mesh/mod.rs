@@ -3,6 +3,7 @@
 //! [`Store`] takes deltas from a [`source`] and gives out an immutable [`View`] and the
 //! [`Changes`] since the last one. Whoever decides loads a view and then acts on it.
 
+mod address;
 mod balance;
 mod changes;
 mod claims;
@@ -22,6 +23,7 @@ mod store;
 mod view;
 mod workload;
 
+pub use address::{NetworkAddress, ServicePort};
 pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
 pub use dump::{
@@ -30,9 +32,7 @@ pub use dump::{
 };
 pub use gateway::{Gateway, GatewayDestination};
 pub use local::{AppHop, LocalPod, NetnsRef};
-pub use service::{
-    Balancing, BalancingMode, Families, LocalityScope, NetworkAddress, Service, ServicePort,
-};
+pub use service::{Balancing, BalancingMode, Families, LocalityScope, Service};
 pub use store::Store;
 pub use view::{MtlsMode, View};
 pub use workload::{

@@ -32,6 +32,7 @@ mod arrival;
 mod inbound;
 mod known;
 mod outbound;
+mod outgoing;
 mod plaintext;
 mod pod;
 mod recheck;

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     OWN_PORTS,
+    outgoing::Outgoing,
     waypoint::{Found, find, leads_to, sampled},
 };
 use crate::{
@@ -129,17 +130,6 @@ impl NoRoute {
             _ => CloseReason::NoHealthyUpstream,
         }
     }
-}
-
-/// A connection to be routed.
-#[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
-    /// Who calls.
-    pub from: &'a Workload,
-    /// Where it meant to go.
-    pub dst: SocketAddr,
-    /// Chooses among endpoints, and among waypoints.
-    pub random: u64,
 }
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::route::Outgoing;
+use super::outgoing::Outgoing;
 use crate::mesh::{
     Ask, Endpoint, Gateway, GatewayDestination, NetworkAddress, Service, View, Workload, pick,
 };

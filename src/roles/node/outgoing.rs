@@ -1,0 +1,16 @@
+//! What routing is asked about.
+
+use std::net::SocketAddr;
+
+use crate::mesh::Workload;
+
+/// A connection to be routed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outgoing<'a> {
+    /// Who calls.
+    pub(super) from: &'a Workload,
+    /// Where it meant to go.
+    pub(super) dst: SocketAddr,
+    /// Chooses among endpoints, and among waypoints.
+    pub(super) random: u64,
+}
