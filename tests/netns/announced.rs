@@ -16,6 +16,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::a_pod_listens_at_once_and_its_connections_wait_for_the_mesh", waiting),
     ("announced::a_namespace_of_another_pod_gets_no_key", refuted),
     ("announced::a_namesake_of_another_account_is_somebody_else", account),
+    ("announced::a_connection_waits_for_the_mesh_no_longer_than_a_moment", in_vain),
+    ("announced::a_pod_that_becomes_another_begins_anew_with_another_key", swapped),
     ("announced::a_pod_that_leaves_closes_at_once_and_may_come_back_elsewhere", leaving),
     ("announced::an_add_that_fails_is_refused_and_tried_on", refused),
     ("announced::a_lost_connection_leaves_pods_alone_and_the_next_snapshot_ends_others", reconnect),
@@ -40,7 +42,7 @@ fn waiting() {
         assert_eq!(asked.join().unwrap().unwrap(), "caller 10.77.0.1\nhello\n");
     });
     assert_eq!(world.node.svids.statuses().len(), 2, "each has its own");
-    let text = world.node.telemetry.metrics.render(&world.node.telemetry.live);
+    let text = world.metrics();
     for line in [
         "workload_manager_active_proxy_count 2",
         "workload_manager_proxies_started_total 2",
@@ -71,6 +73,11 @@ fn refuted() {
         world.lab.wait("taken up", || world.node.svids.statuses().len() == held);
         world.lab.wait("told", || world.pods.refuted().len() == 1 - held);
     }
+    // An address that comes late is found without news.
+    world.names(&[("db", "db", "10.77.0.33")]);
+    world.lab.wait("told", || world.pods.refuted().len() == 1);
+    world.lab.tool("spy", "ip addr add 10.77.0.33/24 dev eth0");
+    world.lab.wait("taken up", || world.node.svids.statuses().len() == 1);
 }
 
 fn account() {
@@ -87,6 +94,36 @@ fn account() {
     assert_eq!(world.pods.unknown().len(), 0);
     world.names(&[("web", "somebody", "10.77.0.1"), db]);
     world.lab.wait("its key is forgotten", || world.node.svids.statuses().len() == 1);
+}
+
+fn in_vain() {
+    let world = World::new();
+    let cni = world.cni();
+    world.redirects("web");
+    assert_eq!(world.adds(&cni, "web"), "");
+    world.names(&[("web", "somebody", "10.77.0.1")]);
+    assert!(world.lab.ask("web", "10.77.0.2:8080").is_err());
+    world.lab.wait("counted", || world.metrics().contains("close_reason=\"no_identity\""));
+    assert!(!world.carries("10.77.0.2:8080"));
+}
+
+fn swapped() {
+    let world = World::new();
+    let cni = world.cni();
+    let web = [("web", "web", "10.77.0.1")];
+    world.names(&web);
+    assert_eq!(world.adds(&cni, "web"), "");
+    let is_of = |trust_domain: &str| {
+        let all = world.node.svids.statuses();
+        all.len() == 1 && all[0].identity.starts_with(&format!("spiffe://{trust_domain}/"))
+    };
+    world.lab.wait("its key", || is_of("cluster.local"));
+    assert!(world.metrics().contains("workload_manager_proxies_started_total 1"));
+    world.names_in("other.test", &web);
+    world.lab.wait("another", || is_of("other.test"));
+    let text = world.metrics();
+    assert!(text.contains("workload_manager_proxies_started_total 2"), "{text}");
+    assert!(world.listens("web"));
 }
 
 fn leaving() {

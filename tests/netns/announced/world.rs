@@ -135,9 +135,14 @@ impl World {
 
     /// The mesh says which workloads are on this node: name, service account, address.
     pub(crate) fn names(&self, all: &[(&str, &str, &str)]) {
+        self.names_in("cluster.local", all);
+    }
+
+    /// The same, of a trust domain.
+    pub(crate) fn names_in(&self, trust_domain: &str, all: &[(&str, &str, &str)]) {
         let mut store = store();
         for (name, account, address) in all {
-            let id = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
+            let id = format!("spiffe://{trust_domain}/ns/shop/sa/{account}").parse().unwrap();
             store.upsert_workload(Workload {
                 uid: format!("Kubernetes//Pod/shop/{name}").into(),
                 name: (*name).into(),
@@ -179,6 +184,11 @@ impl World {
         assert!(nft.wait().unwrap().success());
         self.lab.tool(pod, "ip rule add fwmark 0x111/0xfff lookup 100 priority 32764");
         self.lab.tool(pod, "ip route replace local 0.0.0.0/0 dev lo table 100");
+    }
+
+    /// The metrics of now.
+    pub(crate) fn metrics(&self) -> String {
+        self.node.telemetry.metrics.render(&self.node.telemetry.live)
     }
 
     /// A port of a pod at which another proxy of this user listens.
