@@ -1,6 +1,7 @@
 //! The composition root: the only room that knows every other.
 
 mod access_files;
+pub mod ambient;
 mod begun;
 pub mod bench;
 mod ca_serve;

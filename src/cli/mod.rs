@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod findings;
 mod import;
+mod node;
 mod output;
 mod proxy;
 mod redirect;
@@ -25,6 +26,7 @@ use self::output::{complain, say};
 use crate::{
     identity::{without_keys, without_lines_of_keys},
     net::Address,
+    observe::BuildInfo,
 };
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -75,6 +77,13 @@ enum Command {
     Server(Box<standalone::ServerArgs>),
     /// TLS for one client: accepts plaintext, connects to the target with TLS
     Client(Box<standalone::ClientArgs>),
+    /// Proxy the pods of a node of an Istio ambient mesh, in ztunnel's place, until SIGTERM
+    #[command(
+        after_help = "Reads the environment that Istio's chart (or Cilium's) sets: addresses, roots and token of\n\
+        the control plane, the node's name, limits, log level. `adit proxy ztunnel`, the arguments\n\
+        of those charts, is the same. Unknown variables of its families are warned about."
+    )]
+    Node,
     /// Run many such servers and clients from one file, until SIGTERM
     Proxy(proxy::ProxyArgs),
     /// Translate another proxy's configuration
@@ -90,7 +99,7 @@ enum Command {
         /// Shell to print it for
         shell: clap_complete::Shell,
     },
-    /// Print the version
+    /// Print which build this is
     Version,
 }
 
@@ -101,7 +110,15 @@ pub fn main() -> u8 {
 }
 
 fn done() -> u8 {
-    let args = standalone::reordered(std::env::args_os().collect());
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(arguments) = node::asked(&args) {
+        return node::run(&arguments);
+    }
+    let args = standalone::reordered(args);
+    let command = args.get(1).map(|arg| arg.to_string_lossy());
+    let unknown = command.is_some_and(|command| {
+        !command.starts_with('-') && Cli::command().find_subcommand(&*command).is_none()
+    });
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -114,6 +131,9 @@ fn done() -> u8 {
             match without_lines_of_keys(&without_keys(&told)) {
                 whole if whole == told => drop(error.print()),
                 without => complain!("{without}"),
+            }
+            if unknown {
+                complain!("\n{}", Cli::command().render_help());
             }
             return if as_ghostunnel { FAILED } else { USAGE };
         }
@@ -134,6 +154,7 @@ fn done() -> u8 {
         Command::Bench(args) => bench::run(args),
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
+        Command::Node => node::run(&["node".to_owned()]),
         Command::Proxy(args) => proxy::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Svid(args) => svid::run(args),
@@ -145,7 +166,8 @@ fn done() -> u8 {
             OK
         }
         Command::Version => {
-            say!("adit {}", env!("CARGO_PKG_VERSION"));
+            let istio = std::env::var("ISTIO_META_ISTIO_VERSION").ok();
+            say!("{}", BuildInfo::with_istio(istio.as_deref()));
             OK
         }
     }

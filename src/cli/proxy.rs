@@ -13,7 +13,7 @@ use crate::app::standalone::{Plan, StartError, run as run_plan};
         Each service is like one `adit server` or `adit client`. Edits of the file take effect\n\
         at once, also on SIGHUP: services that stay the same keep their connections, one that\n\
         is changed or removed drains. A bad edit is logged and changes nothing. `adit check\n\
-        FILE` checks it.")]
+        FILE` checks it. `adit proxy ztunnel`, with any one word, is `adit node`.")]
 pub(super) struct ProxyArgs {
     /// Path of the configuration file
     #[arg(short, long, value_name = "FILE", env = "ADIT_CONFIG")]

@@ -7,6 +7,7 @@ mod broker;
 mod ca;
 mod ca_server;
 mod endpoint;
+pub mod environment;
 mod fault;
 mod federation;
 mod files;

@@ -285,13 +285,17 @@ impl Workload {
     /// What records call it.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
-        let app = &self.template.app;
+        let Template { app, cluster, locality, .. } = &*self.template;
         let given = |text: &Arc<str>| Some(Arc::clone(text)).filter(|text| !text.is_empty());
+        let own = Names::of(Arc::clone(&self.name), Arc::clone(self.namespace()));
         Arc::new(Names {
+            workload: given(&app.workload).unwrap_or_else(|| Arc::clone(&self.name)),
             app: given(&app.canonical_name).unwrap_or_else(|| Arc::clone(&self.name)),
-            namespace: Arc::clone(self.namespace()),
             version: given(&app.canonical_revision),
-            workload: Arc::clone(&self.name),
+            cluster: given(cluster),
+            region: given(&locality.region),
+            zone: given(&locality.zone),
+            ..own
         })
     }
 }

@@ -16,9 +16,9 @@ use std::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{LevelFilter, ParseError},
     fmt::{
         MakeWriter,
+        format::JsonFields,
         time::{FormatTime, UtcTime},
     },
     layer::SubscriberExt,
@@ -26,7 +26,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use super::syslog::{DEV_LOG, Prioritised, Syslog};
+use super::{
+    istio_log,
+    log_filter::parsed,
+    syslog::{DEV_LOG, Prioritised, Syslog},
+};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -36,6 +40,10 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// Text as tools for Istio's ambient mesh split it.
+    Istio,
+    /// JSON with their keys.
+    IstioJson,
 }
 
 impl FromStr for LogFormat {
@@ -89,30 +97,17 @@ fn queue(sink: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(sink)
 }
 
-/// What our lines are of, beside modules (`adit::…`).
-const TARGETS: [&str; 6] = ["access", "ca", "federation", "svid", "tunnel", "workload_api"];
-
-/// A filter. A word alone that is not a valid level would be taken for a part of the program, and
-/// everything else would be silent.
-fn parsed(filter: &str) -> Result<EnvFilter, String> {
-    for word in filter.split(',').map(str::trim) {
-        let ours = word == "adit" || word.starts_with("adit::") || TARGETS.contains(&word);
-        let alone = !word.is_empty() && !word.contains(['=', '[', ']', '{', '}']);
-        if alone && !ours && word.parse::<LevelFilter>().is_err() {
-            return Err(format!(
-                "{word:?} is not a valid level (off, error, warn, info, debug, trace); for one \
-                 part of the program write PART=LEVEL, such as svid=debug"
-            ));
-        }
-    }
-    let filter = if filter.trim().is_empty() { "info" } else { filter };
-    filter.parse().map_err(|e: ParseError| e.to_string())
-}
+/// What the filter of an ambient node begins with: whoever answers DNS has nothing to say to
+/// operators. Tools show this text.
+pub const QUIET: &str = "hickory_server::server=off";
+const QUIET_DEFAULT: &str = "hickory_server::server=off,info";
 
 /// The running log: changes the filter, and flushes when dropped.
 #[derive(Clone)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
+    /// What a restored filter is.
+    default: &'static str,
     dropped: ErrorCounter,
     _writer: Arc<WorkerGuard>,
 }
@@ -156,6 +151,7 @@ impl Logging {
         W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
         T: FormatTime + Send + Sync + 'static,
     {
+        let quiet = filter.starts_with(QUIET);
         let (filter, handle) = reload::Layer::new(parsed(filter)?);
         let layer = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
@@ -170,13 +166,25 @@ impl Logging {
                 .with_writer(writer)
                 .with_timer(timer)
                 .boxed(),
+            LogFormat::Istio => tracing_subscriber::fmt::layer()
+                .event_format(istio_log::Plain)
+                .with_writer(writer)
+                .with_ansi(false)
+                .boxed(),
+            LogFormat::IstioJson => tracing_subscriber::fmt::layer()
+                .fmt_fields(JsonFields::new())
+                .event_format(istio_log::Json)
+                .with_writer(writer)
+                .with_ansi(false)
+                .boxed(),
         };
         tracing_subscriber::registry()
             .with(filter)
             .with(layer)
             .try_init()
             .map_err(|e| e.to_string())?;
-        Ok(Self { filter: handle, dropped, _writer: Arc::new(guard) })
+        let default = if quiet { QUIET_DEFAULT } else { "info" };
+        Ok(Self { filter: handle, default, dropped, _writer: Arc::new(guard) })
     }
 
     /// How many lines were lost because nobody read them fast enough.
@@ -191,45 +199,20 @@ impl Logging {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// Replaces the filter.
+    /// Adds to the filter, or to the default one if that is to be restored first. What is said of a
+    /// part that has a level already replaces that.
     ///
     /// # Errors
-    /// If `filter` cannot be parsed; the old one stays.
-    pub fn set_filter(&self, filter: &str) -> Result<(), String> {
-        self.filter.reload(parsed(filter)?).map_err(|e| e.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parsed;
-
-    #[test]
-    fn a_word_that_is_no_level_silences_nothing() {
-        for right in [
-            "info",
-            "WARN",
-            "off",
-            "3",
-            "",
-            "adit",
-            "adit::node",
-            "svid",
-            "svid=debug,info",
-            "info,access=off",
-            "h2=trace",
-            "info,[conn{id=1}]=debug",
-        ] {
-            assert!(parsed(right).is_ok(), "{right}: {:?}", parsed(right).err());
-        }
-        for (wrong, says) in [
-            ("inof", "\"inof\" is not a valid level (off, error,"),
-            ("svid=debug,wran", "\"wran\" is not a valid level"),
-            ("adit=inof", "expected one of"),
-        ] {
-            let error = parsed(wrong).err().unwrap_or_default();
-            assert!(error.contains(says), "{wrong}: {error}");
-        }
-        assert_eq!(parsed("").unwrap().to_string(), "info");
+    /// If `more` cannot be parsed; the filter stays as it was.
+    pub fn add_filter(&self, more: &str, restore: bool) -> Result<(), String> {
+        let now = if restore { self.default.to_string() } else { self.filter() };
+        let filter = match more.trim() {
+            "" => now,
+            more => {
+                parsed(more)?;
+                format!("{now},{more}")
+            }
+        };
+        self.filter.reload(parsed(&filter)?).map_err(|e| e.to_string())
     }
 }

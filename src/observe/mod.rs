@@ -3,7 +3,10 @@
 //! [`conn::OpenConn`] is the record of one connection; [`Telemetry`] is what all records
 //! write to. Not here: serving any of it over HTTP ([`crate::admin`]).
 
+mod build_info;
 pub mod conn;
+mod istio_log;
+mod log_filter;
 pub mod logging;
 pub mod metrics;
 mod refused;
@@ -11,6 +14,7 @@ mod syslog;
 
 use std::sync::Arc;
 
+pub use build_info::BuildInfo;
 pub use refused::{ConfigView, Refusal, Refused};
 
 /// Where connections are recorded: the live table and the metrics, shared by the process.

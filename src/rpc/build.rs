@@ -25,10 +25,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What `/_status` says of the compiler.
+/// What `/_status` and `adit version` say of the build.
 fn compiler() -> Result<(), Box<dyn std::error::Error>> {
     let rustc = std::env::var_os("RUSTC").ok_or("cargo did not say which rustc it uses")?;
     let said = std::process::Command::new(rustc).arg("--version").output()?.stdout;
     println!("cargo::rustc-env=ADIT_COMPILER={}", String::from_utf8(said)?.trim());
+    println!("cargo::rustc-env=ADIT_PROFILE={}", std::env::var("PROFILE")?);
     Ok(())
 }

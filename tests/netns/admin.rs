@@ -51,7 +51,26 @@ fn socket() {
     assert!(is.file_type().is_socket());
     assert_eq!((is.mode() & 0o777, is.uid()), (0o600, nix::unistd::geteuid().as_raw()));
     assert!(ask(&path, "GET /certs").starts_with("HTTP/1.1 200 OK"));
-    assert!(ask(&path, "POST /logging?level=info").starts_with("HTTP/1.1 200 OK"));
+    for (query, filter) in [
+        ("level=info", "info"),
+        ("level=access:debug", "access=debug,info"),
+        ("level=", "access=debug,info"),
+        ("level=svid%3Doff%2Cwarning", "access=debug,svid=off,warn"),
+        ("level=access=critical&reset", "access=error,info"),
+        ("reset", "info"),
+    ] {
+        let answer = ask(&path, &format!("POST /logging?{query}"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        let told = answer.rsplit_once("current log level is ").unwrap().1;
+        let mut parts: Vec<_> = told.trim_end().split(',').collect();
+        parts.sort_unstable();
+        assert_eq!(parts.join(","), filter, "{query}");
+    }
+    let wrong = ask(&path, "POST /logging?level=inof");
+    assert!(wrong.starts_with("HTTP/1.1 400"), "{wrong}");
+    assert!(wrong.contains("\r\n\r\nInvalid level provided: inof\n"), "{wrong}");
+    assert!(ask(&path, "GET /logging").ends_with("\r\n\r\ninfo\n"), "it changes nothing");
+    assert!(ask(&path, "POST /quitquitquit").starts_with("HTTP/1.1 405"), "of ambient nodes");
     let foreign = ask(&path, "POST /logging?level=off HTTP/1.1\r\nhost: evil.example\r\nx: y");
     assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
     assert_eq!(lab.admin("127.0.0.1:15000", "GET /certs"), "", "nobody listens there");

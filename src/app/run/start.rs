@@ -67,7 +67,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     });
     tasks.spawn(revalidate(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));
-    admin::serve(&state, &settings, &endpoints, tasks).await?;
+    admin::serve(&state, &(&settings).into(), &endpoints, tasks).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::Poll,
     time::Instant,
@@ -164,6 +164,8 @@ pub struct LiveTable {
     conns: Mutex<HashMap<u64, Arc<LiveConn>>>,
     /// What may still be written of connections that fail.
     pub(super) log_shares: super::log_share::LogShares,
+    /// Records are written in Istio's words.
+    istio: AtomicBool,
     events: Arc<Events>,
 }
 
@@ -223,6 +225,15 @@ impl LiveTable {
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.events
+    }
+
+    /// From here on records are written in the words and at the levels of Istio's ambient mesh.
+    pub fn speak_as_istio(&self) {
+        self.istio.store(true, Relaxed);
+    }
+
+    pub(super) fn speaks_as_istio(&self) -> bool {
+        self.istio.load(Relaxed)
     }
 
     /// Gives up room that a burst has left.

@@ -10,14 +10,40 @@ use crate::identity::SpiffeId;
 /// What a workload is called in records; made once and shared by all its connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Names {
-    /// Workload name.
+    /// What it is part of, such as a Deployment; else its own name. Metrics have it.
     pub workload: Arc<str>,
+    /// Its own name, such as that of a pod. Logs have it.
+    pub pod: Arc<str>,
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Canonical service: the `app` label, else the workload's name.
     pub app: Arc<str>,
-    /// The `version` label.
+    /// Its revision: the `version` label.
     pub version: Option<Arc<str>>,
+    /// Its cluster.
+    pub cluster: Option<Arc<str>>,
+    /// The region in which it runs.
+    pub region: Option<Arc<str>>,
+    /// The zone there.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Names {
+    /// One that is known by its name and namespace only.
+    #[must_use]
+    pub fn of(name: Arc<str>, namespace: Arc<str>) -> Self {
+        let [workload, pod, app] = [0; 3].map(|_| Arc::clone(&name));
+        Self {
+            workload,
+            pod,
+            namespace,
+            app,
+            version: None,
+            cluster: None,
+            region: None,
+            zone: None,
+        }
+    }
 }
 
 /// One end of a connection.

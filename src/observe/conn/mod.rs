@@ -4,6 +4,7 @@
 //! when the connection ends, whatever ended it; [`LiveTable`] lists the records still open.
 
 mod events;
+mod line;
 mod live;
 mod log_share;
 mod metadata;

@@ -1,9 +1,12 @@
 //! The record of one connection. Dropping it writes the access-log line and the metrics,
 //! so a cancelled task, an early `?` and a clean end are each recorded exactly once.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use super::{ConnMetadata, ConnectionEvent, LiveConn, TunnelId};
+use super::{
+    ConnMetadata, ConnectionEvent, LiveConn,
+    line::{Ended, Event, Line, bounded},
+};
 use crate::{
     net::{CloseReason, Direction, Outcome, PeerAddr},
     observe::Telemetry,
@@ -40,6 +43,10 @@ impl OpenConn {
     /// Counts the connection as opened: its ends are known and it may flow.
     pub fn count_opened(&self) {
         self.count();
+        let told = tracing::enabled!(target: "access", tracing::Level::DEBUG);
+        if told && self.telemetry.live.speaks_as_istio() {
+            self.metadata(|facts| Line::Opened.write(&self.live, facts));
+        }
         self.telemetry.live.events().publish(|| ConnectionEvent::opened(self.live.view()));
     }
 
@@ -86,16 +93,11 @@ impl OpenConn {
     }
 }
 
-/// Texts may quote a peer: one line, printable, at most 512 characters. No format of ours is left
-/// to see to that: JSON lets C1 controls pass.
-fn bounded(text: &str) -> String {
-    text.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 impl Drop for OpenConn {
     fn drop(&mut self) {
         self.telemetry.live.remove(self.live.id);
-        if self.live.series.get().is_none() {
+        let opened = self.live.series.get().is_some();
+        if !opened {
             self.count();
         }
         self.live.flush_bytes();
@@ -113,70 +115,19 @@ impl Drop for OpenConn {
                 None => Some(0),
             };
             if let Some(left_out) = left_out {
-                write_line(&self.live, facts, self.reason, left_out);
+                let speaks_as_istio = self.telemetry.live.speaks_as_istio();
+                let (failed, denied) = (facts.error.is_some(), self.reason.is_denial());
+                let event = match (failed, speaks_as_istio) {
+                    (false, _) => Event::Complete,
+                    (true, true) if opened => Event::CompleteWithError,
+                    (true, true) => Event::NeverOpened,
+                    (true, false) if denied => Event::Denied,
+                    (true, false) => Event::Failed,
+                };
+                let ended = Ended { reason: self.reason, left_out, event };
+                Line::Ended(ended).write(&self.live, facts);
             }
         });
-    }
-}
-
-/// `left_out`: how many lines of this reason and peer there were no room for before this one.
-fn write_line(live: &LiveConn, f: &ConnMetadata, reason: CloseReason, left_out: u64) {
-    let addr = |a: &Option<SocketAddr>| a.map(tracing::field::display);
-    let src_addr = tracing::field::display(live.peer.0);
-    let direction = live.direction.as_str();
-    let (src, dst) = (f.src.names.as_ref(), f.dst.names.as_ref());
-    let src_id = f.src.id.as_ref().map(tracing::field::display);
-    let dst_id = f.dst.id.as_ref().map(tracing::field::display);
-    // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
-    let (sent, received) = live.sent_and_received();
-    let hbone_addr = f.hbone_addr.as_deref().map(bounded);
-    let subject = f.subject.as_ref().map(|s| bounded(s));
-    let duration = format!("{}ms", live.opened.elapsed().as_millis());
-    let event = match f.error {
-        None => "connection complete",
-        Some(_) if reason.is_denial() => "connection denied",
-        Some(_) => "connection failed",
-    };
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                target: "access",
-                {
-                src.addr = %src_addr,
-                src.workload = src.map(|n| &*n.workload),
-                src.namespace = src.map(|n| &*n.namespace),
-                src.identity = src_id,
-                dst.addr = addr(&f.dst_addr),
-                dst.hbone_addr = hbone_addr.as_deref(),
-                dst.service = f.service.as_deref(),
-                dst.workload = dst.map(|n| &*n.workload),
-                dst.namespace = dst.map(|n| &*n.namespace),
-                dst.identity = dst_id,
-                peer.subject = subject.as_deref(),
-                direction,
-                protocol = f.protocol,
-                tunnel = f.tunnel.map(TunnelId::get),
-                policy = f.policy.as_deref(),
-                dry_run = f.dry_run.as_deref(),
-                bytes_sent = sent,
-                bytes_recv = received,
-                duration = duration.as_str(),
-                tls.version = f.tls.as_ref().map(|t| t.version),
-                tls.group = f.tls.as_ref().map(|t| t.group),
-                tls.cipher = f.tls.as_ref().map(|t| t.cipher),
-                tls.path = f.tls.as_ref().and_then(|t| t.path).map(super::TlsPath::as_str),
-                reason = reason.as_str(),
-                error = f.error.as_deref(),
-                lines_left_out = (left_out > 0).then_some(left_out),
-                },
-                "{event}"
-            )
-        };
-    }
-    if f.error.is_some() {
-        line!(error);
-    } else {
-        line!(info);
     }
 }
 

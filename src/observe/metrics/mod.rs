@@ -9,9 +9,11 @@ mod connections;
 mod credentials;
 mod dns;
 mod listeners;
+mod open_metrics;
 mod pods;
 mod process;
 mod register;
+mod runtime;
 mod series;
 mod targets;
 #[cfg(test)]
@@ -20,7 +22,7 @@ mod trust;
 mod tunnels;
 mod xds;
 
-use prometheus::{Encoder, Error, Registry, TextEncoder};
+use prometheus::{Encoder, Error, Registry, TextEncoder, proto::MetricFamily};
 
 pub use self::{
     config::ConfigMetrics,
@@ -30,6 +32,7 @@ pub use self::{
     listeners::{ListenerMetrics, SocketCount},
     pods::PodMetrics,
     process::ProcessMetrics,
+    runtime::RuntimeMetrics,
     series::Series,
     targets::TargetMetrics,
     trust::TrustMetrics,
@@ -64,6 +67,8 @@ pub struct Metrics {
     pub xds: XdsMetrics,
     /// The process itself.
     pub process: ProcessMetrics,
+    /// The runtimes of the data workers.
+    pub runtime: RuntimeMetrics,
 }
 
 impl Metrics {
@@ -85,6 +90,7 @@ impl Metrics {
             targets: TargetMetrics::register(&registry)?,
             xds: XdsMetrics::register(&registry)?,
             process: ProcessMetrics::register(&registry)?,
+            runtime: RuntimeMetrics::register(&registry)?,
             registry,
         })
     }
@@ -92,11 +98,21 @@ impl Metrics {
     /// The exposition text, with the bytes of `live` connections brought up to date first.
     #[must_use]
     pub fn render(&self, live: &LiveTable) -> String {
-        live.all().iter().for_each(|conn| conn.flush_bytes());
-        self.process.refresh();
         let mut text = Vec::new();
         // Writing to memory does not fail; a half-written text would be refused by a scraper.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        let _ = TextEncoder::new().encode(&self.gather(live), &mut text);
         String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The same as `OpenMetrics`.
+    #[must_use]
+    pub fn render_open_metrics(&self, live: &LiveTable) -> String {
+        open_metrics::text(&self.gather(live))
+    }
+
+    fn gather(&self, live: &LiveTable) -> Vec<MetricFamily> {
+        live.all().iter().for_each(|conn| conn.flush_bytes());
+        self.process.refresh();
+        self.registry.gather()
     }
 }

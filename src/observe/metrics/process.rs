@@ -9,10 +9,11 @@ use super::register::{gauge, gauges, registered};
 pub struct ProcessMetrics {
     /// Log lines lost because they were not read fast enough.
     pub log_lines_dropped: IntGauge,
-    /// Tasks alive on the data workers.
-    pub alive_tasks: IntGauge,
+    build: IntGaugeVec,
     cpu: CounterVec,
     usage: IntGaugeVec,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
 }
 
 impl ProcessMetrics {
@@ -26,15 +27,11 @@ impl ProcessMetrics {
         )?;
         build.with_label_values(&["adit", env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
+            build,
             log_lines_dropped: gauge(
                 registry,
                 "adit_log_lines_dropped",
                 "Log lines lost because they were not read fast enough",
-            )?,
-            alive_tasks: gauge(
-                registry,
-                "tokio_num_alive_tasks",
-                "Tasks alive on the data workers",
             )?,
             cpu: registered(registry, CounterVec::new(cpu, &[])?)?,
             usage: gauges(
@@ -43,7 +40,15 @@ impl ProcessMetrics {
                 "Of this process: resident bytes, threads, descriptors",
                 &["what"],
             )?,
+            open_fds: gauge(registry, "process_open_fds", "Descriptors that are open")?,
+            max_fds: gauge(registry, "process_max_fds", "The limit of open descriptors")?,
         })
+    }
+
+    /// Says which build this is as another component than `adit`, with a tag of its own.
+    pub fn set_build(&self, component: &str, tag: &str) {
+        self.build.reset();
+        self.build.with_label_values(&[component, tag]).set(1);
     }
 
     /// Brings CPU time, memory, threads and descriptors up to date.
@@ -51,6 +56,8 @@ impl ProcessMetrics {
         let usage = crate::sys::process::usage();
         let cpu = self.cpu.with_label_values(&[] as &[&str]);
         cpu.inc_by((usage.cpu_seconds - cpu.get()).max(0.0));
+        self.open_fds.set(usage.open_fds);
+        self.max_fds.set(usage.max_fds);
         for (what, value) in [
             ("resident_bytes", usage.resident_bytes),
             ("threads", usage.threads),

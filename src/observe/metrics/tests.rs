@@ -32,17 +32,21 @@ fn families_are_those_that_dashboards_know() {
     metrics.connections.closed(Direction::Inbound, &facts, CloseReason::PolicyDenied);
     let _counted = metrics.listeners.socket(Direction::Inbound);
     metrics.config.loads.with_label_values(&["accepted"]).inc();
-    metrics.tunnels.closed.with_label_values(&["source", "svid_revoked"]).inc();
+    metrics.tunnels.distrusted(Direction::Outbound, CloseReason::SvidRevoked);
     metrics.trust.crl_faults.with_label_values(&["a.test"]).set(1);
     metrics.credentials.last_success.with_label_values(&["spiffe://a.test/x"]).set(1.0);
     metrics.credentials.outage_budget.with_label_values(&[] as &[&str]).set(1.0);
     metrics.credentials.renewals.with_label_values(&["issued", "istiod"]).inc();
     metrics.trust.federation_fetches.with_label_values(&["b.test", "fetched"]).inc();
     metrics.credentials.not_after.with_label_values(&["spiffe://a.test/x"]).set(1.0);
-    metrics.tunnels.handshake_failures.with_label_values(&["source", "tls_failed"]).inc();
+    metrics.tunnels.handshake_failed(Direction::Outbound, CloseReason::SvidRevoked);
+    let revoked = "istio_crl_policy_rejections_total{reporter=\"source\"} 2\n";
+    assert!(metrics.render(&LiveTable::default()).contains(revoked));
     metrics.targets.up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
     metrics.targets.connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
     metrics.listeners.accept_failed("db");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    metrics.runtime.refresh([runtime.handle().metrics()].into_iter());
     metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
     metrics.xds.terminated(Termination::Complete);
     metrics.xds.received("type.googleapis.com/istio.workload.Address", 1);
@@ -55,8 +59,18 @@ fn families_are_those_that_dashboards_know() {
 }
 
 /// Labels whose values are a closed set, known when adit is built.
-const CLOSED: &[&str] =
-    &["reporter", "close_reason", "result", "source", "what", "component", "tag", "reason", "url"];
+const CLOSED: &[&str] = &[
+    "reporter",
+    "close_reason",
+    "result",
+    "source",
+    "what",
+    "component",
+    "tag",
+    "worker",
+    "reason",
+    "url",
+];
 
 /// Families whose other labels are chosen by configuration or peers, and whose series somebody
 /// removes: `forget…`, `retain`, or the place where they are set.

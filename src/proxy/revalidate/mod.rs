@@ -126,8 +126,7 @@ fn close_tunnels(role: &impl Trusting, changed: &Changed) {
     close_terminated(&terminated, &role.telemetry().live);
     for tunnel in &terminated {
         let Some(why) = tunnel.termination() else { continue };
-        let labels = [tunnel.direction.reporter(), why.reason.as_str()];
-        role.telemetry().metrics.tunnels.closed.with_label_values(&labels).inc();
+        role.telemetry().metrics.tunnels.distrusted(tunnel.direction, why.reason);
         role.log_tunnel(tunnel, why);
     }
 }

@@ -40,6 +40,7 @@ pub mod route;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waypoint;
 
 use std::{os::fd::BorrowedFd, sync::Arc};
 
@@ -110,8 +111,7 @@ impl Node {
 
     /// Counts a tunnel that did not come to be.
     fn handshake_failed(&self, direction: Direction, reason: CloseReason) {
-        let failures = &self.telemetry.metrics.tunnels.handshake_failures;
-        failures.with_label_values(&[direction.reporter(), reason.as_str()]).inc();
+        self.telemetry.metrics.tunnels.handshake_failed(direction, reason);
     }
 
     /// The SVID of a local workload, waiting no longer than a handshake may take.

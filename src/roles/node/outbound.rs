@@ -1,6 +1,6 @@
 //! One captured connection of a pod's application, from accept to close.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
@@ -28,7 +28,9 @@ use crate::{
 pub(super) struct Worker {
     pub(super) node: Arc<Node>,
     pub(super) pod: Arc<Pod>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
+    /// Tunnels in tunnels, to other networks.
+    pub(super) inner: Pool,
 }
 
 /// Serves one connection accepted on 15001.
@@ -64,7 +66,7 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
 
 /// Opens the way to where the connection goes.
 async fn reach(
-    Worker { node, pod, pool }: &Worker,
+    Worker { node, pod, pool, inner }: &Worker,
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
@@ -84,23 +86,70 @@ async fn reach(
                 client: conn.live().peer.0,
                 service: service.map(|s| s.hostname.clone()),
                 baggage: baggage(&from),
+                network: None,
             };
             let source = Source { node, from: &from };
             let request = (&hop, &request, &ticket);
             Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
         }
-        Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
-            let dialled = match sockets::outbound_socket(&pod.netns, addr) {
-                Ok(socket) => {
-                    ticket.begin(sockets::connect(socket, addr, node.tunnel.connect)).await
-                }
-                Err(e) => Err(e),
+        Route::DoubleHbone { hop, service, .. } => {
+            let source = Source { node, from: &from };
+            let port = hop.through.as_ref().map_or(0, |through| through.port);
+            let request = ConnectRequest {
+                authority: Authority::Host(service.hostname.to_string(), port),
+                client: conn.live().peer.0,
+                service: Some(service.hostname.clone()),
+                baggage: baggage(&from),
+                network: Some(Arc::clone(from.network())),
             };
-            Box::new(TcpRemote::new(dialled.map_err(|e| connect_failed(addr, &e))?))
+            let request = (&hop, &request, &ticket);
+            Box::new(egress::hbone::open(&source, inner, app, conn, request).await?)
+        }
+        Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
+            Box::new(ticket.begin(dial(node, pod, addr)).await?)
+        }
+        Route::Named { hostname, port, called, .. } => {
+            let found = async {
+                let addr = resolve(&hostname, port, called, node.tunnel.connect).await?;
+                conn.metadata(|f| f.dst_addr = Some(addr));
+                dial(node, pod, addr).await
+            };
+            Box::new(ticket.begin(found).await?)
         }
     };
     conn.count_opened();
     Ok(far)
+}
+
+/// Plain TCP from inside the pod.
+async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Outcome> {
+    let dialled = match sockets::outbound_socket(&pod.netns, addr) {
+        Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
+        Err(e) => Err(e),
+    };
+    dialled.map(TcpRemote::new).map_err(|e| connect_failed(addr, &e))
+}
+
+/// An address of a host name, as this host's own resolver has it: of the called family if there is
+/// one.
+async fn resolve(
+    hostname: &str,
+    port: u16,
+    called: SocketAddr,
+    within: Duration,
+) -> Result<SocketAddr, Outcome> {
+    let unknown = |why: &str| {
+        let why = format!("no healthy upstream: {hostname} cannot be resolved: {why}");
+        (CloseReason::NoHealthyUpstream, Some(why))
+    };
+    let found = tokio::time::timeout(within, tokio::net::lookup_host((hostname, port))).await;
+    let found = found.map_err(|_| unknown(&format!("no answer in {within:?}")))?;
+    let all: Vec<_> = found.map_err(|e| unknown(&e.to_string()))?.collect();
+    let same = |addr: &&SocketAddr| addr.is_ipv4() == called.is_ipv4();
+    let of_family: Vec<_> = all.iter().filter(same).collect();
+    let among = if of_family.is_empty() { all.iter().collect() } else { of_family };
+    let at = rand::random::<u32>() as usize % among.len().max(1);
+    among.get(at).map(|addr| **addr).ok_or_else(|| unknown("it has no address"))
 }
 
 /// A workload whose connections go out.
@@ -128,7 +177,14 @@ fn describe(conn: &OpenConn, route: &Route) {
                 f.protocol = Some("HBONE");
                 (to, service)
             }
-            Route::Tcp { addr, to, service } => {
+            Route::DoubleHbone { hop, to, service } => {
+                let port = hop.through.as_ref().map_or(0, |through| through.port);
+                f.dst_addr = Some(hop.addr);
+                f.hbone_addr = Some(format!("{}:{port}", service.hostname).into());
+                f.protocol = Some("DOUBLEHBONE");
+                (to, &Some(Arc::clone(service)))
+            }
+            Route::Tcp { addr, to, service } | Route::Named { called: addr, to, service, .. } => {
                 f.dst_addr = Some(*addr);
                 f.protocol = Some("TCP");
                 (to, service)

@@ -1,30 +1,44 @@
 //! Where a captured connection goes: decided on one view of the mesh, without waiting.
 //!
-//! Order (istio-ambient facts §9): a service's virtual address, then a workload's address,
-//! then the unknown, which passes through. Not here: dialling.
+//! Order (istio-ambient facts §9): a service's virtual address, then a workload's address, then the
+//! unknown, which passes through. A waypoint is never passed by: if it cannot be reached, neither
+//! can what is behind it. Not here: dialling.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::OWN_PORTS;
+use super::{
+    OWN_PORTS,
+    waypoint::{Found, find, leads_to, sampled},
+};
 use crate::{
-    hbone::{HBONE_PORT, Hop},
-    mesh::{Ask, Protocol, Service, View, Workload, pick},
+    hbone::{HBONE_PORT, Hop, Through},
+    identity::SpiffeId,
+    mesh::{Ask, BalancingMode, Endpoint, Gateway, Protocol, Service, View, Workload, pick},
     net::{CloseReason, OriginalDst},
 };
 
 /// A decision.
 #[derive(Clone, Debug)]
 pub enum Route {
-    /// HBONE to the destination pod's own port 15008.
+    /// HBONE to the destination pod's own port 15008, or to its waypoint.
     Hbone {
         /// Whom to call and who must answer.
         hop: Hop,
         /// The application behind it: the CONNECT authority.
         authority: SocketAddr,
-        /// Whom this reaches.
+        /// Whom this reaches: the pod, or the waypoint.
         to: Arc<Workload>,
         /// The service that was called.
         service: Option<Arc<Service>>,
+    },
+    /// HBONE through the gateway of another network, with HBONE to the destination in it.
+    DoubleHbone {
+        /// The gateway, whom it is asked for, and who must answer in the other network.
+        hop: Hop,
+        /// Whom this reaches.
+        to: Arc<Workload>,
+        /// The service that was called.
+        service: Arc<Service>,
     },
     /// Plain TCP to a workload that is not in the mesh.
     Tcp {
@@ -35,17 +49,32 @@ pub enum Route {
         /// The service that was called.
         service: Option<Arc<Service>>,
     },
+    /// Plain TCP to a workload that has a host name in place of an address.
+    Named {
+        /// Its name.
+        hostname: Arc<str>,
+        /// Its port.
+        port: u16,
+        /// The address that was called: one of the same family is dialled if the name has one.
+        called: SocketAddr,
+        /// Whom this reaches.
+        to: Arc<Workload>,
+        /// The service that was called.
+        service: Option<Arc<Service>>,
+    },
     /// Plain TCP to what the mesh does not know.
     Passthrough(SocketAddr),
 }
 
 impl Route {
-    /// The application that it leads to.
+    /// The application that it leads to, as far as its address is known.
     #[must_use]
     pub fn app(&self) -> SocketAddr {
         match self {
             Self::Hbone { authority: addr, .. }
+            | Self::DoubleHbone { hop: Hop { addr, .. }, .. }
             | Self::Tcp { addr, .. }
+            | Self::Named { called: addr, .. }
             | Self::Passthrough(addr) => *addr,
         }
     }
@@ -68,8 +97,27 @@ pub enum NoRoute {
         ports: String,
     },
     /// The service has no endpoint that can be reached.
-    #[error("service {0} has no endpoint")]
+    #[error("no healthy upstream: service {0} has no endpoint")]
     NoEndpoint(Arc<str>),
+    /// What is called goes through a waypoint that cannot be had.
+    #[error("unknown waypoint {waypoint} of {of}")]
+    NoWaypoint {
+        /// The waypoint, `network/address` or `namespace/hostname`.
+        waypoint: String,
+        /// The service or workload.
+        of: Arc<str>,
+    },
+    /// What is called is in another network, and nothing leads there.
+    #[error("{of} is in network {network:?}, and no gateway to it is known")]
+    NoGateway {
+        /// The workload.
+        of: Arc<str>,
+        /// Its network.
+        network: Arc<str>,
+    },
+    /// What is called is in another network, which services only are reached in.
+    #[error("{0} is in another network; call a service that it is behind")]
+    NoService(Arc<str>),
 }
 
 impl NoRoute {
@@ -78,9 +126,20 @@ impl NoRoute {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::OwnPort(_) => CloseReason::DirectCall,
-            Self::NoPort { .. } | Self::NoEndpoint(_) => CloseReason::NoHealthyUpstream,
+            _ => CloseReason::NoHealthyUpstream,
         }
     }
+}
+
+/// A connection to be routed.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Who calls.
+    pub from: &'a Workload,
+    /// Where it meant to go.
+    pub dst: SocketAddr,
+    /// Chooses among endpoints, and among waypoints.
+    pub random: u64,
 }
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
@@ -88,7 +147,7 @@ impl NoRoute {
 /// `random` chooses among a service's endpoints.
 ///
 /// # Errors
-/// [`NoRoute`] if the destination is ours, or a known service that cannot be reached.
+/// [`NoRoute`] if the destination is ours, or is known and cannot be reached.
 pub fn decide(
     mesh: &View,
     from: &Workload,
@@ -101,36 +160,71 @@ pub fn decide(
     if !captured || (ours && OWN_PORTS.contains(&dst.port())) {
         return Err(NoRoute::OwnPort(dst));
     }
-    if let Some(service) = mesh.service_by_vip(dst.ip(), from.namespace()) {
-        if service.target_port(dst.port()).is_none() {
-            let ports: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
-            return Err(NoRoute::NoPort {
-                hostname: service.hostname.clone(),
-                port: dst.port(),
-                ports: ports.join(", "),
-            });
-        }
-        let ask = Ask { from, called: dst, is_waypoint: false, random };
-        let endpoint = pick(mesh, service, &ask).and_then(|found| Some((found, found.ip?)));
-        let (endpoint, ip) =
-            endpoint.ok_or_else(|| NoRoute::NoEndpoint(service.hostname.clone()))?;
-        let addr = SocketAddr::new(ip, endpoint.port);
-        return Ok(to_workload(endpoint.workload, addr, Some(service)));
+    let call = Outgoing { from, dst, random };
+    match mesh.service_by_vip(dst.ip(), from.namespace()) {
+        Some(service) => to_service(mesh, service, &call),
+        None => match mesh.workload_by_ip(dst.ip()) {
+            Some(to) => to_address(mesh, to, &call),
+            None => Ok(Route::Passthrough(dst)),
+        },
     }
-    Ok(match mesh.workload_by_ip(dst.ip()) {
-        Some(to) => to_workload(to, dst, None),
-        None => Route::Passthrough(dst),
-    })
 }
 
-fn to_workload(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Service>>) -> Route {
+fn to_service(mesh: &View, service: &Arc<Service>, call: &Outgoing<'_>) -> Result<Route, NoRoute> {
+    let dst = call.dst;
+    if let Some(waypoint) = sampled(service, call.random) {
+        return through(mesh, (waypoint, &service.hostname), Some(service), call);
+    }
+    if service.mode() == BalancingMode::Passthrough {
+        return Ok(Route::Passthrough(dst));
+    }
+    if service.target_port(dst.port()).is_none() {
+        let ports: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
+        return Err(NoRoute::NoPort {
+            hostname: service.hostname.clone(),
+            port: dst.port(),
+            ports: ports.join(", "),
+        });
+    }
+    let ask = Ask { from: call.from, called: dst, is_waypoint: false, random: call.random };
+    let none = || NoRoute::NoEndpoint(service.hostname.clone());
+    let endpoint = pick(mesh, service, &ask).ok_or_else(none)?;
+    let to = endpoint.workload;
+    if to.network() != mesh.network() {
+        return to_network(mesh, &endpoint, (service, service), call);
+    }
+    match (endpoint.ip, &to.template.hostname) {
+        (Some(ip), _) => {
+            let addr = SocketAddr::new(ip, endpoint.port);
+            Ok(direct(to, addr, Some(service)))
+        }
+        (None, Some(hostname)) => Ok(Route::Named {
+            hostname: hostname.clone(),
+            port: endpoint.port,
+            called: dst,
+            to: Arc::clone(to),
+            service: Some(Arc::clone(service)),
+        }),
+        (None, None) => Err(none()),
+    }
+}
+
+/// A workload was called by its address.
+fn to_address(mesh: &View, to: &Arc<Workload>, call: &Outgoing<'_>) -> Result<Route, NoRoute> {
+    match &to.template.waypoint {
+        Some(waypoint) if !leads_to(mesh, waypoint, call.from) => {
+            through(mesh, (waypoint, &to.uid), None, call)
+        }
+        _ => Ok(direct(to, call.dst, None)),
+    }
+}
+
+/// To a workload itself.
+fn direct(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Service>>) -> Route {
     let (to, service) = (Arc::clone(to), service.map(Arc::clone));
     match to.protocol() {
         Protocol::Hbone => Route::Hbone {
-            hop: Hop {
-                addr: SocketAddr::new(addr.ip(), HBONE_PORT),
-                expect: vec![to.id().clone()],
-            },
+            hop: Hop::new(SocketAddr::new(addr.ip(), HBONE_PORT), expected(&to, service.as_ref())),
             authority: addr,
             to,
             service,
@@ -138,3 +232,65 @@ fn to_workload(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Servic
         Protocol::Tcp => Route::Tcp { addr, to, service },
     }
 }
+
+/// Who may answer for a workload that was chosen for a service.
+fn expected(to: &Workload, of: Option<&Arc<Service>>) -> Vec<SpiffeId> {
+    let named = of.iter().flat_map(|service| service.subject_alt_names.iter());
+    named.chain([to.id()]).cloned().collect()
+}
+
+/// Through the waypoint of a service or workload.
+fn through(
+    mesh: &View,
+    (waypoint, of): (&Gateway, &Arc<str>),
+    service: Option<&Arc<Service>>,
+    call: &Outgoing<'_>,
+) -> Result<Route, NoRoute> {
+    let unknown = || {
+        let waypoint = waypoint.destination.to_string();
+        NoRoute::NoWaypoint { waypoint, of: Arc::clone(of) }
+    };
+    let Found { endpoint, service: by } = find(mesh, waypoint, (call, true)).ok_or_else(unknown)?;
+    let to = endpoint.workload;
+    if to.network() != mesh.network() {
+        let named = service.ok_or_else(|| NoRoute::NoService(Arc::clone(of)))?;
+        return to_network(mesh, &endpoint, (named, by.unwrap_or(named)), call);
+    }
+    let ip = endpoint.ip.ok_or_else(unknown)?;
+    let expect = expected(to, by);
+    let hop = Hop::new(SocketAddr::new(ip, endpoint.port), expect);
+    let (to, service) = (Arc::clone(to), service.map(Arc::clone));
+    Ok(Route::Hbone { hop, authority: call.dst, to, service })
+}
+
+/// To a workload of another network, which `from` was asked for; the call was for `service`. Its own
+/// identity is not told there: who may answer is what its service says.
+fn to_network(
+    mesh: &View,
+    endpoint: &Endpoint<'_>,
+    (service, from): (&Arc<Service>, &Arc<Service>),
+    call: &Outgoing<'_>,
+) -> Result<Route, NoRoute> {
+    let to = endpoint.workload;
+    let (of, network) = (&to.uid, to.network());
+    let unknown = || NoRoute::NoGateway { of: Arc::clone(of), network: Arc::clone(network) };
+    let gateway = to.template.network_gateway.as_ref().ok_or_else(unknown)?;
+    let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
+    let ip = endpoint.ip.ok_or_else(unknown)?;
+    Ok(Route::DoubleHbone {
+        hop: Hop {
+            addr: SocketAddr::new(ip, endpoint.port),
+            expect: from.subject_alt_names.clone(),
+            through: Some(Arc::new(Through {
+                gateway: expected(endpoint.workload, by),
+                hostname: service.hostname.clone(),
+                port: call.dst.port(),
+            })),
+        },
+        to: Arc::clone(to),
+        service: Arc::clone(service),
+    })
+}
+
+#[cfg(test)]
+mod tests; // src/roles/node/route/tests.rs

@@ -101,12 +101,7 @@ impl Service {
         telemetry: Telemetry,
     ) -> Result<Arc<Self>, String> {
         let name: Arc<str> = config.name.as_str().into();
-        let names = Names {
-            workload: Arc::clone(&name),
-            namespace: "".into(),
-            app: Arc::clone(&name),
-            version: None,
-        };
+        let names = Names::of(Arc::clone(&name), "".into());
         let metrics = Arc::clone(&telemetry.metrics);
         let targets = Targets::new(&config.name, &config.targets, config.balance, metrics);
         let slots = config.max_connections.map(|most| Arc::new(Semaphore::new(most)));
@@ -227,8 +222,7 @@ impl Service {
 
     /// Counts a handshake, of TLS or of a tunnel, that came to nothing.
     pub(super) fn handshake_failed(&self, reason: CloseReason) {
-        let labels = [self.direction().reporter(), reason.as_str()];
-        self.telemetry.metrics.tunnels.handshake_failures.with_label_values(&labels).inc();
+        self.telemetry.metrics.tunnels.handshake_failed(self.direction(), reason);
     }
 
     pub(super) fn record(&self, peer: SocketAddr) -> OpenConn {

@@ -87,12 +87,7 @@ async fn the_json_of_events_and_of_connections() {
     let mut subscription = telemetry.live.events().subscribe().unwrap();
     let (conn, tunnel) = (open(&telemetry), TunnelId::next());
     conn.metadata(|f| {
-        let names = Names {
-            workload: "web".into(),
-            namespace: "shop".into(),
-            app: "web".into(),
-            version: None,
-        };
+        let names = Names::of("web".into(), "shop".into());
         let id = Some("spiffe://td/ns/shop/sa/web".parse().unwrap());
         f.src = PeerInfo { names: Some(Arc::new(names)), id };
         f.dst_addr = Some("10.0.0.7:15008".parse().unwrap());

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Their names, in the order of their values.
-pub(super) const TRAFFIC: [&str; 24] = [
+pub(super) const TRAFFIC: [&str; 28] = [
     "reporter",
     "source_workload",
     "source_canonical_service",
@@ -32,8 +32,14 @@ pub(super) const TRAFFIC: [&str; 24] = [
     "request_protocol",
     "response_flags",
     "connection_security_policy",
+    "source_region",
+    "source_zone",
+    "destination_region",
+    "destination_zone",
     "close_reason",
 ];
+/// Where `response_flags` stands.
+pub(super) const FLAGS: usize = 21;
 /// `close_reason` is ours, and only on the closed and failed counters.
 pub(super) const OPEN: usize = TRAFFIC.len() - 1;
 
@@ -69,7 +75,7 @@ pub(super) fn traffic(direction: Direction, facts: &ConnMetadata) -> Labels {
             principal,
             named(|n| &n.app),
             or_unknown(&version),
-            unknown.clone(),
+            or_unknown(&p.names.as_ref().and_then(|names| names.cluster.clone())),
         ]);
     };
     peer_info(&mut labels, &facts.src);
@@ -85,6 +91,75 @@ pub(super) fn traffic(direction: Direction, facts: &ConnMetadata) -> Labels {
         Some(_) => "tls",
         None => "unknown",
     };
-    labels.extend(["tcp".into(), "-".into(), security.into(), "-".into()]);
+    labels.extend(["tcp".into(), "-".into(), security.into()]);
+    labels.extend(localities(&facts.src, &facts.dst, &unknown));
+    labels.push("-".into());
     labels
+}
+
+/// Region and zone of both; where nobody is known, no label at all, which an empty value is.
+fn localities(src: &PeerInfo, dst: &PeerInfo, unknown: &Arc<str>) -> [Arc<str>; 4] {
+    let (src, dst) = (src.names.as_deref(), dst.names.as_deref());
+    if src.or(dst).is_none() {
+        return [(); 4].map(|()| Arc::default());
+    }
+    let region = |names: Option<&Names>| names?.region.clone();
+    let zone = |names: Option<&Names>| names?.zone.clone();
+    [region(src), zone(src), region(dst), zone(dst)]
+        .map(|place| place.unwrap_or_else(|| Arc::clone(unknown)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(facts: &ConnMetadata) -> String {
+        let values = traffic(Direction::Outbound, facts);
+        assert_eq!(values.len(), TRAFFIC.len());
+        let pair = |(name, value): (&&str, &Arc<str>)| format!("{name}={value}");
+        TRAFFIC.iter().zip(&values).map(pair).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn labels_have_the_names_and_the_order_of_istio() {
+        let names = Names {
+            workload: "web-deploy".into(),
+            version: Some("v2".into()),
+            cluster: Some("one".into()),
+            region: Some("r1".into()),
+            ..Names::of("web-7f".into(), "shop".into())
+        };
+        let id = "spiffe://cluster.local/ns/shop/sa/web".parse().ok();
+        let src = PeerInfo { names: Some(Arc::new(names)), id };
+        let facts = ConnMetadata {
+            src,
+            service: Some("db.data.svc.cluster.local".into()),
+            service_namespace: Some("data".into()),
+            ..ConnMetadata::default()
+        };
+        let expected = "reporter=source \
+            source_workload=web-deploy source_canonical_service=web-7f \
+            source_canonical_revision=v2 source_workload_namespace=shop \
+            source_principal=spiffe://cluster.local/ns/shop/sa/web \
+            source_app=web-7f source_version=v2 source_cluster=one \
+            destination_service=db.data.svc.cluster.local \
+            destination_service_namespace=data destination_service_name=db \
+            destination_workload=unknown destination_canonical_service=unknown \
+            destination_canonical_revision=unknown destination_workload_namespace=unknown \
+            destination_principal=unknown destination_app=unknown \
+            destination_version=unknown destination_cluster=unknown \
+            request_protocol=tcp response_flags=- connection_security_policy=unknown \
+            source_region=r1 source_zone=unknown destination_region=unknown \
+            destination_zone=unknown close_reason=-";
+        assert_eq!(of(&facts), expected);
+        assert_eq!(TRAFFIC[FLAGS], "response_flags");
+        let nobody = of(&ConnMetadata::default());
+        assert!(
+            nobody.ends_with(
+                " source_region= source_zone= destination_region= \
+                                  destination_zone= close_reason=-"
+            ),
+            "{nobody}"
+        );
+    }
 }

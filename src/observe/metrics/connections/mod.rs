@@ -12,7 +12,7 @@ use std::{
 
 use prometheus::{Error, IntCounter, IntCounterVec, Registry};
 
-use self::labels::{Labels, OPEN, OVERFLOW, TRAFFIC, overflow, traffic};
+use self::labels::{FLAGS, Labels, OPEN, OVERFLOW, TRAFFIC, overflow, traffic};
 use super::{
     register::{counters, registered},
     series::Series,
@@ -97,14 +97,14 @@ impl ConnectionMetrics {
         reason: CloseReason,
     ) {
         let mut labels = traffic(direction, facts);
-        labels[OPEN - 2] = reason.response_flags().into();
+        labels[FLAGS] = reason.response_flags().into();
         labels[OPEN] = reason.as_str().into();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() >= MAX_ENDED && !ended.contains_key(&labels) {
-            let ends = [labels[OPEN - 2].clone(), labels[OPEN].clone()];
+            let ends = [labels[FLAGS].clone(), labels[OPEN].clone()];
             labels = overflow(direction);
             let [flags, reason] = ends;
-            (labels[OPEN - 2], labels[OPEN]) = (flags, reason);
+            (labels[FLAGS], labels[OPEN]) = (flags, reason);
         }
         ended.insert(labels.clone(), Instant::now());
         let values: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();

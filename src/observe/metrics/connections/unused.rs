@@ -69,12 +69,7 @@ mod tests {
 
     fn facts(caller: &str) -> ConnMetadata {
         let named = |name: &str| PeerInfo {
-            names: Some(Arc::new(Names {
-                workload: name.into(),
-                namespace: "shop".into(),
-                app: name.into(),
-                version: None,
-            })),
+            names: Some(Arc::new(Names::of(name.into(), "shop".into()))),
             ..PeerInfo::default()
         };
         ConnMetadata { src: named(caller), dst: named("db"), ..ConnMetadata::default() }

@@ -1,0 +1,160 @@
+//! What the endpoints show, and whether the process is ready.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    form::Written,
+    start_tasks::{StartTask, StartTasks},
+};
+use crate::{
+    config::environment::Environment,
+    observe::{Refusal, logging::Logging},
+    roles::node::Node,
+    spiffe_api::federation::Federation,
+};
+
+/// What the endpoints show.
+pub struct State {
+    pub(super) node: Arc<Node>,
+    pub(super) source: Source,
+    pub(super) logging: Logging,
+    readiness: Mutex<Readiness>,
+    /// Whether the mesh file is what is in force.
+    pub file: Refusal,
+    /// The metrics as last written, and when that began.
+    pub(super) metrics: tokio::sync::Mutex<Written>,
+    /// Cancelled when somebody has asked the process to end.
+    pub(super) asked_to_stop: CancellationToken,
+}
+
+/// Where the mesh comes from, which makes a difference to what can be shown.
+pub(super) enum Source {
+    /// A file.
+    File(Arc<Federation>),
+    /// A control plane.
+    Ambient(Arc<Environment>),
+}
+
+#[derive(Default)]
+struct Readiness {
+    loaded: bool,
+    draining: bool,
+    pending: Vec<String>,
+    unprotected: Vec<String>,
+    /// Of an ambient node.
+    tasks: StartTasks,
+    /// It was ready once.
+    started: bool,
+}
+
+impl State {
+    /// Of a node whose mesh comes from a file; not ready yet.
+    #[must_use]
+    pub fn new(node: Arc<Node>, federation: Arc<Federation>, logging: Logging) -> Self {
+        Self::of(node, Source::File(federation), logging, Readiness::default())
+    }
+
+    /// Of an ambient node: ready once all its start tasks are done.
+    #[must_use]
+    pub fn ambient(node: Arc<Node>, environment: Arc<Environment>, logging: Logging) -> Self {
+        let tasks = StartTasks::of(&environment);
+        let readiness = Readiness { loaded: true, tasks, ..Readiness::default() };
+        Self::of(node, Source::Ambient(environment), logging, readiness)
+    }
+
+    fn of(node: Arc<Node>, source: Source, logging: Logging, readiness: Readiness) -> Self {
+        Self {
+            node,
+            source,
+            logging,
+            readiness: Mutex::new(readiness),
+            file: Refusal::default(),
+            metrics: tokio::sync::Mutex::default(),
+            asked_to_stop: CancellationToken::new(),
+        }
+    }
+
+    /// The environment of an ambient node.
+    pub(super) fn environment(&self) -> Option<&Arc<Environment>> {
+        match &self.source {
+            Source::Ambient(environment) => Some(environment),
+            Source::File(_) => None,
+        }
+    }
+
+    /// Says what a start task waits for.
+    pub fn set_waiting(&self, task: StartTask, why: &str) {
+        self.ready(|r| r.tasks.waits(task, why));
+    }
+
+    /// A start task is done, for good: what is lost later is not waited for again.
+    pub fn set_done(&self, task: StartTask) {
+        self.ready(|r| r.tasks.done(task));
+    }
+
+    /// Waits until somebody asks the process to end (`POST /quitquitquit`). Cancel safe.
+    pub async fn asked_to_stop(&self) {
+        self.asked_to_stop.cancelled().await;
+    }
+
+    /// The configuration is in force.
+    pub fn set_loaded(&self) {
+        self.ready(|r| r.loaded = true);
+    }
+
+    /// The process is stopping.
+    pub fn set_draining(&self) {
+        self.ready(|r| r.draining = true);
+    }
+
+    /// Pods that could not be started.
+    pub fn set_pending(&self, pending: Vec<String>) {
+        self.ready(|r| r.pending = pending);
+    }
+
+    /// Names the pods whose capture rules are not those that adit applied, and why.
+    pub fn set_unprotected(&self, unprotected: Vec<String>) {
+        self.ready(|r| r.unprotected = unprotected);
+    }
+
+    /// What is waited for, if the process is not ready. Told as the readiness endpoint tells it.
+    ///
+    /// Beside a source that is down all is well until an identity in use has nothing left. At the
+    /// start all pods must have theirs; a pod that comes later and gets none is not held against
+    /// the others.
+    ///
+    /// An ambient node is ready once its start tasks are done. Of pods that get nothing istio-cni
+    /// hears.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let (waiting, started) = self.ready(|r| {
+            let waiting = match (r.draining, r.loaded) {
+                (true, _) => Some("draining".to_owned()),
+                (_, false) => Some("configuration".to_owned()),
+                _ if !r.tasks.is_empty() => Some(r.tasks.to_string()),
+                _ => {
+                    let all = [&r.pending[..], &r.unprotected[..]].concat();
+                    (!all.is_empty()).then(|| all.join("; "))
+                }
+            };
+            (waiting, r.started)
+        });
+        let without = || {
+            self.environment().is_none().then_some(())?;
+            let budget = self.node.svids.outage_budget();
+            let without = if started { budget.lost } else { budget.without };
+            Some(without.join("; ")).filter(|without| !without.is_empty())
+        };
+        let waiting = waiting.or_else(without);
+        if waiting.is_none() {
+            self.ready(|r| r.started = true);
+        }
+        waiting
+    }
+
+    fn ready<T>(&self, look: impl FnOnce(&mut Readiness) -> T) -> T {
+        look(&mut self.readiness.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

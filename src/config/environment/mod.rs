@@ -1,0 +1,264 @@
+//! The environment of the ambient node (ambient contract §3): variables, arguments and the
+//! `ProxyConfig` of the mesh, as a value. Nothing here looks at the process: what a machine knows
+//! comes as [`Surroundings`].
+//!
+//! Not here: who uses a setting ([`crate::app`]); what is not honoured is named in the warnings.
+
+mod control_plane;
+mod fault;
+mod known;
+mod node;
+mod proxy_config;
+mod surroundings;
+#[cfg(test)]
+mod tests;
+mod tunnels;
+mod variables;
+mod workers;
+
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use fault::{EnvironmentFault, EnvironmentFaults};
+pub use node::{NodeInfo, OwnWorkload};
+pub use surroundings::Surroundings;
+pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
+
+use self::{proxy_config::ProxyConfig, variables::Variables};
+use super::LoadError;
+use crate::{
+    credentials::ControlPlane,
+    identity::TrustDomain,
+    observe::logging::{LogFormat, QUIET},
+};
+
+/// All that the environment says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Environment {
+    /// The arguments of the process, joined: `proxy ztunnel`.
+    pub arguments: String,
+    /// Whether pods are proxied; else only the endpoints are served.
+    pub proxy: bool,
+    /// The network in which this node stands; empty for the only one.
+    pub network: String,
+    /// The node's name.
+    pub node_name: Option<String>,
+    /// Which cluster this is.
+    pub cluster_id: String,
+    /// The suffix of the names of services.
+    pub cluster_domain: String,
+    /// The trust domain of this process's own identity; that of pods comes from the mesh.
+    pub trust_domain: TrustDomain,
+    /// The pod that this process runs in.
+    pub own: Option<OwnWorkload>,
+    /// The address of that pod.
+    pub instance_ip: IpAddr,
+    /// What istiod is told of this node.
+    pub node: NodeInfo,
+    /// Where the mesh comes from.
+    pub xds: Option<ControlPlane>,
+    /// Where SVIDs come from.
+    pub ca: Option<ControlPlane>,
+    /// Whether workloads are asked for by one and one, not all told.
+    pub xds_on_demand: bool,
+    /// What lifetime SVIDs are asked for.
+    pub svid_lifetime: Duration,
+    /// The file with CRLs.
+    pub crl: Option<PathBuf>,
+    /// The socket of the node's CNI agent.
+    pub zds_socket: PathBuf,
+    /// Whether listeners in pods stand beside those of another process of the same user.
+    pub reuse_port: bool,
+    /// The mark of sockets that capture rules leave alone.
+    pub packet_mark: u32,
+    /// Whether applications see the caller's address; where nothing is said, if the kernel can.
+    pub original_source: Option<bool>,
+    /// Whether an application tunnel leads to the pod's loopback address.
+    pub localhost_app_tunnel: bool,
+    /// Whether an accepted CONNECT is answered with who accepted it.
+    pub response_baggage: bool,
+    /// Whether IPv6 is listened on.
+    pub ipv6: bool,
+    /// Tunnels and their sockets.
+    pub tunnels: TunnelSettings,
+    /// How long open connections have after SIGTERM.
+    pub drain: Duration,
+    /// Data workers.
+    pub workers: usize,
+    /// Where a name means a service of several namespaces, this one's comes first.
+    pub preferred_service_namespace: Option<String>,
+    /// The admin endpoint's port, on loopback.
+    pub admin_port: u16,
+    /// The metrics endpoint's port.
+    pub stats_port: u16,
+    /// The readiness endpoint's port.
+    pub readiness_port: u16,
+    /// Whether names are answered for pods.
+    pub dns_proxy: bool,
+    /// Where, in each pod; none is port 15053 of both loopback addresses.
+    pub dns_address: Option<SocketAddr>,
+    /// Which lines are logged, in `RUST_LOG`'s language.
+    pub log_filter: String,
+    /// How they look.
+    pub log_format: LogFormat,
+    /// Whether verdicts of policies are logged at info.
+    pub log_authorization: bool,
+    /// The release of Istio that this process is deployed with.
+    pub istio_version: Option<String>,
+    /// What else is told of this node, by name.
+    pub proxy_metadata: BTreeMap<String, String>,
+    /// What is legal and does nothing, or not what its name promises: a sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Environment {
+    /// Reads variables and the arguments after the program's name.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its variable, its value and what would be right.
+    pub fn read(
+        variables: impl IntoIterator<Item = (String, String)>,
+        arguments: &[String],
+        around: &Surroundings<'_>,
+    ) -> Result<Self, EnvironmentFaults> {
+        let vars = Variables::new(variables);
+        let config = ProxyConfig::read(&vars, around);
+        known::look(&vars);
+        let own = OwnWorkload::read(&vars);
+        let instance_ip = vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2");
+        let instance_ip = instance_ip.unwrap_or_else(|| [1, 1, 1, 1].into());
+        let metadata = node::metadata(&vars, &config);
+        let cluster_id = cluster_id(&vars);
+        let (xds, ca) = control_plane::read(&vars, &config, around, &cluster_id);
+        let (dns_proxy, dns_address) = dns(&vars, &metadata);
+        let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
+        let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
+        let environment = Self {
+            arguments: arguments.join(" "),
+            proxy: vars.flag("ENABLE_PROXY", true),
+            network: vars.text("NETWORK").unwrap_or_default().into(),
+            node_name: vars.owned("NODE_NAME"),
+            cluster_id,
+            cluster_domain: vars.text("CLUSTER_DOMAIN").unwrap_or("cluster.local").into(),
+            trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
+            node: NodeInfo::new(&vars, instance_ip, &metadata),
+            own,
+            instance_ip,
+            xds,
+            ca,
+            xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
+            svid_lifetime: svid_lifetime(&vars),
+            crl: crl.map(Into::into),
+            zds_socket: vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock").into(),
+            reuse_port: vars.flag("INPOD_PORT_REUSE", true),
+            packet_mark: vars.parse("PACKET_MARK", "a number, such as 1337").unwrap_or(1337),
+            original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),
+            localhost_app_tunnel: vars.flag("LOCALHOST_APP_TUNNEL", true),
+            response_baggage: vars.flag("ENABLE_RESPONSE_BAGGAGE", true),
+            ipv6: vars.flag("IPV6_ENABLED", true),
+            tunnels: TunnelSettings::read(&vars),
+            drain: drain(&vars),
+            workers: workers::count(&vars, &config, around.cores),
+            preferred_service_namespace: vars.owned("PREFERED_SERVICE_NAMESPACE"),
+            admin_port: config.admin_port.unwrap_or(15000),
+            stats_port: config.stats_port.unwrap_or(15020),
+            readiness_port: 15021,
+            dns_proxy,
+            dns_address,
+            log_filter: log_filter(&vars),
+            log_format: match vars.text("LOG_FORMAT") {
+                Some("json") => LogFormat::IstioJson,
+                _ => LogFormat::Istio,
+            },
+            log_authorization: vars.text("AUTHZ_POLICY_INFO_LOGGING") == Some("true"),
+            istio_version: metadata.get("ISTIO_VERSION").cloned(),
+            proxy_metadata: metadata,
+            warnings: Vec::new(),
+        };
+        if environment.xds_on_demand && environment.dns_proxy {
+            vars.fault(
+                "XDS_ON_DEMAND",
+                "false while names are answered for pods: names of all services must be known \
+                 for that; or ISTIO_META_DNS_CAPTURE=false",
+            );
+        }
+        let warnings = vars.done()?;
+        Ok(Self { warnings, ..environment })
+    }
+}
+
+impl Environment {
+    /// That of this process, with `arguments` after the program's name.
+    ///
+    /// # Errors
+    /// As [`Environment::read`].
+    pub fn of_process(arguments: &[String]) -> Result<Self, EnvironmentFaults> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let read = |path: &Path| match super::read_text(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let around = Surroundings { cores, exists: &Path::exists, read: &read };
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+        Self::read(variables, arguments, &around)
+    }
+}
+
+fn default_trust_domain() -> TrustDomain {
+    "cluster.local".parse().expect("a literal trust domain parses")
+}
+
+/// Istio's own name is the first that counts.
+fn cluster_id(vars: &Variables) -> String {
+    let names = ["ISTIO_META_CLUSTER_ID", "CLUSTER_ID"];
+    names.into_iter().find_map(|name| vars.owned(name)).unwrap_or_else(|| "Kubernetes".into())
+}
+
+fn log_filter(vars: &Variables) -> String {
+    let asked = vars.text("RUST_LOG").filter(|filter| !filter.is_empty());
+    format!("{QUIET},{}", asked.unwrap_or("info"))
+}
+
+fn svid_lifetime(vars: &Variables) -> Duration {
+    let (name, day, least) = ("SECRET_TTL", Duration::from_secs(86_400), Duration::from_secs(10));
+    let lifetime = vars.duration(name).unwrap_or(day);
+    if lifetime < least {
+        vars.fault(name, "at least 10s");
+    }
+    lifetime
+}
+
+/// What is left of the time that Kubernetes gives, if nobody says how long it is to be.
+fn drain(vars: &Variables) -> Duration {
+    let asked = vars.duration("CONNECTION_TERMINATION_DEADLINE");
+    let grace = vars.parse::<u64>("TERMINATION_GRACE_PERIOD_SECONDS", "whole seconds, such as 30");
+    let left = match grace {
+        Some(grace) if grace > 10 => grace - 5,
+        Some(grace) => grace.saturating_sub(1).max(1),
+        None => 5,
+    };
+    asked.unwrap_or(Duration::from_secs(left.min(variables::LONGEST.as_secs())))
+}
+
+/// Whether names are answered, and where: said by the node's metadata, as istiod has it.
+fn dns(vars: &Variables, metadata: &BTreeMap<String, String>) -> (bool, Option<SocketAddr>) {
+    let on = metadata.get("DNS_CAPTURE").is_none_or(|capture| capture.eq_ignore_ascii_case("true"));
+    let Some(address) = metadata.get("DNS_PROXY_ADDR") else { return (on, None) };
+    let loopback = address.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
+    match (address.parse(), loopback) {
+        (Ok(address), _) => (on, Some(address)),
+        (_, Some(15053)) => (on, None),
+        (_, Some(port)) => (on, Some((std::net::Ipv4Addr::LOCALHOST, port).into())),
+        (Err(_), None) => {
+            vars.fault("ISTIO_META_DNS_PROXY_ADDR", "an address, such as 127.0.0.1:15053");
+            (on, None)
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Where connections go, on meshes that were never told to anybody.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::mesh::{
+    GatewayDestination, Membership, MtlsMode, NetworkAddress, ServicePort, Store, Template,
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn workload(name: &str, address: &str, change: impl FnOnce(&mut Template)) -> Workload {
+    let id = format!("spiffe://td/ns/shop/sa/{name}").parse().unwrap();
+    let mut template = Template::new("shop".into(), id);
+    change(&mut template);
+    Workload {
+        uid: name.into(),
+        name: name.into(),
+        addresses: address.split_whitespace().map(ip).collect(),
+        node: None,
+        healthy: true,
+        template: Arc::new(template),
+        local: None,
+    }
+}
+
+fn behind(hostname: &str) -> Membership {
+    let ports = Box::default();
+    Membership { namespace: "shop".into(), hostname: hostname.into(), ports }
+}
+
+fn service(hostname: &str, vip: &str, change: impl FnOnce(&mut Service)) -> Service {
+    let mut service = Service::new("shop".into(), hostname.into());
+    service.vips = vec![ip(vip).into()];
+    service.ports = vec![ServicePort { port: 80, target_port: 8080 }];
+    change(&mut service);
+    service
+}
+
+fn by_name(hostname: &str) -> Option<Arc<Gateway>> {
+    let (namespace, hostname) = ("shop".into(), hostname.into());
+    let destination = GatewayDestination::Hostname { namespace, hostname };
+    Some(Arc::new(Gateway { destination, hbone_port: 15008 }))
+}
+
+fn by_address(network: &str, address: &str) -> Option<Arc<Gateway>> {
+    let address = NetworkAddress { network: network.into(), ip: ip(address) };
+    let destination = GatewayDestination::Address(address);
+    Some(Arc::new(Gateway { destination, hbone_port: 15008 }))
+}
+
+/// The waypoint `way`, its service, `db` behind a service at 10.9.0.1, and `old`, not in the mesh.
+fn mesh(workloads: Vec<Workload>, services: Vec<Service>) -> View {
+    let mut store = Store::new("td".parse().unwrap(), MtlsMode::Strict);
+    let all = [
+        workload("web", "10.0.0.1", |_| {}),
+        workload("db", "10.0.0.2 fd00::2", |t| t.services = [behind("db.shop")].into()),
+        workload("way", "10.0.0.3", |t| t.services = [behind("way.shop")].into()),
+        workload("old", "10.0.0.4", |t| t.protocol = Protocol::Tcp),
+    ];
+    for workload in all.into_iter().chain(workloads) {
+        store.upsert_workload(workload);
+    }
+    let way = service("way.shop", "10.9.0.3", |s| {
+        s.ports = vec![ServicePort { port: 15008, target_port: 15008 }];
+    });
+    for service in [service("db.shop", "10.9.0.1", |_| {}), way].into_iter().chain(services) {
+        store.upsert_service(service);
+    }
+    store.view()
+}
+
+/// `kind next hop | authority | who is expected`.
+fn route(mesh: &View, from: &str, dst: &str) -> String {
+    let from = mesh.workload(from).unwrap();
+    let ids = |ids: &[SpiffeId]| {
+        let names = ids.iter().map(|id| id.kubernetes().unwrap().1);
+        names.collect::<Vec<_>>().join(" ")
+    };
+    match decide(mesh, from, OriginalDst(dst.parse().unwrap()), true, 7) {
+        Ok(Route::Hbone { hop, authority, .. }) => {
+            format!("HBONE {} | {authority} | {}", hop.addr, ids(&hop.expect))
+        }
+        Ok(Route::DoubleHbone { hop, .. }) => {
+            let Through { gateway, hostname, port } = &**hop.through.as_ref().unwrap();
+            let (gateway, expect) = (ids(gateway), ids(&hop.expect));
+            format!("DOUBLE {} | {hostname}:{port} | {gateway} | {expect}", hop.addr)
+        }
+        Ok(Route::Tcp { addr, .. }) => format!("TCP {addr}"),
+        Ok(Route::Named { hostname, port, .. }) => format!("NAME {hostname}:{port}"),
+        Ok(Route::Passthrough(addr)) => format!("PASS {addr}"),
+        Err(no) => no.to_string(),
+    }
+}
+
+#[test]
+fn services_workloads_and_strangers_are_reached_as_they_are() {
+    let mesh = mesh(vec![], vec![]);
+    for (dst, way) in [
+        ("10.9.0.1:80", "HBONE 10.0.0.2:15008 | 10.0.0.2:8080 | db"),
+        ("10.0.0.2:9999", "HBONE 10.0.0.2:15008 | 10.0.0.2:9999 | db"),
+        ("[fd00::2]:9999", "HBONE [fd00::2]:15008 | [fd00::2]:9999 | db"),
+        ("10.0.0.4:22", "TCP 10.0.0.4:22"),
+        ("192.0.2.1:443", "PASS 192.0.2.1:443"),
+        ("10.9.0.1:81", "service db.shop has no port 81; it has 80"),
+        (
+            "127.0.0.1:15008",
+            "127.0.0.1:15008 is a port of adit itself; connect to the application instead",
+        ),
+    ] {
+        assert_eq!(route(&mesh, "web", dst), way, "{dst}");
+    }
+}
+
+#[test]
+fn a_service_with_a_waypoint_is_reached_through_it_or_not_at_all() {
+    let api = |waypoint: Option<Arc<Gateway>>| {
+        service("api.shop", "10.9.0.2", move |s| s.waypoint = waypoint)
+    };
+    for (waypoint, way) in [
+        (by_name("way.shop"), "HBONE 10.0.0.3:15008 | 10.9.0.2:80 | way"),
+        (by_address("", "10.9.0.3"), "HBONE 10.0.0.3:15008 | 10.9.0.2:80 | way"),
+        (by_address("", "10.0.0.3"), "HBONE 10.0.0.3:15008 | 10.9.0.2:80 | way"),
+        (by_name("none.shop"), "unknown waypoint shop/none.shop of api.shop"),
+        (by_address("far", "10.9.0.3"), "unknown waypoint far/10.9.0.3 of api.shop"),
+    ] {
+        let mesh = mesh(vec![], vec![api(waypoint)]);
+        assert_eq!(route(&mesh, "web", "10.9.0.2:80"), way);
+    }
+}
+
+#[test]
+fn a_workload_with_a_waypoint_is_reached_through_it_but_for_the_waypoint_itself() {
+    let db = |waypoint| {
+        workload("db2", "10.0.0.5", move |t| {
+            (t.waypoint, t.services) = (waypoint, [behind("db2.shop")].into());
+        })
+    };
+    for waypoint in [by_name("way.shop"), by_address("", "10.9.0.3"), by_address("", "10.0.0.3")] {
+        let mesh = mesh(vec![db(waypoint)], vec![service("db2.shop", "10.9.0.5", |_| {})]);
+        let through = "HBONE 10.0.0.3:15008 | 10.0.0.5:8080 | way";
+        let direct = "HBONE 10.0.0.5:15008 | 10.0.0.5:8080 | db2";
+        assert_eq!(route(&mesh, "web", "10.0.0.5:8080"), through);
+        assert_eq!(route(&mesh, "way", "10.0.0.5:8080"), direct);
+        assert_eq!(route(&mesh, "web", "10.9.0.5:80"), direct, "the service has none");
+    }
+    let lost = mesh(vec![db(by_name("gone.shop"))], vec![]);
+    assert_eq!(route(&lost, "web", "10.0.0.5:1"), "unknown waypoint shop/gone.shop of db2");
+}
+
+#[test]
+fn of_several_waypoints_one_is_taken_by_weight() {
+    let gateway = |name| by_name(name).unwrap();
+    let counts = |weights: [u32; 2]| {
+        let service = service("api.shop", "10.9.0.2", |s| {
+            s.waypoint = by_name("way.shop");
+            s.weighted_waypoints =
+                vec![(gateway("a.shop"), weights[0]), (gateway("b.shop"), weights[1])];
+        });
+        let of = |n: u64| sampled(&service, n.rotate_left(32)).unwrap().destination.to_string();
+        let all: Vec<_> = (0..100).map(of).collect();
+        ["shop/a.shop", "shop/b.shop", "shop/way.shop"]
+            .map(|name| all.iter().filter(|of| *of == name).count())
+    };
+    assert_eq!(counts([3, 1]), [75, 25, 0]);
+    assert_eq!(counts([0, 1]), [0, 100, 0]);
+    assert_eq!(counts([0, 0]), [0, 0, 100]);
+}
+
+#[test]
+fn another_network_is_reached_through_its_gateway_with_hbone_in_hbone() {
+    let far = |gateway: Option<Arc<Gateway>>| {
+        workload("far", "", move |t| {
+            (t.network, t.network_gateway) = ("far".into(), gateway);
+            t.services = [behind("api.shop")].into();
+        })
+    };
+    let api = || {
+        service("api.shop", "10.9.0.2", |s| {
+            s.subject_alt_names = vec!["spiffe://td/ns/shop/sa/api".parse().unwrap()];
+        })
+    };
+    let east = workload("east", "192.0.2.9", |t| t.network = "far".into());
+    let reached = mesh(vec![far(by_address("far", "192.0.2.9")), east], vec![api()]);
+    assert_eq!(
+        route(&reached, "web", "10.9.0.2:80"),
+        "DOUBLE 192.0.2.9:15008 | api.shop:80 | east | api"
+    );
+    let lost = mesh(vec![far(by_address("far", "192.0.2.8"))], vec![api()]);
+    let none = "far is in network \"far\", and no gateway to it is known";
+    assert_eq!(route(&lost, "web", "10.9.0.2:80"), none);
+    let bare = mesh(vec![far(None)], vec![api()]);
+    assert_eq!(
+        route(&bare, "web", "10.9.0.2:80"),
+        "no healthy upstream: service api.shop has no endpoint"
+    );
+}
+
+#[test]
+fn a_service_may_have_names_in_place_of_addresses_or_choose_nobody() {
+    let named = workload("named", "", |t| {
+        (t.hostname, t.protocol) = (Some("db.example".into()), Protocol::Tcp);
+        t.services = [behind("api.shop")].into();
+    });
+    let pass = service("pass.shop", "10.9.0.6", |s| {
+        let mode = BalancingMode::Passthrough;
+        s.balancing = Some(crate::mesh::Balancing { mode, ..Default::default() });
+    });
+    let mesh = mesh(vec![named], vec![service("api.shop", "10.9.0.2", |_| {}), pass]);
+    assert_eq!(route(&mesh, "web", "10.9.0.2:80"), "NAME db.example:8080");
+    assert_eq!(route(&mesh, "web", "10.9.0.6:999"), "PASS 10.9.0.6:999");
+}
+
+#[test]
+fn who_else_may_answer_for_a_service_is_expected_too() {
+    let id = "spiffe://td/ns/shop/sa/other".parse().unwrap();
+    let api = service("db.shop", "10.9.0.1", |s| s.subject_alt_names = vec![id]);
+    let mesh = mesh(vec![], vec![api]);
+    assert_eq!(
+        route(&mesh, "web", "10.9.0.1:80"),
+        "HBONE 10.0.0.2:15008 | 10.0.0.2:8080 | other db"
+    );
+}
