@@ -50,7 +50,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let view = Arc::new(ArcSwap::from_pointee(store.view()));
     let dns = node::dns(&environment).map(|config| {
         let (view, metrics) = (Arc::clone(&view), Arc::clone(&telemetry.metrics));
-        DnsProxy::new(config, Arc::new(move || view.load_full()), metrics, tasks)
+        Arc::new(DnsProxy::new(config, Arc::new(move || view.load_full()), metrics, tasks))
     });
     let node = Arc::new(Node {
         pods: Arc::default(),

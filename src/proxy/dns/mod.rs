@@ -14,6 +14,7 @@ pub mod message;
 mod name;
 mod pod;
 mod resolv_conf;
+mod shared;
 
 use std::{
     io,
@@ -25,10 +26,11 @@ use std::{
 pub use answer::Naming;
 use pod::PodDns;
 use resolv_conf::NameServers;
+pub use shared::CurrentView;
+use shared::Shared;
 
 use crate::{
     lifecycle::Tasks,
-    mesh::View,
     net::PodName,
     observe::metrics::Metrics,
     sys::{datagrams, netns::Netns, sockets},
@@ -37,15 +39,9 @@ use crate::{
 /// Where queries are captured to.
 pub const DNS_PORT: u16 = 15053;
 
-/// The mesh at this moment.
-pub type CurrentView = Arc<dyn Fn() -> Arc<View> + Send + Sync>;
-
-/// What all pods' queries have in common.
+/// Answers the queries of pods; one for all of them.
 pub struct DnsProxy {
-    mesh: CurrentView,
-    metrics: Arc<Metrics>,
-    naming: Naming,
-    servers: NameServers,
+    shared: Arc<Shared>,
     listen: Vec<SocketAddr>,
 }
 
@@ -74,23 +70,20 @@ impl Default for DnsConfig {
 impl DnsProxy {
     /// Reads which name servers there are, and follows them as long as `tasks` run.
     #[must_use]
-    pub fn new(
-        config: DnsConfig,
-        mesh: CurrentView,
-        metrics: Arc<Metrics>,
-        tasks: &Tasks,
-    ) -> Arc<Self> {
+    pub fn new(config: DnsConfig, mesh: CurrentView, metrics: Arc<Metrics>, tasks: &Tasks) -> Self {
         let servers = NameServers::of(config.resolv_conf, tasks);
         let DnsConfig { naming, listen, .. } = config;
-        Arc::new(Self { mesh, metrics, naming, servers, listen })
+        let shared = Arc::new(Shared { mesh, metrics, naming, servers });
+        Self { shared, listen }
     }
 
-    /// Answers the queries of a pod from the current runtime as long as `tasks` run: UDP and TCP, on the loopback addresses that its namespace has. Returns where.
+    /// Answers the queries of a pod from the current runtime as long as `tasks` run: UDP and TCP, on
+    /// the loopback addresses that its namespace has. Returns where.
     ///
     /// # Errors
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn serve(
-        self: &Arc<Self>,
+        &self,
         netns: &Arc<Netns>,
         name: &Arc<PodName>,
         tasks: &Tasks,
@@ -109,7 +102,12 @@ impl DnsProxy {
                 Err(error) => return Err(error),
             }
         }
-        let pod = PodDns::new(Arc::clone(self), Arc::clone(netns), Arc::clone(name), tasks.clone());
+        let pod = PodDns::new(
+            Arc::clone(&self.shared),
+            Arc::clone(netns),
+            Arc::clone(name),
+            tasks.clone(),
+        );
         let addresses = opened.iter().map(|(address, ..)| *address).collect();
         for (_, udp, tcp) in opened {
             tasks.spawn(Arc::clone(&pod).datagrams(udp));

@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use super::{
-    DnsProxy,
     allowance::Allowance,
     answer,
     forward::{self, framed, read_framed},
     message::{self, Question, Received},
+    shared::Shared,
 };
 use crate::{
     lifecycle::{AcceptBackoff, Tasks},
@@ -49,7 +49,7 @@ const MESSAGE: usize = 65_535;
 
 /// One pod.
 pub(super) struct PodDns {
-    dns: Arc<DnsProxy>,
+    shared: Arc<Shared>,
     netns: Arc<Netns>,
     name: Arc<PodName>,
     tasks: Tasks,
@@ -77,13 +77,13 @@ struct Pending {
 
 impl PodDns {
     pub(super) fn new(
-        dns: Arc<DnsProxy>,
+        shared: Arc<Shared>,
         netns: Arc<Netns>,
         name: Arc<PodName>,
         tasks: Tasks,
     ) -> Arc<Self> {
         Arc::new(Self {
-            dns,
+            shared,
             netns,
             name,
             tasks,
@@ -180,19 +180,19 @@ impl PodDns {
             Received::Nothing => return Step::Done(None),
         };
         let limit = if by_tcp { MESSAGE } else { question.datagram() };
-        let view = (self.dns.mesh)();
+        let view = (self.shared.mesh)();
         let Some(client) = view.of_pod(&self.name) else {
             return Step::Done(Some(question.failed(ResponseCode::ServFail, limit)));
         };
         let app = &client.template.app;
         let who = (&app.canonical_name, &app.canonical_revision);
         let protocol = if by_tcp { "tcp" } else { "udp" };
-        let metrics = &self.dns.metrics.dns;
+        let metrics = &self.shared.metrics.dns;
         let labels = metrics.labels(query_type(question.kind()), protocol, who);
         metrics.asked(&labels);
         let asked_for = question.wants_ipv6().map(|ipv6| (question.name(), ipv6));
         let known =
-            asked_for.and_then(|asked| answer::answer(&view, &self.dns.naming, client, asked));
+            asked_for.and_then(|asked| answer::answer(&view, &self.shared.naming, client, asked));
         if let Some(known) = known {
             let count = known.addresses.len();
             log(client, &question, Some(&known.service.hostname), count);
@@ -212,9 +212,9 @@ impl PodDns {
         let Ok(_place) = self.in_flight.try_acquire() else {
             return question.failed(ResponseCode::ServFail, limit);
         };
-        let (metrics, begun) = (&self.dns.metrics.dns, Instant::now());
+        let (metrics, begun) = (&self.shared.metrics.dns, Instant::now());
         metrics.forwarded(&labels);
-        let servers = self.dns.servers.now();
+        let servers = self.shared.servers.now();
         let answer = forward::ask(&self.netns, &servers, &question, by_tcp).await;
         metrics.ended(&labels, begun.elapsed(), answer.is_err());
         match answer {
