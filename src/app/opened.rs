@@ -13,7 +13,10 @@ use crate::{
         CaConfig, Checked, Fault, FederationConfig, StandaloneFile, load_bans, load_policies,
         policies_that_never_match,
     },
-    credentials::store::{CredentialStore, CredentialsConfig, look},
+    credentials::{
+        AuthToken, Roots,
+        store::{CredentialStore, CredentialsConfig, look},
+    },
     identity::key_files::{at, certificates},
     net::Address,
     observe::Telemetry,
@@ -88,7 +91,15 @@ pub fn opened_mesh(checked: &Checked) -> (Vec<Fault>, Vec<Fault>) {
             upstream.check(domain).map_err(|e| e.to_string())
         }
         CaConfig::Istiod(istiod) => {
-            certificates(&istiod.roots).map(drop).and_then(|()| readable(&istiod.token))
+            let roots = match &istiod.server.roots {
+                Roots::File(file) => certificates(file).map(drop),
+                Roots::Pem(_) | Roots::System => Ok(()),
+            };
+            let token = match &istiod.server.token {
+                Some(AuthToken::File(file)) => readable(file),
+                Some(AuthToken::Text(_)) | None => Ok(()),
+            };
+            roots.and(token)
         }
         CaConfig::Embedded { .. } | CaConfig::WorkloadApi(_) | CaConfig::Broker(_) => Ok(()),
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{reader::Item, svid_lifetime::svid_lifetime};
-use crate::credentials::{IstiodConfig, Server};
+use crate::credentials::{AuthToken, ControlPlane, IstiodConfig, Roots, Server};
 
 /// istiod's own default.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -43,11 +43,21 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
     let svid_lifetime = svid_lifetime(&istiod, DAY);
     let (address, server) = address?;
     let svid_lifetime = svid_lifetime?;
-    Some(IstiodConfig { address, server, token: token?, roots: roots?, cluster_id, svid_lifetime })
+    let server = ControlPlane {
+        address,
+        server,
+        alternative_name: None,
+        roots: Roots::File(roots?),
+        token: Some(AuthToken::File(token?)),
+        cluster_id,
+        headers: Vec::new(),
+    };
+    Some(IstiodConfig { server, svid_lifetime })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Server;
     use crate::config::{CaConfig, parse};
 
     fn read(istiod: &str) -> Result<CaConfig, String> {
@@ -59,7 +69,8 @@ mod tests {
     fn istiod_is_named_with_what_proves_both_sides() {
         let good = "address: 'https://istiod.test', token: /t, roots: /r, clusterId: one";
         let Ok(CaConfig::Istiod(config)) = read(good) else { panic!("{:?}", read(good)) };
-        assert_eq!((config.server.host.as_str(), config.server.port), ("istiod.test", 15012));
+        let Server { host, port, .. } = &config.server.server;
+        assert_eq!((host.as_str(), *port), ("istiod.test", 15012));
         assert_eq!(config.svid_lifetime.as_secs(), 86_400);
         for (bad, says) in [
             ("token: /t, roots: /r", "address is missing"),

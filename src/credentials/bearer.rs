@@ -1,11 +1,46 @@
-//! The token in a file, as a header has it.
+//! A bearer token, as a header has it.
 
-use std::path::Path;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
 use super::dial;
+use crate::identity::shown;
+
+/// Where a bearer token is.
+#[derive(Clone, Eq, PartialEq)]
+pub enum AuthToken {
+    /// In a file, which is read for each call.
+    File(PathBuf),
+    /// Here.
+    Text(Zeroizing<String>),
+}
+
+impl fmt::Debug for AuthToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "AuthToken({})", shown(path)),
+            Self::Text(_) => f.write_str("AuthToken(redacted)"),
+        }
+    }
+}
+
+impl AuthToken {
+    /// The value of the header `authorization`, by the token as it is now.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, and nothing of what is in it.
+    pub(crate) fn bearer(&self) -> Result<MetadataValue<Ascii>, String> {
+        match self {
+            Self::File(path) => bearer(path),
+            Self::Text(token) => header(token, "the token"),
+        }
+    }
+}
 
 /// The token as the file has it now.
 ///
@@ -15,14 +50,36 @@ pub(crate) fn bearer(file: &Path) -> Result<MetadataValue<Ascii>, String> {
     let token = dial::read_small(file)
         .map(Zeroizing::new)
         .map_err(|e| format!("its token cannot be read: {e}"))?;
-    let bad = |why: &str| format!("token file {} {why}", crate::identity::shown(file));
-    let token = std::str::from_utf8(&token).map_err(|_| bad("is not text"))?.trim();
+    let named = || format!("token file {}", shown(file));
+    let text = std::str::from_utf8(&token).map_err(|_| format!("{} is not text", named()))?;
+    header(text, &named())
+}
+
+fn header(token: &str, named: &str) -> Result<MetadataValue<Ascii>, String> {
+    let token = token.trim();
     if token.is_empty() {
-        return Err(bad("is empty"));
+        return Err(format!("{named} is empty"));
     }
     let header = Zeroizing::new(format!("Bearer {token}"));
-    let mut value: MetadataValue<Ascii> =
-        header.parse().map_err(|_| bad("has more than one line, or what is not ASCII"))?;
+    let mut value: MetadataValue<Ascii> = header
+        .parse()
+        .map_err(|_| format!("{named} has more than one line, or what is not ASCII"))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_as_a_header_without_its_end_of_line_and_never_printed() {
+        let token = AuthToken::Text(Zeroizing::new("a-token\n".into()));
+        assert_eq!(token.bearer().unwrap().as_encoded_bytes(), b"Bearer a-token");
+        assert_eq!(format!("{token:?} {:?}", token.bearer()), "AuthToken(redacted) Ok(Sensitive)");
+        for (text, error) in [(" \n", "is empty"), ("a\nb", "more than one line")] {
+            let refused = AuthToken::Text(Zeroizing::new(text.into())).bearer().unwrap_err();
+            assert!(refused.contains(error), "{refused}");
+        }
+    }
 }

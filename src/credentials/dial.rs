@@ -1,7 +1,12 @@
 //! TLS to a server that has a host name: istiod, an API server, whoever serves a JWKS.
 //! Not here: TLS between SVIDs, where names play no part ([`crate::identity::verify_svid`]).
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use pki_types::ServerName;
 use rustls::{ClientConfig, crypto::aws_lc_rs, sign::CertifiedKey};
@@ -73,12 +78,41 @@ pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// Who is believed by the certificates of a PEM file, at least one.
-fn roots(path: &Path) -> io::Result<PeerVerifier> {
-    let bad =
-        |e: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", shown(path)));
-    let text = read_small(path)?;
-    let roots = pem::certificates(&text).map_err(|e| bad(e.to_string()))?;
+/// What a server's certificate is checked against.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Roots {
+    /// The certificates of a PEM file, at least one, as they are at each connection.
+    File(PathBuf),
+    /// Certificates in PEM, at least one.
+    Pem(String),
+    /// What this machine trusts.
+    System,
+}
+
+impl Roots {
+    /// # Errors
+    /// The file, what is in it, or a machine that trusts nobody.
+    fn verifier(&self) -> io::Result<PeerVerifier> {
+        match self {
+            Self::File(path) => verifier(&read_small(path)?, &shown(path)),
+            Self::Pem(text) => verifier(text.as_bytes(), "the PEM text"),
+            Self::System => {
+                let mut roots = rustls_native_certs::load_native_certs().certs;
+                roots.retain(|der| webpki::anchor_from_trusted_cert(der).is_ok());
+                let bad = |e| io::Error::new(io::ErrorKind::InvalidInput, e);
+                match roots.is_empty() {
+                    true => Err(bad("this system has no root certificates".to_owned())),
+                    false => PeerVerifier::new(PeerTrust::roots(roots), true).map_err(bad),
+                }
+            }
+        }
+    }
+}
+
+/// Who is believed by the certificates of a text, at least one.
+fn verifier(text: &[u8], named: &str) -> io::Result<PeerVerifier> {
+    let bad = |e: String| io::Error::new(io::ErrorKind::InvalidInput, format!("{named}: {e}"));
+    let roots = pem::certificates(text).map_err(|e| bad(e.to_string()))?;
     for der in &roots {
         let anchor = webpki::anchor_from_trusted_cert(der);
         anchor.map_err(|e| {
@@ -97,7 +131,7 @@ fn roots(path: &Path) -> io::Result<PeerVerifier> {
 /// The roots, the connection or the handshake; the text names neither host nor port.
 pub(crate) async fn dial(
     server: &Server,
-    trusted: &Path,
+    trusted: &Roots,
     alpn: &[u8],
     own: Option<Arc<CertifiedKey>>,
 ) -> io::Result<TlsStream<TcpStream>> {
@@ -107,7 +141,7 @@ pub(crate) async fn dial(
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(Verifier::new(
-            Naming(roots(trusted)?),
+            Naming(trusted.verifier()?),
             classic_provider(),
         ));
     let mut config = match own {

@@ -58,6 +58,8 @@ pub struct ConnectRequest {
     pub service: Option<Arc<str>>,
     /// Who calls, for the far side's telemetry (`baggage`).
     pub baggage: String,
+    /// The caller's network, where the far side is in another (`x-forwarded-network`).
+    pub network: Option<Arc<str>>,
 }
 
 impl ConnectRequest {
@@ -71,8 +73,14 @@ impl ConnectRequest {
         }
         let trace = format!("00-{:032x}-{:016x}-00", rand::random::<u128>(), rand::random::<u64>());
         let baggage = self.baggage.as_str();
-        let fields = [("baggage", baggage), ("forwarded", &forwarded), ("traceparent", &trace)];
-        use_(&authority, &fields)
+        let fields = [
+            ("baggage", baggage),
+            ("forwarded", &forwarded),
+            ("traceparent", &trace),
+            ("x-forwarded-network", self.network.as_deref().unwrap_or_default()),
+        ];
+        let sent = if self.network.is_some() { &fields[..] } else { &fields[..3] };
+        use_(&authority, sent)
     }
 }
 
@@ -145,6 +153,7 @@ mod tests {
             client: "10.0.0.9:4242".parse().unwrap(),
             service: Some("db.shop.svc.cluster.local".into()),
             baggage: "k8s.namespace.name=shop".into(),
+            network: None,
         };
         request.with_fields(|authority, fields| {
             assert_eq!(authority, "[fd00::1]:80");

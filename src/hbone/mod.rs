@@ -39,7 +39,7 @@ use http2::Limits;
 
 pub use callers::{Caller, CallerLimits, CallerRefused, Callers};
 pub use error::ConnectError;
-pub use pool::{Hop, Pool};
+pub use pool::{Hop, Pool, Through, Underlay};
 pub use registry::{
     AuthenticatedTunnel, PeerExpiry, Termination, Trust, TunnelRegistry, close_terminated,
 };

@@ -23,6 +23,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use choice::{PoolEntry, Rank, Tunnels};
@@ -49,6 +51,40 @@ pub struct Hop {
     pub addr: SocketAddr,
     /// The identities that are accepted from it.
     pub expect: Vec<SpiffeId>,
+    /// What leads there, if the address is that of something on the way.
+    pub through: Option<Arc<Through>>,
+}
+
+impl Hop {
+    /// A peer that is dialled.
+    #[must_use]
+    pub fn new(addr: SocketAddr, expect: Vec<SpiffeId>) -> Self {
+        Self { addr, expect, through: None }
+    }
+}
+
+/// Another network's gateway, and whom it is asked for: there the tunnel of a hop ends.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Through {
+    /// The identities that are accepted from the gateway.
+    pub gateway: Vec<SpiffeId>,
+    /// The service behind it.
+    pub hostname: Arc<str>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Makes the connections of tunnels that run through something else.
+pub trait Underlay: Send + Sync {
+    /// A connection that leads to `hop`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn connect<'a>(
+        &'a self,
+        own: &'a LocalIdentity,
+        hop: &'a Hop,
+    ) -> BoxFuture<'a, Result<TcpStream, ConnectError>>;
 }
 
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -75,6 +111,7 @@ pub struct Pool {
     entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
     closing: CancellationToken,
+    underlay: Option<Arc<dyn Underlay>>,
 }
 
 impl Pool {
@@ -88,7 +125,13 @@ impl Pool {
         closing: CancellationToken,
     ) -> Self {
         let (connector, registry, entries) = Default::default();
-        Self { netns, config, connector, registry, entries, tasks, closing }
+        Self { netns, config, connector, registry, entries, tasks, closing, underlay: None }
+    }
+
+    /// The same pool with tunnels that run through something else.
+    #[must_use]
+    pub fn over(self, underlay: Arc<dyn Underlay>) -> Self {
+        Self { underlay: Some(underlay), ..self }
     }
 
     /// The same pool with its tunnels entered in `registry`, which may end them.
@@ -193,8 +236,17 @@ impl Pool {
     ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
         let (connector, registry) = (Arc::clone(&self.connector), Arc::clone(&self.registry));
+        let underlay = self.underlay.clone();
         self.tasks.spawn(async move {
-            match dial(&netns, (&connector, &registry), &own, &hop, &config).await {
+            let tcp = match underlay {
+                Some(underlay) => underlay.connect(&own, &hop).await,
+                None => connect(&netns, hop.addr, &config).await,
+            };
+            let dialled = match tcp {
+                Ok(tcp) => dial(tcp, (&connector, &registry), &own, &hop, &config).await,
+                Err(error) => Err(error),
+            };
+            match dialled {
                 Ok(client) => {
                     guard.dial.say(DialState::Up(client.clone()));
                     let addr = hop.addr;
@@ -226,14 +278,11 @@ fn retire_older(entries: &mut HashMap<Key, Tunnels>, now: SystemTime) {
     });
 }
 
-async fn dial(
+async fn connect(
     netns: &Netns,
-    (connector, registry): (&Connector, &TunnelRegistry),
-    own: &LocalIdentity,
-    hop: &Hop,
+    addr: SocketAddr,
     config: &TunnelConfig,
-) -> Result<TunnelClient, ConnectError> {
-    let addr = hop.addr;
+) -> Result<TcpStream, ConnectError> {
     let tcp = match config.marked {
         true => sockets::outbound_socket(netns, addr),
         false => sockets::plain_socket(addr),
@@ -242,10 +291,20 @@ async fn dial(
         Ok(socket) => sockets::connect(socket, addr, config.connect).await,
         Err(e) => Err(e),
     };
-    let tcp = tcp.map_err(|e| match e.kind() {
+    tcp.map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => ConnectError::TcpTimeout { addr, within: config.connect },
         _ => ConnectError::Tcp { addr, source: Arc::new(e) },
-    })?;
+    })
+}
+
+async fn dial(
+    tcp: TcpStream,
+    (connector, registry): (&Connector, &TunnelRegistry),
+    own: &LocalIdentity,
+    hop: &Hop,
+    config: &TunnelConfig,
+) -> Result<TunnelClient, ConnectError> {
+    let addr = hop.addr;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());

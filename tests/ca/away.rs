@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit::credentials::{Istiod, Server, SourceError};
+use adit::credentials::{Istiod, Roots, Server, SourceError};
 
 use crate::{
     issuer::{Issuer, claims},
@@ -33,21 +33,21 @@ async fn a_server_of_another_name_or_root_is_not_talked_to() {
     let other = CaServer::start(&[&issuer]);
     let token = server.file("token");
     std::fs::write(&token, issuer.sign(&claims("shop", "web", "web-1", "n1"))).unwrap();
-    let mut config = server.config(token);
-    let uri = config.address.parse().unwrap();
-    config.server = Server::of(&uri, Some("other.test"), 15012).unwrap();
+    let mut config = server.config(token.clone());
+    let uri = config.server.address.parse().unwrap();
+    config.server.server = Server::of(&uri, Some("other.test"), 15012).unwrap();
     let error = fetch(&Istiod::new(config.clone()), &id("ns/shop/sa/web")).await.unwrap_err();
     assert!(error.to_string().contains("is not valid for "), "{error}");
-    config.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
-    config.roots = other.file("ca/root.pem");
+    config.server.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
+    config.server.roots = Roots::File(other.file("ca/root.pem"));
     let error = fetch(&Istiod::new(config.clone()), &id("ns/shop/sa/web")).await.unwrap_err();
     assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");
     // What the file has now counts: the right root, then no token.
     let client = Istiod::new(config.clone());
     assert!(fetch(&client, &id("ns/shop/sa/web")).await.is_err());
-    std::fs::copy(server.file("ca/root.pem"), &config.roots).unwrap();
+    std::fs::copy(server.file("ca/root.pem"), other.file("ca/root.pem")).unwrap();
     assert!(fetch(&client, &id("ns/shop/sa/web")).await.is_ok());
-    std::fs::write(&config.token, " \n").unwrap();
+    std::fs::write(&token, " \n").unwrap();
     let error = fetch(&client, &id("ns/shop/sa/web")).await.unwrap_err();
     assert!(error.to_string().contains("is empty"), "{error}");
     assert!(server.lines().iter().all(|line| line["message"] != "refused"));
@@ -61,9 +61,9 @@ async fn a_server_that_says_nothing_is_given_up() {
     let token = server.file("token");
     std::fs::write(&token, "a token").unwrap();
     let mut config = server.config(token);
-    config.address = format!("https://{}", silent.local_addr().unwrap());
-    let uri = config.address.parse().unwrap();
-    config.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
+    config.server.address = format!("https://{}", silent.local_addr().unwrap());
+    let uri = config.server.address.parse().unwrap();
+    config.server.server = Server::of(&uri, Some("ca.test"), 15012).unwrap();
     let start = Instant::now();
     let error = fetch(&Istiod::new(config), &id("ns/shop/sa/web")).await.unwrap_err();
     assert!(matches!(error, SourceError::Unavailable { .. }), "{error}");

@@ -3,7 +3,10 @@
 use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use adit::{
-    credentials::{Istiod, IstiodConfig, Server, Source, SourceError, Urgency, Wanted},
+    credentials::{
+        AuthToken, ControlPlane, Istiod, IstiodConfig, Roots, Server, Source, SourceError, Urgency,
+        Wanted,
+    },
     identity::{SpiffeId, X509Svid},
 };
 use serde_json::Value;
@@ -147,11 +150,15 @@ impl CaServer {
         let address = format!("https://{}", self.addr);
         let uri = address.parse().expect("a URI");
         IstiodConfig {
-            server: Server::of(&uri, Some("ca.test"), 15012).expect("a server"),
-            address,
-            token,
-            roots: self.file("ca/root.pem"),
-            cluster_id: Some("one".into()),
+            server: ControlPlane {
+                server: Server::of(&uri, Some("ca.test"), 15012).expect("a server"),
+                alternative_name: None,
+                address,
+                token: Some(AuthToken::File(token)),
+                roots: Roots::File(self.file("ca/root.pem")),
+                cluster_id: Some("one".into()),
+                headers: Vec::new(),
+            },
             svid_lifetime: Duration::from_secs(300),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit::credentials::{Istiod, IstiodConfig};
+use adit::credentials::{Istiod, Roots};
 use serde_json::Value;
 
 use crate::{
@@ -42,7 +42,9 @@ async fn a_client_that_trusts_the_bundle_file_outlives_the_first_root() {
     let with = |roots: &str| {
         let roots = server.file(roots);
         // Each with a connection of its own, as after a restart of either end.
-        Istiod::new(IstiodConfig { roots, ..server.config(token.clone()) })
+        let mut config = server.config(token.clone());
+        config.server.roots = Roots::File(roots);
+        Istiod::new(config)
     };
     std::fs::copy(server.file("ca/root.pem"), server.file("copy.pem")).unwrap();
     let all = async |files: &[&str]| {

@@ -100,7 +100,8 @@ async fn opened(
     let (_app, socket) = pair().await;
     let client: SocketAddr = "10.0.0.9:999".parse().unwrap();
     let authority = Authority::Addr("10.0.0.2:80".parse().unwrap());
-    let request = ConnectRequest { authority, client, service: None, baggage: String::new() };
+    let request =
+        ConnectRequest { authority, client, service: None, baggage: String::new(), network: None };
     let telemetry = Telemetry::new().unwrap();
     let conn = OpenConn::open(&telemetry, Direction::Outbound, PeerAddr(client));
     let shows = Shows { identities: Mutex::new(shown), asked: AtomicUsize::new(0) };

@@ -83,6 +83,7 @@ impl Ends {
             client: "10.0.0.9:4242".parse().unwrap(),
             service: None,
             baggage: String::new(),
+            network: None,
         };
         let opened = self.pool.open(&self.own, &self.hop, (&request, b""), &Ticket::alone()).await;
         opened.map(|(stream, _)| stream)

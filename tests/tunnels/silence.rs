@@ -117,6 +117,7 @@ async fn idle(tasks: &Tasks) -> Ends {
         client: "10.0.0.9:4242".parse().unwrap(),
         service: None,
         baggage: String::new(),
+        network: None,
     };
     let opened = pool.open(&ROOT.own("near"), &hop, (&request, b""), &Ticket::alone()).await;
     Ends { frozen, near: opened.unwrap().0, far, _pool: pool }

@@ -126,6 +126,7 @@ impl Tunnel {
                     client: app.local_addr().unwrap(),
                     service: None,
                     baggage: "k8s.namespace.name=shop".into(),
+                    network: None,
                 };
                 let opened = pool
                     .open(own, hop, (&request, b""), &Ticket::alone())
@@ -163,7 +164,7 @@ pub(crate) fn pool_to(addr: SocketAddr, tasks: &Tasks) -> (Pool, Hop) {
     let netns = Arc::new(Netns::current().unwrap());
     let config = TunnelConfig { idle: Duration::from_secs(10), ..TunnelConfig::default() };
     let pool = Pool::new(netns, config, tasks.clone(), CancellationToken::new());
-    (pool, Hop { addr, expect: vec![spiffe("far")] })
+    (pool, Hop::new(addr, vec![spiffe("far")]))
 }
 
 impl Tunnel {

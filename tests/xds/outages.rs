@@ -104,8 +104,8 @@ async fn who_is_not_istiod_is_not_followed() {
 #[tokio::test]
 async fn another_name_of_its_certificate_is_accepted_where_it_is_named() {
     let mut world = World::with(|config| {
-        config.server.name = "istiod-canary.istio-system.svc".try_into().unwrap();
-        config.alternative_name = Some(NAME.try_into().unwrap());
+        config.server.server.name = "istiod-canary.istio-system.svc".try_into().unwrap();
+        config.server.alternative_name = Some(NAME.try_into().unwrap());
     });
     world.synced().await;
     world.until("it is synced", |status| status.is_synced).await;

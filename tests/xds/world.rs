@@ -7,7 +7,7 @@ use std::{
 };
 
 use adit::{
-    credentials::Server,
+    credentials::{AuthToken, ControlPlane, Roots, Server},
     lifecycle::Tasks,
     mesh::source::xds::{Fault, NodeIdentity, Push, Xds, XdsConfig, XdsStatus},
     observe::{conn::LiveTable, metrics::Metrics},
@@ -64,18 +64,17 @@ impl World {
         std::fs::write(&token, "a-token\n").unwrap();
         let name = NAME.try_into().unwrap();
         let mut config = XdsConfig {
-            address: "https://istiod.istio-system.svc:15012".into(),
-            server: Server { host: "127.0.0.1".into(), port: istiod.addr.port(), name },
-            alternative_name: None,
-            roots,
-            token: Some(token),
-            cluster_id: Some("Kubernetes".into()),
-            headers: vec![("x-extra".parse().unwrap(), "1".parse().unwrap())],
+            server: ControlPlane {
+                address: "https://istiod.istio-system.svc:15012".into(),
+                server: Server { host: "127.0.0.1".into(), port: istiod.addr.port(), name },
+                alternative_name: None,
+                roots: Roots::File(roots),
+                token: Some(AuthToken::File(token)),
+                cluster_id: Some("Kubernetes".into()),
+                headers: vec![("x-extra".parse().unwrap(), "1".parse().unwrap())],
+            },
             node: NodeIdentity {
-                ip: [10, 244, 1, 2].into(),
-                pod: "adit-n1".into(),
-                namespace: "istio-system".into(),
-                node_name: "n1".into(),
+                id: "ztunnel~10.244.1.2~adit-n1.istio-system~istio-system.svc.cluster.local".into(),
                 metadata: [("CLUSTER_ID".to_owned(), "Kubernetes".into())].into(),
             },
             on_demand: false,

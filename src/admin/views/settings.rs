@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::environment::{ControlPlane, Environment, Roots};
+use crate::{
+    config::environment::Environment,
+    credentials::{ControlPlane, Roots},
+};
 
 /// Ports of each pod.
 const OUTBOUND: u16 = 15001;

@@ -7,7 +7,7 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 
-use crate::credentials::dial::{self, Server};
+use crate::credentials::dial::{self, Roots, Server};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST: usize = 1 << 20;
@@ -46,7 +46,8 @@ impl Endpoint {
 
     async fn exchange(&self, bearer: Option<&str>, body: Option<Vec<u8>>) -> Result<Bytes, String> {
         let say = |e: &dyn std::fmt::Display| e.to_string();
-        let tls = dial::dial(&self.server, &self.roots, b"http/1.1", None).await;
+        let tls =
+            dial::dial(&self.server, &Roots::File(self.roots.clone()), b"http/1.1", None).await;
         let io = TokioIo::new(tls.map_err(|e| say(&e))?);
         let (mut send, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(|e| say(&e))?;

@@ -1,97 +1,33 @@
 //! istiod, or whoever stands for it: where the mesh and SVIDs come from, and what both sides show.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::Uri;
 use pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{proxy_config::ProxyConfig, surroundings::Surroundings, variables::Variables};
-use crate::credentials::Server;
+use crate::credentials::{AuthToken, ControlPlane, Header, Roots, Server};
 
 const ROOTS: &str = "./var/run/secrets/istio/root-cert.pem";
 const TOKEN: &str = "./var/run/secrets/tokens/istio-token";
 /// That of `https`.
 const PORT: u16 = 443;
 
-/// A server of the control plane.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ControlPlane {
-    /// As written, with its scheme, for messages.
-    pub address: String,
-    /// Where and who it is.
-    pub server: Server,
-    /// A name that its certificate may have instead.
-    pub alternative_name: Option<ServerName<'static>>,
-    /// What its certificate is checked against.
-    pub roots: Roots,
-    /// What else is sent with each call.
-    pub headers: Vec<Header>,
-}
-
-/// Against what a server's certificate is checked.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Roots {
-    /// A PEM file, read for each connection.
-    File(PathBuf),
-    /// PEM as it was given.
-    Pem(String),
-    /// What this machine trusts.
-    System,
-}
-
-/// Metadata of calls.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Header {
-    /// Its name.
-    pub name: HeaderName,
-    /// Its value, which may be a secret.
-    pub value: HeaderValue,
-}
-
-impl fmt::Debug for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Header({}: redacted)", self.name)
-    }
-}
-
-/// The bearer token.
-#[derive(Clone, Eq, PartialEq)]
-pub enum AuthToken {
-    /// A file, read for each call.
-    File(PathBuf),
-    /// As it was given.
-    Text(Zeroizing<String>),
-}
-
-impl fmt::Debug for AuthToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "AuthToken({})", path.display()),
-            Self::Text(_) => f.write_str("AuthToken(redacted)"),
+/// A path if there is such a file, else the token itself; by default the mounted file, if there is
+/// one.
+fn token(vars: &Variables, around: &Surroundings<'_>) -> Option<AuthToken> {
+    let Some(given) = vars.text("AUTH_TOKEN") else {
+        return (around.exists)(Path::new(TOKEN)).then(|| AuthToken::File(TOKEN.into()));
+    };
+    match given {
+        "" => None,
+        path if (around.exists)(Path::new(path)) => Some(AuthToken::File(path.into())),
+        path if path.starts_with(['/', '.']) => {
+            vars.warn("AUTH_TOKEN names a file that is not there yet".into());
+            Some(AuthToken::File(path.into()))
         }
-    }
-}
-
-impl AuthToken {
-    /// A path if there is such a file, else the token itself; by default the mounted file, if there
-    /// is one.
-    pub(super) fn read(vars: &Variables, around: &Surroundings<'_>) -> Option<Self> {
-        let Some(given) = vars.text("AUTH_TOKEN") else {
-            return (around.exists)(Path::new(TOKEN)).then(|| Self::File(TOKEN.into()));
-        };
-        match given {
-            "" => None,
-            path if (around.exists)(Path::new(path)) => Some(Self::File(path.into())),
-            path if path.starts_with(['/', '.']) => {
-                vars.warn("AUTH_TOKEN names a file that is not there yet".into());
-                Some(Self::File(path.into()))
-            }
-            text => Some(Self::Text(Zeroizing::new(text.into()))),
-        }
+        text => Some(AuthToken::Text(Zeroizing::new(text.into()))),
     }
 }
 
@@ -100,51 +36,55 @@ pub(super) fn read(
     vars: &Variables,
     config: &ProxyConfig,
     around: &Surroundings<'_>,
+    cluster_id: &str,
 ) -> (Option<ControlPlane>, Option<ControlPlane>) {
     let local = match vars.text("KUBERNETES_SERVICE_HOST") {
         Some(_) => "https://istiod.istio-system.svc:15012",
         None => "https://localhost:15012",
     };
     let default = config.discovery_address.as_deref().unwrap_or(local);
-    let of = |family: &'static str| ControlPlane::read(family, vars, default, around);
+    let token = token(vars, around);
+    let of = |family: &'static str| {
+        let found = server(family, vars, default, around)?;
+        let (token, cluster_id) = (token.clone(), Some(cluster_id.to_owned()));
+        Some(ControlPlane { token, cluster_id, ..found })
+    };
     (of("XDS"), of("CA"))
 }
 
-impl ControlPlane {
-    /// `family` is `XDS` or `CA`: the variables of both have the same names otherwise.
-    fn read(
-        family: &str,
-        vars: &Variables,
-        default: &str,
-        around: &Surroundings<'_>,
-    ) -> Option<Self> {
-        let name = format!("{family}_ADDRESS");
-        let headers = headers(vars, &format!("{family}_HEADER_"));
-        let roots = roots(vars, &format!("{family}_ROOT_CA"), around);
-        let given = vars.text(&name).unwrap_or(default);
-        if given.is_empty() {
-            return None;
-        }
-        let address = match given.contains("://") {
-            true => given.to_owned(),
-            false => format!("https://{given}"),
-        };
-        let uri = address.parse::<Uri>().ok().filter(|uri| matches!(uri.path(), "" | "/"));
-        let Some(server) = uri.and_then(|uri| Server::of(&uri, None, PORT).ok()) else {
-            vars.fault(&name, "https://HOST:PORT, such as https://istiod.istio-system.svc:15012");
-            return None;
-        };
-        let alternative = format!("ALT_{family}_HOSTNAME");
-        let alternative_name = vars.owned(&alternative).filter(|name| !name.is_empty());
-        let alternative_name = alternative_name.and_then(|name| {
-            let name = ServerName::try_from(name).ok();
-            if name.is_none() {
-                vars.fault(&alternative, "a name that a certificate can have");
-            }
-            name
-        });
-        Some(Self { address, server, alternative_name, roots, headers })
+/// `family` is `XDS` or `CA`: the variables of both have the same names otherwise.
+fn server(
+    family: &str,
+    vars: &Variables,
+    default: &str,
+    around: &Surroundings<'_>,
+) -> Option<ControlPlane> {
+    let name = format!("{family}_ADDRESS");
+    let headers = headers(vars, &format!("{family}_HEADER_"));
+    let roots = roots(vars, &format!("{family}_ROOT_CA"), around);
+    let given = vars.text(&name).unwrap_or(default);
+    if given.is_empty() {
+        return None;
     }
+    let address = match given.contains("://") {
+        true => given.to_owned(),
+        false => format!("https://{given}"),
+    };
+    let uri = address.parse::<Uri>().ok().filter(|uri| matches!(uri.path(), "" | "/"));
+    let Some(server) = uri.and_then(|uri| Server::of(&uri, None, PORT).ok()) else {
+        vars.fault(&name, "https://HOST:PORT, such as https://istiod.istio-system.svc:15012");
+        return None;
+    };
+    let alternative = format!("ALT_{family}_HOSTNAME");
+    let alternative_name = vars.owned(&alternative).and_then(|name| {
+        let name = ServerName::try_from(name).ok();
+        if name.is_none() {
+            vars.fault(&alternative, "a host name, as a certificate has it");
+        }
+        name
+    });
+    let (token, cluster_id) = (None, None);
+    Some(ControlPlane { address, server, alternative_name, roots, token, cluster_id, headers })
 }
 
 fn roots(vars: &Variables, name: &str, around: &Surroundings<'_>) -> Roots {
@@ -162,14 +102,17 @@ fn roots(vars: &Variables, name: &str, around: &Surroundings<'_>) -> Roots {
 
 fn headers(vars: &Variables, prefix: &str) -> Vec<Header> {
     let header = |(name, value): (&str, &str)| {
-        let header = name.to_ascii_lowercase().parse().ok().zip(value.parse().ok());
+        let header: Option<Header> = name.to_ascii_lowercase().parse().ok().zip(value.parse().ok());
         if header.is_none() {
             vars.fault_of_secret(
                 &format!("{prefix}{name}"),
                 "after the prefix the name of a header, as value printable ASCII",
             );
         }
-        header.map(|(name, value)| Header { name, value })
+        header.map(|(name, mut value)| {
+            value.set_sensitive(true);
+            (name, value)
+        })
     };
     vars.beginning(prefix).filter_map(header).collect()
 }

@@ -24,7 +24,6 @@ use std::{
     time::Duration,
 };
 
-pub use control_plane::{AuthToken, ControlPlane, Header, Roots};
 pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
@@ -33,6 +32,7 @@ pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
 use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
 use crate::{
+    credentials::ControlPlane,
     identity::TrustDomain,
     mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET},
@@ -65,8 +65,6 @@ pub struct Environment {
     pub xds: Option<ControlPlane>,
     /// Where SVIDs come from.
     pub ca: Option<ControlPlane>,
-    /// What is shown to both; none is shown where there is none.
-    pub token: Option<AuthToken>,
     /// Whether workloads are asked for by one and one, not all told.
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
@@ -136,7 +134,8 @@ impl Environment {
         let instance_ip = vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2");
         let instance_ip = instance_ip.unwrap_or_else(|| [1, 1, 1, 1].into());
         let metadata = node::metadata(&vars, &config);
-        let (xds, ca) = control_plane::read(&vars, &config, around);
+        let cluster_id = cluster_id(&vars);
+        let (xds, ca) = control_plane::read(&vars, &config, around, &cluster_id);
         let (dns_proxy, dns_address) = dns(&vars, &metadata);
         let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
         let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
@@ -145,13 +144,12 @@ impl Environment {
             proxy: vars.flag("ENABLE_PROXY", true),
             network: vars.text("NETWORK").unwrap_or_default().into(),
             node_name: vars.owned("NODE_NAME"),
-            cluster_id: cluster_id(&vars),
+            cluster_id,
             cluster_domain: vars.text("CLUSTER_DOMAIN").unwrap_or("cluster.local").into(),
             trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
             node: node::identity(&vars, instance_ip, &metadata),
             own,
             instance_ip,
-            token: AuthToken::read(&vars, around),
             xds,
             ca,
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),

@@ -56,8 +56,14 @@ pub(super) fn identity(
     ip: IpAddr,
     metadata: &BTreeMap<String, String>,
 ) -> NodeIdentity {
-    let [pod, namespace, node_name] = ["POD_NAME", "POD_NAMESPACE", "NODE_NAME"]
-        .map(|variable| vars.owned(variable).unwrap_or_default());
+    let [name, namespace, node] = ["POD_NAME", "POD_NAMESPACE", "NODE_NAME"]
+        .map(|variable| vars.text(variable).unwrap_or_default());
+    // The suffix is these letters whatever the cluster's domain is: istiod counts the parts.
+    let id = format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local");
+    let ip = ip.to_string();
+    let own =
+        [("NAME", name), ("NAMESPACE", namespace), ("NODE_NAME", node), ("INSTANCE_IPS", &ip)];
+    let own = own.map(|(name, value)| (name.to_owned(), Value::from(value)));
     let texts = metadata.iter().map(|(name, value)| (name.clone(), Value::from(&**value)));
     let json = vars.beginning(META_JSON).filter_map(|(name, value)| {
         let parsed = serde_json::from_str(value).ok();
@@ -66,5 +72,5 @@ pub(super) fn identity(
         }
         Some((name.to_owned(), parsed?))
     });
-    NodeIdentity { ip, pod, namespace, node_name, metadata: texts.chain(json).collect() }
+    NodeIdentity { id, metadata: own.into_iter().chain(texts).chain(json).collect() }
 }

@@ -3,6 +3,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
+use crate::credentials::{AuthToken, Roots};
 
 /// Reads these variables on a machine with eight cores and these files.
 fn read_with(
@@ -63,7 +64,8 @@ fn the_chart_of_istio_is_read_without_a_warning() {
     assert_eq!(xds.address, "https://istiod.istio-system.svc:15012");
     assert_eq!((&*xds.server.host, xds.server.port), ("istiod.istio-system.svc", 15012));
     assert_eq!(xds.roots, Roots::File(ROOTS.into()));
-    assert_eq!(read.token, Some(AuthToken::File(TOKEN.into())));
+    assert_eq!(xds.token, Some(AuthToken::File(TOKEN.into())));
+    assert_eq!(read.ca, Some(xds), "one server for both");
     assert_eq!((read.drain.as_secs(), read.workers), (25, 2));
     assert_eq!((read.dns_proxy, read.dns_address), (true, None));
     assert_eq!((&*read.arguments, read.packet_mark), ("proxy ztunnel", 1337));
@@ -76,19 +78,26 @@ fn the_chart_of_istio_is_read_without_a_warning() {
 #[test]
 fn the_node_is_as_a_real_one_tells_istiod() {
     let node = read(&CHART[..12]).node;
-    assert_eq!((&*node.pod, &*node.namespace), ("ztunnel-n1", "istio-system"));
-    assert_eq!((node.ip.to_string(), &*node.node_name), ("10.244.1.2".into(), "n1"));
-    assert_eq!(json!(node.metadata), json!({ "CLUSTER_ID": "Kubernetes" }));
+    let id = "ztunnel~10.244.1.2~ztunnel-n1.istio-system~istio-system.svc.cluster.local";
+    assert_eq!(node.id, id);
+    let expected = json!({
+        "CLUSTER_ID": "Kubernetes",
+        "INSTANCE_IPS": "10.244.1.2",
+        "NAME": "ztunnel-n1",
+        "NAMESPACE": "istio-system",
+        "NODE_NAME": "n1",
+    });
+    assert_eq!(json!(node.metadata), expected);
     let json_too = read(&[("ISTIO_METAJSON_LABELS", r#"{"app":"x"}"#)]).node;
     assert_eq!(json_too.metadata["LABELS"], json!({ "app": "x" }));
-    assert_eq!((json_too.ip.to_string(), &*json_too.pod), ("1.1.1.1".into(), ""));
+    assert_eq!(json_too.id, "ztunnel~1.1.1.1~.~.svc.cluster.local");
 }
 
 #[test]
 fn an_environment_without_anything_has_the_defaults() {
     let read = read_with(&[], &[(ROOTS, "")]).unwrap();
     assert_eq!(read.xds.unwrap().address, "https://localhost:15012");
-    assert_eq!((read.token, read.own), (None, None));
+    assert_eq!((read.ca.unwrap().token, read.own), (None, None));
     assert_eq!((&*read.cluster_id, &*read.cluster_domain), ("Kubernetes", "cluster.local"));
     assert_eq!((read.drain.as_secs(), read.svid_lifetime.as_secs()), (5, 86_400));
     assert_eq!((read.admin_port, read.stats_port, read.readiness_port), (15000, 15020, 15021));
@@ -120,7 +129,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "-1", "above 0"),
         ("XDS_ADDRESS", "http://istiod:15010", "https://HOST:PORT"),
         ("CA_ADDRESS", "https://istiod/path", "https://HOST:PORT"),
-        ("ALT_CA_HOSTNAME", "a b", "a name that a certificate can have"),
+        ("ALT_CA_HOSTNAME", "a b", "a host name, as a certificate has it"),
         ("TRUST_DOMAIN", "A B", "a trust domain"),
         ("INSTANCE_IP", "node1", "an IP address"),
         ("ISTIO_METAJSON_X", "{", "ISTIO_METAJSON_X: \"{\": expected JSON"),
@@ -142,7 +151,7 @@ fn what_may_be_a_secret_is_not_printed() {
     assert!(told.contains("XDS_HEADER_A B") && told.contains("CA_HEADER_X-KEY"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
     let read = read(&[("AUTH_TOKEN", "hunter2"), ("XDS_HEADER_X-KEY", "hunter2")]);
-    assert_eq!(read.xds.as_ref().unwrap().headers[0].value, "hunter2");
+    assert_eq!(read.xds.as_ref().unwrap().headers[0].1, "hunter2");
     assert!(!format!("{read:?}").contains("hunter2"), "{read:?}");
 }
 
@@ -240,8 +249,8 @@ fn roots_and_tokens_are_files_or_texts() {
     assert_eq!(of(pem), Roots::Pem(pem.into()));
     assert_eq!(of("/later.pem"), Roots::File("/later.pem".into()));
     let text = AuthToken::Text(zeroize::Zeroizing::new("abc".to_owned()));
-    assert_eq!(read(&[("AUTH_TOKEN", "abc")]).token, Some(text));
-    assert_eq!(read(&[("AUTH_TOKEN", "/t")]).token, Some(AuthToken::File("/t".into())));
+    assert_eq!(read(&[("AUTH_TOKEN", "abc")]).ca.unwrap().token, Some(text));
+    assert_eq!(read(&[("AUTH_TOKEN", "/t")]).ca.unwrap().token, Some(AuthToken::File("/t".into())));
 }
 
 #[test]
@@ -260,7 +269,7 @@ fn cilium_needs_no_pod_and_no_token() {
         &[("/etc/ztunnel/bootstrap-root.crt", "")],
     );
     let environment = environment.unwrap();
-    assert_eq!((environment.token, environment.own), (None, None));
+    assert_eq!((environment.ca.unwrap().token, environment.own), (None, None));
     assert_eq!(environment.warnings, Vec::<String>::new());
     assert!(!environment.dns_proxy);
 }

@@ -10,9 +10,7 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Request, Status};
 
-use super::{
-    channel::connect, config::IstiodConfig, credentials, joined::JoinedSvids, status::said_to,
-};
+use super::{channel::connect, config::IstiodConfig, joined::JoinedSvids, status::said_to};
 use crate::{
     identity::{BundleSet, SpiffeId},
     lifecycle::Tasks,
@@ -146,8 +144,8 @@ impl BanFollower {
         let mut request = Request::new(WatchRequest {});
         let own = self.joined.any(&known.say.borrow());
         if own.is_none() {
-            let bearer = credentials::bearer(&self.config).map_err(Status::unavailable)?;
-            request.metadata_mut().insert("authorization", bearer);
+            let bearer = self.config.server.bearer().map_err(Status::unavailable)?;
+            bearer.map(|bearer| request.metadata_mut().insert("authorization", bearer));
         }
         let (channel, refused) = connect(&self.config, own.clone());
         let mut client = BansClient::new(channel).max_decoding_message_size(LONGEST);

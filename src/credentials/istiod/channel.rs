@@ -10,23 +10,22 @@ use super::{
     config::IstiodConfig,
     refused::{Heard, Refused},
 };
-use crate::credentials::dial;
 
 /// A channel to istiod that connects at the first call and shows `own`, and whether
 /// the CA refuses `own` on it.
 pub(super) fn connect(config: &IstiodConfig, own: Option<Arc<CertifiedKey>>) -> (Channel, Refused) {
     let refused = Refused::default();
     let hears = refused.clone();
-    let (server, roots) = (config.server.clone(), config.roots.clone());
+    let server = Arc::new(config.server.clone());
     let endpoint = Endpoint::from_static("https://istiod")
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
-        .origin(config.server.origin());
+        .origin(config.server.server.origin());
     let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let (server, roots, own) = (server.clone(), roots.clone(), own.clone());
+        let (server, own) = (Arc::clone(&server), own.clone());
         let refused = hears.clone();
         async move {
-            let stream = dial::dial(&server, &roots, b"h2", own).await?;
+            let stream = server.dial(own).await?;
             Ok::<_, std::io::Error>(TokioIo::new(Heard { stream, refused }))
         }
     }));

@@ -1,22 +1,14 @@
 //! What the configuration says of istiod.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use crate::credentials::dial::Server;
+use crate::credentials::ControlPlane;
 
-/// Where istiod is, and what is shown to it.
+/// Where istiod is, what is shown to it, and what it is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IstiodConfig {
-    /// As written, for messages.
-    pub address: String,
-    /// Where and who it is.
-    pub server: Server,
-    /// The file with the bearer token; read for each call.
-    pub token: PathBuf,
-    /// What its certificate is checked against, PEM; read for each connection.
-    pub roots: PathBuf,
-    /// Which cluster this is.
-    pub cluster_id: Option<String>,
+    /// Where it is, and what is shown to it.
+    pub server: ControlPlane,
     /// What lifetime is asked for.
     pub svid_lifetime: Duration,
 }

@@ -75,7 +75,7 @@ struct SharedChannel {
 
 impl std::fmt::Debug for Istiod {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Istiod({})", self.config.address)
+        write!(f, "Istiod({})", self.config.server.address)
     }
 }
 
@@ -96,7 +96,7 @@ impl Istiod {
     }
 
     fn name(&self) -> String {
-        format!("istiod at {}", self.config.address)
+        format!("istiod at {}", self.config.server.address)
     }
 
     fn unavailable(&self, why: impl ToString) -> SourceError {
@@ -135,7 +135,8 @@ impl Istiod {
     }
 
     fn shows_join_token(&self) -> bool {
-        credentials::bearer(&self.config).is_ok_and(|b| credentials::is_join_token(&b))
+        let bearer = self.config.server.bearer();
+        bearer.is_ok_and(|b| b.is_some_and(|b| credentials::is_join_token(&b)))
     }
 
     async fn call(
@@ -217,17 +218,14 @@ impl Istiod {
         let headers = request.metadata_mut();
         let own = self.joined.of(wanted);
         if own.is_none() {
-            let bearer = credentials::bearer(&self.config);
+            let bearer = self.config.server.bearer();
             let bearer = bearer.map_err(|e| match self.joined.is_refused(wanted) {
                 true => self.unavailable(format!("{NEW_TOKEN}: {e}")),
                 false => self.unavailable(e),
             });
-            headers.insert("authorization", bearer?);
+            bearer?.map(|bearer| headers.insert("authorization", bearer));
         }
-        if let Some(cluster) = &self.config.cluster_id {
-            let cluster = cluster.parse().map_err(|_| self.unavailable("clusterId: not ASCII"))?;
-            headers.insert("clusterid", cluster);
-        }
+        self.config.server.add_headers(headers).map_err(|e| self.unavailable(e))?;
         let (channel, generation, proven) = {
             let shared = self.shared();
             (shared.channel.clone(), shared.generation, shared.proven)

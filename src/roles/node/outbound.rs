@@ -28,7 +28,9 @@ use crate::{
 pub(super) struct Worker {
     pub(super) node: Arc<Node>,
     pub(super) pod: Arc<Pod>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
+    /// Tunnels in tunnels, to other networks.
+    pub(super) inner: Pool,
 }
 
 /// Serves one connection accepted on 15001.
@@ -64,7 +66,7 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
 
 /// Opens the way to where the connection goes.
 async fn reach(
-    Worker { node, pod, pool }: &Worker,
+    Worker { node, pod, pool, inner }: &Worker,
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
@@ -84,15 +86,24 @@ async fn reach(
                 client: conn.live().peer.0,
                 service: service.map(|s| s.hostname.clone()),
                 baggage: baggage(&from),
+                network: None,
             };
             let source = Source { node, from: &from };
             let request = (&hop, &request, &ticket);
             Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
         }
-        Route::DoubleHbone { gateway, .. } => {
-            let why =
-                format!("adit opens no HBONE in HBONE yet, which gateway {} needs", gateway.addr);
-            return Err((CloseReason::NoHealthyUpstream, Some(why)));
+        Route::DoubleHbone { hop, service, .. } => {
+            let source = Source { node, from: &from };
+            let port = hop.through.as_ref().map_or(0, |through| through.port);
+            let request = ConnectRequest {
+                authority: Authority::Host(service.hostname.to_string(), port),
+                client: conn.live().peer.0,
+                service: Some(service.hostname.clone()),
+                baggage: baggage(&from),
+                network: Some(Arc::clone(from.network())),
+            };
+            let request = (&hop, &request, &ticket);
+            Box::new(egress::hbone::open(&source, inner, app, conn, request).await?)
         }
         Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
             Box::new(ticket.begin(dial(node, pod, addr)).await?)
@@ -166,8 +177,9 @@ fn describe(conn: &OpenConn, route: &Route) {
                 f.protocol = Some("HBONE");
                 (to, service)
             }
-            Route::DoubleHbone { gateway, port, to, service, .. } => {
-                f.dst_addr = Some(gateway.addr);
+            Route::DoubleHbone { hop, to, service } => {
+                let port = hop.through.as_ref().map_or(0, |through| through.port);
+                f.dst_addr = Some(hop.addr);
                 f.hbone_addr = Some(format!("{}:{port}", service.hostname).into());
                 f.protocol = Some("DOUBLEHBONE");
                 (to, &Some(Arc::clone(service)))

@@ -11,7 +11,7 @@ use super::{
     waypoint::{Found, find, leads_to, sampled},
 };
 use crate::{
-    hbone::{HBONE_PORT, Hop},
+    hbone::{HBONE_PORT, Hop, Through},
     identity::SpiffeId,
     mesh::{Ask, BalancingMode, Endpoint, Gateway, Protocol, Service, View, Workload, pick},
     net::{CloseReason, OriginalDst},
@@ -33,12 +33,8 @@ pub enum Route {
     },
     /// HBONE through the gateway of another network, with HBONE to the destination in it.
     DoubleHbone {
-        /// The gateway, and who must answer there.
-        gateway: Hop,
-        /// Who must answer in the other network.
-        expect: Vec<SpiffeId>,
-        /// The service's port that was called; with its host name both CONNECT authorities.
-        port: u16,
+        /// The gateway, whom it is asked for, and who must answer in the other network.
+        hop: Hop,
         /// Whom this reaches.
         to: Arc<Workload>,
         /// The service that was called.
@@ -76,7 +72,7 @@ impl Route {
     pub fn app(&self) -> SocketAddr {
         match self {
             Self::Hbone { authority: addr, .. }
-            | Self::DoubleHbone { gateway: Hop { addr, .. }, .. }
+            | Self::DoubleHbone { hop: Hop { addr, .. }, .. }
             | Self::Tcp { addr, .. }
             | Self::Named { called: addr, .. }
             | Self::Passthrough(addr) => *addr,
@@ -228,10 +224,7 @@ fn direct(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Service>>) 
     let (to, service) = (Arc::clone(to), service.map(Arc::clone));
     match to.protocol() {
         Protocol::Hbone => Route::Hbone {
-            hop: Hop {
-                addr: SocketAddr::new(addr.ip(), HBONE_PORT),
-                expect: expected(&to, service.as_ref()),
-            },
+            hop: Hop::new(SocketAddr::new(addr.ip(), HBONE_PORT), expected(&to, service.as_ref())),
             authority: addr,
             to,
             service,
@@ -265,7 +258,7 @@ fn through(
     }
     let ip = endpoint.ip.ok_or_else(unknown)?;
     let expect = expected(to, by);
-    let hop = Hop { addr: SocketAddr::new(ip, endpoint.port), expect };
+    let hop = Hop::new(SocketAddr::new(ip, endpoint.port), expect);
     let (to, service) = (Arc::clone(to), service.map(Arc::clone));
     Ok(Route::Hbone { hop, authority: call.dst, to, service })
 }
@@ -285,12 +278,15 @@ fn to_network(
     let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
     let ip = endpoint.ip.ok_or_else(unknown)?;
     Ok(Route::DoubleHbone {
-        gateway: Hop {
+        hop: Hop {
             addr: SocketAddr::new(ip, endpoint.port),
-            expect: expected(endpoint.workload, by),
+            expect: from.subject_alt_names.clone(),
+            through: Some(Arc::new(Through {
+                gateway: expected(endpoint.workload, by),
+                hostname: service.hostname.clone(),
+                port: call.dst.port(),
+            })),
         },
-        expect: from.subject_alt_names.clone(),
-        port: call.dst.port(),
         to: Arc::clone(to),
         service: Arc::clone(service),
     })

@@ -28,6 +28,7 @@ use crate::{
     mesh::AppHop,
     net::{Direction, PeerAddr},
     proxy::{
+        egress::gateway::Gateways,
         ingress::{self, Ends},
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
     },
@@ -104,11 +105,16 @@ impl Pod {
         listeners: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
     ) {
         for (worker, listener) in listeners {
-            let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
-            let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
-            let pool = pool.among(Arc::clone(&node.tunnels));
+            let made = || {
+                let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
+                let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
+                pool.among(Arc::clone(&node.tunnels))
+            };
+            let pool = Arc::new(made());
+            let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
+            let inner = made().over(Arc::new(through));
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
-            let by = Arc::new(outbound::Worker { node: n, pod, pool });
+            let by = Arc::new(outbound::Worker { node: n, pod, pool, inner });
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
             self.listen_on((node, &worker), listener, "outbound", &self.conns, serve);

@@ -117,8 +117,9 @@ async fn open(
         client: conn.live().peer.0,
         service: None,
         baggage: format!("service.name={}", service.config.name),
+        network: None,
     };
-    let hop = Hop { addr, expect: hbone.expect.clone() };
+    let hop = Hop::new(addr, hbone.expect.clone());
     let ticket = Ticket::alone();
     let opened = egress::hbone::open(service, pool, app, conn, (&hop, &request, &ticket)).await;
     if let (Err(_), Address::Tcp { host, port }) = (&opened, &gateway) {

@@ -1,31 +1,13 @@
 //! What the configuration says of the control plane.
 
-use std::path::PathBuf;
-
-use pki_types::ServerName;
-use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
-
 use super::node::NodeIdentity;
-use crate::credentials::Server;
+use crate::credentials::ControlPlane;
 
-/// Where the control plane is, and what is shown to it.
+/// Where the control plane is, and who asks for what.
 #[derive(Clone, Debug)]
 pub struct XdsConfig {
-    /// As written, for messages.
-    pub address: String,
-    /// Where and who it is.
-    pub server: Server,
-    /// A name that its certificate may have instead.
-    pub alternative_name: Option<ServerName<'static>>,
-    /// The file with the roots that its certificate is checked against, PEM; read for each
-    /// connection.
-    pub roots: PathBuf,
-    /// The file with the bearer token; read for each stream. None where none is wanted.
-    pub token: Option<PathBuf>,
-    /// Which cluster this is, for the header `clusterid`.
-    pub cluster_id: Option<String>,
-    /// Headers of each stream, beside these.
-    pub headers: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
+    /// Where it is, and what is shown to it.
+    pub server: ControlPlane,
     /// Who asks.
     pub node: NodeIdentity,
     /// Whether workloads and services are asked for one by one.

@@ -1,11 +1,10 @@
 //! One connection to the control plane and one stream on it: a name that is resolved anew, roots
 //! and a token that are read anew.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::mpsc};
-use tokio_rustls::client::TlsStream;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status, Streaming,
@@ -13,12 +12,9 @@ use tonic::{
 };
 
 use super::config::XdsConfig;
-use crate::{
-    credentials::{bearer, dial},
-    rpc::discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
+use crate::rpc::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 
 /// The longest response: 100,000 workloads have about 30 MiB.
@@ -43,7 +39,7 @@ pub(super) struct Stream {
 /// Dropping the future closes the connection.
 pub(super) async fn connect(config: &XdsConfig) -> Result<Channel, Status> {
     let endpoint = Endpoint::from_static("https://istiod")
-        .origin(config.server.origin())
+        .origin(config.server.server.origin())
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
@@ -52,23 +48,10 @@ pub(super) async fn connect(config: &XdsConfig) -> Result<Channel, Status> {
     let config = Arc::new(config.clone());
     let connector = tower::service_fn(move |_| {
         let config = Arc::clone(&config);
-        async move { dial_it(&config).await.map(TokioIo::new) }
+        async move { config.server.dial(None).await.map(TokioIo::new) }
     });
     let channel = endpoint.connect_with_connector(connector).await;
     channel.map_err(|error| Status::from_error(error.into()))
-}
-
-/// A certificate that has not the one name may have the other.
-async fn dial_it(config: &XdsConfig) -> io::Result<TlsStream<TcpStream>> {
-    let first = dial::dial(&config.server, &config.roots, b"h2", None).await;
-    match (first, &config.alternative_name) {
-        (Err(error), Some(name)) if error.kind() == io::ErrorKind::InvalidData => {
-            let server = dial::Server { name: name.clone(), ..config.server.clone() };
-            let second = dial::dial(&server, &config.roots, b"h2", None).await;
-            second.map_err(|_| error)
-        }
-        (first, _) => first,
-    }
 }
 
 /// Opens the stream, whose first requests are `opening`.
@@ -90,18 +73,9 @@ pub(super) async fn open(
     }
     let mut request = Request::new(ReceiverStream::new(queue));
     let headers = request.metadata_mut();
-    if let Some(token) = &config.token {
-        let token = bearer::bearer(token).map_err(Status::unauthenticated)?;
-        headers.insert("authorization", token);
-    }
-    if let Some(cluster) = &config.cluster_id {
-        let cluster = cluster.parse();
-        let cluster = cluster.map_err(|_| Status::invalid_argument("clusterid: not ASCII"))?;
-        headers.insert("clusterid", cluster);
-    }
-    for (name, value) in &config.headers {
-        headers.insert(name.clone(), value.clone());
-    }
+    let bearer = config.server.bearer().map_err(Status::unauthenticated)?;
+    bearer.map(|bearer| headers.insert("authorization", bearer));
+    config.server.add_headers(headers).map_err(Status::invalid_argument)?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
     let responses = client.delta_aggregated_resources(request).await?.into_inner();

@@ -110,7 +110,7 @@ impl DeltaAds {
         }
         let waiting = self.demands.restart();
         if !waiting.is_empty() {
-            opening.requests.push(subscribe(waiting));
+            opening.requests.push(asking(Ask { subscribe: waiting, unsubscribe: Vec::new() }));
         }
         self.refused = false;
         opening
@@ -143,27 +143,18 @@ impl DeltaAds {
     ///
     /// # Errors
     /// If too many wait.
-    pub fn demand(&mut self, key: &Arc<str>) -> Result<Vec<DeltaDiscoveryRequest>, TooMuch> {
+    pub fn demand(&mut self, key: &Arc<str>) -> Result<Option<DeltaDiscoveryRequest>, TooMuch> {
         if key.len() > MAX_NAME {
             return Err(TooMuch);
         }
         let ask = self.demands.add(key).ok_or(TooMuch)?;
         if !self.connected {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let subscribed = subscribe(vec![key.to_string()]);
-        Ok(match ask {
-            Ask::Waits => Vec::new(),
-            Ask::Subscribe => vec![subscribed],
-            Ask::Resubscribe => {
-                let unsubscribed = DeltaDiscoveryRequest {
-                    type_url: TypeUrl::Address.as_str().into(),
-                    resource_names_unsubscribe: vec![key.to_string()],
-                    ..DeltaDiscoveryRequest::default()
-                };
-                vec![unsubscribed, subscribed]
-            }
-        })
+        if ask.subscribe.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(asking(ask)))
     }
 
     /// Nobody waits for the key any more.
@@ -231,10 +222,11 @@ impl DeltaAds {
     }
 }
 
-fn subscribe(names: Vec<String>) -> DeltaDiscoveryRequest {
+fn asking(ask: Ask) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: TypeUrl::Address.as_str().into(),
-        resource_names_subscribe: names,
+        resource_names_subscribe: ask.subscribe,
+        resource_names_unsubscribe: ask.unsubscribe,
         ..DeltaDiscoveryRequest::default()
     }
 }

@@ -17,17 +17,15 @@ pub(super) struct Demands {
     pending: HashSet<Arc<str>>,
     /// What this stream is subscribed to by name.
     asked: HashSet<Arc<str>>,
+    /// How often a key was asked for again.
+    again: u64,
 }
 
 /// What is to be sent for a demand.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Ask {
-    /// Nothing: somebody waits for the key already.
-    Waits,
-    /// The key, for the first time on this stream.
-    Subscribe,
-    /// The key, once it is no longer subscribed to: a control plane answers only what is new.
-    Resubscribe,
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Ask {
+    pub(super) subscribe: Vec<String>,
+    pub(super) unsubscribe: Vec<String>,
 }
 
 /// What a response says of keys that somebody waits for, before anything is applied.
@@ -39,10 +37,10 @@ pub(super) struct Answers {
 }
 
 impl Demands {
-    /// `None` if too many wait.
+    /// What is to be asked; nothing if somebody waits for the key already, `None` if too many wait.
     pub(super) fn add(&mut self, key: &Arc<str>) -> Option<Ask> {
         if self.pending.contains(key) {
-            return Some(Ask::Waits);
+            return Some(Ask::default());
         }
         if self.pending.len() >= MAX_PENDING {
             return None;
@@ -51,10 +49,23 @@ impl Demands {
         if self.asked.len() >= MAX_ASKED {
             self.asked.clear();
         }
-        match self.asked.insert(Arc::clone(key)) {
-            true => Some(Ask::Subscribe),
-            false => Some(Ask::Resubscribe),
+        let mut ask = Ask { subscribe: vec![key.to_string()], unsubscribe: Vec::new() };
+        if !self.asked.insert(Arc::clone(key)) {
+            self.make_news(&mut ask);
         }
+        Some(ask)
+    }
+
+    /// istiod answers a request only if it subscribes to something new, and one that only
+    /// unsubscribes with the removal of all that is subscribed to. So a key that is asked for again
+    /// comes with a name that nothing has, in a namespace that cannot be.
+    fn make_news(&mut self, ask: &mut Ask) {
+        let nothing = |n: u64| format!("-/again-{n}");
+        if self.again > 0 {
+            ask.unsubscribe.push(nothing(self.again));
+        }
+        self.again += 1;
+        ask.subscribe.push(nothing(self.again));
     }
 
     /// Nobody waits for the key any more.
@@ -65,6 +76,7 @@ impl Demands {
     /// A new stream knows nothing; what is still waited for is asked for again.
     pub(super) fn restart(&mut self) -> Vec<String> {
         self.asked.clone_from(&self.pending);
+        self.again = 0;
         let mut all: Vec<String> = self.pending.iter().map(|key| key.to_string()).collect();
         all.sort_unstable();
         all

@@ -172,10 +172,10 @@ impl Driver {
     /// The same trouble is told once.
     fn tell(&mut self, why: &str, expected: bool) {
         if expected {
-            tracing::debug!(target: "xds", server = self.config.address, why, "stream ended");
+            tracing::debug!(target: "xds", server = self.config.server.address, why, "stream ended");
         } else if why != self.told {
             tracing::warn!(
-                target: "xds", server = self.config.address, error = why,
+                target: "xds", server = self.config.server.address, error = why,
                 "control plane not reachable; keeping the mesh as it was last"
             );
             why.clone_into(&mut self.told);
@@ -241,15 +241,15 @@ impl Driver {
             (status.connected, status.error) = (Some(Instant::now().into_std()), None);
         });
         loop {
-            let requests = tokio::select! {
+            let request = tokio::select! {
                 response = stream.responses.message() => {
                     let response = response.map_err(Some)?.ok_or(None)?;
-                    vec![self.response(response).await?]
+                    Some(self.response(response).await?)
                 }
                 Some(demand) = self.demands.recv() => self.demanded(demand),
                 () = sleep_until(deadline), if !self.ads.is_answered() => return Err(Some(silent())),
             };
-            for request in requests {
+            if let Some(request) = request {
                 let sent = timeout(SEND, stream.requests.send(request)).await;
                 let late = || Status::deadline_exceeded("it reads no requests");
                 sent.map_err(|_| Some(late()))?.map_err(|_| None)?;
@@ -257,14 +257,14 @@ impl Driver {
         }
     }
 
-    fn demanded(&mut self, demand: Demand) -> Vec<DeltaDiscoveryRequest> {
+    fn demanded(&mut self, demand: Demand) -> Option<DeltaDiscoveryRequest> {
         let key = Arc::clone(&demand.key);
         for abandoned in self.waiting.add(demand) {
             self.ads.forget(&abandoned);
         }
         self.ads.demand(&key).unwrap_or_else(|_| {
             self.waiting.refuse(&key);
-            Vec::new()
+            None
         })
     }
 
@@ -310,7 +310,7 @@ impl Driver {
             status.is_synced |= is_answered;
         });
         if is_answered && !self.told.is_empty() {
-            tracing::info!(target: "xds", server = self.config.address, "control plane is back");
+            tracing::info!(target: "xds", server = self.config.server.address, "control plane is back");
             self.told.clear();
         }
         Ok(applied.request)

@@ -4,6 +4,8 @@
 //! again for ever, and hands each [`Push`] to the owner of the store. Not here: what a policy means
 //! ([`crate::policy`]).
 
+pub mod address;
+mod apply;
 pub mod authorization;
 mod config;
 mod connection;
@@ -20,6 +22,7 @@ mod type_url;
 mod waiting;
 
 pub use self::{
+    apply::{apply_addresses, apply_authorizations},
     config::XdsConfig,
     delta_ads::{Applied, DeltaAds, Opening, Pending, Received, TooMuch},
     driver::{Push, Xds},

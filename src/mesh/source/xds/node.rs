@@ -1,6 +1,6 @@
 //! Who a node proxy says that it is.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 
@@ -9,34 +9,18 @@ use crate::rpc::discovery::Node;
 /// The node of the first request of each type.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeIdentity {
-    /// The proxy's own address.
-    pub ip: IpAddr,
-    /// Its pod, or empty.
-    pub pod: String,
-    /// The pod's namespace, or empty.
-    pub namespace: String,
-    /// The name of the node that it serves.
-    pub node_name: String,
-    /// What else is told, such as `CLUSTER_ID`.
+    /// Four parts: `ztunnel~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
+    pub id: String,
+    /// `NAME`, `NAMESPACE`, `INSTANCE_IPS`, `NODE_NAME`, and what else is told, such as
+    /// `CLUSTER_ID`.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }
 
 impl NodeIdentity {
-    /// istiod wants four parts and `cluster.local`, whatever the domain of the cluster is.
     pub(super) fn message(&self) -> Node {
-        let Self { ip, pod, namespace, node_name, metadata } = self;
-        let id = format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local");
-        let own = [
-            ("NAME", pod.clone()),
-            ("NAMESPACE", namespace.clone()),
-            ("INSTANCE_IPS", ip.to_string()),
-            ("NODE_NAME", node_name.clone()),
-        ];
-        let more = metadata.iter().map(|(key, value)| (key.clone(), value_of(value)));
-        let own =
-            own.map(|(key, text)| (key.to_owned(), Value { kind: Some(Kind::StringValue(text)) }));
-        let fields = own.into_iter().chain(more).collect();
-        Node { id, cluster: String::new(), metadata: Some(Struct { fields }) }
+        let fields = self.metadata.iter().map(|(name, value)| (name.clone(), value_of(value)));
+        let metadata = Some(Struct { fields: fields.collect() });
+        Node { id: self.id.clone(), cluster: String::new(), metadata }
     }
 }
 
@@ -73,12 +57,16 @@ mod tests {
 
     #[test]
     fn the_first_request_is_that_of_a_ztunnel_byte_by_byte() {
+        let metadata = [
+            ("NAME", "ztunnel-n1"),
+            ("NAMESPACE", "istio-system"),
+            ("INSTANCE_IPS", "10.244.1.2"),
+            ("NODE_NAME", "n1"),
+            ("CLUSTER_ID", "Kubernetes"),
+        ];
         let node = NodeIdentity {
-            ip: [10, 244, 1, 2].into(),
-            pod: "ztunnel-n1".into(),
-            namespace: "istio-system".into(),
-            node_name: "n1".into(),
-            metadata: [("CLUSTER_ID".to_owned(), "Kubernetes".into())].into(),
+            id: "ztunnel~10.244.1.2~ztunnel-n1.istio-system~istio-system.svc.cluster.local".into(),
+            metadata: metadata.map(|(name, value)| (name.to_owned(), value.into())).into(),
         };
         let request = DeltaDiscoveryRequest {
             node: Some(node.message()),

@@ -83,13 +83,11 @@ fn route(mesh: &View, from: &str, dst: &str) -> String {
         Ok(Route::Hbone { hop, authority, .. }) => {
             format!("HBONE {} | {authority} | {}", hop.addr, ids(&hop.expect))
         }
-        Ok(Route::DoubleHbone { gateway, expect, port, service, .. }) => format!(
-            "DOUBLE {} | {}:{port} | {} | {}",
-            gateway.addr,
-            service.hostname,
-            ids(&gateway.expect),
-            ids(&expect),
-        ),
+        Ok(Route::DoubleHbone { hop, .. }) => {
+            let Through { gateway, hostname, port } = &**hop.through.as_ref().unwrap();
+            let (gateway, expect) = (ids(gateway), ids(&hop.expect));
+            format!("DOUBLE {} | {hostname}:{port} | {gateway} | {expect}", hop.addr)
+        }
         Ok(Route::Tcp { addr, .. }) => format!("TCP {addr}"),
         Ok(Route::Named { hostname, port, .. }) => format!("NAME {hostname}:{port}"),
         Ok(Route::Passthrough(addr)) => format!("PASS {addr}"),

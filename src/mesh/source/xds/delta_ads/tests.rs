@@ -6,13 +6,8 @@ use super::*;
 use crate::rpc::discovery::{Any, Resource};
 
 fn node() -> NodeIdentity {
-    NodeIdentity {
-        ip: [10, 244, 1, 2].into(),
-        pod: "adit-n1".into(),
-        namespace: "istio-system".into(),
-        node_name: "n1".into(),
-        metadata: [].into(),
-    }
+    let id = "ztunnel~10.244.1.2~adit-n1.istio-system~istio-system.svc.cluster.local";
+    NodeIdentity { id: id.into(), metadata: [].into() }
 }
 
 /// A node with its stream, and what is in force there by what it was told.
@@ -302,11 +297,10 @@ fn a_key_is_asked_for_once_and_an_alias_answers_it() {
     let mut world = World::new(true);
     world.ads.connected();
     let ip = key("/10.96.220.174");
-    let sent = world.ads.demand(&ip).unwrap();
-    assert_eq!(sent.len(), 1);
-    assert_eq!(sent[0].resource_names_subscribe, ["/10.96.220.174"]);
-    assert!(sent[0].node.is_none() && sent[0].response_nonce.is_empty());
-    assert!(world.ads.demand(&ip).unwrap().is_empty(), "many wait, one asks");
+    let sent = world.ads.demand(&ip).unwrap().unwrap();
+    assert_eq!(sent.resource_names_subscribe, ["/10.96.220.174"]);
+    assert!(sent.node.is_none() && sent.response_nonce.is_empty());
+    assert_eq!(world.ads.demand(&ip).unwrap(), None, "many wait, one asks");
     assert!(world.push(Address, &["Kubernetes//Pod/ns/other|/10.0.0.1=1"]).answered.is_empty());
     let seen = world.push(Address, &["ns/echo|/10.96.220.174=1"]);
     assert_eq!(seen.answered, [("/10.96.220.174".to_owned(), Answer::Found)]);
@@ -323,12 +317,16 @@ fn a_key_that_names_nothing_is_answered_and_can_be_asked_for_again() {
     world.ads.demand(&ip).unwrap();
     let seen = world.push(Address, &["-/10.200.0.1"]);
     assert_eq!(seen.answered, [("/10.200.0.1".to_owned(), Answer::Absent)]);
-    let again = world.ads.demand(&ip).unwrap();
-    assert_eq!(again[0].resource_names_unsubscribe, ["/10.200.0.1"], "or nobody would answer");
-    assert_eq!(again[1].resource_names_subscribe, ["/10.200.0.1"]);
+    let again = world.ads.demand(&ip).unwrap().unwrap();
+    // istiod answers only who subscribes to something new.
+    assert_eq!(again.resource_names_subscribe, ["/10.200.0.1", "-/again-1"]);
+    assert!(again.resource_names_unsubscribe.is_empty());
     world.bad = vec!["uid"];
-    let seen = world.push(Address, &["uid|/10.200.0.1=1"]);
+    let seen = world.push(Address, &["uid|/10.200.0.1=1", "-/again-1"]);
     assert_eq!(seen.answered, [("/10.200.0.1".to_owned(), Answer::Rejected)]);
+    let third = world.ads.demand(&ip).unwrap().unwrap();
+    assert_eq!(third.resource_names_subscribe, ["/10.200.0.1", "-/again-2"]);
+    assert_eq!(third.resource_names_unsubscribe, ["-/again-1"], "they do not pile up");
 }
 
 #[test]
@@ -351,6 +349,6 @@ fn how_many_may_wait_is_bounded() {
         world.ads.demand(&key(&format!("/{n}"))).unwrap();
     }
     assert_eq!(world.ads.demand(&key("/one-more")).unwrap_err(), TooMuch);
-    assert!(world.ads.demand(&key("/0")).unwrap().is_empty(), "who waits already is in");
+    assert_eq!(world.ads.demand(&key("/0")).unwrap(), None, "who waits already is in");
     assert_eq!(world.ads.demand(&key(&"k".repeat(2000))).unwrap_err(), TooMuch);
 }
