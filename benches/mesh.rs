@@ -1,7 +1,10 @@
 //! What the mesh costs in memory and time, from 100 to 100,000 workloads: the first load, one
-//! delta, looking up an address, a host name and a virtual address, the rules of a workload.
+//! delta, looking up an address, a host name and a virtual address, the rules of a workload, and a
+//! decision where all policies are about it.
 //! `-- --test` only shows that it runs; `-- --json` prints a line of JSON for each case.
 
+#[path = "mesh/decisions.rs"]
+mod decisions;
 #[path = "mesh/made.rs"]
 mod made;
 #[path = "mesh/memory.rs"]
@@ -53,6 +56,8 @@ fn case(size: usize, short: bool) -> Row {
     let rounds = if short { 1 } else { ROUNDS };
     look_ups(&store.view(), &made, rounds, &mut row);
     rules(&store.view(), &made, &mut row);
+    let [median, most] = decisions::decisions(size);
+    row.extend([("decision_ns", median), ("decision_p99_ns", most)]);
     deltas(&mut store, &made, if short { 20 } else { DELTAS }, &mut row);
     row
 }
@@ -163,6 +168,8 @@ fn targets(rows: &[Row]) {
         say(name, of(last, name), 200.0);
         say(&format!("{name}, largest to smallest"), of(last, name) / of(first, name), 2.0);
     }
+    let worst = rows.iter().map(|row| of(row, "decision_p99_ns")).fold(0.0, f64::max);
+    say("decision_p99_ns, of any size", worst, 2_000.0);
     say("bytes_per_workload", of(last, "bytes_per_workload"), 400.0);
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks what is in deploy/: the chart (helm lint, and what it renders against the types of the
 # Kubernetes API), the plain manifests against the chart, alert rules with promtool and their
-# tests, the dashboard's queries. helm and promtool are taken from PATH, or built with Go into
-# target/tools/deploy.
+# tests, the dashboard's queries, and that both ask for series that exist. helm and promtool are
+# taken from PATH, or built with Go into target/tools/deploy.
 # Usage: deploy.sh [--write]
 #   --write   renders the plain manifests anew
 set -euo pipefail
@@ -39,19 +39,38 @@ for wrong in resurceName=ztunnel image= logAsJson=3 terminationGracePeriodSecond
 done
 
 echo "== plain manifests"
+same() { # FILE: as it is in deploy/kubernetes
+  if [ "$write" ]; then cp "$out/$1" deploy/kubernetes/; fi
+  diff -u "deploy/kubernetes/$1" "$out/$1" || { echo "deploy/kubernetes/$1 is not what it is made from: scripts/deploy.sh --write" >&2; return 1; }
+}
 plain() { # FILE ARGUMENT…
   local file=$1; shift
   {
     echo "# Rendered by scripts/deploy.sh --write from $chart; edit there."
     render "$@" | sed '/managed-by: Helm/d; /helm.sh\/chart:/d; /^# Source:/d'
   } > "$out/$file"
-  if [ "${write:-}" ]; then cp "$out/$file" deploy/kubernetes/; fi
-  diff -u "deploy/kubernetes/$file" "$out/$file" || { echo "deploy/kubernetes/$file is not what the chart renders: scripts/deploy.sh --write" >&2; return 1; }
+  same "$file"
 }
 write=${1:-}
 plain adit.yaml --set image=registry.example/adit:0.1.0
 plain adit-openshift.yaml --set image=registry.example/adit:0.1.0,platform=openshift,seLinuxOptions.type=spc_t
 plain networkpolicy.yaml --set networkPolicy.enabled=true --show-only templates/networkpolicy.yaml
 plain podmonitor.yaml --set podMonitor.enabled=true --show-only templates/podmonitor.yaml
+{
+  echo "# Made by scripts/deploy.sh --write from deploy/dashboards/alerts.yaml; edit there."
+  printf '%s\n' "apiVersion: monitoring.coreos.com/v1" "kind: PrometheusRule" "metadata: { name: adit, namespace: istio-system }" "spec:"
+  sed -n '/^groups:/,$s/^\(.\)/  \1/p' deploy/dashboards/alerts.yaml
+} > "$out/prometheusrule.yaml"
+same prometheusrule.yaml
 (cd scripts/deploy && go build -o "$tools/strict" .)
-strict deploy/kubernetes/*.yaml && (cd "$out" && strict defaults.yaml everything.yaml)
+strict deploy/kubernetes/*.yaml
+(cd "$out" && strict defaults.yaml everything.yaml)
+
+echo "== alert rules"
+built promtool "github.com/prometheus/prometheus/cmd/promtool@$PROMETHEUS_VERSION"
+promtool check rules deploy/dashboards/alerts.yaml
+promtool test rules deploy/dashboards/alerts_test.yaml
+
+echo "== dashboard"
+python3 scripts/deploy/queries.py deploy/dashboards src/observe/metrics/families.txt > "$out/queries.yaml"
+promtool check rules "$out/queries.yaml"

@@ -48,12 +48,21 @@ export PATH="$PATH:/usr/sbin:/sbin"
 if [ -z "${ADIT_INTEROP_INSIDE:-}" ]; then
   need_packages iproute2:ip nftables:nft iptables:iptables curl:curl openssl:openssl python3:python3 jq:jq util-linux:unshare procps:sysctl || exit 1
   istio_programs || exit 1
+  # One run at a time: the paths of istio-cni's host are constant.
+  exec 9> "${TMPDIR:-/tmp}/adit-istio.lock"
+  flock -n 9 || { echo "another istio.sh runs here; waiting for its end" >&2; flock -w 2400 9 || exit 1; }
   ADIT_INTEROP_INSIDE=1 timeout -k 10 2400 unshare --net --mount --pid --fork --kill-child --mount-proc "$0" --node-a "$node_a" --node-b "$node_b" \
-    --swap "$swap_to" --only "${only:-$(stories | paste -sd ,)}" --outage "$outage" --logs "$logs"
-  code=$?
+    --swap "$swap_to" --only "${only:-$(stories | paste -sd ,)}" --outage "$outage" --logs "$logs" 9>&- &
+  run=$!
+  trap 'kill $run 2> /dev/null' TERM INT
+  wait $run; code=$?
+  wait $run 2> /dev/null # once more, if it was a signal that ended the first
   # What outlives namespaces: cgroups, and the folder at which istio-cni wants its host.
   for root in /sys/fs/cgroup/pids/adit-istio /sys/fs/cgroup/adit-istio; do
-    [ ! -d $root ] || find $root -depth -type d -exec rmdir {} + 2> /dev/null
+    for _ in $(seq 50); do # until those in it have ended
+      [ -d $root ] || break
+      find $root -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.1
+    done
   done
   rmdir /host 2> /dev/null
   exit $code
@@ -94,13 +103,17 @@ mkdir -p "$dir/host-n1/ztunnel" "$dir/host-n2/ztunnel"
 node_agent n1; node_agent n2 NATIVE_NFTABLES=true # iptables-nft on one, native nftables on the other
 slot_a=1 # of the node proxy on node a: the story `swap` changes it
 proxy_start n1 1 "$node_a"; proxy_start n2 1 "$node_b"
-for node in n1 n2; do need "ready node proxy on $node" 90 proxy_ready $node 1; done; lap "node proxies ready"
+for node in n1 n2; do
+  within 90 proxy_ready $node 1 && continue
+  status $node 1 > /dev/null; cat "$dir/ready" 2> /dev/null
+  tail -n 5 "$logs/ztunnel-$node-1.log"; echo "the node proxy of $node is not ready" >&2; exit 1
+done; lap "node proxies ready"
 {
   pod n1 mesh client client 10 && pod n1 mesh server-a server 11 && pod n2 mesh client-b client-b 10 &&
     pod n2 mesh server-b server 11 && pod n1 plain outsider default 20
 } || exit 1
 k -n mesh label pod server-a server-b app=echo --overwrite > /dev/null
-service mesh echo echo; service mesh a a; service mesh b b
+service mesh echo echo
 k -n mesh label pod server-a only=a > /dev/null
 start app-ext ext python3 "$here/istio/server.py" ext
 warm() { in_pod client curl -sf -m 3 "http://$(ip4 n2 11):8080/" && in_pod client-b curl -sf -m 3 "http://$(ip4 n1 11):8080/"; }
@@ -108,7 +121,7 @@ need "traffic between the nodes" 30 warm; lap "5 pods, traffic between the nodes
 for name in ${only//,/ }; do "story_${name//-/_}"; done
 if [ $failed != 0 ]; then
   echo "the logs are in $logs; the last warnings of the node proxies:"
-  grep -hiE $'\t(warn|error)\t' "$logs"/ztunnel-*.log | grep -v $'\taccess\t' | tail -n 10
+  grep -hiE $'\t(warn|error)\t' "$logs"/ztunnel-n[12]-*.log | grep -v $'\taccess\t' | sort | tail -n 10 | cut -c 1-300
 fi
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

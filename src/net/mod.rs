@@ -9,10 +9,12 @@ mod bound_path;
 mod close_reason;
 pub(crate) mod endpoint;
 mod flow;
+mod pod;
 mod sockets;
 
 pub use address::{Address, InvalidAddress};
 pub use close_reason::{CloseReason, Outcome, connect_failed};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
+pub use pod::PodName;
 pub use sockets::Sockets;

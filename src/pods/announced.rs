@@ -7,10 +7,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::source::{PodEvent, PodFacts};
+use super::source::{Announcement, Answer, PodEvent, PodFacts, Refused};
 
-/// What becomes of an event: the pod is attached and captured, or has left; else why it is not.
-pub(crate) type Answer = Result<(), String>;
+/// No node has so many pods.
+const MOST_PODS: usize = 16_384;
 
 /// What all events so far come to.
 #[derive(Debug, Default)]
@@ -35,16 +35,26 @@ pub(crate) enum Awaited {
 
 impl Announced {
     /// Takes an event. Its answer comes once the manager has done it, has failed, or does not do it
-    /// any more because of a later event; whoever does not need it drops it.
-    pub(crate) fn apply(&mut self, event: PodEvent) -> oneshot::Receiver<Answer> {
-        let (answer, answered) = oneshot::channel();
+    /// any more because of a later event.
+    pub(crate) fn apply(&mut self, Announcement { event, answer }: Announcement) {
         match event {
             PodEvent::SnapshotBegins => {
                 self.unnamed = Some(self.pods.keys().cloned().collect());
                 let _ = answer.send(Ok(()));
             }
+            PodEvent::Upsert(facts) if self.is_too_many(&facts) => {
+                let why = format!("{MOST_PODS} pods are announced already");
+                let _ = answer.send(Err(Refused(why)));
+            }
+            PodEvent::Kept(uid) => {
+                self.unnamed.as_mut().map(|unnamed| unnamed.remove(&uid));
+                let _ = answer.send(Ok(()));
+            }
             PodEvent::Upsert(facts) => {
                 let uid = Arc::clone(&facts.uid);
+                // What came with it a second time, such as a descriptor, is not kept.
+                let there = self.pods.get(&uid).filter(|there| **there == facts);
+                let facts = there.map_or(facts, Arc::clone);
                 self.unnamed.as_mut().map(|unnamed| unnamed.remove(&uid));
                 self.pods.insert(Arc::clone(&uid), Arc::clone(&facts));
                 self.replace(&uid, |asked| asked.is_same_pod(&facts));
@@ -62,7 +72,10 @@ impl Announced {
                 let _ = answer.send(Ok(()));
             }
         }
-        answered
+    }
+
+    fn is_too_many(&self, facts: &PodFacts) -> bool {
+        self.pods.len() >= MOST_PODS && !self.pods.contains_key(&facts.uid)
     }
 
     /// The pods that are to be attached, in the order of their uids.
@@ -82,7 +95,9 @@ impl Announced {
     pub(crate) fn failed(&mut self, facts: &PodFacts, why: &str) {
         let Some(all) = self.waiting.get_mut(&facts.uid) else { return };
         answer(all, |awaited| match awaited {
-            Awaited::Attached(asked) if asked.is_same_pod(facts) => Some(Err(why.to_owned())),
+            Awaited::Attached(asked) if asked.is_same_pod(facts) => {
+                Some(Err(Refused(why.to_owned())))
+            }
             Awaited::Attached(_) | Awaited::Gone => None,
         });
     }
@@ -97,8 +112,9 @@ impl Announced {
         let Some(all) = self.waiting.get_mut(uid) else { return };
         answer(all, |awaited| match awaited {
             Awaited::Attached(asked) if stays(asked) => None,
-            Awaited::Attached(_) => {
-                Some(Err(format!("pod {uid}: it was removed or changed before it was attached")))
+            Awaited::Attached(asked) => {
+                let why = "it was removed or changed before it was attached";
+                Some(Err(Refused(format!("pod {asked}: {why}"))))
             }
             Awaited::Gone => Some(Ok(())),
         });
@@ -123,7 +139,19 @@ fn answer(all: &mut Waiting, find: impl Fn(&Awaited) -> Option<Answer>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::SpiffeId, mesh::AppHop};
+    use crate::{
+        mesh::AppHop,
+        pods::source::{Member, PodNetns},
+    };
+
+    impl Announced {
+        /// Announces it, and gives back where the answer comes.
+        fn hears(&mut self, event: PodEvent) -> oneshot::Receiver<Answer> {
+            let (answer, answered) = oneshot::channel();
+            self.apply(Announcement { event, answer });
+            answered
+        }
+    }
 
     fn pod(name: &str, address: &str) -> Arc<PodFacts> {
         Arc::new(PodFacts {
@@ -131,9 +159,11 @@ mod tests {
             namespace: "shop".into(),
             name: name.into(),
             pod_uid: None,
-            id: "spiffe://cluster.local/ns/shop/sa/default".parse::<SpiffeId>().unwrap(),
-            addresses: [address.parse().unwrap()].into(),
-            netns: Some(name.parse().unwrap()),
+            member: Member::Known {
+                id: "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap(),
+                addresses: [address.parse().unwrap()].into(),
+            },
+            netns: PodNetns::Named(name.parse().unwrap()),
             app_hop: AppHop::Tcp,
         })
     }
@@ -143,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_removes_what_it_does_not_name() {
+    fn a_snapshot_removes_what_it_does_not_name_or_keep() {
         let (web, db) = (pod("web", "10.0.0.1"), pod("db", "10.0.0.2"));
         let mut all = Announced::default();
         for event in [
@@ -152,16 +182,20 @@ mod tests {
             PodEvent::Upsert(Arc::clone(&db)),
             PodEvent::SnapshotEnds,
         ] {
-            drop(all.apply(event));
+            drop(all.hears(event));
         }
         assert_eq!(all.pods().len(), 2);
-        drop(all.apply(PodEvent::SnapshotBegins));
-        drop(all.apply(PodEvent::Upsert(Arc::clone(&web))));
+        drop(all.hears(PodEvent::SnapshotBegins));
+        drop(all.hears(PodEvent::Upsert(Arc::clone(&web))));
         assert_eq!(all.pods().len(), 2, "until it has ended");
-        assert_eq!(all.apply(PodEvent::SnapshotEnds).try_recv(), Ok(Ok(())));
+        assert_eq!(all.hears(PodEvent::SnapshotEnds).try_recv(), Ok(Ok(())));
         assert_eq!(all.pods().values().collect::<Vec<_>>(), [&web]);
+        drop(all.hears(PodEvent::SnapshotBegins));
+        assert_eq!(all.hears(PodEvent::Kept("shop/web".into())).try_recv(), Ok(Ok(())));
+        drop(all.hears(PodEvent::SnapshotEnds));
+        assert_eq!(all.pods().len(), 1, "what is kept stays as it was");
         // Outside of a snapshot, its end says nothing.
-        drop(all.apply(PodEvent::SnapshotEnds));
+        drop(all.hears(PodEvent::SnapshotEnds));
         assert_eq!(all.pods().len(), 1);
     }
 
@@ -169,16 +203,16 @@ mod tests {
     fn each_event_is_answered_once_it_is_done_or_refused() {
         let (web, db) = (pod("web", "10.0.0.1"), pod("db", "10.0.0.2"));
         let mut all = Announced::default();
-        let mut first = all.apply(PodEvent::Upsert(Arc::clone(&web)));
-        let mut again = all.apply(PodEvent::Upsert(Arc::clone(&web)));
-        let mut other = all.apply(PodEvent::Upsert(Arc::clone(&db)));
+        let mut first = all.hears(PodEvent::Upsert(Arc::clone(&web)));
+        let mut again = all.hears(PodEvent::Upsert(Arc::clone(&web)));
+        let mut other = all.hears(PodEvent::Upsert(Arc::clone(&db)));
         all.settle(|_, _| false);
         all.failed(&db, "no such namespace");
-        assert_eq!(other.try_recv(), Ok(Err("no such namespace".to_owned())));
+        assert_eq!(other.try_recv(), Ok(Err(Refused("no such namespace".to_owned()))));
         assert!(first.try_recv().is_err() && again.try_recv().is_err(), "not yet");
         all.settle(|uid, awaited| uid == "shop/web" && matches!(awaited, Awaited::Attached(_)));
         assert_eq!((first.try_recv(), again.try_recv()), (Ok(Ok(())), Ok(Ok(()))));
-        let mut gone = all.apply(removed("shop/web"));
+        let mut gone = all.hears(removed("shop/web"));
         assert!(gone.try_recv().is_err(), "it is still being stopped");
         all.settle(|_, awaited| matches!(awaited, Awaited::Gone));
         assert_eq!(gone.try_recv(), Ok(Ok(())));
@@ -188,15 +222,15 @@ mod tests {
     #[test]
     fn a_later_event_answers_the_one_before_it() {
         let mut all = Announced::default();
-        let mut first = all.apply(PodEvent::Upsert(pod("web", "10.0.0.1")));
-        let mut moved = all.apply(PodEvent::Upsert(pod("web", "10.0.0.7")));
-        assert!(first.try_recv().unwrap().unwrap_err().contains("changed before"));
+        let mut first = all.hears(PodEvent::Upsert(pod("web", "10.0.0.1")));
+        let mut moved = all.hears(PodEvent::Upsert(pod("web", "10.0.0.7")));
+        assert!(first.try_recv().unwrap().unwrap_err().0.contains("changed before"));
         // What has come of the first one is no answer to the second.
         all.failed(&pod("web", "10.0.0.1"), "no such namespace");
         assert!(moved.try_recv().is_err());
-        let mut gone = all.apply(removed("shop/web"));
+        let mut gone = all.hears(removed("shop/web"));
         assert!(moved.try_recv().unwrap().is_err());
-        let back = all.apply(PodEvent::Upsert(pod("web", "10.0.0.7")));
+        let back = all.hears(PodEvent::Upsert(pod("web", "10.0.0.7")));
         assert_eq!(gone.try_recv(), Ok(Ok(())));
         // Nobody waits for what nobody hears.
         drop(back);

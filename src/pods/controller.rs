@@ -6,13 +6,12 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::{
-    announced::{Announced, Answer, Awaited},
+    announced::{Announced, Awaited},
     capture::{Capture, Options},
     manager::{Changed, Failed, Leave, PodManager},
-    source::{PodEvent, PodFacts},
+    source::{Announcement, PodEvent, PodFacts, PodNetns},
 };
 use crate::{
-    mesh::NetnsRef,
     roles::node::{Node, Pod},
     sys::netns::Netns,
 };
@@ -21,10 +20,10 @@ use crate::{
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The pods of this node, as sources announce them and as they run.
-pub(crate) struct PodController {
+pub struct PodController {
     node: Arc<Node>,
     /// Those that run.
-    pub(crate) manager: Arc<PodManager>,
+    pub manager: Arc<PodManager>,
     announced: Announced,
     /// The changes of pods that are under way, beside everything else and each other.
     starting: FuturesUnordered<BoxFuture<'static, Changed>>,
@@ -41,7 +40,9 @@ pub(crate) struct PodController {
 }
 
 impl PodController {
-    pub(crate) fn new(node: &Arc<Node>) -> Self {
+    /// Of a node that has none yet.
+    #[must_use]
+    pub fn new(node: &Arc<Node>) -> Self {
         Self {
             node: Arc::clone(node),
             manager: Arc::new(PodManager::new(Arc::clone(node))),
@@ -54,15 +55,21 @@ impl PodController {
         }
     }
 
-    /// Takes what a source says; the next [`PodController::reconcile`] acts on it. The answer is
-    /// whether a pod is attached and captured, or has left. Who does not need it drops it: a pod
-    /// that could not be attached is tried again in any case.
-    pub(crate) fn apply(&mut self, event: PodEvent) -> oneshot::Receiver<Answer> {
-        self.announced.apply(event)
+    /// Takes what a source says that needs no answer; the next [`PodController::reconcile`] acts on
+    /// it.
+    pub fn apply(&mut self, event: PodEvent) {
+        let (answer, _) = oneshot::channel();
+        self.announced.apply(Announcement { event, answer });
+    }
+
+    /// Takes what a source says. The answer is whether a pod is attached and captured, or has left;
+    /// one that could not be attached is tried again in any case.
+    pub fn hear(&mut self, announcement: Announcement) {
+        self.announced.apply(announcement);
     }
 
     /// Begins to attach what is announced, and to detach what is not.
-    pub(crate) fn reconcile(&mut self, rules: Capture, grace: Duration) {
+    pub fn reconcile(&mut self, rules: Capture, grace: Duration) {
         let accepting = self.node.listeners.is_accepting();
         // The others are left to the process before this one until this one has taken over.
         let is_ours = |pod: &&Arc<PodFacts>| {
@@ -80,13 +87,15 @@ impl PodController {
 
     /// Tries again to attach pods that could not be attached: now, and those whose last try is
     /// under way still when that has ended.
-    pub(crate) fn try_again(&mut self, rules: Capture, grace: Duration) {
+    pub fn try_again(&mut self, rules: Capture, grace: Duration) {
         self.due = self.starting.len();
         self.reconcile(rules, grace);
     }
 
-    /// Answers events that are done.
+    /// Answers events that are done, and counts pods that are not attached.
     fn settle(&mut self) {
+        let pending = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
+        self.node.telemetry.metrics.pods.pending.set(pending);
         let (manager, options) = (&self.manager, self.options);
         self.announced.settle(|uid, awaited| match awaited {
             Awaited::Attached(facts) => manager.has_attached(facts, options),
@@ -95,7 +104,7 @@ impl PodController {
     }
 
     /// Waits until a change of a pod is done. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Changed {
+    pub async fn next(&mut self) -> Changed {
         match self.starting.next().await {
             Some(changed) => changed,
             None => std::future::pending().await,
@@ -103,7 +112,7 @@ impl PodController {
     }
 
     /// Takes what has come of a change: whether to reconcile once more.
-    pub(crate) fn changed(&mut self, Changed { facts, failed }: Changed) -> bool {
+    pub fn changed(&mut self, Changed { facts, failed }: Changed) -> bool {
         let before = self.failed.remove(&facts.uid);
         if let Some(failed) = failed {
             let why = &failed.why;
@@ -122,22 +131,22 @@ impl PodController {
     }
 
     /// The pods that are announced, by uid.
-    pub(crate) fn pods(&self) -> &BTreeMap<Arc<str>, Arc<PodFacts>> {
+    pub fn pods(&self) -> &BTreeMap<Arc<str>, Arc<PodFacts>> {
         self.announced.pods()
     }
 
     /// Pods that are not attached as they should be.
-    pub(crate) fn failed(&self) -> impl ExactSizeIterator<Item = &Failed> {
+    pub fn failed(&self) -> impl ExactSizeIterator<Item = &Failed> {
         self.failed.values()
     }
 
     /// Whether no change is under way.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.starting.is_empty()
     }
 
     /// What a process that takes over names of its pods: their uids and namespaces.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for pod in self.announced.pods().values() {
             names.push(pod.uid.to_string());
@@ -149,7 +158,7 @@ impl PodController {
     /// Attaches nothing and changes no rules from here on: another process does both. Changes that
     /// are under way end first, as that process must not meet a listener or rules that come of
     /// them later.
-    pub(crate) async fn hand_over(&mut self) {
+    pub async fn hand_over(&mut self) {
         self.manager.stop_accepting();
         if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
             tracing::warn!("changes of pods are still under way while another process takes over");
@@ -159,16 +168,17 @@ impl PodController {
     }
 
     /// Waits for the changes that are under way, which end at once where the manager is closed.
-    pub(crate) async fn finish(&mut self) {
+    pub async fn finish(&mut self) {
         while self.starting.next().await.is_some() {}
     }
 }
 
 /// Which namespace is a pod's now, if there is one.
 fn namespace_of(pod: &PodFacts) -> Option<(u64, u64)> {
-    let found = match pod.netns.as_ref().map(NetnsRef::path) {
-        Some(path) => Netns::key_of(&path),
-        None => Netns::current().map(|netns| netns.key()),
+    let found = match &pod.netns {
+        PodNetns::Named(name) => Netns::key_of(&name.path()),
+        PodNetns::Own => Netns::current().map(|netns| netns.key()),
+        PodNetns::Open(netns) => Ok(netns.key()),
     };
     found.ok()
 }

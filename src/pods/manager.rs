@@ -1,6 +1,7 @@
 //! The pods that run: makes them those that are wanted.
 
 mod change;
+mod joined;
 mod moved;
 mod owner;
 mod rules;
@@ -16,48 +17,66 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
-pub(crate) use self::change::{Changed, Changes, Failed, Leave};
-use super::{rule_watch::RuleWatch, source::PodFacts, turns::Turns};
+pub use self::change::{Changed, Changes, Failed, Leave};
+use super::{
+    redirect_watch::RedirectWatch,
+    rule_watch::RuleWatch,
+    source::{Member, PodFacts, PodNetns},
+    turns::Turns,
+};
 use crate::{
     lifecycle::{Tasks, blocking},
     pods::capture::{self, Capture},
-    roles::node::{Node, Pod},
+    roles::node::{Node, Pod, Recognition},
     spiffe_api::workload_api::{CarriedPod, HELD_AS},
     sys::netns::Netns,
 };
 
+/// How long the connections of a pod may go on that has left the node.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+
 /// The pods of this process.
-pub(crate) struct PodManager {
+pub struct PodManager {
     node: Arc<Node>,
     pods: Mutex<HashMap<Arc<str>, Carried>>,
     changing: Mutex<HashMap<Arc<str>, Change>>,
-    /// Fires when a pod got a new network namespace.
+    /// Fires when a pod got a new network namespace, or another identity.
     moved: Notify,
+    /// Fires when it is to be looked which workloads the pods are.
+    joins: Notify,
     /// Fires when nobody wants to wait for drains any longer.
-    pub(crate) hurry: CancellationToken,
+    pub hurry: CancellationToken,
     /// Pods that take nothing new and end what they have.
     draining: Tasks,
     /// Whose turn it is to change capture rules.
     rules: Arc<Turns>,
     /// What has been applied stays.
     watch: Arc<RuleWatch>,
+    /// What others have redirected is looked after.
+    redirects: Arc<RedirectWatch>,
     /// Fires when nothing is started any more.
     closing: CancellationToken,
 }
 
 impl PodManager {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    /// Of a node that has none yet.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
         let rules = Arc::new(Turns::default());
-        let watch = RuleWatch::new(Arc::clone(&rules), Arc::clone(&node.telemetry.metrics));
+        let metrics = &node.telemetry.metrics;
+        let watch = RuleWatch::new(Arc::clone(&rules), Arc::clone(metrics));
+        let redirects = RedirectWatch::new(Arc::clone(&rules), Arc::clone(metrics));
         Self {
             node,
             pods: Mutex::default(),
             changing: Mutex::default(),
             moved: Notify::new(),
+            joins: Notify::new(),
             hurry: CancellationToken::new(),
             draining: Tasks::default(),
             rules,
             watch: Arc::new(watch),
+            redirects: Arc::new(redirects),
             closing: CancellationToken::new(),
         }
     }
@@ -65,7 +84,7 @@ impl PodManager {
     /// Stops what is gone or has moved to another namespace or identity, which drains beside this,
     /// and returns how what is missing is started. A later call tries again what could not be
     /// started, and lets alone what is under way.
-    pub(crate) fn reconcile(
+    pub fn reconcile(
         self: &Arc<Self>,
         wanted: &[Arc<PodFacts>],
         rules: Capture,
@@ -86,11 +105,18 @@ impl PodManager {
             pods.values_mut().filter_map(leaves).collect()
         });
         for (uid, after) in &gone {
-            let (this, uid, after) = (Arc::clone(self), Arc::clone(uid), *after);
-            let Some(carried) = self.with(|pods| pods.remove(&uid)) else { continue };
+            let (this, after) = (Arc::clone(self), *after);
+            let Some(carried) = self.with(|pods| pods.remove(uid)) else { continue };
             // From here on nothing new arrives at it, also before its task first runs.
             carried.pod.stop_accepting();
-            self.draining.spawn(async move { this.stop(&uid, carried, grace, after).await });
+            let grace = match carried.facts.netns {
+                // Its namespace may go any moment, and with it whoever could be answered.
+                PodNetns::Open(_) => grace.min(LEAVES_WITHIN),
+                PodNetns::Own | PodNetns::Named(_) => grace,
+            };
+            carried.pod.leave();
+            self.redirects.end(&carried.pod.netns);
+            self.draining.spawn(async move { this.stop(carried, grace, after).await });
         }
         // One that comes back is another pod, which gets a key of its own.
         self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
@@ -107,9 +133,11 @@ impl PodManager {
                 let to_this = facts.is_same_pod(&to.facts) && options == to.options;
                 Some(to_this && (here || !to.renews))
             });
-            if !self.closing.is_cancelled() {
+            if !self.closing.is_cancelled()
+                && let Member::Known { id, .. } = &facts.member
+            {
                 // Also while it is being started: an edit in between may have taken it out.
-                self.node.svids.watch(&facts.uid, &facts.id);
+                self.node.svids.watch(&facts.uid, id);
             }
             match (under_way, carried) {
                 (Some(to_this), _) => changes.more |= !to_this,
@@ -146,7 +174,7 @@ impl PodManager {
             };
             this.changing(|all| all.remove(&uid));
             this.count();
-            let failed = done.err().map(|error| Failed::new(&uid, &error));
+            let failed = done.err().map(|error| Failed::new(&facts, &error));
             Changed { facts, failed }
         };
         work.boxed()
@@ -158,32 +186,35 @@ impl PodManager {
     }
 
     /// The pods as the Workload API knows them.
-    pub(crate) fn carried(&self) -> Vec<CarriedPod> {
-        let known = |c: &Carried| CarriedPod {
-            uid: c.facts.uid.clone(),
-            id: c.facts.id.clone(),
-            netns: c.pod.netns.key(),
+    pub fn carried(&self) -> Vec<CarriedPod> {
+        let known = |c: &Carried| {
+            let id = match (&c.facts.member, c.pod.recognition()) {
+                (Member::Known { id, .. }, _) => id.clone(),
+                (Member::Sought { .. }, Recognition::Proven { id, .. }) => id,
+                (Member::Sought { .. }, _) => return None,
+            };
+            Some(CarriedPod { uid: c.facts.uid.clone(), id, netns: c.pod.netns.key() })
         };
-        let mut all: Vec<_> = self.with(|pods| pods.values().map(known).collect());
+        let mut all: Vec<_> = self.with(|pods| pods.values().filter_map(known).collect());
         all.sort_by(|a, b| a.uid.cmp(&b.uid));
         all
     }
 
     /// Whether this pod runs as it should, with these rules, and nothing about it is under way.
-    pub(crate) fn has_attached(&self, facts: &PodFacts, options: Option<capture::Options>) -> bool {
+    pub fn has_attached(&self, facts: &PodFacts, options: Option<capture::Options>) -> bool {
         let is_so = |c: &Carried| c.facts.is_same_pod(facts) && !c.moved && c.captured == options;
         !self.changing(|all| all.contains_key(&facts.uid))
             && self.with(|pods| pods.get(&facts.uid).is_some_and(is_so))
     }
 
     /// Whether no pod of this uid accepts connections, and none is about to.
-    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+    pub fn is_gone(&self, uid: &str) -> bool {
         let is_none = self.with(|pods| !pods.contains_key(uid));
         is_none && !self.changing(|all| all.contains_key(uid))
     }
 
     /// Where the address of probes is admitted, in order.
-    pub(crate) fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
+    pub fn probed(&self) -> Vec<(Arc<str>, Arc<Netns>)> {
         let admits = |c: &&Carried| c.captured.is_some_and(|options| options.kubelet_probes);
         let of = |c: &Carried| (Arc::clone(&c.facts.uid), Arc::clone(&c.pod.netns));
         let mut all: Vec<_> = self.with(|pods| pods.values().filter(admits).map(of).collect());
@@ -193,56 +224,59 @@ impl PodManager {
 
     /// Restores the node's rules about the address of probes if a pod admits it; whether they were
     /// gone.
-    pub(crate) async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
+    pub async fn stand_guard(self: &Arc<Self>) -> anyhow::Result<bool> {
         let (this, stop) = (Arc::clone(self), self.hurry.clone());
         let admitting = move || this.probed().into_iter().map(|(_, netns)| netns).collect();
         Ok(blocking(move || capture::restore_guard(admitting, &stop)).await??)
     }
 
     /// Starts nothing from here on; what is being started is given up.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closing.cancel();
     }
 
     /// Starts nothing and accepts nothing from here on.
-    pub(crate) fn stop_accepting(&self) {
+    pub fn stop_accepting(&self) {
         self.close();
         self.with(|pods| pods.values().for_each(|c| c.pod.stop_accepting()));
     }
 
     /// Changes no rules from here on: another process does.
-    pub(crate) async fn hand_over(&self) {
+    pub async fn hand_over(&self) {
         self.watch.end_all().await;
     }
 
     /// Stops all pods side by side, and waits for those that drain already.
-    pub(crate) async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
+    pub async fn stop_all(self: &Arc<Self>, grace: Duration, leave: &Leave) {
         let all: Vec<_> = self.with(|pods| pods.drain().collect());
         let stops = all.into_iter().map(|(uid, carried)| {
             let this = Arc::clone(self);
             let after = leave.after(&uid, carried.pod.netns.key());
-            async move { this.stop(&uid, carried, grace, after).await }
+            async move { this.stop(carried, grace, after).await }
         });
         futures_util::future::join_all(stops).await;
         self.draining.ended().await;
         self.watch.end_all().await;
+        self.redirects.end_all().await;
     }
 
-    /// Says which pods have capture rules other than adit applied, and why.
-    pub(crate) fn unprotected(&self) -> Vec<String> {
-        self.watch.faults()
+    /// Says which pods have capture rules other than adit or istio-cni has applied, and why.
+    pub fn unprotected(&self) -> Vec<String> {
+        [self.watch.faults(), self.redirects.faults()].concat()
     }
 
-    async fn stop(&self, uid: &str, carried: Carried, grace: Duration, after: After) {
+    async fn stop(&self, carried: Carried, grace: Duration, after: After) {
         let cut = carried.pod.stop(&self.node, grace, &self.hurry).await;
+        self.node.telemetry.metrics.pods.stopped.inc();
         if let Some(options) = carried.captured
             && let Err(error) = self.release(&carried.pod.netns, options, after).await
         {
             let error = format!("{error:#}");
-            tracing::warn!(workload = uid, error, "capture rules not removed");
+            tracing::warn!(workload = %carried.facts, error, "capture rules not removed");
         }
         let left = carried.captured.is_some() && after != After::Remove;
-        tracing::info!(workload = uid, connections_cut = cut, rules_left = left, "pod detached");
+        let workload = &*carried.facts;
+        tracing::info!(%workload, connections_cut = cut, rules_left = left, "pod detached");
     }
 
     /// Listens first and redirects then, so that no captured connection is refused.
@@ -257,26 +291,25 @@ impl PodManager {
             self.changing(|all| all.get_mut(&facts.uid).map(|change| change.netns = key));
         };
         // Only its own namespace, where no rules are applied, is nobody else's.
-        let checked = facts.netns.is_some() || options.is_some();
+        let checked = facts.netns != PodNetns::Own || options.is_some();
         let netns = match checked {
             true => tokio::select! {
                 owned = owner::open_namespace(facts, again, opened) => owned?,
                 () = self.closing.cancelled() => anyhow::bail!("adit stops"),
             },
-            false => Netns::current().inspect(opened)?,
+            false => Arc::new(Netns::current().inspect(opened)?),
         };
         let key = netns.key();
         let inherits = !self.node.listeners.is_accepting();
         let mut turn = self.rules.take(&netns, &self.closing).await?;
-        // Its turn may have come late.
-        let netns = match checked {
-            true => owner::still_holds(netns, facts).await?,
-            false => netns,
-        };
+        if checked {
+            // Its turn may have come late.
+            owner::still_holds(&netns, facts).await?;
+        }
         // By whatever name: two pods behind one port would share connections and keys.
         let taken = self.with(|pods| {
             let same = pods.values().find(|c| c.pod.netns.key() == key);
-            same.map(|c| c.facts.uid.clone())
+            same.map(|c| Arc::clone(&c.facts))
         });
         if let Some(other) = taken {
             anyhow::bail!("its network namespace is that of {other}, which is already attached");
@@ -286,17 +319,18 @@ impl PodManager {
         }
         let (of, node) = (Arc::clone(facts), Arc::clone(&self.node));
         let started = blocking(move || -> anyhow::Result<Arc<Pod>> {
-            if options.is_none() {
+            // Who opens namespaces sees to them.
+            if options.is_none() && !matches!(of.netns, PodNetns::Open(_)) {
                 capture::reachable(&netns)?;
             }
-            Ok(Pod::start(&node, &of.uid, of.app_hop, netns)?)
+            Ok(Pod::start(&node, of.pod_name(), of.app_hop, netns)?)
         });
         let pod = started.await??;
         let (mut captured, mut less) = (None, None);
         if let Some(options) = options.filter(|_| !inherits) {
             match turn.apply(&pod.netns, options).await {
                 Ok((applied, why)) => {
-                    self.watch.begin(&mut turn, &pod.uid, &pod.netns, applied).await;
+                    self.watch.begin(&mut turn, &pod.name.uid, &pod.netns, applied).await;
                     (captured, less) = (Some(applied), why);
                 }
                 Err(error) => {
@@ -305,19 +339,37 @@ impl PodManager {
                 }
             }
         }
-        tracing::info!(workload = %facts.uid, identity = %facts.id, "pod attached");
+        self.say_attached(facts);
         let (uid, facts) = (Arc::clone(&facts.uid), Arc::clone(facts));
         let inherited = inherits && options.is_some();
         let captured = if inherited { options } else { captured };
+        if matches!(facts.netns, PodNetns::Open(_)) {
+            self.redirects.begin(facts.pod_name(), &pod.netns);
+        }
         let (missing, unknown, moved) = (None, false, false);
-        let carried = Carried { pod, facts, captured, inherited, missing, unknown, moved };
+        let carried =
+            Carried { pod, facts, captured, inherited, missing, unknown, moved, was: None };
         self.with(|pods| pods.insert(Arc::clone(&uid), carried));
+        self.joins.notify_one();
         if inherited && self.node.listeners.is_accepting() {
             // It has taken over in between.
             drop(turn);
             return self.renew_rules(&uid, options).await;
         }
         less.map_or(Ok(()), Err)
+    }
+
+    fn say_attached(&self, facts: &PodFacts) {
+        self.node.telemetry.metrics.pods.started.inc();
+        match &facts.member {
+            Member::Known { id, .. } => {
+                tracing::info!(workload = %facts, identity = %id, "pod attached");
+            }
+            Member::Sought { service_account } => {
+                let uid = facts.pod_uid.as_deref();
+                tracing::info!(workload = %facts, %service_account, uid, "pod attached");
+            }
+        }
     }
 
     fn changing<T>(&self, look: impl FnOnce(&mut HashMap<Arc<str>, Change>) -> T) -> T {

@@ -2,15 +2,17 @@
 //!
 //! A [`source`] says which pods there are, in events; the [`controller`] answers them and has the
 //! [`manager`] attach and detach pods. [`capture`] puts the rules into their namespaces, and
-//! `rule_watch` undoes what anybody else does to them. Nothing here waits on one pod.
+//! `rule_watch` undoes what anybody else does to them; where istio-cni does, `redirect_watch` says
+//! when they are gone. Nothing here waits on one pod.
 
 mod announced;
 pub mod capture;
-pub(crate) mod controller;
-pub(crate) mod manager;
+pub mod controller;
+pub mod manager;
 pub(crate) mod probed;
+mod redirect_watch;
 mod rule_watch;
-pub(crate) mod source;
+pub mod source;
 mod turns;
 
 use std::time::Duration;

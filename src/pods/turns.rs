@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lifecycle::blocking,
-    pods::capture::{self, CaptureError, Options, Standing},
+    pods::capture::{self, CaptureError, Options, Redirects, Standing},
     sys::netns::Netns,
 };
 
@@ -128,6 +128,12 @@ impl Turn<'_> {
     pub(crate) async fn standing(&mut self, netns: &Arc<Netns>) -> anyhow::Result<Standing> {
         let netns = Arc::clone(netns);
         self.tool(move |stop| Standing::look(&netns, stop)).await
+    }
+
+    /// Which redirections of others stand there.
+    pub(crate) async fn redirects(&mut self, netns: &Arc<Netns>) -> anyhow::Result<Redirects> {
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| Redirects::look(&netns, stop)).await
     }
 
     /// Who cannot be carried is closed to plaintext all the same.

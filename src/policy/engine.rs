@@ -2,17 +2,52 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Action, Policy, Rule, rule_name::RuleName};
+use super::{Action, Policy, Rule, index::Index, rule_name::RuleName};
 use crate::net::Flow;
 
 /// The policies that protect one workload.
 #[derive(Debug, Default)]
 pub struct Rules {
-    deny: Vec<Named>,
-    allow: Vec<Named>,
+    deny: Indexed,
+    allow: Indexed,
     dry: Vec<Named>,
     /// Nobody may call, and why.
     nobody: Option<String>,
+}
+
+/// Policies of one action, in their order.
+#[derive(Debug, Default)]
+struct Indexed {
+    policies: Vec<Named>,
+    /// Where each rule stands in them.
+    rules: Vec<(usize, usize)>,
+    index: Index,
+}
+
+impl Indexed {
+    fn add(&mut self, named: Named) {
+        let at = self.policies.len();
+        for (number, rule) in named.policy.rules.iter().enumerate() {
+            self.index.add(self.rules.len(), named.policy.action, rule);
+            self.rules.push((at, number));
+        }
+        self.policies.push(named);
+    }
+
+    fn rule(&self, position: usize) -> Numbered<'_> {
+        let (policy, number) = self.rules[position];
+        self.policies[policy].rule(number)
+    }
+
+    /// The first rule that matches.
+    fn matching(&self, flow: &Flow) -> Option<&RuleName> {
+        let first = self.index.first(flow, |position| self.rule(position).matches(flow));
+        first.map(|position| self.rule(position).name)
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = Numbered<'_>> {
+        self.policies.iter().flat_map(Named::numbered)
+    }
 }
 
 #[derive(Debug)]
@@ -30,10 +65,13 @@ impl Named {
         Some(&self.rules[hit])
     }
 
+    fn rule(&self, number: usize) -> Numbered<'_> {
+        let (rule, name) = (&self.policy.rules[number], &self.rules[number]);
+        Numbered { rule, action: self.policy.action, name }
+    }
+
     fn numbered(&self) -> impl Iterator<Item = Numbered<'_>> {
-        let action = self.policy.action;
-        let rules = self.policy.rules.iter().zip(&self.rules);
-        rules.map(move |(rule, name)| Numbered { rule, action, name })
+        (0..self.rules.len()).map(|number| self.rule(number))
     }
 }
 
@@ -63,8 +101,8 @@ impl Rules {
             };
             match (policy.dry_run, policy.action) {
                 (true, _) => rules.dry.push(named),
-                (false, Action::Deny) => rules.deny.push(named),
-                (false, Action::Allow) => rules.allow.push(named),
+                (false, Action::Deny) => rules.deny.add(named),
+                (false, Action::Allow) => rules.allow.add(named),
             }
         }
         rules
@@ -85,13 +123,13 @@ impl Rules {
     /// How many policies there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.deny.len() + self.allow.len() + self.dry.len()
+        self.deny.policies.len() + self.allow.policies.len() + self.dry.len()
     }
 
     /// Whether one of them allows anything.
     #[must_use]
     pub fn allows(&self) -> bool {
-        self.allow.iter().any(|named| !named.rules.is_empty())
+        !self.allow.rules.is_empty()
     }
 
     /// Whether there is none.
@@ -102,7 +140,7 @@ impl Rules {
 
     /// The rule that denies a flow.
     pub(super) fn denying(&self, flow: &Flow) -> Option<&RuleName> {
-        self.deny.iter().find_map(|named| named.matching(flow))
+        self.deny.matching(flow)
     }
 
     /// What dry-run policies that deny would do.
@@ -113,12 +151,12 @@ impl Rules {
 
     /// The rules that deny, in the order in which they are asked.
     pub(super) fn denials(&self) -> impl Iterator<Item = Numbered<'_>> {
-        self.deny.iter().flat_map(Named::numbered)
+        self.deny.numbered()
     }
 
     /// The rules that allow, in the order in which they are asked.
     pub(super) fn grants(&self) -> impl Iterator<Item = Numbered<'_>> {
-        self.allow.iter().flat_map(Named::numbered)
+        self.allow.numbered()
     }
 
     /// The rules that only say what they would do.
@@ -210,12 +248,12 @@ fn decide<'a>(rules: &'a Rules, flow: &'a Flow) -> RuleOutcome<'a> {
     if let Some(by) = rules.denying(flow) {
         return RuleOutcome::Denied { by };
     }
-    if rules.allow.is_empty() {
+    if rules.allow.policies.is_empty() {
         return RuleOutcome::NoPolicy;
     }
-    match rules.allow.iter().find_map(|named| named.matching(flow)) {
+    match rules.allow.matching(flow) {
         Some(by) => RuleOutcome::Allowed { by },
-        None => RuleOutcome::NoneAllowed { allow: &rules.allow, flow },
+        None => RuleOutcome::NoneAllowed { allow: &rules.allow.policies, flow },
     }
 }
 

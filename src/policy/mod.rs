@@ -10,6 +10,7 @@ pub mod admission;
 mod dump;
 mod engine;
 mod evaluate;
+mod index;
 mod matcher;
 mod rego;
 mod rule;

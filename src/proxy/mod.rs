@@ -2,8 +2,9 @@
 //! [`ingress`] takes tunnels, [`egress`] opens streams, and [`revalidate`] closes who is no longer
 //! trusted. What differs is a [`listener::Port`], an
 //! [`ingress::Destination`], an [`egress::hbone::Source`] or a [`revalidate::Trusting`] of
-//! [`crate::roles`].
+//! [`crate::roles`]. Beside them, [`dns`] answers what pods' applications ask.
 
+pub mod dns;
 pub mod egress;
 pub mod ingress;
 pub mod listener;

@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "discovery.proto",
         "address.proto",
         "authorization.proto",
+        "zds.proto",
     ];
     println!("cargo::rerun-if-changed={here}");
     let described = protox::compile(files, [here])?;

@@ -44,6 +44,12 @@ pub mod bans {
     tonic::include_proto!("adit.ca.v1");
 }
 
+/// The messages by which istio-cni announces pods.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod zds {
+    tonic::include_proto!("istio.workload.zds");
+}
+
 /// Delta ADS.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod discovery {

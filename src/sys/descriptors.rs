@@ -2,12 +2,13 @@
 //! Unix socket (`SCM_RIGHTS`, unix(7)).
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    io::{self, IoSlice},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 /// The kernel's limit for one message (`SCM_MAX_FD`).
 pub const MOST_DESCRIPTORS: usize = 253;
@@ -30,7 +31,7 @@ pub fn is_reserved(fd: BorrowedFd<'_>) -> bool {
 /// EMFILE: it is closed again.
 pub fn of_traffic<T: AsFd>(taken: T) -> io::Result<T> {
     match is_reserved(taken.as_fd()) {
-        true => Err(nix::errno::Errno::EMFILE.into()),
+        true => Err(Errno::EMFILE.into()),
         false => Ok(taken),
     }
 }
@@ -92,21 +93,77 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> i
 /// # Errors
 /// As recvmsg(2), and if descriptors were lost on the way.
 pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut rights = nix::cmsg_space!([std::os::fd::RawFd; MOST_DESCRIPTORS]);
-    let mut pieces = [IoSliceMut::new(room)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let got = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut pieces, Some(&mut rights), flags)?;
-    let mut fds = Vec::new();
-    for message in got.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            // SAFETY: the kernel has just made these descriptors for us, and nobody else has them.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    if got.flags.contains(MsgFlags::MSG_CTRUNC) {
+    let got = take(socket, room, MOST_DESCRIPTORS)?;
+    if got.lost {
         return Err(io::Error::other("descriptors were lost: too many are open"));
     }
-    Ok((got.bytes, fds))
+    Ok((got.bytes, got.fds))
+}
+
+/// What came in one call.
+pub(super) struct Taken {
+    /// How much of the room is filled.
+    pub(super) bytes: usize,
+    /// Each is closed unless somebody keeps it.
+    pub(super) fds: Vec<OwnedFd>,
+    /// The message was longer than the room, and its rest is gone.
+    pub(super) cut: bool,
+    /// There were more descriptors, or the process may have no more.
+    pub(super) lost: bool,
+}
+
+/// Receives a message with room for so many descriptors: whatever is wrong with it, those that came
+/// are owned, so that none stays open unseen.
+///
+/// # Errors
+/// As recvmsg(2).
+pub(super) fn take(socket: BorrowedFd<'_>, room: &mut [u8], most: usize) -> io::Result<Taken> {
+    let rights = u32::try_from(most * size_of::<RawFd>()).map_err(io::Error::other)?;
+    // SAFETY: this only reckons.
+    let space = unsafe { libc::CMSG_SPACE(rights) } as usize;
+    // Of eight bytes each, as its headers are aligned so.
+    let mut control = vec![0_u64; space.div_ceil(size_of::<u64>())];
+    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    // SAFETY: a msghdr is numbers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut piece;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control[..]);
+    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_CMSG_CLOEXEC);
+    // SAFETY: the header points to the piece and the control buffer, both of which outlive the call
+    // and are as long as it says; the descriptor is open while it is borrowed.
+    let bytes = Errno::result(unsafe { libc::recvmsg(fd, &raw mut header, flags) })?;
+    let mut fds = Vec::new();
+    // SAFETY: the kernel has filled the control buffer and said in the header how far; the macros
+    // walk within that.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !next.is_null() {
+        // SAFETY: it is one of the headers just found, aligned as the buffer is.
+        let of = unsafe { next.read() };
+        if (of.cmsg_level, of.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: this only reckons; behind the header lie as many descriptors as its length
+            // says.
+            let (data, head) = unsafe { (libc::CMSG_DATA(next), libc::CMSG_LEN(0) as usize) };
+            for n in 0..of.cmsg_len.saturating_sub(head) / size_of::<RawFd>() {
+                // SAFETY: it is within those; the kernel has just made it for us, and nobody else
+                // has it.
+                let owned = unsafe {
+                    let raw = data.cast::<RawFd>().add(n).read_unaligned();
+                    OwnedFd::from_raw_fd(raw)
+                };
+                fds.push(owned);
+            }
+        }
+        // SAFETY: as for the first.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
+    }
+    Ok(Taken {
+        bytes: usize::try_from(bytes).unwrap_or_default(),
+        fds,
+        cut: header.msg_flags & libc::MSG_TRUNC != 0,
+        lost: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
 }
 
 #[cfg(test)]

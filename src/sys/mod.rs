@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this is the room for it; each block says why it is sound")]
 
 pub mod confine;
+pub mod datagrams;
 pub mod descriptors;
 pub mod files;
 pub mod ktls;
@@ -12,5 +13,6 @@ pub mod peer;
 pub mod pipe;
 pub mod process;
 pub mod sandbox;
+pub mod seqpacket;
 pub mod sockets;
 pub mod sockmap;

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io,
     net::IpAddr,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
 };
 
@@ -21,6 +24,15 @@ pub struct Netns {
     file: File,
     key: (u64, u64),
 }
+
+/// Whether they are one.
+impl PartialEq for Netns {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Netns {}
 
 thread_local! {
     /// The namespace this thread belongs to and returns to.
@@ -40,6 +52,22 @@ impl Netns {
         };
         let file = File::open(path).map_err(explain)?;
         let of = file.metadata().map_err(explain)?;
+        Ok(Self { file, key: (of.dev(), of.ino()) })
+    }
+
+    /// The namespace that another process has opened and given to this one.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn given(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: NS_GET_NSTYPE (ioctl_nsfs(2)) takes no argument, and the descriptor is open.
+        let kind = unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE) };
+        if kind != libc::CLONE_NEWNET {
+            let why = "the descriptor is not one of a network namespace";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let file = File::from(fd);
+        let of = file.metadata()?;
         Ok(Self { file, key: (of.dev(), of.ino()) })
     }
 
@@ -146,6 +174,17 @@ impl Drop for WayBack<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_is_a_network_namespace_or_refused() {
+        let open = |path: &str| OwnedFd::from(File::open(path).unwrap());
+        let here = Netns::given(open("/proc/thread-self/ns/net")).unwrap();
+        assert_eq!(here.key(), Netns::current().unwrap().key());
+        for other in ["/proc/thread-self/ns/mnt", "/dev/null", "/proc/self/exe"] {
+            let error = Netns::given(open(other)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{other}: {error}");
+        }
+    }
 
     #[test]
     fn what_to_do_is_said_where_a_namespace_may_not_be_opened_or_is_not_there() {

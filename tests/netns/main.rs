@@ -5,11 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod admin;
+mod announced;
 mod authorities;
 mod bans;
 mod ca_server;
 #[path = "../support/corpus.rs"]
 mod corpus;
+#[path = "../support/fake_cni.rs"]
+mod fake_cni;
 mod floods;
 #[path = "../support/forge.rs"]
 mod forge;
@@ -51,6 +54,7 @@ fn main() {
     lab::become_root();
     let all = [
         admin::TESTS,
+        announced::TESTS,
         authorities::TESTS,
         bans::TESTS,
         mesh::TESTS,

@@ -15,6 +15,7 @@ use adit::{
     hbone::{PeerExpiry, Trust, TunnelConfig, TunnelRegistry},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
+    net::PodName,
     observe::Telemetry,
     pods::capture,
     roles::node::{Node, Pod, revalidate},
@@ -145,7 +146,9 @@ fn running() -> Running {
     tasks.spawn(revalidate(Arc::clone(&node)));
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, workload.id());
-        let pod = Pod::start(&node, &workload.uid, workload.app_hop(), lab.netns(&workload.name))
+        let uid = Arc::clone(&workload.uid);
+        let name = PodName { uid: Arc::clone(&uid), name: uid, service_account: None };
+        let pod = Pod::start(&node, name, workload.app_hop(), Arc::new(lab.netns(&workload.name)))
             .unwrap();
         capture::apply(&pod.netns, capture::Options::default(), &CancellationToken::new()).unwrap();
         pod

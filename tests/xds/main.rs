@@ -8,6 +8,7 @@ mod outages;
 #[path = "../support/pki.rs"]
 mod pki;
 mod pushes;
+mod servers;
 #[path = "../support/wait.rs"]
 mod wait;
 mod world;

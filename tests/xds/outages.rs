@@ -5,9 +5,8 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::{
-    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod},
-    pki::{Ca, dns},
-    world::{NAME, World, pod, policy},
+    fake_istiod::{ADDRESS, AUTHORIZATION},
+    world::{BAD, World, pod, policy},
 };
 
 #[tokio::test]
@@ -15,7 +14,7 @@ async fn a_new_stream_is_told_what_is_held_and_policies_come_whole() {
     let mut world = World::new();
     let mut stream = world.istiod.stream().await;
     stream.first().await;
-    stream.push(ADDRESS, vec![pod("a", "1"), pod("gone", "2"), pod("bad", "3")], &[]).await;
+    stream.push(ADDRESS, vec![pod("a", "1"), pod("gone", "2"), pod(BAD, "3")], &[]).await;
     stream.push(AUTHORIZATION, vec![policy("mesh/p"), policy("mesh/gone")], &[]).await;
     stream.end();
     let mut stream = world.istiod.stream().await;
@@ -84,33 +83,6 @@ async fn a_list_of_versions_that_is_refused_is_left_out_once() {
     assert_eq!(world.counted(reason), 1);
 }
 
-#[tokio::test]
-async fn who_is_not_istiod_is_not_followed() {
-    let mut world = World::new();
-    let other = Ca::new("another", None).leaf("istiod", |params| {
-        params.subject_alt_names = vec![dns(NAME)];
-    });
-    let stream = world.synced().await;
-    let addr = world.kill();
-    drop(stream);
-    let _impostor = FakeIstiod::start_at(addr, &other);
-    world
-        .until("it is refused", |status| {
-            status.error.as_ref().is_some_and(|error| error.contains("certificate"))
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn another_name_of_its_certificate_is_accepted_where_it_is_named() {
-    let mut world = World::with(|config| {
-        config.server.server.name = "istiod-canary.istio-system.svc".try_into().unwrap();
-        config.server.alternative_name = Some(NAME.try_into().unwrap());
-    });
-    world.synced().await;
-    world.until("it is synced", |status| status.is_synced).await;
-}
-
 /// Nobody listens for an hour: the attempts get rarer, and never end.
 #[tokio::test(start_paused = true)]
 async fn an_hour_without_istiod_is_survived() {
@@ -122,6 +94,23 @@ async fn an_hour_without_istiod_is_survived() {
     assert!((200..600).contains(&attempts), "{attempts} attempts, of 7.5 to 15 s at the end");
     tokio::time::resume();
     world.restart_at(addr);
+    world.synced().await;
+    world.until("it is synced", |status| status.is_synced).await;
+}
+
+/// The stream is open, and nothing comes: the clock runs on at once.
+#[tokio::test]
+async fn a_control_plane_that_says_nothing_is_given_up_and_asked_again() {
+    let mut world = World::new();
+    let mut silent = world.istiod.stream().await;
+    silent.first().await;
+    tokio::time::pause();
+    world
+        .until("it is given up", |status| {
+            status.error.as_ref().is_some_and(|error| error.contains("within 30 s"))
+        })
+        .await;
+    tokio::time::resume();
     world.synced().await;
     world.until("it is synced", |status| status.is_synced).await;
 }

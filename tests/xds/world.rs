@@ -1,7 +1,6 @@
 //! A node that follows an istiod, and what it knows of the mesh by that.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -9,7 +8,13 @@ use std::{
 use adit::{
     credentials::{AuthToken, ControlPlane, Roots, Server},
     lifecycle::Tasks,
-    mesh::source::xds::{Fault, NodeIdentity, Push, Xds, XdsConfig, XdsStatus},
+    mesh::{
+        MtlsMode, Store, View,
+        source::xds::{
+            NodeIdentity, Push, TypeUrl, Xds, XdsConfig, XdsStatus, apply_addresses,
+            apply_authorizations,
+        },
+    },
     observe::{conn::LiveTable, metrics::Metrics},
     rpc::{
         address::{Address, Workload, address::Type},
@@ -28,8 +33,8 @@ use super::{
 
 pub(crate) const NAME: &str = "istiod.istio-system.svc";
 
-/// What a store would hold: names, and the content as it was applied.
-type Mesh = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+/// What is in force.
+type Mesh = Arc<Mutex<View>>;
 
 pub(crate) struct World {
     pub(crate) istiod: FakeIstiod,
@@ -39,11 +44,8 @@ pub(crate) struct World {
     mesh: Mesh,
     tasks: Tasks,
     _ca: Ca,
-    _folder: TempDir,
+    folder: TempDir,
 }
-
-/// Resources with this in their name are not taken.
-pub(crate) const BAD: &str = "bad";
 
 impl World {
     pub(crate) fn new() -> Self {
@@ -82,19 +84,31 @@ impl World {
         change(&mut config);
         let (metrics, tasks) = (Arc::new(Metrics::new().unwrap()), Tasks::default());
         let (xds, pushes) = Xds::follow(config, Arc::clone(&metrics), &tasks);
-        let mesh = Mesh::default();
-        tasks.spawn(apply(pushes, Arc::clone(&mesh)));
-        Self { istiod, leaf, xds, metrics, mesh, tasks, _ca: ca, _folder: folder }
+        let store = Store::new("cluster.local".parse().unwrap(), MtlsMode::Permissive);
+        let mesh = Arc::new(Mutex::new(store.view()));
+        tasks.spawn(own(store, pushes, Arc::clone(&mesh)));
+        Self { istiod, leaf, xds, metrics, mesh, tasks, _ca: ca, folder }
     }
 
-    /// The names that are in force.
+    /// Writes what a node reads: `root-cert.pem` or `token`.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    /// The names of the workloads and policies that are in force.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.mesh.lock().unwrap().keys().cloned().collect()
+        let view = self.mesh.lock().unwrap();
+        let mut names: Vec<String> = view.workloads().map(|w| w.uid.to_string()).collect();
+        names.extend(view.policies().map(|policy| policy.key()));
+        names.sort();
+        names
     }
 
-    pub(crate) fn is_in_force(&self, resource: &Resource) -> bool {
-        let content = resource.resource.as_ref().unwrap().value.to_vec();
-        self.mesh.lock().unwrap().get(&resource.name) == Some(&content)
+    /// The version of a pod that is in force.
+    pub(crate) fn version(&self, name: &str) -> Option<String> {
+        let view = self.mesh.lock().unwrap();
+        let pod = view.workload(&uid(name))?;
+        Some(pod.template.app.canonical_revision.to_string())
     }
 
     pub(crate) fn status(&self) -> XdsStatus {
@@ -142,37 +156,35 @@ impl Drop for World {
     }
 }
 
-/// The owner of the store: in slices, so that others have their turn.
-async fn apply(mut pushes: mpsc::Receiver<Push>, mesh: Mesh) {
+/// The owner of the store.
+async fn own(mut store: Store, mut pushes: mpsc::Receiver<Push>, mesh: Mesh) {
     while let Some(Push { delta, applied }) = pushes.recv().await {
-        let mut faults = Vec::new();
-        for slice in delta.upserted.chunks(256) {
-            for resource in slice {
-                if resource.name.contains(BAD) {
-                    faults.push(Fault::new(Arc::clone(&resource.name), "is bad"));
-                } else {
-                    let content = resource.value.to_vec();
-                    mesh.lock().unwrap().insert(resource.name.to_string(), content);
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-        for name in &delta.removed {
-            mesh.lock().unwrap().remove(&**name);
-        }
+        let faults = match delta.type_url {
+            TypeUrl::Address => apply_addresses(&mut store, delta).await,
+            TypeUrl::Authorization => apply_authorizations(&mut store, delta).await,
+        };
+        *mesh.lock().unwrap() = store.view();
         let _ = applied.send(faults);
     }
 }
 
+fn uid(name: &str) -> String {
+    format!("Kubernetes//Pod/mesh/{name}")
+}
+
+/// The name of what no node takes: a sidecar's own mTLS.
+pub(crate) const BAD: &str = "bad";
+
 /// A pod, as istiod names it.
 pub(crate) fn pod(name: &str, version: &str) -> Resource {
-    let uid = format!("Kubernetes//Pod/mesh/{name}");
+    let uid = uid(name);
     let workload = Workload {
         uid: uid.clone(),
         name: name.into(),
         namespace: "mesh".into(),
         // So that versions differ in what they say.
         canonical_revision: version.into(),
+        tunnel_protocol: if name == BAD { 2 } else { 1 },
         ..Workload::default()
     };
     let address = Address { r#type: Some(Type::Workload(workload)) };

@@ -12,7 +12,7 @@ bug_report = access = kiali = 0
 for line in lines:
     parts = line.split("\t")
     bug_report += len(parts) >= 3 and bool(TIME.match(parts[0])) and parts[1].lower() in LEVELS
-    if "connection complete" in line:
+    if "\taccess\t" in line and " duration=" in line:
         access += 1
         fields = dict(f.split("=", 1) for f in parts[4].split(" ") if "=" in f) if len(parts) >= 5 else {}
         values = {name: value.strip('"') for name, value in fields.items()}

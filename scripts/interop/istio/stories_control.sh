@@ -192,3 +192,19 @@ story_manifests() {
   done
   line manifests "of deploy/kubernetes, accepted over those of Istio's chart" $good 3
 }
+
+story_dashboards() {
+  local node all bad promtool
+  promtool=$(PATH="$here/../../target/tools/deploy:$PATH" command -v promtool) ||
+    { echo "no promtool here: scripts/deploy.sh builds it" >&2; line dashboards "queries with a series" 0 1; return; }
+  # One of each that is counted: by name, a name of outside, denied, a stream of istiod that ends.
+  get client http://echo.mesh/ > /dev/null; in_pod client getent hosts outside.test > /dev/null
+  policy deny-client DENY "$(from client)"; within 15 no_answer client "http://$A:8080/"
+  no_policy deny-client; within 15 answers client "http://$A:8080/" server-a
+  restart_istiod 0; followed dashboards "changes are followed"
+  for node in n1 n2; do metrics $node > "$dir/logs/$node.metrics"; done
+  all=$(python3 "$here/../deploy/queries.py" "$here/../../deploy/dashboards" --scraped "$dir"/logs/n[12].metrics 2>&1 > "$dir/logs/queries.yaml")
+  "$promtool" test rules "$dir/logs/queries.yaml" > "$dir/logs/queries.log" 2>&1
+  bad=$(grep -c '^ *expr: ' "$dir/logs/queries.log")
+  line dashboards "queries with a series, in what was scraped" $((all - bad)) "$all"
+}

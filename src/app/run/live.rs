@@ -68,7 +68,7 @@ impl Live {
     pub(super) fn take_pods(&mut self, local: &[Arc<Workload>]) {
         for event in self.source.read(local) {
             // A file needs no answer: what fails is logged, and readiness names it.
-            drop(self.pods.apply(event));
+            self.pods.apply(event);
         }
     }
 
@@ -92,10 +92,7 @@ impl Live {
 
     /// Tells others which pods are carried, and which are not.
     fn tell_state(&self) {
-        let failed = self.pods.failed();
-        let count = i64::try_from(failed.len()).unwrap_or(i64::MAX);
-        self.node.telemetry.metrics.pods.pending.set(count);
-        let pending = failed.filter(|failed| !failed.absent);
+        let pending = self.pods.failed().filter(|failed| !failed.absent);
         self.state.set_pending(pending.map(|failed| failed.why.clone()).collect());
         if self.pods.is_settled() {
             self.state.set_loaded();

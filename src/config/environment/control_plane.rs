@@ -76,7 +76,8 @@ fn server(
         return None;
     };
     let alternative = format!("ALT_{family}_HOSTNAME");
-    let alternative_name = vars.owned(&alternative).and_then(|name| {
+    let alternative_name = vars.owned(&alternative).filter(|name| !name.is_empty());
+    let alternative_name = alternative_name.and_then(|name| {
         let name = ServerName::try_from(name).ok();
         if name.is_none() {
             vars.fault(&alternative, "a host name, as a certificate has it");

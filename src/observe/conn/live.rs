@@ -149,7 +149,7 @@ impl LiveConn {
             destination: EndView::of(&facts.dst),
             tls: facts.tls.as_deref().cloned(),
             policy: facts.policy.as_deref().map(ToOwned::to_owned),
-            local_workload: facts.local_uid.as_deref().map(ToOwned::to_owned),
+            local_workload: facts.pod.as_ref().map(ToString::to_string),
             bytes_received,
             bytes_sent,
             age_seconds: self.opened.elapsed().as_secs_f64(),

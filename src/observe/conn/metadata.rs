@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use serde::Serialize;
 
 use super::TunnelId;
-use crate::identity::SpiffeId;
+use crate::{identity::SpiffeId, net::PodName};
 
 /// What a workload is called in records; made once and shared by all its connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -122,8 +122,8 @@ pub struct ConnMetadata {
     pub error: Option<Box<str>>,
     /// `HBONE` or `TCP` on the wire.
     pub protocol: Option<&'static str>,
-    /// The uid of the workload on this node whose connection it is.
-    pub local_uid: Option<Arc<str>>,
+    /// The pod of this node whose connection it is.
+    pub pod: Option<Arc<PodName>>,
     /// The destination that policy was asked about (inbound only); see
     /// [`super::LiveConn::flow`].
     pub flow_dst: Option<SocketAddr>,

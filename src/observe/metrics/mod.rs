@@ -7,6 +7,7 @@
 mod config;
 mod connections;
 mod credentials;
+mod dns;
 mod listeners;
 mod open_metrics;
 mod pods;
@@ -27,6 +28,7 @@ pub use self::{
     config::ConfigMetrics,
     connections::{ConnectionMetrics, KEPT, MAX_SERIES},
     credentials::CredentialMetrics,
+    dns::{DnsLabels, DnsMetrics},
     listeners::{ListenerMetrics, SocketCount},
     pods::PodMetrics,
     process::ProcessMetrics,
@@ -51,6 +53,8 @@ pub struct Metrics {
     pub tunnels: TunnelMetrics,
     /// Own SVIDs and certificates.
     pub credentials: CredentialMetrics,
+    /// Queries of pods' applications.
+    pub dns: DnsMetrics,
     /// Trust bundles and CRLs.
     pub trust: TrustMetrics,
     /// The configuration and its reloads.
@@ -79,6 +83,7 @@ impl Metrics {
             listeners: ListenerMetrics::register(&registry)?,
             tunnels: TunnelMetrics::register(&registry)?,
             credentials: CredentialMetrics::register(&registry)?,
+            dns: DnsMetrics::register(&registry)?,
             trust: TrustMetrics::register(&registry)?,
             config: ConfigMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,

@@ -1,8 +1,8 @@
 //! What is counted of pods, under the names of Istio's workload manager.
 
-use prometheus::{Error, IntCounterVec, IntGauge, Registry};
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::register::{counters, gauge};
+use super::register::{counter, counters, gauge};
 
 /// Pods of this node.
 #[derive(Debug)]
@@ -11,6 +11,10 @@ pub struct PodMetrics {
     pub active: IntGauge,
     /// Pods that could not be started yet.
     pub pending: IntGauge,
+    /// Pods that were started.
+    pub started: IntCounter,
+    /// Pods that were stopped.
+    pub stopped: IntCounter,
     /// Capture rules that somebody else has changed, by `result`: `restored`, `failed`.
     pub rules_restored: IntCounterVec,
 }
@@ -27,6 +31,16 @@ impl PodMetrics {
                 registry,
                 "workload_manager_pending_proxy_count",
                 "Pods that could not be started yet (unstable)",
+            )?,
+            started: counter(
+                registry,
+                "workload_manager_proxies_started_total",
+                "Pods attached so far (unstable)",
+            )?,
+            stopped: counter(
+                registry,
+                "workload_manager_proxies_stopped_total",
+                "Pods detached so far (unstable)",
             )?,
             rules_restored: counters(
                 registry,

@@ -1,7 +1,7 @@
 //! How the pieces make their families, and remove series from them.
 
 use prometheus::{
-    Error, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, MetricVec, MetricVecBuilder},
 };
 
@@ -25,6 +25,11 @@ pub(super) fn counters(
     labels: &[&str],
 ) -> Result<IntCounterVec, Error> {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+/// One counter.
+pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Error> {
+    registered(registry, IntCounter::new(name, help)?)
 }
 
 /// One gauge of whole numbers.

@@ -50,6 +50,10 @@ fn families_are_those_that_dashboards_know() {
     metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
     metrics.xds.terminated(Termination::Complete);
     metrics.xds.received("type.googleapis.com/istio.workload.Address", 1);
+    let query = metrics.dns.labels("A", "udp", (&"web".into(), &"v1".into()));
+    metrics.dns.asked(&query);
+    metrics.dns.forwarded(&query);
+    metrics.dns.ended(&query, std::time::Duration::ZERO, true);
     let found = families(&metrics.render(&LiveTable::default()));
     assert_eq!(found, include_str!("families.txt"), "{found}");
 }
@@ -78,6 +82,10 @@ const REMOVED: &[&str] = &[
     "adit_svid_not_after_seconds",
     "adit_target_connects_total",
     "adit_target_up",
+    "istio_dns_requests_total",
+    "istio_dns_upstream_failures_total",
+    "istio_dns_upstream_request_duration_seconds",
+    "istio_dns_upstream_requests_total",
     "istio_tcp_connections_closed_total",
     "istio_tcp_connections_failed_total",
     "istio_tcp_connections_opened_total",

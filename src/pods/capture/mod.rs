@@ -4,11 +4,13 @@
 //! Applying twice is the same as once, and removing what is not there is no error.
 
 mod probes;
+mod redirects;
 mod rules;
 mod standing;
 mod tools;
 
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
+pub use redirects::Redirects;
 pub use standing::{AwaitedChanges, Changes, Standing};
 pub use tools::CaptureError;
 

@@ -75,6 +75,15 @@ impl Tools<'_> {
         self.run("ip", "iproute2", args, input)
     }
 
+    /// One of the four kinds of iptables.
+    pub(super) fn iptables(
+        self,
+        tool: &'static str,
+        args: &[&str],
+    ) -> Result<String, CaptureError> {
+        self.run(tool, "iptables", args, "")
+    }
+
     /// Runs a tool inside the namespace: the child inherits it from this thread.
     fn run(
         self,

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     credentials::CarriedAs,
+    identity::SpiffeId,
     mesh::NetnsRef,
     pods::{capture, source::PodFacts},
     roles::node::Pod,
@@ -23,8 +24,10 @@ pub(crate) struct Carried {
     pub(crate) missing: Option<Instant>,
     /// Whether the last look at its namespace failed.
     pub(crate) unknown: bool,
-    /// What the last look at its namespace said.
+    /// What the last look at its namespace said: it is another pod now.
     pub(crate) moved: bool,
+    /// As whom it has acted, where the mesh says that.
+    pub(crate) was: Option<SpiffeId>,
 }
 
 /// What becomes of the capture rules of a pod that is stopped.
@@ -38,8 +41,10 @@ pub(crate) enum After {
 }
 
 /// Whose capture rules stay when the process ends.
-pub(crate) enum Leave {
+pub enum Leave {
+    /// Those of every pod.
     All,
+    /// None of them.
     None,
     /// Those of the pods and namespaces that are named: another process sees to them.
     Of(Vec<String>),
@@ -70,22 +75,22 @@ pub(crate) fn carried_as(facts: &PodFacts) -> CarriedAs {
         namespace: Arc::clone(&facts.namespace),
         name: Arc::clone(&facts.name),
         pod_uid: facts.pod_uid.clone(),
-        pid: facts.netns.as_ref().and_then(NetnsRef::pid),
+        pid: facts.netns.named().and_then(NetnsRef::pid),
     }
 }
 
 /// A pod that is not carried as it should be.
-pub(crate) struct Failed {
+pub struct Failed {
     /// Which, and why.
-    pub(crate) why: String,
+    pub why: String,
     /// Its namespace is not there: it has no traffic that anybody could carry.
-    pub(crate) absent: bool,
+    pub absent: bool,
 }
 
 impl Failed {
-    pub(crate) fn new(uid: &str, error: &anyhow::Error) -> Self {
+    pub(crate) fn new(facts: &PodFacts, error: &anyhow::Error) -> Self {
         let kind = error.downcast_ref().map(io::Error::kind);
-        let why = format!("pod {uid}: {error:#}");
+        let why = format!("pod {facts}: {error:#}");
         Self { why, absent: kind == Some(io::ErrorKind::NotFound) }
     }
 }
@@ -101,16 +106,17 @@ pub(crate) struct Change {
 }
 
 /// What has come of a change of one pod.
-pub(crate) struct Changed {
-    pub(crate) facts: Arc<PodFacts>,
+pub struct Changed {
+    /// Of this one.
+    pub facts: Arc<PodFacts>,
     /// Unless it is carried as it should be.
-    pub(crate) failed: Option<Failed>,
+    pub failed: Option<Failed>,
 }
 
 /// What there is to do until the pods are those that are wanted.
-pub(crate) struct Changes {
+pub struct Changes {
     /// One for each pod, side by side.
-    pub(crate) work: Vec<BoxFuture<'static, Changed>>,
+    pub work: Vec<BoxFuture<'static, Changed>>,
     /// Whether changes that are under way already have to be followed by others.
-    pub(crate) more: bool,
+    pub more: bool,
 }

@@ -25,9 +25,9 @@ impl Carried {
         let missing = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
         self.missing = missing.then(|| self.missing.unwrap_or_else(Instant::now));
         if let (Err(error), false, false) = (&found, missing, self.unknown) {
-            let workload = &*self.facts.uid;
+            let workload = &*self.facts;
             tracing::warn!(
-                workload, %error,
+                %workload, %error,
                 "the pod's network namespace cannot be inspected; the pod stays as it is"
             );
         }
@@ -42,13 +42,13 @@ impl Carried {
 impl PodManager {
     /// Looks whether pods were made anew, until it is dropped: where looking takes long, nobody
     /// else waits.
-    pub(crate) async fn watch_namespaces(self: Arc<Self>) {
+    pub async fn watch_namespaces(self: Arc<Self>) {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
             let of = |c: &Carried| {
-                let netns = c.facts.netns.as_ref()?;
+                let netns = c.facts.netns.named()?;
                 Some((Arc::clone(&c.facts.uid), c.pod.netns.key(), netns.path()))
             };
             let all: Vec<_> = self.with(|pods| pods.values().filter_map(of).collect());
@@ -75,7 +75,7 @@ impl PodManager {
     }
 
     /// Waits until a pod was made anew under its old name. Cancel safe.
-    pub(crate) async fn any_moved(&self) {
+    pub async fn any_moved(&self) {
         self.moved.notified().await;
     }
 }

@@ -1,46 +1,94 @@
 //! Who says which pods are on this node: a source turns what it is told into [`PodEvent`]s.
 
-pub(crate) mod file;
+pub mod file;
+pub mod zds;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use tokio::sync::oneshot;
 
 use crate::{
     identity::SpiffeId,
     mesh::{AppHop, NetnsRef, Workload},
+    net::PodName,
+    sys::netns::Netns,
 };
 
 /// What this node has to know of a pod to attach it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct PodFacts {
-    /// Its workload's uid in the mesh, `namespace/name`.
-    pub(crate) uid: Arc<str>,
+pub struct PodFacts {
+    /// Unlike that of any other pod: its workload's uid in the mesh, `namespace/name`, or what
+    /// [`uid_of`] makes of its UID in Kubernetes.
+    pub uid: Arc<str>,
     /// Its namespace in Kubernetes.
-    pub(crate) namespace: Arc<str>,
+    pub namespace: Arc<str>,
     /// Its name there.
-    pub(crate) name: Arc<str>,
+    pub name: Arc<str>,
     /// Its UID there, which no other pod ever has, if the source knows it.
-    pub(crate) pod_uid: Option<Arc<str>>,
-    /// Its SPIFFE ID.
-    pub(crate) id: SpiffeId,
-    /// Its addresses: its network namespace holds at least one of them.
-    pub(crate) addresses: Box<[IpAddr]>,
-    /// Its network namespace; `None` is the process's own.
-    pub(crate) netns: Option<NetnsRef>,
+    pub pod_uid: Option<Arc<str>>,
+    /// Who it is.
+    pub member: Member,
+    /// Its network namespace.
+    pub netns: PodNetns,
     /// How its applications' bytes come to us; it stays as the pod was attached.
-    pub(crate) app_hop: AppHop,
+    pub app_hop: AppHop,
+}
+
+/// Who a pod is in the mesh.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Member {
+    /// The source says so.
+    Known {
+        /// Its SPIFFE ID.
+        id: SpiffeId,
+        /// Its addresses: its network namespace holds at least one of them.
+        addresses: Box<[IpAddr]>,
+    },
+    /// Its workload in the mesh says so, which may come later or never.
+    Sought {
+        /// As whom it runs.
+        service_account: Arc<str>,
+    },
+}
+
+/// The network namespace of a pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PodNetns {
+    /// The process's own.
+    Own,
+    /// What stands under this name.
+    Named(NetnsRef),
+    /// The one that the source has opened.
+    Open(Arc<Netns>),
+}
+
+impl PodNetns {
+    /// Its name, if it has one.
+    pub fn named(&self) -> Option<&NetnsRef> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Own | Self::Open(_) => None,
+        }
+    }
+}
+
+/// What a pod is called that its UID in Kubernetes tells from all others. With a slash, as the
+/// pods' keys are told from adit's own by it.
+pub fn uid_of(pod_uid: &str) -> Arc<str> {
+    format!("pod/{pod_uid}").into()
 }
 
 impl PodFacts {
     /// Those of a workload of this node.
-    pub(crate) fn of(workload: &Workload) -> Self {
+    pub fn of(workload: &Workload) -> Self {
+        let (id, addresses) = (workload.id().clone(), workload.addresses.clone());
         Self {
             uid: Arc::clone(&workload.uid),
             namespace: Arc::clone(workload.namespace()),
             name: Arc::clone(&workload.name),
             pod_uid: workload.pod_uid().cloned(),
-            id: workload.id().clone(),
-            addresses: workload.addresses.clone(),
-            netns: workload.netns().cloned(),
+            member: Member::Known { id, addresses },
+            netns: workload.netns().cloned().map_or(PodNetns::Own, PodNetns::Named),
             app_hop: workload.app_hop(),
         }
     }
@@ -48,25 +96,67 @@ impl PodFacts {
     /// Whether a pod that was attached with the one goes on with the other. Any other namespace,
     /// identity or UID is another pod; with none of its addresses left, its namespace has to be
     /// checked again.
-    pub(crate) fn is_same_pod(&self, other: &Self) -> bool {
-        let addressed = self.addresses.iter().any(|address| other.addresses.contains(address));
-        addressed
+    pub fn is_same_pod(&self, other: &Self) -> bool {
+        let is_same_member = match (&self.member, &other.member) {
+            (Member::Known { id, addresses }, Member::Known { id: other, addresses: of_other }) => {
+                id == other && addresses.iter().any(|address| of_other.contains(address))
+            }
+            (one, other) => one == other,
+        };
+        is_same_member
             && self.netns == other.netns
-            && self.id == other.id
             && self.pod_uid == other.pod_uid
+            && (&self.namespace, &self.name) == (&other.namespace, &other.name)
+    }
+
+    /// What the pod is called while it runs.
+    pub fn pod_name(&self) -> PodName {
+        PodName {
+            uid: Arc::clone(&self.uid),
+            name: self.to_string().into(),
+            service_account: match &self.member {
+                Member::Known { .. } => None,
+                Member::Sought { service_account } => Some(Arc::clone(service_account)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for PodFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
 /// What a source says. Each event is answered: see [`super::announced::Announced::apply`].
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum PodEvent {
+pub enum PodEvent {
     /// The source begins to name all pods that it knows, also those that it has named before: a new
     /// connection to it, or its first file.
     SnapshotBegins,
     /// This pod is on the node, with these facts in place of earlier ones.
     Upsert(Arc<PodFacts>),
+    /// The pod of this uid is still on the node, with the facts that it has.
+    Kept(Arc<str>),
     /// The pod of this uid has left the node or the mesh.
     Removed(Arc<str>),
     /// All were named: pods that were not named since [`PodEvent::SnapshotBegins`] have left.
     SnapshotEnds,
+}
+
+/// What becomes of an event: the pod is attached and captured, or has left; else why it is not.
+pub type Answer = Result<(), Refused>;
+
+/// Why what a source has asked for is not done, in words for whoever asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// An event of a source that waits for its answer.
+#[derive(Debug)]
+pub struct Announcement {
+    /// What the source says.
+    pub event: PodEvent,
+    /// Where it hears what has become of it. Whoever does not need it drops the other end.
+    pub answer: oneshot::Sender<Answer>,
 }

@@ -315,7 +315,36 @@ fn dry_run_says_what_would_be_and_decides_nothing() {
     );
 }
 
+/// Rules of which some name callers, some ports, some neither.
+fn many_rules() -> impl Strategy<Value = Vec<Rule>> {
+    let asked = (0..6_u8, 0..4_u16).prop_map(|(kind, n)| match kind {
+        0 | 1 => principal(any(text(&format!("td/ns/shop/sa/{n}")))),
+        2 => principal(any(text(&format!("td/ns/shop/sa/{n}*")))),
+        3 => principal(none(text(&format!("td/ns/shop/sa/{n}")))),
+        4 => ports(any(5430 + n)),
+        _ => Match::default(),
+    });
+    let clause = proptest::collection::vec(asked, 0..3).prop_map(|matches| Clause { matches });
+    let clauses = proptest::collection::vec(clause, 1..3);
+    let rule = clauses.prop_map(|clauses| Rule { clauses, place: None });
+    proptest::collection::vec(rule, 0..8)
+}
+
 proptest! {
+    #[test]
+    fn the_first_rule_of_all_decides_however_many_are_not_asked(
+        first in many_rules(), second in many_rules(), caller in 0..5_u8, deny in proptest::bool::ANY,
+    ) {
+        let action = if deny { Action::Deny } else { Action::Allow };
+        let rules = compile(vec![policy("a", action, first), policy("b", action, second)]);
+        let id = format!("td/ns/shop/sa/{caller}");
+        let flow = flow((caller < 4).then_some(&*id));
+        let verdict = authorize(&rules, &flow);
+        let one_by_one = rules.denials().chain(rules.grants()).find(|rule| rule.matches(&flow));
+        let decided = verdict.denied_by().or(verdict.allowed_by()).map(|name| &name.numbered);
+        prop_assert_eq!(decided, one_by_one.map(|rule| &rule.name.numbered));
+    }
+
     #[test]
     fn string_matches_agree_with_a_naive_reading(pattern in "[ab*]{0,4}", value in "[ab]{0,4}") {
         let stars = pattern.matches('*').count();

@@ -11,13 +11,14 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OUTBOUND_PORT,
-    route::{self, Route},
+    Node, OUTBOUND_PORT, Pod,
+    known::Unknown,
+    route::{self, NoRoute, Route},
 };
 use crate::{
     hbone::order::{Lane, Ticket, Tie},
-    mesh::Workload,
-    net::{CloseReason, OriginalDst},
+    mesh::{View, Workload},
+    net::{CloseReason, OriginalDst, Outcome},
     proxy::listener::Arrival,
     sys::sockets,
 };
@@ -54,7 +55,7 @@ pub(super) struct Outward {
     /// Whose it is.
     pub(super) from: Option<Arc<Workload>>,
     /// Or why it goes nowhere.
-    pub(super) onward: Result<Onward, (CloseReason, String)>,
+    pub(super) onward: Result<Onward, Stays>,
 }
 
 /// The way of a connection that has one.
@@ -66,44 +67,105 @@ pub(super) struct Onward {
     pub(super) ticket: Ticket,
 }
 
+/// Why a connection goes nowhere now.
+pub(super) enum Stays {
+    /// It is not known yet whose it is: whoever serves it may wait for that.
+    Unknown(Meant),
+    /// There is no way.
+    Nowhere(CloseReason, String),
+}
+
+/// Where a connection was meant to go.
+#[derive(Clone, Copy)]
+pub(super) struct Meant {
+    dst: OriginalDst,
+    /// Whether it was redirected.
+    captured: bool,
+}
+
 impl Outward {
     /// Finds out where a connection goes that was accepted on 15001.
     pub(super) fn new(
         node: &Node,
-        uid: &str,
+        pod: &Pod,
         app: &TcpStream,
         lanes: &mut Lanes<SocketAddr>,
     ) -> Box<Self> {
         let mut found = Box::new(Self { dst: None, from: None, onward: Err(internal("")) });
-        found.onward = found.find(node, uid, app, lanes);
+        found.onward = found.find(node, pod, app, lanes);
         found
     }
 
     fn find(
         &mut self,
         node: &Node,
-        uid: &str,
+        pod: &Pod,
         app: &TcpStream,
         lanes: &mut Lanes<SocketAddr>,
-    ) -> Result<Onward, (CloseReason, String)> {
+    ) -> Result<Onward, Stays> {
         let dst = sockets::original_dst(app).map_err(|e| internal(&e.to_string()))?;
         self.dst = Some(dst);
         // Not redirected, then it is the listener that was meant.
         let local = || app.local_addr().map(sockets::canonical).ok();
         let captured = dst.port() != OUTBOUND_PORT || local() != Some(dst);
+        let meant = Meant { dst: OriginalDst(dst), captured };
         let mesh = node.mesh.load_full();
-        let from = mesh.workload(uid);
-        let from = Arc::clone(from.ok_or_else(|| internal("the workload has left the mesh"))?);
+        let from = match pod.workload(&mesh) {
+            Ok(from) => Arc::clone(from),
+            // Who has called the listener itself goes nowhere in any case.
+            Err(Unknown::Yet) if captured => return Err(Stays::Unknown(meant)),
+            Err(Unknown::Yet) => {
+                let nowhere = NoRoute::OwnPort(dst);
+                return Err(Stays::Nowhere(nowhere.close_reason(), nowhere.to_string()));
+            }
+            Err(unknown) => return Err(unknown.outcome(&pod.name).into()),
+        };
         self.from = Some(Arc::clone(&from));
-        let route = route::decide(&mesh, &from, OriginalDst(dst), captured, rand::random())
-            .map_err(|why| (why.close_reason(), why.to_string()))?;
-        let ticket = lanes.enter(route.app());
+        meant.onward(&mesh, from, |app| lanes.enter(app))
+    }
+}
+
+impl Meant {
+    /// The way of a connection of this workload; `enter` gives it its place.
+    fn onward(
+        self,
+        mesh: &View,
+        from: Arc<Workload>,
+        enter: impl FnOnce(SocketAddr) -> Ticket,
+    ) -> Result<Onward, Stays> {
+        let route = route::decide(mesh, &from, self.dst, self.captured, rand::random())
+            .map_err(|why| Stays::Nowhere(why.close_reason(), why.to_string()))?;
+        let ticket = enter(route.app());
         Ok(Onward { from, route, ticket })
     }
 }
 
-fn internal(why: &str) -> (CloseReason, String) {
-    (CloseReason::Internal, why.to_owned())
+impl Stays {
+    /// The way of the connection once it is known whose it is, if there is one. Those that have
+    /// waited arrive in no order.
+    pub(super) async fn awaited(self, node: &Node, pod: &Pod) -> Result<Onward, Outcome> {
+        let meant = match self {
+            Self::Unknown(meant) => meant,
+            Self::Nowhere(reason, why) => return Err((reason, Some(why))),
+        };
+        let from = pod.known(node).await?;
+        let mesh = node.mesh.load_full();
+        match meant.onward(&mesh, from, |_| Arc::<Lane>::default().enter()) {
+            Ok(onward) => Ok(onward),
+            Err(Self::Nowhere(reason, why)) => Err((reason, Some(why))),
+            Err(Self::Unknown(_)) => Err((CloseReason::Internal, None)),
+        }
+    }
+}
+
+impl From<Outcome> for Stays {
+    fn from((reason, why): Outcome) -> Self {
+        Self::Nowhere(reason, why.unwrap_or_default())
+    }
+}
+
+fn internal(why: &str) -> Stays {
+    Stays::Nowhere(CloseReason::Internal, why.to_owned())
 }
 
 impl Arrival for Box<Outward> {

@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Node, OWN_PORTS, Pod,
+    Node, OWN_PORTS, Pod, namesake,
     record::{baggage, ended, peer_info},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     identity::LocalIdentity,
     lifecycle::{Place, source},
     mesh::{MtlsMode, View, Workload},
-    net::{CloseReason, Direction, Flow, Outcome, PeerAddr, connect_failed},
+    net::{CloseReason, Direction, Flow, Outcome, PeerAddr, PodName, connect_failed},
     observe::conn::OpenConn,
     policy::admission::{Asked, Decision, Protection, Request, decide},
     proxy::ingress::{self, Destination, Ends, Refusal},
@@ -88,11 +88,8 @@ impl Destination for PodDestination {
     }
 
     async fn identity(&self) -> Result<LocalIdentity, Outcome> {
-        let mesh = self.node.mesh.load_full();
-        let workload = mesh.workload(&self.pod.uid).ok_or_else(|| {
-            (CloseReason::Internal, Some("the workload has left the mesh".to_owned()))
-        })?;
-        self.node.local_identity(workload).await
+        let workload = self.pod.known(&self.node).await?;
+        self.node.local_identity(&self.pod, &workload).await
     }
 
     fn caller(&self, _: &Peer) {}
@@ -106,8 +103,8 @@ impl Destination for PodDestination {
         let mesh = self.node.mesh.load();
         conn.metadata(|f| {
             f.dst_addr = Some(ends.local);
-            f.dst = mesh.workload(&self.pod.uid).map(|w| peer_info(w)).unwrap_or_default();
-            f.local_uid = Some(self.pod.uid.clone());
+            f.dst = self.pod.workload(&mesh).map(|w| peer_info(w)).unwrap_or_default();
+            f.pod = Some(Arc::clone(&self.pod.name));
             f.protocol = Some("HBONE");
         });
         conn
@@ -139,7 +136,7 @@ impl Destination for PodDestination {
             reason: CloseReason::Internal,
             why: "left the mesh",
         };
-        let workload = mesh.workload(&self.pod.uid).ok_or(left)?;
+        let workload = self.pod.workload(&mesh).map_err(|_| left)?;
         conn.metadata(|f| {
             f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
@@ -159,7 +156,7 @@ impl Destination for PodDestination {
         let foreign = caller.trust_domain() != workload.id().trust_domain();
         let (direction, peer_id) = (Direction::Inbound, Some(caller.clone()));
         let flow = Flow { direction, peer: tunnel.ends.peer, peer_id, foreign, dst };
-        authorize(&self.node, &self.pod.uid, flow, conn)
+        authorize(&self.node, &self.pod.name, flow, conn)
             .map_err(|(reason, why)| (reason, Some(why)))
     }
 
@@ -218,26 +215,32 @@ fn overloaded(why: &str) -> Outcome {
     (CloseReason::Overloaded, Some(why.to_owned()))
 }
 
-/// Asks the policies that protect `uid` now, and leaves the verdict in the record.
+/// Asks the policies that protect the pod now, and leaves the verdict in the record.
 ///
 /// The flow is in the record before the view is loaded: an edit that comes in between is
 /// either in that view or its re-check finds the flow (see [`super::recheck()`]).
 pub(super) fn authorize(
     node: &Node,
-    uid: &str,
+    pod: &PodName,
     flow: Flow,
     conn: &OpenConn,
 ) -> Result<(), (CloseReason, String)> {
     conn.metadata(|f| f.flow_dst = Some(flow.dst));
     let mesh = node.mesh.load_full();
-    let decision = decided(&mesh, uid, &flow, Asked::AtOpening);
+    let workload = namesake(&mesh, pod);
+    let decision = decided(&mesh, workload.map(|w| &**w), &flow, Asked::AtOpening);
     conn.metadata(|f| decision.record(f, Asked::AtOpening));
     decision.allowed()
 }
 
-/// What the mesh says of a connection with the workload `uid`.
-pub(super) fn decided(mesh: &View, uid: &str, flow: &Flow, asked: Asked) -> Decision {
-    let rules = mesh.rules(uid);
+/// What the mesh says of a connection with a workload; with none, everything is denied.
+pub(super) fn decided(
+    mesh: &View,
+    workload: Option<&Workload>,
+    flow: &Flow,
+    asked: Asked,
+) -> Decision {
+    let rules = mesh.rules(workload.map_or("", |workload| &workload.uid));
     let strict = mesh.mtls() == MtlsMode::Strict;
     decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
 }

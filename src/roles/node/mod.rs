@@ -30,10 +30,12 @@
 
 mod arrival;
 mod inbound;
+mod known;
 mod outbound;
 mod plaintext;
 mod pod;
 mod recheck;
+mod recognition;
 mod record;
 mod revalidate;
 pub mod route;
@@ -49,12 +51,13 @@ use tokio::runtime::Handle;
 
 pub use pod::Pod;
 pub use recheck::recheck;
+pub use recognition::{Recognition, namesake};
 pub use revalidate::revalidate;
 
 use crate::{
     credentials::Svids,
     hbone::{TunnelConfig, TunnelRegistry},
-    identity::{LocalIdentity, X509Svid},
+    identity::{LocalIdentity, SpiffeId, X509Svid},
     lifecycle::Listeners,
     mesh::{View, Workload},
     net::{CloseReason, Direction, Outcome},
@@ -102,9 +105,13 @@ impl Node {
         descriptors::is_more_than_its_part(fd, has, others)
     }
 
-    /// Who a local workload is now, and whom it trusts.
-    async fn local_identity(&self, workload: &Workload) -> Result<LocalIdentity, Outcome> {
-        let svid = self.own_svid(workload).await;
+    /// Who a pod is now, which is this workload, and whom it trusts.
+    async fn local_identity(
+        &self,
+        pod: &Pod,
+        workload: &Workload,
+    ) -> Result<LocalIdentity, Outcome> {
+        let svid = self.own_svid(&pod.name.uid, workload.id()).await;
         let svid = svid.map_err(|(reason, error)| (reason, Some(error)))?;
         Ok(LocalIdentity { svid, bundles: self.svids.bundles() })
     }
@@ -114,17 +121,20 @@ impl Node {
         self.telemetry.metrics.tunnels.handshake_failed(direction, reason);
     }
 
-    /// The SVID of a local workload, waiting no longer than a handshake may take.
-    async fn own_svid(&self, workload: &Workload) -> Result<Arc<X509Svid>, (CloseReason, String)> {
-        let (reason, why) =
-            match tokio::time::timeout(self.tunnel.tls, self.svids.ready(&workload.uid)).await {
-                Ok(Ok(svid)) => return Ok(svid),
-                Ok(Err(error)) if error.is_ban() => {
-                    (CloseReason::IdentityBanned, format!(": {error}"))
-                }
-                Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
-                Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
-            };
-        Err((reason, format!("no SVID for {}{why}", workload.id())))
+    /// The SVID of a pod, waiting no longer than a handshake may take.
+    async fn own_svid(
+        &self,
+        pod: &str,
+        id: &SpiffeId,
+    ) -> Result<Arc<X509Svid>, (CloseReason, String)> {
+        let (reason, why) = match tokio::time::timeout(self.tunnel.tls, self.svids.ready(pod)).await
+        {
+            Ok(Ok(svid)) if svid.id == *id => return Ok(svid),
+            Ok(Ok(_)) => (CloseReason::NoIdentity, ": it has become another".to_owned()),
+            Ok(Err(error)) if error.is_ban() => (CloseReason::IdentityBanned, format!(": {error}")),
+            Ok(Err(error)) => (CloseReason::NoIdentity, format!(": {error}")),
+            Err(_) => (CloseReason::NoIdentity, format!(" in {:?}", self.tunnel.tls)),
+        };
+        Err((reason, format!("no SVID for {id}{why}")))
     }
 }

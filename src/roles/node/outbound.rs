@@ -72,12 +72,17 @@ async fn reach(
     conn: &OpenConn,
 ) -> Result<Box<dyn Remote>, Outcome> {
     conn.metadata(|f| {
-        (f.dst_addr, f.original_dst) = (dst, dst);
-        if let Some(from) = &from {
-            (f.src, f.local_uid) = (peer_info(from), Some(from.uid.clone()));
-        }
+        (f.dst_addr, f.original_dst, f.pod) = (dst, dst, Some(Arc::clone(&pod.name)));
+        f.src = from.as_deref().map(peer_info).unwrap_or_default();
     });
-    let Onward { from, route, ticket } = onward.map_err(|(reason, why)| (reason, Some(why)))?;
+    let Onward { from, route, ticket } = match onward {
+        Ok(onward) => onward,
+        Err(stays) => {
+            let onward = stays.awaited(node, pod).await?;
+            conn.metadata(|f| f.src = peer_info(&onward.from));
+            onward
+        }
+    };
     describe(conn, &route);
     let far: Box<dyn Remote> = match route {
         Route::Hbone { hop, authority, service, .. } => {
@@ -88,12 +93,12 @@ async fn reach(
                 baggage: baggage(&from),
                 network: None,
             };
-            let source = Source { node, from: &from };
+            let source = Source { node, pod, from: &from };
             let request = (&hop, &request, &ticket);
             Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
         }
         Route::DoubleHbone { hop, service, .. } => {
-            let source = Source { node, from: &from };
+            let source = Source { node, pod, from: &from };
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
                 authority: Authority::Host(service.hostname.to_string(), port),
@@ -152,15 +157,16 @@ async fn resolve(
     among.get(at).map(|addr| **addr).ok_or_else(|| unknown("it has no address"))
 }
 
-/// A workload whose connections go out.
+/// A pod whose connections go out.
 struct Source<'a> {
     node: &'a Node,
+    pod: &'a Pod,
     from: &'a Workload,
 }
 
 impl egress::hbone::Source for Source<'_> {
     async fn identity(&self) -> Result<LocalIdentity, Outcome> {
-        self.node.local_identity(self.from).await
+        self.node.local_identity(self.pod, self.from).await
     }
 
     fn handshake_failed(&self, reason: CloseReason) {

@@ -50,20 +50,25 @@ async fn carry(
         Err(e) => return (CloseReason::Internal, Some(e.to_string())),
     };
     let peer = conn.live().peer;
-    let mesh = node.mesh.load_full();
-    let Some(workload) = mesh.workload(&pod.uid) else {
-        return (CloseReason::Internal, Some("the workload has left the mesh".into()));
-    };
     conn.metadata(|f| {
-        f.dst_addr = Some(dst);
-        f.dst = peer_info(workload);
-        f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
+        (f.dst_addr, f.pod) = (Some(dst), Some(Arc::clone(&pod.name)));
         f.protocol = Some("TCP");
-        f.local_uid = Some(pod.uid.clone());
+    });
+    if let Err((reason, why)) = not_ours(dst) {
+        return (reason, Some(why));
+    }
+    let workload = match pod.known(node).await {
+        Ok(workload) => workload,
+        Err(outcome) => return outcome,
+    };
+    let mesh = node.mesh.load_full();
+    conn.metadata(|f| {
+        f.dst = peer_info(&workload);
+        f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
     });
     let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, foreign: false, dst };
     let admitted =
-        admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.uid, flow, conn));
+        admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.name, flow, conn));
     if let Err((reason, why)) = admitted {
         return (reason, Some(why));
     }
@@ -79,12 +84,17 @@ pub(super) fn admissible(
     own: &[std::net::IpAddr],
     dst: SocketAddr,
 ) -> Result<(), (CloseReason, String)> {
-    if OWN_PORTS.contains(&dst.port()) {
-        let why = format!("{dst} is a port of adit itself; connect to the application instead");
-        return Err((CloseReason::DirectCall, why));
-    }
+    not_ours(dst)?;
     if !own.contains(&dst.ip()) {
         let why = format!("{dst} is not an address of this workload");
+        return Err((CloseReason::DirectCall, why));
+    }
+    Ok(())
+}
+
+fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
+    if OWN_PORTS.contains(&dst.port()) {
+        let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));
     }
     Ok(())

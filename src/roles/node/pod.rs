@@ -7,14 +7,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, watch},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::Node;
+use super::{Node, Recognition};
 use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
-    net::CloseReason,
+    net::{CloseReason, PodName},
     relay::{App, SockmapRedirect},
     sys::{netns::Netns, sockmap::Watched},
     tls::Acceptor,
@@ -22,10 +25,14 @@ use crate::{
 
 /// One pod that is attached. Dropping it does not stop it: see [`Pod::stop`].
 pub struct Pod {
-    /// Its workload's uid; the workload itself is looked up in each view.
-    pub uid: Arc<str>,
+    /// What it is called; its workload is looked up in each view.
+    pub name: Arc<PodName>,
     /// Its network namespace.
     pub netns: Arc<Netns>,
+    /// Whether that workload is it.
+    pub(super) recognition: watch::Sender<Recognition>,
+    /// Connections that wait for that to be known.
+    pub(super) waiting: Semaphore,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,
@@ -61,6 +68,29 @@ impl Pod {
         self.accepting.cancel();
     }
 
+    /// What is known of it.
+    #[must_use]
+    pub fn recognition(&self) -> Recognition {
+        self.recognition.borrow().clone()
+    }
+
+    /// Says what is known of it from now on; whoever waits looks again. A pod that has left stays
+    /// so.
+    pub fn set_recognition(&self, now: Recognition) {
+        self.recognition.send_if_modified(|known| {
+            let may = *known != Recognition::Left;
+            if may {
+                *known = now;
+            }
+            may
+        });
+    }
+
+    /// The pod's keys are not its own any longer: nothing begins that would need one.
+    pub fn leave(&self) {
+        self.set_recognition(Recognition::Left);
+    }
+
     /// Stops the pod in three phases: no new connections and GOAWAY; up to `grace` for live
     /// ones, less if `hurry` fires; then the rest is cut, each with its record, and what is
     /// queued in tunnels is sent. Returns how many were cut.
@@ -78,7 +108,7 @@ impl Pod {
         }
         let left = self.conns.len();
         for conn in node.telemetry.live.all() {
-            if conn.metadata(|f| f.local_uid.as_ref() == Some(&self.uid)) {
+            if conn.metadata(|f| f.pod.as_ref().is_some_and(|pod| Arc::ptr_eq(pod, &self.name))) {
                 conn.cut(CloseReason::Drained);
             }
         }
@@ -87,6 +117,9 @@ impl Pod {
         left
     }
 }
+
+/// How many connections of one pod wait at once for it to be known who it is.
+pub(super) const MOST_WAITING: usize = 512;
 
 /// How long tunnels whose handshake was under way at a stop may take to say that they take nothing.
 const LATE_STREAMS: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Live connections are held to the policies of now, not to those of when they opened.
 
-use super::{Node, inbound::decided};
+use super::{Node, inbound::decided, namesake};
 use crate::{mesh::RulesChanged, policy::admission::Asked, proxy};
 
 /// Asks the current policies about the open inbound connections of the workloads whose rules
@@ -12,9 +12,9 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
     }
     let mesh = node.mesh.load_full();
     proxy::revalidate::recheck(&node.telemetry.live.all(), |conn| {
-        let (uid, flow) = (conn.metadata(|f| f.local_uid.clone())?, conn.flow()?);
+        let (pod, flow) = (conn.metadata(|f| f.pod.clone())?, conn.flow()?);
         // One that left the mesh: its pod is stopped, with the grace of a drain.
-        let workload = mesh.workload(&uid)?;
-        changed.of(workload).then(|| decided(&mesh, &uid, &flow, Asked::WhileOpen))
+        let workload = namesake(&mesh, &pod)?;
+        changed.of(workload).then(|| decided(&mesh, Some(workload), &flow, Asked::WhileOpen))
     })
 }

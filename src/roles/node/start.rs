@@ -12,21 +12,22 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod,
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod, Recognition,
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
     outbound, plaintext,
+    pod::MOST_WAITING,
 };
 use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
     lifecycle::{Places, Tasks},
     mesh::AppHop,
-    net::{Direction, PeerAddr},
+    net::{Direction, PeerAddr, PodName},
     proxy::{
         egress::gateway::Gateways,
         ingress::{self, Ends},
@@ -43,18 +44,16 @@ impl Pod {
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
     pub fn start(
         node: &Arc<Node>,
-        uid: &Arc<str>,
+        name: PodName,
         app_hop: AppHop,
-        netns: Netns,
+        netns: Arc<Netns>,
     ) -> io::Result<Arc<Self>> {
-        let netns = Arc::new(netns);
         let sockmap = node.sockmap.as_ref().filter(|_| app_hop == AppHop::Sockmap);
         let watched = sockmap.and_then(|sockmap| match sockmap.watch(&netns) {
             Ok(watched) => Some(Arc::new(watched)),
             Err(error) => {
-                let pod = &**uid;
                 tracing::warn!(
-                    pod, %error,
+                    pod = %name, %error,
                     "no sockmap redirect to this pod's applications; they are reached by TCP"
                 );
                 None
@@ -65,9 +64,15 @@ impl Pod {
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
+        let known = match name.service_account {
+            None => Recognition::Given,
+            Some(_) => Recognition::Sought,
+        };
         let pod = Arc::new(Self {
-            uid: Arc::clone(uid),
+            name: Arc::new(name),
             netns,
+            recognition: watch::Sender::new(known),
+            waiting: Semaphore::new(MOST_WAITING),
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
             callers: Callers::new(node.tunnel.caller),
@@ -94,9 +99,9 @@ impl Pod {
         OWN_PORTS.into_iter().all(given)
     }
 
-    fn looks_outward(&self, node: &Arc<Node>) -> Look<Box<Outward>> {
-        let (node, uid, mut lanes) = (Arc::clone(node), Arc::clone(&self.uid), Lanes::new());
-        Box::new(move |app, _| Outward::new(&node, &uid, app, &mut lanes))
+    fn looks_outward(self: &Arc<Self>, node: &Arc<Node>) -> Look<Box<Outward>> {
+        let (node, pod, mut lanes) = (Arc::clone(node), Arc::clone(self), Lanes::new());
+        Box::new(move |app, _| Outward::new(&node, &pod, app, &mut lanes))
     }
 
     fn serve_outbound(

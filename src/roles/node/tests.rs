@@ -16,7 +16,7 @@ use crate::{
         Membership, MtlsMode, Service, ServicePort, Store, Template, Workload,
         source::file::MeshParts,
     },
-    net::{CloseReason, Direction, Flow, PeerAddr},
+    net::{CloseReason, Direction, Flow, PeerAddr, PodName},
     observe::{Telemetry, conn::OpenConn},
     policy::{Action, FieldMatch, Match, Policy, Rule, Scope, StringMatch},
     relay,
@@ -72,6 +72,11 @@ fn parts(mtls: MtlsMode, policies: Vec<Policy>) -> MeshParts {
     parts
 }
 
+/// What the pod is called that everybody calls.
+fn db() -> PodName {
+    PodName { uid: "shop/db".into(), name: "shop/db".into(), service_account: None }
+}
+
 struct World {
     node: Node,
     store: Store,
@@ -110,11 +115,11 @@ impl World {
         conn.metadata(|f| {
             f.src.id = caller.clone();
             f.dst.id = caller.is_some().then_some(own);
-            f.local_uid = Some("shop/db".into());
+            f.pod = Some(Arc::new(db()));
         });
         let dst: SocketAddr = "10.0.0.2:8080".parse().unwrap();
         let flow = Flow { direction: Direction::Inbound, peer, peer_id: caller, foreign, dst };
-        let admitted = inbound::authorize(&self.node, "shop/db", flow, &conn);
+        let admitted = inbound::authorize(&self.node, &db(), flow, &conn);
         (conn, admitted.map_err(|(reason, _)| reason))
     }
 

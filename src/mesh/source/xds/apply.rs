@@ -15,6 +15,9 @@ use crate::{mesh::Store, policy::Policy, rpc::authorization::Authorization};
 
 /// How many resources are applied in one turn: some 1 ms.
 const SLICE: usize = 256;
+/// How many are decoded at once: what is decoded shares nothing with others yet, and takes several
+/// times the memory that it has in the store.
+const DECODED: usize = 2048;
 
 /// Applies what a delta of type Address changes. Returns what cannot be taken; what is in force
 /// under those names stays.
@@ -23,18 +26,18 @@ const SLICE: usize = 256;
 /// Dropping the future leaves the rest of the delta out.
 pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
     let Delta { upserted, removed, .. } = delta;
-    let names: Vec<Arc<str>> = upserted.iter().map(|resource| Arc::clone(&resource.name)).collect();
     let mut faults = Vec::new();
-    let mut decoded = names.into_iter().zip(decode_all(upserted).await);
-    loop {
-        let mut turn = decoded.by_ref().take(SLICE).peekable();
-        if turn.peek().is_none() {
-            break;
-        }
-        for (name, one) in turn {
+    let mut rest = upserted.into_iter();
+    while rest.len() > 0 {
+        let some: Vec<Upserted> = rest.by_ref().take(DECODED).collect();
+        let names: Vec<Arc<str>> = some.iter().map(|resource| Arc::clone(&resource.name)).collect();
+        for (n, (name, one)) in names.into_iter().zip(decode_all(some).await).enumerate() {
             match one {
                 Ok(address) => upsert(store, &name, address),
                 Err(fault) => faults.push(fault),
+            }
+            if n % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
             }
         }
         tokio::task::yield_now().await;

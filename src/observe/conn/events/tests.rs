@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    net::{Direction, PeerAddr},
+    net::{Direction, PeerAddr, PodName},
     observe::{
         Telemetry,
         conn::{Names, OpenConn, PeerInfo, TlsFacts, TunnelId},
@@ -99,7 +99,11 @@ async fn the_json_of_events_and_of_connections() {
         f.tls = Some(Arc::new(TlsFacts { version, group, cipher, mutual: true, path: None }));
         f.policy = Some("shop/only-web rule 0".into());
         f.protocol = Some("HBONE");
-        f.local_uid = Some("Kubernetes//Pod/shop/db".into());
+        f.pod = Some(Arc::new(PodName {
+            uid: "pod/430dc9".into(),
+            name: "shop/db".into(),
+            service_account: None,
+        }));
     });
     let mut connection = json!({
         "id": 0,
@@ -123,7 +127,7 @@ async fn the_json_of_events_and_of_connections() {
             "mutual": true,
         },
         "policy": "shop/only-web rule 0",
-        "localWorkload": "Kubernetes//Pod/shop/db",
+        "localWorkload": "shop/db",
         "bytesReceived": 0,
         "bytesSent": 0,
         "ageSeconds": 0,

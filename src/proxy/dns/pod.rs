@@ -1,0 +1,255 @@
+//! The queries of one pod: the loops that take them, and what bounds them.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream};
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::{
+    DnsProxy,
+    allowance::Allowance,
+    answer,
+    forward::{self, framed, read_framed},
+    message::{self, Question, Received},
+};
+use crate::{
+    lifecycle::{AcceptBackoff, Tasks},
+    mesh::Workload,
+    observe::metrics::DnsLabels,
+    sys::netns::Netns,
+};
+
+/// What a pod asks in a second; what is beyond it gets no answer.
+const QUERIES: u32 = 20_000;
+/// What of it is forwarded; what is beyond it gets SERVFAIL.
+const FORWARDED: u32 = 2_000;
+/// Forwarded questions without an answer yet.
+const IN_FLIGHT: usize = 256;
+/// Open connections.
+const CONNECTIONS: usize = 64;
+/// Questions of one connection that are worked on at once.
+const PIPELINED: usize = 32;
+/// How long a connection may say nothing (RFC 7766 §6.2.3), or not take what is written.
+const IDLE: Duration = Duration::from_secs(5);
+/// Longer datagrams are nobody's query.
+const DATAGRAM: usize = 4096;
+const MESSAGE: usize = 65_535;
+
+/// One pod.
+pub(super) struct PodDns {
+    dns: Arc<DnsProxy>,
+    netns: Arc<Netns>,
+    uid: Arc<str>,
+    tasks: Tasks,
+    queries: Allowance,
+    forwarded: Allowance,
+    in_flight: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+/// What came of a query.
+enum Step {
+    /// Answered, or not to be answered.
+    Done(Option<Vec<u8>>),
+    /// To be asked of the name servers.
+    Forward(Box<Pending>),
+}
+
+/// A question that is to be forwarded.
+struct Pending {
+    question: Box<Question>,
+    labels: DnsLabels,
+    by_tcp: bool,
+    limit: usize,
+}
+
+impl PodDns {
+    pub(super) fn new(
+        dns: Arc<DnsProxy>,
+        netns: Arc<Netns>,
+        uid: Arc<str>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            dns,
+            netns,
+            uid,
+            tasks,
+            queries: Allowance::new(QUERIES),
+            forwarded: Allowance::new(FORWARDED),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+        })
+    }
+
+    /// Answers what comes in datagrams, for ever.
+    pub(super) async fn datagrams(self: Arc<Self>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut failures = AcceptBackoff::new(format!("DNS of {}", self.uid));
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            let (length, client) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                // As of an answer to somebody who has gone.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => {
+                    failures.failed(&error).await;
+                    continue;
+                }
+            };
+            failures.succeeded();
+            match self.look(&buffer[..length], false) {
+                Step::Done(Some(reply)) => send(&socket, &reply, client).await,
+                Step::Done(None) => {}
+                Step::Forward(pending) => {
+                    let (pod, socket) = (Arc::clone(&self), Arc::clone(&socket));
+                    self.tasks.spawn(async move {
+                        let reply = pod.forward(*pending).await;
+                        send(&socket, &reply, client).await;
+                    });
+                }
+            }
+        }
+    }
+
+    /// Answers what comes in connections, for ever.
+    pub(super) async fn connections(self: Arc<Self>, listener: TcpListener) {
+        let mut failures = AcceptBackoff::new(format!("DNS of {} (TCP)", self.uid));
+        loop {
+            let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    failures.succeeded();
+                    let pod = Arc::clone(&self);
+                    self.tasks.spawn(async move {
+                        pod.connection(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => failures.failed(&error).await,
+            }
+        }
+    }
+
+    /// Its questions in any order, until it is silent.
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let (reader, mut writer) = stream.into_split();
+        let questions = stream::unfold(reader, |mut reader| async {
+            let question = timeout(IDLE, read_framed(&mut reader)).await.ok()?.ok()?;
+            Some((question, reader))
+        });
+        let replies = questions.map(|question| Arc::clone(&self).reply(question));
+        let mut replies = std::pin::pin!(replies.buffer_unordered(PIPELINED));
+        while let Some(reply) = replies.next().await {
+            // Nothing that can be answered: it does not speak DNS.
+            let Some(reply) = reply else { return };
+            let Ok(reply) = framed(&reply) else { return };
+            if !matches!(timeout(IDLE, writer.write_all(&reply)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    async fn reply(self: Arc<Self>, question: Vec<u8>) -> Option<Vec<u8>> {
+        match self.look(&question, true) {
+            Step::Done(reply) => reply,
+            Step::Forward(pending) => Some(self.forward(*pending).await),
+        }
+    }
+
+    /// What can be said of a query without asking anybody.
+    fn look(&self, query: &[u8], by_tcp: bool) -> Step {
+        if !self.queries.take(Instant::now()) {
+            return Step::Done(None);
+        }
+        let question = match message::read(query) {
+            Received::Question(question) => question,
+            Received::Refused(reply) => return Step::Done(Some(reply)),
+            Received::Nothing => return Step::Done(None),
+        };
+        let limit = if by_tcp { MESSAGE } else { question.datagram() };
+        let view = (self.dns.mesh)();
+        let Some(client) = view.workload(&self.uid) else {
+            return Step::Done(Some(question.failed(ResponseCode::ServFail, limit)));
+        };
+        let app = &client.template.app;
+        let who = (&app.canonical_name, &app.canonical_revision);
+        let protocol = if by_tcp { "tcp" } else { "udp" };
+        let metrics = &self.dns.metrics.dns;
+        let labels = metrics.labels(query_type(question.kind()), protocol, who);
+        metrics.asked(&labels);
+        let asked_for = question.wants_ipv6().map(|ipv6| (question.name(), ipv6));
+        let known =
+            asked_for.and_then(|asked| answer::answer(&view, &self.dns.naming, client, asked));
+        if let Some(known) = known {
+            let count = known.addresses.len();
+            log(client, &question, Some(&known.service.hostname), count);
+            let reply = question.answered(&known.addresses, known.alias, limit);
+            return Step::Done(Some(reply));
+        }
+        log(client, &question, None, 0);
+        if !self.forwarded.take(Instant::now()) {
+            return Step::Done(Some(question.failed(ResponseCode::ServFail, limit)));
+        }
+        Step::Forward(Box::new(Pending { question, labels, by_tcp, limit }))
+    }
+
+    /// What the name servers say, or SERVFAIL.
+    async fn forward(&self, pending: Pending) -> Vec<u8> {
+        let Pending { question, labels, by_tcp, limit } = pending;
+        let Ok(_place) = self.in_flight.try_acquire() else {
+            return question.failed(ResponseCode::ServFail, limit);
+        };
+        let (metrics, begun) = (&self.dns.metrics.dns, Instant::now());
+        metrics.forwarded(&labels);
+        let servers = self.dns.servers.now();
+        let answer = forward::ask(&self.netns, &servers, &question, by_tcp).await;
+        metrics.ended(&labels, begun.elapsed(), answer.is_err());
+        match answer {
+            Ok(answer) => question.forwarded(answer, limit),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(
+                    target: "dns",
+                    pod = &*self.uid, domain = question.name(), error, "no upstream answered"
+                );
+                question.failed(ResponseCode::ServFail, limit)
+            }
+        }
+    }
+}
+
+async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(reply, client).await {
+        tracing::debug!(target: "dns", %client, %error, "the answer could not be sent");
+    }
+}
+
+fn log(client: &Workload, question: &Question, service: Option<&str>, endpoints: usize) {
+    let (pod, namespace) = (&*client.name, &**client.namespace());
+    let result = if service.is_some() { "success" } else { "forwarded" };
+    tracing::debug!(
+        target: "dns",
+        {
+            src.workload = pod, src.namespace = namespace, query = %question.kind(),
+            domain = question.name(), result, service, endpoints
+        },
+        "dns query"
+    );
+}
+
+/// A closed set for metrics: what has no name of its own is `unknown`.
+fn query_type(kind: RecordType) -> &'static str {
+    kind.into()
+}

@@ -1,0 +1,101 @@
+//! The workload of a pod, for a connection of that pod: it waits for it where it may come, for a
+//! moment and so many at once, and is refused then.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Node, Pod, Recognition, namesake, pod::MOST_WAITING};
+use crate::{
+    mesh::{View, Workload},
+    net::{CloseReason, Outcome, PodName},
+};
+
+/// How long a connection waits for the workload of its pod.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why it is not known who a pod is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Unknown {
+    /// That may come.
+    Yet,
+    /// It had a workload once, or has no business any more.
+    Gone,
+    /// It is not the workload that has its name.
+    Refuted(Arc<str>),
+}
+
+impl Unknown {
+    pub(super) fn outcome(&self, pod: &PodName) -> Outcome {
+        let (reason, why) = match self {
+            Self::Yet => (
+                CloseReason::NoIdentity,
+                format!(
+                    "the control plane did not say within {} s which workload pod {pod} is",
+                    KNOWN_WITHIN.as_secs()
+                ),
+            ),
+            Self::Gone => (CloseReason::Internal, "the workload has left the mesh".to_owned()),
+            Self::Refuted(why) => (CloseReason::NoIdentity, why.to_string()),
+        };
+        (reason, Some(why))
+    }
+}
+
+impl Pod {
+    /// The workload that the pod is, as of this view.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub(super) fn workload<'v>(&self, mesh: &'v View) -> Result<&'v Arc<Workload>, Unknown> {
+        let recognition = self.recognition.borrow();
+        let found = match &*recognition {
+            Recognition::Left => return Err(Unknown::Gone),
+            Recognition::Refuted(why) => return Err(Unknown::Refuted(Arc::clone(why))),
+            _ => namesake(mesh, &self.name),
+        };
+        match (&*recognition, found) {
+            (Recognition::Given, Some(workload)) => Ok(workload),
+            (Recognition::Given, None) => Err(Unknown::Gone),
+            (recognition, Some(workload)) if recognition.is_of(workload) => Ok(workload),
+            _ => Err(Unknown::Yet),
+        }
+    }
+
+    /// The same, waiting for it where it may come.
+    ///
+    /// # Errors
+    /// It is not known in time, or too many wait for it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn known(&self, node: &Node) -> Result<Arc<Workload>, Outcome> {
+        let look = || self.workload(&node.mesh.load()).cloned();
+        let told = |unknown: Unknown| unknown.outcome(&self.name);
+        match look() {
+            Err(Unknown::Yet) => {}
+            found => return found.map_err(told),
+        }
+        let Ok(_place) = self.waiting.try_acquire() else {
+            let why = format!(
+                "{MOST_WAITING} connections wait already for the control plane to say which \
+                 workload pod {} is",
+                self.name
+            );
+            return Err((CloseReason::Overloaded, Some(why)));
+        };
+        let mut changes = self.recognition.subscribe();
+        let found = async {
+            loop {
+                changes.borrow_and_update();
+                match look() {
+                    Err(Unknown::Yet) => {}
+                    found => return found,
+                }
+                if changes.changed().await.is_err() {
+                    return Err(Unknown::Gone);
+                }
+            }
+        };
+        let found = tokio::time::timeout(KNOWN_WITHIN, found).await;
+        found.unwrap_or(Err(Unknown::Yet)).map_err(told)
+    }
+}

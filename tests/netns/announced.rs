@@ -1,0 +1,167 @@
+//! Pods that istio-cni announces over its socket, and that the mesh names when it does.
+
+#[path = "announced/world.rs"]
+mod world;
+
+use std::{
+    net::{Ipv6Addr, TcpListener},
+    os::fd::AsFd as _,
+    thread,
+};
+
+use self::world::World;
+use crate::fake_cni::{add, del, keep, snapshot_sent};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("announced::a_pod_listens_at_once_and_its_connections_wait_for_the_mesh", waiting),
+    ("announced::a_namespace_of_another_pod_gets_no_key", refuted),
+    ("announced::a_namesake_of_another_account_is_somebody_else", account),
+    ("announced::a_pod_that_leaves_closes_at_once_and_may_come_back_elsewhere", leaving),
+    ("announced::an_add_that_fails_is_refused_and_tried_on", refused),
+    ("announced::a_lost_connection_leaves_pods_alone_and_the_next_snapshot_ends_others", reconnect),
+    ("announced::another_proxy_of_the_same_user_may_listen_beside", beside),
+    ("announced::a_pod_whose_redirection_is_gone_is_named", watchdog),
+];
+
+fn waiting() {
+    let world = World::new();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "web"), "");
+    assert_eq!(world.adds(&cni, "db"), "");
+    assert_eq!(cni.asks(&snapshot_sent(), &[]), "");
+    assert!(world.listens("web") && world.listens("db"), "before anybody knows who they are");
+    assert_eq!(world.node.svids.statuses().len(), 0, "no key is asked for");
+    world.redirects("web");
+    world.redirects("db");
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| world.lab.ask("web", "10.77.0.2:8080"));
+        world.lab.wait("a connection that waits", || world.carries("10.77.0.2:8080"));
+        world.names(&[("web", "web", "10.77.0.1"), ("db", "db", "10.77.0.2")]);
+        assert_eq!(asked.join().unwrap().unwrap(), "caller 10.77.0.1\nhello\n");
+    });
+    assert_eq!(world.node.svids.statuses().len(), 2, "each has its own");
+    let text = world.node.telemetry.metrics.render(&world.node.telemetry.live);
+    for line in [
+        "workload_manager_active_proxy_count 2",
+        "workload_manager_proxies_started_total 2",
+        "workload_manager_proxies_stopped_total 0",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
+    assert!(cni.hears_nothing());
+}
+
+fn refuted() {
+    let world = World::new();
+    let cni = world.cni();
+    let spy = world.open("spy");
+    assert_eq!(cni.asks(&add("uid-db", "shop", "db", "db"), &[spy.as_fd()]), "");
+    world.names(&[("db", "db", "10.77.0.2")]);
+    world.lab.wait("named", || {
+        world.pods.refuted().iter().any(|why| {
+            why.contains("pod shop/db: its network namespace holds 10.77.0.3")
+                && why.contains("the mesh says 10.77.0.2")
+        })
+    });
+    assert_eq!(world.node.svids.statuses().len(), 0, "no key for another pod's namespace");
+    assert!(world.lab.ask("db", "10.77.0.3:15008").is_err());
+    // The mesh is right now, and wrong again later.
+    for (address, held) in [("10.77.0.3", 1), ("10.77.0.2", 0), ("10.77.0.3", 1)] {
+        world.names(&[("db", "db", address)]);
+        world.lab.wait("taken up", || world.node.svids.statuses().len() == held);
+        world.lab.wait("told", || world.pods.refuted().len() == 1 - held);
+    }
+}
+
+fn account() {
+    let world = World::new();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "web"), "");
+    assert_eq!(world.adds(&cni, "db"), "");
+    let db = ("db", "db", "10.77.0.2");
+    world.names(&[("web", "somebody", "10.77.0.1"), db]);
+    world.lab.wait("the other is known", || world.node.svids.statuses().len() == 1);
+    assert!(world.pods.unknown().iter().any(|why| why.contains("pod shop/web")));
+    world.names(&[("web", "web", "10.77.0.1"), db]);
+    world.lab.wait("known", || world.node.svids.statuses().len() == 2);
+    assert_eq!(world.pods.unknown().len(), 0);
+    world.names(&[("web", "somebody", "10.77.0.1"), db]);
+    world.lab.wait("its key is forgotten", || world.node.svids.statuses().len() == 1);
+}
+
+fn leaving() {
+    let world = World::new();
+    let cni = world.cni();
+    world.names(&[("web", "web", "10.77.0.1")]);
+    assert_eq!(world.adds(&cni, "web"), "");
+    world.lab.wait("a key", || world.node.svids.statuses().len() == 1);
+    assert_eq!(world.adds(&cni, "web"), "", "the same once more");
+    assert_eq!(cni.asks(&del("uid-web"), &[]), "");
+    world.lab.wait("closed", || !world.listens("web"));
+    assert_eq!(world.node.svids.statuses().len(), 0, "the key is gone");
+    assert_eq!(world.adds(&cni, "web"), "", "the same UID, at once");
+    assert!(world.listens("web"));
+    // The same pod in another namespace.
+    world.lab.remake("web", 1);
+    assert_eq!(world.adds(&cni, "web"), "");
+    assert!(world.listens("web"));
+    world.lab.wait("a key", || world.node.svids.statuses().len() == 1);
+    assert_eq!(cni.asks(&del("uid-web"), &[]), "");
+    assert_eq!(cni.asks(&del("uid-nobody"), &[]), "", "nobody knows it, and it has left");
+}
+
+fn refused() {
+    let world = World::new();
+    let cni = world.cni();
+    let taken = world.netns("web").run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 15008)));
+    let taken = taken.unwrap().unwrap();
+    let why = world.adds(&cni, "web");
+    assert!(why.contains("pod shop/web: listen on") && why.contains("another proxy"), "{why}");
+    assert_eq!(cni.asks(&snapshot_sent(), &[]), "");
+    assert_eq!(world.pending().len(), 1);
+    drop(taken);
+    world.lab.wait("attached in the end", || world.pending().is_empty() && world.listens("web"));
+}
+
+fn reconnect() {
+    let world = World::new();
+    let cni = world.cni();
+    for pod in ["web", "db", "spy"] {
+        assert_eq!(world.adds(&cni, pod), "");
+    }
+    assert_eq!(cni.asks(&snapshot_sent(), &[]), "");
+    world.lab.wait("all named", || world.waits_for().is_none());
+    drop(cni);
+    world.lab.wait("said", || world.waits_for().is_some_and(|why| why.contains("has closed")));
+    let cni = world.cni();
+    assert_eq!(cni.asks(&keep("uid-web"), &[]), "");
+    assert_eq!(world.adds(&cni, "spy"), "");
+    assert!(world.listens("db"), "until all are named");
+    assert_eq!(cni.asks(&snapshot_sent(), &[]), "");
+    world.lab.wait("gone", || !world.listens("db"));
+    assert!(world.listens("web") && world.listens("spy"));
+    assert_eq!(world.pods.unknown().len(), 2);
+}
+
+fn beside() {
+    let world = World::new();
+    let cni = world.cni();
+    let _other = [15001, 15006, 15008].map(|port| world.other_proxy("web", port));
+    assert_eq!(world.adds(&cni, "web"), "");
+    assert_eq!(cni.asks(&del("uid-web"), &[]), "");
+}
+
+fn watchdog() {
+    let world = World::new();
+    let cni = world.cni();
+    world.redirects("web");
+    assert_eq!(world.adds(&cni, "web"), "");
+    assert_eq!(world.pods.unprotected(), [""; 0]);
+    world.lab.tool("web", "nft delete table inet istio-ambient-nat");
+    world.lab.wait("named", || {
+        let all = world.pods.unprotected();
+        all.iter().any(|why| why.contains("pod shop/web") && why.contains("are gone"))
+    });
+    world.redirects("web");
+    world.lab.wait("well again", || world.pods.unprotected().is_empty());
+}
