@@ -124,17 +124,15 @@ pub struct ConnMetadata {
     pub protocol: Option<&'static str>,
     /// The pod of this node whose connection it is.
     pub pod: Option<Arc<PodName>>,
-    /// The destination that policy was asked about (inbound only); see
-    /// [`super::LiveConn::flow`].
+    /// Inbound the destination that policy was asked about (see [`super::LiveConn::flow`]),
+    /// outbound where the application meant to go.
     pub flow_dst: Option<SocketAddr>,
-    /// Where the application meant to go (outbound only).
-    pub original_dst: Option<SocketAddr>,
 }
 
 impl ConnMetadata {
     /// The uid of the pod of this node whose connection it is.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&Arc<str>> {
-        self.local_uid.as_ref()
+        self.pod.as_ref().map(|pod| &pod.uid)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         Locality, LocalityScope, Membership, MtlsMode, Protocol, Service, ServicePort, Store,
         Template, Workload, WorkloadKind,
     },
-    net::{Direction, PeerAddr},
+    net::{Direction, PeerAddr, PodName},
     observe::{Telemetry, conn::OpenConn},
 };
 
@@ -313,12 +313,16 @@ fn connect(telemetry: &Telemetry, direction: Direction) -> OpenConn {
     let peer = PeerAddr("10.244.1.7:4711".parse().unwrap());
     let conn = OpenConn::open(telemetry, direction, peer);
     conn.metadata(|f| {
-        f.local_uid = Some("pod/u1".into());
+        f.pod = Some(Arc::new(PodName {
+            uid: "pod/u1".into(),
+            name: "shop/web-7f".into(),
+            service_account: None,
+        }));
         f.protocol = Some("HBONE");
         f.dst_addr = Some("10.244.2.8:15008".parse().unwrap());
         match direction {
             Direction::Inbound => f.service = Some("web.shop.svc".into()),
-            Direction::Outbound => f.original_dst = Some("10.96.0.1:80".parse().unwrap()),
+            Direction::Outbound => f.flow_dst = Some("10.96.0.1:80".parse().unwrap()),
         }
     });
     conn
