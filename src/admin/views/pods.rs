@@ -82,7 +82,7 @@ impl Connections {
             }),
             Direction::Outbound => self.outbound.push(Outbound {
                 src,
-                original_dst: facts.original_dst.unwrap_or(next),
+                original_dst: facts.flow_dst.unwrap_or(next),
                 actual_dst: next,
                 protocol,
             }),

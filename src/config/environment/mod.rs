@@ -131,7 +131,10 @@ impl Environment {
         let config = ProxyConfig::read(&vars, around);
         known::look(&vars);
         let own = OwnWorkload::read(&vars);
-        let instance_ip = vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2");
+        // Kubernetes leaves it empty where it does not know it yet.
+        let known = vars.text("INSTANCE_IP").is_some_and(|ip| !ip.is_empty());
+        let instance_ip =
+            known.then(|| vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2")).flatten();
         let instance_ip = instance_ip.unwrap_or_else(|| [1, 1, 1, 1].into());
         let metadata = node::metadata(&vars, &config);
         let cluster_id = cluster_id(&vars);

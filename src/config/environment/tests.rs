@@ -78,12 +78,19 @@ fn the_chart_of_istio_is_read_without_a_warning() {
 #[test]
 fn the_node_is_as_a_real_one_tells_istiod() {
     let node = read(&CHART[..12]).node;
-    assert_eq!((&*node.pod, &*node.namespace), ("ztunnel-n1", "istio-system"));
-    assert_eq!((node.ip.to_string(), &*node.node_name), ("10.244.1.2".into(), "n1"));
-    assert_eq!(json!(node.metadata), json!({ "CLUSTER_ID": "Kubernetes" }));
+    let id = "ztunnel~10.244.1.2~ztunnel-n1.istio-system~istio-system.svc.cluster.local";
+    assert_eq!(node.id, id);
+    let expected = json!({
+        "CLUSTER_ID": "Kubernetes",
+        "INSTANCE_IPS": "10.244.1.2",
+        "NAME": "ztunnel-n1",
+        "NAMESPACE": "istio-system",
+        "NODE_NAME": "n1",
+    });
+    assert_eq!(json!(node.metadata), expected);
     let json_too = read(&[("ISTIO_METAJSON_LABELS", r#"{"app":"x"}"#)]).node;
     assert_eq!(json_too.metadata["LABELS"], json!({ "app": "x" }));
-    assert_eq!((json_too.ip.to_string(), &*json_too.pod), ("1.1.1.1".into(), ""));
+    assert_eq!(json_too.id, "ztunnel~1.1.1.1~.~.svc.cluster.local");
 }
 
 #[test]
@@ -122,7 +129,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "-1", "above 0"),
         ("XDS_ADDRESS", "http://istiod:15010", "https://HOST:PORT"),
         ("CA_ADDRESS", "https://istiod/path", "https://HOST:PORT"),
-        ("ALT_CA_HOSTNAME", "a b", "a name that a certificate can have"),
+        ("ALT_CA_HOSTNAME", "a b", "a host name, as a certificate has it"),
         ("TRUST_DOMAIN", "A B", "a trust domain"),
         ("INSTANCE_IP", "node1", "an IP address"),
         ("ISTIO_METAJSON_X", "{", "ISTIO_METAJSON_X: \"{\": expected JSON"),

@@ -91,6 +91,9 @@ impl LiveConn {
     #[must_use]
     pub fn flow(&self) -> Option<Flow> {
         let (direction, peer) = (self.direction, self.peer);
+        if direction == Direction::Outbound {
+            return None;
+        }
         self.metadata(|f| {
             let peer_id = f.src.id.clone();
             let foreign = match (&peer_id, &f.dst.id) {

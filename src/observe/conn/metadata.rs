@@ -124,11 +124,9 @@ pub struct ConnMetadata {
     pub protocol: Option<&'static str>,
     /// The pod of this node whose connection it is.
     pub pod: Option<Arc<PodName>>,
-    /// The destination that policy was asked about (inbound only); see
-    /// [`super::LiveConn::flow`].
+    /// Inbound the destination that policy was asked about (see [`super::LiveConn::flow`]),
+    /// outbound where the application meant to go.
     pub flow_dst: Option<SocketAddr>,
-    /// Where the application meant to go (outbound only).
-    pub original_dst: Option<SocketAddr>,
 }
 
 impl ConnMetadata {

@@ -72,7 +72,7 @@ async fn reach(
     conn: &OpenConn,
 ) -> Result<Box<dyn Remote>, Outcome> {
     conn.metadata(|f| {
-        (f.dst_addr, f.original_dst, f.pod) = (dst, dst, Some(Arc::clone(&pod.name)));
+        (f.dst_addr, f.flow_dst, f.pod) = (dst, dst, Some(Arc::clone(&pod.name)));
         f.src = from.as_deref().map(peer_info).unwrap_or_default();
     });
     let Onward { from, route, ticket } = match onward {

@@ -322,7 +322,7 @@ fn connect(telemetry: &Telemetry, direction: Direction) -> OpenConn {
         f.dst_addr = Some("10.244.2.8:15008".parse().unwrap());
         match direction {
             Direction::Inbound => f.service = Some("web.shop.svc".into()),
-            Direction::Outbound => f.original_dst = Some("10.96.0.1:80".parse().unwrap()),
+            Direction::Outbound => f.flow_dst = Some("10.96.0.1:80".parse().unwrap()),
         }
     });
     conn
