@@ -12,11 +12,6 @@ BESIDE = {
     "container_cpu_usage_seconds_total", "container_memory_working_set_bytes",
     "kube_pod_container_status_restarts_total", "kube_pod_status_ready", "up", "ztunnel_connected",
 }
-# Of Istio's own dashboard, whoever the node proxy is.
-NODE_PROXY = {
-    "istio_dns_requests_total", "istio_dns_upstream_failures_total", "istio_dns_upstream_requests_total",
-    "workload_manager_proxies_started_total", "workload_manager_proxies_stopped_total",
-}
 # What has no series before something goes wrong, or without CRLs and other trust domains.
 AT_TIMES = {
     "adit_accept_errors_total", "adit_crl_faults", "adit_federation_fetches_total", "adit_handshake_failures_total",
@@ -40,7 +35,7 @@ def asked(text):
 def rules(folder, families):
     alerts = "".join(line for line in (folder / "alerts.yaml").read_text().splitlines(True) if not line.startswith("#"))
     alerts = re.sub(r"- name: .*|alert: .*|(summary|description|runbook_url): .*", "", alerts)
-    known = BESIDE | NODE_PROXY | {line.split(" ")[0] for line in families.read_text().splitlines()}
+    known = BESIDE | {line.split(" ")[0] for line in families.read_text().splitlines()}
     missing = set().union(*map(asked, [*queries(folder), alerts])) - known
     for name in sorted(missing):
         print(f"nobody has {name}", file=sys.stderr)
