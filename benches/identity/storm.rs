@@ -10,7 +10,10 @@ use std::{
 };
 
 use adit::{
-    credentials::{Istiod, IstiodConfig, Server, Source, Svids, Urgency, Wanted},
+    credentials::{
+        AuthToken, ControlPlane, Istiod, IstiodConfig, Roots, Server, Source, Svids, Urgency,
+        Wanted,
+    },
     identity::SpiffeId,
     lifecycle::Tasks,
     observe::metrics::Metrics,
@@ -58,11 +61,15 @@ fn source(dir: &Path, addr: &str, token: PathBuf) -> Istiod {
     let address = format!("https://{addr}");
     let uri = address.parse().expect("a URI");
     Istiod::new(IstiodConfig {
-        server: Server::of(&uri, Some("ca.test"), 15012).expect("a server"),
-        address,
-        token,
-        roots: dir.join("ca/root.pem"),
-        cluster_id: None,
+        server: ControlPlane {
+            server: Server::of(&uri, Some("ca.test"), 15012).expect("a server"),
+            alternative_name: None,
+            address,
+            token: Some(AuthToken::File(token)),
+            roots: Roots::File(dir.join("ca/root.pem")),
+            cluster_id: None,
+            headers: Vec::new(),
+        },
         svid_lifetime: Duration::from_secs(3600),
     })
 }

@@ -134,7 +134,8 @@ fn running() -> Running {
     let node = Arc::new(Node {
         pods: Arc::default(),
         listeners: Arc::default(),
-        mesh: arc_swap::ArcSwap::from_pointee(checked.mesh.store().view()),
+        mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
+        dns: None,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

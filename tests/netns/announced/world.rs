@@ -232,7 +232,8 @@ fn node(dir: &std::path::Path, worker: tokio::runtime::Handle, tasks: &Tasks) ->
     let svids = Svids::new(Arc::new(ca), Arc::clone(&telemetry.metrics), tasks.child());
     let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     Node {
-        mesh: arc_swap::ArcSwap::from_pointee(store().view()),
+        mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
+        dns: None,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,
