@@ -34,6 +34,8 @@ mod process;
 mod redirects;
 mod refusals;
 mod revocation;
+#[path = "../support/rules_of_cni.rs"]
+mod rules_of_cni;
 mod service;
 mod short_way;
 mod shortage;

@@ -16,10 +16,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit::rpc::discovery::{
-    Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-    aggregated_discovery_service_server::{
-        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+use adit::rpc::{
+    discovery::{
+        Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+        aggregated_discovery_service_server::{
+            AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+        },
+    },
+    istio_ca::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_server::{
+            IstioCertificateService, IstioCertificateServiceServer,
+        },
     },
 };
 use tokio::{
@@ -37,7 +45,7 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
-use super::pki::Leaf;
+use super::pki::{Ca, Leaf};
 
 pub(crate) const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 pub(crate) const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
@@ -70,6 +78,15 @@ impl FakeIstiod {
 
     /// The same where one was that has ended.
     pub(crate) fn start_at(addr: SocketAddr, leaf: &Leaf) -> Self {
+        Self::start_with(addr, leaf, None)
+    }
+
+    /// The same, and it signs whatever identity is asked for.
+    pub(crate) fn start_signing(addr: SocketAddr, leaf: &Leaf, ca: Arc<Ca>) -> Self {
+        Self::start_with(addr, leaf, Some(Signs(ca)))
+    }
+
+    fn start_with(addr: SocketAddr, leaf: &Leaf, signs: Option<Signs>) -> Self {
         let begun = Instant::now();
         let listener = loop {
             // Who was killed closes its sockets a moment later.
@@ -84,7 +101,7 @@ impl FakeIstiod {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (say, streams) = mpsc::unbounded_channel();
         let (goaway, told) = oneshot::channel();
-        runtime.spawn(serve(listener, acceptor(leaf), Ads(say), told));
+        runtime.spawn(serve(listener, acceptor(leaf), (Ads(say), signs), told));
         Self { addr, streams, goaway: Some(goaway), runtime: Some(runtime) }
     }
 
@@ -207,6 +224,23 @@ impl AggregatedDiscoveryService for Ads {
     }
 }
 
+/// Its CA.
+struct Signs(Arc<Ca>);
+
+#[tonic::async_trait]
+impl IstioCertificateService for Signs {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        if !request.metadata().contains_key("authorization") {
+            return Err(Status::unauthenticated("there is no token"));
+        }
+        let leaf = self.0.sign(&request.get_ref().csr);
+        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![leaf, self.0.pem.clone()] }))
+    }
+}
+
 fn acceptor(leaf: &Leaf) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -219,7 +253,12 @@ fn acceptor(leaf: &Leaf) -> TlsAcceptor {
     Arc::new(config).into()
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, ads: Ads, goaway: oneshot::Receiver<()>) {
+async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    (ads, signs): (Ads, Option<Signs>),
+    goaway: oneshot::Receiver<()>,
+) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let (say, conns) = mpsc::channel::<io::Result<Conn>>(16);
     let accepting = tokio::spawn(async move {
@@ -238,6 +277,7 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, ads: Ads, goaway: onesho
     };
     let served = Server::builder()
         .add_service(AggregatedDiscoveryServiceServer::new(ads))
+        .add_optional_service(signs.map(IstioCertificateServiceServer::new))
         .serve_with_incoming_shutdown(ReceiverStream::new(conns), told);
     let _ = served.await;
 }

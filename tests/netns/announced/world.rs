@@ -2,9 +2,8 @@
 
 use std::{
     fs::File,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     os::fd::{AsFd as _, OwnedFd},
-    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -37,34 +36,11 @@ use crate::{
     fake_cni::{Conversation, FakeCni, add},
     lab::Lab,
     mesh::PODS,
+    rules_of_cni::redirect,
 };
 
 /// How long connections may go on.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// What istio-cni puts into a pod, but for DNS and probes, beside rules of routing.
-const REDIRECTS: &str = "
-table inet istio-ambient-nat {
-  chain prerouting { type nat hook prerouting priority dstnat; jump istio-prerouting; }
-  chain output { type nat hook output priority -100; jump istio-output; }
-  chain istio-prerouting {
-    ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
-  }
-  chain istio-output {
-    meta l4proto tcp meta mark & 0xfff == 0x111 accept
-    oifname lo ip daddr != 127.0.0.1 accept
-    meta l4proto tcp ip daddr != 127.0.0.1 meta mark & 0xfff != 0x539 redirect to :15001
-  }
-}
-table inet istio-ambient-mangle {
-  chain prerouting { type filter hook prerouting priority mangle; jump istio-prerouting; }
-  chain output { type route hook output priority mangle; jump istio-output; }
-  chain istio-prerouting {
-    meta mark & 0xfff == 0x539 ct mark set ct mark & 0xfffff000 | 0x111
-  }
-  chain istio-output { ct mark & 0xfff == 0x111 meta mark set ct mark; }
-}
-";
 
 pub(crate) struct World {
     pub(crate) lab: Lab,
@@ -177,13 +153,7 @@ impl World {
 
     /// Puts istio-cni's redirection into a pod.
     pub(crate) fn redirects(&self, pod: &str) {
-        let mut nft = Command::new("nft");
-        nft.args(["-f", "-"]).stdin(Stdio::piped());
-        let mut nft = self.netns(pod).run(|| nft.spawn()).unwrap().unwrap();
-        nft.stdin.take().unwrap().write_all(REDIRECTS.as_bytes()).unwrap();
-        assert!(nft.wait().unwrap().success());
-        self.lab.tool(pod, "ip rule add fwmark 0x111/0xfff lookup 100 priority 32764");
-        self.lab.tool(pod, "ip route replace local 0.0.0.0/0 dev lo table 100");
+        redirect(&self.lab, pod);
     }
 
     /// The metrics of now.
