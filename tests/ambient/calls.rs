@@ -1,0 +1,38 @@
+//! Calls of captured pods to each other.
+
+use crate::{harness::Test, world::World};
+
+pub(crate) const TESTS: &[Test] =
+    &[("calls::pods_of_a_node_and_of_two_call_each_other_as_who_they_are", carried)];
+
+fn carried() {
+    let world = World::running();
+    let World { first, second, lab, .. } = &world;
+    for to in ["10.77.0.2:8080", "10.96.0.2:80", "10.77.0.3:8080", "10.96.0.3:80"] {
+        world.answered("web", to);
+    }
+    world.answered("far", "10.96.0.1:80");
+    for (caller, at, called, by) in
+        [("web", first, "db", first), ("web", second, "far", first), ("far", first, "web", second)]
+    {
+        let [caller, called] =
+            [caller, called].map(|pod| format!("spiffe://cluster.local/ns/shop/sa/{pod}"));
+        for (direction, node) in [("inbound", at), ("outbound", by)] {
+            let record = node.record(&format!("{direction} {caller} to {called}"), |record| {
+                record["direction"] == direction
+                    && record["src.identity"] == *caller
+                    && record["dst.identity"] == *called
+            });
+            assert_eq!(record["message"], "connection complete", "{record}");
+        }
+        let line = at.counts(
+            lab,
+            &format!(
+                "istio_tcp_connections_opened_total{{ … reporter=\"destination\" … \
+                 source_principal=\"{caller}\" … destination_principal=\"{called}\" … \
+                 connection_security_policy=\"mutual_tls\""
+            ),
+        );
+        assert!(!line.ends_with(" 0"), "{line}");
+    }
+}

@@ -1,0 +1,109 @@
+//! An istiod with a mesh: what it has said is said again to nodes that come later.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use adit::{
+    rpc::discovery::{DeltaDiscoveryRequest, Resource},
+    sys::netns::Netns,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
+    pki::{Ca, Leaf, ip},
+};
+
+/// Where it is, in its own namespace.
+pub(crate) const AT: &str = "10.77.0.250:15012";
+
+pub(crate) struct Istiod {
+    netns: Netns,
+    leaf: Leaf,
+    ca: Arc<Ca>,
+    server: Option<FakeIstiod>,
+    /// By the node that follows.
+    streams: BTreeMap<String, FakeStream>,
+    /// By type and name.
+    mesh: BTreeMap<(&'static str, String), Resource>,
+    /// For what it says in its turn.
+    runtime: Runtime,
+}
+
+impl Istiod {
+    /// It does not run yet.
+    pub(crate) fn new(netns: Netns) -> Self {
+        let ca = Arc::new(Ca::new("the mesh", Some("spiffe://cluster.local")));
+        let at: SocketAddr = AT.parse().unwrap();
+        let leaf = ca.leaf("istiod", |p| p.subject_alt_names = vec![ip(&at.ip().to_string())]);
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (streams, mesh) = (BTreeMap::new(), BTreeMap::new());
+        Self { netns, leaf, ca, server: None, streams, mesh, runtime }
+    }
+
+    /// The roots of its certificate and of those that it signs, PEM.
+    pub(crate) fn roots(&self) -> &str {
+        &self.ca.pem
+    }
+
+    pub(crate) fn start(&mut self) {
+        let start = || FakeIstiod::start_signing(AT.parse().unwrap(), &self.leaf, self.ca.clone());
+        self.server = Some(self.netns.run(start).unwrap());
+    }
+
+    /// So many nodes come, and follow from here on.
+    pub(crate) fn meets(&mut self, nodes: usize) {
+        let Self { server, streams, mesh, runtime, .. } = self;
+        let server = server.as_mut().expect("it runs");
+        for _ in 0..nodes {
+            let (node, stream) = runtime.block_on(async {
+                let mut stream = server.stream().await;
+                let [first, _] = stream.first().await;
+                for kind in [ADDRESS, AUTHORIZATION] {
+                    let of_kind = mesh.iter().filter(|((of, _), _)| *of == kind);
+                    let all = of_kind.map(|(_, resource)| resource.clone()).collect();
+                    taken(&stream.push(kind, all, &[]).await);
+                }
+                (first.node.expect("who it is").id, stream)
+            });
+            streams.insert(node, stream);
+        }
+    }
+
+    /// Says this to all, and returns once all have it in force.
+    pub(crate) fn says(&mut self, resources: Vec<Resource>) {
+        for kind in [ADDRESS, AUTHORIZATION] {
+            let is_of = |r: &&Resource| r.resource.as_ref().is_some_and(|a| a.type_url == kind);
+            let of_kind: Vec<Resource> = resources.iter().filter(is_of).cloned().collect();
+            for resource in &of_kind {
+                self.mesh.insert((kind, resource.name.clone()), resource.clone());
+            }
+            if !of_kind.is_empty() {
+                self.push(kind, &of_kind, &[]);
+            }
+        }
+    }
+
+    /// The same of a policy that is no more.
+    pub(crate) fn takes_back(&mut self, policy: &str) {
+        let name = format!("shop/{policy}");
+        self.mesh.remove(&(AUTHORIZATION, name.clone()));
+        self.push(AUTHORIZATION, &[], &[&name]);
+    }
+
+    fn push(&mut self, kind: &str, resources: &[Resource], removed: &[&str]) {
+        for stream in self.streams.values_mut() {
+            taken(&self.runtime.block_on(stream.push(kind, resources.to_vec(), removed)));
+        }
+    }
+
+    /// As a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.streams.clear();
+        self.server.take().expect("it runs").kill();
+    }
+}
+
+#[track_caller]
+fn taken(answer: &DeltaDiscoveryRequest) {
+    assert_eq!(answer.error_detail, None, "the node takes it");
+}

@@ -1,0 +1,42 @@
+//! Ambient nodes as Istio's chart runs them: the real binary with the chart's arguments and
+//! environment, an istiod and an istio-cni of ours, and real TCP between captured pods. Runs as
+//! root, or as anybody where user namespaces are allowed.
+// A scenario that is in no list, or a list that is not in `main`, does not compile.
+#![deny(dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod calls;
+mod endings;
+#[path = "../support/fake_cni.rs"]
+mod fake_cni;
+#[path = "../support/fake_istiod.rs"]
+mod fake_istiod;
+#[path = "../support/harness.rs"]
+mod harness;
+mod istiod;
+#[path = "../support/lab.rs"]
+#[allow(dead_code, reason = "its adit is another")]
+mod lab;
+mod names;
+mod node;
+mod outages;
+#[path = "../support/pki.rs"]
+mod pki;
+mod pods;
+mod policies;
+#[path = "../support/process.rs"]
+mod process;
+mod resources;
+#[path = "../support/rules_of_cni.rs"]
+mod rules_of_cni;
+#[path = "../support/wait.rs"]
+mod wait;
+mod world;
+
+fn main() {
+    lab::become_root();
+    harness::run(
+        &[calls::TESTS, policies::TESTS, pods::TESTS, outages::TESTS, names::TESTS, endings::TESTS]
+            .concat(),
+    );
+}

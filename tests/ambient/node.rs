@@ -1,0 +1,156 @@
+//! One node: its adit, and its istio-cni.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::fd::AsFd as _,
+    process::ExitStatus,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    fake_cni::{Conversation, FakeCni, add, snapshot_sent},
+    istiod::AT,
+    lab::Lab,
+    process::{Adit, command_of},
+    wait::{LIMIT, wait_for},
+};
+
+#[derive(Default)]
+pub(crate) struct Node {
+    /// Also that of the namespace in which adit runs.
+    name: &'static str,
+    address: &'static str,
+    cni: Option<FakeCni>,
+    agent: Option<Conversation>,
+    adit: Option<Adit>,
+}
+
+impl Node {
+    pub(crate) fn new(name: &'static str, address: &'static str) -> Self {
+        Self { name, address, ..Self::default() }
+    }
+
+    /// Starts adit as the chart does.
+    pub(crate) fn launch(&mut self, lab: &Lab) {
+        let file = |name: &str| lab.file(name).display().to_string();
+        let istiod = format!("https://{AT}");
+        let mut adit = command_of(["proxy", "ztunnel"]);
+        adit.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        adit.envs([
+            ("CA_ADDRESS", istiod.clone()),
+            ("XDS_ADDRESS", istiod),
+            ("CA_ROOT_CA", file("root-cert.pem")),
+            ("XDS_ROOT_CA", file("root-cert.pem")),
+            ("AUTH_TOKEN", file("istio-token")),
+            ("INPOD_UDS", file(&format!("{}.sock", self.name))),
+            ("POD_NAME", format!("ztunnel-{}", self.name)),
+        ]);
+        adit.envs([
+            ("LOG_FORMAT", "json"),
+            ("RUST_LOG", "info"),
+            ("RUST_BACKTRACE", "1"),
+            ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
+            ("ISTIO_META_ENABLE_HBONE", "true"),
+            ("INPOD_ENABLED", "true"),
+            ("TERMINATION_GRACE_PERIOD_SECONDS", "3"),
+            ("POD_NAMESPACE", "istio-system"),
+            ("NODE_NAME", self.name),
+            ("INSTANCE_IP", self.address),
+            ("SERVICE_ACCOUNT", "ztunnel"),
+            ("ZTUNNEL_CPU_LIMIT", "1"),
+        ]);
+        self.adit = Some(lab.netns(self.name).run(|| Adit::launch(adit)).unwrap());
+    }
+
+    /// istio-cni starts.
+    pub(crate) fn starts_cni(&mut self, lab: &Lab) {
+        self.cni = Some(FakeCni::listen(&lab.file(&format!("{}.sock", self.name))));
+    }
+
+    /// adit connects to istio-cni, and is told of these pods.
+    #[track_caller]
+    pub(crate) fn announces(&mut self, pods: &[&str]) {
+        self.agent = Some(self.cni.as_ref().expect("istio-cni runs").accept());
+        for pod in pods {
+            assert_eq!(self.adds(pod, pod), "", "{pod}");
+        }
+        assert_eq!(self.agent().asks(&snapshot_sent(), &[]), "");
+    }
+
+    /// What is answered to a pod with this namespace.
+    #[track_caller]
+    pub(crate) fn adds(&self, pod: &str, netns: &str) -> String {
+        let netns = File::open(format!("/run/netns/{netns}")).unwrap();
+        self.agent().asks(&add(&format!("uid-{pod}"), "shop", pod, pod), &[netns.as_fd()])
+    }
+
+    /// The connection to istio-cni.
+    #[track_caller]
+    pub(crate) fn agent(&self) -> &Conversation {
+        self.agent.as_ref().expect("adit has connected")
+    }
+
+    pub(crate) fn adit(&self) -> &Adit {
+        self.adit.as_ref().expect("adit runs")
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        self.adit.as_mut().expect("adit runs").ends()
+    }
+
+    /// One HTTP request to an endpoint of adit: the whole answer, empty if there is none.
+    pub(crate) fn http(&self, lab: &Lab, port: u16, request: &str) -> String {
+        let mut answer = String::new();
+        let connect = || TcpStream::connect(("127.0.0.1", port));
+        if let Ok(mut socket) = lab.netns(self.name).run(connect).unwrap() {
+            let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
+            let end = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+            let _ = write!(socket, "{request} {end}");
+            let _ = socket.read_to_string(&mut answer);
+        }
+        answer
+    }
+
+    /// Whose certificates it holds.
+    pub(crate) fn certificates(&self, lab: &Lab) -> Vec<String> {
+        let answer = self.http(lab, 15000, "GET /config_dump");
+        let dump: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let all = dump["certificates"].as_array().unwrap();
+        all.iter().map(|one| one["identity"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until the readiness endpoint says this.
+    #[track_caller]
+    pub(crate) fn says_of_readiness(&self, lab: &Lab, what: &str) -> String {
+        let shown =
+            || Some(self.http(lab, 15021, "GET /healthz/ready")).filter(|said| said.contains(what));
+        wait_for(&format!("{what:?} of the readiness of {}", self.name), LIMIT, shown)
+    }
+
+    /// Waits until the metrics have a line with all of these, separated by ` … `.
+    #[track_caller]
+    pub(crate) fn counts(&self, lab: &Lab, parts: &str) -> String {
+        let parts: Vec<&str> = parts.split(" … ").collect();
+        wait_for(&format!("a metric with {parts:?} at {}", self.name), LIMIT, || {
+            let text = self.http(lab, 15020, "GET /metrics");
+            let found = text.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+            found.map(ToOwned::to_owned)
+        })
+    }
+
+    /// Waits for a line of the access log for which this holds.
+    #[track_caller]
+    pub(crate) fn record(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        wait_for(&format!("a record of {what} at {}", self.name), LIMIT, || {
+            let log = self.adit().log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.filter(|line| line["scope"] == "access").find(|line| holds(line))
+        })
+    }
+}

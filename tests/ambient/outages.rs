@@ -1,0 +1,87 @@
+//! A control plane and an istio-cni that come late, leave, and come back.
+
+use std::io::{Read as _, Write as _};
+
+use crate::{
+    harness::Test,
+    resources::{allow, workload},
+    world::World,
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("outages::without_istiod_calls_go_on_and_its_return_is_followed", istiod_dies),
+    ("outages::a_node_that_finds_nobody_names_both_and_is_ready_in_whatever_order_they_come", cold),
+];
+
+fn istiod_dies() {
+    let mut world = World::running();
+    world.answered("web", "10.96.0.3:80");
+    let mut running = world.lab.connect("web", "10.96.0.3:80").unwrap();
+    let mut greeting = [0; 17];
+    running.read_exact(&mut greeting).unwrap();
+    world.istiod.kill();
+    for node in [&world.first, &world.second] {
+        node.counts(&world.lab, "istio_xds_connection_terminations_total");
+    }
+    running.write_all(b"ping").unwrap();
+    running.read_exact(&mut [0; 4]).unwrap();
+    for to in ["10.96.0.2:80", "10.96.0.3:80"] {
+        world.answered("web", to);
+    }
+    for node in [&world.first, &world.second] {
+        node.says_of_readiness(&world.lab, "200 OK");
+    }
+    world.istiod.start();
+    world.istiod.meets(2);
+    running.write_all(b"ping").unwrap();
+    running.read_exact(&mut [0; 4]).unwrap();
+    world.istiod.says(vec![
+        allow("far-callers", &["db"]),
+        workload("far", "n2", "10.77.0.3", &["far-callers"]),
+    ]);
+    world.refused("web", "10.96.0.3:80");
+    world.answered("db", "10.96.0.3:80");
+}
+
+/// What comes in a cold boot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Comes {
+    Adit,
+    Istiod,
+    Cni,
+}
+
+fn cold() {
+    use Comes::{Adit, Cni, Istiod};
+    for order in
+        [[Adit, Istiod, Cni], [Adit, Cni, Istiod], [Istiod, Adit, Cni], [Cni, Adit, Istiod]]
+    {
+        let mut world = World::new();
+        let World { first, istiod, lab, .. } = &mut world;
+        let mut alone = true;
+        for comes in order {
+            match comes {
+                Adit => first.launch(lab),
+                Istiod => istiod.start(),
+                Cni => first.starts_cni(lab),
+            }
+            if comes == Adit && alone {
+                let said = first.says_of_readiness(lab, "https://10.77.0.250:15012");
+                assert!(said.starts_with("HTTP/1.1 500"), "{said}");
+                assert!(said.contains("not ready, pending: state manager"), "{said}");
+                assert!(said.contains("workload proxy manager"), "{said}");
+            }
+            alone = false;
+        }
+        istiod.meets(1);
+        if order[2] == Cni {
+            // It came after what waits for it.
+            let said = first.says_of_readiness(lab, "n1.sock");
+            assert!(said.starts_with("HTTP/1.1 500"), "{said}");
+        }
+        first.announces(&["web", "db"]);
+        let said = first.says_of_readiness(lab, "200 OK");
+        assert!(said.ends_with("ready\n"), "{said}");
+        world.answered("web", "10.96.0.2:80");
+    }
+}
