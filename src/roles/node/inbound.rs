@@ -13,14 +13,12 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Node, OWN_PORTS, Pod,
+    Node, Pod,
+    destination::destination,
     record::{baggage, ended, peer_info},
 };
 use crate::{
-    hbone::{
-        Callers, TunnelConfig, TunnelRegistry, connect::Authority, server::Incoming,
-        stream::TunnelStream,
-    },
+    hbone::{Callers, TunnelConfig, TunnelRegistry, server::Incoming, stream::TunnelStream},
     identity::LocalIdentity,
     lifecycle::{Place, source},
     mesh::{MtlsMode, View, Workload},
@@ -243,50 +241,6 @@ pub(super) fn decided(
     let rules = mesh.rules(workload.map_or("", |workload| &workload.uid));
     let strict = mesh.mtls() == MtlsMode::Strict;
     decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
-}
-
-/// The application that is meant: on this very pod, and never a port of ours.
-fn destination(
-    mesh: &View,
-    workload: &Workload,
-    incoming: &Incoming,
-    local: SocketAddr,
-) -> Result<SocketAddr, Refusal> {
-    let refusal = |status, reason, why| Refusal { status, reason, why };
-    let bad = |reason, why| refusal(StatusCode::BAD_REQUEST, reason, why);
-    let unavailable = |reason, why| refusal(StatusCode::SERVICE_UNAVAILABLE, reason, why);
-    if !incoming.is_connect() {
-        return Err(bad(CloseReason::BadConnect, "the method is not CONNECT"));
-    }
-    let unparsable = bad(CloseReason::BadConnect, ":authority is not IP:port or hostname:port");
-    let port = match incoming.authority().ok_or(unparsable)? {
-        Authority::Addr(addr)
-            if addr.ip().to_canonical() == local.ip()
-                && workload.addresses.contains(&local.ip()) =>
-        {
-            addr.port()
-        }
-        Authority::Addr(_) => {
-            let why = ":authority is not the address of the pod that was called";
-            return Err(bad(CloseReason::AuthorityMismatch, why));
-        }
-        Authority::Host(host, port) => {
-            service_port(mesh, workload, &host, port).ok_or(unavailable(
-                CloseReason::AuthorityMismatch,
-                ":authority names no service and port that this pod backs",
-            ))?
-        }
-    };
-    if OWN_PORTS.contains(&port) {
-        let why = "the port in :authority is one of adit's own";
-        return Err(unavailable(CloseReason::DirectCall, why));
-    }
-    Ok(SocketAddr::new(local.ip(), port))
-}
-
-pub(super) fn service_port(mesh: &View, workload: &Workload, host: &str, port: u16) -> Option<u16> {
-    let mut named = mesh.services_named(host).iter();
-    named.find(|s| s.is_backed_by(workload))?.target_port(port)
 }
 
 /// Believes the caller's word on which service it meant if this pod really backs it.

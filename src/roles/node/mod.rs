@@ -29,6 +29,7 @@
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
 mod arrival;
+mod destination;
 mod inbound;
 mod known;
 mod outbound;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
-use super::{Node, inbound, plaintext, recheck};
+use super::{Node, destination, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
@@ -185,7 +185,7 @@ fn a_name_is_for_the_pods_behind_it_only() {
         ("shop/db", "nobody.shop", 80, None),
     ] {
         let workload = mesh.workload(uid).unwrap();
-        let found = inbound::service_port(&mesh, workload, host, port);
+        let found = destination::service_port(&mesh, workload, host, port);
         assert_eq!(found, target, "{host}:{port} at {uid}");
     }
 }
