@@ -14,6 +14,7 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
     Node, Pod,
+    app_tunnel::Told,
     destination::destination,
     record::{baggage, ended, peer_info},
 };
@@ -43,6 +44,8 @@ type Tunnel = ingress::IngressTunnel<PodDestination>;
 pub(super) struct Target {
     workload: Arc<Workload>,
     dst: SocketAddr,
+    /// What the caller meant, where the application is told.
+    told: Option<SocketAddr>,
 }
 
 impl Destination for PodDestination {
@@ -139,28 +142,39 @@ impl Destination for PodDestination {
             f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
         });
-        let dst = destination(&mesh, workload, incoming, tunnel.ends.local)?;
+        let found = destination(&mesh, workload, incoming, tunnel.ends.local)?;
         name_service(conn, &mesh, workload, incoming);
-        Ok(Target { workload: Arc::clone(workload), dst })
+        let told = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.proxy_protocol);
+        let told = told.then_some(found.meant);
+        Ok(Target { workload: Arc::clone(workload), dst: found.app, told })
     }
 
     async fn authorize(
         &self,
         tunnel: &Tunnel,
-        &Target { ref workload, dst }: &Target,
+        &Target { ref workload, dst, .. }: &Target,
         conn: &OpenConn,
     ) -> Result<(), Outcome> {
         let caller = &tunnel.proven.peer.id;
         let foreign = caller.trust_domain() != workload.id().trust_domain();
         let (direction, peer_id) = (Direction::Inbound, Some(caller.clone()));
         let flow = Flow { direction, peer: tunnel.ends.peer, peer_id, foreign, dst };
+        self.pod.policies_known(&self.node).await;
         authorize(&self.node, &self.pod.name, flow, conn)
             .map_err(|(reason, why)| (reason, Some(why)))
     }
 
     /// Dials the application from the caller's address.
     async fn dial(&self, tunnel: &Tunnel, to: &Target, _: &OpenConn) -> Result<App, Outcome> {
-        let dialled = self.pod.dial_app(&self.node, tunnel.ends.peer, to.dst).await;
+        let (from, id) = (tunnel.ends.peer, &tunnel.proven.peer.id);
+        let dialled = match to.told {
+            // In a box of its own: few are told, and all streams would be larger for it.
+            Some(meant) => {
+                let told = Told { from, meant, id };
+                Box::pin(self.pod.dial_told(&self.node, to.dst, &told)).await
+            }
+            None => self.pod.dial_app(&self.node, from, to.dst).await,
+        };
         dialled.map(|app| self.pod.dialled_app(app)).map_err(|e| connect_failed(to.dst, &e))
     }
 
