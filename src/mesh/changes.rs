@@ -62,6 +62,9 @@ pub struct Changes {
     pub services: Vec<Change<Service>>,
     /// Policies.
     pub policies: Vec<Change<Policy>>,
+    /// The namespaces about which a policy cannot be had now, or could not be had; the empty one is
+    /// the mesh.
+    pub lacking: HashSet<Arc<str>>,
     /// Whether plaintext is taken now where it was refused, or the other way round.
     pub mtls: bool,
 }
@@ -81,8 +84,9 @@ impl Changes {
         let workloads = self.workloads.iter().filter(|w| selected(w));
         let ends = |p: &Change<Policy>| [p.before().cloned(), p.after().cloned()];
         let policies = self.policies.iter().flat_map(ends).flatten();
-        let scopes: HashSet<Arc<str>> =
+        let mut scopes: HashSet<Arc<str>> =
             policies.filter_map(|policy| about(&policy).map(Into::into)).collect();
+        scopes.extend(self.lacking.iter().cloned());
         RulesChanged {
             everywhere: self.mtls || scopes.contains(""),
             namespaces: scopes,
@@ -126,6 +130,7 @@ pub(super) struct Before {
     pub(super) workloads: Touched<Arc<str>, Workload>,
     pub(super) services: Touched<(Arc<str>, Arc<str>), Service>,
     pub(super) policies: Touched<Arc<str>, Policy>,
+    pub(super) lacking: HashSet<Arc<str>>,
     pub(super) mtls: Option<MtlsMode>,
 }
 

@@ -91,6 +91,11 @@ impl Compiled {
     /// For views in which the policy `key` says something else than `old`, or nothing any more.
     pub(super) fn without_policy(&self, key: &str, old_and_new: [Option<&Policy>; 2]) -> Self {
         let scopes: Vec<_> = old_and_new.into_iter().flatten().filter_map(about).collect();
+        self.without(key, &scopes)
+    }
+
+    /// For views in which the policy `key`, or any about these namespaces, is another.
+    pub(super) fn without(&self, key: &str, scopes: &[&str]) -> Self {
         let mut sets = (**self.sets.load()).clone();
         let is_about = |of: &Selected| {
             scopes.iter().any(|scope| scope.is_empty() || **scope == *of.namespace)

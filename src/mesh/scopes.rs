@@ -46,14 +46,22 @@ impl Scopes {
             return;
         }
         if let Some(namespace) = was {
-            self.edit(namespace, |names| names.retain(|name| name != key));
+            self.set(key, namespace, false);
         }
         if let Some(namespace) = is {
-            self.edit(namespace, |names| {
+            self.set(key, namespace, true);
+        }
+    }
+
+    /// A policy about a namespace, or about the mesh if that is empty, is there or not any more.
+    pub(super) fn set(&mut self, key: &Arc<str>, namespace: &str, is_there: bool) {
+        self.edit(namespace, |names| {
+            names.retain(|name| name != key);
+            if is_there {
                 names.push(Arc::clone(key));
                 names.sort();
-            });
-        }
+            }
+        });
     }
 
     fn edit(&mut self, namespace: &str, edit: impl FnOnce(&mut Vec<Arc<str>>)) {

@@ -1,7 +1,11 @@
 //! The mesh as its sources tell it, one resource at a time: every index follows by the delta,
 //! and none is ever rebuilt.
 
-use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv6Addr,
+    sync::Arc,
+};
 
 use super::{
     Changes, Locality, Membership, MtlsMode, Service, Template, View, Workload,
@@ -24,6 +28,8 @@ pub struct Store {
     before: Before,
     /// Our own, if we are one.
     node: Option<Arc<str>>,
+    /// Policies that cannot be had, and about which namespace each is.
+    lacking: HashMap<Arc<str>, Arc<str>>,
     addresses: Claims,
     texts: Interner<str>,
     policy_sets: Interner<[Arc<str>]>,
@@ -38,6 +44,7 @@ impl Store {
             view: View::empty(trust_domain, mtls),
             before: Before::default(),
             node: None,
+            lacking: HashMap::new(),
             addresses: Claims::default(),
             texts: Interner::default(),
             policy_sets: Interner::default(),
@@ -75,6 +82,7 @@ impl Store {
                 view.service(namespace, hostname).cloned()
             }),
             policies: between(before.policies, |key| view.policy(key).cloned()),
+            lacking: before.lacking,
             mtls: before.mtls.is_some_and(|before| before != view.mtls),
         }
     }
@@ -170,6 +178,7 @@ impl Store {
     /// difference. That its rules stand in other lines now is none.
     pub fn upsert_policy(&mut self, policy: Policy) -> bool {
         let key = policy.key();
+        self.have_policy(&key);
         let old = self.view.policy(&key).cloned();
         let same = old.as_ref().filter(|old| ***old == policy);
         if same.is_some_and(|old| old.places().eq(policy.places())) {
@@ -189,10 +198,38 @@ impl Store {
 
     /// Forgets a policy; whether it was there. Nobody may call a workload that still names it.
     pub fn remove_policy(&mut self, key: &str) -> bool {
+        self.have_policy(key);
         let Some(old) = self.view.policies.remove(key) else { return false };
         self.texts.release(key);
         self.policy_changed(old.key, Some(old.policy), None);
         true
+    }
+
+    /// There is a policy about a namespace, or about the mesh if that is empty, which cannot be had:
+    /// nobody may call whom it is about, until it is upserted or removed. Changes nothing where an
+    /// earlier version of it is in force.
+    pub fn lack_policy(&mut self, key: &str, namespace: &str) {
+        if self.view.policy(key).is_some() {
+            return;
+        }
+        self.have_policy(key);
+        let (key, namespace): (Arc<str>, Arc<str>) = (key.into(), namespace.into());
+        self.lack(&key, &namespace, true);
+        self.lacking.insert(key, namespace);
+    }
+
+    /// Nothing is lacking under this name any more.
+    fn have_policy(&mut self, key: &str) {
+        if let Some((key, namespace)) = self.lacking.remove_entry(key) {
+            self.lack(&key, &namespace, false);
+        }
+    }
+
+    fn lack(&mut self, key: &Arc<str>, namespace: &Arc<str>, lacks: bool) {
+        let view = &mut self.view;
+        view.scopes.set(key, namespace, lacks);
+        view.compiled = Arc::new(view.compiled.without(key, &[&**namespace]));
+        self.before.lacking.insert(Arc::clone(namespace));
     }
 
     /// Views that are out keep the rules that they have compiled.

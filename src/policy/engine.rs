@@ -13,6 +13,8 @@ pub struct Rules {
     dry: Vec<Named>,
     /// Nobody may call, and why.
     nobody: Option<String>,
+    /// It is because a policy is not known, which may come.
+    lacks_policy: bool,
 }
 
 /// Policies of one action, in their order.
@@ -117,7 +119,14 @@ impl Rules {
     /// For a workload that a policy selects which is not known: nobody may call it.
     #[must_use]
     pub fn without(policy: &str) -> Self {
-        Self { nobody: Some(format!("policy {policy} is not known")), ..Self::default() }
+        let nobody = Some(format!("policy {policy} is not known"));
+        Self { nobody, lacks_policy: true, ..Self::default() }
+    }
+
+    /// Whether nobody may call because a policy is not known.
+    #[must_use]
+    pub fn lacks_policy(&self) -> bool {
+        self.lacks_policy
     }
 
     /// How many policies there are.

@@ -136,6 +136,7 @@ fn running() -> Running {
         listeners: Arc::default(),
         mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
         dns: None,
+        localhost_app_tunnel: true,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -56,6 +56,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         pods: Arc::default(),
         mesh: view,
         dns,
+        localhost_app_tunnel: environment.localhost_app_tunnel,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -57,6 +57,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         pods: Arc::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
+        localhost_app_tunnel: true,
         svids,
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -41,12 +41,35 @@ const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
     ("LOCAL_XDS", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("LOCAL_XDS_PATH", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("UNSTABLE_ENABLE_SOCKS5", Some("true"), "there is no SOCKS5 listener"),
+    ("HTTP2_STREAM_WINDOW_SIZE", None, OWN_WINDOWS),
+    ("HTTP2_FRAME_SIZE", None, OWN_WINDOWS),
+    ("KEEPALIVE_ENABLED", Some("false"), OWN_PROBES),
+    ("KEEPALIVE_TIME", None, OWN_PROBES),
+    ("KEEPALIVE_INTERVAL", None, OWN_PROBES),
+    ("KEEPALIVE_RETRIES", None, OWN_PROBES),
+    ("USER_TIMEOUT_ENABLED", Some("true"), OWN_PROBES),
+    (
+        "ENABLE_ORIG_SRC",
+        None,
+        "says nothing here: applications see the caller's address wherever the kernel can",
+    ),
+    ("IPV6_ENABLED", Some("false"), "pods are listened to on IPv6 too, if they have it"),
+    ("AUTHZ_POLICY_INFO_LOGGING", Some("true"), "the access log says which policy decided"),
+    (
+        "INPOD_PORT_REUSE",
+        Some("false"),
+        "ports in pods are shared with another proxy's all the same",
+    ),
+    ("ENABLE_RESPONSE_BAGGAGE", Some("false"), "an accepted CONNECT says who accepted it"),
     (
         "TLS12_ENABLED",
         Some("true"),
         "TLS 1.2 is not spoken between proxies: TLS 1.3 is, and nothing older is accepted",
     ),
 ];
+
+const OWN_WINDOWS: &str = "is not used: windows follow what applications take";
+const OWN_PROBES: &str = "is not used: TCP probes come after 60 s, every 60 s, 5 times";
 
 /// Variables whose value would make the mesh less safe than it says: what is expected instead.
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
@@ -55,6 +78,11 @@ const REFUSED: &[(&str, Option<&str>, &str)] = &[
         "COMPLIANCE_POLICY",
         None,
         "no value: no compliance policy is enforced, so none can be promised",
+    ),
+    (
+        "CRL_PATH",
+        None,
+        "no value: adit does not follow such a file yet, so nobody would be refused by it",
     ),
     (
         "PROXY_MODE",

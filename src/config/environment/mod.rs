@@ -36,6 +36,7 @@ use crate::{
     identity::TrustDomain,
     mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET},
+    sys::sockets::MARK,
 };
 
 /// All that the environment says.
@@ -160,7 +161,7 @@ impl Environment {
             crl: crl.map(Into::into),
             zds_socket: vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock").into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
-            packet_mark: vars.parse("PACKET_MARK", "a number, such as 1337").unwrap_or(1337),
+            packet_mark: packet_mark(&vars),
             original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),
             localhost_app_tunnel: vars.flag("LOCALHOST_APP_TUNNEL", true),
             response_baggage: vars.flag("ENABLE_RESPONSE_BAGGAGE", true),
@@ -220,6 +221,15 @@ fn default_trust_domain() -> TrustDomain {
 }
 
 /// Istio's own name is the first that counts.
+/// That of all sockets of ours: the rules of istio-cni know no other.
+fn packet_mark(vars: &Variables) -> u32 {
+    let mark = vars.parse("PACKET_MARK", "1337").unwrap_or(MARK);
+    if mark != MARK {
+        vars.fault("PACKET_MARK", "1337, which the rules in pods know");
+    }
+    MARK
+}
+
 fn cluster_id(vars: &Variables) -> String {
     let names = ["ISTIO_META_CLUSTER_ID", "CLUSTER_ID"];
     names.into_iter().find_map(|name| vars.owned(name)).unwrap_or_else(|| "Kubernetes".into())

@@ -13,14 +13,13 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Node, OWN_PORTS, Pod,
+    Node, Pod,
+    app_tunnel::Told,
+    destination::destination,
     record::{baggage, ended, peer_info},
 };
 use crate::{
-    hbone::{
-        Callers, TunnelConfig, TunnelRegistry, connect::Authority, server::Incoming,
-        stream::TunnelStream,
-    },
+    hbone::{Callers, TunnelConfig, TunnelRegistry, server::Incoming, stream::TunnelStream},
     identity::LocalIdentity,
     lifecycle::{Place, source},
     mesh::{MtlsMode, View, Workload},
@@ -45,6 +44,8 @@ type Tunnel = ingress::IngressTunnel<PodDestination>;
 pub(super) struct Target {
     workload: Arc<Workload>,
     dst: SocketAddr,
+    /// What the caller meant, where the application is told.
+    told: Option<SocketAddr>,
 }
 
 impl Destination for PodDestination {
@@ -141,28 +142,39 @@ impl Destination for PodDestination {
             f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
         });
-        let dst = destination(&mesh, workload, incoming, tunnel.ends.local)?;
+        let found = destination(&mesh, workload, incoming, tunnel.ends.local)?;
         name_service(conn, &mesh, workload, incoming);
-        Ok(Target { workload: Arc::clone(workload), dst })
+        let told = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.proxy_protocol);
+        let told = told.then_some(found.meant);
+        Ok(Target { workload: Arc::clone(workload), dst: found.app, told })
     }
 
     async fn authorize(
         &self,
         tunnel: &Tunnel,
-        &Target { ref workload, dst }: &Target,
+        &Target { ref workload, dst, .. }: &Target,
         conn: &OpenConn,
     ) -> Result<(), Outcome> {
         let caller = &tunnel.proven.peer.id;
         let foreign = caller.trust_domain() != workload.id().trust_domain();
         let (direction, peer_id) = (Direction::Inbound, Some(caller.clone()));
         let flow = Flow { direction, peer: tunnel.ends.peer, peer_id, foreign, dst };
+        self.pod.policies_known(&self.node).await;
         authorize(&self.node, &self.pod.name, flow, conn)
             .map_err(|(reason, why)| (reason, Some(why)))
     }
 
     /// Dials the application from the caller's address.
     async fn dial(&self, tunnel: &Tunnel, to: &Target, _: &OpenConn) -> Result<App, Outcome> {
-        let dialled = self.pod.dial_app(&self.node, tunnel.ends.peer, to.dst).await;
+        let (from, id) = (tunnel.ends.peer, &tunnel.proven.peer.id);
+        let dialled = match to.told {
+            // In a box of its own: few are told, and all streams would be larger for it.
+            Some(meant) => {
+                let told = Told { from, meant, id };
+                Box::pin(self.pod.dial_told(&self.node, to.dst, &told)).await
+            }
+            None => self.pod.dial_app(&self.node, from, to.dst).await,
+        };
         dialled.map(|app| self.pod.dialled_app(app)).map_err(|e| connect_failed(to.dst, &e))
     }
 
@@ -243,50 +255,6 @@ pub(super) fn decided(
     let rules = mesh.rules(workload.map_or("", |workload| &workload.uid));
     let strict = mesh.mtls() == MtlsMode::Strict;
     decide(Protection { rules: Some(&rules), strict }, &Request::of(flow)).decision(asked)
-}
-
-/// The application that is meant: on this very pod, and never a port of ours.
-fn destination(
-    mesh: &View,
-    workload: &Workload,
-    incoming: &Incoming,
-    local: SocketAddr,
-) -> Result<SocketAddr, Refusal> {
-    let refusal = |status, reason, why| Refusal { status, reason, why };
-    let bad = |reason, why| refusal(StatusCode::BAD_REQUEST, reason, why);
-    let unavailable = |reason, why| refusal(StatusCode::SERVICE_UNAVAILABLE, reason, why);
-    if !incoming.is_connect() {
-        return Err(bad(CloseReason::BadConnect, "the method is not CONNECT"));
-    }
-    let unparsable = bad(CloseReason::BadConnect, ":authority is not IP:port or hostname:port");
-    let port = match incoming.authority().ok_or(unparsable)? {
-        Authority::Addr(addr)
-            if addr.ip().to_canonical() == local.ip()
-                && workload.addresses.contains(&local.ip()) =>
-        {
-            addr.port()
-        }
-        Authority::Addr(_) => {
-            let why = ":authority is not the address of the pod that was called";
-            return Err(bad(CloseReason::AuthorityMismatch, why));
-        }
-        Authority::Host(host, port) => {
-            service_port(mesh, workload, &host, port).ok_or(unavailable(
-                CloseReason::AuthorityMismatch,
-                ":authority names no service and port that this pod backs",
-            ))?
-        }
-    };
-    if OWN_PORTS.contains(&port) {
-        let why = "the port in :authority is one of adit's own";
-        return Err(unavailable(CloseReason::DirectCall, why));
-    }
-    Ok(SocketAddr::new(local.ip(), port))
-}
-
-pub(super) fn service_port(mesh: &View, workload: &Workload, host: &str, port: u16) -> Option<u16> {
-    let mut named = mesh.services_named(host).iter();
-    named.find(|s| s.is_backed_by(workload))?.target_port(port)
 }
 
 /// Believes the caller's word on which service it meant if this pod really backs it.

@@ -12,6 +12,9 @@ use crate::{
 /// How long a connection waits for the workload of its pod.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether a policy has come.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Why it is not known who a pod is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Unknown {
@@ -97,5 +100,29 @@ impl Pod {
         };
         let found = tokio::time::timeout(KNOWN_WITHIN, found).await;
         found.unwrap_or(Err(Unknown::Yet)).map_err(told)
+    }
+
+    /// Waits for a moment for a policy that the pod's workload names and that is not known yet: a
+    /// control plane tells of both, in any order. Whether it has come or not, whoever asks the
+    /// policies then is refused where one is missing.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn policies_known(&self, node: &Node) {
+        let is_missing = || {
+            let mesh = node.mesh.load();
+            let workload = mesh.of_pod(&self.name);
+            workload.is_some_and(|workload| mesh.rules(&workload.uid).lacks_policy())
+        };
+        if !is_missing() {
+            return;
+        }
+        let Ok(_place) = self.waiting.try_acquire() else { return };
+        let come = async {
+            while is_missing() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = tokio::time::timeout(KNOWN_WITHIN, Box::pin(come)).await;
     }
 }

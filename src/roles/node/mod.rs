@@ -28,7 +28,9 @@
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
+mod app_tunnel;
 mod arrival;
+mod destination;
 mod inbound;
 mod known;
 mod outbound;
@@ -95,6 +97,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Answers the DNS queries of pods, if they are captured.
     pub dns: Option<Arc<DnsProxy>>,
+    /// Whether an application that is told who calls is reached on its loopback address only.
+    pub localhost_app_tunnel: bool,
     /// Held once more by each pod: how many there are.
     pub pods: Arc<()>,
     /// The listening sockets, from the process before this one and for the one after it.

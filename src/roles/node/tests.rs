@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
-use super::{Node, inbound, plaintext, recheck};
+use super::{Node, destination, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
@@ -92,6 +92,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let node = Node {
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
+        localhost_app_tunnel: true,
         svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
         tunnels: Arc::new(TunnelRegistry::default()),
         telemetry,
@@ -185,7 +186,8 @@ fn a_name_is_for_the_pods_behind_it_only() {
         ("shop/db", "nobody.shop", 80, None),
     ] {
         let workload = mesh.workload(uid).unwrap();
-        let found = inbound::service_port(&mesh, workload, host, port);
+        let service = mesh.service_by_name(host, "shop");
+        let found = service.and_then(|of| destination::service_port(of, workload, port));
         assert_eq!(found, target, "{host}:{port} at {uid}");
     }
 }

@@ -204,6 +204,7 @@ fn node(dir: &std::path::Path, worker: tokio::runtime::Handle, tasks: &Tasks) ->
     Node {
         mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
         dns: None,
+        localhost_app_tunnel: true,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -11,7 +11,11 @@ use super::{
     message::{Delta, Upserted},
     nack::Fault,
 };
-use crate::{mesh::Store, policy::Policy, rpc::authorization::Authorization};
+use crate::{
+    mesh::Store,
+    policy::Policy,
+    rpc::authorization::{Authorization, Scope},
+};
 
 /// How many resources are applied in one turn: some 1 ms.
 const SLICE: usize = 256;
@@ -52,7 +56,8 @@ pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
 }
 
 /// Applies what a delta of type Authorization changes. Returns what cannot be taken; what is in force
-/// under those names stays.
+/// under those names stays. Where nothing is, nobody may call whom the policy is about: it may be one
+/// that denies.
 ///
 /// # Cancel safety
 /// Dropping the future leaves the rest of the delta out.
@@ -64,7 +69,12 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
                 Ok(policy) => {
                     store.upsert_policy(policy);
                 }
-                Err(why) => faults.push(Fault::new(Arc::clone(&resource.name), &why)),
+                Err(why) => {
+                    if let Some(namespace) = about(resource) {
+                        store.lack_policy(&resource.name, &namespace);
+                    }
+                    faults.push(Fault::new(Arc::clone(&resource.name), &why));
+                }
             }
         }
         tokio::task::yield_now().await;
@@ -76,6 +86,18 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
         tokio::task::yield_now().await;
     }
     faults
+}
+
+/// About which namespace a policy is that cannot be taken, or about the mesh (the empty one); `None`
+/// if workloads name it themselves. Where that cannot be read either, it is about the namespace in
+/// its name.
+fn about(resource: &Upserted) -> Option<String> {
+    let sent = Authorization::decode(resource.value.clone()).ok();
+    match sent.map(|sent| Scope::try_from(sent.scope)) {
+        Some(Ok(Scope::Global)) => Some(String::new()),
+        Some(Ok(Scope::WorkloadSelector)) => None,
+        _ => Some(resource.name.split('/').next().unwrap_or_default().to_owned()),
+    }
 }
 
 /// A policy, under the name by which workloads know it.
@@ -203,6 +225,45 @@ mod tests {
         assert_eq!(faults.iter().map(|fault| &*fault.name).collect::<Vec<_>>(), ["ns/a", "ns/c"]);
         let view = store.view();
         assert_eq!(view.policies().map(|p| p.key()).collect::<Vec<_>>(), ["ns/a"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_may_call_whom_a_policy_is_about_that_was_never_right() {
+        let mut store = Store::new("cluster.local".parse().unwrap(), MtlsMode::Permissive);
+        let pods = vec![("p", workload("p"))];
+        apply(&mut store, pods, &[]).await;
+        let authorization = |name: &str, action, scope| Upserted {
+            name: name.into(),
+            value: Authorization {
+                name: name.split('/').nth(1).unwrap().into(),
+                namespace: name.split('/').next().unwrap().into(),
+                scope,
+                action,
+                ..Authorization::default()
+            }
+            .encode_to_vec()
+            .into(),
+        };
+        let open = |store: &Store| !store.now().rules("p").lacks_policy();
+        let sent =
+            |upserted, removed| Delta { type_url: TypeUrl::Authorization, upserted, removed };
+        store.take_changes();
+        for (name, scope, stays_open) in
+            [("ns/a", 1, false), ("root/b", 0, false), ("other/c", 1, true), ("ns/d", 2, true)]
+        {
+            let wrong = sent(vec![authorization(name, 99, scope)], vec![]);
+            assert_eq!(apply_authorizations(&mut store, wrong).await.len(), 1);
+            assert_eq!(open(&store), stays_open, "{name}");
+            let told = store.take_changes().rules();
+            assert!(stays_open || told.of(store.now().workload("p").unwrap()), "{name}");
+            apply_authorizations(&mut store, sent(vec![], vec![name.into()])).await;
+            assert!(open(&store), "{name} is gone");
+        }
+        let wrong = sent(vec![authorization("ns/a", 99, 1)], vec![]);
+        apply_authorizations(&mut store, wrong).await;
+        let right = sent(vec![authorization("ns/a", 1, 1)], vec![]);
+        assert_eq!(apply_authorizations(&mut store, right).await, []);
+        assert!(open(&store), "it is right now");
     }
 
     #[tokio::test]

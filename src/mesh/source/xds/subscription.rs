@@ -163,7 +163,7 @@ impl Subscription {
         Ok((name, resource.version, content.value))
     }
 
-    /// The names that are in force, or come into force by `delta`, and are no more.
+    /// The names that are in force, or come into force by `delta`, or were refused, and are no more.
     fn gone(
         &self,
         removed: &[String],
@@ -177,10 +177,13 @@ impl Subscription {
         };
         for name in removed {
             let known = self.held.name(name).or_else(|| comes.get(name.as_str()).copied());
+            let refused = || self.rejected.get_key_value(name.as_str()).map(|(name, _)| name);
+            let known = known.or_else(refused);
             gone.extend(known.map(|known| (name.as_str(), Arc::clone(known))));
         }
         if let Some(named) = whole {
-            let unnamed = self.held.names().filter(|name| !named.contains_key(*name));
+            let known = self.held.names().chain(self.rejected.keys());
+            let unnamed = known.filter(|name| !named.contains_key(*name));
             gone.extend(unnamed.map(|name| (&**name, Arc::clone(name))));
         }
         gone.into_values().collect()
