@@ -2,8 +2,11 @@
 
 use crate::{harness::Test, world::World};
 
-pub(crate) const TESTS: &[Test] =
-    &[("calls::pods_of_a_node_and_of_two_call_each_other_as_who_they_are", carried)];
+pub(crate) const TESTS: &[Test] = &[
+    ("calls::pods_of_a_node_and_of_two_call_each_other_as_who_they_are", carried),
+    ("calls::who_is_not_in_the_mesh_is_called_and_calls_in_plaintext", plain),
+    ("calls::a_pod_reaches_itself", itself),
+];
 
 fn carried() {
     let world = World::running();
@@ -35,4 +38,28 @@ fn carried() {
         );
         assert!(!line.ends_with(" 0"), "{line}");
     }
+}
+
+fn plain() {
+    let world = World::running();
+    world.lab.echo("spy", 9090);
+    world.answered("web", "10.77.0.4:9090");
+    world.answered("spy", "10.77.0.3:8080");
+    let outside = |direction: &str, node: &crate::node::Node, pod: &str| {
+        node.record(&format!("{direction} {pod}"), |record| {
+            let addresses = [&record["src.addr"], &record["dst.addr"]].map(ToString::to_string);
+            record["direction"] == direction
+                && addresses.iter().any(|addr| addr.contains("10.77.0.4:"))
+        })
+    };
+    let out = outside("outbound", &world.first, "web");
+    assert_eq!(out["dst.identity"], serde_json::Value::Null, "{out}");
+    let inward = outside("inbound", &world.second, "far");
+    assert_eq!(inward["src.identity"], serde_json::Value::Null, "{inward}");
+}
+
+fn itself() {
+    let world = World::running();
+    world.answered("web", "10.77.0.1:8080");
+    world.answered("web", "10.96.0.1:80");
 }

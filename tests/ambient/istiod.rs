@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
     pki::{Ca, Leaf, ip},
+    resources::uid,
 };
 
 /// Where it is, in its own namespace.
@@ -81,6 +82,11 @@ impl Istiod {
                 self.push(kind, &of_kind, &[]);
             }
         }
+    }
+
+    /// Before it runs: a pod is not known yet.
+    pub(crate) fn forgets(&mut self, pod: &str) {
+        assert!(self.mesh.remove(&(ADDRESS, uid(pod))).is_some());
     }
 
     /// The same of a policy that is no more.

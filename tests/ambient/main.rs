@@ -27,6 +27,7 @@ mod policies;
 #[path = "../support/process.rs"]
 mod process;
 mod resources;
+mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 #[path = "../support/wait.rs"]
@@ -36,7 +37,15 @@ mod world;
 fn main() {
     lab::become_root();
     harness::run(
-        &[calls::TESTS, policies::TESTS, pods::TESTS, outages::TESTS, names::TESTS, endings::TESTS]
-            .concat(),
+        &[
+            calls::TESTS,
+            policies::TESTS,
+            pods::TESTS,
+            outages::TESTS,
+            names::TESTS,
+            rollouts::TESTS,
+            endings::TESTS,
+        ]
+        .concat(),
     );
 }

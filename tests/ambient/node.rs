@@ -21,8 +21,9 @@ use crate::{
 
 #[derive(Default)]
 pub(crate) struct Node {
-    /// Also that of the namespace in which adit runs.
     name: &'static str,
+    /// In which adit runs, as a pod of its own.
+    netns: &'static str,
     address: &'static str,
     cni: Option<FakeCni>,
     agent: Option<Conversation>,
@@ -31,7 +32,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(name: &'static str, address: &'static str) -> Self {
-        Self { name, address, ..Self::default() }
+        Self { name, netns: name, address, ..Self::default() }
+    }
+
+    /// The pod that a rollout starts on the same node before it ends this one.
+    pub(crate) fn successor(&self, netns: &'static str, address: &'static str) -> Self {
+        Self { netns, address, ..Self::new(self.name, address) }
     }
 
     /// Starts adit as the chart does.
@@ -47,7 +53,7 @@ impl Node {
             ("XDS_ROOT_CA", file("root-cert.pem")),
             ("AUTH_TOKEN", file("istio-token")),
             ("INPOD_UDS", file(&format!("{}.sock", self.name))),
-            ("POD_NAME", format!("ztunnel-{}", self.name)),
+            ("POD_NAME", format!("ztunnel-{}", self.netns)),
         ]);
         adit.envs([
             ("LOG_FORMAT", "json"),
@@ -63,7 +69,7 @@ impl Node {
             ("SERVICE_ACCOUNT", "ztunnel"),
             ("ZTUNNEL_CPU_LIMIT", "1"),
         ]);
-        self.adit = Some(lab.netns(self.name).run(|| Adit::launch(adit)).unwrap());
+        self.adit = Some(lab.netns(self.netns).run(|| Adit::launch(adit)).unwrap());
     }
 
     /// istio-cni starts.
@@ -71,10 +77,27 @@ impl Node {
         self.cni = Some(FakeCni::listen(&lab.file(&format!("{}.sock", self.name))));
     }
 
+    /// istio-cni ends, and the connection to it.
+    pub(crate) fn ends_cni(&mut self) {
+        (self.cni, self.agent) = (None, None);
+    }
+
     /// adit connects to istio-cni, and is told of these pods.
     #[track_caller]
     pub(crate) fn announces(&mut self, pods: &[&str]) {
         self.agent = Some(self.cni.as_ref().expect("istio-cni runs").accept());
+        self.is_told(pods);
+    }
+
+    /// The same of a successor, which the same istio-cni hears.
+    #[track_caller]
+    pub(crate) fn announces_to(&self, successor: &mut Self, pods: &[&str]) {
+        successor.agent = Some(self.cni.as_ref().expect("istio-cni runs").accept());
+        successor.is_told(pods);
+    }
+
+    #[track_caller]
+    fn is_told(&self, pods: &[&str]) {
         for pod in pods {
             assert_eq!(self.adds(pod, pod), "", "{pod}");
         }
@@ -94,6 +117,11 @@ impl Node {
         self.agent.as_ref().expect("adit has connected")
     }
 
+    /// As a crash does.
+    pub(crate) fn kill(&mut self) {
+        (self.adit, self.agent) = (None, None);
+    }
+
     pub(crate) fn adit(&self) -> &Adit {
         self.adit.as_ref().expect("adit runs")
     }
@@ -108,7 +136,7 @@ impl Node {
     pub(crate) fn http(&self, lab: &Lab, port: u16, request: &str) -> String {
         let mut answer = String::new();
         let connect = || TcpStream::connect(("127.0.0.1", port));
-        if let Ok(mut socket) = lab.netns(self.name).run(connect).unwrap() {
+        if let Ok(mut socket) = lab.netns(self.netns).run(connect).unwrap() {
             let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
             let end = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             let _ = write!(socket, "{request} {end}");

@@ -1,8 +1,12 @@
 //! Pods that leave, come again, and are not who they are said to be.
 
+use std::thread;
+
 use crate::{
     fake_cni::del,
     harness::Test,
+    resources::workload,
+    rules_of_cni::redirect,
     wait::{LIMIT, wait_until},
     world::World,
 };
@@ -10,6 +14,8 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("pods::one_that_is_deleted_takes_no_connection_and_added_again_does_at_once", again),
     ("pods::a_namespace_without_the_address_of_the_mesh_is_refused_and_named", refuted),
+    ("pods::one_that_comes_back_elsewhere_before_the_mesh_knows_is_taken_up_with_it", moved),
+    ("pods::a_call_of_a_pod_that_the_mesh_does_not_know_yet_waits_for_it", early),
 ];
 
 fn again() {
@@ -45,4 +51,42 @@ fn refuted() {
     assert_eq!(first.adds("db", "db"), "");
     first.says_of_readiness(lab, "200 OK");
     world.answered("web", "10.96.0.2:80");
+}
+
+/// A pod of a stateful set: the same name and account, another UID and address.
+fn moved() {
+    let mut world = World::running();
+    world.answered("web", "10.96.0.3:80");
+    let World { second, istiod, lab, .. } = &mut world;
+    assert_eq!(second.agent().asks(&del("uid-far"), &[]), "");
+    lab.remake("far", 5);
+    lab.echo("far", 8080);
+    redirect(lab, "far");
+    assert_eq!(second.adds("far", "far"), "");
+    second.says_of_readiness(lab, "the mesh says 10.77.0.3");
+    istiod.says(vec![workload("far", "n2", "10.77.0.5", &[])]);
+    world.answered("web", "10.96.0.3:80");
+    assert_eq!(world.lab.ask("far", "10.96.0.1:80").unwrap(), "caller 10.77.0.5\nhello\n");
+    world.second.says_of_readiness(&world.lab, "200 OK");
+}
+
+fn early() {
+    let mut world = World::new();
+    let World { first, istiod, lab, .. } = &mut world;
+    istiod.forgets("web");
+    istiod.start();
+    first.starts_cni(lab);
+    first.launch(lab);
+    istiod.meets(1);
+    first.announces(&["web", "db"]);
+    first.says_of_readiness(lab, "200 OK");
+    let (first, lab) = (&*first, &*lab);
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| lab.ask("web", "10.96.0.2:80"));
+        wait_until("the call has come to its node", LIMIT, || {
+            first.http(lab, 15000, "GET /connections").contains("10.96.0.2:80")
+        });
+        istiod.says(vec![workload("web", "n1", "10.77.0.1", &[])]);
+        assert_eq!(asked.join().unwrap().unwrap(), "caller 10.77.0.1\nhello\n");
+    });
 }

@@ -13,8 +13,17 @@ use crate::{
 
 /// `web` and `db` are of the first node, `far` is of the second; they have services at
 /// 10.96.0.1, .2 and .3.
-const NAMESPACES: &[(&str, u8)] =
-    &[("web", 1), ("db", 2), ("far", 3), ("spy", 4), ("istiod", 250), ("n1", 201), ("n2", 202)];
+const NAMESPACES: &[(&str, u8)] = &[
+    ("web", 1),
+    ("db", 2),
+    ("far", 3),
+    ("spy", 4),
+    ("istiod", 250),
+    ("n1", 201),
+    ("n2", 202),
+    // For what a rollout starts.
+    ("n3", 203),
+];
 
 pub(crate) struct World {
     pub(crate) first: Node,
