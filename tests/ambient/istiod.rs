@@ -102,6 +102,24 @@ impl Istiod {
         }
     }
 
+    /// Says addresses of which each node refuses some, and returns why, one for each.
+    pub(crate) fn says_wrongly(&mut self, resources: Vec<Resource>) -> Vec<String> {
+        let Self { streams, runtime, .. } = self;
+        let mut push = |stream: &mut FakeStream| {
+            let answer = runtime.block_on(stream.push(ADDRESS, resources.clone(), &[]));
+            answer.error_detail.expect("a refusal").message
+        };
+        streams.values_mut().map(&mut push).collect()
+    }
+
+    /// Removes what all have been told, and returns once none has it any more.
+    pub(crate) fn removes(&mut self, addresses: &[&str]) {
+        for name in addresses {
+            assert!(self.mesh.remove(&(ADDRESS, (*name).to_owned())).is_some(), "{name}");
+        }
+        self.push(ADDRESS, &[], addresses);
+    }
+
     /// As a crash does.
     pub(crate) fn kill(&mut self) {
         self.streams.clear();

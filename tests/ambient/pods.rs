@@ -1,11 +1,11 @@
 //! Pods that leave, come again, and are not who they are said to be.
 
-use std::thread;
+use std::{io::Read as _, thread};
 
 use crate::{
     fake_cni::del,
     harness::Test,
-    resources::workload,
+    resources::{uid, workload},
     rules_of_cni::redirect,
     wait::{LIMIT, wait_until},
     world::World,
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("pods::a_namespace_without_the_address_of_the_mesh_is_refused_and_named", refuted),
     ("pods::one_that_comes_back_elsewhere_before_the_mesh_knows_is_taken_up_with_it", moved),
     ("pods::a_call_of_a_pod_that_the_mesh_does_not_know_yet_waits_for_it", early),
+    ("pods::one_that_the_mesh_removes_loses_its_calls_its_key_and_its_place_in_a_service", removed),
 ];
 
 fn again() {
@@ -89,4 +90,16 @@ fn early() {
         istiod.says(vec![workload("web", "n1", "10.77.0.1", &[])]);
         assert_eq!(asked.join().unwrap().unwrap(), "caller 10.77.0.1\nhello\n");
     });
+}
+
+fn removed() {
+    let mut world = World::running();
+    let mut open = world.lab.connect("web", "10.96.0.3:80").unwrap();
+    open.read_exact(&mut [0; 17]).unwrap();
+    world.istiod.removes(&[&uid("far")]);
+    assert!(open.read(&mut [0; 1]).is_err(), "cut, not ended");
+    assert!(world.lab.ask("web", "10.96.0.3:80").is_err(), "a service without endpoints");
+    wait_until("the key is forgotten", LIMIT, || world.second.certificates(&world.lab) == [""; 0]);
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &[])]);
+    world.answered("web", "10.96.0.3:80");
 }

@@ -1,13 +1,14 @@
 //! Policies that istiod pushes while calls are made.
 
 use std::{
-    io::{ErrorKind, Read as _},
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
     thread,
 };
 
 use crate::{
     harness::Test,
-    resources::{allow, workload},
+    resources::{allow, strict_mtls, workload},
     wait::{LIMIT, wait_until},
     world::World,
 };
@@ -18,6 +19,9 @@ pub(crate) const TESTS: &[Test] = &[
         "policies::callers_wait_for_a_policy_that_is_named_and_not_there_and_none_passes_without",
         awaited,
     ),
+    ("policies::a_policy_that_is_pushed_cuts_exactly_the_calls_that_it_forbids", cut),
+    ("policies::strict_mtls_as_istiod_says_it_keeps_plaintext_out", strict),
+    ("policies::a_resource_that_is_refused_takes_no_other_with_it_and_names_itself", refused),
 ];
 
 fn pushed() {
@@ -59,4 +63,48 @@ fn awaited() {
     assert_eq!(heard, Err(ErrorKind::ConnectionReset));
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
     world.answered("web", "10.96.0.3:80");
+}
+
+fn cut() {
+    let mut world = World::running();
+    let mut calls = ["web", "db"].map(|pod| held(&world, pod));
+    world.istiod.says(vec![allow("far-callers", &["web"])]);
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
+    let [web, db] = &mut calls;
+    assert_eq!(db.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+    web.write_all(b"ping").unwrap();
+    web.read_exact(&mut [0; 4]).unwrap();
+    let record = world.second.record("the call that was cut", |record| {
+        record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/db"
+    });
+    assert!(record["error"].as_str().unwrap().contains("polic"), "{record}");
+}
+
+/// An open call to `far` that has already answered once.
+fn held(world: &World, pod: &str) -> TcpStream {
+    let mut call = world.lab.connect(pod, "10.96.0.3:80").unwrap();
+    call.read_exact(&mut [0; 17]).unwrap();
+    call
+}
+
+fn strict() {
+    let mut world = World::running();
+    world.answered("spy", "10.77.0.3:8080");
+    world
+        .istiod
+        .says(vec![strict_mtls("far-strict"), workload("far", "n2", "10.77.0.3", &["far-strict"])]);
+    world.refused("spy", "10.77.0.3:8080");
+    world.answered("web", "10.96.0.3:80");
+    world.answered("spy", "10.77.0.2:8080");
+}
+
+fn refused() {
+    let mut world = World::running();
+    let mut bad = workload("bad", "n2", "10.77.0.9", &[]);
+    bad.resource.as_mut().unwrap().value = b"\x0a\xff".as_slice().into();
+    let why = world.istiod.says_wrongly(vec![bad, workload("far", "n2", "10.77.0.3", &["lost"])]);
+    assert!(why.iter().all(|why| why.contains("Kubernetes//Pod/shop/bad")), "{why:?}");
+    world.istiod.says(vec![allow("lost", &["db"])]);
+    world.refused("web", "10.96.0.3:80");
+    world.answered("db", "10.96.0.3:80");
 }

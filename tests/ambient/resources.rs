@@ -76,6 +76,21 @@ pub(crate) fn allow(policy: &str, accounts: &[&str]) -> Resource {
     resource(AUTHORIZATION, &format!("shop/{policy}"), "", &authorization)
 }
 
+/// What istiod makes of a strict PeerAuthentication: who has shown no identity is denied.
+pub(crate) fn strict_mtls(policy: &str) -> Resource {
+    let present = StringMatch { match_type: Some(MatchType::Presence(())) };
+    let plaintext = Match { not_principals: vec![present], ..Match::default() };
+    let authorization = Authorization {
+        name: policy.into(),
+        namespace: "shop".into(),
+        scope: Scope::WorkloadSelector.into(),
+        action: Action::Deny.into(),
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![plaintext] }] }],
+        ..Authorization::default()
+    };
+    resource(AUTHORIZATION, &format!("shop/{policy}"), "", &authorization)
+}
+
 fn bytes(address: &str) -> Vec<u8> {
     match address.parse().unwrap() {
         IpAddr::V4(v4) => v4.octets().to_vec(),
