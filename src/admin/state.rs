@@ -146,7 +146,8 @@ impl State {
     /// the others.
     ///
     /// An ambient node is ready once its start tasks are done. Of pods that get nothing istio-cni
-    /// hears.
+    /// hears; those whose rules or addresses are not as they should be stand in the dump and the log,
+    /// as one of them would else keep a whole node out of service.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         let (waiting, started) = self.ready(|r| {
@@ -154,6 +155,8 @@ impl State {
                 (true, _) => Some("draining".to_owned()),
                 (_, false) => Some("configuration".to_owned()),
                 _ if !r.tasks.are_done() => Some(r.tasks.to_string()),
+                // One pod of many keeps no node from being ready where it did not begin so.
+                _ if self.environment().is_some() => None,
                 _ => {
                     let all = [&r.pending[..], &r.unprotected[..]].concat();
                     (!all.is_empty()).then(|| all.join("; "))

@@ -109,7 +109,10 @@ impl RulesChanged {
     /// Whether nobody's did.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.everywhere && self.workloads.is_empty() && self.policies.is_empty()
+        !self.everywhere
+            && self.namespaces.is_empty()
+            && self.workloads.is_empty()
+            && self.policies.is_empty()
     }
 
     /// Whether a workload's did.

@@ -28,6 +28,8 @@ pub struct Store {
     before: Before,
     /// Our own, if we are one.
     node: Option<Arc<str>>,
+    /// Our own; empty if it makes no difference.
+    cluster: Arc<str>,
     /// Policies that cannot be had, and about which namespace each is.
     lacking: HashMap<Arc<str>, Arc<str>>,
     addresses: Claims,
@@ -44,6 +46,7 @@ impl Store {
             view: View::empty(trust_domain, mtls),
             before: Before::default(),
             node: None,
+            cluster: Arc::default(),
             lacking: HashMap::new(),
             addresses: Claims::default(),
             texts: Interner::default(),
@@ -58,6 +61,12 @@ impl Store {
     pub fn of_node(mut self, node: Option<Arc<str>>, network: Arc<str>) -> Self {
         (self.node, self.view.network) = (node, network);
         self
+    }
+
+    /// In a cluster: one of the same name in another has pods and nodes of its own.
+    #[must_use]
+    pub fn in_cluster(self, cluster: Arc<str>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The mesh as of the last delta.
@@ -304,7 +313,9 @@ impl Store {
 
     /// A pod of this node has the workload `new`, or `old` no more.
     fn name_pod(&mut self, of: &Workload, new: Option<&Arc<Workload>>) {
-        if of.node.is_none() || of.node != self.node {
+        let cluster = &of.template.cluster;
+        let elsewhere = !self.cluster.is_empty() && *cluster != self.cluster;
+        if of.node.is_none() || of.node != self.node || elsewhere {
             return;
         }
         let pod = format!("{}/{}", of.namespace(), of.name);

@@ -1,9 +1,12 @@
 //! The mesh as the control plane tells it: each push becomes part of the store, then of what
 //! connections are judged by, and only then it is acknowledged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     mesh::{
@@ -11,8 +14,12 @@ use crate::{
         source::xds::{Push, TypeUrl, apply_addresses, apply_authorizations},
     },
     pods::manager::PodManager,
-    roles::node::{Node, recheck},
+    roles::node::{Node, recheck, recheck_lacking},
 };
+
+/// How long a policy that a workload names may come after the workload, before its open connections
+/// are judged without.
+const POLICY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Applies what comes, until nothing comes any more. Has turns of the control thread only.
 pub(super) async fn follow(
@@ -21,19 +28,38 @@ pub(super) async fn follow(
     node: Arc<Node>,
     pods: Arc<PodManager>,
 ) {
-    while let Some(Push { delta, applied }) = pushes.recv().await {
-        let faults = match delta.type_url {
-            TypeUrl::Address => apply_addresses(&mut store, delta).await,
-            TypeUrl::Authorization => apply_authorizations(&mut store, delta).await,
-        };
-        let changes = store.take_changes();
-        node.mesh.store(Arc::new(store.view()));
-        let closed = recheck(&node, &changes.rules());
-        if closed > 0 {
-            tracing::info!(target: "xds", connections_closed = closed, "policies have changed");
+    let mut judge_at: Option<Instant> = None;
+    loop {
+        let at = judge_at.unwrap_or_else(|| Instant::now() + POLICY_WITHIN);
+        tokio::select! {
+            push = pushes.recv() => {
+                let Some(push) = push else { return };
+                apply(&mut store, push, &node, &pods).await;
+                judge_at.get_or_insert(Instant::now() + POLICY_WITHIN);
+            }
+            () = sleep_until(at), if judge_at.is_some() => {
+                judge_at = None;
+                tell(recheck_lacking(&node));
+            }
         }
-        pods.mesh_changed();
-        // The stream may be over: what was applied stays.
-        let _ = applied.send(faults);
+    }
+}
+
+async fn apply(store: &mut Store, Push { delta, applied }: Push, node: &Node, pods: &PodManager) {
+    let faults = match delta.type_url {
+        TypeUrl::Address => apply_addresses(store, delta).await,
+        TypeUrl::Authorization => apply_authorizations(store, delta).await,
+    };
+    let changes = store.take_changes();
+    node.mesh.store(Arc::new(store.view()));
+    tell(recheck(node, &changes.rules()));
+    pods.mesh_changed();
+    // The stream may be over: what was applied stays.
+    let _ = applied.send(faults);
+}
+
+fn tell(closed: usize) {
+    if closed > 0 {
+        tracing::info!(target: "xds", connections_closed = closed, "policies have changed");
     }
 }

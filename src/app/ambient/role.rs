@@ -41,6 +41,8 @@ pub(super) struct Ambient {
     pub(super) agent: watch::Receiver<ZdsState>,
     /// What it says.
     pub(super) announced: mpsc::Receiver<Announcement>,
+    /// What asks it.
+    pub(super) cni: Tasks,
     pub(super) pods: PodController,
     /// What runs beside the pods.
     pub(super) tasks: Tasks,
@@ -193,6 +195,8 @@ impl Role for Ambient {
 
     async fn stop(self, _stop: Stop) -> Draining {
         self.state.set_draining();
+        // Pods that come from here on are the next process's.
+        self.cni.cut();
         self.pods.manager.close();
         let (node, grace) = (Arc::clone(&self.node), self.environment.drain);
         let hurry = self.pods.manager.hurry.clone();

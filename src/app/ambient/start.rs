@@ -47,6 +47,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let store = Store::new(environment.trust_domain.clone(), MtlsMode::Permissive);
     let own_node = environment.node_name.as_deref().map(Into::into);
     let store = store.of_node(own_node, environment.network.as_str().into());
+    let store = store.in_cluster(environment.cluster_id.as_str().into());
     let view = Arc::new(ArcSwap::from_pointee(store.view()));
     let dns = node::dns(&environment).map(|config| {
         let (view, metrics) = (Arc::clone(&view), Arc::clone(&telemetry.metrics));
@@ -84,11 +85,12 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let manager = Arc::clone(&pods.manager);
     tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), manager));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());
+    let cni = tasks.child();
     let (announce, announced) = mpsc::channel(ANNOUNCED);
     let (zds, agent) = ZdsSource::new(&environment.zds_socket);
     if environment.proxy {
         let mut synced = xds.status();
-        tasks.spawn(async move {
+        cni.spawn(async move {
             // Before that no policy is known, and so no pod can be carried.
             if synced.wait_for(|status| status.is_synced).await.is_ok() {
                 zds.run(announce).await;
@@ -104,6 +106,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         control_plane: xds.status(),
         agent,
         announced,
+        cni,
         pods,
         tasks: tasks.clone(),
     })

@@ -1,4 +1,4 @@
-//! The redirections to us that somebody else has made in a pod: istio-cni, by nftables or by either
+//! The redirections to us that somebody else has made in a pod: istio-cni or Cilium, by nftables or by either
 //! kind of iptables (istio-ambient facts §2).
 
 use std::sync::Arc;
@@ -46,28 +46,32 @@ impl Redirects {
 
     /// Of a listing by nft: a chain counts once another jumps to it.
     fn of_nft(listed: &str) -> Self {
-        let has = |chains: [&str; 2], port: &str| {
+        let has = |chains: [&str; 3], port: &str| {
             let jumps = chains.iter().any(|chain| listed.contains(&format!("jump {chain}\n")));
             // Without iptables' own libraries nft shows what those have made by its kind alone.
             let redirects = [format!("redirect to :{port}\n"), "xt target \"REDIRECT\"".to_owned()];
             jumps && redirects.iter().any(|rule| listed.contains(&**rule))
         };
         Self {
-            outbound: has(["istio-output", "ISTIO_OUTPUT"], "15001"),
-            inbound: has(["istio-prerouting", "ISTIO_PRERT"], "15006"),
+            outbound: has(["istio-output", "ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
+            inbound: has(["istio-prerouting", "ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
         }
     }
 
     /// Of a listing by iptables.
     fn of_iptables(listed: &str) -> Self {
-        let has = |chain: &str, port: &str| {
+        let stands = |chain: &str, port: &str| {
             listed.lines().any(|rule| rule.ends_with(&format!("-j {chain}")))
                 && listed.lines().any(|rule| {
                     rule.starts_with(&format!("-A {chain} "))
                         && rule.contains(&format!("REDIRECT --to-ports {port}"))
                 })
         };
-        Self { outbound: has("ISTIO_OUTPUT", "15001"), inbound: has("ISTIO_PRERT", "15006") }
+        let has = |chains: [&str; 2], port| chains.into_iter().any(|chain| stands(chain, port));
+        Self {
+            outbound: has(["ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
+            inbound: has(["ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
+        }
     }
 }
 

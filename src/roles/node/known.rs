@@ -117,7 +117,7 @@ impl Pod {
         if !is_missing() {
             return;
         }
-        let Ok(_place) = self.waiting.try_acquire() else { return };
+        let Ok(_place) = self.waiting_for_policy.try_acquire() else { return };
         let come = async {
             while is_missing() {
                 tokio::time::sleep(LOOK_EVERY).await;

@@ -1,6 +1,10 @@
 //! One captured connection of a pod's application, from accept to close.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::net::TcpStream;
 
@@ -16,6 +20,7 @@ use crate::{
         connect::{Authority, ConnectRequest},
     },
     identity::LocalIdentity,
+    lifecycle::blocking,
     mesh::Workload,
     net::{CloseReason, Direction, Outcome, PeerAddr, connect_failed},
     observe::conn::OpenConn,
@@ -114,6 +119,10 @@ async fn reach(
             Box::new(ticket.begin(dial(node, pod, addr)).await?)
         }
         Route::Named { hostname, port, called, .. } => {
+            // Whoever asks for names that nobody answers keeps others of this pod waiting only.
+            let Ok(_place) = pod.resolving.acquire().await else {
+                return Err((CloseReason::Drained, None));
+            };
             let found = async {
                 let addr = resolve(&hostname, port, called, node.tunnel.connect).await?;
                 conn.metadata(|f| f.dst_addr = Some(addr));
@@ -147,8 +156,11 @@ async fn resolve(
         let why = format!("no healthy upstream: {hostname} cannot be resolved: {why}");
         (CloseReason::NoHealthyUpstream, Some(why))
     };
-    let found = tokio::time::timeout(within, tokio::net::lookup_host((hostname, port))).await;
+    let name = hostname.to_owned();
+    let asked = blocking(move || (name.as_str(), port).to_socket_addrs());
+    let found = tokio::time::timeout(within, asked).await;
     let found = found.map_err(|_| unknown(&format!("no answer in {within:?}")))?;
+    let found = found.map_err(|e| unknown(&e.to_string()))?;
     let all: Vec<_> = found.map_err(|e| unknown(&e.to_string()))?.collect();
     let same = |addr: &&SocketAddr| addr.is_ipv4() == called.is_ipv4();
     let of_family: Vec<_> = all.iter().filter(same).collect();

@@ -66,11 +66,12 @@ async fn carry(
         f.dst = peer_info(&workload);
         f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
     });
-    pod.policies_known(node).await;
     let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, foreign: false, dst };
-    let admitted =
-        admissible(&workload.addresses, dst).and_then(|()| authorize(node, &pod.name, flow, conn));
-    if let Err((reason, why)) = admitted {
+    if let Err((reason, why)) = admissible(&workload.addresses, dst) {
+        return (reason, Some(why));
+    }
+    pod.policies_known(node).await;
+    if let Err((reason, why)) = authorize(node, &pod.name, flow, conn) {
         return (reason, Some(why));
     }
     let app = match ticket.begin(pod.dial_app(node, peer, dst)).await {

@@ -33,6 +33,10 @@ pub struct Pod {
     pub(super) recognition: watch::Sender<Recognition>,
     /// Connections that wait for that to be known.
     pub(super) waiting: Semaphore,
+    /// Connections that wait for a policy to be known.
+    pub(super) waiting_for_policy: Semaphore,
+    /// Connections that have a name resolved.
+    pub(super) resolving: Semaphore,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,
@@ -120,6 +124,9 @@ impl Pod {
         left
     }
 }
+
+/// How many names are resolved for one pod at once: a few of the threads that all pods share.
+pub(super) const MOST_RESOLVING: usize = 8;
 
 /// How many connections of one pod wait at once for it to be known who it is.
 pub(super) const MOST_WAITING: usize = 512;

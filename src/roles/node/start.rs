@@ -21,7 +21,7 @@ use super::{
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
     outbound, plaintext,
-    pod::MOST_WAITING,
+    pod::{MOST_RESOLVING, MOST_WAITING},
 };
 use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
@@ -80,6 +80,8 @@ impl Pod {
             netns,
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
+            waiting_for_policy: Semaphore::new(MOST_WAITING),
+            resolving: Semaphore::new(MOST_RESOLVING),
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
             callers: Callers::new(node.tunnel.caller),

@@ -10,12 +10,9 @@ use super::{
     authorization,
     message::{Delta, Upserted},
     nack::Fault,
+    refused,
 };
-use crate::{
-    mesh::Store,
-    policy::Policy,
-    rpc::authorization::{Authorization, Scope},
-};
+use crate::{mesh::Store, policy::Policy, rpc::authorization::Authorization};
 
 /// How many resources are applied in one turn: some 1 ms.
 const SLICE: usize = 256;
@@ -34,11 +31,14 @@ pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
     let mut rest = upserted.into_iter();
     while rest.len() > 0 {
         let some: Vec<Upserted> = rest.by_ref().take(DECODED).collect();
-        let names: Vec<Arc<str>> = some.iter().map(|resource| Arc::clone(&resource.name)).collect();
-        for (n, (name, one)) in names.into_iter().zip(decode_all(some).await).enumerate() {
+        let sent: Vec<Upserted> = some.clone();
+        for (n, (sent, one)) in sent.into_iter().zip(decode_all(some).await).enumerate() {
             match one {
-                Ok(address) => upsert(store, &name, address),
-                Err(fault) => faults.push(fault),
+                Ok(address) => upsert(store, &sent.name, address),
+                Err(fault) => {
+                    refused::hold_addresses(store, &sent);
+                    faults.push(fault);
+                }
             }
             if n % SLICE == SLICE - 1 {
                 tokio::task::yield_now().await;
@@ -70,7 +70,7 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
                     store.upsert_policy(policy);
                 }
                 Err(why) => {
-                    if let Some(namespace) = about(resource) {
+                    if let Some(namespace) = refused::about(resource) {
                         store.lack_policy(&resource.name, &namespace);
                     }
                     faults.push(Fault::new(Arc::clone(&resource.name), &why));
@@ -86,18 +86,6 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
         tokio::task::yield_now().await;
     }
     faults
-}
-
-/// About which namespace a policy is that cannot be taken, or about the mesh (the empty one); `None`
-/// if workloads name it themselves. Where that cannot be read either, it is about the namespace in
-/// its name.
-fn about(resource: &Upserted) -> Option<String> {
-    let sent = Authorization::decode(resource.value.clone()).ok();
-    match sent.map(|sent| Scope::try_from(sent.scope)) {
-        Some(Ok(Scope::Global)) => Some(String::new()),
-        Some(Ok(Scope::WorkloadSelector)) => None,
-        _ => Some(resource.name.split('/').next().unwrap_or_default().to_owned()),
-    }
 }
 
 /// A policy, under the name by which workloads know it.
@@ -118,6 +106,7 @@ fn upsert(store: &mut Store, name: &str, address: MeshAddress) {
             if let Some((namespace, hostname)) = service_key(name) {
                 store.remove_service(namespace, hostname);
             }
+            refused::release(store, name);
             store.upsert_workload(workload);
         }
         MeshAddress::Service(service) => {
@@ -128,7 +117,7 @@ fn upsert(store: &mut Store, name: &str, address: MeshAddress) {
 }
 
 fn remove(store: &mut Store, name: &str) {
-    if store.remove_workload(name) {
+    if store.remove_workload(name) || refused::release(store, name) {
         return;
     }
     if let Some((namespace, hostname)) = service_key(name) {

@@ -16,6 +16,7 @@ mod held;
 mod message;
 mod nack;
 mod node;
+mod refused;
 mod status;
 mod subscription;
 mod type_url;

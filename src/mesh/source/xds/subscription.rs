@@ -178,8 +178,11 @@ impl Subscription {
         for name in removed {
             let known = self.held.name(name).or_else(|| comes.get(name.as_str()).copied());
             let refused = || self.rejected.get_key_value(name.as_str()).map(|(name, _)| name);
-            let known = known.or_else(refused);
-            gone.extend(known.map(|known| (name.as_str(), Arc::clone(known))));
+            let known = known.or_else(refused).cloned();
+            // A policy that was refused long ago may be lacking still.
+            let any = self.type_url == TypeUrl::Authorization && name.len() <= MAX_NAME;
+            let known = known.or_else(|| any.then(|| name.as_str().into()));
+            gone.extend(known.map(|known| (name.as_str(), known)));
         }
         if let Some(named) = whole {
             let known = self.held.names().chain(self.rejected.keys());
