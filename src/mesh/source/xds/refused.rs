@@ -97,7 +97,7 @@ mod tests {
                     uid: "Kubernetes//Pod/ns/a".into(),
                     name: "a".into(),
                     namespace: "ns".into(),
-                    addresses: vec![vec![10, 0, 0, 1].into()],
+                    addresses: vec![vec![10, 0, 0, 1]],
                     tunnel_protocol: protocol,
                     ..Workload::default()
                 })),
