@@ -65,19 +65,34 @@ fn awaited() {
     world.answered("web", "10.96.0.3:80");
 }
 
+/// istiod names a policy in the workload first, and says what it is then.
 fn cut() {
     let mut world = World::running();
     let mut calls = ["web", "db"].map(|pod| held(&world, pod));
-    world.istiod.says(vec![allow("far-callers", &["web"])]);
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
+    for call in &mut calls {
+        goes_on(call);
+    }
+    world.istiod.says(vec![allow("far-callers", &["web"])]);
     let [web, db] = &mut calls;
     assert_eq!(db.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
-    web.write_all(b"ping").unwrap();
-    web.read_exact(&mut [0; 4]).unwrap();
+    goes_on(web);
     let record = world.second.record("the call that was cut", |record| {
         record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/db"
     });
     assert!(record["error"].as_str().unwrap().contains("polic"), "{record}");
+    // One that does not come is not waited for without end.
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers", "lost"])]);
+    goes_on(web);
+    web.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(web.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+/// Asserts that an open call carries bytes both ways.
+#[track_caller]
+fn goes_on(call: &mut TcpStream) {
+    call.write_all(b"ping").unwrap();
+    call.read_exact(&mut [0; 4]).unwrap();
 }
 
 /// An open call to `far` that has already answered once.
