@@ -4,11 +4,12 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     thread,
+    time::Duration,
 };
 
 use crate::{
     harness::Test,
-    resources::{allow, strict_mtls, workload},
+    resources::{allow, service, strict_mtls, workload},
     wait::{LIMIT, wait_until},
     world::World,
 };
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
         awaited,
     ),
     ("policies::a_policy_that_is_pushed_cuts_exactly_the_calls_that_it_forbids", cut),
+    ("policies::an_open_call_has_five_seconds_for_a_policy_in_a_busy_mesh_too", patient),
     ("policies::strict_mtls_as_istiod_says_it_keeps_plaintext_out", strict),
     ("policies::a_resource_that_is_refused_takes_no_other_with_it_and_names_itself", refused),
 ];
@@ -86,6 +88,18 @@ fn cut() {
     goes_on(web);
     web.set_read_timeout(Some(LIMIT)).unwrap();
     assert_eq!(web.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+/// What else is told of the mesh takes nothing from the time that a policy has to come.
+fn patient() {
+    let mut world = World::running();
+    let mut call = held(&world, "web");
+    world.istiod.says(vec![service("db", "10.96.0.22")]);
+    thread::sleep(Duration::from_millis(4500));
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
+    thread::sleep(Duration::from_millis(1500));
+    world.istiod.says(vec![allow("far-callers", &["web"])]);
+    goes_on(&mut call);
 }
 
 /// Asserts that an open call carries bytes both ways.
