@@ -42,6 +42,11 @@ fn refuted() {
     assert_eq!(first.agent().asks(&del("uid-db"), &[]), "");
     first.adds("db", "spy");
     first.adit().logs("pod shop/db … holds 10.77.0.4 … the mesh says 10.77.0.2");
+    wait_until("the dump has it", LIMIT, || {
+        let faults = first.dump(lab)["podFaults"].to_string();
+        faults.contains("pod shop/db") && faults.contains("the mesh says 10.77.0.2")
+    });
+    first.says_of_readiness(lab, "200 OK");
     for to in ["10.96.0.2:80", "10.77.0.4:8080"] {
         assert!(lab.ask("web", to).is_err(), "{to}");
     }
