@@ -109,7 +109,9 @@ impl State {
         let pods = self.pods.load();
         let live = &self.node.telemetry.live;
         let ambient = self.environment();
-        let ambient = ambient.map(|environment| Ambient { environment, pods: &pods, live });
+        let pod_faults = self.ready(|r| r.unprotected.clone());
+        let ambient =
+            ambient.map(|environment| Ambient { environment, pods: &pods, pod_faults, live });
         let (mesh, file) = (self.node.mesh.load(), self.file.get());
         ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref())
     }

@@ -43,6 +43,9 @@ pub(super) struct ConfigDump {
     /// The pods of an ambient node and their connections, by the pod's UID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) workload_state: Option<BTreeMap<String, PodState>>,
+    /// What is not as it should be about pods of an ambient node: adit's own, not of Istio.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) pod_faults: Vec<String>,
 }
 
 /// What does not come from the control plane: nothing.
@@ -73,6 +76,7 @@ pub(super) struct CertsView {
 pub(super) struct Ambient<'a> {
     pub(super) environment: &'a Environment,
     pub(super) pods: &'a [PodView],
+    pub(super) pod_faults: Vec<String>,
     pub(super) live: &'a LiveTable,
 }
 
@@ -101,6 +105,7 @@ impl ConfigDump {
             tls: ChoicesView::now(),
             version: BuildInfo::with_istio(istio),
             workload_state: ambient.map(|ambient| pods(ambient.pods, &ambient.live.all())),
+            pod_faults: ambient.map(|ambient| ambient.pod_faults.clone()).unwrap_or_default(),
         }
     }
 }

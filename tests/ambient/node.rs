@@ -147,10 +147,15 @@ impl Node {
 
     /// Whose certificates it holds.
     pub(crate) fn certificates(&self, lab: &Lab) -> Vec<String> {
-        let answer = self.http(lab, 15000, "GET /config_dump");
-        let dump: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let dump = self.dump(lab);
         let all = dump["certificates"].as_array().unwrap();
         all.iter().map(|one| one["identity"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What `/config_dump` says.
+    pub(crate) fn dump(&self, lab: &Lab) -> Value {
+        let answer = self.http(lab, 15000, "GET /config_dump");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
     /// Waits until the readiness endpoint says this.

@@ -41,8 +41,12 @@ fn refuted() {
     let World { first, lab, .. } = &world;
     assert_eq!(first.agent().asks(&del("uid-db"), &[]), "");
     first.adds("db", "spy");
-    let said = first.says_of_readiness(lab, "the mesh says 10.77.0.2");
-    assert!(said.contains("shop/db") && said.starts_with("HTTP/1.1 500"), "{said}");
+    first.adit().logs("pod shop/db … holds 10.77.0.4 … the mesh says 10.77.0.2");
+    wait_until("the dump has it", LIMIT, || {
+        let faults = first.dump(lab)["podFaults"].to_string();
+        faults.contains("pod shop/db") && faults.contains("the mesh says 10.77.0.2")
+    });
+    first.says_of_readiness(lab, "200 OK");
     for to in ["10.96.0.2:80", "10.77.0.4:8080"] {
         assert!(lab.ask("web", to).is_err(), "{to}");
     }
@@ -50,7 +54,6 @@ fn refuted() {
     assert_eq!(first.certificates(lab), ["spiffe://cluster.local/ns/shop/sa/web"]);
     assert_eq!(first.agent().asks(&del("uid-db"), &[]), "");
     assert_eq!(first.adds("db", "db"), "");
-    first.says_of_readiness(lab, "200 OK");
     world.answered("web", "10.96.0.2:80");
 }
 
@@ -64,7 +67,7 @@ fn moved() {
     lab.echo("far", 8080);
     redirect(lab, "far");
     assert_eq!(second.adds("far", "far"), "");
-    second.says_of_readiness(lab, "the mesh says 10.77.0.3");
+    second.adit().logs("pod shop/far … holds 10.77.0.5 … the mesh says 10.77.0.3");
     istiod.says(vec![workload("far", "n2", "10.77.0.5", &[])]);
     world.answered("web", "10.96.0.3:80");
     assert_eq!(world.lab.ask("far", "10.96.0.1:80").unwrap(), "caller 10.77.0.5\nhello\n");

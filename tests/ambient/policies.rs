@@ -4,11 +4,12 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     thread,
+    time::Duration,
 };
 
 use crate::{
     harness::Test,
-    resources::{allow, strict_mtls, workload},
+    resources::{allow, service, strict_mtls, workload},
     wait::{LIMIT, wait_until},
     world::World,
 };
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
         awaited,
     ),
     ("policies::a_policy_that_is_pushed_cuts_exactly_the_calls_that_it_forbids", cut),
+    ("policies::an_open_call_has_five_seconds_for_a_policy_in_a_busy_mesh_too", patient),
     ("policies::strict_mtls_as_istiod_says_it_keeps_plaintext_out", strict),
     ("policies::a_resource_that_is_refused_takes_no_other_with_it_and_names_itself", refused),
 ];
@@ -65,19 +67,46 @@ fn awaited() {
     world.answered("web", "10.96.0.3:80");
 }
 
+/// istiod names a policy in the workload first, and says what it is then.
 fn cut() {
     let mut world = World::running();
     let mut calls = ["web", "db"].map(|pod| held(&world, pod));
-    world.istiod.says(vec![allow("far-callers", &["web"])]);
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
+    for call in &mut calls {
+        goes_on(call);
+    }
+    world.istiod.says(vec![allow("far-callers", &["web"])]);
     let [web, db] = &mut calls;
     assert_eq!(db.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
-    web.write_all(b"ping").unwrap();
-    web.read_exact(&mut [0; 4]).unwrap();
+    goes_on(web);
     let record = world.second.record("the call that was cut", |record| {
         record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/db"
     });
     assert!(record["error"].as_str().unwrap().contains("polic"), "{record}");
+    // One that does not come is not waited for without end.
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers", "lost"])]);
+    goes_on(web);
+    web.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(web.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+/// What else is told of the mesh takes nothing from the time that a policy has to come.
+fn patient() {
+    let mut world = World::running();
+    let mut call = held(&world, "web");
+    world.istiod.says(vec![service("db", "10.96.0.22")]);
+    thread::sleep(Duration::from_millis(4500));
+    world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
+    thread::sleep(Duration::from_millis(1500));
+    world.istiod.says(vec![allow("far-callers", &["web"])]);
+    goes_on(&mut call);
+}
+
+/// Asserts that an open call carries bytes both ways.
+#[track_caller]
+fn goes_on(call: &mut TcpStream) {
+    call.write_all(b"ping").unwrap();
+    call.read_exact(&mut [0; 4]).unwrap();
 }
 
 /// An open call to `far` that has already answered once.

@@ -86,6 +86,7 @@ fn the_json_of_the_config_dump() {
         tls: ChoicesView { aead: Vec::new() },
         version: BuildInfo::with_istio(None),
         workload_state: None,
+        pod_faults: Vec::new(),
     };
     let mut certificate = status_json();
     certificate["certChain"] = json!([]);

@@ -14,7 +14,7 @@ use crate::{
         source::xds::{Push, TypeUrl, apply_addresses, apply_authorizations},
     },
     pods::manager::PodManager,
-    roles::node::{Node, recheck, recheck_lacking},
+    roles::node::{Lacking, Node, recheck},
 };
 
 /// How long a policy that a workload names may come after the workload, before its open connections
@@ -28,31 +28,38 @@ pub(super) async fn follow(
     node: Arc<Node>,
     pods: Arc<PodManager>,
 ) {
-    let mut judge_at: Option<Instant> = None;
+    let mut lacking = Lacking::default();
     loop {
-        let at = judge_at.unwrap_or_else(|| Instant::now() + POLICY_WITHIN);
+        let due = lacking.due();
         tokio::select! {
             push = pushes.recv() => {
                 let Some(push) = push else { return };
-                apply(&mut store, push, &node, &pods).await;
-                judge_at.get_or_insert(Instant::now() + POLICY_WITHIN);
+                apply(&mut store, push, &node, (&pods, &mut lacking)).await;
             }
-            () = sleep_until(at), if judge_at.is_some() => {
-                judge_at = None;
-                tell(recheck_lacking(&node));
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                tell(lacking.recheck(&node));
             }
         }
     }
 }
 
-async fn apply(store: &mut Store, Push { delta, applied }: Push, node: &Node, pods: &PodManager) {
+async fn apply(
+    store: &mut Store,
+    Push { delta, applied }: Push,
+    node: &Node,
+    (pods, lacking): (&PodManager, &mut Lacking),
+) {
     let faults = match delta.type_url {
         TypeUrl::Address => apply_addresses(store, delta).await,
         TypeUrl::Authorization => apply_authorizations(store, delta).await,
     };
     let changes = store.take_changes();
     node.mesh.store(Arc::new(store.view()));
-    tell(recheck(node, &changes.rules()));
+    let rules = changes.rules();
+    tell(recheck(node, &rules));
+    if !rules.is_empty() {
+        lacking.look(node, Instant::now() + POLICY_WITHIN);
+    }
     pods.mesh_changed();
     // The stream may be over: what was applied stays.
     let _ = applied.send(faults);

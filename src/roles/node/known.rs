@@ -74,7 +74,7 @@ impl Pod {
         let look = || self.workload(&node.mesh.load()).cloned();
         let told = |unknown: Unknown| unknown.outcome(&self.name);
         match look() {
-            Err(Unknown::Yet) => {}
+            Err(Unknown::Yet | Unknown::Refuted(_)) => {}
             found => return found.map_err(told),
         }
         let Ok(_place) = self.waiting.try_acquire() else {
@@ -90,7 +90,8 @@ impl Pod {
             loop {
                 changes.borrow_and_update();
                 match look() {
-                    Err(Unknown::Yet) => {}
+                    // Its caller's node may have heard of its new address a moment before this one.
+                    Err(Unknown::Yet | Unknown::Refuted(_)) => {}
                     found => return found,
                 }
                 if changes.changed().await.is_err() {
@@ -99,7 +100,7 @@ impl Pod {
             }
         };
         let found = tokio::time::timeout(KNOWN_WITHIN, found).await;
-        found.unwrap_or(Err(Unknown::Yet)).map_err(told)
+        found.unwrap_or_else(|_| look()).map_err(told)
     }
 
     /// Waits for a moment for a policy that the pod's workload names and that is not known yet: a

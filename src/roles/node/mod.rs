@@ -53,7 +53,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 pub use pod::Pod;
-pub use recheck::{recheck, recheck_lacking};
+pub use recheck::{Lacking, recheck};
 pub use recognition::Recognition;
 pub use revalidate::revalidate;
 

@@ -1,8 +1,16 @@
 //! Live connections are held to the policies of now, not to those of when they opened.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+
 use super::{Node, inbound::decided};
 use crate::{
     mesh::{RulesChanged, View, Workload},
+    observe::conn::LiveConn,
     policy::admission::Asked,
     proxy,
 };
@@ -11,8 +19,7 @@ use crate::{
 /// `changed`, and closes those that are no longer allowed; returns how many. A connection registers
 /// its flow before it asks by itself, so one that opens meanwhile is judged by one of the two.
 ///
-/// A workload that names a policy which is not known yet is left alone: whoever says that it lacks
-/// for good has [`recheck_lacking`] judge.
+/// A workload that names a policy which is not known yet is left alone: see [`Lacking`].
 pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
     match changed.is_empty() {
         true => 0,
@@ -20,9 +27,47 @@ pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
     }
 }
 
-/// The same about the workloads that lack a policy: nobody may call them.
-pub fn recheck_lacking(node: &Node) -> usize {
-    judge(node, lacks)
+/// Workloads with open connections that lack a policy which they name: each has the same time for
+/// it, whatever else is told meanwhile. Nobody may call those that lack it then.
+#[derive(Default)]
+pub struct Lacking {
+    /// By UID.
+    until: HashMap<Arc<str>, Instant>,
+}
+
+impl Lacking {
+    /// Looks which do, once rules have changed: those that begin to have until then.
+    pub fn look(&mut self, node: &Node, until: Instant) {
+        let mesh = node.mesh.load_full();
+        let lacking = |conn: &Arc<LiveConn>| {
+            let pod = conn.metadata(|f| f.pod.clone())?;
+            let workload = mesh.of_pod(&pod)?;
+            lacks(&mesh, workload).then(|| Arc::clone(&workload.uid))
+        };
+        let found: HashSet<Arc<str>> =
+            node.telemetry.live.all().iter().filter_map(lacking).collect();
+        self.until.retain(|uid, _| found.contains(uid));
+        for uid in found {
+            self.until.entry(uid).or_insert(until);
+        }
+    }
+
+    /// When the first has waited for long enough.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.until.values().min().copied()
+    }
+
+    /// Closes the connections of those that have; returns how many.
+    pub fn recheck(&mut self, node: &Node) -> usize {
+        let now = Instant::now();
+        let due = |until: &Instant| *until <= now;
+        let closed = judge(node, |mesh, workload| {
+            self.until.get(&workload.uid).is_some_and(due) && lacks(mesh, workload)
+        });
+        self.until.retain(|_, until| !due(until));
+        closed
+    }
 }
 
 fn lacks(mesh: &View, workload: &Workload) -> bool {

@@ -341,6 +341,7 @@ fn decoded() -> Dump {
         tls: ChoicesView { aead: Vec::new() },
         version: BuildInfo::with_istio(Some("1.31.0")),
         workload_state: Some(pods(&[pod("u1", true), pod("u2", false)], &telemetry.live.all())),
+        pod_faults: Vec::new(),
     };
     let text = serde_json::to_string_pretty(&dump).unwrap();
     assert!(!text.contains("secret\""), "{text}");
