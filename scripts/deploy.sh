@@ -4,7 +4,7 @@
 # tests, the dashboard's queries, and that both ask for series that exist. helm and promtool are
 # taken from PATH, or built with Go into target/tools/deploy.
 # Usage: deploy.sh [--write]
-#   --write   renders the plain manifests anew
+#   --write   renders the plain manifests again
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${1:-}" in

@@ -54,12 +54,16 @@ pub fn decode(resource: &Upserted) -> Result<MeshAddress, Fault> {
 /// # Cancel safety
 /// Dropping the future forgets what was decoded.
 pub async fn decode_all(resources: Vec<Upserted>) -> Vec<Result<MeshAddress, Fault>> {
-    let many = resources.len() >= MANY;
-    let all = move || resources.iter().map(decode).collect::<Vec<_>>();
-    match many {
-        true => blocking(all).await.expect("decoding does not panic"),
-        false => all(),
+    if resources.len() < MANY {
+        return resources.iter().map(decode).collect();
     }
+    let names: Vec<_> = resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
+    let decoded = blocking(move || resources.iter().map(decode).collect()).await;
+    decoded.unwrap_or_else(|error| {
+        // What is in force stays, and the process goes on: these bytes are a peer's.
+        let why = format!("cannot be decoded: {error}");
+        names.into_iter().map(|name| Err(Fault::new(name, &why))).collect()
+    })
 }
 
 #[cfg(test)]
