@@ -81,7 +81,8 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> i
     let rights = [ControlMessage::ScmRights(&raw)];
     let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
     let (pieces, flags) = ([IoSlice::new(message)], MsgFlags::MSG_NOSIGNAL);
-    let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &pieces, rights, flags, None)?;
+    let fd = socket.as_raw_fd();
+    let sent = again(|| sendmsg::<UnixAddr>(fd, &pieces, rights, flags, None))?;
     if sent < message.len() {
         return Err(io::Error::new(io::ErrorKind::WriteZero, "the message was cut"));
     }
@@ -98,6 +99,17 @@ pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Ve
         return Err(io::Error::other("descriptors were lost: too many are open"));
     }
     Ok((got.bytes, got.fds))
+}
+
+/// Makes a call again that ended early. A socket with a time limit does that also where the process
+/// was stopped or frozen and goes on (signal(7)).
+fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
 }
 
 /// What came in one call.
@@ -131,9 +143,11 @@ pub(super) fn take(socket: BorrowedFd<'_>, room: &mut [u8], most: usize) -> io::
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control[..]);
     let (fd, flags) = (socket.as_raw_fd(), libc::MSG_CMSG_CLOEXEC);
-    // SAFETY: the header points to the piece and the control buffer, both of which outlive the call
-    // and are as long as it says; the descriptor is open while it is borrowed.
-    let bytes = Errno::result(unsafe { libc::recvmsg(fd, &raw mut header, flags) })?;
+    let bytes = again(|| {
+        // SAFETY: the header points to the piece and the control buffer, both of which outlive the
+        // call and are as long as it says; the descriptor is open while it is borrowed.
+        Errno::result(unsafe { libc::recvmsg(fd, &raw mut header, flags) })
+    })?;
     let mut fds = Vec::new();
     // SAFETY: the kernel has filled the control buffer and said in the header how far; the macros
     // walk within that.
@@ -182,5 +196,12 @@ mod tests {
             let found = exceeds(fd, most, has, others);
             assert_eq!(found, goes_without, "{fd} of {most}, {has} beside {others}");
         }
+    }
+
+    #[test]
+    fn a_call_that_ended_early_is_made_again() {
+        let mut calls = vec![Ok(7), Err(Errno::EINTR), Err(Errno::EINTR)];
+        assert_eq!(again(|| calls.pop().unwrap()), Ok(7));
+        assert_eq!(again(|| Err::<(), _>(Errno::EAGAIN)), Err(Errno::EAGAIN));
     }
 }

@@ -25,7 +25,7 @@ fn ask(world: &World, pod: &str, name: &str) -> (ResponseCode, Vec<String>) {
     socket.connect("10.96.0.10:53").unwrap();
     socket.send(&query.to_vec().unwrap()).unwrap();
     let mut room = [0; 1232];
-    let length = socket.recv(&mut room).expect("an answer in time");
+    let length = crate::wait::again(|| socket.recv(&mut room)).expect("an answer in time");
     let answer = Message::from_vec(&room[..length]).unwrap();
     let records = answer.answers.iter().map(|record| record.data.to_string()).collect();
     (answer.metadata.response_code, records)

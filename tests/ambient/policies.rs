@@ -61,7 +61,7 @@ fn awaited() {
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers", "lost"])]);
     let mut call = world.lab.connect("web", "10.96.0.3:80").unwrap();
     call.set_read_timeout(Some(LIMIT)).unwrap();
-    let heard = call.read(&mut [0; 1]).map_err(|error| error.kind());
+    let heard = crate::wait::read_once(&mut call, &mut [0; 1]).map_err(|error| error.kind());
     assert_eq!(heard, Err(ErrorKind::ConnectionReset));
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers"])]);
     world.answered("web", "10.96.0.3:80");
@@ -77,7 +77,10 @@ fn cut() {
     }
     world.istiod.says(vec![allow("far-callers", &["web"])]);
     let [web, db] = &mut calls;
-    assert_eq!(db.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(
+        crate::wait::read_once(db, &mut [0; 1]).map_err(|e| e.kind()),
+        Err(ErrorKind::ConnectionReset)
+    );
     goes_on(web);
     let record = world.second.record("the call that was cut", |record| {
         record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/db"
@@ -87,7 +90,10 @@ fn cut() {
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &["far-callers", "lost"])]);
     goes_on(web);
     web.set_read_timeout(Some(LIMIT)).unwrap();
-    assert_eq!(web.read(&mut [0; 1]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(
+        crate::wait::read_once(web, &mut [0; 1]).map_err(|e| e.kind()),
+        Err(ErrorKind::ConnectionReset)
+    );
 }
 
 /// What else is told of the mesh takes nothing from the time that a policy has to come.

@@ -106,7 +106,10 @@ fn ban() {
     let (mut spy, mut web) = (hold("spy"), hold("web"));
     ca(&lab, &["ban", "spiffe://cluster.local/ns/shop/sa/spy"]);
     let start = std::time::Instant::now();
-    assert!(spy.read(&mut [0]).map_or(true, |n| n == 0), "the banned one's connection ends");
+    assert!(
+        crate::wait::read_once(&mut spy, &mut [0]).map_or(true, |n| n == 0),
+        "the banned one's connection ends"
+    );
     println!("closed {:?} after the ban", start.elapsed());
     assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
     // Both ends are closed; the one may hear of the other's first.

@@ -221,7 +221,7 @@ fn short_reads() {
             if round == 3 {
                 // What comes after the application's own last word, too.
                 app.shutdown().await.unwrap();
-                assert_eq!(caller.read(&mut [0; 1]).unwrap(), 0);
+                assert_eq!(crate::wait::read_once(&mut caller, &mut [0; 1]).unwrap(), 0);
             }
             for part in said[100..].chunks(9_000) {
                 caller.write_all(part).unwrap();
@@ -277,7 +277,7 @@ fn churn() {
 fn told(mut socket: TcpStream) {
     let start = Instant::now();
     loop {
-        match socket.read(&mut [0; 64]) {
+        match crate::wait::read_once(&mut socket, &mut [0; 64]) {
             Ok(0) => break,
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::ConnectionReset => break,

@@ -1,6 +1,6 @@
 //! What happens when descriptors run out.
 
-use std::{io::Read, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use crate::{
     lab::Lab,
@@ -59,7 +59,7 @@ fn one_pod() {
     for n in 0..600 {
         let Ok(mut socket) = lab.connect("web", "10.96.0.10:80") else { break };
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        if !socket.read(&mut [0; 17]).is_ok_and(|n| n > 0) {
+        if !crate::wait::read_once(&mut socket, &mut [0; 17]).is_ok_and(|n| n > 0) {
             break;
         }
         assert!(n < 550, "it has all descriptors");

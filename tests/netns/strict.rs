@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 fn answered(mut socket: TcpStream) -> bool {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let _ = socket.write_all(b"hello\n");
-    socket.read(&mut [0; 64]).is_ok_and(|n| n > 0)
+    crate::wait::read_once(&mut socket, &mut [0; 64]).is_ok_and(|n| n > 0)
 }
 
 pub(crate) fn outsider_is_answered(lab: &Lab) -> bool {
@@ -168,7 +168,7 @@ fn older(lab: &Lab) -> Vec<(&'static str, TcpStream, TcpStream)> {
 fn heard(socket: &mut TcpStream) -> Vec<u8> {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut buffer = [0; 64];
-    let n = socket.read(&mut buffer).unwrap_or(0);
+    let n = crate::wait::read_once(socket, &mut buffer).unwrap_or(0);
     buffer[..n].to_vec()
 }
 

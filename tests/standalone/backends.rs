@@ -151,7 +151,7 @@ impl Fading {
 
 pub(crate) fn echo(mut socket: TcpStream) {
     let mut buffer = [0; 16 * 1024];
-    while let Ok(n @ 1..) = socket.read(&mut buffer) {
+    while let Ok(n @ 1..) = crate::wait::read_once(&mut socket, &mut buffer) {
         if socket.write_all(&buffer[..n]).is_err() {
             return;
         }

@@ -127,7 +127,7 @@ fn a_proxy_that_refuses_or_is_not_there_is_named() {
     let (cannot, _) = socks5(nobody(), 5, 0);
     let silent = Backend::start(|mut socket| {
         // Until the caller gives up.
-        while socket.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        while crate::wait::read_once(&mut socket, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
     });
     for (proxy, why) in [
         (format!("http://{}", forbids.addr), "unsuccessful"),

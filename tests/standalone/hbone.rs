@@ -53,7 +53,7 @@ fn a_pair_carries_streams_in_shared_tunnels() {
                     heard.expect(&buffer[..words.len()]);
                 }
                 socket.shutdown(Shutdown::Write).unwrap();
-                assert_eq!(socket.read(&mut buffer).unwrap(), 0);
+                assert_eq!(crate::wait::read_once(&mut socket, &mut buffer).unwrap(), 0);
             })
         })
         .collect();
@@ -116,7 +116,7 @@ fn resets_go_through_a_tunnel_and_hurt_no_other_stream() {
     bystander.write_all(b"b").unwrap();
     let mut socket = dial(client.addr);
     socket.write_all(b"r").unwrap();
-    let end = socket.read(&mut [0; 1]).map_err(|e| e.kind());
+    let end = crate::wait::read_once(&mut socket, &mut [0; 1]).map_err(|e| e.kind());
     assert_eq!(end, Err(ErrorKind::ConnectionReset));
     let mut socket = dial(client.addr);
     socket.write_all(b"a").unwrap();
@@ -238,7 +238,7 @@ fn a_caller_that_is_revoked_later_is_put_out() {
     pki.write("revoked.crl", pki.ca.crl(&[1, 32]));
     server.signal(Signal::SIGHUP);
     server.logs("reloaded");
-    assert!(open.read(&mut [0; 1]).is_err(), "and what was open is closed");
+    assert!(crate::wait::read_once(&mut open, &mut [0; 1]).is_err(), "and what was open is closed");
     server.logs("no longer trusted");
     assert!(ask(client.addr, b"hello").is_err());
     assert_eq!(echo.taken(), 1);
@@ -282,7 +282,7 @@ fn a_server_that_is_revoked_later_is_left() {
     pki.write("revoked.crl", pki.ca.crl(&[1, 33]));
     client.signal(Signal::SIGHUP);
     client.logs("reloaded");
-    assert!(open.read(&mut [0; 1]).is_err());
+    assert!(crate::wait::read_once(&mut open, &mut [0; 1]).is_err());
     assert!(ask(client.addr, b"hello").is_err());
     client.logs("svid_revoked");
     assert_eq!(echo.taken(), 1);
@@ -319,7 +319,7 @@ fn a_drain_lets_streams_of_a_tunnel_end() {
     socket.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"still");
     socket.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(socket.read(&mut heard).unwrap(), 0);
+    assert_eq!(crate::wait::read_once(&mut socket, &mut heard).unwrap(), 0);
     assert_eq!((client.exit_code(), server.exit_code()), (0, 0));
 }
 

@@ -1,13 +1,7 @@
 //! Records that the kernel makes. Where it has no TLS, all these run in userspace, and must say so;
 //! `scripts/qemu_ktls.sh` runs them on kernels that have it.
 
-use std::{
-    io::{Read, Write},
-    net::Shutdown,
-    process::Command,
-    thread,
-    time::Duration,
-};
+use std::{io::Write, net::Shutdown, process::Command, thread, time::Duration};
 
 use crate::{
     backends::{Backend, Fading, dial},
@@ -69,7 +63,7 @@ fn bytes_arrive_as_they_were_sent_both_ways_at_once() {
         });
         let (mut pattern, mut buffer) = (Pattern::new(7), vec![0; 64 * 1024]);
         loop {
-            match socket.read(&mut buffer).unwrap() {
+            match crate::wait::read_once(&mut socket, &mut buffer).unwrap() {
                 0 => break,
                 n => pattern.expect(&buffer[..n]),
             }
@@ -125,7 +119,7 @@ fn keys_change_in_the_middle_of_a_transfer() {
             session.write_all(out.next(30_011.min(BYTES - out.at))).unwrap();
         }
         let want = buffer.len().min(out.at - back.at);
-        let n = session.read(&mut buffer[..want]).unwrap();
+        let n = crate::wait::read_once(&mut session.0, &mut buffer[..want]).unwrap();
         back.expect(&buffer[..n]);
     }
     assert!(updates >= 15);

@@ -205,7 +205,7 @@ pub(crate) fn alpn_session(
 /// Says back what it hears until close_notify, and then says it too.
 pub(crate) fn tls_echo(mut session: Session<ServerConnection>) {
     let mut buffer = [0; 16 * 1024];
-    while let Ok(n @ 1..) = session.read(&mut buffer) {
+    while let Ok(n @ 1..) = crate::wait::read_once(&mut session.0, &mut buffer) {
         if session.write_all(&buffer[..n]).is_err() {
             return;
         }

@@ -31,7 +31,7 @@ fn send(to: &mut impl Write, bytes: usize, piece: usize) {
 fn receive(from: &mut impl Read) -> std::io::Result<usize> {
     let (mut pattern, mut buffer) = (Pattern::new(1), vec![0; 64 * 1024]);
     loop {
-        match from.read(&mut buffer)? {
+        match crate::wait::read_once(from, &mut buffer)? {
             0 => return Ok(pattern.at),
             n => pattern.expect(&buffer[..n]),
         }
@@ -269,7 +269,7 @@ fn what_came_before_an_end_without_close_notify_arrives() {
         thread::sleep(Duration::from_millis(300));
         let (mut pattern, mut buffer) = (Pattern::new(1), vec![0; 64 * 1024]);
         let end = loop {
-            match socket.read(&mut buffer) {
+            match crate::wait::read_once(&mut socket, &mut buffer) {
                 Ok(0) => break None,
                 Ok(n) => pattern.expect(&buffer[..n]),
                 Err(error) => break Some(error.kind()),
@@ -311,7 +311,7 @@ fn a_tls_server_that_is_cut_off_is_no_end_in_order_for_the_application() {
 fn a_backend_that_resets_is_no_end_in_order_for_the_client() {
     let pki = Pki::new();
     let backend = Backend::start(|mut socket| {
-        let _ = socket.read(&mut [0; 5]);
+        let _ = crate::wait::read_once(&mut socket, &mut [0; 5]);
         let _ = socket.write_all(b"half an ans");
         // Let it arrive.
         thread::sleep(Duration::from_millis(50));
@@ -379,7 +379,7 @@ fn one_side_may_go_on_for_so_long_when_the_other_has_ended() {
         let _ = socket.read_to_end(&mut all);
         told.send(all).unwrap();
         // It never ends its own side.
-        let _ = socket.read(&mut [0; 1]);
+        let _ = crate::wait::read_once(&mut socket, &mut [0; 1]);
         thread::sleep(LIMIT);
     });
     let adit = Adit::start(pki.server(backend.addr) + "--allow-all --close-timeout 300ms");
@@ -447,7 +447,7 @@ fn a_peer_that_does_not_read_holds_back_the_other_and_nobody_else() {
     let source = Backend::start(move |mut socket| {
         send(&mut socket, total, 60_000);
         let _ = socket.shutdown(Shutdown::Write);
-        let _ = socket.read(&mut [0; 1]);
+        let _ = crate::wait::read_once(&mut socket, &mut [0; 1]);
     });
     let adit = Adit::start(pki.server(source.addr) + "--allow-all");
     let caller = Caller::new(&pki.ca, Some(&pki.app));
@@ -472,7 +472,7 @@ fn records_in_pieces_are_put_together() {
             for (mut from, mut to) in ways {
                 thread::spawn(move || {
                     let mut piece = [0; 37];
-                    while let Ok(n @ 1..) = from.read(&mut piece) {
+                    while let Ok(n @ 1..) = crate::wait::read_once(&mut from, &mut piece) {
                         if to.write_all(&piece[..n]).is_err() {
                             return;
                         }

@@ -94,7 +94,10 @@ fn a_caller_that_is_revoked_is_put_out_and_its_neighbour_stays() {
             let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
             pki.write("revoked.crl", pki.ca.crl(&[1, 42]));
             server.signal(Signal::SIGHUP);
-            assert!(bad.read(&mut [0; 1]).is_err(), "{wire}: a cut looks like a cut");
+            assert!(
+                crate::wait::read_once(&mut bad, &mut [0; 1]).is_err(),
+                "{wire}: a cut looks like a cut"
+            );
             server.logs("connection denied … svid_revoked");
             assert!(answers(&mut good), "{wire}");
         }
@@ -118,7 +121,7 @@ fn a_server_that_is_revoked_is_left() {
         let mut socket = open(clients[0].addr);
         pki.write("revoked.crl", pki.ca.crl(&[1, 43]));
         clients[0].signal(Signal::SIGHUP);
-        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut socket, &mut [0; 1]).is_err(), "{wire}");
         clients[0].logs("connection denied … svid_revoked");
     }
 }
@@ -139,7 +142,7 @@ fn a_root_that_is_taken_away_takes_its_callers_along() {
     let (mut stays, mut goes) = (open(ours.addr), open(theirs.addr));
     pki.write("both.pem", pki.ca.pem());
     server.signal(Signal::SIGHUP);
-    assert!(goes.read(&mut [0; 1]).is_err());
+    assert!(crate::wait::read_once(&mut goes, &mut [0; 1]).is_err());
     server.logs("connection denied … untrusted_svid");
     assert!(answers(&mut stays));
 }
@@ -159,7 +162,7 @@ fn a_caller_that_is_revoked_does_not_stay_because_others_drain() {
         server.signal(Signal::SIGTERM);
         server.logs("draining");
         pki.write("revoked.crl", pki.ca.crl(&[1, 45]));
-        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut bad, &mut [0; 1]).is_err(), "{wire}");
         server.logs("connection denied … svid_revoked");
         assert!(answers(&mut good), "{wire}");
     }
@@ -177,7 +180,7 @@ fn a_ban_puts_out_whom_it_names_and_nobody_else_until_it_is_lifted() {
         let (server, clients) = company(&pki, &echo, &flag, [&bans, ""], &["good", "bad"]);
         let (mut good, mut bad) = (open(clients[0].addr), open(clients[1].addr));
         pki.write("bans", "spiffe://td.test/bad # since today\n");
-        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut bad, &mut [0; 1]).is_err(), "{wire}");
         server.logs("connection denied … identity_banned … spiffe://td.test/bad is banned");
         assert!(ask(clients[1].addr, b"hello").is_err(), "{wire}: nor does it come back");
         assert!(answers(&mut good), "{wire}");
@@ -205,7 +208,7 @@ fn a_ban_counts_while_others_drain() {
         server.signal(Signal::SIGTERM);
         server.logs("draining");
         pki.write("bans", "spiffe://td.test/bad\n");
-        assert!(bad.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut bad, &mut [0; 1]).is_err(), "{wire}");
         server.logs("connection denied … identity_banned");
         assert!(answers(&mut good), "{wire}");
     }
@@ -326,7 +329,7 @@ fn a_server_that_is_banned_is_left() {
         let (_server, clients) = company(&pki, &echo, &flag, ["--allow-all", &bans], &["app"]);
         let mut socket = open(clients[0].addr);
         pki.write("bans", "spiffe://td.test/db\n");
-        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut socket, &mut [0; 1]).is_err(), "{wire}");
         clients[0].logs("connection denied … identity_banned");
         assert!(ask(clients[0].addr, b"hello").is_err(), "{wire}");
     }
@@ -345,7 +348,7 @@ fn a_certificate_that_has_run_out_ends_connections_where_that_is_asked_for() {
         let (kept, patient) = start("--allow-all");
         let (server, clients) = start("--allow-all --peer-expiry-grace 500ms");
         let (mut stays, mut goes) = (open(patient[0].addr), open(clients[0].addr));
-        assert!(goes.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut goes, &mut [0; 1]).is_err(), "{wire}");
         server.logs("connection denied … svid_expired");
         assert!(answers(&mut stays), "{wire}");
         drop(kept);
@@ -411,7 +414,7 @@ drain: {{ deadline: 60s }}
         let clients = clients(&pki, &echo, &flag, "", &names, server.addr);
         let mut open: Vec<TcpStream> = clients.iter().map(|client| open(client.addr)).collect();
         let is_cut = |socket: &mut TcpStream, since: Instant, reason: &str| {
-            assert!(socket.read(&mut [0; 1]).is_err(), "{wire}: {reason}");
+            assert!(crate::wait::read_once(socket, &mut [0; 1]).is_err(), "{wire}: {reason}");
             let took = since.elapsed();
             assert!(took < Duration::from_secs(2), "{wire}: {reason} after {took:?}");
             server.logs(&format!("connection denied … {reason}"));
@@ -509,7 +512,7 @@ fn an_edit_from_tunnels_to_pins_closes_whose_key_is_not_pinned() {
     let mut open: Vec<TcpStream> = clients.iter().map(|client| open(client.addr)).collect();
     edit(&pin);
     server.logs("connection denied … policy_changed");
-    assert!(open[1].read(&mut [0; 1]).is_err());
+    assert!(crate::wait::read_once(&mut open[1], &mut [0; 1]).is_err());
     assert!(answers(&mut open[0]));
 }
 
@@ -557,7 +560,7 @@ fn an_edit_closes_whom_its_roots_and_crls_no_longer_prove() {
             Instant::now()
         };
         let is_cut = |socket: &mut TcpStream, since: Instant, reason: &str| {
-            assert!(socket.read(&mut [0; 1]).is_err(), "{wire}: {reason}");
+            assert!(crate::wait::read_once(socket, &mut [0; 1]).is_err(), "{wire}: {reason}");
             let took = since.elapsed();
             assert!(took < Duration::from_secs(2), "{wire}: {reason} after {took:?}");
             server.logs(&format!("connection denied … {reason}"));
@@ -612,7 +615,7 @@ fn an_edit_leaves_a_server_whose_root_it_no_longer_names() {
         client.logs_since(seen, "configuration reloaded");
         assert!(answers(&mut socket), "{wire}");
         edit("stranger.pem");
-        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut socket, &mut [0; 1]).is_err(), "{wire}");
         client.logs("connection denied … untrusted_svid");
     }
 }
@@ -647,7 +650,7 @@ fn an_edit_leaves_a_server_that_is_no_longer_wanted() {
         client.logs_since(seen, "configuration reloaded");
         assert!(answers(&mut socket), "{wire}");
         edit("'spiffe://td.test/other'");
-        assert!(socket.read(&mut [0; 1]).is_err(), "{wire}");
+        assert!(crate::wait::read_once(&mut socket, &mut [0; 1]).is_err(), "{wire}");
         client.logs("connection denied … policy_changed");
     }
 }

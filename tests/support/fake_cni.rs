@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each binary takes what it needs")]
 
 use std::{
-    io::{self, IoSlice, Read as _},
+    io::{self, IoSlice},
     os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -11,6 +11,8 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::wait::{again, read_once};
 
 /// How long it waits for what must come.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,7 +37,7 @@ impl FakeCni {
     /// The next one that connects and says hello.
     #[track_caller]
     pub(crate) fn accept(&self) -> Conversation {
-        let (socket, _) = self.socket.accept().expect("somebody connects");
+        let (socket, _) = again(|| self.socket.accept()).expect("somebody connects");
         socket.set_read_timeout(Some(LIMIT)).expect("a limit");
         let conversation = Conversation(socket);
         assert_eq!(conversation.hears(), [8, 1], "hello");
@@ -60,14 +62,15 @@ impl Conversation {
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
         let (pieces, flags) = ([IoSlice::new(message)], MsgFlags::MSG_NOSIGNAL);
-        sendmsg::<UnixAddr>(self.0.as_raw_fd(), &pieces, rights, flags, None).expect("said");
+        let fd = self.0.as_raw_fd();
+        again(|| Ok(sendmsg::<UnixAddr>(fd, &pieces, rights, flags, None)?)).expect("said");
     }
 
     /// The next message that it is told; empty once the other end has closed.
     #[track_caller]
     pub(crate) fn hears(&self) -> Vec<u8> {
         let mut room = [0; 2048];
-        let bytes = (&self.0).read(&mut room).expect("something is said in time");
+        let bytes = read_once(&mut &self.0, &mut room).expect("something is said in time");
         room[..bytes].to_vec()
     }
 
@@ -81,7 +84,7 @@ impl Conversation {
     /// Whether nothing is said that was not asked for.
     pub(crate) fn hears_nothing(&self) -> bool {
         self.0.set_nonblocking(true).expect("set");
-        let heard = (&self.0).read(&mut [0; 8]);
+        let heard = read_once(&mut &self.0, &mut [0; 8]);
         self.0.set_nonblocking(false).expect("set");
         heard.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
     }

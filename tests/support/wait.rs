@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each binary takes what it needs")]
 
 use std::{
+    io::{self, ErrorKind, Read},
     thread,
     time::{Duration, Instant},
 };
@@ -41,5 +42,21 @@ pub(crate) async fn wait_until_async(
     while !so().await {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Reads once from a socket that may have a time limit. The kernel ends such a read early also
+/// where the process was stopped or frozen and goes on (signal(7)); then it is made again.
+pub(crate) fn read_once(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    again(|| from.read(into))
+}
+
+/// Makes a call again that the kernel ended early.
+pub(crate) fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }

@@ -155,7 +155,13 @@ fn hold(lab: &Lab, pod: &str) -> Result<std::net::TcpStream> {
 fn ask(socket: &mut std::net::TcpStream) -> Result<()> {
     write!(socket, "GET / HTTP/1.1\r\nhost: api\r\n\r\n")?;
     let mut answer = [0; 4096];
-    let n = socket.read(&mut answer)?;
+    let n = loop {
+        match socket.read(&mut answer) {
+            // The process was stopped, and goes on.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
     ensure!(answer[..n].starts_with(b"HTTP/1.1 200"), "no answer");
     Ok(())
 }

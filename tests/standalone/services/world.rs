@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
@@ -130,7 +130,7 @@ impl Call {
     fn line(&mut self) -> Result<String, String> {
         let (mut line, mut byte) = (Vec::new(), [0]);
         loop {
-            match self.stream.read(&mut byte) {
+            match crate::wait::read_once(&mut self.stream, &mut byte) {
                 Ok(1) if byte == *b"\n" => return Ok(String::from_utf8(line).unwrap()),
                 Ok(1) => line.push(byte[0]),
                 Ok(_) => return Err("ended".into()),
@@ -215,7 +215,7 @@ pub(crate) fn http(well: Arc<AtomicBool>) -> SocketAddr {
         for stream in listener.incoming().take(10_000) {
             let Ok(mut stream) = stream else { return };
             let mut request = [0; 1024];
-            let _ = stream.read(&mut request);
+            let _ = crate::wait::read_once(&mut stream, &mut request);
             let status = if well.load(SeqCst) { "200 OK" } else { "503 Unwell" };
             let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         }

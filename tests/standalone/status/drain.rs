@@ -71,5 +71,5 @@ fn sigint_while_draining_cuts_what_is_left() {
     adit.logs("draining");
     adit.signal(Signal::SIGINT);
     assert_eq!(adit.ends().code(), Some(1));
-    assert_eq!(open.read(&mut [0]).unwrap_or(0), 0);
+    assert_eq!(crate::wait::read_once(&mut open, &mut [0]).unwrap_or(0), 0);
 }

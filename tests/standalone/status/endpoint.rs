@@ -1,7 +1,7 @@
 //! `/_status` and `/_shutdown`.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
@@ -120,7 +120,7 @@ fn a_status_url_of_the_target_must_answer_200() {
         for (n, stream) in web.incoming().take(40).enumerate() {
             let mut stream = stream.unwrap();
             let mut room = [0; 4096];
-            let Ok(read) = stream.read(&mut room) else { continue };
+            let Ok(read) = crate::wait::read_once(&mut stream, &mut room) else { continue };
             let asked = room[..read].starts_with(b"GET /healthz HTTP/1.1\r\nhost: app.test\r\n");
             let code = if asked && n == 0 { "200 OK" } else { "500 Oh" };
             let answer = format!("HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
@@ -151,7 +151,7 @@ fn many_who_ask_cost_the_target_one_connection_at_a_time() {
             let (mut stream, open) = (stream.unwrap(), Arc::clone(&open));
             highest.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
             thread::spawn(move || {
-                let _ = stream.read(&mut [0; 1024]);
+                let _ = crate::wait::read_once(&mut stream, &mut [0; 1024]);
                 // Long enough for the others to ask.
                 thread::sleep(Duration::from_millis(100));
                 open.fetch_sub(1, SeqCst);

@@ -2,6 +2,8 @@
 
 #[path = "../../../../../tests/support/fake_cni.rs"]
 mod fake_cni;
+#[path = "../../../../../tests/support/wait.rs"]
+mod wait;
 
 use std::{fs::File, os::fd::AsFd as _, thread};
 
