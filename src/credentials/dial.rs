@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -39,16 +40,25 @@ impl Server {
     /// From an `https` URI; `name` replaces the host where the certificate has another.
     ///
     /// # Errors
-    /// Not `https`, no host, or a name that no certificate can have.
+    /// Not `https`, no host, no port that there can be, or a name that no certificate can have.
     pub fn of(uri: &http::Uri, name: Option<&str>, port: u16) -> Result<Self, String> {
         if uri.scheme_str() != Some("https") {
             return Err("must begin with https://".into());
         }
+        // What is no number of a port has none for `http`, as if nothing were said.
+        let after_host = uri.authority().and_then(|all| all.as_str().rsplit(']').next());
+        let port = match after_host.and_then(|text| text.rsplit_once(':')) {
+            None => port,
+            Some((_, text)) => text
+                .parse::<NonZeroU16>()
+                .map_err(|_| format!("has the port {text:?}: must be 1 to 65535"))?
+                .get(),
+        };
         let host = uri.host().ok_or("has no host")?.trim_matches(['[', ']']).to_owned();
         let name = name.unwrap_or(&host).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|e| format!("is not a valid name for a certificate: {e}"))?;
-        Ok(Self { host, port: uri.port_u16().unwrap_or(port), name })
+        Ok(Self { host, port, name })
     }
 
     /// The `:authority` of requests to it.

@@ -118,6 +118,19 @@ impl fmt::Debug for Logging {
     }
 }
 
+/// Checks a filter in `RUST_LOG`'s language.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_filter(filter: &str) -> Result<(), FilterError> {
+    parsed(filter).map(drop).map_err(FilterError)
+}
+
+/// A filter that cannot be parsed: why.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct FilterError(String);
+
 impl Logging {
     /// Starts logging for the process. `filter` is in `RUST_LOG`'s language.
     ///

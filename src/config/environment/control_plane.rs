@@ -71,9 +71,14 @@ fn server(
         false => format!("https://{given}"),
     };
     let uri = address.parse::<Uri>().ok().filter(|uri| matches!(uri.path(), "" | "/"));
-    let Some(server) = uri.and_then(|uri| Server::of(&uri, None, PORT).ok()) else {
-        vars.fault(&name, "https://HOST:PORT, such as https://istiod.istio-system.svc:15012");
-        return None;
+    let uri = uri.ok_or_else(|| "is no address of a server".to_owned());
+    let server = match uri.and_then(|uri| Server::of(&uri, None, PORT)) {
+        Ok(server) => server,
+        Err(why) => {
+            let like = "https://HOST:PORT, such as https://istiod.istio-system.svc:15012";
+            vars.fault(&name, &format!("{like}; it {why}"));
+            return None;
+        }
     };
     let alternative = format!("ALT_{family}_HOSTNAME");
     let alternative_name = vars.owned(&alternative).filter(|name| !name.is_empty());

@@ -35,7 +35,7 @@ use crate::{
     credentials::ControlPlane,
     identity::TrustDomain,
     mesh::source::xds::NodeIdentity,
-    observe::logging::{LogFormat, QUIET},
+    observe::logging::{LogFormat, QUIET, check_filter},
     sys::sockets::MARK,
 };
 
@@ -220,7 +220,6 @@ fn default_trust_domain() -> TrustDomain {
     "cluster.local".parse().expect("a literal trust domain parses")
 }
 
-/// Istio's own name is the first that counts.
 /// That of all sockets of ours: the rules of istio-cni know no other.
 fn packet_mark(vars: &Variables) -> u32 {
     let mark = vars.parse("PACKET_MARK", "1337").unwrap_or(MARK);
@@ -230,6 +229,7 @@ fn packet_mark(vars: &Variables) -> u32 {
     MARK
 }
 
+/// Istio's own name is the first that counts.
 fn cluster_id(vars: &Variables) -> String {
     let names = ["ISTIO_META_CLUSTER_ID", "CLUSTER_ID"];
     names.into_iter().find_map(|name| vars.owned(name)).unwrap_or_else(|| "Kubernetes".into())
@@ -237,6 +237,9 @@ fn cluster_id(vars: &Variables) -> String {
 
 fn log_filter(vars: &Variables) -> String {
     let asked = vars.text("RUST_LOG").filter(|filter| !filter.is_empty());
+    if let Err(why) = check_filter(asked.unwrap_or_default()) {
+        vars.fault("RUST_LOG", &format!("info, debug or such as info,xds=debug; {why}"));
+    }
     format!("{QUIET},{}", asked.unwrap_or("info"))
 }
 

@@ -72,6 +72,9 @@ impl Variables {
     pub(super) fn duration(&self, name: &str) -> Option<Duration> {
         let value = self.text(name)?.trim();
         let seconds = value.parse().map(Duration::from_secs).ok();
+        if seconds.is_some() {
+            self.warn(format!("{name}={value} is {value} seconds; write the unit: {value}s"));
+        }
         let duration = seconds.or_else(|| humantime::parse_duration(value).ok());
         match duration {
             Some(duration) if duration <= LONGEST => Some(duration),
