@@ -110,9 +110,12 @@ pub fn main() -> u8 {
 }
 
 fn done() -> u8 {
-    let args: Vec<_> = std::env::args_os().collect();
+    let mut args: Vec<_> = std::env::args_os().collect();
     if let Some(arguments) = node::asked(&args) {
-        return node::run(&arguments);
+        if !node::asks_for_help(&arguments) {
+            return node::run(&arguments);
+        }
+        args = ["adit", "node", "--help"].map(Into::into).into();
     }
     let args = standalone::reordered(args);
     let command = args.get(1).map(|arg| arg.to_string_lossy());

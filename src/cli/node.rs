@@ -28,6 +28,11 @@ pub(super) fn asked(args: &[OsString]) -> Option<Vec<String>> {
     asked.then_some(words)
 }
 
+/// Whether help is asked for behind the arguments of an ambient node.
+pub(super) fn asks_for_help(arguments: &[String]) -> bool {
+    arguments.iter().any(|word| matches!(&**word, "--help" | "-h"))
+}
+
 /// Runs it; `arguments` are what follows the program's name.
 pub(super) fn run(arguments: &[String]) -> u8 {
     let environment = match Environment::of_process(arguments) {
@@ -37,6 +42,9 @@ pub(super) fn run(arguments: &[String]) -> u8 {
             return BAD_CONFIG;
         }
     };
+    for word in arguments.iter().skip(2) {
+        complain!("{word:?} is not read: settings come as variables (see adit node --help)");
+    }
     match ambient::run(environment) {
         Ok(()) => OK,
         Err(error) => {
@@ -75,5 +83,11 @@ mod tests {
         }
         let args = ["adit", "proxy", "ztunnel"].map(Into::into);
         assert_eq!(asked(&args).unwrap(), ["proxy", "ztunnel"]);
+        for (line, help) in
+            [("proxy ztunnel", false), ("proxy ztunnel --help", true), ("proxy ztunnel x -h", true)]
+        {
+            let words: Vec<String> = line.split(' ').map(Into::into).collect();
+            assert_eq!(asks_for_help(&words), help, "{line}");
+        }
     }
 }
