@@ -43,6 +43,8 @@ const DEMAND: Duration = Duration::from_secs(5);
 const DEMANDS: usize = 1024;
 /// How many resources of one response the log names.
 const MOST_LOGGED: usize = 20;
+/// After how long the same trouble is told again.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// A control plane that is followed.
 #[derive(Clone, Debug)]
@@ -74,7 +76,7 @@ impl Xds {
         let (say, status) = watch::channel(XdsStatus::default());
         let ads = DeltaAds::new(&config.node, config.on_demand);
         let demands = config.on_demand.then_some(demands);
-        let (waiting, told) = (Waiting::default(), String::new());
+        let (waiting, told) = (Waiting::default(), None);
         let driver =
             Driver { config, metrics, ads, pushes, demands: asked, waiting, status: say, told };
         tasks.spawn(driver.run());
@@ -114,8 +116,8 @@ struct Driver {
     demands: mpsc::Receiver<Demand>,
     waiting: Waiting,
     status: watch::Sender<XdsStatus>,
-    /// What the log was told last.
-    told: String,
+    /// What the log was told last, and when.
+    told: Option<(String, Instant)>,
 }
 
 /// How a stream, or the attempt to have one, came to its end.
@@ -169,17 +171,25 @@ impl Driver {
         self.metrics.xds.terminated(why);
     }
 
-    /// The same trouble is told once.
+    /// The same trouble is told once a minute.
     fn tell(&mut self, why: &str, expected: bool) {
         if expected {
             tracing::debug!(target: "xds", server = self.config.server.address, why, "stream ended");
-        } else if why != self.told {
-            tracing::warn!(
-                target: "xds", server = self.config.server.address, error = why,
-                "control plane not reachable; keeping the mesh as it was last"
-            );
-            why.clone_into(&mut self.told);
+            return;
         }
+        let told = self.told.as_ref().filter(|(before, _)| before == why);
+        if told.is_some_and(|(_, when)| when.elapsed() < TELL_EVERY) {
+            return;
+        }
+        let meanwhile = match self.status.borrow().is_synced {
+            true => "the mesh stays as it was last",
+            false => "no mesh is known yet, so no pod is carried",
+        };
+        tracing::warn!(
+            target: "xds", server = self.config.server.address, error = why,
+            "control plane not reachable; {meanwhile}"
+        );
+        self.told = Some((why.to_owned(), Instant::now()));
     }
 
     /// Who asks for something meanwhile waits for the next stream.
@@ -309,9 +319,9 @@ impl Driver {
             *status.of_mut(type_url) = known;
             status.is_synced |= is_answered;
         });
-        if is_answered && !self.told.is_empty() {
+        if is_answered && self.told.is_some() {
             tracing::info!(target: "xds", server = self.config.server.address, "control plane is back");
-            self.told.clear();
+            self.told = None;
         }
         Ok(applied.request)
     }
