@@ -54,8 +54,8 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
         (Endpoint::Readiness, "/healthz/ready") => readiness(state),
         (Endpoint::Metrics, "/metrics" | "/stats/prometheus") => metrics(state, request).await,
         (Endpoint::Admin, "/") => match state.environment() {
-            Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
-            None => text(StatusCode::OK, INDEX),
+            Some(_) => text(StatusCode::OK, format!("{INDEX_OF_AMBIENT}{INDEX_OF_BOTH}")),
+            None => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_BOTH}")),
         },
         (Endpoint::Admin, "/config_dump") => json(StatusCode::OK, &state.dump()),
         (Endpoint::Admin, "/connections") => {
@@ -76,16 +76,18 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
 
 const INDEX: &str = "adit admin\n\
   GET  /config_dump           the mesh in use, and whether the file was accepted\n\
-  GET  /connections           open connections\n\
+  GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
+  POST /federation/refresh?trustDomain=TD  ask for one now\n";
+const INDEX_OF_AMBIENT: &str = "adit admin\n\
+  GET  /config_dump           mesh, policies, SVIDs and pods in use; istioctl ztunnel-config reads it\n\
+  POST /quitquitquit          drain, and end\n";
+const INDEX_OF_BOTH: &str = "GET  /connections           open connections\n\
   GET  /events                events of connections from now on, as JSON lines\n\
   GET  /certs                 own SVIDs: source, expiry, next attempt, last error; outage budget\n\
   POST /certs/rotate?id=ID    renew one SVID now\n\
-  GET  /federation            other trust domains' bundles: state, last error, next attempt\n\
-  POST /federation/refresh?trustDomain=TD  ask for one now\n\
   GET  /logging               the log filter in force\n\
   POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n\
   GET  /debug/pprof/profile?seconds=N&frequency=N  where CPU time goes, for pprof\n";
-const INDEX_OF_AMBIENT: &str = "  POST /quitquitquit          drain, and end\n";
 
 fn federation(state: &State) -> Answer {
     match &state.source {

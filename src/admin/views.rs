@@ -93,8 +93,13 @@ impl ConfigDump {
             Some(_) => certificates::one_for_each_identity(svids.held(), &bundles),
             None => certificates::all(svids.held(), &bundles),
         };
+        let mut mesh = mesh.dump();
+        if ambient.is_some() {
+            // Strict mode reaches an ambient node as a DENY policy.
+            mesh.mtls = "by policy";
+        }
         Self {
-            mesh: mesh.dump(),
+            mesh,
             staged_services: BTreeMap::new(),
             static_config: StaticConfig::default(),
             certificates,

@@ -26,7 +26,7 @@ pub struct MeshDump {
     pub policies: Vec<PolicyDump>,
     /// The mesh's own.
     pub trust_domain: String,
-    /// `strict` or `permissive`.
+    /// `strict` or `permissive`; `by policy` where policies alone say who may call in plaintext.
     pub mtls: &'static str,
 }
 
