@@ -123,7 +123,7 @@ fn said() {
 
     let _open = held(&lab, "web");
     lab.signal(Signal::SIGINT);
-    lab.wait("told", || lab.log().contains("Ctrl-C again to close now"));
+    lab.wait("told", || lab.log().contains("SIGINT again closes them now"));
     let began = Instant::now();
     lab.signal(Signal::SIGINT);
     assert!(lab.stop_dead().success());

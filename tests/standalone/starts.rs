@@ -42,7 +42,7 @@ fn a_start_says_what_runs_and_how_it_is_ended() {
         let (version, id) = (env!("CARGO_PKG_VERSION"), adit.id());
         let line = adit.logs("adit starts");
         for says in [
-            "SIGTERM or Ctrl-C (SIGINT) drains connections; Ctrl-C during the drain closes them at \
+            "SIGTERM or SIGINT (Ctrl-C) drains connections; SIGINT during the drain closes them at \
              once",
             &format!("version=\"{version}\" pid={id}"),
             &does,
@@ -57,8 +57,8 @@ fn a_start_says_what_runs_and_how_it_is_ended() {
 fn a_stop_names_the_signal_that_came_and_the_one_that_cuts() {
     let (pki, echo) = (Pki::new(), Backend::echo());
     for (signal, says) in [
-        (Signal::SIGTERM, "SIGTERM: shutting down: draining … Ctrl-C to close now"),
-        (Signal::SIGINT, "SIGINT: shutting down: draining … Ctrl-C again to close now"),
+        (Signal::SIGTERM, "SIGTERM: shutting down: draining … SIGINT closes them now"),
+        (Signal::SIGINT, "SIGINT: shutting down: draining … SIGINT again closes them now"),
     ] {
         let adit = Adit::spawn(command(&pki.client(echo.addr)));
         let _open = dial(adit.addr);

@@ -57,7 +57,9 @@ impl Frame {
         let manager = &self.manager;
         let served = async {
             let stop = until_stopped(&mut role, &mut self.signals, manager).await?;
-            Ok(drain(role, stop, &mut self.signals, manager).await)
+            let cut = drain(role, stop, &mut self.signals, manager).await;
+            tracing::info!(cut, "adit has ended");
+            Ok(cut)
         };
         tokio::select! {
             cut = served => cut,
