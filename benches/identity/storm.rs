@@ -14,7 +14,7 @@ use adit::{
         AuthToken, ControlPlane, Istiod, IstiodConfig, Roots, Server, Source, Svids, Urgency,
         Wanted,
     },
-    identity::SpiffeId,
+    identity::{KeyUsageRule, SpiffeId},
     lifecycle::Tasks,
     observe::metrics::Metrics,
 };
@@ -71,6 +71,7 @@ fn source(dir: &Path, addr: &str, token: PathBuf) -> Istiod {
             headers: Vec::new(),
         },
         svid_lifetime: Duration::from_secs(3600),
+        key_usage: KeyUsageRule::Required,
     })
 }
 

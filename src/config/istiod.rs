@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{reader::Item, svid_lifetime::svid_lifetime};
-use crate::credentials::{AuthToken, ControlPlane, IstiodConfig, Roots, Server};
+use crate::{
+    credentials::{AuthToken, ControlPlane, IstiodConfig, Roots, Server},
+    identity::KeyUsageRule,
+};
 
 /// istiod's own default.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,7 +55,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
         cluster_id,
         headers: Vec::new(),
     };
-    Some(IstiodConfig { server, svid_lifetime })
+    Some(IstiodConfig { server, svid_lifetime, key_usage: KeyUsageRule::Required })
 }
 
 #[cfg(test)]

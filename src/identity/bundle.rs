@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::TrustDomain;
+use super::{KeyUsageRule, TrustDomain};
 
 /// The authorities of one trust domain. An empty bundle trusts nobody.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +21,8 @@ pub struct TrustBundle {
     pub sequence: Option<u64>,
     /// How often to look for a newer one (`spiffe_refresh_hint`).
     pub refresh_hint: Option<Duration>,
+    /// What its leaves must say of their key's usage.
+    pub key_usage: KeyUsageRule,
 }
 
 /// A key that signs JWT-SVIDs.
@@ -43,6 +45,7 @@ impl TrustBundle {
             crls: Vec::new(),
             sequence: None,
             refresh_hint: None,
+            key_usage: KeyUsageRule::Required,
         }
     }
 }

@@ -52,4 +52,4 @@ pub use trust_domain::{InvalidTrustDomain, TrustDomain};
 pub use verify::{Purpose, verify_svid};
 pub(crate) use verify::{barred, check_root, check_signer};
 pub use words::{chain_words, counted, length, moment, moment_of, until};
-pub use x509::{Leaf, common_validity, parse_leaf, system_time};
+pub use x509::{KeyUsageRule, Leaf, common_validity, parse_leaf, parse_leaf_by, system_time};

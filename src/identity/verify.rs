@@ -14,11 +14,11 @@ use pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    BundleSet, PublicKey, Revocations, SpiffeId, SvidError, TrustBundle, constraints,
+    BundleSet, PublicKey, Revocations, SpiffeId, SvidError, TrustBundle, TrustDomain, constraints,
     revocation::Revoked,
     svid_error::{KEYS, MAX_CHAIN},
     words::{chain_words, moment},
-    x509::{Leaf, parse_leaf},
+    x509::{Leaf, parse_leaf_by},
 };
 
 /// What the peer's certificate is used for.
@@ -44,7 +44,8 @@ pub fn verify_svid(
     if chain.len() > MAX_CHAIN {
         return Err(SvidError::ChainTooLong(chain.len()));
     }
-    let leaf = parse_leaf(leaf_der)?;
+    let rule_of = |domain: &TrustDomain| bundles.get(domain).map(|bundle| bundle.key_usage);
+    let leaf = parse_leaf_by(leaf_der, |domain| rule_of(domain).unwrap_or_default())?;
     check_validity(&leaf, now)?;
     check_path(chain, &leaf, bundles, now, purpose)?;
     Ok(leaf.id)

@@ -11,7 +11,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use super::{PublicKey, SpiffeId, SvidError};
+use super::{PublicKey, SpiffeId, SvidError, TrustDomain};
 
 /// What a leaf says, once it keeps the rules.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,11 +26,44 @@ pub struct Leaf {
     pub serial: String,
 }
 
+/// Whether a leaf must say what its key is for. X509-SVID §4.3 demands it, and some issuers leave
+/// it out: the agent of Cilium does.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeyUsageRule {
+    /// Key usage must be there, and be right.
+    #[default]
+    Required,
+    /// It may be missing; if it is there, it must be right.
+    Optional,
+}
+
+impl KeyUsageRule {
+    /// `required` or `optional`: as it is configured and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Optional => "optional",
+        }
+    }
+}
+
 /// Reads a leaf and checks all rules that need neither time nor bundle.
 ///
 /// # Errors
 /// The first rule it breaks, in the order of [`SvidError`].
 pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
+    parse_leaf_by(der, |_| KeyUsageRule::Required)
+}
+
+/// The same, where `key_usage` says for the leaf's trust domain what is demanded of it.
+///
+/// # Errors
+/// As [`parse_leaf`].
+pub fn parse_leaf_by(
+    der: &CertificateDer<'_>,
+    key_usage: impl FnOnce(&TrustDomain) -> KeyUsageRule,
+) -> Result<Leaf, SvidError> {
     let (rest, cert) =
         X509Certificate::from_der(der).map_err(|e| SvidError::Encoding(e.to_string()))?;
     if !rest.is_empty() {
@@ -41,7 +74,8 @@ pub fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     }
     let uri = only_uri(&cert)?;
     let id: SpiffeId = uri.parse().map_err(SvidError::NotSpiffeId)?;
-    if let Some(first) = constraint_faults(&cert).into_iter().next() {
+    let faults = constraint_faults(&cert, key_usage(id.trust_domain()));
+    if let Some(first) = faults.into_iter().next() {
         return Err(first);
     }
     if id.path().is_empty() {
@@ -101,7 +135,10 @@ fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, SvidError> {
 }
 
 /// All faults of the constraints and usages of a leaf, in the order of [`SvidError`].
-pub(super) fn constraint_faults(cert: &X509Certificate<'_>) -> Vec<SvidError> {
+pub(super) fn constraint_faults(
+    cert: &X509Certificate<'_>,
+    key_usage: KeyUsageRule,
+) -> Vec<SvidError> {
     let broken = |e: x509_parser::error::X509Error| SvidError::Encoding(e.to_string());
     let mut faults = Vec::new();
     match cert.basic_constraints() {
@@ -111,6 +148,7 @@ pub(super) fn constraint_faults(cert: &X509Certificate<'_>) -> Vec<SvidError> {
     }
     match cert.key_usage() {
         Err(e) => faults.push(broken(e)),
+        Ok(None) if key_usage == KeyUsageRule::Optional => {}
         Ok(None) => faults.push(SvidError::KeyUsage("is missing")),
         Ok(Some(usage)) => {
             let rules = [

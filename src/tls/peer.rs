@@ -13,7 +13,7 @@ use super::{
     provider::{cipher_name, group_name},
 };
 use crate::{
-    identity::{SpiffeId, parse_leaf},
+    identity::{KeyUsageRule, SpiffeId, parse_leaf_by},
     observe::conn::TlsFacts,
 };
 
@@ -47,11 +47,12 @@ impl Peer {
     }
 }
 
-/// The peer of a handshake that has ended.
+/// The peer of a handshake that has ended: its leaf was judged there, by the bundle of its trust
+/// domain, and is only read here.
 pub(super) fn peer_of(tls: &CommonState) -> Result<Peer, TlsError> {
     let chain = tls.peer_certificates().ok_or(TlsError::NoPeerCertificate)?;
-    let leaf = parse_leaf(chain.first().ok_or(TlsError::NoPeerCertificate)?);
-    let leaf = leaf.map_err(TlsError::Svid)?;
+    let leaf = chain.first().ok_or(TlsError::NoPeerCertificate)?;
+    let leaf = parse_leaf_by(leaf, |_| KeyUsageRule::Optional).map_err(TlsError::Svid)?;
     let group = tls.negotiated_key_exchange_group().map_or("none", |g| group_name(g.name()));
     let cipher = tls.negotiated_cipher_suite().map_or("none", |s| cipher_name(s.suite()));
     Ok(Peer {

@@ -6,11 +6,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod calls;
+mod cilium;
+#[path = "../support/corpus.rs"]
+#[allow(dead_code, reason = "one type of it is used")]
+mod corpus;
 mod endings;
+#[path = "../support/fake_cilium.rs"]
+mod fake_cilium;
 #[path = "../support/fake_cni.rs"]
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+#[path = "../support/forge.rs"]
+#[allow(dead_code, reason = "an attacker needs little here")]
+mod forge;
 #[path = "../support/harness.rs"]
 mod harness;
 mod istiod;
@@ -30,6 +39,9 @@ mod resources;
 mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
+#[path = "../support/spiffe_ids.rs"]
+#[allow(dead_code, reason = "what is forged elsewhere has more")]
+mod spiffe_ids;
 #[path = "../support/wait.rs"]
 mod wait;
 mod world;
@@ -45,6 +57,7 @@ fn main() {
             names::TESTS,
             rollouts::TESTS,
             endings::TESTS,
+            cilium::TESTS,
         ]
         .concat(),
     );

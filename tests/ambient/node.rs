@@ -5,7 +5,8 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::fd::AsFd as _,
-    process::ExitStatus,
+    path::PathBuf,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -25,9 +26,20 @@ pub(crate) struct Node {
     /// In which adit runs, as a pod of its own.
     netns: &'static str,
     address: &'static str,
+    chart: Chart,
+    /// What is said beside the chart's variables.
+    said: Vec<(&'static str, String)>,
     cni: Option<FakeCni>,
     agent: Option<Conversation>,
     adit: Option<Adit>,
+}
+
+/// Whose chart starts adit.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Chart {
+    #[default]
+    Istio,
+    Cilium,
 }
 
 impl Node {
@@ -35,24 +47,45 @@ impl Node {
         Self { name, netns: name, address, ..Self::default() }
     }
 
+    /// As Cilium's chart starts it: on the node's own network.
+    pub(crate) fn of_cilium(name: &'static str, address: &'static str) -> Self {
+        Self { chart: Chart::Cilium, ..Self::new(name, address) }
+    }
+
+    /// The operator says this too.
+    pub(crate) fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
+        self.said.push((variable, value.into()));
+        self
+    }
+
     /// The pod that a rollout starts on the same node before it ends this one.
     pub(crate) fn successor(&self, netns: &'static str, address: &'static str) -> Self {
-        Self { netns, address, ..Self::new(self.name, address) }
+        let (chart, said) = (self.chart, self.said.clone());
+        Self { netns, chart, said, ..Self::new(self.name, address) }
     }
 
     /// Starts adit as the chart does.
     pub(crate) fn launch(&mut self, lab: &Lab) {
-        let file = |name: &str| lab.file(name).display().to_string();
-        let istiod = format!("https://{AT}");
         let mut adit = command_of(["proxy", "ztunnel"]);
         adit.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        adit.env("INPOD_UDS", self.socket(lab));
+        match self.chart {
+            Chart::Istio => self.add_variables_of_istio(lab, &mut adit),
+            Chart::Cilium => self.add_variables_of_cilium(lab, &mut adit),
+        }
+        adit.envs(self.said.iter().cloned());
+        self.adit = Some(lab.netns(self.netns).run(|| Adit::launch(adit)).unwrap());
+    }
+
+    fn add_variables_of_istio(&self, lab: &Lab, adit: &mut Command) {
+        let file = |name: &str| lab.file(name).display().to_string();
+        let istiod = format!("https://{AT}");
         adit.envs([
             ("CA_ADDRESS", istiod.clone()),
             ("XDS_ADDRESS", istiod),
             ("CA_ROOT_CA", file("root-cert.pem")),
             ("XDS_ROOT_CA", file("root-cert.pem")),
             ("AUTH_TOKEN", file("istio-token")),
-            ("INPOD_UDS", file(&format!("{}.sock", self.name))),
             ("POD_NAME", format!("ztunnel-{}", self.netns)),
         ]);
         adit.envs([
@@ -69,12 +102,36 @@ impl Node {
             ("SERVICE_ACCOUNT", "ztunnel"),
             ("ZTUNNEL_CPU_LIMIT", "1"),
         ]);
-        self.adit = Some(lab.netns(self.netns).run(|| Adit::launch(adit)).unwrap());
+    }
+
+    /// And the log as JSON, which scenarios read.
+    fn add_variables_of_cilium(&self, lab: &Lab, adit: &mut Command) {
+        let roots = lab.file("bootstrap-root.crt").display().to_string();
+        adit.envs([("XDS_ROOT_CA", &roots), ("CA_ROOT_CA", &roots)]);
+        adit.envs([
+            ("XDS_ADDRESS", "https://localhost:15012"),
+            ("CA_ADDRESS", "https://localhost:15012"),
+            ("ISTIO_META_DNS_CAPTURE", "false"),
+            ("ISTIO_META_ENABLE_HBONE", "true"),
+            ("NODE_NAME", self.address),
+            ("INSTANCE_IP", self.address),
+            ("LOG_FORMAT", "json"),
+        ]);
+    }
+
+    /// Where the CNI agent of its node listens.
+    fn socket(&self, lab: &Lab) -> PathBuf {
+        match self.chart {
+            Chart::Istio => lab.file(&format!("{}.sock", self.name)),
+            Chart::Cilium => PathBuf::from(format!("/var/run/cilium/{}/ztunnel.sock", self.name)),
+        }
     }
 
     /// istio-cni starts.
     pub(crate) fn starts_cni(&mut self, lab: &Lab) {
-        self.cni = Some(FakeCni::listen(&lab.file(&format!("{}.sock", self.name))));
+        let socket = self.socket(lab);
+        std::fs::create_dir_all(socket.parent().expect("a folder")).unwrap();
+        self.cni = Some(FakeCni::listen(&socket));
     }
 
     /// istio-cni ends, and the connection to it.

@@ -7,7 +7,7 @@ use adit::{
         AuthToken, ControlPlane, Istiod, IstiodConfig, Roots, Server, Source, SourceError, Urgency,
         Wanted,
     },
-    identity::{SpiffeId, X509Svid},
+    identity::{KeyUsageRule, SpiffeId, X509Svid},
 };
 use serde_json::Value;
 
@@ -160,6 +160,7 @@ impl CaServer {
                 headers: Vec::new(),
             },
             svid_lifetime: Duration::from_secs(300),
+            key_usage: KeyUsageRule::Required,
         }
     }
 

@@ -7,6 +7,7 @@ mod h2_oracle;
 #[path = "../support/jwt_corpus.rs"]
 mod jwt_corpus;
 mod jwt_svid;
+mod key_usage;
 mod lint;
 mod openssl;
 #[path = "../support/pattern.rs"]

@@ -42,7 +42,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataMap,
-    transport::{Server, server::Connected},
+    transport::{
+        Server,
+        server::{Connected, Router},
+    },
 };
 
 use super::pki::{Ca, Leaf};
@@ -87,21 +90,12 @@ impl FakeIstiod {
     }
 
     fn start_with(addr: SocketAddr, leaf: &Leaf, signs: Option<Signs>) -> Self {
-        let begun = Instant::now();
-        let listener = loop {
-            // Who was killed closes its sockets a moment later.
-            match TcpListener::bind(addr) {
-                Ok(listener) => break listener,
-                Err(error) => assert!(begun.elapsed() < LIMIT, "{addr}: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (say, streams) = mpsc::unbounded_channel();
+        let services = Server::builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(Ads(say)))
+            .add_optional_service(signs.map(IstioCertificateServiceServer::new));
         let (goaway, told) = oneshot::channel();
-        runtime.spawn(serve(listener, acceptor(leaf), (Ads(say), signs), told));
+        let (addr, runtime) = serve_at(addr, leaf, services, told);
         Self { addr, streams, goaway: Some(goaway), runtime: Some(runtime) }
     }
 
@@ -253,10 +247,33 @@ fn acceptor(leaf: &Leaf) -> TlsAcceptor {
     Arc::new(config).into()
 }
 
+/// Serves at this address, showing `leaf`, on a runtime that the caller keeps.
+pub(crate) fn serve_at(
+    addr: SocketAddr,
+    leaf: &Leaf,
+    services: Router,
+    goaway: oneshot::Receiver<()>,
+) -> (SocketAddr, Runtime) {
+    let begun = Instant::now();
+    let listener = loop {
+        // Who was killed closes its sockets a moment later.
+        match TcpListener::bind(addr) {
+            Ok(listener) => break listener,
+            Err(error) => assert!(begun.elapsed() < LIMIT, "{addr}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(serve(listener, acceptor(leaf), services, goaway));
+    (addr, runtime)
+}
+
 async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
-    (ads, signs): (Ads, Option<Signs>),
+    services: Router,
     goaway: oneshot::Receiver<()>,
 ) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -275,11 +292,7 @@ async fn serve(
         let _ = goaway.await;
         accepting.abort();
     };
-    let served = Server::builder()
-        .add_service(AggregatedDiscoveryServiceServer::new(ads))
-        .add_optional_service(signs.map(IstioCertificateServiceServer::new))
-        .serve_with_incoming_shutdown(ReceiverStream::new(conns), told);
-    let _ = served.await;
+    let _ = services.serve_with_incoming_shutdown(ReceiverStream::new(conns), told).await;
 }
 
 /// tonic knows TLS streams only where it makes them.

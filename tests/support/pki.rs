@@ -83,6 +83,11 @@ impl Ca {
 
     /// A leaf of the names and the key of a PKCS#10 request, PEM.
     pub(crate) fn sign(&self, csr: &str) -> String {
+        self.sign_as(csr, |_| {})
+    }
+
+    /// The same, unless `change` says otherwise.
+    pub(crate) fn sign_as(&self, csr: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
         let mut asked = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let now = OffsetDateTime::now_utc();
         asked.params.not_before = now - Duration::from_secs(60);
@@ -90,7 +95,27 @@ impl Ca {
         asked.params.is_ca = IsCa::ExplicitNoCa;
         asked.params.key_usages = vec![Ku::DigitalSignature];
         asked.params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+        change(&mut asked.params);
         asked.signed_by(&self.issuer).unwrap().pem()
+    }
+
+    /// What a server that only its clients trust makes for itself: it certifies nobody.
+    pub(crate) fn self_signed(name: &str) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, "cluster.local");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![Ku::DigitalSignature, Ku::KeyEncipherment];
+        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+        params.subject_alt_names = vec![dns(name)];
+        let cert = params.self_signed(&key).unwrap();
+        Leaf {
+            chain: vec![cert.der().clone()],
+            key: key.serialize_der(),
+            pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+            spki: rcgen::PublicKeyData::subject_public_key_info(&key),
+        }
     }
 
     /// Its certificate.

@@ -1,6 +1,9 @@
 //! A node's xDS client against an istiod that says what a scenario has it say.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod cilium;
+#[path = "../support/fake_cilium.rs"]
+mod fake_cilium;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
 mod on_demand;

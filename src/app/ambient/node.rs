@@ -47,8 +47,8 @@ pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source
              https://istiod.istio-system.svc:15012"
         );
     };
-    let svid_lifetime = environment.svid_lifetime;
-    Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime })))
+    let Environment { svid_lifetime, key_usage, .. } = *environment;
+    Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime, key_usage })))
 }
 
 /// Where the mesh comes from.

@@ -7,6 +7,7 @@
 mod control_plane;
 mod fault;
 mod known;
+mod leaves;
 mod node;
 mod proxy_config;
 mod surroundings;
@@ -33,7 +34,7 @@ use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
 use crate::{
     credentials::ControlPlane,
-    identity::TrustDomain,
+    identity::{KeyUsageRule, TrustDomain},
     mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET, check_filter},
     sys::sockets::MARK,
@@ -70,6 +71,8 @@ pub struct Environment {
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
     pub svid_lifetime: Duration,
+    /// What the leaves of peers must say of their key's usage.
+    pub key_usage: KeyUsageRule,
     /// The file with CRLs.
     pub crl: Option<PathBuf>,
     /// The socket of the node's CNI agent.
@@ -142,6 +145,8 @@ impl Environment {
         let (xds, ca) = control_plane::read(&vars, &config, around, &cluster_id);
         let (dns_proxy, dns_address) = dns(&vars, &metadata);
         let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
+        let zds_socket = vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock");
+        let key_usage = leaves::key_usage(&vars, ca.as_ref(), Path::new(zds_socket));
         let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
         let environment = Self {
             arguments: arguments.join(" "),
@@ -158,8 +163,9 @@ impl Environment {
             ca,
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
             svid_lifetime: svid_lifetime(&vars),
+            key_usage,
             crl: crl.map(Into::into),
-            zds_socket: vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock").into(),
+            zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
             packet_mark: packet_mark(&vars),
             original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),

@@ -3,7 +3,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::credentials::{AuthToken, Roots};
+use crate::{
+    credentials::{AuthToken, Roots},
+    identity::KeyUsageRule,
+};
 
 /// Reads these variables on a machine with eight cores and these files.
 fn read_with(
@@ -275,6 +278,33 @@ fn cilium_needs_no_pod_and_no_token() {
     );
     let environment = environment.unwrap();
     assert_eq!((environment.ca.unwrap().token, environment.own), (None, None));
-    assert_eq!(environment.warnings, Vec::<String>::new());
+    assert_eq!(environment.key_usage, KeyUsageRule::Optional);
+    let [told] = &environment.warnings[..] else { panic!("{:?}", environment.warnings) };
+    assert!(told.contains("without key usage are accepted") && told.contains("Cilium"), "{told}");
     assert!(!environment.dns_proxy);
+}
+
+/// Cilium's agent needs it where it is the CA; nobody else has it without asking.
+#[test]
+fn key_usage_may_be_missing_where_cilium_signs_or_somebody_says_so() {
+    let cilium = ("INPOD_UDS", "/var/run/cilium/ztunnel.sock");
+    let (local, far) = (("CA_ADDRESS", "localhost:15012"), ("CA_ADDRESS", "spire.test:15012"));
+    let said = |value| ("ADIT_LEAF_KEY_USAGE", value);
+    for (variables, expected) in [
+        (vec![], KeyUsageRule::Required),
+        (vec![local], KeyUsageRule::Required),
+        (vec![cilium, far], KeyUsageRule::Required),
+        (vec![("INPOD_UDS", "/var/run/cilium-other/z.sock"), local], KeyUsageRule::Required),
+        (vec![cilium, local], KeyUsageRule::Optional),
+        (vec![cilium, local, said("")], KeyUsageRule::Optional),
+        (vec![cilium, local, said("required")], KeyUsageRule::Required),
+        (vec![said("optional")], KeyUsageRule::Optional),
+    ] {
+        let read = read(&variables);
+        assert_eq!(read.key_usage, expected, "{variables:?}");
+        let told = read.warnings.iter().any(|warning| warning.contains("key usage"));
+        assert_eq!(told, expected == KeyUsageRule::Optional, "{variables:?}");
+    }
+    let fault = faults(&[said("optionally")]);
+    assert!(fault.contains("ADIT_LEAF_KEY_USAGE") && fault.contains("required or optional"));
 }

@@ -6,7 +6,7 @@ use pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{
-    BundleSet, Leaf, Purpose, SpiffeId, TrustBundle, parse_leaf, pem, verify_svid,
+    BundleSet, KeyUsageRule, Leaf, Purpose, SpiffeId, TrustBundle, parse_leaf_by, pem, verify_svid,
 };
 
 /// How many elements an answer may have: a leaf, intermediates, the roots.
@@ -25,7 +25,8 @@ pub(super) struct CheckedAnswer {
     pub(super) bundle: TrustBundle,
 }
 
-/// Judges `cert_chain` for `id` and the public key `spki` (DER).
+/// Judges `cert_chain` for `id` and the public key `spki` (DER), of an issuer of which `key_usage`
+/// is expected.
 ///
 /// # Errors
 /// The first rule it breaks.
@@ -33,6 +34,7 @@ pub(super) fn check(
     elements: &[String],
     id: &SpiffeId,
     spki: &[u8],
+    key_usage: KeyUsageRule,
     now: SystemTime,
 ) -> Result<CheckedAnswer, String> {
     let [first, between @ .., last] = elements else {
@@ -55,7 +57,8 @@ pub(super) fn check(
     }
     // Some send the root among the intermediates as well.
     chain.retain(|der| !roots.contains(der));
-    let leaf = parse_leaf(chain.first().ok_or("its leaf is a root")?).map_err(|e| e.to_string())?;
+    let leaf = chain.first().ok_or("its leaf is a root")?;
+    let leaf = parse_leaf_by(leaf, |_| key_usage).map_err(|e| e.to_string())?;
     if leaf.id != *id {
         return Err(format!("its leaf is of {}", leaf.id));
     }
@@ -64,6 +67,7 @@ pub(super) fn check(
         return Err("its leaf is for another key".into());
     }
     let bundle = TrustBundle::new(id.trust_domain().clone(), roots);
+    let bundle = TrustBundle { key_usage, ..bundle };
     let bundles: BundleSet = [bundle.clone()].into_iter().collect();
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     for purpose in [Purpose::Server, Purpose::Client] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::credentials::ControlPlane;
+use crate::{credentials::ControlPlane, identity::KeyUsageRule};
 
 /// Where istiod is, what is shown to it, and what it is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -11,4 +11,6 @@ pub struct IstiodConfig {
     pub server: ControlPlane,
     /// What lifetime is asked for.
     pub svid_lifetime: Duration,
+    /// What the leaves that it signs must say of their key's usage.
+    pub key_usage: KeyUsageRule,
 }

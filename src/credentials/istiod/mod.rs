@@ -116,7 +116,8 @@ impl Istiod {
         let joins = self.joined.of(wanted).is_some() || self.shows_join_token();
         let answer = self.call(wanted, message(id, csr, self.config.svid_lifetime)).await?;
         let spki = key.subject_public_key_info();
-        let answer = answer::check(&answer.cert_chain, id, &spki, SystemTime::now())
+        let key_usage = self.config.key_usage;
+        let answer = answer::check(&answer.cert_chain, id, &spki, key_usage, SystemTime::now())
             .map_err(|e| self.unusable(id, e))?;
         self.bundles.send_if_modified(|bundles| {
             if bundles.get(id.trust_domain()) == Some(&answer.bundle) {

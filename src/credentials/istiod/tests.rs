@@ -52,7 +52,10 @@ fn the_csr_has_one_critical_uri_and_nobody_elses_key() {
 mod answers {
     use std::time::SystemTime;
 
-    use crate::{credentials::istiod::answer::check, identity::SpiffeId};
+    use crate::{
+        credentials::istiod::answer::check,
+        identity::{KeyUsageRule, SpiffeId},
+    };
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
         PublicKeyData, SanType,
@@ -94,7 +97,13 @@ mod answers {
         let good = leaf(ID, &key, &between);
         let judge = |elements: &[&str]| {
             let elements: Vec<String> = elements.iter().map(|e| (*e).to_owned()).collect();
-            check(&elements, &id, &key.subject_public_key_info(), SystemTime::now())
+            check(
+                &elements,
+                &id,
+                &key.subject_public_key_info(),
+                KeyUsageRule::Required,
+                SystemTime::now(),
+            )
         };
         let both = format!("{}{}", root.pem, other.pem);
         let taken = judge(&[&good, &between.pem, &both]).unwrap();

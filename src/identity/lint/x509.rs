@@ -14,7 +14,7 @@ use crate::identity::{
     until,
     verify::{check_path, check_signer, check_validity},
     verify_svid,
-    x509::{Leaf, constraint_faults, uris},
+    x509::{KeyUsageRule, Leaf, constraint_faults, uris},
 };
 
 const PATH: &str = "X509-SVID §5.1, RFC 5280 §6.1";
@@ -154,7 +154,7 @@ fn names(
 }
 
 fn usages(report: &mut Report, cert: &X509Certificate<'_>) {
-    let faults = constraint_faults(cert);
+    let faults = constraint_faults(cert, KeyUsageRule::Required);
     let (ca, usage): (Vec<_>, Vec<_>) =
         faults.into_iter().partition(|fault| *fault == SvidError::CaAsLeaf);
     let result = if ca.is_empty() { Ok("CA:FALSE") } else { Err("CA:TRUE") };
