@@ -7,6 +7,7 @@
 
 mod calls;
 mod endings;
+mod endpoints;
 #[path = "../support/fake_cni.rs"]
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
@@ -45,6 +46,7 @@ fn main() {
             names::TESTS,
             rollouts::TESTS,
             endings::TESTS,
+            endpoints::TESTS,
         ]
         .concat(),
     );
