@@ -60,6 +60,8 @@ fn written(state: &State, form: Form) -> Option<Bytes> {
 fn refresh(state: &State) {
     let telemetry = &state.node.telemetry;
     telemetry.metrics.runtime.refresh(state.node.workers.iter().map(|worker| worker.metrics()));
+    let ejected = state.node.endpoints.now(Instant::now()).len();
+    telemetry.metrics.endpoints.ejected.set(i64::try_from(ejected).unwrap_or(i64::MAX));
     let lost = i64::try_from(state.logging.dropped_lines()).unwrap_or(i64::MAX);
     telemetry.metrics.process.log_lines_dropped.set(lost);
     telemetry.metrics.config.rejected_files.set(i64::from(state.file.get().is_some()));

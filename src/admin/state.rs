@@ -113,7 +113,8 @@ impl State {
         let ambient =
             ambient.map(|environment| Ambient { environment, pods: &pods, pod_faults, live });
         let (mesh, file) = (self.node.mesh.load(), self.file.get());
-        ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref())
+        let ejections = &self.node.endpoints;
+        ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref(), ejections)
     }
 
     /// Waits until somebody asks the process to end (`POST /quitquitquit`). Cancel safe.

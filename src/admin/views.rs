@@ -2,6 +2,7 @@
 //! none goes or changes; `istioctl` and Kiali decode them (ambient contract §8).
 
 mod certificates;
+mod endpoints;
 mod pods;
 mod settings;
 
@@ -10,14 +11,18 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::certificates::CertificateView;
 pub(super) use self::pods::{PodState, pods};
+use self::{
+    certificates::CertificateView,
+    endpoints::{EjectedEndpoint, ejected},
+};
 pub use self::{pods::PodView, settings::settings};
 use crate::{
     config::environment::Environment,
     credentials::{SvidStatus, Svids},
     mesh::{MeshDump, View},
     observe::{BuildInfo, ConfigView, Refused, conn::LiveTable},
+    proxy::egress::Ejections,
     tls::record::ChoicesView,
 };
 
@@ -46,6 +51,9 @@ pub(super) struct ConfigDump {
     /// What is not as it should be about pods of an ambient node: adit's own, not of Istio.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) pod_faults: Vec<String>,
+    /// Endpoints that pods' connections are not given at present: adit's own, not of Istio.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ejected_endpoints: Vec<EjectedEndpoint>,
 }
 
 /// What does not come from the control plane: nothing.
@@ -86,6 +94,7 @@ impl ConfigDump {
         svids: &Svids,
         file: Option<Refused>,
         ambient: Option<&Ambient<'_>>,
+        ejections: &Ejections,
     ) -> Self {
         let istio = ambient.and_then(|ambient| ambient.environment.istio_version.as_deref());
         let bundles = svids.bundles();
@@ -111,6 +120,7 @@ impl ConfigDump {
             version: BuildInfo::with_istio(istio),
             workload_state: ambient.map(|ambient| pods(ambient.pods, &ambient.live.all())),
             pod_faults: ambient.map(|ambient| ambient.pod_faults.clone()).unwrap_or_default(),
+            ejected_endpoints: ejected(ejections),
         }
     }
 }

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{BalancingMode, LocalityScope, Service, ServicePort, View, Workload};
+use super::{
+    Avoided, BalancingMode, EndpointAddress, LocalityScope, Service, ServicePort, View, Workload,
+};
 
 /// A connection that is to be given an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +21,8 @@ pub struct Ask<'a> {
     pub is_waypoint: bool,
     /// Chooses among those that are as good.
     pub random: u64,
+    /// Whom it is rather not given.
+    pub avoided: &'a Avoided,
 }
 
 /// Who takes a connection.
@@ -33,16 +37,64 @@ pub struct Endpoint<'a> {
     pub port: u16,
 }
 
+impl Endpoint<'_> {
+    /// Where it is reached; `None` if only through another network's gateway.
+    #[must_use]
+    pub fn address(&self, mesh: &View) -> Option<EndpointAddress> {
+        if self.workload.network() != mesh.network() {
+            return None;
+        }
+        match (self.ip, &self.workload.template.hostname) {
+            (Some(ip), _) => Some(EndpointAddress::Ip(SocketAddr::new(ip, self.port))),
+            (None, Some(name)) => Some(EndpointAddress::Name(Arc::clone(name), self.port)),
+            (None, None) => None,
+        }
+    }
+}
+
 /// Chooses among the workloads behind `service`: of those that can take the connection the ones
-/// that have most of what the service prefers, and among these at random by their capacity.
+/// that have most of what the service prefers, and among these at random by their capacity. Those
+/// that are ejected are left out as if they could not take it, but no more than half of all, and
+/// none if nobody would be left.
 #[must_use]
 pub fn pick<'a>(mesh: &'a View, service: &'a Service, ask: &Ask<'_>) -> Option<Endpoint<'a>> {
+    let worst = left_out(mesh, service, ask);
+    let found = pick_without(mesh, service, ask, worst);
+    found.or_else(|| worst.and_then(|_| pick_without(mesh, service, ask, None)))
+}
+
+/// The last rank that is left out, if any is.
+fn left_out(mesh: &View, service: &Service, ask: &Ask<'_>) -> Option<usize> {
+    let ejected = &ask.avoided.ejected;
+    if ejected.is_empty() {
+        return None;
+    }
+    let (mut all, mut ranks) = (0, Vec::new());
+    for one in mesh.endpoints(service) {
+        let Some(endpoint) = usable(mesh, service, one, ask) else { continue };
+        all += 1;
+        ranks.extend(endpoint.address(mesh).and_then(|at| ejected.get(&at).copied()));
+    }
+    ranks.sort_unstable();
+    ranks.truncate(all / 2);
+    ranks.last().copied()
+}
+
+fn pick_without<'a>(
+    mesh: &'a View,
+    service: &'a Service,
+    ask: &Ask<'_>,
+    worst: Option<usize>,
+) -> Option<Endpoint<'a>> {
     let preferences = service.balancing.as_ref().map_or(&[][..], |b| &b.preferences);
     let strict = service.mode() == BalancingMode::Strict;
     let mut best = 0;
     let mut candidates: Vec<Endpoint<'a>> = Vec::new();
     for (workload, ports) in mesh.endpoints(service) {
         let Some(endpoint) = usable(mesh, service, (workload, ports), ask) else { continue };
+        if is_avoided(mesh, &endpoint, (ask.avoided, worst)) {
+            continue;
+        }
         let rank = rank(preferences, ask.from, workload);
         if strict && rank < preferences.len() {
             continue;
@@ -65,6 +117,19 @@ pub fn pick<'a>(mesh: &'a View, service: &'a Service, ask: &Ask<'_>) -> Option<E
         }
         None => true,
     })
+}
+
+fn is_avoided(
+    mesh: &View,
+    endpoint: &Endpoint<'_>,
+    (avoided, worst): (&Avoided, Option<usize>),
+) -> bool {
+    if avoided.tried.is_empty() && worst.is_none() {
+        return false;
+    }
+    let Some(at) = endpoint.address(mesh) else { return false };
+    let rank = avoided.ejected.get(&at).copied();
+    avoided.tried.contains(&at) || rank.is_some_and(|rank| Some(rank) <= worst)
 }
 
 fn usable<'a>(

@@ -4,6 +4,7 @@
 //! [`Changes`] since the last one. Whoever decides loads a view and then acts on it.
 
 mod address;
+mod avoided;
 mod balance;
 mod changes;
 mod claims;
@@ -24,6 +25,7 @@ mod view;
 mod workload;
 
 pub use address::{NetworkAddress, ServicePort};
+pub use avoided::{Avoided, Ejected, EndpointAddress};
 pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
 pub use dump::{

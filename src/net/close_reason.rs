@@ -15,6 +15,22 @@ pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
     (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
+/// Whether TCP to a peer did not come to be for a reason that is not ours: somebody else may be
+/// reached all the same.
+#[must_use]
+pub fn is_unreached(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::ConnectionAborted
+            | Kind::TimedOut
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+    )
+}
+
 macro_rules! close_reasons {
     ($($(#[$doc:meta])* $variant:ident = $text:literal / $flag:literal;)+) => {
         /// Why a connection ended. Every connection gets exactly one.

@@ -13,7 +13,7 @@ mod pod;
 mod sockets;
 
 pub use address::{Address, InvalidAddress};
-pub use close_reason::{CloseReason, Outcome, connect_failed};
+pub use close_reason::{CloseReason, Outcome, connect_failed, is_unreached};
 pub use endpoint::{Accepting, Listening, UNIX_PEER, connect};
 pub use flow::{Direction, Flow, OriginalDst, PeerAddr};
 pub use pod::PodName;

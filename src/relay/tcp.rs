@@ -40,6 +40,12 @@ impl TcpRemote {
         Self { far: App::new(socket), up: Vec::new(), down: Vec::new() }
     }
 
+    /// The same with what the application has said already.
+    #[must_use]
+    pub fn holding(self, said: Vec<u8>) -> Self {
+        Self { up: said, ..self }
+    }
+
     /// The socket.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {

@@ -67,6 +67,16 @@ impl TlsError {
         }
     }
 
+    /// Whether it is the peer that refuses us, or our own SVID that is at fault.
+    #[must_use]
+    pub fn is_about_us(&self) -> bool {
+        match self {
+            Self::Alert(_) | Self::OwnSvid(_) => true,
+            Self::Shown { error, .. } => error.is_about_us(),
+            _ => false,
+        }
+    }
+
     /// The same with whom the peer's certificate names, if it does not say so already.
     pub(super) fn about(self, peer: Option<String>) -> Self {
         match peer {

@@ -11,6 +11,7 @@ mod cilium;
 #[allow(dead_code, reason = "one type of it is used")]
 mod corpus;
 mod endings;
+mod endpoints;
 #[path = "../support/fake_cilium.rs"]
 mod fake_cilium;
 #[path = "../support/fake_cni.rs"]
@@ -58,6 +59,7 @@ fn main() {
             rollouts::TESTS,
             endings::TESTS,
             cilium::TESTS,
+            endpoints::TESTS,
         ]
         .concat(),
     );

@@ -21,9 +21,19 @@ pub(crate) fn uid(pod: &str) -> String {
 
 /// A pod of a node, which backs the service of its name and is selected by these policies.
 pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) -> Resource {
-    let port = Port { service_port: 80, target_port: 8080, app_protocol: 0 };
-    let service = format!("shop/{pod}.shop.svc.cluster.local");
-    let workload = Workload {
+    address_of(backing(pod, (pod, 8080), (node, address), policies))
+}
+
+/// The same behind another service, of whose port 80 it takes the calls at this one.
+pub(crate) fn backing(
+    pod: &str,
+    (service, target_port): (&str, u32),
+    (node, address): (&str, &str),
+    policies: &[&str],
+) -> Workload {
+    let port = Port { service_port: 80, target_port, app_protocol: 0 };
+    let service = format!("shop/{service}.shop.svc.cluster.local");
+    Workload {
         uid: uid(pod),
         name: pod.into(),
         namespace: "shop".into(),
@@ -36,9 +46,14 @@ pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) 
         services: [(service, PortList { ports: vec![port] })].into(),
         authorization_policies: policies.iter().map(|name| format!("shop/{name}")).collect(),
         ..Workload::default()
-    };
+    }
+}
+
+/// What istiod says of a workload.
+pub(crate) fn address_of(workload: Workload) -> Resource {
+    let uid = workload.uid.clone();
     let address = Address { r#type: Some(Type::Workload(workload)) };
-    resource(ADDRESS, &uid(pod), "", &address)
+    resource(ADDRESS, &uid, "", &address)
 }
 
 /// The service of a pod's name, at port 80.

@@ -55,6 +55,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     });
     let node = Arc::new(Node {
         pods: Arc::default(),
+        endpoints: Default::default(),
         mesh: view,
         dns,
         localhost_app_tunnel: environment.localhost_app_tunnel,

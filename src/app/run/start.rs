@@ -55,6 +55,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let store = mesh.store();
     let node = Arc::new(Node {
         pods: Arc::default(),
+        endpoints: Default::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
         localhost_app_tunnel: true,

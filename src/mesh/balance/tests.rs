@@ -47,8 +47,18 @@ fn mesh(workloads: Vec<Workload>) -> View {
 
 /// Who is chosen, of 100 random numbers.
 fn chosen(mesh: &View, service: &Service, from: &Workload) -> BTreeSet<String> {
-    let ask =
-        |random| Ask { from, called: "10.9.9.9:80".parse().unwrap(), is_waypoint: false, random };
+    chosen_but(mesh, service, from, &Avoided::default())
+}
+
+/// The same where some are rather not given.
+fn chosen_but(
+    mesh: &View,
+    service: &Service,
+    from: &Workload,
+    avoided: &Avoided,
+) -> BTreeSet<String> {
+    let called = "10.9.9.9:80".parse().unwrap();
+    let ask = |random| Ask { from, called, is_waypoint: false, random, avoided };
     let picked = (0..100).filter_map(|n| pick(mesh, service, &ask(n)));
     picked.map(|endpoint| endpoint.workload.name.to_string()).collect()
 }
@@ -150,7 +160,13 @@ fn ports_and_addresses_are_the_endpoints_own() {
     let found = |workload: Workload, service: &Service, called: &str| {
         let mesh = mesh(vec![workload]);
         let called = called.parse().unwrap();
-        let ask = Ask { from: &from, called, is_waypoint: false, random: 7 };
+        let ask = Ask {
+            from: &from,
+            called,
+            is_waypoint: false,
+            random: 7,
+            avoided: &Avoided::default(),
+        };
         pick(&mesh, service, &ask).map(|endpoint| (endpoint.ip.unwrap().to_string(), endpoint.port))
     };
     let v4 = |port| Some(("10.0.0.1".to_owned(), port));
@@ -172,7 +188,70 @@ fn capacity_is_a_weight() {
     let mesh = mesh(vec![large, workload("small", nowhere)]);
     let (service, from) = (service(|_| {}), workload("web", nowhere));
     let called = "10.9.9.9:80".parse().unwrap();
-    let ask = |random| Ask { from: &from, called, is_waypoint: false, random };
+    let avoided = Avoided::default();
+    let ask = |random| Ask { from: &from, called, is_waypoint: false, random, avoided: &avoided };
     let picked = (0..400).filter_map(|n| pick(&mesh, &service, &ask(n)));
     assert_eq!(picked.filter(|endpoint| &*endpoint.workload.name == "large").count(), 300);
+}
+
+fn at_port(address: &str) -> EndpointAddress {
+    EndpointAddress::Ip(address.parse().unwrap())
+}
+
+/// Those at 10.0.0.1 to 10.0.0.4, of which the first is left out longest.
+fn left_out(how_many: u8) -> Avoided {
+    let rank = |n: u8| (at_port(&format!("10.0.0.{n}:8080")), usize::from(n));
+    Avoided { ejected: Arc::new((1..=how_many).map(rank).collect()), ..Avoided::default() }
+}
+
+fn four() -> View {
+    let one = |n: u8| {
+        let address = format!("10.0.0.{n}");
+        let mut one = workload(&format!("w{n}"), nowhere);
+        one.addresses = [address.parse().unwrap()].into();
+        one
+    };
+    mesh((1..=4).map(one).collect())
+}
+
+#[test]
+fn no_more_than_half_of_the_endpoints_are_left_out_the_worst_first() {
+    let (mesh, from) = (four(), workload("web", nowhere));
+    let of = |avoided| chosen_but(&mesh, &service(|_| {}), &from, &avoided);
+    assert_eq!(of(left_out(0)), names(&["w1", "w2", "w3", "w4"]));
+    assert_eq!(of(left_out(1)), names(&["w2", "w3", "w4"]));
+    for many in 2..=4 {
+        assert_eq!(of(left_out(many)), names(&["w3", "w4"]), "{many}");
+    }
+}
+
+/// Others take what it would have been given, also where another zone must do.
+#[test]
+fn an_endpoint_that_is_left_out_is_no_longer_preferred() {
+    let mut near = workload("near", at("eu", "a"));
+    near.addresses = ["10.0.0.1".parse().unwrap()].into();
+    let mut far = workload("far", at("us", "b"));
+    far.addresses = ["10.0.0.2".parse().unwrap()].into();
+    let mesh = mesh(vec![near, far]);
+    let by = |mode| {
+        let preferences = vec![LocalityScope::Region];
+        service(|s| s.balancing = Some(Balancing { mode, preferences, any_health: false }))
+    };
+    let from = workload("web", at("eu", "a"));
+    let of = |mode| chosen_but(&mesh, &by(mode), &from, &left_out(1));
+    assert_eq!(of(BalancingMode::Failover), names(&["far"]));
+    assert_eq!(of(BalancingMode::Strict), names(&["near"]), "nobody else may take it");
+}
+
+#[test]
+fn what_was_tried_is_not_tried_again() {
+    let (mesh, from) = (four(), workload("web", nowhere));
+    let tried = |all: &[u8]| all.iter().map(|n| at_port(&format!("10.0.0.{n}:8080"))).collect();
+    let of = |all: &[u8]| {
+        let avoided = Avoided { tried: tried(all), ..left_out(2) };
+        chosen_but(&mesh, &service(|_| {}), &from, &avoided)
+    };
+    assert_eq!(of(&[3]), names(&["w4"]));
+    assert_eq!(of(&[3, 4]), names(&["w1", "w2"]), "better than nobody");
+    assert_eq!(of(&[1, 2, 3, 4]), names(&[]));
 }

@@ -8,6 +8,7 @@ mod config;
 mod connections;
 mod credentials;
 mod dns;
+mod endpoints;
 mod listeners;
 mod open_metrics;
 mod pods;
@@ -29,6 +30,7 @@ pub use self::{
     connections::{ConnectionMetrics, KEPT, MAX_SERIES},
     credentials::CredentialMetrics,
     dns::{DnsLabels, DnsMetrics},
+    endpoints::EndpointMetrics,
     listeners::{ListenerMetrics, SocketCount},
     pods::PodMetrics,
     process::ProcessMetrics,
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub dns: DnsMetrics,
     /// Trust bundles and CRLs.
     pub trust: TrustMetrics,
+    /// Endpoints that could not be reached.
+    pub endpoints: EndpointMetrics,
     /// The configuration and its reloads.
     pub config: ConfigMetrics,
     /// Pods of this node.
@@ -85,6 +89,7 @@ impl Metrics {
             credentials: CredentialMetrics::register(&registry)?,
             dns: DnsMetrics::register(&registry)?,
             trust: TrustMetrics::register(&registry)?,
+            endpoints: EndpointMetrics::register(&registry)?,
             config: ConfigMetrics::register(&registry)?,
             pods: PodMetrics::register(&registry)?,
             targets: TargetMetrics::register(&registry)?,

@@ -44,6 +44,7 @@ fn families_are_those_that_dashboards_know() {
     assert!(metrics.render(&LiveTable::default()).contains(revoked));
     metrics.targets.up.with_label_values(&["db", "10.0.0.1:5432"]).set(1);
     metrics.targets.connects.with_label_values(&["db", "10.0.0.1:5432", "connected"]).inc();
+    metrics.endpoints.retried(CloseReason::ConnectFailure);
     metrics.listeners.accept_failed("db");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics.runtime.refresh([runtime.handle().metrics()].into_iter());

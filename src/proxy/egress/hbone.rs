@@ -7,6 +7,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
+use super::failed::Failed;
 use crate::{
     hbone::{
         ConnectError, Hop, Pool, connect::ConnectRequest, order::Ticket, stream::TunnelStream,
@@ -28,23 +29,26 @@ pub trait Source: Sync {
     fn handshake_failed(&self, reason: CloseReason);
 }
 
-/// Opens a stream to `hop`; what the application has said by now goes with the request.
+/// Opens a stream to `hop`; what the application has said by now goes with the request, and is in
+/// `said` for the next attempt if there is none.
 ///
 /// # Errors
 /// Why there is none: no identity, no tunnel, or what the peer answered.
 ///
 /// # Cancel safety
-/// Dropping the future resets the stream only; what it has read of the application is lost.
+/// Dropping the future resets the stream only.
 pub async fn open<S: Source>(
     source: &S,
     pool: &Pool,
-    app: &TcpStream,
+    (app, said): (&TcpStream, &mut Vec<u8>),
     conn: &OpenConn,
     (hop, request, ticket): (&Hop, &ConnectRequest, &Ticket),
-) -> Result<TunnelStream, Outcome> {
+) -> Result<TunnelStream, Failed> {
     let mut own = source.identity().await?;
-    let first = sockets::read_now(app);
-    let mut opened = pool.open(&own, hop, (request, &first), ticket).await;
+    if said.is_empty() {
+        *said = sockets::read_now(app);
+    }
+    let mut opened = pool.open(&own, hop, (request, said), ticket).await;
     let reason = opened.as_ref().err().map(ConnectError::close_reason);
     let judged = matches!(reason, Some(CloseReason::PeerDenied | CloseReason::SvidExpired));
     if judged && !own.svid.counts_at(SystemTime::now()) {
@@ -52,16 +56,16 @@ pub async fn open<S: Source>(
         let newer = source.identity().await?;
         if newer.svid.serial != own.svid.serial {
             own = newer;
-            opened = pool.open(&own, hop, (request, &first), ticket).await;
+            opened = pool.open(&own, hop, (request, said), ticket).await;
         }
     }
     let (stream, proven) = opened.map_err(|e| {
         if e.is_handshake() {
             source.handshake_failed(e.close_reason());
         }
-        (e.close_reason(), Some(e.to_string()))
+        Failed::from(&e)
     })?;
-    conn.live().meter.up.fetch_add(first.len() as u64, Relaxed);
+    conn.live().meter.up.fetch_add(said.len() as u64, Relaxed);
     conn.metadata(|f| {
         f.src.id = Some(own.svid.id.clone());
         f.dst.id = Some(proven.peer.id.clone());
@@ -70,7 +74,7 @@ pub async fn open<S: Source>(
     });
     // After the metadata, by which a re-check finds this stream: one of the two sees the other.
     match proven.termination() {
-        Some(no) => Err((no.reason, Some(no.why.to_string()))),
+        Some(no) => Err((no.reason, Some(no.why.to_string())).into()),
         None => Ok(stream),
     }
 }

@@ -1,4 +1,11 @@
 //! Streams that go out, over tunnels to those who must answer.
 
+mod ejection;
+mod ejections;
+mod failed;
 pub mod gateway;
 pub mod hbone;
+
+pub use ejection::{EjectedEndpoint, EndpointHealth};
+pub use ejections::Ejections;
+pub use failed::{Failed, Verdict};

@@ -6,6 +6,7 @@ use std::{
     hash::Hash,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     hbone::order::{Lane, Ticket, Tie},
-    mesh::{View, Workload},
+    mesh::{Avoided, View, Workload},
     net::{CloseReason, OriginalDst, Outcome},
     proxy::listener::Arrival,
     sys::sockets,
@@ -60,11 +61,25 @@ pub(super) struct Outward {
 
 /// The way of a connection that has one.
 pub(super) struct Onward {
-    pub(super) from: Arc<Workload>,
-    pub(super) route: Route,
+    pub(super) course: Course,
     /// Its place among the connections to the same application, which arrive there in the order in
     /// which they were accepted. Dropped once the connection is answered.
     pub(super) ticket: Ticket,
+}
+
+/// Where a connection goes, and whose it is.
+pub(super) struct Course {
+    pub(super) from: Arc<Workload>,
+    meant: Meant,
+    pub(super) route: Route,
+}
+
+impl Course {
+    /// The way to another endpoint. Its place is behind nobody: it was not accepted just now.
+    pub(super) fn again(self, node: &Node, avoided: &Avoided) -> Result<Onward, Stays> {
+        let Self { from, meant, .. } = self;
+        meant.onward(&node.mesh.load(), from, avoided, |_| Arc::<Lane>::default().enter())
+    }
 }
 
 /// Why a connection goes nowhere now.
@@ -121,7 +136,7 @@ impl Outward {
             Err(unknown) => return Err(unknown.outcome(&pod.name).into()),
         };
         self.from = Some(Arc::clone(&from));
-        meant.onward(&mesh, from, |app| lanes.enter(app))
+        meant.onward(&mesh, from, &pod.avoided(), |app| lanes.enter(app))
     }
 }
 
@@ -131,12 +146,20 @@ impl Meant {
         self,
         mesh: &View,
         from: Arc<Workload>,
+        avoided: &Avoided,
         enter: impl FnOnce(SocketAddr) -> Ticket,
     ) -> Result<Onward, Stays> {
-        let route = route::decide(mesh, &from, self.dst, self.captured, rand::random())
+        let route = route::decide(mesh, &from, self.dst, self.captured, (rand::random(), avoided))
             .map_err(|why| Stays::Nowhere(why.close_reason(), why.to_string()))?;
         let ticket = enter(route.app());
-        Ok(Onward { from, route, ticket })
+        Ok(Onward { course: Course { from, meant: self, route }, ticket })
+    }
+}
+
+impl Pod {
+    /// Whom a new connection of the pod is rather not given.
+    fn avoided(&self) -> Avoided {
+        Avoided { tried: Vec::new(), ejected: self.endpoints.ejected(Instant::now()) }
     }
 }
 
@@ -150,7 +173,7 @@ impl Stays {
         };
         let from = pod.known(node).await?;
         let mesh = node.mesh.load_full();
-        match meant.onward(&mesh, from, |_| Arc::<Lane>::default().enter()) {
+        match meant.onward(&mesh, from, &pod.avoided(), |_| Arc::<Lane>::default().enter()) {
             Ok(onward) => Ok(onward),
             Err(Self::Nowhere(reason, why)) => Err((reason, Some(why))),
             Err(Self::Unknown(_)) => Err((CloseReason::Internal, None)),

@@ -37,6 +37,7 @@ mod outbound;
 mod outgoing;
 mod plaintext;
 mod pod;
+mod reach;
 mod recheck;
 mod recognition;
 mod record;
@@ -65,7 +66,7 @@ use crate::{
     mesh::{View, Workload},
     net::{CloseReason, Direction, Outcome},
     observe::Telemetry,
-    proxy::dns::DnsProxy,
+    proxy::{dns::DnsProxy, egress::Ejections},
     relay,
     sys::{descriptors, sockmap::Sockmap},
 };
@@ -99,6 +100,8 @@ pub struct Node {
     pub dns: Option<Arc<DnsProxy>>,
     /// Whether an application that is told who calls is reached on its loopback address only.
     pub localhost_app_tunnel: bool,
+    /// How the endpoints do that pods call.
+    pub endpoints: Ejections,
     /// Held once more by each pod: how many there are.
     pub pods: Arc<()>,
     /// The listening sockets, from the process before this one and for the one after it.

@@ -1,42 +1,32 @@
 //! One captured connection of a pod's application, from accept to close.
 
-use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
-    sync::Arc,
-    time::Duration,
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
 };
 
-use tokio::net::TcpStream;
-
 use super::{
-    Node, Pod,
-    arrival::{Onward, Outward},
-    record::{baggage, ended, peer_info},
+    Pod,
+    arrival::{Course, Onward, Outward},
+    reach::{Worker, open},
+    record::{ended, peer_info},
     route::Route,
 };
 use crate::{
-    hbone::{
-        Pool,
-        connect::{Authority, ConnectRequest},
-    },
-    identity::LocalIdentity,
-    lifecycle::blocking,
-    mesh::Workload,
-    net::{CloseReason, Direction, Outcome, PeerAddr, connect_failed},
+    mesh::Avoided,
+    net::{Direction, Outcome, PeerAddr},
     observe::conn::OpenConn,
-    proxy::egress,
-    relay::{self, App, Remote, tcp::TcpRemote},
+    proxy::egress::{Failed, Verdict},
+    relay::{self, App, Remote},
     sys::sockets,
 };
 
-/// What a worker serves a pod's connections with.
-pub(super) struct Worker {
-    pub(super) node: Arc<Node>,
-    pub(super) pod: Arc<Pod>,
-    pub(super) pool: Arc<Pool>,
-    /// Tunnels in tunnels, to other networks.
-    pub(super) inner: Pool,
-}
+/// How many endpoints are tried for one connection …
+const MOST_TRIED: usize = 3;
+/// … and within which time.
+const TRIED_WITHIN: Duration = Duration::from_secs(25);
 
 /// Serves one connection accepted on 15001.
 ///
@@ -69,120 +59,105 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
     }
 }
 
-/// Opens the way to where the connection goes.
+/// Opens the way to where the connection goes: to another endpoint if the first is not to be had.
 async fn reach(
-    Worker { node, pod, pool, inner }: &Worker,
+    by: &Worker,
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
 ) -> Result<Box<dyn Remote>, Outcome> {
+    let Worker { node, pod, .. } = by;
     conn.metadata(|f| {
         (f.dst_addr, f.flow_dst, f.pod) = (dst, dst, Some(Arc::clone(&pod.name)));
         f.src = from.as_deref().map(peer_info).unwrap_or_default();
     });
-    let Onward { from, route, ticket } = match onward {
+    let mut onward = match onward {
         Ok(onward) => onward,
         Err(stays) => {
             let onward = stays.awaited(node, pod).await?;
-            conn.metadata(|f| f.src = peer_info(&onward.from));
+            conn.metadata(|f| f.src = peer_info(&onward.course.from));
             onward
         }
     };
-    describe(conn, &route);
-    let far: Box<dyn Remote> = match route {
-        Route::Hbone { hop, authority, service, .. } => {
-            let request = ConnectRequest {
-                authority: Authority::Addr(authority),
-                client: conn.live().peer.0,
-                service: service.map(|s| s.hostname.clone()),
-                baggage: baggage(&from),
-                network: None,
-            };
-            let source = Source { node, pod, from: &from };
-            let request = (&hop, &request, &ticket);
-            Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
-        }
-        Route::DoubleHbone { hop, service, .. } => {
-            let source = Source { node, pod, from: &from };
-            let port = hop.through.as_ref().map_or(0, |through| through.port);
-            let request = ConnectRequest {
-                authority: Authority::Host(service.hostname.to_string(), port),
-                client: conn.live().peer.0,
-                service: Some(service.hostname.clone()),
-                baggage: baggage(&from),
-                network: Some(Arc::clone(from.network())),
-            };
-            let request = (&hop, &request, &ticket);
-            Box::new(egress::hbone::open(&source, inner, app, conn, request).await?)
-        }
-        Route::Tcp { addr, .. } | Route::Passthrough(addr) => {
-            Box::new(ticket.begin(dial(node, pod, addr)).await?)
-        }
-        Route::Named { hostname, port, called, .. } => {
-            // Whoever asks for names that nobody answers keeps others of this pod waiting only.
-            let Ok(_place) = pod.resolving.acquire().await else {
-                return Err((CloseReason::Drained, None));
-            };
-            let found = async {
-                let addr = resolve(&hostname, port, called, node.tunnel.connect).await?;
-                conn.metadata(|f| f.dst_addr = Some(addr));
-                dial(node, pod, addr).await
-            };
-            Box::new(ticket.begin(found).await?)
-        }
-    };
-    conn.count_opened();
-    Ok(far)
+    let (mut tries, mut said) = (Tries::default(), Vec::new());
+    let until = Instant::now() + TRIED_WITHIN;
+    loop {
+        let Onward { course, ticket } = onward;
+        describe(conn, &course.route);
+        let attempt = open(by, (app, &mut said), conn, (&course, ticket));
+        // The first has deadlines of its own.
+        let opened = match tries.failed.last() {
+            None => attempt.await,
+            Some(_) => timeout_at(until, attempt).await.unwrap_or_else(|_| Err(late())),
+        };
+        let failed = match opened {
+            Ok(far) => {
+                by.reached(&course.route);
+                conn.count_opened();
+                return Ok(far);
+            }
+            Err(failed) => failed,
+        };
+        by.missed(&course.route, &failed);
+        onward = match tries.next(by, course, failed, until) {
+            Ok(onward) => onward,
+            Err(outcome) => return Err(outcome),
+        };
+    }
 }
 
-/// Plain TCP from inside the pod.
-async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Outcome> {
-    let dialled = match sockets::outbound_socket(&pod.netns, addr) {
-        Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
-        Err(e) => Err(e),
-    };
-    dialled.map(TcpRemote::new).map_err(|e| connect_failed(addr, &e))
+fn late() -> Failed {
+    let why = format!("no endpoint took the connection within {} s", TRIED_WITHIN.as_secs());
+    (crate::net::CloseReason::ConnectTimeout, Some(why)).into()
 }
 
-/// An address of a host name, as this host's own resolver has it: of the called family if there is
-/// one.
-async fn resolve(
-    hostname: &str,
-    port: u16,
-    called: SocketAddr,
-    within: Duration,
-) -> Result<SocketAddr, Outcome> {
-    let unknown = |why: &str| {
-        let why = format!("no healthy upstream: {hostname} cannot be resolved: {why}");
-        (CloseReason::NoHealthyUpstream, Some(why))
-    };
-    let name = hostname.to_owned();
-    let asked = blocking(move || (name.as_str(), port).to_socket_addrs());
-    let found = tokio::time::timeout(within, asked).await;
-    let found = found.map_err(|_| unknown(&format!("no answer in {within:?}")))?;
-    let found = found.map_err(|e| unknown(&e.to_string()))?;
-    let all: Vec<_> = found.map_err(|e| unknown(&e.to_string()))?.collect();
-    let same = |addr: &&SocketAddr| addr.is_ipv4() == called.is_ipv4();
-    let of_family: Vec<_> = all.iter().filter(same).collect();
-    let among = if of_family.is_empty() { all.iter().collect() } else { of_family };
-    let at = rand::random::<u32>() as usize % among.len().max(1);
-    among.get(at).map(|addr| **addr).ok_or_else(|| unknown("it has no address"))
+/// The endpoints that a connection has tried.
+#[derive(Default)]
+struct Tries {
+    avoided: Avoided,
+    failed: Vec<Outcome>,
 }
 
-/// A pod whose connections go out.
-struct Source<'a> {
-    node: &'a Node,
-    pod: &'a Pod,
-    from: &'a Workload,
-}
-
-impl egress::hbone::Source for Source<'_> {
-    async fn identity(&self) -> Result<LocalIdentity, Outcome> {
-        self.node.local_identity(self.pod, self.from).await
+impl Tries {
+    /// The way to another endpoint, if one may be tried, and there is one. It takes no place behind
+    /// those that went to it at once.
+    fn next(
+        &mut self,
+        by: &Worker,
+        course: Course,
+        Failed { outcome, verdict }: Failed,
+        until: Instant,
+    ) -> Result<Onward, Outcome> {
+        let may = verdict != Verdict::Final
+            && self.failed.len() + 1 < MOST_TRIED
+            && Instant::now() < until;
+        let Some(endpoint) = course.route.endpoint().filter(|_| may) else {
+            return Err(self.told(outcome));
+        };
+        self.avoided.tried.push(endpoint.clone());
+        self.avoided.ejected = by.pod.endpoints.ejected(std::time::Instant::now());
+        let Ok(next) = course.again(&by.node, &self.avoided) else {
+            return Err(self.told(outcome));
+        };
+        by.node.telemetry.metrics.endpoints.retried(outcome.0);
+        tracing::debug!(
+            target: "outbound", pod = %by.pod.name, %endpoint, reason = %outcome.0,
+            error = outcome.1, "trying another endpoint"
+        );
+        self.failed.push(outcome);
+        Ok(next)
     }
 
-    fn handshake_failed(&self, reason: CloseReason) {
-        self.node.handshake_failed(Direction::Outbound, reason);
+    /// The last failure, with those before it.
+    fn told(&self, (reason, why): Outcome) -> Outcome {
+        let before: Vec<_> = self.failed.iter().filter_map(|(_, why)| why.as_deref()).collect();
+        match before.as_slice() {
+            [] => (reason, why),
+            all => {
+                let last = why.unwrap_or_else(|| reason.to_string());
+                (reason, Some(format!("{last}; before that: {}", all.join("; "))))
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::mesh::Workload;
+use crate::mesh::{Avoided, Workload};
 
 /// A connection to be routed.
 #[derive(Clone, Copy, Debug)]
@@ -13,4 +13,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) dst: SocketAddr,
     /// Chooses among endpoints, and among waypoints.
     pub(super) random: u64,
+    /// Endpoints that it is rather not given.
+    pub(super) avoided: &'a Avoided,
 }

@@ -18,6 +18,7 @@ use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
     net::{CloseReason, PodName},
+    proxy::egress::EndpointHealth,
     relay::{App, SockmapRedirect},
     sys::{netns::Netns, sockmap::Watched},
     tls::Acceptor,
@@ -37,6 +38,8 @@ pub struct Pod {
     pub(super) waiting_for_policy: Semaphore,
     /// Connections that have a name resolved.
     pub(super) resolving: Semaphore,
+    /// How the endpoints do that it calls.
+    pub(super) endpoints: Arc<EndpointHealth>,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,

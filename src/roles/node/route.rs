@@ -14,7 +14,10 @@ use super::{
 use crate::{
     hbone::{HBONE_PORT, Hop, Through},
     identity::SpiffeId,
-    mesh::{Ask, BalancingMode, Endpoint, Gateway, Protocol, Service, View, Workload, pick},
+    mesh::{
+        Ask, Avoided, BalancingMode, Endpoint, EndpointAddress, Gateway, Protocol, Service, View,
+        Workload, pick,
+    },
     net::{CloseReason, OriginalDst},
 };
 
@@ -79,6 +82,36 @@ impl Route {
             | Self::Passthrough(addr) => *addr,
         }
     }
+
+    /// The endpoint that was chosen, of a service, waypoint or gateway; `None` if there was no
+    /// choice.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<EndpointAddress> {
+        let ip = |addr: &SocketAddr| EndpointAddress::Ip(*addr);
+        match self {
+            Self::Hbone { authority, service, .. } if self.is_direct() => {
+                service.as_ref().map(|_| ip(authority))
+            }
+            Self::Hbone { hop, .. } | Self::DoubleHbone { hop, .. } => Some(ip(&hop.addr)),
+            Self::Tcp { addr, service, .. } => service.as_ref().map(|_| ip(addr)),
+            Self::Named { hostname, port, service, .. } => {
+                service.as_ref().map(|_| EndpointAddress::Name(Arc::clone(hostname), *port))
+            }
+            Self::Passthrough(_) => None,
+        }
+    }
+
+    /// Whether nobody stands between us and the endpoint.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        match self {
+            Self::Hbone { hop, authority, .. } => {
+                (hop.addr.ip(), hop.addr.port()) == (authority.ip(), HBONE_PORT)
+            }
+            Self::DoubleHbone { .. } => false,
+            Self::Tcp { .. } | Self::Named { .. } | Self::Passthrough(_) => true,
+        }
+    }
 }
 
 /// Why there is no route.
@@ -133,8 +166,8 @@ impl NoRoute {
 }
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
-/// was made to our listener itself;
-/// `random` chooses among a service's endpoints.
+/// was made to our listener itself; `random` chooses among a service's endpoints, but for those to
+/// be avoided.
 ///
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or is known and cannot be reached.
@@ -143,14 +176,14 @@ pub fn decide(
     from: &Workload,
     dst: OriginalDst,
     captured: bool,
-    random: u64,
+    (random, avoided): (u64, &Avoided),
 ) -> Result<Route, NoRoute> {
     let dst = dst.0;
     let ours = dst.ip().is_loopback() || from.addresses.contains(&dst.ip());
     if !captured || (ours && OWN_PORTS.contains(&dst.port())) {
         return Err(NoRoute::OwnPort(dst));
     }
-    let call = Outgoing { from, dst, random };
+    let call = Outgoing { from, dst, random, avoided };
     match mesh.service_by_vip(dst.ip(), from.namespace()) {
         Some(service) => to_service(mesh, service, &call),
         None => match mesh.workload_by_ip(dst.ip()) {
@@ -176,7 +209,8 @@ fn to_service(mesh: &View, service: &Arc<Service>, call: &Outgoing<'_>) -> Resul
             ports: ports.join(", "),
         });
     }
-    let ask = Ask { from: call.from, called: dst, is_waypoint: false, random: call.random };
+    let (from, random, avoided) = (call.from, call.random, call.avoided);
+    let ask = Ask { from, called: dst, is_waypoint: false, random, avoided };
     let none = || NoRoute::NoEndpoint(service.hostname.clone());
     let endpoint = pick(mesh, service, &ask).ok_or_else(none)?;
     let to = endpoint.workload;

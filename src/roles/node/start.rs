@@ -22,6 +22,7 @@ use super::{
     inbound::PodDestination,
     outbound, plaintext,
     pod::{MOST_RESOLVING, MOST_WAITING},
+    reach::Worker,
 };
 use crate::{
     hbone::{Callers, HBONE_PORT, Pool},
@@ -75,8 +76,10 @@ impl Pod {
             None => Recognition::Given,
             Some(_) => Recognition::Sought,
         };
+        let endpoints = node.endpoints.of_pod(&name);
         let pod = Arc::new(Self {
             name,
+            endpoints,
             netns,
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
@@ -129,7 +132,7 @@ impl Pod {
             let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
             let inner = made().over(Arc::new(through));
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
-            let by = Arc::new(outbound::Worker { node: n, pod, pool, inner });
+            let by = Arc::new(Worker { node: n, pod, pool, inner });
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
             self.listen_on((node, &worker), listener, "outbound", &self.conns, serve);

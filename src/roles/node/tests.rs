@@ -101,6 +101,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         sockmap: None,
         workers: Vec::new(),
         pods: Arc::default(),
+        endpoints: Default::default(),
         listeners: Arc::default(),
     };
     World { node, store, _ca: dir }

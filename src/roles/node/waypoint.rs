@@ -38,7 +38,8 @@ pub(super) fn find<'a>(
     let port = gateway.hbone_port;
     let of = |service: &'a Arc<Service>| {
         let called = SocketAddr::new(call.dst.ip(), port);
-        let ask = Ask { from: call.from, called, is_waypoint, random: call.random };
+        let (from, random, avoided) = (call.from, call.random, call.avoided);
+        let ask = Ask { from, called, is_waypoint, random, avoided };
         Some(Found { endpoint: pick(mesh, service, &ask)?, service: Some(service) })
     };
     match &gateway.destination {
@@ -51,6 +52,10 @@ pub(super) fn find<'a>(
                 None => {
                     let workload = mesh.workload_at(network, *ip)?;
                     let endpoint = Endpoint { workload, ip: Some(*ip), port };
+                    let is_tried = |at| call.avoided.tried.contains(&at);
+                    if endpoint.address(mesh).is_some_and(is_tried) {
+                        return None;
+                    }
                     Some(Found { endpoint, service: None })
                 }
             }

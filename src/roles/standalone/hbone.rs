@@ -121,6 +121,7 @@ async fn open(
     };
     let hop = Hop::new(addr, hbone.expect.clone());
     let ticket = Ticket::alone();
+    let app = (app, &mut Vec::new());
     let opened = egress::hbone::open(service, pool, app, conn, (&hop, &request, &ticket)).await;
     if let (Err(_), Address::Tcp { host, port }) = (&opened, &gateway) {
         lifecycle::dial::forget(host, *port);

@@ -79,7 +79,7 @@ fn route(mesh: &View, from: &str, dst: &str) -> String {
         let names = ids.iter().map(|id| id.kubernetes().unwrap().1);
         names.collect::<Vec<_>>().join(" ")
     };
-    match decide(mesh, from, OriginalDst(dst.parse().unwrap()), true, 7) {
+    match decide(mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, &Avoided::default())) {
         Ok(Route::Hbone { hop, authority, .. }) => {
             format!("HBONE {} | {authority} | {}", hop.addr, ids(&hop.expect))
         }
@@ -222,4 +222,31 @@ fn who_else_may_answer_for_a_service_is_expected_too() {
         route(&mesh, "web", "10.9.0.1:80"),
         "HBONE 10.0.0.2:15008 | 10.0.0.2:8080 | other db"
     );
+}
+
+/// Which endpoint each way has, and whether its answer is its own.
+#[test]
+fn an_endpoint_is_what_was_chosen_and_nothing_is_where_there_was_no_choice() {
+    let behind_way = workload("kept", "10.0.0.5", |t| t.waypoint = by_name("way.shop"));
+    let mesh = mesh(vec![behind_way], vec![]);
+    let from = mesh.workload("web").unwrap();
+    let ask = |dst: &str, avoided: &Avoided| {
+        decide(&mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, avoided))
+    };
+    for (dst, endpoint, direct) in [
+        ("10.9.0.1:80", Some("10.0.0.2:8080"), true),
+        ("10.0.0.5:80", Some("10.0.0.3:15008"), false),
+        ("10.0.0.2:9999", None, true),
+        ("10.0.0.4:22", None, true),
+        ("192.0.2.1:443", None, true),
+    ] {
+        let route = ask(dst, &Avoided::default()).unwrap();
+        let chosen = route.endpoint();
+        assert_eq!(chosen.as_ref().map(ToString::to_string).as_deref(), endpoint, "{dst}");
+        assert_eq!(route.is_direct(), direct, "{dst}");
+        if let Some(chosen) = chosen {
+            let avoided = Avoided { tried: vec![chosen], ..Avoided::default() };
+            assert!(ask(dst, &avoided).is_err(), "{dst}: there is no other");
+        }
+    }
 }

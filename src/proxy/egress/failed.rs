@@ -1,0 +1,139 @@
+//! Why a connection has no way out yet, and whether another endpoint may be tried.
+
+use std::{io, net::SocketAddr};
+
+use crate::{
+    hbone::ConnectError,
+    net::{CloseReason, Outcome, connect_failed, is_unreached},
+};
+
+/// What a failure says of the endpoint that was tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It was not reached, so nothing of the application came to it.
+    Unreached,
+    /// It answered that it does not take the connection at present: what it had been sent went no
+    /// further.
+    Unavailable,
+    /// Nothing that lets another one be tried: a denial, a fault of ours, or an end of which nobody
+    /// knows how much was carried before it.
+    Final,
+}
+
+/// An attempt that came to nothing.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// How the connection ends, if this was the last attempt.
+    pub outcome: Outcome,
+    /// Whether it was.
+    pub verdict: Verdict,
+}
+
+impl Failed {
+    /// TCP to `addr` did not come to be.
+    #[must_use]
+    pub fn tcp(addr: SocketAddr, error: &io::Error) -> Self {
+        let verdict = if is_unreached(error) { Verdict::Unreached } else { Verdict::Final };
+        Self { outcome: connect_failed(addr, error), verdict }
+    }
+
+    /// Nobody is there to be tried under this name.
+    #[must_use]
+    pub fn nowhere(why: String) -> Self {
+        let outcome = (CloseReason::NoHealthyUpstream, Some(why));
+        Self { outcome, verdict: Verdict::Unreached }
+    }
+}
+
+impl From<&ConnectError> for Failed {
+    fn from(error: &ConnectError) -> Self {
+        let outcome = (error.close_reason(), Some(error.to_string()));
+        Self { outcome, verdict: verdict(error) }
+    }
+}
+
+impl From<Outcome> for Failed {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, verdict: Verdict::Final }
+    }
+}
+
+impl From<Failed> for Outcome {
+    fn from(failed: Failed) -> Self {
+        failed.outcome
+    }
+}
+
+fn verdict(error: &ConnectError) -> Verdict {
+    match error {
+        ConnectError::Tcp { source, .. } if !is_unreached(source) => Verdict::Final,
+        // Either the peer's judgement of us, or nothing that it has a part in.
+        ConnectError::Tls { source, .. } if source.is_about_us() => Verdict::Final,
+        ConnectError::Tcp { .. } | ConnectError::TcpTimeout { .. } | ConnectError::Tls { .. } => {
+            Verdict::Unreached
+        }
+        ConnectError::Http2 { retry: true, .. } | ConnectError::Refused { status: 503, .. } => {
+            Verdict::Unavailable
+        }
+        ConnectError::Terminated { .. }
+        | ConnectError::Http2 { .. }
+        | ConnectError::Refused { .. } => Verdict::Final,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::tls::TlsError;
+
+    fn addr() -> SocketAddr {
+        "10.0.0.1:15008".parse().unwrap()
+    }
+
+    fn tcp(kind: io::ErrorKind) -> ConnectError {
+        ConnectError::Tcp { addr: addr(), source: Arc::new(kind.into()) }
+    }
+
+    fn tls(source: TlsError) -> ConnectError {
+        ConnectError::Tls { addr: addr(), source }
+    }
+
+    fn http2(retry: bool) -> ConnectError {
+        ConnectError::Http2 { addr: addr(), why: String::new(), retry }
+    }
+
+    fn status(status: u16) -> ConnectError {
+        ConnectError::Refused { addr: addr(), status }
+    }
+
+    #[test]
+    fn another_endpoint_is_tried_only_if_nothing_was_carried_and_nobody_was_denied() {
+        let within = Duration::from_secs(1);
+        let shown =
+            |error| TlsError::Shown { error: Box::new(error), peer: "spiffe://td/x".into() };
+        for (error, expected) in [
+            (tcp(io::ErrorKind::ConnectionRefused), Verdict::Unreached),
+            (tcp(io::ErrorKind::HostUnreachable), Verdict::Unreached),
+            (tcp(io::ErrorKind::AddrNotAvailable), Verdict::Final),
+            (tcp(io::ErrorKind::PermissionDenied), Verdict::Final),
+            (ConnectError::TcpTimeout { addr: addr(), within }, Verdict::Unreached),
+            (tls(TlsError::Timeout(within)), Verdict::Unreached),
+            (tls(TlsError::Closed), Verdict::Unreached),
+            (tls(shown(TlsError::Other("bad record".into()))), Verdict::Unreached),
+            (tls(TlsError::Alert("access denied".into())), Verdict::Final),
+            (tls(shown(TlsError::Alert("access denied".into()))), Verdict::Final),
+            (tls(TlsError::OwnSvid("no key".into())), Verdict::Final),
+            (http2(true), Verdict::Unavailable),
+            (http2(false), Verdict::Final),
+            (status(503), Verdict::Unavailable),
+            (status(401), Verdict::Final),
+            (status(403), Verdict::Final),
+            (status(400), Verdict::Final),
+            (status(500), Verdict::Final),
+        ] {
+            assert_eq!(Failed::from(&error).verdict, expected, "{error}");
+        }
+    }
+}
