@@ -92,7 +92,7 @@ impl PodManager {
         failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
         let options = rules.options();
-        let gone: Vec<(Arc<str>, After)> = self.with(|pods| {
+        let gone: Vec<(Arc<str>, After, bool)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
                 let now = wanted.iter().find(|w| w.uid == c.facts.uid);
                 let stays = now.is_some_and(|w| w.is_same_pod(&c.facts)) && !c.moved;
@@ -100,11 +100,11 @@ impl PodManager {
                 let opted_out = now.is_none() || options.is_none();
                 let after = if opted_out { After::Remove } else { After::Shut };
                 let stays = stays && c.captured.is_some() == options.is_some();
-                (!stays).then(|| (Arc::clone(&c.facts.uid), after))
+                (!stays).then(|| (Arc::clone(&c.facts.uid), after, now.is_some()))
             };
             pods.values_mut().filter_map(leaves).collect()
         });
-        for (uid, after) in &gone {
+        for (uid, after, is_to_return) in &gone {
             let (this, after) = (Arc::clone(self), *after);
             let Some(carried) = self.with(|pods| pods.remove(uid)) else { continue };
             // From here on nothing new arrives at it, also before its task first runs.
@@ -115,11 +115,11 @@ impl PodManager {
                 PodNetns::Own | PodNetns::Named(_) => grace,
             };
             carried.pod.leave();
-            self.redirects.end(&carried.pod.netns);
+            self.redirects.end(&carried.pod.netns, *is_to_return);
             self.draining.spawn(async move { this.stop(carried, grace, after).await });
         }
         // One that comes back is another pod, which gets a key of its own.
-        self.node.svids.retain(|uid| !gone.iter().any(|(of, _)| **of == *uid));
+        self.node.svids.retain(|uid| !gone.iter().any(|(of, ..)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
         let accepting = self.node.listeners.is_accepting();
         let mut changes = Changes { work: Vec::new(), more: false };

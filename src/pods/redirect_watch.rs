@@ -1,9 +1,13 @@
 //! Whether what istio-cni has redirected to us stays so. Nothing is restored, as it is not ours; a
-//! pod that others can reach beside us is named. The kernel says when to look.
+//! pod that others could reach beside us is named, and refuses their plaintext by rules of our own
+//! until istio-cni's stand again. The kernel says when to look.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,13 +29,19 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 /// … and where the kernel tells none.
 const WITHOUT_NEWS: Duration = Duration::from_secs(10);
+/// How long it may take until a pod that has left is refused nothing any more.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pods that are watched, by their namespaces.
 pub(crate) struct RedirectWatch {
     turns: Arc<Turns>,
     metrics: Arc<Metrics>,
+    /// Whether redirections of plaintext are told on this node, as one was seen.
+    is_told: AtomicBool,
     watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
     tasks: Tasks,
+    /// Pods that have left and whose plaintext was refused.
+    leaving: Tasks,
 }
 
 struct Watched {
@@ -39,20 +49,24 @@ struct Watched {
     netns: Arc<Netns>,
     /// Fires when the pod has left.
     over: CancellationToken,
+    /// Whether rules of ours may be there.
+    refuses: AtomicBool,
     /// What does not stand that should.
     fault: Mutex<Option<String>>,
 }
 
 impl RedirectWatch {
     pub(crate) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
-        Self { turns, metrics, watched: Mutex::default(), tasks: Tasks::default() }
+        let (tasks, leaving) = (Tasks::default(), Tasks::default());
+        let is_told = AtomicBool::new(false);
+        Self { turns, metrics, is_told, watched: Mutex::default(), tasks, leaving }
     }
 
     /// Watches a pod that has just come.
     pub(crate) fn begin(self: &Arc<Self>, pod: PodName, netns: &Arc<Netns>) {
         let over = CancellationToken::new();
-        let (netns, fault) = (Arc::clone(netns), Mutex::default());
-        let watched = Arc::new(Watched { pod, netns, over, fault });
+        let (netns, refuses, fault) = (Arc::clone(netns), AtomicBool::new(false), Mutex::default());
+        let watched = Arc::new(Watched { pod, netns, over, refuses, fault });
         let before = self.with(|all| all.insert(watched.netns.key(), Arc::clone(&watched)));
         before.inspect(|before| before.over.cancel());
         let this = Arc::clone(self);
@@ -62,17 +76,35 @@ impl RedirectWatch {
         });
     }
 
-    /// The pod has left.
-    pub(crate) fn end(&self, netns: &Netns) {
-        let before = self.with(|all| all.remove(&netns.key()));
-        before.inspect(|before| before.over.cancel());
+    /// The pod is stopped. Where it `is_to_return`, what it refuses it goes on to refuse; else it
+    /// has left the mesh, and nothing of ours stays.
+    pub(crate) fn end(self: &Arc<Self>, netns: &Netns, is_to_return: bool) {
+        let Some(before) = self.with(|all| all.remove(&netns.key())) else { return };
+        before.over.cancel();
+        if is_to_return || !before.refuses.load(Ordering::Relaxed) {
+            return;
+        }
+        let this = Arc::clone(self);
+        self.leaving.spawn(async move {
+            let stop = CancellationToken::new();
+            let admit = async {
+                this.turns.take(&before.netns, &stop).await?.refuse(&before.netns, false).await
+            };
+            let done = tokio::time::timeout(ADMITTED_WITHIN, admit).await;
+            if let Err(error) = done.unwrap_or_else(|late| Err(late.into())) {
+                let error = format!("{error:#}");
+                tracing::warn!(pod = %before.pod, error, "plaintext is still refused in this pod");
+            }
+        });
     }
 
-    /// The process ends.
+    /// The process ends. What is refused stays so: the next process finds it, and takes it back
+    /// where istio-cni's rules stand again.
     pub(crate) async fn end_all(&self) {
         self.with(HashMap::clear);
         self.tasks.cut();
         self.tasks.ended().await;
+        self.leaving.ended().await;
     }
 
     /// Pods that can be reached beside us, and how.
@@ -89,26 +121,16 @@ impl RedirectWatch {
     async fn follow(&self, watched: &Watched) {
         let changes = open(&watched.netns).await;
         // What has stood there once is missed; pods that take plaintext by have less.
-        let mut stood = Redirects { outbound: true, inbound: false };
-        let mut is_unknown = false;
+        let mut stood = Redirects { outbound: true, ..Redirects::default() };
+        let mut was_unknown = false;
         loop {
-            let looked = match self.turns.take(&watched.netns, &watched.over).await {
-                Ok(mut turn) => turn.redirects(&watched.netns).await,
-                Err(stops) => Err(stops),
-            };
-            match looked {
-                Ok(now) => {
-                    stood.inbound |= now.inbound;
-                    self.note(watched, stood, now);
-                }
-                Err(error) if !is_unknown => {
-                    is_unknown = true;
-                    tracing::warn!(
-                        pod = %watched.pod, error = format!("{error:#}"),
-                        "whether istio-cni's redirection stands in this pod cannot be looked at"
-                    );
-                }
-                Err(_) => {}
+            let looked = self.look(watched, &mut stood).await;
+            if let (Err(error), false) = (&looked, was_unknown) {
+                was_unknown = true;
+                tracing::warn!(
+                    pod = %watched.pod, error = format!("{error:#}"),
+                    "whether istio-cni's redirection stands in this pod cannot be looked at"
+                );
             }
             let news = async {
                 match &changes {
@@ -116,7 +138,8 @@ impl RedirectWatch {
                     None => std::future::pending().await,
                 }
             };
-            let at_latest = if changes.is_some() { SELDOM } else { WITHOUT_NEWS };
+            let is_settled = changes.is_some() && matches!(looked, Ok(true));
+            let at_latest = if is_settled { SELDOM } else { WITHOUT_NEWS };
             // Where no more can be had, that is told at once each time: the pause is for both.
             let _ = tokio::time::timeout(at_latest, news).await;
             tokio::time::sleep(SETTLED_AFTER).await;
@@ -124,17 +147,43 @@ impl RedirectWatch {
         }
     }
 
-    fn note(&self, watched: &Watched, stood: Redirects, now: Redirects) {
-        let fault = match (stood.outbound && !now.outbound, stood.inbound && !now.inbound) {
-            (false, false) => None,
-            (true, true) => Some("what it opens and plaintext that arrives pass by adit"),
-            (true, false) => Some("what it opens passes by adit"),
-            (false, true) => Some("plaintext that arrives passes by adit"),
+    /// Looks at what stands, and refuses plaintext where it should be redirected and is not;
+    /// whether that was done.
+    async fn look(&self, watched: &Watched, stood: &mut Redirects) -> anyhow::Result<bool> {
+        let mut turn = self.turns.take(&watched.netns, &watched.over).await?;
+        let now = turn.redirects(&watched.netns).await?;
+        self.is_told.fetch_or(now.inbound, Ordering::Relaxed);
+        // Where plaintext is refused already, an earlier process has missed what had stood there. A
+        // pod without any rules has lost them, unless whoever makes them here is not understood.
+        let has_none = !now.outbound && self.is_told.load(Ordering::Relaxed);
+        stood.inbound |= now.inbound || now.refuses || has_none;
+        let is_gone = stood.inbound && !now.inbound;
+        if is_gone || now.refuses {
+            watched.refuses.store(true, Ordering::Relaxed);
+        }
+        let done = match is_gone == now.refuses {
+            true => Ok(()),
+            false => turn.refuse(&watched.netns, is_gone).await,
         };
-        let fault = fault.map(|what| {
+        let inbound = is_gone.then(|| match &done {
+            Ok(()) => "plaintext that arrives is refused".to_owned(),
+            Err(error) => {
+                format!("plaintext that arrives passes by adit and cannot be refused ({error:#})")
+            }
+        });
+        let outbound =
+            (stood.outbound && !now.outbound).then(|| "what it opens passes by adit".to_owned());
+        self.note(watched, outbound.into_iter().chain(inbound).collect());
+        Ok(done.is_ok())
+    }
+
+    /// Names a pod with what has come of its rules being gone.
+    fn note(&self, watched: &Watched, what: Vec<String>) {
+        let fault = (!what.is_empty()).then(|| {
             format!(
-                "istio-cni's rules in its network namespace are gone: {what}; restart istio-cni on \
-                 this node, or the pod"
+                "istio-cni's rules in its network namespace are gone: {}; restart istio-cni on \
+                 this node, or the pod",
+                what.join(", ")
             )
         });
         let mut known = watched.fault.lock().unwrap_or_else(PoisonError::into_inner);

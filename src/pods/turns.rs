@@ -136,6 +136,13 @@ impl Turn<'_> {
         self.tool(move |stop| Redirects::look(&netns, stop)).await
     }
 
+    /// Refuses plaintext beside the redirections of others, or lets it by.
+    pub(crate) async fn refuse(&mut self, netns: &Arc<Netns>, refuses: bool) -> anyhow::Result<()> {
+        let netns = Arc::clone(netns);
+        let work = if refuses { capture::refuse_plaintext } else { capture::admit_plaintext };
+        self.tool(move |stop| work(&netns, stop)).await
+    }
+
     /// Who cannot be carried is closed to plaintext all the same.
     async fn after_a_failure(&mut self, netns: &Arc<Netns>, options: Options) {
         let netns = Arc::clone(netns);

@@ -4,13 +4,20 @@
 mod world;
 
 use std::{
-    net::{Ipv6Addr, TcpListener},
+    io,
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsFd as _,
     thread,
+    time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
+
 use self::world::World;
-use crate::fake_cni::{add, del, keep, snapshot_sent};
+use crate::{
+    fake_cni::{add, del, keep, snapshot_sent},
+    strict::outsider_is_answered,
+};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::a_pod_listens_at_once_and_its_connections_wait_for_the_mesh", waiting),
@@ -22,7 +29,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::an_add_that_fails_is_refused_and_tried_on", refused),
     ("announced::a_lost_connection_leaves_pods_alone_and_the_next_snapshot_ends_others", reconnect),
     ("announced::another_proxy_of_the_same_user_may_listen_beside", beside),
-    ("announced::a_pod_whose_redirection_is_gone_is_named", watchdog),
+    ("announced::a_pod_whose_redirection_is_gone_is_named_and_refuses_plaintext", watchdog),
+    ("announced::what_refuses_plaintext_goes_with_the_pod_and_outlives_the_process", unmeshed),
 ];
 
 fn waiting() {
@@ -188,17 +196,87 @@ fn beside() {
     assert_eq!(cni.asks(&del("uid-web"), &[]), "");
 }
 
+/// What db's application answers to plaintext from another node.
+fn answers(world: &World) -> bool {
+    outsider_is_answered(&world.lab)
+}
+
+/// Whether db is named with this.
+fn is_named(world: &World, what: &str) -> bool {
+    let all = world.pods.unprotected();
+    all.iter().any(|why| why.contains("pod shop/db") && why.contains(what))
+}
+
+/// The redirection of db stands, and that was seen.
+fn redirected(world: &World) {
+    world.redirects("db");
+    world.lab.wait("well again", || world.pods.unprotected().is_empty());
+}
+
+/// Connects as the kubelet does.
+fn probe() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([169, 254, 7, 127], 0)).into())?;
+    let to = SocketAddr::from(([10, 77, 0, 2], 8080));
+    socket.connect_timeout(&to.into(), Duration::from_secs(5))
+}
+
 fn watchdog() {
     let world = World::new();
     let cni = world.cni();
+    let db = ("db", "db", "10.77.0.2");
+    world.names(&[("web", "web", "10.77.0.1"), db]);
     world.redirects("web");
     assert_eq!(world.adds(&cni, "web"), "");
     assert_eq!(world.pods.unprotected(), [""; 0]);
-    world.lab.tool("web", "nft delete table inet istio-ambient-nat");
-    world.lab.wait("named", || {
-        let all = world.pods.unprotected();
-        all.iter().any(|why| why.contains("pod shop/web") && why.contains("are gone"))
-    });
-    world.redirects("web");
-    world.lab.wait("well again", || world.pods.unprotected().is_empty());
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "are gone"));
+    redirected(&world);
+    assert_eq!(world.lab.ask("web", "10.77.0.2:8080").unwrap(), "caller 10.77.0.1\nhello\n");
+    assert!(!answers(&world), "no plaintext to a pod of a strict mesh");
+
+    world.lab.tool("db", "nft delete table inet istio-ambient-nat");
+    world.lab.wait("named", || is_named(&world, "plaintext that arrives is refused"));
+    assert!(!answers(&world), "it does not pass by");
+    assert_eq!(world.lab.ask("web", "10.77.0.2:8080").unwrap(), "caller 10.77.0.1\nhello\n");
+    // The kubelet, as istio-cni translates its address, and the pod's own calls go on.
+    world.lab.tool("spy", "ip addr add 169.254.7.127/32 dev eth0");
+    world.lab.tool("db", "ip route add 169.254.7.127/32 dev eth0");
+    assert!(world.netns("spy").run(probe).unwrap().is_ok());
+    world.lab.echo("spy", 8080);
+    assert!(world.lab.ask("db", "10.77.0.3:8080").is_ok());
+    // Another program's second try is found too.
+    world.lab.tool("db", "nft delete table inet adit-refuse");
+    world.lab.wait("refused again", || !answers(&world));
+
+    redirected(&world);
+    assert!(!world.lab.tool("db", "nft list tables").contains("adit-refuse"));
+    assert_eq!(world.lab.ask("web", "10.77.0.2:8080").unwrap(), "caller 10.77.0.1\nhello\n");
+}
+
+fn unmeshed() {
+    let mut world = World::new();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "what it opens passes by adit"));
+    assert!(answers(&world), "nobody knows what stands where rules of plaintext were never seen");
+    redirected(&world);
+    world.lab.tool("db", "nft delete table inet istio-ambient-nat");
+    world.lab.wait("named", || is_named(&world, "is refused"));
+    assert!(!answers(&world));
+    // Taken out of the mesh, it is like any other.
+    assert_eq!(cni.asks(&del("uid-db"), &[]), "");
+    world.lab.wait("answered", || answers(&world));
+
+    // What a process before this one has left refuses on, and is taken back with the rules.
+    assert_eq!(world.adds(&cni, "db"), "", "without any rules");
+    world.lab.wait("named", || is_named(&world, "is refused"));
+    drop(cni);
+    world.restart();
+    assert!(!answers(&world));
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "is refused"));
+    redirected(&world);
+    assert!(!world.lab.tool("db", "nft list tables").contains("adit-refuse"));
 }

@@ -163,6 +163,23 @@ pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Captur
     probes::unguard(netns, stop)
 }
 
+/// Refuses plaintext to the pod of `netns`, whom others have to redirect and do not. It stays until
+/// [`admit_plaintext`] or [`remove`].
+///
+/// # Errors
+/// [`CaptureError`]; plaintext is then let by as before.
+pub fn refuse_plaintext(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
+    Tools { netns, stop }.nft(&["-f", "-"], &rules::refuse()).map(drop)
+}
+
+/// Takes back [`refuse_plaintext`]; nothing happens where it was not called.
+///
+/// # Errors
+/// [`CaptureError`]
+pub fn admit_plaintext(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
+    Tools { netns, stop }.nft(&["-f", "-"], rules::ADMIT).map(drop)
+}
+
 /// What is applied inside `netns`: `applied`, the nft tables, and the policy routing.
 ///
 /// # Errors
@@ -171,7 +188,7 @@ pub fn show(netns: &Arc<Netns>) -> Result<Value, CaptureError> {
     let tools = Tools { netns, stop: &CancellationToken::new() };
     let tables = tools.nft(&["list", "tables"], "")?;
     let mut ruleset = String::new();
-    for table in rules::TABLES {
+    for table in rules::TABLES.into_iter().chain([rules::REFUSE]) {
         if tables.contains(table) {
             ruleset.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
         }

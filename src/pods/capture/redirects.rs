@@ -1,11 +1,11 @@
-//! The redirections to us that somebody else has made in a pod: istio-cni or Cilium, by nftables or by either
-//! kind of iptables (istio-ambient facts §2).
+//! The redirections to us that somebody else has made in a pod: istio-cni or Cilium, by nftables or
+//! by either kind of iptables (istio-ambient facts §2).
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, tools::Tools};
+use super::{CaptureError, rules, tools::Tools};
 use crate::sys::netns::Netns;
 
 /// Which of them stand.
@@ -15,6 +15,8 @@ pub struct Redirects {
     pub outbound: bool,
     /// What arrives as plaintext is.
     pub inbound: bool,
+    /// What arrives as plaintext beside them is refused ([`super::refuse_plaintext`]).
+    pub refuses: bool,
 }
 
 /// Where iptables of the old kind has its tables.
@@ -55,6 +57,7 @@ impl Redirects {
         Self {
             outbound: has(["istio-output", "ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
             inbound: has(["istio-prerouting", "ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
+            refuses: listed.contains(&format!("table inet {} {{", rules::REFUSE)),
         }
     }
 
@@ -71,6 +74,7 @@ impl Redirects {
         Self {
             outbound: has(["ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
             inbound: has(["ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
+            refuses: false,
         }
     }
 }
@@ -109,9 +113,10 @@ mod tests {
 
     #[test]
     fn rules_count_in_each_flavour_and_only_where_they_are_reached() {
-        let both = Redirects { outbound: true, inbound: true };
+        let both = Redirects { outbound: true, inbound: true, refuses: false };
         let none = Redirects::default();
         let outbound = Redirects { inbound: false, ..both };
+        let refused = Redirects { refuses: true, ..none };
         let by_iptables = NATIVE
             .replace("istio-prerouting", "ISTIO_PRERT")
             .replace("istio-output", "ISTIO_OUTPUT");
@@ -119,6 +124,7 @@ mod tests {
             (NATIVE.to_owned(), both),
             (by_iptables, both),
             (String::new(), none),
+            (rules::refuse(), refused),
             (NATIVE.replace("redirect to :15006", "accept"), outbound),
             (NATIVE.replace("jump istio-prerouting\n", "\n"), outbound),
             (NATIVE.replace("jump", "comment"), none),

@@ -95,6 +95,41 @@ table inet adit-mangle {{
     )
 }
 
+/// The table of [`refuse`].
+pub(super) const REFUSE: &str = "adit-refuse";
+
+/// What keeps plaintext from a pod that others have to redirect and do not: all TCP that others open
+/// to it, but for our own ports, which is where a redirection leads, and the kubelet's probes, which
+/// istio-cni lets by. What the pod has opened itself is answered, and what we open to it comes over
+/// `lo`.
+pub(super) fn refuse() -> String {
+    let probed: String = PROBES
+        .iter()
+        .map(|(family, address)| format!("    {family} saddr {address} accept\n"))
+        .collect();
+    format!(
+        "{ADMIT}
+table inet {REFUSE} {{
+  chain adit-input {{
+    type filter hook input priority filter; policy accept;
+    iifname lo accept
+    meta l4proto != tcp accept
+    tcp flags & rst == rst accept
+    tcp dport {{ 15006, 15008 }} accept
+{probed}    ct direction original counter drop
+    ct state invalid,untracked counter drop
+  }}
+}}
+"
+    )
+}
+
+/// Removes it, whether or not it is there.
+pub(super) const ADMIT: &str = "
+add table inet adit-refuse
+delete table inet adit-refuse
+";
+
 /// Whether a packet was sent by the node or by somebody else is seen on the node alone: a pod sees
 /// its source only. What arrives at the node, over a wire or a bridge, was not sent by it.
 /// Elements that are there stay.
@@ -165,6 +200,8 @@ delete table bridge adit-probes
 
 /// Adding before deleting makes this right whether or not the tables are there.
 pub(super) const REMOVE: &str = "
+add table inet adit-refuse
+delete table inet adit-refuse
 add table inet adit-nat
 delete table inet adit-nat
 add table inet adit-mangle

@@ -3,7 +3,9 @@
 use std::{
     fs::File,
     io::ErrorKind,
+    ops::Deref,
     os::fd::{AsFd as _, OwnedFd},
+    path::Path,
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -44,9 +46,14 @@ const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) struct World {
     pub(crate) lab: Lab,
+    socket: FakeCni,
+    process: Option<Process>,
+}
+
+/// What a process has of adit.
+pub(crate) struct Process {
     pub(crate) node: Arc<Node>,
     pub(crate) pods: Arc<PodManager>,
-    socket: FakeCni,
     state: watch::Receiver<ZdsState>,
     pending: Arc<Mutex<Vec<String>>>,
     stop: Option<oneshot::Sender<()>>,
@@ -55,15 +62,11 @@ pub(crate) struct World {
     _ca: tempfile::TempDir,
 }
 
-impl World {
-    /// Nobody is announced, and the mesh is empty.
-    pub(crate) fn new() -> Self {
-        let lab = Lab::new(PODS);
-        lab.echo("db", 8080);
+impl Process {
+    fn begin(path: &Path) -> Self {
         let workers = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let ca = tempfile::tempdir().unwrap();
-        let socket = FakeCni::listen(&lab.file("ztunnel.sock"));
-        let path = lab.file("ztunnel.sock");
+        let path = path.to_owned();
         let pending = Arc::<Mutex<Vec<String>>>::default();
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
@@ -84,7 +87,32 @@ impl World {
         });
         let (node, pods, state) = told.recv().unwrap();
         let (stop, control, _workers, _ca) = (Some(stop), Some(control), workers, ca);
-        Self { lab, node, pods, socket, state, pending, stop, control, _workers, _ca }
+        Self { node, pods, state, pending, stop, control, _workers, _ca }
+    }
+}
+
+impl Deref for World {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
+    }
+}
+
+impl World {
+    /// Nobody is announced, and the mesh is empty.
+    pub(crate) fn new() -> Self {
+        let lab = Lab::new(PODS);
+        lab.echo("db", 8080);
+        let path = lab.file("ztunnel.sock");
+        let socket = FakeCni::listen(&path);
+        Self { lab, socket, process: Some(Process::begin(&path)) }
+    }
+
+    /// One process ends, and then another begins, which knows nothing yet.
+    pub(crate) fn restart(&mut self) {
+        drop(self.process.take());
+        self.process = Some(Process::begin(&self.lab.file("ztunnel.sock")));
     }
 
     /// The connection of adit to istio-cni.
@@ -182,7 +210,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Process {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.control.take().map(JoinHandle::join);
@@ -195,7 +223,7 @@ fn store() -> Store {
     Store::new(trust_domain, MtlsMode::Strict).of_node(Some("n1".into()), "".into())
 }
 
-fn node(dir: &std::path::Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
+fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
     let trust_domain = "cluster.local".parse().unwrap();
     let ca = EmbeddedCa::open(dir, &trust_domain, Duration::from_secs(3600)).unwrap();
     let telemetry = Telemetry::new().unwrap();

@@ -26,8 +26,12 @@ const DECODED: usize = 2048;
 /// # Cancel safety
 /// Dropping the future leaves the rest of the delta out.
 pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
-    let Delta { upserted, removed, .. } = delta;
+    let Delta { upserted, refused, removed, .. } = delta;
     let mut faults = Vec::new();
+    for slice in refused.chunks(SLICE) {
+        slice.iter().for_each(|resource| refused::hold_addresses(store, resource));
+        tokio::task::yield_now().await;
+    }
     let mut rest = upserted.into_iter();
     while rest.len() > 0 {
         let some: Vec<Upserted> = rest.by_ref().take(DECODED).collect();
@@ -63,6 +67,10 @@ pub async fn apply_addresses(store: &mut Store, delta: Delta) -> Vec<Fault> {
 /// Dropping the future leaves the rest of the delta out.
 pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault> {
     let mut faults = Vec::new();
+    for slice in delta.refused.chunks(SLICE) {
+        slice.iter().for_each(|resource| refused::hold_policy(store, resource));
+        tokio::task::yield_now().await;
+    }
     for slice in delta.upserted.chunks(SLICE) {
         for resource in slice {
             match policy(resource) {
@@ -70,9 +78,7 @@ pub async fn apply_authorizations(store: &mut Store, delta: Delta) -> Vec<Fault>
                     store.upsert_policy(policy);
                 }
                 Err(why) => {
-                    if let Some(namespace) = refused::about(resource) {
-                        store.lack_policy(&resource.name, &namespace);
-                    }
+                    refused::hold_policy(store, resource);
                     faults.push(Fault::new(Arc::clone(&resource.name), &why));
                 }
             }
@@ -133,6 +139,10 @@ mod tests {
         rpc::address::{Address, Service, Workload, address::Type},
     };
 
+    fn delta(type_url: TypeUrl, upserted: Vec<Upserted>, removed: Vec<Arc<str>>) -> Delta {
+        Delta { type_url, upserted, refused: Vec::new(), removed }
+    }
+
     fn workload(uid: &str) -> Type {
         let (uid, namespace) = (uid.into(), "ns".into());
         Type::Workload(Workload { uid, namespace, ..Workload::default() })
@@ -148,12 +158,8 @@ mod tests {
             name: name.into(),
             value: Address { r#type: Some(sent) }.encode_to_vec().into(),
         });
-        let delta = Delta {
-            type_url: TypeUrl::Address,
-            upserted: upserted.collect(),
-            removed: removed.iter().map(|name| (*name).into()).collect(),
-        };
-        apply_addresses(store, delta).await
+        let removed = removed.iter().map(|name| (*name).into()).collect();
+        apply_addresses(store, delta(TypeUrl::Address, upserted.collect(), removed)).await
     }
 
     fn all(store: &Store) -> Vec<String> {
@@ -204,8 +210,7 @@ mod tests {
             .encode_to_vec()
             .into(),
         };
-        let delta =
-            |upserted, removed| Delta { type_url: TypeUrl::Authorization, upserted, removed };
+        let delta = |upserted, removed| delta(TypeUrl::Authorization, upserted, removed);
         let first = delta(vec![sent("ns/a", "a", 1), sent("ns/b", "b", 1)], vec![]);
         assert_eq!(apply_authorizations(&mut store, first).await, []);
         let wrong =
@@ -234,8 +239,7 @@ mod tests {
             .into(),
         };
         let open = |store: &Store| !store.now().rules("p").lacks_policy();
-        let sent =
-            |upserted, removed| Delta { type_url: TypeUrl::Authorization, upserted, removed };
+        let sent = |upserted, removed| delta(TypeUrl::Authorization, upserted, removed);
         store.take_changes();
         for (name, scope, stays_open) in
             [("ns/a", 1, false), ("root/b", 0, false), ("other/c", 1, true), ("ns/d", 2, true)]
@@ -253,6 +257,23 @@ mod tests {
         let right = sent(vec![authorization("ns/a", 1, 1)], vec![]);
         assert_eq!(apply_authorizations(&mut store, right).await, []);
         assert!(open(&store), "it is right now");
+
+        let nothing = |name: &str| Upserted { name: name.into(), value: Default::default() };
+        for (resource, stays_open) in [
+            (nothing("ns/a"), true),
+            (nothing("ns/e"), false),
+            (nothing(""), false),
+            (authorization("other/f", 1, 1), true),
+            (authorization("ns/g", 1, 1), false),
+        ] {
+            let name = Arc::clone(&resource.name);
+            let refused = vec![resource];
+            let shapeless = Delta { refused, ..sent(vec![], vec![]) };
+            assert_eq!(apply_authorizations(&mut store, shapeless).await, []);
+            assert_eq!(open(&store), stays_open, "{name}");
+            apply_authorizations(&mut store, sent(vec![], vec![name])).await;
+            assert!(open(&store));
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,9 @@ pub struct Delta {
     pub type_url: TypeUrl,
     /// New resources and new versions, each name once, in the order of the response.
     pub upserted: Vec<Upserted>,
+    /// What is there and cannot even be handed over as what it should be, with what came of it: what
+    /// is in force under those names stays. They count before `upserted`.
+    pub refused: Vec<Upserted>,
     /// Names that are in force and are no more; they count after `upserted`.
     pub removed: Vec<Arc<str>>,
 }
@@ -21,7 +24,7 @@ impl Delta {
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.upserted.is_empty() && self.removed.is_empty()
+        self.upserted.is_empty() && self.refused.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -30,7 +33,7 @@ impl Delta {
 pub struct Upserted {
     /// Its name, of at most [`MAX_NAME`] bytes.
     pub name: Arc<str>,
-    /// The message, not decoded.
+    /// The message, not decoded; empty of one that has none of its type.
     pub value: Bytes,
 }
 

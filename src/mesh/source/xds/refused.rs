@@ -14,11 +14,20 @@ use crate::{
     },
 };
 
+/// Nobody may call whom a policy is about that cannot be taken: it may be one that denies. Does
+/// nothing where an earlier version is in force, or where workloads name it themselves.
+pub(super) fn hold_policy(store: &mut Store, resource: &Upserted) {
+    if let Some(namespace) = about(resource) {
+        store.lack_policy(&resource.name, &namespace);
+    }
+}
+
 /// About which namespace a policy is that cannot be taken, or about the mesh (the empty one, also
 /// where that cannot be read either); `None` if workloads name it themselves, or if it only says what
 /// it would do.
-pub(super) fn about(resource: &Upserted) -> Option<String> {
-    let Ok(sent) = Authorization::decode(resource.value.clone()) else {
+fn about(resource: &Upserted) -> Option<String> {
+    let sent = Authorization::decode(resource.value.clone()).ok();
+    let Some(sent) = sent.filter(|_| !resource.value.is_empty()) else {
         return Some(String::new());
     };
     match Scope::try_from(sent.scope) {
@@ -105,7 +114,13 @@ mod tests {
             .encode_to_vec()
             .into(),
         };
-        let delta = |upserted, removed| Delta { type_url: TypeUrl::Address, upserted, removed };
+        let refused = Vec::new();
+        let delta = |upserted, removed| Delta {
+            type_url: TypeUrl::Address,
+            upserted,
+            refused: refused.clone(),
+            removed,
+        };
         let ip = [10, 0, 0, 1].into();
         let held = |store: &Store| store.now().service_by_vip(ip, "ns").is_some();
         let faults = apply_addresses(&mut store, delta(vec![sent(99)], vec![])).await;

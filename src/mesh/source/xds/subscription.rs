@@ -82,7 +82,8 @@ impl Subscription {
     pub(super) fn take(&mut self, response: DeltaDiscoveryResponse) -> (Delta, Taken) {
         let type_url = self.type_url;
         let whole = std::mem::take(&mut self.next_is_whole);
-        let mut delta = Delta { type_url, upserted: Vec::new(), removed: Vec::new() };
+        let (upserted, refused, removed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut delta = Delta { type_url, upserted, refused, removed };
         let mut taken = Taken {
             news: Vec::new(),
             removed: Vec::new(),
@@ -97,9 +98,10 @@ impl Subscription {
         for resource in response.resources {
             let (name, version, value) = match self.checked(resource, new_names) {
                 Ok(checked) => checked,
-                Err((name, fault)) => {
+                Err((refused, fault)) => {
                     // It is there, so what is in force of it stays.
-                    named.entry(name).or_default();
+                    named.entry(Arc::clone(&refused.name)).or_default();
+                    delta.refused.push(refused);
                     taken.faults.push(fault);
                     continue;
                 }
@@ -121,8 +123,8 @@ impl Subscription {
             }
         }
         delta.removed = self.gone(&response.removed_resources, whole.then_some(&named), &delta);
-        for name in &response.removed_resources {
-            self.rejected.remove(name.as_str());
+        for name in &delta.removed {
+            self.rejected.remove(name);
         }
         taken.removed.clone_from(&delta.removed);
         (delta, taken)
@@ -133,34 +135,39 @@ impl Subscription {
         &self,
         resource: Resource,
         new_names: usize,
-    ) -> Result<(Arc<str>, String, bytes::Bytes), (Arc<str>, Fault)> {
-        let text = resource.name.as_str();
-        let name: Arc<str> = match self.held.name(text) {
+    ) -> Result<(Arc<str>, String, bytes::Bytes), (Upserted, Fault)> {
+        let Resource { name: text, version, resource: content, .. } = resource;
+        let name = self.known_as(&text);
+        let is_new = self.held.name(&name).is_none();
+        let content = content.ok_or_else(|| "has no content".to_owned()).and_then(|content| {
+            match content.type_url == self.type_url.as_str() {
+                true => Ok(content.value),
+                false => Err(format!("its content is of type {:?}", short(&content.type_url))),
+            }
+        });
+        let fault = match &content {
+            _ if text.is_empty() => "has no name".to_owned(),
+            _ if text.len() > MAX_NAME => format!("its name is longer than {MAX_NAME} bytes"),
+            _ if version.len() > MAX_VERSION => {
+                format!("its version is longer than {MAX_VERSION} bytes")
+            }
+            Err(why) => why.clone(),
+            Ok(_) if is_new && self.held.len() + new_names >= MAX_RESOURCES => {
+                format!("there are more than {MAX_RESOURCES} resources")
+            }
+            Ok(value) => return Ok((name, version, value.clone())),
+        };
+        let fault = Fault::new(Arc::clone(&name), &fault);
+        Err((Upserted { name, value: content.unwrap_or_default() }, fault))
+    }
+
+    /// A name as it is kept, or as far as it is where it is too long.
+    fn known_as(&self, text: &str) -> Arc<str> {
+        match self.held.name(text) {
             Some(kept) => Arc::clone(kept),
             None if text.len() > MAX_NAME => short(text).into(),
             None => text.into(),
-        };
-        let fault = |why: String| (Arc::clone(&name), Fault::new(Arc::clone(&name), &why));
-        if text.is_empty() {
-            return Err(fault("has no name".into()));
         }
-        if text.len() > MAX_NAME {
-            return Err(fault(format!("its name is longer than {MAX_NAME} bytes")));
-        }
-        if resource.version.len() > MAX_VERSION {
-            return Err(fault(format!("its version is longer than {MAX_VERSION} bytes")));
-        }
-        let Some(content) = resource.resource else {
-            return Err(fault("has no content".into()));
-        };
-        if content.type_url != self.type_url.as_str() {
-            return Err(fault(format!("its content is of type {:?}", content.type_url)));
-        }
-        let is_new = self.held.name(text).is_none();
-        if is_new && self.held.len() + new_names >= MAX_RESOURCES {
-            return Err(fault(format!("there are more than {MAX_RESOURCES} resources")));
-        }
-        Ok((name, resource.version, content.value))
     }
 
     /// The names that are in force, or come into force by `delta`, or were refused, and are no more.
@@ -170,26 +177,22 @@ impl Subscription {
         whole: Option<&HashMap<Arc<str>, Option<usize>>>,
         delta: &Delta,
     ) -> Vec<Arc<str>> {
-        let mut gone: HashMap<&str, Arc<str>> = HashMap::new();
-        let comes: HashMap<&str, &Arc<str>> = match removed.is_empty() {
-            true => HashMap::new(),
-            false => delta.upserted.iter().map(|u| (&*u.name, &u.name)).collect(),
+        let mut gone: HashSet<Arc<str>> = HashSet::new();
+        let comes: HashSet<&str> = match removed.is_empty() {
+            true => HashSet::new(),
+            false => delta.upserted.iter().map(|u| &*u.name).collect(),
         };
-        for name in removed {
-            let known = self.held.name(name).or_else(|| comes.get(name.as_str()).copied());
-            let refused = || self.rejected.get_key_value(name.as_str()).map(|(name, _)| name);
-            let known = known.or_else(refused).cloned();
-            // A policy that was refused long ago may be lacking still.
-            let any = self.type_url == TypeUrl::Authorization && name.len() <= MAX_NAME;
-            let known = known.or_else(|| any.then(|| name.as_str().into()));
-            gone.extend(known.map(|known| (name.as_str(), known)));
-        }
+        // A policy that was refused long ago may be lacking still.
+        let any = self.type_url == TypeUrl::Authorization;
+        gone.extend(removed.iter().map(|name| self.known_as(name)).filter(|name| {
+            let is_known = self.held.name(name).is_some() || comes.contains(&**name);
+            any || is_known || self.rejected.contains_key(name)
+        }));
         if let Some(named) = whole {
             let known = self.held.names().chain(self.rejected.keys());
-            let unnamed = known.filter(|name| !named.contains_key(*name));
-            gone.extend(unnamed.map(|name| (&**name, Arc::clone(name))));
+            gone.extend(known.filter(|name| !named.contains_key(*name)).map(Arc::clone));
         }
-        gone.into_values().collect()
+        gone.into_iter().collect()
     }
 
     /// The changes are in force, but for those with a fault, whose last good version stays.

@@ -219,6 +219,39 @@ fn what_nobody_could_use_is_refused_before_anybody_is_asked() {
 }
 
 #[test]
+fn what_has_no_shape_is_handed_over_with_what_came_of_it_and_goes_by_its_name() {
+    let mut world = World::connected();
+    let other_type = resource(Address, "ns/other", "1");
+    let long_version = resource(Authorization, "ns/long", &"v".repeat(300));
+    let no_content = Resource { name: "ns/empty".into(), ..Resource::default() };
+    let long_name = resource(Authorization, &"n".repeat(MAX_NAME + 1), "1");
+    let response = DeltaDiscoveryResponse {
+        type_url: Authorization.as_str().into(),
+        resources: vec![other_type, long_version, no_content, long_name],
+        ..Default::default()
+    };
+    let Ok(Received::Delta(delta, pending)) = world.ads.received(response) else {
+        panic!("a type that is known");
+    };
+    assert!(delta.upserted.is_empty() && !delta.is_empty());
+    let refused: Vec<_> = delta.refused.iter().map(|r| (&*r.name, r.value.len())).collect();
+    let short = format!("{}…", "n".repeat(300));
+    let all = [("ns/other", 0), ("ns/long", 300), ("ns/empty", 0), (&*short, 1)];
+    assert_eq!(refused, all);
+    assert_eq!(world.ads.applied(pending, Vec::new(), Instant::now()).faults.len(), 4);
+    assert_eq!(world.ads.status(Authorization).rejected.len(), 4);
+    let removed = [format!("-{}", "n".repeat(MAX_NAME + 1)), "-ns/empty".to_owned()];
+    let seen = world.push(Authorization, &removed.each_ref().map(|name| &**name));
+    assert_eq!(seen.removed, [short, "ns/empty".to_owned()]);
+    assert_eq!(world.ads.status(Authorization).rejected.len(), 2);
+    // The next stream tells all that there is.
+    world.reconnect();
+    let mut left = world.push(Authorization, &[]).removed;
+    left.sort();
+    assert_eq!(left, ["ns/long", "ns/other"]);
+}
+
+#[test]
 fn what_is_not_known_is_acknowledged() {
     let mut world = World::connected();
     let other = DeltaDiscoveryResponse {
