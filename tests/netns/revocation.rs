@@ -137,6 +137,7 @@ fn running() -> Running {
         mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
         dns: None,
         localhost_app_tunnel: true,
+        endpoints: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -233,6 +233,7 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
         mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
         dns: None,
         localhost_app_tunnel: true,
+        endpoints: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,
