@@ -106,8 +106,8 @@ async fn opened(
     let conn = OpenConn::open(&telemetry, Direction::Outbound, PeerAddr(client));
     let shows = Shows { identities: Mutex::new(shown), asked: AtomicUsize::new(0) };
     let asks = (&hop, &request, &Ticket::alone());
-    let opened = open(&shows, &pool, &socket, &conn, asks).await;
-    let came_of_it = opened.map(drop).map_err(|(reason, _)| reason);
+    let opened = open(&shows, &pool, (&socket, &mut Vec::new()), &conn, asks).await;
+    let came_of_it = opened.map(drop).map_err(|failed| failed.outcome.0);
     (shows.asked.load(Relaxed), requests.load(Relaxed), came_of_it)
 }
 

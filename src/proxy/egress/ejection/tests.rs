@@ -35,7 +35,7 @@ fn one_success_makes_up_for_all_failures() {
     let (health, now) = (EndpointHealth::default(), Instant::now());
     let failed = || health.failed(endpoint(1), now);
     assert!(!health.succeeded(&endpoint(1), now), "nobody had failed");
-    (failed(), failed());
+    assert_eq!([failed(), failed()], [None, None]);
     assert!(!health.succeeded(&endpoint(1), now), "it was not left out");
     assert_eq!([failed(), failed()], [None, None]);
     assert_eq!(failed(), Some(FIRST));
