@@ -34,6 +34,8 @@ pub(super) struct Worker {
     pub(super) node: Arc<Node>,
     pub(super) pod: Arc<Pod>,
     pub(super) pool: Arc<Pool>,
+    /// Tunnels to waypoints.
+    pub(super) to_waypoints: Pool,
     /// Tunnels in tunnels, to other networks.
     pub(super) inner: Pool,
 }
@@ -71,7 +73,7 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
 
 /// Opens the way to where the connection goes.
 async fn reach(
-    Worker { node, pod, pool, inner }: &Worker,
+    Worker { node, pod, pool, to_waypoints, inner }: &Worker,
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
     conn: &OpenConn,
@@ -100,7 +102,12 @@ async fn reach(
             };
             let source = Source { node, pod, from: &from };
             let request = (&hop, &request, &ticket);
-            Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
+            if authority.ip() == hop.addr.ip() {
+                Box::new(egress::hbone::open(&source, pool, app, conn, request).await?)
+            } else {
+                let opened = egress::hbone::open(&source, to_waypoints, app, conn, request);
+                Box::new(opened.await?.through_proxy())
+            }
         }
         Route::DoubleHbone { hop, service, .. } => {
             let source = Source { node, pod, from: &from };
