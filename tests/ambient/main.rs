@@ -7,10 +7,13 @@
 
 mod calls;
 mod endings;
+#[path = "../support/envoy.rs"]
+mod envoy;
 #[path = "../support/fake_cni.rs"]
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+mod gateways;
 #[path = "../support/harness.rs"]
 mod harness;
 mod istiod;
@@ -32,20 +35,31 @@ mod rollouts;
 mod rules_of_cni;
 #[path = "../support/wait.rs"]
 mod wait;
+mod waypoints;
+#[path = "../support/wire.rs"]
+mod wire;
 mod world;
 
 fn main() {
     lab::become_root();
-    harness::run(
-        &[
-            calls::TESTS,
-            policies::TESTS,
-            pods::TESTS,
-            outages::TESTS,
-            names::TESTS,
-            rollouts::TESTS,
-            endings::TESTS,
-        ]
-        .concat(),
-    );
+    let ours = [
+        calls::TESTS,
+        policies::TESTS,
+        pods::TESTS,
+        outages::TESTS,
+        names::TESTS,
+        rollouts::TESTS,
+        endings::TESTS,
+    ];
+    let with_envoy = [waypoints::TESTS, gateways::TESTS];
+    match envoy::program() {
+        Some(_) => harness::run(&[ours.as_slice(), &with_envoy].concat().concat()),
+        None => {
+            let left = with_envoy.concat().len();
+            println!(
+                "left out: {left} scenarios with Envoy, which scripts/interop/waypoint.sh runs"
+            );
+            harness::run(&ours.concat())
+        }
+    }
 }

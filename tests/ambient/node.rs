@@ -25,6 +25,8 @@ pub(crate) struct Node {
     /// In which adit runs, as a pod of its own.
     netns: &'static str,
     address: &'static str,
+    /// The network in which it stands.
+    network: &'static str,
     cni: Option<FakeCni>,
     agent: Option<Conversation>,
     adit: Option<Adit>,
@@ -33,6 +35,11 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(name: &'static str, address: &'static str) -> Self {
         Self { name, netns: name, address, ..Self::default() }
+    }
+
+    /// The same in this network.
+    pub(crate) fn in_network(self, network: &'static str) -> Self {
+        Self { network, ..self }
     }
 
     /// The pod that a rollout starts on the same node before it ends this one.
@@ -66,6 +73,7 @@ impl Node {
             ("POD_NAMESPACE", "istio-system"),
             ("NODE_NAME", self.name),
             ("INSTANCE_IP", self.address),
+            ("NETWORK", self.network),
             ("SERVICE_ACCOUNT", "ztunnel"),
             ("ZTUNNEL_CPU_LIMIT", "1"),
         ]);
