@@ -75,6 +75,20 @@ pub struct TunnelConfig {
     pub marked: bool,
 }
 
+impl TunnelConfig {
+    /// That of tunnels to waypoints. Envoy ends an answer with `Connection: close` by a reset, and
+    /// throws away what the stream's window has no room for then: it has much room from the start.
+    #[must_use]
+    pub fn to_waypoints(&self) -> Self {
+        let mut config = self.clone();
+        let limits = &mut config.limits;
+        limits.stream_window = limits.stream_held;
+        limits.stream_held = limits.stream_held.max(1 << 20);
+        limits.eager = true;
+        config
+    }
+}
+
 impl Default for TunnelConfig {
     fn default() -> Self {
         let seconds = Duration::from_secs;

@@ -43,6 +43,8 @@ pub struct TunnelStream {
     place: Option<StreamPlace>,
     /// What the application said before the stream was open, while the window had no room.
     held: Vec<u8>,
+    /// The peer may end both directions by CONNECT_ERROR: see [`TunnelStream::through_proxy`].
+    by_proxy: bool,
     /// The record of what it carries, which says why it was cut (server).
     record: Option<Arc<LiveConn>>,
 }
@@ -61,8 +63,8 @@ pub(super) struct NoAnswer {
 
 impl TunnelStream {
     pub(super) fn new(tunnel: Arc<Tunnel>, id: u32) -> Self {
-        let size = SMALLEST;
-        Self { tunnel, id, size, slot: None, place: None, held: Vec::new(), record: None }
+        let (size, by_proxy, held) = (SMALLEST, false, Vec::new());
+        Self { tunnel, id, size, slot: None, place: None, held, by_proxy, record: None }
     }
 
     pub(super) fn holding(mut self, slot: StreamSlot) -> Self {
@@ -82,9 +84,20 @@ impl TunnelStream {
         self
     }
 
-    /// What a reset of ours says. RFC 9113 has no word for an admission that was taken back; who
-    /// knows no better takes any code for a reset.
-    fn code(&self) -> Code {
+    /// The peer is a proxy that ends the application's protocol, as a waypoint does. Envoy says
+    /// CONNECT_ERROR wherever the end of a connection inside it is one in both directions: at every
+    /// answer with `Connection: close`, and when its own call was cut. The protocol tells the two
+    /// apart, and the stream does not, so the application has all that came, and an end of file.
+    /// A tunnel that breaks is a reset still.
+    #[must_use]
+    pub fn through_proxy(mut self) -> Self {
+        self.by_proxy = true;
+        self
+    }
+
+    /// What a reset of ours says, where it is no more than `else_code` says. RFC 9113 has no word
+    /// for an admission that was taken back; who knows no better takes that for a reset.
+    fn code(&self, else_code: Code) -> Code {
         match self.record.as_ref().and_then(|record| record.was_cut()) {
             Some(
                 CloseReason::PolicyChanged
@@ -94,7 +107,7 @@ impl TunnelStream {
                 | CloseReason::TrustDomainRemoved
                 | CloseReason::UntrustedSvid,
             ) => Code::INADEQUATE_SECURITY,
-            _ => Code::CANCEL,
+            _ => else_code,
         }
     }
 
@@ -169,7 +182,7 @@ impl TunnelStream {
         if let Some(over) = &core.over {
             return Poll::Ready(Err(Broken::Remote(lost(over))));
         }
-        let stream = sound(core, id, cx).map_err(Broken::Remote)?;
+        let stream = sound(core, (id, self.by_proxy), cx).map_err(Broken::Remote)?;
         if stream.unwanted {
             core.leave_line(id);
             return Poll::Ready(Ok(true));
@@ -270,7 +283,7 @@ impl Remote for TunnelStream {
         let mut core = self.tunnel.core();
         let id = self.id;
         loop {
-            let stream = match sound(&mut core, id, cx) {
+            let stream = match sound(&mut core, (id, self.by_proxy), cx) {
                 Ok(stream) => stream,
                 Err(e) => {
                     // What came before a reset is still the application's, if it can take it.
@@ -302,8 +315,10 @@ impl Remote for TunnelStream {
         }
     }
 
+    /// As RFC 9113 §8.5 has it for a TCP connection that was reset: CANCEL is an end in order for
+    /// some.
     fn abort(&mut self) {
-        let code = self.code();
+        let code = self.code(Code::CONNECT_ERROR);
         let mut core = self.tunnel.core();
         core.http2.reset(self.id, code);
         core.wake_driver();
@@ -312,7 +327,7 @@ impl Remote for TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
-        let code = self.code();
+        let code = self.code(Code::CANCEL);
         let mut core = self.tunnel.core();
         core.forget(self.id);
         core.http2.reset(self.id, code); // nothing, if it is over
@@ -321,13 +336,20 @@ impl Drop for TunnelStream {
 }
 
 /// The stream, if it still lives; whoever asks is woken when that changes.
-fn sound<'a>(core: &'a mut Core, id: u32, cx: &Context<'_>) -> io::Result<&'a mut Stream> {
+fn sound<'a>(
+    core: &'a mut Core,
+    (id, by_proxy): (u32, bool),
+    cx: &Context<'_>,
+) -> io::Result<&'a mut Stream> {
     let over = core.over.clone();
     let Some(stream) = core.streams.get_mut(&id) else {
         return Err(io::ErrorKind::ConnectionReset.into());
     };
     if let Some(why) = stream.stopped {
         return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
+    }
+    if by_proxy && stream.reset == Some(Code::CONNECT_ERROR) {
+        (stream.reset, stream.ended, stream.unwanted) = (None, true, true);
     }
     if let Some(code) = stream.reset {
         if code == Code::INADEQUATE_SECURITY {

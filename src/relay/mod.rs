@@ -58,7 +58,7 @@ pub trait Remote: Send {
         Poll::Pending
     }
 
-    /// Ends the far side abruptly (RST, RST_STREAM CANCEL).
+    /// Ends the far side abruptly (RST, RST_STREAM CONNECT_ERROR).
     fn abort(&mut self);
 
     /// How many bytes the kernel still holds for the far side.

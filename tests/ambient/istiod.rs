@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
-    pki::{Ca, Leaf, ip},
+    pki::{Ca, Leaf, ip, uri},
     resources::uid,
 };
 
@@ -44,6 +44,12 @@ impl Istiod {
     /// The roots of its certificate and of those that it signs, PEM.
     pub(crate) fn roots(&self) -> &str {
         &self.ca.pem
+    }
+
+    /// What a pod of this service account shows that has its certificate by another way.
+    pub(crate) fn leaf_of(&self, account: &str) -> Leaf {
+        let id = uri(&format!("spiffe://cluster.local/ns/shop/sa/{account}"));
+        self.ca.leaf(account, |p| p.subject_alt_names = vec![id])
     }
 
     pub(crate) fn start(&mut self) {

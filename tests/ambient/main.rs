@@ -12,6 +12,8 @@ mod cilium;
 mod corpus;
 mod endings;
 mod endpoints;
+#[path = "../support/envoy.rs"]
+mod envoy;
 #[path = "../support/fake_cilium.rs"]
 mod fake_cilium;
 #[path = "../support/fake_cni.rs"]
@@ -21,6 +23,7 @@ mod fake_istiod;
 #[path = "../support/forge.rs"]
 #[allow(dead_code, reason = "an attacker needs little here")]
 mod forge;
+mod gateways;
 #[path = "../support/harness.rs"]
 mod harness;
 mod istiod;
@@ -45,22 +48,33 @@ mod rules_of_cni;
 mod spiffe_ids;
 #[path = "../support/wait.rs"]
 mod wait;
+mod waypoints;
+#[path = "../support/wire.rs"]
+mod wire;
 mod world;
 
 fn main() {
     lab::become_root();
-    harness::run(
-        &[
-            calls::TESTS,
-            policies::TESTS,
-            pods::TESTS,
-            outages::TESTS,
-            names::TESTS,
-            rollouts::TESTS,
-            endings::TESTS,
-            cilium::TESTS,
-            endpoints::TESTS,
-        ]
-        .concat(),
-    );
+    let ours = [
+        calls::TESTS,
+        policies::TESTS,
+        pods::TESTS,
+        outages::TESTS,
+        names::TESTS,
+        rollouts::TESTS,
+        endings::TESTS,
+        cilium::TESTS,
+        endpoints::TESTS,
+    ];
+    let with_envoy = [waypoints::TESTS, gateways::TESTS];
+    match envoy::program() {
+        Some(_) => harness::run(&[ours.as_slice(), &with_envoy].concat().concat()),
+        None => {
+            let left = with_envoy.concat().len();
+            println!(
+                "left out: {left} scenarios with Envoy, which scripts/interop/waypoint.sh runs"
+            );
+            harness::run(&ours.concat())
+        }
+    }
 }

@@ -58,6 +58,11 @@ impl Node {
         self
     }
 
+    /// The same in this network.
+    pub(crate) fn in_network(self, network: &'static str) -> Self {
+        self.with("NETWORK", network)
+    }
+
     /// The pod that a rollout starts on the same node before it ends this one.
     pub(crate) fn successor(&self, netns: &'static str, address: &'static str) -> Self {
         let (chart, said) = (self.chart, self.said.clone());

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use adit::rpc::{
     address::{
-        Address, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload, address::Type,
+        Address, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList, Service,
+        TunnelProtocol, Workload, address::Type, gateway_address::Destination,
     },
     authorization::{
         Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match::MatchType,
@@ -22,6 +23,18 @@ pub(crate) fn uid(pod: &str) -> String {
 /// A pod of a node, which backs the service of its name and is selected by these policies.
 pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) -> Resource {
     address_of(backing(pod, (pod, 8080), (node, address), policies))
+}
+
+/// The same, and what else `change` says.
+pub(crate) fn workload_with(
+    pod: &str,
+    node: &str,
+    address: &str,
+    change: impl FnOnce(&mut Workload),
+) -> Resource {
+    let mut workload = backing(pod, (pod, 8080), (node, address), &[]);
+    change(&mut workload);
+    address_of(workload)
 }
 
 /// The same behind another service, of whose port 80 it takes the calls at this one.
@@ -58,9 +71,14 @@ pub(crate) fn address_of(workload: Workload) -> Resource {
 
 /// The service of a pod's name, at port 80.
 pub(crate) fn service(pod: &str, vip: &str) -> Resource {
+    service_with(pod, vip, |_| {})
+}
+
+/// The same, and what else `change` says.
+pub(crate) fn service_with(pod: &str, vip: &str, change: impl FnOnce(&mut Service)) -> Resource {
     let hostname = format!("{pod}.shop.svc.cluster.local");
-    let vip = NetworkAddress { network: String::new(), address: bytes(vip), length: None };
-    let service = Service {
+    let vip = network_address("", vip);
+    let mut service = Service {
         name: pod.into(),
         namespace: "shop".into(),
         hostname: hostname.clone(),
@@ -69,8 +87,27 @@ pub(crate) fn service(pod: &str, vip: &str) -> Resource {
         canonical: true,
         ..Service::default()
     };
+    change(&mut service);
     let address = Address { r#type: Some(Type::Service(service)) };
     resource(ADDRESS, &format!("shop/{hostname}"), "", &address)
+}
+
+/// A waypoint or gateway that is found by this address, `network/address` if it is of another
+/// network, or by this name of a service.
+pub(crate) fn gateway(at: &str) -> Option<GatewayAddress> {
+    let (network, address) = at.split_once('/').unwrap_or(("", at));
+    let destination = match address.parse::<IpAddr>() {
+        Ok(_) => Destination::Address(network_address(network, address)),
+        Err(_) => {
+            let (namespace, hostname) = ("shop".into(), at.into());
+            Destination::Hostname(NamespacedHostname { namespace, hostname })
+        }
+    };
+    Some(GatewayAddress { destination: Some(destination), hbone_mtls_port: 15008 })
+}
+
+fn network_address(network: &str, address: &str) -> NetworkAddress {
+    NetworkAddress { network: network.into(), address: bytes(address), length: None }
 }
 
 /// A policy of what names it, which lets these service accounts through.

@@ -18,6 +18,8 @@ const NAMESPACES: &[(&str, u8)] = &[
     ("db", 2),
     ("far", 3),
     ("spy", 4),
+    // For a proxy that is not ours.
+    ("proxy", 5),
     ("istiod", 250),
     ("n1", 201),
     ("n2", 202),
@@ -59,7 +61,13 @@ impl World {
     /// All run, and all pods are in the mesh.
     pub(crate) fn running() -> Self {
         let mut world = Self::new();
-        let Self { first, second, istiod, lab } = &mut world;
+        world.runs();
+        world
+    }
+
+    /// All begin to.
+    pub(crate) fn runs(&mut self) {
+        let Self { first, second, istiod, lab } = self;
         istiod.start();
         for node in [&mut *first, &mut *second] {
             node.starts_cni(lab);
@@ -71,7 +79,6 @@ impl World {
         for node in [first, second] {
             node.says_of_readiness(lab, "200 OK");
         }
-        world
     }
 
     /// A call that must succeed: what the application says of it.

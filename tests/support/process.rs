@@ -40,9 +40,10 @@ pub(crate) fn command(args: &str) -> Command {
     command_of(args.split_whitespace())
 }
 
-/// `adit` with these arguments.
+/// `adit` with these arguments: the one that was built with the test, or that `ADIT_BINARY` names.
 pub(crate) fn command_of(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    let named = std::env::var_os("ADIT_BINARY");
+    let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_adit").into()));
     command.args(args).stdin(Stdio::null());
     for variable in VARIABLES {
         command.env_remove(variable);

@@ -1,4 +1,5 @@
-//! The other implementation: CONNECT with the h2 crate, bridged to an application's socket.
+//! The other implementation: CONNECT with the h2 crate, bridged to an application's socket. As
+//! ztunnel does, it takes CANCEL for an end in order.
 
 use std::{future::poll_fn, pin::pin, time::Duration};
 
@@ -21,7 +22,7 @@ pub(crate) async fn bridge(tcp: TcpStream, mut send: SendStream<Bytes>, mut recv
                 let read = tokio::select! {
                     read = read.read(&mut buffer) => read,
                     reset = poll_fn(|cx| send.poll_reset(cx)) => match reset {
-                        Ok(Reason::NO_ERROR) => return Ok(()),
+                        Ok(Reason::NO_ERROR | Reason::CANCEL) => return Ok(()),
                         _ => return Err(()),
                     }
                 };
@@ -37,7 +38,11 @@ pub(crate) async fn bridge(tcp: TcpStream, mut send: SendStream<Bytes>, mut recv
         });
         let down = pin!(async {
             while let Some(data) = recv.data().await {
-                let data = data.map_err(drop)?;
+                let data = match data {
+                    Ok(data) => data,
+                    Err(error) if error.reason() == Some(Reason::CANCEL) => break,
+                    Err(_) => return Err(()),
+                };
                 write.write_all(&data).await.map_err(drop)?;
                 let _ = recv.flow_control().release_capacity(data.len());
             }
@@ -46,7 +51,7 @@ pub(crate) async fn bridge(tcp: TcpStream, mut send: SendStream<Bytes>, mut recv
         tokio::try_join!(up, down)
     };
     if ended.is_err() {
-        send.send_reset(Reason::CANCEL);
+        send.send_reset(Reason::CONNECT_ERROR);
         let tcp = read.reunite(write).unwrap();
         let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     }

@@ -197,7 +197,22 @@ impl Http2 {
         let connect = [(":method", "CONNECT"), (":authority", authority)];
         self.headers(id, false, &[&connect, fields].concat());
         self.insert(id, false);
+        if self.limits.eager {
+            self.widen(id);
+        }
         Some(id)
+    }
+
+    /// Gives a fresh stream all that one may hold, as far as others leave room.
+    fn widen(&mut self, id: u32) {
+        let Limits { stream_window, stream_held, .. } = self.limits;
+        let left = MOST_EXTRA.max(stream_held).saturating_sub(self.extra);
+        let by = stream_held.saturating_sub(stream_window).min(left);
+        let Some(stream) = self.streams.get_mut(&id).filter(|_| by > 0) else { return };
+        stream.receive.widen(by);
+        stream.extra = by;
+        self.extra += by;
+        put(&mut self.control, kind::WINDOW_UPDATE, 0, id, &by.to_be_bytes());
     }
 
     /// Answers a request (server); with `end` nothing follows and the rest of the request is

@@ -59,6 +59,12 @@ impl ReceiveWindow {
         u32::try_from(self.size).unwrap_or(0)
     }
 
+    /// Lets the peer send so many more.
+    pub(super) fn widen(&mut self, by: u32) {
+        self.left += i64::from(by);
+        self.size += i64::from(by);
+    }
+
     /// Counts what came; `false` if it was more than allowed.
     pub(super) fn charge(&mut self, bytes: usize) -> bool {
         self.left -= bytes as i64;

@@ -43,6 +43,7 @@ impl Code {
     pub const REFUSED_STREAM: Self = Self(7);
     pub const CANCEL: Self = Self(8);
     pub const COMPRESSION_ERROR: Self = Self(9);
+    pub const CONNECT_ERROR: Self = Self(10);
     pub const ENHANCE_YOUR_CALM: Self = Self(11);
     pub const INADEQUATE_SECURITY: Self = Self(12);
 }

@@ -20,6 +20,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// The most that a stalled stream may hold in memory.
     pub stream_held: u32,
+    /// Whether a stream that we open may fill that from the start, as far as others leave room.
+    pub eager: bool,
     /// What its window may grow to while the application has room for it.
     pub stream_window_most: u32,
     /// The same for the connection; given back on arrival, as streams are bounded.
@@ -37,6 +39,7 @@ impl Default for Limits {
         Self {
             stream_window: 64 << 10,
             stream_held: 256 << 10,
+            eager: false,
             stream_window_most: 4 << 20,
             connection_window: 16 << 20,
             max_frame: 1 << 20,

@@ -30,6 +30,8 @@ pub(super) struct Worker {
     pub(super) node: Arc<Node>,
     pub(super) pod: Arc<Pod>,
     pub(super) pool: Arc<Pool>,
+    /// Tunnels to waypoints.
+    pub(super) to_waypoints: Pool,
     /// Tunnels in tunnels, to other networks.
     pub(super) inner: Pool,
 }
@@ -71,7 +73,7 @@ impl Worker {
 /// # Errors
 /// Why there is none, and whether another endpoint may be tried.
 pub(super) async fn open(
-    Worker { node, pod, pool, inner }: &Worker,
+    Worker { node, pod, pool, to_waypoints, inner }: &Worker,
     (app, said): (&TcpStream, &mut Vec<u8>),
     conn: &OpenConn,
     (Course { from, route, .. }, ticket): (&Course, Ticket),
@@ -88,7 +90,13 @@ pub(super) async fn open(
             };
             let source = Source { node, pod, from };
             let request = (hop, &request, &ticket);
-            Box::new(egress::hbone::open(&source, pool, (app, said), conn, request).await?)
+            if authority.ip() == hop.addr.ip() {
+                Box::new(egress::hbone::open(&source, pool, (app, said), conn, request).await?)
+            } else {
+                let app = (app, said);
+                let opened = egress::hbone::open(&source, to_waypoints, app, conn, request);
+                Box::new(opened.await?.through_proxy())
+            }
         }
         Route::DoubleHbone { hop, service, .. } => {
             let source = Source { node, pod, from };

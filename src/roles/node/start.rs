@@ -25,7 +25,7 @@ use super::{
     reach::Worker,
 };
 use crate::{
-    hbone::{Callers, HBONE_PORT, Pool},
+    hbone::{Callers, HBONE_PORT, Pool, TunnelConfig},
     lifecycle::{Places, Tasks},
     mesh::AppHop,
     net::{Direction, PeerAddr, PodName},
@@ -123,16 +123,17 @@ impl Pod {
         listeners: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
     ) {
         for (worker, listener) in listeners {
-            let made = || {
-                let (netns, config) = (Arc::clone(&self.netns), node.tunnel.clone());
+            let made = |config: TunnelConfig| {
+                let netns = Arc::clone(&self.netns);
                 let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
                 pool.among(Arc::clone(&node.tunnels))
             };
-            let pool = Arc::new(made());
+            let pool = Arc::new(made(node.tunnel.clone()));
+            let to_waypoints = made(node.tunnel.to_waypoints());
             let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
-            let inner = made().over(Arc::new(through));
+            let inner = made(node.tunnel.clone()).over(Arc::new(through));
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
-            let by = Arc::new(Worker { node: n, pod, pool, inner });
+            let by = Arc::new(Worker { node: n, pod, pool, to_waypoints, inner });
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
             self.listen_on((node, &worker), listener, "outbound", &self.conns, serve);

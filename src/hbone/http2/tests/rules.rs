@@ -428,6 +428,24 @@ fn what_we_send_keeps_the_peers_limits() {
 }
 
 #[test]
+fn eager_streams_share_what_there_is_beyond_first_windows() {
+    let most = 3 << 20;
+    let limits = Limits { stream_window: 100, stream_held: most, eager: true, ..Limits::default() };
+    let mut client = greeted(Role::Client, limits);
+    let credit = |client: &mut Http2| {
+        let id = client.open("a:1", &[]).unwrap();
+        let sent = frames(&client.take_control());
+        let mut windows = sent.iter().filter(|f| (f.0, f.2) == (kind::WINDOW_UPDATE, id));
+        windows.next().map_or(0, |f| u32::from_be_bytes(f.3[..].try_into().unwrap()))
+    };
+    let (all, rest) = (most - 100, (8 << 20) - 2 * (most - 100));
+    let credits = [(); 4].map(|()| credit(&mut client));
+    assert_eq!(credits, [all, all, rest, 0]);
+    client.reset(3, Code::CANCEL);
+    assert_eq!(credit(&mut client), all, "what was given back");
+}
+
+#[test]
 fn nothing_is_told_of_a_stream_that_we_reset() {
     let mut server = greeted(Role::Server, Limits::default());
     let input = [connect(1), data(0, 1, b"hello"), frame(kind::PING, 0, 0, &[0; 8])].concat();
