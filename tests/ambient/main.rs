@@ -36,6 +36,7 @@ mod policies;
 #[path = "../support/process.rs"]
 mod process;
 mod resources;
+mod revocation;
 mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
@@ -58,6 +59,7 @@ fn main() {
             rollouts::TESTS,
             endings::TESTS,
             cilium::TESTS,
+            revocation::TESTS,
         ]
         .concat(),
     );

@@ -59,7 +59,16 @@ impl World {
     /// All run, and all pods are in the mesh.
     pub(crate) fn running() -> Self {
         let mut world = Self::new();
-        let Self { first, second, istiod, lab } = &mut world;
+        world.runs();
+        for node in [&world.first, &world.second] {
+            node.says_of_readiness(&world.lab, "200 OK");
+        }
+        world
+    }
+
+    /// All begin to run, and all pods are announced.
+    pub(crate) fn runs(&mut self) {
+        let Self { first, second, istiod, lab } = self;
         istiod.start();
         for node in [&mut *first, &mut *second] {
             node.starts_cni(lab);
@@ -68,10 +77,6 @@ impl World {
         istiod.meets(2);
         first.announces(&["web", "db"]);
         second.announces(&["far"]);
-        for node in [first, second] {
-            node.says_of_readiness(lab, "200 OK");
-        }
-        world
     }
 
     /// A call that must succeed: what the application says of it.
