@@ -3,42 +3,59 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Revocations, TrustBundle, TrustDomain};
+use super::{Revocations, SvidError, TrustBundle, TrustDomain};
 
 /// All bundles that are trusted, kept apart by trust domain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct BundleSet(
-    BTreeMap<TrustDomain, TrustBundle>,
+pub struct BundleSet {
+    bundles: BTreeMap<TrustDomain, TrustBundle>,
     /// Of those that have CRLs: read when they come in, not in each handshake.
-    BTreeMap<TrustDomain, Arc<Revocations>>,
-);
+    revocations: BTreeMap<TrustDomain, Arc<Revocations>>,
+    /// Why there are none, where something else must be known first.
+    withheld: Option<Arc<str>>,
+}
 
 impl BundleSet {
+    /// No bundle at all, and why: whoever is judged by it is refused with that.
+    #[must_use]
+    pub fn withheld(why: &str) -> Self {
+        Self { withheld: Some(why.into()), ..Self::default() }
+    }
+
     /// The bundle of exactly this trust domain.
     #[must_use]
     pub fn get(&self, trust_domain: &TrustDomain) -> Option<&TrustBundle> {
-        self.0.get(trust_domain)
+        self.bundles.get(trust_domain)
+    }
+
+    /// The same for who is judged by it.
+    pub(super) fn of(&self, trust_domain: &TrustDomain) -> Result<&TrustBundle, SvidError> {
+        let lacking = || match &self.withheld {
+            Some(why) => SvidError::Withheld(Arc::clone(why)),
+            None => SvidError::UnknownTrustDomain(trust_domain.clone()),
+        };
+        self.get(trust_domain).ok_or_else(lacking)
     }
 
     /// Adds a bundle, replacing the one of the same trust domain.
     pub fn insert(&mut self, bundle: TrustBundle) {
-        self.1.remove(&bundle.trust_domain);
+        self.revocations.remove(&bundle.trust_domain);
         if !bundle.crls.is_empty() {
             let revocations = Arc::new(Revocations::of(&bundle));
-            self.1.insert(bundle.trust_domain.clone(), revocations);
+            self.revocations.insert(bundle.trust_domain.clone(), revocations);
         }
-        self.0.insert(bundle.trust_domain.clone(), bundle);
+        self.bundles.insert(bundle.trust_domain.clone(), bundle);
     }
 
     /// What the bundle of a trust domain revokes, if it has CRLs.
     #[must_use]
     pub fn revocations(&self, trust_domain: &TrustDomain) -> Option<&Revocations> {
-        self.1.get(trust_domain).map(Arc::as_ref)
+        self.revocations.get(trust_domain).map(Arc::as_ref)
     }
 
     /// All bundles in the order of their trust domains.
     pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
-        self.0.values()
+        self.bundles.values()
     }
 }
 

@@ -56,13 +56,27 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 /// # Errors
 /// Names the file and what is wrong.
 pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    match crls_if_any(path)? {
+        none if none.is_empty() => Err(at(path, NO_CRL)),
+        all => Ok(all),
+    }
+}
+
+/// The same of a file that may also be empty; then there are none.
+///
+/// # Errors
+/// As [`crls`].
+pub fn crls_if_any(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let bytes = bytes(path)?;
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
     let all = match bytes.first() {
         Some(0x30) => vec![CertificateRevocationListDer::from(bytes.to_vec())],
         _ => pem::crls(&bytes).map_err(|e| at(path, e))?,
     };
     if all.is_empty() {
-        return Err(at(path, "contains no PEM CRL"));
+        return Err(at(path, NO_CRL));
     }
     for crl in &all {
         webpki::BorrowedCertRevocationList::from_der(crl).map_err(|e| {
@@ -71,6 +85,8 @@ pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, S
     }
     Ok(all)
 }
+
+const NO_CRL: &str = "contains no PEM CRL";
 
 /// The only private key of a PEM file: PKCS#8, SEC1 or PKCS#1, fit for TLS.
 ///

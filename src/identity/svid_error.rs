@@ -1,6 +1,8 @@
 //! Why an X.509-SVID is not accepted, by its leaf or by its chain, and the limits that the
 //! sentences name.
 
+use std::sync::Arc;
+
 use super::{InvalidSpiffeId, SpiffeId, TrustDomain, words::length};
 
 /// The most certificates of a chain that are read, leaf included.
@@ -74,6 +76,9 @@ pub enum SvidError {
     /// There is no bundle for the leaf's trust domain.
     #[error("trust domain {0} has no bundle here")]
     UnknownTrustDomain(TrustDomain),
+    /// Nobody is believed now, whoever it is.
+    #[error("no peer is believed: {0}")]
+    Withheld(Arc<str>),
     /// The chain does not lead to the bundle of the leaf's own trust domain.
     #[error("the chain does not lead to the bundle of its own trust domain: {0}")]
     Untrusted(String),

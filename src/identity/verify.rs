@@ -79,9 +79,7 @@ pub(super) fn check_path(
     purpose: Purpose,
 ) -> Result<(), SvidError> {
     let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::NoCertificate)?;
-    let bundle = bundles
-        .get(leaf.id.trust_domain())
-        .ok_or_else(|| SvidError::UnknownTrustDomain(leaf.id.trust_domain().clone()))?;
+    let bundle = bundles.of(leaf.id.trust_domain())?;
     let revocations = bundles.revocations(leaf.id.trust_domain());
     let (trusted, anchors) = trust_anchors(bundle, revocations);
     // A peer may send its root along: that is trusted as it is.

@@ -105,7 +105,7 @@ close_reasons! {
     /// The peer's SVID has expired or is not valid yet.
     SvidExpired = "svid_expired" / "IDENTITY_ERROR";
     /// A CRL of the peer's trust domain names its SVID or an intermediate.
-    SvidRevoked = "svid_revoked" / "IDENTITY_ERROR";
+    SvidRevoked = "svid_revoked" / "CERT_REVOKED";
     /// An operator banned the identity, the peer's or our own.
     IdentityBanned = "identity_banned" / "IDENTITY_ERROR";
     /// The bundle of the peer's trust domain was taken away while its tunnel was open.

@@ -115,7 +115,7 @@ fn svid_close_reason(error: &SvidError) -> CloseReason {
         SvidError::CaAsLeaf => CloseReason::CaAsLeaf,
         SvidError::Expired { .. } | SvidError::NotYetValid { .. } => CloseReason::SvidExpired,
         SvidError::UnknownTrustDomain(_) => CloseReason::UnknownTrustDomain,
-        SvidError::Untrusted(_) => CloseReason::UntrustedSvid,
+        SvidError::Untrusted(_) | SvidError::Withheld(_) => CloseReason::UntrustedSvid,
         SvidError::Revoked { .. } => CloseReason::SvidRevoked,
         SvidError::Mismatch { .. } => CloseReason::IdentityMismatch,
         _ => CloseReason::InvalidSvid,

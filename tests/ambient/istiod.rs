@@ -1,11 +1,12 @@
 //! An istiod with a mesh: what it has said is said again to nodes that come later.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use adit::{
     rpc::discovery::{DeltaDiscoveryRequest, Resource},
     sys::netns::Netns,
 };
+use rcgen::SerialNumber;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -50,6 +51,17 @@ impl Istiod {
     pub(crate) fn leaf_of(&self, account: &str) -> Leaf {
         let id = uri(&format!("spiffe://cluster.local/ns/shop/sa/{account}"));
         self.ca.leaf(account, |p| p.subject_alt_names = vec![id])
+    }
+
+    /// A list of its CA that revokes the certificates of these serial numbers, hex; PEM.
+    pub(crate) fn crl(&self, serials: &[&str]) -> String {
+        let byte = |hex: &[u8]| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();
+        let number = |serial: &&str| {
+            let bytes: Vec<u8> = serial.as_bytes().chunks(2).map(byte).collect();
+            SerialNumber::from_slice(&bytes)
+        };
+        let serials: Vec<SerialNumber> = serials.iter().map(number).collect();
+        self.ca.crl_naming(&serials, Duration::from_secs(3600))
     }
 
     pub(crate) fn start(&mut self) {

@@ -40,6 +40,7 @@ mod policies;
 #[path = "../support/process.rs"]
 mod process;
 mod resources;
+mod revocation;
 mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
@@ -65,6 +66,7 @@ fn main() {
         endings::TESTS,
         cilium::TESTS,
         endpoints::TESTS,
+        revocation::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

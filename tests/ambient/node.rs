@@ -214,6 +214,18 @@ impl Node {
         all.iter().map(|one| one["identity"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// The serial number of a pod's SVID that it got last, hex.
+    #[track_caller]
+    pub(crate) fn serial(&self, pod: &str) -> String {
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{pod}");
+        wait_for(&format!("the SVID of {pod} at {}", self.name), LIMIT, || {
+            let log = self.adit().log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let issued = |v: &Value| v["message"] == "SVID issued" && v["identity"] == *id;
+            lines.rev().find(issued).map(|v| v["serial"].as_str().unwrap().to_owned())
+        })
+    }
+
     /// What `/config_dump` says.
     pub(crate) fn dump(&self, lab: &Lab) -> Value {
         let answer = self.http(lab, 15000, "GET /config_dump");

@@ -65,8 +65,16 @@ impl World {
         world
     }
 
-    /// All begin to.
+    /// All run, and are ready.
     pub(crate) fn runs(&mut self) {
+        self.begins();
+        for node in [&self.first, &self.second] {
+            node.says_of_readiness(&self.lab, "200 OK");
+        }
+    }
+
+    /// All begin to run, and all pods are announced.
+    pub(crate) fn begins(&mut self) {
         let Self { first, second, istiod, lab } = self;
         istiod.start();
         for node in [&mut *first, &mut *second] {
@@ -76,9 +84,6 @@ impl World {
         istiod.meets(2);
         first.announces(&["web", "db"]);
         second.announces(&["far"]);
-        for node in [first, second] {
-            node.says_of_readiness(lab, "200 OK");
-        }
     }
 
     /// A call that must succeed: what the application says of it.

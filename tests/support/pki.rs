@@ -142,9 +142,15 @@ impl Ca {
 
     /// The same with a nextUpdate so far from now.
     pub(crate) fn crl_for(&self, serials: &[u64], lasts: Duration) -> String {
+        let serials: Vec<_> = serials.iter().map(|serial| SerialNumber::from(*serial)).collect();
+        self.crl_naming(&serials, lasts)
+    }
+
+    /// The same of serial numbers of any length.
+    pub(crate) fn crl_naming(&self, serials: &[SerialNumber], lasts: Duration) -> String {
         let now = OffsetDateTime::now_utc();
-        let revoked = |serial: &u64| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
+        let revoked = |serial: &SerialNumber| RevokedCertParams {
+            serial_number: serial.clone(),
             revocation_time: now,
             reason_code: None,
             invalidity_date: None,

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch::Receiver;
+
 use crate::{
     config::environment::Environment,
-    credentials::{Istiod, IstiodConfig, Source},
+    credentials::{CrlFileStatus, Istiod, IstiodConfig, Source, WithCrls},
     hbone::TunnelConfig,
+    lifecycle::Tasks,
     mesh::source::xds::XdsConfig,
     proxy::dns::{DnsConfig, Naming},
 };
@@ -49,6 +52,19 @@ pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source
     };
     let Environment { svid_lifetime, key_usage, .. } = *environment;
     Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime, key_usage })))
+}
+
+/// The same whose bundles have the operator's CRLs, if a file of such is named; and how that file
+/// is. Needs a running runtime.
+pub(super) fn with_crls(
+    environment: &Environment,
+    source: Arc<dyn Source>,
+    tasks: &Tasks,
+) -> (Arc<dyn Source>, Option<Receiver<CrlFileStatus>>) {
+    let Some(path) = environment.crl.clone() else { return (source, None) };
+    let source = WithCrls::follow(source, path, tasks);
+    let status = source.status();
+    (Arc::new(source), Some(status))
 }
 
 /// Where the mesh comes from.

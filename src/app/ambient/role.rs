@@ -11,7 +11,8 @@ use crate::{
         frame::{Draining, Next, Reloaded, Role, looks_in},
     },
     config::environment::Environment,
-    lifecycle::{ServiceManager, Tasks, WatchedFile},
+    credentials::CrlFileStatus,
+    lifecycle::{ServiceManager, Tasks, WatchedFile, next_change_if_any},
     mesh::source::xds::XdsStatus,
     observe::{Telemetry, metrics::KEPT},
     pods::{
@@ -37,6 +38,8 @@ pub(super) struct Ambient {
     pub(super) state: Arc<State>,
     /// How the mesh is followed.
     pub(super) control_plane: watch::Receiver<XdsStatus>,
+    /// How the file of CRLs is, where there is one.
+    pub(super) crls: Option<watch::Receiver<CrlFileStatus>>,
     /// How the CNI agent is.
     pub(super) agent: watch::Receiver<ZdsState>,
     /// What it says.
@@ -88,6 +91,10 @@ impl Ambient {
         self.node.telemetry.metrics.pods.pending.set(count);
         let pending: Vec<_> = failed.map(|failed| failed.why.clone()).collect();
         self.state.set_pods(self.pods.pods().values().filter_map(|pod| self.view(pod)).collect());
+        match self.waits_for_crls() {
+            Some(why) => self.state.set_waiting(StartTask::Proxy, &why),
+            None => self.state.set_done(StartTask::Proxy),
+        }
         let mesh = self.control_plane.borrow_and_update();
         match (mesh.is_synced, &mesh.error) {
             (true, _) => self.state.set_done(StartTask::StateManager),
@@ -107,6 +114,16 @@ impl Ambient {
             None => self.state.set_done(StartTask::WorkloadProxyManager),
         }
     }
+
+    /// Until the CRLs were read once nobody is believed, and so nothing is carried. What is wrong
+    /// with them later is counted.
+    fn waits_for_crls(&mut self) -> Option<String> {
+        let crls = self.crls.as_mut()?.borrow_and_update();
+        let faults = i64::from(crls.error.is_some());
+        self.node.telemetry.metrics.trust.crl_file_faults.set(faults);
+        let unread = || "CRL_PATH was not read yet".to_owned();
+        crls.in_force.is_none().then(|| crls.error.clone().unwrap_or_else(unread))
+    }
 }
 
 impl Role for Ambient {
@@ -121,7 +138,7 @@ impl Role for Ambient {
     }
 
     async fn news(&mut self) -> News {
-        let Self { pods, announced, control_plane, agent, state, .. } = self;
+        let Self { pods, announced, control_plane, agent, crls, state, .. } = self;
         let manager = Arc::clone(&pods.manager);
         tokio::select! {
             Some(announcement) = announced.recv() => News::Announced(announcement),
@@ -129,6 +146,7 @@ impl Role for Ambient {
             () = manager.any_moved() => News::Moved,
             Ok(()) = control_plane.changed() => News::State,
             Ok(()) = agent.changed() => News::State,
+            () = next_change_if_any(crls.as_mut()) => News::State,
             () = state.asked_to_stop() => News::Quit,
         }
     }

@@ -41,6 +41,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let telemetry = Telemetry::new()?;
     speak_as_node_proxy(&telemetry, &environment);
     let (source, follows) = (node::source(&environment)?, node::mesh(&environment)?);
+    let (source, crls) = node::with_crls(&environment, source, tasks);
     let svids = Svids::new(source, Arc::clone(&telemetry.metrics), tasks.child());
     let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     // Who may call in plaintext is what policies say: PeerAuthentication comes as one of them.
@@ -98,13 +99,16 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
             }
         });
     }
-    state.set_done(StartTask::Proxy);
+    if crls.is_none() {
+        state.set_done(StartTask::Proxy);
+    }
     state.set_done(StartTask::DnsProxy);
     Ok(Ambient {
         environment,
         node,
         state,
         control_plane: xds.status(),
+        crls,
         agent,
         announced,
         cni,

@@ -86,11 +86,6 @@ const REFUSED: &[(&str, Option<&str>, &str)] = &[
         "no value: no compliance policy is enforced, so none can be promised",
     ),
     (
-        "CRL_PATH",
-        None,
-        "no value: adit does not follow such a file yet, so nobody would be refused by it",
-    ),
-    (
         "PROXY_MODE",
         Some("dedicated"),
         "shared: this process serves the pods of a node, not one workload",

@@ -127,7 +127,6 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("HTTP2_FRAME_SIZE", "1", "16384 to 16777215 bytes"),
         ("PACKET_MARK", "-1", "expected 1337"),
         ("PACKET_MARK", "7", "which the rules in pods know"),
-        ("CRL_PATH", "/crl.pem", "does not follow such a file yet"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30s", "whole seconds"),
         ("ZTUNNEL_WORKER_THREADS", "0%", "1% to 100%"),
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "0", "above 0"),

@@ -1,14 +1,17 @@
 //! What is counted of trust bundles and CRLs: by whom peers are judged.
 
-use prometheus::{Error, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{Error, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::register::{counters, gauges};
+use super::register::{counters, gauge, gauges};
 
 /// Trust bundles and CRLs.
 #[derive(Debug)]
 pub struct TrustMetrics {
     /// CRLs that cannot be used and so revoke nothing, per trust domain that has CRLs.
     pub crl_faults: IntGaugeVec,
+    /// 1 while the operator's file of CRLs cannot be read: what was read last is in force, or nobody
+    /// is believed.
+    pub crl_file_faults: IntGauge,
     /// Attempts to obtain another trust domain's bundle, by `trust_domain` and `result`:
     /// `fetched`, `failed`.
     pub federation_fetches: IntCounterVec,
@@ -22,6 +25,11 @@ impl TrustMetrics {
                 "adit_crl_faults",
                 "CRLs that cannot be used and so revoke nothing",
                 &["trust_domain"],
+            )?,
+            crl_file_faults: gauge(
+                registry,
+                "adit_crl_file_faults",
+                "Whether the file of CRLs (CRL_PATH) cannot be read; the last good one is in force",
             )?,
             federation_fetches: counters(
                 registry,
