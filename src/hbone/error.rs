@@ -97,12 +97,32 @@ impl ConnectError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Tcp { .. } => CloseReason::ConnectFailure,
+            Self::TcpTimeout { addr, .. } if addr.port() == HBONE_PORT => CloseReason::HboneTimeout,
             Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
             Self::Tls { source, .. } => source.close_reason(),
             Self::Terminated { condemned, .. } => condemned.reason,
             Self::Http2 { .. } => CloseReason::TunnelFailure,
             Self::Refused { status: 401, .. } => CloseReason::PeerDenied,
             Self::Refused { .. } => CloseReason::PeerRefused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_a_network_policy_may_drop_is_told_from_others() {
+        for (port, reason, flags) in [
+            (15008, CloseReason::HboneTimeout, "NETWORK_POLICY"),
+            (443, CloseReason::ConnectTimeout, "CONNECT"),
+        ] {
+            let addr = ([10, 0, 0, 1], port).into();
+            let error = ConnectError::TcpTimeout { addr, within: Duration::from_secs(10) };
+            assert_eq!(error.close_reason(), reason, "{port}");
+            assert_eq!(reason.response_flags(), flags);
+            assert_eq!(error.to_string().contains("NetworkPolicy"), port == 15008, "{error}");
         }
     }
 }

@@ -90,6 +90,8 @@ close_reasons! {
     ConnectFailure = "connect_failure" / "CONNECT";
     /// TCP connect took too long.
     ConnectTimeout = "connect_timeout" / "CONNECT";
+    /// TCP connect to the port of HBONE took too long, as where a NetworkPolicy drops it.
+    HboneTimeout = "hbone_timeout" / "NETWORK_POLICY";
     /// TLS failed for a reason that is not the peer's certificate.
     TlsFailure = "tls_failure" / "TLS_FAILURE";
     /// The TLS handshake took too long.

@@ -146,7 +146,12 @@ async fn begin(
     match &begun {
         Ok(_) => service.counts.succeeded.fetch_add(1, Relaxed),
         Err((CloseReason::Silent, _)) => 0,
-        Err((reason @ (CloseReason::TlsTimeout | CloseReason::ConnectTimeout), _)) => {
+        Err((
+            reason @ (CloseReason::TlsTimeout
+            | CloseReason::ConnectTimeout
+            | CloseReason::HboneTimeout),
+            _,
+        )) => {
             // A target's is counted where it is given up.
             let late =
                 *reason == CloseReason::ConnectTimeout && service.config.role == Role::Server;
