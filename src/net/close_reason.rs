@@ -135,6 +135,12 @@ close_reasons! {
 }
 
 impl CloseReason {
+    /// Whether somebody did not answer in time while the connection was set up.
+    #[must_use]
+    pub fn is_timeout(self) -> bool {
+        matches!(self, Self::TlsTimeout | Self::ConnectTimeout | Self::HboneTimeout)
+    }
+
     /// Whether a policy, or what is known of an identity, forbade the connection.
     #[must_use]
     pub fn is_denial(self) -> bool {

@@ -1,11 +1,13 @@
 //! The house rules that a machine can see: imports point down, no circle of files stands inside a
-//! room, files and functions stay small, `unsafe` stays in its room.
+//! room, files and functions stay small, `unsafe` stays in its room; and scenarios that a list names
+//! are there.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the tree must fail")]
 
 mod allowed;
 mod circles;
 mod functions;
+mod parity;
 mod tree;
 
 use functions::Function;
@@ -96,6 +98,13 @@ fn nine_files_of_ten_are_shorter_still() {
     lines.sort_unstable();
     let ninetieth = lines[lines.len() * 9 / 10];
     assert!(ninetieth < MOST_ARE_SHORTER, "the 90th percentile is {ninetieth} lines");
+}
+
+#[test]
+fn each_scenario_that_the_list_beside_ztunnel_names_exists() {
+    let (named, unknown) = parity::unknown();
+    assert!(named > 100, "{named} scenarios: is the list read?");
+    assert!(unknown.is_empty(), "tests/ambient/parity.md: nobody has {}", unknown.join(", "));
 }
 
 #[test]

@@ -54,6 +54,23 @@ pub(crate) fn files() -> Vec<File> {
     found.iter().map(|path| read(path, &modules)).collect()
 }
 
+/// The text of each file of these endings below these folders.
+pub(crate) fn texts(folders: &[&str], endings: &[&str]) -> Vec<String> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
+    let mut texts = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+                texts.push(fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    texts
+}
+
 fn module(path: &Path) -> Vec<String> {
     let path = path.strip_prefix("src").unwrap().with_extension("");
     let mut names: Vec<String> = path.iter().map(|n| n.to_str().unwrap().to_owned()).collect();

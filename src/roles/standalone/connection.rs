@@ -146,12 +146,7 @@ async fn begin(
     match &begun {
         Ok(_) => service.counts.succeeded.fetch_add(1, Relaxed),
         Err((CloseReason::Silent, _)) => 0,
-        Err((
-            reason @ (CloseReason::TlsTimeout
-            | CloseReason::ConnectTimeout
-            | CloseReason::HboneTimeout),
-            _,
-        )) => {
+        Err((reason, _)) if reason.is_timeout() => {
             // A target's is counted where it is given up.
             let late =
                 *reason == CloseReason::ConnectTimeout && service.config.role == Role::Server;
