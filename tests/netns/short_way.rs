@@ -45,7 +45,7 @@ fn is_on(lab: &Lab) -> bool {
 fn warm(lab: &Lab) -> TcpStream {
     let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
     socket.set_nodelay(true).unwrap();
-    socket.read_exact(&mut [0; 17]).unwrap();
+    exactly(&mut socket, &mut [0; 17]);
     (0..20).for_each(|_| ping(&mut socket));
     socket
 }
@@ -53,7 +53,7 @@ fn warm(lab: &Lab) -> TcpStream {
 fn ping(socket: &mut TcpStream) {
     socket.write_all(b"ping").unwrap();
     let mut answer = [0; 4];
-    socket.read_exact(&mut answer).unwrap();
+    exactly(socket, &mut answer);
     assert_eq!(&answer, b"ping");
 }
 
@@ -66,6 +66,15 @@ fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> usize {
             Err(e) if e.kind() == ErrorKind::WouldBlock && start.elapsed() < LIMIT => {}
             read => return read.unwrap(),
         }
+    }
+}
+
+/// Fills the buffer so.
+fn exactly(socket: &mut TcpStream, mut buffer: &mut [u8]) {
+    while !buffer.is_empty() {
+        let n = read(socket, buffer);
+        assert!(n > 0, "it ended {} bytes too early", buffer.len());
+        buffer = &mut buffer[n..];
     }
 }
 
@@ -153,9 +162,7 @@ fn endings() {
     let mut socket = warm(&lab);
     socket.write_all(b"last words").unwrap();
     socket.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "last words");
+    read_all(socket, b"last words", 0);
     lab.record("outbound", "completed");
     let socket = warm(&lab);
     socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
@@ -198,9 +205,9 @@ fn async_app(lab: &Lab) -> (TcpStream, TcpStream) {
     }
     for _ in 0..20 {
         caller.write_all(b"ping").unwrap();
-        app.read_exact(&mut [0; 4]).unwrap();
+        exactly(&mut app, &mut [0; 4]);
         app.write_all(b"pong").unwrap();
-        caller.read_exact(&mut [0; 4]).unwrap();
+        exactly(&mut caller, &mut [0; 4]);
     }
     app.set_nonblocking(true).unwrap();
     (caller, app)
@@ -221,7 +228,7 @@ fn short_reads() {
             if round == 3 {
                 // What comes after the application's own last word, too.
                 app.shutdown().await.unwrap();
-                assert_eq!(crate::wait::read_once(&mut caller, &mut [0; 1]).unwrap(), 0);
+                assert_eq!(read(&mut caller, &mut [0; 1]), 0);
             }
             for part in said[100..].chunks(9_000) {
                 caller.write_all(part).unwrap();
@@ -255,12 +262,12 @@ fn churn() {
                     ping(&mut lasting);
                     let mut socket = lab.connect("web", "10.96.0.10:80").unwrap();
                     socket.set_nodelay(true).unwrap();
-                    socket.read_exact(&mut [0; 17]).unwrap();
+                    exactly(&mut socket, &mut [0; 17]);
                     for turn in 0..12_u32 {
                         let said = [thread, n, turn].map(u32::to_le_bytes).concat();
                         socket.write_all(&said).unwrap();
                         let mut heard = [0; 12];
-                        socket.read_exact(&mut heard).unwrap();
+                        exactly(&mut socket, &mut heard);
                         assert!(heard[..] == said, "{heard:?} for {said:?}");
                     }
                     if n % 2 == 0 {
@@ -340,7 +347,7 @@ fn kinds() {
         let mut line = vec![];
         while line.last() != Some(&b'\n') {
             let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
+            exactly(&mut socket, &mut byte);
             line.push(byte[0]);
         }
         (0..20).for_each(|_| ping(&mut socket));
