@@ -148,7 +148,7 @@ impl CloseReason {
             // Of the peer's, and of ours.
             Self::NoPeerCertificate => true,
             Self::NoIdentity => false,
-            other => matches!(other.response_flags(), "DENY" | "IDENTITY_ERROR"),
+            other => matches!(other.response_flags(), "DENY" | "IDENTITY_ERROR" | "CERT_REVOKED"),
         }
     }
 }
