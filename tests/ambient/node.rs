@@ -27,6 +27,8 @@ pub(crate) struct Node {
     address: &'static str,
     cni: Option<FakeCni>,
     agent: Option<Conversation>,
+    /// What the operator has set beside the chart.
+    pub(crate) env: Vec<(&'static str, &'static str)>,
     adit: Option<Adit>,
 }
 
@@ -69,6 +71,7 @@ impl Node {
             ("SERVICE_ACCOUNT", "ztunnel"),
             ("ZTUNNEL_CPU_LIMIT", "1"),
         ]);
+        adit.envs(self.env.iter().copied());
         self.adit = Some(lab.netns(self.netns).run(|| Adit::launch(adit)).unwrap());
     }
 

@@ -58,7 +58,15 @@ impl World {
 
     /// All run, and all pods are in the mesh.
     pub(crate) fn running() -> Self {
+        Self::running_with(&[])
+    }
+
+    /// The same where the operator has set this.
+    pub(crate) fn running_with(env: &[(&'static str, &'static str)]) -> Self {
         let mut world = Self::new();
+        for node in [&mut world.first, &mut world.second] {
+            node.env = env.to_vec();
+        }
         let Self { first, second, istiod, lab } = &mut world;
         istiod.start();
         for node in [&mut *first, &mut *second] {

@@ -56,6 +56,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let node = Arc::new(Node {
         pods: Arc::default(),
         endpoints: Default::default(),
+        outbound_traffic_policy: environment.outbound_traffic_policy,
         mesh: view,
         dns,
         localhost_app_tunnel: environment.localhost_app_tunnel,

@@ -3,10 +3,12 @@
 use super::variables::Variables;
 
 /// Whose unknown names are probably misspelt: nobody else has names like these.
-const FAMILIES: &[&str] = &["ZTUNNEL_", "ISTIO_", "XDS_", "CA_", "INPOD_", "HTTP2_", "POOL_"];
+const FAMILIES: &[&str] =
+    &["ADIT_", "ZTUNNEL_", "ISTIO_", "XDS_", "CA_", "INPOD_", "HTTP2_", "POOL_"];
 
 /// The names of these families that are read, or are known to say nothing.
 const KNOWN: &[&str] = &[
+    "ADIT_OUTBOUND_TRAFFIC_POLICY",
     "CA_ADDRESS",
     "CA_ROOT_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",

@@ -36,6 +36,7 @@ use crate::{
     identity::TrustDomain,
     mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET},
+    proxy::egress::OutboundTrafficPolicy,
     sys::sockets::MARK,
 };
 
@@ -66,6 +67,8 @@ pub struct Environment {
     pub xds: Option<ControlPlane>,
     /// Where SVIDs come from.
     pub ca: Option<ControlPlane>,
+    /// Whether pods may call who is not in the mesh.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Whether workloads are asked for by one and one, not all told.
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
@@ -157,6 +160,9 @@ impl Environment {
             xds,
             ca,
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
+            outbound_traffic_policy: vars
+                .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
+                .unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             crl: crl.map(Into::into),
             zds_socket: vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock").into(),

@@ -78,7 +78,7 @@ impl Course {
     /// The way to another endpoint. Its place is behind nobody: it was not accepted just now.
     pub(super) fn again(self, node: &Node, avoided: &Avoided) -> Result<Onward, Stays> {
         let Self { from, meant, .. } = self;
-        meant.onward(&node.mesh.load(), from, avoided, |_| Arc::<Lane>::default().enter())
+        meant.onward(node, &node.mesh.load(), from, avoided, |_| Arc::<Lane>::default().enter())
     }
 }
 
@@ -136,7 +136,7 @@ impl Outward {
             Err(unknown) => return Err(unknown.outcome(&pod.name).into()),
         };
         self.from = Some(Arc::clone(&from));
-        meant.onward(&mesh, from, &pod.avoided(), |app| lanes.enter(app))
+        meant.onward(node, &mesh, from, &pod.avoided(), |app| lanes.enter(app))
     }
 }
 
@@ -144,12 +144,14 @@ impl Meant {
     /// The way of a connection of this workload; `enter` gives it its place.
     fn onward(
         self,
+        node: &Node,
         mesh: &View,
         from: Arc<Workload>,
         avoided: &Avoided,
         enter: impl FnOnce(SocketAddr) -> Ticket,
     ) -> Result<Onward, Stays> {
-        let route = route::decide(mesh, &from, self.dst, self.captured, (rand::random(), avoided))
+        let (chance, policy) = ((rand::random(), avoided), node.outbound_traffic_policy);
+        let route = route::decide(mesh, &from, self.dst, self.captured, chance, policy)
             .map_err(|why| Stays::Nowhere(why.close_reason(), why.to_string()))?;
         let ticket = enter(route.app());
         Ok(Onward { course: Course { from, meant: self, route }, ticket })
@@ -173,7 +175,7 @@ impl Stays {
         };
         let from = pod.known(node).await?;
         let mesh = node.mesh.load_full();
-        match meant.onward(&mesh, from, &pod.avoided(), |_| Arc::<Lane>::default().enter()) {
+        match meant.onward(node, &mesh, from, &pod.avoided(), |_| Arc::<Lane>::default().enter()) {
             Ok(onward) => Ok(onward),
             Err(Self::Nowhere(reason, why)) => Err((reason, Some(why))),
             Err(Self::Unknown(_)) => Err((CloseReason::Internal, None)),

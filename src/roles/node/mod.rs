@@ -66,7 +66,10 @@ use crate::{
     mesh::{View, Workload},
     net::{CloseReason, Direction, Outcome},
     observe::Telemetry,
-    proxy::{dns::DnsProxy, egress::Ejections},
+    proxy::{
+        dns::DnsProxy,
+        egress::{Ejections, OutboundTrafficPolicy},
+    },
     relay,
     sys::{descriptors, sockmap::Sockmap},
 };
@@ -100,6 +103,8 @@ pub struct Node {
     pub dns: Option<Arc<DnsProxy>>,
     /// Whether an application that is told who calls is reached on its loopback address only.
     pub localhost_app_tunnel: bool,
+    /// Whether pods may call who is not in the mesh.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// How the endpoints do that pods call.
     pub endpoints: Ejections,
     /// Held once more by each pod: how many there are.
