@@ -20,6 +20,8 @@ mod istiod;
 mod lab;
 mod names;
 mod node;
+mod on_demand;
+mod on_demand_istiod;
 mod outages;
 #[path = "../support/pki.rs"]
 mod pki;
@@ -47,6 +49,7 @@ fn main() {
             rollouts::TESTS,
             endings::TESTS,
             endpoints::TESTS,
+            on_demand::TESTS,
         ]
         .concat(),
     );

@@ -7,6 +7,7 @@ use crate::{
     istiod::Istiod,
     lab::Lab,
     node::Node,
+    on_demand_istiod::Asked,
     resources::{service, workload},
     rules_of_cni::redirect,
 };
@@ -63,6 +64,19 @@ impl World {
 
     /// The same where the operator has set this.
     pub(crate) fn running_with(env: &[(&'static str, &'static str)]) -> Self {
+        Self::met(env, |istiod| istiod.meets(2)).0
+    }
+
+    /// The same where nodes ask for the mesh one by one. Gives what they ask for.
+    pub(crate) fn asking() -> (Self, Asked) {
+        let env = [("XDS_ON_DEMAND", "true"), ("ISTIO_META_DNS_CAPTURE", "false")];
+        Self::met(&env, |istiod| istiod.answers(2))
+    }
+
+    fn met<T>(
+        env: &[(&'static str, &'static str)],
+        meets: impl FnOnce(&mut Istiod) -> T,
+    ) -> (Self, T) {
         let mut world = Self::new();
         for node in [&mut world.first, &mut world.second] {
             node.env = env.to_vec();
@@ -73,13 +87,13 @@ impl World {
             node.starts_cni(lab);
             node.launch(lab);
         }
-        istiod.meets(2);
+        let met = meets(istiod);
         first.announces(&["web", "db"]);
         second.announces(&["far"]);
         for node in [first, second] {
             node.says_of_readiness(lab, "200 OK");
         }
-        world
+        (world, met)
     }
 
     /// A call that must succeed: what the application says of it.

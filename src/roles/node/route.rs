@@ -149,6 +149,9 @@ pub enum NoRoute {
         of: Arc<str>,
         /// Its network.
         network: Arc<str>,
+        /// The gateway, where it is not known only who that is: `network/address` or
+        /// `namespace/hostname`.
+        gateway: Option<String>,
     },
     /// Nobody in the mesh has the address, and others may not be called.
     #[error(
@@ -309,8 +312,13 @@ fn to_network(
 ) -> Result<Route, NoRoute> {
     let to = endpoint.workload;
     let (of, network) = (&to.uid, to.network());
-    let unknown = || NoRoute::NoGateway { of: Arc::clone(of), network: Arc::clone(network) };
-    let gateway = to.template.network_gateway.as_ref().ok_or_else(unknown)?;
+    let gateway = to.template.network_gateway.as_ref();
+    let unknown = || NoRoute::NoGateway {
+        of: Arc::clone(of),
+        network: Arc::clone(network),
+        gateway: gateway.map(|gateway| gateway.destination.to_string()),
+    };
+    let gateway = gateway.ok_or_else(unknown)?;
     let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
     let ip = endpoint.ip.ok_or_else(unknown)?;
     Ok(Route::DoubleHbone {

@@ -278,3 +278,32 @@ fn who_is_not_in_the_mesh_is_called_only_where_the_operator_lets_pods_do_so() {
         assert!(only(dst).is_ok(), "{dst}");
     }
 }
+
+/// What has to be asked for, where the mesh is asked for one by one.
+#[test]
+fn a_way_that_depends_on_what_is_not_known_says_on_what() {
+    let kept = workload("kept", "10.0.0.5", |t| t.waypoint = by_name("lost.shop"));
+    let other = workload("other", "10.0.0.6", |t| t.waypoint = by_address("", "10.9.0.9"));
+    let far = workload("far", "10.8.0.1", |t| {
+        t.network = "n2".into();
+        t.network_gateway = by_address("n2", "172.16.0.1");
+        t.services = [behind("far.shop")].into();
+    });
+    let mesh = mesh(vec![kept, other, far], vec![service("far.shop", "10.9.0.4", |_| {})]);
+    let from = mesh.workload("web").unwrap();
+    for policy in [OutboundTrafficPolicy::AllowAny, OutboundTrafficPolicy::RegistryOnly] {
+        for (dst, lacking) in [
+            ("10.9.0.1:80", None),
+            ("10.9.0.1:81", None),
+            ("10.0.0.2:9999", None),
+            ("192.0.2.1:443", Some("/192.0.2.1")),
+            ("10.0.0.5:80", Some("shop/lost.shop")),
+            ("10.0.0.6:80", Some("/10.9.0.9")),
+            ("10.9.0.4:80", Some("n2/172.16.0.1")),
+        ] {
+            let way = asked(&mesh, from, dst, policy);
+            let lacks = super::super::on_demand::lacks(&mesh, &way);
+            assert_eq!(lacks.as_deref(), lacking, "{dst}: {way:?}");
+        }
+    }
+}
