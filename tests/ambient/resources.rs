@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use adit::rpc::{
     address::{
-        Address, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload, address::Type,
+        Address, LoadBalancing, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload,
+        address::Type,
     },
     authorization::{
         Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match::MatchType,
@@ -58,6 +59,11 @@ pub(crate) fn address_of(workload: Workload) -> Resource {
 
 /// The service of a pod's name, at port 80.
 pub(crate) fn service(pod: &str, vip: &str) -> Resource {
+    service_with(pod, vip, None)
+}
+
+/// The same with a way to choose among its pods.
+pub(crate) fn service_with(pod: &str, vip: &str, by: Option<LoadBalancing>) -> Resource {
     let hostname = format!("{pod}.shop.svc.cluster.local");
     let vip = NetworkAddress { network: String::new(), address: bytes(vip), length: None };
     let service = Service {
@@ -67,6 +73,7 @@ pub(crate) fn service(pod: &str, vip: &str) -> Resource {
         addresses: vec![vip],
         ports: vec![Port { service_port: 80, target_port: 8080, app_protocol: 0 }],
         canonical: true,
+        load_balancing: by,
         ..Service::default()
     };
     let address = Address { r#type: Some(Type::Service(service)) };
