@@ -84,6 +84,8 @@ close_reasons! {
     PlaintextRefused = "plaintext_refused" / "DENY";
     /// A call straight to one of adit's own ports, not a captured one.
     DirectCall = "direct_call" / "DENY";
+    /// A call to who is not in the mesh, which the operator forbids.
+    EgressDenied = "egress_denied" / "DENY";
     /// A known service that has no endpoint, or not for this port.
     NoHealthyUpstream = "no_healthy_upstream" / "CONNECT";
     /// TCP connect failed.

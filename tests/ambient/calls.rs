@@ -1,11 +1,18 @@
 //! Calls of captured pods to each other.
 
-use crate::{harness::Test, world::World};
+use adit::rpc::address::TunnelProtocol;
+
+use crate::{
+    harness::Test,
+    resources::{address_of, backing},
+    world::World,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("calls::pods_of_a_node_and_of_two_call_each_other_as_who_they_are", carried),
     ("calls::who_is_not_in_the_mesh_is_called_and_calls_in_plaintext", plain),
     ("calls::a_pod_reaches_itself", itself),
+    ("calls::who_is_not_in_the_mesh_is_not_called_where_the_operator_forbids_it", registry_only),
 ];
 
 fn carried() {
@@ -62,4 +69,23 @@ fn itself() {
     let world = World::running();
     world.answered("web", "10.77.0.1:8080");
     world.answered("web", "10.96.0.1:80");
+}
+
+fn registry_only() {
+    let mut world = World::running_with(&[("ADIT_OUTBOUND_TRAFFIC_POLICY", "REGISTRY_ONLY")]);
+    world.lab.echo("spy", 9090);
+    world.refused("web", "10.77.0.4:9090");
+    let record = world.first.record("the refusal", |record| {
+        let error = record["error"].as_str().unwrap_or_default();
+        error.contains("10.77.0.4:9090 is not an address of the mesh")
+    });
+    assert_eq!(record["direction"], "outbound", "{record}");
+    world.first.counts(&world.lab, "tcp_connections_failed_total … close_reason=\"egress_denied\"");
+    for to in ["10.77.0.2:8080", "10.96.0.3:80"] {
+        world.answered("web", to);
+    }
+    let mut spy = backing("spy", ("spy", 9090), ("n2", "10.77.0.4"), &[]);
+    spy.tunnel_protocol = TunnelProtocol::None.into();
+    world.istiod.says(vec![address_of(spy)]);
+    world.answered("web", "10.77.0.4:9090");
 }

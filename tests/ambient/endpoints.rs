@@ -2,11 +2,14 @@
 
 use std::io::ErrorKind;
 
-use adit::rpc::address::TunnelProtocol;
+use adit::rpc::address::{
+    LoadBalancing, TunnelProtocol,
+    load_balancing::{Mode, Scope},
+};
 
 use crate::{
     harness::Test,
-    resources::{address_of, allow, backing},
+    resources::{address_of, allow, backing, service_with, workload},
     world::World,
 };
 
@@ -15,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("endpoints::who_speaks_no_tls_is_passed_over", not_tls),
     ("endpoints::an_application_that_is_away_is_passed_over_and_no_byte_is_lost", away),
     ("endpoints::plain_endpoints_are_passed_over_too", plain),
+    ("endpoints::a_service_of_local_traffic_leads_to_pods_of_the_callers_node_only", local),
     ("endpoints::who_denies_a_caller_is_not_passed_over", denied),
 ];
 
@@ -85,6 +89,43 @@ fn plain() {
     near.tunnel_protocol = TunnelProtocol::Hbone.into();
     world.istiod.says(vec![address_of(near), address_of(spy)]);
     answered_until(&world, "10.96.0.2:80", || retries(&world).contains("connect_failure"));
+}
+
+/// What istiod makes of `internalTrafficPolicy: Local`.
+fn local() {
+    let mut world = World::running();
+    let local = LoadBalancing {
+        routing_preference: vec![Scope::Node.into()],
+        mode: Mode::Strict.into(),
+        ..LoadBalancing::default()
+    };
+    let far = backing("far", ("db", 8080), ("n2", "10.77.0.3"), &[]);
+    world.istiod.says(vec![
+        service_with("db", "10.96.0.2", |db| db.load_balancing = Some(local)),
+        address_of(far),
+    ]);
+    let calls = 20;
+    for _ in 0..calls {
+        world.answered("web", "10.96.0.2:80");
+        world.answered("far", "10.96.0.2:80");
+    }
+    for (node, caller, called) in [(&world.first, "web", "db"), (&world.second, "far", "far")] {
+        let [caller, called] =
+            [caller, called].map(|pod| format!("spiffe://cluster.local/ns/shop/sa/{pod}"));
+        let line = format!(
+            "istio_tcp_connections_opened_total{{ … reporter=\"source\" … \
+             source_principal=\"{caller}\" … destination_principal=\"{called}\""
+        );
+        let line = node.counts(&world.lab, &line);
+        assert!(line.ends_with(&format!(" {calls}")), "{line}");
+    }
+    let elsewhere = workload("db", "n3", "10.77.0.2", &[]);
+    world.istiod.says(vec![elsewhere]);
+    world.refused("web", "10.96.0.2:80");
+    world.first.record("the refusal", |record| {
+        let error = record["error"].as_str().unwrap_or_default();
+        error.contains("service db.shop.svc.cluster.local has no endpoint")
+    });
 }
 
 fn denied() {

@@ -1,6 +1,11 @@
 //! An istiod with a mesh: what it has said is said again to nodes that come later.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use adit::{
     rpc::discovery::{DeltaDiscoveryRequest, Resource},
@@ -11,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
+    on_demand_istiod::{Asked, serve},
     pki::{Ca, Leaf, ip, uri},
     resources::uid,
 };
@@ -29,6 +35,8 @@ pub(crate) struct Istiod {
     mesh: BTreeMap<(&'static str, String), Resource>,
     /// For what it says in its turn.
     runtime: Runtime,
+    /// For what it says to those who ask, if it does so.
+    asked: Option<Runtime>,
 }
 
 impl Istiod {
@@ -39,7 +47,7 @@ impl Istiod {
         let leaf = ca.leaf("istiod", |p| p.subject_alt_names = vec![ip(&at.ip().to_string())]);
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (streams, mesh) = (BTreeMap::new(), BTreeMap::new());
-        Self { netns, leaf, ca, server: None, streams, mesh, runtime }
+        Self { netns, leaf, ca, server: None, streams, mesh, runtime, asked: None }
     }
 
     /// The roots of its certificate and of those that it signs, PEM.
@@ -86,6 +94,22 @@ impl Istiod {
             });
             streams.insert(node, stream);
         }
+    }
+
+    /// So many nodes come, and are told from here on what they ask for. Returns what that is.
+    pub(crate) fn answers(&mut self, nodes: usize) -> Asked {
+        let Self { server, mesh, runtime, .. } = self;
+        let server = server.as_mut().expect("it runs");
+        let background =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let asked: Asked = Arc::new(Mutex::default());
+        let mesh: Arc<Vec<Resource>> = Arc::new(mesh.values().cloned().collect());
+        for _ in 0..nodes {
+            let stream = runtime.block_on(server.stream());
+            background.spawn(serve(stream, Arc::clone(&mesh), Arc::clone(&asked)));
+        }
+        self.asked = Some(background);
+        asked
     }
 
     /// Says this to all, and returns once all have it in force.
@@ -141,6 +165,9 @@ impl Istiod {
     /// As a crash does.
     pub(crate) fn kill(&mut self) {
         self.streams.clear();
+        if let Some(background) = self.asked.take() {
+            background.shutdown_background();
+        }
         self.server.take().expect("it runs").kill();
     }
 }

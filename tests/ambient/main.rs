@@ -32,6 +32,8 @@ mod istiod;
 mod lab;
 mod names;
 mod node;
+mod on_demand;
+mod on_demand_istiod;
 mod outages;
 #[path = "../support/pki.rs"]
 mod pki;
@@ -67,6 +69,7 @@ fn main() {
         cilium::TESTS,
         endpoints::TESTS,
         revocation::TESTS,
+        on_demand::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

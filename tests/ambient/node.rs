@@ -28,7 +28,7 @@ pub(crate) struct Node {
     address: &'static str,
     chart: Chart,
     /// What is said beside the chart's variables.
-    said: Vec<(&'static str, String)>,
+    pub(crate) said: Vec<(&'static str, String)>,
     cni: Option<FakeCni>,
     agent: Option<Conversation>,
     adit: Option<Adit>,

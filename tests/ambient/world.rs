@@ -7,6 +7,7 @@ use crate::{
     istiod::Istiod,
     lab::Lab,
     node::Node,
+    on_demand_istiod::Asked,
     resources::{service, workload},
     rules_of_cni::redirect,
 };
@@ -60,14 +61,40 @@ impl World {
 
     /// All run, and all pods are in the mesh.
     pub(crate) fn running() -> Self {
+        Self::running_with(&[])
+    }
+
+    /// The same where the operator has set this.
+    pub(crate) fn running_with(env: &[(&'static str, &'static str)]) -> Self {
+        Self::met(env, |istiod| istiod.meets(2)).0
+    }
+
+    /// The same where nodes ask for the mesh one by one. Gives what they ask for.
+    pub(crate) fn asking() -> (Self, Asked) {
+        let env = [("XDS_ON_DEMAND", "true"), ("ISTIO_META_DNS_CAPTURE", "false")];
+        Self::met(&env, |istiod| istiod.answers(2))
+    }
+
+    fn met<T>(
+        env: &[(&'static str, &'static str)],
+        meets: impl FnOnce(&mut Istiod) -> T,
+    ) -> (Self, T) {
         let mut world = Self::new();
-        world.runs();
-        world
+        for node in [&mut world.first, &mut world.second] {
+            node.said.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        }
+        let met = world.begins_with(meets);
+        world.are_ready();
+        (world, met)
     }
 
     /// All run, and are ready.
     pub(crate) fn runs(&mut self) {
         self.begins();
+        self.are_ready();
+    }
+
+    fn are_ready(&self) {
         for node in [&self.first, &self.second] {
             node.says_of_readiness(&self.lab, "200 OK");
         }
@@ -75,15 +102,20 @@ impl World {
 
     /// All begin to run, and all pods are announced.
     pub(crate) fn begins(&mut self) {
+        self.begins_with(|istiod| istiod.meets(2));
+    }
+
+    fn begins_with<T>(&mut self, meets: impl FnOnce(&mut Istiod) -> T) -> T {
         let Self { first, second, istiod, lab } = self;
         istiod.start();
         for node in [&mut *first, &mut *second] {
             node.starts_cni(lab);
             node.launch(lab);
         }
-        istiod.meets(2);
+        let met = meets(istiod);
         first.announces(&["web", "db"]);
         second.announces(&["far"]);
+        met
     }
 
     /// A call that must succeed: what the application says of it.

@@ -138,6 +138,8 @@ fn running() -> Running {
         dns: None,
         localhost_app_tunnel: true,
         endpoints: Default::default(),
+        on_demand: None,
+        outbound_traffic_policy: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

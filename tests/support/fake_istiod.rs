@@ -150,6 +150,11 @@ impl FakeStream {
         heard
     }
 
+    /// The next request, however long that takes; `None` once the node ends it.
+    pub(crate) async fn any_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        self.requests.message().await.ok().flatten()
+    }
+
     /// Both first requests: Address, then Authorization.
     pub(crate) async fn first(&mut self) -> [DeltaDiscoveryRequest; 2] {
         let both = [self.request().await, self.request().await];

@@ -66,6 +66,7 @@ fn network(environment: &Environment) -> Value {
         "inpodPortReuse": environment.reuse_port,
         "packetMark": environment.packet_mark,
         "localhostAppTunnel": environment.localhost_app_tunnel,
+        "outboundTrafficPolicy": environment.outbound_traffic_policy.as_str(),
     })
 }
 

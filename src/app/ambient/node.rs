@@ -78,5 +78,6 @@ pub(super) fn mesh(environment: &Environment) -> anyhow::Result<XdsConfig> {
              https://istiod.istio-system.svc:15012"
         );
     };
-    Ok(XdsConfig { server, node: environment.node.clone(), on_demand: false })
+    let on_demand = environment.xds_on_demand;
+    Ok(XdsConfig { server, node: environment.node.clone(), on_demand })
 }

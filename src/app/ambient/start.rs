@@ -54,9 +54,13 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         let (view, metrics) = (Arc::clone(&view), Arc::clone(&telemetry.metrics));
         Arc::new(DnsProxy::new(config, Arc::new(move || view.load_full()), metrics, tasks))
     });
+    let server = follows.server.address.clone();
+    let (xds, pushes) = Xds::follow(follows, Arc::clone(&telemetry.metrics), tasks);
     let node = Arc::new(Node {
         pods: Arc::default(),
         endpoints: Default::default(),
+        on_demand: environment.xds_on_demand.then(|| xds.clone()),
+        outbound_traffic_policy: environment.outbound_traffic_policy,
         mesh: view,
         dns,
         localhost_app_tunnel: environment.localhost_app_tunnel,
@@ -76,14 +80,12 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
-        mesh = follows.server.address,
+        mesh = server,
         node = environment.node_name,
         workers = environment.workers,
         "adit starts; {ENDS}"
     );
     let pods = PodController::new(&node);
-    let metrics = Arc::clone(&node.telemetry.metrics);
-    let (xds, pushes) = Xds::follow(follows, metrics, tasks);
     let manager = Arc::clone(&pods.manager);
     tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), manager));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());

@@ -56,6 +56,8 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let node = Arc::new(Node {
         pods: Arc::default(),
         endpoints: Default::default(),
+        on_demand: None,
+        outbound_traffic_policy: Default::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
         localhost_app_tunnel: true,

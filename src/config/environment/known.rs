@@ -13,6 +13,7 @@ const KNOWN: &[&str] = &[
     "ADIT_CONFIG",
     "ADIT_FLAGS",
     "ADIT_LEAF_KEY_USAGE",
+    "ADIT_OUTBOUND_TRAFFIC_POLICY",
     "CA_ADDRESS",
     "CA_ROOT_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",
@@ -39,11 +40,6 @@ const OPEN: &[&str] = &["ISTIO_META_", "ISTIO_METAJSON_", "XDS_HEADER_", "CA_HEA
 /// Variables whose value, if it is this one (or, where none is said, any that is not empty), is not
 /// honoured: what happens instead.
 const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
-    (
-        "XDS_ON_DEMAND",
-        Some("true"),
-        "workloads are not asked for one by one: all of them are subscribed to",
-    ),
     ("LOCAL_XDS", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("LOCAL_XDS_PATH", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("UNSTABLE_ENABLE_SOCKS5", Some("true"), "there is no SOCKS5 listener"),

@@ -37,6 +37,7 @@ use crate::{
     identity::{KeyUsageRule, TrustDomain},
     mesh::source::xds::NodeIdentity,
     observe::logging::{LogFormat, QUIET, check_filter},
+    proxy::egress::OutboundTrafficPolicy,
     sys::sockets::MARK,
 };
 
@@ -67,6 +68,8 @@ pub struct Environment {
     pub xds: Option<ControlPlane>,
     /// Where SVIDs come from.
     pub ca: Option<ControlPlane>,
+    /// Whether pods may call who is not in the mesh.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Whether workloads are asked for by one and one, not all told.
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
@@ -162,6 +165,9 @@ impl Environment {
             xds,
             ca,
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
+            outbound_traffic_policy: vars
+                .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
+                .unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
             crl: crl.map(Into::into),

@@ -307,3 +307,16 @@ fn key_usage_may_be_missing_where_cilium_signs_or_somebody_says_so() {
     let fault = faults(&[said("optionally")]);
     assert!(fault.contains("ADIT_LEAF_KEY_USAGE") && fault.contains("required or optional"));
 }
+
+#[test]
+fn who_is_not_in_the_mesh_may_be_called_unless_the_operator_says_otherwise() {
+    let policy =
+        |value: &str| read(&[("ADIT_OUTBOUND_TRAFFIC_POLICY", value)]).outbound_traffic_policy;
+    assert_eq!(read(&[]).outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
+    assert_eq!(policy("ALLOW_ANY"), OutboundTrafficPolicy::AllowAny);
+    assert_eq!(policy("REGISTRY_ONLY"), OutboundTrafficPolicy::RegistryOnly);
+    let wrong = faults(&[("ADIT_OUTBOUND_TRAFFIC_POLICY", "registry")]);
+    assert!(wrong.contains("ALLOW_ANY or REGISTRY_ONLY"), "{wrong}");
+    let misspelt = read(&[("ADIT_OUTBOUND_TRAFIC_POLICY", "REGISTRY_ONLY")]).warnings;
+    assert!(misspelt[0].contains("did you mean ADIT_OUTBOUND_TRAFFIC_POLICY?"), "{misspelt:?}");
+}

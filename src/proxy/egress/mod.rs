@@ -5,7 +5,9 @@ mod ejections;
 mod failed;
 pub mod gateway;
 pub mod hbone;
+mod outbound_traffic_policy;
 
 pub use ejection::{EjectedEndpoint, EndpointHealth};
 pub use ejections::Ejections;
 pub use failed::{Failed, Verdict};
+pub use outbound_traffic_policy::{OutboundTrafficPolicy, UnknownPolicy};

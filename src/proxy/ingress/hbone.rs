@@ -178,7 +178,7 @@ async fn let_in<D: Destination>(
     if let Err(outcome) = still_trusted(proven) {
         return Err(refuse(incoming, outcome));
     }
-    let target = match destination.target(tunnel, &incoming, conn) {
+    let target = match destination.target(tunnel, &incoming, conn).await {
         Ok(target) => target,
         Err(Refusal { status, reason, why }) => {
             incoming.refuse(status);
@@ -319,7 +319,7 @@ pub trait Destination: Send + Sync + Sized + 'static {
         tunnel: &IngressTunnel<Self>,
         incoming: &Incoming,
         conn: &OpenConn,
-    ) -> Result<Self::Target, Refusal>;
+    ) -> impl Future<Output = Result<Self::Target, Refusal>> + Send;
     /// Whether the caller may go there.
     ///
     /// # Errors

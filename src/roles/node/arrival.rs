@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::{
     Node, OUTBOUND_PORT, Pod,
     known::Unknown,
+    on_demand::lacks,
     route::{self, NoRoute, Route},
 };
 use crate::{
@@ -78,7 +79,8 @@ impl Course {
     /// The way to another endpoint. Its place is behind nobody: it was not accepted just now.
     pub(super) fn again(self, node: &Node, avoided: &Avoided) -> Result<Onward, Stays> {
         let Self { from, meant, .. } = self;
-        meant.onward(&node.mesh.load(), from, avoided, |_| Arc::<Lane>::default().enter())
+        let way = meant.decide(node, &node.mesh.load(), &from, avoided);
+        meant.onward(from, way, |_| Arc::<Lane>::default().enter())
     }
 }
 
@@ -86,6 +88,8 @@ impl Course {
 pub(super) enum Stays {
     /// It is not known yet whose it is: whoever serves it may wait for that.
     Unknown(Meant),
+    /// The mesh is asked for one by one, and something that its way depends on is to be asked for.
+    Unheard(Meant, Arc<Workload>),
     /// There is no way.
     Nowhere(CloseReason, String),
 }
@@ -136,21 +140,35 @@ impl Outward {
             Err(unknown) => return Err(unknown.outcome(&pod.name).into()),
         };
         self.from = Some(Arc::clone(&from));
-        meant.onward(&mesh, from, &pod.avoided(), |app| lanes.enter(app))
+        let way = meant.decide(node, &mesh, &from, &pod.avoided());
+        match node.on_demand.is_some() && node.may_ask(lacks(&mesh, &way).as_deref()) {
+            true => Err(Stays::Unheard(meant, from)),
+            false => meant.onward(from, way, |app| lanes.enter(app)),
+        }
     }
 }
 
 impl Meant {
-    /// The way of a connection of this workload; `enter` gives it its place.
+    /// The way of a connection of this workload.
+    fn decide(
+        self,
+        node: &Node,
+        mesh: &View,
+        from: &Workload,
+        avoided: &Avoided,
+    ) -> Result<Route, NoRoute> {
+        let (chance, policy) = ((rand::random(), avoided), node.outbound_traffic_policy);
+        route::decide(mesh, from, self.dst, self.captured, chance, policy)
+    }
+
+    /// Whatever was decided; `enter` gives the connection its place.
     fn onward(
         self,
-        mesh: &View,
         from: Arc<Workload>,
-        avoided: &Avoided,
+        way: Result<Route, NoRoute>,
         enter: impl FnOnce(SocketAddr) -> Ticket,
     ) -> Result<Onward, Stays> {
-        let route = route::decide(mesh, &from, self.dst, self.captured, (rand::random(), avoided))
-            .map_err(|why| Stays::Nowhere(why.close_reason(), why.to_string()))?;
+        let route = way.map_err(|why| Stays::Nowhere(why.close_reason(), why.to_string()))?;
         let ticket = enter(route.app());
         Ok(Onward { course: Course { from, meant: self, route }, ticket })
     }
@@ -167,16 +185,20 @@ impl Stays {
     /// The way of the connection once it is known whose it is, if there is one. Those that have
     /// waited arrive in no order.
     pub(super) async fn awaited(self, node: &Node, pod: &Pod) -> Result<Onward, Outcome> {
-        let meant = match self {
-            Self::Unknown(meant) => meant,
+        let (meant, from) = match self {
+            Self::Unknown(meant) => (meant, pod.known(node).await?),
+            Self::Unheard(meant, from) => (meant, from),
             Self::Nowhere(reason, why) => return Err((reason, Some(why))),
         };
-        let from = pod.known(node).await?;
-        let mesh = node.mesh.load_full();
-        match meant.onward(&mesh, from, &pod.avoided(), |_| Arc::<Lane>::default().enter()) {
+        let decide = |mesh: &View| meant.decide(node, mesh, &from, &pod.avoided());
+        if node.on_demand.is_some() {
+            node.hear(pod, |mesh| lacks(mesh, &decide(mesh))).await?;
+        }
+        let way = decide(&node.mesh.load());
+        match meant.onward(from, way, |_| Arc::<Lane>::default().enter()) {
             Ok(onward) => Ok(onward),
             Err(Self::Nowhere(reason, why)) => Err((reason, Some(why))),
-            Err(Self::Unknown(_)) => Err((CloseReason::Internal, None)),
+            Err(Self::Unknown(_) | Self::Unheard(..)) => Err((CloseReason::Internal, None)),
         }
     }
 }

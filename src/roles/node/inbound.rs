@@ -118,19 +118,29 @@ impl Destination for PodDestination {
     fn describe(&self, tunnel: &Tunnel, conn: &OpenConn) {
         let caller = &tunnel.proven.peer.id;
         let mesh = self.node.mesh.load();
-        let source = mesh.workload_by_ip(tunnel.ends.peer.0.ip()).filter(|w| w.id() == caller);
+        let source = mesh.workload_by_ip(tunnel.ends.peer.0.ip());
+        if source.is_none() {
+            self.node.wonder(&mesh, tunnel.ends.peer.0.ip());
+        }
+        let source = source.filter(|w| w.id() == caller);
         conn.metadata(|f| {
             f.src = source.map(|w| peer_info(w)).unwrap_or_default();
             f.src.id = Some(caller.clone());
         });
     }
 
-    fn target(
+    async fn target(
         &self,
         tunnel: &Tunnel,
         incoming: &Incoming,
         conn: &OpenConn,
     ) -> Result<Target, Refusal> {
+        if self.node.on_demand.is_some()
+            && let Some(authority) = incoming.authority()
+        {
+            // In a box of its own: most know their mesh, and all streams would be larger for it.
+            Box::pin(self.node.hear_destination(&self.pod, &authority)).await;
+        }
         let mesh = self.node.mesh.load_full();
         let left = Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,

@@ -33,6 +33,7 @@ mod arrival;
 mod destination;
 mod inbound;
 mod known;
+mod on_demand;
 mod outbound;
 mod outgoing;
 mod plaintext;
@@ -63,10 +64,13 @@ use crate::{
     hbone::{TunnelConfig, TunnelRegistry},
     identity::{LocalIdentity, SpiffeId, X509Svid},
     lifecycle::Listeners,
-    mesh::{View, Workload},
+    mesh::{View, Workload, source::xds::Xds},
     net::{CloseReason, Direction, Outcome},
     observe::Telemetry,
-    proxy::{dns::DnsProxy, egress::Ejections},
+    proxy::{
+        dns::DnsProxy,
+        egress::{Ejections, OutboundTrafficPolicy},
+    },
     relay,
     sys::{descriptors, sockmap::Sockmap},
 };
@@ -100,6 +104,10 @@ pub struct Node {
     pub dns: Option<Arc<DnsProxy>>,
     /// Whether an application that is told who calls is reached on its loopback address only.
     pub localhost_app_tunnel: bool,
+    /// Who is asked for what of the mesh is not known, where it is asked for one by one.
+    pub on_demand: Option<Xds>,
+    /// Whether pods may call who is not in the mesh.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// How the endpoints do that pods call.
     pub endpoints: Ejections,
     /// Held once more by each pod: how many there are.

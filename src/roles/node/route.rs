@@ -19,6 +19,7 @@ use crate::{
         Workload, pick,
     },
     net::{CloseReason, OriginalDst},
+    proxy::egress::OutboundTrafficPolicy,
 };
 
 /// A decision.
@@ -148,7 +149,16 @@ pub enum NoRoute {
         of: Arc<str>,
         /// Its network.
         network: Arc<str>,
+        /// The gateway, where it is not known only who that is: `network/address` or
+        /// `namespace/hostname`.
+        gateway: Option<String>,
     },
+    /// Nobody in the mesh has the address, and others may not be called.
+    #[error(
+        "{0} is not an address of the mesh, and ADIT_OUTBOUND_TRAFFIC_POLICY=REGISTRY_ONLY lets no \
+         other be called; a ServiceEntry would make it one"
+    )]
+    Egress(SocketAddr),
     /// What is called is in another network, which services only are reached in.
     #[error("{0} is in another network; call a service that it is behind")]
     NoService(Arc<str>),
@@ -160,6 +170,7 @@ impl NoRoute {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::OwnPort(_) => CloseReason::DirectCall,
+            Self::Egress(_) => CloseReason::EgressDenied,
             _ => CloseReason::NoHealthyUpstream,
         }
     }
@@ -167,7 +178,7 @@ impl NoRoute {
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
 /// was made to our listener itself; `random` chooses among a service's endpoints, but for those to
-/// be avoided.
+/// be avoided; `policy` says what becomes of strangers.
 ///
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or is known and cannot be reached.
@@ -177,6 +188,7 @@ pub fn decide(
     dst: OriginalDst,
     captured: bool,
     (random, avoided): (u64, &Avoided),
+    policy: OutboundTrafficPolicy,
 ) -> Result<Route, NoRoute> {
     let dst = dst.0;
     let ours = dst.ip().is_loopback() || from.addresses.contains(&dst.ip());
@@ -188,7 +200,10 @@ pub fn decide(
         Some(service) => to_service(mesh, service, &call),
         None => match mesh.workload_by_ip(dst.ip()) {
             Some(to) => to_address(mesh, to, &call),
-            None => Ok(Route::Passthrough(dst)),
+            None => match policy {
+                OutboundTrafficPolicy::AllowAny => Ok(Route::Passthrough(dst)),
+                OutboundTrafficPolicy::RegistryOnly => Err(NoRoute::Egress(dst)),
+            },
         },
     }
 }
@@ -297,8 +312,13 @@ fn to_network(
 ) -> Result<Route, NoRoute> {
     let to = endpoint.workload;
     let (of, network) = (&to.uid, to.network());
-    let unknown = || NoRoute::NoGateway { of: Arc::clone(of), network: Arc::clone(network) };
-    let gateway = to.template.network_gateway.as_ref().ok_or_else(unknown)?;
+    let gateway = to.template.network_gateway.as_ref();
+    let unknown = || NoRoute::NoGateway {
+        of: Arc::clone(of),
+        network: Arc::clone(network),
+        gateway: gateway.map(|gateway| gateway.destination.to_string()),
+    };
+    let gateway = gateway.ok_or_else(unknown)?;
     let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
     let ip = endpoint.ip.ok_or_else(unknown)?;
     Ok(Route::DoubleHbone {

@@ -102,6 +102,8 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         workers: Vec::new(),
         pods: Arc::default(),
         endpoints: Default::default(),
+        on_demand: None,
+        outbound_traffic_policy: Default::default(),
         listeners: Arc::default(),
     };
     World { node, store, _ca: dir }

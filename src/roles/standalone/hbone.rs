@@ -242,7 +242,12 @@ impl Destination for ServiceDestination {
         count.fetch_add(1, Relaxed);
     }
 
-    fn target(&self, tunnel: &Tunnel, incoming: &Incoming, _: &OpenConn) -> Result<u16, Refusal> {
+    async fn target(
+        &self,
+        tunnel: &Tunnel,
+        incoming: &Incoming,
+        _: &OpenConn,
+    ) -> Result<u16, Refusal> {
         meant(&self.service, incoming, tunnel.ends.local)
     }
 

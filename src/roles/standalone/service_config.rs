@@ -28,7 +28,7 @@ impl Quiet {
     pub(crate) fn logs(self, reason: CloseReason) -> bool {
         match (reason, reason.response_flags()) {
             (CloseReason::Completed | CloseReason::Silent, _) => !self.conns,
-            (_, "TLS_FAILURE" | "IDENTITY_ERROR" | "DENY") => !self.handshake_errs,
+            (_, "TLS_FAILURE" | "IDENTITY_ERROR" | "CERT_REVOKED" | "DENY") => !self.handshake_errs,
             _ => !self.conn_errs,
         }
     }

@@ -234,6 +234,8 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
         dns: None,
         localhost_app_tunnel: true,
         endpoints: Default::default(),
+        on_demand: None,
+        outbound_traffic_policy: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -12,6 +12,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
+    absent::Absent,
     config::XdsConfig,
     connection::{Stream, connect, open},
     delta_ads::{DeltaAds, Received},
@@ -51,6 +52,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub struct Xds {
     demands: Option<mpsc::Sender<Demand>>,
     status: watch::Receiver<XdsStatus>,
+    absent: Arc<Absent>,
 }
 
 /// What the owner of the store is to apply, and to answer when it has. Nothing else comes before.
@@ -76,11 +78,20 @@ impl Xds {
         let (say, status) = watch::channel(XdsStatus::default());
         let ads = DeltaAds::new(&config.node, config.on_demand);
         let demands = config.on_demand.then_some(demands);
-        let (waiting, told) = (Waiting::default(), None);
-        let driver =
-            Driver { config, metrics, ads, pushes, demands: asked, waiting, status: say, told };
+        let absent = Arc::<Absent>::default();
+        let driver = Driver {
+            config,
+            metrics,
+            ads,
+            pushes,
+            demands: asked,
+            waiting: Waiting::default(),
+            absent: Arc::clone(&absent),
+            status: say,
+            told: None,
+        };
         tasks.spawn(driver.run());
-        (Self { demands, status }, to_apply)
+        (Self { demands, status, absent }, to_apply)
     }
 
     /// How it is followed, from now on.
@@ -107,6 +118,22 @@ impl Xds {
     }
 }
 
+impl Xds {
+    /// Whether the control plane has said a moment ago that the key names nothing.
+    #[must_use]
+    pub fn is_absent(&self, key: &str) -> bool {
+        self.absent.has(key, Instant::now().into_std())
+    }
+
+    /// Asks for a key, and does not wait: who looks later finds what came of it.
+    pub fn wonder(&self, key: &str) {
+        let Some(demands) = self.demands.as_ref().filter(|_| !self.is_absent(key)) else { return };
+        let (answer, _) = oneshot::channel();
+        // Where many ask, another connection will.
+        let _ = demands.try_send(Demand { key: key.into(), answer });
+    }
+}
+
 /// The task.
 struct Driver {
     config: XdsConfig,
@@ -115,6 +142,7 @@ struct Driver {
     pushes: mpsc::Sender<Push>,
     demands: mpsc::Receiver<Demand>,
     waiting: Waiting,
+    absent: Arc<Absent>,
     status: watch::Sender<XdsStatus>,
     /// What the log was told last, and when.
     told: Option<(String, Instant)>,
@@ -141,6 +169,7 @@ impl Driver {
             let refused = matches!(&ended, Ended::Stream { status: Some(status), .. }
                 if status.code() == Code::ResourceExhausted);
             self.ads.disconnected(refused);
+            self.absent.end();
             let mut at_once = false;
             let why = match ended {
                 Ended::Unwanted => return,
@@ -212,6 +241,7 @@ impl Driver {
             Err(status) => return Ended::NotConnected(status),
         };
         let opening = self.ads.connected();
+        self.absent.begin();
         self.say_left_out(opening.left_out);
         let (begun, deadline) = (Instant::now(), Instant::now() + FIRST_RESPONSES);
         let opened = timeout_at(deadline, open(&self.config, channel, opening.requests));
@@ -311,6 +341,9 @@ impl Driver {
             );
         }
         for (key, answer) in applied.answered {
+            if answer == Answer::Absent {
+                self.absent.insert(&key, Instant::now().into_std());
+            }
             self.waiting.answer(&key, answer);
         }
         let known = self.ads.status(type_url);

@@ -4,6 +4,7 @@
 //! again for ever, and hands each [`Push`] to the owner of the store. Not here: what a policy means
 //! ([`crate::policy`]).
 
+mod absent;
 pub mod address;
 mod apply;
 pub mod authorization;

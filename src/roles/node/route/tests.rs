@@ -72,6 +72,16 @@ fn mesh(workloads: Vec<Workload>, services: Vec<Service>) -> View {
     store.view()
 }
 
+fn asked(
+    mesh: &View,
+    from: &Workload,
+    dst: &str,
+    policy: OutboundTrafficPolicy,
+) -> Result<Route, NoRoute> {
+    let dst = OriginalDst(dst.parse().unwrap());
+    decide(mesh, from, dst, true, (7, &Avoided::default()), policy)
+}
+
 /// `kind next hop | authority | who is expected`.
 fn route(mesh: &View, from: &str, dst: &str) -> String {
     let from = mesh.workload(from).unwrap();
@@ -79,7 +89,7 @@ fn route(mesh: &View, from: &str, dst: &str) -> String {
         let names = ids.iter().map(|id| id.kubernetes().unwrap().1);
         names.collect::<Vec<_>>().join(" ")
     };
-    match decide(mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, &Avoided::default())) {
+    match asked(mesh, from, dst, OutboundTrafficPolicy::AllowAny) {
         Ok(Route::Hbone { hop, authority, .. }) => {
             format!("HBONE {} | {authority} | {}", hop.addr, ids(&hop.expect))
         }
@@ -231,7 +241,8 @@ fn an_endpoint_is_what_was_chosen_and_nothing_is_where_there_was_no_choice() {
     let mesh = mesh(vec![behind_way], vec![]);
     let from = mesh.workload("web").unwrap();
     let ask = |dst: &str, avoided: &Avoided| {
-        decide(&mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, avoided))
+        let policy = OutboundTrafficPolicy::AllowAny;
+        decide(&mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, avoided), policy)
     };
     for (dst, endpoint, direct) in [
         ("10.9.0.1:80", Some("10.0.0.2:8080"), true),
@@ -247,6 +258,52 @@ fn an_endpoint_is_what_was_chosen_and_nothing_is_where_there_was_no_choice() {
         if let Some(chosen) = chosen {
             let avoided = Avoided { tried: vec![chosen], ..Avoided::default() };
             assert!(ask(dst, &avoided).is_err(), "{dst}: there is no other");
+        }
+    }
+}
+
+#[test]
+fn who_is_not_in_the_mesh_is_called_only_where_the_operator_lets_pods_do_so() {
+    let open = service("open.test", "192.0.2.7", |s| {
+        let mode = BalancingMode::Passthrough;
+        s.balancing = Some(crate::mesh::Balancing { mode, ..Default::default() });
+    });
+    let mesh = mesh(vec![], vec![open]);
+    let from = mesh.workload("web").unwrap();
+    let only = |dst: &str| asked(&mesh, from, dst, OutboundTrafficPolicy::RegistryOnly);
+    let refused = only("192.0.2.1:443").unwrap_err();
+    assert_eq!(refused.close_reason(), CloseReason::EgressDenied);
+    assert!(refused.to_string().starts_with("192.0.2.1:443 is not an address of the mesh"));
+    for dst in ["10.9.0.1:80", "10.0.0.2:9999", "10.0.0.4:22", "192.0.2.7:443"] {
+        assert!(only(dst).is_ok(), "{dst}");
+    }
+}
+
+/// What has to be asked for, where the mesh is asked for one by one.
+#[test]
+fn a_way_that_depends_on_what_is_not_known_says_on_what() {
+    let kept = workload("kept", "10.0.0.5", |t| t.waypoint = by_name("lost.shop"));
+    let other = workload("other", "10.0.0.6", |t| t.waypoint = by_address("", "10.9.0.9"));
+    let far = workload("far", "10.8.0.1", |t| {
+        t.network = "n2".into();
+        t.network_gateway = by_address("n2", "172.16.0.1");
+        t.services = [behind("far.shop")].into();
+    });
+    let mesh = mesh(vec![kept, other, far], vec![service("far.shop", "10.9.0.4", |_| {})]);
+    let from = mesh.workload("web").unwrap();
+    for policy in [OutboundTrafficPolicy::AllowAny, OutboundTrafficPolicy::RegistryOnly] {
+        for (dst, lacking) in [
+            ("10.9.0.1:80", None),
+            ("10.9.0.1:81", None),
+            ("10.0.0.2:9999", None),
+            ("192.0.2.1:443", Some("/192.0.2.1")),
+            ("10.0.0.5:80", Some("shop/lost.shop")),
+            ("10.0.0.6:80", Some("/10.9.0.9")),
+            ("10.9.0.4:80", Some("n2/172.16.0.1")),
+        ] {
+            let way = asked(&mesh, from, dst, policy);
+            let lacks = super::super::on_demand::lacks(&mesh, &way);
+            assert_eq!(lacks.as_deref(), lacking, "{dst}: {way:?}");
         }
     }
 }
