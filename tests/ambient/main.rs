@@ -33,6 +33,7 @@ mod resources;
 mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
+mod scrapes;
 #[path = "../support/wait.rs"]
 mod wait;
 mod waypoints;
@@ -49,6 +50,7 @@ fn main() {
         outages::TESTS,
         names::TESTS,
         rollouts::TESTS,
+        scrapes::TESTS,
         endings::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];

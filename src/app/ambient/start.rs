@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{mesh, node, role::Ambient};
+use super::{mesh, node, own::OwnPod, role::Ambient};
 use crate::{
     admin::{self, Addresses, StartTask, State},
     app::{announce::speak_as_node_proxy, begun::ENDS},
@@ -83,7 +83,10 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let metrics = Arc::clone(&node.telemetry.metrics);
     let (xds, pushes) = Xds::follow(follows, metrics, tasks);
     let manager = Arc::clone(&pods.manager);
-    tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), manager));
+    let workload = environment.own.as_ref().filter(|_| environment.proxy);
+    let own = workload.and_then(|workload| OwnPod::start(&node, workload));
+    own.iter().for_each(|own| tasks.spawn(Arc::clone(own).join_mesh()));
+    tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), (manager, own.clone())));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());
     let cni = tasks.child();
     let (announce, announced) = mpsc::channel(ANNOUNCED);
@@ -108,6 +111,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         announced,
         cni,
         pods,
+        own,
         tasks: tasks.clone(),
     })
 }

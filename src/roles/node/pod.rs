@@ -37,6 +37,9 @@ pub struct Pod {
     pub(super) waiting_for_policy: Semaphore,
     /// Connections that have a name resolved.
     pub(super) resolving: Semaphore,
+    /// Whether applications see the callers' addresses, where the kernel can: rules in its
+    /// namespace lead their answers back.
+    pub(super) keeps_source: bool,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,
