@@ -2,6 +2,7 @@
 
 mod mesh;
 mod node;
+mod own;
 mod role;
 mod start;
 

@@ -46,6 +46,7 @@ mod revocation;
 mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
+mod scrapes;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
@@ -65,6 +66,7 @@ fn main() {
         outages::TESTS,
         names::TESTS,
         rollouts::TESTS,
+        scrapes::TESTS,
         endings::TESTS,
         cilium::TESTS,
         endpoints::TESTS,

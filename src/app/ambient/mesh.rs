@@ -8,6 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::own::OwnPod;
 use crate::{
     mesh::{
         Store,
@@ -26,7 +27,7 @@ pub(super) async fn follow(
     mut store: Store,
     mut pushes: mpsc::Receiver<Push>,
     node: Arc<Node>,
-    pods: Arc<PodManager>,
+    (pods, own): (Arc<PodManager>, Option<Arc<OwnPod>>),
 ) {
     let mut lacking = Lacking::default();
     loop {
@@ -35,6 +36,7 @@ pub(super) async fn follow(
             push = pushes.recv() => {
                 let Some(push) = push else { return };
                 apply(&mut store, push, &node, (&pods, &mut lacking)).await;
+                own.iter().for_each(|own| own.mesh_changed());
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 tell(lacking.recheck(&node));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use super::own::OwnPod;
 use crate::{
     admin::{PodView, StartTask, State},
     app::{
@@ -47,6 +48,8 @@ pub(super) struct Ambient {
     /// What asks it.
     pub(super) cni: Tasks,
     pub(super) pods: PodController,
+    /// This process as a pod.
+    pub(super) own: Option<Arc<OwnPod>>,
     /// What runs beside the pods.
     pub(super) tasks: Tasks,
 }
@@ -233,6 +236,9 @@ impl Role for Ambient {
                 let mut ambient = self;
                 ambient.pods.finish().await;
                 ambient.pods.manager.stop_all(grace, &Leave::All).await;
+                if let Some(own) = &ambient.own {
+                    own.stop().await;
+                }
                 ambient.tasks.cut();
                 ambient.tasks.ended().await;
                 0

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{mesh, node, role::Ambient};
+use super::{mesh, node, own::OwnPod, role::Ambient};
 use crate::{
     admin::{self, Addresses, StartTask, State},
     app::{announce::speak_as_node_proxy, begun::ENDS},
@@ -44,11 +44,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let (source, crls) = node::with_crls(&environment, source, tasks);
     let svids = Svids::new(source, Arc::clone(&telemetry.metrics), tasks.child());
     let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
-    // Who may call in plaintext is what policies say: PeerAuthentication comes as one of them.
-    let store = Store::new(environment.trust_domain.clone(), MtlsMode::Permissive);
-    let own_node = environment.node_name.as_deref().map(Into::into);
-    let store = store.of_node(own_node, environment.network.as_str().into());
-    let store = store.in_cluster(environment.cluster_id.as_str().into());
+    let store = store(&environment);
     let view = Arc::new(ArcSwap::from_pointee(store.view()));
     let dns = node::dns(&environment).map(|config| {
         let (view, metrics) = (Arc::clone(&view), Arc::clone(&telemetry.metrics));
@@ -87,7 +83,10 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     );
     let pods = PodController::new(&node);
     let manager = Arc::clone(&pods.manager);
-    tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), manager));
+    let workload = environment.own.as_ref().filter(|_| environment.proxy);
+    let own = workload.and_then(|workload| OwnPod::start(&node, workload));
+    own.iter().for_each(|own| tasks.spawn(Arc::clone(own).join_mesh()));
+    tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), (manager, own.clone())));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());
     let cni = tasks.child();
     let (announce, announced) = mpsc::channel(ANNOUNCED);
@@ -115,6 +114,16 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         announced,
         cni,
         pods,
+        own,
         tasks: tasks.clone(),
     })
+}
+
+/// A mesh of which nothing is known yet. Who may call in plaintext is what policies say:
+/// PeerAuthentication comes as one of them.
+fn store(environment: &Environment) -> Store {
+    let own_node = environment.node_name.as_deref().map(Into::into);
+    Store::new(environment.trust_domain.clone(), MtlsMode::Permissive)
+        .of_node(own_node, environment.network.as_str().into())
+        .in_cluster(environment.cluster_id.as_str().into())
 }

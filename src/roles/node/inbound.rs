@@ -218,7 +218,10 @@ impl Pod {
         }
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
         let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
-        if other && let Err(error) = sockets::spoof(&socket, peer.0.ip()) {
+        if self.keeps_source
+            && other
+            && let Err(error) = sockets::spoof(&socket, peer.0.ip())
+        {
             tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
             let plain = sockets::local_socket(&self.netns, dst)?;
             return sockets::connect(plain, dst, node.tunnel.connect).await;

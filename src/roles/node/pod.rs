@@ -40,6 +40,9 @@ pub struct Pod {
     pub(super) resolving: Semaphore,
     /// How the endpoints do that it calls.
     pub(super) endpoints: Arc<EndpointHealth>,
+    /// Whether applications see the callers' addresses, where the kernel can: rules in its
+    /// namespace lead their answers back.
+    pub(super) keeps_source: bool,
     pub(super) acceptor: Acceptor,
     pub(super) tunnel_places: Arc<Semaphore>,
     pub(super) callers: Callers,

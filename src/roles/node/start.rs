@@ -34,7 +34,7 @@ use crate::{
         ingress::{self, Ends},
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
     },
-    sys::{netns::Netns, sockets},
+    sys::{netns::Netns, sockets, sockmap::Watched},
     tls::Acceptor,
 };
 
@@ -72,12 +72,43 @@ impl Pod {
             let _on = node.workers[worker].enter();
             proxy.serve(&netns, &name, &dns)?;
         }
+        let pod = Self::new(node, (name, netns), (watched, dns));
+        let pod = Arc::new(pod);
+        let balancers = AcceptBalancer::of_one(outbound.len());
+        pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
+        let balancers = AcceptBalancer::of_one(plaintext.len());
+        pod.serve_plaintext(node, listeners(plaintext, balancers, looks_inward));
+        let balancers = AcceptBalancer::all(hbone.len());
+        pod.serve_hbone(node, listeners(hbone, balancers, || Box::new(|_, _| ())));
+        Ok(pod)
+    }
+
+    /// Opens port 15008 alone, in the namespace of this process, for its own endpoints: they are
+    /// reached there as the application of any pod is, from its own address.
+    ///
+    /// # Errors
+    /// If the namespace cannot be had or the port is taken.
+    pub fn start_own(node: &Arc<Node>, name: PodName) -> io::Result<Arc<Self>> {
+        let netns = Arc::new(Netns::current()?);
+        let hbone = open_port(node, &netns, HBONE_PORT, Accepts::Each)?;
+        let pod = Self::new(node, (Arc::new(name), netns), (None, Tasks::default()));
+        let pod = Arc::new(Self { keeps_source: false, ..pod });
+        let balancers = AcceptBalancer::all(hbone.len());
+        pod.serve_hbone(node, listeners(hbone, balancers, || Box::new(|_, _| ())));
+        Ok(pod)
+    }
+
+    fn new(
+        node: &Arc<Node>,
+        (name, netns): (Arc<PodName>, Arc<Netns>),
+        (watched, dns): (Option<Arc<Watched>>, Tasks),
+    ) -> Self {
         let known = match name.service_account {
             None => Recognition::Given,
             Some(_) => Recognition::Sought,
         };
         let endpoints = node.endpoints.of_pod(&name);
-        let pod = Arc::new(Self {
+        Self {
             name,
             endpoints,
             netns,
@@ -85,6 +116,7 @@ impl Pod {
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
             resolving: Semaphore::new(MOST_RESOLVING),
+            keeps_source: true,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
             callers: Callers::new(node.tunnel.caller),
@@ -95,14 +127,7 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
             dns,
-        });
-        let balancers = AcceptBalancer::of_one(outbound.len());
-        pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
-        let balancers = AcceptBalancer::of_one(plaintext.len());
-        pod.serve_plaintext(node, listeners(plaintext, balancers, looks_inward));
-        let balancers = AcceptBalancer::all(hbone.len());
-        pod.serve_hbone(node, listeners(hbone, balancers, || Box::new(|_, _| ())));
-        Ok(pod)
+        }
     }
 
     /// Whether the process before this one gave its sockets in this namespace.
@@ -123,21 +148,26 @@ impl Pod {
         listeners: impl Iterator<Item = (Handle, WorkerListener<Box<Outward>>)>,
     ) {
         for (worker, listener) in listeners {
-            let made = |config: TunnelConfig| {
-                let netns = Arc::clone(&self.netns);
-                let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
-                pool.among(Arc::clone(&node.tunnels))
-            };
-            let pool = Arc::new(made(node.tunnel.clone()));
-            let to_waypoints = made(node.tunnel.to_waypoints());
-            let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
-            let inner = made(node.tunnel.clone()).over(Arc::new(through));
-            let (n, pod) = (Arc::clone(node), Arc::clone(self));
-            let by = Arc::new(Worker { node: n, pod, pool, to_waypoints, inner });
+            let by = Arc::new(self.outbound_worker(node));
             let serve =
                 move |socket, peer, found| outbound::serve(Arc::clone(&by), (socket, peer), found);
             self.listen_on((node, &worker), listener, "outbound", &self.conns, serve);
         }
+    }
+
+    /// What one worker serves connections with that leave the pod.
+    fn outbound_worker(self: &Arc<Self>, node: &Arc<Node>) -> Worker {
+        let made = |config: TunnelConfig| {
+            let netns = Arc::clone(&self.netns);
+            let pool = Pool::new(netns, config, self.tunnels.clone(), self.accepting.clone());
+            pool.among(Arc::clone(&node.tunnels))
+        };
+        let pool = Arc::new(made(node.tunnel.clone()));
+        let to_waypoints = made(node.tunnel.to_waypoints());
+        let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
+        let inner = made(node.tunnel.clone()).over(Arc::new(through));
+        let (node, pod) = (Arc::clone(node), Arc::clone(self));
+        Worker { node, pod, pool, to_waypoints, inner }
     }
 
     fn serve_plaintext(
