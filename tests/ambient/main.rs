@@ -7,6 +7,7 @@
 
 mod calls;
 mod cilium;
+mod compliance;
 #[path = "../support/corpus.rs"]
 #[allow(dead_code, reason = "one type of it is used")]
 mod corpus;
@@ -60,6 +61,7 @@ fn main() {
             endings::TESTS,
             cilium::TESTS,
             revocation::TESTS,
+            compliance::TESTS,
         ]
         .concat(),
     );

@@ -81,11 +81,6 @@ const OWN_PROBES: &str = "is not used: TCP probes come after 60 s, every 60 s, 5
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
     ("FAKE_CA", Some("true"), "false: certificates that prove nothing are not made"),
     (
-        "COMPLIANCE_POLICY",
-        None,
-        "no value: no compliance policy is enforced, so none can be promised",
-    ),
-    (
         "PROXY_MODE",
         Some("dedicated"),
         "shared: this process serves the pods of a node, not one workload",

@@ -73,6 +73,8 @@ pub struct Environment {
     pub svid_lifetime: Duration,
     /// What the leaves of peers must say of their key's usage.
     pub key_usage: KeyUsageRule,
+    /// Whether handshakes agree on keys only that a quantum computer does not find out.
+    pub post_quantum: bool,
     /// The file with CRLs.
     pub crl: Option<PathBuf>,
     /// The socket of the node's CNI agent.
@@ -164,6 +166,7 @@ impl Environment {
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
+            post_quantum: post_quantum(&vars),
             crl: crl.map(Into::into),
             zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
@@ -219,6 +222,18 @@ impl Environment {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
         Self::read(variables, arguments, &around)
+    }
+}
+
+/// ztunnel's other policies are of other builds of it.
+fn post_quantum(vars: &Variables) -> bool {
+    match vars.text("COMPLIANCE_POLICY").unwrap_or_default() {
+        "" => false,
+        "pqc" => true,
+        _ => {
+            vars.fault("COMPLIANCE_POLICY", "pqc, or no value: no other policy is enforced");
+            false
+        }
     }
 }
 
