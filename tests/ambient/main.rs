@@ -18,6 +18,8 @@ mod fake_cilium;
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+#[path = "../support/fake_spire.rs"]
+mod fake_spire;
 #[path = "../support/forge.rs"]
 #[allow(dead_code, reason = "an attacker needs little here")]
 mod forge;
@@ -44,6 +46,7 @@ mod rules_of_cni;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
+mod spire;
 #[path = "../support/wait.rs"]
 mod wait;
 mod world;
@@ -61,6 +64,7 @@ fn main() {
             endings::TESTS,
             cilium::TESTS,
             revocation::TESTS,
+            spire::TESTS,
             compliance::TESTS,
         ]
         .concat(),

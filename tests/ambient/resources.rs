@@ -21,6 +21,17 @@ pub(crate) fn uid(pod: &str) -> String {
 
 /// A pod of a node, which backs the service of its name and is selected by these policies.
 pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) -> Resource {
+    workload_of("", pod, node, address, policies)
+}
+
+/// The same of a trust domain; empty is that of the mesh.
+pub(crate) fn workload_of(
+    trust_domain: &str,
+    pod: &str,
+    node: &str,
+    address: &str,
+    policies: &[&str],
+) -> Resource {
     let port = Port { service_port: 80, target_port: 8080, app_protocol: 0 };
     let service = format!("shop/{pod}.shop.svc.cluster.local");
     let workload = Workload {
@@ -28,6 +39,7 @@ pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) 
         name: pod.into(),
         namespace: "shop".into(),
         service_account: pod.into(),
+        trust_domain: trust_domain.into(),
         addresses: vec![bytes(address)],
         node: node.into(),
         tunnel_protocol: TunnelProtocol::Hbone.into(),

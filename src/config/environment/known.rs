@@ -8,11 +8,13 @@ const FAMILIES: &[&str] =
 
 /// The names of these families that are read, or are known to say nothing.
 const KNOWN: &[&str] = &[
+    "ADIT_BROKER_PROVIDER_ID",
     // Those of other commands, and of units of systemd.
     "ADIT_CA_CONFIG",
     "ADIT_CONFIG",
     "ADIT_FLAGS",
     "ADIT_LEAF_KEY_USAGE",
+    "ADIT_SVID_SOURCE",
     "CA_ADDRESS",
     "CA_ROOT_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",

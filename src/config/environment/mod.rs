@@ -11,6 +11,7 @@ mod leaves;
 mod node;
 mod proxy_config;
 mod surroundings;
+mod svid_source;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -28,6 +29,7 @@ use std::{
 pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
+pub use svid_source::SvidSource;
 pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
@@ -65,8 +67,10 @@ pub struct Environment {
     pub node: NodeIdentity,
     /// Where the mesh comes from.
     pub xds: Option<ControlPlane>,
-    /// Where SVIDs come from.
+    /// The CA of the control plane.
     pub ca: Option<ControlPlane>,
+    /// Where SVIDs come from.
+    pub svid_source: SvidSource,
     /// Whether workloads are asked for by one and one, not all told.
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
@@ -163,6 +167,7 @@ impl Environment {
             instance_ip,
             xds,
             ca,
+            svid_source: SvidSource::read(&vars),
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,

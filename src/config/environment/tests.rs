@@ -304,3 +304,31 @@ fn key_usage_may_be_missing_where_cilium_signs_or_somebody_says_so() {
     let fault = faults(&[said("optionally")]);
     assert!(fault.contains("ADIT_LEAF_KEY_USAGE") && fault.contains("required or optional"));
 }
+
+#[test]
+fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
+    assert_eq!(read(&[]).svid_source, SvidSource::Istiod);
+    let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");
+    let source = |kind| ("ADIT_SVID_SOURCE", kind);
+    let read_from = read(&[source("workloadApi"), api]).svid_source;
+    assert_eq!(read_from.as_str(), "workloadApi");
+    let broker = [
+        source("broker"),
+        api,
+        ("SPIFFE_BROKER_SOCKET", "unix:///run/spire/broker.sock"),
+        ("ADIT_BROKER_PROVIDER_ID", "spiffe://td/spire/agent"),
+    ];
+    let SvidSource::Broker(config) = read(&broker).svid_source else { panic!("not a broker") };
+    assert_eq!(config.provider_id.as_str(), "spiffe://td/spire/agent");
+    for (variables, named) in [
+        (vec![source("spire")], "ADIT_SVID_SOURCE"),
+        (vec![source("workloadApi")], "SPIFFE_ENDPOINT_SOCKET"),
+        (vec![source("workloadApi"), (api.0, "http://a")], "SPIFFE_ENDPOINT_SOCKET"),
+        (broker[..2].to_vec(), "SPIFFE_BROKER_SOCKET"),
+        (broker[..3].to_vec(), "ADIT_BROKER_PROVIDER_ID"),
+        ([&broker[..3], &[(broker[3].0, "spiffe://td")]].concat(), "ADIT_BROKER_PROVIDER_ID"),
+    ] {
+        let faults = faults(&variables);
+        assert!(faults.contains(named), "{variables:?}: {faults}");
+    }
+}
