@@ -21,6 +21,9 @@ use crate::{config::environment::Environment, lifecycle::Tasks};
 /// If it cannot start; once it runs, a control plane or CNI agent that is away is waited for.
 pub fn run(environment: Environment) -> Result<(), RunError> {
     crate::sys::process::harden();
+    if environment.post_quantum {
+        crate::tls::demand_post_quantum();
+    }
     let logging = announce(&environment)?;
     crate::tls::record::choose(Default::default()).map_err(anyhow::Error::msg)?;
     let data = Workers::start(environment.workers)?;

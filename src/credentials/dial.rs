@@ -10,14 +10,14 @@ use std::{
 };
 
 use pki_types::ServerName;
-use rustls::{ClientConfig, crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls::{ClientConfig, sign::CertifiedKey};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     identity::{chain_words, pem, shown, stream_words},
     lifecycle::dial,
-    tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider},
+    tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider, web_provider},
 };
 
 /// The longest file with roots or a token that is read.
@@ -145,8 +145,7 @@ pub(crate) async fn dial(
     alpn: &[u8],
     own: Option<Arc<CertifiedKey>>,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(web_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .dangerous()

@@ -33,7 +33,7 @@ pub use handshake::{Acceptor, Connector};
 pub use key_schedule::{Aead, TrafficKey, TrafficSecret, traffic_secrets};
 pub use naming::{Naming, about, only_server};
 pub use peer::Peer;
-pub use provider::{classic_provider, provider, web_provider};
+pub use provider::{classic_provider, demand_post_quantum, provider, web_provider};
 pub use roots::StaleCrls;
 pub use session::{Keys, Session};
 pub use tls12::Tls12;

@@ -7,6 +7,7 @@
 
 mod calls;
 mod cilium;
+mod compliance;
 #[path = "../support/corpus.rs"]
 #[allow(dead_code, reason = "one type of it is used")]
 mod corpus;
@@ -20,6 +21,8 @@ mod fake_cilium;
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+#[path = "../support/fake_spire.rs"]
+mod fake_spire;
 #[path = "../support/forge.rs"]
 #[allow(dead_code, reason = "an attacker needs little here")]
 mod forge;
@@ -50,6 +53,7 @@ mod scrapes;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
+mod spire;
 #[path = "../support/wait.rs"]
 mod wait;
 mod waypoints;
@@ -72,6 +76,8 @@ fn main() {
         endpoints::TESTS,
         revocation::TESTS,
         on_demand::TESTS,
+        spire::TESTS,
+        compliance::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

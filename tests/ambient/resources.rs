@@ -25,7 +25,19 @@ pub(crate) fn workload(pod: &str, node: &str, address: &str, policies: &[&str]) 
     address_of(backing(pod, (pod, 8080), (node, address), policies))
 }
 
-/// The same, and what else `change` says.
+/// The same of a trust domain.
+pub(crate) fn workload_of(
+    trust_domain: &str,
+    pod: &str,
+    node: &str,
+    address: &str,
+    policies: &[&str],
+) -> Resource {
+    let workload = backing(pod, (pod, 8080), (node, address), policies);
+    address_of(Workload { trust_domain: trust_domain.into(), ..workload })
+}
+
+/// The same as [`workload`], and what else `change` says.
 pub(crate) fn workload_with(
     pod: &str,
     node: &str,

@@ -85,6 +85,8 @@ fn identity(environment: &Environment) -> Value {
         "fakeSelfInbound": false,
         "secretTtl": duration(environment.svid_lifetime),
         "crlPath": environment.crl,
+        "compliancePolicy": environment.post_quantum.then_some("pqc"),
+        "svidSource": environment.svid_source.as_str(),
         "leafKeyUsage": environment.key_usage.as_str(),
         "enableEnhancedBaggage": environment.response_baggage,
         "ztunnelIdentity": id.map(|id| id.to_string()),

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 
 use crate::{
-    config::environment::Environment,
-    credentials::{CrlFileStatus, Istiod, IstiodConfig, Source, WithCrls},
+    config::environment::{Environment, SvidSource},
+    credentials::{
+        CrlFileStatus, Istiod, IstiodConfig, Source, WithCrls, broker::Broker,
+        workload_api::WorkloadApi,
+    },
     hbone::TunnelConfig,
     lifecycle::Tasks,
     mesh::source::xds::XdsConfig,
@@ -44,10 +47,18 @@ pub(super) fn dns(environment: &Environment) -> Option<DnsConfig> {
 /// # Errors
 /// If the environment names none.
 pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
+    match &environment.svid_source {
+        SvidSource::Istiod => istiod(environment),
+        SvidSource::WorkloadApi(endpoint) => Ok(Arc::new(WorkloadApi::follow(endpoint))),
+        SvidSource::Broker(config) => Ok(Arc::new(Broker::follow(config.clone()))),
+    }
+}
+
+fn istiod(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
     let Some(server) = environment.ca.clone() else {
         anyhow::bail!(
             "CA_ADDRESS is empty: name the server that signs SVIDs, such as \
-             https://istiod.istio-system.svc:15012"
+             https://istiod.istio-system.svc:15012, or another source by ADIT_SVID_SOURCE"
         );
     };
     let Environment { svid_lifetime, key_usage, .. } = *environment;

@@ -8,12 +8,14 @@ const FAMILIES: &[&str] =
 
 /// The names of these families that are read, or are known to say nothing.
 const KNOWN: &[&str] = &[
+    "ADIT_BROKER_PROVIDER_ID",
     // Those of other commands, and of units of systemd.
     "ADIT_CA_CONFIG",
     "ADIT_CONFIG",
     "ADIT_FLAGS",
     "ADIT_LEAF_KEY_USAGE",
     "ADIT_OUTBOUND_TRAFFIC_POLICY",
+    "ADIT_SVID_SOURCE",
     "CA_ADDRESS",
     "CA_ROOT_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",
@@ -76,11 +78,6 @@ const OWN_PROBES: &str = "is not used: TCP probes come after 60 s, every 60 s, 5
 /// Variables whose value would make the mesh less safe than it says: what is expected instead.
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
     ("FAKE_CA", Some("true"), "false: certificates that prove nothing are not made"),
-    (
-        "COMPLIANCE_POLICY",
-        None,
-        "no value: no compliance policy is enforced, so none can be promised",
-    ),
     (
         "PROXY_MODE",
         Some("dedicated"),

@@ -11,6 +11,7 @@ mod leaves;
 mod node;
 mod proxy_config;
 mod surroundings;
+mod svid_source;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -28,6 +29,7 @@ use std::{
 pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
+pub use svid_source::SvidSource;
 pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
@@ -66,16 +68,20 @@ pub struct Environment {
     pub node: NodeIdentity,
     /// Where the mesh comes from.
     pub xds: Option<ControlPlane>,
-    /// Where SVIDs come from.
+    /// The CA of the control plane.
     pub ca: Option<ControlPlane>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Where SVIDs come from.
+    pub svid_source: SvidSource,
     /// Whether workloads are asked for by one and one, not all told.
     pub xds_on_demand: bool,
     /// What lifetime SVIDs are asked for.
     pub svid_lifetime: Duration,
     /// What the leaves of peers must say of their key's usage.
     pub key_usage: KeyUsageRule,
+    /// Whether handshakes agree on keys only that a quantum computer does not find out.
+    pub post_quantum: bool,
     /// The file with CRLs.
     pub crl: Option<PathBuf>,
     /// The socket of the node's CNI agent.
@@ -164,12 +170,14 @@ impl Environment {
             instance_ip,
             xds,
             ca,
+            svid_source: SvidSource::read(&vars),
             xds_on_demand: vars.flag("XDS_ON_DEMAND", false),
             outbound_traffic_policy: vars
                 .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
                 .unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
+            post_quantum: post_quantum(&vars),
             crl: crl.map(Into::into),
             zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
@@ -225,6 +233,18 @@ impl Environment {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
         Self::read(variables, arguments, &around)
+    }
+}
+
+/// ztunnel's other policies are of other builds of it.
+fn post_quantum(vars: &Variables) -> bool {
+    match vars.text("COMPLIANCE_POLICY").unwrap_or_default() {
+        "" => false,
+        "pqc" => true,
+        _ => {
+            vars.fault("COMPLIANCE_POLICY", "pqc, or no value: no other policy is enforced");
+            false
+        }
     }
 }
 

@@ -119,7 +119,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("PROXY_MODE", "sidecar", "expected shared"),
         ("PROXY_MODE", "dedicated", "expected shared"),
         ("FAKE_CA", "true", "expected false"),
-        ("COMPLIANCE_POLICY", "pqc", "COMPLIANCE_POLICY: \"pqc\": expected no value"),
+        ("COMPLIANCE_POLICY", "fips", "expected pqc, or no value"),
         ("SECRET_TTL", "soon", "expected a duration, such as 10s"),
         ("SECRET_TTL", "1s", "at least 10s"),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "99999999h", "at most ten years"),
@@ -319,4 +319,32 @@ fn who_is_not_in_the_mesh_may_be_called_unless_the_operator_says_otherwise() {
     assert!(wrong.contains("ALLOW_ANY or REGISTRY_ONLY"), "{wrong}");
     let misspelt = read(&[("ADIT_OUTBOUND_TRAFIC_POLICY", "REGISTRY_ONLY")]).warnings;
     assert!(misspelt[0].contains("did you mean ADIT_OUTBOUND_TRAFFIC_POLICY?"), "{misspelt:?}");
+}
+
+#[test]
+fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
+    assert_eq!(read(&[]).svid_source, SvidSource::Istiod);
+    let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");
+    let source = |kind| ("ADIT_SVID_SOURCE", kind);
+    let read_from = read(&[source("workloadApi"), api]).svid_source;
+    assert_eq!(read_from.as_str(), "workloadApi");
+    let broker = [
+        source("broker"),
+        api,
+        ("SPIFFE_BROKER_SOCKET", "unix:///run/spire/broker.sock"),
+        ("ADIT_BROKER_PROVIDER_ID", "spiffe://td/spire/agent"),
+    ];
+    let SvidSource::Broker(config) = read(&broker).svid_source else { panic!("not a broker") };
+    assert_eq!(config.provider_id.as_str(), "spiffe://td/spire/agent");
+    for (variables, named) in [
+        (vec![source("spire")], "ADIT_SVID_SOURCE"),
+        (vec![source("workloadApi")], "SPIFFE_ENDPOINT_SOCKET"),
+        (vec![source("workloadApi"), (api.0, "http://a")], "SPIFFE_ENDPOINT_SOCKET"),
+        (broker[..2].to_vec(), "SPIFFE_BROKER_SOCKET"),
+        (broker[..3].to_vec(), "ADIT_BROKER_PROVIDER_ID"),
+        ([&broker[..3], &[(broker[3].0, "spiffe://td")]].concat(), "ADIT_BROKER_PROVIDER_ID"),
+    ] {
+        let faults = faults(&variables);
+        assert!(faults.contains(named), "{variables:?}: {faults}");
+    }
 }
