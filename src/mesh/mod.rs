@@ -7,6 +7,7 @@ mod address;
 mod balance;
 mod changes;
 mod claims;
+mod compact;
 mod compiled;
 mod dump;
 mod endpoints;
@@ -26,6 +27,7 @@ mod workload;
 pub use address::{NetworkAddress, ServicePort};
 pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
+pub use compact::{Addresses, Name};
 pub use dump::{
     AppTunnelDump, BalancingDump, CidrDump, EndpointDump, GatewayDump, LocalityDump, MeshDump,
     ServiceDump, WeightedDump, WorkloadDump,

@@ -112,6 +112,7 @@ impl Store {
             services.dedup_by(|a, b| a.key() == b.key());
             template.services = services.into();
         }
+        workload.name = workload.name.beside(&workload.uid);
         let old = self.view.workloads.get(&workload.uid).cloned();
         if old.as_deref() == Some(&workload) {
             return false;
@@ -318,7 +319,7 @@ impl Store {
         if of.node.is_none() || of.node != self.node || elsewhere {
             return;
         }
-        let pod = format!("{}/{}", of.namespace(), of.name);
+        let pod = format!("{}/{}", of.namespace(), of.name());
         let local = &mut self.view.local;
         let there = local.remove(&pod);
         let mut there = there.unwrap_or_else(|| Local { pod: pod.into(), workloads: Vec::new() });

@@ -50,7 +50,7 @@ fn chosen(mesh: &View, service: &Service, from: &Workload) -> BTreeSet<String> {
     let ask =
         |random| Ask { from, called: "10.9.9.9:80".parse().unwrap(), is_waypoint: false, random };
     let picked = (0..100).filter_map(|n| pick(mesh, service, &ask(n)));
-    picked.map(|endpoint| endpoint.workload.name.to_string()).collect()
+    picked.map(|endpoint| endpoint.workload.name().to_owned()).collect()
 }
 
 fn names(all: &[&str]) -> BTreeSet<String> {
@@ -174,5 +174,5 @@ fn capacity_is_a_weight() {
     let called = "10.9.9.9:80".parse().unwrap();
     let ask = |random| Ask { from: &from, called, is_waypoint: false, random };
     let picked = (0..400).filter_map(|n| pick(&mesh, &service, &ask(n)));
-    assert_eq!(picked.filter(|endpoint| &*endpoint.workload.name == "large").count(), 300);
+    assert_eq!(picked.filter(|endpoint| endpoint.workload.name() == "large").count(), 300);
 }
