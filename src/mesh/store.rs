@@ -158,8 +158,8 @@ impl Store {
             self.texts.release(&old.namespace);
         }
         let hosts = &mut self.view.hosts;
-        let there = hosts.get(&new.hostname).map(|host| &host.0);
-        let named = Host(Services::with(there, &new));
+        let there = hosts.get(&new.hostname).map(|host| &host.services);
+        let named = Host::new(&new.hostname, Services::with(there, &new));
         hosts.insert(named);
         for network in networks_of(&new) {
             self.in_network(&network, |_, there| there.add(&new));
@@ -175,8 +175,8 @@ impl Store {
         self.release_vips(&old);
         self.texts.release(&old.namespace);
         let hosts = &mut self.view.hosts;
-        match hosts.get(hostname).and_then(|host| host.0.without(&old)) {
-            Some(others) => drop(hosts.insert(Host(others))),
+        match hosts.get(hostname).and_then(|host| host.services.without(&old)) {
+            Some(others) => drop(hosts.insert(Host::new(&old.hostname, others))),
             None => drop(hosts.remove(hostname)),
         }
         let key = (Arc::clone(&old.namespace), Arc::clone(&old.hostname));
