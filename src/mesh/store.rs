@@ -112,6 +112,7 @@ impl Store {
             services.dedup_by(|a, b| a.key() == b.key());
             template.services = services.into();
         }
+        workload.name = workload.name.beside(&workload.uid);
         let old = self.view.workloads.get(&workload.uid).cloned();
         if old.as_deref() == Some(&workload) {
             return false;
@@ -157,8 +158,8 @@ impl Store {
             self.texts.release(&old.namespace);
         }
         let hosts = &mut self.view.hosts;
-        let there = hosts.get(&new.hostname).map(|host| &host.0);
-        let named = Host(Services::with(there, &new));
+        let there = hosts.get(&new.hostname).map(|host| &host.services);
+        let named = Host::new(&new.hostname, Services::with(there, &new));
         hosts.insert(named);
         for network in networks_of(&new) {
             self.in_network(&network, |_, there| there.add(&new));
@@ -174,8 +175,8 @@ impl Store {
         self.release_vips(&old);
         self.texts.release(&old.namespace);
         let hosts = &mut self.view.hosts;
-        match hosts.get(hostname).and_then(|host| host.0.without(&old)) {
-            Some(others) => drop(hosts.insert(Host(others))),
+        match hosts.get(hostname).and_then(|host| host.services.without(&old)) {
+            Some(others) => drop(hosts.insert(Host::new(&old.hostname, others))),
             None => drop(hosts.remove(hostname)),
         }
         let key = (Arc::clone(&old.namespace), Arc::clone(&old.hostname));
@@ -318,7 +319,7 @@ impl Store {
         if of.node.is_none() || of.node != self.node || elsewhere {
             return;
         }
-        let pod = format!("{}/{}", of.namespace(), of.name);
+        let pod = format!("{}/{}", of.namespace(), of.name());
         let local = &mut self.view.local;
         let there = local.remove(&pod);
         let mut there = there.unwrap_or_else(|| Local { pod: pod.into(), workloads: Vec::new() });

@@ -151,7 +151,7 @@ impl View {
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.iter().flat_map(|host| host.0.as_slice().iter())
+        self.hosts.iter().flat_map(|host| host.services.as_slice().iter())
     }
 
     /// A service by its namespace and host name.
@@ -163,7 +163,7 @@ impl View {
     /// The services with a host name, in the order of their namespaces.
     #[must_use]
     pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
-        self.hosts.get(hostname).map_or(&[], |host| host.0.as_slice())
+        self.hosts.get(hostname).map_or(&[], |host| host.services.as_slice())
     }
 
     /// The service of a host name that a caller of `namespace` means.

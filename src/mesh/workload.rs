@@ -1,8 +1,8 @@
 //! A workload: one pod, VM or host that has addresses and, if in the mesh, an identity.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{AppHop, Gateway, LocalPod, NetnsRef, ServicePort};
+use super::{Addresses, AppHop, Gateway, LocalPod, Name, NetnsRef, ServicePort};
 use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
@@ -193,10 +193,10 @@ impl Template {
 pub struct Workload {
     /// Unique in the mesh: `namespace/name` in a mesh file, longer ones from a control plane.
     pub uid: Arc<str>,
-    /// The pod's name.
-    pub name: Arc<str>,
+    /// The pod's name, as [`Workload::name`] gives it.
+    pub name: Name,
     /// Its IP addresses.
-    pub addresses: Box<[IpAddr]>,
+    pub addresses: Addresses,
     /// The node that carries it.
     pub node: Option<Arc<str>>,
     /// Whether its platform says that it serves.
@@ -208,6 +208,12 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// The pod's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.of(&self.uid)
+    }
+
     /// The network in which its addresses mean it.
     #[must_use]
     pub fn network(&self) -> &Arc<str> {
@@ -287,10 +293,11 @@ impl Workload {
     pub fn names(&self) -> Arc<Names> {
         let Template { app, cluster, locality, .. } = &*self.template;
         let given = |text: &Arc<str>| Some(Arc::clone(text)).filter(|text| !text.is_empty());
-        let own = Names::of(Arc::clone(&self.name), Arc::clone(self.namespace()));
+        let name: Arc<str> = self.name().into();
+        let own = Names::of(Arc::clone(&name), Arc::clone(self.namespace()));
         Arc::new(Names {
-            workload: given(&app.workload).unwrap_or_else(|| Arc::clone(&self.name)),
-            app: given(&app.canonical_name).unwrap_or_else(|| Arc::clone(&self.name)),
+            workload: given(&app.workload).unwrap_or_else(|| Arc::clone(&name)),
+            app: given(&app.canonical_name).unwrap_or(name),
             version: given(&app.canonical_revision),
             cluster: given(cluster),
             region: given(&locality.region),

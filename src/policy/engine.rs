@@ -20,38 +20,57 @@ pub struct Rules {
 /// Policies of one action, in their order.
 #[derive(Debug, Default)]
 struct Indexed {
-    policies: Vec<Named>,
-    /// Where each rule stands in them.
-    rules: Vec<(usize, usize)>,
+    policies: Vec<Arc<Policy>>,
+    /// All of their rules by position: of ten thousand a decision looks at a few, and each piece of
+    /// memory between the index and a rule is one that is in no cache.
+    rules: Vec<Positioned>,
+    /// What each is called, by position.
+    names: Vec<RuleName>,
     index: Index,
 }
 
-impl Indexed {
-    fn add(&mut self, named: Named) {
-        let at = self.policies.len();
-        for (number, rule) in named.policy.rules.iter().enumerate() {
-            self.index.add(self.rules.len(), named.policy.action, rule);
-            self.rules.push((at, number));
-        }
-        self.policies.push(named);
-    }
+/// A rule where a decision finds it.
+#[derive(Debug)]
+struct Positioned {
+    policy: Arc<Policy>,
+    number: usize,
+}
 
-    fn rule(&self, position: usize) -> Numbered<'_> {
-        let (policy, number) = self.rules[position];
-        self.policies[policy].rule(number)
+impl Positioned {
+    fn rule(&self) -> &Rule {
+        &self.policy.rules[self.number]
+    }
+}
+
+impl Indexed {
+    fn add(&mut self, policy: &Arc<Policy>) {
+        for (number, rule) in policy.rules.iter().enumerate() {
+            self.index.add(self.rules.len(), policy.action, rule);
+            self.rules.push(Positioned { policy: Arc::clone(policy), number });
+        }
+        self.names.extend(policy.rule_names());
+        self.policies.push(Arc::clone(policy));
     }
 
     /// The first rule that matches.
     fn matching(&self, flow: &Flow) -> Option<&RuleName> {
-        let first = self.index.first(flow, |position| self.rule(position).matches(flow));
-        first.map(|position| self.rule(position).name)
+        let matches = |position: usize| {
+            let positioned = &self.rules[position];
+            positioned.rule().matches(positioned.policy.action, flow)
+        };
+        Some(&self.names[self.index.first(flow, matches)?])
     }
 
-    fn numbered(&self) -> impl Iterator<Item = Numbered<'_>> {
-        self.policies.iter().flat_map(Named::numbered)
+    fn named_rules(&self) -> impl Iterator<Item = (&Rule, &RuleName)> {
+        self.rules.iter().map(Positioned::rule).zip(&self.names)
+    }
+
+    fn numbered(&self, action: Action) -> impl Iterator<Item = Numbered<'_>> {
+        self.named_rules().map(move |(rule, name)| Numbered { rule, action, name })
     }
 }
 
+/// A policy that only says what it would do.
 #[derive(Debug)]
 struct Named {
     policy: Arc<Policy>,
@@ -61,19 +80,21 @@ struct Named {
 }
 
 impl Named {
+    fn of(policy: &Arc<Policy>) -> Self {
+        let (key, rules) = (policy.key(), policy.rule_names().collect());
+        Self { policy: Arc::clone(policy), key, rules }
+    }
+
     fn matching(&self, flow: &Flow) -> Option<&RuleName> {
         let hit =
             self.policy.rules.iter().position(|rule| rule.matches(self.policy.action, flow))?;
         Some(&self.rules[hit])
     }
 
-    fn rule(&self, number: usize) -> Numbered<'_> {
-        let (rule, name) = (&self.policy.rules[number], &self.rules[number]);
-        Numbered { rule, action: self.policy.action, name }
-    }
-
     fn numbered(&self) -> impl Iterator<Item = Numbered<'_>> {
-        (0..self.rules.len()).map(|number| self.rule(number))
+        let action = self.policy.action;
+        let rules = self.policy.rules.iter().zip(&self.rules);
+        rules.map(move |(rule, name)| Numbered { rule, action, name })
     }
 }
 
@@ -96,15 +117,10 @@ impl Rules {
     pub fn compile<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>) -> Self {
         let mut rules = Self::default();
         for policy in policies {
-            let named = Named {
-                policy: Arc::clone(policy),
-                key: policy.key(),
-                rules: policy.rule_names().collect(),
-            };
             match (policy.dry_run, policy.action) {
-                (true, _) => rules.dry.push(named),
-                (false, Action::Deny) => rules.deny.add(named),
-                (false, Action::Allow) => rules.allow.add(named),
+                (true, _) => rules.dry.push(Named::of(policy)),
+                (false, Action::Deny) => rules.deny.add(policy),
+                (false, Action::Allow) => rules.allow.add(policy),
             }
         }
         rules
@@ -160,12 +176,12 @@ impl Rules {
 
     /// The rules that deny, in the order in which they are asked.
     pub(super) fn denials(&self) -> impl Iterator<Item = Numbered<'_>> {
-        self.deny.numbered()
+        self.deny.numbered(Action::Deny)
     }
 
     /// The rules that allow, in the order in which they are asked.
     pub(super) fn grants(&self) -> impl Iterator<Item = Numbered<'_>> {
-        self.allow.numbered()
+        self.allow.numbered(Action::Allow)
     }
 
     /// The rules that only say what they would do.
@@ -186,7 +202,7 @@ enum RuleOutcome<'a> {
     NoPolicy,
     Allowed { by: &'a RuleName },
     Denied { by: &'a RuleName },
-    NoneAllowed { allow: &'a [Named], flow: &'a Flow },
+    NoneAllowed { allow: &'a Indexed, flow: &'a Flow },
     Nobody { why: &'a str },
 }
 
@@ -262,7 +278,7 @@ fn decide<'a>(rules: &'a Rules, flow: &'a Flow) -> RuleOutcome<'a> {
     }
     match rules.allow.matching(flow) {
         Some(by) => RuleOutcome::Allowed { by },
-        None => RuleOutcome::NoneAllowed { allow: &rules.allow.policies, flow },
+        None => RuleOutcome::NoneAllowed { allow: &rules.allow, flow },
     }
 }
 
@@ -276,12 +292,11 @@ fn would_do(named: &Named, flow: &Flow) -> Option<String> {
 }
 
 /// The rule that the fewest fields keep from matching, the first of them, and what those are.
-fn closest(allow: &[Named], flow: &Flow) -> String {
-    let rules = allow.iter().flat_map(|named| named.policy.rules.iter().zip(&named.rules));
-    match rules.min_by_key(|(rule, _)| rule.distance(flow)) {
+fn closest(allow: &Indexed, flow: &Flow) -> String {
+    match allow.named_rules().min_by_key(|(rule, _)| rule.distance(flow)) {
         Some((rule, name)) => format!("{name}: {}", rule.misses(flow).join("; ")),
         None => {
-            let keys: Vec<_> = allow.iter().map(|n| n.key.as_str()).collect();
+            let keys: Vec<_> = allow.policies.iter().map(|policy| policy.key()).collect();
             format!("{} has no rules, so it allows nobody", keys.join(", "))
         }
     }

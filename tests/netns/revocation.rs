@@ -153,7 +153,7 @@ fn running() -> Running {
         node.svids.watch(&workload.uid, workload.id());
         let uid = Arc::clone(&workload.uid);
         let name = PodName { uid: Arc::clone(&uid), name: uid, service_account: None };
-        let pod = Pod::start(&node, name, workload.app_hop(), Arc::new(lab.netns(&workload.name)))
+        let pod = Pod::start(&node, name, workload.app_hop(), Arc::new(lab.netns(workload.name())))
             .unwrap();
         capture::apply(&pod.netns, capture::Options::default(), &CancellationToken::new()).unwrap();
         pod

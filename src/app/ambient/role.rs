@@ -187,7 +187,7 @@ impl Role for Ambient {
     fn forget_unused(&self) {
         let mesh = self.node.mesh.load();
         let there: std::collections::HashSet<(&str, &str)> =
-            mesh.workloads().map(|w| (&*w.name, &**w.namespace())).collect();
+            mesh.workloads().map(|w| (w.name(), &**w.namespace())).collect();
         let connections = &self.node.telemetry.metrics.connections;
         connections.forget_unused(KEPT, |name, namespace| there.contains(&(name, namespace)));
     }

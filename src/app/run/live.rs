@@ -239,7 +239,7 @@ impl Live {
     /// Traffic series of workloads that have left the mesh.
     pub(super) fn forget_unused(&self) {
         let mesh = self.node.mesh.load();
-        let names = mesh.workloads().map(|w| (&*w.name, &**w.namespace()));
+        let names = mesh.workloads().map(|w| (w.name(), &**w.namespace()));
         let there: HashSet<(&str, &str)> = names.collect();
         let metrics = &self.node.telemetry.metrics;
         metrics

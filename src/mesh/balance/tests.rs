@@ -60,7 +60,7 @@ fn chosen_but(
     let called = "10.9.9.9:80".parse().unwrap();
     let ask = |random| Ask { from, called, is_waypoint: false, random, avoided };
     let picked = (0..100).filter_map(|n| pick(mesh, service, &ask(n)));
-    picked.map(|endpoint| endpoint.workload.name.to_string()).collect()
+    picked.map(|endpoint| endpoint.workload.name().to_owned()).collect()
 }
 
 fn names(all: &[&str]) -> BTreeSet<String> {
@@ -191,7 +191,7 @@ fn capacity_is_a_weight() {
     let avoided = Avoided::default();
     let ask = |random| Ask { from: &from, called, is_waypoint: false, random, avoided: &avoided };
     let picked = (0..400).filter_map(|n| pick(&mesh, &service, &ask(n)));
-    assert_eq!(picked.filter(|endpoint| &*endpoint.workload.name == "large").count(), 300);
+    assert_eq!(picked.filter(|endpoint| endpoint.workload.name() == "large").count(), 300);
 }
 
 fn at_port(address: &str) -> EndpointAddress {

@@ -151,7 +151,7 @@ impl WorkloadDump {
             network_gateway: of.network_gateway.as_deref().map(GatewayDump::of),
             protocol: workload.protocol(),
             network_mode: if of.host_network { "HostNetwork" } else { "Standard" },
-            name: workload.name.to_string(),
+            name: workload.name().to_owned(),
             namespace: workload.namespace().to_string(),
             trust_domain: workload.id().trust_domain().as_str().to_owned(),
             service_account: workload.service_account().to_owned(),

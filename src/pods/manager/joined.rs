@@ -8,7 +8,7 @@ use super::{Carried, PodManager, owner::listed};
 use crate::{
     identity::SpiffeId,
     lifecycle::blocking,
-    mesh::{View, Workload},
+    mesh::{Addresses, View, Workload},
     pods::source::Member,
     roles::node::{Pod, Recognition},
 };
@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 struct Claim {
     pod: Arc<Pod>,
     id: SpiffeId,
-    addresses: Box<[IpAddr]>,
+    addresses: Addresses,
 }
 
 impl Claim {

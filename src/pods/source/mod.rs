@@ -3,13 +3,13 @@
 pub mod file;
 pub mod zds;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use crate::{
     identity::SpiffeId,
-    mesh::{AppHop, NetnsRef, Workload},
+    mesh::{Addresses, AppHop, NetnsRef, Workload},
     net::PodName,
     sys::netns::Netns,
 };
@@ -42,7 +42,7 @@ pub enum Member {
         /// Its SPIFFE ID.
         id: SpiffeId,
         /// Its addresses: its network namespace holds at least one of them.
-        addresses: Box<[IpAddr]>,
+        addresses: Addresses,
     },
     /// Its workload in the mesh says so, which may come later or never.
     Sought {
@@ -85,7 +85,7 @@ impl PodFacts {
         Self {
             uid: Arc::clone(&workload.uid),
             namespace: Arc::clone(workload.namespace()),
-            name: Arc::clone(&workload.name),
+            name: workload.name().into(),
             pod_uid: workload.pod_uid().cloned(),
             member: Member::Known { id, addresses },
             netns: workload.netns().cloned().map_or(PodNetns::Own, PodNetns::Named),

@@ -238,7 +238,7 @@ async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
 }
 
 fn log(client: &Workload, question: &Question, service: Option<&str>, endpoints: usize) {
-    let (pod, namespace) = (&*client.name, &**client.namespace());
+    let (pod, namespace) = (client.name(), &**client.namespace());
     let result = if service.is_some() { "success" } else { "forwarded" };
     tracing::debug!(
         target: "dns",

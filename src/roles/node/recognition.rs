@@ -4,9 +4,12 @@
 //! before anybody knows who it is; connections wait for that ([`super::known`]). No key is used
 //! before it is known.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use crate::{identity::SpiffeId, mesh::Workload};
+use crate::{
+    identity::SpiffeId,
+    mesh::{Addresses, Workload},
+};
 
 /// What is known of a pod in the mesh.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,7 +23,7 @@ pub enum Recognition {
         /// As whom it acts.
         id: SpiffeId,
         /// All of the workload's.
-        addresses: Box<[IpAddr]>,
+        addresses: Addresses,
     },
     /// It is not the workload that has its name, and why.
     Refuted(Arc<str>),

@@ -10,7 +10,7 @@ pub(super) fn peer_info(workload: &Workload) -> PeerInfo {
 /// The `baggage` header that describes a workload (istio-ambient facts §3.6).
 pub(super) fn baggage(workload: &Workload) -> String {
     let mut out =
-        format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace(), workload.name);
+        format!("k8s.namespace.name={},k8s.pod.name={}", workload.namespace(), workload.name());
     let app = &workload.template.app;
     for (key, value) in
         [("service.name", &app.canonical_name), ("service.version", &app.canonical_revision)]

@@ -26,7 +26,7 @@ pub(super) fn workload(name: &Arc<str>, mut sent: Sent) -> Checked<Workload> {
     let status: WorkloadStatus = known("status", sent.status)?;
     Ok(Workload {
         uid: Arc::clone(name),
-        name: text("name", std::mem::take(&mut sent.name))?,
+        name: (*text("name", std::mem::take(&mut sent.name))?).into(),
         addresses,
         node: if_any("node", std::mem::take(&mut sent.node))?,
         healthy: status == WorkloadStatus::Healthy,
