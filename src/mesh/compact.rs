@@ -67,7 +67,10 @@ impl Name {
 
     /// The name of the workload with this uid.
     pub(super) fn of<'a>(&'a self, uid: &'a str) -> &'a str {
-        self.0.as_ref().map_or_else(|| last_part(uid), |own| own)
+        match &self.0 {
+            Some(own) => own,
+            None => last_part(uid),
+        }
     }
 }
 
