@@ -49,14 +49,13 @@ impl FakeSpire {
             let leaf = self.ca.leaf("a pod", |leaf| leaf.subject_alt_names = vec![uri(id)]);
             X509svid {
                 spiffe_id: (*id).to_owned(),
-                x509_svid: leaf.chain[0].to_vec().into(),
-                x509_svid_key: leaf.key().secret_der().to_vec().into(),
-                bundle: self.ca.root.to_vec().into(),
+                x509_svid: leaf.chain[0].to_vec(),
+                x509_svid_key: leaf.key().secret_der().to_vec(),
+                bundle: self.ca.root.to_vec(),
                 hint: String::new(),
             }
         };
-        let root =
-            |(domain, ca): &(&str, &Ca)| (format!("spiffe://{domain}"), ca.root.to_vec().into());
+        let root = |(domain, ca): &(&str, &Ca)| (format!("spiffe://{domain}"), ca.root.to_vec());
         self.say.send_replace(X509svidResponse {
             svids: ids.iter().map(svid).collect(),
             crl: Vec::new(),
