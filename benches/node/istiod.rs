@@ -21,6 +21,8 @@ use crate::{
 
 /// Where it is, in its own namespace.
 pub(crate) const AT: &str = "10.77.0.250:15012";
+/// How long a node may take for all that it is told at once.
+const LIMIT: Duration = Duration::from_secs(300);
 
 pub(crate) struct Istiod {
     server: FakeIstiod,
@@ -50,6 +52,7 @@ impl Istiod {
         let resources = self.first.take().expect("it meets one node");
         self.stream = Some(self.runtime.block_on(async {
             let mut stream = self.server.stream().await;
+            stream.limit = LIMIT;
             stream.first().await;
             says(&mut stream, resources).await;
             stream

@@ -72,6 +72,8 @@ pub(crate) struct FakeStream {
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     nonces: usize,
+    /// How long it waits for a request.
+    pub(crate) limit: Duration,
 }
 
 impl FakeIstiod {
@@ -135,7 +137,8 @@ impl Drop for FakeIstiod {
 impl FakeStream {
     /// The next request.
     pub(crate) async fn request(&mut self) -> DeltaDiscoveryRequest {
-        let request = timeout(LIMIT, self.requests.message()).await.expect("a request within 40 s");
+        let request =
+            timeout(self.limit, self.requests.message()).await.expect("a request in time");
         request.expect("the stream goes on").expect("the node does not end it")
     }
 
@@ -229,7 +232,8 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let (responses, to_send) = mpsc::channel(16);
         let headers = request.metadata().clone();
-        let stream = FakeStream { headers, requests: request.into_inner(), responses, nonces: 0 };
+        let requests = request.into_inner();
+        let stream = FakeStream { headers, requests, responses, nonces: 0, limit: LIMIT };
         self.0.send(stream).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(to_send.into()))
     }
