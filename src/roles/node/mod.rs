@@ -36,6 +36,7 @@ mod known;
 mod outbound;
 mod outgoing;
 mod plaintext;
+mod owned;
 mod pod;
 mod recheck;
 mod recognition;

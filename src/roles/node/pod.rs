@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, Recognition};
+use super::{Node, Recognition, owned::Owned};
 use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
@@ -29,6 +29,8 @@ pub struct Pod {
     pub name: Arc<PodName>,
     /// Its network namespace.
     pub netns: Arc<Netns>,
+    /// What that holds beside the addresses of its workload.
+    pub(super) owned: Owned,
     /// Whether that workload is it.
     pub(super) recognition: watch::Sender<Recognition>,
     /// Connections that wait for that to be known.

@@ -20,7 +20,9 @@ use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod, Recognition,
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
-    outbound, plaintext,
+    outbound,
+    owned::Owned,
+    plaintext,
     pod::{MOST_RESOLVING, MOST_WAITING},
 };
 use crate::{
@@ -79,6 +81,7 @@ impl Pod {
             name,
             netns,
             recognition: watch::Sender::new(known),
+            owned: Owned::default(),
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
             resolving: Semaphore::new(MOST_RESOLVING),
