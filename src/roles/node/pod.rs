@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, Recognition, owned::Owned};
+use super::{Node, Recognition, attached::Entered, owned::Owned};
 use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
@@ -45,7 +45,7 @@ pub struct Pod {
     /// Callers that have not proven who they are: they take no place of a tunnel.
     pub(super) handshakes: Places<IpAddr>,
     pub(super) watched: Option<Arc<Watched>>,
-    pub(super) _counted: Arc<()>,
+    pub(super) _counted: Entered,
     /// Fires when nothing new is accepted any more.
     pub(super) accepting: CancellationToken,
     /// Connections: captured ones, and the streams of tunnels that arrive.

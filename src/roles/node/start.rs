@@ -62,14 +62,14 @@ impl Pod {
             }
         });
         // Who accepts: another worker for each pod.
-        let one = Accepts::One(Arc::strong_count(&node.pods) % node.workers.len());
+        let one = Accepts::One(node.pods.len() % node.workers.len());
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
         let (name, dns) = (Arc::new(name), Tasks::default());
         if let Some(proxy) = &node.dns {
             // On one worker, another one for each pod.
-            let worker = Arc::strong_count(&node.pods) % node.workers.len();
+            let worker = node.pods.len() % node.workers.len();
             let _on = node.workers[worker].enter();
             proxy.serve(&netns, &name, &dns)?;
         }
@@ -78,6 +78,7 @@ impl Pod {
             Some(_) => Recognition::Sought,
         };
         let pod = Arc::new(Self {
+            _counted: node.pods.enter(&name),
             name,
             netns,
             recognition: watch::Sender::new(known),
@@ -90,7 +91,6 @@ impl Pod {
             callers: Callers::new(node.tunnel.caller),
             handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             watched,
-            _counted: Arc::clone(&node.pods),
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
