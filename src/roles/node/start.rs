@@ -31,7 +31,7 @@ use crate::{
     mesh::AppHop,
     net::{Direction, PeerAddr, PodName},
     proxy::{
-        egress::gateway::Gateways,
+        egress::gateway::{Gateways, IsTooMuch},
         ingress::{self, Ends},
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
     },
@@ -129,7 +129,10 @@ impl Pod {
                 pool.among(Arc::clone(&node.tunnels))
             };
             let pool = Arc::new(made());
-            let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
+            let (of, conns) = (Arc::clone(node), self.conns.clone());
+            let is_too_much: IsTooMuch =
+                Box::new(move |fd, pairs| of.is_more_than_its_part(fd, conns.len() + 2 * pairs));
+            let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone(), is_too_much);
             let inner = made().over(Arc::new(through));
             let (n, pod) = (Arc::clone(node), Arc::clone(self));
             let by = Arc::new(outbound::Worker { node: n, pod, pool, inner });
