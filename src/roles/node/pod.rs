@@ -52,8 +52,10 @@ pub struct Pod {
     pub(super) conns: Tasks,
     /// Tunnels that arrive, and the accept loops of all three ports.
     pub(super) tunnels: Tasks,
-    /// What answers its DNS queries.
+    /// What listens for its DNS queries …
     pub(super) dns: Tasks,
+    /// … and what answers those that others are asked.
+    pub(super) answers: Tasks,
 }
 
 impl Pod {
@@ -109,12 +111,13 @@ impl Pod {
             self.conns.ended().await;
             // A handshake that was under way may bring streams still: its tunnel says GOAWAY first.
             let _ = tokio::time::timeout(LATE_STREAMS, self.tunnels.ended()).await;
-            self.conns.ended().await;
+            tokio::join!(self.conns.ended(), self.answers.ended());
         };
         tokio::select! {
             _ = tokio::time::timeout(grace, ended) => {}
             () = hurry.cancelled() => {}
         }
+        self.answers.cut();
         let left = self.conns.len();
         for conn in node.telemetry.live.all() {
             if conn.metadata(|f| f.pod.as_ref().is_some_and(|pod| Arc::ptr_eq(pod, &self.name))) {

@@ -66,12 +66,12 @@ impl Pod {
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
-        let (name, dns) = (Arc::new(name), Tasks::default());
+        let (name, dns, answers) = (Arc::new(name), Tasks::default(), Tasks::default());
         if let Some(proxy) = &node.dns {
             // On one worker, another one for each pod.
             let worker = node.pods.len() % node.workers.len();
             let _on = node.workers[worker].enter();
-            proxy.serve(&netns, &name, &dns)?;
+            proxy.serve(&netns, &name, &dns, &answers)?;
         }
         let known = match name.service_account {
             None => Recognition::Given,
@@ -81,8 +81,8 @@ impl Pod {
             _counted: node.pods.enter(&name),
             name,
             netns,
-            recognition: watch::Sender::new(known),
             owned: Owned::default(),
+            recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
             resolving: Semaphore::new(MOST_RESOLVING),
@@ -95,6 +95,7 @@ impl Pod {
             conns: Tasks::default(),
             tunnels: Tasks::default(),
             dns,
+            answers,
         });
         let balancers = AcceptBalancer::of_one(outbound.len());
         pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
