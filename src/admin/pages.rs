@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     http::{Answer, Handler, Methods, json, stream, text},
+    lifecycle::blocking,
     observe::{Refused, conn::Notification},
 };
 
@@ -57,7 +58,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
             Some(_) => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_AMBIENT}")),
             None => text(StatusCode::OK, INDEX),
         },
-        (Endpoint::Admin, "/config_dump") => json(StatusCode::OK, &state.dump()),
+        (Endpoint::Admin, "/config_dump") => dump(state).await,
         (Endpoint::Admin, "/connections") => {
             json(StatusCode::OK, &state.node.telemetry.live.views())
         }
@@ -86,6 +87,17 @@ const INDEX: &str = "adit admin\n\
   POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n\
   GET  /debug/pprof/profile?seconds=N&frequency=N  where CPU time goes, for pprof\n";
 const INDEX_OF_AMBIENT: &str = "  POST /quitquitquit          drain, and end\n";
+
+/// The mesh may be large, and the control thread has other things to do: what is shown is the view of
+/// now, written elsewhere. One at a time, as each takes several times the memory of the mesh.
+async fn dump(state: &Arc<State>) -> Answer {
+    let _turn = state.dumping.lock().await;
+    let of = Arc::clone(state);
+    let written = blocking(move || json(StatusCode::OK, &of.dump())).await;
+    written.unwrap_or_else(|error| {
+        text(StatusCode::INTERNAL_SERVER_ERROR, format!("the dump cannot be written: {error}\n"))
+    })
+}
 
 fn federation(state: &State) -> Answer {
     match &state.source {
@@ -130,3 +142,6 @@ fn readiness(state: &State) -> Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,7 @@ fn the_json_of_the_config_dump() {
         version: BuildInfo::with_istio(None),
         workload_state: None,
         pod_faults: Vec::new(),
+        control_plane: None,
     };
     let mut certificate = status_json();
     certificate["certChain"] = json!([]);

@@ -82,6 +82,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let pods = PodController::new(&node);
     let metrics = Arc::clone(&node.telemetry.metrics);
     let (xds, pushes) = Xds::follow(follows, metrics, tasks);
+    state.set_control_plane(xds.status());
     let manager = Arc::clone(&pods.manager);
     tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), manager));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());

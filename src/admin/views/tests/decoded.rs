@@ -342,6 +342,7 @@ fn decoded() -> Dump {
         version: BuildInfo::with_istio(Some("1.31.0")),
         workload_state: Some(pods(&[pod("u1", true), pod("u2", false)], &telemetry.live.all())),
         pod_faults: Vec::new(),
+        control_plane: None,
     };
     let text = serde_json::to_string_pretty(&dump).unwrap();
     assert!(!text.contains("secret\""), "{text}");
