@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     http::{Answer, Handler, Methods, json, stream, text},
+    lifecycle::blocking,
     observe::{Refused, conn::Notification},
 };
 
@@ -57,7 +58,7 @@ async fn page(state: &Arc<State>, endpoint: Endpoint, request: &Request<Bytes>) 
             Some(_) => text(StatusCode::OK, format!("{INDEX_OF_AMBIENT}{INDEX_OF_BOTH}")),
             None => text(StatusCode::OK, format!("{INDEX}{INDEX_OF_BOTH}")),
         },
-        (Endpoint::Admin, "/config_dump") => json(StatusCode::OK, &state.dump()),
+        (Endpoint::Admin, "/config_dump") => dump(state).await,
         (Endpoint::Admin, "/connections") => {
             json(StatusCode::OK, &state.node.telemetry.live.views())
         }
@@ -88,6 +89,17 @@ const INDEX_OF_BOTH: &str = "GET  /connections           open connections\n\
   GET  /logging               the log filter in force\n\
   POST /logging?level=FILTER  add to it, in RUST_LOG's language; &reset restores it first\n\
   GET  /debug/pprof/profile?seconds=N&frequency=N  where CPU time goes, for pprof\n";
+
+/// The mesh may be large, and the control thread has other things to do: what is shown is the view of
+/// now, written elsewhere. One at a time, as each takes several times the memory of the mesh.
+async fn dump(state: &Arc<State>) -> Answer {
+    let _turn = state.dumping.lock().await;
+    let of = Arc::clone(state);
+    let written = blocking(move || json(StatusCode::OK, &of.dump())).await;
+    written.unwrap_or_else(|error| {
+        text(StatusCode::INTERNAL_SERVER_ERROR, format!("the dump cannot be written: {error}\n"))
+    })
+}
 
 fn federation(state: &State) -> Answer {
     match &state.source {
@@ -132,3 +144,6 @@ fn readiness(state: &State) -> Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! What the endpoints show, and whether the process is ready.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::{
     config::environment::Environment,
+    mesh::source::xds::XdsStatus,
     observe::{Refusal, logging::Logging},
     roles::node::Node,
     spiffe_api::federation::Federation,
@@ -27,6 +29,10 @@ pub struct State {
     pub file: Refusal,
     /// The metrics as last written, and when that began.
     pub(super) metrics: tokio::sync::Mutex<Written>,
+    /// Held while a dump is written.
+    pub(super) dumping: tokio::sync::Mutex<()>,
+    /// How an ambient node's mesh is followed.
+    control_plane: OnceLock<watch::Receiver<XdsStatus>>,
     /// Cancelled when somebody has asked the process to end.
     pub(super) asked_to_stop: CancellationToken,
     /// Of an ambient node.
@@ -76,6 +82,8 @@ impl State {
             readiness: Mutex::new(readiness),
             file: Refusal::default(),
             metrics: tokio::sync::Mutex::default(),
+            dumping: tokio::sync::Mutex::default(),
+            control_plane: OnceLock::new(),
             asked_to_stop: CancellationToken::new(),
             pods: ArcSwap::default(),
         }
@@ -104,14 +112,25 @@ impl State {
         self.pods.store(Arc::new(pods));
     }
 
+    /// Says where it is seen how the mesh is followed; the first to say so is believed.
+    pub fn set_control_plane(&self, status: watch::Receiver<XdsStatus>) {
+        let _ = self.control_plane.set(status);
+    }
+
     /// What `/config_dump` shows.
     pub(super) fn dump(&self) -> ConfigDump {
         let pods = self.pods.load();
         let live = &self.node.telemetry.live;
         let ambient = self.environment();
         let pod_faults = self.ready(|r| r.unprotected.clone());
-        let ambient =
-            ambient.map(|environment| Ambient { environment, pods: &pods, pod_faults, live });
+        let control_plane = self.control_plane.get().map(|status| status.borrow().clone());
+        let ambient = ambient.map(|environment| Ambient {
+            environment,
+            pods: &pods,
+            pod_faults,
+            control_plane,
+            live,
+        });
         let (mesh, file) = (self.node.mesh.load(), self.file.get());
         let ejections = &self.node.endpoints;
         ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref(), ejections)

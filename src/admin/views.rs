@@ -2,11 +2,12 @@
 //! none goes or changes; `istioctl` and Kiali decode them (ambient contract §8).
 
 mod certificates;
+mod control_plane;
 mod endpoints;
 mod pods;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,13 +15,14 @@ use serde_json::Value;
 pub(super) use self::pods::{PodState, pods};
 use self::{
     certificates::CertificateView,
+    control_plane::ControlPlaneView,
     endpoints::{EjectedEndpoint, ejected},
 };
 pub use self::{pods::PodView, settings::settings};
 use crate::{
     config::environment::Environment,
     credentials::{SvidStatus, Svids},
-    mesh::{MeshDump, View},
+    mesh::{MeshDump, View, source::xds::XdsStatus},
     observe::{BuildInfo, ConfigView, Refused, conn::LiveTable},
     proxy::egress::Ejections,
     tls::record::ChoicesView,
@@ -54,6 +56,9 @@ pub(super) struct ConfigDump {
     /// Endpoints that pods' connections are not given at present: adit's own, not of Istio.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) ejected_endpoints: Vec<EjectedEndpoint>,
+    /// How an ambient node's mesh is followed, and how old it is: adit's own, not of Istio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) control_plane: Option<ControlPlaneView>,
 }
 
 /// What does not come from the control plane: nothing.
@@ -85,6 +90,7 @@ pub(super) struct Ambient<'a> {
     pub(super) environment: &'a Environment,
     pub(super) pods: &'a [PodView],
     pub(super) pod_faults: Vec<String>,
+    pub(super) control_plane: Option<XdsStatus>,
     pub(super) live: &'a LiveTable,
 }
 
@@ -121,6 +127,9 @@ impl ConfigDump {
             workload_state: ambient.map(|ambient| pods(ambient.pods, &ambient.live.all())),
             pod_faults: ambient.map(|ambient| ambient.pod_faults.clone()).unwrap_or_default(),
             ejected_endpoints: ejected(ejections),
+            control_plane: ambient
+                .and_then(|ambient| ambient.control_plane.as_ref())
+                .map(|status| ControlPlaneView::of(status, Instant::now())),
         }
     }
 }

@@ -131,10 +131,17 @@ impl Compiled {
 
 /// A policy that is not known could be one that denies: then nobody may call.
 fn compile<'a>(known: &Map<NamedPolicy>, names: impl Iterator<Item = &'a Arc<str>>) -> Rules {
-    let found: Result<Vec<_>, &Arc<str>> =
-        names.map(|key| known.get(key).map(|named| &named.policy).ok_or(key)).collect();
-    match found {
-        Ok(policies) => Rules::compile(policies.into_iter()),
-        Err(missing) => Rules::without(missing),
+    let mut missing = None;
+    let policies = names.filter_map(|key| {
+        let policy = known.get(key).map(|named| &named.policy);
+        if policy.is_none() {
+            missing.get_or_insert(key);
+        }
+        policy
+    });
+    let rules = Rules::compile(policies);
+    match missing {
+        Some(missing) => rules.without(missing),
+        None => rules,
     }
 }

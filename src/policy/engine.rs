@@ -132,11 +132,12 @@ impl Rules {
         Self { nobody: Some("the destination is not in the mesh".into()), ..Self::default() }
     }
 
-    /// For a workload that a policy selects which is not known: nobody may call it.
+    /// The same for a workload that another policy selects too, which is not known: nobody may call
+    /// it. What the others deny they still deny.
     #[must_use]
-    pub fn without(policy: &str) -> Self {
+    pub fn without(self, policy: &str) -> Self {
         let nobody = Some(format!("policy {policy} is not known"));
-        Self { nobody, lacks_policy: true, ..Self::default() }
+        Self { nobody, lacks_policy: true, ..self }
     }
 
     /// Whether nobody may call because a policy is not known.
@@ -260,18 +261,18 @@ impl fmt::Display for Verdict<'_> {
 }
 
 /// Asks the rules of the destination about a flow (istio-ambient facts §10): any DENY that
-/// matches denies; else without any ALLOW it passes; else one ALLOW must match.
+/// matches denies; else nobody may where a policy is not known; else without any ALLOW it passes; else one ALLOW must match.
 pub(super) fn authorize<'a>(rules: &'a Rules, flow: &'a Flow) -> Verdict<'a> {
     let dry_run = rules.dry.iter().filter_map(|named| would_do(named, flow)).collect();
     Verdict { outcome: decide(rules, flow), dry_run }
 }
 
 fn decide<'a>(rules: &'a Rules, flow: &'a Flow) -> RuleOutcome<'a> {
-    if let Some(why) = &rules.nobody {
-        return RuleOutcome::Nobody { why };
-    }
     if let Some(by) = rules.denying(flow) {
         return RuleOutcome::Denied { by };
+    }
+    if let Some(why) = &rules.nobody {
+        return RuleOutcome::Nobody { why };
     }
     if rules.allow.policies.is_empty() {
         return RuleOutcome::NoPolicy;
@@ -291,16 +292,24 @@ fn would_do(named: &Named, flow: &Flow) -> Option<String> {
     }
 }
 
-/// The rule that the fewest fields keep from matching, the first of them, and what those are.
+/// The rule that the fewest fields keep from matching, the first of them, and what those are. Who is
+/// denied may call again and again: where there are many rules, the first are compared.
 fn closest(allow: &Indexed, flow: &Flow) -> String {
-    match allow.named_rules().min_by_key(|(rule, _)| rule.distance(flow)) {
+    let rules = allow.named_rules().take(MOST_COMPARED);
+    match rules.min_by_key(|(rule, _)| rule.distance(flow)) {
         Some((rule, name)) => format!("{name}: {}", rule.misses(flow).join("; ")),
         None => {
-            let keys: Vec<_> = allow.policies.iter().map(|policy| policy.key()).collect();
+            let named = allow.policies.iter().take(MOST_NAMED);
+            let keys: Vec<_> = named.map(|policy| policy.key()).collect();
             format!("{} has no rules, so it allows nobody", keys.join(", "))
         }
     }
 }
+
+/// So many rules are compared to explain a denial.
+const MOST_COMPARED: usize = 256;
+/// So many policies without rules are named.
+const MOST_NAMED: usize = 8;
 
 #[cfg(test)]
 mod tests;

@@ -117,9 +117,12 @@ impl Rule {
             m.matches(how, flow, &mut notes);
             notes
         };
-        clauses.map(move |clause| clause.seen().map(noted).min_by_key(missed))
+        clauses.map(move |clause| clause.seen().take(MOST_COMPARED).map(noted).min_by_key(missed))
     }
 }
+
+/// So many matches of a clause are compared to explain a denial.
+const MOST_COMPARED: usize = 64;
 
 /// Why a clause does not match that only HTTP shows.
 const UNSEEN: &str = "a condition on HTTP (L7) is never met here (L4)";

@@ -138,9 +138,17 @@ impl<T> FieldMatch<T> {
     }
 }
 
+/// So many values of a field are written down.
+const MOST_LISTED: usize = 10;
+
 impl<T: fmt::Display> fmt::Display for FieldMatch<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |items: &[T]| items.iter().map(T::to_string).collect::<Vec<_>>().join(", ");
+        let list = |items: &[T]| {
+            let mut listed = items.iter().take(MOST_LISTED).map(T::to_string).collect::<Vec<_>>();
+            let more = items.len().saturating_sub(MOST_LISTED);
+            listed.extend((more > 0).then(|| format!("{more} more")));
+            listed.join(", ")
+        };
         match (self.any.is_empty(), self.none.is_empty()) {
             (false, true) => write!(f, "one of [{}]", list(&self.any)),
             (true, _) => write!(f, "none of [{}]", list(&self.none)),

@@ -26,6 +26,22 @@ pub fn bound(netns: &Netns, addr: SocketAddr) -> io::Result<UdpSocket> {
     opened.and_then(|socket: Socket| UdpSocket::from_std(socket.into())).map_err(named)
 }
 
+/// A socket that speaks to `to` only, from an address inside `netns` that others may listen at. To be
+/// called on the runtime that is to use it.
+///
+/// # Errors
+/// The address is taken by another user, or there is no way to `to`.
+pub fn answering(netns: &Netns, from: SocketAddr, to: SocketAddr) -> io::Result<UdpSocket> {
+    let opened = netns.run(|| {
+        let socket = of_traffic(marked(from)?)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&from.into())?;
+        socket.connect(&to.into())?;
+        Ok::<_, io::Error>(socket)
+    })??;
+    UdpSocket::from_std(opened.into())
+}
+
 /// A socket inside `netns` that speaks to `to` only, from a port that the kernel chooses.
 ///
 /// # Errors

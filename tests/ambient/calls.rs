@@ -4,7 +4,7 @@ use adit::rpc::address::TunnelProtocol;
 
 use crate::{
     harness::Test,
-    resources::{address_of, backing},
+    resources::{address_of, allow, backing, workload},
     world::World,
 };
 
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("calls::who_is_not_in_the_mesh_is_called_and_calls_in_plaintext", plain),
     ("calls::a_pod_reaches_itself", itself),
     ("calls::who_is_not_in_the_mesh_is_not_called_where_the_operator_forbids_it", registry_only),
+    ("calls::plaintext_reaches_each_address_that_a_pod_holds_as_its_policies_have_it", held),
 ];
 
 fn carried() {
@@ -88,4 +89,27 @@ fn registry_only() {
     spy.tunnel_protocol = TunnelProtocol::None.into();
     world.istiod.says(vec![address_of(spy)]);
     world.answered("web", "10.77.0.4:9090");
+}
+
+/// Of a second interface, or for what a load balancer sends on: the mesh lists neither.
+fn held() {
+    let mut world = World::running();
+    world.lab.tool("far", "ip addr add 10.77.0.33/32 dev lo");
+    for pod in ["spy", "web"] {
+        for unlisted in ["10.77.0.33", "10.77.0.34"] {
+            world.lab.tool(pod, &format!("ip route add {unlisted} via 10.77.0.3"));
+        }
+        world.answered(pod, "10.77.0.33:8080");
+        // What far would have to forward is not for far.
+        world.refused(pod, "10.77.0.34:8080");
+    }
+    let record = world.second.record("the one to nobody", |record| {
+        record["direction"] == "inbound" && record["dst.addr"] == "10.77.0.34:8080"
+    });
+    assert!(record["error"].as_str().unwrap().contains("not an address"), "{record}");
+    world.istiod.says(vec![
+        allow("far-callers", &["web"]),
+        workload("far", "n2", "10.77.0.3", &["far-callers"]),
+    ]);
+    world.refused("spy", "10.77.0.33:8080");
 }

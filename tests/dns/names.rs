@@ -1,8 +1,16 @@
 //! Names of the mesh, by UDP and by TCP.
 
+use std::time::{Duration, Instant};
+
 use adit::{lifecycle::Tasks, observe::conn::LiveTable};
-use hickory_proto::{op::ResponseCode, rr::RecordType};
-use tokio::net::{TcpStream, UdpSocket};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+};
 
 use crate::{
     harness::Test,
@@ -16,6 +24,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("names::a_pod_that_the_mesh_does_not_know_gets_servfail", unknown),
     ("names::what_is_no_query_is_refused_or_dropped_and_the_next_is_answered", malformed),
     ("names::the_ports_are_free_when_the_pod_has_ended", ended),
+    ("names::a_pod_that_asks_too_much_waits_for_its_answers_and_is_counted", greedy),
+    ("names::what_is_asked_of_others_is_answered_when_nothing_listens_any_more", late),
 ];
 
 fn service() {
@@ -111,5 +121,71 @@ fn ended() {
         proxy.tasks.ended().await;
         drop(UdpSocket::bind(proxy.address).await.unwrap());
         assert!(TcpStream::connect(proxy.address).await.is_err());
+    });
+}
+
+fn greedy() {
+    run(async {
+        let (tasks, of_each) = (Tasks::default(), 100);
+        let proxy = Proxy::with("shop/web", tasks, &[], |config| config.queries = of_each);
+        // Each is looked for under some 120 names.
+        let query = query(&format!("{}test.", "a.".repeat(120)), RecordType::A, None);
+        let (mut reader, mut writer) =
+            TcpStream::connect(proxy.address).await.unwrap().into_split();
+        let bytes = query.to_vec().unwrap();
+        let framed = [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+        let begun = Instant::now();
+        let asks = async {
+            for _ in 0..60 {
+                writer.write_all(&framed).await.unwrap();
+            }
+        };
+        let hears = async {
+            for _ in 0..60 {
+                let mut reply = vec![0; usize::from(reader.read_u16().await.unwrap())];
+                reader.read_exact(&mut reply).await.unwrap();
+                assert_eq!(reply[6..8], [0, 1], "one address");
+            }
+        };
+        tokio::join!(asks, hears);
+        assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+        let text = proxy.metrics.render(&LiveTable::default());
+        let throttled = text.lines().find_map(|l| l.strip_prefix("adit_dns_throttled_total "));
+        assert!(throttled.unwrap().parse::<u64>().unwrap() > 0);
+        let other = Proxy::of("shop/web", Tasks::default(), &[]);
+        let text = other.metrics.render(&LiveTable::default());
+        assert!(text.contains("adit_dns_throttled_total 0"), "each pod pays for itself");
+    });
+}
+
+fn late() {
+    run(async {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::of("shop/web", Tasks::default(), &[server.local_addr().unwrap()]);
+        let by_udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        by_udp.connect(proxy.address).await.unwrap();
+        let asked = query("www.example.", RecordType::A, None);
+        by_udp.send(&asked.to_vec().unwrap()).await.unwrap();
+        let mut by_tcp = TcpStream::connect(proxy.address).await.unwrap();
+        write(&mut by_tcp, &asked).await;
+        let mut buffer = [0; 512];
+        let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+        let forwarded = Message::from_vec(&buffer[..length]).unwrap();
+        let by_tcp_too = "istio_dns_upstream_requests_total{request_protocol=\"tcp\"";
+        while !proxy.metrics.render(&LiveTable::default()).contains(by_tcp_too) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.tasks.cut();
+        proxy.tasks.ended().await;
+        drop(UdpSocket::bind(proxy.address).await.unwrap());
+        let reply = answer(&forwarded, 2).to_vec().unwrap();
+        server.send_to(&reply, from).await.unwrap();
+        let heard = tokio::time::timeout(LIMIT, by_udp.recv(&mut buffer)).await.unwrap();
+        let reply = Message::from_vec(&buffer[..heard.unwrap()]).unwrap();
+        assert_eq!((reply.metadata.id, reply.answers.len()), (asked.metadata.id, 2));
+        let reply = tokio::time::timeout(LIMIT, read(&mut by_tcp)).await.unwrap().unwrap();
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        assert!(read(&mut by_tcp).await.is_err(), "it takes no more questions");
+        proxy.answers.ended().await;
     });
 }

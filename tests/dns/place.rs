@@ -103,6 +103,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
+    pub(crate) answers: Tasks,
     pub(crate) resolv_conf: tempfile::NamedTempFile,
 }
 
@@ -112,10 +113,21 @@ pub(crate) fn resolv_conf(servers: &[SocketAddr]) -> String {
 
 impl Proxy {
     pub(crate) fn of(uid: &str, tasks: Tasks, servers: &[SocketAddr]) -> Self {
+        Self::with(uid, tasks, servers, |_| {})
+    }
+
+    pub(crate) fn with(
+        uid: &str,
+        tasks: Tasks,
+        servers: &[SocketAddr],
+        change: impl FnOnce(&mut DnsConfig),
+    ) -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), resolv_conf(servers)).unwrap();
         let mut store = Store::new("td".parse().unwrap(), MtlsMode::Strict);
-        for (hostname, count) in [("db.shop.svc.cluster.local", 1), ("many.example.com", 200_u8)] {
+        for (hostname, count) in
+            [("db.shop.svc.cluster.local", 1), ("many.example.com", 200_u8), ("*.test", 1)]
+        {
             let mut service = Service::new("shop".into(), hostname.into());
             let ip = |n: u8| std::net::IpAddr::from([10, 96, 0, n]);
             service.vips = (1..=count).map(|n| NetworkAddress::from(ip(n))).collect();
@@ -135,17 +147,19 @@ impl Proxy {
             local: None,
         });
         let (view, metrics) = (Arc::new(store.view()), Arc::new(Metrics::new().unwrap()));
-        let config = DnsConfig {
+        let mut config = DnsConfig {
             resolv_conf: file.path().to_owned(),
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             ..DnsConfig::default()
         };
+        change(&mut config);
         let dns =
             DnsProxy::new(config, Arc::new(move || view.clone()), Arc::clone(&metrics), &tasks);
         let netns = Arc::new(Netns::current().unwrap());
         let name = PodName { uid: uid.into(), name: uid.into(), service_account: None };
-        let address = dns.serve(&netns, &Arc::new(name), &tasks).unwrap()[0];
-        Self { address, metrics, tasks, resolv_conf: file }
+        let answers = Tasks::default();
+        let address = dns.serve(&netns, &Arc::new(name), &tasks, &answers).unwrap()[0];
+        Self { address, metrics, tasks, answers, resolv_conf: file }
     }
 
     pub(crate) async fn asked(&self, query: &Message) -> Message {

@@ -1,6 +1,6 @@
 //! Streams that end, and what the next one is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::Status;
 
@@ -21,7 +21,8 @@ async fn a_new_stream_is_told_what_is_held_and_policies_come_whole() {
     let [address, authorization] = stream.first().await;
     let held = &address.initial_resource_versions;
     assert_eq!(held.get("Kubernetes//Pod/mesh/a").unwrap(), "1");
-    assert_eq!(held.len(), 2, "what was refused is not held: {held:?}");
+    let refused = held.get("Kubernetes//Pod/mesh/bad").map(String::as_str);
+    assert_eq!((held.len(), refused), (3, Some("")), "in no version, so that it can be taken back");
     assert!(authorization.initial_resource_versions.is_empty());
     assert!(address.node.is_some() && authorization.node.is_some());
     stream.push(ADDRESS, Vec::new(), &["Kubernetes//Pod/mesh/gone"]).await;
@@ -83,19 +84,50 @@ async fn a_list_of_versions_that_is_refused_is_left_out_once() {
     assert_eq!(world.counted(reason), 1);
 }
 
-/// Nobody listens for an hour: the attempts get rarer, and never end.
-#[tokio::test(start_paused = true)]
-async fn an_hour_without_istiod_is_survived() {
+/// Nobody listens for an hour: the attempts get rarer, and never end, and the mesh stays as it was.
+#[tokio::test]
+async fn an_hour_without_istiod_is_survived_with_the_mesh_as_it_was() {
     let mut world = World::new();
+    let mut stream = world.istiod.stream().await;
+    stream.first().await;
+    stream.push(ADDRESS, vec![pod("a", "1"), pod("gone", "1")], &[]).await;
+    stream.push(AUTHORIZATION, vec![policy("mesh/p")], &[]).await;
+    let before = (world.names(), world.status());
     let addr = world.kill();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
-    let reason = "istio_xds_connection_terminations_total{reason=\"ConnectionError\"} ";
-    let attempts = world.counted(reason);
-    assert!((200..600).contains(&attempts), "{attempts} attempts, of 7.5 to 15 s at the end");
+    drop(stream);
+    world.until("it is noticed", |status| status.connected.is_none()).await;
+    let attempts = || {
+        let reason = "istio_xds_connection_terminations_total{reason=\"ConnectionError\"} ";
+        world.counted(reason)
+    };
+    tokio::time::pause();
+    let (begun, mut made) = (tokio::time::Instant::now(), attempts());
+    for minutes in (10..=60).step_by(10) {
+        tokio::time::sleep_until(begun + Duration::from_secs(minutes * 60)).await;
+        let more = attempts() - std::mem::replace(&mut made, attempts());
+        // Of 7.5 to 15 s, and shorter ones at the start.
+        assert!((40..=100).contains(&more), "{more} attempts up to minute {minutes}");
+        let status = world.status();
+        assert_eq!(world.names(), before.0);
+        assert!(status.is_synced && status.error.is_some());
+        let age =
+            |applied: Option<Instant>| tokio::time::Instant::now().into_std() - applied.unwrap();
+        for of in [&status.address, &status.authorization] {
+            assert!(
+                age(of.applied) >= Duration::from_secs(minutes * 60),
+                "it is told how old it is"
+            );
+        }
+        assert_eq!(status.address.applied, before.1.address.applied);
+    }
     tokio::time::resume();
     world.restart_at(addr);
-    world.synced().await;
-    world.until("it is synced", |status| status.is_synced).await;
+    let mut stream = world.istiod.stream().await;
+    assert_eq!(stream.first().await[0].initial_resource_versions.len(), 2);
+    stream.push(ADDRESS, vec![pod("a", "2")], &["Kubernetes//Pod/mesh/gone"]).await;
+    stream.push(AUTHORIZATION, Vec::new(), &[]).await;
+    assert_eq!(world.names(), ["Kubernetes//Pod/mesh/a"]);
+    world.until("it is followed", |status| status.error.is_none()).await;
 }
 
 /// The stream is open, and nothing comes: the clock runs on at once.

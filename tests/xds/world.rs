@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -34,7 +35,7 @@ use super::{
 pub(crate) const NAME: &str = "istiod.istio-system.svc";
 
 /// What is in force.
-type Mesh = Arc<Mutex<View>>;
+pub(crate) type Mesh = Arc<Mutex<Option<View>>>;
 
 pub(crate) struct World {
     pub(crate) istiod: FakeIstiod,
@@ -61,31 +62,14 @@ impl World {
         let leaf = ca.leaf("istiod", |params| params.subject_alt_names = vec![dns(NAME)]);
         let istiod = FakeIstiod::start(&leaf);
         let folder = tempfile::tempdir().unwrap();
-        let (roots, token) = (folder.path().join("root-cert.pem"), folder.path().join("token"));
-        std::fs::write(&roots, &ca.pem).unwrap();
-        std::fs::write(&token, "a-token\n").unwrap();
-        let name = NAME.try_into().unwrap();
-        let mut config = XdsConfig {
-            server: ControlPlane {
-                address: "https://istiod.istio-system.svc:15012".into(),
-                server: Server { host: "127.0.0.1".into(), port: istiod.addr.port(), name },
-                alternative_name: None,
-                roots: Roots::File(roots),
-                token: Some(AuthToken::File(token)),
-                cluster_id: Some("Kubernetes".into()),
-                headers: vec![("x-extra".parse().unwrap(), "1".parse().unwrap())],
-            },
-            node: NodeIdentity {
-                id: "ztunnel~10.244.1.2~adit-n1.istio-system~istio-system.svc.cluster.local".into(),
-                metadata: [("CLUSTER_ID".to_owned(), "Kubernetes".into())].into(),
-            },
-            on_demand: false,
-        };
+        std::fs::write(folder.path().join("root-cert.pem"), &ca.pem).unwrap();
+        std::fs::write(folder.path().join("token"), "a-token\n").unwrap();
+        let mut config = config(istiod.addr, folder.path());
         change(&mut config);
         let (metrics, tasks) = (Arc::new(Metrics::new().unwrap()), Tasks::default());
         let (xds, pushes) = Xds::follow(config, Arc::clone(&metrics), &tasks);
         let store = Store::new("cluster.local".parse().unwrap(), MtlsMode::Permissive);
-        let mesh = Arc::new(Mutex::new(store.view()));
+        let mesh = Arc::new(Mutex::new(Some(store.view())));
         tasks.spawn(own(store, pushes, Arc::clone(&mesh)));
         Self { istiod, leaf, xds, metrics, mesh, tasks, _ca: ca, folder }
     }
@@ -97,7 +81,8 @@ impl World {
 
     /// The names of the workloads and policies that are in force.
     pub(crate) fn names(&self) -> Vec<String> {
-        let view = self.mesh.lock().unwrap();
+        let mesh = self.mesh.lock().unwrap();
+        let view = mesh.as_ref().unwrap();
         let mut names: Vec<String> = view.workloads().map(|w| w.uid.to_string()).collect();
         names.extend(view.policies().map(|policy| policy.key()));
         names.sort();
@@ -106,8 +91,8 @@ impl World {
 
     /// The version of a pod that is in force.
     pub(crate) fn version(&self, name: &str) -> Option<String> {
-        let view = self.mesh.lock().unwrap();
-        let pod = view.workload(&uid(name))?;
+        let mesh = self.mesh.lock().unwrap();
+        let pod = mesh.as_ref()?.workload(&uid(name))?;
         Some(pod.template.app.canonical_revision.to_string())
     }
 
@@ -150,6 +135,30 @@ impl World {
     }
 }
 
+/// What a node is told of its control plane; this folder has the roots and the token.
+pub(crate) fn config(control: SocketAddr, folder: &Path) -> XdsConfig {
+    XdsConfig {
+        server: ControlPlane {
+            address: "https://istiod.istio-system.svc:15012".into(),
+            server: Server {
+                host: "127.0.0.1".into(),
+                port: control.port(),
+                name: NAME.try_into().unwrap(),
+            },
+            alternative_name: None,
+            roots: Roots::File(folder.join("root-cert.pem")),
+            token: Some(AuthToken::File(folder.join("token"))),
+            cluster_id: Some("Kubernetes".into()),
+            headers: vec![("x-extra".parse().unwrap(), "1".parse().unwrap())],
+        },
+        node: NodeIdentity {
+            id: "ztunnel~10.244.1.2~adit-n1.istio-system~istio-system.svc.cluster.local".into(),
+            metadata: [("CLUSTER_ID".to_owned(), "Kubernetes".into())].into(),
+        },
+        on_demand: false,
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.tasks.cut();
@@ -157,13 +166,13 @@ impl Drop for World {
 }
 
 /// The owner of the store.
-async fn own(mut store: Store, mut pushes: mpsc::Receiver<Push>, mesh: Mesh) {
+pub(crate) async fn own(mut store: Store, mut pushes: mpsc::Receiver<Push>, mesh: Mesh) {
     while let Some(Push { delta, applied }) = pushes.recv().await {
         let faults = match delta.type_url {
             TypeUrl::Address => apply_addresses(&mut store, delta).await,
             TypeUrl::Authorization => apply_authorizations(&mut store, delta).await,
         };
-        *mesh.lock().unwrap() = store.view();
+        *mesh.lock().unwrap() = Some(store.view());
         let _ = applied.send(faults);
     }
 }

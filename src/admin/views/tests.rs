@@ -88,6 +88,7 @@ fn the_json_of_the_config_dump() {
         workload_state: None,
         pod_faults: Vec::new(),
         ejected_endpoints: Vec::new(),
+        control_plane: None,
     };
     let mut certificate = status_json();
     certificate["certChain"] = json!([]);

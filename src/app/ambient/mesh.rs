@@ -60,7 +60,7 @@ async fn apply(
     let rules = changes.rules();
     tell(recheck(node, &rules));
     if !rules.is_empty() {
-        lacking.look(node, Instant::now() + POLICY_WITHIN);
+        lacking.look(node, &rules, Instant::now() + POLICY_WITHIN);
     }
     pods.mesh_changed();
     // The stream may be over: what was applied stays.

@@ -82,6 +82,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         "adit starts; {ENDS}"
     );
     let pods = PodController::new(&node);
+    state.set_control_plane(xds.status());
     let manager = Arc::clone(&pods.manager);
     let workload = environment.own.as_ref().filter(|_| environment.proxy);
     let own = workload.and_then(|workload| OwnPod::start(&node, workload));

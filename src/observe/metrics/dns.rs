@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, Registry};
+use prometheus::{Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Registry};
 
 use super::register::{counters, registered, retain};
 
@@ -31,6 +31,7 @@ pub struct DnsMetrics {
     upstream_requests: IntCounterVec,
     upstream_failures: IntCounterVec,
     upstream_duration: HistogramVec,
+    throttled: IntCounter,
     clients: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
 }
 
@@ -62,6 +63,13 @@ impl DnsMetrics {
                 "DNS queries that no upstream answered (unstable)",
             )?,
             upstream_duration: registered(registry, duration)?,
+            throttled: registered(
+                registry,
+                IntCounter::new(
+                    "adit_dns_throttled_total",
+                    "Times that a pod had to wait as it asked too many DNS queries",
+                )?,
+            )?,
             clients: Mutex::default(),
         })
     }
@@ -95,6 +103,11 @@ impl DnsMetrics {
     /// Counts a query that is forwarded.
     pub fn forwarded(&self, labels: &DnsLabels) {
         self.upstream_requests.with_label_values(&labels.values()).inc();
+    }
+
+    /// Counts that a pod's queries wait.
+    pub fn throttled(&self) {
+        self.throttled.inc();
     }
 
     /// Counts the end of one: how long it took, and whether nobody answered.

@@ -299,6 +299,34 @@ fn a_denial_names_the_closest_rule_and_what_it_missed() {
     assert!(verdict.allowed_by().or(verdict.denied_by()).is_none());
 }
 
+/// Whoever is denied may ask for that as often as it likes.
+#[test]
+fn a_denial_by_very_many_rules_is_explained_by_the_first_and_shortly() {
+    let names = (0..100).map(|n| text(&format!("td/ns/shop/sa/{n}"))).collect::<Vec<_>>();
+    let many = FieldMatch { any: names, none: vec![] };
+    let far = asks([principal(many), ports(any(80))]);
+    let near = asks([principal(any(text(WEB))), ports(any(80))]);
+    let mut all = vec![far; MOST_COMPARED];
+    all.push(near.clone());
+    let web = flow(Some(WEB));
+    let rules = compile(vec![policy("p", Action::Allow, all.clone())]);
+    let said = authorize(&rules, &web).to_string();
+    assert!(said.contains("closest: shop/p rule 0: principal"), "{said}");
+    assert!(said.contains("90 more]") && said.len() < 1000, "{said}");
+    all.insert(0, near);
+    let rules = compile(vec![policy("p", Action::Allow, all)]);
+    assert!(authorize(&rules, &web).to_string().contains("rule 0: port 5432 is not one of [80]"));
+}
+
+#[test]
+fn who_is_denied_by_a_policy_that_is_known_is_so_where_another_is_not() {
+    let denies = policy("d", Action::Deny, vec![asks([principal(any(text(WEB)))])]);
+    let rules = compile(vec![denies]).without("shop/lost");
+    let (web, other) = (flow(Some(WEB)), flow(Some("td/ns/shop/sa/other")));
+    assert!(authorize(&rules, &web).denied_by().is_some());
+    assert!(authorize(&rules, &other).nobody_may() && rules.lacks_policy());
+}
+
 #[test]
 fn dry_run_says_what_would_be_and_decides_nothing() {
     let dry = |name, action, rules| Policy { dry_run: true, ..policy(name, action, rules) };

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use rand::seq::SliceRandom as _;
 
-use super::name::{candidates, wildcards};
+use super::name::{Wildcards, candidates};
 use crate::mesh::{Service, View, Workload};
 
 /// More endpoints than that are nobody's to choose among; any of them.
@@ -42,25 +42,28 @@ pub(super) struct Known {
 }
 
 /// What the mesh says of a name; `None` if it does not know it. In lower case, without a dot at the
-/// end.
+/// end. How much was looked at is added to `looked`.
 pub(super) fn answer(
     view: &View,
     naming: &Naming,
     client: &Workload,
     (name, ipv6): (&str, bool),
+    looked: &mut usize,
 ) -> Option<Known> {
     let namespace = client.namespace();
     for candidate in candidates(name, namespace, &naming.cluster_domain) {
-        for (at, host) in wildcards(&candidate.host).enumerate() {
-            let Some(service) = meant(view.services_named(&host), naming, namespace) else {
-                continue;
-            };
-            let is_wildcard = at > 0;
-            return Some(Known {
-                service: Arc::clone(service),
-                addresses: addresses(view, naming, client, (service, ipv6)),
-                alias: candidate.stripped_to.filter(|_| !is_wildcard),
-            });
+        let (mut hosts, mut is_wildcard) = (Wildcards::of(&candidate.host), false);
+        while let Some(host) = hosts.next() {
+            let services = view.services_named(host);
+            *looked += 1 + services.len();
+            if let Some(service) = meant(services, naming, namespace) {
+                return Some(Known {
+                    service: Arc::clone(service),
+                    addresses: addresses(view, naming, client, (service, ipv6), looked),
+                    alias: candidate.stripped_to.filter(|_| !is_wildcard),
+                });
+            }
+            is_wildcard = true;
         }
     }
     None
@@ -91,6 +94,7 @@ fn addresses(
     naming: &Naming,
     client: &Workload,
     (service, ipv6): (&Service, bool),
+    looked: &mut usize,
 ) -> Vec<IpAddr> {
     if ipv6 && !naming.ipv6 {
         return Vec::new();
@@ -99,6 +103,7 @@ fn addresses(
     let mut found: Vec<IpAddr> = if service.vips.is_empty() {
         let any_health = service.balancing.as_ref().is_some_and(|b| b.any_health);
         let endpoints = view.endpoints(service).map(|(workload, _)| workload);
+        let endpoints = endpoints.inspect(|_| *looked += 1);
         let taken = endpoints.filter(|workload| workload.healthy || any_health);
         taken.filter_map(|w| w.addresses.iter().copied().find(asked_for)).collect()
     } else {

@@ -54,6 +54,8 @@ pub struct DnsConfig {
     pub resolv_conf: PathBuf,
     /// Where queries are captured to, in each pod's namespace.
     pub listen: Vec<SocketAddr>,
+    /// How many queries of usual cost each pod may make in a second.
+    pub queries: u32,
 }
 
 impl Default for DnsConfig {
@@ -63,6 +65,7 @@ impl Default for DnsConfig {
             naming: Naming::default(),
             resolv_conf: "/etc/resolv.conf".into(),
             listen: loopback.map(|ip| SocketAddr::new(ip, DNS_PORT)).into(),
+            queries: pod::QUERIES,
         }
     }
 }
@@ -72,13 +75,14 @@ impl DnsProxy {
     #[must_use]
     pub fn new(config: DnsConfig, mesh: CurrentView, metrics: Arc<Metrics>, tasks: &Tasks) -> Self {
         let servers = NameServers::of(config.resolv_conf, tasks);
-        let DnsConfig { naming, listen, .. } = config;
-        let shared = Arc::new(Shared { mesh, metrics, naming, servers });
+        let DnsConfig { naming, listen, queries, .. } = config;
+        let shared = Arc::new(Shared { mesh, metrics, naming, servers, queries });
         Self { shared, listen }
     }
 
     /// Answers the queries of a pod from the current runtime as long as `tasks` run: UDP and TCP, on
-    /// the loopback addresses that its namespace has. Returns where.
+    /// the loopback addresses that its namespace has. What others are asked for it is answered after
+    /// that too, within 5 s, as long as `answers` run. Returns where.
     ///
     /// # Errors
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
@@ -87,6 +91,7 @@ impl DnsProxy {
         netns: &Arc<Netns>,
         name: &Arc<PodName>,
         tasks: &Tasks,
+        answers: &Tasks,
     ) -> io::Result<Vec<SocketAddr>> {
         let mut opened = Vec::new();
         for &address in &self.listen {
@@ -106,7 +111,7 @@ impl DnsProxy {
             Arc::clone(&self.shared),
             Arc::clone(netns),
             Arc::clone(name),
-            tasks.clone(),
+            answers.clone(),
         );
         let addresses = opened.iter().map(|(address, ..)| *address).collect();
         for (_, udp, tcp) in opened {

@@ -37,10 +37,34 @@ pub(super) fn candidates(query: &str, namespace: &str, domain: &str) -> Vec<Cand
     found
 }
 
-/// The name itself, then with its first labels replaced by `*`, from most to least specific.
-pub(super) fn wildcards(host: &str) -> impl Iterator<Item = String> {
-    let dots = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
-    std::iter::once(host.to_owned()).chain(dots)
+/// A name, then the same with its first labels replaced by `*`, from most to least specific: all in
+/// one text, as a pod may ask for names of many labels, and often.
+pub(super) struct Wildcards {
+    text: String,
+    /// Whether the name itself was not given yet.
+    is_new: bool,
+    /// Up to where its labels were replaced.
+    replaced: usize,
+}
+
+impl Wildcards {
+    pub(super) fn of(host: &str) -> Self {
+        // Of others than ASCII the mesh knows none.
+        let replaced = if host.is_ascii() { 0 } else { host.len() };
+        Self { text: host.to_owned(), is_new: true, replaced }
+    }
+
+    /// The next one.
+    pub(super) fn next(&mut self) -> Option<&str> {
+        if std::mem::take(&mut self.is_new) {
+            return Some(&self.text);
+        }
+        let dot = self.replaced + self.text[self.replaced..].find('.')?;
+        self.replaced = dot + 1;
+        let star = dot.checked_sub(1)?;
+        self.text.replace_range(star..dot, "*");
+        Some(&self.text[star..])
+    }
 }
 
 fn labels(name: &str) -> usize {
@@ -109,8 +133,22 @@ mod tests {
 
     #[test]
     fn the_most_specific_wildcard_comes_first() {
-        let all: Vec<_> = wildcards("a.b.example.com").collect();
-        assert_eq!(all, ["a.b.example.com", "*.b.example.com", "*.example.com", "*.com"]);
-        assert_eq!(wildcards("localhost").collect::<Vec<_>>(), ["localhost"]);
+        let all = |host: &str| {
+            let mut wildcards = Wildcards::of(host);
+            let mut all = Vec::new();
+            while let Some(host) = wildcards.next() {
+                all.push(host.to_owned());
+            }
+            all
+        };
+        assert_eq!(
+            all("a.bc.example.com"),
+            ["a.bc.example.com", "*.bc.example.com", "*.example.com", "*.com"]
+        );
+        for alone in ["localhost", "", ".", "bücher.example"] {
+            assert_eq!(all(alone)[0], alone);
+            assert!(all(alone).len() <= 2, "{alone}");
+        }
+        assert_eq!(all(&["a"; 127].join(".")).len(), 127);
     }
 }

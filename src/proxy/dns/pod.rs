@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     allowance::Allowance,
@@ -28,13 +29,21 @@ use crate::{
     mesh::Workload,
     net::PodName,
     observe::metrics::DnsLabels,
-    sys::netns::Netns,
+    sys::{datagrams, netns::Netns},
 };
 
-/// What a pod asks in a second; what is beyond it gets no answer.
-const QUERIES: u32 = 20_000;
+/// What a pod asks in a second: some 5 % of a worker. What is beyond it is read later; of datagrams
+/// the kernel drops what does not fit meanwhile.
+pub(super) const QUERIES: u32 = 10_000;
+/// So much is looked at for what one query is meant to cost: names with search domains and a few
+/// wildcards.
+const LOOKED_AT: usize = 16;
 /// What of it is forwarded; what is beyond it gets SERVFAIL.
 const FORWARDED: u32 = 2_000;
+/// How long a pod that asks too much is not heard, at least.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A pod is named in the log once in this time.
+const NAMED_EVERY: Duration = Duration::from_secs(60);
 /// Forwarded questions without an answer yet.
 const IN_FLIGHT: usize = 256;
 /// Open connections.
@@ -52,9 +61,14 @@ pub(super) struct PodDns {
     shared: Arc<Shared>,
     netns: Arc<Netns>,
     name: Arc<PodName>,
-    tasks: Tasks,
+    /// Answers on their way, which may outlive what listens.
+    answers: Tasks,
+    /// Fires when nothing listens any more.
+    closing: CancellationToken,
     queries: Allowance,
     forwarded: Allowance,
+    /// When it was last named as one that asks too much.
+    named: Mutex<Option<Instant>>,
     in_flight: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
@@ -80,22 +94,27 @@ impl PodDns {
         shared: Arc<Shared>,
         netns: Arc<Netns>,
         name: Arc<PodName>,
-        tasks: Tasks,
+        answers: Tasks,
     ) -> Arc<Self> {
+        let queries = Allowance::new(shared.queries);
         Arc::new(Self {
             shared,
             netns,
             name,
-            tasks,
-            queries: Allowance::new(QUERIES),
+            answers,
+            closing: CancellationToken::new(),
+            queries,
             forwarded: Allowance::new(FORWARDED),
+            named: Mutex::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
         })
     }
 
-    /// Answers what comes in datagrams, for ever.
+    /// Answers what comes in datagrams, for ever. What is asked of others meanwhile is answered also
+    /// when this has ended.
     pub(super) async fn datagrams(self: Arc<Self>, socket: UdpSocket) {
+        let Ok(from) = socket.local_addr() else { return };
         let socket = Arc::new(socket);
         let mut failures = AcceptBackoff::new(format!("DNS of {}", self.name));
         let mut buffer = vec![0; DATAGRAM];
@@ -110,22 +129,42 @@ impl PodDns {
                 }
             };
             failures.succeeded();
+            self.turn().await;
             match self.look(&buffer[..length], false) {
                 Step::Done(Some(reply)) => send(&socket, &reply, client).await,
                 Step::Done(None) => {}
                 Step::Forward(pending) => {
-                    let (pod, socket) = (Arc::clone(&self), Arc::clone(&socket));
-                    self.tasks.spawn(async move {
+                    // Held, it would take queries that nobody reads.
+                    let (pod, socket) = (Arc::clone(&self), Arc::downgrade(&socket));
+                    self.answers.spawn(async move {
                         let reply = pod.forward(*pending).await;
-                        send(&socket, &reply, client).await;
+                        pod.send_late(&socket, &reply, (from, client)).await;
                     });
                 }
             }
         }
     }
 
-    /// Answers what comes in connections, for ever.
+    /// From the same address, whether or not what has taken the query listens still.
+    async fn send_late(
+        &self,
+        socket: &Weak<UdpSocket>,
+        reply: &[u8],
+        (from, to): (SocketAddr, SocketAddr),
+    ) {
+        if let Some(socket) = socket.upgrade() {
+            return send(&socket, reply, to).await;
+        }
+        match datagrams::answering(&self.netns, from, to) {
+            Ok(socket) => send(&socket, reply, to).await,
+            Err(error) => tracing::debug!(target: "dns", pod = %self.name, %error, "no answer"),
+        }
+    }
+
+    /// Answers what comes in connections, for ever. Those that are open end with what they have
+    /// asked when this has ended.
     pub(super) async fn connections(self: Arc<Self>, listener: TcpListener) {
+        let _closing = self.closing.clone().drop_guard();
         let mut failures = AcceptBackoff::new(format!("DNS of {} (TCP)", self.name));
         loop {
             let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else { return };
@@ -133,7 +172,7 @@ impl PodDns {
                 Ok((stream, _)) => {
                     failures.succeeded();
                     let pod = Arc::clone(&self);
-                    self.tasks.spawn(async move {
+                    self.answers.spawn(async move {
                         pod.connection(stream).await;
                         drop(place);
                     });
@@ -150,6 +189,7 @@ impl PodDns {
             let question = timeout(IDLE, read_framed(&mut reader)).await.ok()?.ok()?;
             Some((question, reader))
         });
+        let questions = questions.take_until(self.closing.clone().cancelled_owned());
         let replies = questions.map(|question| Arc::clone(&self).reply(question));
         let mut replies = std::pin::pin!(replies.buffer_unordered(PIPELINED));
         while let Some(reply) = replies.next().await {
@@ -162,7 +202,33 @@ impl PodDns {
         }
     }
 
+    /// Waits until the pod may ask again. What it sends meanwhile nobody reads.
+    async fn turn(&self) {
+        let mut is_first = true;
+        while let Err(wait) = self.queries.take(Instant::now()) {
+            if std::mem::take(&mut is_first) {
+                self.shared.metrics.dns.throttled();
+                self.name_as_throttled();
+            }
+            tokio::time::sleep(wait.max(PAUSE)).await;
+        }
+    }
+
+    fn name_as_throttled(&self) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.is_none_or(|at| at.elapsed() > NAMED_EVERY) {
+            *named = Some(Instant::now());
+            tracing::warn!(
+                target: "dns", pod = %self.name,
+                "the pod asks more than {} DNS queries a second, or such as take long: they wait, \
+                 and of datagrams some are lost",
+                self.shared.queries
+            );
+        }
+    }
+
     async fn reply(self: Arc<Self>, question: Vec<u8>) -> Option<Vec<u8>> {
+        self.turn().await;
         match self.look(&question, true) {
             Step::Done(reply) => reply,
             Step::Forward(pending) => Some(self.forward(*pending).await),
@@ -171,9 +237,6 @@ impl PodDns {
 
     /// What can be said of a query without asking anybody.
     fn look(&self, query: &[u8], by_tcp: bool) -> Step {
-        if !self.queries.take(Instant::now()) {
-            return Step::Done(None);
-        }
         let question = match message::read(query) {
             Received::Question(question) => question,
             Received::Refused(reply) => return Step::Done(Some(reply)),
@@ -191,8 +254,10 @@ impl PodDns {
         let labels = metrics.labels(query_type(question.kind()), protocol, who);
         metrics.asked(&labels);
         let asked_for = question.wants_ipv6().map(|ipv6| (question.name(), ipv6));
+        let (naming, mut looked) = (&self.shared.naming, 0);
         let known =
-            asked_for.and_then(|asked| answer::answer(&view, &self.shared.naming, client, asked));
+            asked_for.and_then(|asked| answer::answer(&view, naming, client, asked, &mut looked));
+        self.queries.charge((looked / LOOKED_AT) as f64);
         if let Some(known) = known {
             let count = known.addresses.len();
             log(client, &question, Some(&known.service.hostname), count);
@@ -200,7 +265,7 @@ impl PodDns {
             return Step::Done(Some(reply));
         }
         log(client, &question, None, 0);
-        if !self.forwarded.take(Instant::now()) {
+        if self.forwarded.take(Instant::now()).is_err() {
             return Step::Done(Some(question.failed(ResponseCode::ServFail, limit)));
         }
         Step::Forward(Box::new(Pending { question, labels, by_tcp, limit }))

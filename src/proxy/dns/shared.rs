@@ -13,4 +13,6 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) naming: Naming,
     pub(super) servers: NameServers,
+    /// Of each pod, in a second.
+    pub(super) queries: u32,
 }

@@ -30,12 +30,14 @@
 
 mod app_tunnel;
 mod arrival;
+mod attached;
 mod destination;
 mod inbound;
 mod known;
 mod on_demand;
 mod outbound;
 mod outgoing;
+mod owned;
 mod plaintext;
 mod pod;
 mod reach;
@@ -54,6 +56,7 @@ use std::{os::fd::BorrowedFd, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
+pub use attached::{Attached, Entered};
 pub use pod::Pod;
 pub use recheck::{Lacking, recheck};
 pub use recognition::Recognition;
@@ -110,8 +113,8 @@ pub struct Node {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// How the endpoints do that pods call.
     pub endpoints: Ejections,
-    /// Held once more by each pod: how many there are.
-    pub pods: Arc<()>,
+    /// Its pods, those that drain too.
+    pub pods: Arc<Attached>,
     /// The listening sockets, from the process before this one and for the one after it.
     pub listeners: Arc<Listeners>,
 }
@@ -120,7 +123,7 @@ impl Node {
     /// Whether a pod that has `has` connections of a kind must do without the descriptor of one
     /// more: the last of all are for pods that have fewer.
     fn is_more_than_its_part(&self, fd: BorrowedFd<'_>, has: usize) -> bool {
-        let others = Arc::strong_count(&self.pods).saturating_sub(2);
+        let others = self.pods.len().saturating_sub(1);
         descriptors::is_more_than_its_part(fd, has, others)
     }
 

@@ -1,5 +1,6 @@
 //! Plaintext that arrives for a pod on 15006: refused while mTLS is strict, else checked
-//! against policy as a caller without identity.
+//! against policy as a caller without identity. It must be meant for an address of the workload, or
+//! for one that the pod's namespace holds.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -67,8 +68,12 @@ async fn carry(
         f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
     });
     let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, foreign: false, dst };
-    if let Err((reason, why)) = admissible(&workload.addresses, dst) {
-        return (reason, Some(why));
+    // In a box of its own: few go to such an address, and all would be larger for it.
+    let is_its_own = workload.addresses.contains(&dst.ip())
+        || Box::pin(pod.owned.holds(&pod.netns, dst.ip())).await;
+    if !is_its_own {
+        let why = format!("{dst} is not an address of this workload, nor of its namespace");
+        return (CloseReason::DirectCall, Some(why));
     }
     pod.policies_known(node).await;
     if let Err((reason, why)) = authorize(node, &pod.name, flow, conn) {
@@ -82,19 +87,7 @@ async fn carry(
     ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, &node.limits).await)
 }
 
-pub(super) fn admissible(
-    own: &[std::net::IpAddr],
-    dst: SocketAddr,
-) -> Result<(), (CloseReason, String)> {
-    not_ours(dst)?;
-    if !own.contains(&dst.ip()) {
-        let why = format!("{dst} is not an address of this workload");
-        return Err((CloseReason::DirectCall, why));
-    }
-    Ok(())
-}
-
-fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
+pub(super) fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
     if OWN_PORTS.contains(&dst.port()) {
         let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, Recognition};
+use super::{Node, Recognition, attached::Entered, owned::Owned};
 use crate::{
     hbone::Callers,
     lifecycle::{Places, Tasks},
@@ -30,6 +30,8 @@ pub struct Pod {
     pub name: Arc<PodName>,
     /// Its network namespace.
     pub netns: Arc<Netns>,
+    /// What that holds beside the addresses of its workload.
+    pub(super) owned: Owned,
     /// Whether that workload is it.
     pub(super) recognition: watch::Sender<Recognition>,
     /// Connections that wait for that to be known.
@@ -49,15 +51,17 @@ pub struct Pod {
     /// Callers that have not proven who they are: they take no place of a tunnel.
     pub(super) handshakes: Places<IpAddr>,
     pub(super) watched: Option<Arc<Watched>>,
-    pub(super) _counted: Arc<()>,
+    pub(super) _counted: Entered,
     /// Fires when nothing new is accepted any more.
     pub(super) accepting: CancellationToken,
     /// Connections: captured ones, and the streams of tunnels that arrive.
     pub(super) conns: Tasks,
     /// Tunnels that arrive, and the accept loops of all three ports.
     pub(super) tunnels: Tasks,
-    /// What answers its DNS queries.
+    /// What listens for its DNS queries …
     pub(super) dns: Tasks,
+    /// … and what answers those that others are asked.
+    pub(super) answers: Tasks,
 }
 
 impl Pod {
@@ -113,12 +117,13 @@ impl Pod {
             self.conns.ended().await;
             // A handshake that was under way may bring streams still: its tunnel says GOAWAY first.
             let _ = tokio::time::timeout(LATE_STREAMS, self.tunnels.ended()).await;
-            self.conns.ended().await;
+            tokio::join!(self.conns.ended(), self.answers.ended());
         };
         tokio::select! {
             _ = tokio::time::timeout(grace, ended) => {}
             () = hurry.cancelled() => {}
         }
+        self.answers.cut();
         let left = self.conns.len();
         for conn in node.telemetry.live.all() {
             if conn.metadata(|f| f.pod.as_ref().is_some_and(|pod| Arc::ptr_eq(pod, &self.name))) {

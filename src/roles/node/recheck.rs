@@ -1,34 +1,43 @@
 //! Live connections are held to the policies of now, not to those of when they opened.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{Node, inbound::decided};
 use crate::{
     mesh::{RulesChanged, View, Workload},
-    observe::conn::LiveConn,
     policy::admission::Asked,
     proxy,
 };
 
 /// Asks the current policies about the open inbound connections of the workloads whose rules
 /// `changed`, and closes those that are no longer allowed; returns how many. A connection registers
-/// its flow before it asks by itself, so one that opens meanwhile is judged by one of the two.
+/// its flow before it asks by itself, so one that opens meanwhile is judged by one of the two. Where
+/// no pod here is such a workload, no connection is looked at.
 ///
-/// A workload that names a policy which is not known yet is left alone: see [`Lacking`].
+/// Of a workload that names a policy which is not known yet only those are closed that another
+/// denies: see [`Lacking`].
 pub fn recheck(node: &Node, changed: &RulesChanged) -> usize {
-    match changed.is_empty() {
-        true => 0,
-        false => judge(node, |mesh, workload| changed.of(workload) && !lacks(mesh, workload)),
+    if changed.is_empty() || concerned(node, changed).is_empty() {
+        return 0;
     }
+    judge(node, |mesh, workload| match (changed.of(workload), lacks(mesh, workload)) {
+        (false, _) => None,
+        (true, true) => Some(Asks::WhoIsDenied),
+        (true, false) => Some(Asks::All),
+    })
 }
 
-/// Workloads with open connections that lack a policy which they name: each has the same time for
-/// it, whatever else is told meanwhile. Nobody may call those that lack it then.
+/// The workloads of pods here whose rules changed.
+fn concerned(node: &Node, changed: &RulesChanged) -> Vec<Arc<Workload>> {
+    let (mesh, names) = (node.mesh.load(), node.pods.names());
+    let workloads = names.iter().filter_map(|pod| mesh.of_pod(pod));
+    workloads.filter(|workload| changed.of(workload)).cloned().collect()
+}
+
+/// Workloads of pods here that lack a policy which they name: each has the same time for it, whatever
+/// else is told meanwhile. Nobody may call those that lack it then.
 #[derive(Default)]
 pub struct Lacking {
     /// By UID.
@@ -36,19 +45,15 @@ pub struct Lacking {
 }
 
 impl Lacking {
-    /// Looks which do, once rules have changed: those that begin to have until then.
-    pub fn look(&mut self, node: &Node, until: Instant) {
+    /// Looks which do, of those whose rules `changed`: those that begin to have until then.
+    pub fn look(&mut self, node: &Node, changed: &RulesChanged, until: Instant) {
         let mesh = node.mesh.load_full();
-        let lacking = |conn: &Arc<LiveConn>| {
-            let pod = conn.metadata(|f| f.pod.clone())?;
-            let workload = mesh.of_pod(&pod)?;
-            lacks(&mesh, workload).then(|| Arc::clone(&workload.uid))
-        };
-        let found: HashSet<Arc<str>> =
-            node.telemetry.live.all().iter().filter_map(lacking).collect();
-        self.until.retain(|uid, _| found.contains(uid));
-        for uid in found {
-            self.until.entry(uid).or_insert(until);
+        for workload in concerned(node, changed) {
+            if lacks(&mesh, &workload) {
+                self.until.entry(Arc::clone(&workload.uid)).or_insert(until);
+            } else {
+                self.until.remove(&workload.uid);
+            }
         }
     }
 
@@ -63,7 +68,8 @@ impl Lacking {
         let now = Instant::now();
         let due = |until: &Instant| *until <= now;
         let closed = judge(node, |mesh, workload| {
-            self.until.get(&workload.uid).is_some_and(due) && lacks(mesh, workload)
+            let is_late = self.until.get(&workload.uid).is_some_and(due) && lacks(mesh, workload);
+            is_late.then_some(Asks::All)
         });
         self.until.retain(|_, until| !due(until));
         closed
@@ -74,12 +80,23 @@ fn lacks(mesh: &View, workload: &Workload) -> bool {
     mesh.rules(&workload.uid).lacks_policy()
 }
 
-fn judge(node: &Node, of: impl Fn(&View, &Workload) -> bool) -> usize {
+/// What is asked about the connections of a workload.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Asks {
+    /// Whether each may stay.
+    All,
+    /// Whether a rule says that it may not.
+    WhoIsDenied,
+}
+
+fn judge(node: &Node, of: impl Fn(&View, &Workload) -> Option<Asks>) -> usize {
     let mesh = node.mesh.load_full();
     proxy::revalidate::recheck(&node.telemetry.live.all(), |conn| {
         let (pod, flow) = (conn.metadata(|f| f.pod.clone())?, conn.flow()?);
         // One that left the mesh: its pod is stopped, with the grace of a drain.
         let workload = mesh.of_pod(&pod)?;
-        of(&mesh, workload).then(|| decided(&mesh, Some(workload), &flow, Asked::WhileOpen))
+        let asks = of(&mesh, workload)?;
+        let decision = decided(&mesh, Some(workload), &flow, Asked::WhileOpen);
+        (asks == Asks::All || decision.rule.is_some()).then_some(decision)
     })
 }

@@ -20,7 +20,9 @@ use super::{
     INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod, Recognition,
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
-    outbound, plaintext,
+    outbound,
+    owned::Owned,
+    plaintext,
     pod::{MOST_RESOLVING, MOST_WAITING},
     reach::Worker,
 };
@@ -30,7 +32,7 @@ use crate::{
     mesh::AppHop,
     net::{Direction, PeerAddr, PodName},
     proxy::{
-        egress::gateway::Gateways,
+        egress::gateway::{Gateways, IsTooMuch},
         ingress::{self, Ends},
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
     },
@@ -61,18 +63,18 @@ impl Pod {
             }
         });
         // Who accepts: another worker for each pod.
-        let one = Accepts::One(Arc::strong_count(&node.pods) % node.workers.len());
+        let one = Accepts::One(node.pods.len() % node.workers.len());
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
-        let (name, dns) = (Arc::new(name), Tasks::default());
+        let (name, dns, answers) = (Arc::new(name), Tasks::default(), Tasks::default());
         if let Some(proxy) = &node.dns {
             // On one worker, another one for each pod.
-            let worker = Arc::strong_count(&node.pods) % node.workers.len();
+            let worker = node.pods.len() % node.workers.len();
             let _on = node.workers[worker].enter();
-            proxy.serve(&netns, &name, &dns)?;
+            proxy.serve(&netns, &name, &dns, &answers)?;
         }
-        let pod = Self::new(node, (name, netns), (watched, dns));
+        let pod = Self::new(node, (name, netns), (watched, dns, answers));
         let pod = Arc::new(pod);
         let balancers = AcceptBalancer::of_one(outbound.len());
         pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
@@ -91,7 +93,8 @@ impl Pod {
     pub fn start_own(node: &Arc<Node>, name: PodName) -> io::Result<Arc<Self>> {
         let netns = Arc::new(Netns::current()?);
         let hbone = open_port(node, &netns, HBONE_PORT, Accepts::Each)?;
-        let pod = Self::new(node, (Arc::new(name), netns), (None, Tasks::default()));
+        let pod =
+            Self::new(node, (Arc::new(name), netns), (None, Tasks::default(), Tasks::default()));
         let pod = Arc::new(Self { keeps_source: false, ..pod });
         let balancers = AcceptBalancer::all(hbone.len());
         pod.serve_hbone(node, listeners(hbone, balancers, || Box::new(|_, _| ())));
@@ -101,7 +104,7 @@ impl Pod {
     fn new(
         node: &Arc<Node>,
         (name, netns): (Arc<PodName>, Arc<Netns>),
-        (watched, dns): (Option<Arc<Watched>>, Tasks),
+        (watched, dns, answers): (Option<Arc<Watched>>, Tasks, Tasks),
     ) -> Self {
         let known = match name.service_account {
             None => Recognition::Given,
@@ -109,9 +112,11 @@ impl Pod {
         };
         let endpoints = node.endpoints.of_pod(&name);
         Self {
+            _counted: node.pods.enter(&name),
             name,
             endpoints,
             netns,
+            owned: Owned::default(),
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
@@ -122,11 +127,11 @@ impl Pod {
             callers: Callers::new(node.tunnel.caller),
             handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             watched,
-            _counted: Arc::clone(&node.pods),
             accepting: CancellationToken::new(),
             conns: Tasks::default(),
             tunnels: Tasks::default(),
             dns,
+            answers,
         }
     }
 
@@ -164,7 +169,10 @@ impl Pod {
         };
         let pool = Arc::new(made(node.tunnel.clone()));
         let to_waypoints = made(node.tunnel.to_waypoints());
-        let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone());
+        let (of, conns) = (Arc::clone(node), self.conns.clone());
+        let is_too_much: IsTooMuch =
+            Box::new(move |fd, pairs| of.is_more_than_its_part(fd, conns.len() + 2 * pairs));
+        let through = Gateways::new(Arc::clone(&pool), self.tunnels.clone(), is_too_much);
         let inner = made(node.tunnel.clone()).over(Arc::new(through));
         let (node, pod) = (Arc::clone(node), Arc::clone(self));
         Worker { node, pod, pool, to_waypoints, inner }

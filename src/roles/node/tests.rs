@@ -1,11 +1,15 @@
 //! Whom a node believes, without a network: on one view of the mesh, with records that were never
 //! sockets.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
-use super::{Node, destination, inbound, plaintext, recheck};
+use super::{Entered, Lacking, Node, destination, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
@@ -80,6 +84,7 @@ fn db() -> PodName {
 struct World {
     node: Node,
     store: Store,
+    attached: Option<Entered>,
     _ca: tempfile::TempDir,
 }
 
@@ -106,7 +111,8 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
         outbound_traffic_policy: Default::default(),
         listeners: Arc::default(),
     };
-    World { node, store, _ca: dir }
+    let attached = Some(node.pods.enter(&Arc::new(db())));
+    World { node, store, attached, _ca: dir }
 }
 
 impl World {
@@ -177,6 +183,66 @@ fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
 }
 
 #[test]
+fn a_policy_that_is_lacking_saves_nobody_whom_another_denies() {
+    let mut world = world(MtlsMode::Permissive, vec![]);
+    let (web, _) = world.open(Some(WEB));
+    let (other, _) = world.open(Some(&WEB.replace("web", "other")));
+    world.store.lack_policy("shop/lost", "shop");
+    assert_eq!(world.now(MtlsMode::Permissive, vec![]), 0, "it may come still");
+    let web_alone = Match {
+        principals: FieldMatch {
+            any: vec![StringMatch::parse("td/ns/shop/sa/web").unwrap()],
+            none: vec![],
+        },
+        ..Match::default()
+    };
+    let denies = Policy {
+        action: Action::Deny,
+        rules: vec![Rule { clauses: vec![web_alone.into()], ..Rule::default() }],
+        ..from_namespace("shop")
+    };
+    assert_eq!(world.now(MtlsMode::Permissive, vec![denies]), 1, "at once");
+    assert_eq!(web.live().was_cut(), Some(CloseReason::PolicyChanged));
+    assert_eq!(other.live().was_cut(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_have_their_time_for_a_policy_and_those_that_lack_none_are_not_looked_at() {
+    let mut world = world(MtlsMode::Permissive, vec![]);
+    let (conn, _) = world.open(Some(WEB));
+    let mut lacking = Lacking::default();
+    let in_time = || tokio::time::Instant::now() + Duration::from_secs(5);
+    let until = in_time();
+    for lacks in [true, false, true] {
+        if lacks {
+            world.store.lack_policy("shop/lost", "shop");
+        } else {
+            world.store.remove_policy("shop/lost");
+        }
+        let changes = world.store.take_changes().rules();
+        world.node.mesh.store(Arc::new(world.store.view()));
+        lacking.look(&world.node, &changes, in_time());
+        assert_eq!(lacking.due(), lacks.then_some(until));
+    }
+    // Another workload is told of, which is no pod here.
+    world.store.upsert_workload(workload("bank", "far", "10.0.9.9"));
+    let changes = world.store.take_changes().rules();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    lacking.look(&world.node, &changes, in_time());
+    assert_eq!((lacking.due(), recheck(&world.node, &changes)), (Some(until), 0));
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert_eq!(lacking.recheck(&world.node), 1);
+    assert_eq!(conn.live().was_cut(), Some(CloseReason::PolicyChanged));
+    // Of a pod of which nothing is there any more, nothing is open.
+    world.attached = None;
+    world.store.lack_policy("shop/more", "shop");
+    let changes = world.store.take_changes().rules();
+    world.node.mesh.store(Arc::new(world.store.view()));
+    lacking.look(&world.node, &changes, in_time());
+    assert_eq!(lacking.due(), None);
+}
+
+#[test]
 fn a_name_is_for_the_pods_behind_it_only() {
     let mesh = parts(MtlsMode::Strict, vec![]).store().view();
     for (uid, host, port, target) in [
@@ -196,23 +262,15 @@ fn a_name_is_for_the_pods_behind_it_only() {
 }
 
 #[test]
-fn plaintext_is_for_the_pods_own_addresses_and_not_for_our_ports() {
-    let own = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-    for (dst, taken) in [
-        ("10.0.0.2:8080", true),
-        ("[fd00::2]:8080", true),
-        ("10.0.0.3:8080", false),
-        ("[fd00::3]:8080", false),
-        ("127.0.0.1:8080", false),
-        ("10.0.0.2:15001", false),
-        ("10.0.0.2:15006", false),
-        ("10.0.0.2:15008", false),
-    ] {
-        let admitted = plaintext::admissible(&own, dst.parse().unwrap());
-        assert_eq!(
-            admitted.map_err(|(reason, _)| reason).err(),
-            (!taken).then_some(CloseReason::DirectCall),
-            "{dst}"
-        );
+fn plaintext_is_not_for_our_ports() {
+    for (port, taken) in [(8080, true), (15001, false), (15006, false), (15008, false)] {
+        for address in ["10.0.0.2", "fd00::2"] {
+            let refused = plaintext::not_ours((address.parse::<IpAddr>().unwrap(), port).into());
+            assert_eq!(
+                refused.map_err(|(reason, _)| reason).err(),
+                (!taken).then_some(CloseReason::DirectCall),
+                "{address} {port}"
+            );
+        }
     }
 }

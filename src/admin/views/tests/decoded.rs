@@ -343,6 +343,7 @@ fn decoded() -> Dump {
         workload_state: Some(pods(&[pod("u1", true), pod("u2", false)], &telemetry.live.all())),
         pod_faults: Vec::new(),
         ejected_endpoints: Vec::new(),
+        control_plane: None,
     };
     let text = serde_json::to_string_pretty(&dump).unwrap();
     assert!(!text.contains("secret\""), "{text}");

@@ -122,14 +122,15 @@ impl DeltaAds {
         &self,
         type_url: TypeUrl,
     ) -> (std::collections::HashMap<String, String>, Option<LeftOut>) {
-        let held = &self.types[type_url as usize].held;
-        let (resources, bytes) = (held.len(), held.bytes());
+        let subscription = &self.types[type_url as usize];
+        let held = &subscription.held;
+        let (resources, bytes) = (held.len(), subscription.told_bytes());
         let left_out = match type_url {
             TypeUrl::Authorization => return Default::default(),
             TypeUrl::Address if !held.has_versions() => return Default::default(),
             TypeUrl::Address if self.refused => LeftOut::Refused,
             TypeUrl::Address if bytes > MAX_VERSIONS => LeftOut::TooLong { resources, bytes },
-            TypeUrl::Address => return (held.versions(), None),
+            TypeUrl::Address => return (subscription.told(), None),
         };
         (Default::default(), Some(left_out))
     }

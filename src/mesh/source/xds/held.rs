@@ -46,7 +46,7 @@ impl Version {
 }
 
 /// Bytes that protobuf adds to an entry of a map of texts, at most.
-const ENTRY: usize = 10;
+pub(super) const ENTRY: usize = 10;
 
 /// The resources of one type that are in force, by name.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    held::{Held, Version},
+    held::{ENTRY, Held, Version},
     message::{Delta, MAX_NAME, MAX_RESOURCES, MAX_VERSION, Upserted},
     nack::{Fault, short},
     type_url::TypeUrl,
@@ -76,6 +76,21 @@ impl Subscription {
             resources: self.held.len(),
             rejected: self.rejected.clone(),
         }
+    }
+
+    /// What a new stream is told of: what is in force, and what was refused and stands for something
+    /// all the same, without a version, so that its removal is told too.
+    pub(super) fn told(&self) -> HashMap<String, String> {
+        let mut all = self.held.versions();
+        for name in self.rejected.keys() {
+            all.entry(name.to_string()).or_default();
+        }
+        all
+    }
+
+    /// How long that is in a request, at most.
+    pub(super) fn told_bytes(&self) -> usize {
+        self.held.bytes() + self.rejected.keys().map(|name| name.len() + ENTRY).sum::<usize>()
     }
 
     /// What a response changes. Nothing is in force by that alone.

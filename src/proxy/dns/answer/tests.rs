@@ -36,7 +36,7 @@ impl Mesh {
 
     fn asked(&self, naming: &Naming, name: &str, ipv6: bool) -> Option<Known> {
         let client = workload("shop", &["10.9.9.9"]);
-        answer(&self.0.view(), naming, &client, (name, ipv6))
+        answer(&self.0.view(), naming, &client, (name, ipv6), &mut 0)
     }
 
     fn of(&self, name: &str) -> Option<Known> {

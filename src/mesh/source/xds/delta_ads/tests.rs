@@ -181,7 +181,7 @@ fn one_bad_resource_is_refused_alone_and_its_last_good_version_stays() {
     assert_eq!(status.resources, 2);
     let versions = world.reconnect().requests[0].initial_resource_versions.clone();
     assert_eq!(versions.get("a").unwrap(), "1", "so that 2 is sent again, or its end told");
-    assert_eq!((versions.get("b").unwrap(), versions.get("c")), (&"2".to_owned(), None));
+    assert_eq!((&*versions["b"], &*versions["c"]), ("2", ""), "and that of what was never taken");
     world.bad.clear();
     assert_eq!(world.push(Address, &["a=2", "c=1"]), upserted(&["a", "c"]));
     assert!(world.ads.status(Address).rejected.is_empty());
