@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -41,6 +42,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(7500);
 const DEMAND: Duration = Duration::from_secs(5);
 /// How many connections may wait to ask.
 const DEMANDS: usize = 1024;
+/// A response of so many bytes has a buffer that is worth giving back.
+const LARGE: u64 = 1 << 20;
 /// How many resources of one response the log names.
 const MOST_LOGGED: usize = 20;
 
@@ -75,8 +78,17 @@ impl Xds {
         let ads = DeltaAds::new(&config.node, config.on_demand);
         let demands = config.on_demand.then_some(demands);
         let (waiting, told) = (Waiting::default(), String::new());
-        let driver =
-            Driver { config, metrics, ads, pushes, demands: asked, waiting, status: say, told };
+        let driver = Driver {
+            config,
+            metrics,
+            ads,
+            pushes,
+            demands: asked,
+            waiting,
+            status: say,
+            told,
+            part: None,
+        };
         tasks.spawn(driver.run());
         (Self { demands, status }, to_apply)
     }
@@ -116,6 +128,9 @@ struct Driver {
     status: watch::Sender<XdsStatus>,
     /// What the log was told last.
     told: String,
+    /// A part of the last response, if that was large. The stream keeps a buffer of that size for what
+    /// comes next, but leaves it alone while somebody has a part of it.
+    part: Option<Bytes>,
 }
 
 /// How a stream, or the attempt to have one, came to its end.
@@ -273,8 +288,10 @@ impl Driver {
         &mut self,
         response: DeltaDiscoveryResponse,
     ) -> Result<DeltaDiscoveryRequest, Option<Status>> {
-        let bytes = response.resources.iter().filter_map(|r| r.resource.as_ref());
-        let bytes = bytes.map(|content| content.value.len() as u64).sum();
+        let contents = || response.resources.iter().filter_map(|r| r.resource.as_ref());
+        let bytes = contents().map(|content| content.value.len() as u64).sum();
+        let mut parts = contents().map(|content| content.value.clone()).filter(|v| !v.is_empty());
+        self.part = parts.next().filter(|_| bytes >= LARGE);
         let type_url = TypeUrl::of(&response.type_url);
         self.metrics.xds.received(type_url.map_or("unknown", TypeUrl::as_str), bytes);
         let named = short(&response.type_url);
