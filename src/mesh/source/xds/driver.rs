@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -42,6 +43,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(7500);
 const DEMAND: Duration = Duration::from_secs(5);
 /// How many connections may wait to ask.
 const DEMANDS: usize = 1024;
+/// A response of so many bytes has a buffer that is worth giving back.
+const LARGE: u64 = 1 << 20;
 /// How many resources of one response the log names.
 const MOST_LOGGED: usize = 20;
 /// After how long the same trouble is told again.
@@ -89,6 +92,7 @@ impl Xds {
             absent: Arc::clone(&absent),
             status: say,
             told: None,
+            part: None,
         };
         tasks.spawn(driver.run());
         (Self { demands, status, absent }, to_apply)
@@ -146,6 +150,9 @@ struct Driver {
     status: watch::Sender<XdsStatus>,
     /// What the log was told last, and when.
     told: Option<(String, Instant)>,
+    /// A part of the last response, if that was large. The stream keeps a buffer of that size for what
+    /// comes next, but leaves it alone while somebody has a part of it.
+    part: Option<Bytes>,
 }
 
 /// How a stream, or the attempt to have one, came to its end.
@@ -313,8 +320,10 @@ impl Driver {
         &mut self,
         response: DeltaDiscoveryResponse,
     ) -> Result<DeltaDiscoveryRequest, Option<Status>> {
-        let bytes = response.resources.iter().filter_map(|r| r.resource.as_ref());
-        let bytes = bytes.map(|content| content.value.len() as u64).sum();
+        let contents = || response.resources.iter().filter_map(|r| r.resource.as_ref());
+        let bytes = contents().map(|content| content.value.len() as u64).sum();
+        let mut parts = contents().map(|content| content.value.clone()).filter(|v| !v.is_empty());
+        self.part = parts.next().filter(|_| bytes >= LARGE);
         let type_url = TypeUrl::of(&response.type_url);
         self.metrics.xds.received(type_url.map_or("unknown", TypeUrl::as_str), bytes);
         let named = short(&response.type_url);
