@@ -13,7 +13,7 @@ use crate::mesh::source::xds::{TypeStatus, XdsStatus};
 /// Of an ambient node.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(in super::super) struct ControlPlaneView {
+pub(crate) struct ControlPlaneView {
     /// For how long the present stream has been open; nothing while there is none.
     connected_for_seconds: Option<u64>,
     /// Why there is none.

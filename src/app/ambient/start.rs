@@ -73,14 +73,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let state = Arc::new(State::ambient(Arc::clone(&node), Arc::clone(&environment), logging));
     let endpoints = tasks.child();
     admin::serve(&state, &Addresses::from(&*environment), &endpoints, tasks).await?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        pid = std::process::id(),
-        mesh = server,
-        node = environment.node_name,
-        workers = environment.workers,
-        "adit starts; {ENDS}"
-    );
+    tell_start(&environment, &server);
     let pods = PodController::new(&node);
     state.set_control_plane(xds.status());
     let manager = Arc::clone(&pods.manager);
@@ -127,4 +120,15 @@ fn store(environment: &Environment) -> Store {
     Store::new(environment.trust_domain.clone(), MtlsMode::Permissive)
         .of_node(own_node, environment.network.as_str().into())
         .in_cluster(environment.cluster_id.as_str().into())
+}
+
+fn tell_start(environment: &Environment, server: &str) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        mesh = server,
+        node = environment.node_name,
+        workers = environment.workers,
+        "adit starts; {ENDS}"
+    );
 }

@@ -150,8 +150,7 @@ struct Driver {
     status: watch::Sender<XdsStatus>,
     /// What the log was told last, and when.
     told: Option<(String, Instant)>,
-    /// A part of the last response, if that was large. The stream keeps a buffer of that size for what
-    /// comes next, but leaves it alone while somebody has a part of it.
+    /// A part of the last large response: the stream keeps no buffer of which somebody has a part.
     part: Option<Bytes>,
 }
 
