@@ -15,6 +15,8 @@ pub enum Verdict {
     /// It answered that it does not take the connection at present: what it had been sent went no
     /// further.
     Unavailable,
+    /// Nothing came of it, and that says nothing of the endpoint: another one may be tried.
+    Unclear,
     /// Nothing that lets another one be tried: a denial, a fault of ours, or an end of which nobody
     /// knows how much was carried before it.
     Final,
@@ -72,9 +74,9 @@ fn verdict(error: &ConnectError) -> Verdict {
         ConnectError::Tcp { .. } | ConnectError::TcpTimeout { .. } | ConnectError::Tls { .. } => {
             Verdict::Unreached
         }
-        ConnectError::Http2 { retry: true, .. } | ConnectError::Refused { status: 503, .. } => {
-            Verdict::Unavailable
-        }
+        // It has ended a tunnel in order, or has no room for so many streams at once.
+        ConnectError::Http2 { retry: true, .. } => Verdict::Unclear,
+        ConnectError::Refused { status: 503, .. } => Verdict::Unavailable,
         ConnectError::Terminated { .. }
         | ConnectError::Http2 { .. }
         | ConnectError::Refused { .. } => Verdict::Final,
@@ -125,7 +127,7 @@ mod tests {
             (tls(TlsError::Alert("access denied".into())), Verdict::Final),
             (tls(shown(TlsError::Alert("access denied".into()))), Verdict::Final),
             (tls(TlsError::OwnSvid("no key".into())), Verdict::Final),
-            (http2(true), Verdict::Unavailable),
+            (http2(true), Verdict::Unclear),
             (http2(false), Verdict::Final),
             (status(503), Verdict::Unavailable),
             (status(401), Verdict::Final),

@@ -84,6 +84,7 @@ async fn reach(
     loop {
         let Onward { course, ticket } = onward;
         describe(conn, &course.route);
+        let begun = std::time::Instant::now();
         let attempt = open(by, (app, &mut said), conn, (&course, ticket));
         // The first has deadlines of its own.
         let opened = match tries.failed.last() {
@@ -98,7 +99,7 @@ async fn reach(
             }
             Err(failed) => failed,
         };
-        by.missed(&course.route, &failed);
+        by.missed(&course.route, begun, &failed);
         onward = match tries.next(by, course, failed, until) {
             Ok(onward) => onward,
             Err(outcome) => return Err(outcome),
