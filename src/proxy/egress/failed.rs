@@ -78,10 +78,17 @@ fn verdict(error: &ConnectError) -> Verdict {
     match error {
         ConnectError::Tcp { source, .. } => of_tcp(source),
         // Either the peer's judgement of us, or nothing that it has a part in.
-        ConnectError::Tls { source, .. } if source.is_about_us() => Verdict::Final,
+        ConnectError::Tls { source, .. } | ConnectError::TlsThrough { source, .. }
+            if source.is_about_us() =>
+        {
+            Verdict::Final
+        }
         ConnectError::TcpTimeout { .. } | ConnectError::Tls { .. } => Verdict::Unreached,
-        // It has ended a tunnel in order, or has no room for so many streams at once.
-        ConnectError::Http2 { retry: true, .. } => Verdict::Unclear,
+        // It has ended a tunnel in order, or has no room for so many streams at once; or it is not
+        // the gateway that failed.
+        ConnectError::Http2 { retry: true, .. } | ConnectError::TlsThrough { .. } => {
+            Verdict::Unclear
+        }
         ConnectError::Refused { status: 503, .. } => Verdict::Unavailable,
         ConnectError::Terminated { .. }
         | ConnectError::Http2 { .. }
@@ -106,6 +113,10 @@ mod tests {
 
     fn tls(source: TlsError) -> ConnectError {
         ConnectError::Tls { addr: addr(), source }
+    }
+
+    fn through(source: TlsError) -> ConnectError {
+        ConnectError::TlsThrough { addr: addr(), source }
     }
 
     fn http2(retry: bool) -> ConnectError {
@@ -139,6 +150,9 @@ mod tests {
             (tls(TlsError::Svid(SvidError::CaAsLeaf)), Verdict::Unreached),
             (tls(shown(TlsError::Svid(withheld))), Verdict::Final),
             (tls(shown(TlsError::Svid(unknown))), Verdict::Final),
+            (through(TlsError::Closed), Verdict::Unclear),
+            (through(shown(TlsError::Svid(SvidError::CaAsLeaf))), Verdict::Unclear),
+            (through(TlsError::Alert("access denied".into())), Verdict::Final),
             (http2(true), Verdict::Unclear),
             (http2(false), Verdict::Final),
             (status(503), Verdict::Unavailable),
