@@ -136,6 +136,7 @@ impl Tries {
             return Err(self.told(outcome));
         };
         self.avoided.tried.push(endpoint.clone());
+        self.avoided.only_hbone |= course.route.is_by_hbone();
         self.avoided.ejected = by.pod.endpoints.ejected(std::time::Instant::now());
         let Ok(next) = course.again(&by.node, &self.avoided) else {
             return Err(self.told(outcome));
