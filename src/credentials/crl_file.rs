@@ -2,8 +2,8 @@
 //! count beside those that the source of SVIDs gives with its bundles.
 //!
 //! Nobody is believed until it was read once: a list that cannot be had must not let a revoked peer
-//! in. What is wrong with it later is told, and the lists that were read last stay in force. An
-//! empty file revokes nobody.
+//! in. What is wrong with it later is told, and the lists that were read last stay in force. A file
+//! that is empty from the start revokes nobody; one that becomes empty is one whose writer failed.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,11 @@ use super::{
     file_watch::{ANEW, FileReader, FileWatch},
 };
 use crate::{
-    identity::{BundleSet, SpiffeId, TrustBundle, X509Svid, key_files, shown},
+    identity::{
+        BundleSet, SpiffeId, TrustBundle, X509Svid,
+        key_files::{self, at},
+        shown,
+    },
     lifecycle::{Tasks, WatchedFile, next_change},
 };
 
@@ -103,6 +107,20 @@ impl Combined {
         });
     }
 
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It cannot be read, or it has become empty: that would forgive everybody who was revoked.
+    fn read(&self) -> Result<Lists, String> {
+        let found = key_files::crls_if_any(&self.path)?;
+        let in_force = self.lock().lists.as_ref().map_or(0, Vec::len);
+        if found.is_empty() && in_force > 0 {
+            let why = "is empty; to revoke nobody any more, write a CRL without entries";
+            return Err(at(&self.path, why));
+        }
+        Ok(found)
+    }
+
     /// What is in the file now; whether lists are in force after that.
     fn found(&self, found: Result<Lists, String>) -> bool {
         let mut parts = self.lock();
@@ -128,8 +146,8 @@ async fn follow(combined: Arc<Combined>, status: watch::Sender<CrlFileStatus>) {
     let reader = FileReader::new(vec![path.clone()], None);
     let mut file = FileWatch::new(WatchedFile::unread(vec![path.clone()]), Some(ANEW));
     let read = || {
-        let path = path.clone();
-        reader.read(move || key_files::crls_if_any(&path))
+        let combined = Arc::clone(&combined);
+        reader.read(move || combined.read())
     };
     loop {
         let found = tokio::select! {

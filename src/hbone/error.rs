@@ -32,6 +32,14 @@ pub enum ConnectError {
         /// Why.
         source: TlsError,
     },
+    /// The TLS handshake failed with whom the gateway there led to.
+    #[error("TLS through {addr}: {source}")]
+    TlsThrough {
+        /// The gateway.
+        addr: SocketAddr,
+        /// Why.
+        source: TlsError,
+    },
     /// The handshake succeeded, and its peer may not be there all the same.
     #[error("tunnel to {addr}: {}", .condemned.why)]
     Terminated {
@@ -89,7 +97,7 @@ impl ConnectError {
     /// Whether TLS was begun and came to nothing.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Terminated { .. })
+        matches!(self, Self::Tls { .. } | Self::TlsThrough { .. } | Self::Terminated { .. })
     }
 
     /// What operators see for this failure.
@@ -99,7 +107,7 @@ impl ConnectError {
             Self::Tcp { .. } => CloseReason::ConnectFailure,
             Self::TcpTimeout { addr, .. } if addr.port() == HBONE_PORT => CloseReason::HboneTimeout,
             Self::TcpTimeout { .. } => CloseReason::ConnectTimeout,
-            Self::Tls { source, .. } => source.close_reason(),
+            Self::Tls { source, .. } | Self::TlsThrough { source, .. } => source.close_reason(),
             Self::Terminated { condemned, .. } => condemned.reason,
             Self::Http2 { .. } => CloseReason::TunnelFailure,
             Self::Refused { status: 401, .. } => CloseReason::PeerDenied,

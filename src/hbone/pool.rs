@@ -306,7 +306,10 @@ async fn dial(
 ) -> Result<TunnelClient, ConnectError> {
     let addr = hop.addr;
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
-    let session = tls.map_err(|source: TlsError| ConnectError::Tls { addr, source })?;
+    let session = tls.map_err(|source: TlsError| match hop.through {
+        Some(_) => ConnectError::TlsThrough { addr, source },
+        None => ConnectError::Tls { addr, source },
+    })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
     let proven = registry.admit(Direction::Outbound, own_id, peer, &own.bundles);
     let proven = proven.map_err(|condemned| ConnectError::Terminated { addr, condemned })?;

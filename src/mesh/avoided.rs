@@ -29,6 +29,9 @@ pub type Ejected = HashMap<EndpointAddress, usize>;
 pub struct Avoided {
     /// It has tried them, and gets none of them again.
     pub tried: Vec<EndpointAddress>,
-    /// They are left out while at least half of a service's endpoints remain.
+    /// They are left out while at least half of a service's endpoints remain, and one with HBONE
+    /// among them if there was one.
     pub ejected: Arc<Ejected>,
+    /// It was to go by HBONE before: nobody gets it in clear text.
+    pub only_hbone: bool,
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Avoided, BalancingMode, EndpointAddress, LocalityScope, Service, ServicePort, View, Workload,
+    Avoided, BalancingMode, EndpointAddress, LocalityScope, Protocol, Service, ServicePort, View,
+    Workload,
 };
 
 /// A connection that is to be given an endpoint.
@@ -19,6 +20,8 @@ pub struct Ask<'a> {
     pub called: SocketAddr,
     /// Whether the service is asked as a waypoint: its endpoints take HBONE for others.
     pub is_waypoint: bool,
+    /// Whether HBONE is spoken to whoever is chosen, as to waypoints and gateways.
+    pub by_hbone: bool,
     /// Chooses among those that are as good.
     pub random: u64,
     /// Whom it is rather not given.
@@ -55,12 +58,19 @@ impl Endpoint<'_> {
 /// Chooses among the workloads behind `service`: of those that can take the connection the ones
 /// that have most of what the service prefers, and among these at random by their capacity. Those
 /// that are ejected are left out as if they could not take it, but no more than half of all, and
-/// none if nobody would be left.
+/// none if nobody would be left, or nobody with HBONE where somebody with it would be chosen else.
 #[must_use]
 pub fn pick<'a>(mesh: &'a View, service: &'a Service, ask: &Ask<'_>) -> Option<Endpoint<'a>> {
+    let by_hbone = |all: &[Endpoint<'_>]| all.iter().any(|one| is_by_hbone(mesh, one, ask));
     let worst = left_out(mesh, service, ask);
-    let found = pick_without(mesh, service, ask, worst);
-    found.or_else(|| worst.and_then(|_| pick_without(mesh, service, ask, None)))
+    let mut chosen = candidates(mesh, service, ask, worst);
+    if worst.is_some() && !by_hbone(&chosen) {
+        let all = candidates(mesh, service, ask, None);
+        if chosen.is_empty() || by_hbone(&all) {
+            chosen = all;
+        }
+    }
+    one_of(chosen, ask.random)
 }
 
 /// The last rank that is left out, if any is.
@@ -80,12 +90,13 @@ fn left_out(mesh: &View, service: &Service, ask: &Ask<'_>) -> Option<usize> {
     ranks.last().copied()
 }
 
-fn pick_without<'a>(
+/// Those that are as good as any.
+fn candidates<'a>(
     mesh: &'a View,
     service: &'a Service,
     ask: &Ask<'_>,
     worst: Option<usize>,
-) -> Option<Endpoint<'a>> {
+) -> Vec<Endpoint<'a>> {
     let preferences = service.balancing.as_ref().map_or(&[][..], |b| &b.preferences);
     let strict = service.mode() == BalancingMode::Strict;
     let mut best = 0;
@@ -107,9 +118,14 @@ fn pick_without<'a>(
             candidates.push(endpoint);
         }
     }
+    candidates
+}
+
+/// One of them, by their capacity.
+fn one_of(candidates: Vec<Endpoint<'_>>, random: u64) -> Option<Endpoint<'_>> {
     let weight = |endpoint: &Endpoint<'_>| u64::from(endpoint.workload.template.capacity);
     let sum: u64 = candidates.iter().map(weight).sum();
-    let mut at = ask.random.checked_rem(sum)?;
+    let mut at = random.checked_rem(sum)?;
     candidates.into_iter().find(|endpoint| match at.checked_sub(weight(endpoint)) {
         Some(rest) => {
             at = rest;
@@ -148,7 +164,14 @@ fn usable<'a>(
     if ip.is_none() && workload.template.hostname.is_none() && !by_gateway {
         return None;
     }
-    Some(Endpoint { workload, ip, port: port(service, workload, ports, ask)? })
+    let endpoint = Endpoint { workload, ip, port: port(service, workload, ports, ask)? };
+    (!ask.avoided.only_hbone || is_by_hbone(mesh, &endpoint, ask)).then_some(endpoint)
+}
+
+/// Whether a connection goes there by HBONE, if only to a gateway.
+fn is_by_hbone(mesh: &View, Endpoint { workload, ip, .. }: &Endpoint<'_>, ask: &Ask<'_>) -> bool {
+    let elsewhere = workload.network() != mesh.network();
+    ask.by_hbone || elsewhere || (ip.is_some() && workload.protocol() == Protocol::Hbone)
 }
 
 /// Which address of an endpoint is dialled: the one that was called if it is its own, else one of

@@ -15,8 +15,8 @@ pub fn connect_failed(addr: SocketAddr, error: &io::Error) -> Outcome {
     (reason, Some(format!("TCP connect to {addr}: {error}")))
 }
 
-/// Whether TCP to a peer did not come to be for a reason that is not ours: somebody else may be
-/// reached all the same.
+/// Whether TCP to a peer did not come to be for a reason that is not ours, as having no route at
+/// all is: somebody else may be reached all the same.
 #[must_use]
 pub fn is_unreached(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
@@ -27,7 +27,6 @@ pub fn is_unreached(error: &io::Error) -> bool {
             | Kind::ConnectionAborted
             | Kind::TimedOut
             | Kind::HostUnreachable
-            | Kind::NetworkUnreachable
     )
 }
 

@@ -67,11 +67,15 @@ impl TlsError {
         }
     }
 
-    /// Whether it is the peer that refuses us, or our own SVID that is at fault.
+    /// Whether it is the peer that refuses us, or what we have that is at fault: our own SVID, or
+    /// what peers are judged by.
     #[must_use]
     pub fn is_about_us(&self) -> bool {
         match self {
             Self::Alert(_) | Self::OwnSvid(_) => true,
+            Self::Svid(error) => {
+                matches!(error, SvidError::Withheld(_) | SvidError::UnknownTrustDomain(_))
+            }
             Self::Shown { error, .. } => error.is_about_us(),
             _ => false,
         }

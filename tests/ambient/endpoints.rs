@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("endpoints::who_speaks_no_tls_is_passed_over", not_tls),
     ("endpoints::an_application_that_is_away_is_passed_over_and_no_byte_is_lost", away),
     ("endpoints::plain_endpoints_are_passed_over_too", plain),
+    ("endpoints::who_has_no_hbone_does_not_stand_in_for_who_has_it", in_clear_text),
     ("endpoints::a_service_of_local_traffic_leads_to_pods_of_the_callers_node_only", local),
     ("endpoints::who_denies_a_caller_is_not_passed_over", denied),
 ];
@@ -89,6 +90,26 @@ fn plain() {
     near.tunnel_protocol = TunnelProtocol::Hbone.into();
     world.istiod.says(vec![address_of(near), address_of(spy)]);
     answered_until(&world, "10.96.0.2:80", || retries(&world).contains("connect_failure"));
+}
+
+/// `spy` says that it has HBONE and has not, and `db` has it and says that it has not.
+fn in_clear_text() {
+    let mut world = World::running();
+    let mut near = backing("db", ("db", 8080), ("n1", "10.77.0.2"), &[]);
+    let spy = backing("spy", ("db", 8080), ("n2", "10.77.0.4"), &[]);
+    near.tunnel_protocol = TunnelProtocol::None.into();
+    world.istiod.says(vec![address_of(near), address_of(spy)]);
+    let (mut answers, mut refusals) = (0, 0);
+    for _ in 0..MANY {
+        match world.lab.ask("web", "10.96.0.2:80") {
+            Ok(_) => answers += 1,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => refusals += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // More than it takes to be left out.
+    assert!(answers > 0 && refusals > 4, "{answers} answers, {refusals} refusals");
+    assert_eq!(retries(&world), "");
 }
 
 /// What istiod makes of `internalTrafficPolicy: Local`.

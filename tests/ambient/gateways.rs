@@ -123,6 +123,13 @@ fn impostors() {
             world.refused("web", SERVICE);
         }
         assert_eq!(envoy.counts("http.itself.downstream_rq_total"), 0, "inner requests");
+        if behind == "itself" {
+            let record = world.first.record("the call", |record| record["direction"] == "outbound");
+            let why = record["error"].as_str().unwrap();
+            assert!(why.contains("TLS through 10.77.0.5:15008"), "{why}");
+            let dump = world.first.dump(&world.lab);
+            assert!(dump["ejectedEndpoints"][0].is_null(), "the gateway did what it was asked for");
+        }
     }
     let record = world.first.record("the call", |record| record["direction"] == "outbound");
     assert!(record["error"].as_str().unwrap().contains(&id("gateway")), "{record}");

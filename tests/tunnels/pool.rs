@@ -10,7 +10,7 @@ use std::{
 
 use adit::{
     hbone::{
-        ConnectError, Hop, Pool, TunnelConfig,
+        ConnectError, Hop, Pool, Through, TunnelConfig, Underlay,
         connect::ConnectRequest,
         order::Ticket,
         server::{Incoming, Service, serve},
@@ -21,6 +21,7 @@ use adit::{
     tls::Acceptor,
 };
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256 as SUITE;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,6 +46,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("pool::a_renewed_svid_has_tunnels_of_its_own", renewed),
     ("pool::a_request_that_was_refused_is_asked_on_a_tunnel_of_its_own", refused_once),
     ("pool::another_peer_at_the_same_address_is_asked_who_it_is", another_peer),
+    ("pool::who_answers_beyond_a_gateway_is_told_from_the_gateway", beyond),
     ("pool::each_peer_proves_itself_anew", tickets),
 ];
 
@@ -317,6 +319,41 @@ fn another_peer() {
         ends.hop.expect = before;
         assert!(ends.open().await.is_ok());
         assert_eq!(ends.dials(), 2, "the first tunnel still serves whom it was for");
+    });
+}
+
+/// Leads to the peer as a gateway does that is not asked anything.
+struct Straight;
+
+impl Underlay for Straight {
+    fn connect<'a>(
+        &'a self,
+        _: &'a LocalIdentity,
+        hop: &'a Hop,
+    ) -> BoxFuture<'a, Result<TcpStream, ConnectError>> {
+        let addr = hop.addr;
+        let tcp = async move {
+            let tcp = TcpStream::connect(addr).await;
+            tcp.map_err(|e| ConnectError::Tcp { addr, source: Arc::new(e) })
+        };
+        tcp.boxed()
+    }
+}
+
+fn beyond() {
+    run(async {
+        let own = ROOT.own("far");
+        let mut ends = Ends::new(move |tcp, tasks| adit(tcp, tasks, own.clone())).await;
+        ends.hop.expect = vec![spiffe("other")];
+        let Err(refused) = ends.open().await else { panic!("opened towards somebody else") };
+        assert!(matches!(refused, ConnectError::Tls { .. }), "{refused}");
+        let (pool, _) = pool_to(ends.hop.addr, &ends.tasks);
+        ends.pool = pool.over(Arc::new(Straight));
+        let (gateway, hostname) = (vec![spiffe("gateway")], "db.shop".into());
+        ends.hop.through = Some(Arc::new(Through { gateway, hostname, port: 80 }));
+        let Err(refused) = ends.open().await else { panic!("opened towards somebody else") };
+        assert!(matches!(refused, ConnectError::TlsThrough { .. }), "{refused}");
+        assert!(refused.is_handshake() && refused.to_string().contains("/sa/far"), "{refused}");
     });
 }
 

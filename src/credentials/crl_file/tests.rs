@@ -129,12 +129,45 @@ async fn what_the_file_names_is_revoked_and_is_not_once_it_names_it_no_more() {
     assert_eq!(status.borrow().in_force.map(|(lists, _)| lists), Some(1));
     world.write(&world.crl(&[8]));
     world.until(&mut bundles, Result::is_ok).await;
+}
+
+/// As `curl > file` leaves it whose server is away, or a full disk.
+#[tokio::test]
+async fn a_file_that_becomes_empty_revokes_as_before() {
+    let world = World::new();
+    world.write(&world.crl(&[7]));
+    let (mut bundles, mut status) = world.follow();
+    world.until(&mut bundles, is_revoked).await;
+    for empty in ["", " \n"] {
+        world.write(empty);
+        let told = status.wait_for(|status| {
+            status.error.as_ref().is_some_and(|why| why.contains("write a CRL without entries"))
+        });
+        drop(tokio::time::timeout(LIMIT, told).await.expect("it is said").unwrap());
+        assert!(is_revoked(&world.judged(&bundles.borrow())), "{empty:?}");
+        assert_eq!(status.borrow().in_force.map(|(lists, _)| lists), Some(1));
+        world.write(&world.crl(&[7, 8]));
+        let read = status.wait_for(|status| status.error.is_none());
+        drop(tokio::time::timeout(LIMIT, read).await.expect("it is read").unwrap());
+    }
+    world.write(&world.crl(&[]));
+    world.until(&mut bundles, Result::is_ok).await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_empty_from_the_start_revokes_nobody_and_may_stay_so() {
+    let world = World::new();
     world.write("");
-    tokio::time::timeout(LIMIT, status.clone().wait_for(|s| matches!(s.in_force, Some((0, _)))))
-        .await
-        .expect("an empty file is taken")
-        .unwrap();
-    assert_eq!(world.judged(&bundles.borrow()), Ok(()));
+    let (mut bundles, mut status) = world.follow();
+    world.until(&mut bundles, Result::is_ok).await;
+    assert_eq!(status.borrow().in_force.map(|(lists, _)| lists), Some(0));
+    let first = status.borrow_and_update().in_force;
+    world.write("\n");
+    let again = status.wait_for(|status| status.in_force != first);
+    let again = tokio::time::timeout(LIMIT, again).await.expect("it is read").unwrap().clone();
+    assert_eq!((again.in_force.map(|(lists, _)| lists), again.error), (Some(0), None));
+    world.write(&world.crl(&[7]));
+    world.until(&mut bundles, is_revoked).await;
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ fn chosen_but(
     avoided: &Avoided,
 ) -> BTreeSet<String> {
     let called = "10.9.9.9:80".parse().unwrap();
-    let ask = |random| Ask { from, called, is_waypoint: false, random, avoided };
+    let ask = |random| Ask { from, called, is_waypoint: false, by_hbone: false, random, avoided };
     let picked = (0..100).filter_map(|n| pick(mesh, service, &ask(n)));
     picked.map(|endpoint| endpoint.workload.name().to_owned()).collect()
 }
@@ -164,6 +164,7 @@ fn ports_and_addresses_are_the_endpoints_own() {
             from: &from,
             called,
             is_waypoint: false,
+            by_hbone: false,
             random: 7,
             avoided: &Avoided::default(),
         };
@@ -189,7 +190,14 @@ fn capacity_is_a_weight() {
     let (service, from) = (service(|_| {}), workload("web", nowhere));
     let called = "10.9.9.9:80".parse().unwrap();
     let avoided = Avoided::default();
-    let ask = |random| Ask { from: &from, called, is_waypoint: false, random, avoided: &avoided };
+    let ask = |random| Ask {
+        from: &from,
+        called,
+        is_waypoint: false,
+        by_hbone: false,
+        random,
+        avoided: &avoided,
+    };
     let picked = (0..400).filter_map(|n| pick(&mesh, &service, &ask(n)));
     assert_eq!(picked.filter(|endpoint| endpoint.workload.name() == "large").count(), 300);
 }
@@ -254,4 +262,62 @@ fn what_was_tried_is_not_tried_again() {
     assert_eq!(of(&[3]), names(&["w4"]));
     assert_eq!(of(&[3, 4]), names(&["w1", "w2"]), "better than nobody");
     assert_eq!(of(&[1, 2, 3, 4]), names(&[]));
+}
+
+/// The first of [`four`] have HBONE, the others do not.
+fn with_hbone(how_many: u8) -> View {
+    let one = |n: u8| {
+        let mut one = workload(&format!("w{n}"), |template, _| {
+            template.protocol = if n <= how_many { Protocol::Hbone } else { Protocol::Tcp };
+        });
+        one.addresses = [format!("10.0.0.{n}").parse().unwrap()].into();
+        one
+    };
+    mesh((1..=4).map(one).collect())
+}
+
+#[test]
+fn a_connection_that_was_to_go_by_hbone_goes_to_nobody_without() {
+    let from = workload("web", nowhere);
+    let of = |with: u8, avoided: Avoided| {
+        let avoided = Avoided { only_hbone: true, ..avoided };
+        chosen_but(&with_hbone(with), &service(|_| {}), &from, &avoided)
+    };
+    let tried = |n: u8| vec![at_port(&format!("10.0.0.{n}:8080"))];
+    assert_eq!(of(2, Avoided { tried: tried(1), ..left_out(0) }), names(&["w2"]));
+    assert_eq!(of(2, Avoided { tried: tried(1), ..left_out(2) }), names(&["w2"]));
+    assert_eq!(of(1, Avoided { tried: tried(1), ..left_out(0) }), names(&[]));
+    let named = workload("named", |template, addresses| {
+        addresses.clear();
+        template.hostname = Some("db.test".into());
+    });
+    let avoided = Avoided { only_hbone: true, ..Avoided::default() };
+    let by_name = chosen_but(&mesh(vec![named]), &service(|_| {}), &from, &avoided);
+    assert_eq!(by_name, names(&[]), "a name is dialled as it is");
+}
+
+#[test]
+fn who_is_left_out_is_not_replaced_by_those_without_hbone_alone() {
+    let from = workload("web", nowhere);
+    let of = |with: u8, ejected| {
+        chosen_but(&with_hbone(with), &service(|_| {}), &from, &left_out(ejected))
+    };
+    assert_eq!(of(1, 1), names(&["w1", "w2", "w3", "w4"]));
+    assert_eq!(of(2, 2), names(&["w1", "w2", "w3", "w4"]));
+    assert_eq!(of(2, 1), names(&["w2", "w3", "w4"]), "one with HBONE remains");
+    assert_eq!(of(0, 1), names(&["w2", "w3", "w4"]), "nobody has it");
+    // HBONE is spoken to a waypoint whatever it says of itself.
+    let (mesh, service, avoided) = (with_hbone(1), service(|_| {}), left_out(1));
+    let called = "10.9.9.9:80".parse().unwrap();
+    let ask = |random| Ask {
+        from: &from,
+        called,
+        is_waypoint: true,
+        by_hbone: true,
+        random,
+        avoided: &avoided,
+    };
+    let picked = (0..100).filter_map(|n| pick(&mesh, &service, &ask(n)));
+    let picked: BTreeSet<_> = picked.map(|one| one.workload.name().to_owned()).collect();
+    assert_eq!(picked, names(&["w2", "w3", "w4"]));
 }

@@ -73,7 +73,15 @@ impl Failing {
 impl EndpointHealth {
     /// A connection to this endpoint did not come to be. Returns for how long it is left out from
     /// now on, if it is by this.
-    pub fn failed(&self, endpoint: EndpointAddress, now: Instant) -> Option<Duration> {
+    ///
+    /// One that was begun before the last failure that counted counts for nothing: several wait for
+    /// one dial, and what ends one of them may end them all.
+    pub fn failed(
+        &self,
+        endpoint: EndpointAddress,
+        begun: Instant,
+        now: Instant,
+    ) -> Option<Duration> {
         let mut state = self.state();
         if !state.failing.contains_key(&endpoint) && !state.has_room(now) {
             return None;
@@ -81,6 +89,9 @@ impl EndpointHealth {
         let failing = state.failing.entry(endpoint).or_insert_with(|| Failing::new(now));
         if now.saturating_duration_since(failing.last) >= FORGOTTEN {
             *failing = Failing::new(now);
+        }
+        if failing.failures > 0 && begun < failing.last {
+            return None;
         }
         (failing.failures, failing.last) = (failing.failures.saturating_add(1), now);
         if failing.failures < IN_A_ROW || failing.is_ejected(now) {

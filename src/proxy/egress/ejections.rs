@@ -52,7 +52,7 @@ mod tests {
         let (of_web, of_db) = (all.of_pod(&web), all.of_pod(&db));
         let endpoint = EndpointAddress::Ip("10.0.0.1:80".parse().unwrap());
         for _ in 0..3 {
-            of_web.failed(endpoint.clone(), now);
+            of_web.failed(endpoint.clone(), now, now);
         }
         let shown = all.now(now);
         assert_eq!(shown.len(), 1, "{shown:?}");

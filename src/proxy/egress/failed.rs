@@ -15,6 +15,8 @@ pub enum Verdict {
     /// It answered that it does not take the connection at present: what it had been sent went no
     /// further.
     Unavailable,
+    /// Nothing came of it, and that says nothing of the endpoint: another one may be tried.
+    Unclear,
     /// Nothing that lets another one be tried: a denial, a fault of ours, or an end of which nobody
     /// knows how much was carried before it.
     Final,
@@ -33,15 +35,14 @@ impl Failed {
     /// TCP to `addr` did not come to be.
     #[must_use]
     pub fn tcp(addr: SocketAddr, error: &io::Error) -> Self {
-        let verdict = if is_unreached(error) { Verdict::Unreached } else { Verdict::Final };
-        Self { outcome: connect_failed(addr, error), verdict }
+        Self { outcome: connect_failed(addr, error), verdict: of_tcp(error) }
     }
 
-    /// Nobody is there to be tried under this name.
+    /// Nobody is known to be tried under this name, which may be the resolver's fault.
     #[must_use]
     pub fn nowhere(why: String) -> Self {
         let outcome = (CloseReason::NoHealthyUpstream, Some(why));
-        Self { outcome, verdict: Verdict::Unreached }
+        Self { outcome, verdict: Verdict::Unclear }
     }
 }
 
@@ -64,17 +65,31 @@ impl From<Failed> for Outcome {
     }
 }
 
+fn of_tcp(error: &io::Error) -> Verdict {
+    match error.kind() {
+        // The pod has no route there, and may have one to another endpoint.
+        io::ErrorKind::NetworkUnreachable => Verdict::Unclear,
+        _ if is_unreached(error) => Verdict::Unreached,
+        _ => Verdict::Final,
+    }
+}
+
 fn verdict(error: &ConnectError) -> Verdict {
     match error {
-        ConnectError::Tcp { source, .. } if !is_unreached(source) => Verdict::Final,
+        ConnectError::Tcp { source, .. } => of_tcp(source),
         // Either the peer's judgement of us, or nothing that it has a part in.
-        ConnectError::Tls { source, .. } if source.is_about_us() => Verdict::Final,
-        ConnectError::Tcp { .. } | ConnectError::TcpTimeout { .. } | ConnectError::Tls { .. } => {
-            Verdict::Unreached
+        ConnectError::Tls { source, .. } | ConnectError::TlsThrough { source, .. }
+            if source.is_about_us() =>
+        {
+            Verdict::Final
         }
-        ConnectError::Http2 { retry: true, .. } | ConnectError::Refused { status: 503, .. } => {
-            Verdict::Unavailable
+        ConnectError::TcpTimeout { .. } | ConnectError::Tls { .. } => Verdict::Unreached,
+        // It has ended a tunnel in order, or has no room for so many streams at once; or it is not
+        // the gateway that failed.
+        ConnectError::Http2 { retry: true, .. } | ConnectError::TlsThrough { .. } => {
+            Verdict::Unclear
         }
+        ConnectError::Refused { status: 503, .. } => Verdict::Unavailable,
         ConnectError::Terminated { .. }
         | ConnectError::Http2 { .. }
         | ConnectError::Refused { .. } => Verdict::Final,
@@ -86,7 +101,7 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::tls::TlsError;
+    use crate::{identity::SvidError, tls::TlsError};
 
     fn addr() -> SocketAddr {
         "10.0.0.1:15008".parse().unwrap()
@@ -98,6 +113,10 @@ mod tests {
 
     fn tls(source: TlsError) -> ConnectError {
         ConnectError::Tls { addr: addr(), source }
+    }
+
+    fn through(source: TlsError) -> ConnectError {
+        ConnectError::TlsThrough { addr: addr(), source }
     }
 
     fn http2(retry: bool) -> ConnectError {
@@ -113,9 +132,12 @@ mod tests {
         let within = Duration::from_secs(1);
         let shown =
             |error| TlsError::Shown { error: Box::new(error), peer: "spiffe://td/x".into() };
+        let withheld = SvidError::Withheld("the CRLs are not known".into());
+        let unknown = SvidError::UnknownTrustDomain("td".parse().unwrap());
         for (error, expected) in [
             (tcp(io::ErrorKind::ConnectionRefused), Verdict::Unreached),
             (tcp(io::ErrorKind::HostUnreachable), Verdict::Unreached),
+            (tcp(io::ErrorKind::NetworkUnreachable), Verdict::Unclear),
             (tcp(io::ErrorKind::AddrNotAvailable), Verdict::Final),
             (tcp(io::ErrorKind::PermissionDenied), Verdict::Final),
             (ConnectError::TcpTimeout { addr: addr(), within }, Verdict::Unreached),
@@ -125,7 +147,13 @@ mod tests {
             (tls(TlsError::Alert("access denied".into())), Verdict::Final),
             (tls(shown(TlsError::Alert("access denied".into()))), Verdict::Final),
             (tls(TlsError::OwnSvid("no key".into())), Verdict::Final),
-            (http2(true), Verdict::Unavailable),
+            (tls(TlsError::Svid(SvidError::CaAsLeaf)), Verdict::Unreached),
+            (tls(shown(TlsError::Svid(withheld))), Verdict::Final),
+            (tls(shown(TlsError::Svid(unknown))), Verdict::Final),
+            (through(TlsError::Closed), Verdict::Unclear),
+            (through(shown(TlsError::Svid(SvidError::CaAsLeaf))), Verdict::Unclear),
+            (through(TlsError::Alert("access denied".into())), Verdict::Final),
+            (http2(true), Verdict::Unclear),
             (http2(false), Verdict::Final),
             (status(503), Verdict::Unavailable),
             (status(401), Verdict::Final),
@@ -134,6 +162,18 @@ mod tests {
             (status(500), Verdict::Final),
         ] {
             assert_eq!(Failed::from(&error).verdict, expected, "{error}");
+        }
+    }
+
+    /// A resolver that is down, and a pod without a route, know nothing of any endpoint.
+    #[test]
+    fn what_is_wrong_on_our_side_lets_another_endpoint_be_tried_and_counts_for_nobody() {
+        assert_eq!(Failed::nowhere("no answer".into()).verdict, Verdict::Unclear);
+        for (kind, expected) in [
+            (io::ErrorKind::NetworkUnreachable, Verdict::Unclear),
+            (io::ErrorKind::ConnectionRefused, Verdict::Unreached),
+        ] {
+            assert_eq!(Failed::tcp(addr(), &kind.into()).verdict, expected, "{kind}");
         }
     }
 }

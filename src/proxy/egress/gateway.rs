@@ -132,7 +132,9 @@ async fn pair() -> io::Result<(TcpStream, TcpStream)> {
             }
         }
     };
-    timeout(PAIR, made).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    // Not as if the gateway had not answered.
+    let late = || io::Error::other(format!("no pair of sockets on loopback in {PAIR:?}"));
+    timeout(PAIR, made).await.unwrap_or_else(|_| Err(late()))
 }
 
 #[cfg(test)]

@@ -76,10 +76,15 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// The way to another endpoint. Its place is behind nobody: it was not accepted just now.
+    /// The way to another endpoint, and none in clear text if only HBONE will do. Its place is behind
+    /// nobody: it was not accepted just now.
     pub(super) fn again(self, node: &Node, avoided: &Avoided) -> Result<Onward, Stays> {
         let Self { from, meant, .. } = self;
         let way = meant.decide(node, &node.mesh.load(), &from, avoided);
+        if avoided.only_hbone && way.as_ref().is_ok_and(|route| !route.is_by_hbone()) {
+            // What is known of the mesh has changed meanwhile.
+            return Err(internal("it was to go by HBONE, and would go in clear text now"));
+        }
         meant.onward(from, way, |_| Arc::<Lane>::default().enter())
     }
 }
@@ -177,7 +182,7 @@ impl Meant {
 impl Pod {
     /// Whom a new connection of the pod is rather not given.
     fn avoided(&self) -> Avoided {
-        Avoided { tried: Vec::new(), ejected: self.endpoints.ejected(Instant::now()) }
+        Avoided { ejected: self.endpoints.ejected(Instant::now()), ..Avoided::default() }
     }
 }
 

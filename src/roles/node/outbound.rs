@@ -84,6 +84,7 @@ async fn reach(
     loop {
         let Onward { course, ticket } = onward;
         describe(conn, &course.route);
+        let begun = std::time::Instant::now();
         let attempt = open(by, (app, &mut said), conn, (&course, ticket));
         // The first has deadlines of its own.
         let opened = match tries.failed.last() {
@@ -98,7 +99,7 @@ async fn reach(
             }
             Err(failed) => failed,
         };
-        by.missed(&course.route, &failed);
+        by.missed(&course.route, begun, &failed);
         onward = match tries.next(by, course, failed, until) {
             Ok(onward) => onward,
             Err(outcome) => return Err(outcome),
@@ -135,6 +136,7 @@ impl Tries {
             return Err(self.told(outcome));
         };
         self.avoided.tried.push(endpoint.clone());
+        self.avoided.only_hbone |= course.route.is_by_hbone();
         self.avoided.ejected = by.pod.endpoints.ejected(std::time::Instant::now());
         let Ok(next) = course.again(&by.node, &self.avoided) else {
             return Err(self.told(outcome));

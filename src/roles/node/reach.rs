@@ -48,16 +48,17 @@ impl Worker {
         }
     }
 
-    /// A connection did not, which counts against the endpoint if it is its own doing: what a
-    /// waypoint or gateway answers may be about somebody behind it.
-    pub(super) fn missed(&self, route: &Route, failed: &Failed) {
+    /// An attempt that was begun then did not, which counts against the endpoint if it is its own
+    /// doing: what a waypoint or gateway answers may be about somebody behind it.
+    pub(super) fn missed(&self, route: &Route, begun: Instant, failed: &Failed) {
         let counts = match failed.verdict {
             Verdict::Unreached => true,
             Verdict::Unavailable => route.is_direct(),
-            Verdict::Final => false,
+            Verdict::Unclear | Verdict::Final => false,
         };
         let Some(endpoint) = route.endpoint().filter(|_| counts) else { return };
-        if let Some(wait) = self.pod.endpoints.failed(endpoint.clone(), Instant::now()) {
+        let wait = self.pod.endpoints.failed(endpoint.clone(), begun, Instant::now());
+        if let Some(wait) = wait {
             self.node.telemetry.metrics.endpoints.ejections.inc();
             tracing::warn!(
                 target: "outbound", pod = %self.pod.name, %endpoint, error = failed.outcome.1,

@@ -102,6 +102,12 @@ impl Route {
         }
     }
 
+    /// Whether it goes by HBONE, and nothing in clear text.
+    #[must_use]
+    pub fn is_by_hbone(&self) -> bool {
+        matches!(self, Self::Hbone { .. } | Self::DoubleHbone { .. })
+    }
+
     /// Whether nobody stands between us and the endpoint.
     #[must_use]
     pub fn is_direct(&self) -> bool {
@@ -225,7 +231,7 @@ fn to_service(mesh: &View, service: &Arc<Service>, call: &Outgoing<'_>) -> Resul
         });
     }
     let (from, random, avoided) = (call.from, call.random, call.avoided);
-    let ask = Ask { from, called: dst, is_waypoint: false, random, avoided };
+    let ask = Ask { from, called: dst, is_waypoint: false, by_hbone: false, random, avoided };
     let none = || NoRoute::NoEndpoint(service.hostname.clone());
     let endpoint = pick(mesh, service, &ask).ok_or_else(none)?;
     let to = endpoint.workload;

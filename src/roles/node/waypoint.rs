@@ -39,7 +39,7 @@ pub(super) fn find<'a>(
     let of = |service: &'a Arc<Service>| {
         let called = SocketAddr::new(call.dst.ip(), port);
         let (from, random, avoided) = (call.from, call.random, call.avoided);
-        let ask = Ask { from, called, is_waypoint, random, avoided };
+        let ask = Ask { from, called, is_waypoint, by_hbone: true, random, avoided };
         Some(Found { endpoint: pick(mesh, service, &ask)?, service: Some(service) })
     };
     match &gateway.destination {
