@@ -81,6 +81,11 @@ impl Course {
     pub(super) fn again(self, node: &Node, avoided: &Avoided) -> Result<Onward, Stays> {
         let Self { from, meant, .. } = self;
         let way = meant.decide(node, &node.mesh.load(), &from, avoided);
+        let endpoint = way.as_ref().ok().and_then(Route::endpoint);
+        if endpoint.is_some_and(|endpoint| avoided.tried.contains(&endpoint)) {
+            // Another endpoint behind the same gateway.
+            return Err(internal("no other way leads there"));
+        }
         if avoided.only_hbone && way.as_ref().is_ok_and(|route| !route.is_by_hbone()) {
             // What is known of the mesh has changed meanwhile.
             return Err(internal("it was to go by HBONE, and would go in clear text now"));
