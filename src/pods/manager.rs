@@ -115,9 +115,10 @@ impl PodManager {
                 PodNetns::Own | PodNetns::Named(_) => grace,
             };
             carried.pod.leave();
-            self.redirects.end(&carried.pod.netns, *is_to_return);
+            self.redirects.end(&carried.facts, &carried.pod.netns, *is_to_return);
             self.draining.spawn(async move { this.stop(carried, grace, after).await });
         }
+        self.redirects.announced(wanted);
         // One that comes back is another pod, which gets a key of its own.
         self.node.svids.retain(|uid| !gone.iter().any(|(of, ..)| **of == *uid));
         self.node.svids.carries(&wanted.iter().map(|w| carried_as(w)).collect::<Vec<_>>());
@@ -230,9 +231,11 @@ impl PodManager {
         Ok(blocking(move || capture::restore_guard(admitting, &stop)).await??)
     }
 
-    /// Starts nothing from here on; what is being started is given up.
+    /// Starts nothing from here on, and refuses nothing where rules of others go: another process
+    /// hears which pods leave. What is being started is given up.
     pub fn close(&self) {
         self.closing.cancel();
+        self.redirects.close();
     }
 
     /// Starts nothing and accepts nothing from here on.

@@ -136,11 +136,20 @@ impl Turn<'_> {
         self.tool(move |stop| Redirects::look(&netns, stop)).await
     }
 
-    /// Refuses plaintext beside the redirections of others, or lets it by.
-    pub(crate) async fn refuse(&mut self, netns: &Arc<Netns>, refuses: bool) -> anyhow::Result<()> {
+    /// Refuses plaintext beside the redirections of others, which `has_stood` or not.
+    pub(crate) async fn refuse(
+        &mut self,
+        netns: &Arc<Netns>,
+        has_stood: bool,
+    ) -> anyhow::Result<()> {
         let netns = Arc::clone(netns);
-        let work = if refuses { capture::refuse_plaintext } else { capture::admit_plaintext };
-        self.tool(move |stop| work(&netns, stop)).await
+        self.tool(move |stop| capture::refuse_plaintext(&netns, has_stood, stop)).await
+    }
+
+    /// Lets it by.
+    pub(crate) async fn admit(&mut self, netns: &Arc<Netns>) -> anyhow::Result<()> {
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| capture::admit_plaintext(&netns, stop)).await
     }
 
     /// Who cannot be carried is closed to plaintext all the same.

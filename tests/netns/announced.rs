@@ -4,7 +4,7 @@
 mod world;
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsFd as _,
     thread,
@@ -31,6 +31,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::another_proxy_of_the_same_user_may_listen_beside", beside),
     ("announced::a_pod_whose_redirection_is_gone_is_named_and_refuses_plaintext", watchdog),
     ("announced::what_refuses_plaintext_goes_with_the_pod_and_outlives_the_process", unmeshed),
+    ("announced::a_process_that_drains_refuses_nothing_to_pods_that_leave", draining),
+    ("announced::a_pod_that_takes_plaintext_by_takes_it_again_with_its_rules", bypass),
+    ("announced::a_pod_that_leaves_uncarried_is_refused_nothing", uncarried),
+    ("announced::what_was_opened_while_no_rules_stood_does_not_go_on", gap),
 ];
 
 fn waiting() {
@@ -279,4 +283,76 @@ fn unmeshed() {
     world.lab.wait("named", || is_named(&world, "is refused"));
     redirected(&world);
     assert!(!world.lab.tool("db", "nft list tables").contains("adit-refuse"));
+}
+
+/// Whether rules of adit refuse plaintext in db.
+fn refuses(world: &World) -> bool {
+    world.lab.tool("db", "nft list tables").contains("adit-refuse")
+}
+
+/// db has no rules, and refuses plaintext, as others on this node are redirected.
+fn refused_without_rules(world: &World) {
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "web"), "");
+    world.lab.wait("named", || !world.pods.unprotected().is_empty());
+    world.redirects("web");
+    world.lab.wait("well", || world.pods.unprotected().is_empty());
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(world, "is refused"));
+}
+
+fn draining() {
+    let mut world = World::new();
+    let cni = world.cni();
+    world.names(&[("web", "web", "10.77.0.1"), ("db", "db", "10.77.0.2")]);
+    for pod in ["web", "db"] {
+        world.redirects(pod);
+        assert_eq!(world.adds(&cni, pod), "");
+    }
+    world.lab.wait("well", || world.pods.unprotected().is_empty());
+    let mut held = world.lab.connect("web", "10.77.0.2:8080").unwrap();
+    held.read_exact(&mut [0; 17]).expect("it is carried");
+    world.stops();
+    world.lab.wait("it drains", || !world.listens("db"));
+    // istio-cni takes the pod out of the mesh, and tells the next process only.
+    world.lab.tool("db", "nft delete table inet istio-ambient-nat");
+    world.ends();
+    assert!(!refuses(&world) && answers(&world));
+}
+
+fn bypass() {
+    let world = World::new();
+    refused_without_rules(&world);
+    assert!(!answers(&world));
+    world.redirects("db");
+    let arrives = "nft delete chain inet istio-ambient-nat prerouting";
+    world.lab.tool("db", arrives);
+    world.lab.wait("admitted", || answers(&world));
+    assert_eq!(world.pods.unprotected(), [""; 0]);
+}
+
+fn uncarried() {
+    let mut world = World::new();
+    refused_without_rules(&world);
+    world.restart();
+    let taken = world.netns("db").run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 15008)));
+    let cni = world.cni();
+    assert_ne!(world.adds(&cni, "db"), "");
+    assert!(refuses(&world));
+    assert_eq!(cni.asks(&del("uid-db"), &[]), "");
+    world.lab.wait("admitted", || answers(&world));
+    drop(taken);
+}
+
+fn gap() {
+    let world = World::new();
+    let listener = world.lab.listen("db", 9090);
+    let mut caller = world.lab.connect("spy", "10.77.0.2:9090").unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    refused_without_rules(&world);
+    // The pod speaks first, by which conntrack takes it for the caller.
+    served.write_all(b"welcome").unwrap();
+    caller.write_all(b"secret").unwrap();
+    served.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    assert!(served.read(&mut [0; 16]).is_err(), "nothing arrives");
 }

@@ -216,9 +216,9 @@ impl Role for Ambient {
 
     async fn stop(self, _stop: Stop) -> Draining {
         self.state.set_draining();
-        // Pods that come from here on are the next process's.
-        self.cni.cut();
+        // Pods that come or leave from here on are the next process's.
         self.pods.manager.close();
+        self.cni.cut();
         let (node, grace) = (Arc::clone(&self.node), self.environment.drain);
         let hurry = self.pods.manager.hurry.clone();
         Draining {

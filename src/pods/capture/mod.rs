@@ -163,13 +163,18 @@ pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Captur
     probes::unguard(netns, stop)
 }
 
-/// Refuses plaintext to the pod of `netns`, whom others have to redirect and do not. It stays until
-/// [`admit_plaintext`] or [`remove`].
+/// Refuses plaintext to the pod of `netns`, whom others have to redirect and do not; whether that
+/// redirection `has_stood` is told to whoever looks later. It stays until [`admit_plaintext`] or
+/// [`remove`].
 ///
 /// # Errors
 /// [`CaptureError`]; plaintext is then let by as before.
-pub fn refuse_plaintext(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
-    Tools { netns, stop }.nft(&["-f", "-"], &rules::refuse()).map(drop)
+pub fn refuse_plaintext(
+    netns: &Arc<Netns>,
+    has_stood: bool,
+    stop: &CancellationToken,
+) -> Result<(), CaptureError> {
+    Tools { netns, stop }.nft(&["-f", "-"], &rules::refuse(has_stood)).map(drop)
 }
 
 /// Takes back [`refuse_plaintext`]; nothing happens where it was not called.

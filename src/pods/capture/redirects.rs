@@ -17,6 +17,8 @@ pub struct Redirects {
     pub inbound: bool,
     /// What arrives as plaintext beside them is refused ([`super::refuse_plaintext`]).
     pub refuses: bool,
+    /// And whoever refuses it had seen that redirection stand.
+    pub missed: bool,
 }
 
 /// Where iptables of the old kind has its tables.
@@ -58,6 +60,7 @@ impl Redirects {
             outbound: has(["istio-output", "ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
             inbound: has(["istio-prerouting", "ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
             refuses: listed.contains(&format!("table inet {} {{", rules::REFUSE)),
+            missed: listed.contains(&format!("chain {} {{", rules::MISSED)),
         }
     }
 
@@ -74,7 +77,7 @@ impl Redirects {
         Self {
             outbound: has(["ISTIO_OUTPUT", "CILIUM_OUTPUT"], "15001"),
             inbound: has(["ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
-            refuses: false,
+            ..Self::default()
         }
     }
 }
@@ -113,8 +116,8 @@ mod tests {
 
     #[test]
     fn rules_count_in_each_flavour_and_only_where_they_are_reached() {
-        let both = Redirects { outbound: true, inbound: true, refuses: false };
         let none = Redirects::default();
+        let both = Redirects { outbound: true, inbound: true, ..none };
         let outbound = Redirects { inbound: false, ..both };
         let refused = Redirects { refuses: true, ..none };
         let by_iptables = NATIVE
@@ -124,7 +127,8 @@ mod tests {
             (NATIVE.to_owned(), both),
             (by_iptables, both),
             (String::new(), none),
-            (rules::refuse(), refused),
+            (rules::refuse(false), refused),
+            (rules::refuse(true), Redirects { missed: true, ..refused }),
             (NATIVE.replace("redirect to :15006", "accept"), outbound),
             (NATIVE.replace("jump istio-prerouting\n", "\n"), outbound),
             (NATIVE.replace("jump", "comment"), none),

@@ -98,15 +98,25 @@ table inet adit-mangle {{
 /// The table of [`refuse`].
 pub(super) const REFUSE: &str = "adit-refuse";
 
+/// A chain of it that nothing passes through: it is there where the redirection `has_stood` that is
+/// missed now.
+pub(super) const MISSED: &str = "adit-missed";
+
 /// What keeps plaintext from a pod that others have to redirect and do not: all TCP that others open
 /// to it, but for our own ports, which is where a redirection leads, and the kubelet's probes, which
 /// istio-cni lets by. What the pod has opened itself is answered, and what we open to it comes over
 /// `lo`.
-pub(super) fn refuse() -> String {
-    let probed: String = PROBES
-        .iter()
-        .map(|(family, address)| format!("    {family} saddr {address} accept\n"))
-        .collect();
+///
+/// Where no rules stood conntrack may not have run, and takes who speaks first later for whoever has
+/// opened a connection. So nothing but a SYN begins one for the pod: what is open since then ends,
+/// whoever has opened it, but for what we have.
+pub(super) fn refuse(has_stood: bool) -> String {
+    let of_probes = |end: &str| -> String {
+        let lines = PROBES.iter();
+        lines.map(|(family, address)| format!("    {family} {end} {address} accept\n")).collect()
+    };
+    let (probed, answered) = (of_probes("saddr"), of_probes("daddr"));
+    let missed = if has_stood { format!("  chain {MISSED} {{\n  }}\n") } else { String::new() };
     format!(
         "{ADMIT}
 table inet {REFUSE} {{
@@ -119,7 +129,16 @@ table inet {REFUSE} {{
 {probed}    ct direction original counter drop
     ct state invalid,untracked counter drop
   }}
-}}
+  chain adit-postrouting {{
+    type filter hook postrouting priority filter; policy accept;
+    oifname lo accept
+    meta l4proto != tcp accept
+    meta mark & 0xfff == 0x539 accept
+    tcp flags & rst == rst accept
+    tcp sport {{ 15006, 15008 }} accept
+{answered}    ct state new tcp flags & (fin | syn | ack) != syn counter drop
+  }}
+{missed}}}
 "
     )
 }

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// How long connections may go on.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(8);
 
 pub(crate) struct World {
     pub(crate) lab: Lab,
@@ -113,6 +113,16 @@ impl World {
     pub(crate) fn restart(&mut self) {
         drop(self.process.take());
         self.process = Some(Process::begin(&self.lab.file("ztunnel.sock")));
+    }
+
+    /// The process is told to end.
+    pub(crate) fn stops(&mut self) {
+        drop(self.process.as_mut().and_then(|process| process.stop.take()));
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn ends(&mut self) {
+        drop(self.process.take());
     }
 
     /// The connection of adit to istio-cni.
