@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -12,11 +13,16 @@ use adit::{
     sys::netns::Netns,
 };
 use rcgen::SerialNumber;
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    net::TcpStream,
+    runtime::{Builder, Runtime},
+};
 
 use crate::{
-    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
+    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream, acceptor},
+    node::A_WHILE,
     on_demand_istiod::{Asked, serve},
+    outages::Fails,
     pki::{Ca, Leaf, ip, uri},
     resources::uid,
 };
@@ -75,6 +81,29 @@ impl Istiod {
     pub(crate) fn start(&mut self) {
         let start = || FakeIstiod::start_signing(AT.parse().unwrap(), &self.leaf, self.ca.clone());
         self.server = Some(self.netns.run(start).unwrap());
+    }
+
+    /// It does this instead of following a node.
+    pub(crate) fn fails(&self, fault: Fails) {
+        let listen = || std::net::TcpListener::bind(AT).unwrap();
+        let connected = || self.netns.run(listen).unwrap().accept().unwrap().0;
+        match fault {
+            Fails::IsAway => thread::sleep(A_WHILE),
+            Fails::Closes => drop(connected()),
+            Fails::IsSilent => {
+                let _open = connected();
+                thread::sleep(A_WHILE);
+            }
+            Fails::IsWrong => {
+                let stranger = Ca::new("another", None).leaf("istiod", |_| {});
+                let socket = connected();
+                socket.set_nonblocking(true).unwrap();
+                let refused = self.runtime.block_on(async {
+                    acceptor(&stranger).accept(TcpStream::from_std(socket).unwrap()).await
+                });
+                assert!(refused.is_err(), "nobody believes a stranger");
+            }
+        }
     }
 
     /// So many nodes come, and follow from here on.

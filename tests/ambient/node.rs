@@ -7,6 +7,7 @@ use std::{
     os::fd::AsFd as _,
     path::PathBuf,
     process::{Command, ExitStatus},
+    thread,
     time::Duration,
 };
 
@@ -16,9 +17,13 @@ use crate::{
     fake_cni::{Conversation, FakeCni, add, snapshot_sent},
     istiod::AT,
     lab::Lab,
+    outages::Fails,
     process::{Adit, command_of},
     wait::{LIMIT, wait_for},
 };
+
+/// How long a peer is away, or silent.
+pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 pub(crate) struct Node {
@@ -137,6 +142,24 @@ impl Node {
         let socket = self.socket(lab);
         std::fs::create_dir_all(socket.parent().expect("a folder")).unwrap();
         self.cni = Some(FakeCni::listen(&socket));
+    }
+
+    /// istio-cni does this instead of announcing pods.
+    pub(crate) fn cni_fails(&self, lab: &Lab, fault: Fails) {
+        let connected = || FakeCni::listen(&self.socket(lab)).accept();
+        match fault {
+            Fails::IsAway => thread::sleep(A_WHILE),
+            Fails::Closes => drop(connected()),
+            Fails::IsSilent => {
+                let _open = connected();
+                thread::sleep(A_WHILE);
+            }
+            Fails::IsWrong => {
+                let netns = File::open("/run/netns/web").unwrap();
+                let web = add("uid-web", "shop", "web", "web");
+                assert_eq!(connected().asks(&web, &[netns.as_fd()]), "");
+            }
+        }
     }
 
     /// istio-cni ends, and the connection to it.

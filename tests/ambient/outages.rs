@@ -11,6 +11,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("outages::without_istiod_calls_go_on_and_its_return_is_followed", istiod_dies),
     ("outages::a_node_that_finds_nobody_names_both_and_is_ready_in_whatever_order_they_come", cold),
+    ("outages::cold_boots_beside_peers_that_fail_in_every_order_end_ready_and_carry", faulty),
 ];
 
 fn istiod_dies() {
@@ -82,6 +83,50 @@ fn cold() {
         first.announces(&["web", "db"]);
         let said = first.says_of_readiness(lab, "200 OK");
         assert!(said.ends_with("ready\n"), "{said}");
+        world.answered("web", "10.96.0.2:80");
+    }
+}
+
+/// What peers do instead of what they should.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fails {
+    /// Nobody is there for a while.
+    IsAway,
+    /// It takes the connection, and that is all until it closes.
+    IsSilent,
+    /// It closes the connection.
+    Closes,
+    /// istiod is somebody else; istio-cni announces a pod, and closes before it has named all.
+    IsWrong,
+}
+
+/// The order with this number, of 24.
+fn order(number: usize) -> Vec<Fails> {
+    let mut left = vec![Fails::IsAway, Fails::IsSilent, Fails::Closes, Fails::IsWrong];
+    let digits = [number % 4, number / 4 % 3, number / 12 % 2, 0];
+    digits.map(|digit| left.remove(digit)).to_vec()
+}
+
+fn faulty() {
+    // Four of the 24 orders, or all of them where somebody asks for that.
+    let step = if std::env::var_os("ADIT_ALL_BOOTS").is_some() { 1 } else { 7 };
+    for boot in (0..24).step_by(step) {
+        let (of_istiod, of_cni) = (order(boot), order(boot * 7 + 5));
+        println!("boot {boot}: istiod {of_istiod:?}, istio-cni {of_cni:?}");
+        let mut world = World::new();
+        let World { first, istiod, lab, .. } = &mut world;
+        first.launch(lab);
+        for fault in of_istiod {
+            istiod.fails(fault);
+        }
+        istiod.start();
+        istiod.meets(1);
+        for fault in of_cni {
+            first.cni_fails(lab, fault);
+        }
+        first.starts_cni(lab);
+        first.announces(&["web", "db"]);
+        first.says_of_readiness(lab, "200 OK");
         world.answered("web", "10.96.0.2:80");
     }
 }

@@ -256,7 +256,7 @@ impl IstioCertificateService for Signs {
     }
 }
 
-fn acceptor(leaf: &Leaf) -> TlsAcceptor {
+pub(crate) fn acceptor(leaf: &Leaf) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -4,8 +4,11 @@
 mod cilium;
 #[path = "../support/fake_cilium.rs"]
 mod fake_cilium;
+#[path = "../support/fake_cni.rs"]
+mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+mod malformed;
 mod on_demand;
 mod outages;
 #[path = "../support/pki.rs"]
