@@ -73,6 +73,7 @@ wait "$release" || { cat target/release-build.log >&2; echo "failed: cargo build
 trap - EXIT
 step scripts/demo.sh --json
 step scripts/interop/run.sh target/release/adit
+step scripts/interop/waypoint.sh target/release/adit
 step scripts/interop/order.sh target/release/adit
 step scripts/interop/standalone.sh --quick target/release/adit
 step scripts/interop/workload_api.sh --quick target/release/adit
