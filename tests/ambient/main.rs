@@ -5,6 +5,8 @@
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod calls;
 mod cilium;
 mod compliance;
