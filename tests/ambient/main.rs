@@ -56,6 +56,7 @@ mod scrapes;
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
 mod spire;
+mod storms;
 #[path = "../support/wait.rs"]
 mod wait;
 mod waypoints;
@@ -80,6 +81,7 @@ fn main() {
         on_demand::TESTS,
         spire::TESTS,
         compliance::TESTS,
+        storms::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {
