@@ -13,6 +13,8 @@
 mod fake_cni;
 #[path = "../tests/support/fake_istiod.rs"]
 mod fake_istiod;
+#[path = "../tests/support/grpc_server.rs"]
+mod grpc_server;
 #[path = "node/istiod.rs"]
 mod istiod;
 #[path = "../tests/support/lab.rs"]

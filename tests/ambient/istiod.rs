@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream, acceptor},
+    fake_istiod::{ADDRESS, AUTHORIZATION, FakeIstiod, FakeStream},
+    grpc_server::acceptor,
     node::A_WHILE,
     on_demand_istiod::{Asked, serve},
     outages::Fails,

@@ -29,6 +29,8 @@ mod fake_spire;
 #[allow(dead_code, reason = "an attacker needs little here")]
 mod forge;
 mod gateways;
+#[path = "../support/grpc_server.rs"]
+mod grpc_server;
 #[path = "../support/harness.rs"]
 mod harness;
 mod istiod;

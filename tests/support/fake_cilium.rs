@@ -39,7 +39,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
-    fake_istiod::{ADDRESS, AUTHORIZATION, resource, serve_at},
+    fake_istiod::{ADDRESS, AUTHORIZATION, resource},
+    grpc_server::serve_at,
     pki::{Ca, Leaf},
 };
 

@@ -46,7 +46,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     fake_cni::{add, snapshot_sent},
-    fake_istiod::{ADDRESS, AUTHORIZATION, FakeHere, FakeStream, acceptor},
+    fake_istiod::{ADDRESS, AUTHORIZATION, FakeHere, FakeStream},
+    grpc_server::acceptor,
     pki::{Ca, Leaf, dns},
     world::{NAME, config, own, pod, policy},
 };

@@ -9,6 +9,8 @@ mod fake_cilium;
 mod fake_cni;
 #[path = "../support/fake_istiod.rs"]
 mod fake_istiod;
+#[path = "../support/grpc_server.rs"]
+mod grpc_server;
 mod malformed;
 mod on_demand;
 mod outages;
