@@ -167,9 +167,10 @@ impl State {
     /// start all pods must have theirs; a pod that comes later and gets none is not held against
     /// the others.
     ///
-    /// An ambient node is ready once its start tasks are done. Of pods that get nothing istio-cni
-    /// hears; those whose rules or addresses are not as they should be stand in the dump and the log,
-    /// as one of them would else keep a whole node out of service.
+    /// An ambient node is ready once its start tasks are done. As with ztunnel, a pod that cannot be
+    /// attached is what one of them waits for: the node is not ready until it is attached or has
+    /// left. A pod whose rules or addresses are not as they should be stands in the dump and the log
+    /// only, as it would else keep a whole node out of service.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         let (waiting, started) = self.ready(|r| {
@@ -177,7 +178,7 @@ impl State {
                 (true, _) => Some("draining".to_owned()),
                 (_, false) => Some("configuration".to_owned()),
                 _ if !r.tasks.are_done() => Some(r.tasks.to_string()),
-                // One pod of many keeps no node from being ready where it did not begin so.
+                // Pods that cannot be attached are in the tasks; others keep no node from being ready.
                 _ if self.environment().is_some() => None,
                 _ => {
                     let all = [&r.pending[..], &r.unprotected[..]].concat();

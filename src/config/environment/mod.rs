@@ -30,7 +30,7 @@ pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
 pub use svid_source::SvidSource;
-pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
+pub use tunnels::TunnelSettings;
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
@@ -196,11 +196,8 @@ impl Environment {
             dns_proxy,
             dns_address,
             log_filter: log_filter(&vars),
-            log_format: match vars.text("LOG_FORMAT") {
-                Some("json") => LogFormat::IstioJson,
-                _ => LogFormat::Istio,
-            },
-            log_authorization: vars.text("AUTHZ_POLICY_INFO_LOGGING") == Some("true"),
+            log_format: log_format(&vars),
+            log_authorization: log_authorization(&vars),
             istio_version: metadata.get("ISTIO_VERSION").cloned(),
             proxy_metadata: metadata,
             warnings: Vec::new(),
@@ -273,6 +270,27 @@ fn log_filter(vars: &Variables) -> String {
         vars.fault("RUST_LOG", &format!("info, debug or such as info,xds=debug; {why}"));
     }
     format!("{QUIET},{}", asked.unwrap_or("info"))
+}
+
+/// As in ztunnel, whatever is not `json` is plain.
+fn log_format(vars: &Variables) -> LogFormat {
+    match vars.text("LOG_FORMAT").unwrap_or_default() {
+        "json" => return LogFormat::IstioJson,
+        "" | "plain" => {}
+        _ => vars.warn_of_value("LOG_FORMAT", "lines are plain; it takes plain or json"),
+    }
+    LogFormat::Istio
+}
+
+/// As in ztunnel, whatever is not `true` is false.
+fn log_authorization(vars: &Variables) -> bool {
+    let name = "AUTHZ_POLICY_INFO_LOGGING";
+    match vars.text(name).unwrap_or_default() {
+        "true" => return true,
+        "" | "false" => {}
+        _ => vars.warn_of_value(name, "as if false; it takes true or false"),
+    }
+    false
 }
 
 fn svid_lifetime(vars: &Variables) -> Duration {
