@@ -112,7 +112,12 @@ impl Node {
         let mut asked = BTreeSet::new();
         let all = async {
             while let Some(key) = lacks(&self.mesh.load()) {
-                if xds.is_absent(&key) || asked.len() == MOST_ASKED || asked.contains(&key) {
+                if asked.contains(&key) {
+                    // Such as the address of a node, which a pod of its network has.
+                    xds.no_help(&key);
+                    return Ok(());
+                }
+                if xds.is_absent(&key) || asked.len() == MOST_ASKED {
                     return Ok(());
                 }
                 match xds.demand(&key).await {
