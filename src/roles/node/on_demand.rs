@@ -68,6 +68,7 @@ fn is_known(mesh: &View, destination: &GatewayDestination) -> bool {
     match destination {
         GatewayDestination::Hostname { namespace, hostname } => {
             mesh.service(namespace, hostname).is_some()
+                || mesh.workload_named(namespace, hostname).is_some()
         }
         GatewayDestination::Address(NetworkAddress { network, ip }) => {
             mesh.service_at(network, *ip, "").is_some() || mesh.workload_at(network, *ip).is_some()
