@@ -6,6 +6,7 @@
 mod address;
 mod avoided;
 mod balance;
+mod by_hostname;
 mod changes;
 mod claims;
 mod compact;

@@ -172,9 +172,10 @@ fn describe(conn: &OpenConn, route: &Route) {
                 f.protocol = Some("HBONE");
                 (to, service)
             }
-            Route::DoubleHbone { hop, to, service } => {
+            Route::DoubleHbone { hop, gateway, to, service } => {
                 let port = hop.through.as_ref().map_or(0, |through| through.port);
-                f.dst_addr = Some(hop.addr);
+                // That of a name comes once it is known.
+                f.dst_addr = gateway.is_none().then_some(hop.addr).or(f.dst_addr);
                 f.hbone_addr = Some(format!("{}:{port}", service.hostname).into());
                 f.protocol = Some("DOUBLEHBONE");
                 (to, &Some(Arc::clone(service)))

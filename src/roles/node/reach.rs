@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::{Node, Pod, arrival::Course, record::baggage, route::Route};
 use crate::{
     hbone::{
-        Pool,
+        Hop, Pool,
         connect::{Authority, ConnectRequest},
         order::Ticket,
     },
@@ -74,11 +74,12 @@ impl Worker {
 /// # Errors
 /// Why there is none, and whether another endpoint may be tried.
 pub(super) async fn open(
-    Worker { node, pod, pool, to_waypoints, inner }: &Worker,
+    by: &Worker,
     (app, said): (&TcpStream, &mut Vec<u8>),
     conn: &OpenConn,
     (Course { from, route, .. }, ticket): (&Course, Ticket),
 ) -> Result<Box<dyn Remote>, Failed> {
+    let Worker { node, pod, pool, to_waypoints, inner } = by;
     let plain = |far: TcpRemote, said: &mut Vec<u8>| Box::new(far.holding(std::mem::take(said)));
     Ok(match route {
         Route::Hbone { hop, authority, service, .. } => {
@@ -99,7 +100,16 @@ pub(super) async fn open(
                 Box::new(opened.await?.through_proxy())
             }
         }
-        Route::DoubleHbone { hop, service, .. } => {
+        Route::DoubleHbone { hop, gateway, service, .. } => {
+            let named;
+            let hop = match gateway {
+                Some(name) => {
+                    let addr = resolved(by, conn, (name, hop.addr.port(), hop.addr)).await?;
+                    named = Hop { addr, ..hop.clone() };
+                    &named
+                }
+                None => hop,
+            };
             let source = Source { node, pod, from };
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
@@ -116,13 +126,8 @@ pub(super) async fn open(
             plain(ticket.begin(dial(node, pod, *addr)).await?, said)
         }
         Route::Named { hostname, port, called, .. } => {
-            // Whoever asks for names that nobody answers keeps others of this pod waiting only.
-            let Ok(_place) = pod.resolving.acquire().await else {
-                return Err((CloseReason::Drained, None).into());
-            };
             let found = async {
-                let addr = resolve(hostname, *port, *called, node.tunnel.connect).await?;
-                conn.metadata(|f| f.dst_addr = Some(addr));
+                let addr = resolved(by, conn, (hostname, *port, *called)).await?;
                 dial(node, pod, addr).await
             };
             plain(ticket.begin(found).await?, said)
@@ -137,6 +142,21 @@ async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Fai
         Err(e) => Err(e),
     };
     dialled.map(TcpRemote::new).map_err(|e| Failed::tcp(addr, &e))
+}
+
+/// Where a host name leads, which is in the record then.
+async fn resolved(
+    Worker { node, pod, .. }: &Worker,
+    conn: &OpenConn,
+    (hostname, port, called): (&str, u16, SocketAddr),
+) -> Result<SocketAddr, Failed> {
+    // Whoever asks for names that nobody answers keeps others of this pod waiting only.
+    let Ok(_place) = pod.resolving.acquire().await else {
+        return Err((CloseReason::Drained, None).into());
+    };
+    let addr = resolve(hostname, port, called, node.tunnel.connect).await?;
+    conn.metadata(|f| f.dst_addr = Some(addr));
+    Ok(addr)
 }
 
 /// An address of a host name, as this host's own resolver has it: of the called family if there is

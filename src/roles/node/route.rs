@@ -40,6 +40,9 @@ pub enum Route {
     DoubleHbone {
         /// The gateway, whom it is asked for, and who must answer in the other network.
         hop: Hop,
+        /// The gateway's host name, where it has no address: one of it takes the place of the hop's,
+        /// which is the one that was called, with the gateway's port.
+        gateway: Option<Arc<str>>,
         /// Whom this reaches.
         to: Arc<Workload>,
         /// The service that was called.
@@ -92,6 +95,9 @@ impl Route {
         match self {
             Self::Hbone { authority, service, .. } if self.is_direct() => {
                 service.as_ref().map(|_| ip(authority))
+            }
+            Self::DoubleHbone { hop, gateway: Some(name), .. } => {
+                Some(EndpointAddress::Name(Arc::clone(name), hop.addr.port()))
             }
             Self::Hbone { hop, .. } | Self::DoubleHbone { hop, .. } => Some(ip(&hop.addr)),
             Self::Tcp { addr, service, .. } => service.as_ref().map(|_| ip(addr)),
@@ -326,8 +332,11 @@ fn to_network(
     };
     let gateway = gateway.ok_or_else(unknown)?;
     let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
-    let ip = endpoint.ip.ok_or_else(unknown)?;
+    let name = endpoint.workload.template.hostname.clone().filter(|_| endpoint.ip.is_none());
+    let at = endpoint.ip.or(name.is_some().then_some(call.dst.ip()));
+    let ip = at.ok_or_else(unknown)?;
     Ok(Route::DoubleHbone {
+        gateway: name,
         hop: Hop {
             addr: SocketAddr::new(ip, endpoint.port),
             expect: from.subject_alt_names.clone(),
