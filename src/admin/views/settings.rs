@@ -69,6 +69,7 @@ fn network(environment: &Environment) -> Value {
         "packetMark": environment.packet_mark,
         "localhostAppTunnel": environment.localhost_app_tunnel,
         "outboundTrafficPolicy": environment.outbound_traffic_policy.as_str(),
+        "nonTcp": environment.non_tcp.as_str(),
     })
 }
 

@@ -35,6 +35,7 @@ const KNOWN: &[&str] = &[
     "ADIT_CONFIG",
     "ADIT_FLAGS",
     "ADIT_LEAF_KEY_USAGE",
+    "ADIT_NON_TCP",
     "ADIT_OUTBOUND_TRAFFIC_POLICY",
     "ADIT_SVID_SOURCE",
     "ALT_CA_HOSTNAME",

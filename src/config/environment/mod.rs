@@ -37,7 +37,7 @@ use super::LoadError;
 use crate::{
     credentials::ControlPlane,
     identity::{KeyUsageRule, TrustDomain},
-    mesh::source::xds::NodeIdentity,
+    mesh::{NonTcp, source::xds::NodeIdentity},
     observe::logging::{LogFormat, QUIET, check_filter},
     proxy::egress::OutboundTrafficPolicy,
     sys::sockets::MARK,
@@ -72,6 +72,8 @@ pub struct Environment {
     pub ca: Option<ControlPlane>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// What becomes of the traffic of pods that is not TCP.
+    pub non_tcp: NonTcp,
     /// Where SVIDs come from.
     pub svid_source: SvidSource,
     /// Whether workloads are asked for by one and one, not all told.
@@ -156,7 +158,6 @@ impl Environment {
         let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
         let zds_socket = vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock");
         let key_usage = leaves::key_usage(&vars, ca.as_ref(), Path::new(zds_socket));
-        let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
         let environment = Self {
             arguments: arguments.join(" "),
             proxy: vars.flag("ENABLE_PROXY", true),
@@ -175,10 +176,11 @@ impl Environment {
             outbound_traffic_policy: vars
                 .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
                 .unwrap_or_default(),
+            non_tcp: vars.parse("ADIT_NON_TCP", "pass, count or drop").unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
             post_quantum: post_quantum(&vars),
-            crl: crl.map(Into::into),
+            crl: vars.text("CRL_PATH").filter(|path| !path.is_empty()).map(Into::into),
             zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
             packet_mark: packet_mark(&vars),

@@ -302,6 +302,15 @@ fn who_is_not_in_the_mesh_may_be_called_unless_the_operator_says_otherwise() {
 }
 
 #[test]
+fn what_is_not_tcp_passes_unless_the_operator_says_otherwise() {
+    let verdict = |value: &str| read(&[("ADIT_NON_TCP", value)]).non_tcp;
+    assert_eq!(read(&[]).non_tcp, NonTcp::Pass);
+    assert_eq!(["pass", "count", "drop"].map(verdict), [NonTcp::Pass, NonTcp::Count, NonTcp::Drop]);
+    let wrong = faults(&[("ADIT_NON_TCP", "deny")]);
+    assert!(wrong.contains("ADIT_NON_TCP") && wrong.contains("pass, count or drop"), "{wrong}");
+}
+
+#[test]
 fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
     assert_eq!(read(&[]).svid_source, SvidSource::Istiod);
     let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");

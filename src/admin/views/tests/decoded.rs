@@ -342,6 +342,7 @@ fn decoded() -> Dump {
         version: BuildInfo::with_istio(Some("1.31.0")),
         workload_state: Some(pods(&[pod("u1", true), pod("u2", false)], &telemetry.live.all())),
         pod_faults: Vec::new(),
+        non_tcp: Vec::new(),
         ejected_endpoints: Vec::new(),
         control_plane: None,
     };
