@@ -155,6 +155,18 @@ impl Istiod {
         }
     }
 
+    /// The same of one type, with what goes, by name.
+    pub(crate) fn changes(&mut self, kind: &'static str, upserted: Vec<Resource>, gone: &[String]) {
+        for resource in &upserted {
+            self.mesh.insert((kind, resource.name.clone()), resource.clone());
+        }
+        for name in gone {
+            self.mesh.remove(&(kind, name.clone()));
+        }
+        let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+        self.push(kind, &upserted, &gone);
+    }
+
     /// Before it runs: a pod is not known yet.
     pub(crate) fn forgets(&mut self, pod: &str) {
         assert!(self.mesh.remove(&(ADDRESS, uid(pod))).is_some());

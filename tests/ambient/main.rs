@@ -5,6 +5,8 @@
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod calls;
 mod cilium;
 mod compliance;
@@ -58,6 +60,7 @@ mod scrapes;
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
 mod spire;
+mod storms;
 #[path = "../support/wait.rs"]
 mod wait;
 mod waypoints;
@@ -83,6 +86,7 @@ fn main() {
         on_demand::TESTS,
         spire::TESTS,
         compliance::TESTS,
+        storms::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use crate::{
     forge::{forge, server_serial, uncaptured},
     lab::Lab,
+    process::resident,
     wait::{LIMIT, wait_for},
 };
 
@@ -328,13 +329,6 @@ fn operators() {
     let tail = |answer: &str| answer.split("\r\n\r\n").nth(1).map(ToOwned::to_owned);
     assert_eq!(tail(&lab.admin("127.0.0.1:15000", "GET /logging")), tail(&before));
     assert!(lab.admin("127.0.0.1:15000", "POST /logging?level=info").contains("200 OK"));
-}
-
-/// Resident memory of a process in KiB.
-fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 fn leaks() {

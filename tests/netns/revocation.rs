@@ -12,7 +12,7 @@ use std::{
 use adit::{
     authority::EmbeddedCa,
     credentials::{Source, SourceError, Svids, Urgency, Wanted},
-    hbone::{PeerExpiry, Trust, TunnelConfig, TunnelRegistry},
+    hbone::{PeerExpiry, Trust},
     identity::{BundleSet, SpiffeId, TrustBundle, X509Svid},
     lifecycle::Tasks,
     net::PodName,
@@ -130,24 +130,8 @@ fn running() -> Running {
     let (telemetry, tasks) = (Telemetry::new().unwrap(), Tasks::default());
     let source: Arc<dyn Source> = levers.clone();
     let svids = Svids::new(source, Arc::clone(&telemetry.metrics), tasks.child());
-    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
-    let node = Arc::new(Node {
-        pods: Arc::default(),
-        listeners: Arc::default(),
-        mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
-        dns: None,
-        localhost_app_tunnel: true,
-        endpoints: Default::default(),
-        on_demand: None,
-        outbound_traffic_policy: Default::default(),
-        svids: Arc::new(svids),
-        tunnels: Arc::new(tunnels),
-        telemetry,
-        tunnel: TunnelConfig::default(),
-        limits: adit::relay::Limits::default(),
-        sockmap: None,
-        workers: vec![runtime.handle().clone()],
-    });
+    let node = Node::new(checked.mesh.store().view(), Arc::new(svids), telemetry);
+    let node = Arc::new(Node { workers: vec![runtime.handle().clone()], ..node });
     tasks.spawn(revalidate(Arc::clone(&node)));
     let pods = wanted.iter().map(|workload| {
         node.svids.watch(&workload.uid, workload.id());

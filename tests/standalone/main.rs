@@ -10,6 +10,8 @@
 mod access;
 mod access_client;
 mod acme;
+#[path = "../support/agent.rs"]
+mod agent;
 mod alpn;
 mod backends;
 mod expiry;

@@ -3,24 +3,16 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    pin::Pin,
     time::{Duration, Instant},
 };
 
-use adit::rpc::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
-    X509svidResponse,
-    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
-};
-use tokio::{net::UnixListener, runtime::Runtime, sync::watch};
-use tokio_stream::{
-    Stream, StreamExt as _,
-    wrappers::{UnixListenerStream, WatchStream},
-};
-use tonic::{Request, Response, Status, transport::Server};
+use adit::rpc::workload::{X509svid, X509svidResponse};
+use tokio::{runtime::Runtime, sync::watch};
+use tokio_stream::{StreamExt as _, wrappers::WatchStream};
+use tonic::Status;
 
 use crate::{
+    agent,
     backends::{Backend, ask, nobody},
     peers::Caller,
     pki::{Leaf, Pki, as_app, as_server},
@@ -30,7 +22,6 @@ use crate::{
 };
 
 type Given = Option<X509svidResponse>;
-type Said<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
 /// An agent, which gives one SVID or denies that there is any.
 struct Agent {
@@ -45,12 +36,10 @@ impl Agent {
         let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
         let (given, serving) = watch::channel(Some(answer(pki, id, leaf)));
         let socket = pki.path(&format!("{}.sock", id.rsplit('/').next().unwrap()));
-        let listener = {
+        {
             let _inside = runtime.enter();
-            UnixListenerStream::new(UnixListener::bind(&socket).unwrap())
-        };
-        let service = SpiffeWorkloadApiServer::new(Serving(serving));
-        runtime.spawn(Server::builder().add_service(service).serve_with_incoming(listener));
+            agent::serve(&socket, Serving(serving));
+        }
         Self { given, socket, _runtime: runtime }
     }
 
@@ -76,47 +65,11 @@ fn answer(pki: &Pki, id: &str, leaf: &Leaf) -> X509svidResponse {
 
 struct Serving(watch::Receiver<Given>);
 
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for Serving {
-    type FetchX509SVIDStream = Said<X509svidResponse>;
-    type FetchX509BundlesStream = Said<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Said<JwtBundlesResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        _: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+impl agent::Agent for Serving {
+    fn x509_svids(&self) -> Result<agent::Said<X509svidResponse>, Status> {
         let denied = || Status::permission_denied("no identity issued");
         let given = WatchStream::new(self.0.clone());
-        Ok(Response::new(Box::pin(given.map(move |given| given.ok_or_else(denied)))))
-    }
-
-    async fn fetch_x509_bundles(
-        &self,
-        _: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        _: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        _: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        _: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
+        Ok(Box::pin(given.map(move |given| given.ok_or_else(denied))))
     }
 }
 

@@ -349,6 +349,7 @@ async fn serve(
     let (door, conns) = Door::new(tls);
     let accepting = tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
+            let _ = tcp.set_nodelay(true); // as Go does
             tokio::spawn(door.clone().takes(tcp));
         }
     });

@@ -1,25 +1,20 @@
 //! A SPIFFE Workload API, as SPIRE's agent serves it: it says what a test wants, whole each time.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "its runtime owns its tasks")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{path::Path, pin::Pin, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use adit::rpc::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
-    X509svidResponse,
-    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
-};
+use adit::rpc::workload::{X509svid, X509svidResponse};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tokio_stream::{
-    Stream, StreamExt as _,
-    wrappers::{UnixListenerStream, WatchStream},
-};
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_stream::{StreamExt as _, wrappers::WatchStream};
+use tonic::Status;
 
-use super::pki::{Ca, uri};
+use super::{
+    agent::{Agent, Said, serve},
+    pki::{Ca, uri},
+};
 
 /// A running one.
 pub(crate) struct FakeSpire {
@@ -33,13 +28,10 @@ impl FakeSpire {
     pub(crate) fn listen(path: &Path, ca: Arc<Ca>) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (say, said) = watch::channel(X509svidResponse::default());
-        let service = SpiffeWorkloadApiServer::new(Says(said));
-        let listener = {
+        {
             let _on = runtime.enter();
-            tokio::net::UnixListener::bind(path).unwrap()
-        };
-        let listener = UnixListenerStream::new(listener);
-        runtime.spawn(Server::builder().add_service(service).serve_with_incoming(listener));
+            serve(path, Says(said));
+        }
         Self { ca, say, runtime: Some(runtime) }
     }
 
@@ -74,47 +66,9 @@ impl Drop for FakeSpire {
 
 struct Says(watch::Receiver<X509svidResponse>);
 
-type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for Says {
-    type FetchX509SVIDStream = Answers<X509svidResponse>;
-    type FetchX509BundlesStream = Answers<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        _: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+impl Agent for Says {
+    fn x509_svids(&self) -> Result<Said<X509svidResponse>, Status> {
         let said = WatchStream::new(self.0.clone()).filter(|answer| !answer.svids.is_empty());
-        Ok(Response::new(Box::pin(said.map(Ok))))
-    }
-
-    async fn fetch_x509_bundles(
-        &self,
-        _: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        _: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        _: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        _: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
+        Ok(Box::pin(said.map(Ok)))
     }
 }

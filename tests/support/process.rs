@@ -21,6 +21,13 @@ use nix::{
 
 use crate::wait::{LIMIT, wait_for};
 
+/// Resident memory of a process, KiB.
+pub(crate) fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+    line.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a size")
+}
+
 /// What might be set around a test, and adit would read.
 const VARIABLES: &[&str] = &[
     "RUST_LOG",
@@ -163,6 +170,11 @@ impl Adit {
     /// How many descriptors it has open.
     pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs").count()
+    }
+
+    /// Its resident memory, KiB.
+    pub(crate) fn resident(&self) -> usize {
+        resident(self.id())
     }
 
     /// How many of its threads have this name.

@@ -4,6 +4,8 @@
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod broker;
 mod changes;
 mod check;

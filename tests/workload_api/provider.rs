@@ -17,7 +17,6 @@ use adit::{
         broker as api,
         broker::api_server::{Api, ApiServer},
         workload as wire,
-        workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
     },
 };
 use prost::Message;
@@ -36,6 +35,7 @@ use tonic::{
 };
 
 use super::{
+    agent::{self, Agent, Said},
     svids::ROOT,
     wait::{LIMIT, wait_until_async},
 };
@@ -78,10 +78,7 @@ impl Provider {
             events: Arc::default(),
             references: Arc::default(),
         };
-        let listener = UnixListener::bind(provider.socket("agent.sock")).unwrap();
-        let workload = SpiffeWorkloadApiServer::new(provider.clone());
-        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-        tokio::spawn(Server::builder().add_service(workload).serve_with_incoming(incoming));
+        agent::serve(&provider.socket("agent.sock"), provider.clone());
 
         let listener = UnixListener::bind(provider.socket("broker.sock")).unwrap();
         let tls = Arc::new(ROOT.rustls_server(name, TLS13_AES_128_GCM_SHA256));
@@ -275,16 +272,8 @@ impl Api for Provider {
     }
 }
 
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for Provider {
-    type FetchX509SVIDStream = Stream<wire::X509svidResponse>;
-    type FetchX509BundlesStream = Stream<wire::X509BundlesResponse>;
-    type FetchJWTBundlesStream = Stream<wire::JwtBundlesResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        _: Request<wire::X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+impl Agent for Provider {
+    fn x509_svids(&self) -> Result<Said<wire::X509svidResponse>, Status> {
         let (send, stream) = mpsc::channel(4);
         let mut own = self.own.subscribe();
         tokio::spawn(async move {
@@ -296,35 +285,7 @@ impl SpiffeWorkloadApi for Provider {
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-
-    async fn fetch_x509_bundles(
-        &self,
-        _: Request<wire::X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        _: Request<wire::JwtsvidRequest>,
-    ) -> Result<Response<wire::JwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        _: Request<wire::JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        _: Request<wire::ValidateJwtsvidRequest>,
-    ) -> Result<Response<wire::ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
+        Ok(Box::pin(ReceiverStream::new(stream)))
     }
 }
 

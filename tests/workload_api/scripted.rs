@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,22 +9,15 @@ use std::{
 use adit::{
     credentials::{Source, SourceError, Urgency, Wanted, workload_api::WorkloadApi},
     identity::{BundleSet, JwtSigner, PrivateKey, TrustBundle},
-    rpc::workload::{
-        JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse,
-        ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
-        X509svidRequest, X509svidResponse,
-        spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
-    },
+    rpc::workload::{JwtBundlesResponse, X509svidResponse},
 };
 use rcgen::KeyPair;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_stream::{
-    Stream,
-    wrappers::{UnboundedReceiverStream, UnixListenerStream},
-};
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
 
 use super::{
+    agent::{self, Agent, Said},
     harness::Test,
     served::Served,
     server::{TWO, block, stream},
@@ -58,50 +50,17 @@ impl Script {
     }
 }
 
-type Other<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for Script {
-    type FetchX509SVIDStream = UnboundedReceiverStream<Answer>;
-    type FetchX509BundlesStream = Other<X509BundlesResponse>;
-    type FetchJWTBundlesStream = UnboundedReceiverStream<KeySets>;
-
-    async fn fetch_x509svid(
-        &self,
-        _: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+impl Agent for Script {
+    fn x509_svids(&self) -> Result<Said<X509svidResponse>, Status> {
         let said = self.x509.lock().unwrap().pop_front();
         let said = said.ok_or_else(|| Status::permission_denied("no identity issued"))?;
-        Ok(Response::new(said.into()))
+        Ok(Box::pin(UnboundedReceiverStream::new(said)))
     }
 
-    async fn fetch_x509_bundles(
-        &self,
-        _: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        _: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        _: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+    fn jwt_bundles(&self) -> Result<Said<JwtBundlesResponse>, Status> {
         let said = self.jwt.lock().unwrap().take();
-        Ok(Response::new(said.ok_or_else(|| Status::unimplemented(""))?.into()))
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        _: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let said = said.ok_or_else(|| Status::unimplemented(""))?;
+        Ok(Box::pin(UnboundedReceiverStream::new(said)))
     }
 }
 
@@ -125,9 +84,7 @@ impl Scene {
         let script = Script::default();
         let (keys, said) = unbounded_channel();
         *script.jwt.lock().unwrap() = Some(said);
-        let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(&socket).unwrap());
-        let service = SpiffeWorkloadApiServer::new(script.clone());
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(listener));
+        agent::serve(&socket, script.clone());
         let source = WorkloadApi::follow(&socket.display().to_string().parse().unwrap());
         let wanted = |name: &str| Wanted {
             uid: format!("shop/{name}").into(),

@@ -2,21 +2,17 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use arc_swap::ArcSwap;
-
 use super::*;
 use crate::{
     authority::EmbeddedCa,
     config::environment::{Environment, Surroundings},
     credentials::Svids,
-    hbone::{TunnelConfig, TunnelRegistry},
     lifecycle::Tasks,
     mesh::{MtlsMode, Store, Template, Workload},
     observe::{
         Telemetry,
         logging::{LogFormat, Logging},
     },
-    relay,
     roles::node::Node,
 };
 
@@ -44,23 +40,8 @@ fn state(dir: &std::path::Path, store: &Store) -> Arc<State> {
     let ca = EmbeddedCa::open(dir, &"td".parse().unwrap(), Duration::from_secs(60)).unwrap();
     let telemetry = Telemetry::new().unwrap();
     let metrics = Arc::clone(&telemetry.metrics);
-    let node = Node {
-        mesh: Arc::new(ArcSwap::from_pointee(store.view())),
-        dns: None,
-        localhost_app_tunnel: true,
-        endpoints: Default::default(),
-        on_demand: None,
-        outbound_traffic_policy: Default::default(),
-        svids: Arc::new(Svids::new(Arc::new(ca), metrics, Tasks::default())),
-        tunnels: Arc::new(TunnelRegistry::default()),
-        telemetry,
-        tunnel: TunnelConfig::default(),
-        limits: relay::Limits::default(),
-        sockmap: None,
-        workers: Vec::new(),
-        pods: Arc::default(),
-        listeners: Arc::default(),
-    };
+    let svids = Arc::new(Svids::new(Arc::new(ca), metrics, Tasks::default()));
+    let node = Node::new(store.view(), svids, telemetry);
     let around = Surroundings { cores: 1, exists: &|_| false, read: &|_| Ok(None) };
     let environment = Environment::read([], &[], &around).unwrap();
     let logging = Logging::start(LogFormat::Text, "off").unwrap();

@@ -2,7 +2,6 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use super::live::Live;
@@ -11,7 +10,7 @@ use crate::{
     app::{begun::ENDS, frame::Takeover, process::sandbox::Confined, source, workload_api::Served},
     config::Checked,
     credentials::Svids,
-    hbone::{HBONE_PORT, TunnelRegistry},
+    hbone::HBONE_PORT,
     identity::shown,
     lifecycle::{Listeners, Tasks, WatchedFile},
     mesh::{AppHop, Workload},
@@ -48,27 +47,17 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let (svids, federated) = identities(&checked, &telemetry, tasks)?;
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
-    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     let local = checked.local_workloads();
     let Checked { mesh, settings, capture, workload_api, warnings, ca, federation, .. } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %shown(&file), "{w}"));
     let store = mesh.store();
     let node = Arc::new(Node {
-        pods: Arc::default(),
-        endpoints: Default::default(),
-        on_demand: None,
-        outbound_traffic_policy: Default::default(),
-        mesh: Arc::new(ArcSwap::from_pointee(store.view())),
-        dns: None,
-        localhost_app_tunnel: true,
-        svids,
-        tunnels: Arc::new(tunnels),
-        telemetry,
         tunnel: settings.tunnel.clone(),
         limits: settings.limits,
         sockmap: sockmap.and_then(taken),
         workers,
         listeners,
+        ..Node::new(store.view(), svids, telemetry)
     });
     tasks.spawn(revalidate(Arc::clone(&node)));
     let state = Arc::new(State::new(Arc::clone(&node), Arc::clone(&federated), logging));

@@ -120,6 +120,30 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node of this mesh, without pods and workers, and without all that a node need not have:
+    /// DNS, the sockmap, a mesh that is asked for one by one.
+    #[must_use]
+    pub fn new(mesh: View, svids: Arc<Svids>, telemetry: Telemetry) -> Self {
+        let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
+        Self {
+            mesh: Arc::new(ArcSwap::from_pointee(mesh)),
+            svids,
+            tunnels: Arc::new(tunnels),
+            telemetry,
+            tunnel: TunnelConfig::default(),
+            limits: relay::Limits::default(),
+            sockmap: None,
+            workers: Vec::new(),
+            dns: None,
+            localhost_app_tunnel: true,
+            on_demand: None,
+            outbound_traffic_policy: OutboundTrafficPolicy::default(),
+            endpoints: Ejections::default(),
+            pods: Arc::default(),
+            listeners: Arc::default(),
+        }
+    }
+
     /// Whether a pod that has `has` connections of a kind must do without the descriptor of one
     /// more: the last of all are for pods that have fewer.
     fn is_more_than_its_part(&self, fd: BorrowedFd<'_>, has: usize) -> bool {

@@ -7,13 +7,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-
 use super::{Entered, Lacking, Node, destination, inbound, plaintext, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
-    hbone::{TunnelConfig, TunnelRegistry},
     identity::SpiffeId,
     lifecycle::Tasks,
     mesh::{
@@ -23,7 +20,6 @@ use crate::{
     net::{CloseReason, Direction, Flow, PeerAddr, PodName},
     observe::{Telemetry, conn::OpenConn},
     policy::{Action, FieldMatch, Match, Policy, Rule, Scope, StringMatch},
-    relay,
 };
 
 fn workload(namespace: &str, name: &str, address: &str) -> Workload {
@@ -94,23 +90,8 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let store = parts(mtls, policies).store();
     let telemetry = Telemetry::new().unwrap();
     let metrics = Arc::clone(&telemetry.metrics);
-    let node = Node {
-        mesh: Arc::new(ArcSwap::from_pointee(store.view())),
-        dns: None,
-        localhost_app_tunnel: true,
-        svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
-        tunnels: Arc::new(TunnelRegistry::default()),
-        telemetry,
-        tunnel: TunnelConfig::default(),
-        limits: relay::Limits::default(),
-        sockmap: None,
-        workers: Vec::new(),
-        pods: Arc::default(),
-        endpoints: Default::default(),
-        on_demand: None,
-        outbound_traffic_policy: Default::default(),
-        listeners: Arc::default(),
-    };
+    let svids = Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default()));
+    let node = Node::new(store.view(), svids, telemetry);
     let attached = Some(node.pods.enter(&Arc::new(db())));
     World { node, store, attached, _ca: dir }
 }

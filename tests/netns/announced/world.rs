@@ -14,7 +14,6 @@ use std::{
 use adit::{
     authority::EmbeddedCa,
     credentials::Svids,
-    hbone::{TunnelConfig, TunnelRegistry},
     lifecycle::Tasks,
     mesh::{MtlsMode, NonTcp, Store, Template, Workload},
     observe::Telemetry,
@@ -24,7 +23,6 @@ use adit::{
         manager::{Leave, PodManager},
         source::zds::{ZdsSource, ZdsState},
     },
-    relay,
     roles::node::Node,
     sys::netns::Netns,
 };
@@ -245,24 +243,7 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
     let ca = EmbeddedCa::open(dir, &trust_domain, Duration::from_secs(3600)).unwrap();
     let telemetry = Telemetry::new().unwrap();
     let svids = Svids::new(Arc::new(ca), Arc::clone(&telemetry.metrics), tasks.child());
-    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
-    Node {
-        mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
-        dns: None,
-        localhost_app_tunnel: true,
-        endpoints: Default::default(),
-        on_demand: None,
-        outbound_traffic_policy: Default::default(),
-        svids: Arc::new(svids),
-        tunnels: Arc::new(tunnels),
-        telemetry,
-        tunnel: TunnelConfig::default(),
-        limits: relay::Limits::default(),
-        sockmap: None,
-        workers: vec![worker],
-        pods: Arc::default(),
-        listeners: Arc::default(),
-    }
+    Node { workers: vec![worker], ..Node::new(store().view(), Arc::new(svids), telemetry) }
 }
 
 /// What a node does about its pods until it is stopped.
