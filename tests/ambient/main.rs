@@ -5,6 +5,7 @@
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod aliases;
 mod calls;
 mod cilium;
 mod compliance;
@@ -78,6 +79,7 @@ fn main() {
         on_demand::TESTS,
         spire::TESTS,
         compliance::TESTS,
+        aliases::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

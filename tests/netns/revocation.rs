@@ -136,7 +136,7 @@ fn running() -> Running {
         listeners: Arc::default(),
         mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
         dns: None,
-        localhost_app_tunnel: true,
+        config: Default::default(),
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),

@@ -47,7 +47,7 @@ fn state(dir: &std::path::Path, store: &Store) -> Arc<State> {
     let node = Node {
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
-        localhost_app_tunnel: true,
+        config: Default::default(),
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),

@@ -60,7 +60,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         outbound_traffic_policy: Default::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
-        localhost_app_tunnel: true,
+        config: Default::default(),
         svids,
         tunnels: Arc::new(tunnels),
         telemetry,

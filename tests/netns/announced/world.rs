@@ -242,7 +242,7 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
     Node {
         mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
         dns: None,
-        localhost_app_tunnel: true,
+        config: Default::default(),
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),
