@@ -7,6 +7,7 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod aliases;
 mod calls;
 mod cilium;
 mod compliance;
@@ -87,6 +88,7 @@ fn main() {
         spire::TESTS,
         compliance::TESTS,
         storms::TESTS,
+        aliases::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

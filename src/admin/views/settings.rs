@@ -9,6 +9,7 @@ use crate::{
     config::environment::Environment,
     credentials::{ControlPlane, Roots},
     hbone::http2::Limits,
+    identity::TrustDomain,
     sys::sockets,
 };
 
@@ -76,6 +77,8 @@ fn network(environment: &Environment) -> Value {
 fn identity(environment: &Environment) -> Value {
     let own = environment.own.as_ref();
     let id = own.and_then(|own| own.id(&environment.trust_domain).ok());
+    let aliases: Vec<_> =
+        environment.trust_domain_aliases.iter().map(TrustDomain::as_str).collect();
     json!({
         "proxyMode": "Shared",
         "proxyArgs": environment.arguments,
@@ -88,6 +91,7 @@ fn identity(environment: &Environment) -> Value {
         "fakeSelfInbound": false,
         "secretTtl": duration(environment.svid_lifetime),
         "crlPath": environment.crl,
+        "trustDomainAliases": aliases,
         "compliancePolicy": environment.post_quantum.then_some("pqc"),
         "svidSource": environment.svid_source.as_str(),
         "leafKeyUsage": environment.key_usage.as_str(),

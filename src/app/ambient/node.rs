@@ -14,6 +14,7 @@ use crate::{
     lifecycle::Tasks,
     mesh::source::xds::XdsConfig,
     proxy::dns::{DnsConfig, Naming},
+    roles::node::NodeConfig,
 };
 
 /// Tunnels as the environment has them.
@@ -26,6 +27,14 @@ pub(super) fn tunnels(environment: &Environment) -> TunnelConfig {
     };
     config.limits.connection_window = tunnels.connection_window;
     config
+}
+
+/// How pods are treated as the environment has it.
+pub(super) fn config(environment: &Environment) -> NodeConfig {
+    NodeConfig {
+        aliases: environment.trust_domain_aliases.clone(),
+        localhost_app_tunnel: environment.localhost_app_tunnel,
+    }
 }
 
 /// How DNS queries of pods are answered, if they are.
@@ -59,7 +68,8 @@ fn istiod(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
         anyhow::bail!("CA_ADDRESS names no server that signs SVIDs");
     };
     let Environment { svid_lifetime, key_usage, .. } = *environment;
-    Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime, key_usage })))
+    let aliases = environment.trust_domain_aliases.clone();
+    Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime, aliases, key_usage })))
 }
 
 /// The same whose bundles have the operator's CRLs, if a file of such is named; and how that file

@@ -59,7 +59,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         outbound_traffic_policy: environment.outbound_traffic_policy,
         mesh: view,
         dns,
-        localhost_app_tunnel: environment.localhost_app_tunnel,
+        config: node::config(&environment),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -36,7 +36,7 @@ use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
 use crate::{
     credentials::ControlPlane,
-    identity::{KeyUsageRule, TrustDomain},
+    identity::{KeyUsageRule, TrustDomain, TrustDomainAliases},
     mesh::{NonTcp, source::xds::NodeIdentity},
     observe::logging::{LogFormat, QUIET, check_filter},
     proxy::egress::OutboundTrafficPolicy,
@@ -60,6 +60,8 @@ pub struct Environment {
     pub cluster_domain: String,
     /// The trust domain of this process's own identity; that of pods comes from the mesh.
     pub trust_domain: TrustDomain,
+    /// Other names of the trust domain of pods: who is of those counts as of that.
+    pub trust_domain_aliases: TrustDomainAliases,
     /// The pod that this process runs in.
     pub own: Option<OwnWorkload>,
     /// The address of that pod.
@@ -146,11 +148,7 @@ impl Environment {
         let config = ProxyConfig::read(&vars, around);
         known::look(&vars);
         let own = OwnWorkload::read(&vars);
-        // Kubernetes leaves it empty where it does not know it yet.
-        let known = vars.text("INSTANCE_IP").is_some_and(|ip| !ip.is_empty());
-        let instance_ip =
-            known.then(|| vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2")).flatten();
-        let instance_ip = instance_ip.unwrap_or_else(|| [1, 1, 1, 1].into());
+        let instance_ip = instance_ip(&vars);
         let metadata = node::metadata(&vars, &config);
         let cluster_id = cluster_id(&vars);
         let (xds, ca) = control_plane::read(&vars, &config, around, &cluster_id);
@@ -166,6 +164,7 @@ impl Environment {
             cluster_id,
             cluster_domain: vars.text("CLUSTER_DOMAIN").unwrap_or("cluster.local").into(),
             trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
+            trust_domain_aliases: leaves::trust_domain_aliases(&vars),
             node: node::identity(&vars, instance_ip, &metadata),
             own,
             instance_ip,
@@ -245,6 +244,13 @@ fn post_quantum(vars: &Variables) -> bool {
             false
         }
     }
+}
+
+/// Kubernetes leaves it empty where it does not know it yet.
+fn instance_ip(vars: &Variables) -> IpAddr {
+    let known = vars.text("INSTANCE_IP").is_some_and(|ip| !ip.is_empty());
+    let given = || vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2");
+    known.then(given).flatten().unwrap_or_else(|| [1, 1, 1, 1].into())
 }
 
 fn default_trust_domain() -> TrustDomain {

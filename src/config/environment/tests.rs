@@ -356,3 +356,27 @@ fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
         assert!(faults.contains(named), "{variables:?}: {faults}");
     }
 }
+
+#[test]
+fn aliases_of_the_trust_domain_are_listed_for_the_ca_of_istiod_alone() {
+    let alias = |text| ("ADIT_TRUST_DOMAIN_ALIASES", text);
+    let listed = |text| -> Vec<String> {
+        let aliases = read(&[alias(text)]).trust_domain_aliases;
+        aliases.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(listed(""), Vec::<String>::new());
+    assert_eq!(listed("old.test, older.test,old.test,"), ["old.test", "older.test"]);
+    let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");
+    let many = vec!["a"; 33].join(",");
+    for wrong in [
+        vec![alias("spiffe://old.test")],
+        vec![alias("Old")],
+        vec![alias("*")],
+        vec![alias("old.test older.test")],
+        vec![alias("good,old.test/ns/a")],
+        vec![alias(&many)],
+        vec![alias("old.test"), ("ADIT_SVID_SOURCE", "workloadApi"), api],
+    ] {
+        assert!(faults(&wrong).contains("ADIT_TRUST_DOMAIN_ALIASES: "), "{wrong:?}");
+    }
+}

@@ -168,7 +168,8 @@ impl Meant {
         avoided: &Avoided,
     ) -> Result<Route, NoRoute> {
         let (chance, policy) = ((rand::random(), avoided), node.outbound_traffic_policy);
-        route::decide(mesh, from, self.dst, self.captured, chance, policy)
+        let route = route::decide(mesh, from, self.dst, self.captured, chance, policy)?;
+        Ok(route.with_aliases(&node.config.aliases, from.id().trust_domain()))
     }
 
     /// Whatever was decided; `enter` gives the connection its place.

@@ -31,6 +31,7 @@
 mod app_tunnel;
 mod arrival;
 mod attached;
+mod config;
 mod destination;
 mod inbound;
 mod known;
@@ -57,6 +58,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 pub use attached::{Attached, Entered};
+pub use config::NodeConfig;
 pub use pod::Pod;
 pub use recheck::{Lacking, recheck};
 pub use recognition::Recognition;
@@ -105,8 +107,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Answers the DNS queries of pods, if they are captured.
     pub dns: Option<Arc<DnsProxy>>,
-    /// Whether an application that is told who calls is reached on its loopback address only.
-    pub localhost_app_tunnel: bool,
+    /// How it treats its pods.
+    pub config: NodeConfig,
     /// Who is asked for what of the mesh is not known, where it is asked for one by one.
     pub on_demand: Option<Xds>,
     /// Whether pods may call who is not in the mesh.
@@ -135,7 +137,7 @@ impl Node {
             sockmap: None,
             workers: Vec::new(),
             dns: None,
-            localhost_app_tunnel: true,
+            config: NodeConfig::default(),
             on_demand: None,
             outbound_traffic_policy: OutboundTrafficPolicy::default(),
             endpoints: Ejections::default(),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     hbone::{HBONE_PORT, Hop, Through},
-    identity::SpiffeId,
+    identity::{SpiffeId, TrustDomain, TrustDomainAliases},
     mesh::{
         Ask, Avoided, BalancingMode, Endpoint, EndpointAddress, Gateway, Protocol, Service, View,
         Workload, pick,
@@ -106,6 +106,16 @@ impl Route {
             }
             Self::Passthrough(_) => None,
         }
+    }
+
+    /// The same, where whoever must answer may have another of the names of the caller's trust
+    /// domain.
+    #[must_use]
+    pub fn with_aliases(mut self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
+        if let Self::Hbone { hop, .. } | Self::DoubleHbone { hop, .. } = &mut self {
+            hop.add_aliases(aliases, own);
+        }
+        self
     }
 
     /// Whether it goes by HBONE, and nothing in clear text.
