@@ -136,6 +136,7 @@ fn running() -> Running {
         listeners: Arc::default(),
         mesh: Arc::new(arc_swap::ArcSwap::from_pointee(checked.mesh.store().view())),
         dns: None,
+        socks5: false,
         localhost_app_tunnel: true,
         endpoints: Default::default(),
         on_demand: None,

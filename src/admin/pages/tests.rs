@@ -47,6 +47,7 @@ fn state(dir: &std::path::Path, store: &Store) -> Arc<State> {
     let node = Node {
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
+        socks5: false,
         localhost_app_tunnel: true,
         endpoints: Default::default(),
         on_demand: None,

@@ -59,6 +59,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         outbound_traffic_policy: environment.outbound_traffic_policy,
         mesh: view,
         dns,
+        socks5: environment.socks5,
         localhost_app_tunnel: environment.localhost_app_tunnel,
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),

@@ -48,7 +48,6 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let (svids, federated) = identities(&checked, &telemetry, tasks)?;
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
-    let tunnels = TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned());
     let local = checked.local_workloads();
     let Checked { mesh, settings, capture, workload_api, warnings, ca, federation, .. } = checked;
     warnings.iter().for_each(|w| tracing::warn!(file = %shown(&file), "{w}"));
@@ -60,9 +59,10 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         outbound_traffic_policy: Default::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
+        socks5: false,
         localhost_app_tunnel: true,
+        tunnels: Arc::new(TunnelRegistry::new(svids.watch_bundles(), svids.watch_banned())),
         svids,
-        tunnels: Arc::new(tunnels),
         telemetry,
         tunnel: settings.tunnel.clone(),
         limits: settings.limits,

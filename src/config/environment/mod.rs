@@ -92,6 +92,8 @@ pub struct Environment {
     pub packet_mark: u32,
     /// Whether applications see the caller's address; where nothing is said, if the kernel can.
     pub original_source: Option<bool>,
+    /// Whether pods may ask for connections by SOCKS5.
+    pub socks5: bool,
     /// Whether an application tunnel leads to the pod's loopback address.
     pub localhost_app_tunnel: bool,
     /// Whether an accepted CONNECT is answered with who accepted it.
@@ -156,7 +158,6 @@ impl Environment {
         let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
         let zds_socket = vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock");
         let key_usage = leaves::key_usage(&vars, ca.as_ref(), Path::new(zds_socket));
-        let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
         let environment = Self {
             arguments: arguments.join(" "),
             proxy: vars.flag("ENABLE_PROXY", true),
@@ -178,11 +179,12 @@ impl Environment {
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
             post_quantum: post_quantum(&vars),
-            crl: crl.map(Into::into),
+            crl: vars.text("CRL_PATH").filter(|path| !path.is_empty()).map(Into::into),
             zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
             packet_mark: packet_mark(&vars),
             original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),
+            socks5: vars.flag("UNSTABLE_ENABLE_SOCKS5", false),
             localhost_app_tunnel: vars.flag("LOCALHOST_APP_TUNNEL", true),
             response_baggage: vars.flag("ENABLE_RESPONSE_BAGGAGE", true),
             ipv6: vars.flag("IPV6_ENABLED", true),

@@ -171,12 +171,10 @@ fn names_that_nobody_knows_are_warned_about() {
         ("CA_HEADER_X", "1"),
         ("ISTIO_META_ANYTHING", "1"),
         ("LOCAL_XDS", "{}"),
-        ("UNSTABLE_ENABLE_SOCKS5", "true"),
         ("TLS12_ENABLED", "true"),
     ]);
     let says = [
         "LOCAL_XDS is not read",
-        "UNSTABLE_ENABLE_SOCKS5=true: there is no SOCKS5",
         "TLS12_ENABLED=true: TLS 1.2 is not",
         "INPOD_MARK is not a variable that adit knows",
         "ZTUNNEL_WORKER_THREAD is not a variable that adit knows; did you mean \

@@ -24,6 +24,9 @@
 //! 7. **Closed.** Dropping the record counts the connection and writes its access-log line (at most
 //!    so many for one failing peer), under one [`crate::net::CloseReason`].
 //!
+//! Where SOCKS5 is on, an application may ask for a connection at port 15080 of the loopback address
+//! instead ([`socks`]): from step 2 on it is like one that was captured.
+//!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
@@ -46,6 +49,7 @@ mod recognition;
 mod record;
 mod revalidate;
 pub mod route;
+mod socks;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -82,8 +86,12 @@ use crate::{
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where plaintext towards a pod is captured to.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Where applications ask for connections by SOCKS5, on the loopback address, where that is on.
+pub const SOCKS_PORT: u16 = 15080;
 /// Ports of ours inside a pod: never a destination.
 pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::hbone::HBONE_PORT];
+/// The same where there is SOCKS5.
+const WITH_SOCKS: [u16; 4] = [OWN_PORTS[0], OWN_PORTS[1], OWN_PORTS[2], SOCKS_PORT];
 
 /// What every pod of the node shares.
 pub struct Node {
@@ -105,6 +113,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Answers the DNS queries of pods, if they are captured.
     pub dns: Option<Arc<DnsProxy>>,
+    /// Whether connections may be asked for by SOCKS5.
+    pub socks5: bool,
     /// Whether an application that is told who calls is reached on its loopback address only.
     pub localhost_app_tunnel: bool,
     /// Who is asked for what of the mesh is not known, where it is asked for one by one.
@@ -120,6 +130,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Ports of ours inside its pods.
+    fn own_ports(&self) -> &'static [u16] {
+        if self.socks5 { &WITH_SOCKS } else { &OWN_PORTS }
+    }
+
     /// Whether a pod that has `has` connections of a kind must do without the descriptor of one
     /// more: the last of all are for pods that have fewer.
     fn is_more_than_its_part(&self, fd: BorrowedFd<'_>, has: usize) -> bool {

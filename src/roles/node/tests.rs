@@ -97,6 +97,7 @@ fn world(mtls: MtlsMode, policies: Vec<Policy>) -> World {
     let node = Node {
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
+        socks5: false,
         localhost_app_tunnel: true,
         svids: Arc::new(Svids::new(Arc::new(ca.unwrap()), metrics, Tasks::default())),
         tunnels: Arc::new(TunnelRegistry::default()),

@@ -242,6 +242,7 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
     Node {
         mesh: std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(store().view())),
         dns: None,
+        socks5: false,
         localhost_app_tunnel: true,
         endpoints: Default::default(),
         on_demand: None,
