@@ -57,6 +57,7 @@ mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 mod scrapes;
+mod socks;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
@@ -80,6 +81,7 @@ fn main() {
         non_tcp::TESTS,
         rollouts::TESTS,
         scrapes::TESTS,
+        socks::TESTS,
         endings::TESTS,
         cilium::TESTS,
         endpoints::TESTS,

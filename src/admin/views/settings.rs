@@ -18,6 +18,7 @@ const OUTBOUND: u16 = 15001;
 const PLAINTEXT: u16 = 15006;
 const HBONE: u16 = 15008;
 const DNS: u16 = 15053;
+const SOCKS: u16 = 15080;
 
 /// All that may be shown: values of headers and tokens are not.
 #[must_use]
@@ -47,6 +48,8 @@ fn network(environment: &Environment) -> Value {
     let Environment { ipv6, admin_port, stats_port, readiness_port, .. } = environment;
     let any = |port: u16| if *ipv6 { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") };
     let loopback = |port: u16| json!({ "Localhost": [ipv6, port] });
+    let mut own_ports = vec![OUTBOUND, PLAINTEXT, HBONE];
+    own_ports.extend(environment.socks5.then_some(SOCKS));
     let dns = match environment.dns_address {
         None => loopback(DNS),
         Some(address) => json!({ "SocketAddr": address }),
@@ -61,8 +64,8 @@ fn network(environment: &Environment) -> Value {
         "inboundPlaintextAddr": any(PLAINTEXT),
         "outboundAddr": any(OUTBOUND),
         "dnsProxyAddr": dns,
-        "socks5Addr": null,
-        "illegalPorts": [OUTBOUND, PLAINTEXT, HBONE],
+        "socks5Addr": environment.socks5.then(|| format!("127.0.0.1:{SOCKS}")),
+        "illegalPorts": own_ports,
         "network": environment.network,
         "ipv6Enabled": ipv6,
         "inpodUds": environment.zds_socket,

@@ -34,6 +34,7 @@ pub(super) fn config(environment: &Environment) -> NodeConfig {
     NodeConfig {
         aliases: environment.trust_domain_aliases.clone(),
         localhost_app_tunnel: environment.localhost_app_tunnel,
+        socks5: environment.socks5,
     }
 }
 

@@ -113,7 +113,6 @@ const OPEN: &[&str] = &["ISTIO_META_", "ISTIO_METAJSON_", "XDS_HEADER_", "CA_HEA
 const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
     ("LOCAL_XDS", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("LOCAL_XDS_PATH", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
-    ("UNSTABLE_ENABLE_SOCKS5", Some("true"), "there is no SOCKS5 listener"),
     ("HTTP2_STREAM_WINDOW_SIZE", None, OWN_WINDOWS),
     ("HTTP2_FRAME_SIZE", None, OWN_WINDOWS),
     ("KEEPALIVE_ENABLED", Some("false"), OWN_PROBES),
@@ -174,7 +173,7 @@ pub(super) fn look(vars: &Variables) {
             vars.fault(name, expected);
         }
     }
-    for name in ["FAKE_CA", "UNSTABLE_ENABLE_SOCKS5", "TLS12_ENABLED"] {
+    for name in ["FAKE_CA", "TLS12_ENABLED"] {
         vars.flag_if_set(name);
     }
     if vars.text("PROXY_MODE").is_some_and(|mode| !matches!(mode, "shared" | "dedicated")) {

@@ -96,6 +96,8 @@ pub struct Environment {
     pub packet_mark: u32,
     /// Whether applications see the caller's address; where nothing is said, if the kernel can.
     pub original_source: Option<bool>,
+    /// Whether pods may ask for connections by SOCKS5.
+    pub socks5: bool,
     /// Whether an application tunnel leads to the pod's loopback address.
     pub localhost_app_tunnel: bool,
     /// Whether an accepted CONNECT is answered with who accepted it.
@@ -184,6 +186,7 @@ impl Environment {
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
             packet_mark: packet_mark(&vars),
             original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),
+            socks5: vars.flag("UNSTABLE_ENABLE_SOCKS5", false),
             localhost_app_tunnel: vars.flag("LOCALHOST_APP_TUNNEL", true),
             response_baggage: vars.flag("ENABLE_RESPONSE_BAGGAGE", true),
             ipv6: vars.flag("IPV6_ENABLED", true),

@@ -9,10 +9,12 @@ pub struct NodeConfig {
     pub aliases: TrustDomainAliases,
     /// Whether an application that is told who calls is reached on its loopback address only.
     pub localhost_app_tunnel: bool,
+    /// Whether connections may be asked for by SOCKS5.
+    pub socks5: bool,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { aliases: TrustDomainAliases::default(), localhost_app_tunnel: true }
+        Self { aliases: TrustDomainAliases::default(), localhost_app_tunnel: true, socks5: false }
     }
 }

@@ -153,7 +153,8 @@ impl Destination for PodDestination {
             f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
         });
-        let found = destination(&mesh, workload, incoming, tunnel.ends.local)?;
+        let here = (tunnel.ends.local, self.node.own_ports());
+        let found = destination(&mesh, workload, incoming, here)?;
         name_service(conn, &mesh, workload, incoming);
         let told = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.proxy_protocol);
         let told = told.then_some(found.meant);

@@ -24,6 +24,9 @@
 //! 7. **Closed.** Dropping the record counts the connection and writes its access-log line (at most
 //!    so many for one failing peer), under one [`crate::net::CloseReason`].
 //!
+//! Where SOCKS5 is on, an application may ask for a connection at port 15080 of the loopback address
+//! instead ([`socks`]): from step 2 on it is like one that was captured.
+//!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
@@ -47,6 +50,7 @@ mod recognition;
 mod record;
 mod revalidate;
 pub mod route;
+mod socks;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -84,8 +88,12 @@ use crate::{
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where plaintext towards a pod is captured to.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Where applications ask for connections by SOCKS5, on the loopback address, where that is on.
+pub const SOCKS_PORT: u16 = 15080;
 /// Ports of ours inside a pod: never a destination.
 pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::hbone::HBONE_PORT];
+/// The same where there is SOCKS5.
+const WITH_SOCKS: [u16; 4] = [OWN_PORTS[0], OWN_PORTS[1], OWN_PORTS[2], SOCKS_PORT];
 
 /// What every pod of the node shares.
 pub struct Node {
@@ -144,6 +152,11 @@ impl Node {
             pods: Arc::default(),
             listeners: Arc::default(),
         }
+    }
+
+    /// Ports of ours inside its pods.
+    fn own_ports(&self) -> &'static [u16] {
+        if self.config.socks5 { &WITH_SOCKS } else { &OWN_PORTS }
     }
 
     /// Whether a pod that has `has` connections of a kind must do without the descriptor of one

@@ -85,7 +85,7 @@ pub(super) async fn open(
         Route::Hbone { hop, authority, service, .. } => {
             let request = ConnectRequest {
                 authority: Authority::Addr(*authority),
-                client: conn.live().peer.0,
+                client: client(conn.live().peer.0, from),
                 service: service.as_ref().map(|s| s.hostname.clone()),
                 baggage: baggage(from),
                 network: None,
@@ -114,7 +114,7 @@ pub(super) async fn open(
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
                 authority: Authority::Host(service.hostname.to_string(), port),
-                client: conn.live().peer.0,
+                client: client(conn.live().peer.0, from),
                 service: Some(service.hostname.clone()),
                 baggage: baggage(from),
                 network: Some(Arc::clone(from.network())),
@@ -133,6 +133,12 @@ pub(super) async fn open(
             plain(ticket.begin(found).await?, said)
         }
     })
+}
+
+/// The application, as others know it: one that asks by SOCKS5 comes from the loopback address.
+fn client(peer: SocketAddr, of: &Workload) -> SocketAddr {
+    let own = of.addresses.first().filter(|_| peer.ip().is_loopback());
+    SocketAddr::new(own.copied().unwrap_or(peer.ip()), peer.port())
 }
 
 /// Plain TCP from inside the pod.
@@ -197,5 +203,30 @@ impl egress::hbone::Source for Source<'_> {
 
     fn handshake_failed(&self, reason: CloseReason) {
         self.node.handshake_failed(Direction::Outbound, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::Template;
+
+    #[test]
+    fn nobody_is_told_of_a_loopback_address() {
+        let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let web = Workload {
+            uid: "web".into(),
+            name: "web".into(),
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+            node: None,
+            healthy: true,
+            template: Template::new("shop".into(), id).into(),
+            local: None,
+        };
+        for (peer, told) in
+            [("127.0.0.1:9", "10.0.0.1:9"), ("[::1]:9", "10.0.0.1:9"), ("10.0.0.2:9", "10.0.0.2:9")]
+        {
+            assert_eq!(client(peer.parse().unwrap(), &web).to_string(), told);
+        }
     }
 }

@@ -266,8 +266,12 @@ fn mesh() -> View {
 
 fn environment() -> Environment {
     let around = Surroundings { cores: 4, exists: &|_: &Path| true, read: &|_: &Path| Ok(None) };
-    let variables =
-        [("NODE_NAME", "n1"), ("XDS_HEADER_KEY", "secret"), ("XDS_ADDRESS", "istiod:1")];
+    let variables = [
+        ("NODE_NAME", "n1"),
+        ("XDS_HEADER_KEY", "secret"),
+        ("XDS_ADDRESS", "istiod:1"),
+        ("UNSTABLE_ENABLE_SOCKS5", "true"),
+    ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Environment::read(variables, &["proxy".into(), "ztunnel".into()], &around).unwrap()
 }
@@ -426,7 +430,7 @@ fn certificates_pods_and_settings_are_as_tools_decode_them() {
     assert!(config.proxy && config.dns_proxy && config.proxy_metadata.is_empty());
     assert_eq!(
         (config.illegal_ports.len(), &*config.inpod_uds),
-        (3, "/var/run/ztunnel/ztunnel.sock")
+        (4, "/var/run/ztunnel/ztunnel.sock")
     );
     assert_eq!(version["istioVersion"], "1.31.0");
 }

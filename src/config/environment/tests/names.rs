@@ -9,14 +9,12 @@ fn what_is_known_and_not_honoured_is_warned_about() {
         ("CA_HEADER_X", "1"),
         ("ISTIO_META_ANYTHING", "1"),
         ("LOCAL_XDS", "{}"),
-        ("UNSTABLE_ENABLE_SOCKS5", "true"),
         ("TLS12_ENABLED", "true"),
         ("LOG_FORMAT", "yaml"),
         ("AUTHZ_POLICY_INFO_LOGGING", "yes"),
     ]);
     let says = [
         "LOCAL_XDS is not read",
-        "UNSTABLE_ENABLE_SOCKS5=true: there is no SOCKS5",
         "TLS12_ENABLED=true: TLS 1.2 is not",
         "LOG_FORMAT=\"yaml\": lines are plain; it takes plain or json",
         "AUTHZ_POLICY_INFO_LOGGING=\"yes\": as if false; it takes true or false",
