@@ -51,6 +51,7 @@ mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 mod scrapes;
+mod settings;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
@@ -80,6 +81,7 @@ fn main() {
         spire::TESTS,
         compliance::TESTS,
         aliases::TESTS,
+        settings::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

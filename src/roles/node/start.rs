@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::BorrowedFd,
     sync::Arc,
 };
@@ -308,7 +308,7 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     for n in all.len()..needed {
         // One more queue would take connections before this process accepts any.
         let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
-            (true, _) => sockets::listen(netns, SocketAddr::new(ANY, port)),
+            (true, _) => sockets::listen(netns, SocketAddr::new(any(node), port)),
             (false, Some(inherited)) => inherited.try_clone(),
             (false, None) => Err(io::Error::other("another process still has its sockets")),
         };
@@ -325,8 +325,13 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     node.workers.iter().cycle().skip(first).take(seats).map(seat).collect()
 }
 
-/// Both families on one socket.
-const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// Both families on one socket, unless IPv6 is not wanted.
+fn any(node: &Node) -> IpAddr {
+    match node.config.ipv6 {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// One worker's part of a port of a pod.
 struct PodPort<A> {
