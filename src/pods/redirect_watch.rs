@@ -2,6 +2,8 @@
 //! pod that others could reach beside us is named, and refuses their plaintext by rules of our own
 //! until istio-cni's stand again. The kernel says when to look.
 
+mod judged;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -15,7 +17,7 @@ use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
 use super::{
     source::{PodFacts, PodNetns},
-    turns::{Turn, Turns},
+    turns::Turns,
 };
 use crate::{
     lifecycle::{Tasks, blocking},
@@ -63,6 +65,8 @@ struct Watched {
     fault: Mutex<Option<String>>,
     /// Why what is not TCP passes by.
     unjudged: Mutex<Option<String>>,
+    /// Whether it was judged once as this process has it.
+    was_judged: AtomicBool,
 }
 
 impl RedirectWatch {
@@ -88,6 +92,7 @@ impl RedirectWatch {
             over: self.closing.child_token(),
             fault: Mutex::default(),
             unjudged: Mutex::default(),
+            was_judged: AtomicBool::new(false),
         });
         let before = self.with(|all| all.insert(watched.netns.key(), Arc::clone(&watched)));
         before.inspect(|before| before.over.cancel());
@@ -227,41 +232,6 @@ impl RedirectWatch {
         self.note(watched, outbound.into_iter().chain(inbound).collect());
         let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
         Ok(done.is_ok() && is_judged)
-    }
-
-    /// Has what is not TCP judged as it should be, where it `now` is not; whether it is. An earlier
-    /// process may have left another verdict, or somebody may have changed it.
-    async fn judge(&self, turn: &mut Turn<'_>, watched: &Watched, now: Option<NonTcp>) -> bool {
-        let wanted = watched.non_tcp;
-        let done = match now == Some(wanted) {
-            true => Ok(()),
-            false => turn.judge_non_tcp(&watched.netns, wanted).await,
-        };
-        if watched.over.is_cancelled() {
-            return false;
-        }
-        let fault = done.err().map(|error| {
-            let wanted = wanted.as_str();
-            format!("what is not TCP is not judged as it should be ({wanted}): {error:#}")
-        });
-        let mut known = watched.unjudged.lock().unwrap_or_else(PoisonError::into_inner);
-        match &fault {
-            Some(fault) if known.is_none() => {
-                self.metrics.pods.rules_restored.with_label_values(&["failed"]).inc();
-                tracing::error!(pod = %watched.pod, "{fault}");
-            }
-            None if now != Some(wanted) => {
-                self.metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
-                tracing::warn!(
-                    pod = %watched.pod, verdict = wanted.as_str(),
-                    "what is not TCP was judged otherwise in this pod; adit's verdict stands again"
-                );
-            }
-            _ => {}
-        }
-        let is_judged = fault.is_none();
-        *known = fault;
-        is_judged
     }
 
     /// Names a pod with what has come of its rules being gone.
