@@ -2,6 +2,7 @@
 //! pod that others could reach beside us is named, and refuses their plaintext by rules of our own
 //! until istio-cni's stand again. The kernel says when to look.
 
+mod gone;
 mod judged;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
+use self::gone::Gone;
 use super::{
     source::{PodFacts, PodNetns},
     turns::Turns,
@@ -24,7 +26,7 @@ use crate::{
     mesh::NonTcp,
     net::PodName,
     observe::metrics::Metrics,
-    pods::capture::{AwaitedChanges, Changes, Redirects},
+    pods::capture::{AwaitedChanges, Changes},
     sys::netns::Netns,
 };
 
@@ -42,8 +44,8 @@ const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct RedirectWatch {
     turns: Arc<Turns>,
     metrics: Arc<Metrics>,
-    /// Whether redirections of plaintext are told on this node, as one was seen.
-    is_told: AtomicBool,
+    /// Whether redirections of plaintext are told on this node, as one was seen, in each family.
+    is_told: [AtomicBool; 2],
     watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
     /// The pods whose sources have opened their namespaces, by uid, whether or not they are carried.
     announced: Mutex<HashMap<Arc<str>, Arc<PodFacts>>>,
@@ -69,12 +71,19 @@ struct Watched {
     was_judged: AtomicBool,
 }
 
+/// What was seen of a pod until now.
+#[derive(Default)]
+struct Seen {
+    /// What has stood there once is missed, in each family; pods that take plaintext by have less.
+    has_stood: [bool; 2],
+}
+
 impl RedirectWatch {
     pub(crate) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
         Self {
             turns,
             metrics,
-            is_told: AtomicBool::new(false),
+            is_told: Default::default(),
             watched: Mutex::default(),
             announced: Mutex::default(),
             tasks: Tasks::default(),
@@ -173,12 +182,11 @@ impl RedirectWatch {
 
     async fn follow(&self, watched: &Watched) {
         let changes = open(&watched.netns).await;
-        // What has stood there once is missed; pods that take plaintext by have less.
-        let mut has_stood = false;
+        let mut seen = Seen::default();
         let mut was_unknown = false;
         while !watched.over.is_cancelled() {
             // Which ends by itself: no tool runs on when another has the turn.
-            let looked = self.look(watched, &mut has_stood).await;
+            let looked = self.look(watched, &mut seen).await;
             if watched.over.is_cancelled() {
                 return;
             }
@@ -209,33 +217,42 @@ impl RedirectWatch {
 
     /// Looks at what stands, and refuses plaintext where it should be redirected and is not;
     /// whether that was done.
-    async fn look(&self, watched: &Watched, has_stood: &mut bool) -> anyhow::Result<bool> {
+    async fn look(&self, watched: &Watched, seen: &mut Seen) -> anyhow::Result<bool> {
         let mut turn = self.turns.take(&watched.netns, &watched.over).await?;
         let now = turn.redirects(&watched.netns).await?;
-        self.is_told.fetch_or(now.inbound, Ordering::Relaxed);
-        *has_stood |= now.inbound || now.missed;
-        let is_gone = is_gone(now, *has_stood, self.is_told.load(Ordering::Relaxed));
-        let done = match (is_gone, now.refuses) {
-            (true, true) if now.missed == *has_stood => Ok(()),
-            (true, _) => turn.refuse(&watched.netns, *has_stood).await,
-            (false, true) => turn.admit(&watched.netns).await,
-            (false, false) => Ok(()),
+        let is_told = std::array::from_fn(|at| {
+            let inbound = now.families[at].inbound;
+            self.is_told[at].fetch_or(inbound, Ordering::Relaxed) || inbound
+        });
+        for (has_stood, now) in seen.has_stood.iter_mut().zip(&now.families) {
+            *has_stood |= now.inbound || now.refused.is_some_and(|refused| refused.is_missed);
+        }
+        let gone = Gone::of(&now, seen.has_stood, is_told);
+        let refused = now.families.map(|of| of.refused);
+        let done = match gone.refuses() {
+            _ if gone.refused == refused => Ok(()),
+            true => turn.refuse(&watched.netns, gone.refused).await,
+            false => turn.admit(&watched.netns).await,
         };
         anyhow::ensure!(!watched.over.is_cancelled(), "nobody is watched any longer");
-        let inbound = is_gone.then(|| match &done {
-            Ok(()) => "plaintext that arrives is refused".to_owned(),
-            Err(error) => {
-                format!("plaintext that arrives passes by adit and cannot be refused ({error:#})")
-            }
-        });
-        let outbound = (!now.outbound).then(|| "what it opens passes by adit".to_owned());
-        self.note(watched, outbound.into_iter().chain(inbound).collect());
+        self.note(watched, &gone, &done);
         let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
         Ok(done.is_ok() && is_judged)
     }
 
     /// Names a pod with what has come of its rules being gone.
-    fn note(&self, watched: &Watched, what: Vec<String>) {
+    fn note(&self, watched: &Watched, gone: &Gone, done: &anyhow::Result<()>) {
+        let inbound = gone.refused.map(|refused| refused.is_some());
+        let of_inbound = gone.refuses().then(|| match (gone.named(inbound), done) {
+            (over, Ok(())) => format!("plaintext that arrives{over} is refused"),
+            (over, Err(error)) => format!(
+                "plaintext that arrives{over} passes by adit and cannot be refused ({error:#})"
+            ),
+        });
+        let over = gone.named(gone.outbound);
+        let of_outbound = gone.outbound.contains(&true);
+        let of_outbound = of_outbound.then(|| format!("what it opens{over} passes by adit"));
+        let what: Vec<_> = of_outbound.into_iter().chain(of_inbound).collect();
         let fault = (!what.is_empty()).then(|| {
             format!(
                 "istio-cni's rules in its network namespace are gone: {}; restart istio-cni on \
@@ -262,15 +279,6 @@ impl RedirectWatch {
     }
 }
 
-/// Whether plaintext that arrives is to be redirected and is not. What `has_stood` is missed. A pod
-/// that was never seen with it may take plaintext by, and then has less; without any rules it has
-/// lost them: an earlier process has seen that, or others on this node are redirected (`is_told`), so
-/// that whoever makes the rules is understood.
-fn is_gone(now: Redirects, has_stood: bool, is_told: bool) -> bool {
-    let has_none = !now.outbound && (is_told || now.refuses);
-    !now.inbound && (has_stood || has_none)
-}
-
 /// Whether what `is` so now `was` not so before.
 fn begins(was: &mut bool, is: bool) -> bool {
     !std::mem::replace(was, is) && is
@@ -287,28 +295,6 @@ async fn open(netns: &Arc<Netns>) -> Option<AwaitedChanges> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_never_stood_is_not_missed_once_the_rest_stands_again() {
-        let none = Redirects::default();
-        let bypass = Redirects { outbound: true, ..none };
-        let both = Redirects { inbound: true, ..bypass };
-        let refused = |of: Redirects| Redirects { refuses: true, ..of };
-        for (now, has_stood, is_told, expected) in [
-            (none, false, false, false),
-            (none, false, true, true),
-            (refused(none), false, false, true),
-            (none, true, false, true),
-            // Who takes plaintext by has lost all, and has again what it had.
-            (bypass, false, true, false),
-            (refused(bypass), false, true, false),
-            (refused(bypass), true, true, true),
-            (both, true, true, false),
-            (refused(both), true, true, false),
-        ] {
-            assert_eq!(is_gone(now, has_stood, is_told), expected, "{now:?} {has_stood} {is_told}");
-        }
-    }
 
     #[test]
     fn what_cannot_be_looked_at_is_told_each_time_that_it_begins() {

@@ -1,0 +1,73 @@
+//! What becomes of pods whose redirection is gone: in each family of addresses, and where adit is not
+//! there to see it.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+use adit::sys::netns::Netns;
+
+use super::{is_named, refuses, world::World};
+use crate::strict::outsider_reaches;
+
+pub(crate) const TESTS: &[(&str, fn())] =
+    &[("announced::rules_that_are_gone_in_one_family_are_missed_and_the_other_goes_on", families)];
+
+/// Has nft do this in one step.
+fn nft(netns: &Netns, rules: &str) {
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]).stdin(Stdio::piped());
+    let mut nft = netns.run(|| nft.spawn()).unwrap().unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "{rules}");
+}
+
+/// Whether db's application answers plaintext from another node, at its address of this family.
+fn answers_at(world: &World, to: &str) -> bool {
+    outsider_reaches(&world.netns("spy"), to.parse::<SocketAddr>().unwrap())
+}
+
+const OVER_IPV4: &str = "10.77.0.2:8080";
+const OVER_IPV6: &str = "[fd77::2]:8080";
+
+/// What istio-cni redirects in both families.
+const BOTH: &str = "
+table inet istio-ambient-nat {
+  chain prerouting { type nat hook prerouting priority dstnat; jump istio-prerouting; }
+  chain output { type nat hook output priority -100; jump istio-output; }
+  chain istio-prerouting {
+    ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
+    ip6 daddr != ::1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
+  }
+  chain istio-output {
+    meta l4proto tcp ip daddr != 127.0.0.1 meta mark & 0xfff != 0x539 redirect to :15001
+    meta l4proto tcp ip6 daddr != ::1 meta mark & 0xfff != 0x539 redirect to :15001
+  }
+}
+";
+
+fn families() {
+    let world = World::new();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "are gone"));
+    assert!(answers_at(&world, OVER_IPV4) && answers_at(&world, OVER_IPV6));
+    nft(&world.netns("db"), BOTH);
+    world.lab.wait("well", || world.pods.unprotected().is_empty());
+    assert!(!answers_at(&world, OVER_IPV4) && !answers_at(&world, OVER_IPV6));
+
+    let without_ipv6 = "
+flush chain inet istio-ambient-nat istio-prerouting
+add rule inet istio-ambient-nat istio-prerouting ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
+";
+    nft(&world.netns("db"), without_ipv6);
+    world.lab.wait("named", || is_named(&world, "plaintext that arrives over IPv6 is refused"));
+    assert!(!answers_at(&world, OVER_IPV6), "it does not pass by");
+    assert!(!answers_at(&world, OVER_IPV4), "that goes to adit, which refuses it");
+
+    nft(&world.netns("db"), &format!("delete table inet istio-ambient-nat\n{BOTH}"));
+    world.lab.wait("well again", || world.pods.unprotected().is_empty());
+    assert!(!refuses(&world));
+}
