@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
 use self::gone::Gone;
@@ -26,7 +27,7 @@ use crate::{
     mesh::NonTcp,
     net::PodName,
     observe::metrics::Metrics,
-    pods::capture::{AwaitedChanges, Changes},
+    pods::capture::{AwaitedChanges, Changes, LASTS},
     sys::netns::Netns,
 };
 
@@ -37,6 +38,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 /// … and where the kernel tells none.
 const WITHOUT_NEWS: Duration = Duration::from_secs(10);
+/// How often plaintext is refused again where it is: a process that ends or hangs then leaves it
+/// refused for at least half of the time that it [`LASTS`].
+const REFUSED_EVERY: Duration = Duration::from_secs(LASTS.as_secs() / 4);
 /// How long it may take until a pod that has left is refused nothing any more.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -76,6 +80,16 @@ struct Watched {
 struct Seen {
     /// What has stood there once is missed, in each family; pods that take plaintext by have less.
     has_stood: [bool; 2],
+    /// When plaintext was refused last.
+    refused_at: Option<Instant>,
+}
+
+impl Seen {
+    /// Whether what is refused is to be refused again, so that it goes on. What an earlier process
+    /// has refused may be over soon.
+    fn is_due(&self, now: Instant) -> bool {
+        self.refused_at.is_none_or(|at| now.duration_since(at) >= REFUSED_EVERY)
+    }
 }
 
 impl RedirectWatch {
@@ -153,8 +167,9 @@ impl RedirectWatch {
         });
     }
 
-    /// Looks no more, as others hear from here on which pods leave. What is refused stays so: the
-    /// next process finds it, and takes it back where istio-cni's rules stand again.
+    /// Looks no more, as others hear from here on which pods leave. What is refused stays so for the
+    /// time that it [`LASTS`]: the next process finds it, and takes it back where istio-cni's rules
+    /// stand again.
     pub(crate) fn close(&self) {
         self.closing.cancel();
     }
@@ -229,9 +244,15 @@ impl RedirectWatch {
         }
         let gone = Gone::of(&now, seen.has_stood, is_told);
         let refused = now.families.map(|of| of.refused);
+        let stands = gone.refused == refused && !now.families.iter().any(|of| of.has_lapsed);
         let done = match gone.refuses() {
-            _ if gone.refused == refused => Ok(()),
-            true => turn.refuse(&watched.netns, gone.refused).await,
+            true if stands && !seen.is_due(Instant::now()) => Ok(()),
+            true => {
+                let done = turn.refuse(&watched.netns, gone.refused).await;
+                seen.refused_at = done.is_ok().then(Instant::now).or(seen.refused_at);
+                done
+            }
+            false if refused == [None; 2] => Ok(()),
             false => turn.admit(&watched.netns).await,
         };
         anyhow::ensure!(!watched.over.is_cancelled(), "nobody is watched any longer");
@@ -295,6 +316,17 @@ async fn open(netns: &Arc<Netns>) -> Option<AwaitedChanges> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plaintext_is_refused_again_long_before_that_is_over() {
+        let now = Instant::now();
+        let mut seen = Seen::default();
+        assert!(seen.is_due(now), "what an earlier process has refused");
+        seen.refused_at = Some(now);
+        let look_at_latest = SELDOM + SETTLED_AFTER + WITHOUT_NEWS;
+        assert!(!seen.is_due(now + SELDOM) && seen.is_due(now + REFUSED_EVERY));
+        assert!(REFUSED_EVERY + look_at_latest + Duration::from_secs(600) < LASTS);
+    }
 
     #[test]
     fn what_cannot_be_looked_at_is_told_each_time_that_it_begins() {

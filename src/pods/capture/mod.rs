@@ -14,7 +14,7 @@ mod tools;
 pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
 pub use redirects::{OfFamily, Redirects};
-pub use refusal::{FAMILIES, Refused, admit_plaintext, refuse_plaintext};
+pub use refusal::{FAMILIES, LASTS, Refused, admit_plaintext, refuse_plaintext};
 pub use standing::{AwaitedChanges, Changes, Standing};
 pub use tools::CaptureError;
 

@@ -32,6 +32,8 @@ pub struct OfFamily {
     pub inbound: bool,
     /// What arrives as plaintext beside them is to be refused ([`super::refuse_plaintext`]).
     pub refused: Option<Refused>,
+    /// It was refused, and is no more, as nobody has refused it again in time.
+    pub has_lapsed: bool,
 }
 
 /// Where iptables of the old kind has its tables, of each family.
@@ -88,7 +90,9 @@ impl Redirects {
                 of.outbound |= stands_in_nft(rules, word, OUTBOUND);
                 of.inbound |= stands_in_nft(rules, word, INBOUND);
                 if name == refusal::TABLE {
-                    of.refused = refusal::said_of(word, rules);
+                    let (refused, is_held) = refusal::said_of(word, rules);
+                    of.refused = refused;
+                    of.has_lapsed = refused.is_some() && !is_held;
                 }
             }
         }
@@ -192,6 +196,10 @@ mod tests {
             (String::new(), [none, none]),
             (refuses([Some(false), None]), [refused(false), none]),
             (refuses([Some(false), Some(true)]), [refused(false), refused(true)]),
+            (
+                refuses([Some(true), Some(true)]).replace("ipv4 timeout", "ipv6 timeout"),
+                [OfFamily { has_lapsed: true, ..refused(true) }, refused(true)],
+            ),
             (NATIVE.replace("redirect to :15006", "accept"), [outbound, none]),
             (NATIVE.replace("jump istio-prerouting\n", "\n"), [outbound, none]),
             (NATIVE.replace("jump", "comment"), [none, none]),

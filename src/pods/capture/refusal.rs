@@ -1,7 +1,7 @@
 //! Plaintext is refused to a pod that others have to redirect and do not, in each family of
 //! addresses.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,10 @@ pub struct Refused {
     /// Whoever refuses it had seen the redirection stand.
     pub is_missed: bool,
 }
+
+/// For how long plaintext is refused without having been refused again. A process that hangs or is
+/// away for less opens nothing; a pod that has left the mesh meanwhile is not closed for ever.
+pub const LASTS: Duration = Duration::from_secs(20 * 60);
 
 /// The table.
 pub(super) const TABLE: &str = "adit-refuse";
@@ -50,7 +54,7 @@ pub(super) fn ruleset(families: [Option<Refused>; 2]) -> String {
     for (family, refused) in FAMILIES.iter().zip(families) {
         let Some(refused) = refused else { continue };
         let _ = writeln!(marks, "  {}\n  }}", mark(family, refused.is_missed));
-        elements.push(*family);
+        elements.push(format!("{family} timeout {}s", LASTS.as_secs()));
     }
     let elements = elements.join(", ");
     format!(
@@ -58,6 +62,7 @@ pub(super) fn ruleset(families: [Option<Refused>; 2]) -> String {
 table inet {TABLE} {{
   set refused {{
     typeof meta nfproto
+    flags timeout
     elements = {{ {elements} }}
   }}
 {marks}  chain adit-input {{
@@ -85,14 +90,19 @@ table inet {TABLE} {{
     )
 }
 
-/// What the rules of the table, as nft lists them, say of a family.
-pub(super) fn said_of(family: &str, listed: &str) -> Option<Refused> {
+/// What the rules of the table, as nft lists them, say of a family, and whether that is still so: the
+/// kernel takes out of the set whose time is over.
+pub(super) fn said_of(family: &str, listed: &str) -> (Option<Refused>, bool) {
     let marked = |is_missed: &bool| listed.contains(&mark(family, *is_missed));
-    [true, false].into_iter().find(marked).map(|is_missed| Refused { is_missed })
+    let refused = [true, false].into_iter().find(marked).map(|is_missed| Refused { is_missed });
+    let elements = listed.split_once("elements = {").map_or("", |(_, rest)| rest);
+    let elements = elements.split_once('}').map_or("", |(elements, _)| elements);
+    let is_held = elements.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == family);
+    (refused, is_held)
 }
 
 /// Refuses plaintext to the pod of `netns` in these families, whom others have to redirect and do
-/// not, and in no other. It stays until [`admit_plaintext`] or [`super::remove`].
+/// not, and in no other, until [`admit_plaintext`] or [`super::remove`], or for as long as it [`LASTS`].
 ///
 /// # Errors
 /// [`CaptureError`]; plaintext is then let by as before.

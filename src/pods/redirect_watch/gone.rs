@@ -56,8 +56,13 @@ impl Gone {
 mod tests {
     use super::*;
 
-    const NONE: OfFamily =
-        OfFamily { is_used: true, outbound: false, inbound: false, refused: None };
+    const NONE: OfFamily = OfFamily {
+        is_used: true,
+        outbound: false,
+        inbound: false,
+        refused: None,
+        has_lapsed: false,
+    };
     const BYPASS: OfFamily = OfFamily { outbound: true, ..NONE };
     const BOTH: OfFamily = OfFamily { inbound: true, ..BYPASS };
     const UNUSED: OfFamily = OfFamily { is_used: false, ..NONE };

@@ -9,11 +9,13 @@ use std::{
 
 use adit::sys::netns::Netns;
 
-use super::{is_named, refuses, world::World};
+use super::{answers, is_named, refused_without_rules, refuses, world::World};
 use crate::strict::outsider_reaches;
 
-pub(crate) const TESTS: &[(&str, fn())] =
-    &[("announced::rules_that_are_gone_in_one_family_are_missed_and_the_other_goes_on", families)];
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("announced::rules_that_are_gone_in_one_family_are_missed_and_the_other_goes_on", families),
+    ("announced::a_pod_that_nobody_looks_after_any_more_is_not_refused_for_ever", lapsed),
+];
 
 /// Has nft do this in one step.
 fn nft(netns: &Netns, rules: &str) {
@@ -70,4 +72,50 @@ add rule inet istio-ambient-nat istio-prerouting ip daddr != 127.0.0.1 tcp dport
     nft(&world.netns("db"), &format!("delete table inet istio-ambient-nat\n{BOTH}"));
     world.lab.wait("well again", || world.pods.unprotected().is_empty());
     assert!(!refuses(&world));
+}
+
+/// The time is over of what refuses plaintext in db.
+fn time_is_over(world: &World) {
+    let families = ["ipv4", "ipv6"].map(|family| {
+        format!(
+            "add element inet adit-refuse refused {{ {family} }}
+delete element inet adit-refuse refused {{ {family} }}
+add element inet adit-refuse refused {{ {family} timeout 1s }}
+"
+        )
+    });
+    nft(&world.netns("db"), &families.concat());
+    let refused = || world.lab.tool("db", "nft list set inet adit-refuse refused");
+    world.lab.wait("a second is over", || !refused().contains("timeout 1s"));
+    // The kernel tells nobody; this it tells.
+    nft(&world.netns("db"), "add table inet news\ndelete table inet news\n");
+}
+
+/// Whether plaintext is refused for long.
+fn is_renewed(world: &World) -> bool {
+    world.lab.tool("db", "nft list set inet adit-refuse refused").contains("ipv4 timeout 20m")
+}
+
+fn lapsed() {
+    let mut world = World::new();
+    refused_without_rules(&world);
+    // So that this process waits for nobody when it ends.
+    let cni = world.cni();
+    assert!(!answers(&world) && is_renewed(&world));
+    // Whoever is there refuses again …
+    time_is_over(&world);
+    world.lab.wait("refused again", || is_renewed(&world));
+    assert!(!answers(&world));
+    // … and istio-cni may take the pod out of the mesh while nobody is.
+    world.ends();
+    drop(cni);
+    assert!(!answers(&world) && is_renewed(&world), "an end opens nothing");
+    time_is_over(&world);
+    world.lab.wait("admitted", || answers(&world));
+    // Who is announced after all is refused as before.
+    world.restart();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "is refused"));
+    assert!(!answers(&world));
 }
