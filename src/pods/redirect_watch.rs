@@ -135,14 +135,18 @@ impl RedirectWatch {
     }
 
     /// Takes which pods are announced. One that is no longer has left the mesh, also where it is
-    /// not carried: what an earlier process has refused in it does not stay.
+    /// not carried: what an earlier process has refused in it does not stay. One that is announced
+    /// with another namespace has left the one before.
     pub(crate) fn announced(self: &Arc<Self>, all: &[Arc<PodFacts>]) {
         let is_open = |facts: &&Arc<PodFacts>| matches!(facts.netns, PodNetns::Open(_));
         let by_uid = |facts: &Arc<PodFacts>| (Arc::clone(&facts.uid), Arc::clone(facts));
         let now = all.iter().filter(is_open).map(by_uid).collect();
         let mut known = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *known, now);
-        for facts in before.values().filter(|before| !known.contains_key(&before.uid)) {
+        let has_left = |before: &&Arc<PodFacts>| {
+            known.get(&before.uid).is_none_or(|now| now.netns != before.netns)
+        };
+        for facts in before.values().filter(has_left) {
             if let PodNetns::Open(netns) = &facts.netns {
                 self.admit(facts.pod_name(), netns);
             }

@@ -15,6 +15,7 @@ use crate::strict::outsider_reaches;
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::rules_that_are_gone_in_one_family_are_missed_and_the_other_goes_on", families),
     ("announced::a_pod_that_nobody_looks_after_any_more_is_not_refused_for_ever", lapsed),
+    ("announced::a_pod_that_is_announced_with_another_namespace_leaves_nothing_in_the_old", remade),
 ];
 
 /// Has nft do this in one step.
@@ -118,4 +119,20 @@ fn lapsed() {
     assert_eq!(world.adds(&cni, "db"), "");
     world.lab.wait("named", || is_named(&world, "is refused"));
     assert!(!answers(&world));
+}
+
+fn remade() {
+    let world = World::new();
+    refused_without_rules(&world);
+    let old = world.netns("db");
+    world.lab.remake("db", 2);
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "", "under the same UID");
+    let tables = || {
+        let mut nft = Command::new("nft");
+        let listed = old.run(|| nft.args(["list", "tables"]).output()).unwrap().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    assert!(world.listens("db"));
+    world.lab.wait("nothing is left", || !tables().contains("adit-refuse"));
 }
