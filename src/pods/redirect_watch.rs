@@ -21,6 +21,7 @@ use self::gone::Gone;
 use super::{
     source::{PodFacts, PodNetns},
     turns::Turns,
+    watched::{Register, Watched},
 };
 use crate::{
     lifecycle::{Tasks, blocking},
@@ -50,7 +51,7 @@ pub(crate) struct RedirectWatch {
     metrics: Arc<Metrics>,
     /// Whether redirections of plaintext are told on this node, as one was seen, in each family.
     is_told: [AtomicBool; 2],
-    watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
+    watched: Register<WatchedPod>,
     /// The pods whose sources have opened their namespaces, by uid, whether or not they are carried.
     announced: Mutex<HashMap<Arc<str>, Arc<PodFacts>>>,
     tasks: Tasks,
@@ -60,7 +61,7 @@ pub(crate) struct RedirectWatch {
     closing: CancellationToken,
 }
 
-struct Watched {
+struct WatchedPod {
     pod: PodName,
     netns: Arc<Netns>,
     /// What becomes of what is not TCP.
@@ -73,6 +74,24 @@ struct Watched {
     unjudged: Mutex<Option<String>>,
     /// Whether it was judged once as this process has it.
     was_judged: AtomicBool,
+}
+
+impl Watched for WatchedPod {
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let of = |fault: &Mutex<Option<String>>| {
+            let fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+            fault.as_ref().map(|fault| format!("pod {}: {fault}", self.pod))
+        };
+        [of(&self.fault), of(&self.unjudged)].into_iter().flatten().collect()
+    }
 }
 
 /// What was seen of a pod until now.
@@ -98,7 +117,7 @@ impl RedirectWatch {
             turns,
             metrics,
             is_told: Default::default(),
-            watched: Mutex::default(),
+            watched: Register::default(),
             announced: Mutex::default(),
             tasks: Tasks::default(),
             leaving: Tasks::default(),
@@ -108,7 +127,7 @@ impl RedirectWatch {
 
     /// Watches a pod that has just come.
     pub(crate) fn begin(self: &Arc<Self>, facts: &PodFacts, netns: &Arc<Netns>) {
-        let watched = Arc::new(Watched {
+        let watched = Arc::new(WatchedPod {
             pod: facts.pod_name(),
             netns: Arc::clone(netns),
             non_tcp: facts.non_tcp,
@@ -117,8 +136,7 @@ impl RedirectWatch {
             unjudged: Mutex::default(),
             was_judged: AtomicBool::new(false),
         });
-        let before = self.with(|all| all.insert(watched.netns.key(), Arc::clone(&watched)));
-        before.inspect(|before| before.over.cancel());
+        self.watched.begin(&watched);
         let this = Arc::clone(self);
         self.tasks.spawn(async move { this.follow(&watched).await });
     }
@@ -126,8 +144,7 @@ impl RedirectWatch {
     /// The pod is stopped. Where it `is_to_return`, what it refuses it goes on to refuse; else it
     /// has left the mesh, and nothing of ours stays.
     pub(crate) fn end(self: &Arc<Self>, facts: &PodFacts, netns: &Arc<Netns>, is_to_return: bool) {
-        let before = self.with(|all| all.remove(&netns.key()));
-        before.inspect(|before| before.over.cancel());
+        self.watched.end(netns);
         if !is_to_return && matches!(facts.netns, PodNetns::Open(_)) {
             self.announced.lock().unwrap_or_else(PoisonError::into_inner).remove(&facts.uid);
             self.admit(facts.pod_name(), netns);
@@ -181,25 +198,17 @@ impl RedirectWatch {
     /// The process ends.
     pub(crate) async fn end_all(&self) {
         self.close();
-        self.with(HashMap::clear);
+        self.watched.clear();
         self.tasks.ended().await;
         self.leaving.ended().await;
     }
 
     /// Pods that can be reached beside us, and how.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let of = |w: &Arc<Watched>| {
-            [&w.fault, &w.unjudged].map(|fault| {
-                let fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
-                fault.as_ref().map(|fault| format!("pod {}: {fault}", w.pod))
-            })
-        };
-        let mut all: Vec<_> = self.with(|all| all.values().flat_map(of).flatten().collect());
-        all.sort();
-        all
+        self.watched.faults()
     }
 
-    async fn follow(&self, watched: &Watched) {
+    async fn follow(&self, watched: &WatchedPod) {
         let changes = open(&watched.netns).await;
         let mut seen = Seen::default();
         let mut was_unknown = false;
@@ -236,7 +245,7 @@ impl RedirectWatch {
 
     /// Looks at what stands, and refuses plaintext where it should be redirected and is not;
     /// whether that was done.
-    async fn look(&self, watched: &Watched, seen: &mut Seen) -> anyhow::Result<bool> {
+    async fn look(&self, watched: &WatchedPod, seen: &mut Seen) -> anyhow::Result<bool> {
         let mut turn = self.turns.take(&watched.netns, &watched.over).await?;
         let now = turn.redirects(&watched.netns).await?;
         let is_told = std::array::from_fn(|at| {
@@ -266,7 +275,7 @@ impl RedirectWatch {
     }
 
     /// Names a pod with what has come of its rules being gone.
-    fn note(&self, watched: &Watched, gone: &Gone, done: &anyhow::Result<()>) {
+    fn note(&self, watched: &WatchedPod, gone: &Gone, done: &anyhow::Result<()>) {
         let inbound = gone.refused.map(|refused| refused.is_some());
         let of_inbound = gone.refuses().then(|| match (gone.named(inbound), done) {
             (over, Ok(())) => format!("plaintext that arrives{over} is refused"),
@@ -297,10 +306,6 @@ impl RedirectWatch {
             _ => {}
         }
         *known = fault;
-    }
-
-    fn with<T>(&self, look: impl FnOnce(&mut HashMap<(u64, u64), Arc<Watched>>) -> T) -> T {
-        look(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, atomic::Ordering};
 
-use super::{RedirectWatch, Watched};
+use super::{RedirectWatch, WatchedPod};
 use crate::{mesh::NonTcp, pods::turns::Turn};
 
 impl RedirectWatch {
@@ -11,7 +11,7 @@ impl RedirectWatch {
     pub(super) async fn judge(
         &self,
         turn: &mut Turn<'_>,
-        watched: &Watched,
+        watched: &WatchedPod,
         now: Option<NonTcp>,
     ) -> bool {
         let wanted = watched.non_tcp;
