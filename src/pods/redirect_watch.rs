@@ -7,6 +7,7 @@ mod judged;
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,7 @@ use crate::{
     mesh::NonTcp,
     net::PodName,
     observe::metrics::Metrics,
-    pods::capture::{AwaitedChanges, Changes, LASTS},
+    pods::capture::{AwaitedChanges, Changes, LASTS, LegacyTables},
     sys::netns::Netns,
 };
 
@@ -101,6 +102,8 @@ struct Seen {
     has_stood: [bool; 2],
     /// When plaintext was refused last.
     refused_at: Option<Instant>,
+    /// Whether rules are made by iptables of the old kind, in each family.
+    is_legacy: [bool; 2],
 }
 
 impl Seen {
@@ -213,6 +216,9 @@ impl RedirectWatch {
         let mut seen = Seen::default();
         let mut was_unknown = false;
         while !watched.over.is_cancelled() {
+            let was_legacy = seen.is_legacy;
+            // As they are before it looks: what changes meanwhile is news.
+            let tables = legacy(&watched.netns, was_legacy).await;
             // Which ends by itself: no tool runs on when another has the turn.
             let looked = self.look(watched, &mut seen).await;
             if watched.over.is_cancelled() {
@@ -225,14 +231,24 @@ impl RedirectWatch {
                     "whether istio-cni's redirection stands in this pod cannot be looked at"
                 );
             }
-            let news = async {
+            let told = async {
                 match &changes {
                     Some(changes) => changes.next().await,
                     None => std::future::pending().await,
                 }
             };
+            let news = async {
+                tokio::select! {
+                    _ = told => {}
+                    () = tables.changed() => {}
+                }
+            };
             let is_settled = changes.is_some() && matches!(looked, Ok(true));
-            let at_latest = if is_settled { SELDOM } else { WITHOUT_NEWS };
+            let at_latest = match is_settled {
+                _ if seen.is_legacy != was_legacy => Duration::ZERO,
+                true => SELDOM,
+                false => WITHOUT_NEWS,
+            };
             // Where no more can be had, that is told at once each time: the pause is for both.
             let pause = async {
                 let _ = tokio::time::timeout(at_latest, news).await;
@@ -256,6 +272,7 @@ impl RedirectWatch {
             *has_stood |= now.inbound || now.refused.is_some_and(|refused| refused.is_missed);
         }
         let gone = Gone::of(&now, seen.has_stood, is_told);
+        seen.is_legacy = now.families.map(|of| of.is_legacy);
         let refused = now.families.map(|of| of.refused);
         let stands = gone.refused == refused && !now.families.iter().any(|of| of.has_lapsed);
         let done = match gone.refuses() {
@@ -312,6 +329,19 @@ impl RedirectWatch {
 /// Whether what `is` so now `was` not so before.
 fn begins(was: &mut bool, is: bool) -> bool {
     !std::mem::replace(was, is) && is
+}
+
+/// The tables of iptables of the old kind, in the families that have some.
+async fn legacy(netns: &Arc<Netns>, families: [bool; 2]) -> LegacyTables {
+    if families == [false; 2] {
+        return LegacyTables::default();
+    }
+    let of = Arc::clone(netns);
+    let seen = blocking(move || LegacyTables::seen(&of, families)).await;
+    seen.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error: io::Error| {
+        tracing::debug!(%error, "changes by iptables-legacy are seen late in a pod");
+        LegacyTables::default()
+    })
 }
 
 /// The kernel's news of this namespace, if it tells any.

@@ -3,6 +3,7 @@
 //!
 //! Applying twice is the same as once, and removing what is not there is no error.
 
+mod legacy;
 mod non_tcp;
 mod probes;
 mod redirects;
@@ -11,6 +12,7 @@ mod rules;
 mod standing;
 mod tools;
 
+pub use legacy::LegacyTables;
 pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
 pub use redirects::{OfFamily, Redirects};

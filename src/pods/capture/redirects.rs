@@ -32,6 +32,8 @@ pub struct OfFamily {
     pub inbound: bool,
     /// What arrives as plaintext beside them is to be refused ([`super::refuse_plaintext`]).
     pub refused: Option<Refused>,
+    /// iptables of the old kind has rules of nat, of whose changes the kernel tells nobody.
+    pub is_legacy: bool,
     /// It was refused, and is no more, as nobody has refused it again in time.
     pub has_lapsed: bool,
 }
@@ -61,6 +63,7 @@ impl Redirects {
             let has_nat = netns.run(|| {
                 std::fs::read_to_string(names).is_ok_and(|all| all.lines().any(|t| t == "nat"))
             })?;
+            family.is_legacy = has_nat;
             if has_nat {
                 let listed = tools.iptables(tool, &["-t", "nat", "-S"])?;
                 family.outbound |= stands_in_iptables(&listed, OUTBOUND);

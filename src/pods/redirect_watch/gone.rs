@@ -62,6 +62,7 @@ mod tests {
         inbound: false,
         refused: None,
         has_lapsed: false,
+        is_legacy: false,
     };
     const BYPASS: OfFamily = OfFamily { outbound: true, ..NONE };
     const BOTH: OfFamily = OfFamily { inbound: true, ..BYPASS };

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("announced::rules_that_are_gone_in_one_family_are_missed_and_the_other_goes_on", families),
     ("announced::a_pod_that_nobody_looks_after_any_more_is_not_refused_for_ever", lapsed),
     ("announced::a_pod_that_is_announced_with_another_namespace_leaves_nothing_in_the_old", remade),
+    ("announced::rules_of_iptables_of_the_old_kind_are_missed_before_a_minute_is_over", legacy),
 ];
 
 /// Has nft do this in one step.
@@ -135,4 +136,28 @@ fn remade() {
     };
     assert!(world.listens("db"));
     world.lab.wait("nothing is left", || !tables().contains("adit-refuse"));
+}
+
+fn legacy() {
+    let world = World::new();
+    let cni = world.cni();
+    assert_eq!(world.adds(&cni, "db"), "");
+    world.lab.wait("named", || is_named(&world, "are gone"));
+    for rule in [
+        "-N ISTIO_PRERT",
+        "-N ISTIO_OUTPUT",
+        "-A ISTIO_PRERT -p tcp -m tcp ! --dport 15008 -j REDIRECT --to-ports 15006",
+        "-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -p tcp -j REDIRECT --to-ports 15001",
+        "-A PREROUTING -j ISTIO_PRERT",
+        "-A OUTPUT -j ISTIO_OUTPUT",
+    ] {
+        world.lab.tool("db", &format!("iptables-legacy -t nat {rule}"));
+    }
+    // The last step of istio-cni, which the kernel tells.
+    world.lab.tool("db", "ip rule add fwmark 0x111/0xfff lookup 100 priority 32764");
+    world.lab.wait("well", || world.pods.unprotected().is_empty());
+    world.lab.tool("db", "iptables-legacy -t nat -F PREROUTING");
+    // Sooner than it looks without news.
+    world.lab.wait("named", || is_named(&world, "is refused"));
+    assert!(!answers(&world));
 }
