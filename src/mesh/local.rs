@@ -14,8 +14,8 @@ pub enum AppHop {
 }
 
 /// What becomes of a pod's traffic that is not TCP, which no tunnel carries. What IP itself needs,
-/// DNS and what stays within the pod are left alone in any case.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// DNS and what stays within the pod are left alone in any case. The stricter comes later.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum NonTcp {
     /// It passes by, in plaintext.
     #[default]

@@ -14,6 +14,7 @@ mod redirect_watch;
 mod rule_watch;
 pub mod source;
 mod turns;
+mod watched;
 
 use std::time::Duration;
 

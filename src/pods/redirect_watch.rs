@@ -2,8 +2,12 @@
 //! pod that others could reach beside us is named, and refuses their plaintext by rules of our own
 //! until istio-cni's stand again. The kernel says when to look.
 
+mod gone;
+mod judged;
+
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,18 +15,21 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
+use self::gone::Gone;
 use super::{
     source::{PodFacts, PodNetns},
-    turns::{Turn, Turns},
+    turns::Turns,
+    watched::{Register, Watched},
 };
 use crate::{
     lifecycle::{Tasks, blocking},
     mesh::NonTcp,
     net::PodName,
     observe::metrics::Metrics,
-    pods::capture::{AwaitedChanges, Changes, Redirects},
+    pods::capture::{AwaitedChanges, Changes, LASTS, LegacyTables},
     sys::netns::Netns,
 };
 
@@ -33,6 +40,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 /// … and where the kernel tells none.
 const WITHOUT_NEWS: Duration = Duration::from_secs(10);
+/// How often plaintext is refused again where it is: a process that ends or hangs then leaves it
+/// refused for at least half of the time that it [`LASTS`].
+const REFUSED_EVERY: Duration = Duration::from_secs(LASTS.as_secs() / 4);
 /// How long it may take until a pod that has left is refused nothing any more.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -40,9 +50,9 @@ const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct RedirectWatch {
     turns: Arc<Turns>,
     metrics: Arc<Metrics>,
-    /// Whether redirections of plaintext are told on this node, as one was seen.
-    is_told: AtomicBool,
-    watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
+    /// Whether redirections of plaintext are told on this node, as one was seen, in each family.
+    is_told: [AtomicBool; 2],
+    watched: Register<WatchedPod>,
     /// The pods whose sources have opened their namespaces, by uid, whether or not they are carried.
     announced: Mutex<HashMap<Arc<str>, Arc<PodFacts>>>,
     tasks: Tasks,
@@ -52,7 +62,7 @@ pub(crate) struct RedirectWatch {
     closing: CancellationToken,
 }
 
-struct Watched {
+struct WatchedPod {
     pod: PodName,
     netns: Arc<Netns>,
     /// What becomes of what is not TCP.
@@ -63,6 +73,45 @@ struct Watched {
     fault: Mutex<Option<String>>,
     /// Why what is not TCP passes by.
     unjudged: Mutex<Option<String>>,
+    /// Whether it was judged once as this process has it.
+    was_judged: AtomicBool,
+}
+
+impl Watched for WatchedPod {
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let of = |fault: &Mutex<Option<String>>| {
+            let fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+            fault.as_ref().map(|fault| format!("pod {}: {fault}", self.pod))
+        };
+        [of(&self.fault), of(&self.unjudged)].into_iter().flatten().collect()
+    }
+}
+
+/// What was seen of a pod until now.
+#[derive(Default)]
+struct Seen {
+    /// What has stood there once is missed, in each family; pods that take plaintext by have less.
+    has_stood: [bool; 2],
+    /// When plaintext was refused last.
+    refused_at: Option<Instant>,
+    /// Whether rules are made by iptables of the old kind, in each family.
+    is_legacy: [bool; 2],
+}
+
+impl Seen {
+    /// Whether what is refused is to be refused again, so that it goes on. What an earlier process
+    /// has refused may be over soon.
+    fn is_due(&self, now: Instant) -> bool {
+        self.refused_at.is_none_or(|at| now.duration_since(at) >= REFUSED_EVERY)
+    }
 }
 
 impl RedirectWatch {
@@ -70,8 +119,8 @@ impl RedirectWatch {
         Self {
             turns,
             metrics,
-            is_told: AtomicBool::new(false),
-            watched: Mutex::default(),
+            is_told: Default::default(),
+            watched: Register::default(),
             announced: Mutex::default(),
             tasks: Tasks::default(),
             leaving: Tasks::default(),
@@ -81,16 +130,16 @@ impl RedirectWatch {
 
     /// Watches a pod that has just come.
     pub(crate) fn begin(self: &Arc<Self>, facts: &PodFacts, netns: &Arc<Netns>) {
-        let watched = Arc::new(Watched {
+        let watched = Arc::new(WatchedPod {
             pod: facts.pod_name(),
             netns: Arc::clone(netns),
             non_tcp: facts.non_tcp,
             over: self.closing.child_token(),
             fault: Mutex::default(),
             unjudged: Mutex::default(),
+            was_judged: AtomicBool::new(false),
         });
-        let before = self.with(|all| all.insert(watched.netns.key(), Arc::clone(&watched)));
-        before.inspect(|before| before.over.cancel());
+        self.watched.begin(&watched);
         let this = Arc::clone(self);
         self.tasks.spawn(async move { this.follow(&watched).await });
     }
@@ -98,8 +147,7 @@ impl RedirectWatch {
     /// The pod is stopped. Where it `is_to_return`, what it refuses it goes on to refuse; else it
     /// has left the mesh, and nothing of ours stays.
     pub(crate) fn end(self: &Arc<Self>, facts: &PodFacts, netns: &Arc<Netns>, is_to_return: bool) {
-        let before = self.with(|all| all.remove(&netns.key()));
-        before.inspect(|before| before.over.cancel());
+        self.watched.end(netns);
         if !is_to_return && matches!(facts.netns, PodNetns::Open(_)) {
             self.announced.lock().unwrap_or_else(PoisonError::into_inner).remove(&facts.uid);
             self.admit(facts.pod_name(), netns);
@@ -107,14 +155,18 @@ impl RedirectWatch {
     }
 
     /// Takes which pods are announced. One that is no longer has left the mesh, also where it is
-    /// not carried: what an earlier process has refused in it does not stay.
+    /// not carried: what an earlier process has refused in it does not stay. One that is announced
+    /// with another namespace has left the one before.
     pub(crate) fn announced(self: &Arc<Self>, all: &[Arc<PodFacts>]) {
         let is_open = |facts: &&Arc<PodFacts>| matches!(facts.netns, PodNetns::Open(_));
         let by_uid = |facts: &Arc<PodFacts>| (Arc::clone(&facts.uid), Arc::clone(facts));
         let now = all.iter().filter(is_open).map(by_uid).collect();
         let mut known = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *known, now);
-        for facts in before.values().filter(|before| !known.contains_key(&before.uid)) {
+        let has_left = |before: &&Arc<PodFacts>| {
+            known.get(&before.uid).is_none_or(|now| now.netns != before.netns)
+        };
+        for facts in before.values().filter(has_left) {
             if let PodNetns::Open(netns) = &facts.netns {
                 self.admit(facts.pod_name(), netns);
             }
@@ -139,8 +191,9 @@ impl RedirectWatch {
         });
     }
 
-    /// Looks no more, as others hear from here on which pods leave. What is refused stays so: the
-    /// next process finds it, and takes it back where istio-cni's rules stand again.
+    /// Looks no more, as others hear from here on which pods leave. What is refused stays so for the
+    /// time that it [`LASTS`]: the next process finds it, and takes it back where istio-cni's rules
+    /// stand again.
     pub(crate) fn close(&self) {
         self.closing.cancel();
     }
@@ -148,32 +201,26 @@ impl RedirectWatch {
     /// The process ends.
     pub(crate) async fn end_all(&self) {
         self.close();
-        self.with(HashMap::clear);
+        self.watched.clear();
         self.tasks.ended().await;
         self.leaving.ended().await;
     }
 
     /// Pods that can be reached beside us, and how.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let of = |w: &Arc<Watched>| {
-            [&w.fault, &w.unjudged].map(|fault| {
-                let fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
-                fault.as_ref().map(|fault| format!("pod {}: {fault}", w.pod))
-            })
-        };
-        let mut all: Vec<_> = self.with(|all| all.values().flat_map(of).flatten().collect());
-        all.sort();
-        all
+        self.watched.faults()
     }
 
-    async fn follow(&self, watched: &Watched) {
+    async fn follow(&self, watched: &WatchedPod) {
         let changes = open(&watched.netns).await;
-        // What has stood there once is missed; pods that take plaintext by have less.
-        let mut has_stood = false;
+        let mut seen = Seen::default();
         let mut was_unknown = false;
         while !watched.over.is_cancelled() {
+            let was_legacy = seen.is_legacy;
+            // As they are before it looks: what changes meanwhile is news.
+            let tables = legacy(&watched.netns, was_legacy).await;
             // Which ends by itself: no tool runs on when another has the turn.
-            let looked = self.look(watched, &mut has_stood).await;
+            let looked = self.look(watched, &mut seen).await;
             if watched.over.is_cancelled() {
                 return;
             }
@@ -184,14 +231,24 @@ impl RedirectWatch {
                     "whether istio-cni's redirection stands in this pod cannot be looked at"
                 );
             }
-            let news = async {
+            let told = async {
                 match &changes {
                     Some(changes) => changes.next().await,
                     None => std::future::pending().await,
                 }
             };
+            let news = async {
+                tokio::select! {
+                    _ = told => {}
+                    () = tables.changed() => {}
+                }
+            };
             let is_settled = changes.is_some() && matches!(looked, Ok(true));
-            let at_latest = if is_settled { SELDOM } else { WITHOUT_NEWS };
+            let at_latest = match is_settled {
+                _ if seen.is_legacy != was_legacy => Duration::ZERO,
+                true => SELDOM,
+                false => WITHOUT_NEWS,
+            };
             // Where no more can be had, that is told at once each time: the pause is for both.
             let pause = async {
                 let _ = tokio::time::timeout(at_latest, news).await;
@@ -204,68 +261,49 @@ impl RedirectWatch {
 
     /// Looks at what stands, and refuses plaintext where it should be redirected and is not;
     /// whether that was done.
-    async fn look(&self, watched: &Watched, has_stood: &mut bool) -> anyhow::Result<bool> {
+    async fn look(&self, watched: &WatchedPod, seen: &mut Seen) -> anyhow::Result<bool> {
         let mut turn = self.turns.take(&watched.netns, &watched.over).await?;
         let now = turn.redirects(&watched.netns).await?;
-        self.is_told.fetch_or(now.inbound, Ordering::Relaxed);
-        *has_stood |= now.inbound || now.missed;
-        let is_gone = is_gone(now, *has_stood, self.is_told.load(Ordering::Relaxed));
-        let done = match (is_gone, now.refuses) {
-            (true, true) if now.missed == *has_stood => Ok(()),
-            (true, _) => turn.refuse(&watched.netns, *has_stood).await,
-            (false, true) => turn.admit(&watched.netns).await,
-            (false, false) => Ok(()),
+        let is_told = std::array::from_fn(|at| {
+            let inbound = now.families[at].inbound;
+            self.is_told[at].fetch_or(inbound, Ordering::Relaxed) || inbound
+        });
+        for (has_stood, now) in seen.has_stood.iter_mut().zip(&now.families) {
+            *has_stood |= now.inbound || now.refused.is_some_and(|refused| refused.is_missed);
+        }
+        let gone = Gone::of(&now, seen.has_stood, is_told);
+        seen.is_legacy = now.families.map(|of| of.is_legacy);
+        let refused = now.families.map(|of| of.refused);
+        let stands = gone.refused == refused && !now.families.iter().any(|of| of.has_lapsed);
+        let done = match gone.refuses() {
+            true if stands && !seen.is_due(Instant::now()) => Ok(()),
+            true => {
+                let done = turn.refuse(&watched.netns, gone.refused).await;
+                seen.refused_at = done.is_ok().then(Instant::now).or(seen.refused_at);
+                done
+            }
+            false if refused == [None; 2] => Ok(()),
+            false => turn.admit(&watched.netns).await,
         };
         anyhow::ensure!(!watched.over.is_cancelled(), "nobody is watched any longer");
-        let inbound = is_gone.then(|| match &done {
-            Ok(()) => "plaintext that arrives is refused".to_owned(),
-            Err(error) => {
-                format!("plaintext that arrives passes by adit and cannot be refused ({error:#})")
-            }
-        });
-        let outbound = (!now.outbound).then(|| "what it opens passes by adit".to_owned());
-        self.note(watched, outbound.into_iter().chain(inbound).collect());
+        self.note(watched, &gone, &done);
         let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
         Ok(done.is_ok() && is_judged)
     }
 
-    /// Has what is not TCP judged as it should be, where it `now` is not; whether it is. An earlier
-    /// process may have left another verdict, or somebody may have changed it.
-    async fn judge(&self, turn: &mut Turn<'_>, watched: &Watched, now: Option<NonTcp>) -> bool {
-        let wanted = watched.non_tcp;
-        let done = match now == Some(wanted) {
-            true => Ok(()),
-            false => turn.judge_non_tcp(&watched.netns, wanted).await,
-        };
-        if watched.over.is_cancelled() {
-            return false;
-        }
-        let fault = done.err().map(|error| {
-            let wanted = wanted.as_str();
-            format!("what is not TCP is not judged as it should be ({wanted}): {error:#}")
-        });
-        let mut known = watched.unjudged.lock().unwrap_or_else(PoisonError::into_inner);
-        match &fault {
-            Some(fault) if known.is_none() => {
-                self.metrics.pods.rules_restored.with_label_values(&["failed"]).inc();
-                tracing::error!(pod = %watched.pod, "{fault}");
-            }
-            None if now != Some(wanted) => {
-                self.metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
-                tracing::warn!(
-                    pod = %watched.pod, verdict = wanted.as_str(),
-                    "what is not TCP was judged otherwise in this pod; adit's verdict stands again"
-                );
-            }
-            _ => {}
-        }
-        let is_judged = fault.is_none();
-        *known = fault;
-        is_judged
-    }
-
     /// Names a pod with what has come of its rules being gone.
-    fn note(&self, watched: &Watched, what: Vec<String>) {
+    fn note(&self, watched: &WatchedPod, gone: &Gone, done: &anyhow::Result<()>) {
+        let inbound = gone.refused.map(|refused| refused.is_some());
+        let of_inbound = gone.refuses().then(|| match (gone.named(inbound), done) {
+            (over, Ok(())) => format!("plaintext that arrives{over} is refused"),
+            (over, Err(error)) => format!(
+                "plaintext that arrives{over} passes by adit and cannot be refused ({error:#})"
+            ),
+        });
+        let over = gone.named(gone.outbound);
+        let of_outbound = gone.outbound.contains(&true);
+        let of_outbound = of_outbound.then(|| format!("what it opens{over} passes by adit"));
+        let what: Vec<_> = of_outbound.into_iter().chain(of_inbound).collect();
         let fault = (!what.is_empty()).then(|| {
             format!(
                 "istio-cni's rules in its network namespace are gone: {}; restart istio-cni on \
@@ -286,24 +324,24 @@ impl RedirectWatch {
         }
         *known = fault;
     }
-
-    fn with<T>(&self, look: impl FnOnce(&mut HashMap<(u64, u64), Arc<Watched>>) -> T) -> T {
-        look(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Whether plaintext that arrives is to be redirected and is not. What `has_stood` is missed. A pod
-/// that was never seen with it may take plaintext by, and then has less; without any rules it has
-/// lost them: an earlier process has seen that, or others on this node are redirected (`is_told`), so
-/// that whoever makes the rules is understood.
-fn is_gone(now: Redirects, has_stood: bool, is_told: bool) -> bool {
-    let has_none = !now.outbound && (is_told || now.refuses);
-    !now.inbound && (has_stood || has_none)
 }
 
 /// Whether what `is` so now `was` not so before.
 fn begins(was: &mut bool, is: bool) -> bool {
     !std::mem::replace(was, is) && is
+}
+
+/// The tables of iptables of the old kind, in the families that have some.
+async fn legacy(netns: &Arc<Netns>, families: [bool; 2]) -> LegacyTables {
+    if families == [false; 2] {
+        return LegacyTables::default();
+    }
+    let of = Arc::clone(netns);
+    let seen = blocking(move || LegacyTables::seen(&of, families)).await;
+    seen.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error: io::Error| {
+        tracing::debug!(%error, "changes by iptables-legacy are seen late in a pod");
+        LegacyTables::default()
+    })
 }
 
 /// The kernel's news of this namespace, if it tells any.
@@ -319,25 +357,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_never_stood_is_not_missed_once_the_rest_stands_again() {
-        let none = Redirects::default();
-        let bypass = Redirects { outbound: true, ..none };
-        let both = Redirects { inbound: true, ..bypass };
-        let refused = |of: Redirects| Redirects { refuses: true, ..of };
-        for (now, has_stood, is_told, expected) in [
-            (none, false, false, false),
-            (none, false, true, true),
-            (refused(none), false, false, true),
-            (none, true, false, true),
-            // Who takes plaintext by has lost all, and has again what it had.
-            (bypass, false, true, false),
-            (refused(bypass), false, true, false),
-            (refused(bypass), true, true, true),
-            (both, true, true, false),
-            (refused(both), true, true, false),
-        ] {
-            assert_eq!(is_gone(now, has_stood, is_told), expected, "{now:?} {has_stood} {is_told}");
-        }
+    fn plaintext_is_refused_again_long_before_that_is_over() {
+        let now = Instant::now();
+        let mut seen = Seen::default();
+        assert!(seen.is_due(now), "what an earlier process has refused");
+        seen.refused_at = Some(now);
+        let look_at_latest = SELDOM + SETTLED_AFTER + WITHOUT_NEWS;
+        assert!(!seen.is_due(now + SELDOM) && seen.is_due(now + REFUSED_EVERY));
+        assert!(REFUSED_EVERY + look_at_latest + Duration::from_secs(600) < LASTS);
     }
 
     #[test]

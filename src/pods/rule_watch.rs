@@ -2,7 +2,6 @@
 //! counted. The kernel says when to look, and nothing is done where all stands as it did.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +9,10 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
-use super::turns::{Turn, Turns};
+use super::{
+    turns::{Turn, Turns},
+    watched::{Register, Watched},
+};
 use crate::{
     lifecycle::{Tasks, blocking},
     observe::metrics::Metrics,
@@ -37,12 +39,12 @@ const NAMED_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct RuleWatch {
     turns: Arc<Turns>,
     metrics: Arc<Metrics>,
-    watched: Mutex<HashMap<(u64, u64), Arc<Watched>>>,
+    watched: Register<WatchedRules>,
     tasks: Tasks,
 }
 
 /// One namespace, and the rules that are to stand there.
-struct Watched {
+struct WatchedRules {
     uid: Arc<str>,
     netns: Arc<Netns>,
     options: Options,
@@ -52,15 +54,29 @@ struct Watched {
     fault: Mutex<Option<String>>,
 }
 
-impl Watched {
+impl WatchedRules {
     fn fault(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Watched for WatchedRules {
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.fault().iter().cloned().collect()
+    }
+}
+
 impl RuleWatch {
     pub(crate) fn new(turns: Arc<Turns>, metrics: Arc<Metrics>) -> Self {
-        Self { turns, metrics, watched: Mutex::default(), tasks: Tasks::default() }
+        Self { turns, metrics, watched: Register::default(), tasks: Tasks::default() }
     }
 
     /// Watches the rules that this turn has just applied, in place of those before.
@@ -73,15 +89,14 @@ impl RuleWatch {
     ) {
         let changes = open(netns, uid).await;
         let standing = turn.standing(netns).await.ok().filter(|found| found.is_whole(options));
-        let watched = Arc::new(Watched {
+        let watched = Arc::new(WatchedRules {
             uid: Arc::clone(uid),
             netns: Arc::clone(netns),
             options,
             over: CancellationToken::new(),
             fault: Mutex::default(),
         });
-        let before = self.with(|all| all.insert(netns.key(), Arc::clone(&watched)));
-        before.inspect(|before| before.over.cancel());
+        self.watched.begin(&watched);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let over = watched.over.clone();
@@ -92,28 +107,24 @@ impl RuleWatch {
     /// What becomes of the rules of this namespace is no concern from here on. Whoever removes them
     /// says so in the turn for that.
     pub(crate) fn end(&self, netns: &Netns) {
-        let before = self.with(|all| all.remove(&netns.key()));
-        before.inspect(|before| before.over.cancel());
+        self.watched.end(netns);
     }
 
     /// The same for all of them, before the process ends.
     pub(crate) async fn end_all(&self) {
-        self.with(HashMap::clear);
+        self.watched.clear();
         self.tasks.cut();
         self.tasks.ended().await;
     }
 
     /// Pods whose rules do not stand, and why.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let of = |w: &Arc<Watched>| w.fault().clone();
-        let mut all: Vec<_> = self.with(|all| all.values().filter_map(of).collect());
-        all.sort();
-        all
+        self.watched.faults()
     }
 
     async fn follow(
         &self,
-        watched: &Watched,
+        watched: &WatchedRules,
         mut changes: Option<AwaitedChanges>,
         mut standing: Option<Standing>,
     ) {
@@ -166,11 +177,11 @@ impl RuleWatch {
     /// Restores the rules unless they stand; what had become of them.
     async fn look(
         &self,
-        watched: &Watched,
+        watched: &WatchedRules,
         changes: Option<&AwaitedChanges>,
         standing: &mut Option<Standing>,
     ) -> anyhow::Result<Option<&'static str>> {
-        let Watched { netns, options, over, .. } = watched;
+        let WatchedRules { netns, options, over, .. } = watched;
         let mut turn = self.turns.take(netns, over).await?;
         let what = match standing {
             Some(before) => before.became(&turn.standing(netns).await?),
@@ -195,10 +206,6 @@ impl RuleWatch {
 
     fn count(&self, result: &str) {
         self.metrics.pods.rules_restored.with_label_values(&[result]).inc();
-    }
-
-    fn with<T>(&self, look: impl FnOnce(&mut HashMap<(u64, u64), Arc<Watched>>) -> T) -> T {
-        look(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     lifecycle::blocking,
     mesh::NonTcp,
-    pods::capture::{self, CaptureError, Options, Redirects, Standing},
+    pods::capture::{self, CaptureError, Options, Redirects, Refused, Standing},
     sys::netns::Netns,
 };
 
@@ -137,14 +137,14 @@ impl Turn<'_> {
         self.tool(move |stop| Redirects::look(&netns, stop)).await
     }
 
-    /// Refuses plaintext beside the redirections of others, which `has_stood` or not.
+    /// Refuses plaintext beside the redirections of others, in these families.
     pub(crate) async fn refuse(
         &mut self,
         netns: &Arc<Netns>,
-        has_stood: bool,
+        families: [Option<Refused>; 2],
     ) -> anyhow::Result<()> {
         let netns = Arc::clone(netns);
-        self.tool(move |stop| capture::refuse_plaintext(&netns, has_stood, stop)).await
+        self.tool(move |stop| capture::refuse_plaintext(&netns, families, stop)).await
     }
 
     /// Lets it by.

@@ -16,3 +16,4 @@ pub mod sandbox;
 pub mod seqpacket;
 pub mod sockets;
 pub mod sockmap;
+pub mod xtables;

@@ -2,6 +2,8 @@
 
 #[path = "announced/non_tcp.rs"]
 pub(crate) mod non_tcp;
+#[path = "announced/watchdog.rs"]
+pub(crate) mod watchdog;
 #[path = "announced/world.rs"]
 mod world;
 

@@ -61,6 +61,7 @@ fn main() {
         admin::TESTS,
         announced::TESTS,
         announced::non_tcp::TESTS,
+        announced::watchdog::TESTS,
         authorities::TESTS,
         bans::TESTS,
         mesh::TESTS,

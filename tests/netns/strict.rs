@@ -38,9 +38,13 @@ pub(crate) fn outsider_is_answered(lab: &Lab) -> bool {
 }
 
 pub(crate) fn outsider_in(spy: &Netns) -> bool {
-    let to: SocketAddr = "10.77.0.2:8080".parse().unwrap();
+    outsider_reaches(spy, "10.77.0.2:8080".parse().unwrap())
+}
+
+pub(crate) fn outsider_reaches(spy: &Netns, to: SocketAddr) -> bool {
     let dial = || {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        let domain = socket2::Domain::for_address(to);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         // Past the capture of its own pod, as from another node.
         socket.set_mark(0x539)?;
         socket.connect_timeout(&to.into(), Duration::from_millis(500))?;

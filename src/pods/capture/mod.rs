@@ -3,16 +3,20 @@
 //!
 //! Applying twice is the same as once, and removing what is not there is no error.
 
+mod legacy;
 mod non_tcp;
 mod probes;
 mod redirects;
+mod refusal;
 mod rules;
 mod standing;
 mod tools;
 
+pub use legacy::LegacyTables;
 pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
-pub use redirects::Redirects;
+pub use redirects::{OfFamily, Redirects};
+pub use refusal::{FAMILIES, LASTS, Refused, admit_plaintext, refuse_plaintext};
 pub use standing::{AwaitedChanges, Changes, Standing};
 pub use tools::CaptureError;
 
@@ -172,30 +176,8 @@ pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Captur
 /// # Errors
 /// [`CaptureError`]
 pub fn leave(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
-    let all = [rules::ADMIT, non_tcp::REMOVE].concat();
+    let all = [refusal::ADMIT, non_tcp::REMOVE].concat();
     Tools { netns, stop }.nft(&["-f", "-"], &all).map(drop)
-}
-
-/// Refuses plaintext to the pod of `netns`, whom others have to redirect and do not; whether that
-/// redirection `has_stood` is told to whoever looks later. It stays until [`admit_plaintext`] or
-/// [`remove`].
-///
-/// # Errors
-/// [`CaptureError`]; plaintext is then let by as before.
-pub fn refuse_plaintext(
-    netns: &Arc<Netns>,
-    has_stood: bool,
-    stop: &CancellationToken,
-) -> Result<(), CaptureError> {
-    Tools { netns, stop }.nft(&["-f", "-"], &rules::refuse(has_stood)).map(drop)
-}
-
-/// Takes back [`refuse_plaintext`]; nothing happens where it was not called.
-///
-/// # Errors
-/// [`CaptureError`]
-pub fn admit_plaintext(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
-    Tools { netns, stop }.nft(&["-f", "-"], rules::ADMIT).map(drop)
 }
 
 /// What is applied inside `netns`: `applied`, the nft tables, and the policy routing.
@@ -206,7 +188,7 @@ pub fn show(netns: &Arc<Netns>) -> Result<Value, CaptureError> {
     let tools = Tools { netns, stop: &CancellationToken::new() };
     let tables = tools.nft(&["list", "tables"], "")?;
     let mut ruleset = String::new();
-    for table in rules::TABLES.into_iter().chain([rules::REFUSE]) {
+    for table in rules::TABLES.into_iter().chain([refusal::TABLE]) {
         if tables.contains(table) {
             ruleset.push_str(&tools.nft(&["list", "table", "inet", table], "")?);
         }

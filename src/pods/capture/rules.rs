@@ -96,60 +96,6 @@ table inet adit-mangle {{
     )
 }
 
-/// The table of [`refuse`].
-pub(super) const REFUSE: &str = "adit-refuse";
-
-/// A chain of it that nothing passes through: it is there where the redirection `has_stood` that is
-/// missed now.
-pub(super) const MISSED: &str = "adit-missed";
-
-/// What keeps plaintext from a pod that others have to redirect and do not: all TCP that others open
-/// to it, but for our own ports, which is where a redirection leads, and the kubelet's probes, which
-/// istio-cni lets by. What the pod has opened itself is answered, and what we open to it comes over
-/// `lo`.
-///
-/// Where no rules stood conntrack may not have run, and takes who speaks first later for whoever has
-/// opened a connection. So nothing but a SYN begins one for the pod: what is open since then ends,
-/// whoever has opened it, but for what we have.
-pub(super) fn refuse(has_stood: bool) -> String {
-    let of_probes = |end: &str| -> String {
-        let lines = PROBES.iter();
-        lines.map(|(family, address)| format!("    {family} {end} {address} accept\n")).collect()
-    };
-    let (probed, answered) = (of_probes("saddr"), of_probes("daddr"));
-    let missed = if has_stood { format!("  chain {MISSED} {{\n  }}\n") } else { String::new() };
-    format!(
-        "{ADMIT}
-table inet {REFUSE} {{
-  chain adit-input {{
-    type filter hook input priority filter; policy accept;
-    iifname lo accept
-    meta l4proto != tcp accept
-    tcp flags & rst == rst accept
-    tcp dport {{ 15006, 15008 }} accept
-{probed}    ct direction original counter drop
-    ct state invalid,untracked counter drop
-  }}
-  chain adit-postrouting {{
-    type filter hook postrouting priority filter; policy accept;
-    oifname lo accept
-    meta l4proto != tcp accept
-    meta mark & 0xfff == 0x539 accept
-    tcp flags & rst == rst accept
-    tcp sport {{ 15006, 15008 }} accept
-{answered}    ct state new tcp flags & (fin | syn | ack) != syn counter drop
-  }}
-{missed}}}
-"
-    )
-}
-
-/// Removes it, whether or not it is there.
-pub(super) const ADMIT: &str = "
-add table inet adit-refuse
-delete table inet adit-refuse
-";
-
 /// Whether a packet was sent by the node or by somebody else is seen on the node alone: a pod sees
 /// its source only. What arrives at the node, over a wire or a bridge, was not sent by it.
 /// Elements that are there stay.
