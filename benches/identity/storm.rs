@@ -71,6 +71,7 @@ fn source(dir: &Path, addr: &str, token: PathBuf) -> Istiod {
             headers: Vec::new(),
         },
         svid_lifetime: Duration::from_secs(3600),
+        aliases: Default::default(),
         key_usage: KeyUsageRule::Required,
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{reader::Item, svid_lifetime::svid_lifetime};
 use crate::{
     credentials::{AuthToken, ControlPlane, IstiodConfig, Roots, Server},
-    identity::KeyUsageRule,
+    identity::{KeyUsageRule, TrustDomainAliases},
 };
 
 /// istiod's own default.
@@ -55,7 +55,8 @@ pub(super) fn read(item: &Item<'_>) -> Option<IstiodConfig> {
         cluster_id,
         headers: Vec::new(),
     };
-    Some(IstiodConfig { server, svid_lifetime, key_usage: KeyUsageRule::Required })
+    let (aliases, key_usage) = (TrustDomainAliases::default(), KeyUsageRule::Required);
+    Some(IstiodConfig { server, svid_lifetime, aliases, key_usage })
 }
 
 #[cfg(test)]

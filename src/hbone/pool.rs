@@ -37,7 +37,7 @@ use super::{
     stream::TunnelStream,
 };
 use crate::{
-    identity::{LocalIdentity, SpiffeId},
+    identity::{LocalIdentity, SpiffeId, TrustDomain, TrustDomainAliases},
     lifecycle::Tasks,
     net::Direction,
     sys::{netns::Netns, sockets},
@@ -60,6 +60,26 @@ impl Hop {
     #[must_use]
     pub fn new(addr: SocketAddr, expect: Vec<SpiffeId>) -> Self {
         Self { addr, expect, through: None }
+    }
+
+    /// Whoever is expected may answer by another of the names of the trust domain of the pod that
+    /// calls, too.
+    pub fn add_aliases(&mut self, aliases: &TrustDomainAliases, own: &TrustDomain) {
+        if aliases.is_empty() {
+            return;
+        }
+        let add = |to: &mut Vec<SpiffeId>| {
+            let others: Vec<_> = to.iter().flat_map(|id| aliases.other_names(id, own)).collect();
+            for id in others {
+                if !to.contains(&id) {
+                    to.push(id);
+                }
+            }
+        };
+        add(&mut self.expect);
+        if let Some(through) = &mut self.through {
+            add(&mut Arc::make_mut(through).gateway);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`lint`] explains, rule by rule, what such a judge would say.
 //! Not here: where SVIDs come from ([`crate::credentials`]) and TLS itself ([`crate::tls`]).
 
+mod aliases;
 mod armour;
 mod bundle;
 mod bundle_document;
@@ -31,6 +32,7 @@ mod verify;
 mod words;
 mod x509;
 
+pub use aliases::TrustDomainAliases;
 pub use armour::armour;
 pub use bundle::{JwtAuthority, TrustBundle};
 pub use bundle_document::{DocumentError, EntryError, MAX_DOCUMENT, MAX_KEYS};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Changes, Locality, Membership, MtlsMode, Service, Template, View, Workload,
+    Changes, Locality, Membership, MtlsMode, Service, Template, View, Workload, by_hostname,
     changes::{Before, between},
     claims::{Claims, spelled},
     compiled::{NamedPolicy, Selected},
@@ -124,6 +124,7 @@ impl Store {
         }
         self.view.workloads.insert(Arc::clone(&new));
         endpoints::change(&mut self.view.endpoints, (old.as_deref(), Some(&new)));
+        by_hostname::change(&mut self.view.by_hostname, (old.as_deref(), Some(&new)));
         self.claim_addresses(&new);
         self.name_pod(&new, Some(&new));
         if let Some(old) = &old {
@@ -139,6 +140,7 @@ impl Store {
         self.release_addresses(&old);
         self.name_pod(&old, None);
         endpoints::change(&mut self.view.endpoints, (Some(&old), None));
+        by_hostname::change(&mut self.view.by_hostname, (Some(&old), None));
         self.release(&old);
         self.before.workloads.entry(Arc::clone(&old.uid)).or_insert(Some(old));
         true

@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Service, ServicePort, Workload,
+    by_hostname::Named,
     claims::spelled,
     compiled::{Compiled, NamedPolicy},
     endpoints::Backed,
@@ -42,6 +43,7 @@ pub struct View {
     pub(super) networks: Map<Network>,
     pub(super) hosts: Map<Host>,
     pub(super) endpoints: Map<Backed>,
+    pub(super) by_hostname: Map<Named>,
     pub(super) policies: Map<NamedPolicy>,
     pub(super) scopes: Scopes,
     pub(super) compiled: Arc<Compiled>,
@@ -84,6 +86,7 @@ impl View {
             networks: Map::default(),
             hosts: Map::default(),
             endpoints: Map::default(),
+            by_hostname: Map::default(),
             policies: Map::default(),
             scopes: Scopes::default(),
             compiled: Arc::default(),
@@ -147,6 +150,13 @@ impl View {
     #[must_use]
     pub fn workload_at(&self, network: &str, ip: IpAddr) -> Option<&Arc<Workload>> {
         Some(&self.networks.get(network)?.addresses.get(&spelled(ip))?.by)
+    }
+
+    /// The workload of a namespace that has this host name in place of an address.
+    #[must_use]
+    pub fn workload_named(&self, namespace: &str, hostname: &str) -> Option<&Arc<Workload>> {
+        let named = self.by_hostname.get(hostname)?;
+        named.workloads.iter().find(|workload| **workload.namespace() == *namespace)
     }
 
     /// All services, in no order.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::identity::SpiffeId;
+use crate::identity::{SpiffeId, TrustDomain, TrustDomainAliases};
 
 /// Who connected to us (the TCP peer).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -52,6 +52,25 @@ pub struct Flow {
     pub peer_id: Option<SpiffeId>,
     /// Whether the peer is of another trust domain than the destination.
     pub foreign: bool,
+    /// What else the peer is called: its trust domain has other names (Istio's
+    /// `trustDomainAliases`), and a policy may have any of them.
+    pub other_ids: Vec<SpiffeId>,
     /// The resolved destination: pod IP and application port, never a VIP and never 15008.
     pub dst: SocketAddr,
+}
+
+impl Flow {
+    /// The same where the destination is of `own`, which has these other names.
+    #[must_use]
+    pub fn with_aliases(self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
+        let Some(id) = self.peer_id.as_ref().filter(|_| !aliases.is_empty()) else { return self };
+        let foreign = !aliases.are_one(id.trust_domain(), own);
+        let other_ids = aliases.other_names(id, own).collect();
+        Self { foreign, other_ids, ..self }
+    }
+
+    /// All that the peer is called, as policies call it.
+    pub fn principals(&self) -> impl Iterator<Item = &str> {
+        self.peer_id.iter().chain(&self.other_ids).map(SpiffeId::principal)
+    }
 }

@@ -198,7 +198,7 @@ fn caller(flow: &Flow) -> &str {
 }
 
 fn principals(field: &FieldMatch<StringMatch>, flow: &Flow, notes: &mut impl Notes) -> bool {
-    field.holds(|m| flow.peer_id.is_some() && m.matches(principal(flow)))
+    field.holds(|m| flow.principals().any(|principal| m.matches(principal)))
         || notes.miss(|| format!("principal {} is not {field}", caller(flow)))
 }
 

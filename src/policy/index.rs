@@ -97,10 +97,9 @@ impl Index {
 
     /// The lowest position for which `matches` says yes, asked of those that can match only.
     pub(super) fn first(&self, flow: &Flow, matches: impl Fn(usize) -> bool) -> Option<usize> {
-        let caller = flow.peer_id.as_ref();
-        let of_caller = caller.and_then(|id| self.of_principal(id.principal()));
+        let of_caller = flow.principals().filter_map(|name| self.of_principal(name));
         let of_port = self.by_port.get(&flow.dst.port());
-        let listed = [of_caller, of_port].into_iter().flatten().map(Positions::as_slice);
+        let listed = of_caller.chain(of_port).map(Positions::as_slice);
         let lists = listed.chain([&*self.others]);
         let first = lists.filter_map(|list| list.iter().copied().find(|at| matches(*at)));
         first.min()

@@ -3,8 +3,11 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    process::Command,
     thread,
 };
+
+use adit::rpc::{address::Workload, discovery::Resource};
 
 use crate::{
     envoy::Envoy,
@@ -20,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gateways::calls_to_another_network_share_a_tunnel_that_its_gateway_cannot_read", carried),
     ("gateways::policies_in_the_other_network_see_who_calls_and_not_the_gateway", judged),
     ("gateways::who_answers_in_place_of_the_pod_or_the_gateway_is_refused", impostors),
+    ("gateways::a_gateway_may_be_known_by_a_host_name_only", named),
     ("gateways::a_gateway_that_is_gone_is_not_passed_by_and_one_that_is_back_is_used", gone),
 ];
 
@@ -34,24 +38,34 @@ const SERVICE: &str = "10.96.0.3:80";
 /// `far` and its node are in a network of their own, which the service of `far` is reached in
 /// through a gateway.
 fn world() -> World {
+    world_of("other/10.77.0.5", |_| {})
+}
+
+/// The same where the gateway is found so, and istiod says this too of it.
+fn world_of(found_by: &str, change: impl FnOnce(&mut Workload)) -> World {
     let mut world = World::new();
     world.second = Node::new("n2", "10.77.0.202").in_network("other");
     world.istiod.says(vec![
         service_with("far", "10.96.0.3", |far| far.subject_alt_names = vec![id("far")]),
-        far(&[]),
+        far_behind(found_by, &[]),
         workload_with("gateway", "n2", "10.77.0.5", |gateway| {
             gateway.network = "other".into();
             gateway.services.clear();
+            change(gateway);
         }),
     ]);
     world.runs();
     world
 }
 
-fn far(policies: &[&str]) -> adit::rpc::discovery::Resource {
+fn far(policies: &[&str]) -> Resource {
+    far_behind("other/10.77.0.5", policies)
+}
+
+fn far_behind(found_by: &str, policies: &[&str]) -> Resource {
     workload_with("far", "n2", "10.77.0.3", |far| {
         far.network = "other".into();
-        far.network_gateway = gateway("other/10.77.0.5");
+        far.network_gateway = gateway(found_by);
         far.authorization_policies = policies.iter().map(|name| format!("shop/{name}")).collect();
     })
 }
@@ -134,6 +148,39 @@ fn impostors() {
     let record = world.first.record("the call", |record| record["direction"] == "outbound");
     assert!(record["error"].as_str().unwrap().contains(&id("gateway")), "{record}");
     println!("     0 of {} calls went to who is not the pod", 2 * CALLS);
+}
+
+/// As a load balancer is that has no address of its own.
+fn named() {
+    const NAME: &str = "lb.cloud.test";
+    let world = world_of(NAME, |gateway| {
+        gateway.addresses.clear();
+        gateway.hostname = NAME.into();
+    });
+    let _hosts = Hosts::say(&world, &format!("10.77.0.5 {NAME}\n"));
+    let _envoy = envoy(&world, "gateway", "far");
+    answered(&world, "web");
+    let out = world.first.record("the call", |record| record["dst.addr"] == "10.77.0.5:15008");
+    assert_eq!(out["dst.identity"], id("far"), "{out}");
+}
+
+/// What this process and those that it starts find in `/etc/hosts`, until it is dropped.
+struct Hosts;
+
+impl Hosts {
+    fn say(world: &World, text: &str) -> Self {
+        let file = world.lab.file("hosts");
+        std::fs::write(&file, text).unwrap();
+        let mounted = Command::new("mount").arg("--bind").arg(file).arg("/etc/hosts").status();
+        assert!(mounted.unwrap().success());
+        Self
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("/etc/hosts").status();
+    }
 }
 
 fn gone() {

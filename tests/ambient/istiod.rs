@@ -64,8 +64,12 @@ impl Istiod {
 
     /// What a pod of this service account shows that has its certificate by another way.
     pub(crate) fn leaf_of(&self, account: &str) -> Leaf {
-        let id = uri(&format!("spiffe://cluster.local/ns/shop/sa/{account}"));
-        self.ca.leaf(account, |p| p.subject_alt_names = vec![id])
+        self.leaf_as(&format!("spiffe://cluster.local/ns/shop/sa/{account}"))
+    }
+
+    /// The same of this SPIFFE ID.
+    pub(crate) fn leaf_as(&self, id: &str) -> Leaf {
+        self.ca.leaf("a peer", |p| p.subject_alt_names = vec![uri(id)])
     }
 
     /// A list of its CA that revokes the certificates of these serial numbers, hex; PEM.

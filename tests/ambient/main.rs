@@ -7,12 +7,16 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod aliases;
 mod calls;
 mod cilium;
 mod compliance;
 #[path = "../support/corpus.rs"]
 #[allow(dead_code, reason = "one type of it is used")]
 mod corpus;
+#[path = "../support/datagrams.rs"]
+#[allow(dead_code, reason = "whoever is captured sends from no port of its choice")]
+mod datagrams;
 mod endings;
 mod endpoints;
 #[path = "../support/envoy.rs"]
@@ -39,6 +43,7 @@ mod istiod;
 mod lab;
 mod names;
 mod node;
+mod non_tcp;
 mod on_demand;
 mod on_demand_istiod;
 mod outages;
@@ -54,6 +59,7 @@ mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 mod scrapes;
+mod socks;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
 mod spiffe_ids;
@@ -74,8 +80,10 @@ fn main() {
         pods::TESTS,
         outages::TESTS,
         names::TESTS,
+        non_tcp::TESTS,
         rollouts::TESTS,
         scrapes::TESTS,
+        socks::TESTS,
         endings::TESTS,
         cilium::TESTS,
         endpoints::TESTS,
@@ -84,6 +92,7 @@ fn main() {
         spire::TESTS,
         compliance::TESTS,
         storms::TESTS,
+        aliases::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

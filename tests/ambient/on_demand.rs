@@ -2,9 +2,12 @@
 
 use std::{thread, time::Duration};
 
+use adit::rpc::address::NetworkMode;
+
 use crate::{
     harness::Test,
     on_demand_istiod::Asked,
+    resources::workload_with,
     wait::{LIMIT, wait_until},
     world::World,
 };
@@ -12,6 +15,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("on_demand::who_is_called_is_asked_for_once_and_then_known", known),
     ("on_demand::who_is_not_in_the_mesh_is_asked_for_once_and_called_in_plaintext", stranger),
+    ("on_demand::an_address_that_is_known_and_leads_nowhere_is_asked_for_once", nowhere),
     ("on_demand::what_nobody_can_be_asked_about_is_not_called", away),
 ];
 
@@ -40,7 +44,7 @@ fn known() {
     // Who has called is asked for without waiting, for the metrics.
     wait_until("the caller asked for", LIMIT, || {
         world.answered("web", "10.77.0.3:8080");
-        times(&asked, "/10.77.0.1") == 1
+        times(&asked, "/10.77.0.1") > 0
     });
 }
 
@@ -51,6 +55,20 @@ fn stranger() {
         world.answered("web", "10.77.0.4:9090");
     }
     assert_eq!(times(&asked, "/10.77.0.4"), 1, "{asked:?}");
+}
+
+/// Such as that of a node, which its pods of the host's network have.
+fn nowhere() {
+    let on_host = workload_with("agent", "n1", "10.77.0.201", |agent| {
+        agent.network_mode = NetworkMode::HostNetwork.into();
+        agent.services.clear();
+    });
+    let (world, asked) = World::asking_of(vec![on_host]);
+    world.lab.echo("n1", 9090);
+    for _ in 0..3 {
+        world.answered("web", "10.77.0.201:9090");
+    }
+    assert_eq!(times(&asked, "/10.77.0.201"), 1, "{asked:?}");
 }
 
 /// Plaintext to who may be of the mesh would pass by his waypoint and his policies.

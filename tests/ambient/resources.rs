@@ -124,16 +124,26 @@ fn network_address(network: &str, address: &str) -> NetworkAddress {
 
 /// A policy of what names it, which lets these service accounts through.
 pub(crate) fn allow(policy: &str, accounts: &[&str]) -> Resource {
-    let exact = |account: &&str| {
-        let principal = format!("cluster.local/ns/shop/sa/{account}");
-        StringMatch { match_type: Some(MatchType::Exact(principal)) }
-    };
-    let callers = Match { principals: accounts.iter().map(exact).collect(), ..Match::default() };
+    let principal = |account: &&str| format!("cluster.local/ns/shop/sa/{account}");
+    let principals: Vec<String> = accounts.iter().map(principal).collect();
+    about(policy, Action::Allow, &principals)
+}
+
+/// The same, which keeps these principals out.
+pub(crate) fn deny(policy: &str, principals: &[&str]) -> Resource {
+    let principals: Vec<String> = principals.iter().map(ToString::to_string).collect();
+    about(policy, Action::Deny, &principals)
+}
+
+fn about(policy: &str, action: Action, principals: &[String]) -> Resource {
+    let exact =
+        |principal: &String| StringMatch { match_type: Some(MatchType::Exact(principal.clone())) };
+    let callers = Match { principals: principals.iter().map(exact).collect(), ..Match::default() };
     let authorization = Authorization {
         name: policy.into(),
         namespace: "shop".into(),
         scope: Scope::WorkloadSelector.into(),
-        action: Action::Allow.into(),
+        action: action.into(),
         rules: vec![Rule { clauses: vec![Clause { matches: vec![callers] }] }],
         ..Authorization::default()
     };

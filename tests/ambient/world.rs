@@ -3,6 +3,8 @@
 
 use std::io::ErrorKind;
 
+use adit::rpc::discovery::Resource;
+
 use crate::{
     istiod::Istiod,
     lab::Lab,
@@ -71,8 +73,16 @@ impl World {
 
     /// The same where nodes ask for the mesh one by one. Gives what they ask for.
     pub(crate) fn asking() -> (Self, Asked) {
+        Self::asking_of(Vec::new())
+    }
+
+    /// The same of a mesh in which this is too.
+    pub(crate) fn asking_of(more: Vec<Resource>) -> (Self, Asked) {
         let env = [("XDS_ON_DEMAND", "true"), ("ISTIO_META_DNS_CAPTURE", "false")];
-        Self::met(&env, |istiod| istiod.answers(2))
+        Self::met(&env, |istiod| {
+            istiod.says(more);
+            istiod.answers(2)
+        })
     }
 
     fn met<T>(

@@ -160,6 +160,7 @@ impl CaServer {
                 headers: Vec::new(),
             },
             svid_lifetime: Duration::from_secs(300),
+            aliases: Default::default(),
             key_usage: KeyUsageRule::Required,
         }
     }

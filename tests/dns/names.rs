@@ -1,6 +1,9 @@
 //! Names of the mesh, by UDP and by TCP.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use adit::{lifecycle::Tasks, observe::conn::LiveTable};
 use hickory_proto::{
@@ -25,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("names::what_is_no_query_is_refused_or_dropped_and_the_next_is_answered", malformed),
     ("names::the_ports_are_free_when_the_pod_has_ended", ended),
     ("names::a_pod_that_asks_too_much_waits_for_its_answers_and_is_counted", greedy),
+    ("names::whoever_asks_in_the_place_of_a_pod_hears_what_the_pod_would", in_its_place),
     ("names::what_is_asked_of_others_is_answered_when_nothing_listens_any_more", late),
 ];
 
@@ -46,6 +50,21 @@ fn service() {
             assert!(text.contains(&series), "{text}");
         }
         assert!(!text.contains("istio_dns_upstream_requests_total{"), "nobody else was asked");
+    });
+}
+
+fn in_its_place() {
+    run(async {
+        let tasks = Tasks::default();
+        let server = name_server(&tasks, |query, _| vec![answer(query, 2)]).await;
+        let proxy = Proxy::of("shop/web", tasks, &[server]);
+        let found = async |name| proxy.resolver.addresses(name, false).await;
+        assert_eq!(found("db.shop").await, [Ipv4Addr::new(10, 96, 0, 1)]);
+        let both = [0, 1].map(|n| Ipv4Addr::new(192, 0, 2, n));
+        assert_eq!(found("other.example.org.").await, both);
+        assert!(proxy.resolver.addresses("db.shop", true).await.is_empty(), "no IPv6");
+        let long = format!("{}.test", "a".repeat(64));
+        assert!(found(&long).await.is_empty(), "a label that no name has");
     });
 }
 

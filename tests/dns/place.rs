@@ -7,7 +7,7 @@ use adit::{
     mesh::{MtlsMode, NetworkAddress, Service, Store, Template, Workload},
     net::PodName,
     observe::metrics::Metrics,
-    proxy::dns::{DnsConfig, DnsProxy},
+    proxy::dns::{DnsConfig, DnsProxy, Resolver, Served},
     sys::netns::Netns,
 };
 use hickory_proto::{
@@ -101,6 +101,8 @@ pub(crate) fn answer(query: &Message, count: u8) -> Message {
 /// The proxy of the pod `shop/web`.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    /// Asks in the pod's place.
+    pub(crate) resolver: Resolver,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
     pub(crate) answers: Tasks,
@@ -158,8 +160,9 @@ impl Proxy {
         let netns = Arc::new(Netns::current().unwrap());
         let name = PodName { uid: uid.into(), name: uid.into(), service_account: None };
         let answers = Tasks::default();
-        let address = dns.serve(&netns, &Arc::new(name), &tasks, &answers).unwrap()[0];
-        Self { address, metrics, tasks, answers, resolv_conf: file }
+        let served = dns.serve(&netns, &Arc::new(name), &tasks, &answers);
+        let Served { addresses, resolver } = served.unwrap();
+        Self { address: addresses[0], resolver, metrics, tasks, answers, resolv_conf: file }
     }
 
     pub(crate) async fn asked(&self, query: &Message) -> Message {

@@ -22,7 +22,7 @@ use std::{
 
 use adit::{
     credentials::{Connector, Istiod, IstiodConfig, Socket as Pipe, Svids},
-    identity::{KeyUsageRule, SpiffeId},
+    identity::{KeyUsageRule, SpiffeId, TrustDomainAliases},
     lifecycle::Tasks,
     mesh::{MtlsMode, Store, source::xds::Xds},
     observe::metrics::Metrics,
@@ -390,6 +390,7 @@ async fn node(server: &Server, place: &Place, socket: &Path) -> Result<(), Strin
     let istiod = IstiodConfig {
         server: config.server.clone(),
         svid_lifetime: Duration::from_secs(24 * 3600),
+        aliases: TrustDomainAliases::default(),
         key_usage: KeyUsageRule::Required,
     };
     let svids = Svids::new(Arc::new(Istiod::new(istiod)), Arc::clone(&metrics), tasks.child());

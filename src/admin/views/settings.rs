@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::environment::Environment,
     credentials::{ControlPlane, Roots},
+    hbone::http2::Limits,
+    identity::TrustDomain,
+    sys::sockets,
 };
 
 /// Ports of each pod.
@@ -15,6 +18,7 @@ const OUTBOUND: u16 = 15001;
 const PLAINTEXT: u16 = 15006;
 const HBONE: u16 = 15008;
 const DNS: u16 = 15053;
+const SOCKS: u16 = 15080;
 
 /// All that may be shown: values of headers and tokens are not.
 #[must_use]
@@ -44,6 +48,8 @@ fn network(environment: &Environment) -> Value {
     let Environment { ipv6, admin_port, stats_port, readiness_port, .. } = environment;
     let any = |port: u16| if *ipv6 { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") };
     let loopback = |port: u16| json!({ "Localhost": [ipv6, port] });
+    let mut own_ports = vec![OUTBOUND, PLAINTEXT, HBONE];
+    own_ports.extend(environment.socks5.then_some(SOCKS));
     let dns = match environment.dns_address {
         None => loopback(DNS),
         Some(address) => json!({ "SocketAddr": address }),
@@ -58,8 +64,8 @@ fn network(environment: &Environment) -> Value {
         "inboundPlaintextAddr": any(PLAINTEXT),
         "outboundAddr": any(OUTBOUND),
         "dnsProxyAddr": dns,
-        "socks5Addr": null,
-        "illegalPorts": [OUTBOUND, PLAINTEXT, HBONE],
+        "socks5Addr": environment.socks5.then(|| format!("127.0.0.1:{SOCKS}")),
+        "illegalPorts": own_ports,
         "network": environment.network,
         "ipv6Enabled": ipv6,
         "inpodUds": environment.zds_socket,
@@ -67,12 +73,15 @@ fn network(environment: &Environment) -> Value {
         "packetMark": environment.packet_mark,
         "localhostAppTunnel": environment.localhost_app_tunnel,
         "outboundTrafficPolicy": environment.outbound_traffic_policy.as_str(),
+        "nonTcp": environment.non_tcp.as_str(),
     })
 }
 
 fn identity(environment: &Environment) -> Value {
     let own = environment.own.as_ref();
     let id = own.and_then(|own| own.id(&environment.trust_domain).ok());
+    let aliases: Vec<_> =
+        environment.trust_domain_aliases.iter().map(TrustDomain::as_str).collect();
     json!({
         "proxyMode": "Shared",
         "proxyArgs": environment.arguments,
@@ -85,6 +94,7 @@ fn identity(environment: &Environment) -> Value {
         "fakeSelfInbound": false,
         "secretTtl": duration(environment.svid_lifetime),
         "crlPath": environment.crl,
+        "trustDomainAliases": aliases,
         "compliancePolicy": environment.post_quantum.then_some("pqc"),
         "svidSource": environment.svid_source.as_str(),
         "leafKeyUsage": environment.key_usage.as_str(),
@@ -98,23 +108,26 @@ fn identity(environment: &Environment) -> Value {
     })
 }
 
+/// As they are in force: of HTTP/2 and of TCP's probes the operator has only a tunnel's window to
+/// say.
 fn limits(environment: &Environment) -> Value {
-    let tunnels = &environment.tunnels;
+    let (tunnels, http2) = (&environment.tunnels, Limits::default());
     json!({
         "xdsOnDemand": environment.xds_on_demand,
-        "windowSize": tunnels.http2.stream_window,
-        "connectionWindowSize": tunnels.http2.connection_window,
-        "frameSize": tunnels.http2.frame,
+        "windowSize": http2.stream_window,
+        "windowSizeMost": http2.stream_window_most,
+        "connectionWindowSize": tunnels.connection_window,
+        "frameSize": http2.max_frame,
         "poolMaxStreamsPerConn": tunnels.max_streams,
         "poolUnusedReleaseTimeout": duration(tunnels.idle),
         "numWorkerThreads": environment.workers,
         "selfTerminationDeadline": duration(environment.drain),
         "socketConfig": {
-            "keepaliveTime": duration(tunnels.keepalive.time),
-            "keepaliveInterval": duration(tunnels.keepalive.interval),
-            "keepaliveRetries": tunnels.keepalive.retries,
-            "keepaliveEnabled": tunnels.keepalive.enabled,
-            "userTimeoutEnabled": tunnels.user_timeout,
+            "keepaliveTime": duration(sockets::KEEPALIVE_EVERY),
+            "keepaliveInterval": duration(sockets::KEEPALIVE_EVERY),
+            "keepaliveRetries": sockets::KEEPALIVE_RETRIES,
+            "keepaliveEnabled": true,
+            "userTimeoutEnabled": false,
         },
     })
 }

@@ -30,14 +30,14 @@ pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
 pub use svid_source::SvidSource;
-pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
+pub use tunnels::TunnelSettings;
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
 use crate::{
     credentials::ControlPlane,
-    identity::{KeyUsageRule, TrustDomain},
-    mesh::source::xds::NodeIdentity,
+    identity::{KeyUsageRule, TrustDomain, TrustDomainAliases},
+    mesh::{NonTcp, source::xds::NodeIdentity},
     observe::logging::{LogFormat, QUIET, check_filter},
     proxy::egress::OutboundTrafficPolicy,
     sys::sockets::MARK,
@@ -60,6 +60,8 @@ pub struct Environment {
     pub cluster_domain: String,
     /// The trust domain of this process's own identity; that of pods comes from the mesh.
     pub trust_domain: TrustDomain,
+    /// Other names of the trust domain of pods: who is of those counts as of that.
+    pub trust_domain_aliases: TrustDomainAliases,
     /// The pod that this process runs in.
     pub own: Option<OwnWorkload>,
     /// The address of that pod.
@@ -72,6 +74,8 @@ pub struct Environment {
     pub ca: Option<ControlPlane>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// What becomes of the traffic of pods that is not TCP.
+    pub non_tcp: NonTcp,
     /// Where SVIDs come from.
     pub svid_source: SvidSource,
     /// Whether workloads are asked for by one and one, not all told.
@@ -92,6 +96,8 @@ pub struct Environment {
     pub packet_mark: u32,
     /// Whether applications see the caller's address; where nothing is said, if the kernel can.
     pub original_source: Option<bool>,
+    /// Whether pods may ask for connections by SOCKS5.
+    pub socks5: bool,
     /// Whether an application tunnel leads to the pod's loopback address.
     pub localhost_app_tunnel: bool,
     /// Whether an accepted CONNECT is answered with who accepted it.
@@ -144,11 +150,7 @@ impl Environment {
         let config = ProxyConfig::read(&vars, around);
         known::look(&vars);
         let own = OwnWorkload::read(&vars);
-        // Kubernetes leaves it empty where it does not know it yet.
-        let known = vars.text("INSTANCE_IP").is_some_and(|ip| !ip.is_empty());
-        let instance_ip =
-            known.then(|| vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2")).flatten();
-        let instance_ip = instance_ip.unwrap_or_else(|| [1, 1, 1, 1].into());
+        let instance_ip = instance_ip(&vars);
         let metadata = node::metadata(&vars, &config);
         let cluster_id = cluster_id(&vars);
         let (xds, ca) = control_plane::read(&vars, &config, around, &cluster_id);
@@ -156,7 +158,6 @@ impl Environment {
         let trust_domain = vars.parse("TRUST_DOMAIN", "a trust domain, such as cluster.local");
         let zds_socket = vars.text("INPOD_UDS").unwrap_or("/var/run/ztunnel/ztunnel.sock");
         let key_usage = leaves::key_usage(&vars, ca.as_ref(), Path::new(zds_socket));
-        let crl = vars.text("CRL_PATH").filter(|path| !path.is_empty());
         let environment = Self {
             arguments: arguments.join(" "),
             proxy: vars.flag("ENABLE_PROXY", true),
@@ -165,6 +166,7 @@ impl Environment {
             cluster_id,
             cluster_domain: vars.text("CLUSTER_DOMAIN").unwrap_or("cluster.local").into(),
             trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
+            trust_domain_aliases: leaves::trust_domain_aliases(&vars),
             node: node::identity(&vars, instance_ip, &metadata),
             own,
             instance_ip,
@@ -175,14 +177,16 @@ impl Environment {
             outbound_traffic_policy: vars
                 .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
                 .unwrap_or_default(),
+            non_tcp: vars.parse("ADIT_NON_TCP", "pass, count or drop").unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
             post_quantum: post_quantum(&vars),
-            crl: crl.map(Into::into),
+            crl: vars.text("CRL_PATH").filter(|path| !path.is_empty()).map(Into::into),
             zds_socket: zds_socket.into(),
             reuse_port: vars.flag("INPOD_PORT_REUSE", true),
             packet_mark: packet_mark(&vars),
             original_source: vars.flag_if_set("ENABLE_ORIG_SRC"),
+            socks5: vars.flag("UNSTABLE_ENABLE_SOCKS5", false),
             localhost_app_tunnel: vars.flag("LOCALHOST_APP_TUNNEL", true),
             response_baggage: vars.flag("ENABLE_RESPONSE_BAGGAGE", true),
             ipv6: vars.flag("IPV6_ENABLED", true),
@@ -196,11 +200,8 @@ impl Environment {
             dns_proxy,
             dns_address,
             log_filter: log_filter(&vars),
-            log_format: match vars.text("LOG_FORMAT") {
-                Some("json") => LogFormat::IstioJson,
-                _ => LogFormat::Istio,
-            },
-            log_authorization: vars.text("AUTHZ_POLICY_INFO_LOGGING") == Some("true"),
+            log_format: log_format(&vars),
+            log_authorization: log_authorization(&vars),
             istio_version: metadata.get("ISTIO_VERSION").cloned(),
             proxy_metadata: metadata,
             warnings: Vec::new(),
@@ -248,6 +249,13 @@ fn post_quantum(vars: &Variables) -> bool {
     }
 }
 
+/// Kubernetes leaves it empty where it does not know it yet.
+fn instance_ip(vars: &Variables) -> IpAddr {
+    let known = vars.text("INSTANCE_IP").is_some_and(|ip| !ip.is_empty());
+    let given = || vars.parse("INSTANCE_IP", "an IP address, such as 10.244.1.2");
+    known.then(given).flatten().unwrap_or_else(|| [1, 1, 1, 1].into())
+}
+
 fn default_trust_domain() -> TrustDomain {
     "cluster.local".parse().expect("a literal trust domain parses")
 }
@@ -273,6 +281,27 @@ fn log_filter(vars: &Variables) -> String {
         vars.fault("RUST_LOG", &format!("info, debug or such as info,xds=debug; {why}"));
     }
     format!("{QUIET},{}", asked.unwrap_or("info"))
+}
+
+/// As in ztunnel, whatever is not `json` is plain.
+fn log_format(vars: &Variables) -> LogFormat {
+    match vars.text("LOG_FORMAT").unwrap_or_default() {
+        "json" => return LogFormat::IstioJson,
+        "" | "plain" => {}
+        _ => vars.warn_of_value("LOG_FORMAT", "lines are plain; it takes plain or json"),
+    }
+    LogFormat::Istio
+}
+
+/// As in ztunnel, whatever is not `true` is false.
+fn log_authorization(vars: &Variables) -> bool {
+    let name = "AUTHZ_POLICY_INFO_LOGGING";
+    match vars.text(name).unwrap_or_default() {
+        "true" => return true,
+        "" | "false" => {}
+        _ => vars.warn_of_value(name, "as if false; it takes true or false"),
+    }
+    false
 }
 
 fn svid_lifetime(vars: &Variables) -> Duration {

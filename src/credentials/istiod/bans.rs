@@ -12,7 +12,7 @@ use tonic::{Code, Request, Status};
 
 use super::{channel::connect, config::IstiodConfig, joined::JoinedSvids, status::said_to};
 use crate::{
-    identity::{BundleSet, SpiffeId},
+    identity::{BundleSet, SpiffeId, TrustDomainAliases},
     lifecycle::Tasks,
     rpc::{
         BANNED,
@@ -39,6 +39,7 @@ pub(super) struct Bans {
 /// Whom the CA bans, by what it told, and by what it said when it was asked for an SVID.
 #[derive(Default)]
 struct KnownBans {
+    aliases: TrustDomainAliases,
     say: watch::Sender<Arc<BTreeSet<SpiffeId>>>,
     by: Mutex<By>,
 }
@@ -53,7 +54,12 @@ impl KnownBans {
     fn change(&self, change: impl FnOnce(&mut By)) {
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut by);
-        let ids: BTreeSet<_> = by.told.union(&by.refused).cloned().collect();
+        // Who is banned is so by each of the names of its trust domain.
+        let named = |id: &SpiffeId| {
+            let others: Vec<_> = self.aliases.other_names(id, id.trust_domain()).collect();
+            others.into_iter().chain([id.clone()])
+        };
+        let ids: BTreeSet<_> = by.told.union(&by.refused).flat_map(named).collect();
         self.say.send_if_modified(|known| {
             let changed = **known != ids;
             *known = Arc::new(ids);
@@ -75,7 +81,8 @@ impl Bans {
         joined: &Arc<JoinedSvids>,
         mut bundles: watch::Receiver<Arc<BundleSet>>,
     ) -> Self {
-        let (known, tasks) = (Arc::<KnownBans>::default(), Tasks::default());
+        let known = KnownBans { aliases: config.aliases.clone(), ..KnownBans::default() };
+        let (known, tasks) = (Arc::new(known), Tasks::default());
         let follower = BanFollower { config: config.clone(), joined: Arc::clone(joined) };
         let say = Arc::clone(&known);
         tasks.spawn(async move {
@@ -185,4 +192,22 @@ fn take(message: Banned, known: &KnownBans) -> Result<(), Status> {
         .map_err(|e| Status::internal(format!("it bans something that is not a SPIFFE ID: {e}")))?;
     known.change(|by| *by = By { told: ids, refused: BTreeSet::new() });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_banned_is_so_by_each_name_of_the_trust_domain() {
+        let aliases = ["old".parse().unwrap()].into_iter().collect();
+        let known = KnownBans { aliases, ..KnownBans::default() };
+        let ids = ["spiffe://td/ns/a/sa/b".to_owned()];
+        take(Banned { ids: ids.into() }, &known).unwrap();
+        let banned = known.say.borrow().clone();
+        let banned: Vec<&str> = banned.iter().map(SpiffeId::as_str).collect();
+        assert_eq!(banned, ["spiffe://old/ns/a/sa/b", "spiffe://td/ns/a/sa/b"]);
+        take(Banned::default(), &known).unwrap();
+        assert!(known.say.borrow().is_empty());
+    }
 }

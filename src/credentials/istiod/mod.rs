@@ -38,7 +38,7 @@ use self::{
 };
 use super::{Source, SourceError, Urgency, Wanted, grpc_status::said};
 use crate::{
-    identity::{BundleSet, PrivateKey, SpiffeId, X509Svid},
+    identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, X509Svid},
     rpc::istio_ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_client::IstioCertificateServiceClient,
@@ -119,13 +119,7 @@ impl Istiod {
         let key_usage = self.config.key_usage;
         let answer = answer::check(&answer.cert_chain, id, &spki, key_usage, SystemTime::now())
             .map_err(|e| self.unusable(id, e))?;
-        self.bundles.send_if_modified(|bundles| {
-            if bundles.get(id.trust_domain()) == Some(&answer.bundle) {
-                return false;
-            }
-            Arc::make_mut(bundles).insert(answer.bundle);
-            true
-        });
+        self.bundles.send_if_modified(|bundles| self.believe(answer.bundle, bundles));
         let key = PrivateKey::from_pkcs8(key.serialize_der());
         let svid = X509Svid::of(answer.leaf, answer.chain, key);
         if joins {
@@ -133,6 +127,22 @@ impl Istiod {
         }
         self.bans.issued(id);
         Ok(svid)
+    }
+
+    /// Takes a bundle, for each other name of its trust domain too; whether it says anything new.
+    fn believe(&self, bundle: TrustBundle, known: &mut Arc<BundleSet>) -> bool {
+        let others = self.config.aliases.iter().filter(|alias| **alias != bundle.trust_domain);
+        let others =
+            others.map(|alias| TrustBundle { trust_domain: alias.clone(), ..bundle.clone() });
+        let all: Vec<_> = others.chain([bundle.clone()]).collect();
+        let new = |bundle: &TrustBundle| known.get(&bundle.trust_domain) != Some(bundle);
+        let new: Vec<_> = all.into_iter().filter(new).collect();
+        let some = !new.is_empty();
+        if some {
+            let known = Arc::make_mut(known);
+            new.into_iter().for_each(|bundle| known.insert(bundle));
+        }
+        some
     }
 
     fn shows_join_token(&self) -> bool {

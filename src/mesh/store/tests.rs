@@ -10,6 +10,8 @@ use crate::{
 
 const NETWORKS: [&str; 2] = ["", "far"];
 const POLICIES: [&str; 3] = ["shop/a", "shop/b", "shop/c"];
+/// Of workloads without an address.
+const HOSTNAME: &str = "lb.test";
 
 fn ip(n: u8) -> IpAddr {
     [10, 0, 0, n].into()
@@ -78,6 +80,7 @@ fn workload(uid: u8, network: usize, addresses: &[u8], app: u8, policies: &[usiz
         labels: [("app", app.to_string())].into_iter().collect::<Labels>(),
         policies: policies.iter().map(|n| POLICIES[*n].into()).collect(),
         services: policies.iter().map(|n| behind((app, *n))).collect::<Vec<_>>().into(),
+        hostname: addresses.is_empty().then(|| HOSTNAME.into()),
         ..Template::new(
             if app == 0 { "shop" } else { "bank" }.into(),
             format!("spiffe://td/ns/shop/sa/{app}").parse().unwrap(),
@@ -185,6 +188,7 @@ struct Picture {
     vips: BTreeMap<(&'static str, u8), (String, String)>,
     endpoints: BTreeMap<(String, String), BTreeSet<String>>,
     local: BTreeMap<String, String>,
+    named: BTreeMap<&'static str, String>,
     rules: BTreeMap<String, String>,
 }
 
@@ -204,6 +208,10 @@ fn picture(view: &View) -> Picture {
         let workload = view.local(&pod)?.uid.to_string();
         Some((pod, workload))
     };
+    let named = |namespace| {
+        let workload = view.workload_named(namespace, HOSTNAME)?;
+        Some((namespace, workload.uid.to_string()))
+    };
     let rules = |w: &Arc<Workload>| (w.uid.to_string(), format!("{:?}", view.rules(&w.uid)));
     for service in view.services() {
         assert_eq!(view.service(&service.namespace, &service.hostname), Some(service));
@@ -217,6 +225,7 @@ fn picture(view: &View) -> Picture {
         vips: (0..5).flat_map(all).filter_map(service_at).collect(),
         endpoints: view.services().map(|s| (name(s), endpoints(s))).collect(),
         local: (0..6).filter_map(local).collect(),
+        named: ["shop", "bank"].into_iter().filter_map(named).collect(),
         rules: view.workloads().map(rules).collect(),
     }
 }
@@ -304,6 +313,7 @@ proptest! {
         prop_assert_eq!(store.view.compiled.len(), 0);
         prop_assert!(store.view.networks.is_empty() && store.view.endpoints.is_empty());
         prop_assert!(store.view.local.is_empty() && store.view.scopes.is_empty());
+        prop_assert!(store.view.by_hostname.is_empty());
         for (view, then) in &looked {
             prop_assert_eq!(&picture(view), then, "a view that is out stays as it was");
         }

@@ -101,7 +101,8 @@ impl LiveConn {
                 (Some(_), None) => true,
                 (None, _) => false,
             };
-            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, foreign, dst })
+            let other_ids = Vec::new();
+            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, foreign, other_ids, dst })
         })
     }
 

@@ -1,5 +1,7 @@
 //! Truth tables of the engine, in the policy language's own fields.
 
+mod aliases;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -14,6 +16,7 @@ fn flow(peer: Option<&str>) -> Flow {
         peer: PeerAddr("10.1.2.3:999".parse().unwrap()),
         peer_id: peer.map(|id| format!("spiffe://{id}").parse().unwrap()),
         foreign: peer.is_some_and(|id| !id.starts_with("td/")),
+        other_ids: Vec::new(),
         dst: "10.0.0.9:5432".parse().unwrap(),
     }
 }

@@ -14,6 +14,7 @@ pub mod message;
 mod name;
 mod pod;
 mod resolv_conf;
+mod resolver;
 mod shared;
 
 use std::{
@@ -26,6 +27,7 @@ use std::{
 pub use answer::Naming;
 use pod::PodDns;
 use resolv_conf::NameServers;
+pub use resolver::Resolver;
 pub use shared::CurrentView;
 use shared::Shared;
 
@@ -43,6 +45,14 @@ pub const DNS_PORT: u16 = 15053;
 pub struct DnsProxy {
     shared: Arc<Shared>,
     listen: Vec<SocketAddr>,
+}
+
+/// One pod whose queries are answered.
+pub struct Served {
+    /// Where it asks.
+    pub addresses: Vec<SocketAddr>,
+    /// Asks in its place.
+    pub resolver: Resolver,
 }
 
 /// How the DNS proxy is set up.
@@ -82,7 +92,7 @@ impl DnsProxy {
 
     /// Answers the queries of a pod from the current runtime as long as `tasks` run: UDP and TCP, on
     /// the loopback addresses that its namespace has. What others are asked for it is answered after
-    /// that too, within 5 s, as long as `answers` run. Returns where.
+    /// that too, within 5 s, as long as `answers` run.
     ///
     /// # Errors
     /// If the namespace cannot be entered or a port is taken; nothing runs then.
@@ -92,7 +102,7 @@ impl DnsProxy {
         name: &Arc<PodName>,
         tasks: &Tasks,
         answers: &Tasks,
-    ) -> io::Result<Vec<SocketAddr>> {
+    ) -> io::Result<Served> {
         let mut opened = Vec::new();
         for &address in &self.listen {
             let both = datagrams::bound(netns, address).and_then(|udp| {
@@ -118,7 +128,7 @@ impl DnsProxy {
             tasks.spawn(Arc::clone(&pod).datagrams(udp));
             tasks.spawn(Arc::clone(&pod).connections(tcp));
         }
-        Ok(addresses)
+        Ok(Served { addresses, resolver: Resolver::new(pod) })
     }
 }
 

@@ -227,7 +227,8 @@ impl PodDns {
         }
     }
 
-    async fn reply(self: Arc<Self>, question: Vec<u8>) -> Option<Vec<u8>> {
+    /// What is said to one query in a connection, if anything is.
+    pub(super) async fn reply(self: Arc<Self>, question: Vec<u8>) -> Option<Vec<u8>> {
         self.turn().await;
         match self.look(&question, true) {
             Step::Done(reply) => reply,

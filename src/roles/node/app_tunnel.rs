@@ -58,7 +58,7 @@ impl Pod {
         app: SocketAddr,
         told: &Told<'_>,
     ) -> io::Result<TcpStream> {
-        let mut socket = match node.localhost_app_tunnel {
+        let mut socket = match node.config.localhost_app_tunnel {
             true => {
                 let loopback = match app {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

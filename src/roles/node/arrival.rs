@@ -125,6 +125,12 @@ impl Outward {
         found
     }
 
+    /// The same of a connection that is asked for, and not captured. It is in no order with others.
+    pub(super) fn asked(dst: SocketAddr) -> Self {
+        let meant = Meant { dst: OriginalDst(dst), captured: true };
+        Self { dst: Some(dst), from: None, onward: Err(Stays::Unknown(meant)) }
+    }
+
     fn find(
         &mut self,
         node: &Node,
@@ -168,7 +174,8 @@ impl Meant {
         avoided: &Avoided,
     ) -> Result<Route, NoRoute> {
         let (chance, policy) = ((rand::random(), avoided), node.outbound_traffic_policy);
-        route::decide(mesh, from, self.dst, self.captured, chance, policy)
+        let route = route::decide(mesh, from, self.dst, self.captured, chance, policy)?;
+        Ok(route.with_aliases(&node.config.aliases, from.id().trust_domain()))
     }
 
     /// Whatever was decided; `enter` gives the connection its place.

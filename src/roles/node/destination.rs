@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
 
-use super::{OWN_PORTS, waypoint::leads_to};
+use super::waypoint::leads_to;
 use crate::{
     hbone::{connect::Authority, server::Incoming},
     mesh::{Service, View, Workload},
@@ -29,7 +29,7 @@ pub(super) fn destination(
     mesh: &View,
     workload: &Workload,
     incoming: &Incoming,
-    local: SocketAddr,
+    (local, own_ports): (SocketAddr, &[u16]),
 ) -> Result<Found, Refusal> {
     let refusal = |status, reason, why| Refusal { status, reason, why };
     let bad = |reason, why| refusal(StatusCode::BAD_REQUEST, reason, why);
@@ -65,7 +65,7 @@ pub(super) fn destination(
             (target, SocketAddr::new(meant.unwrap_or(local.ip()), port))
         }
     };
-    if OWN_PORTS.contains(&port) {
+    if own_ports.contains(&port) {
         let why = "the port in :authority is one of adit's own";
         return Err(unavailable(CloseReason::DirectCall, why));
     }

@@ -122,7 +122,8 @@ impl Destination for PodDestination {
         if source.is_none() {
             self.node.wonder(&mesh, tunnel.ends.peer.0.ip());
         }
-        let source = source.filter(|w| w.id() == caller);
+        let own = tunnel.proven.own.trust_domain();
+        let source = source.filter(|w| self.node.config.aliases.are_same(w.id(), caller, own));
         conn.metadata(|f| {
             f.src = source.map(|w| peer_info(w)).unwrap_or_default();
             f.src.id = Some(caller.clone());
@@ -152,7 +153,8 @@ impl Destination for PodDestination {
             f.dst = peer_info(workload);
             f.dst.id = Some(workload.id().clone());
         });
-        let found = destination(&mesh, workload, incoming, tunnel.ends.local)?;
+        let here = (tunnel.ends.local, self.node.own_ports());
+        let found = destination(&mesh, workload, incoming, here)?;
         name_service(conn, &mesh, workload, incoming);
         let told = workload.template.app_tunnel.is_some_and(|tunnel| tunnel.proxy_protocol);
         let told = told.then_some(found.meant);
@@ -165,11 +167,13 @@ impl Destination for PodDestination {
         &Target { ref workload, dst, .. }: &Target,
         conn: &OpenConn,
     ) -> Result<(), Outcome> {
-        let caller = &tunnel.proven.peer.id;
-        let foreign = caller.trust_domain() != workload.id().trust_domain();
-        let (direction, peer_id) = (Direction::Inbound, Some(caller.clone()));
-        let flow = Flow { direction, peer: tunnel.ends.peer, peer_id, foreign, dst };
         self.pod.policies_known(&self.node).await;
+        let (caller, own) = (&tunnel.proven.peer.id, workload.id().trust_domain());
+        let (direction, peer_id, other_ids) =
+            (Direction::Inbound, Some(caller.clone()), Vec::new());
+        let (peer, foreign) = (tunnel.ends.peer, caller.trust_domain() != own);
+        let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+        let flow = flow.with_aliases(&self.node.config.aliases, own);
         authorize(&self.node, &self.pod.name, flow, conn)
             .map_err(|(reason, why)| (reason, Some(why)))
     }

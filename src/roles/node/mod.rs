@@ -24,6 +24,9 @@
 //! 7. **Closed.** Dropping the record counts the connection and writes its access-log line (at most
 //!    so many for one failing peer), under one [`crate::net::CloseReason`].
 //!
+//! Where SOCKS5 is on, an application may ask for a connection at port 15080 of the loopback address
+//! instead ([`socks`]): from step 2 on it is like one that was captured.
+//!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
@@ -31,6 +34,7 @@
 mod app_tunnel;
 mod arrival;
 mod attached;
+mod config;
 mod destination;
 mod inbound;
 mod known;
@@ -46,6 +50,7 @@ mod recognition;
 mod record;
 mod revalidate;
 pub mod route;
+mod socks;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -57,6 +62,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 pub use attached::{Attached, Entered};
+pub use config::NodeConfig;
 pub use pod::Pod;
 pub use recheck::{Lacking, recheck};
 pub use recognition::Recognition;
@@ -82,8 +88,12 @@ use crate::{
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where plaintext towards a pod is captured to.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Where applications ask for connections by SOCKS5, on the loopback address, where that is on.
+pub const SOCKS_PORT: u16 = 15080;
 /// Ports of ours inside a pod: never a destination.
 pub const OWN_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, crate::hbone::HBONE_PORT];
+/// The same where there is SOCKS5.
+const WITH_SOCKS: [u16; 4] = [OWN_PORTS[0], OWN_PORTS[1], OWN_PORTS[2], SOCKS_PORT];
 
 /// What every pod of the node shares.
 pub struct Node {
@@ -105,8 +115,8 @@ pub struct Node {
     pub workers: Vec<Handle>,
     /// Answers the DNS queries of pods, if they are captured.
     pub dns: Option<Arc<DnsProxy>>,
-    /// Whether an application that is told who calls is reached on its loopback address only.
-    pub localhost_app_tunnel: bool,
+    /// How it treats its pods.
+    pub config: NodeConfig,
     /// Who is asked for what of the mesh is not known, where it is asked for one by one.
     pub on_demand: Option<Xds>,
     /// Whether pods may call who is not in the mesh.
@@ -135,13 +145,18 @@ impl Node {
             sockmap: None,
             workers: Vec::new(),
             dns: None,
-            localhost_app_tunnel: true,
+            config: NodeConfig::default(),
             on_demand: None,
             outbound_traffic_policy: OutboundTrafficPolicy::default(),
             endpoints: Ejections::default(),
             pods: Arc::default(),
             listeners: Arc::default(),
         }
+    }
+
+    /// Ports of ours inside its pods.
+    fn own_ports(&self) -> &'static [u16] {
+        if self.config.socks5 { &WITH_SOCKS } else { &OWN_PORTS }
     }
 
     /// Whether a pod that has `has` connections of a kind must do without the descriptor of one

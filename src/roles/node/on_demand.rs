@@ -68,6 +68,7 @@ fn is_known(mesh: &View, destination: &GatewayDestination) -> bool {
     match destination {
         GatewayDestination::Hostname { namespace, hostname } => {
             mesh.service(namespace, hostname).is_some()
+                || mesh.workload_named(namespace, hostname).is_some()
         }
         GatewayDestination::Address(NetworkAddress { network, ip }) => {
             mesh.service_at(network, *ip, "").is_some() || mesh.workload_at(network, *ip).is_some()
@@ -112,7 +113,12 @@ impl Node {
         let mut asked = BTreeSet::new();
         let all = async {
             while let Some(key) = lacks(&self.mesh.load()) {
-                if xds.is_absent(&key) || asked.len() == MOST_ASKED || asked.contains(&key) {
+                if asked.contains(&key) {
+                    // Such as the address of a node, which a pod of its network has.
+                    xds.no_help(&key);
+                    return Ok(());
+                }
+                if xds.is_absent(&key) || asked.len() == MOST_ASKED {
                     return Ok(());
                 }
                 match xds.demand(&key).await {

@@ -60,7 +60,7 @@ async fn carry(by: &Worker, app: &mut App, found: Box<Outward>, conn: &OpenConn)
 }
 
 /// Opens the way to where the connection goes: to another endpoint if the first is not to be had.
-async fn reach(
+pub(super) async fn reach(
     by: &Worker,
     app: &TcpStream,
     Outward { dst, from, onward }: Outward,
@@ -172,9 +172,10 @@ fn describe(conn: &OpenConn, route: &Route) {
                 f.protocol = Some("HBONE");
                 (to, service)
             }
-            Route::DoubleHbone { hop, to, service } => {
+            Route::DoubleHbone { hop, gateway, to, service } => {
                 let port = hop.through.as_ref().map_or(0, |through| through.port);
-                f.dst_addr = Some(hop.addr);
+                // That of a name comes once it is known.
+                f.dst_addr = gateway.is_none().then_some(hop.addr).or(f.dst_addr);
                 f.hbone_addr = Some(format!("{}:{port}", service.hostname).into());
                 f.protocol = Some("DOUBLEHBONE");
                 (to, &Some(Arc::clone(service)))

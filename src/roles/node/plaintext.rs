@@ -67,7 +67,6 @@ async fn carry(
         f.dst = peer_info(&workload);
         f.src = mesh.workload_by_ip(peer.0.ip()).map(|w| peer_info(w)).unwrap_or_default();
     });
-    let flow = Flow { direction: Direction::Inbound, peer, peer_id: None, foreign: false, dst };
     // In a box of its own: few go to such an address, and all would be larger for it.
     let is_its_own = workload.addresses.contains(&dst.ip())
         || Box::pin(pod.owned.holds(&pod.netns, dst.ip())).await;
@@ -76,6 +75,8 @@ async fn carry(
         return (CloseReason::DirectCall, Some(why));
     }
     pod.policies_known(node).await;
+    let (direction, peer_id, foreign, other_ids) = (Direction::Inbound, None, false, Vec::new());
+    let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
     if let Err((reason, why)) = authorize(node, &pod.name, flow, conn) {
         return (reason, Some(why));
     }

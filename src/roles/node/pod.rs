@@ -42,6 +42,8 @@ pub struct Pod {
     pub(super) resolving: Semaphore,
     /// How the endpoints do that it calls.
     pub(super) endpoints: Arc<EndpointHealth>,
+    /// Clients of SOCKS5 that have not said yet what they want.
+    pub(super) asking: Semaphore,
     /// Whether applications see the callers' addresses, where the kernel can: rules in its
     /// namespace lead their answers back.
     pub(super) keeps_source: bool,

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::{Node, Pod, arrival::Course, record::baggage, route::Route};
 use crate::{
     hbone::{
-        Pool,
+        Hop, Pool,
         connect::{Authority, ConnectRequest},
         order::Ticket,
     },
@@ -74,17 +74,18 @@ impl Worker {
 /// # Errors
 /// Why there is none, and whether another endpoint may be tried.
 pub(super) async fn open(
-    Worker { node, pod, pool, to_waypoints, inner }: &Worker,
+    by: &Worker,
     (app, said): (&TcpStream, &mut Vec<u8>),
     conn: &OpenConn,
     (Course { from, route, .. }, ticket): (&Course, Ticket),
 ) -> Result<Box<dyn Remote>, Failed> {
+    let Worker { node, pod, pool, to_waypoints, inner } = by;
     let plain = |far: TcpRemote, said: &mut Vec<u8>| Box::new(far.holding(std::mem::take(said)));
     Ok(match route {
         Route::Hbone { hop, authority, service, .. } => {
             let request = ConnectRequest {
                 authority: Authority::Addr(*authority),
-                client: conn.live().peer.0,
+                client: client(conn.live().peer.0, from),
                 service: service.as_ref().map(|s| s.hostname.clone()),
                 baggage: baggage(from),
                 network: None,
@@ -99,12 +100,21 @@ pub(super) async fn open(
                 Box::new(opened.await?.through_proxy())
             }
         }
-        Route::DoubleHbone { hop, service, .. } => {
+        Route::DoubleHbone { hop, gateway, service, .. } => {
+            let named;
+            let hop = match gateway {
+                Some(name) => {
+                    let addr = resolved(by, conn, (name, hop.addr.port(), hop.addr)).await?;
+                    named = Hop { addr, ..hop.clone() };
+                    &named
+                }
+                None => hop,
+            };
             let source = Source { node, pod, from };
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
                 authority: Authority::Host(service.hostname.to_string(), port),
-                client: conn.live().peer.0,
+                client: client(conn.live().peer.0, from),
                 service: Some(service.hostname.clone()),
                 baggage: baggage(from),
                 network: Some(Arc::clone(from.network())),
@@ -116,18 +126,19 @@ pub(super) async fn open(
             plain(ticket.begin(dial(node, pod, *addr)).await?, said)
         }
         Route::Named { hostname, port, called, .. } => {
-            // Whoever asks for names that nobody answers keeps others of this pod waiting only.
-            let Ok(_place) = pod.resolving.acquire().await else {
-                return Err((CloseReason::Drained, None).into());
-            };
             let found = async {
-                let addr = resolve(hostname, *port, *called, node.tunnel.connect).await?;
-                conn.metadata(|f| f.dst_addr = Some(addr));
+                let addr = resolved(by, conn, (hostname, *port, *called)).await?;
                 dial(node, pod, addr).await
             };
             plain(ticket.begin(found).await?, said)
         }
     })
+}
+
+/// The application, as others know it: one that asks by SOCKS5 comes from the loopback address.
+fn client(peer: SocketAddr, of: &Workload) -> SocketAddr {
+    let own = of.addresses.first().filter(|_| peer.ip().is_loopback());
+    SocketAddr::new(own.copied().unwrap_or(peer.ip()), peer.port())
 }
 
 /// Plain TCP from inside the pod.
@@ -137,6 +148,21 @@ async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Fai
         Err(e) => Err(e),
     };
     dialled.map(TcpRemote::new).map_err(|e| Failed::tcp(addr, &e))
+}
+
+/// Where a host name leads, which is in the record then.
+async fn resolved(
+    Worker { node, pod, .. }: &Worker,
+    conn: &OpenConn,
+    (hostname, port, called): (&str, u16, SocketAddr),
+) -> Result<SocketAddr, Failed> {
+    // Whoever asks for names that nobody answers keeps others of this pod waiting only.
+    let Ok(_place) = pod.resolving.acquire().await else {
+        return Err((CloseReason::Drained, None).into());
+    };
+    let addr = resolve(hostname, port, called, node.tunnel.connect).await?;
+    conn.metadata(|f| f.dst_addr = Some(addr));
+    Ok(addr)
 }
 
 /// An address of a host name, as this host's own resolver has it: of the called family if there is
@@ -177,5 +203,30 @@ impl egress::hbone::Source for Source<'_> {
 
     fn handshake_failed(&self, reason: CloseReason) {
         self.node.handshake_failed(Direction::Outbound, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::Template;
+
+    #[test]
+    fn nobody_is_told_of_a_loopback_address() {
+        let id = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let web = Workload {
+            uid: "web".into(),
+            name: "web".into(),
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+            node: None,
+            healthy: true,
+            template: Template::new("shop".into(), id).into(),
+            local: None,
+        };
+        for (peer, told) in
+            [("127.0.0.1:9", "10.0.0.1:9"), ("[::1]:9", "10.0.0.1:9"), ("10.0.0.2:9", "10.0.0.2:9")]
+        {
+            assert_eq!(client(peer.parse().unwrap(), &web).to_string(), told);
+        }
     }
 }

@@ -96,6 +96,7 @@ fn judge(node: &Node, of: impl Fn(&View, &Workload) -> Option<Asks>) -> usize {
         // One that left the mesh: its pod is stopped, with the grace of a drain.
         let workload = mesh.of_pod(&pod)?;
         let asks = of(&mesh, workload)?;
+        let flow = flow.with_aliases(&node.config.aliases, workload.id().trust_domain());
         let decision = decided(&mesh, Some(workload), &flow, Asked::WhileOpen);
         (asks == Asks::All || decision.rule.is_some()).then_some(decision)
     })

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     hbone::{HBONE_PORT, Hop, Through},
-    identity::SpiffeId,
+    identity::{SpiffeId, TrustDomain, TrustDomainAliases},
     mesh::{
         Ask, Avoided, BalancingMode, Endpoint, EndpointAddress, Gateway, Protocol, Service, View,
         Workload, pick,
@@ -40,6 +40,9 @@ pub enum Route {
     DoubleHbone {
         /// The gateway, whom it is asked for, and who must answer in the other network.
         hop: Hop,
+        /// The gateway's host name, where it has no address: one of it takes the place of the hop's,
+        /// which is the one that was called, with the gateway's port.
+        gateway: Option<Arc<str>>,
         /// Whom this reaches.
         to: Arc<Workload>,
         /// The service that was called.
@@ -93,6 +96,9 @@ impl Route {
             Self::Hbone { authority, service, .. } if self.is_direct() => {
                 service.as_ref().map(|_| ip(authority))
             }
+            Self::DoubleHbone { hop, gateway: Some(name), .. } => {
+                Some(EndpointAddress::Name(Arc::clone(name), hop.addr.port()))
+            }
             Self::Hbone { hop, .. } | Self::DoubleHbone { hop, .. } => Some(ip(&hop.addr)),
             Self::Tcp { addr, service, .. } => service.as_ref().map(|_| ip(addr)),
             Self::Named { hostname, port, service, .. } => {
@@ -100,6 +106,16 @@ impl Route {
             }
             Self::Passthrough(_) => None,
         }
+    }
+
+    /// The same, where whoever must answer may have another of the names of the caller's trust
+    /// domain.
+    #[must_use]
+    pub fn with_aliases(mut self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
+        if let Self::Hbone { hop, .. } | Self::DoubleHbone { hop, .. } = &mut self {
+            hop.add_aliases(aliases, own);
+        }
+        self
     }
 
     /// Whether it goes by HBONE, and nothing in clear text.
@@ -326,8 +342,11 @@ fn to_network(
     };
     let gateway = gateway.ok_or_else(unknown)?;
     let Found { endpoint, service: by } = find(mesh, gateway, (call, false)).ok_or_else(unknown)?;
-    let ip = endpoint.ip.ok_or_else(unknown)?;
+    let name = endpoint.workload.template.hostname.clone().filter(|_| endpoint.ip.is_none());
+    let at = endpoint.ip.or(name.is_some().then_some(call.dst.ip()));
+    let ip = at.ok_or_else(unknown)?;
     Ok(Route::DoubleHbone {
+        gateway: name,
         hop: Hop {
             addr: SocketAddr::new(ip, endpoint.port),
             expect: from.subject_alt_names.clone(),

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::BorrowedFd,
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod, Recognition,
+    INBOUND_PLAINTEXT_PORT, Node, OUTBOUND_PORT, OWN_PORTS, Pod, Recognition, SOCKS_PORT,
     arrival::{self, Inward, Lanes, Lost, Outward},
     inbound::PodDestination,
     outbound,
@@ -25,6 +25,7 @@ use super::{
     plaintext,
     pod::{MOST_RESOLVING, MOST_WAITING},
     reach::Worker,
+    socks::{self, MOST_ASKING, Socks},
 };
 use crate::{
     hbone::{Callers, HBONE_PORT, Pool, TunnelConfig},
@@ -32,6 +33,7 @@ use crate::{
     mesh::AppHop,
     net::{Direction, PeerAddr, PodName},
     proxy::{
+        dns::Resolver,
         egress::gateway::{Gateways, IsTooMuch},
         ingress::{self, Ends},
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
@@ -67,17 +69,22 @@ impl Pod {
         let open = |port, accepts| open_port(node, &netns, port, accepts);
         let (outbound, plaintext) = (open(OUTBOUND_PORT, one)?, open(INBOUND_PLAINTEXT_PORT, one)?);
         let hbone = open(HBONE_PORT, Accepts::Each)?;
+        let socks = node.config.socks5.then(|| open(SOCKS_PORT, one)).transpose()?;
         let (name, dns, answers) = (Arc::new(name), Tasks::default(), Tasks::default());
-        if let Some(proxy) = &node.dns {
+        let served = node.dns.as_ref().map(|proxy| {
             // On one worker, another one for each pod.
             let worker = node.pods.len() % node.workers.len();
             let _on = node.workers[worker].enter();
-            proxy.serve(&netns, &name, &dns, &answers)?;
-        }
+            proxy.serve(&netns, &name, &dns, &answers)
+        });
+        let names = served.transpose()?.map(|served| Arc::new(served.resolver));
         let pod = Self::new(node, (name, netns), (watched, dns, answers));
         let pod = Arc::new(pod);
         let balancers = AcceptBalancer::of_one(outbound.len());
         pod.serve_outbound(node, listeners(outbound, balancers, || pod.looks_outward(node)));
+        if let Some(socks) = socks {
+            pod.serve_socks(node, socks, names.as_ref());
+        }
         let balancers = AcceptBalancer::of_one(plaintext.len());
         pod.serve_plaintext(node, listeners(plaintext, balancers, looks_inward));
         let balancers = AcceptBalancer::all(hbone.len());
@@ -121,6 +128,7 @@ impl Pod {
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
             resolving: Semaphore::new(MOST_RESOLVING),
+            asking: Semaphore::new(MOST_ASKING),
             keeps_source: true,
             acceptor: Acceptor::default(),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
@@ -176,6 +184,21 @@ impl Pod {
         let inner = made(node.tunnel.clone()).over(Arc::new(through));
         let (node, pod) = (Arc::clone(node), Arc::clone(self));
         Worker { node, pod, pool, to_waypoints, inner }
+    }
+
+    /// Connections that are asked for by SOCKS5, which have tunnels of their own.
+    fn serve_socks(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        seats: Vec<Seat>,
+        names: Option<&Arc<Resolver>>,
+    ) {
+        let balancers = AcceptBalancer::of_one(seats.len());
+        for (worker, listener) in listeners(seats, balancers, || Box::new(|_, _| ())) {
+            let by = Arc::new(Socks { worker: self.outbound_worker(node), names: names.cloned() });
+            let serve = move |socket, peer, ()| socks::serve(Arc::clone(&by), (socket, peer));
+            self.listen_on((node, &worker), listener, "socks5", &self.conns, serve);
+        }
     }
 
     fn serve_plaintext(
@@ -308,7 +331,7 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     for n in all.len()..needed {
         // One more queue would take connections before this process accepts any.
         let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
-            (true, _) => sockets::listen(netns, SocketAddr::new(ANY, port)),
+            (true, _) => sockets::listen(netns, listening_at(port)),
             (false, Some(inherited)) => inherited.try_clone(),
             (false, None) => Err(io::Error::other("another process still has its sockets")),
         };
@@ -323,6 +346,12 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
         Ok((worker.clone(), listener))
     };
     node.workers.iter().cycle().skip(first).take(seats).map(seat).collect()
+}
+
+/// SOCKS5 is for applications of the pod alone.
+fn listening_at(port: u16) -> SocketAddr {
+    let ip = if port == SOCKS_PORT { Ipv4Addr::LOCALHOST.into() } else { ANY };
+    SocketAddr::new(ip, port)
 }
 
 /// Both families on one socket.

@@ -110,7 +110,9 @@ impl World {
             f.pod = Some(Arc::new(db()));
         });
         let dst: SocketAddr = "10.0.0.2:8080".parse().unwrap();
-        let flow = Flow { direction: Direction::Inbound, peer, peer_id: caller, foreign, dst };
+        let (direction, peer_id, other_ids) = (Direction::Inbound, caller, Vec::new());
+        let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+        let flow = flow.with_aliases(&self.node.config.aliases, &"td".parse().unwrap());
         let admitted = inbound::authorize(&self.node, &db(), flow, &conn);
         (conn, admitted.map_err(|(reason, _)| reason))
     }
@@ -161,6 +163,20 @@ fn a_caller_of_another_trust_domain_is_judged_as_one_again_and_again() {
         2,
         "and what is cut stays"
     );
+}
+
+/// The same caller by another name of the trust domain.
+#[test]
+fn a_caller_of_an_alias_is_judged_as_one_of_ours_again_and_again() {
+    let mut world = world(MtlsMode::Strict, vec![]);
+    let alias = WEB.replace("td", "old.td");
+    world.node.config.aliases = ["old.td".parse().unwrap()].into_iter().collect();
+    let (conn, admitted) = world.open(Some(&alias));
+    assert_eq!(admitted, Ok(()));
+    assert_eq!(world.now(MtlsMode::Strict, vec![from_namespace("shop")]), 0);
+    assert_eq!(world.open(Some(&alias)).1, Ok(()));
+    assert_eq!(world.now(MtlsMode::Strict, vec![from_namespace("bank")]), 1);
+    assert_eq!(conn.live().was_cut(), Some(CloseReason::PolicyChanged));
 }
 
 #[test]

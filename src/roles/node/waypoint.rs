@@ -44,7 +44,11 @@ pub(super) fn find<'a>(
     };
     match &gateway.destination {
         GatewayDestination::Hostname { namespace, hostname } => {
-            of(mesh.service(namespace, hostname)?)
+            if let Some(service) = mesh.service(namespace, hostname) {
+                return of(service);
+            }
+            let workload = mesh.workload_named(namespace, hostname)?;
+            Some(Found { endpoint: Endpoint { workload, ip: None, port }, service: None })
         }
         GatewayDestination::Address(NetworkAddress { network, ip }) => {
             match mesh.service_at(network, *ip, call.from.namespace()) {

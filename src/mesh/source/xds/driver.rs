@@ -120,13 +120,16 @@ impl Xds {
         };
         timeout(DEMAND, asked).await.ok().flatten()
     }
-}
 
-impl Xds {
     /// Whether the control plane has said a moment ago that the key names nothing.
     #[must_use]
     pub fn is_absent(&self, key: &str) -> bool {
         self.absent.has(key, Instant::now().into_std())
+    }
+
+    /// What came of a key is no help to whoever looks: it is not asked for again for a while.
+    pub fn no_help(&self, key: &str) {
+        self.absent.insert(&key.into(), Instant::now().into_std());
     }
 
     /// Asks for a key, and does not wait: who looks later finds what came of it.
@@ -180,11 +183,11 @@ impl Driver {
             let why = match ended {
                 Ended::Unwanted => return,
                 Ended::NotConnected(status) => {
-                    self.count(Termination::ConnectionError);
+                    self.metrics.xds.terminated(Termination::ConnectionError);
                     said(&status)
                 }
                 Ended::Stream { lasted, status } => {
-                    self.count(termination(status.as_ref()));
+                    self.metrics.xds.terminated(termination(status.as_ref()));
                     if lasted >= LIVED {
                         waits = self::waits();
                         at_once = status.is_none();
@@ -200,10 +203,6 @@ impl Driver {
                 self.wait(waits.next().unwrap_or(LONGEST_WAIT)).await;
             }
         }
-    }
-
-    fn count(&self, why: Termination) {
-        self.metrics.xds.terminated(why);
     }
 
     /// The same trouble is told once a minute.

@@ -93,10 +93,11 @@ fn route(mesh: &View, from: &str, dst: &str) -> String {
         Ok(Route::Hbone { hop, authority, .. }) => {
             format!("HBONE {} | {authority} | {}", hop.addr, ids(&hop.expect))
         }
-        Ok(Route::DoubleHbone { hop, .. }) => {
+        Ok(Route::DoubleHbone { hop, gateway: name, .. }) => {
             let Through { gateway, hostname, port } = &**hop.through.as_ref().unwrap();
             let (gateway, expect) = (ids(gateway), ids(&hop.expect));
-            format!("DOUBLE {} | {hostname}:{port} | {gateway} | {expect}", hop.addr)
+            let at = name.map_or(String::new(), |name| format!(" of {name}"));
+            format!("DOUBLE {}{at} | {hostname}:{port} | {gateway} | {expect}", hop.addr)
         }
         Ok(Route::Tcp { addr, .. }) => format!("TCP {addr}"),
         Ok(Route::Named { hostname, port, .. }) => format!("NAME {hostname}:{port}"),
@@ -306,4 +307,26 @@ fn a_way_that_depends_on_what_is_not_known_says_on_what() {
             assert_eq!(lacks.as_deref(), lacking, "{dst}: {way:?}");
         }
     }
+}
+
+/// As istiod has it for a gateway whose load balancer has a name and no address.
+#[test]
+fn a_gateway_may_be_a_workload_with_a_host_name() {
+    let lb = workload("lb", "", |t| {
+        (t.network, t.hostname) = ("n2".into(), Some("lb.cloud.test".into()));
+    });
+    let far = workload("far", "10.8.0.1", |t| {
+        t.network = "n2".into();
+        t.network_gateway = by_name("lb.cloud.test");
+        t.services = [behind("far.shop")].into();
+    });
+    let services = vec![service("far.shop", "10.9.0.4", |s| {
+        s.subject_alt_names = vec!["spiffe://td/ns/shop/sa/far".parse().unwrap()];
+    })];
+    let mesh = mesh(vec![lb, far], services);
+    let way = route(&mesh, "web", "10.9.0.4:80");
+    assert_eq!(way, "DOUBLE 10.9.0.4:15008 of lb.cloud.test | far.shop:80 | lb | far");
+    let from = mesh.workload("web").unwrap();
+    let chosen = asked(&mesh, from, "10.9.0.4:80", OutboundTrafficPolicy::AllowAny).unwrap();
+    assert_eq!(chosen.endpoint().unwrap().to_string(), "lb.cloud.test:15008");
 }
