@@ -30,6 +30,9 @@ pub(super) fn announce(environment: &Environment) -> anyhow::Result<Logging> {
 pub(super) fn speak_as_node_proxy(telemetry: &Telemetry, environment: &Environment) {
     let release = environment.istio_version.as_deref().unwrap_or("unknown");
     telemetry.live.speak_as_istio();
+    if environment.log_authorization {
+        telemetry.live.tell_decisions();
+    }
     telemetry.metrics.process.set_build("ztunnel", release);
     // Its configuration is its environment, which does not change.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -65,8 +65,9 @@ impl Incoming {
 
     /// Answers 200: bytes flow from here on. `None` if the stream is already over.
     #[must_use]
-    pub fn accept(mut self, baggage: &str) -> Option<TunnelStream> {
-        self.stream.respond(200, &[("baggage", baggage)], false).then_some(self.stream)
+    pub fn accept(mut self, baggage: Option<&str>) -> Option<TunnelStream> {
+        let said = baggage.map(|baggage| ("baggage", baggage));
+        self.stream.respond(200, said.as_slice(), false).then_some(self.stream)
     }
 
     /// Answers with an error status: headers only, END_STREAM.

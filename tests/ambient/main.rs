@@ -59,6 +59,7 @@ mod rollouts;
 #[path = "../support/rules_of_cni.rs"]
 mod rules_of_cni;
 mod scrapes;
+mod settings;
 mod socks;
 #[path = "../support/spiffe_ids.rs"]
 #[allow(dead_code, reason = "what is forged elsewhere has more")]
@@ -93,6 +94,7 @@ fn main() {
         compliance::TESTS,
         storms::TESTS,
         aliases::TESTS,
+        settings::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

@@ -69,7 +69,7 @@ async fn far(tcp: TcpStream, tasks: Tasks, taken: LocalIdentity, requests: Arc<A
         requests.fetch_add(1, Relaxed);
         async move {
             match is_taken {
-                true => drop(incoming.accept("")),
+                true => drop(incoming.accept(None)),
                 false => incoming.refuse(StatusCode::UNAUTHORIZED),
             }
         }

@@ -50,7 +50,7 @@ async fn far(tcp: TcpStream, tasks: Tasks) {
             if ended {
                 return incoming.refuse(StatusCode::UNAUTHORIZED);
             }
-            let Some(mut stream) = incoming.accept("") else { return };
+            let Some(mut stream) = incoming.accept(None) else { return };
             let (app, socket) = pair().await;
             let echo = async {
                 let (mut read, mut write) = app.into_split();

@@ -210,7 +210,7 @@ async fn adit(tcp: TcpStream, tasks: Tasks, own: LocalIdentity) {
     let (acceptor, within) = (Acceptor::default(), Duration::from_secs(10));
     let Ok(session) = acceptor.accept(tcp, &own.svid, &own.bundles, within).await else { return };
     let handle = |incoming: Box<Incoming>| async {
-        let _held = incoming.accept("");
+        let _held = incoming.accept(None);
         std::future::pending::<()>().await;
     };
     let (config, draining) = (TunnelConfig::default(), CancellationToken::new());
@@ -254,7 +254,7 @@ fn renewed() {
                 let handle = move |incoming: Box<Incoming>| {
                     seen.lock().unwrap().push(serial.clone());
                     async {
-                        let _held = incoming.accept("");
+                        let _held = incoming.accept(None);
                         std::future::pending::<()>().await;
                     }
                 };

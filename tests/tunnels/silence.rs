@@ -90,7 +90,7 @@ async fn idle(tasks: &Tasks) -> Ends {
         let session = Acceptor::default().accept(tcp, &own.svid, &own.bundles, within).await;
         let handle = |incoming: Box<Incoming>| async {
             let (_app, socket) = pair().await;
-            let Some(mut stream) = incoming.accept("") else { return };
+            let Some(mut stream) = incoming.accept(None) else { return };
             let mut socket = adit::relay::App::new(socket);
             adit::relay::run(
                 &mut socket,

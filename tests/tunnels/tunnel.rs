@@ -270,7 +270,7 @@ async fn deliver(incoming: Box<Incoming>, meter: Arc<Meter>) {
     let Ok(tcp) = TcpStream::connect(to).await else {
         return incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
-    let Some(mut stream) = incoming.accept("") else { return };
+    let Some(mut stream) = incoming.accept(None) else { return };
     relay::run(&mut App::new(tcp), &mut stream, &meter, &adit::relay::Limits::default()).await;
 }
 
@@ -392,7 +392,7 @@ pub(crate) async fn slow_reader() -> (TlsStream<TcpStream>, CancellationToken) {
         let session = Acceptor::default().accept(tcp, &own.svid, &own.bundles, within).await;
         let handle = |incoming: Box<Incoming>| async {
             let (mut app, socket) = pair().await;
-            let mut stream = incoming.accept("").unwrap();
+            let mut stream = incoming.accept(None).unwrap();
             let say = async {
                 app.write_all(&[7; 1_000_000]).await.unwrap();
                 app.shutdown().await.unwrap();

@@ -14,7 +14,7 @@ use crate::{
     lifecycle::Tasks,
     mesh::source::xds::XdsConfig,
     proxy::dns::{DnsConfig, Naming},
-    roles::node::NodeConfig,
+    roles::node::{NodeConfig, OriginalSource},
 };
 
 /// Tunnels as the environment has them.
@@ -35,6 +35,13 @@ pub(super) fn config(environment: &Environment) -> NodeConfig {
         aliases: environment.trust_domain_aliases.clone(),
         localhost_app_tunnel: environment.localhost_app_tunnel,
         socks5: environment.socks5,
+        response_baggage: environment.response_baggage,
+        original_source: match environment.original_source {
+            None => OriginalSource::WherePossible,
+            Some(true) => OriginalSource::Required,
+            Some(false) => OriginalSource::Off,
+        },
+        ipv6: environment.ipv6,
     }
 }
 
@@ -48,7 +55,9 @@ pub(super) fn dns(environment: &Environment) -> Option<DnsConfig> {
         },
         ..DnsConfig::default()
     };
-    let listen = environment.dns_address.map_or(config.listen.clone(), |address| vec![address]);
+    let both = config.listen.iter().copied();
+    let loopback = || both.filter(|address| address.is_ipv4() || environment.ipv6).collect();
+    let listen = environment.dns_address.map_or_else(loopback, |address| vec![address]);
     environment.dns_proxy.then_some(DnsConfig { listen, ..config })
 }
 

@@ -121,18 +121,10 @@ const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
     ("KEEPALIVE_RETRIES", None, OWN_PROBES),
     ("USER_TIMEOUT_ENABLED", Some("true"), OWN_PROBES),
     (
-        "ENABLE_ORIG_SRC",
-        None,
-        "says nothing here: applications see the caller's address wherever the kernel can",
-    ),
-    ("IPV6_ENABLED", Some("false"), "pods are listened to on IPv6 too, if they have it"),
-    ("AUTHZ_POLICY_INFO_LOGGING", Some("true"), "the access log says which policy decided"),
-    (
         "INPOD_PORT_REUSE",
         Some("false"),
-        "ports in pods are shared with another proxy's all the same",
+        "ports in pods are shared all the same: adit's own sockets share each of them",
     ),
-    ("ENABLE_RESPONSE_BAGGAGE", Some("false"), "an accepted CONNECT says who accepted it"),
     (
         "TLS12_ENABLED",
         Some("true"),

@@ -126,7 +126,7 @@ pub struct Environment {
     pub log_filter: String,
     /// How they look.
     pub log_format: LogFormat,
-    /// Whether verdicts of policies are logged at info.
+    /// Whether verdicts of policies are logged at info as soon as they are made.
     pub log_authorization: bool,
     /// The release of Istio that this process is deployed with.
     pub istio_version: Option<String>,

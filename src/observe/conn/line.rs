@@ -8,7 +8,10 @@ use crate::net::CloseReason;
 /// One of them.
 pub(super) enum Line {
     /// A connection whose ends are known.
-    Opened,
+    Opened {
+        /// It is told for what policies decided of it.
+        decision: bool,
+    },
     /// One that has ended.
     Ended(Ended),
 }
@@ -62,7 +65,7 @@ impl Line {
         let src_id = f.src.id.as_ref().map(tracing::field::display);
         let dst_id = f.dst.id.as_ref().map(tracing::field::display);
         let ended = match self {
-            Self::Opened => None,
+            Self::Opened { .. } => None,
             Self::Ended(ended) => Some(ended),
         };
         // Istio's meaning: sent is what the *local* side sent. Outbound: app → network.
@@ -109,16 +112,16 @@ impl Line {
                 )
             };
         }
-        let Some(Ended { event, .. }) = ended else {
-            line!(debug, "connection opened");
-            return;
-        };
-        match event {
-            Event::Complete => line!(info, event.message()),
-            Event::NeverOpened => line!(warn, event.message()),
-            Event::CompleteWithError | Event::Denied | Event::Failed => {
-                line!(error, event.message());
-            }
+        match self {
+            Self::Opened { decision: true } => line!(info, "connection opened"),
+            Self::Opened { decision: false } => line!(debug, "connection opened"),
+            Self::Ended(Ended { event, .. }) => match event {
+                Event::Complete => line!(info, event.message()),
+                Event::NeverOpened => line!(warn, event.message()),
+                Event::CompleteWithError | Event::Denied | Event::Failed => {
+                    line!(error, event.message());
+                }
+            },
         }
     }
 }

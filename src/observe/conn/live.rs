@@ -170,6 +170,8 @@ pub struct LiveTable {
     pub(super) log_shares: super::log_share::LogShares,
     /// Records are written in Istio's words.
     istio: AtomicBool,
+    /// What policies decide is told as soon as it is.
+    decisions: AtomicBool,
     events: Arc<Events>,
 }
 
@@ -238,6 +240,16 @@ impl LiveTable {
 
     pub(super) fn speaks_as_istio(&self) -> bool {
         self.istio.load(Relaxed)
+    }
+
+    /// From here on the line that says which policy let a caller in is written when it comes in, and
+    /// not only when it leaves (`AUTHZ_POLICY_INFO_LOGGING`).
+    pub fn tell_decisions(&self) {
+        self.decisions.store(true, Relaxed);
+    }
+
+    pub(super) fn tells_decisions(&self) -> bool {
+        self.decisions.load(Relaxed)
     }
 
     /// Gives up room that a burst has left.

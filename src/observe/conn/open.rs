@@ -43,9 +43,11 @@ impl OpenConn {
     /// Counts the connection as opened: its ends are known and it may flow.
     pub fn count_opened(&self) {
         self.count();
-        let told = tracing::enabled!(target: "access", tracing::Level::DEBUG);
-        if told && self.telemetry.live.speaks_as_istio() {
-            self.metadata(|facts| Line::Opened.write(&self.live, facts));
+        let live = &self.telemetry.live;
+        let decision = live.tells_decisions() && self.live.direction == Direction::Inbound;
+        let told = decision || tracing::enabled!(target: "access", tracing::Level::DEBUG);
+        if told && live.speaks_as_istio() {
+            self.metadata(|facts| Line::Opened { decision }.write(&self.live, facts));
         }
         self.telemetry.live.events().publish(|| ConnectionEvent::opened(self.live.view()));
     }

@@ -196,7 +196,8 @@ async fn let_in<D: Destination>(
         Ok(app) => app,
         Err(outcome) => return Err(refuse(incoming, outcome)),
     };
-    let stream = incoming.accept(&destination.baggage(&target)).ok_or_else(caller_gave_up)?;
+    let baggage = destination.baggage(&target);
+    let stream = incoming.accept(baggage.as_deref()).ok_or_else(caller_gave_up)?;
     Ok((app, stream.recorded(conn.live())))
 }
 
@@ -340,8 +341,8 @@ pub trait Destination: Send + Sync + Sized + 'static {
         target: &Self::Target,
         conn: &OpenConn,
     ) -> impl Future<Output = Result<App, Outcome>> + Send;
-    /// How it describes itself to the caller: the header of that name.
-    fn baggage(&self, target: &Self::Target) -> String;
+    /// How it describes itself to the caller, if it does: the header of that name.
+    fn baggage(&self, target: &Self::Target) -> Option<String>;
     /// Carries bytes until both sides have ended.
     fn relay(
         &self,

@@ -11,10 +11,35 @@ pub struct NodeConfig {
     pub localhost_app_tunnel: bool,
     /// Whether connections may be asked for by SOCKS5.
     pub socks5: bool,
+    /// Whether an accepted CONNECT is answered with who accepted it.
+    pub response_baggage: bool,
+    /// Whose address applications see.
+    pub original_source: OriginalSource,
+    /// Whether ports of pods are listened to on IPv6 too.
+    pub ipv6: bool,
+}
+
+/// Whether applications see the address of who calls them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OriginalSource {
+    /// Where the kernel can; else that of their own pod.
+    #[default]
+    WherePossible,
+    /// No other: a call whose address cannot be kept fails.
+    Required,
+    /// They see that of their own pod.
+    Off,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { aliases: TrustDomainAliases::default(), localhost_app_tunnel: true, socks5: false }
+        Self {
+            aliases: TrustDomainAliases::default(),
+            localhost_app_tunnel: true,
+            response_baggage: true,
+            original_source: OriginalSource::default(),
+            ipv6: true,
+            socks5: false,
+        }
     }
 }

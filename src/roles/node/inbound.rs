@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Node, Pod,
+    Node, OriginalSource, Pod,
     app_tunnel::Told,
     destination::destination,
     record::{baggage, ended, peer_info},
@@ -192,8 +192,8 @@ impl Destination for PodDestination {
         dialled.map(|app| self.pod.dialled_app(app)).map_err(|e| connect_failed(to.dst, &e))
     }
 
-    fn baggage(&self, target: &Target) -> String {
-        baggage(&target.workload)
+    fn baggage(&self, target: &Target) -> Option<String> {
+        self.node.config.response_baggage.then(|| baggage(&target.workload))
     }
 
     /// No `async fn`: see [`ingress::hbone::serve_stream`].
@@ -220,12 +220,18 @@ impl Pod {
         if node.is_more_than_its_part(socket.as_fd(), self.callers.streams()) {
             return Err(nix::errno::Errno::EMFILE.into());
         }
+        let kept = node.config.original_source;
         let same_family = peer.0.is_ipv4() == dst.is_ipv4();
         let other = same_family && peer.0.ip() != dst.ip() && !peer.0.ip().is_loopback();
         if self.keeps_source
             && other
+            && kept != OriginalSource::Off
             && let Err(error) = sockets::spoof(&socket, peer.0.ip())
         {
+            if kept == OriginalSource::Required {
+                let why = format!("cannot keep the caller's address (ENABLE_ORIG_SRC): {error}");
+                return Err(io::Error::new(error.kind(), why));
+            }
             tracing::warn!(%error, "cannot keep the caller's address; dialling from adit's own");
             let plain = sockets::local_socket(&self.netns, dst)?;
             return sockets::connect(plain, dst, node.tunnel.connect).await;

@@ -62,7 +62,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 pub use attached::{Attached, Entered};
-pub use config::NodeConfig;
+pub use config::{NodeConfig, OriginalSource};
 pub use pod::Pod;
 pub use recheck::{Lacking, recheck};
 pub use recognition::Recognition;

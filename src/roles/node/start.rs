@@ -331,7 +331,7 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     for n in all.len()..needed {
         // One more queue would take connections before this process accepts any.
         let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
-            (true, _) => sockets::listen(netns, listening_at(port)),
+            (true, _) => sockets::listen(netns, listening_at(node, port)),
             (false, Some(inherited)) => inherited.try_clone(),
             (false, None) => Err(io::Error::other("another process still has its sockets")),
         };
@@ -349,13 +349,18 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
 }
 
 /// SOCKS5 is for applications of the pod alone.
-fn listening_at(port: u16) -> SocketAddr {
-    let ip = if port == SOCKS_PORT { Ipv4Addr::LOCALHOST.into() } else { ANY };
+fn listening_at(node: &Node, port: u16) -> SocketAddr {
+    let ip = if port == SOCKS_PORT { Ipv4Addr::LOCALHOST.into() } else { any(node) };
     SocketAddr::new(ip, port)
 }
 
-/// Both families on one socket.
-const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// Both families on one socket, unless IPv6 is not wanted.
+fn any(node: &Node) -> IpAddr {
+    match node.config.ipv6 {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// One worker's part of a port of a pod.
 struct PodPort<A> {

@@ -277,8 +277,8 @@ impl Destination for ServiceDestination {
         dial(&self.service, conn, deadline, &header).await.map(App::new)
     }
 
-    fn baggage(&self, _: &u16) -> String {
-        format!("service.name={}", self.service.config.name)
+    fn baggage(&self, _: &u16) -> Option<String> {
+        Some(format!("service.name={}", self.service.config.name))
     }
 
     fn relay(

@@ -26,6 +26,20 @@ fn what_is_known_and_not_honoured_is_warned_about() {
     assert_eq!((read.log_format, read.log_authorization), (LogFormat::Istio, false));
 }
 
+#[test]
+fn what_is_honoured_is_not_warned_about() {
+    let said = [
+        ("ENABLE_ORIG_SRC", "true"),
+        ("IPV6_ENABLED", "false"),
+        ("ENABLE_RESPONSE_BAGGAGE", "false"),
+        ("AUTHZ_POLICY_INFO_LOGGING", "true"),
+    ];
+    let read = read(&said);
+    assert_eq!(read.warnings, Vec::<String>::new());
+    assert_eq!((read.original_source, read.ipv6), (Some(true), false));
+    assert!(read.log_authorization && !read.response_baggage);
+}
+
 /// Of a family of ours any, of others those that are as good as one of ours.
 #[test]
 fn names_that_nobody_knows_are_warned_about() {
