@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     Node, Pod,
     pod::MOST_WAITING,
@@ -112,7 +114,9 @@ impl Node {
         };
         let mut asked = BTreeSet::new();
         let all = async {
-            while let Some(key) = lacks(&self.mesh.load()) {
+            loop {
+                let looked = Instant::now();
+                let Some(key) = lacks(&self.mesh.load()) else { return Ok(()) };
                 if asked.contains(&key) {
                     // Such as the address of a node, which a pod of its network has.
                     xds.no_help(&key);
@@ -121,14 +125,13 @@ impl Node {
                 if xds.is_absent(&key) || asked.len() == MOST_ASKED {
                     return Ok(());
                 }
-                match xds.demand(&key).await {
+                match xds.demand(&key, looked).await {
                     Some(Answer::Found | Answer::Absent) => {}
                     Some(Answer::Rejected) => return Err((key, "and what it says is not usable")),
                     None => return Err((key, "and has not said yet")),
                 }
                 asked.insert(key);
             }
-            Ok(())
         };
         let heard = tokio::time::timeout(HEARD_WITHIN, all).await;
         let heard = heard.unwrap_or_else(|_| Err((String::new(), "and has not said all yet")));

@@ -17,6 +17,7 @@ use super::{
     config::XdsConfig,
     connection::{Stream, connect, open},
     delta_ads::{DeltaAds, Received},
+    ended::{Ended, silent, termination},
     message::{Answer, Delta, LeftOut},
     nack::{Fault, short},
     status::XdsStatus,
@@ -105,15 +106,16 @@ impl Xds {
     }
 
     /// Asks for a workload or service by `network/ip`, uid or `namespace/hostname`, and waits until
-    /// what came of it is applied, for at most 5 s; `None` if nothing came of it. Where the whole
-    /// mesh is followed, what is not known does not exist.
+    /// what came of it is applied, for at most 5 s; `None` if nothing came of it. It was not known
+    /// at `looked` or later: what came meanwhile is not asked for again. Where the whole mesh is
+    /// followed, what is not known does not exist.
     ///
     /// # Cancel safety
     /// Dropping the future forgets who waits; others that wait for the key go on.
-    pub async fn demand(&self, key: &str) -> Option<Answer> {
+    pub async fn demand(&self, key: &str, looked: Instant) -> Option<Answer> {
         let Some(demands) = &self.demands else { return Some(Answer::Absent) };
         let (answer, answered) = oneshot::channel();
-        let demand = Demand { key: key.into(), answer };
+        let demand = Demand { key: key.into(), looked, answer };
         let asked = async {
             demands.send(demand).await.ok()?;
             answered.await.ok()
@@ -137,7 +139,7 @@ impl Xds {
         let Some(demands) = self.demands.as_ref().filter(|_| !self.is_absent(key)) else { return };
         let (answer, _) = oneshot::channel();
         // Where many ask, another connection will.
-        let _ = demands.try_send(Demand { key: key.into(), answer });
+        let _ = demands.try_send(Demand { key: key.into(), looked: Instant::now(), answer });
     }
 }
 
@@ -155,19 +157,6 @@ struct Driver {
     told: Option<(String, Instant)>,
     /// A part of the last large response: the stream keeps no buffer of which somebody has a part.
     part: Option<Bytes>,
-}
-
-/// How a stream, or the attempt to have one, came to its end.
-enum Ended {
-    /// Nobody applies anything any more.
-    Unwanted,
-    NotConnected(Status),
-    Stream {
-        /// For how long it was one.
-        lasted: Duration,
-        /// `None` where the control plane ended it as one does.
-        status: Option<Status>,
-    },
 }
 
 impl Driver {
@@ -303,6 +292,7 @@ impl Driver {
     }
 
     fn demanded(&mut self, demand: Demand) -> Option<DeltaDiscoveryRequest> {
+        let demand = self.waiting.unanswered(demand)?;
         let key = Arc::clone(&demand.key);
         for abandoned in self.waiting.add(demand) {
             self.ads.forget(&abandoned);
@@ -351,7 +341,7 @@ impl Driver {
             if answer == Answer::Absent {
                 self.absent.insert(&key, Instant::now().into_std());
             }
-            self.waiting.answer(&key, answer);
+            self.waiting.answer(&key, answer, Instant::now());
         }
         let known = self.ads.status(type_url);
         let is_answered = self.ads.is_answered();
@@ -371,21 +361,6 @@ impl Driver {
         let (applied, done) = oneshot::channel();
         self.pushes.send(Push { delta, applied }).await.map_err(|_| None)?;
         done.await.map_err(|_| Some(Status::internal("the response was not applied")))
-    }
-}
-
-fn silent() -> Status {
-    Status::deadline_exceeded("no answer to the first requests within 30 s")
-}
-
-/// As the dashboards have it: `Reconnect` is what happens to every stream sooner or later.
-fn termination(status: Option<&Status>) -> Termination {
-    match status.map(Status::code) {
-        None => Termination::Complete,
-        Some(Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable) => {
-            Termination::Reconnect
-        }
-        Some(_) => Termination::Error,
     }
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod delta_ads;
 mod demands;
 mod driver;
+mod ended;
 mod held;
 mod message;
 mod nack;
