@@ -72,13 +72,14 @@ fn baggage(world: &World, pod: &str) -> Option<String> {
 }
 
 fn told() {
-    let mut world = with(&[("AUTHZ_POLICY_INFO_LOGGING", "true")]);
+    let mut world = with(&[("AUTHZ_POLICY_INFO_LOGGING", "true"), ("ENABLE_ORIG_SRC", "true")]);
     world.istiod.says(vec![
         workload("far", "n2", "10.77.0.3", &["callers"]),
         workload("db", "n1", "10.77.0.2", &["callers"]),
         allow("callers", &["web"]),
     ]);
     world.runs();
+    world.answered("web", "10.96.0.3:80");
     let mut held = ["10.96.0.3:80", "10.96.0.2:80"].map(|to| {
         let mut call = world.lab.connect("web", to).unwrap();
         call.read_exact(&mut [0; 17]).unwrap();

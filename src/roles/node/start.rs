@@ -348,18 +348,14 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     node.workers.iter().cycle().skip(first).take(seats).map(seat).collect()
 }
 
-/// SOCKS5 is for applications of the pod alone.
+/// Both families on one socket, unless IPv6 is not wanted; SOCKS5 is for the pod's own applications.
 fn listening_at(node: &Node, port: u16) -> SocketAddr {
-    let ip = if port == SOCKS_PORT { Ipv4Addr::LOCALHOST.into() } else { any(node) };
+    let ip = match (port, node.config.ipv6) {
+        (SOCKS_PORT, _) => Ipv4Addr::LOCALHOST.into(),
+        (_, true) => Ipv6Addr::UNSPECIFIED.into(),
+        (_, false) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
     SocketAddr::new(ip, port)
-}
-
-/// Both families on one socket, unless IPv6 is not wanted.
-fn any(node: &Node) -> IpAddr {
-    match node.config.ipv6 {
-        true => Ipv6Addr::UNSPECIFIED.into(),
-        false => Ipv4Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// One worker's part of a port of a pod.

@@ -330,3 +330,29 @@ fn a_gateway_may_be_a_workload_with_a_host_name() {
     let chosen = asked(&mesh, from, "10.9.0.4:80", OutboundTrafficPolicy::AllowAny).unwrap();
     assert_eq!(chosen.endpoint().unwrap().to_string(), "lb.cloud.test:15008");
 }
+
+/// Of an alias of the caller's trust domain: who answers, and the gateway on the way.
+#[test]
+fn who_answers_may_have_each_name_of_the_callers_trust_domain_and_of_no_other() {
+    let ids = |all: &[&str]| -> Vec<SpiffeId> {
+        all.iter().map(|id| format!("spiffe://{id}").parse().unwrap()).collect()
+    };
+    let through = Through { gateway: ids(&["td/gw"]), hostname: "db.shop".into(), port: 80 };
+    let addr = "10.0.0.1:15008".parse().unwrap();
+    let hop = Hop { through: Some(Arc::new(through)), ..Hop::new(addr, ids(&["td/db", "x/db"])) };
+    let route = |hop| {
+        let to = Arc::new(workload("db", "10.0.0.2", |_| {}));
+        Route::Hbone { hop, authority: addr, to, service: None }
+    };
+    let of = |aliases: &[&str]| {
+        let aliases = aliases.iter().map(|alias| alias.parse().unwrap()).collect();
+        match route(hop.clone()).with_aliases(&aliases, &"td".parse().unwrap()) {
+            Route::Hbone { hop, .. } => hop,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(of(&[]), hop);
+    let with = of(&["old", "td", "old"]);
+    assert_eq!(with.expect, ids(&["td/db", "x/db", "old/db"]));
+    assert_eq!(with.through.unwrap().gateway, ids(&["td/gw", "old/gw"]));
+}
