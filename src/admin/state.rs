@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     form::Written,
     start_tasks::{StartTask, StartTasks},
-    views::{Ambient, ConfigDump, PodView},
+    views::{Ambient, ConfigDump, NonTcpView, PodView},
 };
 use crate::{
     config::environment::Environment,
     mesh::source::xds::XdsStatus,
     observe::{Refusal, logging::Logging},
+    pods::manager::NonTcpCounts,
     roles::node::Node,
     spiffe_api::federation::Federation,
 };
@@ -33,6 +34,8 @@ pub struct State {
     pub(super) dumping: tokio::sync::Mutex<()>,
     /// How an ambient node's mesh is followed.
     control_plane: OnceLock<watch::Receiver<XdsStatus>>,
+    /// What was counted of pods' traffic that is not TCP.
+    non_tcp: OnceLock<Arc<NonTcpCounts>>,
     /// Cancelled when somebody has asked the process to end.
     pub(super) asked_to_stop: CancellationToken,
     /// Of an ambient node.
@@ -84,6 +87,7 @@ impl State {
             metrics: tokio::sync::Mutex::default(),
             dumping: tokio::sync::Mutex::default(),
             control_plane: OnceLock::new(),
+            non_tcp: OnceLock::new(),
             asked_to_stop: CancellationToken::new(),
             pods: ArcSwap::default(),
         }
@@ -117,6 +121,11 @@ impl State {
         let _ = self.control_plane.set(status);
     }
 
+    /// Says where it is seen what was counted of what is not TCP; the first to say so is believed.
+    pub fn set_non_tcp(&self, counts: Arc<NonTcpCounts>) {
+        let _ = self.non_tcp.set(counts);
+    }
+
     /// What `/config_dump` shows.
     pub(super) fn dump(&self) -> ConfigDump {
         let pods = self.pods.load();
@@ -133,7 +142,9 @@ impl State {
         });
         let (mesh, file) = (self.node.mesh.load(), self.file.get());
         let ejections = &self.node.endpoints;
-        ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref(), ejections)
+        let dump = ConfigDump::of(&mesh, &self.node.svids, file, ambient.as_ref(), ejections);
+        let judged = self.non_tcp.get().map(|counts| counts.all()).unwrap_or_default();
+        ConfigDump { non_tcp: judged.iter().map(NonTcpView::of).collect(), ..dump }
     }
 
     /// Waits until somebody asks the process to end (`POST /quitquitquit`). Cancel safe.
@@ -167,9 +178,10 @@ impl State {
     /// start all pods must have theirs; a pod that comes later and gets none is not held against
     /// the others.
     ///
-    /// An ambient node is ready once its start tasks are done. Of pods that get nothing istio-cni
-    /// hears; those whose rules or addresses are not as they should be stand in the dump and the log,
-    /// as one of them would else keep a whole node out of service.
+    /// An ambient node is ready once its start tasks are done. As with ztunnel, a pod that cannot be
+    /// attached is what one of them waits for: the node is not ready until it is attached or has
+    /// left. A pod whose rules or addresses are not as they should be stands in the dump and the log
+    /// only, as it would else keep a whole node out of service.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         let (waiting, started) = self.ready(|r| {
@@ -177,7 +189,7 @@ impl State {
                 (true, _) => Some("draining".to_owned()),
                 (_, false) => Some("configuration".to_owned()),
                 _ if !r.tasks.are_done() => Some(r.tasks.to_string()),
-                // One pod of many keeps no node from being ready where it did not begin so.
+                // Pods that cannot be attached are in the tasks; others keep no node from being ready.
                 _ if self.environment().is_some() => None,
                 _ => {
                     let all = [&r.pending[..], &r.unprotected[..]].concat();

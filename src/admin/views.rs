@@ -4,6 +4,7 @@
 mod certificates;
 mod control_plane;
 mod endpoints;
+mod non_tcp;
 mod pods;
 mod settings;
 
@@ -12,11 +13,14 @@ use std::{collections::BTreeMap, time::Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-pub(super) use self::pods::{PodState, pods};
 use self::{
     certificates::CertificateView,
     control_plane::ControlPlaneView,
     endpoints::{EjectedEndpoint, ejected},
+};
+pub(super) use self::{
+    non_tcp::NonTcpView,
+    pods::{PodState, pods},
 };
 pub use self::{pods::PodView, settings::settings};
 use crate::{
@@ -53,6 +57,9 @@ pub(super) struct ConfigDump {
     /// What is not as it should be about pods of an ambient node: adit's own, not of Istio.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) pod_faults: Vec<String>,
+    /// What is counted or dropped of pods' traffic that is not TCP: adit's own, not of Istio.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) non_tcp: Vec<NonTcpView>,
     /// Endpoints that pods' connections are not given at present: adit's own, not of Istio.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) ejected_endpoints: Vec<EjectedEndpoint>,
@@ -126,6 +133,7 @@ impl ConfigDump {
             version: BuildInfo::with_istio(istio),
             workload_state: ambient.map(|ambient| pods(ambient.pods, &ambient.live.all())),
             pod_faults: ambient.map(|ambient| ambient.pod_faults.clone()).unwrap_or_default(),
+            non_tcp: Vec::new(),
             ejected_endpoints: ejected(ejections),
             control_plane: ambient
                 .and_then(|ambient| ambient.control_plane.as_ref())

@@ -16,7 +16,7 @@ use super::{
     output::{complain, say},
 };
 use crate::{
-    mesh::NetnsRef,
+    mesh::{NetnsRef, NonTcp},
     pods::capture::{self, CaptureError},
     sys::netns::Netns,
 };
@@ -49,11 +49,16 @@ pub(super) struct RedirectArgs {
     /// against others who use it are lost when its firewall is reloaded: run this again then
     #[arg(long)]
     kubelet_probes: bool,
+    /// What becomes of traffic that is not TCP: pass, count or drop. DNS and what IP needs of ICMP
+    /// pass in any case
+    #[arg(long, value_name = "VERDICT", default_value = "pass")]
+    non_tcp: NonTcp,
 }
 
 impl RedirectArgs {
     fn options(&self) -> capture::Options {
-        capture::Options { strict: !self.permissive, kubelet_probes: self.kubelet_probes }
+        let Self { permissive, kubelet_probes, non_tcp, .. } = *self;
+        capture::Options { strict: !permissive, kubelet_probes, non_tcp }
     }
 }
 

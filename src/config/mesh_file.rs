@@ -13,7 +13,7 @@ use std::{
 
 use self::{
     checks::{check_namespaces, check_node, check_references, check_trust_domains},
-    workloads::{APP_HOPS, read_workloads},
+    workloads::{OfAll, read_workloads},
 };
 use super::{
     CaConfig, Fault, Faults, FederationConfig, KeyLines, LoadError, Settings, bounds, ca,
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     identity::{TrustDomain, shown},
     mesh::{
-        MtlsMode, Protocol, Workload,
+        MtlsMode, NonTcp, Protocol, Workload,
         source::file::{MeshParts, selects},
     },
     pods::capture::{Capture, Options as CaptureOptions},
@@ -150,15 +150,16 @@ fn read(root: &Item<'_>, file: &Arc<str>) -> Option<Checked> {
     let modes = [("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive)];
     let mtls = top.get("mtls").and_then(|m| m.word(&modes)).unwrap_or_default();
     let ca = top.require("ca").and_then(|item| ca::read(&item));
-    let section = top.get("capture").map(|c| c.map(&["rules", "appHop", "onStop", "probes"]));
+    let section =
+        top.get("capture").map(|c| c.map(&["rules", "appHop", "nonTcp", "onStop", "probes"]));
     let capture = section.as_ref().and_then(|c| capture(c, mtls));
-    let app_hop = section.and_then(|c| c.get("appHop")?.word(APP_HOPS)).unwrap_or_default();
+    let of_all = OfAll::read(section.as_ref());
     let settings = Settings::read(&top);
     let any: TrustDomain = "invalid".parse().ok()?;
     let domain = trust_domain.clone().unwrap_or(any);
     let federation = FederationConfig::read(&top, &domain);
     let mut taken = HashMap::new();
-    let (mut workloads, whole) = read_workloads(&top, &domain, app_hop, &mut taken);
+    let (mut workloads, whole) = read_workloads(&top, &domain, of_all, &mut taken);
     let services = services::read_all(&top, (&mut workloads, whole), &mut taken);
     let workload_api =
         top.get("workloadApi").and_then(|item| workload_api::read(&item, &domain, &workloads));
@@ -221,7 +222,7 @@ fn capture(section: &Map<'_>, mtls: MtlsMode) -> Option<Capture> {
     let remove_on_stop = section.get("onStop").and_then(|s| s.word(&stops)).unwrap_or(!strict);
     let probes = [("none", false), ("kubelet", true)];
     let kubelet_probes = section.get("probes").and_then(|p| p.word(&probes)).unwrap_or(false);
-    let options = CaptureOptions { strict, kubelet_probes };
+    let options = CaptureOptions { strict, kubelet_probes, non_tcp: NonTcp::Pass };
     let nft = Capture::Nft { options, remove_on_stop };
     section.require("rules")?.word(&[("nft", nft), ("none", Capture::None)])
 }

@@ -5,12 +5,12 @@ use std::{io, sync::Arc};
 
 use pki_types::ServerName;
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 
 use super::{
     AuthToken,
+    connector::Socket,
     dial::{self, Roots, Server},
 };
 
@@ -48,7 +48,7 @@ impl ControlPlane {
     pub(crate) async fn dial(
         &self,
         own: Option<Arc<CertifiedKey>>,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<Socket>> {
         let first = dial::dial(&self.server, &self.roots, b"h2", own.clone()).await;
         match (first, &self.alternative_name) {
             (Err(error), Some(name)) if error.kind() == io::ErrorKind::InvalidData => {

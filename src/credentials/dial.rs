@@ -11,12 +11,12 @@ use std::{
 
 use pki_types::ServerName;
 use rustls::{ClientConfig, sign::CertifiedKey};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::connector::{Connector, Socket};
 use crate::{
     identity::{chain_words, pem, shown, stream_words},
-    lifecycle::dial,
     tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider, web_provider},
 };
 
@@ -34,6 +34,8 @@ pub struct Server {
     pub port: u16,
     /// The name that its certificate must have.
     pub name: ServerName<'static>,
+    /// By what way.
+    pub connector: Connector,
 }
 
 impl Server {
@@ -58,7 +60,7 @@ impl Server {
         let name = name.unwrap_or(&host).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|e| format!("is not a valid name for a certificate: {e}"))?;
-        Ok(Self { host, port, name })
+        Ok(Self { host, port, name, connector: Connector::default() })
     }
 
     /// The `:authority` of requests to it.
@@ -144,7 +146,7 @@ pub(crate) async fn dial(
     trusted: &Roots,
     alpn: &[u8],
     own: Option<Arc<CertifiedKey>>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<Socket>> {
     let config = ClientConfig::builder_with_provider(web_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
@@ -161,9 +163,8 @@ pub(crate) async fn dial(
     };
     config.alpn_protocols = vec![alpn.to_vec()];
     let connect = async {
-        let tcp = dial::connect(&server.host, server.port).await?;
-        tcp.set_nodelay(true)?;
-        let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), tcp).await;
+        let socket = server.connector.connect(&server.host, server.port).await?;
+        let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), socket).await;
         tls.map_err(|e| io::Error::new(e.kind(), stream_words(&e)))
     };
     timeout(CONNECT, connect).await.unwrap_or_else(|_| {

@@ -10,6 +10,7 @@ pub mod acme;
 pub(crate) mod bearer;
 pub mod broker;
 mod budget;
+mod connector;
 mod control_plane;
 mod credential;
 mod crl_file;
@@ -28,6 +29,7 @@ pub mod workload_api;
 
 pub use bearer::AuthToken;
 pub use budget::{OutageBudget, seconds_left};
+pub use connector::{Connector, Duplex, Socket};
 pub use control_plane::{ControlPlane, Header};
 pub use credential::Credential;
 pub use crl_file::{CrlFileStatus, WithCrls};

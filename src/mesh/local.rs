@@ -13,6 +13,50 @@ pub enum AppHop {
     Sockmap,
 }
 
+/// What becomes of a pod's traffic that is not TCP, which no tunnel carries. What IP itself needs,
+/// DNS and what stays within the pod are left alone in any case.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum NonTcp {
+    /// It passes by, in plaintext.
+    #[default]
+    Pass,
+    /// It passes by and is counted.
+    Count,
+    /// It is dropped and counted.
+    Drop,
+}
+
+impl NonTcp {
+    /// The words for them.
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("pass", Self::Pass), ("count", Self::Count), ("drop", Self::Drop)];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let [pass, count, drop] = Self::WORDS;
+        match self {
+            Self::Pass => pass.0,
+            Self::Count => count.0,
+            Self::Drop => drop.0,
+        }
+    }
+}
+
+/// None of the words of [`NonTcp`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("none of pass, count and drop")]
+pub struct UnknownVerdict;
+
+impl FromStr for NonTcp {
+    type Err = UnknownVerdict;
+
+    fn from_str(text: &str) -> Result<Self, UnknownVerdict> {
+        let known = Self::WORDS.into_iter().find(|(word, _)| *word == text);
+        known.map(|(_, verdict)| verdict).ok_or(UnknownVerdict)
+    }
+}
+
 /// Where a pod's network namespace is found.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum NetnsRef {
@@ -89,4 +133,6 @@ pub struct LocalPod {
     pub netns: Option<NetnsRef>,
     /// How its applications' bytes come to us.
     pub app_hop: AppHop,
+    /// What becomes of its traffic that is not TCP.
+    pub non_tcp: NonTcp,
 }

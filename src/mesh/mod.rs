@@ -36,7 +36,7 @@ pub use dump::{
     ServiceDump, WeightedDump, WorkloadDump,
 };
 pub use gateway::{Gateway, GatewayDestination};
-pub use local::{AppHop, LocalPod, NetnsRef};
+pub use local::{AppHop, LocalPod, NetnsRef, NonTcp};
 pub use service::{Balancing, BalancingMode, Families, LocalityScope, Service};
 pub use store::Store;
 pub use view::{MtlsMode, View};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Addresses, AppHop, Gateway, LocalPod, Name, NetnsRef, ServicePort};
+use super::{Addresses, AppHop, Gateway, LocalPod, Name, NetnsRef, NonTcp, ServicePort};
 use crate::{identity::SpiffeId, observe::conn::Names};
 
 /// How to reach a workload.
@@ -286,6 +286,12 @@ impl Workload {
     #[must_use]
     pub fn app_hop(&self) -> AppHop {
         self.local.as_ref().map_or(AppHop::Tcp, |local| local.app_hop)
+    }
+
+    /// What becomes of its traffic that is not TCP.
+    #[must_use]
+    pub fn non_tcp(&self) -> NonTcp {
+        self.local.as_ref().map_or(NonTcp::Pass, |local| local.non_tcp)
     }
 
     /// What records call it.

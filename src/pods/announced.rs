@@ -140,7 +140,7 @@ fn answer(all: &mut Waiting, find: impl Fn(&Awaited) -> Option<Answer>) {
 mod tests {
     use super::*;
     use crate::{
-        mesh::AppHop,
+        mesh::{AppHop, NonTcp},
         pods::source::{Member, PodNetns},
     };
 
@@ -165,6 +165,7 @@ mod tests {
             },
             netns: PodNetns::Named(name.parse().unwrap()),
             app_hop: AppHop::Tcp,
+            non_tcp: NonTcp::Pass,
         })
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     announced::{Announced, Awaited},
-    capture::{Capture, Options},
+    capture::Capture,
     manager::{Changed, Failed, Leave, PodManager},
     source::{Announcement, PodEvent, PodFacts, PodNetns},
 };
@@ -35,8 +35,8 @@ pub struct PodController {
     /// since. Failed pods are tried again after each of them, so that no try is left out because the
     /// one before it took long.
     due: usize,
-    /// The rules that pods have, if adit applies any.
-    options: Option<Options>,
+    /// Who redirects.
+    rules: Capture,
 }
 
 impl PodController {
@@ -51,7 +51,7 @@ impl PodController {
             failed: BTreeMap::new(),
             again: false,
             due: 0,
-            options: None,
+            rules: Capture::None,
         }
     }
 
@@ -81,7 +81,7 @@ impl PodController {
         self.again = changes.more;
         self.starting.extend(changes.work);
         self.failed.retain(|uid, _| pods.contains_key(uid));
-        self.options = rules.options();
+        self.rules = rules;
         self.settle();
     }
 
@@ -96,9 +96,9 @@ impl PodController {
     fn settle(&mut self) {
         let pending = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
         self.node.telemetry.metrics.pods.pending.set(pending);
-        let (manager, options) = (&self.manager, self.options);
+        let (manager, rules) = (&self.manager, self.rules);
         self.announced.settle(|uid, awaited| match awaited {
-            Awaited::Attached(facts) => manager.has_attached(facts, options),
+            Awaited::Attached(facts) => manager.has_attached(facts, rules.options(facts.non_tcp)),
             Awaited::Gone => manager.is_gone(uid),
         });
     }

@@ -3,6 +3,7 @@
 mod change;
 mod joined;
 mod moved;
+mod non_tcp;
 mod owner;
 mod rules;
 
@@ -17,7 +18,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::change::{After, Carried, Change, carried_as};
-pub use self::change::{Changed, Changes, Failed, Leave};
+pub use self::{
+    change::{Changed, Changes, Failed, Leave},
+    non_tcp::{JudgedPod, NonTcpCounts},
+};
 use super::{
     redirect_watch::RedirectWatch,
     rule_watch::RuleWatch,
@@ -54,6 +58,8 @@ pub struct PodManager {
     watch: Arc<RuleWatch>,
     /// What others have redirected is looked after.
     redirects: Arc<RedirectWatch>,
+    /// What was counted of what is not TCP.
+    non_tcp: Arc<NonTcpCounts>,
     /// Fires when nothing is started any more.
     closing: CancellationToken,
 }
@@ -77,6 +83,7 @@ impl PodManager {
             rules,
             watch: Arc::new(watch),
             redirects: Arc::new(redirects),
+            non_tcp: Arc::default(),
             closing: CancellationToken::new(),
         }
     }
@@ -91,15 +98,15 @@ impl PodManager {
         grace: Duration,
         failed: &BTreeMap<Arc<str>, Failed>,
     ) -> Changes {
-        let options = rules.options();
+        let applies = rules != Capture::None;
         let gone: Vec<(Arc<str>, After, bool)> = self.with(|pods| {
             let leaves = |c: &mut Carried| {
                 let now = wanted.iter().find(|w| w.uid == c.facts.uid);
                 let stays = now.is_some_and(|w| w.is_same_pod(&c.facts)) && !c.moved;
                 // The operator has taken it out of the mesh, or redirects by other means.
-                let opted_out = now.is_none() || options.is_none();
+                let opted_out = now.is_none() || !applies;
                 let after = if opted_out { After::Remove } else { After::Shut };
-                let stays = stays && c.captured.is_some() == options.is_some();
+                let stays = stays && c.captured.is_some() == applies;
                 (!stays).then(|| (Arc::clone(&c.facts.uid), after, now.is_some()))
             };
             pods.values_mut().filter_map(leaves).collect()
@@ -125,6 +132,7 @@ impl PodManager {
         let accepting = self.node.listeners.is_accepting();
         let mut changes = Changes { work: Vec::new(), more: false };
         for facts in wanted {
+            let options = rules.options(facts.non_tcp);
             let known = |c: &Carried| (c.captured, c.inherited, c.pod.netns.key());
             let carried = self.with(|pods| pods.get(&facts.uid).map(known));
             let here = carried.is_some();
@@ -319,6 +327,7 @@ impl PodManager {
         }
         if options.is_none() {
             self.watch.end(&netns);
+            self.judge(&mut turn, &netns, facts).await?;
         }
         let (of, node) = (Arc::clone(facts), Arc::clone(&self.node));
         let started = blocking(move || -> anyhow::Result<Arc<Pod>> {
@@ -347,7 +356,7 @@ impl PodManager {
         let inherited = inherits && options.is_some();
         let captured = if inherited { options } else { captured };
         if matches!(facts.netns, PodNetns::Open(_)) {
-            self.redirects.begin(facts.pod_name(), &pod.netns);
+            self.redirects.begin(&facts, &pod.netns);
         }
         let (missing, unknown, moved) = (None, false, false);
         let carried =

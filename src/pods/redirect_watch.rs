@@ -15,10 +15,11 @@ use tokio_util::{future::FutureExt as _, sync::CancellationToken};
 
 use super::{
     source::{PodFacts, PodNetns},
-    turns::Turns,
+    turns::{Turn, Turns},
 };
 use crate::{
     lifecycle::{Tasks, blocking},
+    mesh::NonTcp,
     net::PodName,
     observe::metrics::Metrics,
     pods::capture::{AwaitedChanges, Changes, Redirects},
@@ -54,10 +55,14 @@ pub(crate) struct RedirectWatch {
 struct Watched {
     pod: PodName,
     netns: Arc<Netns>,
+    /// What becomes of what is not TCP.
+    non_tcp: NonTcp,
     /// Fires when the pod has left.
     over: CancellationToken,
     /// What does not stand that should.
     fault: Mutex<Option<String>>,
+    /// Why what is not TCP passes by.
+    unjudged: Mutex<Option<String>>,
 }
 
 impl RedirectWatch {
@@ -75,10 +80,15 @@ impl RedirectWatch {
     }
 
     /// Watches a pod that has just come.
-    pub(crate) fn begin(self: &Arc<Self>, pod: PodName, netns: &Arc<Netns>) {
-        let (netns, over, fault) =
-            (Arc::clone(netns), self.closing.child_token(), Mutex::default());
-        let watched = Arc::new(Watched { pod, netns, over, fault });
+    pub(crate) fn begin(self: &Arc<Self>, facts: &PodFacts, netns: &Arc<Netns>) {
+        let watched = Arc::new(Watched {
+            pod: facts.pod_name(),
+            netns: Arc::clone(netns),
+            non_tcp: facts.non_tcp,
+            over: self.closing.child_token(),
+            fault: Mutex::default(),
+            unjudged: Mutex::default(),
+        });
         let before = self.with(|all| all.insert(watched.netns.key(), Arc::clone(&watched)));
         before.inspect(|before| before.over.cancel());
         let this = Arc::clone(self);
@@ -111,16 +121,20 @@ impl RedirectWatch {
         }
     }
 
-    /// Removes what refuses plaintext, whether or not it is known to be there.
+    /// Removes what is ours, whether or not it is known to be there.
     fn admit(self: &Arc<Self>, pod: PodName, netns: &Arc<Netns>) {
         let (this, netns) = (Arc::clone(self), Arc::clone(netns));
         self.leaving.spawn(async move {
             let stop = CancellationToken::new();
-            let admit = async { this.turns.take(&netns, &stop).await?.admit(&netns).await };
+            let admit = async { this.turns.take(&netns, &stop).await?.leave(&netns).await };
             let done = tokio::time::timeout(ADMITTED_WITHIN, admit).await;
             if let Err(error) = done.unwrap_or_else(|late| Err(late.into())) {
                 let error = format!("{error:#}");
-                tracing::warn!(%pod, error, "plaintext may still be refused in this pod");
+                tracing::warn!(
+                    %pod, error,
+                    "this pod has left the mesh, and plaintext or what is not TCP may still be \
+                     refused in it"
+                );
             }
         });
     }
@@ -142,10 +156,12 @@ impl RedirectWatch {
     /// Pods that can be reached beside us, and how.
     pub(crate) fn faults(&self) -> Vec<String> {
         let of = |w: &Arc<Watched>| {
-            let fault = w.fault.lock().unwrap_or_else(PoisonError::into_inner);
-            fault.as_ref().map(|fault| format!("pod {}: {fault}", w.pod))
+            [&w.fault, &w.unjudged].map(|fault| {
+                let fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+                fault.as_ref().map(|fault| format!("pod {}: {fault}", w.pod))
+            })
         };
-        let mut all: Vec<_> = self.with(|all| all.values().filter_map(of).collect());
+        let mut all: Vec<_> = self.with(|all| all.values().flat_map(of).flatten().collect());
         all.sort();
         all
     }
@@ -209,7 +225,43 @@ impl RedirectWatch {
         });
         let outbound = (!now.outbound).then(|| "what it opens passes by adit".to_owned());
         self.note(watched, outbound.into_iter().chain(inbound).collect());
-        Ok(done.is_ok())
+        let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
+        Ok(done.is_ok() && is_judged)
+    }
+
+    /// Has what is not TCP judged as it should be, where it `now` is not; whether it is. An earlier
+    /// process may have left another verdict, or somebody may have changed it.
+    async fn judge(&self, turn: &mut Turn<'_>, watched: &Watched, now: Option<NonTcp>) -> bool {
+        let wanted = watched.non_tcp;
+        let done = match now == Some(wanted) {
+            true => Ok(()),
+            false => turn.judge_non_tcp(&watched.netns, wanted).await,
+        };
+        if watched.over.is_cancelled() {
+            return false;
+        }
+        let fault = done.err().map(|error| {
+            let wanted = wanted.as_str();
+            format!("what is not TCP is not judged as it should be ({wanted}): {error:#}")
+        });
+        let mut known = watched.unjudged.lock().unwrap_or_else(PoisonError::into_inner);
+        match &fault {
+            Some(fault) if known.is_none() => {
+                self.metrics.pods.rules_restored.with_label_values(&["failed"]).inc();
+                tracing::error!(pod = %watched.pod, "{fault}");
+            }
+            None if now != Some(wanted) => {
+                self.metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
+                tracing::warn!(
+                    pod = %watched.pod, verdict = wanted.as_str(),
+                    "what is not TCP was judged otherwise in this pod; adit's verdict stands again"
+                );
+            }
+            _ => {}
+        }
+        let is_judged = fault.is_none();
+        *known = fault;
+        is_judged
     }
 
     /// Names a pod with what has come of its rules being gone.

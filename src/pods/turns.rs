@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lifecycle::blocking,
+    mesh::NonTcp,
     pods::capture::{self, CaptureError, Options, Redirects, Standing},
     sys::netns::Netns,
 };
@@ -150,6 +151,22 @@ impl Turn<'_> {
     pub(crate) async fn admit(&mut self, netns: &Arc<Netns>) -> anyhow::Result<()> {
         let netns = Arc::clone(netns);
         self.tool(move |stop| capture::admit_plaintext(&netns, stop)).await
+    }
+
+    /// Removes what stands there of a pod that others redirect.
+    pub(crate) async fn leave(&mut self, netns: &Arc<Netns>) -> anyhow::Result<()> {
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| capture::leave(&netns, stop)).await
+    }
+
+    /// Judges what is not TCP.
+    pub(crate) async fn judge_non_tcp(
+        &mut self,
+        netns: &Arc<Netns>,
+        verdict: NonTcp,
+    ) -> anyhow::Result<()> {
+        let netns = Arc::clone(netns);
+        self.tool(move |stop| capture::judge_non_tcp(&netns, verdict, stop)).await
     }
 
     /// Who cannot be carried is closed to plaintext all the same.

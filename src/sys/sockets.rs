@@ -103,11 +103,18 @@ fn transparent(socket: &Socket) {
     let _ = socket.set_ip_transparent_v4(true);
 }
 
+/// After so long without a word a peer is probed, and again after so long without an answer.
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(60);
+/// So many probes without an answer end a connection.
+pub const KEEPALIVE_RETRIES: u32 = 5;
+
 /// A dead peer is noticed after 60 s and 5 × 60 s.
 #[must_use]
 pub fn keepalive() -> TcpKeepalive {
-    let every = Duration::from_secs(60);
-    TcpKeepalive::new().with_time(every).with_interval(every).with_retries(5)
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE_EVERY)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_RETRIES)
 }
 
 /// A socket inside `netns`, ready to be connected to `towards`.

@@ -2,10 +2,36 @@
 
 use nix::sys::signal::Signal;
 
-use crate::{harness::Test, world::World};
+use crate::{
+    harness::Test,
+    process::{command_of, ended},
+    world::World,
+};
 
-pub(crate) const TESTS: &[Test] =
-    &[("endings::quitquitquit_and_sigterm_end_it_with_exit_code_0", ends)];
+pub(crate) const TESTS: &[Test] = &[
+    ("endings::quitquitquit_and_sigterm_end_it_with_exit_code_0", ends),
+    ("endings::an_environment_with_a_fault_ends_it_with_exit_code_3_and_all_are_named", faulty),
+];
+
+fn faulty() {
+    for (variables, named) in [
+        (&[("XDS_ADDRESS", ""), ("CA_ADDRESS", "")][..], &["XDS_ADDRESS", "CA_ADDRESS"][..]),
+        (&[("XDS_ADDRESS", "istiod:1"), ("CA_ADDRESS", "")], &["CA_ADDRESS"]),
+        (&[("PROXY_CONFIG", "discoveryAddress: ''"), ("CA_ADDRESS", "ca:1")], &["PROXY_CONFIG"]),
+        (&[("ENABLE_PROXY", "yes"), ("CA_ADDRESS", "")], &["ENABLE_PROXY", "CA_ADDRESS"]),
+    ] {
+        let mut adit = command_of(["proxy", "ztunnel"]);
+        adit.env_clear().envs(variables.iter().copied());
+        let (code, said) = ended(adit);
+        assert_eq!(code, 3, "{variables:?}: {said}");
+        for name in named {
+            let told = said.lines().any(|line| line.starts_with(&format!("{name}:")));
+            assert!(told, "{name}: {said}");
+        }
+        let faults = adit::identity::counted(named.len(), "error");
+        assert!(said.contains(&format!("{faults} in the environment")), "{said}");
+    }
+}
 
 fn ends() {
     let mut world = World::running();

@@ -11,6 +11,9 @@ mod compliance;
 #[path = "../support/corpus.rs"]
 #[allow(dead_code, reason = "one type of it is used")]
 mod corpus;
+#[path = "../support/datagrams.rs"]
+#[allow(dead_code, reason = "whoever is captured sends from no port of its choice")]
+mod datagrams;
 mod endings;
 mod endpoints;
 #[path = "../support/envoy.rs"]
@@ -35,6 +38,7 @@ mod istiod;
 mod lab;
 mod names;
 mod node;
+mod non_tcp;
 mod on_demand;
 mod on_demand_istiod;
 mod outages;
@@ -70,6 +74,7 @@ fn main() {
         pods::TESTS,
         outages::TESTS,
         names::TESTS,
+        non_tcp::TESTS,
         rollouts::TESTS,
         scrapes::TESTS,
         socks::TESTS,

@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] =
     &[("names::services_of_the_mesh_are_answered_from_it_as_it_changes", answered)];
 
 /// What a pod's resolver is told, whatever server it asks.
-fn ask(world: &World, pod: &str, name: &str) -> (ResponseCode, Vec<String>) {
+pub(crate) fn ask(world: &World, pod: &str, name: &str) -> (ResponseCode, Vec<String>) {
     let mut query = Message::new(7, MessageType::Query, OpCode::Query);
     query.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
     let open = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));

@@ -87,7 +87,7 @@ fn cold() {
     }
 }
 
-/// What peers do instead of what they should.
+/// What peers do instead of what they should; a thousand more boots are in `tests/xds`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fails {
     /// Nobody is there for a while.

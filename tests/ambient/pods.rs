@@ -1,13 +1,13 @@
 //! Pods that leave, come again, and are not who they are said to be.
 
-use std::{io::Read as _, thread};
+use std::{io::Read as _, net::TcpListener, thread};
 
 use crate::{
     fake_cni::del,
     harness::Test,
     resources::{uid, workload},
     rules_of_cni::redirect,
-    wait::{LIMIT, wait_until},
+    wait::{LIMIT, wait_for, wait_until},
     world::World,
 };
 
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("pods::a_namespace_without_the_address_of_the_mesh_is_refused_and_named", refuted),
     ("pods::one_that_comes_back_elsewhere_before_the_mesh_knows_is_taken_up_with_it", moved),
     ("pods::a_call_of_a_pod_that_the_mesh_does_not_know_yet_waits_for_it", early),
+    ("pods::one_that_cannot_be_attached_keeps_its_node_unready_until_it_is_or_leaves", unattached),
     ("pods::one_that_the_mesh_removes_loses_its_calls_its_key_and_its_place_in_a_service", removed),
 ];
 
@@ -93,6 +94,28 @@ fn early() {
         istiod.says(vec![workload("web", "n1", "10.77.0.1", &[])]);
         assert_eq!(asked.join().unwrap().unwrap(), "caller 10.77.0.1\nhello\n");
     });
+}
+
+/// A program in it has a port of ours.
+fn unattached() {
+    let world = World::running();
+    let World { first, lab, .. } = &world;
+    let bind = || TcpListener::bind("[::]:15008").ok();
+    for leaves in [false, true] {
+        let free = || lab.netns("spy").run(bind).unwrap();
+        let taken = wait_for("nobody listens in the pod", LIMIT, free);
+        assert!(first.adds("spy", "spy").contains("15008"), "istio-cni hears why");
+        let said = first.says_of_readiness(lab, "shop/spy");
+        assert!(said.starts_with("HTTP/1.1 500"), "{said}");
+        assert!(said.contains("not ready, pending: workload proxy manager ("), "{said}");
+        world.answered("web", "10.96.0.3:80");
+        if leaves {
+            assert_eq!(first.agent().asks(&del("uid-spy"), &[]), "");
+        }
+        drop(taken);
+        first.says_of_readiness(lab, "200 OK");
+        first.agent().asks(&del("uid-spy"), &[]);
+    }
 }
 
 fn removed() {

@@ -1,9 +1,10 @@
 //! The house rules that a machine can see: imports point down, no circle of files stands inside a
-//! room, files and functions stay small, `unsafe` stays in its room; and scenarios that a list names
-//! are there.
+//! room, files and functions stay small, `unsafe` stays in its room; scenarios that a list names are
+//! there, and runbooks that alerts name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the tree must fail")]
 
+mod alerts;
 mod allowed;
 mod circles;
 mod functions;
@@ -105,6 +106,14 @@ fn each_scenario_that_the_list_beside_ztunnel_names_exists() {
     let (named, unknown) = parity::unknown();
     assert!(named > 100, "{named} scenarios: is the list read?");
     assert!(unknown.is_empty(), "tests/ambient/parity.md: nobody has {}", unknown.join(", "));
+}
+
+#[test]
+fn each_alert_has_a_runbook_that_is_there_and_the_manifest_has_the_same_alerts() {
+    let (alerts, faults) = alerts::without_runbook();
+    assert!(alerts > 20, "{alerts} alerts: is the file read?");
+    none("an alert names its runbook", &faults, &[]);
+    assert!(alerts::manifest_is_in_step(), "run scripts/deploy.sh --write");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Pods that istio-cni announces over its socket, and that the mesh names when it does.
 
+#[path = "announced/non_tcp.rs"]
+pub(crate) mod non_tcp;
 #[path = "announced/world.rs"]
 mod world;
 

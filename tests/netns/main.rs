@@ -11,6 +11,8 @@ mod bans;
 mod ca_server;
 #[path = "../support/corpus.rs"]
 mod corpus;
+#[path = "../support/datagrams.rs"]
+mod datagrams;
 #[path = "../support/fake_cni.rs"]
 mod fake_cni;
 mod floods;
@@ -26,6 +28,7 @@ mod lab;
 mod manager;
 mod mesh;
 mod namespaces;
+mod non_tcp;
 mod order;
 #[path = "../support/pipe.rs"]
 mod pipe;
@@ -57,10 +60,12 @@ fn main() {
     let all = [
         admin::TESTS,
         announced::TESTS,
+        announced::non_tcp::TESTS,
         authorities::TESTS,
         bans::TESTS,
         mesh::TESTS,
         namespaces::TESTS,
+        non_tcp::TESTS,
         ca_server::TESTS,
         redirects::TESTS,
         refusals::TESTS,

@@ -16,24 +16,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit::rpc::{
-    discovery::{
-        Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-        aggregated_discovery_service_server::{
-            AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+use adit::{
+    credentials::{Duplex, Socket},
+    rpc::{
+        discovery::{
+            Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+            aggregated_discovery_service_server::{
+                AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+            },
         },
-    },
-    istio_ca::{
-        IstioCertificateRequest, IstioCertificateResponse,
-        istio_certificate_service_server::{
-            IstioCertificateService, IstioCertificateServiceServer,
+        istio_ca::{
+            IstioCertificateRequest, IstioCertificateResponse,
+            istio_certificate_service_server::{
+                IstioCertificateService, IstioCertificateServiceServer,
+            },
         },
     },
 };
 use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     runtime::{Builder, Runtime},
     sync::{mpsc, oneshot},
     time::timeout,
@@ -128,6 +130,35 @@ impl FakeIstiod {
     }
 }
 
+/// One on the runtime of the test, which hands it each connection: no byte of it is on its way
+/// anywhere else while the clock of that runtime is paused.
+pub(crate) struct FakeHere {
+    streams: mpsc::UnboundedReceiver<FakeStream>,
+    door: Door,
+}
+
+impl FakeHere {
+    /// Shows `leaf` and has identities signed by `ca`.
+    pub(crate) fn new(leaf: &Leaf, ca: impl IstioCertificateService) -> Self {
+        let (say, streams) = mpsc::unbounded_channel();
+        let services = Server::builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(Ads(say)))
+            .add_service(IstioCertificateServiceServer::new(ca));
+        let (door, conns) = Door::new(acceptor(leaf));
+        tokio::spawn(services.serve_with_incoming(conns));
+        Self { streams, door }
+    }
+
+    pub(crate) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// The next stream that is opened.
+    pub(crate) async fn stream(&mut self) -> FakeStream {
+        self.streams.recv().await.expect("the server runs")
+    }
+}
+
 impl Drop for FakeIstiod {
     fn drop(&mut self) {
         self.end();
@@ -175,6 +206,18 @@ impl FakeStream {
         nonce
     }
 
+    /// Sends resources to whoever may be there still.
+    pub(crate) async fn says(&mut self, type_url: &str, resources: Vec<Resource>) {
+        self.nonces += 1;
+        let response = DeltaDiscoveryResponse {
+            type_url: type_url.into(),
+            nonce: format!("nonce-{}", self.nonces),
+            resources,
+            ..DeltaDiscoveryResponse::default()
+        };
+        let _ = self.responses.send(Ok(response)).await;
+    }
+
     /// Sends resources and removals, and gives the answer to just these.
     pub(crate) async fn push(
         &mut self,
@@ -197,6 +240,11 @@ impl FakeStream {
 
     /// Ends it as istiod does.
     pub(crate) fn end(self) {}
+
+    /// Waits until the node ends it, whatever it says until then.
+    pub(crate) async fn ended(mut self) {
+        while self.any_request().await.is_some() {}
+    }
 
     /// Ends it with an error.
     pub(crate) async fn fail(self, status: Status) {
@@ -298,26 +346,44 @@ async fn serve(
     goaway: oneshot::Receiver<()>,
 ) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let (say, conns) = mpsc::channel::<io::Result<Conn>>(16);
+    let (door, conns) = Door::new(tls);
     let accepting = tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let (say, tls) = (say.clone(), tls.clone());
-            tokio::spawn(async move {
-                if let Ok(stream) = tls.accept(tcp).await {
-                    let _ = say.send(Ok(Conn(stream))).await;
-                }
-            });
+            tokio::spawn(door.clone().takes(tcp));
         }
     });
     let told = async move {
         let _ = goaway.await;
         accepting.abort();
     };
-    let _ = services.serve_with_incoming_shutdown(ReceiverStream::new(conns), told).await;
+    let _ = services.serve_with_incoming_shutdown(conns, told).await;
+}
+
+/// Where connections come in.
+#[derive(Clone)]
+pub(crate) struct Door {
+    say: mpsc::Sender<io::Result<Conn>>,
+    tls: TlsAcceptor,
+}
+
+impl Door {
+    /// And what has come in.
+    fn new(tls: TlsAcceptor) -> (Self, ReceiverStream<io::Result<Conn>>) {
+        let (say, conns) = mpsc::channel(16);
+        (Self { say, tls }, conns.into())
+    }
+
+    /// Takes a connection, if its handshake succeeds.
+    pub(crate) async fn takes(self, socket: impl Duplex + 'static) {
+        let socket: Socket = Box::new(socket);
+        if let Ok(stream) = self.tls.accept(socket).await {
+            let _ = self.say.send(Ok(Conn(stream))).await;
+        }
+    }
 }
 
 /// tonic knows TLS streams only where it makes them.
-struct Conn(TlsStream<TcpStream>);
+struct Conn(TlsStream<Socket>);
 
 impl Connected for Conn {
     type ConnectInfo = ();

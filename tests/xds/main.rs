@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod cilium;
+mod cold_boots;
 #[path = "../support/fake_cilium.rs"]
 mod fake_cilium;
 #[path = "../support/fake_cni.rs"]

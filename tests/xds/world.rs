@@ -7,7 +7,7 @@ use std::{
 };
 
 use adit::{
-    credentials::{AuthToken, ControlPlane, Roots, Server},
+    credentials::{AuthToken, Connector, ControlPlane, Roots, Server},
     lifecycle::Tasks,
     mesh::{
         MtlsMode, Store, View,
@@ -64,7 +64,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("root-cert.pem"), &ca.pem).unwrap();
         std::fs::write(folder.path().join("token"), "a-token\n").unwrap();
-        let mut config = config(istiod.addr, folder.path());
+        let mut config = config(istiod.addr.port(), folder.path());
         change(&mut config);
         let (metrics, tasks) = (Arc::new(Metrics::new().unwrap()), Tasks::default());
         let (xds, pushes) = Xds::follow(config, Arc::clone(&metrics), &tasks);
@@ -136,14 +136,15 @@ impl World {
 }
 
 /// What a node is told of its control plane; this folder has the roots and the token.
-pub(crate) fn config(control: SocketAddr, folder: &Path) -> XdsConfig {
+pub(crate) fn config(port: u16, folder: &Path) -> XdsConfig {
     XdsConfig {
         server: ControlPlane {
             address: "https://istiod.istio-system.svc:15012".into(),
             server: Server {
                 host: "127.0.0.1".into(),
-                port: control.port(),
+                port,
                 name: NAME.try_into().unwrap(),
+                connector: Connector::default(),
             },
             alternative_name: None,
             roots: Roots::File(folder.join("root-cert.pem")),

@@ -142,7 +142,7 @@ story_swap() {
 story_istioctl() {
   local node of output good=0 all=0 rows
   in_pod client curl -s -o /dev/null "http://$B:8080/"
-  holds istioctl client "$B" 8080; sleep 1
+  holds istioctl client "$B" 8080; various | apply; sleep 3
   for node in "n1 $slot_a" "n2 1"; do
     # shellcheck disable=SC2086 # node and slot
     dump $node > "$dir/logs/dump-${node% *}.json"
@@ -154,7 +154,7 @@ story_istioctl() {
       done
     done
   done
-  end loop-istioctl
+  end loop-istioctl; various | k delete -f - > /dev/null
   line istioctl "ztunnel-config, six sub-commands as short, json, yaml" $good $all
   row() { grep -qE "$2" "$dir/logs/istioctl-$1-short" && rows=$((rows + 1)); } # FILE PATTERN
   rows=0
@@ -164,6 +164,92 @@ story_istioctl() {
   row n1-certificate '^spiffe://cluster.local/ns/mesh/sa/client +Root +Available +true'
   row n1-connections "^client\.mesh +Outbound"; row n2-connections "^server-b\.mesh +Inbound"
   line istioctl "rows that the mesh must have" $rows 7
+  # Both nodes were told of one mesh: where they run two programs, each is held to the other's.
+  local same=0
+  for of in workload service policy; do
+    for output in short json yaml; do
+      alike "$of-$output" && same=$((same + 1))
+    done
+  done
+  line istioctl "tables of both nodes that are alike" $same 9
+}
+
+various() { # some of each that a dump shows; no caller of the stories is refused
+  cat <<'Y'
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: many, namespace: mesh }
+spec:
+  selector: { matchLabels: { only: a } }
+  action: DENY
+  rules:
+  - from: [{ source: { principals: [other/ns/x/sa/y, "*/sa/z"], notNamespaces: [mesh] } }]
+    to: [{ operation: { ports: ["9090"], notPorts: ["9091"] } }]
+    when: [{ key: source.ip, notValues: [10.0.0.0/8, "fd00::/8"] }]
+  - from: [{ source: { namespaces: ["over*", "*there"], ipBlocks: [192.0.2.0/24, "2001:db8::1"] } }]
+    when: [{ key: destination.ip, values: [192.0.2.7] }, { key: destination.port, values: ["81"] }]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: http, namespace: mesh }
+spec:
+  selector: { matchLabels: { only: a } }
+  action: DENY
+  rules: [{ from: [{ source: { namespaces: [nobody] } }], to: [{ operation: { methods: [POST], paths: [/x] } }] }]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: everywhere, namespace: istio-system }
+spec: { action: DENY, rules: [{ from: [{ source: { namespaces: [nobody] } }] }] }
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: ports, namespace: mesh }
+spec: { selector: { matchLabels: { only: a } }, mtls: { mode: STRICT }, portLevelMtls: { 8081: { mode: PERMISSIVE } } }
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: ext, namespace: mesh }
+spec: { hosts: [ext.example], addresses: [240.240.1.1, 240.240.2.0/24], ports: [{ number: 80, name: tcp, protocol: TCP, targetPort: 8080 }],
+  resolution: STATIC, location: MESH_EXTERNAL, endpoints: [{ address: 172.31.77.50 }, { address: 172.31.77.51, weight: 3 }] }
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: names, namespace: mesh }
+spec: { hosts: ["*.wild.example", named.example], ports: [{ number: 443, name: tls, protocol: TLS }], resolution: DNS, endpoints: [{ address: host.example }] }
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: { name: vm1, namespace: mesh, labels: { app: vm } }
+spec: { address: 172.31.77.52, labels: { app: vm }, serviceAccount: vm, network: elsewhere, locality: r9/z9/s9, weight: 7 }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: headless, namespace: mesh }
+spec: { clusterIP: None, publishNotReadyAddresses: true, selector: { app: echo }, ports: [{ name: tcp, port: 81, targetPort: 8080 }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: near, namespace: mesh }
+spec: { internalTrafficPolicy: Local, selector: { app: echo }, ports: [{ name: tcp, port: 82, targetPort: 8080 }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: spread, namespace: mesh, annotations: { networking.istio.io/traffic-distribution: PreferClose } }
+spec: { selector: { app: echo }, ports: [{ name: tcp, port: 83, targetPort: 8080 }, { name: http, port: 84, targetPort: 8081 }] }
+Y
+}
+
+alike() { # TABLE-OUTPUT: whether both nodes' have the same rows, in whichever order
+  local node
+  for node in n1 n2; do
+    if [ "${1#*-}" = short ]; then sort "$dir/logs/istioctl-$node-$1"
+    else
+      # An order of keys and of entries is nobody's promise.
+      python3 "$here/istio/entries.py" "$dir/logs/istioctl-$node-$1"
+    fi > "$dir/logs/istioctl-$node-$1-entries" || return
+  done
+  diff "$dir/logs"/istioctl-n[12]-"$1"-entries > "$dir/logs/istioctl-differ-$1"
 }
 
 story_kiali() {

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::environment::Environment,
     credentials::{ControlPlane, Roots},
+    hbone::http2::Limits,
+    sys::sockets,
 };
 
 /// Ports of each pod.
@@ -70,6 +72,7 @@ fn network(environment: &Environment) -> Value {
         "packetMark": environment.packet_mark,
         "localhostAppTunnel": environment.localhost_app_tunnel,
         "outboundTrafficPolicy": environment.outbound_traffic_policy.as_str(),
+        "nonTcp": environment.non_tcp.as_str(),
     })
 }
 
@@ -101,23 +104,26 @@ fn identity(environment: &Environment) -> Value {
     })
 }
 
+/// As they are in force: of HTTP/2 and of TCP's probes the operator has only a tunnel's window to
+/// say.
 fn limits(environment: &Environment) -> Value {
-    let tunnels = &environment.tunnels;
+    let (tunnels, http2) = (&environment.tunnels, Limits::default());
     json!({
         "xdsOnDemand": environment.xds_on_demand,
-        "windowSize": tunnels.http2.stream_window,
-        "connectionWindowSize": tunnels.http2.connection_window,
-        "frameSize": tunnels.http2.frame,
+        "windowSize": http2.stream_window,
+        "windowSizeMost": http2.stream_window_most,
+        "connectionWindowSize": tunnels.connection_window,
+        "frameSize": http2.max_frame,
         "poolMaxStreamsPerConn": tunnels.max_streams,
         "poolUnusedReleaseTimeout": duration(tunnels.idle),
         "numWorkerThreads": environment.workers,
         "selfTerminationDeadline": duration(environment.drain),
         "socketConfig": {
-            "keepaliveTime": duration(tunnels.keepalive.time),
-            "keepaliveInterval": duration(tunnels.keepalive.interval),
-            "keepaliveRetries": tunnels.keepalive.retries,
-            "keepaliveEnabled": tunnels.keepalive.enabled,
-            "userTimeoutEnabled": tunnels.user_timeout,
+            "keepaliveTime": duration(sockets::KEEPALIVE_EVERY),
+            "keepaliveInterval": duration(sockets::KEEPALIVE_EVERY),
+            "keepaliveRetries": sockets::KEEPALIVE_RETRIES,
+            "keepaliveEnabled": true,
+            "userTimeoutEnabled": false,
         },
     })
 }

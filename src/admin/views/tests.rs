@@ -87,6 +87,7 @@ fn the_json_of_the_config_dump() {
         version: BuildInfo::with_istio(None),
         workload_state: None,
         pod_faults: Vec::new(),
+        non_tcp: Vec::new(),
         ejected_endpoints: Vec::new(),
         control_plane: None,
     };

@@ -24,7 +24,7 @@ pub(super) fn tunnels(environment: &Environment) -> TunnelConfig {
         idle: tunnels.idle,
         ..TunnelConfig::default()
     };
-    config.limits.connection_window = tunnels.http2.connection_window;
+    config.limits.connection_window = tunnels.connection_window;
     config
 }
 
@@ -56,10 +56,7 @@ pub(super) fn source(environment: &Environment) -> anyhow::Result<Arc<dyn Source
 
 fn istiod(environment: &Environment) -> anyhow::Result<Arc<dyn Source>> {
     let Some(server) = environment.ca.clone() else {
-        anyhow::bail!(
-            "CA_ADDRESS is empty: name the server that signs SVIDs, such as \
-             https://istiod.istio-system.svc:15012, or another source by ADIT_SVID_SOURCE"
-        );
+        anyhow::bail!("CA_ADDRESS names no server that signs SVIDs");
     };
     let Environment { svid_lifetime, key_usage, .. } = *environment;
     Ok(Arc::new(Istiod::new(IstiodConfig { server, svid_lifetime, key_usage })))
@@ -84,11 +81,46 @@ pub(super) fn with_crls(
 /// If the environment names nothing.
 pub(super) fn mesh(environment: &Environment) -> anyhow::Result<XdsConfig> {
     let Some(server) = environment.xds.clone() else {
-        anyhow::bail!(
-            "XDS_ADDRESS is empty: name the server that knows the mesh, such as \
-             https://istiod.istio-system.svc:15012"
-        );
+        anyhow::bail!("XDS_ADDRESS names no server that knows the mesh");
     };
     let on_demand = environment.xds_on_demand;
     Ok(XdsConfig { server, node: environment.node.clone(), on_demand })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admin::settings, config::environment::Surroundings, sys::sockets};
+
+    /// What is shown is what is used, whatever was asked for.
+    #[test]
+    fn the_dump_shows_the_windows_and_the_probes_that_are_used() {
+        let asked = [
+            ("HTTP2_CONNECTION_WINDOW_SIZE", "1000000"),
+            ("HTTP2_STREAM_WINDOW_SIZE", "1000"),
+            ("HTTP2_FRAME_SIZE", "20000"),
+            ("KEEPALIVE_ENABLED", "false"),
+            ("KEEPALIVE_TIME", "7s"),
+            ("KEEPALIVE_RETRIES", "7"),
+            ("USER_TIMEOUT_ENABLED", "true"),
+        ];
+        let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let around = Surroundings { cores: 1, exists: &|_| true, read: &|_| Ok(None) };
+        let environment = Environment::read(asked, &[], &around).unwrap();
+        let (shown, used) = (settings(&environment), tunnels(&environment).limits);
+        assert_eq!(used.connection_window, 1_000_000);
+        for (key, used) in [
+            ("windowSize", used.stream_window),
+            ("windowSizeMost", used.stream_window_most),
+            ("connectionWindowSize", used.connection_window),
+            ("frameSize", used.max_frame),
+        ] {
+            assert_eq!(shown[key], used, "{key}");
+        }
+        let sockets = &shown["socketConfig"];
+        assert_eq!(sockets["keepaliveTime"]["secs"], sockets::KEEPALIVE_EVERY.as_secs());
+        assert_eq!(sockets["keepaliveRetries"], sockets::KEEPALIVE_RETRIES);
+        assert_eq!(sockets["keepaliveEnabled"], true);
+        assert_eq!(sockets["userTimeoutEnabled"], false);
+    }
 }

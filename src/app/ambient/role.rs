@@ -87,7 +87,7 @@ impl Ambient {
         })
     }
 
-    /// Tells readiness what is waited for.
+    /// Tells readiness what is waited for: pods that could not be attached, too.
     fn tell_state(&mut self) {
         let failed = self.pods.failed();
         let count = i64::try_from(failed.len()).unwrap_or(i64::MAX);

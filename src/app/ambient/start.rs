@@ -78,14 +78,17 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
     let pods = PodController::new(&node);
     state.set_control_plane(xds.status());
     let manager = Arc::clone(&pods.manager);
+    state.set_non_tcp(manager.non_tcp());
     let workload = environment.own.as_ref().filter(|_| environment.proxy);
     let own = workload.and_then(|workload| OwnPod::start(&node, workload));
     own.iter().for_each(|own| tasks.spawn(Arc::clone(own).join_mesh()));
     tasks.spawn(mesh::follow(store, pushes, Arc::clone(&node), (manager, own.clone())));
     tasks.spawn(Arc::clone(&pods.manager).join_mesh());
+    tasks.spawn(Arc::clone(&pods.manager).count_non_tcp());
     let cni = tasks.child();
     let (announce, announced) = mpsc::channel(ANNOUNCED);
     let (zds, agent) = ZdsSource::new(&environment.zds_socket);
+    let zds = zds.judging(environment.non_tcp);
     if environment.proxy {
         let mut synced = xds.status();
         cni.spawn(async move {

@@ -112,12 +112,20 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     if !live.takeover.waits() {
         live.takeover.serve(&live.node.listeners)?;
     }
-    tasks.spawn(watch_probes(Arc::clone(&live.pods.manager)));
-    tasks.spawn(Arc::clone(&live.pods.manager).watch_namespaces());
+    watch_pods(&live, tasks);
     live.take_pods(&local);
     live.start_pods();
     live.accepted();
     Ok(live)
+}
+
+/// What is looked at as long as there are pods.
+fn watch_pods(live: &Live, tasks: &Tasks) {
+    let manager = &live.pods.manager;
+    tasks.spawn(watch_probes(Arc::clone(manager)));
+    tasks.spawn(Arc::clone(manager).watch_namespaces());
+    tasks.spawn(Arc::clone(manager).count_non_tcp());
+    live.state.set_non_tcp(manager.non_tcp());
 }
 
 /// The source of SVIDs, and whom it is believed with.

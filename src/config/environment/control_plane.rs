@@ -11,6 +11,8 @@ use crate::credentials::{AuthToken, ControlPlane, Header, Roots, Server};
 
 const ROOTS: &str = "./var/run/secrets/istio/root-cert.pem";
 const TOKEN: &str = "./var/run/secrets/tokens/istio-token";
+/// What an address looks like.
+const LIKE: &str = "https://HOST:PORT, such as https://istiod.istio-system.svc:15012";
 /// That of `https`.
 const PORT: u16 = 443;
 
@@ -45,18 +47,27 @@ pub(super) fn read(
     let default = config.discovery_address.as_deref().unwrap_or(local);
     let token = token(vars, around);
     let of = |family: &'static str| {
-        let found = server(family, vars, default, around)?;
+        let found = server(family, vars, (default, lacking(family, vars)), around)?;
         let (token, cluster_id) = (token.clone(), Some(cluster_id.to_owned()));
         Some(ControlPlane { token, cluster_id, ..found })
     };
     (of("XDS"), of("CA"))
 }
 
+/// What else there is to say where an address is empty; none where that is well.
+fn lacking(family: &str, vars: &Variables) -> Option<&'static str> {
+    match (family, vars.text("ADIT_SVID_SOURCE")) {
+        ("XDS", _) => Some("the mesh comes from nowhere else"),
+        (_, None | Some("" | "istiod")) => Some("or another source by ADIT_SVID_SOURCE"),
+        _ => None,
+    }
+}
+
 /// `family` is `XDS` or `CA`: the variables of both have the same names otherwise.
 fn server(
     family: &str,
     vars: &Variables,
-    default: &str,
+    (default, lacking): (&str, Option<&str>),
     around: &Surroundings<'_>,
 ) -> Option<ControlPlane> {
     let name = format!("{family}_ADDRESS");
@@ -64,6 +75,9 @@ fn server(
     let roots = roots(vars, &format!("{family}_ROOT_CA"), around);
     let given = vars.text(&name).unwrap_or(default);
     if given.is_empty() {
+        if let Some(lacking) = lacking {
+            vars.fault(&name, &format!("{LIKE}; {lacking}"));
+        }
         return None;
     }
     let address = match given.contains("://") {
@@ -75,8 +89,7 @@ fn server(
     let server = match uri.and_then(|uri| Server::of(&uri, None, PORT)) {
         Ok(server) => server,
         Err(why) => {
-            let like = "https://HOST:PORT, such as https://istiod.istio-system.svc:15012";
-            vars.fault(&name, &format!("{like}; it {why}"));
+            vars.fault(&name, &format!("{LIKE}; it {why}"));
             return None;
         }
     };

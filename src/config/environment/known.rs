@@ -3,10 +3,31 @@
 use super::variables::Variables;
 
 /// Whose unknown names are probably misspelt: nobody else has names like these.
-const FAMILIES: &[&str] =
-    &["ADIT_", "ZTUNNEL_", "ISTIO_", "XDS_", "CA_", "INPOD_", "HTTP2_", "POOL_"];
+const FAMILIES: &[&str] = &[
+    "ADIT_",
+    "ALT_CA_",
+    "ALT_XDS_",
+    "AUTHZ_",
+    "CA_",
+    "COMPLIANCE_",
+    "CRL_",
+    "HTTP2_",
+    "INPOD_",
+    "ISTIO_",
+    "KEEPALIVE_",
+    "LOCALHOST_APP_",
+    "LOCAL_XDS",
+    "PACKET_",
+    "POOL_",
+    "SECRET_",
+    "SPIFFE_",
+    "TLS12_",
+    "UNSTABLE_",
+    "XDS_",
+    "ZTUNNEL_",
+];
 
-/// The names of these families that are read, or are known to say nothing.
+/// The names that are read, or are known to say nothing.
 const KNOWN: &[&str] = &[
     "ADIT_BROKER_PROVIDER_ID",
     // Those of other commands, and of units of systemd.
@@ -14,10 +35,24 @@ const KNOWN: &[&str] = &[
     "ADIT_CONFIG",
     "ADIT_FLAGS",
     "ADIT_LEAF_KEY_USAGE",
+    "ADIT_NON_TCP",
     "ADIT_OUTBOUND_TRAFFIC_POLICY",
     "ADIT_SVID_SOURCE",
+    "ALT_CA_HOSTNAME",
+    "ALT_XDS_HOSTNAME",
+    "AUTHZ_POLICY_INFO_LOGGING",
+    "AUTH_TOKEN",
     "CA_ADDRESS",
     "CA_ROOT_CA",
+    "CLUSTER_DOMAIN",
+    "CLUSTER_ID",
+    "COMPLIANCE_POLICY",
+    "CONNECTION_TERMINATION_DEADLINE",
+    "CRL_PATH",
+    "ENABLE_ORIG_SRC",
+    "ENABLE_PROXY",
+    "ENABLE_RESPONSE_BAGGAGE",
+    "FAKE_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",
     "HTTP2_FRAME_SIZE",
     "HTTP2_STREAM_WINDOW_SIZE",
@@ -25,8 +60,38 @@ const KNOWN: &[&str] = &[
     "INPOD_ENABLED",
     "INPOD_PORT_REUSE",
     "INPOD_UDS",
+    "INSTANCE_IP",
+    "IPV6_ENABLED",
+    "KEEPALIVE_ENABLED",
+    "KEEPALIVE_INTERVAL",
+    "KEEPALIVE_RETRIES",
+    "KEEPALIVE_TIME",
+    "LOCALHOST_APP_TUNNEL",
+    "LOCAL_XDS",
+    "LOCAL_XDS_PATH",
+    "LOG_FORMAT",
+    "NETWORK",
+    "NODE_NAME",
+    "PACKET_MARK",
+    "POD_NAME",
+    "POD_NAMESPACE",
     "POOL_MAX_STREAMS_PER_CONNECTION",
     "POOL_UNUSED_RELEASE_TIMEOUT",
+    "PREFERED_SERVICE_NAMESPACE",
+    "PROXY_CONFIG",
+    "PROXY_MODE",
+    "PROXY_WORKLOAD_INFO",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "SECRET_TTL",
+    "SERVICE_ACCOUNT",
+    "SPIFFE_BROKER_SOCKET",
+    "SPIFFE_ENDPOINT_SOCKET",
+    "TERMINATION_GRACE_PERIOD_SECONDS",
+    "TLS12_ENABLED",
+    "TRUST_DOMAIN",
+    "UNSTABLE_ENABLE_SOCKS5",
+    "USER_TIMEOUT_ENABLED",
     "XDS_ADDRESS",
     "XDS_ON_DEMAND",
     "XDS_ROOT_CA",
@@ -35,6 +100,9 @@ const KNOWN: &[&str] = &[
     "ZTUNNEL_RESOURCE_CPU_REQUEST",
     "ZTUNNEL_WORKER_THREADS",
 ];
+
+/// Names that others set, each as near to one of ours as a misspelt one would be.
+const OTHERS: &[&str] = &["CLUSTER_IP", "INSTANCE_ID"];
 
 /// Beginnings after which any name may follow.
 const OPEN: &[&str] = &["ISTIO_META_", "ISTIO_METAJSON_", "XDS_HEADER_", "CA_HEADER_"];
@@ -116,6 +184,8 @@ pub(super) fn look(vars: &Variables) {
     warn_of_unknown(vars);
 }
 
+/// Of a family of ours each name that is not known is told; of others only those that are as good as
+/// one of ours, since a container has many more variables.
 fn warn_of_unknown(vars: &Variables) {
     let links = vars.service_links();
     let of_service = |name: &str| {
@@ -124,15 +194,34 @@ fn warn_of_unknown(vars: &Variables) {
         rest.into_iter().any(|rest| rest.starts_with("_SERVICE_") || rest.starts_with("_PORT"))
     };
     for (name, _) in vars.iter() {
-        let of_family = FAMILIES.iter().any(|family| name.starts_with(family));
         let open = OPEN.iter().any(|beginning| name.starts_with(beginning));
-        if !of_family || open || KNOWN.contains(&name) || of_service(name) {
+        if open || KNOWN.contains(&name) || OTHERS.contains(&name) {
             continue;
         }
-        let near = KNOWN.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known));
-        let near = near.min().filter(|(distance, _)| *distance <= 3);
-        let meant = near.map_or(String::new(), |(_, near)| format!("; did you mean {near}?"));
+        let of_family = FAMILIES.iter().any(|family| name.starts_with(family));
+        let near = nearest(name, if of_family { 3 } else { misspelt_within(name) });
+        if !of_family && near.is_none() || of_service(name) {
+            continue;
+        }
+        let meant = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
         let shown: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
         vars.warn(format!("{shown} is not a variable that adit knows{meant}"));
     }
+}
+
+/// In how many letters a name of nobody's family may differ from one of ours and still be meant for
+/// it: short ones are alike by chance.
+fn misspelt_within(name: &str) -> usize {
+    match name.len() {
+        0..8 => 0,
+        8..12 => 1,
+        _ => 2,
+    }
+}
+
+/// The known name that differs least, in no more than so many letters.
+fn nearest(name: &str, most: usize) -> Option<&'static str> {
+    let as_long = KNOWN.iter().filter(|known| known.len().abs_diff(name.len()) <= most);
+    let all = as_long.map(|known| (strsim::damerau_levenshtein(name, known), *known));
+    all.min().filter(|(distance, _)| *distance <= most).map(|(_, near)| near)
 }

@@ -30,14 +30,14 @@ pub use fault::{EnvironmentFault, EnvironmentFaults};
 pub use node::OwnWorkload;
 pub use surroundings::Surroundings;
 pub use svid_source::SvidSource;
-pub use tunnels::{Http2Settings, Keepalive, TunnelSettings};
+pub use tunnels::TunnelSettings;
 
 use self::{proxy_config::ProxyConfig, variables::Variables};
 use super::LoadError;
 use crate::{
     credentials::ControlPlane,
     identity::{KeyUsageRule, TrustDomain},
-    mesh::source::xds::NodeIdentity,
+    mesh::{NonTcp, source::xds::NodeIdentity},
     observe::logging::{LogFormat, QUIET, check_filter},
     proxy::egress::OutboundTrafficPolicy,
     sys::sockets::MARK,
@@ -72,6 +72,8 @@ pub struct Environment {
     pub ca: Option<ControlPlane>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// What becomes of the traffic of pods that is not TCP.
+    pub non_tcp: NonTcp,
     /// Where SVIDs come from.
     pub svid_source: SvidSource,
     /// Whether workloads are asked for by one and one, not all told.
@@ -176,6 +178,7 @@ impl Environment {
             outbound_traffic_policy: vars
                 .parse("ADIT_OUTBOUND_TRAFFIC_POLICY", "ALLOW_ANY or REGISTRY_ONLY")
                 .unwrap_or_default(),
+            non_tcp: vars.parse("ADIT_NON_TCP", "pass, count or drop").unwrap_or_default(),
             svid_lifetime: svid_lifetime(&vars),
             key_usage,
             post_quantum: post_quantum(&vars),
@@ -198,11 +201,8 @@ impl Environment {
             dns_proxy,
             dns_address,
             log_filter: log_filter(&vars),
-            log_format: match vars.text("LOG_FORMAT") {
-                Some("json") => LogFormat::IstioJson,
-                _ => LogFormat::Istio,
-            },
-            log_authorization: vars.text("AUTHZ_POLICY_INFO_LOGGING") == Some("true"),
+            log_format: log_format(&vars),
+            log_authorization: log_authorization(&vars),
             istio_version: metadata.get("ISTIO_VERSION").cloned(),
             proxy_metadata: metadata,
             warnings: Vec::new(),
@@ -275,6 +275,27 @@ fn log_filter(vars: &Variables) -> String {
         vars.fault("RUST_LOG", &format!("info, debug or such as info,xds=debug; {why}"));
     }
     format!("{QUIET},{}", asked.unwrap_or("info"))
+}
+
+/// As in ztunnel, whatever is not `json` is plain.
+fn log_format(vars: &Variables) -> LogFormat {
+    match vars.text("LOG_FORMAT").unwrap_or_default() {
+        "json" => return LogFormat::IstioJson,
+        "" | "plain" => {}
+        _ => vars.warn_of_value("LOG_FORMAT", "lines are plain; it takes plain or json"),
+    }
+    LogFormat::Istio
+}
+
+/// As in ztunnel, whatever is not `true` is false.
+fn log_authorization(vars: &Variables) -> bool {
+    let name = "AUTHZ_POLICY_INFO_LOGGING";
+    match vars.text(name).unwrap_or_default() {
+        "true" => return true,
+        "" | "false" => {}
+        _ => vars.warn_of_value(name, "as if false; it takes true or false"),
+    }
+    false
 }
 
 fn svid_lifetime(vars: &Variables) -> Duration {

@@ -46,8 +46,21 @@ impl SvidSource {
                 None
             }
         };
+        if vars.text(NAME).is_none_or(str::is_empty) {
+            let instead = "SVIDs come from the CA of CA_ADDRESS; ADIT_SVID_SOURCE=workloadApi or \
+                           broker takes them from SPIRE";
+            warn_of_unused(vars, &[ENDPOINT_VARIABLE, SOCKET_VARIABLE, PROVIDER], instead);
+        } else if matches!(found, Some(Self::WorkloadApi(_))) {
+            let instead = "ADIT_SVID_SOURCE is workloadApi; broker uses it";
+            warn_of_unused(vars, &[SOCKET_VARIABLE, PROVIDER], instead);
+        }
         found.unwrap_or_default()
     }
+}
+
+fn warn_of_unused(vars: &Variables, names: &[&str], instead: &str) {
+    let given = names.iter().filter(|name| vars.text(name).is_some_and(|value| !value.is_empty()));
+    given.for_each(|name| vars.warn(format!("{name} is not used: {instead}")));
 }
 
 fn workload_api(vars: &Variables) -> Option<Endpoint> {

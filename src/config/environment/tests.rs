@@ -1,3 +1,5 @@
+mod names;
+
 use std::path::Path;
 
 use serde_json::json;
@@ -104,10 +106,7 @@ fn an_environment_without_anything_has_the_defaults() {
     assert_eq!((&*read.cluster_id, &*read.cluster_domain), ("Kubernetes", "cluster.local"));
     assert_eq!((read.drain.as_secs(), read.svid_lifetime.as_secs()), (5, 86_400));
     assert_eq!((read.admin_port, read.stats_port, read.readiness_port), (15000, 15020, 15021));
-    let Http2Settings { stream_window, connection_window, frame } = read.tunnels.http2;
-    assert_eq!((stream_window, connection_window, frame), (4_194_304, 16_777_216, 1_048_576));
-    let keepalive = read.tunnels.keepalive;
-    assert_eq!((keepalive.time.as_secs(), keepalive.retries), (180, 9));
+    assert_eq!(read.tunnels.connection_window, 16_777_216);
     assert_eq!(read.zds_socket, Path::new("/var/run/ztunnel/ztunnel.sock"));
 }
 
@@ -125,12 +124,18 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("POOL_UNUSED_RELEASE_TIMEOUT", "99999999h", "at most ten years"),
         ("POOL_MAX_STREAMS_PER_CONNECTION", "0", "1 to 65535"),
         ("HTTP2_FRAME_SIZE", "1", "16384 to 16777215 bytes"),
+        ("HTTP2_STREAM_WINDOW_SIZE", "0", "1 to 2147483647 bytes"),
+        ("KEEPALIVE_RETRIES", "-1", "expected a number"),
+        ("KEEPALIVE_TIME", "soon", "expected a duration"),
+        ("USER_TIMEOUT_ENABLED", "yes", "expected true or false"),
         ("PACKET_MARK", "-1", "expected 1337"),
         ("PACKET_MARK", "7", "which the rules in pods know"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30s", "whole seconds"),
         ("ZTUNNEL_WORKER_THREADS", "0%", "1% to 100%"),
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "0", "above 0"),
         ("ZTUNNEL_RESOURCE_CPU_LIMIT", "-1", "above 0"),
+        ("XDS_ADDRESS", "", "XDS_ADDRESS: \"\": expected https://HOST:PORT"),
+        ("CA_ADDRESS", "", "or another source by ADIT_SVID_SOURCE"),
         ("XDS_ADDRESS", "http://istiod:15010", "https://HOST:PORT"),
         ("CA_ADDRESS", "https://istiod/path", "https://HOST:PORT"),
         ("XDS_ADDRESS", "istiod:70000", "it has the port \"70000\": must be 1 to 65535"),
@@ -160,30 +165,6 @@ fn what_may_be_a_secret_is_not_printed() {
     let read = read(&[("AUTH_TOKEN", "hunter2"), ("XDS_HEADER_X-KEY", "hunter2")]);
     assert_eq!(read.xds.as_ref().unwrap().headers[0].1, "hunter2");
     assert!(!format!("{read:?}").contains("hunter2"), "{read:?}");
-}
-
-#[test]
-fn names_that_nobody_knows_are_warned_about() {
-    let read = read(&[
-        ("ZTUNNEL_WORKER_THREAD", "4"),
-        ("INPOD_MARK", "1"),
-        ("CABLE", "1"),
-        ("CA_HEADER_X", "1"),
-        ("ISTIO_META_ANYTHING", "1"),
-        ("LOCAL_XDS", "{}"),
-        ("TLS12_ENABLED", "true"),
-    ]);
-    let says = [
-        "LOCAL_XDS is not read",
-        "TLS12_ENABLED=true: TLS 1.2 is not",
-        "INPOD_MARK is not a variable that adit knows",
-        "ZTUNNEL_WORKER_THREAD is not a variable that adit knows; did you mean \
-         ZTUNNEL_WORKER_THREADS?",
-    ];
-    assert_eq!(read.warnings.len(), says.len(), "{:?}", read.warnings);
-    for (warning, says) in read.warnings.iter().zip(says) {
-        assert!(warning.starts_with(says), "{warning}");
-    }
 }
 
 #[test]
@@ -242,8 +223,9 @@ fn the_config_of_the_mesh_counts_and_variables_win() {
     assert_eq!(both.xds.unwrap().server.host, "istiod-one.istio-system.svc");
     let metadata = both.proxy_metadata;
     assert_eq!([&*metadata["A"], &*metadata["B"], &*metadata["C"]], ["one", "two", "three"]);
-    let off = read_with(&[("XDS_ADDRESS", ""), ("CA_ADDRESS", "ca:1")], &files).unwrap();
-    assert_eq!((off.xds, off.ca.unwrap().server.host), (None, "ca".to_owned()));
+    let other = read_with(&[("CA_ADDRESS", "ca:1")], &files).unwrap();
+    let hosts = [other.xds, other.ca].map(|plane| plane.unwrap().server.host);
+    assert_eq!(hosts, ["istiod-one.istio-system.svc", "ca"]);
 }
 
 #[test]
@@ -320,6 +302,15 @@ fn who_is_not_in_the_mesh_may_be_called_unless_the_operator_says_otherwise() {
 }
 
 #[test]
+fn what_is_not_tcp_passes_unless_the_operator_says_otherwise() {
+    let verdict = |value: &str| read(&[("ADIT_NON_TCP", value)]).non_tcp;
+    assert_eq!(read(&[]).non_tcp, NonTcp::Pass);
+    assert_eq!(["pass", "count", "drop"].map(verdict), [NonTcp::Pass, NonTcp::Count, NonTcp::Drop]);
+    let wrong = faults(&[("ADIT_NON_TCP", "deny")]);
+    assert!(wrong.contains("ADIT_NON_TCP") && wrong.contains("pass, count or drop"), "{wrong}");
+}
+
+#[test]
 fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
     assert_eq!(read(&[]).svid_source, SvidSource::Istiod);
     let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");
@@ -334,6 +325,25 @@ fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
     ];
     let SvidSource::Broker(config) = read(&broker).svid_source else { panic!("not a broker") };
     assert_eq!(config.provider_id.as_str(), "spiffe://td/spire/agent");
+    // What names a provider that is not asked says so.
+    for (variables, unused) in [
+        (&broker[1..], &["ADIT_BROKER_PROVIDER_ID", "SPIFFE_BROKER_SOCKET"][..]),
+        (&[api], &["SPIFFE_ENDPOINT_SOCKET"]),
+        (&[source(""), api], &["SPIFFE_ENDPOINT_SOCKET"]),
+        (&[(api.0, "")], &[]),
+        (&[source("istiod"), api], &[]),
+        (&[source("workloadApi"), api, broker[2]], &["SPIFFE_BROKER_SOCKET"]),
+        (&[source("workloadApi"), api, ("CA_ADDRESS", "")], &[]),
+        (&broker, &[]),
+    ] {
+        let warnings = read(variables).warnings;
+        assert!(warnings.iter().all(|w| w.contains("not used")), "{warnings:?}");
+        for name in unused {
+            let told = format!("{name} is not used");
+            assert!(warnings.iter().any(|w| w.starts_with(&told)), "{name}: {warnings:?}");
+        }
+        assert_eq!(warnings.is_empty(), unused.is_empty(), "{variables:?}: {warnings:?}");
+    }
     for (variables, named) in [
         (vec![source("spire")], "ADIT_SVID_SOURCE"),
         (vec![source("workloadApi")], "SPIFFE_ENDPOINT_SOCKET"),

@@ -4,70 +4,44 @@ use std::{num::NonZeroU16, time::Duration};
 
 use super::variables::Variables;
 
-/// What is said of tunnels.
+/// What is said of tunnels, and used.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TunnelSettings {
     /// Streams of one pooled tunnel.
     pub max_streams: NonZeroU16,
     /// How long a pooled tunnel that nobody uses stays.
     pub idle: Duration,
-    /// HTTP/2.
-    pub http2: Http2Settings,
-    /// Probes of TCP.
-    pub keepalive: Keepalive,
-    /// Whether unacknowledged bytes end a connection as late as unanswered probes do.
-    pub user_timeout: bool,
-}
-
-/// HTTP/2, bytes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Http2Settings {
-    /// The window of a stream.
-    pub stream_window: u32,
-    /// The window of a tunnel.
+    /// The HTTP/2 window of a tunnel, bytes.
     pub connection_window: u32,
-    /// The longest frame.
-    pub frame: u32,
-}
-
-/// Probes of TCP.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Keepalive {
-    /// Whether there are any.
-    pub enabled: bool,
-    /// From the last byte to the first probe.
-    pub time: Duration,
-    /// From probe to probe.
-    pub interval: Duration,
-    /// How many may stay unanswered.
-    pub retries: u32,
 }
 
 impl TunnelSettings {
     pub(super) fn read(vars: &Variables) -> Self {
-        let minutes = |n: u64| Duration::from_secs(60 * n);
+        look(vars);
         let streams = NonZeroU16::new(100).expect("a literal above 0");
+        let idle = vars.duration("POOL_UNUSED_RELEASE_TIMEOUT");
         Self {
             max_streams: vars
                 .parse("POOL_MAX_STREAMS_PER_CONNECTION", "1 to 65535")
                 .unwrap_or(streams),
-            idle: vars.duration("POOL_UNUSED_RELEASE_TIMEOUT").unwrap_or(minutes(5)),
-            http2: Http2Settings {
-                stream_window: bytes(vars, "HTTP2_STREAM_WINDOW_SIZE", 1, WINDOW)
-                    .unwrap_or(4 << 20),
-                connection_window: bytes(vars, "HTTP2_CONNECTION_WINDOW_SIZE", 1, WINDOW)
-                    .unwrap_or(16 << 20),
-                frame: bytes(vars, "HTTP2_FRAME_SIZE", 16_384, FRAME).unwrap_or(1 << 20),
-            },
-            keepalive: Keepalive {
-                enabled: vars.flag("KEEPALIVE_ENABLED", true),
-                time: vars.duration("KEEPALIVE_TIME").unwrap_or(minutes(3)),
-                interval: vars.duration("KEEPALIVE_INTERVAL").unwrap_or(minutes(3)),
-                retries: vars.parse("KEEPALIVE_RETRIES", "a number, such as 9").unwrap_or(9),
-            },
-            user_timeout: vars.flag("USER_TIMEOUT_ENABLED", false),
+            idle: idle.unwrap_or(Duration::from_secs(300)),
+            connection_window: bytes(vars, "HTTP2_CONNECTION_WINDOW_SIZE", 1, WINDOW)
+                .unwrap_or(16 << 20),
         }
     }
+}
+
+/// Takes note of what is wrong with those that are not used: what is, is fixed.
+fn look(vars: &Variables) {
+    bytes(vars, "HTTP2_STREAM_WINDOW_SIZE", 1, WINDOW);
+    bytes(vars, "HTTP2_FRAME_SIZE", 16_384, FRAME);
+    for name in ["KEEPALIVE_ENABLED", "USER_TIMEOUT_ENABLED"] {
+        vars.flag_if_set(name);
+    }
+    for name in ["KEEPALIVE_TIME", "KEEPALIVE_INTERVAL"] {
+        vars.duration(name);
+    }
+    vars.parse::<u32>("KEEPALIVE_RETRIES", "a number, such as 9");
 }
 
 /// RFC 9113 §6.9.1.

@@ -113,6 +113,12 @@ impl Variables {
         self.warnings.borrow_mut().push(warning);
     }
 
+    /// What becomes of a variable whose value is none that it takes.
+    pub(super) fn warn_of_value(&self, name: &str, instead: &str) {
+        let value: String = self.text(name).unwrap_or_default().chars().take(100).collect();
+        self.warn(format!("{name}={value:?}: {instead}"));
+    }
+
     /// The beginnings of what Kubernetes itself sets for each service of the namespace, such as
     /// `ISTIO_INGRESSGATEWAY`.
     pub(super) fn service_links(&self) -> BTreeSet<&str> {

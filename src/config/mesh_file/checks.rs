@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::{
     config::reader::Map,
     identity::TrustDomain,
-    mesh::{NetnsRef, Protocol, Workload},
+    mesh::{NetnsRef, NonTcp, Protocol, Workload},
 };
 
 pub(super) fn check_node(top: &Map<'_>, node: Option<&str>, workloads: &[Workload]) {
@@ -42,6 +42,14 @@ pub(super) fn check_namespaces(
                  adit's own namespace, the host's perhaps; name the pod's, or write \
                  `netns: /proc/self/ns/net` if this is meant",
                 workload.uid
+            ));
+        }
+        if !redirects && workload.non_tcp() != NonTcp::Pass {
+            top.get("workloads").unwrap_or(top.of.clone()).fault(format!(
+                "{} has `nonTcp: {}`, which takes rules of adit's own: write \
+                 `capture: {{ rules: nft }}`",
+                workload.uid,
+                workload.non_tcp().as_str()
             ));
         }
         let Some(other) = seen.insert(workload.netns(), &workload.uid) else { continue };

@@ -54,7 +54,7 @@ fn the_example_of_the_design_is_legal() {
     let checked = parse("mesh.yaml", EXAMPLE).unwrap();
     let local: Vec<_> = checked.local_workloads().iter().map(|w| w.uid.to_string()).collect();
     assert_eq!((local, checked.warnings), (vec!["shop/web".to_owned()], vec![]));
-    let options = crate::pods::capture::Options { strict: true, kubelet_probes: false };
+    let options = crate::pods::capture::Options::default();
     // What protects the pods stays when adit stops, unless the file says otherwise.
     assert_eq!(checked.capture, Capture::Nft { options, remove_on_stop: false });
     assert!(!checked.mesh.clone().store().now().rules("shop/db").is_empty());
@@ -193,6 +193,30 @@ workloads:
     );
     let faults = parse("m", &file.replace("appHop: tcp", "appHop: ebpf")).unwrap_err().to_string();
     assert!(faults.contains("must be tcp or sockmap"), "{faults}");
+}
+
+#[test]
+fn what_becomes_of_what_is_not_tcp_is_said_for_all_or_for_one_where_adit_has_rules() {
+    let file = "trustDomain: td
+ca: { embedded: { dir: /ca } }
+capture: { rules: nft, nonTcp: drop }
+workloads:
+- { name: a, addresses: [10.0.0.1], netns: a }
+- { name: b, addresses: [10.0.0.2], netns: b, nonTcp: count }
+";
+    let verdicts = |text: &str| -> Vec<_> {
+        parse("m", text).unwrap().local_workloads().iter().map(|w| w.non_tcp()).collect()
+    };
+    assert_eq!(verdicts(file), [NonTcp::Drop, NonTcp::Count]);
+    let unsaid = file.replace(", nonTcp: drop }", " }");
+    assert_eq!(verdicts(&unsaid), [NonTcp::Pass, NonTcp::Count], "it passes by default");
+    for (from, to, expected) in [
+        ("nonTcp: count", "nonTcp: deny", "must be pass, count or drop"),
+        ("rules: nft", "rules: none", "a has `nonTcp: drop`, which takes rules of adit's own"),
+    ] {
+        let faults = parse("m", &file.replace(from, to)).unwrap_err().to_string();
+        assert!(faults.contains(expected), "{faults}");
+    }
 }
 
 #[test]

@@ -6,36 +6,56 @@ use super::addresses::{Taken, addresses};
 use crate::{
     config::reader::{Item, Map},
     identity::{SpiffeId, TrustDomain},
-    mesh::{AppHop, AppNames, Labels, LocalPod, NetnsRef, Protocol, Template, Workload},
+    mesh::{AppHop, AppNames, Labels, LocalPod, NetnsRef, NonTcp, Protocol, Template, Workload},
 };
 
 pub(super) const APP_HOPS: &[(&str, AppHop)] =
     &[("tcp", AppHop::Tcp), ("sockmap", AppHop::Sockmap)];
 
+const KEYS: &[&str] = &[
+    "name",
+    "uid",
+    "namespace",
+    "serviceAccount",
+    "trustDomain",
+    "addresses",
+    "node",
+    "netns",
+    "labels",
+    "protocol",
+    "appHop",
+    "nonTcp",
+];
+
+/// What workloads have that say nothing themselves.
+#[derive(Clone, Copy, Default)]
+pub(super) struct OfAll {
+    pub(super) app_hop: AppHop,
+    pub(super) non_tcp: NonTcp,
+}
+
+impl OfAll {
+    /// What the section `capture` says.
+    pub(super) fn read(capture: Option<&Map<'_>>) -> Self {
+        let Some(capture) = capture else { return Self::default() };
+        let app_hop = capture.get("appHop").and_then(|hop| hop.word(APP_HOPS));
+        let non_tcp = capture.get("nonTcp").and_then(|verdict| verdict.word(&NonTcp::WORDS));
+        Self { app_hop: app_hop.unwrap_or_default(), non_tcp: non_tcp.unwrap_or_default() }
+    }
+}
+
 /// Those of the file, and whether these are all that it names.
 pub(super) fn read_workloads(
     top: &Map<'_>,
     domain: &TrustDomain,
-    app_hop: AppHop,
+    of_all: OfAll,
     taken: &mut Taken,
 ) -> (Vec<Workload>, bool) {
     let mut uids = BTreeSet::new();
     let mut all = Vec::new();
     let items = top.list("workloads");
     for item in &items {
-        let map = item.map(&[
-            "name",
-            "uid",
-            "namespace",
-            "serviceAccount",
-            "trustDomain",
-            "addresses",
-            "node",
-            "netns",
-            "labels",
-            "protocol",
-            "appHop",
-        ]);
+        let map = item.map(KEYS);
         let Some(name) = map.require("name").and_then(|n| n.text()) else { continue };
         let or_default = |key| map.get(key).map_or(Some("default".into()), |i| i.text());
         let (Some(namespace), Some(account)) =
@@ -70,7 +90,11 @@ pub(super) fn read_workloads(
         let local = LocalPod {
             pod_uid: map.get("uid").and_then(|uid| pod_uid(&uid)),
             netns: map.get("netns").and_then(|n| n.parse::<NetnsRef>("shop-web")),
-            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(app_hop),
+            app_hop: map.get("appHop").and_then(|a| a.word(APP_HOPS)).unwrap_or(of_all.app_hop),
+            non_tcp: map
+                .get("nonTcp")
+                .and_then(|n| n.word(&NonTcp::WORDS))
+                .unwrap_or(of_all.non_tcp),
         };
         let protocol = map.get("protocol").and_then(|p| p.word(&protocols)).unwrap_or_default();
         let labels = labels.into_iter().collect::<Labels>();

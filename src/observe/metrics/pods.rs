@@ -17,6 +17,8 @@ pub struct PodMetrics {
     pub stopped: IntCounter,
     /// Capture rules that somebody else has changed, by `result`: `restored`, `failed`.
     pub rules_restored: IntCounterVec,
+    /// Packets that are not TCP, by `direction`, `protocol` and `verdict`: `passed`, `dropped`.
+    pub non_tcp_packets: IntCounterVec,
 }
 
 impl PodMetrics {
@@ -47,6 +49,12 @@ impl PodMetrics {
                 "adit_capture_rules_restored_total",
                 "Capture rules of pods that another program changed, by result",
                 &["result"],
+            )?,
+            non_tcp_packets: counters(
+                registry,
+                "adit_pod_non_tcp_packets_total",
+                "Packets of pods that are not TCP, where they are counted or dropped",
+                &["direction", "protocol", "verdict"],
             )?,
         })
     }

@@ -49,6 +49,7 @@ fn families_are_those_that_dashboards_know() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics.runtime.refresh([runtime.handle().metrics()].into_iter());
     metrics.pods.rules_restored.with_label_values(&["restored"]).inc();
+    metrics.pods.non_tcp_packets.with_label_values(&["inbound", "udp", "dropped"]).inc();
     metrics.xds.terminated(Termination::Complete);
     metrics.xds.received("type.googleapis.com/istio.workload.Address", 1);
     let query = metrics.dns.labels("A", "udp", (&"web".into(), &"v1".into()));
@@ -71,6 +72,9 @@ const CLOSED: &[&str] = &[
     "worker",
     "reason",
     "url",
+    "direction",
+    "protocol",
+    "verdict",
 ];
 
 /// Families whose other labels are chosen by configuration or peers, and whose series somebody

@@ -29,7 +29,8 @@ impl TrustMetrics {
             crl_file_faults: gauge(
                 registry,
                 "adit_crl_file_faults",
-                "Whether the file of CRLs (CRL_PATH) cannot be read; the last good one is in force",
+                "1 while the file of CRLs (CRL_PATH) cannot be read: what was read last is in \
+                 force, or nobody is believed where nothing was read since the start; else 0",
             )?,
             federation_fetches: counters(
                 registry,

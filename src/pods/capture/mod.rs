@@ -3,12 +3,14 @@
 //!
 //! Applying twice is the same as once, and removing what is not there is no error.
 
+mod non_tcp;
 mod probes;
 mod redirects;
 mod rules;
 mod standing;
 mod tools;
 
+pub use non_tcp::{Packets, judge_non_tcp, non_tcp_packets};
 pub use probes::{guard_probes, probes_admitted, reconsider_guard, restore_guard};
 pub use redirects::Redirects;
 pub use standing::{AwaitedChanges, Changes, Standing};
@@ -19,7 +21,7 @@ use std::{io, sync::Arc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::sys::netns::Netns;
+use crate::{mesh::NonTcp, sys::netns::Netns};
 use tools::Tools;
 
 /// Who redirects traffic to adit.
@@ -37,11 +39,11 @@ pub enum Capture {
 }
 
 impl Capture {
-    /// What the rules let by, if adit applies any.
+    /// What the rules of a pod let by that has this become of what is not TCP, if adit applies any.
     #[must_use]
-    pub fn options(self) -> Option<Options> {
+    pub fn options(self, non_tcp: NonTcp) -> Option<Options> {
         match self {
-            Self::Nft { options, .. } => Some(options),
+            Self::Nft { options, .. } => Some(Options { non_tcp, ..options }),
             Self::None => None,
         }
     }
@@ -54,11 +56,13 @@ pub struct Options {
     pub strict: bool,
     /// What comes from the address that istio-cni gives the kubelet's probes passes, counted.
     pub kubelet_probes: bool,
+    /// What becomes of what is not TCP.
+    pub non_tcp: NonTcp,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { strict: true, kubelet_probes: false }
+        Self { strict: true, kubelet_probes: false, non_tcp: NonTcp::Pass }
     }
 }
 
@@ -161,6 +165,15 @@ pub fn remove(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), Captur
     tools.nft(&["-f", "-"], rules::REMOVE)?;
     unroute(tools)?;
     probes::unguard(netns, stop)
+}
+
+/// Removes what stands in `netns` of a pod that others redirect, as it has left the mesh.
+///
+/// # Errors
+/// [`CaptureError`]
+pub fn leave(netns: &Arc<Netns>, stop: &CancellationToken) -> Result<(), CaptureError> {
+    let all = [rules::ADMIT, non_tcp::REMOVE].concat();
+    Tools { netns, stop }.nft(&["-f", "-"], &all).map(drop)
 }
 
 /// Refuses plaintext to the pod of `netns`, whom others have to redirect and do not; whether that

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, rules, tools::Tools};
-use crate::sys::netns::Netns;
+use super::{CaptureError, non_tcp, rules, tools::Tools};
+use crate::{mesh::NonTcp, sys::netns::Netns};
 
 /// Which of them stand.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Redirects {
     pub refuses: bool,
     /// And whoever refuses it had seen that redirection stand.
     pub missed: bool,
+    /// What becomes of what is not TCP; none if somebody has changed what says so.
+    pub non_tcp: Option<NonTcp>,
 }
 
 /// Where iptables of the old kind has its tables.
@@ -61,6 +63,7 @@ impl Redirects {
             inbound: has(["istio-prerouting", "ISTIO_PRERT", "CILIUM_PREROUTING"], "15006"),
             refuses: listed.contains(&format!("table inet {} {{", rules::REFUSE)),
             missed: listed.contains(&format!("chain {} {{", rules::MISSED)),
+            non_tcp: non_tcp::standing(listed),
         }
     }
 
@@ -116,7 +119,7 @@ mod tests {
 
     #[test]
     fn rules_count_in_each_flavour_and_only_where_they_are_reached() {
-        let none = Redirects::default();
+        let none = Redirects { non_tcp: Some(NonTcp::Pass), ..Redirects::default() };
         let both = Redirects { outbound: true, inbound: true, ..none };
         let outbound = Redirects { inbound: false, ..both };
         let refused = Redirects { refuses: true, ..none };
@@ -129,6 +132,7 @@ mod tests {
             (String::new(), none),
             (rules::refuse(false), refused),
             (rules::refuse(true), Redirects { missed: true, ..refused }),
+            (non_tcp::ruleset(NonTcp::Drop), Redirects { non_tcp: Some(NonTcp::Drop), ..none }),
             (NATIVE.replace("redirect to :15006", "accept"), outbound),
             (NATIVE.replace("jump istio-prerouting\n", "\n"), outbound),
             (NATIVE.replace("jump", "comment"), none),
@@ -140,6 +144,7 @@ mod tests {
             (LEGACY.replace("-A PREROUTING -j ISTIO_PRERT\n", ""), outbound),
             (LEGACY.replace("15001", "15002").replace("15006", "15002"), none),
         ] {
+            let found = Redirects { non_tcp: None, ..found };
             assert_eq!(Redirects::of_iptables(&listed), found, "{listed}");
         }
     }

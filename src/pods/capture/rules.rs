@@ -5,10 +5,10 @@
 //! back to us by table 100. Packets of ours in such a flow keep their mark: a changed one would
 //! have the kernel route each of them a second time. The tables are named apart from istio-cni's.
 
-use super::Options;
+use super::{Options, non_tcp};
 
 /// The tables that are ours.
-pub(super) const TABLES: [&str; 3] = ["adit-nat", "adit-mangle", "adit-filter"];
+pub(super) const TABLES: [&str; 4] = ["adit-nat", "adit-mangle", "adit-filter", non_tcp::TABLE];
 
 /// The one of them that is there under strict mTLS only.
 pub(super) const FILTER: &str = "adit-filter";
@@ -63,8 +63,9 @@ pub(super) fn ruleset(options: Options) -> String {
     } else {
         String::new()
     };
+    let non_tcp = non_tcp::ruleset(options.non_tcp);
     format!(
-        "{REMOVE}
+        "{REMOVE}{non_tcp}
 table inet adit-mangle {{
   chain adit-prerouting {{
     type filter hook prerouting priority mangle; policy accept;
@@ -221,6 +222,8 @@ delete table bridge adit-probes
 pub(super) const REMOVE: &str = "
 add table inet adit-refuse
 delete table inet adit-refuse
+add table inet adit-non-tcp
+delete table inet adit-non-tcp
 add table inet adit-nat
 delete table inet adit-nat
 add table inet adit-mangle

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, Options, has_ipv6, rules, tools::Tools};
+use super::{CaptureError, Options, has_ipv6, non_tcp, rules, tools::Tools};
 use crate::sys::{
     netlink::{AwaitedNotices, Notices, Subject},
     netns::Netns,
@@ -61,7 +61,9 @@ impl Standing {
             ("drop\n", drops),
         ];
         let ruled = least.iter().all(|(rule, n)| self.nft.matches(rule).count() >= *n);
-        rules::ALWAYS.iter().all(has) && filtered && ruled && self.routing.iter().all(routed)
+        let judged = non_tcp::standing(&self.nft) == Some(options.non_tcp);
+        let there = rules::ALWAYS.iter().all(has) && filtered && judged;
+        there && ruled && self.routing.iter().all(routed)
     }
 
     /// Whether what is there is what `options` ask for, neither less nor more: another process may
@@ -149,6 +151,7 @@ impl AwaitedChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::NonTcp;
 
     /// As nft lists them, under permissive mTLS.
     const LISTED: &str = "table inet adit-nat {
@@ -175,8 +178,13 @@ table inet adit-mangle {
     fn what_is_gone_or_changed_is_told_apart() {
         let routed = "32764:\tfrom all fwmark 0x111/0xfff lookup 100\nlocal default dev lo\n";
         let whole = Standing { nft: LISTED.to_owned(), routing: vec![Some(routed.to_owned())] };
-        let options = Options { strict: false, kubelet_probes: false };
+        let options = Options { strict: false, ..Options::default() };
         assert!(whole.is_whole(options) && !whole.is_whole(Options::default()));
+        let dropping = Options { non_tcp: NonTcp::Drop, ..options };
+        let nft = LISTED.to_owned() + &non_tcp::ruleset(NonTcp::Drop);
+        let drops = Standing { nft, ..whole.clone() };
+        assert!(drops.is_whole(dropping) && !drops.is_exactly(options));
+        assert!(!whole.is_whole(dropping));
         assert_eq!(whole.became(&whole.clone()), None);
         let gone = Standing { nft: String::new(), ..whole.clone() };
         assert!(whole.became(&gone).is_some_and(|what| what.contains("removed")));

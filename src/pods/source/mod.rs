@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     identity::SpiffeId,
-    mesh::{Addresses, AppHop, NetnsRef, Workload},
+    mesh::{Addresses, AppHop, NetnsRef, NonTcp, Workload},
     net::PodName,
     sys::netns::Netns,
 };
@@ -32,6 +32,8 @@ pub struct PodFacts {
     pub netns: PodNetns,
     /// How its applications' bytes come to us; it stays as the pod was attached.
     pub app_hop: AppHop,
+    /// What becomes of its traffic that is not TCP.
+    pub non_tcp: NonTcp,
 }
 
 /// Who a pod is in the mesh.
@@ -90,6 +92,7 @@ impl PodFacts {
             member: Member::Known { id, addresses },
             netns: workload.netns().cloned().map_or(PodNetns::Own, PodNetns::Named),
             app_hop: workload.app_hop(),
+            non_tcp: workload.non_tcp(),
         }
     }
 

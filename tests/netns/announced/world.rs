@@ -16,7 +16,7 @@ use adit::{
     credentials::Svids,
     hbone::{TunnelConfig, TunnelRegistry},
     lifecycle::Tasks,
-    mesh::{MtlsMode, Store, Template, Workload},
+    mesh::{MtlsMode, NonTcp, Store, Template, Workload},
     observe::Telemetry,
     pods::{
         capture::Capture,
@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) lab: Lab,
     socket: FakeCni,
     process: Option<Process>,
+    /// What becomes of what is not TCP.
+    pub(crate) non_tcp: NonTcp,
 }
 
 /// What a process has of adit.
@@ -63,7 +65,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn begin(path: &Path) -> Self {
+    fn begin(path: &Path, non_tcp: NonTcp) -> Self {
         let workers = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let ca = tempfile::tempdir().unwrap();
         let path = path.to_owned();
@@ -80,7 +82,7 @@ impl Process {
                 let pods = PodController::new(&node);
                 let (source, state) = ZdsSource::new(&path);
                 tell.send((node, Arc::clone(&pods.manager), state)).unwrap();
-                control(pods, source, &shown, stopped).await;
+                control(pods, source.judging(non_tcp), &shown, stopped).await;
                 tasks.cut();
                 tasks.ended().await;
             });
@@ -102,17 +104,22 @@ impl Deref for World {
 impl World {
     /// Nobody is announced, and the mesh is empty.
     pub(crate) fn new() -> Self {
+        Self::judging(NonTcp::Pass)
+    }
+
+    /// The same, where this becomes of what is not TCP.
+    pub(crate) fn judging(non_tcp: NonTcp) -> Self {
         let lab = Lab::new(PODS);
         lab.echo("db", 8080);
         let path = lab.file("ztunnel.sock");
         let socket = FakeCni::listen(&path);
-        Self { lab, socket, process: Some(Process::begin(&path)) }
+        Self { lab, socket, process: Some(Process::begin(&path, non_tcp)), non_tcp }
     }
 
     /// One process ends, and then another begins, which knows nothing yet.
     pub(crate) fn restart(&mut self) {
         drop(self.process.take());
-        self.process = Some(Process::begin(&self.lab.file("ztunnel.sock")));
+        self.process = Some(Process::begin(&self.lab.file("ztunnel.sock"), self.non_tcp));
     }
 
     /// The process is told to end.

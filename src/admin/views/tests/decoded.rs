@@ -346,6 +346,7 @@ fn decoded() -> Dump {
         version: BuildInfo::with_istio(Some("1.31.0")),
         workload_state: Some(pods(&[pod("u1", true), pod("u2", false)], &telemetry.live.all())),
         pod_faults: Vec::new(),
+        non_tcp: Vec::new(),
         ejected_endpoints: Vec::new(),
         control_plane: None,
     };
@@ -408,7 +409,7 @@ fn certificates_pods_and_settings_are_as_tools_decode_them() {
     assert_eq!(inbound[0].original_dst.as_deref(), Some("web.shop.svc"));
     let pending = &workload_state["u2"];
     assert!(pending.state == "Pending" && pending.connections.is_none());
-    assert_eq!((config.num_worker_threads, config.window_size), (2, 4_194_304));
+    assert_eq!((config.num_worker_threads, config.window_size), (2, 65_536));
     assert_eq!((config.secret_ttl.secs, config.self_termination_deadline.secs), (86_400, 5));
     assert_eq!((config.pool_unused_release_timeout.secs, config.secret_ttl.nanos), (300, 0));
     assert_eq!(

@@ -20,6 +20,7 @@ use tokio::{
 use super::session::{self, LONGEST, Session};
 use crate::{
     identity::shown,
+    mesh::NonTcp,
     pods::source::{Announcement, Answer, PodEvent, Refused},
     sys::seqpacket::{ReceiveError, SeqPacket},
 };
@@ -39,6 +40,7 @@ const LAST: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct ZdsSource {
     path: PathBuf,
+    non_tcp: NonTcp,
     state: watch::Sender<ZdsState>,
 }
 
@@ -84,7 +86,13 @@ impl ZdsSource {
     pub fn new(path: &Path) -> (Self, watch::Receiver<ZdsState>) {
         let phase = Phase::Away("not tried yet".to_owned());
         let (state, seen) = watch::channel(ZdsState { path: shown(path).into(), phase });
-        (Self { path: path.to_owned(), state }, seen)
+        (Self { path: path.to_owned(), non_tcp: NonTcp::Pass, state }, seen)
+    }
+
+    /// One whose pods have this become of what is not TCP: istio-cni says nothing of it.
+    #[must_use]
+    pub fn judging(self, non_tcp: NonTcp) -> Self {
+        Self { non_tcp, ..self }
     }
 
     /// Tells `to` of pods until nobody hears of them or it is dropped, which closes the connection.
@@ -114,7 +122,7 @@ impl ZdsSource {
             return end;
         }
         self.enter(Phase::Naming);
-        let mut session = Session::default();
+        let mut session = Session::new(self.non_tcp);
         loop {
             if let Err(end) = exchange(&socket, &mut session, to).await {
                 return end;

@@ -6,7 +6,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use prost::Message as _;
 
 use crate::{
-    mesh::AppHop,
+    mesh::{AppHop, NonTcp},
     pods::source::{Member, PodEvent, PodFacts, PodNetns, uid_of},
     rpc::zds::{
         Ack, AddWorkload, Version, WorkloadInfo, WorkloadRequest, WorkloadResponse, ZdsHello,
@@ -28,6 +28,7 @@ const LONGEST_NAME: usize = 253;
 #[derive(Debug, Default)]
 pub(super) struct Session {
     has_snapshot: bool,
+    non_tcp: NonTcp,
 }
 
 /// Why a message leads to no event. It is acknowledged with this.
@@ -84,6 +85,11 @@ impl Fault {
 }
 
 impl Session {
+    /// One that has begun, on a node of whose pods this becomes of what is not TCP.
+    pub(super) fn new(non_tcp: NonTcp) -> Self {
+        Self { has_snapshot: false, non_tcp }
+    }
+
     /// Whether all pods have been named.
     pub(super) fn has_snapshot(&self) -> bool {
         self.has_snapshot
@@ -100,7 +106,9 @@ impl Session {
     ) -> Result<PodEvent, Fault> {
         let payload = WorkloadRequest::decode(message)?.payload.ok_or(Fault::Unknown)?;
         if let Payload::Add(add) = payload {
-            return announced(add, netns).map(|facts| PodEvent::Upsert(Arc::new(facts)));
+            let facts = announced(add, netns)?;
+            let facts = PodFacts { non_tcp: self.non_tcp, ..facts };
+            return Ok(PodEvent::Upsert(Arc::new(facts)));
         }
         if netns.is_some() {
             return Err(Fault::Descriptor);
@@ -137,6 +145,7 @@ fn announced(add: AddWorkload, netns: Option<OwnedFd>) -> Result<PodFacts, Fault
             },
             netns: PodNetns::Open(Arc::new(netns)),
             app_hop: AppHop::Tcp,
+            non_tcp: NonTcp::Pass,
         })
     };
     facts(Netns::given(netns).map_err(|error| Fault::Netns(uid.clone(), error))?)

@@ -47,7 +47,7 @@ fn netns() -> Option<OwnedFd> {
 
 /// The session with its snapshot behind it.
 fn live() -> Session {
-    Session { has_snapshot: true }
+    Session { has_snapshot: true, ..Session::default() }
 }
 
 #[test]
@@ -132,7 +132,7 @@ proptest! {
         message in proptest::collection::vec(any::<u8>(), 0..LONGEST),
         has_snapshot: bool,
     ) {
-        match (Session { has_snapshot }).read(&message, None) {
+        match (Session { has_snapshot, ..Session::default() }).read(&message, None) {
             Ok(PodEvent::Kept(uid) | PodEvent::Removed(uid)) => assert!(uid.len() > 4, "{uid}"),
             Ok(event) => assert_eq!(event, PodEvent::SnapshotEnds),
             Err(fault) => assert!(acknowledgement(Err(&fault.to_string())).len() <= LONGEST),
