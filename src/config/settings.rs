@@ -292,7 +292,7 @@ fn tunnel_keys(then: &TunnelConfig, now: &TunnelConfig) -> Vec<&'static str> {
     #[rustfmt::skip]
     let TunnelConfig {
         connect, tls, http2, response, max_streams, max_tunnels, caller, limits, idle, peer_expiry,
-        marked: _,
+        keepalive: _, marked: _,
     } = then;
     let CallerLimits { tunnels, streams, held, new_tunnels } = caller;
     let (of_caller, of_peer) = (&now.caller, &now.limits);

@@ -44,6 +44,8 @@ pub use registry::{
     AuthenticatedTunnel, PeerExpiry, Termination, Trust, TunnelRegistry, close_terminated,
 };
 
+use crate::sys::sockets::Keepalive;
+
 /// The port on which every pod of the mesh takes HBONE.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -71,6 +73,8 @@ pub struct TunnelConfig {
     pub idle: Duration,
     /// What becomes of a tunnel whose peer's SVID has run out.
     pub peer_expiry: PeerExpiry,
+    /// Probes of its sockets, and of others that leave pods.
+    pub keepalive: Keepalive,
     /// Whether sockets carry the mark that capture rules leave alone; that takes CAP_NET_ADMIN.
     pub marked: bool,
 }
@@ -103,6 +107,7 @@ impl Default for TunnelConfig {
             limits: Limits::default(),
             idle: seconds(300),
             peer_expiry: PeerExpiry::default(),
+            keepalive: Keepalive::default(),
             marked: true,
         }
     }

@@ -308,7 +308,10 @@ async fn connect(
         false => sockets::plain_socket(addr),
     };
     let tcp = match tcp {
-        Ok(socket) => sockets::connect(socket, addr, config.connect).await,
+        Ok(socket) => match config.keepalive.set_on(&socket) {
+            Ok(()) => sockets::connect(socket, addr, config.connect).await,
+            Err(e) => Err(e),
+        },
         Err(e) => Err(e),
     };
     tcp.map_err(|e| match e.kind() {

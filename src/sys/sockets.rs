@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -103,18 +103,54 @@ fn transparent(socket: &Socket) {
     let _ = socket.set_ip_transparent_v4(true);
 }
 
-/// After so long without a word a peer is probed, and again after so long without an answer.
-pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(60);
-/// So many probes without an answer end a connection.
-pub const KEEPALIVE_RETRIES: u32 = 5;
+/// Probes by which a peer that is gone is found out. The kernel takes whole seconds, from 1 to
+/// 32,767, and from 1 to 127 probes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keepalive {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// After so long without a word a peer is probed …
+    pub time: Duration,
+    /// … and again after so long without an answer.
+    pub interval: Duration,
+    /// So many probes without an answer end a connection.
+    pub retries: u32,
+}
 
-/// A dead peer is noticed after 60 s and 5 × 60 s.
+impl Default for Keepalive {
+    /// A dead peer is noticed after 60 s and 5 × 60 s.
+    fn default() -> Self {
+        let every = Duration::from_secs(60);
+        Self { enabled: true, time: every, interval: every, retries: 5 }
+    }
+}
+
+impl Keepalive {
+    /// Has a socket of ours that was opened with the usual ones probe so, and what it accepts.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub fn set_on(&self, socket: &impl AsFd) -> io::Result<()> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        let socket = SockRef::from(socket);
+        match self.enabled {
+            true => socket.set_tcp_keepalive(&self.params()),
+            false => socket.set_keepalive(false),
+        }
+    }
+
+    fn params(&self) -> TcpKeepalive {
+        let times = TcpKeepalive::new().with_time(self.time).with_interval(self.interval);
+        times.with_retries(self.retries)
+    }
+}
+
+/// The usual probes.
 #[must_use]
 pub fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(KEEPALIVE_EVERY)
-        .with_interval(KEEPALIVE_EVERY)
-        .with_retries(KEEPALIVE_RETRIES)
+    Keepalive::default().params()
 }
 
 /// A socket inside `netns`, ready to be connected to `towards`.
@@ -267,6 +303,25 @@ mod tests {
             assert_eq!(accepted.tcp_keepalive_time().unwrap(), minute);
             assert_eq!(accepted.tcp_keepalive_interval().unwrap(), minute);
             assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 5);
+        }
+    }
+
+    #[test]
+    fn what_a_listener_accepts_probes_as_it_is_told_or_not_at_all() {
+        let seconds = Duration::from_secs;
+        let told = Keepalive { time: seconds(7), interval: seconds(3), ..Keepalive::default() };
+        for told in [told, Keepalive { enabled: false, ..told }] {
+            let listener = listener("127.0.0.1:0".parse().unwrap(), |_| Ok(())).unwrap();
+            told.set_on(&listener).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let addr = listener.local_addr().unwrap().as_socket().unwrap();
+            let _caller = std::net::TcpStream::connect(addr).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(accepted.keepalive().unwrap(), told.enabled);
+            if told.enabled {
+                assert_eq!(accepted.tcp_keepalive_time().unwrap(), told.time);
+                assert_eq!(accepted.tcp_keepalive_interval().unwrap(), told.interval);
+            }
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Calls of captured pods to each other.
 
+use std::io::Read as _;
+
 use adit::rpc::address::TunnelProtocol;
 
 use crate::{
     harness::Test,
     resources::{address_of, allow, backing, workload},
+    wait::{LIMIT, wait_until},
     world::World,
 };
 
@@ -13,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("calls::who_is_not_in_the_mesh_is_called_and_calls_in_plaintext", plain),
     ("calls::a_pod_reaches_itself", itself),
     ("calls::who_is_not_in_the_mesh_is_not_called_where_the_operator_forbids_it", registry_only),
+    ("calls::the_sockets_of_pods_probe_their_peers_as_the_operator_says", probed),
     ("calls::plaintext_reaches_each_address_that_a_pod_holds_as_its_policies_have_it", held),
 ];
 
@@ -112,4 +116,24 @@ fn held() {
         workload("far", "n2", "10.77.0.3", &["far-callers"]),
     ]);
     world.refused("spy", "10.77.0.33:8080");
+}
+
+/// As the kernel shows it: `timer:(keepalive,6.9sec,0)`.
+fn probed() {
+    let world = World::running_with(&[("KEEPALIVE_TIME", "7s")]);
+    world.lab.echo("spy", 9090);
+    let mut open: Vec<_> =
+        ["10.96.0.3:80", "10.77.0.4:9090"].map(|to| world.lab.connect("web", to).unwrap()).into();
+    for call in &mut open {
+        call.read_exact(&mut [0; 17]).unwrap();
+    }
+    // To the other node, to who is not in the mesh, and from the application.
+    for end in ["10.77.0.3:15008", "10.77.0.4:9090", ":15001"] {
+        wait_until(&format!("a probe of {end} is near"), LIMIT, || {
+            let all = world.lab.tool("web", "ss --numeric --tcp --options state established");
+            let timers = all.lines().filter(|line| line.contains(end));
+            let left = timers.filter_map(|line| line.split_once("keepalive,")?.1.split_once("sec"));
+            left.filter_map(|(left, _)| left.parse::<f64>().ok()).any(|left| left <= 7.0)
+        });
+    }
 }

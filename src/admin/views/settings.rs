@@ -10,7 +10,6 @@ use crate::{
     credentials::{ControlPlane, Roots},
     hbone::http2::Limits,
     identity::TrustDomain,
-    sys::sockets,
 };
 
 /// Ports of each pod.
@@ -108,25 +107,25 @@ fn identity(environment: &Environment) -> Value {
     })
 }
 
-/// As they are in force: of HTTP/2 and of TCP's probes the operator has only a tunnel's window to
-/// say.
+/// As they are in force.
 fn limits(environment: &Environment) -> Value {
     let (tunnels, http2) = (&environment.tunnels, Limits::default());
+    let keepalive = tunnels.keepalive;
     json!({
         "xdsOnDemand": environment.xds_on_demand,
         "windowSize": http2.stream_window,
-        "windowSizeMost": http2.stream_window_most,
+        "windowSizeMost": tunnels.stream_window_most,
         "connectionWindowSize": tunnels.connection_window,
-        "frameSize": http2.max_frame,
+        "frameSize": tunnels.max_frame,
         "poolMaxStreamsPerConn": tunnels.max_streams,
         "poolUnusedReleaseTimeout": duration(tunnels.idle),
         "numWorkerThreads": environment.workers,
         "selfTerminationDeadline": duration(environment.drain),
         "socketConfig": {
-            "keepaliveTime": duration(sockets::KEEPALIVE_EVERY),
-            "keepaliveInterval": duration(sockets::KEEPALIVE_EVERY),
-            "keepaliveRetries": sockets::KEEPALIVE_RETRIES,
-            "keepaliveEnabled": true,
+            "keepaliveTime": duration(keepalive.time),
+            "keepaliveInterval": duration(keepalive.interval),
+            "keepaliveRetries": keepalive.retries,
+            "keepaliveEnabled": keepalive.enabled,
             "userTimeoutEnabled": false,
         },
     })

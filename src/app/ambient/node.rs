@@ -23,9 +23,12 @@ pub(super) fn tunnels(environment: &Environment) -> TunnelConfig {
     let mut config = TunnelConfig {
         max_streams: tunnels.max_streams.get().into(),
         idle: tunnels.idle,
+        keepalive: tunnels.keepalive,
         ..TunnelConfig::default()
     };
     config.limits.connection_window = tunnels.connection_window;
+    config.limits.stream_window_most = tunnels.stream_window_most;
+    config.limits.max_frame = tunnels.max_frame;
     config
 }
 
@@ -110,7 +113,7 @@ pub(super) fn mesh(environment: &Environment) -> anyhow::Result<XdsConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admin::settings, config::environment::Surroundings, sys::sockets};
+    use crate::{admin::settings, config::environment::Surroundings};
 
     /// What is shown is what is used, whatever was asked for.
     #[test]
@@ -121,14 +124,17 @@ mod tests {
             ("HTTP2_FRAME_SIZE", "20000"),
             ("KEEPALIVE_ENABLED", "false"),
             ("KEEPALIVE_TIME", "7s"),
-            ("KEEPALIVE_RETRIES", "7"),
+            ("KEEPALIVE_RETRIES", "700"),
             ("USER_TIMEOUT_ENABLED", "true"),
         ];
         let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let around = Surroundings { cores: 1, exists: &|_| true, read: &|_| Ok(None) };
         let environment = Environment::read(asked, &[], &around).unwrap();
-        let (shown, used) = (settings(&environment), tunnels(&environment).limits);
-        assert_eq!(used.connection_window, 1_000_000);
+        let (shown, config) = (settings(&environment), tunnels(&environment));
+        let (used, probes) = (config.limits, config.keepalive);
+        assert_eq!((used.connection_window, used.max_frame), (1_000_000, 20_000));
+        assert_eq!(used.stream_window_most, 256 << 10, "so much a stream may hold in any case");
+        assert_eq!((probes.enabled, probes.time.as_secs(), probes.retries), (false, 7, 127));
         for (key, used) in [
             ("windowSize", used.stream_window),
             ("windowSizeMost", used.stream_window_most),
@@ -138,9 +144,10 @@ mod tests {
             assert_eq!(shown[key], used, "{key}");
         }
         let sockets = &shown["socketConfig"];
-        assert_eq!(sockets["keepaliveTime"]["secs"], sockets::KEEPALIVE_EVERY.as_secs());
-        assert_eq!(sockets["keepaliveRetries"], sockets::KEEPALIVE_RETRIES);
-        assert_eq!(sockets["keepaliveEnabled"], true);
+        assert_eq!(sockets["keepaliveTime"]["secs"], probes.time.as_secs());
+        assert_eq!(sockets["keepaliveInterval"]["secs"], probes.interval.as_secs());
+        assert_eq!(sockets["keepaliveRetries"], probes.retries);
+        assert_eq!(sockets["keepaliveEnabled"], probes.enabled);
         assert_eq!(sockets["userTimeoutEnabled"], false);
     }
 }

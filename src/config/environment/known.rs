@@ -113,13 +113,11 @@ const OPEN: &[&str] = &["ISTIO_META_", "ISTIO_METAJSON_", "XDS_HEADER_", "CA_HEA
 const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
     ("LOCAL_XDS", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
     ("LOCAL_XDS_PATH", None, "is not read: the mesh comes from XDS_ADDRESS alone"),
-    ("HTTP2_STREAM_WINDOW_SIZE", None, OWN_WINDOWS),
-    ("HTTP2_FRAME_SIZE", None, OWN_WINDOWS),
-    ("KEEPALIVE_ENABLED", Some("false"), OWN_PROBES),
-    ("KEEPALIVE_TIME", None, OWN_PROBES),
-    ("KEEPALIVE_INTERVAL", None, OWN_PROBES),
-    ("KEEPALIVE_RETRIES", None, OWN_PROBES),
-    ("USER_TIMEOUT_ENABLED", Some("true"), OWN_PROBES),
+    (
+        "USER_TIMEOUT_ENABLED",
+        Some("true"),
+        "bytes that nobody acknowledges end a connection when the kernel gives them up",
+    ),
     (
         "INPOD_PORT_REUSE",
         Some("false"),
@@ -131,9 +129,6 @@ const NOT_HONOURED: &[(&str, Option<&str>, &str)] = &[
         "TLS 1.2 is not spoken between proxies: TLS 1.3 is, and nothing older is accepted",
     ),
 ];
-
-const OWN_WINDOWS: &str = "is not used: windows follow what applications take";
-const OWN_PROBES: &str = "is not used: TCP probes come after 60 s, every 60 s, 5 times";
 
 /// Variables whose value would make the mesh less safe than it says: what is expected instead.
 const REFUSED: &[(&str, Option<&str>, &str)] = &[

@@ -1,8 +1,9 @@
 //! Tunnels and their sockets, as the environment has them.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{fmt::Display, num::NonZeroU16, time::Duration};
 
 use super::variables::Variables;
+use crate::sys::sockets::Keepalive;
 
 /// What is said of tunnels, and used.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,11 +14,17 @@ pub struct TunnelSettings {
     pub idle: Duration,
     /// The HTTP/2 window of a tunnel, bytes.
     pub connection_window: u32,
+    /// What the window of a stream may grow to.
+    pub stream_window_most: u32,
+    /// The longest frame.
+    pub max_frame: u32,
+    /// Probes of TCP.
+    pub keepalive: Keepalive,
 }
 
 impl TunnelSettings {
     pub(super) fn read(vars: &Variables) -> Self {
-        look(vars);
+        vars.flag_if_set("USER_TIMEOUT_ENABLED");
         let streams = NonZeroU16::new(100).expect("a literal above 0");
         let idle = vars.duration("POOL_UNUSED_RELEASE_TIMEOUT");
         Self {
@@ -27,26 +34,63 @@ impl TunnelSettings {
             idle: idle.unwrap_or(Duration::from_secs(300)),
             connection_window: bytes(vars, "HTTP2_CONNECTION_WINDOW_SIZE", 1, WINDOW)
                 .unwrap_or(16 << 20),
+            stream_window_most: bytes(vars, "HTTP2_STREAM_WINDOW_SIZE", 1, WINDOW).map_or(
+                4 << 20,
+                |asked| {
+                    let why = ": windows follow what applications take, within bounds";
+                    within(vars, "HTTP2_STREAM_WINDOW_SIZE", asked, (256 << 10, 16 << 20), why)
+                },
+            ),
+            max_frame: bytes(vars, "HTTP2_FRAME_SIZE", LEAST_FRAME, FRAME).map_or(
+                1 << 20,
+                |asked| {
+                    let why = ": no longer frames are taken";
+                    within(vars, "HTTP2_FRAME_SIZE", asked, (LEAST_FRAME, 1 << 20), why)
+                },
+            ),
+            keepalive: keepalive(vars),
         }
     }
 }
 
-/// Takes note of what is wrong with those that are not used: what is, is fixed.
-fn look(vars: &Variables) {
-    bytes(vars, "HTTP2_STREAM_WINDOW_SIZE", 1, WINDOW);
-    bytes(vars, "HTTP2_FRAME_SIZE", 16_384, FRAME);
-    for name in ["KEEPALIVE_ENABLED", "USER_TIMEOUT_ENABLED"] {
-        vars.flag_if_set(name);
+fn keepalive(vars: &Variables) -> Keepalive {
+    let usual = Keepalive::default();
+    let time = |name| {
+        let seconds = vars.duration(name).map(|asked| asked.as_secs());
+        seconds.map(|seconds| {
+            let used = within(vars, name, seconds, (1, 32_767), " s: Linux has no other times");
+            Duration::from_secs(used)
+        })
+    };
+    let retries = vars.parse("KEEPALIVE_RETRIES", "a number, such as 9");
+    let most = |asked| within(vars, "KEEPALIVE_RETRIES", asked, (1, 127), ": Linux has no other");
+    Keepalive {
+        enabled: vars.flag("KEEPALIVE_ENABLED", usual.enabled),
+        time: time("KEEPALIVE_TIME").unwrap_or(usual.time),
+        interval: time("KEEPALIVE_INTERVAL").unwrap_or(usual.interval),
+        retries: retries.map_or(usual.retries, most),
     }
-    for name in ["KEEPALIVE_TIME", "KEEPALIVE_INTERVAL"] {
-        vars.duration(name);
+}
+
+/// The nearest value that is used, and a warning if another was asked for.
+fn within<T: Ord + Copy + Display>(
+    vars: &Variables,
+    name: &str,
+    asked: T,
+    (least, most): (T, T),
+    why: &str,
+) -> T {
+    let used = asked.clamp(least, most);
+    if used != asked {
+        vars.warn(format!("{name}: {used} is used in place of {asked}{why}"));
     }
-    vars.parse::<u32>("KEEPALIVE_RETRIES", "a number, such as 9");
+    used
 }
 
 /// RFC 9113 §6.9.1.
 const WINDOW: u32 = (1 << 31) - 1;
 /// RFC 9113 §6.5.2.
+const LEAST_FRAME: u32 = 1 << 14;
 const FRAME: u32 = (1 << 24) - 1;
 
 fn bytes(vars: &Variables, name: &str, least: u32, most: u32) -> Option<u32> {

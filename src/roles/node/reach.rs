@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::Socket;
 use tokio::net::TcpStream;
 
 use super::{Node, Pod, arrival::Course, record::baggage, route::Route};
@@ -143,7 +144,8 @@ fn client(peer: SocketAddr, of: &Workload) -> SocketAddr {
 
 /// Plain TCP from inside the pod.
 async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Failed> {
-    let dialled = match sockets::outbound_socket(&pod.netns, addr) {
+    let probing = |socket: Socket| node.tunnel.keepalive.set_on(&socket).map(|()| socket);
+    let dialled = match sockets::outbound_socket(&pod.netns, addr).and_then(probing) {
         Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
         Err(e) => Err(e),
     };

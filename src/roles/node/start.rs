@@ -331,7 +331,8 @@ fn open_port(node: &Node, netns: &Netns, port: u16, accepts: Accepts) -> io::Res
     for n in all.len()..needed {
         // One more queue would take connections before this process accepts any.
         let more = match (node.listeners.is_accepting(), all.get(n % all.len().max(1))) {
-            (true, _) => sockets::listen(netns, listening_at(node, port)),
+            (true, _) => sockets::listen(netns, listening_at(node, port))
+                .and_then(|listener| node.tunnel.keepalive.set_on(&listener).map(|()| listener)),
             (false, Some(inherited)) => inherited.try_clone(),
             (false, None) => Err(io::Error::other("another process still has its sockets")),
         };
