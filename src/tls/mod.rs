@@ -23,6 +23,7 @@ mod session;
 mod shown;
 mod tls12;
 mod trust;
+mod tunnel_port;
 mod verifier;
 mod web;
 
@@ -38,5 +39,6 @@ pub use roots::StaleCrls;
 pub use session::{Keys, Session};
 pub use tls12::Tls12;
 pub use trust::{PeerTrust, PeerVerifier, Pin};
+pub use tunnel_port::TunnelPort;
 pub use verifier::{Presented, SvidVerifier, Verifier, VerifyPeer, refused};
 pub use web::web_client;
