@@ -103,6 +103,7 @@ fn limits(environment: &Environment) -> Value {
     json!({
         "xdsOnDemand": environment.xds_on_demand,
         "windowSize": tunnels.http2.stream_window,
+        "originalPortHbone": tunnels.original_port.as_str(),
         "connectionWindowSize": tunnels.http2.connection_window,
         "frameSize": tunnels.http2.frame,
         "poolMaxStreamsPerConn": tunnels.max_streams,

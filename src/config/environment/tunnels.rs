@@ -3,6 +3,7 @@
 use std::{num::NonZeroU16, time::Duration};
 
 use super::variables::Variables;
+use crate::proxy::original_port::OriginalPortHbone;
 
 /// What is said of tunnels.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,6 +18,8 @@ pub struct TunnelSettings {
     pub keepalive: Keepalive,
     /// Whether unacknowledged bytes end a connection as late as unanswered probes do.
     pub user_timeout: bool,
+    /// Whether they go to applications' own ports.
+    pub original_port: OriginalPortHbone,
 }
 
 /// HTTP/2, bytes.
@@ -66,6 +69,9 @@ impl TunnelSettings {
                 retries: vars.parse("KEEPALIVE_RETRIES", "a number, such as 9").unwrap_or(9),
             },
             user_timeout: vars.flag("USER_TIMEOUT_ENABLED", false),
+            original_port: vars
+                .parse("ADIT_ORIGINAL_PORT_HBONE", "off, accept or send")
+                .unwrap_or_default(),
         }
     }
 }
