@@ -37,6 +37,7 @@ mod names;
 mod node;
 mod on_demand;
 mod on_demand_istiod;
+mod original_port;
 mod outages;
 #[path = "../support/pki.rs"]
 mod pki;
@@ -78,6 +79,7 @@ fn main() {
         on_demand::TESTS,
         spire::TESTS,
         compliance::TESTS,
+        original_port::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

@@ -140,6 +140,7 @@ fn running() -> Running {
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),
+        original_port: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,

@@ -51,6 +51,7 @@ fn state(dir: &std::path::Path, store: &Store) -> Arc<State> {
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),
+        original_port: Default::default(),
         svids: Arc::new(Svids::new(Arc::new(ca), metrics, Tasks::default())),
         tunnels: Arc::new(TunnelRegistry::default()),
         telemetry,

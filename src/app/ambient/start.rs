@@ -57,6 +57,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Ambient
         endpoints: Default::default(),
         on_demand: environment.xds_on_demand.then(|| xds.clone()),
         outbound_traffic_policy: environment.outbound_traffic_policy,
+        original_port: environment.tunnels.original_port,
         mesh: view,
         dns,
         localhost_app_tunnel: environment.localhost_app_tunnel,

@@ -43,8 +43,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let Early { file, watched, checked, logging, confined, sockmap, workers, takeover, listeners } =
         early;
     let telemetry = Telemetry::new()?;
-    let trust_domain = checked.mesh.trust_domain.clone();
-    let endpoints = tasks.child();
+    let (trust_domain, endpoints) = (checked.mesh.trust_domain.clone(), tasks.child());
     let (svids, federated) = identities(&checked, &telemetry, tasks)?;
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;
@@ -58,6 +57,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),
+        original_port: Default::default(),
         mesh: Arc::new(ArcSwap::from_pointee(store.view())),
         dns: None,
         localhost_app_tunnel: true,

@@ -25,6 +25,7 @@
 //!    so many for one failing peer), under one [`crate::net::CloseReason`].
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
+//! Tunnels at applications' own ports land there too, where nodes make them ([`original_port`]).
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
@@ -35,6 +36,7 @@ mod destination;
 mod inbound;
 mod known;
 mod on_demand;
+mod original_port;
 mod outbound;
 mod outgoing;
 mod owned;
@@ -73,6 +75,7 @@ use crate::{
     proxy::{
         dns::DnsProxy,
         egress::{Ejections, OutboundTrafficPolicy},
+        original_port::OriginalPortHbone,
     },
     relay,
     sys::{descriptors, sockmap::Sockmap},
@@ -111,6 +114,8 @@ pub struct Node {
     pub on_demand: Option<Xds>,
     /// Whether pods may call who is not in the mesh.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Whether tunnels go to applications' own ports.
+    pub original_port: OriginalPortHbone,
     /// How the endpoints do that pods call.
     pub endpoints: Ejections,
     /// Its pods, those that drain too.

@@ -246,6 +246,7 @@ fn node(dir: &Path, worker: tokio::runtime::Handle, tasks: &Tasks) -> Node {
         endpoints: Default::default(),
         on_demand: None,
         outbound_traffic_policy: Default::default(),
+        original_port: Default::default(),
         svids: Arc::new(svids),
         tunnels: Arc::new(tunnels),
         telemetry,
