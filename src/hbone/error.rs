@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{HBONE_PORT, Termination};
-use crate::{net::CloseReason, tls::TlsError};
+use crate::{
+    net::CloseReason,
+    tls::{TlsError, TunnelPort},
+};
 
 /// One failure is given to all who waited for the same dial, so it is cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -25,10 +28,12 @@ pub enum ConnectError {
         within: Duration,
     },
     /// The TLS handshake failed.
-    #[error("TLS with {addr}: {source}")]
+    #[error("TLS with {addr}: {source}{}", node_hint(*port))]
     Tls {
         /// Whom we dialled.
         addr: SocketAddr,
+        /// Where tunnels arrive there.
+        port: TunnelPort,
         /// Why.
         source: TlsError,
     },
@@ -76,9 +81,19 @@ fn policy_hint(addr: SocketAddr) -> &'static str {
     }
 }
 
+fn node_hint(port: TunnelPort) -> &'static str {
+    match port {
+        TunnelPort::Hbone => "",
+        TunnelPort::Original => {
+            " (tunnels to applications' ports need ADIT_ORIGINAL_PORT_HBONE=accept at that node)"
+        }
+    }
+}
+
 fn hint(status: u16) -> &'static str {
     match status {
         401 => " (the destination's policy does not allow this identity)",
+        403 => " (a tunnel to an application's port leads to that application only)",
         400 => " (the destination does not own this address, or the request is malformed)",
         503 => " (the destination knows no such workload, or its application does not answer)",
         _ => "",

@@ -41,7 +41,7 @@ use crate::{
     lifecycle::Tasks,
     net::Direction,
     sys::{netns::Netns, sockets},
-    tls::{Connector, TlsError},
+    tls::{Connector, TlsError, TunnelPort},
 };
 
 /// Where a tunnel goes, and who must be there.
@@ -51,6 +51,8 @@ pub struct Hop {
     pub addr: SocketAddr,
     /// The identities that are accepted from it.
     pub expect: Vec<SpiffeId>,
+    /// Whether that address is an application's own.
+    pub port: TunnelPort,
     /// What leads there, if the address is that of something on the way.
     pub through: Option<Arc<Through>>,
 }
@@ -59,7 +61,13 @@ impl Hop {
     /// A peer that is dialled.
     #[must_use]
     pub fn new(addr: SocketAddr, expect: Vec<SpiffeId>) -> Self {
-        Self { addr, expect, through: None }
+        Self { addr, expect, port: TunnelPort::Hbone, through: None }
+    }
+
+    /// A peer that is dialled at the port of the application which is meant.
+    #[must_use]
+    pub fn at_original_port(addr: SocketAddr, expect: Vec<SpiffeId>) -> Self {
+        Self { port: TunnelPort::Original, ..Self::new(addr, expect) }
     }
 
     /// Whoever is expected may answer by another of the names of the trust domain of the pod that
@@ -127,6 +135,8 @@ pub struct Pool {
     netns: Arc<Netns>,
     config: TunnelConfig,
     connector: Arc<Connector>,
+    /// The same for tunnels to applications' own ports.
+    original_port: Arc<Connector>,
     registry: Arc<TunnelRegistry>,
     entries: Mutex<HashMap<Key, Tunnels>>,
     tasks: Tasks,
@@ -145,7 +155,19 @@ impl Pool {
         closing: CancellationToken,
     ) -> Self {
         let (connector, registry, entries) = Default::default();
-        Self { netns, config, connector, registry, entries, tasks, closing, underlay: None }
+        let original_port = Arc::new(Connector::at(TunnelPort::Original));
+        let underlay = None;
+        Self {
+            netns,
+            config,
+            connector,
+            original_port,
+            registry,
+            entries,
+            tasks,
+            closing,
+            underlay,
+        }
     }
 
     /// The same pool with tunnels that run through something else.
@@ -255,7 +277,11 @@ impl Pool {
         closing: CancellationToken,
     ) {
         let (netns, config) = (Arc::clone(&self.netns), self.config.clone());
-        let (connector, registry) = (Arc::clone(&self.connector), Arc::clone(&self.registry));
+        let connector = match hop.port {
+            TunnelPort::Hbone => Arc::clone(&self.connector),
+            TunnelPort::Original => Arc::clone(&self.original_port),
+        };
+        let registry = Arc::clone(&self.registry);
         let underlay = self.underlay.clone();
         self.tasks.spawn(async move {
             let tcp = match underlay {
@@ -331,7 +357,7 @@ async fn dial(
     let tls = connector.connect(tcp, &own.svid, &own.bundles, &hop.expect, config.tls).await;
     let session = tls.map_err(|source: TlsError| match hop.through {
         Some(_) => ConnectError::TlsThrough { addr, source },
-        None => ConnectError::Tls { addr, source },
+        None => ConnectError::Tls { addr, port: hop.port, source },
     })?;
     let (peer, own_id) = (session.peer.clone(), own.svid.id.clone());
     let proven = registry.admit(Direction::Outbound, own_id, peer, &own.bundles);

@@ -238,6 +238,15 @@ pub fn read_now(socket: &TcpStream) -> Vec<u8> {
     buffer[..read].to_vec()
 }
 
+/// Looks at what lies in the socket, and leaves it there; does not wait.
+///
+/// # Errors
+/// As recv(2): that there is nothing, or what became of the connection.
+pub fn peek(socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    use nix::sys::socket::{MsgFlags, recv};
+    Ok(recv(socket.as_raw_fd(), into, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
+}
+
 /// Has tokio forget a readiness that has been used up, as if a call had said so: the next one
 /// that the kernel tells is a new one. Only on the thread whose poller owns the socket.
 pub fn not_ready(socket: &TcpStream, interest: Interest) {

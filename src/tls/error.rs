@@ -34,6 +34,9 @@ pub enum TlsError {
     /// The peer reset the connection.
     #[error("TLS handshake failed: {0}")]
     Reset(String),
+    /// The other end of a connection to an application's port agreed to no tunnel there (ALPN).
+    #[error("TLS handshake failed: the other end takes no tunnels at this port")]
+    NotAtOriginalPort,
     /// Anything else: not TLS, a version or cipher that is not offered.
     #[error("TLS handshake failed: {0}")]
     Other(String),
@@ -59,9 +62,12 @@ impl TlsError {
             Self::Silent => CloseReason::Silent,
             Self::NoPeerCertificate => CloseReason::NoPeerCertificate,
             Self::Svid(error) => svid_close_reason(error),
-            Self::Alert(_) | Self::SslRequest | Self::Closed | Self::Reset(_) | Self::Other(_) => {
-                CloseReason::TlsFailure
-            }
+            Self::Alert(_)
+            | Self::SslRequest
+            | Self::Closed
+            | Self::Reset(_)
+            | Self::NotAtOriginalPort
+            | Self::Other(_) => CloseReason::TlsFailure,
             Self::Shown { error, .. } => error.close_reason(),
             Self::OwnSvid(_) => CloseReason::NoIdentity,
         }

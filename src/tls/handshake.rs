@@ -22,16 +22,15 @@ use super::{
     Session, TlsError, driver,
     key_schedule::traffic_secrets,
     provider::provider,
+    tunnel_port::TunnelPort,
     verifier::{SvidVerifier, Verifier},
 };
 use crate::identity::{BundleSet, SpiffeId, X509Svid};
 
-/// HBONE is HTTP/2 with prior knowledge; nothing else is offered or accepted.
-const ALPN: &[u8] = b"h2";
-
 /// The server side for one pod.
 #[derive(Debug, Default)]
 pub struct Acceptor {
+    port: TunnelPort,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -44,6 +43,12 @@ struct Cached {
 }
 
 impl Acceptor {
+    /// That of tunnels which arrive at this port.
+    #[must_use]
+    pub fn at(port: TunnelPort) -> Self {
+        Self { port, cached: Mutex::default() }
+    }
+
     /// Shows `svid` to whoever connected, and demands theirs.
     ///
     /// # Errors
@@ -60,7 +65,7 @@ impl Acceptor {
     ) -> Result<Session, TlsError> {
         let tls = UnbufferedServerConnection::new(self.config(svid, bundles)?).map_err(own)?;
         let accepted = driver::run(tcp, tls, within).await;
-        Session::of(accepted?)
+        Session::of(accepted?, self.port)
     }
 
     fn config(
@@ -81,7 +86,7 @@ impl Acceptor {
             .map_err(own)?
             .with_client_cert_verifier(Verifier::new(verifier, provider()))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(svid)?)));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![self.port.alpn().to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.enable_secret_extraction = true;
@@ -99,6 +104,7 @@ impl Acceptor {
 /// The client side for one pod.
 #[derive(Debug, Default)]
 pub struct Connector {
+    port: TunnelPort,
     cached: Mutex<Option<CachedClient>>,
 }
 
@@ -115,6 +121,12 @@ struct CachedClient {
 const MOST_CONFIGS: usize = 4096;
 
 impl Connector {
+    /// That of tunnels which arrive at this port.
+    #[must_use]
+    pub fn at(port: TunnelPort) -> Self {
+        Self { port, cached: Mutex::default() }
+    }
+
     /// Shows `svid` to the server, and demands one of `expected` from it.
     ///
     /// # Errors
@@ -136,7 +148,7 @@ impl Connector {
         let name = ServerName::IpAddress(peer.ip().into());
         let tls = UnbufferedClientConnection::new(config, name).map_err(own)?;
         let connected = driver::run(tcp, tls, within).await;
-        Session::of(connected?)
+        Session::of(connected?, self.port)
     }
 
     fn config(
@@ -169,7 +181,7 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Verifier::new(verifier, provider()))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![self.port.alpn().to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.enable_secret_extraction = true;

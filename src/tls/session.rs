@@ -13,6 +13,7 @@ use super::{
     driver::{Finished, Handshake},
     key_schedule::{Aead, Agreed, TrafficKey, TrafficSecret},
     peer::peer_of,
+    tunnel_port::TunnelPort,
 };
 
 impl TrafficKey {
@@ -77,9 +78,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// What a finished handshake between two SVIDs leaves.
-    pub(super) fn of<H: Handshake + IntoKeys>(finished: Finished<H>) -> Result<Self, TlsError> {
+    /// What a finished handshake between two SVIDs leaves. At an application's port the other end
+    /// may be that application, which knows nothing of tunnels: who is to take one says so.
+    pub(super) fn of<H: Handshake + IntoKeys>(
+        finished: Finished<H>,
+        port: TunnelPort,
+    ) -> Result<Self, TlsError> {
         let Finished { tcp, tls, early, agreed } = finished;
+        if port == TunnelPort::Original && tls.state().alpn_protocol() != Some(port.alpn()) {
+            return Err(TlsError::NotAtOriginalPort);
+        }
         let peer = peer_of(tls.state())?;
         Ok(Self { tcp, keys: tls.into_keys(&agreed)?, early, peer })
     }

@@ -46,6 +46,7 @@ mod node;
 mod non_tcp;
 mod on_demand;
 mod on_demand_istiod;
+mod original_port;
 mod outages;
 #[path = "../support/pki.rs"]
 mod pki;
@@ -95,6 +96,7 @@ fn main() {
         storms::TESTS,
         aliases::TESTS,
         settings::TESTS,
+        original_port::TESTS,
     ];
     let with_envoy = [waypoints::TESTS, gateways::TESTS];
     match envoy::program() {

@@ -10,6 +10,7 @@ mod jwt_svid;
 mod key_usage;
 mod lint;
 mod openssl;
+mod original_port;
 #[path = "../support/pattern.rs"]
 mod pattern;
 #[path = "../support/ports.rs"]

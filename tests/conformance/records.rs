@@ -28,12 +28,12 @@ use crate::{
     svids::{ROOT, spiffe},
 };
 
-const SUITES: [SupportedCipherSuite; 3] = [
+pub(crate) const SUITES: [SupportedCipherSuite; 3] = [
     suite::TLS13_AES_128_GCM_SHA256,
     suite::TLS13_AES_256_GCM_SHA384,
     suite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
-const WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 const BYTES: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,7 +49,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Two ends of a TCP connection: the caller's, the other's.
-async fn tcp() -> (TcpStream, TcpStream) {
+pub(crate) async fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let caller = TcpStream::connect(listener.local_addr().unwrap());
     let (caller, answerer) = tokio::join!(caller, listener.accept());

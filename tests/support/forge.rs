@@ -121,13 +121,22 @@ pub(crate) async fn handshake(
     socket: TcpStream,
     forged: Forged,
 ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
+    handshake_for(b"h2", socket, forged).await
+}
+
+/// The same of who offers this protocol.
+pub(crate) async fn handshake_for(
+    alpn: &[u8],
+    socket: TcpStream,
+    forged: Forged,
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustAnybody))
         .with_client_cert_resolver(shows(forged));
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     socket.set_nonblocking(true).expect("non-blocking");
     let tcp = tokio::net::TcpStream::from_std(socket).expect("a socket");
     let name = "adit.test".try_into().expect("a name");
@@ -142,8 +151,18 @@ pub(crate) fn request(
     forged: Forged,
     request: Request<()>,
 ) -> Result<u16, String> {
+    request_for(b"h2", socket, forged, request)
+}
+
+/// The same in a tunnel of who offers this protocol.
+pub(crate) fn request_for(
+    alpn: &[u8],
+    socket: TcpStream,
+    forged: Forged,
+    request: Request<()>,
+) -> Result<u16, String> {
     block_on(async {
-        let tls = handshake(socket, forged).await?;
+        let tls = handshake_for(alpn, socket, forged).await?;
         let h2 = h2::client::handshake(tls).await;
         let (send, connection) = h2.map_err(|e| e.to_string())?;
         let driver = tokio::spawn(connection);
@@ -158,6 +177,11 @@ pub(crate) fn request(
 /// A connection from the spy's namespace that the capture rules leave alone, as an attacker
 /// with its own sockets would make it.
 pub(crate) fn uncaptured(lab: &Lab, to: &str) -> TcpStream {
+    uncaptured_of("spy", lab, to)
+}
+
+/// The same from another namespace.
+pub(crate) fn uncaptured_of(pod: &str, lab: &Lab, to: &str) -> TcpStream {
     let to: std::net::SocketAddr = to.parse().expect("an address");
     let dial = || {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
@@ -165,7 +189,7 @@ pub(crate) fn uncaptured(lab: &Lab, to: &str) -> TcpStream {
         socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
         Ok::<TcpStream, std::io::Error>(socket.into())
     };
-    lab.netns("spy").run(dial).expect("namespace entered").expect("connected")
+    lab.netns(pod).run(dial).expect("namespace entered").expect("connected")
 }
 
 /// The serial number of the certificate that a server shows.

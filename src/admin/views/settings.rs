@@ -117,6 +117,7 @@ fn limits(environment: &Environment) -> Value {
         "windowSizeMost": tunnels.stream_window_most,
         "connectionWindowSize": tunnels.connection_window,
         "frameSize": tunnels.max_frame,
+        "originalPortHbone": tunnels.original_port.as_str(),
         "poolMaxStreamsPerConn": tunnels.max_streams,
         "poolUnusedReleaseTimeout": duration(tunnels.idle),
         "numWorkerThreads": environment.workers,

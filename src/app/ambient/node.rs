@@ -38,6 +38,7 @@ pub(super) fn config(environment: &Environment) -> NodeConfig {
         aliases: environment.trust_domain_aliases.clone(),
         localhost_app_tunnel: environment.localhost_app_tunnel,
         socks5: environment.socks5,
+        original_port: environment.tunnels.original_port,
         response_baggage: environment.response_baggage,
         original_source: match environment.original_source {
             None => OriginalSource::WherePossible,

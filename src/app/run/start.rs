@@ -42,8 +42,7 @@ pub(super) async fn start(early: Early, tasks: &Tasks) -> anyhow::Result<Live> {
     let Early { file, watched, checked, logging, confined, sockmap, workers, takeover, listeners } =
         early;
     let telemetry = Telemetry::new()?;
-    let trust_domain = checked.mesh.trust_domain.clone();
-    let endpoints = tasks.child();
+    let (trust_domain, endpoints) = (checked.mesh.trust_domain.clone(), tasks.child());
     let (svids, federated) = identities(&checked, &telemetry, tasks)?;
     let (serve, both) = (&checked.federation.serve, [&endpoints, tasks]);
     federation::serve(serve, &trust_domain, &svids, &listeners, both).await?;

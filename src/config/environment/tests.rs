@@ -311,6 +311,22 @@ fn what_is_not_tcp_passes_unless_the_operator_says_otherwise() {
 }
 
 #[test]
+fn tunnels_go_to_applications_ports_only_where_the_operator_says_so() {
+    use crate::proxy::original_port::OriginalPortHbone as Setting;
+    let setting = |value| read(&[("ADIT_ORIGINAL_PORT_HBONE", value)]).tunnels.original_port;
+    assert_eq!(read(&[]).tunnels.original_port, Setting::Off);
+    for (value, is) in [("off", (false, false)), ("accept", (true, false)), ("send", (true, true))]
+    {
+        let setting = setting(value);
+        assert_eq!((setting.accepts(), setting.sends()), is, "{value}");
+    }
+    for wrong in ["", "on", "Send"] {
+        let faults = faults(&[("ADIT_ORIGINAL_PORT_HBONE", wrong)]);
+        assert!(faults.contains("off, accept or send"), "{wrong}: {faults}");
+    }
+}
+
+#[test]
 fn svids_may_come_from_a_spiffe_provider_that_is_named_whole() {
     assert_eq!(read(&[]).svid_source, SvidSource::Istiod);
     let api = ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock");

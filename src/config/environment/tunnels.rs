@@ -3,7 +3,7 @@
 use std::{fmt::Display, num::NonZeroU16, time::Duration};
 
 use super::variables::Variables;
-use crate::sys::sockets::Keepalive;
+use crate::{proxy::original_port::OriginalPortHbone, sys::sockets::Keepalive};
 
 /// What is said of tunnels, and used.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub struct TunnelSettings {
     pub max_frame: u32,
     /// Probes of TCP.
     pub keepalive: Keepalive,
+    /// Whether they go to applications' own ports.
+    pub original_port: OriginalPortHbone,
 }
 
 impl TunnelSettings {
@@ -49,6 +51,9 @@ impl TunnelSettings {
                 },
             ),
             keepalive: keepalive(vars),
+            original_port: vars
+                .parse("ADIT_ORIGINAL_PORT_HBONE", "off, accept or send")
+                .unwrap_or_default(),
         }
     }
 }

@@ -1,31 +1,31 @@
 //! TLS-ALPN-01 (RFC 8737): a handshake with ALPN `acme-tls/1`, answered by a certificate that says
 //! what only the owner of the account can know.
 
-use std::{io, os::fd::AsRawFd as _, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
-use nix::sys::socket::{MsgFlags, recv};
 use pki_types::PrivateKeyDer;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs::sign::any_supported_type,
-    server::Acceptor,
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use tokio::{io::Interest, net::TcpStream};
+use tokio::net::TcpStream;
 
 use crate::{
     sys::sockets::canonical,
-    tls::{classic_provider, secured, traffic_secrets},
+    tls::{
+        classic_provider,
+        hello::{Beginning, Opening},
+        secured, traffic_secrets,
+    },
 };
 
 /// The protocol of the challenge (RFC 8737 §6.2).
 const PROTOCOL: &[u8] = b"acme-tls/1";
 /// How long a CA may take for its handshake.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The longest ClientHello that is waited for: one record.
-const LONGEST_HELLO: usize = 16 * 1024;
 
 /// The challenge that is expected now, if one is.
 pub type Pending = ArcSwapOption<Challenge>;
@@ -88,38 +88,12 @@ impl Challenge {
 
 /// Whether the ClientHello that comes offers `acme-tls/1`.
 async fn asks(socket: &TcpStream) -> io::Result<bool> {
-    let mut seen = 0;
-    loop {
-        socket.readable().await?;
-        let mut hello = vec![0; LONGEST_HELLO];
-        let peeked = socket.try_io(Interest::READABLE, || {
-            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-            Ok(recv(socket.as_raw_fd(), &mut hello, flags)?)
-        });
-        let n = match peeked {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            other => other?,
-        };
-        if n == 0 {
-            return Ok(false);
-        }
-        if n > seen {
-            seen = n;
-            let mut acceptor = Acceptor::default();
-            acceptor.read_tls(&mut &hello[..n])?;
-            match acceptor.accept() {
-                Ok(None) => {}
-                Ok(Some(accepted)) => {
-                    let hello = accepted.client_hello();
-                    let mut offered = hello.alpn().into_iter().flatten();
-                    return Ok(offered.any(|protocol| protocol == PROTOCOL));
-                }
-                Err(_) => return Ok(false),
-            }
-        }
-        // What is there stays there, so the socket stays readable.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let mut opening = Opening::of(socket, PROTOCOL);
+    let known = match opening.begun(WITHIN).await? {
+        Beginning::Unfinished => opening.finished().await?,
+        known => known,
+    };
+    Ok(known == Beginning::Offered)
 }
 
 #[cfg(test)]

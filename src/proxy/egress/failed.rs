@@ -101,7 +101,10 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::{identity::SvidError, tls::TlsError};
+    use crate::{
+        identity::SvidError,
+        tls::{TlsError, TunnelPort},
+    };
 
     fn addr() -> SocketAddr {
         "10.0.0.1:15008".parse().unwrap()
@@ -112,7 +115,7 @@ mod tests {
     }
 
     fn tls(source: TlsError) -> ConnectError {
-        ConnectError::Tls { addr: addr(), source }
+        ConnectError::Tls { addr: addr(), port: TunnelPort::Hbone, source }
     }
 
     fn through(source: TlsError) -> ConnectError {

@@ -109,7 +109,7 @@ async fn accept<D: Destination>(
 }
 
 /// A tunnel that never came to be is a record too.
-fn refused<D: Destination>(destination: &D, ends: Ends, outcome: Outcome) {
+pub fn refused<D: Destination>(destination: &D, ends: Ends, outcome: Outcome) {
     if outcome.0 != CloseReason::Silent {
         destination.handshake_failed(outcome.0);
     }

@@ -12,7 +12,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OUTBOUND_PORT, Pod,
+    Node, OUTBOUND_PORT, OWN_PORTS, Pod,
     known::Unknown,
     on_demand::lacks,
     route::{self, NoRoute, Route},
@@ -173,7 +173,8 @@ impl Meant {
         from: &Workload,
         avoided: &Avoided,
     ) -> Result<Route, NoRoute> {
-        let (chance, policy) = ((rand::random(), avoided), node.outbound_traffic_policy);
+        let chance = (rand::random(), avoided);
+        let policy = (node.outbound_traffic_policy, node.config.original_port);
         let route = route::decide(mesh, from, self.dst, self.captured, chance, policy)?;
         Ok(route.with_aliases(&node.config.aliases, from.id().trust_domain()))
     }
@@ -260,6 +261,15 @@ pub(super) fn inward(
 ) -> Result<Inward, Lost> {
     let dst = sockets::original_dst(client)?;
     Ok(Inward { dst, ticket: lanes.enter((peer.ip(), dst)) })
+}
+
+/// Whether it is no port of ours that was meant.
+pub(super) fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
+    if OWN_PORTS.contains(&dst.port()) {
+        let why = format!("{dst} is a port of adit itself; connect to the application instead");
+        return Err((CloseReason::DirectCall, why));
+    }
+    Ok(())
 }
 
 impl Arrival for Result<Inward, Lost> {

@@ -1,6 +1,6 @@
 //! What an operator may say of how a node treats its pods.
 
-use crate::identity::TrustDomainAliases;
+use crate::{identity::TrustDomainAliases, proxy::original_port::OriginalPortHbone};
 
 /// How a node treats its pods, where that is not the same for all.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub struct NodeConfig {
     pub localhost_app_tunnel: bool,
     /// Whether connections may be asked for by SOCKS5.
     pub socks5: bool,
+    /// Whether tunnels arrive, and go, at applications' own ports.
+    pub original_port: OriginalPortHbone,
     /// Whether an accepted CONNECT is answered with who accepted it.
     pub response_baggage: bool,
     /// Whose address applications see.
@@ -40,6 +42,7 @@ impl Default for NodeConfig {
             original_source: OriginalSource::default(),
             ipv6: true,
             socks5: false,
+            original_port: OriginalPortHbone::default(),
         }
     }
 }

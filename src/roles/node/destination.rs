@@ -2,6 +2,7 @@
 //!
 //! Whatever the authority says, the pod itself is dialled: an address must be the one that was
 //! called, but for a pod that stands for others: a waypoint, or one that has an application tunnel.
+//! A tunnel that arrived at an application's own port leads to that application.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +10,7 @@ use http::StatusCode;
 
 use super::waypoint::leads_to;
 use crate::{
-    hbone::{connect::Authority, server::Incoming},
+    hbone::{HBONE_PORT, connect::Authority, server::Incoming},
     mesh::{Service, View, Workload},
     net::CloseReason,
     proxy::ingress::Refusal,
@@ -70,7 +71,13 @@ pub(super) fn destination(
         return Err(unavailable(CloseReason::DirectCall, why));
     }
     let fixed = workload.template.app_tunnel.and_then(|tunnel| tunnel.port);
-    Ok(Found { app: SocketAddr::new(local.ip(), fixed.unwrap_or(port)), meant })
+    let app = SocketAddr::new(local.ip(), fixed.unwrap_or(port));
+    // Who may call one port of the pod may not, for a NetworkPolicy, call another.
+    if local.port() != HBONE_PORT && app.port() != local.port() {
+        let why = "the port in :authority is not the one at which the tunnel arrived";
+        return Err(refusal(StatusCode::FORBIDDEN, CloseReason::AuthorityMismatch, why));
+    }
+    Ok(Found { app, meant })
 }
 
 /// Whether a pod takes calls to another address: its application tunnel leads them all to one port,

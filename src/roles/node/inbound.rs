@@ -29,13 +29,15 @@ use crate::{
     proxy::ingress::{self, Destination, Ends, Refusal},
     relay::{self, App},
     sys::sockets,
-    tls::{Acceptor, Peer},
+    tls::{Acceptor, Peer, TunnelPort},
 };
 
 /// A pod for which tunnels arrive.
 pub(super) struct PodDestination {
     pub(super) node: Arc<Node>,
     pub(super) pod: Arc<Pod>,
+    /// At which port.
+    pub(super) port: TunnelPort,
 }
 
 type Tunnel = ingress::IngressTunnel<PodDestination>;
@@ -59,7 +61,10 @@ impl Destination for PodDestination {
     }
 
     fn acceptor(&self) -> &Acceptor {
-        &self.pod.acceptor
+        match self.port {
+            TunnelPort::Hbone => &self.pod.acceptor,
+            TunnelPort::Original => &self.pod.original_port,
+        }
     }
 
     fn tunnels(&self) -> &TunnelRegistry {

@@ -28,6 +28,7 @@
 //! instead ([`socks`]): from step 2 on it is like one that was captured.
 //!
 //! Plaintext that arrives at a pod lands on 15006 ([`plaintext`]): refused while mTLS is strict.
+//! Tunnels at applications' own ports land there too, where nodes make them ([`original_port`]).
 //! When policies change, [`recheck()`] closes what is no longer allowed; when bundles, CRLs or bans
 //! change, [`revalidate()`] closes the tunnels whose peers are no longer trusted.
 
@@ -39,6 +40,7 @@ mod destination;
 mod inbound;
 mod known;
 mod on_demand;
+mod original_port;
 mod outbound;
 mod outgoing;
 mod owned;

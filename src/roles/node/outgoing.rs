@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::mesh::{Avoided, Workload};
+use crate::{
+    mesh::{Avoided, Workload},
+    proxy::original_port::OriginalPortHbone,
+};
 
 /// A connection to be routed.
 #[derive(Clone, Copy, Debug)]
@@ -15,4 +18,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) random: u64,
     /// Endpoints that it is rather not given.
     pub(super) avoided: &'a Avoided,
+    /// At which ports tunnels arrive.
+    pub(super) ports: OriginalPortHbone,
 }

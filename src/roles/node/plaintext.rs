@@ -1,15 +1,16 @@
-//! Plaintext that arrives for a pod on 15006: refused while mTLS is strict, else checked
-//! against policy as a caller without identity. It must be meant for an address of the workload, or
-//! for one that the pod's namespace holds.
+//! Plaintext that arrives for a pod on 15006, beside tunnels if they may ([`original_port`]): refused
+//! while mTLS is strict, else checked against policy as a caller without identity. It must be meant
+//! for an address of the workload, or for one that the pod's namespace holds.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OWN_PORTS, Pod,
-    arrival::{Inward, Lost},
+    Node, Pod,
+    arrival::{Inward, Lost, not_ours},
     inbound::authorize,
+    original_port,
     record::{ended, peer_info},
 };
 use crate::{
@@ -23,11 +24,19 @@ use crate::{
 pub(super) async fn serve(
     node: Arc<Node>,
     pod: Arc<Pod>,
-    (client, peer): (TcpStream, SocketAddr),
-    found: Result<Inward, Lost>,
+    (mut client, peer): (TcpStream, SocketAddr),
+    mut found: Result<Inward, Lost>,
 ) {
-    let mut client = TcpRemote::new(client);
     let _counted = node.telemetry.metrics.listeners.socket(Direction::Inbound);
+    if node.config.original_port.accepts() {
+        // In a box of its own, which is gone before the connection flows.
+        let taken = Box::pin(original_port::taken((&node, &pod), (client, peer), found));
+        match taken.await {
+            Some(other) => (client, found) = other,
+            None => return,
+        }
+    }
+    let mut client = TcpRemote::new(client);
     let peer = PeerAddr(sockets::canonical(peer));
     let conn = OpenConn::open(&node.telemetry, Direction::Inbound, peer);
     let live = Arc::clone(conn.live());
@@ -86,12 +95,4 @@ async fn carry(
     };
     conn.count_opened();
     ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, &node.limits).await)
-}
-
-pub(super) fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
-    if OWN_PORTS.contains(&dst.port()) {
-        let why = format!("{dst} is a port of adit itself; connect to the application instead");
-        return Err((CloseReason::DirectCall, why));
-    }
-    Ok(())
 }

@@ -19,13 +19,15 @@ use crate::{
         Workload, pick,
     },
     net::{CloseReason, OriginalDst},
-    proxy::egress::OutboundTrafficPolicy,
+    proxy::{egress::OutboundTrafficPolicy, original_port::OriginalPortHbone},
+    tls::TunnelPort,
 };
 
 /// A decision.
 #[derive(Clone, Debug)]
 pub enum Route {
-    /// HBONE to the destination pod's own port 15008, or to its waypoint.
+    /// HBONE to the destination pod itself, at port 15008 or that of the application, or to its
+    /// waypoint.
     Hbone {
         /// Whom to call and who must answer.
         hop: Hop,
@@ -129,7 +131,8 @@ impl Route {
     pub fn is_direct(&self) -> bool {
         match self {
             Self::Hbone { hop, authority, .. } => {
-                (hop.addr.ip(), hop.addr.port()) == (authority.ip(), HBONE_PORT)
+                let at_its_port = hop.port == TunnelPort::Original;
+                hop.addr.ip() == authority.ip() && (at_its_port || hop.addr.port() == HBONE_PORT)
             }
             Self::DoubleHbone { .. } => false,
             Self::Tcp { .. } | Self::Named { .. } | Self::Passthrough(_) => true,
@@ -200,7 +203,7 @@ impl NoRoute {
 
 /// Decides for a connection of `from` to `dst`. `captured` is false if it
 /// was made to our listener itself; `random` chooses among a service's endpoints, but for those to
-/// be avoided; `policy` says what becomes of strangers.
+/// be avoided; `policy` says what becomes of strangers, and `ports` at which port pods are called.
 ///
 /// # Errors
 /// [`NoRoute`] if the destination is ours, or is known and cannot be reached.
@@ -210,14 +213,14 @@ pub fn decide(
     dst: OriginalDst,
     captured: bool,
     (random, avoided): (u64, &Avoided),
-    policy: OutboundTrafficPolicy,
+    (policy, ports): (OutboundTrafficPolicy, OriginalPortHbone),
 ) -> Result<Route, NoRoute> {
     let dst = dst.0;
     let ours = dst.ip().is_loopback() || from.addresses.contains(&dst.ip());
     if !captured || (ours && OWN_PORTS.contains(&dst.port())) {
         return Err(NoRoute::OwnPort(dst));
     }
-    let call = Outgoing { from, dst, random, avoided };
+    let call = Outgoing { from, dst, random, avoided, ports };
     match mesh.service_by_vip(dst.ip(), from.namespace()) {
         Some(service) => to_service(mesh, service, &call),
         None => match mesh.workload_by_ip(dst.ip()) {
@@ -257,7 +260,7 @@ fn to_service(mesh: &View, service: &Arc<Service>, call: &Outgoing<'_>) -> Resul
     match (endpoint.ip, &to.template.hostname) {
         (Some(ip), _) => {
             let addr = SocketAddr::new(ip, endpoint.port);
-            Ok(direct(to, addr, Some(service)))
+            Ok(direct(to, addr, Some(service), call))
         }
         (None, Some(hostname)) => Ok(Route::Named {
             hostname: hostname.clone(),
@@ -276,22 +279,39 @@ fn to_address(mesh: &View, to: &Arc<Workload>, call: &Outgoing<'_>) -> Result<Ro
         Some(waypoint) if !leads_to(mesh, waypoint, call.from) => {
             through(mesh, (waypoint, &to.uid), None, call)
         }
-        _ => Ok(direct(to, call.dst, None)),
+        _ => Ok(direct(to, call.dst, None, call)),
     }
 }
 
 /// To a workload itself.
-fn direct(to: &Arc<Workload>, addr: SocketAddr, service: Option<&Arc<Service>>) -> Route {
+fn direct(
+    to: &Arc<Workload>,
+    addr: SocketAddr,
+    service: Option<&Arc<Service>>,
+    call: &Outgoing<'_>,
+) -> Route {
     let (to, service) = (Arc::clone(to), service.map(Arc::clone));
     match to.protocol() {
-        Protocol::Hbone => Route::Hbone {
-            hop: Hop::new(SocketAddr::new(addr.ip(), HBONE_PORT), expected(&to, service.as_ref())),
-            authority: addr,
-            to,
-            service,
-        },
+        Protocol::Hbone => {
+            let expect = expected(&to, service.as_ref());
+            let hop = match original_port(&to, addr, call) {
+                Some(port) => Hop::at_original_port(SocketAddr::new(addr.ip(), port), expect),
+                None => Hop::new(SocketAddr::new(addr.ip(), HBONE_PORT), expect),
+            };
+            Route::Hbone { hop, authority: addr, to, service }
+        }
         Protocol::Tcp => Route::Tcp { addr, to, service },
     }
+}
+
+/// The application's port, if a tunnel is to go there: not to who takes tunnels by itself, which is
+/// not captured; nor to the caller itself, of whom nothing is captured either; nor to where a
+/// capture leads.
+fn original_port(to: &Workload, addr: SocketAddr, call: &Outgoing<'_>) -> Option<u16> {
+    let is_captured = !to.template.native_tunnel && !call.from.addresses.contains(&addr.ip());
+    let fixed = to.template.app_tunnel.and_then(|tunnel| tunnel.port);
+    let port = fixed.unwrap_or(addr.port());
+    (call.ports.sends() && is_captured && !OWN_PORTS.contains(&port)).then_some(port)
 }
 
 /// Who may answer for a workload that was chosen for a service.
@@ -350,6 +370,7 @@ fn to_network(
         hop: Hop {
             addr: SocketAddr::new(ip, endpoint.port),
             expect: from.subject_alt_names.clone(),
+            port: TunnelPort::Hbone,
             through: Some(Arc::new(Through {
                 gateway: expected(endpoint.workload, by),
                 hostname: service.hostname.clone(),

@@ -39,7 +39,7 @@ use crate::{
         listener::{AcceptBalancer, Arrival, Port, accept_loop},
     },
     sys::{netns::Netns, sockets, sockmap::Watched},
-    tls::Acceptor,
+    tls::{Acceptor, TunnelPort},
 };
 
 impl Pod {
@@ -131,6 +131,7 @@ impl Pod {
             asking: Semaphore::new(MOST_ASKING),
             keeps_source: true,
             acceptor: Acceptor::default(),
+            original_port: Acceptor::at(TunnelPort::Original),
             tunnel_places: Arc::new(Semaphore::new(node.tunnel.max_tunnels)),
             callers: Callers::new(node.tunnel.caller),
             handshakes: Places::new(HANDSHAKES, HANDSHAKES_OF_ONE),
@@ -221,8 +222,8 @@ impl Pod {
         listeners: impl Iterator<Item = (Handle, WorkerListener<()>)>,
     ) {
         for (worker, listener) in listeners {
-            let to = PodDestination { node: Arc::clone(node), pod: Arc::clone(self) };
-            let to = Arc::new(to);
+            let (of, pod, port) = (Arc::clone(node), Arc::clone(self), TunnelPort::Hbone);
+            let to = Arc::new(PodDestination { node: of, pod, port });
             let (streams, draining) = (self.conns.clone(), self.accepting.clone());
             let serve = move |tcp: TcpStream, peer, ()| {
                 let to = Arc::clone(&to);

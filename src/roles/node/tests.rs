@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Entered, Lacking, Node, destination, inbound, plaintext, recheck};
+use super::{Entered, Lacking, Node, arrival, destination, inbound, recheck};
 use crate::{
     authority::EmbeddedCa,
     credentials::Svids,
@@ -262,7 +262,7 @@ fn a_name_is_for_the_pods_behind_it_only() {
 fn plaintext_is_not_for_our_ports() {
     for (port, taken) in [(8080, true), (15001, false), (15006, false), (15008, false)] {
         for address in ["10.0.0.2", "fd00::2"] {
-            let refused = plaintext::not_ours((address.parse::<IpAddr>().unwrap(), port).into());
+            let refused = arrival::not_ours((address.parse::<IpAddr>().unwrap(), port).into());
             assert_eq!(
                 refused.map_err(|(reason, _)| reason).err(),
                 (!taken).then_some(CloseReason::DirectCall),

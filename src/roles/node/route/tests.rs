@@ -79,7 +79,7 @@ fn asked(
     policy: OutboundTrafficPolicy,
 ) -> Result<Route, NoRoute> {
     let dst = OriginalDst(dst.parse().unwrap());
-    decide(mesh, from, dst, true, (7, &Avoided::default()), policy)
+    decide(mesh, from, dst, true, (7, &Avoided::default()), (policy, OriginalPortHbone::Off))
 }
 
 /// `kind next hop | authority | who is expected`.
@@ -242,7 +242,7 @@ fn an_endpoint_is_what_was_chosen_and_nothing_is_where_there_was_no_choice() {
     let mesh = mesh(vec![behind_way], vec![]);
     let from = mesh.workload("web").unwrap();
     let ask = |dst: &str, avoided: &Avoided| {
-        let policy = OutboundTrafficPolicy::AllowAny;
+        let policy = (OutboundTrafficPolicy::AllowAny, OriginalPortHbone::Accept);
         decide(&mesh, from, OriginalDst(dst.parse().unwrap()), true, (7, avoided), policy)
     };
     for (dst, endpoint, direct) in [
@@ -355,4 +355,61 @@ fn who_answers_may_have_each_name_of_the_callers_trust_domain_and_of_no_other() 
     let with = of(&["old", "td", "old"]);
     assert_eq!(with.expect, ids(&["td/db", "x/db", "old/db"]));
     assert_eq!(with.through.unwrap().gateway, ids(&["td/gw", "old/gw"]));
+}
+
+/// Where tunnels go to applications' own ports; to whom is as ever.
+#[test]
+fn a_tunnel_goes_to_the_applications_port_where_it_arrives_there() {
+    let tunnelled = |port| {
+        let tunnel = crate::mesh::AppTunnel { proxy_protocol: false, port };
+        move |t: &mut Template| t.app_tunnel = Some(tunnel)
+    };
+    let far = workload("far", "10.8.0.1", |t| {
+        t.network = "n2".into();
+        t.network_gateway = by_name("way.shop");
+        t.services = [behind("far.shop")].into();
+    });
+    let workloads = vec![
+        workload("kept", "10.0.0.5", |t| t.waypoint = by_name("way.shop")),
+        workload("native", "10.0.0.6", |t| t.native_tunnel = true),
+        workload("fixed", "10.0.0.7", tunnelled(Some(9000))),
+        workload("any", "10.0.0.8", tunnelled(None)),
+        far,
+    ];
+    let mesh = mesh(workloads, vec![service("far.shop", "10.9.0.4", |_| {})]);
+    let from = mesh.workload("web").unwrap();
+    let hop = |dst: &str, ports| {
+        let policy = (OutboundTrafficPolicy::AllowAny, ports);
+        let dst = OriginalDst(dst.parse().unwrap());
+        let route = decide(&mesh, from, dst, true, (7, &Avoided::default()), policy).unwrap();
+        let is_direct = route.is_direct();
+        match route {
+            Route::Hbone { hop, .. } | Route::DoubleHbone { hop, .. } => {
+                Some((hop.addr.to_string(), hop.port == TunnelPort::Original, is_direct))
+            }
+            _ => None,
+        }
+    };
+    for (what, dst, at, original, is_direct) in [
+        ("a service", "10.9.0.1:80", "10.0.0.2:8080", true, true),
+        ("a workload", "10.0.0.2:9999", "10.0.0.2:9999", true, true),
+        ("IPv6", "[fd00::2]:9999", "[fd00::2]:9999", true, true),
+        ("an application tunnel's port", "10.0.0.7:80", "10.0.0.7:9000", true, true),
+        ("an application tunnel of each port", "10.0.0.8:80", "10.0.0.8:80", true, true),
+        ("a waypoint", "10.0.0.5:80", "10.0.0.3:15008", false, false),
+        ("a gateway", "10.9.0.4:80", "10.0.0.3:15008", false, false),
+        ("who takes tunnels by itself", "10.0.0.6:80", "10.0.0.6:15008", false, true),
+        ("the caller itself", "10.0.0.1:80", "10.0.0.1:15008", false, true),
+        ("a port of ours", "10.0.0.2:15006", "10.0.0.2:15008", false, true),
+        ("HBONE's port", "10.0.0.2:15008", "10.0.0.2:15008", false, true),
+    ] {
+        let expected = Some((at.to_owned(), original, is_direct));
+        assert_eq!(hop(dst, OriginalPortHbone::Send), expected, "{what}");
+        for ports in [OriginalPortHbone::Off, OriginalPortHbone::Accept] {
+            let (at, original, direct) = hop(dst, ports).unwrap();
+            assert!(at.ends_with(":15008") && !original, "{what}: {at}");
+            assert_eq!(direct, is_direct, "{what}");
+        }
+    }
+    assert_eq!(hop("10.0.0.4:22", OriginalPortHbone::Send), None, "who is not in the mesh");
 }
