@@ -171,7 +171,7 @@ impl Turn<'_> {
 
     /// Who cannot be carried is closed to plaintext all the same.
     async fn after_a_failure(&mut self, netns: &Arc<Netns>, options: Options) {
-        let netns = Arc::clone(netns);
+        let (netns, uncarried) = (Arc::clone(netns), netns);
         let done = match (options.strict, options.kubelet_probes) {
             (true, _) => self.shut(netns, Options { kubelet_probes: false, ..options }).await,
             (false, true) => self.tool(move |stop| capture::reconsider_guard(&netns, stop)).await,
@@ -179,6 +179,12 @@ impl Turn<'_> {
         };
         if let Err(error) = done {
             tracing::debug!(%error, "the cleanup failed too");
+        }
+        // What is to be dropped is, whoever is carried.
+        if options.non_tcp == NonTcp::Drop
+            && let Err(error) = self.judge_non_tcp(uncarried, NonTcp::Drop).await
+        {
+            tracing::warn!(%error, "what is not TCP is not dropped in a pod that is not carried");
         }
     }
 

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::{
-    datagrams::{answer, are_answered, echo, is_answered},
+    datagrams::{answer, are_answered, echo, is_answered, is_answered_with_mark},
     lab::{Lab, ip},
     mesh::{PODS, allow},
 };
@@ -58,6 +58,8 @@ fn dropped() {
     // A port that anybody can send from is no answer.
     assert!(!is_answered(&outside, "10.77.0.200:53", "10.77.0.2:9000"));
     assert!(!are_answered(&db, "10.77.0.200:9000"), "nor what the pod sends");
+    // adit's own mark may be set by an application that has CAP_NET_RAW.
+    assert!(!is_answered_with_mark(&db, 0x539, "10.77.0.200:9000"));
     assert!(lab.tool("bridge", "ping -c 1 -W 1 10.77.0.2").contains(" 0 received"));
     assert!(lab.tool("db", "ping -c 1 -W 1 10.77.0.200").contains(" 0 received"));
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use adit::sys::netns::Netns;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::wait::again;
 
@@ -50,7 +51,19 @@ pub(crate) fn is_answered(netns: &Netns, from: &str, to: &str) -> bool {
 
 /// What becomes of one datagram.
 pub(crate) fn answer(netns: &Netns, from: &str, to: &str) -> Result<(), ErrorKind> {
-    let (socket, to) = (bound(netns, from), to.parse::<SocketAddr>().expect("an address"));
+    answered(&bound(netns, from), to)
+}
+
+/// Whether one datagram that has this mark is sent back.
+#[allow(dead_code, reason = "not every binary marks its own")]
+pub(crate) fn is_answered_with_mark(netns: &Netns, mark: u32, to: &str) -> bool {
+    let socket = bound(netns, "0.0.0.0:0");
+    setsockopt(&socket, sockopt::Mark, &mark).expect("marked");
+    answered(&socket, to).is_ok()
+}
+
+fn answered(socket: &UdpSocket, to: &str) -> Result<(), ErrorKind> {
+    let to = to.parse::<SocketAddr>().expect("an address");
     socket.set_read_timeout(Some(ANSWERED_WITHIN)).expect("a limit");
     let asked = socket.connect(to).and_then(|()| socket.send(b"hello"));
     let answered = asked.and_then(|_| again(|| socket.recv(&mut [0; 64])));

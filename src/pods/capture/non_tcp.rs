@@ -1,9 +1,9 @@
 //! What becomes of a pod's traffic that is not TCP: a table of its own, beside whoever redirects.
 //!
 //! Left alone and not counted: what stays on `lo`, where queries are redirected to the DNS proxy; DNS
-//! in both directions, as pods may ask others and may be such servers; what IP needs of ICMP; and
-//! what adit itself sends. Answers pass where the question did: a source port alone, which anybody can
-//! choose, opens nothing.
+//! in both directions, as pods may ask others and may be such servers; and what IP needs of ICMP.
+//! adit itself sends nothing else: its mark, which an application may set too, opens nothing. Answers
+//! pass where the question did: a source port alone, which anybody can choose, opens nothing.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -29,6 +29,9 @@ const KINDS: [(&str, &str); KINDS_COUNT] = [
     ("other", ""),
 ];
 const KINDS_COUNT: usize = 4;
+
+/// Packets of a kind that are counted of one look at a pod's table.
+const MOST_AT_ONCE: u64 = 1_000_000_000;
 
 /// Seen from the pod.
 const DIRECTIONS: [&str; 2] = ["inbound", "outbound"];
@@ -62,7 +65,6 @@ table inet {TABLE} {{
     type filter hook postrouting priority filter; policy accept;
     meta l4proto tcp accept
     oifname lo accept
-    meta mark & 0xfff == 0x539 accept
 {NEEDED}{outbound}  }}
 }}
 "
@@ -139,7 +141,8 @@ impl Packets {
     pub fn since(&self, before: &Self) -> Self {
         let mut new = *self;
         for (new, before) in new.0.iter_mut().flatten().zip(before.0.iter().flatten()) {
-            *new = new.checked_sub(*before).unwrap_or(*new);
+            // The pod may write its counter, and the sum is the node's: so much in a look at most.
+            *new = new.checked_sub(*before).unwrap_or(*new).min(MOST_AT_ONCE);
         }
         new
     }
