@@ -75,8 +75,9 @@ async fn carry(
         return (CloseReason::DirectCall, Some(why));
     }
     pod.policies_known(node).await;
-    let (direction, peer_id, foreign, other_ids) = (Direction::Inbound, None, false, Vec::new());
-    let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+    let (direction, peer_id, foreign, other_principals) =
+        (Direction::Inbound, None, false, Vec::new());
+    let flow = Flow { direction, peer, peer_id, foreign, other_principals, dst };
     if let Err((reason, why)) = authorize(node, &pod.name, flow, conn) {
         return (reason, Some(why));
     }

@@ -110,8 +110,8 @@ impl World {
             f.pod = Some(Arc::new(db()));
         });
         let dst: SocketAddr = "10.0.0.2:8080".parse().unwrap();
-        let (direction, peer_id, other_ids) = (Direction::Inbound, caller, Vec::new());
-        let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+        let (direction, peer_id, other_principals) = (Direction::Inbound, caller, Vec::new());
+        let flow = Flow { direction, peer, peer_id, foreign, other_principals, dst };
         let flow = flow.with_aliases(&self.node.config.aliases, &"td".parse().unwrap());
         let admitted = inbound::authorize(&self.node, &db(), flow, &conn);
         (conn, admitted.map_err(|(reason, _)| reason))
