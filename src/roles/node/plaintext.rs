@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OWN_PORTS, Pod,
+    Node, Pod,
     arrival::{Inward, Lost},
     inbound::authorize,
     record::{ended, peer_info},
@@ -55,7 +55,7 @@ async fn carry(
         (f.dst_addr, f.pod) = (Some(dst), Some(Arc::clone(&pod.name)));
         f.protocol = Some("TCP");
     });
-    if let Err((reason, why)) = not_ours(dst) {
+    if let Err((reason, why)) = not_ours(dst, node.own_ports()) {
         return (reason, Some(why));
     }
     let workload = match pod.known(node).await {
@@ -89,8 +89,8 @@ async fn carry(
     ended(relay::run(&mut pod.dialled_app(app), client, &conn.live().meter, &node.limits).await)
 }
 
-pub(super) fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
-    if OWN_PORTS.contains(&dst.port()) {
+pub(super) fn not_ours(dst: SocketAddr, own_ports: &[u16]) -> Result<(), (CloseReason, String)> {
+    if own_ports.contains(&dst.port()) {
         let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));
     }
