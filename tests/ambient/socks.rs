@@ -80,8 +80,8 @@ fn told() {
     assert_eq!(reply(&world, "10.77.0.3", 81), 5, "nobody listens there");
     assert_eq!(reply(&world, "10.96.0.3", 81), 4, "the service has no such port");
     assert_eq!(reply(&world, "nobody.shop.svc.cluster.local", 80), 4, "no such name");
-    for (to, port) in [("10.77.0.1", 15001), ("127.0.0.1", 15080)] {
-        assert_eq!(reply(&world, to, port), 2, "a port of adit's own");
+    for (to, port) in [("10.77.0.1", 15001), ("127.0.0.1", 15080), ("127.0.0.1", 8080)] {
+        assert_eq!(reply(&world, to, port), 2, "a port of adit's own, or of the pod alone");
     }
     assert_eq!(reply(&world, "0.0.0.0", 15080), 4, "which the kernel takes for the loopback");
     world.istiod.says(vec![

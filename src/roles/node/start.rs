@@ -127,7 +127,7 @@ impl Pod {
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
-            resolving: Semaphore::new(MOST_RESOLVING),
+            resolving: Arc::new(Semaphore::new(MOST_RESOLVING)),
             asking: Semaphore::new(MOST_ASKING),
             keeps_source: true,
             acceptor: Acceptor::default(),
