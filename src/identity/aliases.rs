@@ -38,11 +38,21 @@ impl TrustDomainAliases {
         id: &'a SpiffeId,
         own: &'a TrustDomain,
     ) -> impl Iterator<Item = SpiffeId> + use<'a> {
+        // One that is too long for an ID is nobody's.
+        self.other_principals(id, own).filter_map(|name| format!("spiffe://{name}").parse().ok())
+    }
+
+    /// The same as policies call them, those too that are too long for an ID: a policy that denies all
+    /// of a namespace denies them.
+    pub fn other_principals<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        own: &'a TrustDomain,
+    ) -> impl Iterator<Item = String> + use<'a> {
         let is_one = !self.is_empty() && self.are_one(id.trust_domain(), own);
         let others = std::iter::once(own).chain(self.iter().filter(move |alias| *alias != own));
         let others = others.filter(move |domain| is_one && *domain != id.trust_domain());
-        // One that becomes too long for an ID is nobody's.
-        others.filter_map(move |domain| format!("spiffe://{domain}{}", id.path()).parse().ok())
+        others.map(move |domain| format!("{domain}{}", id.path()))
     }
 
     /// Whether two IDs are the same workload's, seen from one of `own`.
@@ -122,9 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_becomes_too_long_is_left_out() {
+    fn a_name_that_becomes_too_long_is_no_id_and_denied_all_the_same() {
         let path = "/a".repeat(1017);
         let id: SpiffeId = format!("spiffe://td{path}").parse().unwrap();
-        assert_eq!(aliases(&["longer"]).other_names(&id, &domain("td")).count(), 0);
+        let (longer, own) = (aliases(&["longer"]), domain("td"));
+        assert_eq!(longer.other_names(&id, &own).count(), 0);
+        let others: Vec<_> = longer.other_principals(&id, &own).collect();
+        assert_eq!(others, [format!("longer{path}")]);
     }
 }

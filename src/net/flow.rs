@@ -52,9 +52,9 @@ pub struct Flow {
     pub peer_id: Option<SpiffeId>,
     /// Whether the peer is of another trust domain than the destination.
     pub foreign: bool,
-    /// What else the peer is called: its trust domain has other names (Istio's
-    /// `trustDomainAliases`), and a policy may have any of them.
-    pub other_ids: Vec<SpiffeId>,
+    /// What else policies may call the peer: its trust domain has other names (Istio's
+    /// `trustDomainAliases`).
+    pub other_principals: Vec<Box<str>>,
     /// The resolved destination: pod IP and application port, never a VIP and never 15008.
     pub dst: SocketAddr,
 }
@@ -65,12 +65,13 @@ impl Flow {
     pub fn with_aliases(self, aliases: &TrustDomainAliases, own: &TrustDomain) -> Self {
         let Some(id) = self.peer_id.as_ref().filter(|_| !aliases.is_empty()) else { return self };
         let foreign = !aliases.are_one(id.trust_domain(), own);
-        let other_ids = aliases.other_names(id, own).collect();
-        Self { foreign, other_ids, ..self }
+        let other_principals = aliases.other_principals(id, own).map(Into::into).collect();
+        Self { foreign, other_principals, ..self }
     }
 
     /// All that the peer is called, as policies call it.
     pub fn principals(&self) -> impl Iterator<Item = &str> {
-        self.peer_id.iter().chain(&self.other_ids).map(SpiffeId::principal)
+        let proven = self.peer_id.iter().map(SpiffeId::principal);
+        proven.chain(self.other_principals.iter().map(|name| &**name))
     }
 }

@@ -305,7 +305,7 @@ mod tests {
             peer: PeerAddr("10.0.0.9:999".parse().unwrap()),
             peer_id: Some(id.clone()),
             foreign: false,
-            other_ids: Vec::new(),
+            other_principals: Vec::new(),
             dst: "10.0.0.1:443".parse().unwrap(),
         };
         let by_name = |named| AccessControl { named, policies: None, rego: None, bans: None };

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("endpoints::who_has_no_hbone_does_not_stand_in_for_who_has_it", in_clear_text),
     ("endpoints::a_service_of_local_traffic_leads_to_pods_of_the_callers_node_only", local),
     ("endpoints::who_denies_a_caller_is_not_passed_over", denied),
+    ("endpoints::none_leads_to_the_loopback_address_of_the_pod_that_calls", loopback),
 ];
 
 /// Of so many calls each of two endpoints gets some: that it does not is less likely than that this
@@ -110,6 +111,25 @@ fn in_clear_text() {
     // More than it takes to be left out.
     assert!(answers > 0 && refusals > 4, "{answers} answers, {refusals} refusals");
     assert_eq!(retries(&world), "");
+}
+
+/// As a ServiceEntry may have them that anybody writes: `web` listens there.
+fn loopback() {
+    let mut world = World::running();
+    for (address, name) in [("127.0.0.1", ""), ("::1", ""), ("", "localhost")] {
+        for tunnel in [TunnelProtocol::None, TunnelProtocol::Hbone] {
+            let at = if address.is_empty() { "10.77.0.9" } else { address };
+            let mut trap = backing("trap", ("trap", 8080), ("n2", at), &[]);
+            (trap.tunnel_protocol, trap.hostname) = (tunnel.into(), name.into());
+            if address.is_empty() {
+                trap.addresses.clear();
+            }
+            let seen = world.first.adit().lines();
+            world.istiod.says(vec![address_of(trap), service_with("trap", "10.96.0.9", |_| {})]);
+            world.refused("web", "10.96.0.9:80");
+            world.first.adit().logs_since(seen, "is a loopback address");
+        }
+    }
 }
 
 /// What istiod makes of `internalTrafficPolicy: Local`.

@@ -127,5 +127,7 @@ fn removed() {
     assert!(world.lab.ask("web", "10.96.0.3:80").is_err(), "a service without endpoints");
     wait_until("the key is forgotten", LIMIT, || world.second.certificates(&world.lab) == [""; 0]);
     world.istiod.says(vec![workload("far", "n2", "10.77.0.3", &[])]);
+    // Its callers' node may hear of it a moment before its own.
+    wait_until("it has a key again", LIMIT, || world.second.certificates(&world.lab) != [""; 0]);
     world.answered("web", "10.96.0.3:80");
 }

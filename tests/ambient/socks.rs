@@ -3,13 +3,14 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, Shutdown, TcpStream},
+    process::Command,
 };
 
 use crate::{
     fake_cni::del,
     harness::Test,
     resources::{allow, workload},
-    wait::{LIMIT, wait_until},
+    wait::{LIMIT, read_once, wait_until},
     world::World,
 };
 
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("socks::a_client_is_told_that_a_connection_stands_only_once_it_does", told),
     ("socks::the_port_is_for_applications_of_a_pod_alone_and_as_long_as_it_is_there", own),
     ("socks::who_says_nothing_takes_places_of_its_own_pod_only", silent),
+    ("socks::a_pod_has_one_part_of_the_descriptors_however_it_asks", one_part),
 ];
 
 const AT: &str = "127.0.0.1:15080";
@@ -80,8 +82,8 @@ fn told() {
     assert_eq!(reply(&world, "10.77.0.3", 81), 5, "nobody listens there");
     assert_eq!(reply(&world, "10.96.0.3", 81), 4, "the service has no such port");
     assert_eq!(reply(&world, "nobody.shop.svc.cluster.local", 80), 4, "no such name");
-    for (to, port) in [("10.77.0.1", 15001), ("127.0.0.1", 15080)] {
-        assert_eq!(reply(&world, to, port), 2, "a port of adit's own");
+    for (to, port) in [("10.77.0.1", 15001), ("127.0.0.1", 15080), ("127.0.0.1", 8080)] {
+        assert_eq!(reply(&world, to, port), 2, "a port of adit's own, or of the pod alone");
     }
     assert_eq!(reply(&world, "0.0.0.0", 15080), 4, "which the kernel takes for the loopback");
     world.istiod.says(vec![
@@ -106,6 +108,29 @@ fn silent() {
     });
     world.answered("web", "10.96.0.3:80");
     drop(many);
+    wait_until("there is room again", LIMIT, || {
+        greeted(&world, &[5, 1, 0]).is_ok_and(|(answer, _)| answer == [5, 0])
+    });
+}
+
+/// A pod that has its part by calls that are captured, where descriptors are short.
+fn one_part() {
+    let world = world();
+    let pid = world.first.adit().pid().to_string();
+    let done = Command::new("prlimit").args(["--pid", &pid, "--nofile=400:"]).status();
+    assert!(done.is_ok_and(|s| s.success()), "`prlimit` of the package util-linux runs");
+    let mut held = Vec::new();
+    for _ in 0..400 {
+        let Ok(mut call) = world.lab.connect("web", "10.96.0.3:80") else { break };
+        call.set_read_timeout(Some(LIMIT)).unwrap();
+        if !read_once(&mut call, &mut [0; 17]).is_ok_and(|n| n > 0) {
+            break;
+        }
+        held.push(call);
+    }
+    assert!((100..350).contains(&held.len()), "{} calls", held.len());
+    assert!(greeted(&world, &[5, 1, 0]).is_err(), "it has a second part");
+    drop(held);
     wait_until("there is room again", LIMIT, || {
         greeted(&world, &[5, 1, 0]).is_ok_and(|(answer, _)| answer == [5, 0])
     });

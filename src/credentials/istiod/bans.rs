@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use tonic::{Code, Request, Status};
 
 use super::{channel::connect, config::IstiodConfig, joined::JoinedSvids, status::said_to};
 use crate::{
-    identity::{BundleSet, SpiffeId, TrustDomainAliases},
+    identity::{BundleSet, SpiffeId, TrustDomain, TrustDomainAliases},
     lifecycle::Tasks,
     rpc::{
         BANNED,
@@ -46,18 +46,20 @@ struct KnownBans {
 
 #[derive(Default)]
 struct By {
+    /// The trust domains of those for whom it was asked, which the aliases are other names of.
+    own: BTreeSet<TrustDomain>,
     told: BTreeSet<SpiffeId>,
     refused: BTreeSet<SpiffeId>,
 }
 
 impl KnownBans {
     fn change(&self, change: impl FnOnce(&mut By)) {
-        let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by = self.by();
         change(&mut by);
         // Who is banned is so by each of the names of its trust domain.
         let named = |id: &SpiffeId| {
-            let others: Vec<_> = self.aliases.other_names(id, id.trust_domain()).collect();
-            others.into_iter().chain([id.clone()])
+            let others = by.own.iter().flat_map(|own| self.aliases.other_names(id, own));
+            others.chain([id.clone()]).collect::<Vec<_>>()
         };
         let ids: BTreeSet<_> = by.told.union(&by.refused).flat_map(named).collect();
         self.say.send_if_modified(|known| {
@@ -65,6 +67,20 @@ impl KnownBans {
             *known = Arc::new(ids);
             changed
         });
+    }
+
+    fn issued(&self, id: &SpiffeId) {
+        let was_banned = self.say.borrow().contains(id);
+        if was_banned || !self.by().own.contains(id.trust_domain()) {
+            self.change(|by| {
+                by.own.insert(id.trust_domain().clone());
+                by.refused.remove(id);
+            });
+        }
+    }
+
+    fn by(&self) -> MutexGuard<'_, By> {
+        self.by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,14 +116,15 @@ impl Bans {
 
     /// The CA refused an SVID because of a ban. It counts until one is given, or bans are told.
     pub(super) fn refused(&self, id: &SpiffeId) {
-        self.known.change(|by| by.refused.extend([id.clone()]));
+        self.known.change(|by| {
+            by.own.insert(id.trust_domain().clone());
+            by.refused.insert(id.clone());
+        });
     }
 
     /// The CA gave an SVID.
     pub(super) fn issued(&self, id: &SpiffeId) {
-        if self.known.say.borrow().contains(id) {
-            self.known.change(|by| by.refused.retain(|refused| refused != id));
-        }
+        self.known.issued(id);
     }
 }
 
@@ -190,7 +207,7 @@ fn take(message: Banned, known: &KnownBans) -> Result<(), Status> {
     let ids = ids.collect::<Result<BTreeSet<_>, _>>();
     let ids = ids
         .map_err(|e| Status::internal(format!("it bans something that is not a SPIFFE ID: {e}")))?;
-    known.change(|by| *by = By { told: ids, refused: BTreeSet::new() });
+    known.change(|by| (by.told, by.refused) = (ids, BTreeSet::new()));
     Ok(())
 }
 
@@ -202,12 +219,27 @@ mod tests {
     fn who_is_banned_is_so_by_each_name_of_the_trust_domain() {
         let aliases = ["old".parse().unwrap()].into_iter().collect();
         let known = KnownBans { aliases, ..KnownBans::default() };
-        let ids = ["spiffe://td/ns/a/sa/b".to_owned()];
-        take(Banned { ids: ids.into() }, &known).unwrap();
-        let banned = known.say.borrow().clone();
-        let banned: Vec<&str> = banned.iter().map(SpiffeId::as_str).collect();
-        assert_eq!(banned, ["spiffe://old/ns/a/sa/b", "spiffe://td/ns/a/sa/b"]);
-        take(Banned::default(), &known).unwrap();
-        assert!(known.say.borrow().is_empty());
+        let banned = || {
+            let banned = known.say.borrow().clone();
+            banned.iter().map(|id| id.principal().to_owned()).collect::<Vec<_>>()
+        };
+        let tell = |ids: &[&str]| {
+            let ids = ids.iter().map(|id| format!("spiffe://{id}")).collect();
+            take(Banned { ids }, &known).unwrap();
+        };
+        tell(&["old/x"]);
+        assert_eq!(banned(), ["old/x"], "it is not known yet of what that is another name");
+        known.issued(&"spiffe://td/ns/shop/sa/web".parse().unwrap());
+        assert_eq!(banned(), ["old/x", "td/x"]);
+        for (told, all) in [
+            ("old/ns/a/sa/b", &["old/ns/a/sa/b", "td/ns/a/sa/b"][..]),
+            ("td/ns/a/sa/b", &["old/ns/a/sa/b", "td/ns/a/sa/b"]),
+            ("foreign/ns/a/sa/b", &["foreign/ns/a/sa/b"]),
+        ] {
+            tell(&[told]);
+            assert_eq!(banned(), all);
+        }
+        tell(&[]);
+        assert!(banned().is_empty());
     }
 }

@@ -101,8 +101,8 @@ impl LiveConn {
                 (Some(_), None) => true,
                 (None, _) => false,
             };
-            let other_ids = Vec::new();
-            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, foreign, other_ids, dst })
+            let other_principals = Vec::new();
+            f.flow_dst.map(|dst| Flow { direction, peer, peer_id, foreign, other_principals, dst })
         })
     }
 

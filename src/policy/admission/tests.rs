@@ -12,7 +12,7 @@ fn flow(peer: Option<&str>) -> Flow {
         peer: PeerAddr("10.1.2.3:999".parse().unwrap()),
         peer_id: peer.map(|id| format!("spiffe://td/{id}").parse().unwrap()),
         foreign: false,
-        other_ids: Vec::new(),
+        other_principals: Vec::new(),
         dst: "10.0.0.9:5432".parse().unwrap(),
     }
 }

@@ -16,7 +16,7 @@ fn flow(peer: Option<&str>) -> Flow {
         peer: PeerAddr("10.1.2.3:999".parse().unwrap()),
         peer_id: peer.map(|id| format!("spiffe://{id}").parse().unwrap()),
         foreign: peer.is_some_and(|id| !id.starts_with("td/")),
-        other_ids: Vec::new(),
+        other_principals: Vec::new(),
         dst: "10.0.0.9:5432".parse().unwrap(),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    Node, OUTBOUND_PORT, OWN_PORTS, Pod,
+    Node, OUTBOUND_PORT, Pod,
     known::Unknown,
     on_demand::lacks,
     route::{self, NoRoute, Route},
@@ -264,8 +264,8 @@ pub(super) fn inward(
 }
 
 /// Whether it is no port of ours that was meant.
-pub(super) fn not_ours(dst: SocketAddr) -> Result<(), (CloseReason, String)> {
-    if OWN_PORTS.contains(&dst.port()) {
+pub(super) fn not_ours(dst: SocketAddr, own_ports: &[u16]) -> Result<(), (CloseReason, String)> {
+    if own_ports.contains(&dst.port()) {
         let why = format!("{dst} is a port of adit itself; connect to the application instead");
         return Err((CloseReason::DirectCall, why));
     }

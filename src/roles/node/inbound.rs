@@ -174,10 +174,10 @@ impl Destination for PodDestination {
     ) -> Result<(), Outcome> {
         self.pod.policies_known(&self.node).await;
         let (caller, own) = (&tunnel.proven.peer.id, workload.id().trust_domain());
-        let (direction, peer_id, other_ids) =
+        let (direction, peer_id, other_principals) =
             (Direction::Inbound, Some(caller.clone()), Vec::new());
         let (peer, foreign) = (tunnel.ends.peer, caller.trust_domain() != own);
-        let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+        let flow = Flow { direction, peer, peer_id, foreign, other_principals, dst };
         let flow = flow.with_aliases(&self.node.config.aliases, own);
         authorize(&self.node, &self.pod.name, flow, conn)
             .map_err(|(reason, why)| (reason, Some(why)))

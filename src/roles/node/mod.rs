@@ -46,6 +46,7 @@ mod outgoing;
 mod owned;
 mod plaintext;
 mod pod;
+mod port;
 mod reach;
 mod recheck;
 mod recognition;

@@ -38,7 +38,9 @@ pub(super) async fn taken(
     (client, peer): (TcpStream, SocketAddr),
     mut found: Result<Inward, Lost>,
 ) -> Option<(TcpStream, Result<Inward, Lost>)> {
-    let Some(inward) = found.as_mut().ok().filter(|inward| not_ours(inward.dst).is_ok()) else {
+    let Some(inward) =
+        found.as_mut().ok().filter(|inward| not_ours(inward.dst, node.own_ports()).is_ok())
+    else {
         return Some((client, found));
     };
     let ends = Ends { peer: PeerAddr(sockets::canonical(peer)), local: inward.dst };

@@ -64,7 +64,7 @@ async fn carry(
         (f.dst_addr, f.pod) = (Some(dst), Some(Arc::clone(&pod.name)));
         f.protocol = Some("TCP");
     });
-    if let Err((reason, why)) = not_ours(dst) {
+    if let Err((reason, why)) = not_ours(dst, node.own_ports()) {
         return (reason, Some(why));
     }
     let workload = match pod.known(node).await {
@@ -84,8 +84,9 @@ async fn carry(
         return (CloseReason::DirectCall, Some(why));
     }
     pod.policies_known(node).await;
-    let (direction, peer_id, foreign, other_ids) = (Direction::Inbound, None, false, Vec::new());
-    let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+    let (direction, peer_id, foreign, other_principals) =
+        (Direction::Inbound, None, false, Vec::new());
+    let flow = Flow { direction, peer, peer_id, foreign, other_principals, dst };
     if let Err((reason, why)) = authorize(node, &pod.name, flow, conn) {
         return (reason, Some(why));
     }

@@ -39,7 +39,7 @@ pub struct Pod {
     /// Connections that wait for a policy to be known.
     pub(super) waiting_for_policy: Semaphore,
     /// Connections that have a name resolved.
-    pub(super) resolving: Semaphore,
+    pub(super) resolving: Arc<Semaphore>,
     /// How the endpoints do that it calls.
     pub(super) endpoints: Arc<EndpointHealth>,
     /// Clients of SOCKS5 that have not said yet what they want.

@@ -1,13 +1,13 @@
 //! The way to one endpoint: opened, or given up.
 
 use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use socket2::Socket;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
 use super::{Node, Pod, arrival::Course, record::baggage, route::Route};
 use crate::{
@@ -84,6 +84,7 @@ pub(super) async fn open(
     let plain = |far: TcpRemote, said: &mut Vec<u8>| Box::new(far.holding(std::mem::take(said)));
     Ok(match route {
         Route::Hbone { hop, authority, service, .. } => {
+            elsewhere(hop.addr)?;
             let request = ConnectRequest {
                 authority: Authority::Addr(*authority),
                 client: client(conn.live().peer.0, from),
@@ -111,6 +112,7 @@ pub(super) async fn open(
                 }
                 None => hop,
             };
+            elsewhere(hop.addr)?;
             let source = Source { node, pod, from };
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
@@ -142,8 +144,15 @@ fn client(peer: SocketAddr, of: &Workload) -> SocketAddr {
     SocketAddr::new(own.copied().unwrap_or(peer.ip()), peer.port())
 }
 
+/// Whether an address may be that of another: whoever tells of an endpoint tells all pods of it.
+fn elsewhere(addr: SocketAddr) -> Result<(), Failed> {
+    let refused = |what| Failed::nowhere(format!("no healthy upstream: {addr} is {what} address"));
+    never_another(addr.ip()).map_or(Ok(()), |what| Err(refused(what)))
+}
+
 /// Plain TCP from inside the pod.
 async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Failed> {
+    elsewhere(addr)?;
     let probing = |socket: Socket| node.tunnel.keepalive.set_on(&socket).map(|()| socket);
     let dialled = match sockets::outbound_socket(&pod.netns, addr).and_then(probing) {
         Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
@@ -152,43 +161,77 @@ async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Fai
     dialled.map(TcpRemote::new).map_err(|e| Failed::tcp(addr, &e))
 }
 
+/// What an address is that no other host or pod has: from inside a pod it is this very pod, where
+/// applications take who calls there for one of their own.
+pub(super) fn never_another(ip: IpAddr) -> Option<&'static str> {
+    let ip = ip.to_canonical();
+    match ip {
+        _ if ip.is_loopback() => Some("a loopback"),
+        // The kernel takes it for the loopback one.
+        _ if ip.is_unspecified() => Some("the unspecified"),
+        _ if ip.is_multicast() => Some("a multicast"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast"),
+        _ => None,
+    }
+}
+
 /// Where a host name leads, which is in the record then.
 async fn resolved(
     Worker { node, pod, .. }: &Worker,
     conn: &OpenConn,
     (hostname, port, called): (&str, u16, SocketAddr),
 ) -> Result<SocketAddr, Failed> {
-    // Whoever asks for names that nobody answers keeps others of this pod waiting only.
-    let Ok(_place) = pod.resolving.acquire().await else {
-        return Err((CloseReason::Drained, None).into());
-    };
-    let addr = resolve(hostname, port, called, node.tunnel.connect).await?;
-    conn.metadata(|f| f.dst_addr = Some(addr));
-    Ok(addr)
-}
-
-/// An address of a host name, as this host's own resolver has it: of the called family if there is
-/// one.
-async fn resolve(
-    hostname: &str,
-    port: u16,
-    called: SocketAddr,
-    within: Duration,
-) -> Result<SocketAddr, Failed> {
+    let within = node.tunnel.connect;
     let unknown = |why: &str| {
         Failed::nowhere(format!("no healthy upstream: {hostname} cannot be resolved: {why}"))
     };
     let name = hostname.to_owned();
-    let asked = blocking(move || (name.as_str(), port).to_socket_addrs());
-    let found = tokio::time::timeout(within, asked).await;
-    let found = found.map_err(|_| unknown(&format!("no answer in {within:?}")))?;
-    let found = found.map_err(|e| unknown(&e.to_string()))?;
+    let ask = move || (name.as_str(), port).to_socket_addrs();
+    let found = in_place(&pod.resolving, within, ask).await.map_err(|why| unknown(&why))?;
     let all: Vec<_> = found.map_err(|e| unknown(&e.to_string()))?.collect();
+    let addr = chosen(&all, called).map_err(|why| unknown(&why))?;
+    conn.metadata(|f| f.dst_addr = Some(addr));
+    Ok(addr)
+}
+
+/// Asks this host's own resolver, once there is a place: whoever asks for names that nobody answers
+/// keeps others of its pod waiting only. The place is taken for as long as the resolver takes, which
+/// nothing makes give up.
+///
+/// # Errors
+/// Why nothing came in time.
+async fn in_place<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    within: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let asked = async {
+        let place = Arc::clone(places).acquire_owned().await.map_err(|e| e.to_string())?;
+        let asked = blocking(move || {
+            let _place = place;
+            ask()
+        });
+        asked.await.map_err(|e| e.to_string())
+    };
+    timeout(within, asked).await.unwrap_or_else(|_| Err(format!("no answer in {within:?}")))
+}
+
+/// One of the addresses of a name, of the called family if there is one.
+///
+/// # Errors
+/// Why none of them can be called.
+fn chosen(all: &[SocketAddr], called: SocketAddr) -> Result<SocketAddr, String> {
+    let (no, some): (Vec<_>, Vec<_>) =
+        all.iter().partition(|addr| never_another(addr.ip()).is_some());
     let same = |addr: &&SocketAddr| addr.is_ipv4() == called.is_ipv4();
-    let of_family: Vec<_> = all.iter().filter(same).collect();
-    let among = if of_family.is_empty() { all.iter().collect() } else { of_family };
+    let of_family: Vec<_> = some.iter().copied().filter(same).collect();
+    let among = if of_family.is_empty() { some } else { of_family };
     let at = rand::random::<u32>() as usize % among.len().max(1);
-    among.get(at).map(|addr| **addr).ok_or_else(|| unknown("it has no address"))
+    let none = || match no.first().and_then(|addr| Some((addr.ip(), never_another(addr.ip())?))) {
+        Some((ip, what)) => format!("{ip} is {what} address"),
+        None => "it has no address".to_owned(),
+    };
+    among.get(at).copied().copied().ok_or_else(none)
 }
 
 /// A pod whose connections go out.
@@ -210,6 +253,10 @@ impl egress::hbone::Source for Source<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::mesh::Template;
 
@@ -230,5 +277,54 @@ mod tests {
         {
             assert_eq!(client(peer.parse().unwrap(), &web).to_string(), told);
         }
+    }
+
+    #[test]
+    fn a_name_never_leads_to_the_pod_that_calls_it() {
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (all, called, found) in [
+            (&["10.0.0.1:80"][..], "10.9.0.1:1", Ok("10.0.0.1:80")),
+            (&["10.0.0.1:80", "[fd00::1]:80"], "[fd09::1]:1", Ok("[fd00::1]:80")),
+            (&["[fd00::1]:80"], "10.9.0.1:1", Ok("[fd00::1]:80")),
+            (&["127.0.0.1:80", "[fd00::1]:80"], "10.9.0.1:1", Ok("[fd00::1]:80")),
+            (&["127.0.0.1:80", "[::1]:80"], "10.9.0.1:1", Err("127.0.0.1 is a loopback address")),
+            (&["[::1]:80"], "10.9.0.1:1", Err("::1 is a loopback address")),
+            (
+                &["[::ffff:127.9.9.9]:80"],
+                "10.9.0.1:1",
+                Err("::ffff:127.9.9.9 is a loopback address"),
+            ),
+            (&["0.0.0.0:80"], "10.9.0.1:1", Err("0.0.0.0 is the unspecified address")),
+            (&["[::]:80"], "10.9.0.1:1", Err(":: is the unspecified address")),
+            (&["224.0.0.1:80"], "10.9.0.1:1", Err("224.0.0.1 is a multicast address")),
+            (&["[ff02::1]:80"], "10.9.0.1:1", Err("ff02::1 is a multicast address")),
+            (&[], "10.9.0.1:1", Err("it has no address")),
+        ] {
+            let all: Vec<_> = all.iter().map(|text| addr(text)).collect();
+            let expected = found.map(addr).map_err(str::to_owned);
+            assert_eq!(chosen(&all, addr(called)), expected, "{all:?}");
+        }
+    }
+
+    /// For as long as the resolver takes: its thread is one of those that all pods share.
+    #[tokio::test]
+    async fn a_name_that_nobody_answers_holds_its_place_and_those_behind_it_give_up() {
+        let places = Arc::new(Semaphore::new(1));
+        let (begins, begun) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let ask = move || {
+            begins.send(()).unwrap();
+            wait.recv()
+        };
+        let mut first = Box::pin(in_place(&places, Duration::from_secs(60), ask));
+        assert!(first.as_mut().now_or_never().is_none());
+        begun.recv().unwrap();
+        drop(first); // as it does after its time
+        assert_eq!(places.available_permits(), 0, "its thread is still taken");
+        let soon = Duration::from_millis(1);
+        let late = in_place(&places, soon, || unreachable!("there is no place")).await;
+        assert_eq!(late, Err::<(), _>("no answer in 1ms".to_owned()));
+        go_on.send(()).unwrap();
+        assert_eq!(in_place(&places, Duration::from_secs(60), || 7).await, Ok(7));
     }
 }

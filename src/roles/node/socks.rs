@@ -4,11 +4,7 @@
 //! They go where captured ones would go ([`super::route`]); the client is told that the connection
 //! stands only once it does. Names are those of the DNS proxy, asked as the pod's own queries.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
@@ -16,7 +12,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{SOCKS_PORT, arrival::Outward, outbound::reach, reach::Worker, record::ended};
+use super::{
+    arrival::Outward,
+    outbound::reach,
+    reach::{Worker, never_another},
+    record::ended,
+};
 use crate::{
     net::{CloseReason, Direction, Outcome, PeerAddr},
     observe::conn::OpenConn,
@@ -131,19 +132,15 @@ async fn hear<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> Result<Asked
     }
 }
 
-/// An address that somebody may have, and not we.
+/// An address that another may have: who reaches this port need not be able to reach what listens
+/// on the loopback address beside it.
 fn somebodys(addr: SocketAddr) -> Result<SocketAddr, (CloseReason, String)> {
-    let ip = addr.ip();
-    let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    // The kernel takes the unspecified one for this very host.
-    if ip.is_unspecified() || ip.is_multicast() || is_broadcast {
-        return Err((CloseReason::NoHealthyUpstream, format!("nobody has the address {ip}")));
-    }
-    // It would have clients of its own, without end.
-    if ip.is_loopback() && addr.port() == SOCKS_PORT {
-        return Err((CloseReason::DirectCall, format!("{addr} is a port of adit itself")));
-    }
-    Ok(addr)
+    let Some(what) = never_another(addr.ip()) else { return Ok(addr) };
+    let reason = match addr.ip().to_canonical().is_loopback() {
+        true => CloseReason::DirectCall,
+        false => CloseReason::NoHealthyUpstream,
+    };
+    Err((reason, format!("{addr} is {what} address; SOCKS5 leads to other pods and hosts only")))
 }
 
 /// An address of a name, of IPv4 if it has one.
@@ -237,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn no_client_reaches_us_again_through_us() {
+    fn no_client_reaches_the_loopback_address_through_us() {
         let reply = |addr: &str| somebodys(addr.parse().unwrap()).map_err(|(why, _)| reply_of(why));
-        for addr in ["10.0.0.1:15080", "127.0.0.1:8080", "[fd00::1]:80"] {
+        for addr in ["10.0.0.1:15080", "[fd00::1]:80"] {
             assert_eq!(reply(addr), Ok(addr.parse().unwrap()));
         }
-        for addr in ["127.0.0.1:15080", "127.1.2.3:15080", "[::1]:15080"] {
+        for addr in ["127.0.0.1:15080", "127.1.2.3:8080", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
             assert_eq!(reply(addr), Err(Reply::NotAllowed), "{addr}");
         }
         for addr in ["0.0.0.0:15080", "[::]:80", "224.0.0.1:80", "255.255.255.255:80"] {

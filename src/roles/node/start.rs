@@ -5,7 +5,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::BorrowedFd,
     sync::Arc,
 };
 
@@ -24,6 +23,7 @@ use super::{
     owned::Owned,
     plaintext,
     pod::{MOST_RESOLVING, MOST_WAITING},
+    port::{Entrance, FOR_TUNNELS, Look, PodPort},
     reach::Worker,
     socks::{self, MOST_ASKING, Socks},
 };
@@ -36,7 +36,7 @@ use crate::{
         dns::Resolver,
         egress::gateway::{Gateways, IsTooMuch},
         ingress::{self, Ends},
-        listener::{AcceptBalancer, Arrival, Port, accept_loop},
+        listener::{AcceptBalancer, Arrival, accept_loop},
     },
     sys::{netns::Netns, sockets, sockmap::Watched},
     tls::{Acceptor, TunnelPort},
@@ -127,7 +127,7 @@ impl Pod {
             recognition: watch::Sender::new(known),
             waiting: Semaphore::new(MOST_WAITING),
             waiting_for_policy: Semaphore::new(MOST_WAITING),
-            resolving: Semaphore::new(MOST_RESOLVING),
+            resolving: Arc::new(Semaphore::new(MOST_RESOLVING)),
             asking: Semaphore::new(MOST_ASKING),
             keeps_source: true,
             acceptor: Acceptor::default(),
@@ -236,12 +236,12 @@ impl Pod {
                     ingress::hbone::serve(to, (tcp, ends), streams, draining).await;
                 }
             };
-            self.listen_on((node, &worker), listener, "hbone", &self.tunnels, serve);
+            self.listen_on((node, &worker), listener, FOR_TUNNELS, &self.tunnels, serve);
         }
     }
 
     fn listen_on<A, S, F>(
-        &self,
+        self: &Arc<Self>,
         (node, worker): (&Arc<Node>, &Handle),
         (entrance, balancer): WorkerListener<A>,
         name: &'static str,
@@ -252,7 +252,8 @@ impl Pod {
         S: Fn(TcpStream, SocketAddr, A) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let port = PodPort { node: Arc::clone(node), name, entrance };
+        let (node, pod) = (Arc::clone(node), Arc::clone(self));
+        let port = PodPort { node, pod, name, entrance };
         let (tasks, stop) = (tasks.clone(), self.accepting.clone());
         self.tunnels.spawn_on(worker, async move {
             tokio::select! {
@@ -284,15 +285,6 @@ fn looks_inward() -> Look<Result<Inward, Lost>> {
 const HANDSHAKES: usize = 4_096;
 /// … and from one source: then its own oldest is given up.
 const HANDSHAKES_OF_ONE: usize = 1_024;
-
-/// A listener, and who finds out about what it accepts.
-struct Entrance<A> {
-    listener: Arc<TcpListener>,
-    look: Look<A>,
-}
-
-/// Finds out about a connection without waiting.
-type Look<A> = Box<dyn FnMut(&TcpStream, SocketAddr) -> A + Send>;
 
 /// One worker's part of a port: where it accepts, if it does, and what is handed to it.
 type WorkerListener<A> = (Option<Entrance<A>>, AcceptBalancer<A>);
@@ -358,42 +350,4 @@ fn listening_at(node: &Node, port: u16) -> SocketAddr {
         (_, false) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     SocketAddr::new(ip, port)
-}
-
-/// One worker's part of a port of a pod.
-struct PodPort<A> {
-    node: Arc<Node>,
-    /// How logs and metrics call it.
-    name: &'static str,
-    /// Where this worker accepts, if it does.
-    entrance: Option<Entrance<A>>,
-}
-
-impl<A: Arrival> Port for PodPort<A> {
-    type Arrival = A;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let listener = self.entrance.as_ref().map(|entrance| &*entrance.listener);
-        match listener {
-            Some(listener) => listener.accept().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn arrived(&mut self, socket: &TcpStream, peer: SocketAddr) -> Option<A> {
-        self.entrance.as_mut().map(|entrance| (entrance.look)(socket, peer))
-    }
-
-    /// Where descriptors are short, a pod has its part of them.
-    fn is_too_much(&self, fd: BorrowedFd<'_>, live: usize) -> bool {
-        self.node.is_more_than_its_part(fd, live)
-    }
-
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn accept_failed(&self) {
-        self.node.telemetry.metrics.listeners.accept_failed(self.name);
-    }
 }

@@ -110,8 +110,8 @@ impl World {
             f.pod = Some(Arc::new(db()));
         });
         let dst: SocketAddr = "10.0.0.2:8080".parse().unwrap();
-        let (direction, peer_id, other_ids) = (Direction::Inbound, caller, Vec::new());
-        let flow = Flow { direction, peer, peer_id, foreign, other_ids, dst };
+        let (direction, peer_id, other_principals) = (Direction::Inbound, caller, Vec::new());
+        let flow = Flow { direction, peer, peer_id, foreign, other_principals, dst };
         let flow = flow.with_aliases(&self.node.config.aliases, &"td".parse().unwrap());
         let admitted = inbound::authorize(&self.node, &db(), flow, &conn);
         (conn, admitted.map_err(|(reason, _)| reason))
@@ -260,14 +260,25 @@ fn a_name_is_for_the_pods_behind_it_only() {
 
 #[test]
 fn plaintext_is_not_for_our_ports() {
-    for (port, taken) in [(8080, true), (15001, false), (15006, false), (15008, false)] {
-        for address in ["10.0.0.2", "fd00::2"] {
-            let refused = arrival::not_ours((address.parse::<IpAddr>().unwrap(), port).into());
-            assert_eq!(
-                refused.map_err(|(reason, _)| reason).err(),
-                (!taken).then_some(CloseReason::DirectCall),
-                "{address} {port}"
-            );
+    let mut world = world(MtlsMode::Permissive, vec![]);
+    for (port, taken, with_socks) in [
+        (8080, true, true),
+        (15001, false, false),
+        (15006, false, false),
+        (15008, false, false),
+        (15080, true, false),
+    ] {
+        for (socks5, taken) in [(false, taken), (true, with_socks)] {
+            world.node.config.socks5 = socks5;
+            for address in ["10.0.0.2", "fd00::2"] {
+                let dst = (address.parse::<IpAddr>().unwrap(), port).into();
+                let refused = arrival::not_ours(dst, world.node.own_ports());
+                assert_eq!(
+                    refused.map_err(|(reason, _)| reason).err(),
+                    (!taken).then_some(CloseReason::DirectCall),
+                    "{address} {port}"
+                );
+            }
         }
     }
 }

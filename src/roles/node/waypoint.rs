@@ -47,8 +47,10 @@ pub(super) fn find<'a>(
             if let Some(service) = mesh.service(namespace, hostname) {
                 return of(service);
             }
-            let workload = mesh.workload_named(namespace, hostname)?;
-            Some(Found { endpoint: Endpoint { workload, ip: None, port }, service: None })
+            // A waypoint is called by an address, and is of the network that it stands in.
+            let named = mesh.workload_named(namespace, hostname).filter(|_| !is_waypoint);
+            let endpoint = Endpoint { workload: named?, ip: None, port };
+            Some(Found { endpoint, service: None })
         }
         GatewayDestination::Address(NetworkAddress { network, ip }) => {
             match mesh.service_at(network, *ip, call.from.namespace()) {

@@ -83,7 +83,7 @@ pub(super) fn flow(
         peer: PeerAddr(addr),
         peer_id: peer.id.clone(),
         foreign,
-        other_ids: Vec::new(),
+        other_principals: Vec::new(),
         dst: local,
     }
 }

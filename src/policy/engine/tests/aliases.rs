@@ -50,3 +50,18 @@ fn a_caller_of_an_alias_is_whoever_a_policy_names_by_any_of_its_names() {
         assert_eq!(authorize(&rules, &named(id)).allowed(), allowed, "{id}");
     }
 }
+
+/// As the certificate of a caller may have it: the longest ID under the shorter of two names.
+#[test]
+fn a_caller_whose_other_name_is_too_long_for_an_id_is_denied_by_it() {
+    let aliases: TrustDomainAliases = ["o".parse().unwrap()].into_iter().collect();
+    let long = format!("o/ns/evil/sa/{}", "a".repeat(2_048 - "spiffe://o/ns/evil/sa/".len()));
+    let rules = compile(vec![
+        policy("all", Action::Allow, vec![Rule::default()]),
+        policy("evil", Action::Deny, vec![principals(any(text("trust.domain/ns/evil/*")))]),
+    ]);
+    for (id, allowed) in [(&*long, false), ("o/ns/evil/sa/a", false), ("o/ns/good/sa/a", true)] {
+        let caller = flow(Some(id)).with_aliases(&aliases, &"trust.domain".parse().unwrap());
+        assert_eq!(authorize(&rules, &caller).allowed(), allowed, "{id}");
+    }
+}

@@ -413,3 +413,20 @@ fn a_tunnel_goes_to_the_applications_port_where_it_arrives_there() {
     }
     assert_eq!(hop("10.0.0.4:22", OriginalPortHbone::Send), None, "who is not in the mesh");
 }
+
+/// Whoever has the name that a waypoint had as a service is not one by that.
+#[test]
+fn a_waypoint_is_no_workload_with_its_host_name() {
+    let lb = workload("lb", "", |t| {
+        (t.network, t.hostname) = ("n2".into(), Some("way.cloud.test".into()));
+        t.network_gateway = by_address("n2", "192.0.2.9");
+    });
+    let east = workload("east", "192.0.2.9", |t| t.network = "n2".into());
+    let services = vec![service("api.shop", "10.9.0.2", |s| {
+        s.waypoint = by_name("way.cloud.test");
+        s.subject_alt_names = vec!["spiffe://td/ns/shop/sa/api".parse().unwrap()];
+    })];
+    let mesh = mesh(vec![lb, east], services);
+    let way = route(&mesh, "web", "10.9.0.2:80");
+    assert_eq!(way, "unknown waypoint shop/way.cloud.test of api.shop");
+}

@@ -23,7 +23,7 @@ fn flow(peer: Option<&str>) -> Flow {
         direction: Direction::Inbound,
         peer: PeerAddr("10.1.2.3:999".parse().unwrap()),
         foreign: peer_id.as_ref().is_some_and(|id| id.trust_domain().as_str() != "td"),
-        other_ids: Vec::new(),
+        other_principals: Vec::new(),
         peer_id,
         dst: "10.0.0.9:5432".parse().unwrap(),
     }
