@@ -45,7 +45,7 @@ fn flow(n: usize) -> Flow {
         peer: PeerAddr("10.1.2.3:999".parse().expect("an address")),
         peer_id: Some(format!("spiffe://{}", caller(n)).parse().expect("an ID")),
         foreign: false,
-        other_ids: Vec::new(),
+        other_principals: Vec::new(),
         dst: "10.0.0.1:8080".parse().expect("an address"),
     }
 }
