@@ -27,6 +27,7 @@
 //! - [`config`]: files as written → values as used
 //! - [`admin`]: what operators see: dumps, live connections, certificates, metrics
 //! - [`app`]: the composition root: puts the rooms together for each subcommand
+//! - [`guide`]: the guides, as Markdown
 //! - [`cli`]: subcommands, their help and exit codes
 //!
 //! # Reading path
@@ -57,6 +58,7 @@ pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod guide;
 pub mod hbone;
 pub mod http;
 pub mod identity;

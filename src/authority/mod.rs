@@ -2,12 +2,15 @@
 //!
 //! The [`EmbeddedCa`] issues the SVIDs of its trust domain from a directory, whose life
 //! [`CaDirectory`] steps through (prepare, activate, taint, revoke); [`serve`] gives SVIDs to other
-//! nodes and hosts, over the CA service of Istio, to callers who prove who they are.
+//! nodes and hosts, over the CA service of Istio, to callers who prove who they are. [`throwaway()`]
+//! makes certificates for trying things out.
 
 mod embedded;
 pub mod serve;
+mod throwaway;
 
 pub use embedded::{
     Authority, AuthorityKind, AuthorityStatus, CaDirectory, CaError, Dependents, EmbeddedCa,
     Overview, StepError, Upstream,
 };
+pub use throwaway::{Pair, Throwaway, ThrowawayError, Wanted, throwaway};

@@ -3,11 +3,15 @@
 mod bench;
 mod ca;
 mod ca_serve;
+mod cert;
 mod check;
 mod demo;
 mod exit;
 mod findings;
+mod guide;
 mod import;
+mod init;
+mod man;
 mod node;
 mod output;
 mod proxy;
@@ -86,6 +90,10 @@ enum Command {
     Node,
     /// Run many such servers and clients from one file, until SIGTERM
     Proxy(proxy::ProxyArgs),
+    /// Write a commented file to begin with
+    Init(init::InitArgs),
+    /// Make throw-away certificates, to try things out
+    Cert(cert::CertArgs),
     /// Translate another proxy's configuration
     Import(import::ImportArgs),
     /// Fetch, validate and watch SVIDs over a Workload API; validate SVIDs from any issuer
@@ -99,6 +107,10 @@ enum Command {
         /// Shell to print it for
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages of all commands
+    Man(man::ManArgs),
+    /// Read a guide
+    Guide(guide::GuideArgs),
     /// Print which build this is
     Version,
 }
@@ -159,6 +171,8 @@ fn done() -> u8 {
         Command::Client(args) => standalone::serve(args.plan()),
         Command::Node => node::run(&["node".to_owned()]),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Cert(args) => cert::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Svid(args) => svid::run(args),
         Command::WorkloadApi(args) => workload_api_check::run(args),
@@ -168,6 +182,8 @@ fn done() -> u8 {
             output::text(&String::from_utf8_lossy(&script));
             OK
         }
+        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Guide(args) => guide::run(&args),
         Command::Version => {
             let istio = std::env::var("ISTIO_META_ISTIO_VERSION").ok();
             say!("{}", BuildInfo::with_istio(istio.as_deref()));

@@ -37,6 +37,7 @@ const LAYERS: &[&str] = &[
     "config",
     "admin",
     "app",
+    "guide",
     "cli",
 ];
 

@@ -15,6 +15,7 @@ mod agent;
 mod alpn;
 mod backends;
 mod expiry;
+mod first_steps;
 mod flags;
 mod forward;
 mod hbone;

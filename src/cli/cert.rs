@@ -1,0 +1,111 @@
+//! `adit cert`: certificates for trying things out.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    BAD_CONFIG, FAILED, OK,
+    output::{complain, say},
+};
+use crate::{
+    authority::{Throwaway, Wanted, throwaway},
+    identity::{TrustDomain, shown},
+    sys::files,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct CertArgs {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// Make throw-away certificates: a CA, a server and clients
+    #[command(after_help = "Examples:\n  \
+        adit cert dev\n  \
+        adit cert dev certs --server-name db.example --client web --client backup\n\n\
+        Writes ca.crt, and server.crt, server.key, client.crt, client.key and so on. Each\n\
+        certificate has a SPIFFE ID (spiffe://dev.local/server, spiffe://dev.local/client).\n\
+        The key of the CA is not kept: to change something, make all of them again with\n\
+        --force. These are for trying things out: use your own CA, SPIRE or `adit ca` later.\n\n\
+        Exit codes: 0 written, 1 failed, 2 usage, 3 a file is there already, or the directory\n\
+        cannot be written")]
+    Dev(DevArgs),
+}
+
+#[derive(Debug, Args)]
+struct DevArgs {
+    /// Directory to write them to; created if missing
+    #[arg(default_value = "certs")]
+    dir: PathBuf,
+    /// DNS name or IP address by which clients call the server; may be repeated
+    #[arg(long = "server-name", value_name = "NAME",
+          default_values = ["localhost", "127.0.0.1", "::1"])]
+    server_names: Vec<String>,
+    /// Name of a client, which its files and its SPIFFE ID end with; may be repeated
+    #[arg(long = "client", value_name = "NAME", default_values = ["client"])]
+    clients: Vec<String>,
+    /// Trust domain of the SPIFFE IDs
+    #[arg(long, value_name = "NAME", default_value = "dev.local")]
+    trust_domain: TrustDomain,
+    /// How long they are valid
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Replace files that are there already
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &CertArgs) -> u8 {
+    let Kind::Dev(args) = &args.kind;
+    let wanted = Wanted {
+        trust_domain: &args.trust_domain,
+        server_names: &args.server_names,
+        clients: &args.clients,
+        lifetime: args.ttl,
+    };
+    let made = match throwaway(&wanted) {
+        Ok(made) => made,
+        Err(error) => {
+            complain!("adit: error: {error}");
+            return FAILED;
+        }
+    };
+    let all = contents(&made);
+    if !args.force
+        && let Some((there, ..)) = all.iter().find(|(name, ..)| args.dir.join(name).exists())
+    {
+        let there = shown(&args.dir.join(there)).to_string();
+        complain!("adit: error: {there} is there already; --force replaces all of them");
+        return BAD_CONFIG;
+    }
+    if let Err(error) = write(args, &all) {
+        complain!("adit: error: {}: {error}", shown(&args.dir));
+        return BAD_CONFIG;
+    }
+    say!("{}: written, valid for {}:", shown(&args.dir), humantime::format_duration(args.ttl));
+    say!("  ca.crt      whom both sides trust");
+    for pair in &made.pairs {
+        say!("  {:<11} {}, with {}.key", format!("{}.crt", pair.name), pair.id, pair.name);
+    }
+    OK
+}
+
+/// `(file, content, mode)` of each.
+fn contents(made: &Throwaway) -> Vec<(String, &str, u32)> {
+    let mut all = vec![("ca.crt".to_owned(), &*made.root, 0o644)];
+    for pair in &made.pairs {
+        all.push((format!("{}.key", pair.name), &pair.key, 0o600));
+        all.push((format!("{}.crt", pair.name), &pair.certificate, 0o644));
+    }
+    all
+}
+
+fn write(args: &DevArgs, all: &[(String, &str, u32)]) -> io::Result<()> {
+    fs::create_dir_all(&args.dir)?;
+    all.iter().try_for_each(|(name, content, mode)| {
+        files::replace(&args.dir.join(name), content.as_bytes(), *mode)
+    })
+}

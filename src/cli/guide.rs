@@ -1,0 +1,26 @@
+//! `adit guide`: the guides, on the screen.
+
+use clap::{Args, builder::PossibleValuesParser};
+
+use super::{OK, output, output::say};
+use crate::guide;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+        adit guide standalone | less")]
+pub(super) struct GuideArgs {
+    /// Which one; all are listed without
+    #[arg(value_parser = PossibleValuesParser::new(guide::ALL.map(|guide| guide.name)))]
+    name: Option<String>,
+}
+
+pub(super) fn run(args: &GuideArgs) -> u8 {
+    match &args.name {
+        None => guide::ALL.iter().for_each(|guide| say!("{:<14} {}", guide.name, guide.about)),
+        Some(name) => {
+            let guide = guide::ALL.iter().find(|guide| guide.name == name);
+            output::text(guide.map_or("", |guide| guide.text));
+        }
+    }
+    OK
+}
