@@ -67,6 +67,9 @@ struct WatchedPod {
     netns: Arc<Netns>,
     /// What becomes of what is not TCP.
     non_tcp: NonTcp,
+    /// In which families it has addresses, and plaintext is, or was, redirected.
+    uses: [AtomicBool; 2],
+    has_stood: [AtomicBool; 2],
     /// Fires when the pod has left.
     over: CancellationToken,
     /// What does not stand that should.
@@ -134,6 +137,8 @@ impl RedirectWatch {
             pod: facts.pod_name(),
             netns: Arc::clone(netns),
             non_tcp: facts.non_tcp,
+            uses: Default::default(),
+            has_stood: Default::default(),
             over: self.closing.child_token(),
             fault: Mutex::default(),
             unjudged: Mutex::default(),
@@ -268,10 +273,13 @@ impl RedirectWatch {
             let inbound = now.families[at].inbound;
             self.is_told[at].fetch_or(inbound, Ordering::Relaxed) || inbound
         });
-        for (has_stood, now) in seen.has_stood.iter_mut().zip(&now.families) {
-            *has_stood |= now.inbound || now.refused.is_some_and(|refused| refused.is_missed);
+        for (at, now) in now.families.iter().enumerate() {
+            let is_missed = now.refused.is_some_and(|refused| refused.is_missed);
+            seen.has_stood[at] |= now.inbound || is_missed;
+            watched.uses[at].store(now.is_used, Ordering::Relaxed);
+            watched.has_stood[at].store(seen.has_stood[at], Ordering::Relaxed);
         }
-        let gone = Gone::of(&now, seen.has_stood, is_told);
+        let gone = Gone::of(&now, seen.has_stood, (is_told, self.is_common()));
         seen.is_legacy = now.families.map(|of| of.is_legacy);
         let refused = now.families.map(|of| of.refused);
         let stands = gone.refused == refused && !now.families.iter().any(|of| of.has_lapsed);
@@ -289,6 +297,18 @@ impl RedirectWatch {
         self.note(watched, &gone, &done);
         let is_judged = self.judge(&mut turn, watched, now.non_tcp).await;
         Ok(done.is_ok() && is_judged)
+    }
+
+    /// In which families most pods that have addresses are redirected: what a single one shows, which
+    /// may make rules of its own, is none of the others'.
+    fn is_common(&self) -> [bool; 2] {
+        std::array::from_fn(|at| {
+            let has_stood = |pod: &WatchedPod| pod.has_stood[at].load(Ordering::Relaxed);
+            let uses = |pod: &WatchedPod| pod.uses[at].load(Ordering::Relaxed);
+            let told = self.watched.count(has_stood);
+            let all = self.watched.count(|pod| has_stood(pod) || uses(pod));
+            told > 1 && 2 * told > all
+        })
     }
 
     /// Names a pod with what has come of its rules being gone.

@@ -47,6 +47,11 @@ impl<W: Watched> Register<W> {
         self.with(HashMap::clear);
     }
 
+    /// How many of those that are watched now are so.
+    pub(crate) fn count(&self, is_so: impl Fn(&W) -> bool) -> usize {
+        self.with(|all| all.values().filter(|watched| is_so(watched)).count())
+    }
+
     /// What is not as it should be, in order.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut all: Vec<_> = self.with(|all| all.values().flat_map(|w| w.faults()).collect());

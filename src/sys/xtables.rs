@@ -1,11 +1,9 @@
 //! What iptables of the old kind has in a namespace, as far as the kernel says so without a tool: it
 //! tells nobody of changes.
 
-use std::{
-    io, mem,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
-};
+use std::{io, mem, os::fd::AsRawFd};
+
+use socket2::{Domain, Socket, Type};
 
 use super::netns::Netns;
 
@@ -26,7 +24,7 @@ struct Info {
 /// The table `nat` of one family, which is there. It is asked about as often as one likes.
 #[derive(Debug)]
 pub struct NatTable {
-    socket: UdpSocket,
+    socket: Socket,
     level: libc::c_int,
 }
 
@@ -40,7 +38,7 @@ impl NatTable {
     /// # Errors
     /// If the namespace cannot be entered, or no descriptor is left.
     pub fn ipv4(netns: &Netns) -> io::Result<Self> {
-        Self::open(netns, (Ipv4Addr::UNSPECIFIED, 0).into(), libc::SOL_IP)
+        Self::open(netns, Domain::IPV4, libc::SOL_IP)
     }
 
     /// That of IPv6.
@@ -48,12 +46,12 @@ impl NatTable {
     /// # Errors
     /// As [`NatTable::ipv4`].
     pub fn ipv6(netns: &Netns) -> io::Result<Self> {
-        Self::open(netns, (Ipv6Addr::UNSPECIFIED, 0).into(), libc::SOL_IPV6)
+        Self::open(netns, Domain::IPV6, libc::SOL_IPV6)
     }
 
-    fn open(netns: &Netns, any: SocketAddr, level: libc::c_int) -> io::Result<Self> {
-        // The kernel answers at any socket of the family; this one never sends.
-        Ok(Self { socket: netns.run(|| UdpSocket::bind(any))??, level })
+    fn open(netns: &Netns, family: Domain, level: libc::c_int) -> io::Result<Self> {
+        // The kernel answers at any socket of the family; this one has no port that others reach.
+        Ok(Self { socket: netns.run(|| Socket::new(family, Type::DGRAM, None))??, level })
     }
 
     /// How far it extends now. Where there is no such table this makes one: ask

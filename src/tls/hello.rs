@@ -78,9 +78,11 @@ impl<'a> Opening<'a> {
 
     /// Waits until more has come than was looked at, or the end.
     async fn more(&mut self) -> io::Result<Beginning> {
-        let mut bytes = vec![0; MOST];
+        let mut bytes = Vec::new();
         loop {
             let ready = self.tcp.ready(Interest::READABLE).await?;
+            // Who says nothing takes no room. A peek ends with the room, and goes on where there is more.
+            bytes.resize((self.hello.seen + ROOM).min(MOST), 0);
             self.ended |= ready.is_read_closed();
             let seen = self.hello.seen;
             let looked = self.tcp.try_io(Interest::READABLE, || {
@@ -106,6 +108,8 @@ impl<'a> Opening<'a> {
 
 /// No ClientHello that is waited for is longer than one record of the longest.
 const MOST: usize = 5 + (1 << 14);
+/// Room for what has come since the last look.
+const ROOM: usize = 2 << 10;
 /// Between two looks …
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// … at a ClientHello that comes slowly.

@@ -128,7 +128,13 @@ impl Tools<'_> {
         };
         let said = |all: Drained| all.and_then(|all| all.join().ok()).unwrap_or_default();
         if status.success() {
-            return Ok(String::from_utf8_lossy(&said(says)).into_owned());
+            let says = said(says);
+            if says.len() as u64 == MOST_SAID {
+                // What is missing of it would be taken for what is not there.
+                let stderr = format!("it said more than {MOST_SAID} bytes");
+                return Err(CaptureError::Tool { tool, stderr });
+            }
+            return Ok(String::from_utf8_lossy(&says).into_owned());
         }
         let stderr = String::from_utf8_lossy(&said(complains)).trim().to_owned();
         Err(CaptureError::Tool { tool, stderr })

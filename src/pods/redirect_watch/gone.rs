@@ -17,8 +17,12 @@ impl Gone {
     /// pod that was never seen with it may take plaintext by, and then has less; without any rules it
     /// has lost them: an earlier process has seen that, or others on this node are redirected
     /// (`is_told`), so that whoever makes the rules is understood. Where one family has rules the
-    /// other may do without, unless it has had them, or others have.
-    pub(super) fn of(now: &Redirects, has_stood: [bool; 2], is_told: [bool; 2]) -> Self {
+    /// other may do without, unless it has had them, or most others have (`is_common`).
+    pub(super) fn of(
+        now: &Redirects,
+        has_stood: [bool; 2],
+        (is_told, is_common): ([bool; 2], [bool; 2]),
+    ) -> Self {
         let all = &now.families;
         let has_none = |of: &OfFamily| !of.outbound && !of.inbound;
         let is_bare = all.iter().all(has_none);
@@ -26,11 +30,11 @@ impl Gone {
             || all.iter().any(|of| of.refused.is_some());
         let mut gone = Self { is_used: all.map(|of| of.is_used), ..Self::default() };
         for (at, of) in all.iter().enumerate().filter(|(_, of)| of.is_used) {
-            let has_lost_all = !of.outbound && is_told[at] || is_bare && was_known;
+            let has_lost_all = !of.outbound && is_common[at] || is_bare && was_known;
             if !of.inbound && (has_stood[at] || has_lost_all) {
                 gone.refused[at] = Some(Refused { is_missed: has_stood[at] });
             }
-            let is_expected = has_stood[at] || is_told[at] || all.iter().all(|of| !of.outbound);
+            let is_expected = has_stood[at] || is_common[at] || all.iter().all(|of| !of.outbound);
             gone.outbound[at] = !of.outbound && is_expected;
         }
         gone
@@ -74,7 +78,16 @@ mod tests {
 
     fn gone(families: [OfFamily; 2], has_stood: [bool; 2], is_told: [bool; 2]) -> Gone {
         let now = Redirects { families, ..Redirects::default() };
-        Gone::of(&now, has_stood, is_told)
+        Gone::of(&now, has_stood, (is_told, is_told))
+    }
+
+    #[test]
+    fn rules_that_one_pod_has_made_close_nobody_else() {
+        let now = Redirects { families: [BOTH, NONE], ..Redirects::default() };
+        let of = |is_common| Gone::of(&now, [true, false], ([true; 2], is_common));
+        let alone = of([true, false]);
+        assert_eq!((alone.refused[1], alone.outbound), (None, [false; 2]));
+        assert!(of([true; 2]).refused[1].is_some());
     }
 
     #[test]

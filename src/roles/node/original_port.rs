@@ -48,7 +48,7 @@ pub(super) async fn taken(
     let to = Arc::new(PodDestination { node, pod, port: TunnelPort::Original });
     let refused = match is_tunnel(&to, (&client, ends), &mut inward.ticket).await {
         Ok(false) => return Some((client, found)),
-        Ok(true) => is_its_own(&to.pod, ends.local).await.err(),
+        Ok(true) => is_its_own(&to, ends.local).await.err(),
         Err(outcome) => Some(outcome),
     };
     match refused {
@@ -65,11 +65,17 @@ async fn is_tunnel(
     (client, ends): (&TcpStream, Ends),
     ticket: &mut Ticket,
 ) -> Result<bool, Outcome> {
+    // Who says nothing has a place too. Without one a caller is not waited for: it is as a stranger.
+    let Ok(unproven) = to.unproven(ends.peer.0) else { return Ok(false) };
     let mut opening = Opening::of(client, TunnelPort::Original.alpn());
-    let known = match opening.begun(silence(&to.node, ends.peer)).await.map_err(lost)? {
+    let begun = tokio::select! {
+        begun = opening.begun(silence(&to.node, ends.peer)) => begun,
+        _ = PodDestination::given_up(&unproven) => return Ok(false),
+    };
+    let known = match begun.map_err(lost)? {
         Beginning::Unfinished => {
             *ticket = Ticket::alone();
-            let (unproven, within) = (to.unproven(ends.peer.0)?, to.config().tls);
+            let within = to.config().tls;
             let finished = tokio::select! {
                 finished = timeout(within, opening.finished()) => finished,
                 outcome = PodDestination::given_up(&unproven) => return Err(outcome),
@@ -100,8 +106,14 @@ fn lost(error: io::Error) -> Outcome {
 }
 
 /// On 15008 the kernel has seen to it; here an address may be one that the pod only forwards to.
-async fn is_its_own(pod: &Pod, dst: SocketAddr) -> Result<(), Outcome> {
-    match pod.owned.holds(&pod.netns, dst.ip()).await {
+async fn is_its_own(
+    PodDestination { node, pod, .. }: &PodDestination,
+    dst: SocketAddr,
+) -> Result<(), Outcome> {
+    // The mesh has most of them, and the namespace need not be looked at.
+    let is_known = |workload: &Arc<Workload>| workload.addresses.contains(&dst.ip());
+    let is_of_mesh = pod.workload(&node.mesh.load()).is_ok_and(is_known);
+    match is_of_mesh || pod.owned.holds(&pod.netns, dst.ip()).await {
         true => Ok(()),
         false => {
             let why = format!("{dst} is not an address of this pod's namespace");
