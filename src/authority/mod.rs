@@ -2,15 +2,18 @@
 //!
 //! The [`EmbeddedCa`] issues the SVIDs of its trust domain from a directory, whose life
 //! [`CaDirectory`] steps through (prepare, activate, taint, revoke); [`serve`] gives SVIDs to other
-//! nodes and hosts, over the CA service of Istio, to callers who prove who they are. [`throwaway()`]
+//! nodes and hosts, over the CA service of Istio, to callers who prove who they are. [`dev_certificates()`]
 //! makes certificates for trying things out.
 
+mod dev_certificates;
 mod embedded;
 pub mod serve;
-mod throwaway;
 
+pub use dev_certificates::{
+    CertificateAndKey, DevCertificateRequest, DevCertificates, DevCertificatesError,
+    dev_certificates,
+};
 pub use embedded::{
     Authority, AuthorityKind, AuthorityStatus, CaDirectory, CaError, Dependents, EmbeddedCa,
     Overview, StepError, Upstream,
 };
-pub use throwaway::{Pair, Throwaway, ThrowawayError, Wanted, throwaway};

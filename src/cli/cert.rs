@@ -9,7 +9,7 @@ use super::{
     output::{complain, say},
 };
 use crate::{
-    authority::{Throwaway, Wanted, throwaway},
+    authority::{DevCertificateRequest, DevCertificates, dev_certificates},
     identity::{TrustDomain, shown},
     sys::files,
 };
@@ -60,13 +60,13 @@ struct DevArgs {
 
 pub(super) fn run(args: &CertArgs) -> u8 {
     let Kind::Dev(args) = &args.kind;
-    let wanted = Wanted {
+    let wanted = DevCertificateRequest {
         trust_domain: &args.trust_domain,
         server_names: &args.server_names,
         clients: &args.clients,
         lifetime: args.ttl,
     };
-    let made = match throwaway(&wanted) {
+    let made = match dev_certificates(&wanted) {
         Ok(made) => made,
         Err(error) => {
             complain!("adit: error: {error}");
@@ -86,7 +86,7 @@ pub(super) fn run(args: &CertArgs) -> u8 {
         return BAD_CONFIG;
     }
     say!("{}: written, valid for {}:", shown(&args.dir), humantime::format_duration(args.ttl));
-    say!("  ca.crt      whom both sides trust");
+    say!("  ca.crt      the CA that both sides trust");
     for pair in &made.pairs {
         say!("  {:<11} {}, with {}.key", format!("{}.crt", pair.name), pair.id, pair.name);
     }
@@ -94,7 +94,7 @@ pub(super) fn run(args: &CertArgs) -> u8 {
 }
 
 /// `(file, content, mode)` of each.
-fn contents(made: &Throwaway) -> Vec<(String, &str, u32)> {
+fn contents(made: &DevCertificates) -> Vec<(String, &str, u32)> {
     let mut all = vec![("ca.crt".to_owned(), &*made.root, 0o644)];
     for pair in &made.pairs {
         all.push((format!("{}.key", pair.name), &pair.key, 0o600));

@@ -10,8 +10,8 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 
 use super::{
     AuthToken,
-    connector::Socket,
     dial::{self, Roots, Server},
+    transport::ByteStream,
 };
 
 /// Where it is, and what is shown to it.
@@ -48,7 +48,7 @@ impl ControlPlane {
     pub(crate) async fn dial(
         &self,
         own: Option<Arc<CertifiedKey>>,
-    ) -> io::Result<TlsStream<Socket>> {
+    ) -> io::Result<TlsStream<ByteStream>> {
         let first = dial::dial(&self.server, &self.roots, b"h2", own.clone()).await;
         match (first, &self.alternative_name) {
             (Err(error), Some(name)) if error.kind() == io::ErrorKind::InvalidData => {

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, sign::CertifiedKey};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::connector::{Connector, Socket};
+use super::transport::{ByteStream, Transport};
 use crate::{
     identity::{chain_words, pem, shown, stream_words},
     tls::{Naming, PeerTrust, PeerVerifier, Verifier, classic_provider, web_provider},
@@ -35,7 +35,7 @@ pub struct Server {
     /// The name that its certificate must have.
     pub name: ServerName<'static>,
     /// By what way.
-    pub connector: Connector,
+    pub transport: Transport,
 }
 
 impl Server {
@@ -60,7 +60,7 @@ impl Server {
         let name = name.unwrap_or(&host).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|e| format!("is not a valid name for a certificate: {e}"))?;
-        Ok(Self { host, port, name, connector: Connector::default() })
+        Ok(Self { host, port, name, transport: Transport::default() })
     }
 
     /// The `:authority` of requests to it.
@@ -146,7 +146,7 @@ pub(crate) async fn dial(
     trusted: &Roots,
     alpn: &[u8],
     own: Option<Arc<CertifiedKey>>,
-) -> io::Result<TlsStream<Socket>> {
+) -> io::Result<TlsStream<ByteStream>> {
     let config = ClientConfig::builder_with_provider(web_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
@@ -163,7 +163,7 @@ pub(crate) async fn dial(
     };
     config.alpn_protocols = vec![alpn.to_vec()];
     let connect = async {
-        let socket = server.connector.connect(&server.host, server.port).await?;
+        let socket = server.transport.connect(&server.host, server.port).await?;
         let tls = TlsConnector::from(Arc::new(config)).connect(server.name.clone(), socket).await;
         tls.map_err(|e| io::Error::new(e.kind(), stream_words(&e)))
     };

@@ -1,6 +1,6 @@
 //! What a connection begins with, at a port where it may be one protocol, told by ALPN, or anything
-//! else: looked at and left in the socket, for whoever serves it. rustls reads the ClientHello; all that is decided here
-//! is whether to wait for more of it.
+//! else: looked at and left in the socket, for whoever serves it. rustls reads the ClientHello; all
+//! that is decided here is whether to wait for more of it.
 
 use std::{
     io::{self, ErrorKind},
@@ -29,14 +29,14 @@ pub enum Beginning {
 }
 
 /// One connection's first bytes.
-pub struct Opening<'a> {
+pub struct ClientHelloPeek<'a> {
     tcp: &'a TcpStream,
     hello: Hello,
     /// Whether the other end will say no more.
     ended: bool,
 }
 
-impl<'a> Opening<'a> {
+impl<'a> ClientHelloPeek<'a> {
     /// Of a connection that may offer `protocol`; nothing has been looked at yet.
     #[must_use]
     pub fn of(tcp: &'a TcpStream, protocol: &'static [u8]) -> Self {
@@ -81,7 +81,7 @@ impl<'a> Opening<'a> {
         let mut bytes = Vec::new();
         loop {
             let ready = self.tcp.ready(Interest::READABLE).await?;
-            // Who says nothing takes no room. A peek ends with the room, and goes on where there is more.
+            // A silent caller takes no memory. A peek fills the room; the next has more of it.
             bytes.resize((self.hello.seen + ROOM).min(MOST), 0);
             self.ended |= ready.is_read_closed();
             let seen = self.hello.seen;

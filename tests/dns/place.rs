@@ -7,7 +7,7 @@ use adit::{
     mesh::{MtlsMode, NetworkAddress, Service, Store, Template, Workload},
     net::PodName,
     observe::metrics::Metrics,
-    proxy::dns::{DnsConfig, DnsProxy, Resolver, Served},
+    proxy::dns::{DnsConfig, DnsProxy, Resolver, ServedPod},
     sys::netns::Netns,
 };
 use hickory_proto::{
@@ -161,7 +161,7 @@ impl Proxy {
         let name = PodName { uid: uid.into(), name: uid.into(), service_account: None };
         let answers = Tasks::default();
         let served = dns.serve(&netns, &Arc::new(name), &tasks, &answers);
-        let Served { addresses, resolver } = served.unwrap();
+        let ServedPod { addresses, resolver } = served.unwrap();
         Self { address: addresses[0], resolver, metrics, tasks, answers, resolv_conf: file }
     }
 

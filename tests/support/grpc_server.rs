@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit::credentials::{Duplex, Socket};
+use adit::credentials::{ByteStream, Duplex};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::{Builder, Runtime},
@@ -104,7 +104,7 @@ impl Door {
 
     /// Takes a connection, if its handshake succeeds.
     pub(crate) async fn takes(self, socket: impl Duplex + 'static) {
-        let socket: Socket = Box::new(socket);
+        let socket: ByteStream = Box::new(socket);
         if let Ok(stream) = self.tls.accept(socket).await {
             let _ = self.say.send(Ok(Conn(stream))).await;
         }
@@ -112,7 +112,7 @@ impl Door {
 }
 
 /// tonic knows TLS streams only where it makes them.
-pub(crate) struct Conn(TlsStream<Socket>);
+pub(crate) struct Conn(TlsStream<ByteStream>);
 
 impl Connected for Conn {
     type ConnectInfo = ();

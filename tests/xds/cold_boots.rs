@@ -21,7 +21,7 @@ use std::{
 };
 
 use adit::{
-    credentials::{Connector, Istiod, IstiodConfig, Socket as Pipe, Svids},
+    credentials::{ByteStream, Istiod, IstiodConfig, Svids, Transport},
     identity::{KeyUsageRule, SpiffeId, TrustDomainAliases},
     lifecycle::Tasks,
     mesh::{MtlsMode, Store, source::xds::Xds},
@@ -201,17 +201,17 @@ struct Place(Arc<Mutex<Option<mpsc::UnboundedSender<DuplexStream>>>>);
 
 impl Place {
     /// How a node gets there.
-    fn connector(&self) -> Connector {
+    fn transport(&self) -> Transport {
         let place = self.clone();
-        Connector::Other(Arc::new(move |_, _| Box::pin(future::ready(place.connected()))))
+        Transport::Other(Arc::new(move |_, _| Box::pin(future::ready(place.connected()))))
     }
 
-    fn connected(&self) -> io::Result<Pipe> {
+    fn connected(&self) -> io::Result<ByteStream> {
         let (ours, theirs) = duplex(64 << 10);
         let listens = self.0.lock().unwrap();
         let taken = listens.as_ref().is_some_and(|listens| listens.send(theirs).is_ok());
         let refused = || io::ErrorKind::ConnectionRefused.into();
-        taken.then(|| Box::new(ours) as Pipe).ok_or_else(refused)
+        taken.then(|| Box::new(ours) as ByteStream).ok_or_else(refused)
     }
 
     /// Who connects is refused again once this is dropped.
@@ -386,7 +386,7 @@ async fn cni(path: &Path, order: Vec<Announces>) {
 async fn node(server: &Server, place: &Place, socket: &Path) -> Result<(), String> {
     let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::new().unwrap()));
     let mut config = config(15012, &server.folder);
-    config.server.server.connector = place.connector();
+    config.server.server.transport = place.transport();
     let istiod = IstiodConfig {
         server: config.server.clone(),
         svid_lifetime: Duration::from_secs(24 * 3600),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use adit::{
-    credentials::{AuthToken, Connector, ControlPlane, Roots, Server},
+    credentials::{AuthToken, ControlPlane, Roots, Server, Transport},
     lifecycle::Tasks,
     mesh::{
         MtlsMode, Store, View,
@@ -144,7 +144,7 @@ pub(crate) fn config(port: u16, folder: &Path) -> XdsConfig {
                 host: "127.0.0.1".into(),
                 port,
                 name: NAME.try_into().unwrap(),
-                connector: Connector::default(),
+                transport: Transport::default(),
             },
             alternative_name: None,
             roots: Roots::File(folder.join("root-cert.pem")),

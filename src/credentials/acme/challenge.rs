@@ -17,7 +17,7 @@ use crate::{
     sys::sockets::canonical,
     tls::{
         classic_provider,
-        hello::{Beginning, Opening},
+        hello::{Beginning, ClientHelloPeek},
         secured, traffic_secrets,
     },
 };
@@ -88,7 +88,7 @@ impl Challenge {
 
 /// Whether the ClientHello that comes offers `acme-tls/1`.
 async fn asks(socket: &TcpStream) -> io::Result<bool> {
-    let mut opening = Opening::of(socket, PROTOCOL);
+    let mut opening = ClientHelloPeek::of(socket, PROTOCOL);
     let known = match opening.begun(WITHIN).await? {
         Beginning::Unfinished => opening.finished().await?,
         known => known,

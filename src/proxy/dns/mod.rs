@@ -48,7 +48,7 @@ pub struct DnsProxy {
 }
 
 /// One pod whose queries are answered.
-pub struct Served {
+pub struct ServedPod {
     /// Where it asks.
     pub addresses: Vec<SocketAddr>,
     /// Asks in its place.
@@ -102,7 +102,7 @@ impl DnsProxy {
         name: &Arc<PodName>,
         tasks: &Tasks,
         answers: &Tasks,
-    ) -> io::Result<Served> {
+    ) -> io::Result<ServedPod> {
         let mut opened = Vec::new();
         for &address in &self.listen {
             let both = datagrams::bound(netns, address).and_then(|udp| {
@@ -128,7 +128,7 @@ impl DnsProxy {
             tasks.spawn(Arc::clone(&pod).datagrams(udp));
             tasks.spawn(Arc::clone(&pod).connections(tcp));
         }
-        Ok(Served { addresses, resolver: Resolver::new(pod) })
+        Ok(ServedPod { addresses, resolver: Resolver::new(pod) })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     sys::sockets,
     tls::{
         TunnelPort,
-        hello::{Beginning, Opening},
+        hello::{Beginning, ClientHelloPeek},
     },
 };
 
@@ -67,7 +67,7 @@ async fn is_tunnel(
 ) -> Result<bool, Outcome> {
     // Who says nothing has a place too. Without one a caller is not waited for: it is as a stranger.
     let Ok(unproven) = to.unproven(ends.peer.0) else { return Ok(false) };
-    let mut opening = Opening::of(client, TunnelPort::Original.alpn());
+    let mut opening = ClientHelloPeek::of(client, TunnelPort::Original.alpn());
     let begun = tokio::select! {
         begun = opening.begun(silence(&to.node, ends.peer)) => begun,
         _ = PodDestination::given_up(&unproven) => return Ok(false),

@@ -84,7 +84,7 @@ pub(super) async fn open(
     let plain = |far: TcpRemote, said: &mut Vec<u8>| Box::new(far.holding(std::mem::take(said)));
     Ok(match route {
         Route::Hbone { hop, authority, service, .. } => {
-            elsewhere(hop.addr)?;
+            ensure_remote(hop.addr)?;
             let request = ConnectRequest {
                 authority: Authority::Addr(*authority),
                 client: client(conn.live().peer.0, from),
@@ -112,7 +112,7 @@ pub(super) async fn open(
                 }
                 None => hop,
             };
-            elsewhere(hop.addr)?;
+            ensure_remote(hop.addr)?;
             let source = Source { node, pod, from };
             let port = hop.through.as_ref().map_or(0, |through| through.port);
             let request = ConnectRequest {
@@ -145,14 +145,14 @@ fn client(peer: SocketAddr, of: &Workload) -> SocketAddr {
 }
 
 /// Whether an address may be that of another: whoever tells of an endpoint tells all pods of it.
-fn elsewhere(addr: SocketAddr) -> Result<(), Failed> {
+fn ensure_remote(addr: SocketAddr) -> Result<(), Failed> {
     let refused = |what| Failed::nowhere(format!("no healthy upstream: {addr} is {what} address"));
-    never_another(addr.ip()).map_or(Ok(()), |what| Err(refused(what)))
+    local_only(addr.ip()).map_or(Ok(()), |what| Err(refused(what)))
 }
 
 /// Plain TCP from inside the pod.
 async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Failed> {
-    elsewhere(addr)?;
+    ensure_remote(addr)?;
     let probing = |socket: Socket| node.tunnel.keepalive.set_on(&socket).map(|()| socket);
     let dialled = match sockets::outbound_socket(&pod.netns, addr).and_then(probing) {
         Ok(socket) => sockets::connect(socket, addr, node.tunnel.connect).await,
@@ -163,7 +163,7 @@ async fn dial(node: &Node, pod: &Pod, addr: SocketAddr) -> Result<TcpRemote, Fai
 
 /// What an address is that no other host or pod has: from inside a pod it is this very pod, where
 /// applications take who calls there for one of their own.
-pub(super) fn never_another(ip: IpAddr) -> Option<&'static str> {
+pub(super) fn local_only(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
         _ if ip.is_loopback() => Some("a loopback"),
@@ -221,13 +221,12 @@ async fn in_place<T: Send + 'static>(
 /// # Errors
 /// Why none of them can be called.
 fn chosen(all: &[SocketAddr], called: SocketAddr) -> Result<SocketAddr, String> {
-    let (no, some): (Vec<_>, Vec<_>) =
-        all.iter().partition(|addr| never_another(addr.ip()).is_some());
+    let (no, some): (Vec<_>, Vec<_>) = all.iter().partition(|addr| local_only(addr.ip()).is_some());
     let same = |addr: &&SocketAddr| addr.is_ipv4() == called.is_ipv4();
     let of_family: Vec<_> = some.iter().copied().filter(same).collect();
     let among = if of_family.is_empty() { some } else { of_family };
     let at = rand::random::<u32>() as usize % among.len().max(1);
-    let none = || match no.first().and_then(|addr| Some((addr.ip(), never_another(addr.ip())?))) {
+    let none = || match no.first().and_then(|addr| Some((addr.ip(), local_only(addr.ip())?))) {
         Some((ip, what)) => format!("{ip} is {what} address"),
         None => "it has no address".to_owned(),
     };

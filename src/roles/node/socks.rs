@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     arrival::Outward,
     outbound::reach,
-    reach::{Worker, never_another},
+    reach::{Worker, local_only},
     record::ended,
 };
 use crate::{
@@ -104,7 +104,7 @@ async fn meant(by: &Socks, client: &mut TcpStream) -> Result<SocketAddr, Outcome
         Asked::Addr(addr) => Ok(addr),
         Asked::Name(name, port) => find(by.names.as_deref(), &name, port).await,
     };
-    match addr.and_then(somebodys) {
+    match addr.and_then(not_local_only) {
         Ok(addr) => Ok(addr),
         Err((reason, why)) => {
             let _ = tell(client, &reply_of(reason).bytes()).await;
@@ -134,8 +134,8 @@ async fn hear<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> Result<Asked
 
 /// An address that another may have: who reaches this port need not be able to reach what listens
 /// on the loopback address beside it.
-fn somebodys(addr: SocketAddr) -> Result<SocketAddr, (CloseReason, String)> {
-    let Some(what) = never_another(addr.ip()) else { return Ok(addr) };
+fn not_local_only(addr: SocketAddr) -> Result<SocketAddr, (CloseReason, String)> {
+    let Some(what) = local_only(addr.ip()) else { return Ok(addr) };
     let reason = match addr.ip().to_canonical().is_loopback() {
         true => CloseReason::DirectCall,
         false => CloseReason::NoHealthyUpstream,
@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn no_client_reaches_the_loopback_address_through_us() {
-        let reply = |addr: &str| somebodys(addr.parse().unwrap()).map_err(|(why, _)| reply_of(why));
+        let reply =
+            |addr: &str| not_local_only(addr.parse().unwrap()).map_err(|(why, _)| reply_of(why));
         for addr in ["10.0.0.1:15080", "[fd00::1]:80"] {
             assert_eq!(reply(addr), Ok(addr.parse().unwrap()));
         }

@@ -133,7 +133,7 @@ async fn rest(socket: &TcpStream, bytes: usize) -> Vec<u8> {
 async fn what_was_looked_at_is_read_by_whoever_serves_it() {
     let (mut caller, socket) = pair().await;
     let said = of_tunnel();
-    let mut opening = Opening::of(&socket, TUNNEL);
+    let mut opening = ClientHelloPeek::of(&socket, TUNNEL);
     caller.write_all(&said[..100]).await.unwrap();
     assert_eq!(opening.begun(LONG).await.unwrap(), Beginning::Unfinished);
     let speaks = async {
@@ -151,7 +151,10 @@ async fn what_was_looked_at_is_read_by_whoever_serves_it() {
 async fn who_waits_to_be_spoken_to_is_no_tunnel_and_is_heard_later() {
     let (mut caller, socket) = pair().await;
     let silence = Duration::from_millis(20);
-    assert_eq!(Opening::of(&socket, TUNNEL).begun(silence).await.unwrap(), Beginning::Other);
+    assert_eq!(
+        ClientHelloPeek::of(&socket, TUNNEL).begun(silence).await.unwrap(),
+        Beginning::Other
+    );
     caller.write_all(b"EHLO").await.unwrap();
     assert_eq!(rest(&socket, 4).await, b"EHLO");
 }
@@ -159,21 +162,21 @@ async fn who_waits_to_be_spoken_to_is_no_tunnel_and_is_heard_later() {
 #[tokio::test]
 async fn who_ends_within_a_hello_has_said_something_else() {
     let (mut caller, socket) = pair().await;
-    let mut opening = Opening::of(&socket, TUNNEL);
+    let mut opening = ClientHelloPeek::of(&socket, TUNNEL);
     caller.write_all(&of_tunnel()[..7]).await.unwrap();
     assert_eq!(opening.begun(LONG).await.unwrap(), Beginning::Unfinished);
     caller.shutdown().await.unwrap();
     assert_eq!(opening.finished().await.unwrap(), Beginning::Other);
     let (caller, socket) = pair().await;
     drop(caller);
-    assert_eq!(Opening::of(&socket, TUNNEL).begun(LONG).await.unwrap(), Beginning::Other);
+    assert_eq!(ClientHelloPeek::of(&socket, TUNNEL).begun(LONG).await.unwrap(), Beginning::Other);
 }
 
 /// What was looked at stays in the socket, which stays readable.
 #[tokio::test]
 async fn who_says_half_of_it_is_waited_for_without_looking_again_and_again() {
     let (mut caller, socket) = pair().await;
-    let mut opening = Opening::of(&socket, TUNNEL);
+    let mut opening = ClientHelloPeek::of(&socket, TUNNEL);
     caller.write_all(&of_tunnel()[..7]).await.unwrap();
     assert_eq!(opening.begun(LONG).await.unwrap(), Beginning::Unfinished);
     let mut polls = 0;

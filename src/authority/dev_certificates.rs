@@ -16,9 +16,9 @@ use crate::identity::{SpiffeId, TrustDomain};
 /// A certificate counts from so long before it was made: clocks differ.
 const BACKDATE: Duration = Duration::from_secs(60);
 
-/// What [`throwaway`] is asked for.
+/// What [`dev_certificates()`] is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted<'a> {
+pub struct DevCertificateRequest<'a> {
     /// Of all SPIFFE IDs.
     pub trust_domain: &'a TrustDomain,
     /// DNS names and IP addresses by which clients call the server.
@@ -31,7 +31,7 @@ pub struct Wanted<'a> {
 
 /// A certificate and its key, PEM.
 #[derive(Clone, Debug)]
-pub struct Pair {
+pub struct CertificateAndKey {
     /// `server`, or the client's name.
     pub name: String,
     /// Whom it proves.
@@ -44,11 +44,11 @@ pub struct Pair {
 
 /// A CA's certificate and what it signed.
 #[derive(Clone, Debug)]
-pub struct Throwaway {
+pub struct DevCertificates {
     /// The CA's certificate, PEM. Its key is gone: nobody can have it sign more.
     pub root: String,
     /// The server, then the clients.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<CertificateAndKey>,
 }
 
 /// Makes a CA, the certificate of a server and those of clients. Each has a SPIFFE ID, so that it
@@ -56,19 +56,21 @@ pub struct Throwaway {
 ///
 /// # Errors
 /// A name that is not one, or that a SPIFFE ID cannot have; cryptography failed.
-pub fn throwaway(wanted: &Wanted<'_>) -> Result<Throwaway, ThrowawayError> {
+pub fn dev_certificates(
+    wanted: &DevCertificateRequest<'_>,
+) -> Result<DevCertificates, DevCertificatesError> {
     for (n, name) in wanted.clients.iter().enumerate() {
         // It is the name of a file too. A SPIFFE ID may have more segments than one.
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         if !name.bytes().all(legal) {
-            return Err(ThrowawayError::Name(name.clone()));
+            return Err(DevCertificatesError::Name(name.clone()));
         }
         if ["ca", "server"].contains(&&**name) || wanted.clients[..n].contains(name) {
-            return Err(ThrowawayError::Taken(name.clone()));
+            return Err(DevCertificatesError::Taken(name.clone()));
         }
     }
     let until = SystemTime::now().checked_add(wanted.lifetime);
-    let until = until.ok_or(ThrowawayError::Lifetime)?;
+    let until = until.ok_or(DevCertificatesError::Lifetime)?;
     let key = KeyPair::generate()?;
     let mut root = valid("adit throw-away CA", until);
     root.subject_alt_names = vec![uri(&format!("spiffe://{}", wanted.trust_domain))?];
@@ -79,23 +81,26 @@ pub fn throwaway(wanted: &Wanted<'_>) -> Result<Throwaway, ThrowawayError> {
     let server = signed(&issuer, (wanted, "server", wanted.server_names), until);
     let clients = wanted.clients.iter().map(|name| signed(&issuer, (wanted, name, &[]), until));
     let pairs = std::iter::once(server).chain(clients).collect::<Result<_, _>>()?;
-    Ok(Throwaway { root: certificate, pairs })
+    Ok(DevCertificates { root: certificate, pairs })
 }
 
 fn signed(
     issuer: &Issuer<'_, KeyPair>,
-    (wanted, name, called): (&Wanted<'_>, &str, &[String]),
+    (wanted, name, called): (&DevCertificateRequest<'_>, &str, &[String]),
     until: SystemTime,
-) -> Result<Pair, ThrowawayError> {
+) -> Result<CertificateAndKey, DevCertificatesError> {
     let id = format!("spiffe://{}/{name}", wanted.trust_domain);
-    let id: SpiffeId = id.parse().map_err(|_| ThrowawayError::Name(name.to_owned()))?;
+    let id: SpiffeId = id.parse().map_err(|_| DevCertificatesError::Name(name.to_owned()))?;
     let mut params = valid(name, until);
     params.subject_alt_names = vec![uri(id.as_str())?];
     for called in called {
         params.subject_alt_names.push(match called.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
             Err(_) => SanType::DnsName(
-                called.as_str().try_into().map_err(|_| ThrowawayError::Name(called.clone()))?,
+                called
+                    .as_str()
+                    .try_into()
+                    .map_err(|_| DevCertificatesError::Name(called.clone()))?,
             ),
         });
     }
@@ -106,7 +111,7 @@ fn signed(
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer)?.pem();
-    Ok(Pair { name: name.to_owned(), id, certificate, key: key.serialize_pem() })
+    Ok(CertificateAndKey { name: name.to_owned(), id, certificate, key: key.serialize_pem() })
 }
 
 /// A certificate's name and time.
@@ -119,13 +124,13 @@ fn valid(name: &str, until: SystemTime) -> CertificateParams {
     params
 }
 
-fn uri(uri: &str) -> Result<SanType, ThrowawayError> {
-    Ok(SanType::URI(uri.try_into().map_err(|_| ThrowawayError::Name(uri.to_owned()))?))
+fn uri(uri: &str) -> Result<SanType, DevCertificatesError> {
+    Ok(SanType::URI(uri.try_into().map_err(|_| DevCertificatesError::Name(uri.to_owned()))?))
 }
 
 /// Why there are no certificates.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum ThrowawayError {
+pub enum DevCertificatesError {
     /// A name that a certificate cannot have.
     #[error("{0:?} cannot be a name in a certificate: a client's is of a-z A-Z 0-9 . - _")]
     Name(String),

@@ -14,13 +14,13 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A connection of whatever kind.
-pub type Socket = Box<dyn Duplex>;
+pub type ByteStream = Box<dyn Duplex>;
 
-type Connect = dyn Fn(&str, u16) -> BoxFuture<'static, io::Result<Socket>> + Send + Sync;
+type Connect = dyn Fn(&str, u16) -> BoxFuture<'static, io::Result<ByteStream>> + Send + Sync;
 
 /// Connects to a host and a port.
 #[derive(Clone, Default)]
-pub enum Connector {
+pub enum Transport {
     /// By TCP, to the first address of the host that answers.
     #[default]
     Tcp,
@@ -28,7 +28,7 @@ pub enum Connector {
     Other(Arc<Connect>),
 }
 
-impl Connector {
+impl Transport {
     /// Connects.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<Socket> {
+    pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<ByteStream> {
         match self {
             Self::Tcp => {
                 let tcp = dial::connect(host, port).await?;
@@ -48,7 +48,7 @@ impl Connector {
     }
 }
 
-impl fmt::Debug for Connector {
+impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "Tcp",
@@ -58,7 +58,7 @@ impl fmt::Debug for Connector {
 }
 
 /// Two other ways are the same where they are one value.
-impl PartialEq for Connector {
+impl PartialEq for Transport {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp, Self::Tcp) => true,
@@ -68,4 +68,4 @@ impl PartialEq for Connector {
     }
 }
 
-impl Eq for Connector {}
+impl Eq for Transport {}
