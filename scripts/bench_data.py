@@ -133,3 +133,16 @@ def table(found, metrics, better, spread=True, proxies=None):
                 there = None
             line += [cell(there, factor, spread)] + ([ratio(own, there)] if other != "none" else [])
         yield "| " + " | ".join(line) + " |"
+
+
+def sizes_table(found, names):
+    """A Markdown table of adit / the other at each size; `names`: metric -> text and unit."""
+    sizes = sorted({size for _, size in found if size})
+    other = next(p for p, _ in found if p != "adit")
+    yield f"| less is better, adit / {look.name(other)} | " + " | ".join(f"{size:,} workloads" for size in sizes) + " |"
+    yield "|---" + "|---:" * len(sizes) + "|"
+    for metric, (text, unit) in names.items():
+        shown, factor = look.scale(unit, max(statistics.median(found["adit", size][metric]) for size in sizes))
+        cells = [f'{cell(found["adit", size][metric], factor, False)} / {cell(found[other, size][metric], factor, False)}'
+                 for size in sizes]
+        yield f"| {text}, {shown} | " + " | ".join(cells) + " |"

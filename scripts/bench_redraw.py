@@ -1,4 +1,4 @@
-"""Draws the pictures and tables of all kept runs anew, from what each folder has.
+"""Draws the pictures and tables of all kept runs anew, from what each folder has, and those of the guide.
 
 Usage: bench_redraw.py [--check]   (--check changes nothing: exit code 1 if one is not as kept)
 """
@@ -13,6 +13,7 @@ import bench_plot
 import bench_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+GUIDE = ROOT / "src/guide/performance.md"
 MADE = ("*.svg", "table.md")
 TABLES = {"pods": bench_report.table, "service": bench_report.table, "mesh": bench_mesh_report.table}
 
@@ -42,8 +43,34 @@ def differing(folder):
                 yield there.relative_to(ROOT)
 
 
+def guide_tables():
+    """The tables of the performance guide, each by its first line."""
+    results = ROOT / "benches/results"
+    pods, service = bench_data.values(results / "2026-11-24"), bench_data.values(results / "2026-11-27-standalone-2")
+    for better in (bench_data.MORE, bench_data.LESS):
+        yield list(bench_data.table(pods, bench_data.PODS, better, False, ["envoy", "ztunnel", "haproxy", "none"]))
+        yield list(bench_data.table(service, bench_data.SERVICE, better, False))
+    names = {metric: bench_mesh_report.NAMES[metric] for metric in (
+        "ready ms", "resident KB", "peak KB after", "push ms", "push CPU ms", "delta and stream CPU us", "deltas late ms",
+        "push p99 us", "push stall us", "deltas stall us")}
+    yield list(bench_data.sizes_table(bench_mesh_report.read(results / "2026-11-30-mesh"), names))
+
+
+def guide():
+    """The text of the guide with each of its tables as the raw data give it."""
+    lines = GUIDE.read_text().splitlines()
+    for table in guide_tables():
+        if table[0] not in lines:
+            sys.exit(f"{GUIDE.relative_to(ROOT)} has no table that begins with: {table[0]}")
+        start = lines.index(table[0])
+        end = next((n for n in range(start, len(lines)) if not lines[n].startswith("|")), len(lines))
+        lines[start:end] = table
+    return "\n".join(lines) + "\n"
+
+
 if sys.argv[1:] == ["--check"]:
     wrong = [path for folder in kept() for path in differing(folder)]
+    wrong += [GUIDE.relative_to(ROOT)] if guide() != GUIDE.read_text() else []
     for path in wrong:
         print(f"{path} is not what its raw data give: run scripts/bench_redraw.py", file=sys.stderr)
     if not wrong:
@@ -51,3 +78,4 @@ if sys.argv[1:] == ["--check"]:
     sys.exit(bool(wrong))
 for folder in kept():
     make(folder)
+GUIDE.write_text(guide())
