@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import xml.etree.ElementTree
 
 import bench_data
 import bench_mesh_report
@@ -14,6 +15,7 @@ import bench_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "src/guide/performance.md"
+LARGEST = 60 * 1024
 MADE = ("*.svg", "table.md")
 TABLES = {"pods": bench_report.table, "service": bench_report.table, "mesh": bench_mesh_report.table}
 
@@ -41,6 +43,10 @@ def differing(folder):
             there, here = folder / name, again / name
             if not there.exists() or not here.exists() or there.read_bytes() != here.read_bytes():
                 yield there.relative_to(ROOT)
+            elif there.suffix == ".svg":
+                xml.etree.ElementTree.parse(there)
+                if there.stat().st_size > LARGEST:
+                    sys.exit(f"{there.relative_to(ROOT)} is larger than {LARGEST // 1024} KiB")
 
 
 def guide_tables():

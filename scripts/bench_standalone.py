@@ -13,6 +13,9 @@ import signal
 import subprocess
 import time
 
+import bench_data as data
+import bench_look as look
+
 TLS, TLS_BULK, PLAIN, IPERF = 8443, 8444, 9000, 5201
 NEAR, NEAR_BULK = 9001, 5202
 TICK = os.sysconf("SC_CLK_TCK")
@@ -179,7 +182,8 @@ def round_of(adit, peer, args, seconds, idle):
         if client:
             end(client)
         end(process)
-    print(f"{peer:<11}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    shown = (f"{data.METRICS[k].text} {look.people(v, data.METRICS[k].unit)}" for k, v in found.items() if k != "failures")
+    print(f"{look.name(peer)}: {'; '.join(shown)}; {found['failures']} failed connections", flush=True)
     return found
 
 
