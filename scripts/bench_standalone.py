@@ -10,7 +10,6 @@ import os
 import pathlib
 import resource
 import signal
-import statistics
 import subprocess
 import time
 
@@ -195,7 +194,6 @@ parser.add_argument("--proxies", default="adit,haproxy,nginx,stunnel,ghostunnel"
 options = parser.parse_args()
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 peers = configs(options.dir, options.adit, options.proxies.split(","))
-raw = {name: [] for name in peers}
 with open(options.dir / "log", "w") as log:
     behind = [spawn([options.adit, "bench", "serve", "--listen", f"127.0.0.1:{PLAIN}"], log),
               spawn(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF)], log)]
@@ -206,23 +204,8 @@ with open(options.dir / "log", "w") as log:
             for n in range(options.rounds):
                 for name, args in peers.items():
                     found = round_of(options.adit, name, args, options.seconds, options.idle)
-                    raw[name].append(found)
                     kept.write(json.dumps({"round": n, "proxy": name, **found}) + "\n")
                     kept.flush()
     finally:
         for process in behind:
             end(process)
-keys = [k for k in raw["adit"][0] if k != "failures"]
-medians = {name: {k: statistics.median(f[k] for f in all_) for k in keys} for name, all_ in raw.items()}
-(options.out / "summary.json").write_text(json.dumps(medians, indent=1) + "\n")
-others = [name for name in medians if name != "adit"]
-rows = ["| metric | adit | " + " | ".join(f"adit ÷ {name}" for name in others) + " |",
-        "|---" * (len(others) + 2) + "|"]
-for k in keys:
-    own = medians["adit"][k]
-    ratios = [f"{own / medians[name][k]:.2f}" if medians[name][k] else "–" for name in others]
-    rows.append(f"| {k} | {own:.4g} | " + " | ".join(ratios) + " |")
-lost = {name: sum(f["failures"] for f in all_) for name, all_ in raw.items()}
-table = "\n".join(rows) + f"\n\nFailed connections: {lost}\n"
-(options.out / "table.md").write_text(table)
-print("\n" + table)

@@ -1,8 +1,10 @@
-"""From the files of scripts/soak.sh to summary.json, plot.svg and a verdict (exit code 1).
+"""From the files of scripts/soak.sh to summary.json, the pictures and a verdict (exit code 1).
 
 Usage: soak_report.py DIR OUT MINUTES EDITS LOAD…
 """
-import csv, datetime, json, os, platform, subprocess, sys
+import csv, json, os, pathlib, platform, sys
+
+import bench_plot
 
 folder, out, minutes, edits, names = *sys.argv[1:5], sys.argv[5:]
 faults, loads = [], {}
@@ -40,13 +42,7 @@ summary = {
     "growth": growth, "faults": faults, "loads": loads,
 }
 json.dump(summary, open(f"{out}/summary.json", "w"), indent=1)
-title = f'adit under load: {datetime.date.today()}, {os.cpu_count()} cores, Linux {platform.release()}'
-plot = (f'set terminal svg noenhanced background rgb "white" size 1000,600; set output "{out}/plot.svg"; set datafile separator ","; set key outside; '
-        f'set multiplot layout 2,1 title "{title}"; set xlabel "seconds"; set yrange [0:*]; set ylabel "resident KB"; '
-        f'plot for [i in "2 4"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i)); set ylabel "descriptors"; '
-        f'plot for [i in "3 5"] "{out}/samples.csv" using 1:int(i) with lines title columnhead(int(i))')
-if subprocess.run(["gnuplot", "-e", plot]).returncode != 0:
-    print("no plot: gnuplot failed", file=sys.stderr)
+bench_plot.draw(pathlib.Path(out))
 for name, load in loads.items():
     print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]} operations')
 for column, seen in growth.items():
