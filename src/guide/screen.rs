@@ -151,7 +151,8 @@ impl Screen {
                 self.line("");
             }
             self.wrapped("", &row[0], 0);
-            for (title, cell) in head.iter().zip(row).skip(1).filter(|(_, cell)| !cell.is_empty()) {
+            let says = |cell: &str| !matches!(cell, "" | "–");
+            for (title, cell) in head.iter().zip(row).skip(1).filter(|(_, cell)| says(cell)) {
                 let title = match title.is_empty() || head.len() == 2 {
                     true => String::new(),
                     false => format!("{title}: "),
@@ -270,9 +271,10 @@ mod tests {
         let shown = on_screen(&format!("| A | B |\n|---|---|\n| `x y` | {long} |\n"));
         assert!(shown.starts_with("A      B\n`x y`  word word"), "{shown}");
         assert!(shown.lines().nth(2).unwrap().starts_with("       word"), "{shown}");
-        let shown = on_screen(&format!("| A | B | C |\n|---|---|---|\n| `x` | {long} | |\n"));
+        let shown =
+            on_screen(&format!("| A | B | C | D |\n|---|---|---|\n| `x` | {long} | | – |\n"));
         assert!(shown.starts_with("`x`\n    B: word word"), "{shown}");
         assert!(shown.lines().all(|line| length(line) <= WIDTH), "{shown}");
-        assert!(!shown.contains("C:"), "{shown}");
+        assert!(!shown.contains("C:") && !shown.contains("D:"), "{shown}");
     }
 }
