@@ -56,7 +56,6 @@ mod wait;
 mod workers;
 
 fn main() {
-    lab::become_root();
     let all = [
         admin::TESTS,
         announced::TESTS,
