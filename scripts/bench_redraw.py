@@ -12,6 +12,7 @@ import bench_data
 import bench_mesh_report
 import bench_plot
 import bench_report
+import identity_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "src/guide/performance.md"
@@ -59,6 +60,7 @@ def guide_tables():
     names = {metric: bench_mesh_report.NAMES[metric] for metric in (
         "ready ms", "resident KB", "peak KB after", "push ms", "push CPU ms", "delta and stream CPU us", "deltas late ms",
         "push p99 us", "push stall us", "deltas stall us")}
+    yield list(identity_report.guide(results / "2026-11-25-identity"))
     yield list(bench_data.sizes_table(bench_mesh_report.read(results / "2026-11-30-mesh"), names))
 
 
