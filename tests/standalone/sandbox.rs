@@ -117,6 +117,7 @@ fn files_elsewhere_are_out_of_reach() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "pkcs11"), ignore = "needs the cargo feature pkcs11")]
 fn what_cannot_be_confined_is_not_started_when_that_is_required() {
     let pki = Pki::new();
     let flags = format!(

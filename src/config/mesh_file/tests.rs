@@ -174,6 +174,7 @@ fn what_would_silently_mean_something_else_is_a_fault() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "sockmap"), ignore = "needs the cargo feature sockmap")]
 fn the_hop_to_applications_is_chosen_for_all_or_for_one() {
     let file = "trustDomain: td
 ca: { embedded: { dir: /ca } }

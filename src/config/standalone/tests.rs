@@ -30,6 +30,10 @@ fn services(text: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(
+    not(all(feature = "acme", feature = "pkcs11")),
+    ignore = "needs the cargo features acme and pkcs11"
+)]
 fn a_whole_file() {
     let text = services(SERVER)
         + "
@@ -267,6 +271,7 @@ status:
 }
 
 #[test]
+#[cfg_attr(not(feature = "rego"), ignore = "needs the cargo feature rego")]
 fn a_rego_policy_is_a_name_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.rego");

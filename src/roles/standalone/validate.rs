@@ -7,6 +7,7 @@ use super::{Role, ServiceConfig};
 use crate::{
     credentials::store::CredentialsConfig,
     net::Address,
+    observe::{Feature, NotBuilt},
     policy::{Access, Rules},
 };
 
@@ -70,6 +71,8 @@ pub enum Violation {
     ClientIntroduces,
     /// A check by HTTP where it cannot be asked.
     HealthUrl(&'static str),
+    /// A source of certificates that this build is without.
+    NotBuilt(NotBuilt),
 }
 
 /// What is wrong, in the words of flags and of a file.
@@ -118,7 +121,7 @@ impl Violation {
             Self::NoTarget(_) | Self::NotTcp(_) | Self::TunnelTargets => "targets",
             Self::PlaintextComes(_) => "listen",
             Self::ServerName(_) => "serverName",
-            Self::NoCredential => "credential",
+            Self::NoCredential | Self::NotBuilt(_) => "credential",
             Self::NobodyAsked => "authentication",
             Self::TunnelIdentity => "tunnel",
             Self::TunnelExcludes(_, key) => key,
@@ -207,6 +210,14 @@ impl Violation {
                                        first"
                 .into(),
             Self::HealthUrl(why) => format!("{}: {why}", or("--target-status", "http")),
+            Self::NotBuilt(missing) => {
+                let named = match missing.0 {
+                    Feature::Pkcs11 => or("--pkcs11-module", "pkcs11"),
+                    _ => or("--auto-acme-cert", "acme"),
+                };
+                let instead = or("--cert and --key", "certificate and privateKey");
+                format!("{named}: {missing}, or use {instead}")
+            }
         }
     }
 }
@@ -217,6 +228,13 @@ impl ServiceConfig {
     #[must_use]
     pub fn violations(&self, policies: Option<&Rules>) -> Vec<Violation> {
         let mut violations = Vec::new();
+        let asked_for = [
+            (Feature::Acme, self.credentials.acme().is_some()),
+            (Feature::Pkcs11, self.credentials.on_token()),
+        ];
+        let asked_for = asked_for.into_iter().filter(|(_, asked)| *asked);
+        violations
+            .extend(asked_for.filter_map(|(f, _)| f.require().err()).map(Violation::NotBuilt));
         self.check_targets(&mut violations);
         let named = self.server_name.as_deref();
         if let Some(name) = named.filter(|name| ServerName::try_from(*name).is_err()) {

@@ -80,6 +80,7 @@ fn listeners(port: u16) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "rego"), ignore = "needs the cargo feature rego")]
 fn a_service_stays_untouched_while_only_a_comment_or_another_service_is_edited() {
     let world = World::new();
     world.sign("a", "a", None);

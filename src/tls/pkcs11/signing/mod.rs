@@ -1,6 +1,9 @@
 //! A token's key as rustls wants it. Digests are ours and the mechanisms raw, which every token
 //! has; TLS' own schemes (RFC 8446 §4.2.3) are made of them.
 
+mod module;
+mod token;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,10 +24,8 @@ use rustls::{
 use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{
-    TokenConfig,
-    token::{SigningFailure, Token},
-};
+use self::token::{SigningFailure, Token};
+use super::TokenConfig;
 use crate::tls::classic_provider;
 
 /// A private key on a token, found by the certificate that it belongs to.

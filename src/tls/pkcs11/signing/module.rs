@@ -14,8 +14,10 @@ use cryptoki::{
     types::AuthPin,
 };
 
-use super::TokenConfig;
-use crate::identity::{key_files::at, shown};
+use crate::{
+    identity::{key_files::at, shown},
+    tls::pkcs11::TokenConfig,
+};
 
 /// A module in use; never unloaded, as sessions may live anywhere.
 pub(super) struct Module {
