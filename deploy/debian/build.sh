@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
 # Builds the Debian package from a binary: program, systemd units, manual pages, completions,
 # examples. Needs dpkg-dev; no root.
-# Usage: deploy/debian/build.sh [--binary FILE] [--out DIR] [--version VERSION] [--sbom FILE]
+# Usage: deploy/debian/build.sh [--binary FILE] [--out DIR] [--version VERSION] [--sbom FILE] [--level N]
 #   --binary   an adit for this machine; without it, cargo builds target/release/adit
 #   --out      where the package goes (target/dist)
 #   --version  Debian's version (that of Cargo.toml, and -1)
 #   --sbom     a CycloneDX file that goes with the documentation
+#   --level    how well xz compresses, 0 to 9 (6); 1 is three times as fast, and a third larger
 # Prints the path of the package. The same binary and SOURCE_DATE_EPOCH (else the time of the last
 # commit) give the same package.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 top=$here/../..
-binary='' out='' version='' sbom=''
+binary='' out='' version='' sbom='' level=6
 while (($#)); do
   case $1 in
-    --binary | --out | --version | --sbom)
+    --binary | --out | --version | --sbom | --level)
       [ "${2:-}" ] || { echo "$1 needs a value (see --help)" >&2; exit 2; }
-      printf -v "${1#--}" %s "$(if [ "$1" = --version ]; then echo "$2"; else readlink -m "$2"; fi)"; shift 2 ;;
-    --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+      printf -v "${1#--}" %s "$(case $1 in --version | --level) echo "$2" ;; *) readlink -m "$2" ;; esac)"; shift 2 ;;
+    --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown: $1 (see --help)" >&2; exit 2 ;;
   esac
 done
@@ -78,5 +79,5 @@ cp "$here/control" "$work/debian/control"
 ) 2> "$work/log" || { cat "$work/log" >&2; exit 1; }
 mkdir -p "$out"
 find "$root" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
-dpkg-deb --root-owner-group -Zxz --build "$root" "$out/adit_${version}_$arch.deb" > /dev/null
+dpkg-deb --root-owner-group -Zxz -z"$level" --build "$root" "$out/adit_${version}_$arch.deb" > /dev/null
 echo "$out/adit_${version}_$arch.deb"
