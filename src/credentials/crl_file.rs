@@ -17,7 +17,7 @@ use pki_types::CertificateRevocationListDer;
 use tokio::sync::watch::{self, Receiver};
 
 use super::{
-    CarriedAs, Source, SourceError, Urgency, Wanted,
+    AttachedAs, Source, SourceError, Urgency, Wanted,
     file_watch::{ANEW, FileReader, FileWatch},
 };
 use crate::{
@@ -214,7 +214,7 @@ impl Source for WithCrls {
         self.source.urge(uid);
     }
 
-    fn carries(&self, pods: &[CarriedAs]) {
+    fn carries(&self, pods: &[AttachedAs]) {
         self.source.carries(pods);
     }
 

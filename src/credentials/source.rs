@@ -24,7 +24,7 @@ pub struct Wanted {
 
 /// A pod that this node carries, as its platform knows it: what a SPIFFE Broker API is asked with.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CarriedAs {
+pub struct AttachedAs {
     /// The workload's uid, as in [`Wanted`].
     pub uid: Arc<str>,
     /// The pod's namespace in Kubernetes.
@@ -152,7 +152,7 @@ pub trait Source: Send + Sync + 'static {
     fn urge(&self, _uid: &str) {}
 
     /// The pods that this node carries now, all of them; told before the SVID of one is asked for.
-    fn carries(&self, _pods: &[CarriedAs]) {}
+    fn carries(&self, _pods: &[AttachedAs]) {}
 
     /// The workload has left this node: what was kept for it is not needed any more.
     fn forget(&self, _uid: &str) {}

@@ -25,7 +25,7 @@ pub use follow::Following;
 use renewal::Renewal;
 use state::{SvidState, validity};
 
-use super::{CarriedAs, OutageBudget, Source, SourceError, Wanted};
+use super::{AttachedAs, OutageBudget, Source, SourceError, Wanted};
 use crate::{
     identity::{BundleSet, Purpose, SpiffeId, SvidError, X509Svid, verify_svid},
     lifecycle::{Tasks, watch_clock},
@@ -155,7 +155,7 @@ impl Svids {
     }
 
     /// The pods that this node carries now, all of them, for a source that must know.
-    pub fn carries(&self, pods: &[CarriedAs]) {
+    pub fn carries(&self, pods: &[AttachedAs]) {
         self.source.carries(pods);
     }
 

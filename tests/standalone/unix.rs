@@ -136,7 +136,7 @@ fn a_clients_target_may_be_a_unix_socket_by_either_kind_of_name() {
         let other = format!("{} --override-server-name other.example", pki.client(&there));
         let other = Adit::start(other);
         assert!(crate::backends::ask(other.addr, &words).map_or(true, |heard| heard.is_empty()));
-        other.logs("is not valid for other.example");
+        other.logs("is not valid for the requested name other.example");
         assert_eq!(server.stop(), 0);
     }
 }

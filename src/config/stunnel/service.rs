@@ -12,7 +12,7 @@ use crate::net::Address;
 
 /// What became of a section.
 #[derive(Default)]
-pub(super) struct Carried {
+pub(super) struct Imported {
     pub(super) yaml: String,
     pub(super) warnings: Vec<Warning>,
 }
@@ -30,7 +30,7 @@ pub(super) fn carry(
     section: &Section,
     names: &mut Vec<String>,
     certificates_of: CertificatesOf<'_>,
-) -> Carried {
+) -> Imported {
     let client = section.get("client").is_some_and(yes);
     let mut entry = TranslatedService { section, client, lines: Vec::new(), warnings: Vec::new() };
     // What holds for all sections is named once, where it stands.
@@ -56,7 +56,7 @@ pub(super) fn carry(
         yaml.push_str(&format!("    mode: {}\n", if client { "client" } else { "server" }));
         entry.lines.iter().for_each(|line| yaml.push_str(&format!("    {line}\n")));
     }
-    Carried { yaml, warnings }
+    Imported { yaml, warnings }
 }
 
 /// Whether it decides who is let in, with a value that stunnel refuses.

@@ -1,12 +1,12 @@
 //! What each option is for adit.
 
-use self::OptionSupport::{Carried, Grave, Lost, Needless};
+use self::OptionSupport::{Grave, Imported, Lost, Needless};
 
 /// What an option is for adit.
 #[derive(Clone, Copy)]
 pub(super) enum OptionSupport {
     /// [`super::service`] carries it.
-    Carried,
+    Imported,
     /// adit does it anyway, or has no use for it: nothing is lost.
     Needless,
     /// Not carried; nothing is protected less.
@@ -37,7 +37,7 @@ fn credentials(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         "cert" | "key" | "cafile" | "capath" | "crlfile" | "verify" | "verifychain"
-        | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "checkemail" => Carried,
+        | "verifypeer" | "requirecert" | "checkhost" | "checkip" | "checkemail" => Imported,
         "crlpath" => Grave("name the CRLs one by one under crls"),
         "ocsp" | "ocspflag" | "ocspnonce" => Grave("adit does not query OCSP responders; use crls"),
         "ocspaia" | "ocsprequire" if no => Needless,
@@ -61,9 +61,9 @@ fn tls(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         // `sni` of a client is a name; of a server it is one of several hosts behind one address.
-        "sni" => Carried,
-        "sslversion" | "sslversionmin" | "sslversionmax" => Carried,
-        "options" if switch(value).is_some() => Carried,
+        "sni" => Imported,
+        "sslversion" | "sslversionmin" | "sslversionmax" => Imported,
+        "options" if switch(value).is_some() => Imported,
         "options" => openssl_option(value),
         "ciphers" | "ciphersuites" | "curves" | "securitylevel" | "sigalgs" => {
             Lost("adit always uses AEAD suites with forward secrecy; this is not configurable")
@@ -90,7 +90,7 @@ fn connections(option: &str, value: &str) -> Option<OptionSupport> {
     let no = value == "no";
     Some(match option {
         "client" | "accept" | "connect" | "failover" | "timeoutclose" | "timeoutconnect"
-        | "timeoutidle" | "protocol" => Carried,
+        | "timeoutidle" | "protocol" => Imported,
         "protocolhost"
         | "protocolauthentication"
         | "protocolusername"

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 pub use self::entitled::{
-    CarriedPod, Entitlement, Entry, Facts, HELD_AS, Registrations, Selectors, entitled,
+    AttachedPod, CallerFacts, Entitlement, Entry, HELD_AS, Registrations, Selectors, entitled,
 };
 use self::{
     attest::CallingProcess,

@@ -72,7 +72,7 @@ fn the_files_of_a_mesh_are_opened_too() {
         ("web.crt", "missing.crt", "missing.crt"),
         ("web.key", "other.key", "the private key does not belong to the certificate"),
         ("ca.crt", "other.crt", "mesh.yaml:2:"),
-        ("trustDomain: td", "trustDomain: other.td", "and the mesh file says other.td"),
+        ("trustDomain: td", "trustDomain: other.td", "but the mesh file says other.td"),
     ] {
         world.write("mesh.yaml", &mesh.replacen(was, is, 1));
         refused(&["check", path], says);
@@ -266,7 +266,7 @@ fn crls_and_roots_that_cannot_do_their_work_are_said() {
     let (faults, warnings) = with(&both, &current, "");
     assert!(faults.is_empty() && warnings.is_empty(), "{faults:?} {warnings:?}");
     let (faults, warnings) = with(&own, &current, "");
-    let by_nobody = "the CRL of CN=other is not by a known root";
+    let by_nobody = "the CRL of CN=other is not from a known root";
     assert!(faults.is_empty() && says(&warnings, by_nobody), "{faults:?} {warnings:?}");
     let (faults, _) = with(&both, &forged, "");
     assert!(

@@ -31,7 +31,7 @@ pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// How often files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) enum Shown {
+pub(super) enum EndpointCredentials {
     Nothing,
     Files { files: KeyPairFiles, held: Mutex<FromFiles> },
     Svid { held: Mutex<Option<(Arc<X509Svid>, Arc<ServerConfig>)>> },
@@ -43,7 +43,7 @@ pub(super) struct FromFiles {
     looked: Instant,
 }
 
-impl Shown {
+impl EndpointCredentials {
     /// Reads the files.
     pub(super) fn files(files: &KeyPairFiles) -> Result<Self, FetchError> {
         let paths = vec![files.certificate.clone(), files.private_key.clone()];
