@@ -37,11 +37,11 @@ pub(super) fn or_other(faults: Faults, text: &str, wanted: FileKind) -> Faults {
     let (what, command) = match kind(text).filter(|kind| *kind != wanted) {
         None => return faults,
         Some(FileKind::Mesh) => ("a mesh", "adit run -c"),
-        Some(FileKind::Services) => ("services, each in front of another", "adit proxy -c"),
-        Some(FileKind::CaServer) => ("a CA's server", "adit ca serve -c"),
+        Some(FileKind::Services) => ("services", "adit proxy -c"),
+        Some(FileKind::CaServer) => ("a CA server", "adit ca serve -c"),
     };
     let file = &faults.file;
-    Faults::at_start(file, &format!("is the file of {what}; `{command} {file}` takes it"))
+    Faults::at_start(file, &format!("is the configuration of {what}: use `{command} {file}`"))
 }
 
 #[cfg(test)]

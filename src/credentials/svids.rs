@@ -148,7 +148,7 @@ impl Svids {
             let Some(svid) = entry.held.borrow().valid().cloned() else { continue };
             let judged = verify_svid(&svid.chain, bundles, UnixTime::now(), Purpose::Server);
             if let Err(error @ (SvidError::Revoked { .. } | SvidError::Untrusted(_))) = judged {
-                tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing at once");
+                tracing::warn!(target: "svid", identity = %entry.id, %error, "renewing now");
                 entry.renew_now.notify_one();
             }
         }

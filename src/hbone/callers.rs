@@ -193,7 +193,7 @@ impl Caller {
     pub(super) fn stream(&self) -> Result<StreamPlace, &'static str> {
         let CallerLimits { streams, held, .. } = self.callers.limits;
         if self.has.held.load(Relaxed) > held - held / 4 {
-            return Err("this caller has too much in memory for readers that stall");
+            return Err("this caller's stalled readers hold too much memory");
         }
         let of_all = Arc::clone(&self.callers.streams);
         of_all.fetch_add(1, Relaxed);

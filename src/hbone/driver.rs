@@ -108,7 +108,7 @@ impl Tunnel {
             let heard = self.core().heard;
             let until = match patience.look(Instant::now(), heard) {
                 Next::GiveUp => {
-                    return TunnelError::Silent(format!("no answer to PING in {ANSWER:?}"));
+                    return TunnelError::Silent(format!("no answer to PING within {ANSWER:?}"));
                 }
                 Next::Wait(until) => until,
                 Next::Ask(until) => {

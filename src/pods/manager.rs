@@ -311,7 +311,7 @@ impl PodManager {
         let netns = match checked {
             true => tokio::select! {
                 owned = owner::open_namespace(facts, again, opened) => owned?,
-                () = self.closing.cancelled() => anyhow::bail!("adit stops"),
+                () = self.closing.cancelled() => anyhow::bail!("adit is shutting down"),
             },
             false => Arc::new(Netns::current().inspect(opened)?),
         };

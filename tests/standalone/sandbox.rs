@@ -47,7 +47,9 @@ fn what_its_environment_says_confines_nobody() {
     let mut said = command(&(pki.server(echo.addr) + "--allow-all --require-sandbox"));
     said.env("ADIT_CONFINED", "x");
     let adit = Adit::spawn(said);
-    adit.logs("sandbox … landlock=\"on\" … seccomp=\"on\" … files=\"only those that are named\"");
+    adit.logs(
+        "sandbox … landlock=\"on\" … seccomp=\"on\" … files=\"limited to the configured ones\"",
+    );
     for (field, value) in [("Seccomp:", "2"), ("NoNewPrivs:", "1")] {
         let all = of_threads(&adit, field);
         assert!(all.iter().all(|is| is == value), "{field} {all:?}");

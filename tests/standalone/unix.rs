@@ -84,7 +84,7 @@ fn the_path_stays_where_sigterm_and_a_takeover_meet() {
     ));
     let find = || HandoffClient::find(&meet).unwrap();
     let (next, sockets) = wait_for("its sockets", LIMIT, find);
-    adit.logs("handed the sockets to a new process");
+    adit.logs("passed the sockets to a new process");
     assert_eq!(adit.stop(), 0);
     drop(next);
     let [(_, socket)] = <[_; 1]>::try_from(sockets).expect("one socket");

@@ -73,7 +73,7 @@ pub(super) fn read_workloads(
             Ok(id) => id,
             Err(e) => {
                 item.fault(format!(
-                    "namespace and serviceAccount do not give a valid SPIFFE ID: {e}"
+                    "namespace and serviceAccount do not make a valid SPIFFE ID: {e}"
                 ));
                 continue;
             }

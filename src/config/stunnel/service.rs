@@ -144,8 +144,8 @@ impl TranslatedService<'_> {
                     Some(how) if how == "rr" => self.lines.push("balance: roundRobin".into()),
                     Some(_) => {}
                     None => {
-                        let message = "without failover the targets are tried in order; older \
-                                       stunnels took them in turn (balance: roundRobin)";
+                        let message = "without failover adit tries the targets in order; older versions of \
+                             stunnel used round-robin (balance: roundRobin)";
                         let line = section.get("connect").map_or(section.line, |l| l.line);
                         let message = message.to_owned();
                         self.warnings.push(Warning { line, message, grave: false });
@@ -192,7 +192,7 @@ impl TranslatedService<'_> {
             }
         }
         if let Some(line) = section.get("sni").filter(|_| !self.client) {
-            let why = "one service per address: names do not choose among services";
+            let why = "adit does not choose a service by name (SNI): use one service per address";
             self.warnings.push(line.warning(true, why));
         }
         let mut times = Vec::new();

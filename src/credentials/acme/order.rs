@@ -109,11 +109,11 @@ async fn prove(order: &mut Order, pending: &Pending) -> Result<(), String> {
         }
         let mut asked = found
             .challenge(ChallengeType::TlsAlpn01)
-            .ok_or("the CA offers no TLS-ALPN-01 for this name")?;
+            .ok_or("the CA does not offer TLS-ALPN-01 for this name")?;
         let asked_for = asked.identifier();
         let name = match asked_for.identifier {
             Identifier::Dns(name) => name.clone(),
-            _ => return Err(format!("the CA asks about {asked_for}, which was not ordered")),
+            _ => return Err(format!("the CA asks to verify {asked_for}, which was not ordered")),
         };
         let challenge = Challenge::new(&name, asked.key_authorization().digest().as_ref())?;
         pending.store(Some(std::sync::Arc::new(challenge)));

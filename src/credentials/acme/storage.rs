@@ -81,8 +81,8 @@ impl Storage {
                     at(
                         &path,
                         format!(
-                            "line {line}, column {column}: not an ACME account; remove the file to \
-                             make another"
+                            "line {line}, column {column}: not an ACME account; remove the file, \
+                             and adit makes a new account"
                         ),
                     )
                 })

@@ -41,12 +41,12 @@ impl Reference {
         let named =
             pod.pid.and_then(|pid| Some((pid, i32::try_from(pid).ok().filter(|p| *p > 0)?)));
         let (pid, wire) = named.ok_or(
-            "no way to identify the pod: write the pod's `uid` in its workload, or name a process \
-             of it, as in `netns: pid:4711`",
+            "the pod cannot be identified: write the pod's `uid` in its workload, or name one of \
+             its processes, as in `netns: pid:4711`",
         )?;
         if remote {
             return Err(format!(
-                "process {pid} means another elsewhere, and the Broker API is reached over TCP \
+                "process {pid} cannot identify a pod, because the Broker API is reached over TCP \
                  (Broker API §3.1.2): write the pod's `uid` in its workload"
             ));
         }

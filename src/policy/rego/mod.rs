@@ -98,7 +98,7 @@ impl Rego {
     /// Dropping the future leaves what has begun to come to its end, within its time.
     pub async fn allows(self: &Arc<Self>, peer: Arc<PeerCert>) -> Result<bool, String> {
         let begun = Instant::now();
-        let gone = |_| "no turn".to_owned();
+        let gone = |_| "adit is shutting down".to_owned();
         let own = Arc::clone(&self.turns).acquire_owned().await.map_err(gone)?;
         let turn = (own, ALL.acquire().await.map_err(gone)?);
         let rego = Arc::clone(self);
@@ -153,7 +153,7 @@ fn asked(engine: &mut Engine, query: &str) -> anyhow::Result<bool> {
 /// Errors of regorus are drawings of several lines; a log has one.
 fn told(error: &anyhow::Error) -> String {
     if let Some(LimitError::TimeLimitExceeded { limit, .. }) = error.downcast_ref() {
-        return format!("not decided within {limit:?}");
+        return format!("no decision within {limit:?}");
     }
     let text = format!("{error:#}");
     let text = crate::identity::without_keys(&text);

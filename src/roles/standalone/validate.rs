@@ -82,13 +82,13 @@ const WHO_MAY_CALL: InBoth = (
      disabled` beside it",
 );
 const NOBODY_ASKED: InBoth = (
-    "--disable-authentication excludes all --allow flags",
+    "--disable-authentication cannot be used with --allow flags",
     "`authentication: disabled` asks clients for no certificate, so `allow` cannot be used",
 );
 const ALL_AND_NAMES: InBoth = (
-    "--allow-all admits every client, so the other --allow flags have no effect: remove it, \
-     or them",
-    "`all: true` admits every client, so the other names have no effect: remove it, or them",
+    "--allow-all allows every client, so the other --allow flags have no effect: remove it, or \
+     them",
+    "`all: true` allows every client, so the other names have no effect: remove it, or them",
 );
 
 fn no_credential(flags: bool, role: Role) -> String {
@@ -103,9 +103,9 @@ fn no_credential(flags: bool, role: Role) -> String {
 
 fn pins_and_names(flags: bool, role: Role) -> &'static str {
     match (role, flags) {
-        (Role::Server, true) => "--allow-spki-pin excludes all other --allow flags",
-        (Role::Client, true) => "--verify-spki-pin excludes all other --verify flags",
-        (_, false) => "pins exclude all other names",
+        (Role::Server, true) => "--allow-spki-pin cannot be used with other --allow flags",
+        (Role::Client, true) => "--verify-spki-pin cannot be used with other --verify flags",
+        (_, false) => "pins cannot be used with other names",
     }
 }
 
@@ -159,7 +159,7 @@ impl Violation {
             ),
             Self::ServerName(name) => format!(
                 "{}{name:?} is neither a DNS name nor an IP address, so no certificate can have \
-                 it; a server's SPIFFE ID goes into {}",
+                 it; for a server's SPIFFE ID use {}",
                 or("--override-server-name ", ""),
                 or("--verify-id", "verify.ids")
             ),
@@ -174,12 +174,12 @@ impl Violation {
             Self::PinsAndNames => pins_and_names(flags, role).into(),
             Self::AllAndNames => or(ALL_AND_NAMES.0, ALL_AND_NAMES.1).into(),
             Self::OnlyDenied => format!(
-                "no policy is an ALLOW, so every client is refused; {} admits those that no policy \
+                "no policy is an ALLOW, so every client is refused; {} allows those that no policy \
                  denies",
                 or("--allow-all", "`all: true`")
             ),
             Self::TunnelIdentity => format!(
-                "{} needs {}: the identity of its other end",
+                "{} needs {}, the identity of the other end",
                 or("--tunnel hbone", "tunnel"),
                 or("--verify-id", "verify.ids")
             ),

@@ -112,7 +112,7 @@ impl WorkloadApi {
                 let (uid, pid) = (caller.uid(), caller.pid());
                 tracing::debug!(
                     target: "workload_api", uid, pid,
-                    "descriptors are short, and it has its part"
+                    "too few file descriptors are left for more connections"
                 );
                 continue;
             }
@@ -131,7 +131,7 @@ impl WorkloadApi {
                 }
                 Err(why) => {
                     let (uid, pid) = (caller.uid(), caller.pid());
-                    tracing::debug!(target: "workload_api", uid, pid, %why, "connection shed");
+                    tracing::debug!(target: "workload_api", uid, pid, %why, "connection refused");
                 }
             }
         }

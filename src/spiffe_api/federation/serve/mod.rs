@@ -111,7 +111,7 @@ async fn listen(
 ) -> Result<PausedListener, ServeError> {
     let listener = listeners.tcp(listen, TcpListener::bind(listen)).await;
     let listener = listener.map_err(|source| ServeError::Listen { what, listen, source })?;
-    tracing::info!(target: "federation", %listen, "{what} is served");
+    tracing::info!(target: "federation", %listen, "serving {what}");
     Ok((listener, Arc::clone(listeners)))
 }
 

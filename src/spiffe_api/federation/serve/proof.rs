@@ -119,7 +119,7 @@ fn read(files: &KeyPairFiles) -> Result<Arc<ServerConfig>, FetchError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8()));
     config(chain, &key).map_err(|e| {
         let why = match e {
-            rustls::Error::InconsistentKeys(_) => "is not the private key of the certificate",
+            rustls::Error::InconsistentKeys(_) => "does not belong to the certificate",
             _ => "cannot be used for TLS together with the certificate",
         };
         FetchError::file(&files.private_key, why)
