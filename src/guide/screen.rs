@@ -9,6 +9,8 @@ const WIDTH: usize = 80;
 const CODE: &str = "    ";
 /// What the other columns of a table may take where the last one is wrapped.
 const BEFORE_LAST: usize = 44;
+/// What the first column of a table of figures has at least.
+const LEAST_FIRST: usize = 14;
 /// Stands for a blank at which no line is broken: in short code.
 const TIED: char = '\u{1}';
 const SHORT: usize = 40;
@@ -60,13 +62,19 @@ fn cells(line: &str) -> Vec<String> {
     inner.split('|').map(|cell| inline(cell.trim())).collect()
 }
 
-#[derive(Default)]
 struct Screen {
     out: String,
+    width: usize,
     /// The paragraph or item that goes on, as it is in the source but for its line breaks.
     paragraph: String,
     /// How far its further lines are indented.
     hanging: usize,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self { out: String::new(), width: WIDTH, paragraph: String::new(), hanging: 0 }
+    }
 }
 
 impl Screen {
@@ -105,7 +113,7 @@ impl Screen {
         let mut line = first.to_owned();
         let mut is_empty = true;
         for word in text.split_whitespace() {
-            if !is_empty && length(&line) + 1 + length(word) > WIDTH {
+            if !is_empty && length(&line) + 1 + length(word) > self.width {
                 self.line(&line);
                 line = " ".repeat(hanging);
                 is_empty = true;
@@ -128,8 +136,11 @@ impl Screen {
         let widths: Vec<usize> = (0..head.len()).map(widest).collect();
         let before_last: usize = widths.iter().rev().skip(1).map(|width| width + 2).sum();
         let all = before_last + widths.last().copied().unwrap_or(0);
-        if all > WIDTH && before_last > BEFORE_LAST {
-            return self.list(head, body);
+        let after_first: usize = widths.iter().skip(1).map(|width| width + 2).sum();
+        match () {
+            () if all <= WIDTH || before_last <= BEFORE_LAST => {}
+            () if WIDTH - LEAST_FIRST >= after_first => return self.figures(rows, &widths[1..]),
+            () => return self.list(head, body),
         }
         for row in [head].into_iter().chain(body) {
             let Some((last, others)) = row.split_last() else { continue };
@@ -141,6 +152,24 @@ impl Screen {
             if row.iter().any(|cell| !cell.is_empty()) {
                 self.wrapped(&line, last, before_last);
             }
+        }
+    }
+
+    /// A table of short cells: what they are about is wrapped before them.
+    fn figures(&mut self, rows: &[Vec<String>], widths: &[usize]) {
+        let first = WIDTH - widths.iter().map(|width| width + 2).sum::<usize>();
+        for row in rows.iter().take(1).chain(rows.iter().skip(2)) {
+            let mut about = Screen { width: first, ..Screen::default() };
+            about.wrapped("", &row[0], 1);
+            let mut lines = about.out.lines();
+            let mut line = lines.next().unwrap_or_default().to_owned();
+            line.push_str(&" ".repeat(first.saturating_sub(length(&line))));
+            for (cell, width) in row[1..].iter().zip(widths) {
+                line.push_str(&" ".repeat(width + 2 - length(cell)));
+                line.push_str(cell);
+            }
+            self.line(&line);
+            lines.for_each(|line| self.line(line));
         }
     }
 
@@ -276,5 +305,14 @@ mod tests {
         assert!(shown.starts_with("`x`\n    B: word word"), "{shown}");
         assert!(shown.lines().all(|line| length(line) <= WIDTH), "{shown}");
         assert!(!shown.contains("C:") && !shown.contains("D:"), "{shown}");
+        let numbers = "| 1.25 ".repeat(8);
+        let head = "| proxy".repeat(8);
+        let table = format!(
+            "| more is better {head} |\n|---{}|\n| new connections, thousands {numbers} |\n",
+            "|--:".repeat(8)
+        );
+        let shown = on_screen(&table);
+        assert!(shown.ends_with("  1.25\n thousands\n"), "{shown}");
+        assert_eq!(shown.lines().count(), 3, "{shown}");
     }
 }
