@@ -15,7 +15,8 @@ umask 022
 for tool in nft ip xtables-legacy-multi; do
   command -v $tool > /dev/null || { echo "$tool is missing: install nftables, iproute2 and iptables" >&2; exit 1; }
 done
-[ -e /etc/ssl/certs/ca-certificates.crt ] || { echo "install ca-certificates first" >&2; exit 1; }
+public_cas=(/usr/share/ca-certificates/mozilla/*.crt)
+[ -e "${public_cas[0]}" ] || { echo "install ca-certificates first" >&2; exit 1; }
 mkdir -p "$root"/{etc/ssl/certs,usr/{bin,sbin,local/bin,lib,lib64},run/adit,var/lib/adit,dev,proc,sys,tmp}
 ln -s usr/bin usr/sbin usr/lib usr/lib64 "$root/"
 ln -s ../run "$root/var/run"
@@ -58,7 +59,8 @@ sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*ld-linux[^ ]*\) .*/\
     owner "$real"
   done
 
-install -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+# Of the package alone: this machine may trust more.
+for ca in "${public_cas[@]}"; do cat "$ca"; done > "$root/etc/ssl/certs/ca-certificates.crt"
 echo ca-certificates >> "$packages"
 printf '%s\n' root:x:0:0:root:/:/sbin/nologin adit:x:1337:1337:adit:/:/sbin/nologin \
   nobody:x:65534:65534:nobody:/:/sbin/nologin > "$root/etc/passwd"
