@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change lands. Installs what is missing
-# (Debian packages), then fmt, clippy, tests, demo, interop, identity storms, attacks, bench,
-# instruction counts, docs. Needs root.
+# (Debian packages), then fmt, clippy, tests, combinations of cargo features, demo, interop, identity
+# storms, attacks, bench, instruction counts, docs. Needs root.
 #
 # --fast  tells within about 3 minutes, after a build, whether a change may stand: fmt, clippy, unit
 #         tests, layering, and of the scenarios a few of each kind that take seconds. Installs
@@ -38,6 +38,21 @@ chosen() {
     { echo "of $binary: \"$word\" failed, or no test has it in its name" >&2; return 1; }
 }
 
+# What users build beside the whole: a DaemonSet with sockmap, an adit for single services, and what
+# scripts/demo.sh builds. A DaemonSet without sockmap has none of the features; it is run too.
+COMBINATIONS=(sockmap "acme,pkcs11,rego" demo)
+
+# Cargo with these cargo features alone; a warning is an error, also one that it repeats.
+choosing() {
+  local features=$1 log=target/features.log; shift
+  cargo "$@" --locked --quiet --no-default-features --features "$features" 2>&1 |
+    tee "$log" || return 1
+  if grep -q '^warning' "$log"; then
+    echo "a warning with the features \"$features\" (see above)" >&2
+    return 1
+  fi
+}
+
 fast() {
   local name
   step cargo fmt --check
@@ -55,7 +70,7 @@ fast() {
   printf '  %s\n' "unit tests in modules \`slow\`" "of standalone: all but ${QUICK_STANDALONE[*]}" \
     "$captured" "$(sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p}' Cargo.toml |
       grep -vxE 'layering|standalone|netns' | paste -sd ' ')" \
-    "demo, interop, identity storms, attacks, bench, instruction counts, docs"
+    "combinations of features, demo, interop, identity storms, attacks, bench, instruction counts, docs"
   if ((SECONDS > 180)); then echo "this took more than 3 minutes: was it the first build?" >&2; fi
 }
 if [ "${1:-}" = --fast ]; then fast; exit 0; fi
@@ -71,7 +86,9 @@ trap 'kill "$release" 2> /dev/null || true' EXIT
 step cargo test --locked
 wait "$release" || { cat target/release-build.log >&2; echo "failed: cargo build --release" >&2; exit 1; }
 trap - EXIT
-step scripts/demo.sh --json
+for features in "${COMBINATIONS[@]}"; do step choosing "$features" check --bin adit; done
+step choosing "" test --test features
+step scripts/demo.sh --json --binary target/release/adit
 step scripts/interop/run.sh target/release/adit
 step scripts/interop/waypoint.sh target/release/adit
 step scripts/interop/order.sh target/release/adit

@@ -69,7 +69,7 @@ fn what_is_not_built_in_is_refused_by_name() {
             ),
             "--auto-acme-cert: this adit was built without",
         ),
-        ("acme", format!("check {}", at("acme.yaml")), "acme: this adit was built without"),
+        ("acme", format!("check --no-files {}", at("acme.yaml")), "acme: this adit was built"),
         ("bench", "bench serve --listen 127.0.0.1:0".to_owned(), "adit bench: this adit was"),
         ("demo", "demo --json".to_owned(), "adit demo: this adit was"),
         (

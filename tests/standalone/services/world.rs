@@ -280,6 +280,7 @@ impl Proxy {
         self.wait("configuration re")
     }
 
+    #[cfg(feature = "rego")]
     pub(crate) fn threads(&self, name: &str) -> usize {
         self.adit.threads(name)
     }
