@@ -83,7 +83,8 @@ def facts(known):
                known.get("kernel") and f'Linux {known["kernel"]}', known.get("rounds") and
                (f'{known["rounds"]} interleaved rounds' if known["rounds"] > 1 else "1 round") + (f' of {known["seconds"]:g} s' if known.get("seconds") else "")]
     yield " · ".join(part for part in machine if part)
-    versions = {look.name(p): v for p, v in known.get("versions", {}).items()}
+    of = known.get("versions", {})
+    versions = {look.name(p): of[p] for p in look.in_order(of)}
     nameless = [shown for shown, version in versions.items() if not version]
     text = ", ".join(f"{shown} {version}" for shown, version in versions.items() if version)
     if nameless:

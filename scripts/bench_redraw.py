@@ -6,14 +6,17 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import xml.etree.ElementTree
 
 import bench_data
 import bench_mesh_report
 import bench_plot
 import bench_report
+import identity_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "src/guide/performance.md"
+LARGEST = 60 * 1024
 MADE = ("*.svg", "table.md")
 TABLES = {"pods": bench_report.table, "service": bench_report.table, "mesh": bench_mesh_report.table}
 
@@ -41,6 +44,10 @@ def differing(folder):
             there, here = folder / name, again / name
             if not there.exists() or not here.exists() or there.read_bytes() != here.read_bytes():
                 yield there.relative_to(ROOT)
+            elif there.suffix == ".svg":
+                xml.etree.ElementTree.parse(there)
+                if there.stat().st_size > LARGEST:
+                    sys.exit(f"{there.relative_to(ROOT)} is larger than {LARGEST // 1024} KiB")
 
 
 def guide_tables():
@@ -53,6 +60,7 @@ def guide_tables():
     names = {metric: bench_mesh_report.NAMES[metric] for metric in (
         "ready ms", "resident KB", "peak KB after", "push ms", "push CPU ms", "delta and stream CPU us", "deltas late ms",
         "push p99 us", "push stall us", "deltas stall us")}
+    yield list(identity_report.guide(results / "2026-11-25-identity"))
     yield list(bench_data.sizes_table(bench_mesh_report.read(results / "2026-11-30-mesh"), names))
 
 

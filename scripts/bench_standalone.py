@@ -13,6 +13,9 @@ import signal
 import subprocess
 import time
 
+import bench_data as data
+import bench_look as look
+
 TLS, TLS_BULK, PLAIN, IPERF = 8443, 8444, 9000, 5201
 NEAR, NEAR_BULK = 9001, 5202
 TICK = os.sysconf("SC_CLK_TCK")
@@ -164,8 +167,9 @@ def round_of(adit, peer, args, seconds, idle):
         found["handshakes_per_second"] = churn["operations_per_second"]
         found["cpu_us_per_handshake"] = (cpu(process) - before) * 1e6 / max(done, 1)
         paced = load(adit, "churn", seconds, "--connections", "4", "--rate", "100")
-        found["new_connection_p50_us"] = paced["latency_us"]["p50"]
-        found["new_connection_p99_us"] = paced["latency_us"]["p99"]
+        # Where no connection came back in time there is no latency: null, which the report leaves out.
+        found["new_connection_p50_us"] = paced.get("latency_us", {}).get("p50")
+        found["new_connection_p99_us"] = paced.get("latency_us", {}).get("p99")
         found["failures"] = failed(churn) + failed(paced)
         for size in ("1K", "16K", "256K"):
             before = cpu(process)
@@ -179,7 +183,9 @@ def round_of(adit, peer, args, seconds, idle):
         if client:
             end(client)
         end(process)
-    print(f"{peer:<11}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+    shown = (f"{data.METRICS[k].text} {look.people(v, data.METRICS[k].unit)}" for k, v in found.items()
+             if k != "failures" and v is not None)
+    print(f"{look.name(peer)}: {'; '.join(shown)}; {found['failures']} failed connections", flush=True)
     return found
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Types what README.md and the guides tell a reader to type, and checks that what they promise happens.
+"""Types what README.md, the guides and the runbooks tell a reader to type, and checks what they promise.
 
     scripts/first_steps.py --binary target/release/adit    # in namespaces of this machine
     scripts/first_steps.py --root /srv/machine             # in a chroot: its /usr/bin/adit, curl, nft …
     scripts/first_steps.py … README.md:mesh                # only sections whose name has this word
 
 Needs root. Each section is one shell in new mount, network and process namespaces, with an empty
-/run, /var/lib and /tmp: what it starts ends with it, and what it writes is gone afterwards. Every
+/run, /var/lib and /tmp: what it starts ends with it, and what it writes is gone afterwards (a
+machine of --root gets an /etc/hosts if it has none, as debootstrap leaves it). Every
 fenced block says what it is by the words after its three backticks:
 
     sh                  commands, typed one after another in the section's shell
@@ -35,15 +36,17 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *(f"src/guide/{name}.md" for name in (
-    "mesh", "standalone", "identity", "observability", "security", "performance", "architecture"))]
+    "mesh", "standalone", "identity", "observability", "security", "performance", "architecture")),
+    *sorted(str(path.relative_to(REPO)) for path in REPO.glob("deploy/runbooks/*.md")),
+    ".github/CONTRIBUTING.md", "tests/README.md"]
 NOT_TYPED = {"install", "hosts", "cluster", "checkout"}
-COMMAND_LIMIT = 30
-SECTION_LIMIT = 120
+COMMAND_LIMIT = 60
+SECTION_LIMIT = 180
 BASE = {
     "trustDomain": "trustDomain: cluster.local\n",
     "ca": "ca: { embedded: { dir: /var/lib/adit/ca } }\n",
     "capture": "capture: { rules: nft }\n",
-    "workloads": "workloads:\n- { name: web, namespace: shop, serviceAccount: web, uid: u1, "
+    "workloads": "workloads:\n- { name: web, namespace: shop, serviceAccount: web, uid: a1b2c3d4-e5f6-7890-abcd-ef1234567890, "
                  "addresses: [10.77.0.1], netns: shop-web }\n",
 }
 # What must be seen: by page and section, a piece of a command and what its output contains. All
@@ -60,6 +63,12 @@ EXPECTED = {
         ("/certs", DB),
         ("; echo refused", "\nrefused"),
     ],
+    ("src/guide/mesh.md", "A mesh in one file"): [("curl -s http://10.96.0.10/", "Directory listing")],
+    ("src/guide/standalone.md", "In front of one service"): [("localhost:8081", "Directory listing")],
+    ("src/guide/identity.md", "A CA for several nodes"): [
+        ("/metrics", "adit_ca_issued_total"), ("ca show", "active")],
+    ("src/guide/observability.md", "Where to look"): [
+        ("/_status", '"ok":'), ("https://localhost:8443/", "Directory listing"), ("/_metrics", "adit_target_up")],
 }
 
 
@@ -183,9 +192,12 @@ class Machine:
         # The binary may be in one of the directories that are about to be empty.
         keep = os.open(binary, os.O_RDONLY) if binary else None
         run("mount", "--make-rprivate", "/")
+        run("mount", "-t", "proc", "proc", "/proc")
         if self.root:
+            # `ip netns` wants its root to be a mount.
+            run("mount", "--rbind", base, base)
             run("mount", "--rbind", "/dev", f"{base}/dev")
-        run("mount", "-t", "proc", "proc", f"{base}/proc")
+            run("mount", "-t", "proc", "proc", f"{base}/proc")
         run("mount", "-t", "sysfs", "sysfs", f"{base}/sys")
         for directory in ("run", "var/lib", "tmp"):
             os.makedirs(f"{base}/{directory}", exist_ok=True)

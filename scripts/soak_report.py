@@ -4,6 +4,7 @@ Usage: soak_report.py DIR OUT MINUTES EDITS LOAD…
 """
 import csv, json, os, pathlib, platform, sys
 
+import bench_look as look
 import bench_plot
 
 folder, out, minutes, edits, names = *sys.argv[1:5], sys.argv[5:]
@@ -44,9 +45,12 @@ summary = {
 json.dump(summary, open(f"{out}/summary.json", "w"), indent=1)
 bench_plot.draw(pathlib.Path(out))
 for name, load in loads.items():
-    print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]} operations')
+    print(f'{name}: {(load["bytes_sent"] + load["bytes_received"]) / 1e9:.1f} GB, {load["operations"]:,} operations')
 for column, seen in growth.items():
-    print(f'{column}: early {seen["early"]:.0f}, late {seen["late"]:.0f}, most {seen["most"]}, after the load {seen["after"]}')
+    side, kind = column.split("_", 1)
+    shown = {k: look.people(v, "KiB") if "rss" in kind else f"{v:.0f}" for k, v in seen.items()}
+    what = "resident memory" if "rss" in kind else "open file descriptors"
+    print(f'{what}, {side}: early {shown["early"]}, late {shown["late"]}, at most {shown["most"]}, after the load {shown["after"]}')
 print(f'{edits} policy edits, SVIDs issued {summary["svids_issued"]}, ends: {"; ".join(summary["close_reasons"])}')
 for fault in faults:
     print(f"FAULT {fault}")

@@ -1,10 +1,12 @@
 //! Subcommands, their help and exit codes.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod ca;
 mod ca_serve;
 mod cert;
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod findings;
@@ -30,7 +32,7 @@ use self::output::{complain, say};
 use crate::{
     identity::{without_keys, without_lines_of_keys},
     net::Address,
-    observe::BuildInfo,
+    observe::{BuildInfo, Feature},
 };
 
 /// A transparent mTLS proxy: SPIFFE identity for every pod, HBONE on the wire.
@@ -73,8 +75,10 @@ enum Command {
     Ca(ca::CaArgs),
     /// Apply, remove or show the capture rules of a network namespace
     Redirect(redirect::RedirectArgs),
+    #[cfg(feature = "demo")]
     /// Demonstrate adit on this machine: two nodes, four pods, real traffic
     Demo(demo::DemoArgs),
+    #[cfg(feature = "bench")]
     /// Benchmark a proxy, or none: generate load, and serve the other end of it
     Bench(bench::BenchArgs),
     /// TLS in front of one service: accepts TLS, connects to the target in plaintext
@@ -131,9 +135,13 @@ fn done() -> u8 {
     }
     let args = standalone::reordered(args);
     let command = args.get(1).map(|arg| arg.to_string_lossy());
-    let unknown = command.is_some_and(|command| {
-        !command.starts_with('-') && Cli::command().find_subcommand(&*command).is_none()
+    let unknown = command.as_ref().is_some_and(|command| {
+        !command.starts_with('-') && Cli::command().find_subcommand(&**command).is_none()
     });
+    if let Some(missing) = command.as_deref().filter(|_| unknown).and_then(not_built) {
+        complain!("adit {missing}");
+        return USAGE;
+    }
     let as_ghostunnel = args.get(1).is_some_and(|a| a == "server" || a == "client");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -165,7 +173,9 @@ fn done() -> u8 {
         Command::Check(args) => check::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Redirect(args) => redirect::run(&args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args),
         Command::Server(args) => standalone::serve(args.plan()),
         Command::Client(args) => standalone::serve(args.plan()),
@@ -190,6 +200,13 @@ fn done() -> u8 {
             OK
         }
     }
+}
+
+/// Why this build does not know a subcommand that others have.
+fn not_built(command: &str) -> Option<String> {
+    let of_name = |feature: &Feature| feature.name() == command;
+    let feature = [Feature::Bench, Feature::Demo].into_iter().find(of_name)?;
+    feature.require().err().map(|missing| format!("{command}: {missing}"))
 }
 
 fn run(config: &std::path::Path, takeover: Option<&std::path::Path>) -> u8 {

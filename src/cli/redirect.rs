@@ -80,7 +80,7 @@ pub(super) fn run(args: &RedirectArgs) -> u8 {
     }
 }
 
-/// What nobody does for whom this command has left.
+/// What nobody does once this command has exited.
 const AFTER_A_FLUSH: &str = "applied; the node drops the address of the kubelet's probes where \
                              others use it, by rules that are lost when its firewall is reloaded: \
                              run this again then (`adit run` restores them by itself)";

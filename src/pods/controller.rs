@@ -158,7 +158,9 @@ impl PodController {
     pub async fn hand_over(&mut self) {
         self.manager.stop_accepting();
         if tokio::time::timeout(HAND_OVER_WITHIN, self.finish()).await.is_err() {
-            tracing::warn!("changes of pods are still under way while another process takes over");
+            tracing::warn!(
+                "changes of pods are still in progress while another process takes over"
+            );
         }
         self.manager.stop_accepting();
         self.manager.hand_over().await;

@@ -32,7 +32,7 @@ use crate::{
     lifecycle::{Tasks, blocking},
     pods::capture::{self, Capture},
     roles::node::{Node, Pod, Recognition},
-    spiffe_api::workload_api::{CarriedPod, HELD_AS},
+    spiffe_api::workload_api::{AttachedPod, HELD_AS},
     sys::netns::Netns,
 };
 
@@ -199,14 +199,14 @@ impl PodManager {
     }
 
     /// The pods as the Workload API knows them.
-    pub fn carried(&self) -> Vec<CarriedPod> {
+    pub fn carried(&self) -> Vec<AttachedPod> {
         let known = |c: &Carried| {
             let id = match (&c.facts.member, c.pod.recognition()) {
                 (Member::Known { id, .. }, _) => id.clone(),
                 (Member::Sought { .. }, Recognition::Proven { id, .. }) => id,
                 (Member::Sought { .. }, _) => return None,
             };
-            Some(CarriedPod { uid: c.facts.uid.clone(), id, netns: c.pod.netns.key() })
+            Some(AttachedPod { uid: c.facts.uid.clone(), id, netns: c.pod.netns.key() })
         };
         let mut all: Vec<_> = self.with(|pods| pods.values().filter_map(known).collect());
         all.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -311,7 +311,7 @@ impl PodManager {
         let netns = match checked {
             true => tokio::select! {
                 owned = owner::open_namespace(facts, again, opened) => owned?,
-                () = self.closing.cancelled() => anyhow::bail!("adit stops"),
+                () = self.closing.cancelled() => anyhow::bail!("adit is shutting down"),
             },
             false => Arc::new(Netns::current().inspect(opened)?),
         };

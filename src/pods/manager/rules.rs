@@ -96,7 +96,9 @@ impl PodManager {
             match tokio::time::timeout(TURN_WITHIN, turn).await {
                 Ok(turn) => break turn,
                 Err(_) if self.closing.is_cancelled() => {
-                    break Err(anyhow::anyhow!("nft hangs in other pods"));
+                    break Err(anyhow::anyhow!(
+                        "`nft` hangs in the network namespaces of other pods"
+                    ));
                 }
                 Err(_) => {} // the process goes on, and so does the wait
             }
