@@ -27,7 +27,7 @@ if [ -z "${ADIT_PACKAGES_INSIDE:-}" ]; then
   # shellcheck source=scripts/lib.sh
   . scripts/lib.sh
   need_packages dpkg-dev:dpkg-shlibdeps binutils:strip nftables:nft iproute2:ip iptables:xtables-legacy-multi \
-    curl:curl python3:python3 util-linux:unshare
+    curl:curl python3:python3 util-linux:unshare procps:pgrep
   [ "$quick" ] || need_packages debootstrap:debootstrap lintian:lintian
   if [ ! -x "$binary" ]; then cargo build --release --locked; binary=target/release/adit; fi
   export ADIT_PACKAGES_INSIDE=1

@@ -29,7 +29,7 @@ image_trial() (
     mount -t tmpfs tmpfs /run
     mkdir /run/netns
     for dir in run tmp var/lib/adit; do mount -t tmpfs -o mode=1777 tmpfs "$root/$dir"; done
-    ! touch "$root/etc/x" 2> /dev/null
+    ! touch "$root/etc/x" 2> /dev/null || exit 1
     IMAGE_ENV=()
     "$trial"'
 )
@@ -59,7 +59,7 @@ standalone_server() {
   until_says '"ok": true' curl -sk --cacert "$certs/ca.crt" https://127.0.0.1:6060/_status
   until_says "from the service" curl -s --cacert "$certs/ca.crt" --cert "$certs/client.crt" \
     --key "$certs/client.key" https://localhost:8443/index.html
-  ! curl -s --cacert "$certs/ca.crt" https://localhost:8443/ > /dev/null
+  ! curl -s --cacert "$certs/ca.crt" https://localhost:8443/ > /dev/null || return 1
 }
 
 # A mesh in one file, with the capabilities of a DaemonSet: pods are entered, nft captures them.

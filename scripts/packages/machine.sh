@@ -99,13 +99,13 @@ boot() {
   return 1
 }
 
-# on_machine SHELL-TEXT, beside the booted systemd; at most 60 s.
+# on_machine SHELL-TEXT, beside the booted systemd; at most 5 minutes.
 on_machine() {
   local first
   first=$(pgrep -P "$booted" | head -n 1)
   [ "$first" ] || return 1
   env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive HOME=/root LC_ALL=C \
-    timeout 60 nsenter --target "$first" --mount --pid --net --uts --ipc --cgroup --root --wd \
+    timeout 300 nsenter --target "$first" --mount --pid --net --uts --ipc --cgroup --root --wd \
     /bin/bash -euc "cd /root; $1"
 }
 
