@@ -9,7 +9,8 @@ use super::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Needs root or unprivileged user namespaces, and nft, ip, nginx and curl\n\
+#[command(after_help = "Example:\n  adit demo\n\n\
+        Needs root or unprivileged user namespaces, and nft, ip, nginx and curl\n\
         (scripts/demo.sh installs them). Leaves nothing behind.")]
 pub(super) struct DemoArgs {
     /// Print the report as JSON
