@@ -21,6 +21,6 @@ mod workers;
 mod workload_api;
 
 pub use ca_serve::ca_serve;
-pub use demo::demo;
+pub use demo::{DEMO_CHECKS, DemoEvent, demo};
 pub use opened::{opened_mesh, opened_services};
 pub use run::{RunError, run};
